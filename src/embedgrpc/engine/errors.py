@@ -16,6 +16,7 @@
 Messages say what, which value and which limit; they never hold an input.
 """
 
+import secrets
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -40,8 +41,6 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
-
-
 class EngineError(Exception):
     """A failure that a caller is told about.
 
@@ -51,6 +50,7 @@ class EngineError(Exception):
         field: The field of the request to blame, such as `texts[3]`; empty where none is.
         metadata: The variables of the message, keys in lowerCamelCase.
         retry_delay_s: When to try again; None where that is not for us to say.
+        index: Which input of a job failed; 0 where that does not matter.
     """
 
     reason = Reason.INTERNAL
@@ -68,6 +68,13 @@ class EngineError(Exception):
         self.field = field
         self.metadata = dict(metadata or {})
         self.retry_delay_s = retry_delay_s
+        self.index = 0
+
+    @classmethod
+    def fault(cls) -> "EngineError":
+        """Makes the answer to a fault of ours: an incident number, for the log as well."""
+        incident = secrets.token_hex(8)
+        return EngineError(f"internal error, incident {incident}", metadata={"incident": incident})
 
 
 class InvalidRequestError(EngineError):

@@ -1,0 +1,174 @@
+"""A stream of embeddings over a channel of asyncio.
+
+One task writes requests; the caller's own reads answers. The writer does not refer to the
+`AsyncEmbedStream`, so one that is dropped is collected, and that ends the call.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+
+from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.results import StreamReady, StreamResult
+from embedgrpc.client.status import error_of_call
+from embedgrpc.client.stream import AsyncStreamInputs, StreamState
+from embedgrpc.v1 import embedding_service_pb2 as pb
+
+_END: Final = object()
+
+
+class AsyncEmbedStream(AsyncIterator[StreamResult]):
+    """Results of a stream, one by one; the call begins with the first of them.
+
+    Closing it, by `aclose()`, an `async with` block or by dropping it, ends the call. One task
+    may iterate. When the server fails, the error has the `unanswered_ids`; an exception that
+    the inputs raise comes after the results of the inputs before it. A plain iterable is
+    advanced on the event loop: where that takes long, give an asynchronous one.
+    """
+
+    def __init__(self, start: Callable[[], Any], state: StreamState[AsyncStreamInputs]) -> None:
+        self._start = start
+        self._state = state
+        self._room = asyncio.Event()
+        self._results: deque[StreamResult] = deque()
+        self._call: Any = None
+        self._writing: asyncio.Task[None] | None = None
+        self._reading: asyncio.Future[Any] | None = None
+        self._finished = False
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens the model read for the results so far."""
+        return self._state.input_tokens
+
+    async def ready(self) -> StreamReady:
+        """Waits for the terms of the stream.
+
+        Returns:
+            Model, revision, fingerprint and limits.
+
+        Raises:
+            EmbedGrpcError: The server refused the stream, or failed.
+            RuntimeError: The stream was closed before.
+        """
+        while self._state.ready is None:
+            if not await self._receive():
+                raise RuntimeError("the stream was closed before it was ready")
+        return self._state.ready
+
+    async def aclose(self) -> None:
+        """Ends the call; results that were not taken are lost. Safe to repeat."""
+        self._cancel()
+        tasks = [task for task in (self._writing, self._reading) if task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def __anext__(self) -> StreamResult:
+        while not self._results:
+            if not await self._receive():
+                raise StopAsyncIteration
+        return self._results.popleft()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if self._writing is not None and not self._writing.get_loop().is_closed():
+            self._cancel()
+
+    async def _receive(self) -> bool:
+        """Takes the next answer in; False at the end of the stream."""
+        if self._finished:
+            return False
+        if self._call is None:
+            self._call = self._start()
+            self._writing = asyncio.create_task(_write(self._call, self._state, self._room))
+        failure: EmbedGrpcError | None = None
+        cause: Exception | None = self._state.input_error
+        try:
+            answer = await self._read()
+            if answer is not grpc.aio.EOF:
+                self._results.extend(self._state.receive(answer))
+                self._room.set()
+                return True
+        except grpc.RpcError as error:
+            failure, cause = error_of_call(error), error
+        except EmbedGrpcError as error:
+            failure = error
+        await self.aclose()
+        outcome = self._state.outcome(failure)
+        if outcome is not None:
+            raise outcome from cause
+        return False
+
+    async def _read(self) -> Any:
+        """Waits for the next answer; a wait that is cancelled loses nothing."""
+        self._state.begin_wait()
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._call.read())
+        while not self._reading.done():
+            patience_s = self._state.patience_s()
+            if patience_s <= 0:
+                raise self._state.overdue_error()
+            await asyncio.wait({self._reading}, timeout=patience_s)
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+    def _cancel(self) -> None:
+        self._finished = True
+        if self._writing is not None:
+            self._writing.cancel()
+            self._call.cancel()
+
+
+async def _write(call: Any, state: StreamState[AsyncStreamInputs], room: asyncio.Event) -> None:
+    try:
+        await call.write(state.setup)
+        async with aclosing(_messages(state, room)) as messages:
+            async for message in messages:
+                await call.write(message)
+        await call.done_writing()
+    except (grpc.RpcError, asyncio.InvalidStateError):
+        return  # the call is over: whoever reads learns why
+
+
+async def _messages(
+    state: StreamState[AsyncStreamInputs], room: asyncio.Event
+) -> AsyncGenerator[pb.StreamEmbedRequest]:
+    failure: Exception | None = None
+    try:
+        inputs = state.inputs
+        iterator = aiter(inputs) if isinstance(inputs, AsyncIterable) else iter(inputs)
+        while True:
+            while not state.has_room():
+                room.clear()
+                await room.wait()
+            item = await _next(iterator)
+            if item is _END:
+                break
+            message = state.add(item)
+            if message is not None:
+                yield message
+    except Exception as error:  # noqa: BLE001 -- the caller's own, raised where it iterates
+        failure = error
+    last_message = state.end_inputs(failure)
+    if last_message is not None:
+        yield last_message
+
+
+async def _next(iterator: AsyncIterator[Any] | Iterator[Any]) -> Any:
+    if isinstance(iterator, AsyncIterator):
+        return await anext(iterator, _END)
+    return next(iterator, _END)

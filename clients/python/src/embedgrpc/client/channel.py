@@ -1,0 +1,153 @@
+"""From the settings of a client to a channel and its stubs."""
+
+import functools
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final, Self
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from embedgrpc.v1 import embedding_service_pb2_grpc, model_service_pb2_grpc, rerank_service_pb2_grpc
+
+DEFAULT_TARGET: Final = "127.0.0.1:50051"
+DEFAULT_TIMEOUT_S: Final = 60.0
+MESSAGE_BYTES_MAX: Final = 16 * 2**20
+Metadata = Sequence[tuple[str, str | bytes]]
+
+_HEALTH_SERVICE = "embedgrpc.v1.EmbeddingService"
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # gRPC silently does not retry a request that is larger than this; its default is 256 KiB.
+    ("grpc.per_rpc_retry_buffer_size", 4 * 2**20),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stubs:
+    """The services of one channel."""
+
+    embedding: Any
+    rerank: Any
+    model: Any
+    health: Any
+
+    @classmethod
+    def of(cls, channel: Any) -> Self:
+        """Makes the stubs of a channel of either kind."""
+        return cls(*(make(channel) for make in _STUB_CLASSES))
+
+
+_STUB_CLASSES: tuple[Callable[[Any], Any], ...] = (
+    embedding_service_pb2_grpc.EmbeddingServiceStub,
+    rerank_service_pb2_grpc.RerankServiceStub,
+    model_service_pb2_grpc.ModelServiceStub,
+    health_pb2_grpc.HealthStub,
+)
+
+
+class ChannelOwner:
+    """What the two clients share: settings now, a channel at the first call.
+
+    Until then one may be pickled or forked; a pickle holds the settings only. `Client` tells
+    what they are.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+        health_check: bool = False,
+    ) -> None:
+        if not target:
+            raise ValueError("target is empty; give HOST:PORT or unix:PATH")
+        self._target = target
+        self._timeout_s = valid_timeout(timeout_s)
+        self._credentials = credentials
+        self._metadata = tuple(metadata)
+        self._health_check = health_check
+        self._opening = threading.Lock()
+        self._channel: Any = None
+        self._stubs: Stubs | None = None
+        self._closed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = functools.partial(
+            type(self),
+            self._target,
+            timeout_s=self._timeout_s,
+            credentials=self._credentials,
+            metadata=self._metadata,
+            health_check=self._health_check,
+        )
+        return make, ()
+
+    def _open(self, api: Any) -> Stubs:
+        """Gives the stubs; connects first, with `grpc` or `grpc.aio`, if need be."""
+        with self._opening:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            if self._stubs is None:
+                options = (
+                    *_OPTIONS,
+                    ("grpc.service_config", service_config(health_check=self._health_check)),
+                )
+                self._channel = (
+                    api.insecure_channel(self._target, options)
+                    if self._credentials is None
+                    else api.secure_channel(self._target, self._credentials, options)
+                )
+                self._stubs = Stubs.of(self._channel)
+            return self._stubs
+
+    def _release(self) -> Any:
+        """Takes the channel away for good, to be closed; None if there is none."""
+        with self._opening:
+            channel, self._channel, self._stubs, self._closed = self._channel, None, None, True
+            return channel
+
+    def _deadline_s(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else valid_timeout(timeout_s)
+
+
+def service_config(*, health_check: bool) -> str:
+    """Reads how calls are retried and balanced, as gRPC takes it.
+
+    Args:
+        health_check: Whether to use every address that reports SERVING.
+
+    Returns:
+        JSON: `service_config.json` of this package, with load balancing if wanted.
+    """
+    config = json.loads(resources.files(__package__).joinpath("service_config.json").read_text())
+    if health_check:
+        config["loadBalancingConfig"] = [{"round_robin": {}}]
+        config["healthCheckConfig"] = {"serviceName": _HEALTH_SERVICE}
+    return json.dumps(config)
+
+
+def valid_timeout(timeout_s: float) -> float:
+    """Checks a timeout.
+
+    Args:
+        timeout_s: The timeout in seconds.
+
+    Returns:
+        The timeout.
+
+    Raises:
+        ValueError: It is not a positive, finite number.
+    """
+    if not 0 < timeout_s < float("inf"):
+        raise ValueError(f"timeout_s is {timeout_s}; it must be a positive, finite number")
+    return timeout_s

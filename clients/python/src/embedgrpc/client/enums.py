@@ -1,0 +1,62 @@
+"""The enums of the contract, as the short lower-case names that callers write."""
+
+from typing import Literal, overload
+
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+
+Encoding = Literal["float32", "float16", "bfloat16", "int8", "ubinary"]
+InputType = Literal["query", "document", "classification", "clustering", "similarity"]
+Representation = Literal["dense", "sparse", "multi_vector"]
+ResultOrder = Literal["input", "completion"]
+ScoreScale = Literal["raw", "sigmoid"]
+Task = Literal["embed", "rerank"]
+Truncation = Literal["none", "end", "start"]
+
+
+@overload
+def enum_value(enum: EnumTypeWrapper, name: str) -> str: ...
+@overload
+def enum_value(enum: EnumTypeWrapper, name: str | None) -> str | None: ...
+def enum_value(enum: EnumTypeWrapper, name: str | None) -> str | None:
+    """Finds a value by its short name.
+
+    Args:
+        enum: An enum of the contract, such as `embedding_service_pb2.VectorEncoding`.
+        name: The short name, such as "float32"; None to leave the field unset.
+
+    Returns:
+        The full name, as messages take it; None for None.
+
+    Raises:
+        ValueError: The enum has no such value; the message lists those it has.
+    """
+    if name is None:
+        return None
+    full_name = _prefix(enum) + name.upper()
+    if full_name not in enum.keys()[1:]:
+        kind = enum.DESCRIPTOR.name
+        names = ", ".join(enum_name(enum, number) for number in enum.values()[1:])
+        raise ValueError(f"{kind} has no value of this name ({len(name)} characters); use {names}")
+    return full_name
+
+
+def enum_name(enum: EnumTypeWrapper, number: int) -> str:
+    """Finds the short name of a value by its number.
+
+    Args:
+        enum: An enum of the contract.
+        number: The number that a server sent.
+
+    Returns:
+        The short name; "" for the value UNSPECIFIED; the digits of a number that this version
+        of the contract does not know.
+    """
+    if number == 0:
+        return ""
+    if number not in enum.values():
+        return str(number)
+    return enum.Name(number).removeprefix(_prefix(enum)).lower()
+
+
+def _prefix(enum: EnumTypeWrapper) -> str:
+    return enum.keys()[0].removesuffix("UNSPECIFIED")

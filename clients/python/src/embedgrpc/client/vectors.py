@@ -1,0 +1,161 @@
+"""Vectors of the contract as numpy arrays."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedgrpc.client.errors import BadResponseError
+from embedgrpc.v1 import embedding_service_pb2 as pb
+
+Vectors = NDArray[np.float32] | NDArray[np.int8] | NDArray[np.uint8]
+
+_DATA_TYPES: dict[int, np.dtype[Any]] = {
+    pb.VECTOR_ENCODING_FLOAT16: np.dtype("<f2"),
+    pb.VECTOR_ENCODING_BFLOAT16: np.dtype("<u2"),
+    pb.VECTOR_ENCODING_INT8: np.dtype(np.int8),
+    pb.VECTOR_ENCODING_UBINARY: np.dtype(np.uint8),
+}
+_BFLOAT16_SHIFT = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseVector:
+    """Weights of the vocabulary entries that are not zero, by ascending index.
+
+    Attributes:
+        indices: int64 [terms]; vocabulary ids.
+        values: float32 [terms]; the weight of each id.
+        dimensions: The size of the vocabulary.
+    """
+
+    indices: NDArray[np.int64]
+    values: NDArray[np.float32]
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MultiVector:
+    """One vector per token.
+
+    Attributes:
+        values: [rows, dimensions]: float32, or the raw int8; for "ubinary" uint8
+            [rows, ceil(dimensions / 8)].
+        scales: float32 [rows]; multiply "int8" rows by it. None in every other encoding.
+        dimensions: How many numbers each row stands for.
+    """
+
+    values: Vectors
+    scales: NDArray[np.float32] | None
+    dimensions: int
+
+
+def read_rows(message: pb.DenseVector | pb.MultiVector, row_count: int) -> Vectors:
+    """Reads the numbers of a dense vector or a multi-vector.
+
+    Args:
+        message: The vector.
+        row_count: 1 for a dense vector.
+
+    Returns:
+        [row_count, dimensions]: float32 for the three floating-point encodings, int8 for INT8;
+        uint8 [row_count, ceil(dimensions / 8)] for UBINARY.
+
+    Raises:
+        BadResponseError: The size of the data is not what the message says, or the encoding is
+            unknown.
+    """
+    dimensions = message.dimensions
+    if message.encoding == pb.VECTOR_ENCODING_FLOAT32:
+        return read_floats(message, row_count * dimensions).reshape(row_count, dimensions)
+    dtype = _DATA_TYPES.get(message.encoding)
+    if dtype is None:
+        raise BadResponseError(f"a vector has the unknown encoding {message.encoding}")
+    is_bits = message.encoding == pb.VECTOR_ENCODING_UBINARY
+    width = (dimensions + 7) // 8 if is_bits else dimensions
+    byte_count = row_count * width * dtype.itemsize
+    if len(message.data) != byte_count:
+        raise BadResponseError(f"a vector has {len(message.data)} bytes where {byte_count} are due")
+    rows: NDArray[Any] = np.frombuffer(message.data, dtype).reshape(row_count, width)
+    if message.encoding == pb.VECTOR_ENCODING_FLOAT16:
+        return rows.astype(np.float32)
+    if message.encoding == pb.VECTOR_ENCODING_BFLOAT16:
+        # A bfloat16 is the upper half of a float32.
+        return (rows.astype(np.uint32) << _BFLOAT16_SHIFT).view(np.float32)
+    return rows.copy()
+
+
+def read_floats(message: pb.DenseVector | pb.MultiVector, count: int) -> NDArray[np.float32]:
+    """Reads `values` from the wire form, several times as fast as number by number.
+
+    The field is the lowest of its message, so it comes first when it is written.
+
+    Args:
+        message: A vector with `values`.
+        count: How many numbers there are to be.
+
+    Returns:
+        float32 [count], writable.
+
+    Raises:
+        BadResponseError: There are more or fewer numbers.
+    """
+    _require_count("values", len(message.values), count)
+    wire = message.SerializeToString()
+    return np.frombuffer(wire, "<f4", count, _header_bytes(count)).astype(np.float32)
+
+
+def read_sparse(message: pb.SparseVector) -> SparseVector:
+    """Reads a sparse vector.
+
+    Args:
+        message: The vector.
+
+    Returns:
+        The same as arrays.
+
+    Raises:
+        BadResponseError: There are more or fewer weights than indices.
+    """
+    count = len(message.indices)
+    _require_count("values", len(message.values), count)
+    wire = message.SerializeToString()
+    header_bytes = _header_bytes(count)
+    values_offset = 2 * header_bytes + 4 * count
+    return SparseVector(
+        indices=np.frombuffer(wire, "<u4", count, header_bytes).astype(np.int64),
+        values=np.frombuffer(wire, "<f4", count, values_offset).astype(np.float32),
+        dimensions=message.dimensions,
+    )
+
+
+def read_multi_vector(message: pb.MultiVector) -> MultiVector:
+    """Reads a multi-vector.
+
+    Args:
+        message: The rows.
+
+    Returns:
+        The same as arrays.
+
+    Raises:
+        BadResponseError: The sizes of the fields do not agree.
+    """
+    scales = None
+    if message.encoding == pb.VECTOR_ENCODING_INT8:
+        _require_count("scales", len(message.scales), message.row_count)
+        scales = np.array(message.scales, np.float32)
+    return MultiVector(read_rows(message, message.row_count), scales, message.dimensions)
+
+
+def _header_bytes(count: int) -> int:
+    """Counts the bytes of tag and length before `count` packed numbers of 4 bytes each."""
+    if count == 0:
+        return 0  # an empty field is not written
+    return 1 + (7 + (4 * count).bit_length() - 1) // 7
+
+
+def _require_count(field: str, found: int, due: int) -> None:
+    if found != due:
+        raise BadResponseError(f"a vector has {found} {field} where {due} are due")

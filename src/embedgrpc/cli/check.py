@@ -1,0 +1,36 @@
+"""`embedgrpc check`: resolves the settings and loads nothing."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from embedgrpc.cli.flags import add_flags, read_configuration
+from embedgrpc.server.configuration import SettingsError
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser(
+        "check",
+        help="print the settings and where each came from",
+        description="Resolves the settings as `serve` would, prints each with where it came from,"
+        " and loads nothing. Exits with 1 when they are wrong.",
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Prints the settings; returns 0, or 1 when they are wrong."""
+    try:
+        configuration = read_configuration(parsed)
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"embedgrpc: {line}\n")
+        return 1
+    for setting, value in configuration.settings.model_dump(mode="json").items():
+        print(f"{setting} = {json.dumps(value)}  # {configuration.origins[setting]}")
+    for name in configuration.unknown_variables:
+        sys.stderr.write(f"embedgrpc: variable {name} sets nothing\n")
+    return 0

@@ -1,0 +1,63 @@
+"""A flag for each setting, made from the settings themselves."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from embedgrpc.server.configuration import Configuration, configure, flag_name
+from embedgrpc.server.settings import Settings
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config` and the flags of all settings to a parser."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML file with settings (variable EMBEDGRPC_CONFIG)",
+    )
+    for setting, info in Settings.model_fields.items():
+        _add_flag(parser, setting, info)
+
+
+def read_configuration(parsed: argparse.Namespace) -> Configuration:
+    """Resolves the settings with the flags that were given.
+
+    Raises:
+        SettingsError: They cannot be used.
+    """
+    flags = {
+        setting: value
+        for setting in Settings.model_fields
+        if (value := getattr(parsed, setting)) is not None
+    }
+    named = os.environ.get("EMBEDGRPC_CONFIG")
+    return configure(flags, parsed.config or (Path(named) if named else None))
+
+
+def _add_flag(parser: argparse.ArgumentParser, setting: str, info: FieldInfo) -> None:
+    text = f"{info.description} (default: {_default(info)})".replace("%", "%%")
+    options: dict[str, Any] = {"dest": setting, "default": None, "help": text}
+    if setting == "models":
+        options |= {"action": "append", "metavar": "[ALIAS=]SOURCE"}
+    elif info.annotation is bool:
+        options |= {"action": argparse.BooleanOptionalAction}
+    elif get_origin(info.annotation) is Literal:
+        options |= {"choices": get_args(info.annotation)}
+    else:
+        unit = setting.rpartition("_")[2]
+        options |= {
+            "metavar": {"s": "SECONDS", "bytes": "BYTES", "us": "MICROSECONDS"}.get(
+                unit, "N" if info.annotation is int else "VALUE"
+            )
+        }
+    parser.add_argument(flag_name(setting), **options)
+
+
+def _default(info: FieldInfo) -> str:
+    if info.default == ():
+        return "none"
+    return str(info.default)

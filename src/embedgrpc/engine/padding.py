@@ -1,0 +1,41 @@
+"""Lays sequences of different lengths out as one rectangle."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from embedgrpc.backends.base import PaddedBatch
+from embedgrpc.models.tokenizer import TokenSequence
+
+
+def pad(
+    sequences: Sequence[TokenSequence],
+    *,
+    pad_token_id: int,
+    left: bool,
+    outputs: tuple[str, ...],
+) -> PaddedBatch:
+    """Pads sequences to the longest of them.
+
+    Args:
+        sequences: At least one.
+        pad_token_id: What stands where the mask is 0.
+        left: Whether padding comes before the tokens.
+        outputs: Names of the graph's outputs that are wanted.
+
+    Returns:
+        Arrays int64 [len(sequences), longest].
+    """
+    longest = max(len(sequence.input_ids) for sequence in sequences)
+    shape = (len(sequences), longest)
+    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    token_type_ids = np.zeros(shape, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        length = len(sequence.input_ids)
+        columns = slice(longest - length, longest) if left else slice(0, length)
+        input_ids[row, columns] = sequence.input_ids
+        attention_mask[row, columns] = 1
+        if sequence.token_type_ids is not None:
+            token_type_ids[row, columns] = sequence.token_type_ids
+    return PaddedBatch(input_ids, attention_mask, token_type_ids, outputs)

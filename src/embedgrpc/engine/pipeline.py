@@ -1,0 +1,218 @@
+"""From texts to rows of the model's output, for one model.
+
+check the text -> admit -> tokenize -> prepare -> schedule -> run -> sink
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.engine import errors
+from embedgrpc.engine.admission import Admission, Reservation, estimate_tokens
+from embedgrpc.engine.scheduler import Scheduler
+from embedgrpc.engine.texts import CheckedText
+from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
+from embedgrpc.engine.work import Call, Job, QueuedSequence, Sink, WorkClass
+from embedgrpc.models.tokenizer import TokenSequence
+
+# From the token ids of each text, without special tokens, to the sequences that are run, or
+# the reason why one cannot be. Called on a tokenizing thread.
+Prepare = Callable[[list[IntArray]], "list[TokenSequence | errors.EngineError]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Texts of one job and what is made of them.
+
+    Attributes:
+        texts: Checked texts, prompts in front.
+        sequences: How many sequences `prepare` gives.
+        prepare: Makes the sequences.
+        output: The graph's output that is wanted.
+        max_tokens: The most tokens of a sequence.
+        atomic: Whether nothing is run when one input cannot be prepared.
+    """
+
+    texts: Sequence[CheckedText]
+    sequences: int
+    prepare: Prepare
+    output: str
+    max_tokens: int
+    atomic: bool
+
+    @property
+    def estimated_tokens(self) -> int:
+        """How many tokens they probably have."""
+        characters = sum(len(checked.text) for checked in self.texts)
+        return estimate_tokens(characters, self.sequences, self.max_tokens)
+
+
+class Pipeline:
+    """Takes jobs for one model through tokenizing and scheduling.
+
+    Args:
+        admission: Bounds what is taken in.
+        tokenizing: The threads that tokenize.
+        scheduler: Runs what is tokenized.
+    """
+
+    def __init__(
+        self, *, admission: Admission, tokenizing: TokenizingThreads, scheduler: Scheduler
+    ) -> None:
+        self._admission = admission
+        self._tokenizing = tokenizing
+        self._scheduler = scheduler
+
+    async def run(self, inputs: Inputs, call: Call) -> tuple[Job, FloatArray]:
+        """Runs a job of which every input must succeed.
+
+        Args:
+            inputs: What to run.
+            call: For whom. Bulk work waits for room, interactive work is refused.
+
+        Returns:
+            The job, for its sequences, and rows float32 [sequences, width] in their order.
+
+        Raises:
+            OverloadedError: There is no room for it.
+            DeadlineExpiredError: The deadline passed.
+            EngineError: An input failed; the rest is dropped.
+        """
+        if call.work_class is WorkClass.BULK:
+            reservation = await self._admission.admit_bulk(
+                inputs=inputs.sequences, tokens=inputs.estimated_tokens
+            )
+        else:
+            reservation = self._admission.admit(
+                inputs=inputs.sequences,
+                tokens=inputs.estimated_tokens,
+                remaining_s=call.deadline - time.monotonic(),
+            )
+        return await self._gather(inputs, call, reservation)
+
+    async def probe(self, inputs: Inputs, call: Call) -> FloatArray:
+        """Runs a health check's input, whatever else waits. Raises as `run` does."""
+        _, rows = await self._gather(inputs, call, self._admission.admit_always())
+        return rows
+
+    async def submit(self, inputs: Inputs, call: Call, sink: Sink) -> "Running":
+        """Starts a job whose inputs succeed or fail one by one, as soon as there is room."""
+        reservation = await self._admission.admit_bulk(
+            inputs=inputs.sequences, tokens=inputs.estimated_tokens
+        )
+        return self._start(inputs, call, sink, reservation)
+
+    async def _gather(
+        self, inputs: Inputs, call: Call, reservation: Reservation
+    ) -> tuple[Job, FloatArray]:
+        gathered = _Gathered(inputs.sequences)
+        running = self._start(inputs, call, gathered, reservation)
+        try:
+            left_s = call.deadline - time.monotonic()
+            async with asyncio.timeout(max(left_s, 0) if math.isfinite(left_s) else None):
+                rows = await gathered.rows
+        except TimeoutError:
+            raise errors.DeadlineExpiredError("the deadline passed before the answer") from None
+        finally:
+            running.cancel()
+        return running.job, rows
+
+    def _start(self, inputs: Inputs, call: Call, sink: Sink, reservation: Reservation) -> "Running":
+        job = Job(
+            call=call,
+            output=inputs.output,
+            sink=sink,
+            inputs=inputs.sequences,
+            reservation=reservation,
+        )
+        running = Running(job, self._scheduler)
+        whole = range(inputs.sequences)
+        self._tokenizing.submit(
+            Tokenization(
+                texts=[checked.text for checked in inputs.texts],
+                work_class=call.work_class,
+                wanted=lambda: not job.cancelled,
+                done=lambda ids: self._schedule(running, inputs.prepare(ids), atomic=inputs.atomic),
+                failed=lambda error: self._scheduler.deliver(job, whole, error),
+            )
+        )
+        return running
+
+    def _schedule(
+        self,
+        running: "Running",
+        prepared: list[TokenSequence | errors.EngineError],
+        *,
+        atomic: bool,
+    ) -> None:
+        """Queues what could be prepared and tells of the rest. On a tokenizing thread."""
+        job = running.job
+        failures = [
+            (index, one)
+            for index, one in enumerate(prepared)
+            if isinstance(one, errors.EngineError)
+        ]
+        job.sequences = [None if isinstance(one, errors.EngineError) else one for one in prepared]
+        job.reservation.settle(sum(len(one.input_ids) for one in job.sequences if one is not None))
+        for index, error in failures:
+            self._scheduler.deliver(job, [index], error)
+        if failures and atomic:
+            return
+        try:
+            running.queued = self._scheduler.submit(job)
+        except errors.ShuttingDownError as error:
+            left = [index for index, one in enumerate(job.sequences) if one is not None]
+            self._scheduler.deliver(job, left, error)
+
+
+class Running:
+    """A job that was started.
+
+    Attributes:
+        job: The job.
+        queued: What stands in the queue, once it is tokenized.
+    """
+
+    __slots__ = ("_scheduler", "job", "queued")
+
+    def __init__(self, job: Job, scheduler: Scheduler) -> None:
+        self.job = job
+        self.queued: list[QueuedSequence] = []
+        self._scheduler = scheduler
+
+    def cancel(self) -> None:
+        """Drops what has not been run, and frees its room. On the event loop."""
+        if self.job.reservation.inputs:
+            self.job.cancelled = True
+            self._scheduler.discard(self.queued)
+            self.job.reservation.release_all()
+
+
+class _Gathered:
+    """Puts the rows of a job in order; the first failure is the job's."""
+
+    def __init__(self, inputs: int) -> None:
+        self.rows: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
+        self._inputs = inputs
+        self._missing = inputs
+        self._rows: FloatArray | None = None
+
+    def succeeded(self, indices: Sequence[int], rows: FloatArray) -> None:
+        """Takes rows; see `Sink`."""
+        if self._rows is None:
+            self._rows = np.empty((self._inputs, rows.shape[1]), dtype=np.float32)
+        self._rows[indices] = rows
+        self._missing -= len(indices)
+        if not self._missing and not self.rows.done():
+            self.rows.set_result(self._rows)
+
+    def failed(self, indices: Sequence[int], error: errors.EngineError) -> None:
+        """Takes a failure; see `Sink`."""
+        if not self.rows.done():
+            error.index = indices[0]
+            self.rows.set_exception(error)

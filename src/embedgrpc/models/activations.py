@@ -1,0 +1,34 @@
+"""The functions between the two halves of a feed-forward layer, as ONNX nodes."""
+
+import math
+from collections.abc import Callable
+
+from embedgrpc.models.graph_writer import GraphWriter
+
+
+def _gelu(writer: GraphWriter, source: str) -> str:
+    # The exact form, in the order of steps that ONNX Runtime makes one of.
+    error = writer.op("Erf", writer.op("Div", source, writer.scalar(math.sqrt(2.0))))
+    product = writer.op("Mul", source, writer.op("Add", error, writer.scalar(1.0)))
+    return writer.op("Mul", product, writer.scalar(0.5))
+
+
+def _gelu_new(writer: GraphWriter, source: str) -> str:
+    # The approximation by a hyperbolic tangent, written out.
+    cube = writer.op("Pow", source, writer.scalar(3.0))
+    inner = writer.op("Add", source, writer.op("Mul", cube, writer.scalar(0.044715)))
+    tanh = writer.op("Tanh", writer.op("Mul", inner, writer.scalar(math.sqrt(2.0 / math.pi))))
+    product = writer.op("Mul", source, writer.op("Add", tanh, writer.scalar(1.0)))
+    return writer.op("Mul", product, writer.scalar(0.5))
+
+
+def _relu(writer: GraphWriter, source: str) -> str:
+    return writer.op("Relu", source)
+
+
+# By the name that `hidden_act` of config.json has.
+ACTIVATIONS: dict[str, Callable[[GraphWriter, str], str]] = {
+    "gelu": _gelu,
+    "gelu_new": _gelu_new,
+    "relu": _relu,
+}

@@ -1,0 +1,119 @@
+"""Keeps built graphs on disk, safe for several processes at once.
+
+An entry is a folder that appears whole or not at all: it is made beside its place and renamed.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedgrpc.models.errors import ModelError
+
+_MANIFEST = "manifest.json"
+_UNFINISHED = ".unfinished-"
+# A build takes seconds; what is older was left behind by a process that died.
+_LEFTOVER_AGE_S = 24 * 3600.0
+
+logger = logging.getLogger(__name__)
+
+
+def load_or_build(
+    cache_dir: Path, key: str, build: Callable[[Path], Mapping[str, Any]]
+) -> tuple[Path, Mapping[str, Any]]:
+    """Gives an entry of the cache, and makes it where there is none or it is damaged.
+
+    Args:
+        cache_dir: The cache; made where it does not exist.
+        key: Of the entry, usable as the name of a folder.
+        build: Fills an empty folder, and tells what to remember about it, as JSON has it.
+
+    Returns:
+        The entry's folder, and what was remembered.
+
+    Raises:
+        ModelError: The cache cannot be written to.
+    """
+    place = cache_dir / key
+    remembered = _read_entry(place)
+    if remembered is not None:
+        return place, remembered
+    try:
+        return place, _build_entry(cache_dir, place, build)
+    except OSError as error:
+        raise ModelError(f"cache folder {cache_dir} cannot be used: {error.strerror}") from error
+
+
+def _read_entry(place: Path) -> Mapping[str, Any] | None:
+    try:
+        manifest = json.loads((place / _MANIFEST).read_bytes())
+        sizes, remembered = manifest["sizes"], manifest["remembered"]
+        damaged = [name for name, size in sizes.items() if _size(place / name) != size]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        damaged, remembered = [_MANIFEST], None
+    if damaged or not isinstance(remembered, dict):
+        logger.warning("damaged cache entry is built anew", extra={"entry": str(place)})
+        return None
+    return remembered
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
+def _build_entry(
+    cache_dir: Path, place: Path, build: Callable[[Path], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(cache_dir)
+    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=cache_dir))
+    try:
+        remembered = dict(build(folder))
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        manifest = json.dumps({"sizes": sizes, "remembered": remembered}, indent=1)
+        (folder / _MANIFEST).write_text(manifest)
+        for path in folder.iterdir():
+            _flush(path)
+        return _move_into_place(folder, place, remembered)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    # Without this a power cut may leave files of the right size that hold zeros.
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _move_into_place(folder: Path, place: Path, remembered: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        folder.rename(place)
+    except OSError:
+        # Something is there: another process was faster, or what is there is damaged.
+        present = _read_entry(place)
+        if present is not None:
+            return present
+        aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
+        try:
+            place.rename(aside / "damaged")
+            folder.rename(place)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return remembered
+
+
+def _remove_leftovers(cache_dir: Path) -> None:
+    oldest = time.time() - _LEFTOVER_AGE_S
+    for path in cache_dir.glob(f"{_UNFINISHED}*"):
+        try:
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:
+            continue  # another process removed it

@@ -1,0 +1,171 @@
+"""Writes an ONNX graph node by node, with its weights in a file beside it."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+WEIGHTS_NAME = "model.weights"
+
+# Vectors of this alignment are read by the widest instructions there are.
+_ALIGNMENT = 64
+# Smaller tensors stay in the graph: shapes must, and the rest is not worth a file access.
+_INLINE_BYTES_MAX = 1024
+# From these opsets on, the axes of a reduction are an input instead of an attribute.
+_AXES_INPUT_OPSETS = {"ReduceSum": 13, "ReduceL2": 18, "ReduceMax": 18}
+
+
+class GraphWriter:
+    """Adds nodes and weights to a graph, new or given.
+
+    Every value gets a name of its own. The weights go to a file as they come, so that no more
+    than one of them is in memory. To be used in a `with` statement.
+    """
+
+    def __init__(self, folder: Path, graph: onnx.GraphProto, *, opset: int) -> None:
+        """Starts to write.
+
+        Args:
+            folder: Where the file of weights goes.
+            graph: What to add to; its own names are kept clear of.
+            opset: The version of the standard operators that the graph is written in.
+        """
+        self.graph = graph
+        self.opset = opset
+        self.weight_bytes = 0
+        self._weights = (folder / WEIGHTS_NAME).open("wb")
+        self._names = {name for node in graph.node for name in node.output}
+        self._names.update(tensor.name for tensor in graph.initializer)
+        self._names.update(value.name for value in graph.input)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._weights.close()
+
+    def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Adds a node with one output.
+
+        Args:
+            kind: The operator.
+            inputs: Names of its inputs.
+            name: What to name its output after; the operator where it is empty.
+            attributes: Of the operator.
+
+        Returns:
+            The output's name.
+        """
+        output = self._new_name(name or kind)
+        self.graph.node.append(
+            helper.make_node(kind, list(inputs), [output], name=output, **attributes)
+        )
+        return output
+
+    def output(self, source: str, name: str) -> str:
+        """Gives a value the name of a graph output."""
+        self._names.add(name)
+        self.graph.node.append(helper.make_node("Identity", [source], [name], name=name))
+        return name
+
+    def reduce(self, kind: str, source: str, axis: int) -> str:
+        """Adds a reduction over one axis, which is kept with length 1."""
+        if self.opset >= _AXES_INPUT_OPSETS[kind]:
+            axes = self.constant(np.array([axis], dtype=np.int64), "axes")
+            return self.op(kind, source, axes, keepdims=1)
+        return self.op(kind, source, axes=[axis], keepdims=1)
+
+    def reshape(self, source: str, shape: Sequence[int]) -> str:
+        """Adds a change of shape; 0 keeps an axis, -1 is what is left."""
+        return self.op("Reshape", source, self.constant(np.array(shape, dtype=np.int64), "shape"))
+
+    def scalar(self, value: float) -> str:
+        """Adds a float32 number."""
+        return self.constant(np.array(value, dtype=np.float32), "scalar")
+
+    def constant(self, values: NDArray[Any], name: str) -> str:
+        """Adds a small tensor, and keeps it in the graph."""
+        name = self._new_name(name)
+        self.graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    def weight(self, values: NDArray[Any], name: str) -> str:
+        """Adds a weight: any shape, any dtype that ONNX has."""
+        if values.nbytes <= _INLINE_BYTES_MAX:
+            self.weight_bytes += values.nbytes
+            return self.constant(values, name)
+        name = self._new_name(name)
+        tensor = TensorProto(
+            name=name,
+            data_type=helper.np_dtype_to_tensor_dtype(values.dtype),
+            dims=values.shape,
+        )
+        self._write(tensor, np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+        self.graph.initializer.append(tensor)
+        return name
+
+    def move_out(self, tensor: TensorProto, values: NDArray[np.uint8]) -> None:
+        """Moves the bytes of a tensor that the graph has already to the file of weights.
+
+        Args:
+            tensor: Of the graph.
+            values: uint8 [bytes], what it holds.
+        """
+        for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+            tensor.ClearField(field)
+        del tensor.external_data[:]
+        self._write(tensor, values)
+
+    def vacate(self, name: str) -> str:
+        """Gives an existing value of the graph another name, so that this one is free.
+
+        Args:
+            name: Of an output of a node.
+
+        Returns:
+            The new name.
+        """
+        renamed = self._new_name(f"{name}_exported")
+        _rename(self.graph.node, name, renamed)
+        described = [value for value in self.graph.value_info if value.name != name]
+        del self.graph.value_info[:]
+        self.graph.value_info.extend(described)
+        return renamed
+
+    def _write(self, tensor: TensorProto, values: NDArray[np.uint8]) -> None:
+        offset = -(-self._weights.tell() // _ALIGNMENT) * _ALIGNMENT
+        self._weights.seek(offset)
+        self._weights.write(values.data)
+        tensor.data_location = TensorProto.EXTERNAL
+        place = {"location": WEIGHTS_NAME, "offset": offset, "length": values.nbytes}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self.weight_bytes += values.nbytes
+
+    def _new_name(self, name: str) -> str:
+        number, unique = 0, name
+        while unique in self._names:
+            number += 1
+            unique = f"{name}_{number}"
+        self._names.add(unique)
+        return unique
+
+
+def _rename(nodes: Iterable[onnx.NodeProto], name: str, renamed: str) -> None:
+    for node in nodes:
+        node.input[:] = [renamed if source == name else source for source in node.input]
+        node.output[:] = [renamed if output == name else output for output in node.output]
+        for attribute in node.attribute:
+            # The branches of a condition and the bodies of loops see the values around them.
+            for graph in (attribute.g, *attribute.graphs):
+                _rename(graph.node, name, renamed)

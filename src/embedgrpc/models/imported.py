@@ -1,0 +1,209 @@
+"""Takes over an ONNX graph that was exported elsewhere: checks it and copies its weights."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.graph_writer import GraphWriter
+from embedgrpc.models.origin import Origin, find_external
+
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_REQUIRED_INPUTS = frozenset(_INPUTS[:2])
+_AXES = ("batch", "tokens")
+# The head's operators are written as they have been since this version.
+_OPSET_MIN = 11
+_QUANTIZED = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "MatMulNBits",
+     "DynamicQuantizeMatMul", "QAttention", "MatMulIntegerToFloat"}
+)  # fmt: skip
+_MOVED_BYTES_MIN = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedGraph:
+    """An ONNX graph that can be added to.
+
+    Attributes:
+        model: The graph; its external weights are not loaded.
+        inputs: Names of its inputs, all int64 [batch, tokens].
+        opset: The version of its standard operators.
+        weight_type: What most of its weights are, such as "float32".
+    """
+
+    model: onnx.ModelProto
+    inputs: tuple[str, ...]
+    opset: int
+    weight_type: str
+
+
+def read_graph(origin: Origin) -> ImportedGraph:
+    """Reads a graph and checks that it can be served.
+
+    Args:
+        origin: The ONNX file.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ModelError: It is no ONNX file, is quantised, or has inputs that are not supported.
+    """
+    model = load_proto(origin)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    opset = opsets.get("", opsets.get("ai.onnx", 0))
+    if opset < _OPSET_MIN:
+        raise ModelError(f"{origin.path}: opset {opset} is older than {_OPSET_MIN}: export it anew")
+    quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED)
+    if quantized:
+        raise ModelError(f"{origin.path} is quantised ({quantized[0]}): a float export is needed")
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initialized]
+    for value in inputs:
+        _check_input(origin, value)
+    names = {value.name for value in inputs}
+    missing = sorted(_REQUIRED_INPUTS - names)
+    if missing:
+        raise ModelError(f"{origin.path}: the graph has no input {missing[0]!r}")
+    return ImportedGraph(
+        model=model,
+        inputs=tuple(name for name in _INPUTS if name in names),
+        opset=opset,
+        weight_type=_weight_type(model),
+    )
+
+
+def load_proto(origin: Origin) -> onnx.ModelProto:
+    """Reads an ONNX file, but not the external files that it names.
+
+    Raises:
+        ModelError: It is no ONNX file.
+    """
+    try:
+        model = onnx.load(str(origin.path), load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise ModelError(f"{origin.path} is no ONNX file") from error
+    if not model.graph.node:
+        raise ModelError(f"{origin.path} is no ONNX file: it holds no graph")
+    return model
+
+
+def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The files that a graph names as places of its weights, each once."""
+    locations = {
+        _place(tensor).get("location", "")
+        for tensor in _tensors(model)
+        if tensor.data_location == TensorProto.EXTERNAL
+    }
+    return tuple(sorted(locations))
+
+
+def move_weights(writer: GraphWriter, origin: Origin, model: onnx.ModelProto) -> None:
+    """Copies all large tensors of a graph to the writer's file, one after the other.
+
+    Args:
+        writer: Of the same graph.
+        origin: The ONNX file.
+        model: What was read from it.
+
+    Raises:
+        ModelError: An external file is missing, too short, or outside the model's folder.
+    """
+    for tensor in _nested_tensors(model):
+        # Anywhere else than among the graph's own weights, few readers expect a file.
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.raw_data = _read_external(origin, tensor).tobytes()
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            writer.move_out(tensor, _read_external(origin, tensor))
+        elif len(tensor.raw_data) > _MOVED_BYTES_MIN:
+            writer.move_out(tensor, np.frombuffer(tensor.raw_data, dtype=np.uint8))
+        elif len(tensor.float_data) * 4 > _MOVED_BYTES_MIN:
+            writer.move_out(tensor, np.array(tensor.float_data, dtype="<f4").view(np.uint8))
+        else:
+            writer.weight_bytes += len(tensor.raw_data)
+
+
+def _read_external(origin: Origin, tensor: TensorProto) -> NDArray[np.uint8]:
+    place = _place(tensor)
+    path = find_external(origin, place.get("location", ""))
+    size = path.stat().st_size
+    try:
+        offset = int(place.get("offset", 0))
+        length = int(place.get("length", size - offset))
+    except ValueError:
+        offset = length = -1
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ModelError(
+            f"{origin.path}: external data {path.name!r} is too short for {tensor.name!r}"
+        )
+    if not length:
+        return np.empty(0, dtype=np.uint8)
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+
+
+def _place(tensor: TensorProto) -> Mapping[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    yield from model.graph.initializer
+    yield from _nested_tensors(model)
+
+
+def _nested_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    for sparse in model.graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(model.graph.node)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    for attribute in itertools.chain.from_iterable(node.attribute for node in nodes):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)
+        for graph in attribute.graphs:
+            yield from _graph_tensors(graph)
+
+
+def _check_input(origin: Origin, value: onnx.ValueInfoProto) -> None:
+    if value.name not in _INPUTS:
+        raise ModelError(f"{origin.path}: the graph's input {value.name!r} is not supported")
+    kind = value.type.tensor_type
+    if kind.elem_type != TensorProto.INT64:
+        raise ModelError(f"{origin.path}: the graph's input {value.name!r} must be int64")
+    fixed = any(dim.HasField("dim_value") for dim in kind.shape.dim)
+    if kind.HasField("shape") and (len(kind.shape.dim) != len(_AXES) or fixed):
+        raise ModelError(
+            f"{origin.path}: the graph's input {value.name!r} must have a free batch and length: "
+            "export it with dynamic axes"
+        )
+
+
+def _weight_type(model: onnx.ModelProto) -> str:
+    sizes: dict[int, int] = {}
+    for tensor in model.graph.initializer:
+        count = int(np.prod(tensor.dims, dtype=np.int64))
+        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + count
+    if not sizes:
+        return "float32"
+    return str(helper.tensor_dtype_to_np_dtype(max(sizes, key=lambda kind: sizes[kind])))

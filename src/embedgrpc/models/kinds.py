@@ -1,0 +1,40 @@
+"""The words for what a model is and does, spelled as sentence-transformers spells them."""
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a model answers with."""
+
+    EMBEDDING = "embedding"
+    CROSS_ENCODER = "cross_encoder"
+
+
+class Pooling(StrEnum):
+    """How the vectors of the tokens become one vector.
+
+    Source: sentence-transformers `Pooling`, the values of `pooling_mode`.
+    """
+
+    CLS = "cls"
+    MAX = "max"
+    MEAN = "mean"
+    MEAN_SQRT_LEN = "mean_sqrt_len_tokens"
+    WEIGHTED_MEAN = "weightedmean"
+    LAST_TOKEN = "lasttoken"  # noqa: S105 - a way of pooling, not a password
+
+
+class Similarity(StrEnum):
+    """How two vectors of a model are meant to be compared."""
+
+    COSINE = "cosine"
+    DOT = "dot"
+    EUCLIDEAN = "euclidean"
+    MANHATTAN = "manhattan"
+
+
+class Activation(StrEnum):
+    """What turns a cross-encoder's logit into its score."""
+
+    SIGMOID = "sigmoid"
+    IDENTITY = "identity"

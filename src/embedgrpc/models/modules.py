@@ -1,0 +1,146 @@
+"""Reads the pipeline of a sentence-transformers folder: `modules.json` and the module folders.
+
+Releases before 5.4 and those since write other module paths and another pooling schema; both are
+read. Modules are known by the last component of their type.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.json_file import JsonObject, read_json
+from embedgrpc.models.kinds import Pooling
+
+# In the order in which the poolings that are true are concatenated.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": Pooling.CLS,
+    "pooling_mode_max_tokens": Pooling.MAX,
+    "pooling_mode_mean_tokens": Pooling.MEAN,
+    "pooling_mode_mean_sqrt_len_tokens": Pooling.MEAN_SQRT_LEN,
+    "pooling_mode_weightedmean_tokens": Pooling.WEIGHTED_MEAN,
+    "pooling_mode_lasttoken": Pooling.LAST_TOKEN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What is done with the backbone's token vectors.
+
+    Attributes:
+        poolings: In order of concatenation; empty where no Pooling module is.
+        token_dimensions: Values per token vector, as the Pooling module says; 0 without one.
+        normalize: Whether the pooled vector is scaled to length 1.
+    """
+
+    poolings: tuple[Pooling, ...]
+    token_dimensions: int
+    normalize: bool
+
+
+def read_pipeline(folder: Path) -> Pipeline:
+    """Reads the modules of a folder.
+
+    Args:
+        folder: A model folder with a `modules.json`.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        ModelError: A file is missing or wrong, or a module is not supported.
+    """
+    path = folder / "modules.json"
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        raise ModelError(f"{path} must hold a list of modules")
+    pipeline = Pipeline(poolings=(), token_dimensions=0, normalize=False)
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ModelError(f"{path}: [{index}] must be an object")
+        module = JsonObject(path=path, values=entry)
+        name = module.text("type", default="").rpartition(".")[2]
+        read = _MODULES.get(name)
+        if read is None:
+            known = ", ".join(_MODULES)
+            raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
+        if (index == 0) != (name == "Transformer"):
+            raise ModelError(
+                f"{path}: [{index}].type {name!r} is out of place: one Transformer first"
+            )
+        pipeline = read(folder, module.text("path", default=""), pipeline)
+    return pipeline
+
+
+def _read_transformer(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    if subfolder:
+        raise ModelError(f"{folder / 'modules.json'}: [0].path must be empty, not {subfolder!r}")
+    return pipeline
+
+
+def _read_pooling(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    if pipeline.poolings or pipeline.normalize:
+        raise ModelError(f"{folder / 'modules.json'}: Pooling must come once, before Normalize")
+    path = folder / subfolder / "config.json"
+    if not path.exists():
+        raise ModelError(f"{path} is missing: it says how token vectors are pooled")
+    config = JsonObject.read(path)
+    if not config.flag("include_prompt", default=True):
+        raise ModelError(f"{path}: include_prompt false is not supported")
+    key = "embedding_dimension"
+    if key not in config.values:
+        key = "word_embedding_dimension"
+    return Pipeline(
+        poolings=_read_poolings(config), token_dimensions=config.size(key), normalize=False
+    )
+
+
+def _read_poolings(config: JsonObject) -> tuple[Pooling, ...]:
+    value = config.values.get("pooling_mode")
+    if value is None:
+        return _read_pooling_flags(config)
+    names = value if isinstance(value, list) else [value]
+    try:
+        poolings = tuple(Pooling(name) for name in names)
+    except ValueError:
+        poolings = ()
+    if not poolings:
+        raise config.wrong("pooling_mode", "one or several of " + ", ".join(Pooling))
+    return poolings
+
+
+def _read_pooling_flags(config: JsonObject) -> tuple[Pooling, ...]:
+    unknown = sorted(
+        key
+        for key in config.values
+        if key.startswith("pooling_mode_") and key not in _POOLING_FLAGS
+    )
+    if unknown:
+        raise ModelError(f"{config.path}: {unknown[0]} is not supported")
+    if not _POOLING_FLAGS.keys() & config.values.keys():
+        raise config.wrong("pooling_mode", "one or several of " + ", ".join(Pooling))
+    chosen = tuple(
+        pooling for key, pooling in _POOLING_FLAGS.items() if config.flag(key, default=False)
+    )
+    # The reference takes the mean where every flag is false.
+    return chosen or (Pooling.MEAN,)
+
+
+def _read_normalize(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    if not pipeline.poolings:
+        raise ModelError(f"{folder / 'modules.json'}: Normalize needs a Pooling before it")
+    # The folder often does not exist: git keeps no empty folders.
+    config = JsonObject.read_if_present(folder / subfolder / "config.json")
+    for key in ("module_input_name", "module_output_name"):
+        if config.text(key, default="sentence_embedding") != "sentence_embedding":
+            raise config.wrong(key, "sentence_embedding")
+    return Pipeline(
+        poolings=pipeline.poolings, token_dimensions=pipeline.token_dimensions, normalize=True
+    )
+
+
+_MODULES: dict[str, Callable[[Path, str, Pipeline], Pipeline]] = {
+    "Transformer": _read_transformer,
+    "Pooling": _read_pooling,
+    "Normalize": _read_normalize,
+}

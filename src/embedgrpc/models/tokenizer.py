@@ -1,0 +1,214 @@
+"""From texts to sequences of token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tokenizers
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.framing import Frame, find_frame
+from embedgrpc.models.metadata import ModelMetadata
+from embedgrpc.models.source import ModelFiles
+from embedgrpc.models.truncation import IntArray, TokenLimitError, Truncation, cut, share
+
+__all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncation"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """A tokenized text or pair, ready for a model.
+
+    Attributes:
+        input_ids: int64 [tokens], special tokens included.
+        token_type_ids: int64 [tokens]; None where all are 0.
+        token_count_before: Tokens before it was cut, special tokens included.
+    """
+
+    input_ids: IntArray
+    token_type_ids: IntArray | None
+    token_count_before: int
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it was cut."""
+        return self.token_count_before > len(self.input_ids)
+
+
+class Tokenizer:
+    """A model's tokenizer; safe to be used by several threads at once."""
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, *, single: Frame, pair: Frame | None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._single = _FrameArrays(single)
+        self._pair = _FrameArrays(pair) if pair is not None else None
+
+    @classmethod
+    def load(
+        cls, files: ModelFiles, metadata: ModelMetadata, *, escape_special_tokens: bool = False
+    ) -> "Tokenizer":
+        """Loads `tokenizer.json`; truncation and padding that it asks for are switched off.
+
+        Args:
+            files: The model's folder.
+            metadata: What the model is.
+            escape_special_tokens: Whether a special token's name inside a text, such as "[SEP]",
+                is taken as plain characters. The reference takes it as the special token.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ModelError: The file is missing, cannot be read, or adds special tokens in a way that
+                cannot be told.
+        """
+        path = files.folder / "tokenizer.json"
+        if not path.exists():
+            raise ModelError(f"{path} is missing: only tokenizers in this format are supported")
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises no narrower class
+            raise ModelError(f"{path} cannot be read: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if metadata.lowercase:
+            _lowercase_first(tokenizer)
+        try:
+            single = find_frame(tokenizer, 1)
+            pair = find_frame(tokenizer, 2) if metadata.kind == "cross_encoder" else None
+        except ValueError as error:
+            raise ModelError(f"{path}: post_processor is not supported: {error}") from error
+        # Set after the probing, which must find the special tokens as they are.
+        tokenizer.encode_special_tokens = escape_special_tokens
+        return cls(tokenizer, single=single, pair=pair)
+
+    def encode(self, texts: Sequence[str]) -> list[IntArray]:
+        """Tokenizes texts without holding the interpreter's lock.
+
+        The work is done in the calling thread where `TOKENIZERS_PARALLELISM` is "false", and
+        shared with the library's own threads, one per core, where it is not.
+
+        Args:
+            texts: Any number of them.
+
+        Returns:
+            For each text int64 [tokens], without special tokens, not cut.
+        """
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def frame(self, ids: IntArray, *, max_tokens: int, truncation: Truncation) -> TokenSequence:
+        """Puts the special tokens around a text, and cuts it where it is too long.
+
+        Args:
+            ids: int64 [tokens], as `encode` gives them.
+            max_tokens: The longest sequence, special tokens included.
+            truncation: Which end to cut.
+
+        Returns:
+            The sequence.
+
+        Raises:
+            TokenLimitError: It is too long and must not be cut, or `max_tokens` leaves no room
+                for the special tokens.
+        """
+        token_count = len(ids) + self._single.special_count
+        if token_count > max_tokens:
+            budget = max_tokens - self._single.special_count
+            if truncation is Truncation.NONE or budget < 0:
+                raise TokenLimitError(token_count, max_tokens)
+            ids = cut(ids, budget, truncation)
+        return self._single.around((ids,), token_count)
+
+    def frame_pair(
+        self,
+        query_ids: IntArray,
+        document_ids: IntArray,
+        *,
+        max_tokens: int,
+        truncation: Truncation,
+    ) -> TokenSequence:
+        """Puts the special tokens around a pair, and cuts the longer side where it is too long.
+
+        Args:
+            query_ids: int64 [tokens], as `encode` gives them.
+            document_ids: int64 [tokens], as `encode` gives them.
+            max_tokens: The longest sequence, special tokens included.
+            truncation: Which end of the longer side to cut, as often as it takes.
+
+        Returns:
+            The sequence.
+
+        Raises:
+            TokenLimitError: It is too long and must not be cut, or `max_tokens` leaves no room
+                for the special tokens.
+            ValueError: The model takes no pairs.
+        """
+        if self._pair is None:
+            raise ValueError("the model takes no pairs")
+        token_count = len(query_ids) + len(document_ids) + self._pair.special_count
+        if token_count > max_tokens:
+            budget = max_tokens - self._pair.special_count
+            if truncation is Truncation.NONE or budget < 0:
+                raise TokenLimitError(token_count, max_tokens)
+            query_budget, document_budget = share(len(query_ids), len(document_ids), budget)
+            query_ids = cut(query_ids, query_budget, truncation)
+            document_ids = cut(document_ids, document_budget, truncation)
+        return self._pair.around((query_ids, document_ids), token_count)
+
+
+class _FrameArrays:
+    """A frame as arrays, so that framing a text is one concatenation."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.special_count = frame.special_count
+        self._specials = [np.array(group, dtype=np.int64) for group in frame.specials]
+        self._special_types = [np.array(group, dtype=np.int64) for group in frame.special_types]
+        self._text_types = frame.text_types
+        self._has_types = frame.has_types
+
+    def around(self, texts: tuple[IntArray, ...], token_count_before: int) -> TokenSequence:
+        """Puts the special tokens around one text or two: ids int64 [tokens] each."""
+        parts = [self._specials[0]]
+        for ids, special in zip(texts, self._specials[1:], strict=True):
+            parts += (ids, special)
+        return TokenSequence(
+            input_ids=np.concatenate(parts),
+            token_type_ids=self._type_ids(texts) if self._has_types else None,
+            token_count_before=token_count_before,
+        )
+
+    def _type_ids(self, texts: tuple[IntArray, ...]) -> IntArray:
+        parts = [self._special_types[0]]
+        rows = zip(texts, self._text_types, self._special_types[1:], strict=True)
+        for ids, text_type, special_types in rows:
+            parts += (np.full(len(ids), text_type, dtype=np.int64), special_types)
+        return np.concatenate(parts)
+
+
+def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArray:
+    """Cuts a text that is a part of a longer sequence, special tokens left aside.
+
+    Args:
+        ids: int64 [tokens], as `Tokenizer.encode` gives them.
+        max_tokens: The most tokens to keep.
+        truncation: Which end to cut.
+
+    Returns:
+        int64 [at most max_tokens].
+
+    Raises:
+        TokenLimitError: It is too long and must not be cut.
+    """
+    if len(ids) > max_tokens and truncation is Truncation.NONE:
+        raise TokenLimitError(len(ids), max_tokens)
+    return cut(ids, max_tokens, truncation)
+
+
+def _lowercase_first(tokenizer: tokenizers.Tokenizer) -> None:
+    lowercase = tokenizers.normalizers.Lowercase()
+    present = tokenizer.normalizer
+    steps = [lowercase] if present is None else [lowercase, present]
+    tokenizer.normalizer = tokenizers.normalizers.Sequence(steps)

@@ -1,0 +1,155 @@
+"""The models of this server, by every name that a request may use."""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from embedgrpc.backends.base import FloatArray
+from embedgrpc.engine.embedding import Embedder
+from embedgrpc.engine.errors import (
+    BackendUnavailableError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedError,
+)
+from embedgrpc.engine.reranking import Reranker
+from embedgrpc.engine.vectors import Encoding
+from embedgrpc.engine.work import Call
+from embedgrpc.models.metadata import ModelMetadata
+from embedgrpc.models.tokenizer import Truncation
+
+_NAME_CHARACTERS_MAX = 128
+_RETRY_DELAY_S = 2.0
+
+
+class ModelState(Enum):
+    """Whether a model can be used."""
+
+    LOADING = auto()
+    READY = auto()
+    FAILED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What there is to know and to call of a model once it is loaded.
+
+    Attributes:
+        metadata: What it is.
+        revision: Version of its files; empty when there is none.
+        fingerprint: Identifies the space of its vectors, or what its scores come from.
+        embedder: Embeds; None for a cross-encoder.
+        reranker: Scores.
+        probe: Runs one text past admission; the rows tell whether the model is well.
+        encodings: The encodings it can return.
+        weight_type: Type of its weights.
+        weight_bytes: Their size.
+        device: Where it runs.
+    """
+
+    metadata: ModelMetadata
+    revision: str
+    fingerprint: str
+    embedder: Embedder | None
+    reranker: Reranker
+    probe: Callable[[str, Call], Awaitable[FloatArray]]
+    encodings: tuple[Encoding, ...]
+    weight_type: str
+    weight_bytes: int
+    device: str
+
+
+@dataclass(slots=True, eq=False)
+class ServedModel:
+    """A model under its names.
+
+    Attributes:
+        id: Its name in requests.
+        aliases: Its other names.
+        source: Where its files come from.
+        default_truncation: What is done with long texts when a request does not say.
+        escape_special_tokens: Whether a special token's name in a text is plain characters.
+        state: Whether it can be used now.
+        loaded: What was loaded; None before.
+    """
+
+    id: str
+    aliases: tuple[str, ...]
+    source: str
+    default_truncation: Truncation
+    escape_special_tokens: bool
+    state: ModelState = field(default=ModelState.LOADING)
+    loaded: LoadedModel | None = field(default=None)
+
+    def ready(self) -> LoadedModel:
+        """Returns what can be called.
+
+        Raises:
+            BackendUnavailableError: It is being loaded, or failed to load, or is not healthy.
+        """
+        if self.state is ModelState.READY and self.loaded is not None:
+            return self.loaded
+        what = "is being loaded" if self.state is ModelState.LOADING else "cannot be run now"
+        raise BackendUnavailableError(
+            f"the model {self.id} {what}",
+            metadata={"label": "model_not_ready", "model": self.id},
+            retry_delay_s=_RETRY_DELAY_S,
+        )
+
+    def embedder(self) -> tuple[LoadedModel, Embedder]:
+        """Returns what embeds.
+
+        Raises:
+            BackendUnavailableError: The model cannot be used now.
+            UnsupportedError: It does not embed.
+        """
+        loaded = self.ready()
+        if loaded.embedder is None:
+            raise UnsupportedError(
+                f"the model {self.id} does not embed",
+                field="model",
+                metadata={"label": "wrong_task", "model": self.id},
+            )
+        return loaded, loaded.embedder
+
+
+class Catalog:
+    """Finds models by id and alias.
+
+    Args:
+        models: The models, the default first; at least one, all names different.
+    """
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._models = tuple(models)
+        self._by_name: dict[str, ServedModel] = {}
+        for model in self._models:
+            for name in (model.id, *model.aliases):
+                self._by_name[name] = model
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models)
+
+    def find(self, name: str, *, field: str = "model") -> ServedModel:
+        """Finds a model; the empty name is the default model's.
+
+        Raises:
+            InvalidRequestError: The name is too long to be one.
+            ModelNotFoundError: No model has this name.
+        """
+        if not name:
+            return self._models[0]
+        if len(name) > _NAME_CHARACTERS_MAX:
+            raise InvalidRequestError(
+                f"{field} has {len(name)} characters; the limit is {_NAME_CHARACTERS_MAX}",
+                field=field,
+            )
+        model = self._by_name.get(name)
+        if model is None:
+            raise ModelNotFoundError(
+                f"no model of this name is served, which has {len(name)} characters;"
+                " ListModels tells which are",
+                field=field,
+                metadata={"label": "model_not_found"},
+            )
+        return model

@@ -1,0 +1,93 @@
+"""EmbeddingService: validates and unpacks requests, packs answers."""
+
+from typing import Any
+
+from embedgrpc.engine.embedding import Embeddings
+from embedgrpc.engine.vectors import encode
+from embedgrpc.engine.work import WorkClass
+from embedgrpc.server.catalog import Catalog
+from embedgrpc.server.draining import Draining
+from embedgrpc.server.embedding_stream import EmbeddingStream
+from embedgrpc.server.requests import (
+    begin_call,
+    check_count,
+    check_response_size,
+    client_response_bytes,
+    read_embed_spec,
+    read_encoding,
+)
+from embedgrpc.server.settings import Settings
+from embedgrpc.server.tracing import describe_call
+from embedgrpc.server.wire import delimited, embedding_size, embedding_wires
+from embedgrpc.v1 import common_pb2, embedding_service_pb2, embedding_service_pb2_grpc
+
+_EMBEDDINGS_FIELD = 1
+
+
+class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
+    """Serves Embed and StreamEmbed.
+
+    Args:
+        catalog: The models.
+        settings: The limits.
+        draining: Knows the streams that are open.
+    """
+
+    def __init__(self, catalog: Catalog, settings: Settings, draining: Draining) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._draining = draining
+
+    async def Embed(  # noqa: N802 - the contract's name
+        self, request: embedding_service_pb2.EmbedRequest, context: Any
+    ) -> embedding_service_pb2.EmbedResponse:
+        """Embeds a batch; all texts succeed or the call fails."""
+        call = begin_call(context, WorkClass.INTERACTIVE, max_s=self._settings.max_unary_s)
+        served = self._catalog.find(request.model)
+        loaded, embedder = served.embedder()
+        check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")
+        spec = read_embed_spec(
+            request.options,
+            loaded.metadata,
+            default_truncation=served.default_truncation,
+            field="options",
+        )
+        encoding = read_encoding(request.options.encoding, field="options.encoding")
+        check_response_size(
+            len(request.texts) * embedding_size(spec.dimensions, encoding),
+            limit=min(self._settings.max_response_bytes, client_response_bytes(context)),
+        )
+        describe_call(
+            operation="embeddings",
+            request_model=request.model or served.id,
+            response_model=served.id,
+            dimensions=spec.dimensions,
+            encoding=encoding.value,
+        )
+        embeddings = await embedder.embed(request.texts, spec, call)
+        response = embedding_service_pb2.EmbedResponse(
+            model=served.id,
+            revision=loaded.revision,
+            fingerprint=loaded.fingerprint,
+            usage=usage_of(embeddings),
+        )
+        wires = embedding_wires(embeddings, encode(embeddings.vectors, encoding))
+        response.MergeFromString(b"".join([delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]))
+        describe_call(input_tokens=response.usage.input_tokens)
+        return response
+
+    async def StreamEmbed(  # noqa: N802 - the contract's name
+        self, request_iterator: Any, context: Any
+    ) -> None:
+        """Embeds a stream of any length; a bad text fails alone."""
+        stream = EmbeddingStream(self._catalog, self._settings, request_iterator, context)
+        with self._draining.watch(stream.exchange):
+            await stream.run()
+
+
+def usage_of(embeddings: Embeddings) -> common_pb2.Usage:
+    """Sums up what some texts cost."""
+    return common_pb2.Usage(
+        input_tokens=int(embeddings.token_counts.sum()),
+        truncated_inputs=int(embeddings.truncated.sum()),
+    )

@@ -1,0 +1,284 @@
+"""One StreamEmbed call: ids in, results out, in the order that was asked for."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embedgrpc.backends.base import FloatArray
+from embedgrpc.engine.embedding import Embedder, EmbedSpec
+from embedgrpc.engine.errors import EngineError, InvalidRequestError, NonFiniteOutputError
+from embedgrpc.engine.pipeline import Running
+from embedgrpc.engine.texts import CheckedText
+from embedgrpc.engine.vectors import Encoding, encode
+from embedgrpc.engine.work import Call, Job, WorkClass
+from embedgrpc.server.catalog import Catalog
+from embedgrpc.server.errors import item_error
+from embedgrpc.server.exchange import Exchange
+from embedgrpc.server.requests import (
+    begin_call,
+    check_count,
+    check_enum,
+    check_id,
+    read_embed_spec,
+    read_encoding,
+)
+from embedgrpc.server.settings import Settings
+from embedgrpc.server.tracing import describe_call
+from embedgrpc.server.wire import delimited, embedding_wires
+from embedgrpc.v1 import embedding_service_pb2
+
+# Larger messages are slower to send, and late results wait for early ones to be written.
+_MESSAGE_BYTES = 1024 * 1024
+_RESULTS_FIELD = 1
+_ID_FIELD, _EMBEDDING_FIELD, _ERROR_FIELD = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A `StreamEmbedResult` in wire form, and what it cost."""
+
+    id: str
+    wire: bytes
+    input_tokens: int
+    truncated: bool
+
+
+class EmbeddingStream:
+    """The state of one call.
+
+    Args:
+        catalog: The models.
+        settings: The limits.
+        requests: Its messages.
+        context: The RPC's context.
+    """
+
+    def __init__(self, catalog: Catalog, settings: Settings, requests: Any, context: Any) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._context = context
+        self.exchange: Exchange[_Answer] = Exchange(
+            context, requests, idle_timeout_s=settings.stream_idle_timeout_s
+        )
+        self._ids: set[str] = set()
+        self._running: set[Running] = set()
+        self._in_input_order = True
+        self._taken = 0
+        self._next_position = 0
+        self._early: dict[int, _Answer] = {}
+        self._input_tokens = 0
+
+    async def run(self) -> None:
+        """Serves the call to its end."""
+        try:
+            await self.exchange.run(self._read, self._pack)
+        finally:
+            for running in self._running:
+                running.cancel()
+            describe_call(input_tokens=self._input_tokens)
+
+    async def _read(self) -> None:
+        requests = self.exchange.receive()
+        first = await anext(requests, None)
+        if first is None:
+            return
+        if first.WhichOneof("step") != "setup":
+            raise _out_of_order("the first message must hold setup")
+        call = begin_call(self._context, WorkClass.BULK)
+        embedder, spec, encoding = await self._set_up(first.setup)
+        async for request in requests:
+            if request.WhichOneof("step") != "batch":
+                raise _out_of_order("every message after the first must hold batch")
+            await self._take(request.batch.inputs, embedder, spec, encoding, call)
+
+    async def _set_up(
+        self, setup: embedding_service_pb2.StreamEmbedSetup
+    ) -> tuple[Embedder, EmbedSpec, Encoding]:
+        served = self._catalog.find(setup.model, field="setup.model")
+        loaded, embedder = served.embedder()
+        spec = read_embed_spec(
+            setup.options,
+            loaded.metadata,
+            default_truncation=served.default_truncation,
+            field="setup.options",
+        )
+        encoding = read_encoding(setup.options.encoding, field="setup.options.encoding")
+        check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
+        self._in_input_order = setup.order != embedding_service_pb2.RESULT_ORDER_COMPLETION
+        describe_call(
+            operation="embeddings",
+            request_model=setup.model or served.id,
+            response_model=served.id,
+            dimensions=spec.dimensions,
+            encoding=encoding.value,
+        )
+        window = self._settings.max_stream_in_flight_inputs
+        self.exchange.set_window(window)
+        await self.exchange.write_first(
+            embedding_service_pb2.StreamEmbedResponse(
+                ready=embedding_service_pb2.StreamEmbedReady(
+                    model=served.id,
+                    revision=loaded.revision,
+                    fingerprint=loaded.fingerprint,
+                    dimensions=spec.dimensions,
+                    max_in_flight_inputs=window,
+                    max_batch_inputs=self._settings.max_stream_batch_inputs,
+                )
+            )
+        )
+        return embedder, spec, encoding
+
+    async def _take(
+        self,
+        inputs: Sequence[embedding_service_pb2.StreamEmbedInput],
+        embedder: Embedder,
+        spec: EmbedSpec,
+        encoding: Encoding,
+        call: Call,
+    ) -> None:
+        """Takes in one batch message, as soon as the window has room for it."""
+        check_count(len(inputs), limit=self._settings.max_stream_batch_inputs, field="batch.inputs")
+        ids = [one.id for one in inputs]
+        for index, identifier in enumerate(ids):
+            check_id(identifier, self._ids, field=f"batch.inputs[{index}].id")
+            self._ids.add(identifier)
+        await self.exchange.take(len(inputs))
+        first = self._taken
+        self._taken += len(inputs)
+        checked: list[CheckedText] = []
+        positions: list[int] = []
+        for position, one in enumerate(inputs, start=first):
+            try:
+                checked.append(embedder.check(one.text, spec, field="text"))
+                positions.append(position)
+            except EngineError as error:
+                self.fail(position, one.id, error)
+        if checked:
+            sink = _Sink(
+                stream=self,
+                embedder=embedder,
+                spec=spec,
+                encoding=encoding,
+                checked=checked,
+                positions=positions,
+                ids=[ids[position - first] for position in positions],
+            )
+            sink.running = await embedder.submit(checked, spec, call, sink)
+            self._running.add(sink.running)
+
+    def finished(self, running: Running) -> None:
+        """Forgets a job of which every input is answered."""
+        self._running.discard(running)
+
+    def succeed(
+        self, position: int, identifier: str, embedding: bytes, *, tokens: int, truncated: bool
+    ) -> None:
+        """Answers an input with its embedding in wire form."""
+        wire = delimited(_ID_FIELD, identifier.encode()) + delimited(_EMBEDDING_FIELD, embedding)
+        self._answer(position, _Answer(identifier, wire, tokens, truncated))
+
+    def fail(self, position: int, identifier: str, error: EngineError) -> None:
+        """Answers an input with the reason why there is no embedding."""
+        wire = delimited(_ID_FIELD, identifier.encode())
+        wire += delimited(_ERROR_FIELD, item_error(error).SerializeToString())
+        self._answer(position, _Answer(identifier, wire, 0, truncated=False))
+
+    def _answer(self, position: int, answer: _Answer) -> None:
+        if not self._in_input_order:
+            self.exchange.answer(answer)
+            return
+        self._early[position] = answer
+        while self._next_position in self._early:
+            self.exchange.answer(self._early.pop(self._next_position))
+            self._next_position += 1
+
+    def _pack(self, outbox: deque[_Answer]) -> tuple[Any, int]:
+        """Makes one message of the answers at the front."""
+        response = embedding_service_pb2.StreamEmbedResponse()
+        results = response.results
+        parts: list[bytes] = []
+        size = tokens = truncated = 0
+        while outbox and size < _MESSAGE_BYTES:
+            answer = outbox.popleft()
+            parts.append(delimited(_RESULTS_FIELD, answer.wire))
+            size += len(parts[-1])
+            tokens += answer.input_tokens
+            truncated += answer.truncated
+            # From here on the client may use the id again: it can only do so once it has read
+            # this message.
+            self._ids.discard(answer.id)
+        results.MergeFromString(b"".join(parts))
+        results.usage.input_tokens = tokens
+        results.usage.truncated_inputs = truncated
+        self._input_tokens += tokens
+        return response, len(parts)
+
+
+class _Sink:
+    """Takes the rows of one batch message."""
+
+    def __init__(
+        self,
+        *,
+        stream: EmbeddingStream,
+        embedder: Embedder,
+        spec: EmbedSpec,
+        encoding: Encoding,
+        checked: list[CheckedText],
+        positions: list[int],
+        ids: list[str],
+    ) -> None:
+        self.running: Running | None = None
+        self._stream = stream
+        self._embedder = embedder
+        self._spec = spec
+        self._encoding = encoding
+        self._checked = checked
+        self._positions = positions
+        self._ids = ids
+        self._missing = len(ids)
+
+    def succeeded(self, indices: Sequence[int], rows: FloatArray) -> None:
+        """Takes rows; see `embedgrpc.engine.work.Sink`."""
+        zero = self._embedder.has_no_direction(rows, self._spec)
+        if zero.any():
+            error = NonFiniteOutputError("a vector of zeros has no direction")
+            self.failed([indices[row] for row in zero.nonzero()[0].tolist()], error)
+            kept = (~zero).nonzero()[0].tolist()
+            indices, rows = [indices[row] for row in kept], rows[kept]
+        if not indices:
+            return
+        embeddings = self._embedder.finish(self._job(), self._checked, indices, rows, self._spec)
+        wires = embedding_wires(embeddings, encode(embeddings.vectors, self._encoding))
+        tokens = embeddings.token_counts.tolist()
+        truncated = embeddings.truncated.tolist()
+        for row, index in enumerate(indices):
+            self._stream.succeed(
+                self._positions[index],
+                self._ids[index],
+                wires[row],
+                tokens=tokens[row],
+                truncated=truncated[row],
+            )
+        self._count(len(indices))
+
+    def failed(self, indices: Sequence[int], error: EngineError) -> None:
+        """Takes a failure; see `embedgrpc.engine.work.Sink`."""
+        for index in indices:
+            self._stream.fail(self._positions[index], self._ids[index], error)
+        self._count(len(indices))
+
+    def _job(self) -> Job:
+        if self.running is None:
+            raise RuntimeError("rows came before the job was started")
+        return self.running.job
+
+    def _count(self, inputs: int) -> None:
+        self._missing -= inputs
+        if not self._missing and self.running is not None:
+            self._stream.finished(self.running)
+
+
+def _out_of_order(what: str) -> InvalidRequestError:
+    return InvalidRequestError(what, field="step", metadata={"label": "out_of_order"})

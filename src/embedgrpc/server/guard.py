@@ -1,0 +1,150 @@
+"""Stands around every handler, so that whatever goes wrong leaves as a proper status.
+
+Bare grpc.aio answers a malformed message and an unexpected exception with UNKNOWN and the text
+of the exception, which may hold what the caller sent; and it answers a stray CancelledError not
+at all, which leaves the client hanging.
+"""
+
+import asyncio
+import inspect
+import logging
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from embedgrpc.engine.errors import (
+    BackendUnavailableError,
+    EngineError,
+    InvalidRequestError,
+)
+from embedgrpc.server.errors import message_of, status_code, trailing_metadata
+
+_logger = logging.getLogger(__name__)
+
+
+class _Malformed:
+    """Stands for a message that could not be parsed."""
+
+
+_MALFORMED = _Malformed()
+
+_HANDLER_MAKERS: dict[tuple[bool, bool], Callable[..., Any]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+class GuardInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps deserializers and handlers of every call shape."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler of one call; gRPC calls this."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        behavior = (
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream
+        )
+        generates = inspect.isasyncgenfunction(behavior)
+        method = handler_call_details.method
+
+        async def guarded(request: Any, context: Any) -> Any:
+            try:
+                request = _well_formed(request, streaming=handler.request_streaming)
+                if generates:
+                    return await _write_all(behavior(request, context), context)
+                return await behavior(request, context)
+            except EngineError as error:
+                await _abort(context, error)
+            except grpc.aio.AbortError:
+                raise
+            except asyncio.CancelledError:
+                # gRPC cancels the task of a call that the client or the deadline ended; any
+                # other cancellation came in through something that was awaited.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                _logger.warning("stray cancellation", extra={"method": method})
+                await _abort(context, BackendUnavailableError("the work was cancelled; try again"))
+            except Exception as error:  # noqa: BLE001 - the last place that can answer
+                fault = EngineError.fault()
+                log_fault(error, fault, method=method)
+                await _abort(context, fault)
+
+        return _HANDLER_MAKERS[handler.request_streaming, handler.response_streaming](
+            guarded,
+            _guard_deserializer(handler.request_deserializer, method),
+            handler.response_serializer,
+        )
+
+
+def _guard_deserializer(
+    deserialize: Callable[[bytes], Any] | None, method: str
+) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def guarded(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
+            _logger.debug(
+                "malformed message",
+                extra={"method": method, "bytes": len(data), "error": type(error).__name__},
+            )
+            return _MALFORMED
+
+    return guarded
+
+
+def _well_formed(request: Any, *, streaming: bool) -> Any:
+    """Lets a request, or a stream of them, pass unless it could not be parsed."""
+    if streaming:
+        return _well_formed_stream(request)
+    if request is _MALFORMED:
+        raise InvalidRequestError(
+            "the message is not a valid protobuf message of this method",
+            metadata={"label": "malformed_message"},
+        )
+    return request
+
+
+async def _well_formed_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _well_formed(request, streaming=False)
+
+
+async def _write_all(responses: Any, context: Any) -> None:
+    async with aclosing(responses):
+        async for response in responses:
+            await context.write(response)
+
+
+def log_fault(error: Exception, fault: EngineError, *, method: str) -> None:
+    """Logs where it happened, and not what the exception says: that may hold a text."""
+    _logger.error(
+        "unexpected exception",
+        extra={
+            "method": method,
+            "error": type(error).__name__,
+            "stack": "".join(traceback.format_tb(error.__traceback__)),
+            **fault.metadata,
+        },
+    )
+
+
+async def _abort(context: Any, error: EngineError) -> None:
+    await context.abort(status_code(error), message_of(error), trailing_metadata(error))

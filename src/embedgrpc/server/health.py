@@ -1,0 +1,188 @@
+"""grpc.health.v1, driven by what models really do.
+
+A model that answered a batch lately is alive. One that did not is asked to embed, or to score, a
+fixed text, through the same queue and the same lane as every call; its answer must be the one
+that it gave when it was loaded.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import numpy as np
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from embedgrpc.backends.base import FloatArray
+from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.scheduler import BatchReport
+from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
+
+_logger = logging.getLogger(__name__)
+
+EMBEDDING_SERVICE = "embedgrpc.v1.EmbeddingService"
+RERANK_SERVICE = "embedgrpc.v1.RerankService"
+MODEL_SERVICE = "embedgrpc.v1.ModelService"
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+_CANARY = "The quick brown fox jumps over the lazy dog."
+# Two runs of one text may differ in the last bits; another model, or garbage, differs by more.
+_DEVIATION_MAX = 1e-3
+
+
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # untyped library
+    """Serves Check and Watch of grpc.health.v1.
+
+    The package's own servicer takes the watchers' condition away when the first of several
+    watchers leaves, and the others never hear of a change again.
+    """
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, int] = {}
+        self._changed = asyncio.Condition()
+        self._stopping = False
+
+    async def set(self, service: str, *, serving: bool) -> None:
+        """Sets the status of a service; without effect once the server is about to stop."""
+        status = _SERVING if serving and not self._stopping else _NOT_SERVING
+        if self._statuses.get(service) != status:
+            async with self._changed:
+                self._statuses[service] = status
+                self._changed.notify_all()
+
+    async def stop(self) -> None:
+        """Sets everything to NOT_SERVING, for good."""
+        self._stopping = True
+        for service in list(self._statuses):
+            await self.set(service, serving=False)
+
+    async def Check(  # noqa: N802 - the protocol's name
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        """Tells the status of a service now; NOT_FOUND when there is no such service."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(StatusCode.NOT_FOUND, "no such service")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(  # noqa: N802 - the protocol's name
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> None:
+        """Tells the status of a service now and whenever it changes."""
+        told = None
+        while True:
+            async with self._changed:
+                while self._statuses.get(request.service, _UNKNOWN) == told:
+                    await self._changed.wait()
+                told = self._statuses.get(request.service, _UNKNOWN)
+            await context.write(health_pb2.HealthCheckResponse(status=told))
+
+
+class Heartbeat:
+    """Remembers when a model last ran a batch without failure; an observer of its scheduler."""
+
+    def __init__(self) -> None:
+        self._beaten_at: dict[str, float] = {}
+
+    def batch_finished(self, report: BatchReport) -> None:
+        """Takes the report of a batch."""
+        if not report.error:
+            self._beaten_at[report.model] = time.monotonic()
+
+    def age_s(self, model: str) -> float:
+        """Tells how long ago that was; infinity before the first."""
+        return time.monotonic() - self._beaten_at.get(model, -float("inf"))
+
+
+class HealthMonitor:
+    """Keeps the health service, and the models' states, up to date.
+
+    Args:
+        catalog: The models.
+        service: What is told.
+        heartbeat: When models last ran a batch.
+        interval_s: Time between two looks at a model.
+        timeout_s: How long a canary may take.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        service: HealthService,
+        heartbeat: Heartbeat,
+        *,
+        interval_s: float,
+        timeout_s: float,
+    ) -> None:
+        self._catalog = catalog
+        self._service = service
+        self._heartbeat = heartbeat
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._expected: dict[str, FloatArray] = {}
+
+    async def begin(self) -> None:
+        """Says that the process lives and that nothing is served yet."""
+        await self._service.set("", serving=True)
+        await self._service.set(MODEL_SERVICE, serving=True)
+        await self.publish()
+
+    async def admit(self, model: ServedModel, loaded: LoadedModel) -> None:
+        """Warms a model up with its canary, and serves it.
+
+        Raises:
+            EngineError: It does not answer.
+        """
+        self._expected[model.id] = await _run_canary(loaded, self._timeout_s)
+        model.loaded = loaded
+        model.state = ModelState.READY
+        await self.publish()
+
+    async def watch(self, model: ServedModel, loaded: LoadedModel) -> None:
+        """Looks after a model for ever."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            if model.state is ModelState.READY and self._heartbeat.age_s(model.id) < (
+                self._interval_s
+            ):
+                continue
+            problem = await self._examine(model, loaded)
+            healthy = ModelState.FAILED if problem else ModelState.READY
+            if healthy is not model.state:
+                model.state = healthy
+                level = logging.ERROR if problem else logging.INFO
+                _logger.log(
+                    level,
+                    "model unhealthy" if problem else "model healthy again",
+                    extra={"model": model.id, "problem": problem},
+                )
+                await self.publish()
+
+    async def publish(self) -> None:
+        """Tells the health service what the models' states mean."""
+        ready = [model for model in self._catalog if model.state is ModelState.READY]
+        embeds = [model for model in ready if model.loaded and model.loaded.embedder]
+        await self._service.set(EMBEDDING_SERVICE, serving=bool(embeds))
+        await self._service.set(RERANK_SERVICE, serving=bool(ready))
+        for model in self._catalog:
+            for name in (model.id, *model.aliases):
+                await self._service.set(f"{EMBEDDING_SERVICE}/{name}", serving=model in embeds)
+                await self._service.set(f"{RERANK_SERVICE}/{name}", serving=model in ready)
+
+    async def _examine(self, model: ServedModel, loaded: LoadedModel) -> str:
+        """Runs the canary; returns what is wrong, or nothing."""
+        try:
+            answer = await _run_canary(loaded, self._timeout_s)
+        except EngineError as error:
+            return error.reason.value
+        deviation = float(np.abs(answer - self._expected[model.id]).max())
+        return f"the canary deviates by {deviation:.3g}" if deviation > _DEVIATION_MAX else ""
+
+
+async def _run_canary(loaded: LoadedModel, timeout_s: float) -> FloatArray:
+    call = Call(work_class=WorkClass.INTERACTIVE, deadline=time.monotonic() + timeout_s)
+    return await loaded.probe(_CANARY, call)

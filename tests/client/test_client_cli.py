@@ -1,0 +1,229 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client.servicer import Script, vector_of
+
+COMMAND = str(Path(sys.executable).parent / "embedgrpc-client")
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(target: str) -> Run:
+    def run_command(
+        *arguments: str, stdin: str | bytes = "", status: int = 0
+    ) -> subprocess.CompletedProcess[str]:
+        finished = subprocess.run(
+            [COMMAND, *arguments],
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            check=False,
+            timeout=30,
+            env=os.environ | {"EMBEDGRPC_TARGET": target, "NO_COLOR": "1"},
+        )
+        assert finished.returncode == status, finished.stderr
+        return subprocess.CompletedProcess(
+            finished.args, status, finished.stdout.decode(), finished.stderr.decode()
+        )
+
+    return run_command
+
+
+def lines(finished: subprocess.CompletedProcess[str]) -> list[Any]:
+    return [json.loads(line) for line in finished.stdout.splitlines()]
+
+
+def test_embed_writes_a_line_for_each_line(run: Run) -> None:
+    """Ids are line numbers; the last line needs no end, and CRLF is an end as well."""
+    texts = ["a tower", "long river", "塔"]
+    written = lines(run("embed", stdin="a tower\r\nlong river\n塔"))
+    assert written == [
+        {
+            "id": str(number),
+            "vector": vector_of(text).tolist(),
+            "token_count": len(text),
+            "truncated": text.startswith("long"),
+        }
+        for number, text in enumerate(texts)
+    ]
+
+
+def test_embed_reads_json_lines(run: Run) -> None:
+    """Ids come back as they were, of any JSON type; a brace is text without --jsonl."""
+    stdin = '{"id": 7, "text": "a"}\n{"text": "b"}\n{"id": [1], "text": "c", "more": 0}\n'
+    assert [line["id"] for line in lines(run("embed", "--jsonl", stdin=stdin))] == [7, "1", [1]]
+    (first, *_) = lines(run("embed", stdin=stdin))
+    assert first["vector"] == vector_of('{"id": 7, "text": "a"}').tolist()
+
+
+def test_embed_passes_its_options_on(run: Run, script: Script) -> None:
+    """Each option reaches the setup of the stream."""
+    arguments = "--model m --input-type query --dimensions 8 --encoding int8 --truncation none"
+    more = "--no-normalize --max-tokens 5 --order completion --batch-size 1"
+    (written,) = lines(run("embed", *arguments.split(), *more.split(), stdin="a"))
+    assert written["scale"] == 0.5
+    assert len(written["vector"]) == 8
+    setup = script.calls[0]
+    assert (setup.model, setup.order) == ("m", 2)
+    options = setup.options
+    assert (options.input_type, options.dimensions, options.encoding) == (1, 8, 4)
+    assert (options.truncation, options.normalize, options.max_tokens) == (1, False, 5)
+    assert options.HasField("normalize")
+    run("embed", "--prompt-text", "", stdin="a")
+    assert script.calls[1].options.WhichOneof("prompt") == "prompt_text"
+    assert not script.calls[1].options.HasField("normalize")
+
+
+def test_a_line_that_fails_is_told_after_the_others(run: Run) -> None:
+    """Its error stands among the results; the exit status is 1."""
+    finished = run("embed", stdin="a\nfail:EMPTY_INPUT\nb\n", status=1)
+    assert lines(finished)[1] == {
+        "id": "1",
+        "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
+    }
+    assert len(lines(finished)) == 3
+    assert finished.stderr == "embedgrpc-client: 1 lines could not be embedded\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["--jsonl"], '{"text": "a"}\nsecret\n', 'line 1 is not a JSON object with a "text"'),
+        (["--jsonl"], '{"text": 3}\n', 'line 0 is not a JSON object with a "text"'),
+        (["--jsonl"], '{"text": "\\ud800 secret"}\n', "inputs[0] has a lone surrogate"),
+        ([], b"a\nsecret \xff\n", "line 1 is not UTF-8 at byte 7"),
+        ([], b"x" * (2**24 + 1), "line 0 has more than 16777216 bytes"),
+        (["--model", "absent"], "a\n", "MODEL_NOT_FOUND: no such model"),
+    ],
+)
+def test_a_failure_is_one_line(
+    run: Run, arguments: list[str], stdin: str | bytes, message: str
+) -> None:
+    """Exit status 1, one line that names the place, no text and no traceback."""
+    finished = run("embed", *arguments, stdin=stdin, status=1)
+    assert message in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert "secret" not in finished.stderr
+
+
+def test_results_appear_while_input_is_still_open(target: str) -> None:
+    """With --batch-size 1 each line is answered before the next one is read."""
+    with subprocess.Popen(
+        [COMMAND, "embed", "--target", target, "--batch-size", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(3):
+            process.stdin.write("text\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["id"] == str(number)
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+def test_ctrl_c_ends_quietly_although_input_is_open(target: str) -> None:
+    """An interrupt while waiting for a line leaves no message and no crash."""
+    with subprocess.Popen(
+        [COMMAND, "embed", "--target", target, "--batch-size", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write("text\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stderr.read() == ""
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(target: str) -> None:
+    """A closed pipe stops an endless run without a message."""
+    with subprocess.Popen(
+        f"yes | {COMMAND} embed --target {target} | head -n 2",
+        shell=True,  # noqa: S602 -- the pipe of a shell is what is tested
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        out, err = process.communicate(timeout=20)
+    assert len(out.splitlines()) == 2
+    assert err == ""
+
+
+def test_rerank_writes_the_best_first(run: Run, script: Script) -> None:
+    """Documents are lines; their texts come back with the scores."""
+    written = lines(run("rerank", "--query", "abc", "--top-n", "2", stdin="xyz\nabc\nab\n"))
+    assert written == [
+        {"index": 1, "score": 3.0, "document": "abc"},
+        {"index": 2, "score": 2.0, "document": "ab"},
+    ]
+    run("rerank", "--query", "q", "--score-scale", "raw", "--truncation", "start", stdin="d\n")
+    assert (script.calls[1].score_scale, script.calls[1].truncation) == (1, 3)
+    finished = run("rerank", "--query", "q", stdin=("x" * 2**23 + "\n") * 3, status=1)
+    assert "documents have more than 16777216 characters" in finished.stderr
+
+
+def test_models_writes_a_line_for_each_model(run: Run) -> None:
+    """All pages, one JSON object to a line."""
+    written = lines(run("models", "--task", "embed"))
+    assert [model["id"] for model in written] == [f"model-{number}" for number in range(5)]
+    assert written[0]["prompts"] == {"query": "query: "}
+
+
+@pytest.mark.parametrize(
+    ("service", "status", "text"),
+    [([], 0, "SERVING"), (["stopping"], 1, "NOT_SERVING"), (["other"], 1, "SERVICE_UNKNOWN")],
+)
+def test_health_serves_as_a_check(run: Run, service: list[str], status: int, text: str) -> None:
+    """The exit status is 0 only when SERVING."""
+    assert run("health", *service, status=status).stdout == f"{text}\n"
+
+
+def test_no_server_is_a_failure_of_one_line(run: Run) -> None:
+    """The option goes before the variable, and the error before a traceback."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        target = f"127.0.0.1:{bound.getsockname()[1]}"
+        finished = run("health", "--target", target, status=1)
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("embedgrpc-client: UNAVAILABLE: ")
+    assert finished.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["embed", "--encoding", "float64"],
+        ["embed", "--batch-size", "0"],
+        ["embed", "--prompt-name", "a", "--prompt-text", "b"],
+        ["rerank"],
+        ["models", "--timeout-s", "nan"],
+    ],
+)
+def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
+    """Usage errors are told apart from failures."""
+    assert "usage: embedgrpc-client" in run(*arguments, status=2).stderr
+
+
+@pytest.mark.parametrize("command", [[], ["embed"], ["rerank"], ["models"], ["health"]])
+def test_help_is_there(run: Run, command: list[str]) -> None:
+    """Each command explains itself."""
+    assert "usage: embedgrpc-client" in run(*command, "--help").stdout
+    if not command:
+        assert "embedgrpc-client embed --jsonl <" in run("--help").stdout

@@ -1,0 +1,161 @@
+import pickle
+import socket
+from typing import get_args
+
+import grpc
+import pytest
+from client.servicer import Refusal, Script, info
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+
+from embedgrpc import client as package
+from embedgrpc.client import Client, enums, errors
+from embedgrpc.v1 import common_pb2, embedding_service_pb2, model_service_pb2, rerank_service_pb2
+
+REASONS = [name.removeprefix("ERROR_REASON_") for name in common_pb2.ErrorReason.keys()[1:]]
+
+
+def test_there_is_a_class_for_each_reason_of_the_contract() -> None:
+    """No reason without a class, no class without a reason, and each is public."""
+    assert sorted(errors.ERRORS_BY_REASON) == sorted(REASONS)
+    leaves = set(errors.EmbedGrpcError.__subclasses__())
+    without_reason = {errors.ConnectionFailedError, errors.BadResponseError}
+    assert leaves - set(errors.ERRORS_BY_REASON.values()) == without_reason
+    for error in leaves:
+        assert error.__name__ in package.__all__
+        assert error.__name__ in str(errors.__doc__)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_each_reason_of_the_contract_has_the_status_it_documents(reason: str) -> None:
+    """The docstring's table says what the classes say."""
+    error = errors.ERRORS_BY_REASON[reason]
+    (line,) = [line for line in str(errors.__doc__).splitlines() if error.__name__ in line]
+    assert line.split()[1:3] == [error.code.name, reason + "," * line.count(reason + ",")]
+
+
+def test_names_of_enum_values_are_those_of_the_contract() -> None:
+    """The literal types for callers list exactly the values of the enums."""
+    for names, enum in [
+        (enums.Encoding, embedding_service_pb2.VectorEncoding),
+        (enums.InputType, common_pb2.InputType),
+        (enums.Representation, embedding_service_pb2.Representation),
+        (enums.ResultOrder, embedding_service_pb2.ResultOrder),
+        (enums.ScoreScale, rerank_service_pb2.ScoreScale),
+        (enums.Task, model_service_pb2.Task),
+        (enums.Truncation, common_pb2.Truncation),
+    ]:
+        known = [enums.enum_name(enum, number) for number in enum.values()[1:]]
+        assert sorted(get_args(names)) == sorted(known)
+        assert enums.enum_name(enum, 99) == "99"
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_reason_becomes_its_error(client: Client, script: Script, reason: str) -> None:
+    """Code, reason, message and metadata are those that the server sent."""
+    expected = errors.ERRORS_BY_REASON[reason]
+    script.refusals.extend(
+        [Refusal(expected.code, "why", (info(reason, limit="512"),), pushback_ms="-1")]
+    )
+    with pytest.raises(expected) as caught:
+        client.embed(["a"])
+    error = caught.value
+    assert type(error) is expected
+    assert (error.code, error.reason, error.message) == (expected.code, reason, "why")
+    assert error.metadata == {"limit": "512"}
+    assert str(error) == f"{reason}: why"
+    assert isinstance(error.__cause__, grpc.RpcError)
+
+
+def test_details_of_an_error_are_read(client: Client, script: Script) -> None:
+    """Field violations and the retry delay come with the error, whatever their order."""
+    violation = error_details_pb2.BadRequest.FieldViolation(field="texts[3]", description="empty")
+    script.refusals.append(
+        Refusal(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "bad",
+            (
+                error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000)),
+                error_details_pb2.BadRequest(field_violations=[violation]),
+                info("INVALID_REQUEST"),
+            ),
+        )
+    )
+    with pytest.raises(errors.InvalidRequestError) as caught:
+        client.rerank("q", ["d"])
+    assert caught.value.field_violations == (("texts[3]", "empty"),)
+    assert caught.value.retry_delay_s == 1.5
+    assert vars(pickle.loads(pickle.dumps(caught.value))) == vars(caught.value)  # noqa: S301 -- our own
+
+
+def test_a_reason_of_a_newer_server_is_kept(client: Client, script: Script) -> None:
+    """An unknown reason gives the base class; one of another domain is not ours."""
+    foreign = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="example.com")
+    code = grpc.StatusCode.ABORTED
+    script.refusals.extend([Refusal(code, "n", (info("NEW"),)), Refusal(code, "f", (foreign,))])
+    with pytest.raises(errors.EmbedGrpcError, match="NEW: n") as caught:
+        client.health()
+    assert type(caught.value) is errors.EmbedGrpcError
+    with pytest.raises(errors.EmbedGrpcError, match="ABORTED: f") as caught:
+        client.health()
+    assert caught.value.reason == ""
+
+
+def test_no_server_is_a_failed_connection(client_class: type[Client]) -> None:
+    """UNAVAILABLE without a reason of ours means that nobody answered."""
+    with socket.socket() as bound:  # not listening
+        bound.bind(("127.0.0.1", 0))
+        client = client_class(f"127.0.0.1:{bound.getsockname()[1]}")
+        with pytest.raises(errors.ConnectionFailedError) as caught:
+            client.health()
+        assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "")
+        stream = client.embed_stream(["a"])
+        with pytest.raises(errors.ConnectionFailedError):
+            next(stream)
+        client.close()
+
+
+def test_a_deadline_that_passes_here_is_a_deadline_error(client_class: type[Client]) -> None:
+    """DEADLINE_EXCEEDED without a reason is ours all the same."""
+    with socket.socket() as silent:  # accepts connections and never speaks
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        client = client_class(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.1)
+        with pytest.raises(errors.DeadlineExpiredError) as caught:
+            client.embed(["a"])
+        assert caught.value.reason == ""
+        client.close()
+
+
+@pytest.mark.parametrize("name", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+def test_a_busy_server_is_tried_three_times(client: Client, script: Script, name: str) -> None:
+    """The retry policy of the channel gives up after the third attempt."""
+    code = grpc.StatusCode[name]
+    script.refusals.extend([Refusal(code, pushback_ms="1")] * 5)
+    with pytest.raises(errors.EmbedGrpcError) as caught:
+        client.embed(["a"])
+    assert caught.value.code is code
+    assert len(script.calls) == 3
+
+
+def test_a_retry_that_succeeds_is_not_noticed(client: Client, script: Script) -> None:
+    """Two refusals with pushback, then the answer; large requests included."""
+    script.refusals.extend([Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, pushback_ms="1")] * 2)
+    assert len(client.embed(["a" * 2**20])) == 1
+    assert len(script.calls) == 3
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, pushback_ms="-1"),
+        Refusal(grpc.StatusCode.INVALID_ARGUMENT),
+        Refusal(grpc.StatusCode.INTERNAL),
+    ],
+)
+def test_what_cannot_help_is_not_retried(client: Client, script: Script, refusal: Refusal) -> None:
+    """A server that says no more, and errors of the request, get one attempt."""
+    script.refusals.extend([refusal] * 3)
+    with pytest.raises(errors.EmbedGrpcError):
+        client.embed(["a"])
+    assert len(script.calls) == 1

