@@ -78,7 +78,7 @@ class Servicer(
     embedding_service_pb2_grpc.EmbeddingServiceServicer,
     rerank_service_pb2_grpc.RerankServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
-    health_pb2_grpc.HealthServicer,
+    health_pb2_grpc.HealthServicer,  # type: ignore[misc] # ships no types
 ):
     """All services, as `script` says."""
 
@@ -280,12 +280,13 @@ def _fill(message: Any, rows: list[NDArray[np.float32]], encoding: int) -> None:
         for row in rows:
             message.values.extend(row.tolist())
         return
-    write: Callable[[NDArray[np.float32]], NDArray[Any]] = {
+    writers: dict[int, Callable[[NDArray[np.float32]], NDArray[Any]]] = {
         pb.VECTOR_ENCODING_FLOAT16: lambda row: row.astype("<f2"),
         pb.VECTOR_ENCODING_BFLOAT16: lambda row: (row.view("<u4") >> 16).astype("<u2"),
         pb.VECTOR_ENCODING_INT8: lambda row: np.floor(row).astype(np.int8),
         pb.VECTOR_ENCODING_UBINARY: lambda row: np.packbits(row > 0),
-    }[encoding]
+    }
+    write = writers[encoding]
     message.data = b"".join(write(row).tobytes() for row in rows)
 
 
@@ -301,6 +302,14 @@ async def _abort(context: Any, refusal: Refusal) -> None:
     await context.abort(refusal.code, refusal.message, tuple(trailing))
 
 
+_ADD_SERVICES: list[Callable[[Servicer, Any], None]] = [
+    embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server,
+    rerank_service_pb2_grpc.add_RerankServiceServicer_to_server,
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server,
+    health_pb2_grpc.add_HealthServicer_to_server,
+]
+
+
 @contextmanager
 def serving(address: str = "127.0.0.1:0") -> Iterator[tuple[Servicer, str]]:
     """Serves from a thread with a loop of its own; gives the servicer and its target."""
@@ -311,10 +320,8 @@ def serving(address: str = "127.0.0.1:0") -> Iterator[tuple[Servicer, str]]:
 
     async def start() -> tuple[Any, int]:
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", 16 * 2**20)])
-        embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(servicer, server)
-        rerank_service_pb2_grpc.add_RerankServiceServicer_to_server(servicer, server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        for add in _ADD_SERVICES:
+            add(servicer, server)
         port = server.add_insecure_port(address)
         await server.start()
         return server, port

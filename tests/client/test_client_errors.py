@@ -4,10 +4,10 @@ from typing import get_args
 
 import grpc
 import pytest
-from client.servicer import Refusal, Script, info
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
+from client.servicer import Refusal, Script, info
 from embedgrpc import client as package
 from embedgrpc.client import Client, enums, errors
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, model_service_pb2, rerank_service_pb2

@@ -1,5 +1,4 @@
 import asyncio
-import itertools
 import json
 import multiprocessing
 import pickle
@@ -11,8 +10,8 @@ from importlib import resources
 
 import grpc
 import pytest
-from client.servicer import Script, vector_of
 
+from client.servicer import Script, vector_of
 from embedgrpc import client as package
 from embedgrpc.client import AsyncClient, Client, ConnectionFailedError, HealthStatus
 from embedgrpc.client.channel import service_config
@@ -64,7 +63,7 @@ def test_the_options_of_a_client_are_checked() -> None:
             Client(timeout_s=timeout_s)
 
 
-def test_a_closed_client_stays_closed(client_class: type[Client], target: str) -> None:
+def test_a_closed_client_stays_closed(target: str) -> None:
     """Calls after `close` are an error, whether or not there was a channel."""
     with Client(target) as unused:
         pass
@@ -191,7 +190,7 @@ def test_importing_the_client_imports_no_server() -> None:
     assert not [
         name
         for name in modules
-        if name.startswith(tuple(f"embedgrpc.{server}" for server in SERVER_PACKAGES))
+        if f"{name}.".startswith(tuple(f"embedgrpc.{server}." for server in SERVER_PACKAGES))
     ]
     assert "onnxruntime" not in modules
     assert package.__all__ == sorted(package.__all__)

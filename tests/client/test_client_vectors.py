@@ -9,6 +9,11 @@ from embedgrpc.client.reading import read_embeddings, read_ready, read_stream_re
 from embedgrpc.client.vectors import read_floats, read_multi_vector, read_rows, read_sparse
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
+FLOAT32 = "VECTOR_ENCODING_FLOAT32"
+FLOAT16 = "VECTOR_ENCODING_FLOAT16"
+BFLOAT16 = "VECTOR_ENCODING_BFLOAT16"
+INT8 = "VECTOR_ENCODING_INT8"
+UBINARY = "VECTOR_ENCODING_UBINARY"
 SPECIAL = [float("nan"), float("inf"), float("-inf"), -0.0, 1e-45, 3.4e38]
 FLOATS = st.floats(width=32)
 
@@ -26,7 +31,7 @@ def _special(count: int) -> list[float]:
 @example(_special(4096))
 def test_wire_form_equals_reading_number_by_number(numbers: list[float]) -> None:
     """Both ways give the same numbers at every length where the header grows."""
-    message = pb.DenseVector(values=numbers, dimensions=len(numbers), encoding=1, scale=2.0)
+    message = pb.DenseVector(values=numbers, dimensions=len(numbers), encoding=FLOAT32, scale=2.0)
     read = read_floats(message, len(numbers))
     one_by_one = np.array([message.values[index] for index in range(len(numbers))], "<f4")
     np.testing.assert_array_equal(read.view(np.uint32), one_by_one.view(np.uint32))
@@ -51,7 +56,7 @@ def test_multi_vector_keeps_its_rows(
     """Rows come back in their shape, none included."""
     row_count, dimensions = rows.shape
     message = pb.MultiVector(
-        values=rows.ravel().tolist(), encoding=1, dimensions=dimensions, row_count=row_count
+        values=rows.ravel().tolist(), encoding=FLOAT32, dimensions=dimensions, row_count=row_count
     )
     np.testing.assert_array_equal(read_multi_vector(message).values, rows)
 
@@ -59,20 +64,20 @@ def test_multi_vector_keeps_its_rows(
 @given(st.integers(0, 2**16 - 1))
 def test_bfloat16_is_the_upper_half_of_a_float32(bits: int) -> None:
     """Every bit pattern of bfloat16 is decoded, NaN and infinity included."""
-    message = pb.DenseVector(data=bits.to_bytes(2, "little"), encoding=3, dimensions=1)
+    message = pb.DenseVector(data=bits.to_bytes(2, "little"), encoding=BFLOAT16, dimensions=1)
     assert int(read_rows(message, 1).view(np.uint32)[0, 0]) == bits << 16
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        pb.DenseVector(values=[1.0, 2.0], dimensions=3, encoding=1),
-        pb.DenseVector(data=b"12345", dimensions=3, encoding=2),
-        pb.DenseVector(data=b"12", dimensions=3, encoding=4),
-        pb.DenseVector(data=b"12", dimensions=8, encoding=5),
+        pb.DenseVector(values=[1.0, 2.0], dimensions=3, encoding=FLOAT32),
+        pb.DenseVector(data=b"12345", dimensions=3, encoding=FLOAT16),
+        pb.DenseVector(data=b"12", dimensions=3, encoding=INT8),
+        pb.DenseVector(data=b"12", dimensions=8, encoding=UBINARY),
         pb.DenseVector(data=b"12", dimensions=2, encoding=99),  # type: ignore[arg-type] # a newer server's
-        pb.DenseVector(data=b"12", dimensions=-2, encoding=4),
-        pb.DenseVector(dimensions=-2, encoding=1),
+        pb.DenseVector(data=b"12", dimensions=-2, encoding=INT8),
+        pb.DenseVector(dimensions=-2, encoding=FLOAT32),
     ],
 )
 def test_a_malformed_vector_is_refused(message: pb.DenseVector) -> None:
@@ -83,8 +88,8 @@ def test_a_malformed_vector_is_refused(message: pb.DenseVector) -> None:
 
 def test_a_malformed_answer_is_refused() -> None:
     """Answers that do not fit the request, or each other, are an error and not a guess."""
-    dense = pb.Embedding(dense=pb.DenseVector(values=[1.0], dimensions=1, encoding=1))
-    wider = pb.Embedding(dense=pb.DenseVector(values=[1.0, 2.0], dimensions=2, encoding=1))
+    dense = pb.Embedding(dense=pb.DenseVector(values=[1.0], dimensions=1, encoding=FLOAT32))
+    wider = pb.Embedding(dense=pb.DenseVector(values=[1.0, 2.0], dimensions=2, encoding=FLOAT32))
     with pytest.raises(BadResponseError, match="1 embeddings came back for 2 texts"):
         read_embeddings(pb.EmbedResponse(embeddings=[dense]), 2)
     with pytest.raises(BadResponseError, match="only 1 of 2 embeddings have dense"):
@@ -98,4 +103,4 @@ def test_a_malformed_answer_is_refused() -> None:
     with pytest.raises(BadResponseError, match="values"):
         read_sparse(pb.SparseVector(indices=[1, 2], values=[1.0]))
     with pytest.raises(BadResponseError, match="scales"):
-        read_multi_vector(pb.MultiVector(data=b"1", row_count=1, dimensions=1, encoding=4))
+        read_multi_vector(pb.MultiVector(data=b"1", row_count=1, dimensions=1, encoding=INT8))

@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
+from embedgrpc.engine.scheduler import BatchReport
 from embedgrpc.server.telemetry import Telemetry, configure
 from embedgrpc.server.tracing import current_context
 
@@ -111,14 +112,16 @@ async def _call_and_run_a_batch(telemetry: Telemetry) -> None:
         assert await call(b"x") == b"x"
     await server.stop(None)
     telemetry.batch_tracer().batch_finished(
-        model="mini",
-        started_ns=1_000,
-        finished_ns=5_000,
-        sequences=1,
-        tokens=3,
-        padded_tokens=3,
-        contexts=contexts,
-        error="",
+        BatchReport(
+            model="mini",
+            started_ns=1_000,
+            finished_ns=5_000,
+            sequences=1,
+            tokens=3,
+            padded_tokens=3,
+            traces=contexts,
+            error="",
+        )
     )
 
 

@@ -23,6 +23,7 @@ from opentelemetry.semconv.attributes import (
 )
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 
+from embedgrpc.engine.scheduler import BatchReport
 from embedgrpc.server.batch_tracing import BatchTracer
 from embedgrpc.server.tracing import (
     Attribute,
@@ -508,14 +509,16 @@ class _Batches:
 
     def finish(self, contexts: Sequence[object], error: str = "") -> None:
         self.batch_tracer.batch_finished(
-            model="mini",
-            started_ns=1_000,
-            finished_ns=5_000,
-            sequences=3,
-            tokens=20,
-            padded_tokens=24,
-            contexts=contexts,
-            error=error,
+            BatchReport(
+                model="mini",
+                started_ns=1_000,
+                finished_ns=5_000,
+                sequences=3,
+                tokens=20,
+                padded_tokens=24,
+                traces=contexts,
+                error=error,
+            )
         )
 
     def spans(self) -> tuple[ReadableSpan, ...]:

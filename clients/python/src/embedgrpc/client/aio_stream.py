@@ -128,6 +128,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
 
     def _cancel(self) -> None:
         self._finished = True
+        self._results.clear()
         if self._writing is not None:
             self._writing.cancel()
             self._call.cancel()

@@ -120,6 +120,7 @@ class EmbedStream(Iterator[StreamResult]):
 
     def _cancel(self) -> None:
         self._finished = True
+        self._results.clear()
         self._exchange.stop()
         if self._call is not None:
             self._call.cancel()

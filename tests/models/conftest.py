@@ -1,0 +1,24 @@
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from models.runner import FIXTURES, Runner
+
+
+@pytest.fixture(scope="session")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | Path], Runner]:
+    """Loads the model of a source, each once."""
+    cache_dir = tmp_path_factory.mktemp("graphs")
+
+    @cache
+    def load_once(source: str | Path) -> Runner:
+        return Runner.load(source, cache_dir)
+
+    return load_once
+
+
+@pytest.fixture(scope="session")
+def bert_mean(load: Callable[[str | Path], Runner]) -> Runner:
+    """The smallest embedding model."""
+    return load(FIXTURES / "bert-mean")

