@@ -4,7 +4,7 @@ from typing import Any, Self, cast
 
 import pytest
 
-from client.servicer import Script, Servicer, serving
+from tests.client.servicer import Script, Servicer, serving
 from embedgrpc.client import AsyncClient, AsyncEmbedStream, Client
 
 

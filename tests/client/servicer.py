@@ -1,11 +1,9 @@
 """A small embedgrpc server for tests of the client: real gRPC, made-up answers.
 
-A vector is derived from a hash of its text, so that every test can tell what is due. What a text
-says makes it fail: "fail:INPUT_TOO_LONG" fails with that reason.
+What a text says makes it fail: "fail:INPUT_TOO_LONG" fails with that reason.
 """
 
 import asyncio
-import hashlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from numpy.typing import NDArray
 
+from tests.client.made_up import DIMENSIONS, FAIL, embedding, model, stream_result
 from embedgrpc.client.errors import ERRORS_BY_REASON
 from embedgrpc.v1 import (
     common_pb2,
@@ -29,16 +26,6 @@ from embedgrpc.v1 import (
     rerank_service_pb2_grpc,
 )
 from embedgrpc.v1 import embedding_service_pb2 as pb
-
-DIMENSIONS = 12
-VOCABULARY = 1000
-FAIL = "fail:"
-
-
-def vector_of(text: str, dimensions: int = DIMENSIONS) -> NDArray[np.float32]:
-    """Derives the vector of a text: float32 [dimensions], each number exact in bfloat16."""
-    digest = hashlib.shake_128(text.encode()).digest(dimensions)
-    return (np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5).astype(np.float32)
 
 
 @dataclass
@@ -88,6 +75,15 @@ class Servicer(
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:  # noqa: N802
         """Embeds each text, or fails with the first text that says so."""
         await self._begin(request, context)
+        if not request.texts:
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field="texts", description="empty"
+            )
+            details = (
+                info("INVALID_REQUEST"),
+                error_details_pb2.BadRequest(field_violations=[violation]),
+            )
+            await _abort(context, Refusal(grpc.StatusCode.INVALID_ARGUMENT, "no texts", details))
         for text in request.texts:
             if text.startswith(FAIL):
                 error = ERRORS_BY_REASON[text.removeprefix(FAIL)]
@@ -220,74 +216,6 @@ class Servicer(
 def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     """Makes the detail that names a reason."""
     return error_details_pb2.ErrorInfo(reason=reason, domain="embedgrpc", metadata=metadata)
-
-
-def model(name: str) -> model_service_pb2.Model:
-    """Describes a model."""
-    return model_service_pb2.Model(
-        id=name,
-        aliases=["alias"],
-        tasks=["TASK_EMBED"],
-        representations=["REPRESENTATION_DENSE", "REPRESENTATION_MULTI_VECTOR"],
-        encodings=["VECTOR_ENCODING_FLOAT32"],
-        dimensions=DIMENSIONS,
-        similarity="SIMILARITY_COSINE",
-        prompts={"query": "query: "},
-        default_truncation="TRUNCATION_END",
-        backend="BACKEND_ONNX_RUNTIME",
-        state="STATE_READY",
-    )
-
-
-def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
-    """Embeds a text in every representation that is asked for, number by number."""
-    message = pb.Embedding(token_count=len(text), truncated=text.startswith("long"))
-    wanted = options.representations or [pb.REPRESENTATION_DENSE]
-    row = vector_of(text, options.dimensions or DIMENSIONS)
-    if pb.REPRESENTATION_DENSE in wanted:
-        message.dense.dimensions = len(row)
-        _fill(message.dense, [row], options.encoding)
-        if options.encoding == pb.VECTOR_ENCODING_INT8:
-            message.dense.scale = 0.5
-    if pb.REPRESENTATION_SPARSE in wanted:
-        terms = sorted(set(text.encode()))
-        message.sparse.indices.extend(terms)
-        message.sparse.values.extend(term / 2 for term in terms)
-        message.sparse.dimensions = VOCABULARY
-    if pb.REPRESENTATION_MULTI_VECTOR in wanted:
-        rows = [vector_of(word, options.dimensions or DIMENSIONS) for word in text.split()]
-        message.multi_vector.dimensions = len(row)
-        message.multi_vector.row_count = len(rows)
-        _fill(message.multi_vector, rows, options.encoding)
-        if options.encoding == pb.VECTOR_ENCODING_INT8:
-            message.multi_vector.scales.extend(range(1, len(rows) + 1))
-    return message
-
-
-def stream_result(item: pb.StreamEmbedInput, options: pb.EmbedOptions) -> pb.StreamEmbedResult:
-    """Embeds one input of a stream, or fails as its text says."""
-    if not item.text.startswith(FAIL):
-        return pb.StreamEmbedResult(id=item.id, embedding=embedding(item.text, options))
-    reason = item.text.removeprefix(FAIL)
-    code = ERRORS_BY_REASON[reason].code.value[0]
-    error = common_pb2.ItemError(code=code, reason=f"ERROR_REASON_{reason}", message="as asked")
-    return pb.StreamEmbedResult(id=item.id, error=error)
-
-
-def _fill(message: Any, rows: list[NDArray[np.float32]], encoding: int) -> None:
-    message.encoding = encoding or pb.VECTOR_ENCODING_FLOAT32
-    if message.encoding == pb.VECTOR_ENCODING_FLOAT32:
-        for row in rows:
-            message.values.extend(row.tolist())
-        return
-    writers: dict[int, Callable[[NDArray[np.float32]], NDArray[Any]]] = {
-        pb.VECTOR_ENCODING_FLOAT16: lambda row: row.astype("<f2"),
-        pb.VECTOR_ENCODING_BFLOAT16: lambda row: (row.view("<u4") >> 16).astype("<u2"),
-        pb.VECTOR_ENCODING_INT8: lambda row: np.floor(row).astype(np.int8),
-        pb.VECTOR_ENCODING_UBINARY: lambda row: np.packbits(row > 0),
-    }
-    write = writers[encoding]
-    message.data = b"".join(write(row).tobytes() for row in rows)
 
 
 async def _abort(context: Any, refusal: Refusal) -> None:

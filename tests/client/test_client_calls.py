@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.servicer import DIMENSIONS, VOCABULARY, Script, serving, vector_of
+from tests.client.made_up import DIMENSIONS, VOCABULARY, vector_of
+from tests.client.servicer import Script, serving
 from embedgrpc.client import Client, HealthStatus
 from embedgrpc.client.options import EmbedOptions
 from embedgrpc.v1 import embedding_service_pb2 as pb

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from client.servicer import Script, vector_of
+from tests.client.made_up import vector_of
+from tests.client.servicer import Script
 from embedgrpc.client.cli import main
 
 COMMAND = str(Path(sys.executable).parent / "embedgrpc-client")
@@ -94,7 +95,7 @@ def test_a_line_that_fails_is_told_after_the_others(run: Run) -> None:
         "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
     }
     assert len(lines(finished)) == 3
-    assert finished.stderr == "embedgrpc-client: 1 lines could not be embedded\n"
+    assert finished.stderr == "embedgrpc-client: 1 of 3 lines failed\n"
 
 
 @pytest.mark.parametrize(

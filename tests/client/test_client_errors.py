@@ -7,9 +7,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
-from client.servicer import Refusal, Script, info
+from tests.client.servicer import Refusal, Script, info
 from embedgrpc import client as package
 from embedgrpc.client import Client, enums, errors
+from embedgrpc.client.status import error_of_call
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, model_service_pb2, rerank_service_pb2
 
 REASONS = [name.removeprefix("ERROR_REASON_") for name in common_pb2.ErrorReason.keys()[1:]]
@@ -159,3 +160,14 @@ def test_what_cannot_help_is_not_retried(client: Client, script: Script, refusal
     with pytest.raises(errors.EmbedGrpcError):
         client.embed(["a"])
     assert len(script.calls) == 1
+
+
+def test_a_status_that_grpc_lost_is_a_broken_connection() -> None:
+    """When a message meets the end of a stream, grpc.aio blames itself instead."""
+    nothing = grpc.aio.Metadata()
+    lost = grpc.aio.AioRpcError(
+        grpc.StatusCode.INTERNAL, nothing, nothing, details="Internal error from Core"
+    )
+    assert type(error_of_call(lost)) is errors.ConnectionFailedError
+    other = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, details="incident 7")
+    assert type(error_of_call(other)) is errors.EmbedGrpcError

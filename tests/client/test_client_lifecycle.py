@@ -11,7 +11,8 @@ from importlib import resources
 import grpc
 import pytest
 
-from client.servicer import Script, vector_of
+from tests.client.made_up import vector_of
+from tests.client.servicer import Script
 from embedgrpc import client as package
 from embedgrpc.client import AsyncClient, Client, ConnectionFailedError, HealthStatus
 from embedgrpc.client.channel import service_config

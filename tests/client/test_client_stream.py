@@ -7,7 +7,8 @@ import grpc
 import numpy as np
 import pytest
 
-from client.servicer import Script, vector_of
+from tests.client.made_up import vector_of
+from tests.client.servicer import Script
 from embedgrpc.client import (
     AsyncClient,
     BadResponseError,
@@ -181,6 +182,22 @@ def test_leaving_early_ends_the_call_and_its_threads(client: Client, script: Scr
     stream.close()
 
 
+def test_a_full_window_does_not_hold_threads_back(target: str, script: Script) -> None:
+    """Closing wakes the thread that waits for room, also when no answer ever came."""
+    script.hold_answers = threading.Event()
+    before = set(threading.enumerate())
+    with Client(target) as client, client.embed_stream(map(str, itertools.count())) as stream:
+        stream.ready()
+        script.window_full.wait()
+        during = set(threading.enumerate()) - before
+    script.hold_answers.set()
+    of_client = [thread for thread in during if not thread.name.startswith("asyncio")]
+    assert "embed-stream" in [thread.name for thread in of_client]
+    for thread in of_client:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
 def test_dropping_a_stream_ends_the_call(client: Client, script: Script) -> None:
     """A stream without an owner is cancelled as one that was closed."""
     for _ in client.embed_stream(map(str, itertools.count())):
@@ -338,3 +355,13 @@ def test_an_early_end_is_an_error() -> None:
     outcome = state.outcome(None)
     assert isinstance(outcome, ConnectionFailedError)
     assert outcome.unanswered_ids == ("0",)
+
+
+def test_the_time_a_caller_takes_is_not_the_server_s() -> None:
+    """The wait for an answer counts from when the caller waits, not from the last answer."""
+    state = _state()
+    state.add("a")
+    state._waiting_since -= 2.0
+    assert state.patience_s() <= 0
+    state.begin_wait()
+    assert 0.5 < state.patience_s() <= 1.0

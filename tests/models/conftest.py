@@ -3,7 +3,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from models.runner import FIXTURES, Runner
+
+from tests.models.runner import FIXTURES, Runner
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models.runner import DEFAULT_MODEL, FIXTURES, Runner, copy_fixture, expected
+
+from tests.models.runner import DEFAULT_MODEL, FIXTURES, Runner, copy_fixture, expected
 
 Load = Callable[[str | Path], Runner]
 
 
-def without_onnx(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _without_onnx(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_fixture(name, tmp_path_factory.mktemp("plain"), leave_out=["onnx"])
 
 
@@ -21,7 +22,7 @@ def embedding(
 ) -> tuple[str, Runner]:
     """An embedding model's fixture and the model."""
     name, _, plain = request.param.partition(" ")
-    return name, load(without_onnx(name, tmp_path_factory) if plain else FIXTURES / name)
+    return name, load(_without_onnx(name, tmp_path_factory) if plain else FIXTURES / name)
 
 
 @pytest.fixture(scope="module", params=["cross-bert", "cross-bert without onnx", "cross-xlmr"])
@@ -30,7 +31,7 @@ def cross_encoder(
 ) -> tuple[str, Runner]:
     """A cross-encoder's fixture and the model."""
     name, _, plain = request.param.partition(" ")
-    return name, load(without_onnx(name, tmp_path_factory) if plain else FIXTURES / name)
+    return name, load(_without_onnx(name, tmp_path_factory) if plain else FIXTURES / name)
 
 
 def test_embedding_token_ids(embedding: tuple[str, Runner]) -> None:

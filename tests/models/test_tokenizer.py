@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,19 +6,19 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models.runner import FIXTURES, Runner, copy_fixture, edit_json
 from tokenizers import processors
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.metadata import read
 from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import TokenLimitError, Tokenizer, TokenSequence, Truncation
+from embedgrpc.models.tokenizer import Tokenizer, TokenLimitError, TokenSequence, Truncation
+from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json
 
 DIRECTIONS = {Truncation.END: "right", Truncation.START: "left"}
 TEXTS = st.text(alphabet="abc xyz1.\u4e00", max_size=80)
 
 
-def load(folder: Path, *, escape_special_tokens: bool = False) -> Tokenizer:
+def _load(folder: Path, *, escape_special_tokens: bool = False) -> Tokenizer:
     files = resolve(str(folder))
     return Tokenizer.load(files, read(files), escape_special_tokens=escape_special_tokens)
 
@@ -28,10 +27,10 @@ def load(folder: Path, *, escape_special_tokens: bool = False) -> Tokenizer:
 def both(request: pytest.FixtureRequest) -> tuple[Tokenizer, tokenizers.Tokenizer]:
     """Our tokenizer and the library's own, of one model."""
     folder = FIXTURES / request.param
-    return load(folder), tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return _load(folder), tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-def assert_equal(sequence: TokenSequence, encoding: tokenizers.Encoding) -> None:
+def _assert_equal(sequence: TokenSequence, encoding: tokenizers.Encoding) -> None:
     assert sequence.input_ids.tolist() == encoding.ids
     types = sequence.token_type_ids
     assert (types.tolist() if types is not None else [0] * len(encoding.ids)) == encoding.type_ids
@@ -51,7 +50,7 @@ def test_frame_is_what_the_library_makes(
     whole = len(theirs.encode(text).ids)
     theirs.enable_truncation(max_tokens, direction=DIRECTIONS[truncation])
     sequence = ours.frame(ours.encode([text])[0], max_tokens=max_tokens, truncation=truncation)
-    assert_equal(sequence, theirs.encode(text))
+    _assert_equal(sequence, theirs.encode(text))
     assert sequence.token_count_before == whole
     assert sequence.truncated == (whole > max_tokens)
 
@@ -77,13 +76,13 @@ def test_frame_pair_is_what_the_library_makes(
     theirs.enable_truncation(max_tokens, strategy="longest_first", direction=DIRECTIONS[truncation])
     first, second = ours.encode([query, document])
     sequence = ours.frame_pair(first, second, max_tokens=max_tokens, truncation=truncation)
-    assert_equal(sequence, theirs.encode(query, document))
+    _assert_equal(sequence, theirs.encode(query, document))
     assert sequence.token_count_before == whole
 
 
 def test_too_long_is_an_error_where_cutting_is_not_allowed() -> None:
     """Without truncation the error tells both figures, and an exact fit is none."""
-    tokenizer = load(FIXTURES / "cross-bert")
+    tokenizer = _load(FIXTURES / "cross-bert")
     ids = np.arange(5, 15)
     assert not tokenizer.frame(ids, max_tokens=12, truncation=Truncation.NONE).truncated
     with pytest.raises(TokenLimitError) as caught:
@@ -95,7 +94,7 @@ def test_too_long_is_an_error_where_cutting_is_not_allowed() -> None:
 
 def test_no_room_for_special_tokens_is_an_error() -> None:
     """A limit below the number of special tokens cannot be met by cutting."""
-    tokenizer = load(FIXTURES / "cross-bert")
+    tokenizer = _load(FIXTURES / "cross-bert")
     nothing = np.arange(0)
     with pytest.raises(TokenLimitError):
         tokenizer.frame(nothing, max_tokens=1, truncation=Truncation.END)
@@ -115,8 +114,8 @@ def test_special_tokens_in_a_text() -> None:
     """The name of a special token is that token by default, and plain characters if escaped."""
     folder = FIXTURES / "bert-mean"
     separator = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("[SEP]")
-    taken = load(folder).encode(["a [SEP] b"])[0]
-    escaped = load(folder, escape_special_tokens=True).encode(["a [SEP] b"])[0]
+    taken = _load(folder).encode(["a [SEP] b"])[0]
+    escaped = _load(folder, escape_special_tokens=True).encode(["a [SEP] b"])[0]
     assert taken.tolist().count(separator) == 1
     assert escaped.tolist().count(separator) == 0
     assert len(escaped) > len(taken)
@@ -140,9 +139,9 @@ def test_lowercasing_of_sentence_transformers(tmp_path: Path) -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.save(str(folder / "tokenizer.json"))
-    cased = load(folder).encode(["The Words"])[0].tolist()
+    cased = _load(folder).encode(["The Words"])[0].tolist()
     edit_json(folder / "sentence_bert_config.json", do_lower_case=True)
-    small, upper = load(folder).encode(["the words", "The Words"])
+    small, upper = _load(folder).encode(["the words", "The Words"])
     assert upper.tolist() == small.tolist()
     assert upper.tolist() != cased
 
@@ -151,7 +150,7 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     """The error says which file is wanted."""
     folder = copy_fixture("bert-mean", tmp_path, leave_out=["tokenizer.json"])
     with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
-        load(folder)
+        _load(folder)
 
 
 def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
@@ -159,29 +158,16 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
-        load(folder)
+        _load(folder)
 
 
-def _forget_the_text(tokenizer: tokenizers.Tokenizer) -> None:
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-
-
-def _swap_the_texts(tokenizer: tokenizers.Tokenizer) -> None:
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A [SEP]", pair="$B [SEP] $A [SEP]", special_tokens=[("[SEP]", 3)]
-    )
-
-
-@pytest.mark.parametrize("spoil", [_forget_the_text, _swap_the_texts])
-def test_an_odd_post_processor_is_refused(
-    tmp_path: Path, spoil: Callable[[tokenizers.Tokenizer], None]
-) -> None:
+def test_an_odd_post_processor_is_refused(tmp_path: Path) -> None:
     """Where the frame around a pair cannot be told, the model is not served."""
     folder = copy_fixture("cross-bert", tmp_path)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    spoil(tokenizer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", pair="$B [SEP] $A [SEP]", special_tokens=[("[SEP]", 3)]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(ModelError, match=r"tokenizer\.json: post_processor is not supported"):
-        load(folder)
+        _load(folder)

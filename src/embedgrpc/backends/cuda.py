@@ -8,7 +8,8 @@ import contextlib
 import ctypes
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import onnxruntime
 
@@ -17,12 +18,14 @@ _DRIVER = "libcuda.so.1"
 logger = logging.getLogger(__name__)
 
 
-def find_cuda_obstacle(providers: Sequence[str], *, driver: str = _DRIVER) -> str:
+def find_cuda_obstacle(
+    providers: Sequence[str], *, load: Callable[[str], Any] = ctypes.CDLL
+) -> str:
     """Finds what keeps CUDA from being used.
 
     Args:
         providers: What ONNX Runtime was built with.
-        driver: The library of NVIDIA's driver.
+        load: Loads a shared library by name; OSError where there is none.
 
     Returns:
         One line that says what is missing; empty where nothing is known to be.
@@ -30,9 +33,9 @@ def find_cuda_obstacle(providers: Sequence[str], *, driver: str = _DRIVER) -> st
     if "CUDAExecutionProvider" not in providers:
         return "ONNX Runtime has no CUDA here: install onnxruntime-gpu in place of onnxruntime"
     try:
-        library = ctypes.CDLL(driver)
+        library = load(_DRIVER)
     except OSError:
-        return f"there is no NVIDIA driver here ({driver}): install it, or run on the CPU"
+        return f"there is no NVIDIA driver here ({_DRIVER}): install it, or run on the CPU"
     count = ctypes.c_int(0)
     if library.cuInit(0) != 0 or library.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return "the NVIDIA driver does not start: see what `nvidia-smi` says"

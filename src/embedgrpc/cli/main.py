@@ -22,3 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     code: int = parsed.run(parsed)
     return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -9,11 +9,15 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from embedgrpc.engine.work import QueuedSequence, WorkClass
 
 # How many budgets of interactive tokens are run before bulk work that waits gets one.
 _INTERACTIVE_WEIGHT = 4
+# A queue holds this many sequences that are gone, and as many again as wait, before it is
+# gone through to let go of them.
+_STALE_ENTRIES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +103,34 @@ class ClassQueue:
     """The sequences of one class that wait, by urgency and by length."""
 
     def __init__(self) -> None:
-        self._by_urgency: list[QueuedSequence] = []
+        # A heap, by urgency; of equals, the first that came is the first that goes.
+        self._by_urgency: list[tuple[float, int, QueuedSequence]] = []
         self._by_length: dict[int, deque[QueuedSequence]] = {}
         self._counts: dict[int, int] = {}
         self._lengths: list[int] = []
+        self._arrivals = count()
+        # What stands in `_by_length`, sequences that are gone included.
+        self._held = 0
         self.size = 0
 
     def push(self, queued: QueuedSequence) -> None:
         """Adds a sequence."""
         length = queued.tokens
-        heapq.heappush(self._by_urgency, queued)
+        heapq.heappush(self._by_urgency, (queued.urgency, next(self._arrivals), queued))
         if length not in self._counts:
             insort(self._lengths, length)
             self._by_length[length] = deque()
             self._counts[length] = 0
         self._by_length[length].append(queued)
         self._counts[length] += 1
+        self._held += 1
         self.size += 1
 
     def most_urgent(self) -> QueuedSequence | None:
         """Returns the sequence that should run first, or None when none waits."""
-        while self._by_urgency and self._by_urgency[0].gone:
+        while self._by_urgency and self._by_urgency[0][-1].gone:
             heapq.heappop(self._by_urgency)
-        return self._by_urgency[0] if self._by_urgency else None
+        return self._by_urgency[0][-1] if self._by_urgency else None
 
     def remove(self, queued: QueuedSequence) -> None:
         """Takes a sequence out, wherever it stands."""
@@ -130,13 +139,18 @@ class ClassQueue:
         self.size -= 1
         self._counts[length] -= 1
         if not self._counts[length]:
-            del self._counts[length], self._by_length[length]
-            del self._lengths[bisect_left(self._lengths, length)]
-        if len(self._by_urgency) > 2 * self.size + 64:
-            self._by_urgency = [queued for queued in self._by_urgency if not queued.gone]
-            heapq.heapify(self._by_urgency)
-            for length, waiting in self._by_length.items():
-                self._by_length[length] = deque(q for q in waiting if not q.gone)
+            self._held -= len(self._by_length.pop(length))
+            del self._counts[length], self._lengths[bisect_left(self._lengths, length)]
+        if max(len(self._by_urgency), self._held) > 2 * self.size + _STALE_ENTRIES:
+            self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Lets go of the sequences that are gone, wherever they still stand."""
+        self._by_urgency = [entry for entry in self._by_urgency if not entry[-1].gone]
+        heapq.heapify(self._by_urgency)
+        for length, waiting in self._by_length.items():
+            self._by_length[length] = deque(queued for queued in waiting if not queued.gone)
+        self._held = self.size
 
     def pop_batch(self, budget: BatchBudget) -> list[QueuedSequence]:
         """Takes out the best batch there is; empty when nothing waits."""
@@ -146,10 +160,11 @@ class ClassQueue:
         chosen = choose_lengths(self._lengths, self._counts, anchor=anchor.tokens, budget=budget)
         self.remove(anchor)
         batch = [anchor]
-        for length, count in chosen.items():
-            wanted = count - (length == anchor.tokens)
+        for length, riders in chosen.items():
+            wanted = riders - (length == anchor.tokens)
             while wanted:
                 queued = self._by_length[length].popleft()
+                self._held -= 1
                 if not queued.gone:
                     self.remove(queued)
                     batch.append(queued)

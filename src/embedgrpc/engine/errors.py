@@ -17,6 +17,7 @@ Messages say what, which value and which limit; they never hold an input.
 """
 
 import secrets
+import traceback
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -75,6 +76,19 @@ class EngineError(Exception):
         """Makes the answer to a fault of ours: an incident number, for the log as well."""
         incident = secrets.token_hex(8)
         return EngineError(f"internal error, incident {incident}", metadata={"incident": incident})
+
+    def log_fields(self, cause: BaseException) -> dict[str, str]:
+        """Describes a fault of ours for the log.
+
+        Args:
+            cause: The exception that was not expected. Where it happened is told, and not what
+                it says: that may hold a text.
+        """
+        return {
+            "error": type(cause).__name__,
+            "stack": "".join(traceback.format_tb(cause.__traceback__)),
+            **self.metadata,
+        }
 
 
 class InvalidRequestError(EngineError):

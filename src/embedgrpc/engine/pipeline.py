@@ -138,7 +138,7 @@ class Pipeline:
                 work_class=call.work_class,
                 wanted=lambda: not job.cancelled,
                 done=lambda ids: self._schedule(running, inputs.prepare(ids), atomic=inputs.atomic),
-                failed=lambda error: self._scheduler.deliver(job, whole, error),
+                failed=lambda error: self._scheduler.deliver(job, [(whole, error)]),
             )
         )
         return running
@@ -153,21 +153,21 @@ class Pipeline:
         """Queues what could be prepared and tells of the rest. On a tokenizing thread."""
         job = running.job
         failures = [
-            (index, one)
+            ([index], one)
             for index, one in enumerate(prepared)
             if isinstance(one, errors.EngineError)
         ]
         job.sequences = [None if isinstance(one, errors.EngineError) else one for one in prepared]
         job.reservation.settle(sum(len(one.input_ids) for one in job.sequences if one is not None))
-        for index, error in failures:
-            self._scheduler.deliver(job, [index], error)
-        if failures and atomic:
-            return
+        if failures:
+            self._scheduler.deliver(job, failures)
+            if atomic:
+                return
         try:
             running.queued = self._scheduler.submit(job)
         except errors.ShuttingDownError as error:
             left = [index for index, one in enumerate(job.sequences) if one is not None]
-            self._scheduler.deliver(job, left, error)
+            self._scheduler.deliver(job, [(left, error)])
 
 
 class Running:

@@ -40,8 +40,8 @@ class RerankSpec:
     Attributes:
         scale: The scale of the scores.
         truncation: What to do with what is too long.
-        max_tokens: The most tokens of a document; for a cross-encoder, without those of the
-            query and without special tokens.
+        max_tokens: The most tokens of a document, or 0 for the model's limit alone; for a
+            cross-encoder, without those of the query and without special tokens.
         query_prompt: What is put in front of the query.
         document_prompt: What is put in front of each document.
     """
@@ -126,9 +126,7 @@ class CrossEncoder:
 
     async def probe(self, text: str, call: Call) -> FloatArray:
         """Scores a health check's text against itself, past admission; float32 [1, 1]."""
-        spec = RerankSpec(
-            scale=ScoreScale.RAW, truncation=Truncation.END, max_tokens=self.metadata.max_tokens
-        )
+        spec = RerankSpec(scale=ScoreScale.RAW, truncation=Truncation.END, max_tokens=0)
         return await self.pipeline.probe(self._inputs(text, [text], spec), call)
 
     def _inputs(self, query: str, documents: Sequence[str], spec: RerankSpec) -> Inputs:
@@ -148,7 +146,9 @@ class CrossEncoder:
         self, query: IntArray, document: IntArray, spec: RerankSpec, *, field: str
     ) -> TokenSequence | errors.EngineError:
         try:
-            kept = cut_tokens(document, spec.max_tokens, spec.truncation)
+            kept = document
+            if spec.max_tokens:
+                kept = cut_tokens(document, spec.max_tokens, spec.truncation)
             pair = self.tokenizer.frame_pair(
                 query,
                 kept,
@@ -219,7 +219,7 @@ class SimilarityReranker:
         try:
             return self.tokenizer.frame(
                 ids,
-                max_tokens=min(spec.max_tokens, limit) if position else limit,
+                max_tokens=min(spec.max_tokens or limit, limit) if position else limit,
                 truncation=spec.truncation,
             )
         except TokenLimitError as error:

@@ -21,6 +21,7 @@ from embedgrpc.backends.base import (
     BackendError,
     BackendUnavailableError,
     FloatArray,
+    PaddedBatch,
 )
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission import Admission
@@ -161,9 +162,11 @@ class Scheduler:
             stopped = errors.ShuttingDownError("the server stopped before this was run")
             self._deliver_soon(_failures(batch, stopped))
 
-    def deliver(self, job: Job, indices: Sequence[int], error: errors.EngineError) -> None:
-        """Hands a failure to a job's sink on the event loop. From any thread."""
-        self._deliver_soon([_Delivery(job, indices, 0, error)])
+    def deliver(
+        self, job: Job, failures: Iterable[tuple[Sequence[int], errors.EngineError]]
+    ) -> None:
+        """Hands failures to a job's sink on the event loop, all at once. From any thread."""
+        self._deliver_soon([_Delivery(job, indices, 0, error) for indices, error in failures])
 
     def _run_lane(self) -> None:
         while True:
@@ -184,42 +187,46 @@ class Scheduler:
                 self._deliver_soon(self._run(alive))
 
     def _run(self, batch: list[QueuedSequence]) -> list[_Delivery]:
-        padded = pad(
-            [one.sequence for one in batch],
-            pad_token_id=self._pad_token_id,
-            left=self._pad_left,
-            outputs=tuple(dict.fromkeys(one.job.output for one in batch)),
-        )
         started_ns = time.time_ns()
         started = time.perf_counter()
         error: errors.EngineError | None = None
         try:
-            deliveries = _results(batch, self._backend.run(padded))
-        except BackendUnavailableError:
-            _logger.warning("backend unavailable", extra={"model": self._model}, exc_info=True)
+            deliveries = _results(batch, self._backend.run(self._pad(batch)))
+        except BackendUnavailableError as away:
+            _logger.warning(
+                "backend unavailable", extra={"model": self._model, "problem": str(away)}
+            )
             error = errors.BackendUnavailableError("the backend of the model is away")
-        except BackendError:
-            _logger.exception("batch failed", extra={"model": self._model})
+        except BackendError as failure:
+            # Without its causes, which may quote a token or a text.
+            _logger.error(  # noqa: TRY400 - see above
+                "batch failed", extra={"model": self._model, "problem": str(failure)}
+            )
             error = errors.BackendFailedError("the model was run, and the run failed")
-        except Exception:
-            # A lane outlives any fault of ours, else every later call would hang.
+        except Exception as fault:  # noqa: BLE001 - else every later call would hang
             error = errors.EngineError.fault()
-            _logger.exception("fault in a lane", extra={"model": self._model, **error.metadata})
+            _logger.error(  # noqa: TRY400 - what it says may hold a text
+                "fault in a lane", extra={"model": self._model, **error.log_fields(fault)}
+            )
         if error:
             deliveries = _failures(batch, error)
         else:
             tokens = sum(one.tokens for one in batch)
             self._admission.drained(tokens, time.perf_counter() - started)
         if self._observers:
-            self._report(batch, padded.input_ids.size, started_ns, error)
+            self._report(batch, started_ns, error)
         return deliveries
 
+    def _pad(self, batch: list[QueuedSequence]) -> PaddedBatch:
+        return pad(
+            [one.sequence for one in batch],
+            pad_token_id=self._pad_token_id,
+            left=self._pad_left,
+            outputs=tuple(dict.fromkeys(one.job.output for one in batch)),
+        )
+
     def _report(
-        self,
-        batch: list[QueuedSequence],
-        padded_tokens: int,
-        started_ns: int,
-        error: errors.EngineError | None,
+        self, batch: list[QueuedSequence], started_ns: int, error: errors.EngineError | None
     ) -> None:
         traces = dict.fromkeys(one.job.call.trace for one in batch if one.job.call.trace)
         report = BatchReport(
@@ -228,12 +235,15 @@ class Scheduler:
             finished_ns=time.time_ns(),
             sequences=len(batch),
             tokens=sum(one.tokens for one in batch),
-            padded_tokens=padded_tokens,
+            padded_tokens=len(batch) * max(one.tokens for one in batch),
             traces=tuple(traces),
             error=error.reason.value if error else "",
         )
         for observer in self._observers:
-            observer.batch_finished(report)
+            try:
+                observer.batch_finished(report)
+            except Exception:
+                _logger.exception("fault in an observer", extra={"model": self._model})
 
     def _deliver_soon(self, deliveries: list[_Delivery]) -> None:
         # Once the loop is closed nobody waits for results.
@@ -290,8 +300,18 @@ def _deliver(deliveries: list[_Delivery]) -> None:
                 job.sink.failed(delivery.indices, delivery.outcome)
             else:
                 job.sink.succeeded(delivery.indices, delivery.outcome)
-        except Exception:
-            # One caller's fault must not cost the others of this batch their results.
+        except Exception as error:  # noqa: BLE001 - others of this batch want their results
             fault = errors.EngineError.fault()
-            _logger.exception("fault in a sink", extra=fault.metadata)
-            job.sink.failed(delivery.indices, fault)
+            _logger.error(  # noqa: TRY400 - what it says may hold a text
+                "fault in a sink", extra=fault.log_fields(error)
+            )
+            _tell_of_fault(delivery, fault)
+
+
+def _tell_of_fault(delivery: _Delivery, fault: errors.EngineError) -> None:
+    try:
+        delivery.job.sink.failed(delivery.indices, fault)
+    except Exception as error:  # noqa: BLE001 - others of this batch want their results
+        _logger.error(  # noqa: TRY400 - what it says may hold a text
+            "fault in a sink that was told of a fault", extra=fault.log_fields(error)
+        )

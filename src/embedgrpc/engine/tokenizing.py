@@ -1,7 +1,7 @@
 """Tokenizes on threads of its own, many texts at a time.
 
 What waits is bounded by admission, which comes first. Interactive texts go before bulk ones,
-and a large job is done in slices, so that a short query waits for one slice at most.
+and a large job is done in slices, so that a short query waits for one slice of it at most.
 """
 
 import logging
@@ -29,7 +29,8 @@ class Tokenization:
         wanted: Tells whether anybody still waits.
         done: Takes the token ids of each text, without special tokens. Called on the
             tokenizing thread.
-        failed: Takes the error instead, when tokenizing raised. Called on the same thread.
+        failed: Takes the error instead, when tokenizing or `done` raised. Called on the same
+            thread.
     """
 
     __slots__ = ("done", "failed", "ids", "texts", "wanted", "work_class")
@@ -126,22 +127,31 @@ class TokenizingThreads:
         ]
         try:
             ids = self._tokenizer.encode(texts)
-        except Exception as error:  # noqa: BLE001 - the thread must outlive any input
-            # Neither the message nor a traceback: both may hold the text.
-            fault = EngineError.fault()
-            _logger.error(  # noqa: TRY400 - see above
-                "fault while tokenizing", extra={"error": type(error).__name__, **fault.metadata}
-            )
-            for one, _ in taken:
-                one.failed(fault)
+        except BaseException as error:  # noqa: BLE001 - a panic of the library is no Exception
+            if len(taken) == 1:
+                _fail(taken[0][0], error)
+                return
+            # Once more one by one, so that none pays for another's text.
+            for alone in taken:
+                self._tokenize([alone])
             return
         position = 0
         for one, count in taken:
             one.ids.extend(ids[position : position + count])
             position += count
             if len(one.ids) == len(one.texts):
-                one.done(one.ids)
+                try:
+                    one.done(one.ids)
+                except Exception as error:  # noqa: BLE001 - the thread must outlive any input
+                    _fail(one, error)
             else:
+                # Behind the others of its class, so that none waits for the whole of it.
                 with self._changed:
-                    self._waiting[one.work_class].appendleft(one)
+                    self._waiting[one.work_class].append(one)
                     self._changed.notify()
+
+
+def _fail(tokenization: Tokenization, error: BaseException) -> None:
+    fault = EngineError.fault()
+    _logger.error("fault while tokenizing", extra=fault.log_fields(error))
+    tokenization.failed(fault)

@@ -93,9 +93,6 @@ class QueuedSequence:
         self.urgency = urgency
         self.gone = False
 
-    def __lt__(self, other: "QueuedSequence") -> bool:
-        return self.urgency < other.urgency
-
     @property
     def tokens(self) -> int:
         """How many tokens it has, special tokens included."""

@@ -8,7 +8,7 @@ import tokenizers
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.framing import Frame, find_frame
-from embedgrpc.models.metadata import ModelMetadata
+from embedgrpc.models.metadata import Kind, ModelMetadata
 from embedgrpc.models.source import ModelFiles
 from embedgrpc.models.truncation import IntArray, TokenLimitError, Truncation, cut, share
 
@@ -77,7 +77,7 @@ class Tokenizer:
             _lowercase_first(tokenizer)
         try:
             single = find_frame(tokenizer, 1)
-            pair = find_frame(tokenizer, 2) if metadata.kind == "cross_encoder" else None
+            pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
         except ValueError as error:
             raise ModelError(f"{path}: post_processor is not supported: {error}") from error
         # Set after the probing, which must find the special tokens as they are.

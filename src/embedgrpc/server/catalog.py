@@ -45,6 +45,7 @@ class LoadedModel:
         weight_type: Type of its weights.
         weight_bytes: Their size.
         device: Where it runs.
+        batch_tokens: The most padded tokens of a batch.
     """
 
     metadata: ModelMetadata
@@ -57,6 +58,7 @@ class LoadedModel:
     weight_type: str
     weight_bytes: int
     device: str
+    batch_tokens: int
 
 
 @dataclass(slots=True, eq=False)

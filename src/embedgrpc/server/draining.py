@@ -12,11 +12,14 @@ class Draining:
 
     def __init__(self) -> None:
         self._exchanges: set[Exchange[Any]] = set()
+        self._draining = False
 
     @contextmanager
     def watch(self, exchange: Exchange[Any]) -> Iterator[None]:
-        """Counts a stream as open."""
+        """Counts a stream as open; one that comes too late ends at once."""
         self._exchanges.add(exchange)
+        if self._draining:
+            exchange.drain()
         try:
             yield
         finally:
@@ -24,5 +27,6 @@ class Draining:
 
     def drain(self) -> None:
         """Lets every stream answer what it has taken in, and then end."""
+        self._draining = True
         for exchange in self._exchanges:
             exchange.drain()

@@ -124,6 +124,9 @@ class Exchange(Generic[Answer]):
 
     def drain(self) -> None:
         """Takes in no more; the stream ends when all is answered. On the event loop."""
+        if self._reader is not None and self._reader.done():
+            # The client has sent all that it wanted to: nothing is refused.
+            return
         self._draining = True
         if self._failure is None:
             self._failure = ShuttingDownError("the server is about to stop")

@@ -8,7 +8,6 @@ at all, which leaves the client hanging.
 import asyncio
 import inspect
 import logging
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -77,8 +76,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                _logger.warning("stray cancellation", extra={"method": method})
-                await _abort(context, BackendUnavailableError("the work was cancelled; try again"))
+                await _abort(context, stray_cancellation(method))
             except Exception as error:  # noqa: BLE001 - the last place that can answer
                 fault = EngineError.fault()
                 log_fault(error, fault, method=method)
@@ -135,15 +133,13 @@ async def _write_all(responses: Any, context: Any) -> None:
 
 def log_fault(error: Exception, fault: EngineError, *, method: str) -> None:
     """Logs where it happened, and not what the exception says: that may hold a text."""
-    _logger.error(
-        "unexpected exception",
-        extra={
-            "method": method,
-            "error": type(error).__name__,
-            "stack": "".join(traceback.format_tb(error.__traceback__)),
-            **fault.metadata,
-        },
-    )
+    _logger.error("unexpected exception", extra={"method": method, **fault.log_fields(error)})
+
+
+def stray_cancellation(method: str) -> EngineError:
+    """Makes the answer to a cancellation that neither the caller nor the deadline asked for."""
+    _logger.warning("stray cancellation", extra={"method": method})
+    return BackendUnavailableError("the work was cancelled; try again")
 
 
 async def _abort(context: Any, error: EngineError) -> None:

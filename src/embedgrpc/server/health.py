@@ -15,7 +15,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from embedgrpc.backends.base import FloatArray
-from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.errors import EngineError, ShuttingDownError
 from embedgrpc.engine.scheduler import BatchReport
 from embedgrpc.engine.work import Call, WorkClass
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
@@ -45,6 +45,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
         self._statuses: dict[str, int] = {}
         self._changed = asyncio.Condition()
         self._stopping = False
+        self._ended = False
 
     async def set(self, service: str, *, serving: bool) -> None:
         """Sets the status of a service; without effect once the server is about to stop."""
@@ -60,6 +61,12 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
         for service in list(self._statuses):
             await self.set(service, serving=False)
 
+    async def end_watches(self) -> None:
+        """Ends the streams of all watchers, once each has been told the last status."""
+        async with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
     async def Check(  # noqa: N802 - the protocol's name
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
@@ -72,11 +79,17 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
     async def Watch(  # noqa: N802 - the protocol's name
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> None:
-        """Tells the status of a service now and whenever it changes."""
+        """Tells the status of a service now and whenever it changes.
+
+        Raises:
+            ShuttingDownError: The server is about to stop.
+        """
         told = None
         while True:
             async with self._changed:
                 while self._statuses.get(request.service, _UNKNOWN) == told:
+                    if self._ended:
+                        raise ShuttingDownError("the server is about to stop")
                     await self._changed.wait()
                 told = self._statuses.get(request.service, _UNKNOWN)
             await context.write(health_pb2.HealthCheckResponse(status=told))
@@ -179,7 +192,10 @@ class HealthMonitor:
             answer = await _run_canary(loaded, self._timeout_s)
         except EngineError as error:
             return error.reason.value
-        deviation = float(np.abs(answer - self._expected[model.id]).max())
+        expected = self._expected[model.id]
+        if answer.shape != expected.shape:
+            return f"the canary has shape {answer.shape}; it had {expected.shape}"
+        deviation = float(np.abs(answer - expected).max())
         return f"the canary deviates by {deviation:.3g}" if deviation > _DEVIATION_MAX else ""
 
 

@@ -1,10 +1,12 @@
 """From a model's settings to something that can be called."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
+from embedgrpc.backends.base import Backend
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
@@ -29,6 +31,8 @@ DEFAULT_MODEL = ModelSettings(
 # What a batch of its own costs, in padded tokens: less padding than that is worth adding to
 # keep two lengths together.
 _BATCH_OVERHEAD_TOKENS = 32
+_CPU_BATCH_TOKENS = 512
+_GPU_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,11 @@ class _Parts:
     metadata: metadata.ModelMetadata
     tokenizer: Tokenizer
     graph: graph.Graph
-    backend: OnnxBackend
+    backend: Backend
+
+
+# Makes what runs a model's graph, which lies at the path. Called off the event loop.
+OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
 
 
 def served_models(settings: Settings) -> tuple[ServedModel, ...]:
@@ -75,12 +83,30 @@ def _id_from(model_source: str) -> str:
     return model_source.removeprefix("package:").rstrip("/").rpartition("/")[2] or model_source
 
 
+def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backend:
+    """Opens a graph with ONNX Runtime in this process.
+
+    Raises:
+        DeviceError: The device cannot be used.
+        BackendError: The graph cannot be loaded.
+    """
+    del model
+    return OnnxBackend(
+        graph_path,
+        device=settings.device,
+        lanes=settings.lanes,
+        intra_op_threads=settings.intra_op_threads,
+        spin_duration_us=settings.spin_duration_us,
+    )
+
+
 async def load(
     model: ServedModel,
     settings: Settings,
     *,
     observers: Iterable[BatchObserver],
     resources: ExitStack,
+    open_backend: OpenBackend,
 ) -> LoadedModel:
     """Loads a model and starts its threads.
 
@@ -89,6 +115,7 @@ async def load(
         settings: How.
         observers: Are told of every batch.
         resources: Takes what has to be closed; closing blocks.
+        open_backend: Makes what runs it.
 
     Returns:
         The model, ready to be called.
@@ -98,19 +125,21 @@ async def load(
         DeviceError: The device cannot be used.
         BackendError: The graph cannot be loaded.
     """
-    parts = await asyncio.to_thread(_load_parts, model, settings)
+    parts = await asyncio.to_thread(_load_parts, model, settings, open_backend)
     resources.callback(parts.backend.close)
     admission = Admission(
         max_inputs=settings.max_queued_inputs, max_tokens=settings.max_queued_tokens
     )
+    on_cpu = parts.backend.device == "cpu"
+    budget = BatchBudget(
+        tokens=settings.batch_tokens or (_CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS),
+        sequences=settings.batch_sequences,
+        overhead_tokens=_BATCH_OVERHEAD_TOKENS,
+    )
     scheduler = Scheduler(
         model=model.id,
         backend=parts.backend,
-        budget=BatchBudget(
-            tokens=settings.batch_tokens,
-            sequences=settings.batch_sequences,
-            overhead_tokens=_BATCH_OVERHEAD_TOKENS,
-        ),
+        budget=budget,
         pad_token_id=parts.metadata.pad_token_id,
         pad_left=parts.metadata.padding_side == "left",
         admission=admission,
@@ -123,26 +152,22 @@ async def load(
     )
     resources.callback(tokenizing.close)
     pipeline = Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler)
-    return _assemble(parts, pipeline, settings)
+    return _assemble(parts, pipeline, settings, budget)
 
 
-def _load_parts(model: ServedModel, settings: Settings) -> _Parts:
+def _load_parts(model: ServedModel, settings: Settings, open_backend: OpenBackend) -> _Parts:
     """Loads what takes long. Off the event loop."""
     files = source.resolve(model.source)
     described = metadata.read(files)
     tokenizer = Tokenizer.load(files, described, escape_special_tokens=model.escape_special_tokens)
     prepared = graph.prepare(files, described, cache_dir=settings.cache_dir)
-    backend = OnnxBackend(
-        prepared.path,
-        device=settings.device,
-        lanes=settings.lanes,
-        intra_op_threads=settings.intra_op_threads,
-        spin_duration_us=settings.spin_duration_us,
-    )
+    backend = open_backend(model, prepared.path, settings)
     return _Parts(files, described, tokenizer, prepared, backend)
 
 
-def _assemble(parts: _Parts, pipeline: Pipeline, settings: Settings) -> LoadedModel:
+def _assemble(
+    parts: _Parts, pipeline: Pipeline, settings: Settings, budget: BatchBudget
+) -> LoadedModel:
     max_characters = settings.max_characters_per_token * parts.metadata.max_tokens
     common = (parts.metadata, parts.tokenizer, pipeline, max_characters)
     embedder: Embedder | None = None
@@ -165,4 +190,5 @@ def _assemble(parts: _Parts, pipeline: Pipeline, settings: Settings) -> LoadedMo
         weight_type=parts.graph.weight_type,
         weight_bytes=parts.graph.weight_bytes,
         device=parts.backend.device,
+        batch_tokens=budget.tokens,
     )

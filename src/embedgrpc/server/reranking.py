@@ -12,7 +12,7 @@ from embedgrpc.server.catalog import Catalog, LoadedModel, ServedModel
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
-from embedgrpc.server.guard import log_fault
+from embedgrpc.server.guard import log_fault, stray_cancellation
 from embedgrpc.server.requests import (
     begin_call,
     check_count,
@@ -22,7 +22,6 @@ from embedgrpc.server.requests import (
     check_response_size,
     client_response_bytes,
     prompt_for,
-    read_max_tokens,
     read_truncation,
 )
 from embedgrpc.server.settings import Settings
@@ -78,6 +77,11 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
                 response.response.CopyFrom(await self._rerank(request.request, call, limit))
             except EngineError as error:
                 response.error.CopyFrom(item_error(error))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                response.error.CopyFrom(item_error(stray_cancellation("StreamRerank")))
             except Exception as error:  # noqa: BLE001 - a stream waits for every answer
                 fault = EngineError.fault()
                 log_fault(error, fault, method="StreamRerank")
@@ -121,9 +125,9 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         count = min(request.top_n or len(documents), len(documents))
         size = count * _RESULT_BYTES
         if request.return_documents:
-            # Which ones are returned is not known yet; four bytes hold any character.
-            lengths = sorted((len(document) for document in documents), reverse=True)
-            size += 4 * sum(lengths[:count])
+            # Which ones are returned is not known yet: perhaps the largest.
+            sizes = sorted((len(document.encode()) for document in documents), reverse=True)
+            size += sum(sizes[:count])
         check_response_size(size, limit=min(self._settings.max_response_bytes, max_response_bytes))
         describe_call(
             operation="rerank", request_model=request.model or served.id, response_model=served.id
@@ -153,16 +157,13 @@ def _read_spec(
             field="instruction",
             metadata={"label": "missing_instruction"},
         )
+    check_not_negative(request.max_tokens_per_document, field="max_tokens_per_document")
     return RerankSpec(
         scale=scale,
         truncation=read_truncation(
             request.truncation, default=served.default_truncation, field="truncation"
         ),
-        max_tokens=read_max_tokens(
-            request.max_tokens_per_document,
-            limit=metadata.max_tokens,
-            field="max_tokens_per_document",
-        ),
+        max_tokens=request.max_tokens_per_document,
         query_prompt=prompt_for(common_pb2.INPUT_TYPE_QUERY, metadata) if embeds else "",
         document_prompt=prompt_for(common_pb2.INPUT_TYPE_DOCUMENT, metadata) if embeds else "",
     )

@@ -64,13 +64,14 @@ def _embed(client: Client, arguments: argparse.Namespace) -> int:
     inputs = _json_inputs() if arguments.jsonl else _stdin_lines()
     names = ("model", "order", "batch_size", "input_type", "prompt_name", "prompt_text")
     more = ("dimensions", "encoding", "truncation", "max_tokens", "normalize")
-    failed_count = 0
+    line_count = failed_count = 0
     with client.embed_stream(inputs, **chosen(arguments, *names, *more)) as results:
         for result in results:
             _write(_as_json(result))
+            line_count += 1
             failed_count += result.error is not None
     if failed_count:
-        sys.stderr.write(f"embedgrpc-client: {failed_count} lines could not be embedded\n")
+        sys.stderr.write(f"embedgrpc-client: {failed_count} of {line_count} lines failed\n")
     return 1 if failed_count else 0
 
 

@@ -18,6 +18,9 @@ from embedgrpc.v1 import common_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "embedgrpc"
+# What grpc.aio says when it sends a message while the server ends the stream. The status of the
+# server is then lost, but it had one: this is a call that was cut off, not a fault of the server.
+_STATUS_LOST = "Internal error from Core"
 _REASON_PREFIX = "ERROR_REASON_"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # Who fails without a reason of ours: gRPC itself, a proxy, or another server.
@@ -39,6 +42,8 @@ def error_of_call(failure: Any) -> EmbedGrpcError:
         The most specific error of the tree, to be raised from `failure`.
     """
     code: grpc.StatusCode = failure.code()
+    if code is grpc.StatusCode.INTERNAL and failure.details() == _STATUS_LOST:
+        return ConnectionFailedError("the server ended the stream while a message was being sent")
     reason = ""
     metadata: dict[str, str] = {}
     violations: list[tuple[str, str]] = []

@@ -1,0 +1,106 @@
+"""The programs that are compared, each a process of its own, so that each is measured alike."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """Returns the CPU seconds that a process has used, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """Returns the most memory that a process has had resident."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"process {pid} tells no VmHWM")
+
+
+class RunningServer:
+    """A server that serves.
+
+    Attributes:
+        target: Where it listens.
+        pid: Its process.
+        start_s: Time from its start to SERVING.
+        totals: Its count of batches and tokens by model; after it has stopped.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str]", target: str, start_s: float) -> None:
+        self.target = target
+        self.pid = process.pid
+        self.start_s = start_s
+        self.totals: dict[str, dict[str, Any]] = {}
+
+
+@contextmanager
+def server(*flags: str) -> Iterator[RunningServer]:
+    """Runs `embedgrpc serve` on a free port until the block ends."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "embedgrpc.cli.main", "serve"),
+            *("--address", "127.0.0.1:0", "--log-format", "json", *flags),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        lines = _lines(process)
+        target = ""
+        for line in lines:
+            if line["event"] == "serving":
+                target = line["address"]
+                break
+        running = RunningServer(process, target, time.perf_counter() - began)
+        yield running
+        process.terminate()
+        running.totals = {line["model"]: line for line in lines if line["event"] == "model totals"}
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
+    if process.stderr is None:
+        raise ValueError("the server's log is not piped")
+    for line in process.stderr:
+        yield json.loads(line)
+
+
+class RawLoop:
+    """A bare ONNX Runtime session in a process, told what to do line by line."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.raw_loop"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "RawLoop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=60)
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Sends a request and returns the answer."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise ValueError("the raw loop is not piped")
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer

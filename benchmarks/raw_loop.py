@@ -1,0 +1,109 @@
+"""A bare ONNX Runtime session on the default model's graph: what a server is measured by.
+
+Reads requests as JSON lines from stdin and answers on stdout:
+- {"do": "prepare", "name": NAME, "texts": [...]}: tokenizes once, outside any measurement;
+- {"do": "best", "name": NAME}: finds the budget of padded tokens with the highest throughput;
+- {"do": "run", "name": NAME, "order": "sorted" | "given", "budget": N}: runs all of it once;
+- {"do": "one", "name": NAME}: runs the first text alone.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from embedgrpc.backends.base import PaddedBatch
+from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.engine.padding import pad
+from embedgrpc.models import graph, metadata, source
+from embedgrpc.models.outputs import SENTENCE_EMBEDDING
+from embedgrpc.models.tokenizer import Tokenizer, TokenSequence, Truncation
+from embedgrpc.server.loading import DEFAULT_MODEL
+
+_BUDGETS = (256, 512, 1024, 2048, 4096)
+_CACHE = Path("~/.cache/embedgrpc").expanduser()
+
+
+class _Loop:
+    def __init__(self) -> None:
+        files = source.resolve(DEFAULT_MODEL.source)
+        self._metadata = metadata.read(files)
+        self._tokenizer = Tokenizer.load(files, self._metadata)
+        prepared = graph.prepare(files, self._metadata, cache_dir=_CACHE)
+        self._backend = OnnxBackend(prepared.path, device="cpu")
+        self._sequences: dict[str, list[TokenSequence]] = {}
+        self._batches: dict[tuple[str, str, int], list[PaddedBatch]] = {}
+
+    def prepare(self, *, name: str, texts: list[str]) -> dict[str, Any]:
+        limit = self._metadata.max_tokens
+        self._sequences[name] = [
+            self._tokenizer.frame(ids, max_tokens=limit, truncation=Truncation.END)
+            for ids in self._tokenizer.encode(texts)
+        ]
+        return {"tokens": sum(len(one.input_ids) for one in self._sequences[name])}
+
+    def best(self, *, name: str) -> dict[str, Any]:
+        seconds = {
+            budget: min(
+                self.run(name=name, order="sorted", budget=budget)["seconds"] for _ in range(3)
+            )
+            for budget in _BUDGETS
+        }
+        return {"budget": min(seconds, key=lambda budget: seconds[budget])}
+
+    def run(self, *, name: str, order: str, budget: int) -> dict[str, Any]:
+        key = (name, order, budget)
+        if key not in self._batches:
+            self._batches[key] = self._form(name, order, budget)
+        batches = self._batches[key]
+        cpu = time.process_time()
+        began = time.perf_counter()
+        for batch in batches:
+            self._backend.run(batch)
+        return {
+            "seconds": time.perf_counter() - began,
+            "cpu_s": time.process_time() - cpu,
+            "padded_tokens": sum(batch.input_ids.size for batch in batches),
+        }
+
+    def one(self, *, name: str) -> dict[str, Any]:
+        batch = self._pad(self._sequences[name][:1])
+        began = time.perf_counter()
+        self._backend.run(batch)
+        return {"seconds": time.perf_counter() - began}
+
+    def _form(self, name: str, order: str, budget: int) -> list[PaddedBatch]:
+        """Packs batches in the given order, or sorted by length: the longest last."""
+        sequences = list(self._sequences[name])
+        if order == "sorted":
+            sequences.sort(key=lambda one: len(one.input_ids))
+        batches: list[list[TokenSequence]] = [[]]
+        for one in sequences:
+            longest = max(len(other.input_ids) for other in [*batches[-1], one])
+            if batches[-1] and longest * (len(batches[-1]) + 1) > budget:
+                batches.append([])
+            batches[-1].append(one)
+        return [self._pad(batch) for batch in batches]
+
+    def _pad(self, sequences: list[TokenSequence]) -> PaddedBatch:
+        return pad(
+            sequences,
+            pad_token_id=self._metadata.pad_token_id,
+            left=False,
+            outputs=(SENTENCE_EMBEDDING,),
+        )
+
+
+def main() -> None:
+    """Answers requests until stdin ends."""
+    loop = _Loop()
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = getattr(loop, request.pop("do"))(**request)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Exact search over embedded texts, and how good what it finds is."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.workloads import CRANFIELD
+from embedgrpc.client import Client
+
+_NDCG_CUT = 10
+_RECALL_CUT = 100
+
+
+def read_judgements() -> dict[str, set[str]]:
+    """Returns the relevant documents of each query: codes 1 to 4; -1 is not relevant."""
+    relevant: dict[str, set[str]] = defaultdict(set)
+    lines = (CRANFIELD / "qrels.tsv").read_text("utf-8").splitlines()
+    for line in lines[1:]:
+        query, document, code = line.split("\t")
+        if int(code) > 0:
+            relevant[query].add(document)
+    return relevant
+
+
+def search_quality(
+    client: Client,
+    documents: Mapping[str, str],
+    queries: Mapping[str, str],
+    relevant: Mapping[str, set[str]],
+) -> dict[str, float]:
+    """Embeds documents and queries through StreamEmbed and searches by exact cosine.
+
+    Args:
+        client: The service, with its default model.
+        documents: Texts by id.
+        queries: Texts by id.
+        relevant: Ids of the relevant documents by query.
+
+    Returns:
+        The means over the queries of nDCG@10, with relevance 0 or 1, and of Recall@100.
+    """
+    corpus = _embed(client, documents)
+    scores = _embed(client, queries) @ corpus.T
+    ids = np.array(list(documents))
+    ndcg, recall = [], []
+    for query, row in zip(queries, scores, strict=True):
+        found = ids[np.argsort(-row, kind="stable")].tolist()
+        ndcg.append(_ndcg(found[:_NDCG_CUT], relevant[query]))
+        hits = len(relevant[query].intersection(found[:_RECALL_CUT]))
+        recall.append(hits / len(relevant[query]))
+    return {
+        f"ndcg@{_NDCG_CUT}": float(np.mean(ndcg)),
+        f"recall@{_RECALL_CUT}": float(np.mean(recall)),
+    }
+
+
+def _embed(client: Client, texts: Mapping[str, str]) -> NDArray[np.float32]:
+    """Returns float32 [texts, dimensions] in the order of the texts."""
+    rows = {one.id: one.vector for one in client.embed_stream(texts.items(), order="completion")}
+    return np.stack([rows[identifier] for identifier in texts])
+
+
+def _ndcg(found: list[str], relevant: set[str]) -> float:
+    gain = sum(1 / math.log2(place + 2) for place, one in enumerate(found) if one in relevant)
+    best = sum(1 / math.log2(place + 2) for place in range(min(len(relevant), len(found))))
+    return gain / best

@@ -1,0 +1,74 @@
+"""The texts of the benchmarks: pieces of the Cranfield abstracts, the same in every run."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+CRANFIELD = Path(__file__).parent / "data" / "cranfield"
+_SEED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Texts of one kind.
+
+    Attributes:
+        name: For tables.
+        what: Its lengths, in words.
+        texts: The texts, in the order in which they are sent.
+    """
+
+    name: str
+    what: str
+    texts: tuple[str, ...]
+
+
+def documents() -> dict[str, str]:
+    """Returns the documents that have a text, by id."""
+    with (CRANFIELD / "corpus.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return {row["id"]: row["text"] for row in rows if row["text"]}
+
+
+def queries() -> dict[str, str]:
+    """Returns the queries by id."""
+    with (CRANFIELD / "queries.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return {row["id"]: row["text"] for row in rows}
+
+
+def short() -> Workload:
+    """Makes queries of 8 to 24 tokens or so, one for each topic."""
+    chooser = random.Random(_SEED)  # noqa: S311 - texts, not secrets
+    texts = [text for text in queries().values() if len(text.split()) <= 16]  # noqa: PLR2004 - about 24 tokens
+    chooser.shuffle(texts)
+    return Workload("short", "queries of up to 16 words", tuple((texts * 8)[:512]))
+
+
+def passages() -> Workload:
+    """Makes passages of about 128 tokens."""
+    return Workload("passages", "about 100 words each", _pieces(lambda _: 100, 224))
+
+
+def mixed() -> Workload:
+    """Makes texts from 8 tokens to the default model's limit, short ones most often."""
+    return Workload(
+        "mixed",
+        "6 to 200 words, log-uniform",
+        _pieces(lambda chooser: round(6 * (200 / 6) ** chooser.random()), 448),
+    )
+
+
+def _pieces(words: Callable[[random.Random], int], count: int) -> tuple[str, ...]:
+    """Cuts running text into pieces of so many words."""
+    chooser = random.Random(_SEED)  # noqa: S311 - texts, not secrets
+    running = " ".join(documents().values()).split()
+    pieces = []
+    position = 0
+    for _ in range(count):
+        length = words(chooser)
+        pieces.append(" ".join(running[position : position + length]))
+        position = (position + length) % (len(running) - 300)
+    return tuple(pieces)

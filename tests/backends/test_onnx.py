@@ -1,0 +1,183 @@
+import logging
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from embedgrpc.backends.base import Backend, BackendError, PaddedBatch
+from embedgrpc.backends.cuda import find_cuda_obstacle
+from embedgrpc.backends.onnx import Device, DeviceError, OnnxBackend
+from embedgrpc.models.graph import prepare
+from embedgrpc.models.metadata import read
+from embedgrpc.models.source import resolve
+from tests.models.runner import FIXTURES, Runner
+
+
+@pytest.fixture(scope="module")
+def graph_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small embedding model's graph."""
+    files = resolve(str(FIXTURES / "bert-mean"))
+    return prepare(files, read(files), cache_dir=tmp_path_factory.mktemp("graphs")).path
+
+
+def _batch(*outputs: str, token_id: int = 7, sequences: int = 3, tokens: int = 5) -> PaddedBatch:
+    ids = np.full((sequences, tokens), token_id, dtype=np.int64)
+    return PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), outputs)
+
+
+def test_outputs_are_those_that_are_wanted(graph_path: Path) -> None:
+    """A run answers with the wanted outputs alone, float32 in C order, one row per sequence."""
+    backend: Backend = OnnxBackend(graph_path, device="cpu")
+    outputs = backend.run(_batch("pooled_embedding"))
+    assert list(outputs) == ["pooled_embedding"]
+    outputs = backend.run(_batch("sentence_embedding", "pooled_embedding"))
+    assert list(outputs) == ["sentence_embedding", "pooled_embedding"]
+    for values in outputs.values():
+        assert values.shape == (3, 32)
+        assert values.dtype == np.float32
+        assert values.flags.c_contiguous
+    assert (backend.device, backend.lanes) == ("cpu", 1)
+
+
+def test_inputs_that_a_graph_lacks_are_left_out(tmp_path: Path) -> None:
+    """A model without token types is run without them."""
+    runner = Runner.load(FIXTURES / "cross-xlmr", tmp_path)
+    assert "token_type_ids" not in runner.graph.inputs
+    assert runner.backend.run(_batch("logits"))["logits"].shape == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [_batch("sentence_embedding", token_id=987654), _batch("no_such_output", token_id=987)],
+    ids=["token", "output"],
+)
+def test_a_failed_run_tells_nothing_of_its_inputs(
+    graph_path: Path, batch: PaddedBatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The error has the batch's shape; neither it, its chain nor stderr quotes a token."""
+    backend = OnnxBackend(graph_path, device="cpu")
+    with pytest.raises(BackendError, match="a batch of 3 sequences of 5 tokens") as caught:
+        backend.run(batch)
+    assert "987" not in str(caught.value)
+    assert caught.value.__suppress_context__
+    assert capfd.readouterr() == ("", "")
+    assert backend.run(_batch("sentence_embedding"))
+
+
+def test_lanes_run_at_once(graph_path: Path) -> None:
+    """Threads that share a backend get what one gets."""
+    backend = OnnxBackend(graph_path, device="cpu", lanes=4, intra_op_threads=1)
+    assert backend.lanes == 4
+    batches = [
+        _batch("sentence_embedding", token_id=5 + n, sequences=1 + n % 5, tokens=3 + n)
+        for n in range(40)
+    ]
+    alone = [backend.run(batch)["sentence_embedding"] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda b: backend.run(b)["sentence_embedding"], batches * 3))
+    for row, wanted in zip(together, alone * 3, strict=True):
+        np.testing.assert_array_equal(row, wanted)
+
+
+def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    """The error says which file it is."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no graph")
+    with pytest.raises(BackendError, match=r"model\.onnx cannot be loaded"):
+        OnnxBackend(path, device="cpu")
+
+
+@pytest.mark.parametrize("spin_duration_us", [0, 50])
+def test_idle_threads_poll_no_longer_than_told(graph_path: Path, spin_duration_us: int) -> None:
+    """Polling is off unless a duration is set."""
+    backend = OnnxBackend(graph_path, device="cpu", spin_duration_us=spin_duration_us)
+    options = backend._session.get_session_options()
+    allowed = options.get_session_config_entry("session.intra_op.allow_spinning")
+    assert allowed == str(int(spin_duration_us > 0))
+    if spin_duration_us:
+        duration = options.get_session_config_entry("session.intra_op.spin_duration_us")
+        assert duration == str(spin_duration_us)
+    assert backend.run(_batch("sentence_embedding"))
+
+
+def test_threads_of_a_run(graph_path: Path) -> None:
+    """The number of threads is what was set, else at least one."""
+    told = OnnxBackend(graph_path, device="cpu", intra_op_threads=3)
+    assert told._session.get_session_options().intra_op_num_threads == 3
+    found = OnnxBackend(graph_path, device="cpu")
+    assert found._session.get_session_options().intra_op_num_threads >= 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_nothing_is_written_to_the_console(graph_path: Path, device: Device) -> None:
+    """Loading and running write neither to stdout nor to stderr, whatever was built in."""
+    code = (
+        "import logging, numpy as np\n"
+        "from pathlib import Path\n"
+        "from embedgrpc.backends.base import PaddedBatch\n"
+        "from embedgrpc.backends.onnx import OnnxBackend\n"
+        "logging.getLogger().addHandler(logging.NullHandler())\n"
+        f"backend = OnnxBackend(Path({str(graph_path)!r}), device={device!r})\n"
+        "ids = np.ones((2, 4), dtype=np.int64)\n"
+        "backend.run(PaddedBatch(ids, ids, ids * 0, ('sentence_embedding',)))\n"
+        "backend.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def _no_driver(name: str) -> None:
+    raise OSError(name)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every machine one without a GPU."""
+    obstacle = find_cuda_obstacle(["CUDAExecutionProvider"], load=_no_driver)
+    monkeypatch.setattr("embedgrpc.backends.onnx.find_cuda_obstacle", lambda _providers: obstacle)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_cuda_without_a_gpu_is_refused(graph_path: Path) -> None:
+    """A GPU that was asked for and is not there is one line that says what to do."""
+    with pytest.raises(DeviceError, match="no NVIDIA driver here") as caught:
+        OnnxBackend(graph_path, device="cuda")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_without_a_gpu_says_so(graph_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Automatic choice falls back to the CPU, and a warning tells why."""
+    with caplog.at_level(logging.WARNING):
+        backend = OnnxBackend(graph_path, device="auto")
+    assert backend.device == "cpu"
+    (record,) = caplog.records
+    assert record.getMessage() == "running on the CPU"
+    assert "no NVIDIA driver here" in record.__dict__["obstacle"]
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+    or not find_cuda_obstacle(onnxruntime.get_available_providers()),
+    reason="needs a build with CUDA on a machine without a GPU",
+)
+def test_cuda_that_does_not_start(
+    graph_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A provider that fails to load is refused, or fallen back from, without a word on stderr."""
+    monkeypatch.setattr("embedgrpc.backends.onnx.find_cuda_obstacle", lambda _providers: "")
+    with pytest.raises(DeviceError, match="CUDA could not be started: install"):
+        OnnxBackend(graph_path, device="cuda")
+    with caplog.at_level(logging.WARNING):
+        backend = OnnxBackend(graph_path, device="auto")
+    assert backend.device == "cpu"
+    assert "running on the CPU" in caplog.messages
+    assert capfd.readouterr() == ("", "")
+    assert backend.run(_batch("sentence_embedding"))

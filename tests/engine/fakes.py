@@ -1,0 +1,274 @@
+"""A tokenizer and a backend whose every answer can be told beforehand, and an engine of them."""
+
+import asyncio
+import math
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from embedgrpc.backends.base import BackendError, FloatArray, IntArray, PaddedBatch
+from embedgrpc.engine.admission import Admission
+from embedgrpc.engine.batching import BatchBudget
+from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.pipeline import Inputs, Pipeline, Prepare
+from embedgrpc.engine.scheduler import BatchObserver, Scheduler
+from embedgrpc.engine.texts import CheckedText
+from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
+from embedgrpc.engine.work import Call, Job, WorkClass
+from embedgrpc.models.tokenizer import Tokenizer, TokenSequence
+
+# Characters that make the backend fail: for their own row, or for the whole batch.
+NAN, BROKEN = "!", "#"
+OUTPUT, NEGATIVE = "answer", "negative"
+WAIT_S = 30
+
+
+def answer(text: str) -> list[float]:
+    """What the backend says of a text: numbers that float32 holds exactly."""
+    return [len(text), zlib.crc32(text.encode("utf-32-le")) & 0xFFFFFF]
+
+
+def tokens_of(text: str) -> IntArray:
+    """One token per character, int64 [characters]."""
+    return np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.int64)
+
+
+def text_of(ids: IntArray) -> str:
+    """The text that these tokens, int64 [tokens], were made of."""
+    return ids.astype("<u4").tobytes().decode("utf-32-le")
+
+
+def sequence_of(text: str) -> TokenSequence:
+    """A tokenized text without special tokens."""
+    return TokenSequence(tokens_of(text), None, len(text))
+
+
+class CharacterTokenizer(Tokenizer):
+    """Makes one token of each character, and remembers what it was given.
+
+    Attributes:
+        calls: The texts of each call.
+        poison: Texts that it cannot take.
+        fault: What it raises for those.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.poison: set[str] = set()
+        self.fault: type[BaseException] = ValueError
+        self.gate = Gate()
+
+    def encode(self, texts: Sequence[str]) -> list[IntArray]:
+        """Tokenizes texts, once the gate is open."""
+        self.gate.enter()
+        self.calls.append(list(texts))
+        if self.poison & set(texts):
+            raise self.fault("a text that must not be logged")
+        return [tokens_of(text) for text in texts]
+
+
+class Gate:
+    """Holds up threads, and tells when one has come."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self._came = threading.Event()
+
+    def enter(self) -> None:
+        """Waits until the gate is open."""
+        self._came.set()
+        if not self._open.wait(WAIT_S):
+            raise TimeoutError("the gate was never opened")
+
+    def close(self) -> None:
+        """Holds up those who come from now on."""
+        self._came.clear()
+        self._open.clear()
+
+    def wait_for_one(self) -> None:
+        """Blocks until a thread has come since the gate was closed."""
+        assert self._came.wait(WAIT_S), "nobody came"
+
+    def open(self) -> None:
+        """Lets everybody through."""
+        self._open.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch that was run: its shape, and its texts."""
+
+    shape: tuple[int, int]
+    texts: tuple[str, ...]
+
+
+class FakeBackend:
+    """Answers each sequence with a function of its own tokens alone.
+
+    Attributes:
+        batches: What was run, in the order in which it began.
+        gate: Closed, it holds up every run.
+        answers: Makes the row of a text; its length is the width.
+    """
+
+    def __init__(
+        self, *, lanes: int = 1, answers: Callable[[str], Sequence[float]] = answer
+    ) -> None:
+        self.lanes = lanes
+        self.device = "cpu"
+        self.batches: list[Batch] = []
+        self.gate = Gate()
+        self.answers = answers
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text that was run, once for each time."""
+        return [text for batch in self.batches for text in batch.texts]
+
+    def run(self, batch: PaddedBatch) -> Mapping[str, FloatArray]:
+        """Runs a batch, once the gate is open."""
+        texts = tuple(
+            text_of(row[mask == 1])
+            for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+        )
+        rows, columns = batch.input_ids.shape
+        self.batches.append(Batch((rows, columns), texts))
+        self.gate.enter()
+        if any(BROKEN in text for text in texts):
+            raise BackendError("the run failed")
+        made = np.array([self.answers(text) for text in texts], np.float32)
+        made[[NAN in text for text in texts], -1] = math.nan
+        signs = {OUTPUT: 1, NEGATIVE: -1}
+        return {output: made * np.float32(signs.get(output, 1)) for output in batch.outputs}
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def frame_all(ids: list[IntArray]) -> list[TokenSequence | EngineError]:
+    """Makes a sequence of each text, whatever its length."""
+    return [TokenSequence(one, None, len(one)) for one in ids]
+
+
+def inputs_of(
+    texts: Sequence[str],
+    *,
+    prepare: Prepare = frame_all,
+    output: str = OUTPUT,
+    atomic: bool = True,
+) -> Inputs:
+    """Makes the inputs of a job of one sequence per text."""
+    return Inputs(
+        texts=[CheckedText(text, cut=False) for text in texts],
+        sequences=len(texts),
+        prepare=prepare,
+        output=output,
+        max_tokens=512,
+        atomic=atomic,
+    )
+
+
+@dataclass
+class RecordingSink:
+    """Remembers what became of each index."""
+
+    rows: dict[int, list[float]] = field(default_factory=dict)
+    errors: dict[int, EngineError] = field(default_factory=dict)
+    answers: int = 0
+    expected: int = 0
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def succeeded(self, indices: Sequence[int], rows: FloatArray) -> None:
+        """Takes rows."""
+        self.rows.update(zip(indices, rows.tolist(), strict=True))
+        self._count(len(indices))
+
+    def failed(self, indices: Sequence[int], error: EngineError) -> None:
+        """Takes a failure."""
+        self.errors.update(dict.fromkeys(indices, error))
+        self._count(len(indices))
+
+    def _count(self, answers: int) -> None:
+        self.answers += answers
+        if self.answers >= self.expected:
+            self.done.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The parts of an engine that runs."""
+
+    admission: Admission
+    tokenizing: TokenizingThreads
+    scheduler: Scheduler
+    pipeline: Pipeline
+
+    def job(self, texts: Sequence[str], call: Call, sink: RecordingSink) -> Job:
+        """Makes a job that is tokenized already."""
+        reservation = self.admission.admit_always()
+        job = Job(
+            call=call, output=OUTPUT, sink=sink, inputs=len(texts), reservation=reservation
+        )
+        job.sequences = [sequence_of(text) for text in texts]
+        sink.expected = len(texts)
+        return job
+
+    def wait_until_tokenized(self) -> None:
+        """Blocks until all that was submitted stands in the scheduler's queue."""
+        for work_class in reversed(WorkClass):
+            last = threading.Event()
+            self.tokenizing.submit(
+                Tokenization(
+                    texts=["last"],
+                    work_class=work_class,
+                    wanted=lambda: True,
+                    done=lambda _, last=last: last.set(),  # type: ignore[misc]  # bound early
+                    failed=lambda _: None,
+                )
+            )
+            assert last.wait(WAIT_S)
+
+
+@contextmanager
+def running(
+    backend: FakeBackend,
+    *,
+    tokenizer: CharacterTokenizer | None = None,
+    budget: BatchBudget | None = None,
+    observers: Iterable[BatchObserver] = (),
+    max_bulk_inputs: int = 1_000_000,
+) -> Iterator[Engine]:
+    """Runs an engine on the event loop of the caller."""
+    tokenizer = tokenizer or CharacterTokenizer()
+    admission = Admission(max_inputs=max_bulk_inputs, max_tokens=1_000_000)
+    scheduler = Scheduler(
+        model="fake",
+        backend=backend,
+        budget=budget or BatchBudget(tokens=512, sequences=64, overhead_tokens=32),
+        pad_token_id=0,
+        pad_left=False,
+        admission=admission,
+        observers=observers,
+        loop=asyncio.get_running_loop(),
+    )
+    tokenizing = TokenizingThreads(tokenizer, threads=1, name="fake")
+    pipeline = Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler)
+    try:
+        yield Engine(admission, tokenizing, scheduler, pipeline)
+    finally:
+        tokenizer.gate.open()
+        backend.gate.open()
+        tokenizing.close()
+        scheduler.close()
+
+
+async def next_turn() -> None:
+    """Lets whatever is ready on the event loop run first."""
+    turned = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(turned.set_result, None)
+    await turned

@@ -1,0 +1,250 @@
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from embedgrpc.backends.base import IntArray
+from embedgrpc.engine.errors import EngineError, Reason
+from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
+from embedgrpc.engine.work import WorkClass
+from engine.fakes import WAIT_S, CharacterTokenizer, text_of
+
+SLICE = 32_768
+
+
+class PanicError(BaseException):
+    """What a library in Rust raises where it gave up: no Exception."""
+
+
+@dataclass
+class Caller:
+    """Submits texts, and takes what becomes of them."""
+
+    texts: list[str]
+    work_class: WorkClass = WorkClass.INTERACTIVE
+    wanted: bool = True
+    fault: type[Exception] | None = None
+    ids: list[IntArray] = field(default_factory=list)
+    errors: list[EngineError] = field(default_factory=list)
+    told: threading.Event = field(default_factory=threading.Event)
+
+    def tokenization(self) -> Tokenization:
+        return Tokenization(
+            texts=self.texts,
+            work_class=self.work_class,
+            wanted=lambda: self.wanted,
+            done=self.take,
+            failed=self.fail,
+        )
+
+    def take(self, ids: list[IntArray]) -> None:
+        if self.fault:
+            raise self.fault("a fault of ours")
+        self.ids = ids
+        self.told.set()
+
+    def fail(self, error: EngineError) -> None:
+        self.errors.append(error)
+        self.told.set()
+
+    def read(self) -> list[str]:
+        """Waits for the ids and returns the texts that they were made of."""
+        assert self.told.wait(WAIT_S)
+        assert not self.errors
+        return [text_of(ids) for ids in self.ids]
+
+
+@pytest.fixture
+def tokenizer() -> CharacterTokenizer:
+    return CharacterTokenizer()
+
+
+@pytest.fixture
+def threads(tokenizer: CharacterTokenizer) -> Iterator[TokenizingThreads]:
+    """One thread."""
+    made = TokenizingThreads(tokenizer, threads=1, name="test")
+    yield made
+    tokenizer.gate.open()
+    made.close()
+
+
+def hold(threads: TokenizingThreads, tokenizer: CharacterTokenizer) -> Caller:
+    """Keeps the thread busy, so that all that comes next waits."""
+    tokenizer.gate.close()
+    first = Caller(["first"])
+    threads.submit(first.tokenization())
+    tokenizer.gate.wait_for_one()
+    return first
+
+
+def test_ids_are_in_order(threads: TokenizingThreads) -> None:
+    """A caller gets the ids of its own texts in their order."""
+    caller = Caller([f"text {number}" for number in range(100)])
+    threads.submit(caller.tokenization())
+    assert caller.read() == caller.texts
+
+
+def test_interactive_goes_before_bulk(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """A query that came after a pile of bulk texts is tokenized before them."""
+    first = hold(threads, tokenizer)
+    bulk = [Caller([letter * (SLICE + 1)], WorkClass.BULK) for letter in "abc"]
+    query = Caller(["query"])
+    for caller in (*bulk, query):
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    for caller in (first, query, *bulk):
+        assert caller.read() == caller.texts
+    order = [text[:5] for call in tokenizer.calls for text in call]
+    assert order == ["first", "query", "aaaaa", "bbbbb", "ccccc"]
+
+
+def test_small_jobs_share_a_call(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """Texts of many callers are tokenized in one call."""
+    hold(threads, tokenizer)
+    callers = [Caller([f"query {number}"]) for number in range(50)]
+    for caller in callers:
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    assert [caller.read() for caller in callers] == [caller.texts for caller in callers]
+    assert len(tokenizer.calls) == 2
+
+
+@pytest.mark.parametrize("work_class", WorkClass)
+def test_large_jobs_are_sliced(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer, work_class: WorkClass
+) -> None:
+    """Large jobs of one class take turns, and a short one waits for one slice of each."""
+    hold(threads, tokenizer)
+    large = [
+        Caller([letter * (SLICE // 2) for letter in letters], work_class)
+        for letters in ("abcdef", "uvwxyz")
+    ]
+    short = Caller(["short"], work_class)
+    for caller in (*large, short):
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    for caller in (*large, short):
+        assert caller.read() == caller.texts
+    assert all(sum(map(len, call)) < SLICE + SLICE // 2 for call in tokenizer.calls)
+    order = "".join(text[0] for call in tokenizer.calls[1:] for text in call)
+    assert order == "abuvscdwxefyz"
+
+
+def test_cancelled_jobs_are_dropped(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """Texts that nobody waits for any more are not tokenized, nor is the rest of a large job."""
+    hold(threads, tokenizer)
+    cancelled = Caller(["cancelled"])
+    large = Caller(["a" * SLICE, "never"], WorkClass.BULK)
+    threads.submit(large.tokenization())
+    tokenizer.gate.open()
+    tokenizer.gate.close()
+    tokenizer.gate.wait_for_one()
+    large.wanted = cancelled.wanted = False
+    last = Caller(["last"], WorkClass.BULK)
+    for caller in (cancelled, last):
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    assert last.read() == ["last"]
+    assert [text[:5] for call in tokenizer.calls for text in call] == ["first", "aaaaa", "last"]
+    assert not cancelled.told.is_set()
+    assert not large.told.is_set()
+
+
+@pytest.mark.parametrize("fault", [ValueError, PanicError])
+def test_failure_reaches_only_its_job(
+    threads: TokenizingThreads,
+    tokenizer: CharacterTokenizer,
+    caplog: pytest.LogCaptureFixture,
+    fault: type[BaseException],
+) -> None:
+    """A text that the tokenizer cannot take fails its own caller; the log does not tell it."""
+    tokenizer.fault = fault
+    tokenizer.poison = {"poison"}
+    hold(threads, tokenizer)
+    good = [Caller(["one", "two"]), Caller(["three"], WorkClass.BULK)]
+    bad = Caller(["fine", "poison"])
+    for caller in (good[0], bad, good[1]):
+        threads.submit(caller.tokenization())
+    with caplog.at_level(logging.ERROR):
+        tokenizer.gate.open()
+        assert [caller.read() for caller in good] == [caller.texts for caller in good]
+        assert bad.told.wait(WAIT_S)
+    (error,) = bad.errors
+    assert error.reason is Reason.INTERNAL
+    (record,) = caplog.records
+    assert record.__dict__["incident"] == error.metadata["incident"]
+    assert record.__dict__["error"] == fault.__name__
+    assert "poison" not in str(record.__dict__)
+    assert "must not be logged" not in str(record.__dict__)
+    after = Caller(["after"])
+    threads.submit(after.tokenization())
+    assert after.read() == ["after"]
+
+
+def test_fault_of_a_caller_reaches_only_it(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """A caller that cannot take its ids is told so, and the thread goes on."""
+    hold(threads, tokenizer)
+    bad, good = Caller(["bad"], fault=RuntimeError), Caller(["good"])
+    for caller in (bad, good):
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    assert good.read() == ["good"]
+    assert bad.told.wait(WAIT_S)
+    assert [error.reason for error in bad.errors] == [Reason.INTERNAL]
+
+
+def test_several_threads_share_the_work() -> None:
+    """As many jobs as there are threads are tokenized at the same time."""
+
+    class Meeting(CharacterTokenizer):
+        together = threading.Barrier(3)
+
+        def encode(self, texts: object) -> list[IntArray]:
+            self.together.wait(WAIT_S)
+            return super().encode(list(texts))  # type: ignore[call-overload]  # a sequence
+
+    threads = TokenizingThreads(Meeting(), threads=3, name="test")
+    callers = [Caller([letter * SLICE]) for letter in "abc"]
+    for caller in callers:
+        threads.submit(caller.tokenization())
+    assert [caller.read() for caller in callers] == [caller.texts for caller in callers]
+    threads.close()
+
+
+def test_every_text_once_with_several_threads(tokenizer: CharacterTokenizer) -> None:
+    """Jobs of every size come out whole, however many threads slice them."""
+    threads = TokenizingThreads(tokenizer, threads=4, name="test")
+    callers = [
+        Caller(
+            [f"{number} {index} " + "x" * (number * 97 % 9000) for index in range(number % 17 + 1)],
+            WorkClass(number % 2),
+        )
+        for number in range(200)
+    ]
+    for caller in callers:
+        threads.submit(caller.tokenization())
+    for caller in callers:
+        assert caller.read() == caller.texts
+    threads.close()
+    encoded = sorted(text for call in tokenizer.calls for text in call)
+    assert encoded == sorted(text for caller in callers for text in caller.texts)
+
+
+def test_close_ends_the_threads(tokenizer: CharacterTokenizer) -> None:
+    """After closing no thread is left, and what came too late is not tokenized."""
+    threads = TokenizingThreads(tokenizer, threads=2, name="ending")
+    threads.close()
+    late = Caller(["late"])
+    threads.submit(late.tokenization())
+    assert not [one for one in threading.enumerate() if one.name.startswith("tokenize-ending")]
+    assert not late.told.is_set()

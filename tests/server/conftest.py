@@ -1,0 +1,43 @@
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedgrpc.server.settings import ModelSettings
+from tests.server.fake_backend import FakeBackend
+from tests.server.service import Service, serving, settings_for
+
+Serve = Callable[..., Awaitable[Service]]
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the graphs of the fixtures are built, each once."""
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    """Runs the model of the servers of this test that are given it."""
+    return FakeBackend()
+
+
+@pytest.fixture
+async def serve(cache_dir: Path) -> AsyncIterator[Serve]:
+    """Starts servers that live as long as the test."""
+    async with AsyncExitStack() as resources:
+
+        async def start(
+            *models: ModelSettings, backend: FakeBackend | None = None, **changes: Any
+        ) -> Service:
+            settings = settings_for(*models, cache_dir=cache_dir, **changes)
+            if backend is None:
+                return await resources.enter_async_context(serving(settings))
+            # Before the server's own end, which waits for runs in progress.
+            service = await resources.enter_async_context(serving(settings, backend.open))
+            resources.callback(backend.release)
+            return service
+
+        yield start

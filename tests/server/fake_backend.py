@@ -1,0 +1,80 @@
+"""A backend whose answers a test can predict, hold up and spoil."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from embedgrpc.backends.base import FloatArray, IntArray, PaddedBatch
+from embedgrpc.server.catalog import ServedModel
+from embedgrpc.server.settings import Settings
+
+# Of the fixture `bert-cls`, which stands behind every fake.
+WIDTH = 36
+
+
+def vector_of(ids: IntArray) -> FloatArray:
+    """Makes a vector float32 [WIDTH] from the ids int64 [tokens] of a sequence, and only those."""
+    digest = hashlib.blake2b(ids.tobytes(), digest_size=WIDTH).digest()
+    return (np.frombuffer(digest, np.uint8).astype(np.float32) + 1) / 256
+
+
+class FakeBackend:
+    """Answers each sequence from its own token ids.
+
+    Attributes:
+        lanes: How many batches it runs at once.
+        device: Where it claims to run.
+        answer: From the ids of a sequence to its row; may raise, too.
+        batches: All that it was asked to run.
+        running: Set whenever a run begins.
+        gate: A run waits until it is set.
+    """
+
+    def __init__(self) -> None:
+        self.lanes = 1
+        self.device = "cpu"
+        self.answer: Callable[[IntArray], FloatArray] = vector_of
+        self.batches: list[PaddedBatch] = []
+        self.running = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = threading.Event()
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences it was asked to run."""
+        return sum(len(batch.input_ids) for batch in self.batches)
+
+    def run(self, batch: PaddedBatch) -> Mapping[str, FloatArray]:
+        """Runs a batch; see `Backend`."""
+        self.batches.append(batch)
+        self.running.set()
+        self.gate.wait()
+        rows = np.stack(
+            [
+                self.answer(ids[mask == 1])
+                for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+            ]
+        )
+        return dict.fromkeys(batch.outputs, rows)
+
+    def close(self) -> None:
+        """Frees nothing."""
+        self.closed.set()
+
+    def hold(self) -> None:
+        """Lets the next run begin and not end."""
+        self.running.clear()
+        self.gate.clear()
+
+    def release(self) -> None:
+        """Lets runs end again."""
+        self.gate.set()
+
+    def open(self, model: ServedModel, graph_path: Path, settings: Settings) -> "FakeBackend":
+        """Stands in for the opening of a graph."""
+        del model, graph_path, settings
+        return self

@@ -1,0 +1,137 @@
+"""A server in this process, and clients of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from embedgrpc.engine.admission import Admission
+from embedgrpc.server.loading import OpenBackend, open_onnx
+from embedgrpc.server.serving import Server
+from embedgrpc.server.settings import ModelSettings, Settings
+from embedgrpc.v1 import (
+    embedding_service_pb2,
+    embedding_service_pb2_grpc,
+    model_service_pb2_grpc,
+    rerank_service_pb2_grpc,
+)
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+EMBED = ModelSettings(id="embed", source=str(FIXTURES / "bert-cls"))
+CROSS = ModelSettings(id="cross", source=str(FIXTURES / "cross-bert"))
+# Long enough for a slow machine; what is waited for comes far sooner.
+PATIENCE_S = 20.0
+
+
+class Client:
+    """One connection and the stubs on it."""
+
+    def __init__(self, address: str, **arguments: int) -> None:
+        # Without a pool of its own a channel shares the connections of others to the same place.
+        options = {"grpc.use_local_subchannel_pool": 1, "grpc.enable_http_proxy": 0} | {
+            key.replace("__", "."): value for key, value in arguments.items()
+        }
+        self.channel = grpc.aio.insecure_channel(address, options=list(options.items()))
+        self.embedding: Any = embedding_service_pb2_grpc.EmbeddingServiceStub(self.channel)
+        self.rerank: Any = rerank_service_pb2_grpc.RerankServiceStub(self.channel)
+        self.models: Any = model_service_pb2_grpc.ModelServiceStub(self.channel)
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)
+
+    async def embed(self, *texts: str, **request: Any) -> Any:
+        """Embeds texts."""
+        timeout_s = request.pop("timeout", PATIENCE_S)
+        return await self.embedding.Embed(
+            embedding_service_pb2.EmbedRequest(texts=texts, **request), timeout=timeout_s
+        )
+
+    async def send_bytes(self, method: str, data: bytes, **call: Any) -> Any:
+        """Calls a unary method with bytes of one's own; gives the bytes of the answer."""
+        raw: Any = self.channel.unary_unary(method)
+        return await raw(data, timeout=PATIENCE_S, **call)
+
+    async def status(self, service: str) -> Any:
+        """Asks for the health of a service."""
+        return (await self.health.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+
+class Service:
+    """A server and a connection to it that was there from the start."""
+
+    def __init__(self, server: Server, client: Client, resources: AsyncExitStack) -> None:
+        self.server = server
+        self.client = client
+        self._resources = resources
+
+    @property
+    def address(self) -> str:
+        """Where the server listens."""
+        return self.server.address
+
+    async def connect(self, **arguments: int) -> Client:
+        """Opens another connection, for as long as the server lives."""
+        client = Client(self.address, **arguments)
+        self._resources.push_async_callback(client.channel.close)
+        return client
+
+    async def check_alive(self) -> None:
+        """Makes a plain call on the existing connection and on a new one."""
+        expected = await self.client.embed("a plain call")
+        async with Client(self.address).channel as channel:
+            stub: Any = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
+            request = embedding_service_pb2.EmbedRequest(texts=["a plain call"])
+            assert await stub.Embed(request, timeout=PATIENCE_S) == expected
+
+    def admission(self) -> Admission:
+        """What counts the default model's inputs."""
+        loaded = next(iter(self.server.catalog)).ready()
+        assert loaded.embedder is not None
+        return loaded.embedder.pipeline._admission
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams the server knows."""
+        return len(self.server._draining._exchanges)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for something that nobody can signal."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - a counter deep inside has no event
+            await asyncio.sleep(0.005)
+
+
+def settings_for(*models: ModelSettings, cache_dir: Path, **changes: Any) -> Settings:
+    """Makes the settings of a server on a free port of this machine."""
+    values: dict[str, Any] = {
+        "address": "127.0.0.1:0",
+        "device": "cpu",
+        "intra_op_threads": 1,
+        "cache_dir": cache_dir,
+        "models": models or (EMBED,),
+        "shutdown_grace_s": 2,
+    }
+    return Settings(**(values | changes))
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings, open_backend: OpenBackend = open_onnx, *, load: bool = True
+) -> AsyncIterator[Service]:
+    """Serves until the block ends."""
+    async with (
+        AsyncExitStack() as resources,
+        Server(settings, open_backend=open_backend) as server,
+    ):
+        if load:
+            await server.load()
+        # Closed before the server, which would wait for calls that are open.
+        async with AsyncExitStack() as clients:
+            client = Client(server.address)
+            clients.push_async_callback(client.channel.close)
+            service = Service(server, client, clients)
+            yield service

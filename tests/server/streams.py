@@ -1,0 +1,77 @@
+"""One StreamEmbed call, step by step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc.aio
+
+from embedgrpc.v1 import embedding_service_pb2 as pb
+from tests.server.failures import Failure, failure_of
+from tests.server.service import PATIENCE_S, Client
+
+
+class Stream:
+    """A stream that a test drives; nothing is sent or read on its own."""
+
+    def __init__(self, client: Client, *, timeout_s: float = PATIENCE_S) -> None:
+        self.call: Any = client.embedding.StreamEmbed(timeout=timeout_s)
+
+    @classmethod
+    async def open(cls, client: Client, **setup: Any) -> "Stream":
+        """Opens a stream and reads its terms."""
+        stream = cls(client)
+        await stream.set_up(**setup)
+        assert (await stream.call.read()).WhichOneof("step") == "ready"
+        return stream
+
+    async def set_up(self, **setup: Any) -> None:
+        """Sends the first message."""
+        await self.call.write(pb.StreamEmbedRequest(setup=pb.StreamEmbedSetup(**setup)))
+
+    async def send(self, *inputs: tuple[str, str]) -> None:
+        """Sends one batch of inputs: their ids and texts."""
+        await self.call.write(batch(inputs))
+
+    async def results(self, count: int) -> list[pb.StreamEmbedResult]:
+        """Reads messages until so many results are there."""
+        results: list[pb.StreamEmbedResult] = []
+        while len(results) < count:
+            message = await self.call.read()
+            if message is grpc.aio.EOF:
+                raise AssertionError(f"{len(results)} of {count} results: {await self.ending()}")
+            results.extend(message.results.results)
+        assert len(results) == count
+        return results
+
+    async def ending(self) -> tuple[grpc.StatusCode, str]:
+        """Waits for the end of the call; gives its code and message."""
+        return await self.call.code(), await self.call.details()
+
+    async def end(self) -> list[pb.StreamEmbedResult]:
+        """Half-closes, and reads what is left; the call must end well."""
+        await self.call.done_writing()
+        results = await self.rest()
+        assert await self.call.code() is grpc.StatusCode.OK
+        return results
+
+    async def rest(self) -> list[pb.StreamEmbedResult]:
+        """Reads until the server says no more."""
+        results: list[pb.StreamEmbedResult] = []
+        while (message := await self.call.read()) is not grpc.aio.EOF:
+            results.extend(message.results.results)
+        return results
+
+    async def failure(self) -> Failure:
+        """Reads until the call fails."""
+
+        async def read() -> None:
+            async for _ in self.call:
+                pass
+
+        return await failure_of(read())
+
+
+def batch(inputs: Sequence[tuple[str, str]]) -> pb.StreamEmbedRequest:
+    """Makes one batch message."""
+    made = [pb.StreamEmbedInput(id=identifier, text=text) for identifier, text in inputs]
+    return pb.StreamEmbedRequest(batch=pb.StreamEmbedBatch(inputs=made))

@@ -1,0 +1,266 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from embedgrpc.v1 import common_pb2 as common
+from embedgrpc.v1 import embedding_service_pb2 as embedding
+from embedgrpc.v1 import model_service_pb2 as models
+from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.failures import failure_of
+from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, serving, settings_for
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+UNSUPPORTED = grpc.StatusCode.FAILED_PRECONDITION
+UNKNOWN_ENUM = 77
+HUGE = "word " * 200_000
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(cache_dir: Path) -> AsyncIterator[Service]:
+    """One server for the whole table: no row may harm it."""
+    settings = settings_for(EMBED, CROSS, cache_dir=cache_dir, max_inputs=8)
+    async with serving(settings) as started:
+        yield started
+
+
+def _embed(*texts: str, model: str = "", **options: Any) -> embedding.EmbedRequest:
+    return embedding.EmbedRequest(
+        model=model, texts=texts or ["a text"], options=embedding.EmbedOptions(**options)
+    )
+
+
+def _rerank(**changes: Any) -> rerank.RerankRequest:
+    return rerank.RerankRequest(**({"query": "a query", "documents": ["one", "two"]} | changes))
+
+
+EMBED_ROWS: dict[str, tuple[embedding.EmbedRequest, grpc.StatusCode, str, str, str]] = {
+    "no texts": (
+        embedding.EmbedRequest(), INVALID, "INVALID_REQUEST", "empty_request", "texts",
+    ),
+    "too many texts": (
+        _embed(*["a"] * 9), INVALID, "INVALID_REQUEST", "batch_too_large", "texts",
+    ),
+    "empty text": (_embed("a", ""), INVALID, "EMPTY_INPUT", "empty_text", "texts[1]"),
+    "white space": (
+        _embed("\t \n\u3000\u00a0\u2028"), INVALID, "EMPTY_INPUT", "empty_text", "texts[0]",
+    ),
+    "zero width": (
+        _embed("a", "\u200b\u200d\u2060\ufeff"), INVALID, "EMPTY_INPUT", "empty_text", "texts[1]",
+    ),
+    "NUL alone": (_embed("\0"), INVALID, "EMPTY_INPUT", "empty_text", "texts[0]"),
+    "megabytes of control characters": (
+        _embed("\x01" * 3_000_000), INVALID, "EMPTY_INPUT", "empty_text", "texts[0]",
+    ),
+    "too many characters": (
+        _embed("a", HUGE, truncation=common.TRUNCATION_NONE),
+        INVALID, "INPUT_TOO_LONG", "characters", "texts[1]",
+    ),
+    "too many tokens": (
+        _embed("a", "a " * 200, truncation=common.TRUNCATION_NONE),
+        INVALID, "INPUT_TOO_LONG", "tokens", "texts[1]",
+    ),
+    "too many tokens for the caller": (
+        _embed("a a a a", truncation=common.TRUNCATION_NONE, max_tokens=5),
+        INVALID, "INPUT_TOO_LONG", "tokens", "texts[0]",
+    ),
+    "no room for special tokens": (
+        _embed("a", max_tokens=1), INVALID, "INPUT_TOO_LONG", "tokens", "texts[0]",
+    ),
+    "unknown model": (
+        _embed(model="nobody"),
+        grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model_not_found", "model",
+    ),
+    "model name with a line break": (
+        _embed(model="embed\n"),
+        grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model_not_found", "model",
+    ),
+    "model name too long": (_embed(model="m" * 129), INVALID, "INVALID_REQUEST", "", "model"),
+    "unknown encoding": (
+        _embed(encoding=UNKNOWN_ENUM),
+        INVALID, "INVALID_REQUEST", "unknown_enum", "options.encoding",
+    ),
+    "unknown truncation": (
+        _embed(truncation=UNKNOWN_ENUM),
+        INVALID, "INVALID_REQUEST", "unknown_enum", "options.truncation",
+    ),
+    "unknown input type": (
+        _embed(input_type=UNKNOWN_ENUM),
+        INVALID, "INVALID_REQUEST", "unknown_enum", "options.input_type",
+    ),
+    "negative enum value": (
+        _embed(encoding=-1), INVALID, "INVALID_REQUEST", "unknown_enum", "options.encoding",
+    ),
+    "unknown representation": (
+        _embed(representations=[embedding.REPRESENTATION_DENSE, UNKNOWN_ENUM]),
+        INVALID, "INVALID_REQUEST", "unknown_enum", "options.representations[1]",
+    ),
+    "unspecified representation": (
+        _embed(representations=[embedding.REPRESENTATION_UNSPECIFIED]),
+        INVALID, "INVALID_REQUEST", "", "options.representations[0]",
+    ),
+    "representation asked for twice": (
+        _embed(representations=[embedding.REPRESENTATION_DENSE] * 2),
+        INVALID, "INVALID_REQUEST", "", "options.representations[1]",
+    ),
+    "sparse from a dense model": (
+        _embed(representations=[embedding.REPRESENTATION_SPARSE]),
+        UNSUPPORTED, "UNSUPPORTED", "missing_representation", "options.representations[0]",
+    ),
+    "negative dimensions": (
+        _embed(dimensions=-1), INVALID, "INVALID_REQUEST", "", "options.dimensions",
+    ),
+    "too many dimensions": (
+        _embed(dimensions=37), INVALID, "INVALID_REQUEST", "", "options.dimensions",
+    ),
+    "negative max_tokens": (
+        _embed(max_tokens=-1), INVALID, "INVALID_REQUEST", "", "options.max_tokens",
+    ),
+    "negative max_sparse_terms": (
+        _embed(max_sparse_terms=-1), INVALID, "INVALID_REQUEST", "", "options.max_sparse_terms",
+    ),
+    "empty prompt name": (
+        _embed(prompt_name=""), INVALID, "INVALID_REQUEST", "", "options.prompt_name",
+    ),
+    "prompt name too long": (
+        _embed(prompt_name="p" * 129), INVALID, "INVALID_REQUEST", "", "options.prompt_name",
+    ),
+    "unknown prompt name": (
+        _embed(prompt_name="nobody"),
+        UNSUPPORTED, "UNSUPPORTED", "missing_prompt", "options.prompt_name",
+    ),
+    "prompt too long": (
+        _embed(prompt_text="p" * 8193), INVALID, "INVALID_REQUEST", "", "options.prompt_text",
+    ),
+    "embedding with a cross-encoder": (
+        _embed(model="cross"), UNSUPPORTED, "UNSUPPORTED", "wrong_task", "model",
+    ),
+}  # fmt: skip
+
+RERANK_ROWS: dict[str, tuple[rerank.RerankRequest, grpc.StatusCode, str, str, str]] = {
+    "empty query": (_rerank(query=""), INVALID, "EMPTY_INPUT", "empty_text", "query"),
+    "no documents": (
+        _rerank(documents=[]), INVALID, "INVALID_REQUEST", "empty_request", "documents",
+    ),
+    "too many documents": (
+        _rerank(documents=["d"] * 9), INVALID, "INVALID_REQUEST", "batch_too_large", "documents",
+    ),
+    "empty document": (
+        _rerank(documents=["d", "\u200b "]), INVALID, "EMPTY_INPUT", "empty_text", "documents[1]",
+    ),
+    "document too long": (
+        _rerank(documents=["d", HUGE], truncation=common.TRUNCATION_NONE),
+        INVALID, "INPUT_TOO_LONG", "characters", "documents[1]",
+    ),
+    "query with too many tokens": (
+        _rerank(query="a " * 200, truncation=common.TRUNCATION_NONE),
+        INVALID, "INPUT_TOO_LONG", "tokens", "query",
+    ),
+    "pair with too many tokens": (
+        _rerank(model="cross", documents=["d", "a " * 200], truncation=common.TRUNCATION_NONE),
+        INVALID, "INPUT_TOO_LONG", "tokens", "documents[1]",
+    ),
+    "negative top_n": (_rerank(top_n=-1), INVALID, "INVALID_REQUEST", "", "top_n"),
+    "negative max_tokens_per_document": (
+        _rerank(max_tokens_per_document=-1),
+        INVALID, "INVALID_REQUEST", "", "max_tokens_per_document",
+    ),
+    "unknown scale": (
+        _rerank(score_scale=UNKNOWN_ENUM),
+        INVALID, "INVALID_REQUEST", "unknown_enum", "score_scale",
+    ),
+    "unknown truncation": (
+        _rerank(truncation=UNKNOWN_ENUM),
+        INVALID, "INVALID_REQUEST", "unknown_enum", "truncation",
+    ),
+    "sigmoid of a similarity": (
+        _rerank(score_scale=rerank.SCORE_SCALE_SIGMOID),
+        UNSUPPORTED, "UNSUPPORTED", "missing_scale", "score_scale",
+    ),
+    "instruction": (
+        _rerank(model="cross", instruction="be kind"),
+        UNSUPPORTED, "UNSUPPORTED", "missing_instruction", "instruction",
+    ),
+    "unknown model": (
+        _rerank(model="nobody"),
+        grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model_not_found", "model",
+    ),
+}  # fmt: skip
+
+LIST_ROWS = {
+    "negative page size": (models.ListModelsRequest(page_size=-1), "page_size"),
+    "unknown task": (models.ListModelsRequest(task=UNKNOWN_ENUM), "task"),  # type: ignore[arg-type]  # a number that the enum lacks is the point
+    "page token that is no base64": (models.ListModelsRequest(page_token="no token!"), "page_token"),  # noqa: S106 - no secret
+    "page token that is no text": (models.ListModelsRequest(page_token="____"), "page_token"),  # noqa: S106 - no secret
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", EMBED_ROWS.values(), ids=EMBED_ROWS)
+async def test_embed_refuses(
+    service: Service, row: tuple[embedding.EmbedRequest, grpc.StatusCode, str, str, str]
+):
+    """A bad Embed is refused with its code, its reason and the field to blame; others go on."""
+    request, code, reason, label, field = row
+    failure = await failure_of(service.client.embedding.Embed(request, timeout=PATIENCE_S))
+    assert (failure.code, failure.reason, failure.label) == (code, reason, label)
+    assert failure.fields == (field,)
+    assert failure.details
+    await service.check_alive()
+
+
+@pytest.mark.parametrize("row", RERANK_ROWS.values(), ids=RERANK_ROWS)
+async def test_rerank_refuses(
+    service: Service, row: tuple[rerank.RerankRequest, grpc.StatusCode, str, str, str]
+):
+    """A bad Rerank is refused with its code, its reason and the field to blame; others go on."""
+    request, code, reason, label, field = row
+    failure = await failure_of(service.client.rerank.Rerank(request, timeout=PATIENCE_S))
+    assert (failure.code, failure.reason, failure.label) == (code, reason, label)
+    assert failure.fields == (field,)
+    assert failure.details
+    await service.check_alive()
+
+
+@pytest.mark.parametrize("row", LIST_ROWS.values(), ids=LIST_ROWS)
+async def test_list_models_refuses(service: Service, row: tuple[models.ListModelsRequest, str]):
+    """A bad ListModels is refused, and the field named."""
+    request, field = row
+    failure = await failure_of(service.client.models.ListModels(request))
+    assert (failure.code, failure.reason) == (INVALID, "INVALID_REQUEST")
+    assert failure.fields == (field,)
+    await service.check_alive()
+
+
+async def test_get_model_refuses(service: Service):
+    """GetModel needs a name, of a model that is served."""
+    failure = await failure_of(service.client.models.GetModel(models.GetModelRequest()))
+    assert (failure.code, failure.reason) == (INVALID, "INVALID_REQUEST")
+    assert failure.fields == ("model",)
+    failure = await failure_of(service.client.models.GetModel(models.GetModelRequest(model="x")))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+    assert failure.fields == ("model",)
+    await service.check_alive()
+
+
+async def test_limits_that_are_too_large_mean_the_largest(service: Service):
+    """`max_tokens`, `top_n` and `page_size` beyond what there is are no mistake."""
+    most = 2**31 - 1
+    plain = await service.client.embed("a text")
+    assert (await service.client.embedding.Embed(_embed(max_tokens=most))) == plain
+    ranking = await service.client.rerank.Rerank(_rerank(top_n=most))
+    assert len(ranking.results) == 2
+    listing = await service.client.models.ListModels(models.ListModelsRequest(page_size=most))
+    assert [model.id for model in listing.models] == ["cross", "embed"]
+
+
+async def test_a_message_never_repeats_a_value_at_length(service: Service):
+    """A refusal stays short, whatever it refuses: above 16 KB clients would not see it."""
+    request = _embed("a", prompt_text="p" * 1_000_000)
+    failure = await failure_of(service.client.embedding.Embed(request))
+    assert len(failure.details) < 200
+    assert len(failure.trailing) < 4096

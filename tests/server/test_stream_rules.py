@@ -1,0 +1,289 @@
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from embedgrpc.v1 import common_pb2 as common
+from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, serving, settings_for
+from tests.server.streams import Stream, batch
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Step = Callable[[Stream], Awaitable[None]]
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+UNKNOWN_ENUM = 77
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(cache_dir: Path) -> AsyncIterator[Service]:
+    """One server for the whole table: no row may harm it."""
+    settings = settings_for(
+        EMBED,
+        CROSS,
+        cache_dir=cache_dir,
+        max_inputs=8,
+        max_stream_batch_inputs=4,
+        max_stream_in_flight_inputs=8,
+    )
+    async with serving(settings) as started:
+        yield started
+
+
+SETUPS: dict[str, tuple[dict[str, Any], grpc.StatusCode, str, str]] = {
+    "unknown model": (
+        {"model": "nobody"}, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "setup.model",
+    ),
+    "model name too long": ({"model": "m" * 129}, INVALID, "INVALID_REQUEST", "setup.model"),
+    "cross-encoder": (
+        {"model": "cross"}, grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED", "model",
+    ),
+    "unknown order": ({"order": UNKNOWN_ENUM}, INVALID, "INVALID_REQUEST", "setup.order"),
+    "unknown encoding": (
+        {"options": pb.EmbedOptions(encoding=UNKNOWN_ENUM)},  # type: ignore[arg-type]  # a number that the enum lacks
+        INVALID, "INVALID_REQUEST", "setup.options.encoding",
+    ),
+    "too many dimensions": (
+        {"options": pb.EmbedOptions(dimensions=37)},
+        INVALID, "INVALID_REQUEST", "setup.options.dimensions",
+    ),
+    "sparse": (
+        {"options": pb.EmbedOptions(representations=[pb.REPRESENTATION_SPARSE])},
+        grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED", "setup.options.representations[0]",
+    ),
+    "unknown prompt": (
+        {"options": pb.EmbedOptions(prompt_name="nobody")},
+        grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED", "setup.options.prompt_name",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", SETUPS.values(), ids=SETUPS)
+async def test_a_bad_setup_ends_the_stream(
+    service: Service, row: tuple[dict[str, Any], grpc.StatusCode, str, str]
+):
+    """A setup that cannot be met is refused with the code and field of a unary call."""
+    setup, code, reason, field = row
+    stream = Stream(service.client)
+    await stream.set_up(**setup)
+    failure = await stream.failure()
+    assert (failure.code, failure.reason) == (code, reason)
+    assert failure.fields == (field,)
+    await service.check_alive()
+
+
+async def _no_setup(stream: Stream) -> None:
+    await stream.send(("a", "a"))
+
+
+async def _no_step(stream: Stream) -> None:
+    await stream.call.write(pb.StreamEmbedRequest())
+
+
+async def _second_setup(stream: Stream) -> None:
+    await stream.set_up()
+    await stream.set_up()
+
+
+async def _step_unset_later(stream: Stream) -> None:
+    await stream.set_up()
+    await stream.call.write(pb.StreamEmbedRequest())
+
+
+async def _empty_batch(stream: Stream) -> None:
+    await stream.set_up()
+    await stream.send()
+
+
+async def _large_batch(stream: Stream) -> None:
+    await stream.set_up()
+    await stream.send(*((str(number), "a") for number in range(5)))
+
+
+async def _id_twice_in_a_batch(stream: Stream) -> None:
+    await stream.set_up()
+    await stream.send(("a", "a"), ("b", "b"), ("a", "c"))
+
+
+async def _long_id(stream: Stream) -> None:
+    await stream.set_up()
+    await stream.send(("a", "a"), ("i" * 257, "b"))
+
+
+VIOLATIONS: dict[str, tuple[Step, str, str]] = {
+    "a batch before the setup": (_no_setup, "out_of_order", "step"),
+    "nothing before the setup": (_no_step, "out_of_order", "step"),
+    "a second setup": (_second_setup, "out_of_order", "step"),
+    "nothing after the setup": (_step_unset_later, "out_of_order", "step"),
+    "an empty batch": (_empty_batch, "empty_request", "batch.inputs"),
+    "too many inputs in a message": (_large_batch, "batch_too_large", "batch.inputs"),
+    "an id twice in a batch": (_id_twice_in_a_batch, "duplicate_id", "batch.inputs[2].id"),
+    "an id too long": (_long_id, "", "batch.inputs[1].id"),
+}
+
+
+@pytest.mark.parametrize("row", VIOLATIONS.values(), ids=VIOLATIONS)
+async def test_a_broken_rule_ends_the_stream(service: Service, row: tuple[Step, str, str]):
+    """Whoever breaks the protocol of the stream loses it, and no more."""
+    breach, label, field = row
+    stream = Stream(service.client)
+    await breach(stream)
+    failure = await stream.failure()
+    assert (failure.code, failure.reason, failure.label) == (INVALID, "INVALID_REQUEST", label)
+    assert failure.fields == (field,)
+    assert service.open_streams == 0
+    await service.check_alive()
+
+
+async def test_what_came_before_a_broken_rule_is_answered(service: Service):
+    """The inputs of earlier messages get their results before the stream ends."""
+    stream = await Stream.open(service.client)
+    await stream.send(("a", "a"), ("b", "b"))
+    await stream.set_up()
+    assert [result.id for result in await stream.results(2)] == ["a", "b"]
+    assert (await stream.failure()).label == "out_of_order"
+
+
+@pytest.mark.parametrize("order", [pb.RESULT_ORDER_INPUT, pb.RESULT_ORDER_COMPLETION])
+async def test_bad_inputs_fail_alone(service: Service, order: pb.ResultOrder):
+    """Each bad input is answered with its own reason, and the good ones as in a call."""
+    inputs = {
+        "good": "a good text",
+        "empty": "",
+        "space": " \u3000\n",
+        "invisible": "\u200b",
+        "characters": "word " * 30_000,
+        "tokens": "a " * 200,
+        "also good": "another good text",
+    }
+    stream = await Stream.open(
+        service.client, options=pb.EmbedOptions(truncation=common.TRUNCATION_NONE), order=order
+    )
+    items = list(inputs.items())
+    await stream.send(*items[:4])
+    await stream.send(*items[4:])
+    results = {result.id: result for result in await stream.end()}
+    assert set(results) == set(inputs)
+    reasons = {
+        identifier: (result.error.code, common.ErrorReason.Name(result.error.reason))
+        for identifier, result in results.items()
+        if result.WhichOneof("outcome") == "error"
+    }
+    number, _ = INVALID.value
+    assert reasons == {
+        "empty": (number, "ERROR_REASON_EMPTY_INPUT"),
+        "space": (number, "ERROR_REASON_EMPTY_INPUT"),
+        "invisible": (number, "ERROR_REASON_EMPTY_INPUT"),
+        "characters": (number, "ERROR_REASON_INPUT_TOO_LONG"),
+        "tokens": (number, "ERROR_REASON_INPUT_TOO_LONG"),
+    }
+    expected = await service.client.embed("a good text", "another good text")
+    for identifier, unary in zip(("good", "also good"), expected.embeddings, strict=True):
+        vector = results[identifier].embedding.dense.values
+        np.testing.assert_allclose(vector, unary.dense.values, atol=1e-6)
+        assert results[identifier].embedding.token_count == unary.token_count
+
+
+async def test_a_stream_of_bad_inputs_alone(service: Service):
+    """A message in which nothing can be run is answered in full."""
+    stream = await Stream.open(service.client)
+    for start in range(0, 40, 4):
+        await stream.send(*((str(number), "") for number in range(start, start + 4)))
+        await stream.results(4)
+    assert await stream.end() == []
+
+
+async def test_an_empty_stream_ends_well(service: Service):
+    """A client that half-closes at once, or after the setup, has done nothing wrong."""
+    assert await Stream(service.client).end() == []
+    stream = await Stream.open(service.client)
+    assert await stream.end() == []
+    await service.check_alive()
+
+
+async def test_an_id_may_be_used_again_once_it_is_answered(service: Service):
+    """Ids are unique among what is in flight, and opaque: any characters will do."""
+    stream = await Stream.open(service.client)
+    for identifier in ("same", "same", "", "", "\u202e\0\U0001f600", "i" * 256):
+        await stream.send((identifier, "a text"))
+        (result,) = await stream.results(1)
+        assert result.id == identifier
+        assert result.WhichOneof("outcome") == "embedding"
+    assert await stream.end() == []
+
+
+async def test_an_id_of_an_earlier_message_is_refused_while_in_flight(cache_dir: Path):
+    """Two messages may not use one id before the first is answered."""
+    from tests.server.fake_backend import FakeBackend  # noqa: PLC0415 - for this test alone
+
+    backend = FakeBackend()
+    async with serving(settings_for(cache_dir=cache_dir), backend.open) as service:
+        backend.hold()
+        stream = await Stream.open(service.client)
+        await stream.send(("a", "one"))
+        await stream.call.write(batch([("b", "two"), ("a", "three")]))
+        backend.release()
+        results = await stream.results(1)
+        assert [result.id for result in results] == ["a"]
+        failure = await stream.failure()
+    assert failure.label == "duplicate_id"
+    assert failure.fields == ("batch.inputs[1].id",)
+
+
+async def test_bad_queries_of_a_rerank_stream_fail_alone(service: Service):
+    """Each bad request is answered with its reason under its id; the stream goes on."""
+    good = rerank.RerankRequest(model="cross", query="q", documents=["one", "two"])
+    requests = {
+        "good": good,
+        "no query": rerank.RerankRequest(documents=["d"]),
+        "no documents": rerank.RerankRequest(query="q"),
+        "too many": rerank.RerankRequest(query="q", documents=["d"] * 9),
+        "unknown model": rerank.RerankRequest(model="nobody", query="q", documents=["d"]),
+        "sigmoid": rerank.RerankRequest(
+            query="q", documents=["d"], score_scale=rerank.SCORE_SCALE_SIGMOID
+        ),
+        "nothing": rerank.RerankRequest(),
+    }
+    stream = service.client.rerank.StreamRerank(
+        iter(rerank.StreamRerankRequest(id=key, request=one) for key, one in requests.items()),
+        timeout=PATIENCE_S,
+    )
+    answers = {answer.id: answer async for answer in stream}
+    assert await stream.code() is grpc.StatusCode.OK
+    assert set(answers) == set(requests)
+    reasons = {
+        key: common.ErrorReason.Name(answer.error.reason).removeprefix("ERROR_REASON_")
+        for key, answer in answers.items()
+        if answer.WhichOneof("outcome") == "error"
+    }
+    assert reasons == {
+        "no query": "EMPTY_INPUT",
+        "no documents": "INVALID_REQUEST",
+        "too many": "INVALID_REQUEST",
+        "unknown model": "MODEL_NOT_FOUND",
+        "sigmoid": "UNSUPPORTED",
+        "nothing": "INVALID_REQUEST",
+    }
+    assert answers["good"].response == await service.client.rerank.Rerank(good)
+
+
+async def test_broken_rules_end_a_rerank_stream(service: Service):
+    """An id that is too long, or used twice in flight, is the client's fault."""
+    one = rerank.RerankRequest(query="q", documents=["d"])
+    stub = service.client.rerank.StreamRerank
+    for identifier in ("i" * 257,):
+        call = stub(timeout=PATIENCE_S)
+        await call.write(rerank.StreamRerankRequest(id=identifier, request=one))
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is INVALID
+    empty = stub(timeout=PATIENCE_S)
+    await empty.done_writing()
+    assert await empty.read() is grpc.aio.EOF
+    assert await empty.code() is grpc.StatusCode.OK
+    await service.check_alive()

@@ -1,0 +1,77 @@
+"""The service as a user runs it: the command, in a process of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedgrpc.client import Client
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+@contextmanager
+def running_server(*flags: str, cache_dir: Path) -> Iterator[str]:
+    """Runs `embedgrpc serve` on a free port; gives its address once it serves."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "embedgrpc.cli.main", "serve", "--address", "127.0.0.1:0"),
+            *("--log-format", "json", "--device", "cpu", "--cache-dir", str(cache_dir), *flags),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            event: dict[str, Any] = json.loads(line)
+            if event["event"] == "serving":
+                yield event["address"]
+                break
+        else:
+            pytest.fail(f"the server ended with {process.wait()} before it served")
+    finally:
+        process.terminate()
+        process.stderr.close()
+        assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the built graphs of this run are kept."""
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture(scope="session")
+def target(cache_dir: Path) -> Iterator[str]:
+    """The address of a server with its defaults."""
+    with running_server(cache_dir=cache_dir) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def fixture_target(cache_dir: Path) -> Iterator[str]:
+    """The address of a server with several models from local folders."""
+    names = ("bert-mean", "bert-cls", "bert-st54", "cross-bert", "cross-xlmr")
+    flags = [flag for name in names for flag in ("--model", str(FIXTURES / name))]
+    with running_server(*flags, cache_dir=cache_dir) as address:
+        yield address
+
+
+@pytest.fixture
+def client(target: str) -> Iterator[Client]:
+    """A client of the server with its defaults."""
+    with Client(target) as client:
+        yield client
+
+
+@pytest.fixture
+def fixture_client(fixture_target: str) -> Iterator[Client]:
+    """A client of the server with several models."""
+    with Client(fixture_target) as client:
+        yield client
