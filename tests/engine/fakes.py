@@ -67,36 +67,53 @@ class CharacterTokenizer(Tokenizer):
         self.gate.enter()
         self.calls.append(list(texts))
         if self.poison & set(texts):
-            raise self.fault("a text that must not be logged")
+            raise self.fault(f"these cannot be taken: {texts}")
         return [tokens_of(text) for text in texts]
 
 
 class Gate:
-    """Holds up threads, and tells when one has come."""
+    """Holds up threads, tells when some have come, and lets them through one by one."""
 
     def __init__(self) -> None:
-        self._open = threading.Event()
-        self._open.set()
-        self._came = threading.Event()
+        self._changed = threading.Condition()
+        self._open = True
+        self._waiting = 0
+        self._passes = 0
 
     def enter(self) -> None:
-        """Waits until the gate is open."""
-        self._came.set()
-        if not self._open.wait(WAIT_S):
-            raise TimeoutError("the gate was never opened")
+        """Waits until the gate is open, or for a pass."""
+        with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: self._open or self._passes, WAIT_S):
+                raise TimeoutError("the gate was never opened")
+            self._waiting -= 1
+            self._passes -= not self._open
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Holds up those who come from now on."""
-        self._came.clear()
-        self._open.clear()
+        with self._changed:
+            self._open = False
 
-    def wait_for_one(self) -> None:
-        """Blocks until a thread has come since the gate was closed."""
-        assert self._came.wait(WAIT_S), "nobody came"
+    def wait_for(self, threads: int) -> None:
+        """Blocks until so many threads wait at the gate at the same time."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._waiting == threads, WAIT_S)
+
+    def let_one_through(self) -> None:
+        """Waits for a thread and lets it pass."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._waiting, WAIT_S)
+            self._passes += 1
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: not self._passes, WAIT_S)
 
     def open(self) -> None:
         """Lets everybody through."""
-        self._open.set()
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +228,7 @@ class Engine:
     def job(self, texts: Sequence[str], call: Call, sink: RecordingSink) -> Job:
         """Makes a job that is tokenized already."""
         reservation = self.admission.admit_always()
-        job = Job(
-            call=call, output=OUTPUT, sink=sink, inputs=len(texts), reservation=reservation
-        )
+        job = Job(call=call, output=OUTPUT, sink=sink, inputs=len(texts), reservation=reservation)
         job.sequences = [sequence_of(text) for text in texts]
         sink.expected = len(texts)
         return job
@@ -238,14 +253,14 @@ class Engine:
 def running(
     backend: FakeBackend,
     *,
-    tokenizer: CharacterTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     budget: BatchBudget | None = None,
     observers: Iterable[BatchObserver] = (),
-    max_bulk_inputs: int = 1_000_000,
+    max_inputs: int = 1_000_000,
 ) -> Iterator[Engine]:
     """Runs an engine on the event loop of the caller."""
     tokenizer = tokenizer or CharacterTokenizer()
-    admission = Admission(max_inputs=max_bulk_inputs, max_tokens=1_000_000)
+    admission = Admission(max_inputs=max_inputs, max_tokens=1_000_000)
     scheduler = Scheduler(
         model="fake",
         backend=backend,
@@ -261,7 +276,8 @@ def running(
     try:
         yield Engine(admission, tokenizing, scheduler, pipeline)
     finally:
-        tokenizer.gate.open()
+        if isinstance(tokenizer, CharacterTokenizer):
+            tokenizer.gate.open()
         backend.gate.open()
         tokenizing.close()
         scheduler.close()

@@ -17,12 +17,12 @@ from hypothesis.stateful import (
 
 from embedgrpc.engine.admission import Admission, Reservation, estimate_tokens
 from embedgrpc.engine.errors import OverloadedError
-from engine.fakes import next_turn
+from tests.engine.fakes import next_turn
 
 MAX_INPUTS, MAX_TOKENS = 10, 100
 
 
-class AdmissionMachine(RuleBasedStateMachine):
+class _AdmissionMachine(RuleBasedStateMachine):
     """Compares admission of interactive work with sums over what is inside."""
 
     def __init__(self) -> None:
@@ -39,9 +39,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         taken_inputs, taken_tokens = self.sums()
         fits = taken_inputs + inputs <= MAX_INPUTS and taken_tokens + tokens <= MAX_TOKENS
         try:
-            reservation = self.admission.admit(
-                inputs=inputs, tokens=tokens, remaining_s=math.inf
-            )
+            reservation = self.admission.admit(inputs=inputs, tokens=tokens, remaining_s=math.inf)
         except OverloadedError:
             assert taken_inputs
             assert not fits
@@ -88,8 +86,8 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 def test_bounds_in_any_history() -> None:
     """Room is what was taken and not given back; beyond it only an empty queue takes anything."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # hypothesis leaves it untyped
-        AdmissionMachine, settings=settings(max_examples=150, deadline=None)
+    run_state_machine_as_test(
+        _AdmissionMachine, settings=settings(max_examples=150, deadline=None)
     )
 
 
@@ -97,9 +95,7 @@ async def test_returns_to_zero_with_threads() -> None:
     """Threads that settle while answers and cancels give room back leave nothing behind."""
     admission = Admission(max_inputs=100_000, max_tokens=10_000_000)
     source = random.Random(4)  # noqa: S311 - no secret
-    reservations = [
-        admission.admit(inputs=4, tokens=40, remaining_s=math.inf) for _ in range(4000)
-    ]
+    reservations = [admission.admit(inputs=4, tokens=40, remaining_s=math.inf) for _ in range(4000)]
     settled = reservations * 2
     source.shuffle(settled)
     together = threading.Barrier(4)

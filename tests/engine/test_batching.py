@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget, BatchQueue, ClassQueue, choose_lengths
 from embedgrpc.engine.work import Call, Job, QueuedSequence, WorkClass
-from engine.fakes import RecordingSink, sequence_of
+from tests.engine.fakes import RecordingSink, sequence_of
 
 BUDGETS = st.builds(
     BatchBudget,
@@ -32,6 +32,7 @@ _STALE_ENTRIES = 64
 
 
 def queued(length: int, urgency: float, work_class: WorkClass) -> QueuedSequence:
+    """A sequence of a job of its own."""
     job = Job(
         call=Call(work_class),
         output="",
@@ -88,7 +89,7 @@ def test_choice_leaves_no_free_room(
     assert full or not left
 
 
-class QueueMachine(RuleBasedStateMachine):
+class _QueueMachine(RuleBasedStateMachine):
     """Compares the queue with a plain list."""
 
     @initialize(budget=BUDGETS)
@@ -176,8 +177,8 @@ class QueueMachine(RuleBasedStateMachine):
 
 def test_queue_in_any_history() -> None:
     """Nothing is lost, doubled or unfair, whatever is pushed, cancelled and taken out."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # hypothesis leaves it untyped
-        QueueMachine, settings=settings(max_examples=120, stateful_step_count=40, deadline=None)
+    run_state_machine_as_test(
+        _QueueMachine, settings=settings(max_examples=120, stateful_step_count=40, deadline=None)
     )
 
 

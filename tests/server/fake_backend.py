@@ -18,7 +18,8 @@ WIDTH = 36
 def vector_of(ids: IntArray) -> FloatArray:
     """Makes a vector float32 [WIDTH] from the ids int64 [tokens] of a sequence, and only those."""
     digest = hashlib.blake2b(ids.tobytes(), digest_size=WIDTH).digest()
-    return (np.frombuffer(digest, np.uint8).astype(np.float32) + 1) / 256
+    values = np.frombuffer(digest, np.uint8).astype(np.float32)
+    return (values + np.float32(1)) / np.float32(256)
 
 
 class FakeBackend:

@@ -80,14 +80,17 @@ class RawConnection:
             )
         )
 
+    @property
+    def max_streams(self) -> int:
+        """How many calls at once the server allows."""
+        return self._h2.remote_settings.max_concurrent_streams
+
     async def begin(self) -> None:
         """Sends the preface and the settings."""
         self._h2.initiate_connection()
         await self._flush()
 
-    async def send(
-        self, request: Headers, *parts: bytes, end: bool = True
-    ) -> tuple[int, Answer]:
+    async def send(self, request: Headers, *parts: bytes, end: bool = True) -> tuple[int, Answer]:
         """Sends a call.
 
         Args:

@@ -37,9 +37,12 @@ class Client:
             key.replace("__", "."): value for key, value in arguments.items()
         }
         self.channel = grpc.aio.insecure_channel(address, options=list(options.items()))
-        self.embedding: Any = embedding_service_pb2_grpc.EmbeddingServiceStub(self.channel)
-        self.rerank: Any = rerank_service_pb2_grpc.RerankServiceStub(self.channel)
-        self.models: Any = model_service_pb2_grpc.ModelServiceStub(self.channel)
+        embedding: Any = embedding_service_pb2_grpc.EmbeddingServiceStub
+        reranking: Any = rerank_service_pb2_grpc.RerankServiceStub
+        listing: Any = model_service_pb2_grpc.ModelServiceStub
+        self.embedding = embedding(self.channel)
+        self.rerank = reranking(self.channel)
+        self.models = listing(self.channel)
         self.health: Any = health_pb2_grpc.HealthStub(self.channel)
 
     async def embed(self, *texts: str, **request: Any) -> Any:
@@ -81,10 +84,9 @@ class Service:
     async def check_alive(self) -> None:
         """Makes a plain call on the existing connection and on a new one."""
         expected = await self.client.embed("a plain call")
-        async with Client(self.address).channel as channel:
-            stub: Any = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
-            request = embedding_service_pb2.EmbedRequest(texts=["a plain call"])
-            assert await stub.Embed(request, timeout=PATIENCE_S) == expected
+        other = Client(self.address)
+        async with other.channel:
+            assert await other.embed("a plain call") == expected
 
     def admission(self) -> Admission:
         """What counts the default model's inputs."""
@@ -123,10 +125,7 @@ async def serving(
     settings: Settings, open_backend: OpenBackend = open_onnx, *, load: bool = True
 ) -> AsyncIterator[Service]:
     """Serves until the block ends."""
-    async with (
-        AsyncExitStack() as resources,
-        Server(settings, open_backend=open_backend) as server,
-    ):
+    async with Server(settings, open_backend=open_backend) as server:
         if load:
             await server.load()
         # Closed before the server, which would wait for calls that are open.

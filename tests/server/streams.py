@@ -37,15 +37,10 @@ class Stream:
         results: list[pb.StreamEmbedResult] = []
         while len(results) < count:
             message = await self.call.read()
-            if message is grpc.aio.EOF:
-                raise AssertionError(f"{len(results)} of {count} results: {await self.ending()}")
+            assert message is not grpc.aio.EOF, f"{len(results)} of {count} results"
             results.extend(message.results.results)
         assert len(results) == count
         return results
-
-    async def ending(self) -> tuple[grpc.StatusCode, str]:
-        """Waits for the end of the call; gives its code and message."""
-        return await self.call.code(), await self.call.details()
 
     async def end(self) -> list[pb.StreamEmbedResult]:
         """Half-closes, and reads what is left; the call must end well."""
@@ -63,12 +58,7 @@ class Stream:
 
     async def failure(self) -> Failure:
         """Reads until the call fails."""
-
-        async def read() -> None:
-            async for _ in self.call:
-                pass
-
-        return await failure_of(read())
+        return await failure_of(self.rest())
 
 
 def batch(inputs: Sequence[tuple[str, str]]) -> pb.StreamEmbedRequest:

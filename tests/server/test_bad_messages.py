@@ -1,5 +1,6 @@
 import gzip
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -36,7 +37,7 @@ def _nested(depth: int) -> bytes:
         pytest.param(_nested(200), id="nested too deep"),
     ],
 )
-async def test_a_message_that_cannot_be_parsed(serve: Serve, path: str, data: bytes):
+async def test_a_message_that_cannot_be_parsed(serve: Serve, path: str, data: bytes) -> None:
     """Bytes that are no message of the method are the caller's fault, and harm nobody else."""
     service = await serve()
     failure = await failure_of(service.client.send_bytes(path, data))
@@ -45,7 +46,7 @@ async def test_a_message_that_cannot_be_parsed(serve: Serve, path: str, data: by
     await service.check_alive()
 
 
-async def test_unknown_fields_are_ignored(serve: Serve):
+async def test_unknown_fields_are_ignored(serve: Serve) -> None:
     """A field of a later version of the contract does not trouble an earlier server."""
     service = await serve()
     known = embedding.EmbedRequest(texts=["a text"]).SerializeToString()
@@ -54,10 +55,10 @@ async def test_unknown_fields_are_ignored(serve: Serve):
     assert await service.client.send_bytes(EMBED_PATH, later) == plain
 
 
-async def test_malformed_bytes_end_a_stream(serve: Serve):
+async def test_malformed_bytes_end_a_stream(serve: Serve) -> None:
     """A message of a stream that cannot be parsed ends it with the same reason."""
     service = await serve()
-    raw = service.client.channel.stream_stream("/embedgrpc.v1.EmbeddingService/StreamEmbed")
+    raw: Any = service.client.channel.stream_stream("/embedgrpc.v1.EmbeddingService/StreamEmbed")
 
     async def answers() -> list[object]:
         return [answer async for answer in raw(iter([b"\x0a\x02\xff\xfe"]), timeout=PATIENCE_S)]
@@ -68,20 +69,18 @@ async def test_malformed_bytes_end_a_stream(serve: Serve):
     await service.check_alive()
 
 
-async def test_a_message_over_the_limit(serve: Serve):
+async def test_a_message_over_the_limit(serve: Serve) -> None:
     """More bytes than the server takes are refused from their declared length alone."""
     service = await serve(max_request_bytes=100_000)
     failure = await failure_of(service.client.embed("a" * 100_001))
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     async with raw_connection(service.address) as connection:
-        answer = await connection.call(
-            headers(EMBED_PATH.encode()), frame(b"", length=5_000_000)
-        )
+        answer = await connection.call(headers(EMBED_PATH.encode()), frame(b"", length=5_000_000))
         assert answer.status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
     await service.check_alive()
 
 
-async def test_a_compression_bomb(serve: Serve):
+async def test_a_compression_bomb(serve: Serve) -> None:
     """Some kilobytes that would inflate to hundreds of megabytes are refused half-way."""
     service = await serve()
     bomb = gzip.compress(bytes(200_000_000), compresslevel=1)
@@ -107,7 +106,7 @@ async def test_a_compression_bomb(serve: Serve):
     await service.check_alive()
 
 
-async def test_a_compressed_request_is_served(serve: Serve):
+async def test_a_compressed_request_is_served(serve: Serve) -> None:
     """Compression itself is no offence."""
     service = await serve()
     plain = await service.client.embed("a text")
@@ -125,7 +124,7 @@ async def test_a_compressed_request_is_served(serve: Serve):
         "/" + "x" * 5000,
     ],
 )
-async def test_an_unknown_method(serve: Serve, path: str):
+async def test_an_unknown_method(serve: Serve, path: str) -> None:
     """A method that does not exist is UNIMPLEMENTED."""
     service = await serve()
     failure = await failure_of(service.client.send_bytes(path, b""))
@@ -133,7 +132,9 @@ async def test_an_unknown_method(serve: Serve, path: str):
     await service.check_alive()
 
 
-async def test_an_answer_that_the_client_would_not_accept(serve: Serve, backend: FakeBackend):
+async def test_an_answer_that_the_client_would_not_accept(
+    serve: Serve, backend: FakeBackend
+) -> None:
     """It is refused before any of the work is done, with its size and the limit."""
     service = await serve(backend=backend)
     before = len(backend.batches)
@@ -146,9 +147,7 @@ async def test_an_answer_that_the_client_would_not_accept(serve: Serve, backend:
     assert failure.metadata["maxResponseBytes"] == "10000"
     assert len(backend.batches) == before
 
-    ranking = rerank.RerankRequest(
-        query="q", documents=["d" * 3000] * 4, return_documents=True
-    )
+    ranking = rerank.RerankRequest(query="q", documents=["d" * 3000] * 4, return_documents=True)
     failure = await failure_of(service.client.rerank.Rerank(ranking, metadata=accepts))
     assert failure.label == "response_too_large"
     assert len(backend.batches) == before
@@ -157,7 +156,7 @@ async def test_an_answer_that_the_client_would_not_accept(serve: Serve, backend:
     await service.check_alive()
 
 
-async def test_an_answer_is_never_larger_than_was_foretold(serve: Serve):
+async def test_an_answer_is_never_larger_than_was_foretold(serve: Serve) -> None:
     """Whatever the size check lets pass, the client gets: the estimate is an upper bound."""
     service = await serve()
     for encoding in embedding.VectorEncoding.values():
@@ -174,7 +173,7 @@ async def test_an_answer_is_never_larger_than_was_foretold(serve: Serve):
 
 
 @pytest.mark.parametrize("value", ["", "-1", "1e6", "many", "9" * 12])
-async def test_a_size_that_is_no_number(serve: Serve, value: str):
+async def test_a_size_that_is_no_number(serve: Serve, value: str) -> None:
     """A wrong size in the metadata is refused and named."""
     service = await serve()
     failure = await failure_of(

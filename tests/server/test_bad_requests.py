@@ -194,16 +194,16 @@ RERANK_ROWS: dict[str, tuple[rerank.RerankRequest, grpc.StatusCode, str, str, st
 
 LIST_ROWS = {
     "negative page size": (models.ListModelsRequest(page_size=-1), "page_size"),
-    "unknown task": (models.ListModelsRequest(task=UNKNOWN_ENUM), "task"),  # type: ignore[arg-type]  # a number that the enum lacks is the point
-    "page token that is no base64": (models.ListModelsRequest(page_token="no token!"), "page_token"),  # noqa: S106 - no secret
-    "page token that is no text": (models.ListModelsRequest(page_token="____"), "page_token"),  # noqa: S106 - no secret
-}  # fmt: skip
+    "unknown task": (models.ListModelsRequest.FromString(b"\x18\x4d"), "task"),
+    "no base64": (models.ListModelsRequest(page_token="no token!"), "page_token"),  # noqa: S106 - a page's token
+    "no text": (models.ListModelsRequest(page_token="____"), "page_token"),  # noqa: S106 - a page's token
+}
 
 
 @pytest.mark.parametrize("row", EMBED_ROWS.values(), ids=EMBED_ROWS)
 async def test_embed_refuses(
     service: Service, row: tuple[embedding.EmbedRequest, grpc.StatusCode, str, str, str]
-):
+) -> None:
     """A bad Embed is refused with its code, its reason and the field to blame; others go on."""
     request, code, reason, label, field = row
     failure = await failure_of(service.client.embedding.Embed(request, timeout=PATIENCE_S))
@@ -216,7 +216,7 @@ async def test_embed_refuses(
 @pytest.mark.parametrize("row", RERANK_ROWS.values(), ids=RERANK_ROWS)
 async def test_rerank_refuses(
     service: Service, row: tuple[rerank.RerankRequest, grpc.StatusCode, str, str, str]
-):
+) -> None:
     """A bad Rerank is refused with its code, its reason and the field to blame; others go on."""
     request, code, reason, label, field = row
     failure = await failure_of(service.client.rerank.Rerank(request, timeout=PATIENCE_S))
@@ -227,7 +227,9 @@ async def test_rerank_refuses(
 
 
 @pytest.mark.parametrize("row", LIST_ROWS.values(), ids=LIST_ROWS)
-async def test_list_models_refuses(service: Service, row: tuple[models.ListModelsRequest, str]):
+async def test_list_models_refuses(
+    service: Service, row: tuple[models.ListModelsRequest, str]
+) -> None:
     """A bad ListModels is refused, and the field named."""
     request, field = row
     failure = await failure_of(service.client.models.ListModels(request))
@@ -236,7 +238,7 @@ async def test_list_models_refuses(service: Service, row: tuple[models.ListModel
     await service.check_alive()
 
 
-async def test_get_model_refuses(service: Service):
+async def test_get_model_refuses(service: Service) -> None:
     """GetModel needs a name, of a model that is served."""
     failure = await failure_of(service.client.models.GetModel(models.GetModelRequest()))
     assert (failure.code, failure.reason) == (INVALID, "INVALID_REQUEST")
@@ -247,7 +249,7 @@ async def test_get_model_refuses(service: Service):
     await service.check_alive()
 
 
-async def test_limits_that_are_too_large_mean_the_largest(service: Service):
+async def test_limits_that_are_too_large_mean_the_largest(service: Service) -> None:
     """`max_tokens`, `top_n` and `page_size` beyond what there is are no mistake."""
     most = 2**31 - 1
     plain = await service.client.embed("a text")
@@ -258,7 +260,7 @@ async def test_limits_that_are_too_large_mean_the_largest(service: Service):
     assert [model.id for model in listing.models] == ["cross", "embed"]
 
 
-async def test_a_message_never_repeats_a_value_at_length(service: Service):
+async def test_a_message_never_repeats_a_value_at_length(service: Service) -> None:
     """A refusal stays short, whatever it refuses: above 16 KB clients would not see it."""
     request = _embed("a", prompt_text="p" * 1_000_000)
     failure = await failure_of(service.client.embedding.Embed(request))

@@ -87,7 +87,9 @@ def _methods(service: _Raising) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_an_exception_leaves_as_an_incident(shape: str, caplog: pytest.LogCaptureFixture):
+async def test_an_exception_leaves_as_an_incident(
+    shape: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Every shape of call answers INTERNAL with a number that is in the log, and nothing else."""
     caplog.set_level(logging.DEBUG)
     service = _Raising()
@@ -106,7 +108,7 @@ async def test_an_exception_leaves_as_an_incident(shape: str, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_failure_of_the_engine_leaves_as_its_status(shape: str):
+async def test_a_failure_of_the_engine_leaves_as_its_status(shape: str) -> None:
     """Code, details and the retry header are sent whatever the shape of the call."""
     service = _Raising()
     service.error = OverloadedError("too much", retry_delay_s=1.5)
@@ -117,7 +119,7 @@ async def test_a_failure_of_the_engine_leaves_as_its_status(shape: str):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_raised_cancellation_is_answered(shape: str):
+async def test_a_raised_cancellation_is_answered(shape: str) -> None:
     """A cancellation that nobody asked for is UNAVAILABLE at once, never silence."""
     service = _Raising()
     service.error = asyncio.CancelledError()
@@ -126,15 +128,15 @@ async def test_a_raised_cancellation_is_answered(shape: str):
     assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
 
 
-async def test_a_cancelled_future_is_answered():
+async def test_a_cancelled_future_is_answered() -> None:
     """Awaiting something that is cancelled elsewhere ends the call, not the caller's patience."""
-    handler = grpc.unary_unary_rpc_method_handler(_StrayCancellation().unary)
+    handler: Any = grpc.unary_unary_rpc_method_handler(_StrayCancellation().unary)
     async with _serving({"UnaryUnary": handler}) as channel:
         failure = await _failure(channel, "UnaryUnary")
     assert failure.code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_malformed_message_of_a_client_stream():
+async def test_a_malformed_message_of_a_client_stream() -> None:
     """A stream that the handler collects ends with INVALID_ARGUMENT at the bad message."""
 
     def parse(data: bytes) -> bytes:
@@ -142,7 +144,7 @@ async def test_a_malformed_message_of_a_client_stream():
             raise ValueError(CANARY)
         return data
 
-    handler = grpc.stream_unary_rpc_method_handler(_Raising().consume, parse)
+    handler: Any = grpc.stream_unary_rpc_method_handler(_Raising().consume, parse)
     async with _serving({"Collect": handler}) as channel:
         stub = channel.stream_unary("/test.Guard/Collect")
         assert await stub(iter([b"a", b"b"]), timeout=PATIENCE_S) == b"ab"

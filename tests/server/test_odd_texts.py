@@ -29,7 +29,7 @@ ODD_TEXTS = {
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
-async def test_an_odd_text_is_a_text(serve: Serve, text: str):
+async def test_an_odd_text_is_a_text(serve: Serve, text: str) -> None:
     """Whatever can be seen is embedded, always to the same finite vector, alone or in company."""
     service = await serve()
     alone = await service.client.embed(text)
@@ -42,7 +42,7 @@ async def test_an_odd_text_is_a_text(serve: Serve, text: str):
     assert not alone.embeddings[0].truncated
 
 
-async def test_a_huge_text_is_cut_before_it_is_tokenized(serve: Serve):
+async def test_a_huge_text_is_cut_before_it_is_tokenized(serve: Serve) -> None:
     """A megabyte costs about as much as the characters that the model could read."""
     service = await serve()
     options = embedding.EmbedOptions(truncation=common.TRUNCATION_END)
@@ -57,29 +57,28 @@ async def test_a_huge_text_is_cut_before_it_is_tokenized(serve: Serve):
 
 
 @pytest.mark.parametrize(("escape", "separators"), [(False, 2), (True, 1)])
-async def test_special_tokens_in_a_text(serve: Serve, *, escape: bool, separators: int):
-    """"[SEP]" in a text is the token, as in the reference, unless the model's setting says no."""
+async def test_special_tokens_in_a_text(serve: Serve, *, escape: bool, separators: int) -> None:
+    """A "[SEP]" in a text is the token, as in the reference, unless the model's setting says no."""
     backend = FakeBackend()
     model = EMBED.model_copy(update={"escape_special_tokens": escape})
     service = await serve(model, backend=backend)
     await service.client.embed("a [SEP] b")
     ids: list[int] = backend.batches[-1].input_ids[0].tolist()
-    separator = _tokenizer().token_to_id("[SEP]")
+    (separator,) = _token_ids("[SEP]")
     assert ids.count(separator) == separators
     assert ids[-1] == separator
 
 
-async def test_special_tokens_cannot_turn_a_document_into_a_pair(serve: Serve):
+async def test_special_tokens_cannot_turn_a_document_into_a_pair(serve: Serve) -> None:
     """A document that spells a separator is framed by id: the pair keeps one query."""
     backend = FakeBackend()
-    service = await serve(
-        EMBED.model_copy(update={"escape_special_tokens": True}), backend=backend
-    )
+    service = await serve(EMBED.model_copy(update={"escape_special_tokens": True}), backend=backend)
     await service.client.embed("[CLS] a [SEP] b [PAD] [MASK]")
     ids: Any = backend.batches[-1].input_ids[0]
-    special = [_tokenizer().token_to_id(name) for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]")]
-    assert np.isin(ids, special).sum() == 2
+    assert np.isin(ids, _token_ids("[CLS]", "[SEP]", "[PAD]", "[MASK]")).sum() == 2
 
 
-def _tokenizer() -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_file(str(FIXTURES / "bert-cls" / "tokenizer.json"))
+def _token_ids(*names: str) -> list[int]:
+    tokenizer = tokenizers.Tokenizer.from_file(str(FIXTURES / "bert-cls" / "tokenizer.json"))
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[name] for name in names]

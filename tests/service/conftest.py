@@ -1,6 +1,8 @@
 """The service as a user runs it: the command, in a process of its own."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +13,10 @@ from typing import Any
 import pytest
 
 from embedgrpc.client import Client
+from tests.service.grpcurl import Grpcurl
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
+TOOLS = Path(__file__).parent.parent.parent / ".cache" / "bin"
 
 
 @contextmanager
@@ -75,3 +79,14 @@ def fixture_client(fixture_target: str) -> Iterator[Client]:
     """A client of the server with several models."""
     with Client(fixture_target) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def grpcurl(target: str) -> Grpcurl:
+    """Finds the program; where Go is, the checks install it."""
+    program = shutil.which("grpcurl", path=f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        if os.environ.get("CI") and shutil.which("go"):
+            pytest.fail("grpcurl is missing although Go could have installed it")
+        pytest.skip("grpcurl is not installed")
+    return Grpcurl(program, target)

@@ -84,7 +84,8 @@ def encode(rows: FloatArray, encoding: Encoding) -> EncodedRows:
         case Encoding.INT8:
             scales = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
             divisors = np.where(scales > 0, scales, np.float32(1))
-            data = np.rint(rows / divisors[:, None]).astype(np.int8)
+            # A scale that is a subnormal number may be too small by a third.
+            data = np.clip(np.rint(rows / divisors[:, None]), -127, 127).astype(np.int8)
         case Encoding.UBINARY:
             data = np.packbits(rows > 0, axis=1)
     return EncodedRows(encoding, dimensions, data, scales)

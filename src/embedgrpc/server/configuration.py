@@ -5,13 +5,12 @@ The only place that reads the environment for our own settings.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource
 
 from embedgrpc.server.settings import Settings
 
@@ -62,23 +61,21 @@ def configure(flags: Mapping[str, Any], config: Path | None) -> Configuration:
     Raises:
         SettingsError: A source cannot be read, or a value is out of its bounds.
     """
-    variables = EnvSettingsSource(Settings)()
-    layers = [
-        (str(config), _read_file(config) if config else {}),
-        ("", variables),
-        ("", flags),
-    ]
+    variables = {
+        setting: value
+        for setting in Settings.model_fields
+        if (value := os.environ.get(variable_name(setting)))
+    }
+    layers: tuple[tuple[Mapping[str, Any], Callable[[str], str]], ...] = (
+        (_read_file(config) if config else {}, lambda _: str(config)),
+        (variables, variable_name),
+        (flags, flag_name),
+    )
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
-    for file, layer in layers:
-        for setting, value in layer.items():
-            values[setting] = value
-            if file:
-                origins[setting] = file
-            elif layer is variables:
-                origins[setting] = variable_name(setting)
-            else:
-                origins[setting] = flag_name(setting)
+    for layer, name_origin in layers:
+        values |= layer
+        origins |= {setting: name_origin(setting) for setting in layer}
     try:
         settings = Settings(**values)
     except ValidationError as error:

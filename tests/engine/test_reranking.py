@@ -1,0 +1,188 @@
+import asyncio
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from embedgrpc.engine.errors import EngineError, InputTooLongError, NonFiniteOutputError
+from embedgrpc.engine.reranking import CrossEncoder, RerankSpec, ScoreScale, SimilarityReranker
+from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.models.kinds import Activation
+from embedgrpc.models.metadata import ModelMetadata, read
+from embedgrpc.models.source import resolve
+from embedgrpc.models.tokenizer import Tokenizer, Truncation
+from tests.engine.fakes import FakeBackend, running
+from tests.models.runner import FIXTURES
+
+CALL = Call(WorkClass.INTERACTIVE)
+SPEC = RerankSpec(scale=ScoreScale.RAW, truncation=Truncation.END, max_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def metadata() -> ModelMetadata:
+    """What the cross-encoder is."""
+    return read(resolve(str(FIXTURES / "cross-bert")))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(metadata: ModelMetadata) -> Tokenizer:
+    """The cross-encoder's tokenizer."""
+    return Tokenizer.load(resolve(str(FIXTURES / "cross-bert")), metadata)
+
+
+def by_position(*answers: Sequence[float]) -> Callable[[str], Sequence[float]]:
+    """Answers the rows of one batch in the order in which they were queued."""
+    left = iter(answers)
+    return lambda _: next(left)
+
+
+@contextmanager
+def cross_encoder(
+    metadata: ModelMetadata, tokenizer: Tokenizer, answers: Callable[[str], Sequence[float]]
+) -> Iterator[CrossEncoder]:
+    """A cross-encoder whose logits are told."""
+    with running(FakeBackend(answers=answers), tokenizer=tokenizer) as engine:
+        yield CrossEncoder(metadata, tokenizer, engine.pipeline, 1000)
+
+
+@contextmanager
+def similarity(
+    metadata: ModelMetadata, tokenizer: Tokenizer, answers: Callable[[str], Sequence[float]]
+) -> Iterator[SimilarityReranker]:
+    """A reranker by cosine whose vectors are told."""
+    with running(FakeBackend(answers=answers), tokenizer=tokenizer) as engine:
+        yield SimilarityReranker(metadata, tokenizer, engine.pipeline, 1000)
+
+
+async def test_best_document_comes_first(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+    """Documents are sorted by score, and each score stays with its document."""
+    with cross_encoder(metadata, tokenizer, by_position([0.5], [-2], [3])) as reranker:
+        ranking = await reranker.rerank("query", ["a b", "c d", "e f"], SPEC, CALL)
+    assert ranking.indices.tolist() == [2, 0, 1]
+    assert ranking.scores.tolist() == [3, 0.5, -2]
+    assert ranking.truncated.tolist() == [False] * 3
+    assert ranking.truncated_inputs == 0
+
+
+async def test_equal_scores_keep_their_order(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+    """Of documents with the same score the first stays the first, minus zero being zero."""
+    scores = [[0.0], [1.0], [-0.0], [1.0], [0.0]] * 20
+    with cross_encoder(metadata, tokenizer, by_position(*scores)) as reranker:
+        ranking = await reranker.rerank("query", ["doc"] * 100, SPEC, CALL)
+    best = [index for index in range(100) if index % 5 in (1, 3)]
+    rest = [index for index in range(100) if index % 5 not in (1, 3)]
+    assert ranking.indices.tolist() == best + rest
+
+
+@pytest.mark.parametrize(
+    ("activation", "scale", "sigmoid"),
+    [
+        (Activation.SIGMOID, ScoreScale.MODEL, True),
+        (Activation.SIGMOID, ScoreScale.RAW, False),
+        (Activation.IDENTITY, ScoreScale.MODEL, False),
+        (Activation.IDENTITY, ScoreScale.SIGMOID, True),
+    ],
+)
+async def test_scale_of_scores(
+    metadata: ModelMetadata,
+    tokenizer: Tokenizer,
+    activation: Activation,
+    scale: ScoreScale,
+    *,
+    sigmoid: bool,
+) -> None:
+    """The sigmoid is taken where it was asked for, or where the model's files ask for it."""
+    logits = [[1000.0], [20.0], [1.5], [0.0], [-1.5], [-80.0], [-1000.0]]
+    described = replace(metadata, activation=activation)
+    with (
+        warnings.catch_warnings(),
+        np.errstate(over="raise", divide="raise", invalid="raise"),
+        cross_encoder(described, tokenizer, by_position(*logits)) as reranker,
+    ):
+        warnings.simplefilter("error")
+        ranking = await reranker.rerank("query", ["doc"] * 7, replace(SPEC, scale=scale), CALL)
+    assert ranking.scores.dtype == np.float32
+    raw = np.array(logits)[:, 0]
+    expected = np.exp(-np.logaddexp(0, -raw)) if sigmoid else raw
+    np.testing.assert_allclose(ranking.scores, expected, rtol=1e-6, atol=1e-37)
+    assert ranking.indices.tolist() == list(range(7))
+
+
+async def test_cut_documents_are_told(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+    """A document over its own limit is cut, counted, and flagged wherever it is ranked."""
+    spec = replace(SPEC, max_tokens=2)
+    with cross_encoder(metadata, tokenizer, by_position([1], [2])) as reranker:
+        ranking = await reranker.rerank("query", ["of the of the of", "of"], spec, CALL)
+    assert ranking.indices.tolist() == [1, 0]
+    assert ranking.truncated.tolist() == [False, True]
+    assert ranking.truncated_inputs == 1
+
+
+async def test_document_that_may_not_be_cut(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+    """The refusal names the document."""
+    spec = replace(SPEC, max_tokens=2, truncation=Truncation.NONE)
+    with (
+        cross_encoder(metadata, tokenizer, by_position()) as reranker,
+        pytest.raises(InputTooLongError) as refused,
+    ):
+        await reranker.rerank("query", ["of", "of the of the of"], spec, CALL)
+    assert refused.value.field == "documents[1]"
+    assert refused.value.metadata["maxTokens"] == "2"
+
+
+async def test_similarity_is_the_cosine(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+    """Scores are cosines with the query, whatever the lengths of the vectors."""
+    rows = by_position([3, 4], [-6, -8], [4, 3], [30, 40])
+    with similarity(metadata, tokenizer, rows) as reranker:
+        ranking = await reranker.rerank("query", ["a", "b", "c"], SPEC, CALL)
+    assert ranking.indices.tolist() == [2, 1, 0]
+    assert ranking.scores.tolist() == pytest.approx([1, 0.96, -1], abs=1e-6)
+
+
+@pytest.mark.parametrize("zero", [0, 2])
+async def test_zeros_have_no_cosine(
+    metadata: ModelMetadata, tokenizer: Tokenizer, zero: int
+) -> None:
+    """A vector of zeros is told with the field of its text."""
+    rows = [[0.0, 0.0] if position == zero else [1.0, 0.0] for position in range(3)]
+    with (
+        similarity(metadata, tokenizer, by_position(*rows)) as reranker,
+        pytest.raises(NonFiniteOutputError) as failed,
+    ):
+        await reranker.rerank("query", ["a", "b"], SPEC, CALL)
+    assert failed.value.field == ("documents[1]" if zero else "query")
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "field"),
+    [(" ", ["a", "b"], "query"), ("query", ["a", "\u200b"], "documents[1]")],
+)
+async def test_empty_texts_are_named(
+    metadata: ModelMetadata, tokenizer: Tokenizer, query: str, documents: list[str], field: str
+) -> None:
+    """An empty query or document is refused before anything is run."""
+    for make in (cross_encoder, similarity):
+        with (
+            make(metadata, tokenizer, by_position()) as reranker,
+            pytest.raises(EngineError) as refused,
+        ):
+            await reranker.rerank(query, documents, SPEC, CALL)
+        assert refused.value.field == field
+
+
+async def test_prompts_go_in_front(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+    """The query's prompt and the documents' reach the model, and cost tokens."""
+    spec = replace(SPEC, query_prompt="of the ", document_prompt="of ")
+    with similarity(metadata, tokenizer, lambda _: [1.0, 0.0]) as reranker:
+        plain, prompted = await asyncio.gather(
+            reranker.rerank("query", ["a", "b"], SPEC, CALL),
+            reranker.rerank("query", ["a", "b"], spec, CALL),
+        )
+    prompts = tokenizer.encode(["of the query", "of a", "of b"])
+    texts = tokenizer.encode(["query", "a", "b"])
+    extra = sum(map(len, prompts)) - sum(map(len, texts))
+    assert extra > 0
+    assert prompted.input_tokens - plain.input_tokens == extra

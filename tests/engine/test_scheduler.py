@@ -1,0 +1,379 @@
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from embedgrpc.backends.base import (
+    BackendUnavailableError,
+    FloatArray,
+    PaddedBatch,
+)
+from embedgrpc.engine.batching import BatchBudget
+from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
+from embedgrpc.engine.scheduler import BatchReport
+from embedgrpc.engine.work import Call, WorkClass
+from tests.engine.fakes import (
+    BROKEN,
+    NAN,
+    NEGATIVE,
+    WAIT_S,
+    Engine,
+    FakeBackend,
+    RecordingSink,
+    answer,
+    inputs_of,
+    running,
+)
+
+INTERACTIVE = Call(WorkClass.INTERACTIVE)
+
+
+async def submit(engine: Engine, texts: Sequence[str], call: Call = INTERACTIVE) -> RecordingSink:
+    """Queues texts that are tokenized already."""
+    sink = RecordingSink()
+    engine.scheduler.submit(engine.job(texts, call, sink))
+    return sink
+
+
+async def hold(engine: Engine, backend: FakeBackend) -> RecordingSink:
+    """Keeps the only lane busy, so that all that comes next waits."""
+    backend.gate.close()
+    sink = await submit(engine, ["first"])
+    backend.gate.wait_for(1)
+    return sink
+
+
+async def test_free_lane_runs_at_once() -> None:
+    """A lone text is run without waiting for others to ride with it."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        sink = await submit(engine, ["alone"])
+        await sink.done.wait()
+    assert sink.rows == {0: answer("alone")}
+    assert [batch.texts for batch in backend.batches] == [("alone",)]
+
+
+async def test_work_accumulates_while_a_lane_runs() -> None:
+    """Texts of many callers that came while a batch ran ride in the next one together."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        sinks = [await submit(engine, [f"text {number}"]) for number in range(9)]
+        backend.gate.open()
+        for sink in sinks:
+            await sink.done.wait()
+    assert len(backend.batches) == 2
+    assert [sink.rows[0] for sink in sinks] == [answer(f"text {number}") for number in range(9)]
+
+
+async def test_lanes_run_at_the_same_time() -> None:
+    """As many batches are in flight as the backend has lanes."""
+    backend = FakeBackend(lanes=3)
+    alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
+    with running(backend, budget=alone) as engine:
+        backend.gate.close()
+        sink = await submit(engine, ["a", "b", "c", "d"])
+        backend.gate.wait_for(3)
+        assert len(backend.batches) == 3
+        backend.gate.open()
+        await sink.done.wait()
+    assert sink.rows == {index: answer(text) for index, text in enumerate("abcd")}
+
+
+class _CountingLoop(asyncio.SelectorEventLoop):
+    """Counts how often another thread wakes it up."""
+
+    wake_ups = 0
+
+    def call_soon_threadsafe(  # type: ignore[override]  # the rest is passed on as it is
+        self, callback: Callable[..., object], *args: Any, **options: Any
+    ) -> asyncio.Handle:
+        self.wake_ups += 1
+        return super().call_soon_threadsafe(callback, *args, **options)
+
+
+def test_one_wake_up_per_batch() -> None:
+    """However many callers a batch serves, the event loop is woken up once for it."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _CountingLoop)
+        backend = FakeBackend()
+        with running(backend) as engine:
+            backend.gate.close()
+            calls = [
+                loop.create_task(
+                    engine.pipeline.run(
+                        inputs_of([f"{number}{letter}" for letter in "abcd"]), INTERACTIVE
+                    )
+                )
+                for number in range(100)
+            ]
+            # One turn of the loop starts them all.
+            await asyncio.sleep(0)
+            engine.wait_until_tokenized()
+            before = loop.wake_ups
+            backend.gate.open()
+            await asyncio.gather(*calls)
+            assert loop.wake_ups - before == len(backend.batches)
+            assert 7 <= len(backend.batches) <= 12
+
+    with asyncio.Runner(loop_factory=_CountingLoop) as runner:
+        runner.run(run())
+
+
+def test_one_wake_up_for_all_that_cannot_be_prepared() -> None:
+    """A job of which no text can be prepared wakes the event loop up once, not once a text."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _CountingLoop)
+        with running(FakeBackend()) as engine:
+            sink = RecordingSink(expected=50)
+            refuse = inputs_of(
+                ["text"] * 50,
+                prepare=lambda ids: [EngineError("cannot be prepared") for _ in ids],
+                atomic=False,
+            )
+            await engine.pipeline.submit(refuse, Call(WorkClass.BULK), sink)
+            await sink.done.wait()
+            assert sorted(sink.errors) == list(range(50))
+            assert loop.wake_ups == 1
+
+    with asyncio.Runner(loop_factory=_CountingLoop) as runner:
+        runner.run(run())
+
+
+async def test_expired_work_is_not_run() -> None:
+    """A sequence whose deadline passed in the queue fails, and never reaches the backend."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        late = await submit(engine, ["late"], Call(WorkClass.INTERACTIVE, time.monotonic() - 1))
+        alive = await submit(engine, ["alive"])
+        backend.gate.open()
+        await late.done.wait()
+        await alive.done.wait()
+    assert late.errors[0].reason is Reason.DEADLINE_EXPIRED
+    assert backend.texts == ["first", "alive"]
+
+
+async def test_discarded_work_is_not_run() -> None:
+    """What is taken out of the queue is neither run nor answered."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        sink = RecordingSink()
+        queued = engine.scheduler.submit(engine.job(["one", "two"], INTERACTIVE, sink))
+        engine.scheduler.discard(queued[:1])
+        backend.gate.open()
+        await (await submit(engine, ["later"])).done.wait()
+    assert sorted(backend.texts) == ["first", "later", "two"]
+    assert sink.rows == {1: answer("two")}
+
+
+async def test_bad_row_fails_alone() -> None:
+    """A text that the model answers with NaN fails; those beside it, of its own job too, do not."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        mixed = await submit(engine, ["good", "bad" + NAN])
+        other = await submit(engine, ["other"])
+        backend.gate.open()
+        await mixed.done.wait()
+        await other.done.wait()
+    assert mixed.rows == {0: answer("good")}
+    assert mixed.errors[1].reason is Reason.NON_FINITE_OUTPUT
+    assert other.rows == {0: answer("other")}
+
+
+async def test_failed_batch_fails_its_callers_only() -> None:
+    """A batch that fails is told to all who rode in it, and the lane runs the next one."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        riders = [await submit(engine, [text]) for text in ("one", "two" + BROKEN)]
+        backend.gate.open()
+        for sink in riders:
+            await sink.done.wait()
+        after = await submit(engine, ["after"])
+        await after.done.wait()
+    assert [sink.errors[0].reason for sink in riders] == [Reason.BACKEND_FAILED] * 2
+    assert after.rows == {0: answer("after")}
+
+
+class _Away(FakeBackend):
+    def run(self, batch: PaddedBatch) -> dict[str, FloatArray]:
+        del batch
+        raise BackendUnavailableError("127.0.0.1:1 does not answer")
+
+
+class _Forgetful(FakeBackend):
+    def run(self, batch: PaddedBatch) -> dict[str, FloatArray]:
+        return {name: rows[:-1] for name, rows in super().run(batch).items()}
+
+
+class _Silent(FakeBackend):
+    def run(self, batch: PaddedBatch) -> dict[str, FloatArray]:
+        del batch
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        (_Away, Reason.BACKEND_UNAVAILABLE),
+        (_Forgetful, Reason.INTERNAL),
+        (_Silent, Reason.INTERNAL),
+    ],
+)
+async def test_lane_outlives_any_fault(backend: type[FakeBackend], reason: Reason) -> None:
+    """A backend that is away or answers nonsense fails each batch, and the lane goes on."""
+    with running(backend()) as engine:
+        for _ in range(2):
+            sink = await submit(engine, ["text"])
+            await sink.done.wait()
+            assert sink.errors[0].reason is reason
+        assert all(lane.is_alive() for lane in engine.scheduler._lanes)
+
+
+async def test_sequence_that_cannot_be_laid_out_fails() -> None:
+    """A fault before the backend is reached is told like one behind it."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        sink = RecordingSink(expected=1)
+        job = engine.job(["text"], INTERACTIVE, sink)
+        assert job.sequences[0] is not None
+        wrong = job.sequences[0].__class__(
+            job.sequences[0].input_ids, job.sequences[0].input_ids[1:], 4
+        )
+        job.sequences = [wrong]
+        engine.scheduler.submit(job)
+        await sink.done.wait()
+        after = await submit(engine, ["after"])
+        await after.done.wait()
+    assert sink.errors[0].reason is Reason.INTERNAL
+    assert after.rows == {0: answer("after")}
+
+
+class _RaisingSink(RecordingSink):
+    """Fails on rows and, where told to, on failures as well."""
+
+    always = False
+
+    def succeeded(self, indices: Sequence[int], rows: FloatArray) -> None:
+        del indices, rows
+        raise ValueError("a sink with a text in its message")
+
+    def failed(self, indices: Sequence[int], error: EngineError) -> None:
+        if self.always:
+            raise ValueError("a sink with a text in its message")
+        super().failed(indices, error)
+
+
+@pytest.mark.parametrize("always", [False, True])
+async def test_raising_sink_costs_nobody_else(
+    always: bool,  # noqa: FBT001 - pytest passes it by name
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A caller that cannot take its rows does not cost others of the batch theirs."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        raising = _RaisingSink()
+        raising.always = always
+        engine.scheduler.submit(engine.job(["one"], INTERACTIVE, raising))
+        good = await submit(engine, ["two"])
+        with caplog.at_level(logging.ERROR):
+            backend.gate.open()
+            await good.done.wait()
+    assert good.rows == {0: answer("two")}
+    assert [error.reason for error in raising.errors.values()] == [Reason.INTERNAL] * (not always)
+    assert len(caplog.records) == 1 + always
+    assert all("incident" in record.__dict__ for record in caplog.records)
+
+
+async def test_outputs_share_a_batch() -> None:
+    """Jobs that want different outputs of the graph ride together, and each gets its own."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        positive = await submit(engine, ["text"])
+        negative = RecordingSink()
+        job = engine.job(["other"], INTERACTIVE, negative)
+        job.output = NEGATIVE
+        engine.scheduler.submit(job)
+        backend.gate.open()
+        await positive.done.wait()
+        await negative.done.wait()
+    assert len(backend.batches) == 2
+    assert positive.rows == {0: answer("text")}
+    assert negative.rows == {0: [-number for number in answer("other")]}
+
+
+class _Observer:
+    """Keeps every report, and then fails if it is told to."""
+
+    def __init__(self, *, raising: bool = False) -> None:
+        self.reports: list[BatchReport] = []
+        self._raising = raising
+
+    def batch_finished(self, report: BatchReport) -> None:
+        self.reports.append(report)
+        if self._raising:
+            raise RuntimeError("an observer's fault")
+
+
+async def test_observers_are_told_of_every_batch() -> None:
+    """A report counts what rode, what was computed, and for whom; an observer cannot stop it."""
+    observer = _Observer()
+    backend = FakeBackend()
+    with running(backend, observers=[_Observer(raising=True), observer]) as engine:
+        await hold(engine, backend)
+        trace = object()
+        call = Call(WorkClass.INTERACTIVE, trace=trace)
+        sinks = [await submit(engine, ["abc", "de"], call), await submit(engine, ["fghij"])]
+        backend.gate.open()
+        for sink in sinks:
+            await sink.done.wait()
+        broken = await submit(engine, [BROKEN])
+        await broken.done.wait()
+    first, second, third = observer.reports
+    assert (first.model, first.sequences, first.error) == ("fake", 1, "")
+    assert (second.sequences, second.tokens, second.padded_tokens) == (3, 10, 15)
+    assert second.traces == (trace,)
+    assert 0 < second.started_ns <= second.finished_ns <= third.started_ns
+    assert third.error == "BACKEND_FAILED"
+
+
+async def test_close_fails_what_is_left() -> None:
+    """Closing answers the batch in flight, fails what waits, and leaves no thread behind."""
+    backend = FakeBackend(lanes=2)
+    alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
+    with running(backend, budget=alone) as engine:
+        backend.gate.close()
+        flying = await submit(engine, ["a", "b"])
+        backend.gate.wait_for(2)
+        waiting = await submit(engine, ["c", "d", "e"])
+        closing = threading.Thread(target=engine.scheduler.close)
+        closing.start()
+        with engine.scheduler._changed:
+            assert engine.scheduler._changed.wait_for(lambda: engine.scheduler._closed, WAIT_S)
+        backend.gate.open()
+        await flying.done.wait()
+        await waiting.done.wait()
+        closing.join(WAIT_S)
+        assert flying.rows == {0: answer("a"), 1: answer("b")}
+        assert {error.reason for error in waiting.errors.values()} == {Reason.SHUTTING_DOWN}
+        assert len(waiting.errors) == 3
+        assert len(backend.batches) == 2
+        assert not [one for one in threading.enumerate() if one.name.startswith("lane-fake")]
+        assert engine.admission.inputs == 0
+        with pytest.raises(ShuttingDownError):
+            await submit(engine, ["late"])
+        with pytest.raises(ShuttingDownError):
+            await engine.pipeline.run(inputs_of(["later"]), INTERACTIVE)

@@ -1,0 +1,121 @@
+import time
+
+import pytest
+
+from embedgrpc.engine.errors import EmptyInputError, InputTooLongError, Reason
+from embedgrpc.engine.texts import CheckedText, check_text
+from embedgrpc.models.tokenizer import Truncation
+
+# By Unicode category: one character of each that draws nothing, and of each that may be drawn.
+INVISIBLE = {
+    "Cc": "\x00\t\n\r\x1f\x7f\x85",
+    "Cf": "\u00ad\u200b\u200d\u200e\u2060\ufeff\U000e0001",
+    "Zs": " \u00a0\u2003\u3000",
+    "Zl": "\u2028",
+    "Zp": "\u2029",
+}
+VISIBLE = {
+    "Lu": "A",
+    "Ll": "\u00df",
+    "Lt": "\u01c5",
+    "Lm": "\u02b0",
+    "Lo": "\u4e00\u05d0\u0e01",
+    "Mn": "\u0301",
+    "Mc": "\u0903",
+    "Me": "\u20dd",
+    "Nd": "7\u0667",
+    "Nl": "\u2167",
+    "No": "\u00bd",
+    "Pc": "_",
+    "Pd": "-",
+    "Ps": "(",
+    "Pe": ")",
+    "Pi": "\u00ab",
+    "Pf": "\u00bb",
+    "Po": "!",
+    "Sm": "+",
+    "Sc": "\u20ac",
+    "Sk": "^",
+    "So": "\u2603\U0001f600",
+    "Co": "\ue000",
+    "Cn": "\u0378",
+}
+
+
+def check(
+    text: str, *, max_characters: int = 100, truncation: Truncation = Truncation.END
+) -> CheckedText:
+    """Checks the fourth text of a request."""
+    return check_text(text, max_characters=max_characters, truncation=truncation, field="texts[3]")
+
+
+def one_by_one(table: dict[str, str]) -> list[object]:
+    """Every character of a table, named by its category."""
+    return [
+        pytest.param(one, id=f"{category}-{ord(one):04x}")
+        for category, characters in table.items()
+        for one in characters
+    ]
+
+
+@pytest.mark.parametrize("character", one_by_one(INVISIBLE))
+def test_invisible_character_is_no_text(character: str) -> None:
+    """White space, controls and format characters make no text, alone or many of them."""
+    for text in (character, character * 99, f" \u200b{character}\n"):
+        with pytest.raises(EmptyInputError) as refused:
+            check(text)
+        assert refused.value.reason is Reason.EMPTY_INPUT
+        assert refused.value.field == "texts[3]"
+        assert f"{len(text)} characters" in refused.value.message
+
+
+@pytest.mark.parametrize("character", one_by_one(VISIBLE))
+def test_visible_character_is_a_text(character: str) -> None:
+    """Whatever may be drawn is a text, wherever it stands."""
+    for text in (character, f" \u200b{character}", f"{' ' * 80}{character}"):
+        assert check(text) == CheckedText(text, cut=False)
+
+
+def test_nothing_is_no_text() -> None:
+    """An empty string is refused."""
+    with pytest.raises(EmptyInputError):
+        check("")
+
+
+def test_a_flood_of_invisible_characters_is_refused_quickly() -> None:
+    """Megabytes of nothing hold up the event loop for less than a call takes."""
+    flood = " \u200b" * 1_000_000
+    began = time.process_time()
+    with pytest.raises(EmptyInputError):
+        check(flood)
+    assert time.process_time() - began < 0.3
+
+
+@pytest.mark.parametrize(
+    ("truncation", "expected"), [(Truncation.END, "abcde"), (Truncation.START, "fghij")]
+)
+def test_huge_text_is_cut(truncation: Truncation, expected: str) -> None:
+    """Of a text with too many characters the end that is kept has as many as are allowed."""
+    checked = check("abcdefghij", max_characters=5, truncation=truncation)
+    assert checked == CheckedText(expected, cut=True)
+
+
+@pytest.mark.parametrize("truncation", Truncation)
+def test_text_at_the_limit_is_whole(truncation: Truncation) -> None:
+    """A text of just as many characters as are allowed is not cut."""
+    assert check("abcde", max_characters=5, truncation=truncation) == CheckedText(
+        "abcde", cut=False
+    )
+
+
+def test_huge_text_that_may_not_be_cut_is_refused() -> None:
+    """The refusal names the field, the limit and the size, and not the text."""
+    with pytest.raises(InputTooLongError) as refused:
+        check("abcdef", max_characters=5, truncation=Truncation.NONE)
+    assert refused.value.message == "texts[3] has 6 characters; the limit is 5"
+    assert refused.value.field == "texts[3]"
+    assert refused.value.metadata == {
+        "label": "characters",
+        "characters": "6",
+        "maxCharacters": "5",
+    }

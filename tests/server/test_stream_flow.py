@@ -1,0 +1,329 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.models import metadata, source
+from embedgrpc.models.tokenizer import Tokenizer, Truncation
+from embedgrpc.server.exchange import Exchange
+from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.failures import failure_of
+from tests.server.fake_backend import FakeBackend, vector_of
+from tests.server.service import FIXTURES, PATIENCE_S, Service, until
+from tests.server.streams import Stream, batch
+
+Serve = Callable[..., Awaitable[Service]]
+Watched = Callable[[Service], int]
+
+WORDS = ("a", "the", "of", "and", "to", "in", "for", "is", "on", "that")
+
+
+def _texts(count: int) -> list[str]:
+    """Texts that all differ, of 1 to 20 words."""
+    return [
+        " ".join(WORDS[(number // 7 ** (place % 6)) % 10] for place in range(1 + number % 20))
+        + f" {number}"
+        for number in range(count)
+    ]
+
+
+def _expected(texts: list[str]) -> list[FloatArray]:
+    """The vectors that the fake backend has for these texts."""
+    files = source.resolve(str(FIXTURES / "bert-cls"))
+    tokenizer = Tokenizer.load(files, metadata.read(files))
+    return [
+        vector_of(tokenizer.frame(ids, max_tokens=96, truncation=Truncation.END).input_ids)
+        for ids in tokenizer.encode(texts)
+    ]
+
+
+@pytest.mark.parametrize("order", [pb.RESULT_ORDER_INPUT, pb.RESULT_ORDER_COMPLETION])
+async def test_every_input_is_answered_once_and_with_its_own_vector(
+    serve: Serve, backend: FakeBackend, order: pb.ResultOrder
+) -> None:
+    """Thousands of inputs on several streams at once: none lost, none twice, none swapped."""
+    service = await serve(
+        backend=backend, lanes=2, max_stream_in_flight_inputs=256, max_queued_inputs=300
+    )
+    texts = _texts(2000)
+    expected = dict(zip(map(str, range(len(texts))), _expected(texts), strict=True))
+
+    async def run(offset: int) -> None:
+        stream = await Stream.open(service.client, order=order)
+        inputs = list(zip(expected, texts, strict=True))
+        inputs = inputs[offset:] + inputs[:offset]
+
+        async def write() -> None:
+            for start in range(0, len(inputs), 50):
+                await stream.send(*inputs[start : start + 50])
+            await stream.call.done_writing()
+
+        results, _ = await asyncio.gather(stream.rest(), write())
+        assert await stream.call.code() is grpc.StatusCode.OK
+        if order == pb.RESULT_ORDER_INPUT:
+            assert [result.id for result in results] == [identifier for identifier, _ in inputs]
+        assert len(results) == len(inputs)
+        assert {result.id for result in results} == set(expected)
+        for result in results:
+            vector = np.array(result.embedding.dense.values, np.float32)
+            np.testing.assert_array_equal(vector, expected[result.id])
+
+    await asyncio.gather(run(0), run(700), run(1300))
+    assert service.admission().inputs == 0
+    await service.check_alive()
+
+
+async def test_results_come_as_they_are_ready_in_completion_order(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """A short text is not held back by a long one that was sent before it; nor is it in order."""
+    service = await serve(backend=backend, batch_tokens=64)
+    backend.hold()
+    stream = await Stream.open(service.client, order=pb.RESULT_ORDER_COMPLETION)
+    await stream.send(("first", "a"))
+    await asyncio.to_thread(backend.running.wait, PATIENCE_S)
+    # Both wait while the first is run, and do not fit into one batch.
+    await stream.send(("long", "a " * 90))
+    await stream.send(("short", ""))
+    await until(lambda: service.admission().inputs == 2)
+    (refused,) = await stream.results(1)
+    assert refused.id == "short"
+    backend.release()
+    assert [result.id for result in await stream.results(2)] == ["first", "long"]
+    assert await stream.end() == []
+
+
+async def test_results_wait_for_earlier_ones_in_input_order(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """The same inputs in input order: the one that is ready first is sent last."""
+    service = await serve(backend=backend)
+    backend.hold()
+    stream = await Stream.open(service.client)
+    await stream.send(("first", "a"))
+    await stream.send(("refused", ""))
+    await asyncio.to_thread(backend.running.wait, PATIENCE_S)
+    reading = asyncio.ensure_future(stream.results(2))
+    await until(lambda: len(_exchange(service)._outbox) == 0 and service.open_streams == 1)
+    assert not reading.done()
+    backend.release()
+    assert [result.id for result in await reading] == ["first", "refused"]
+    assert await stream.end() == []
+
+
+async def test_the_window_is_never_exceeded(serve: Serve, backend: FakeBackend) -> None:
+    """While nothing is answered, the server takes in no more than it said."""
+    service = await serve(
+        backend=backend, max_stream_in_flight_inputs=32, max_stream_batch_inputs=8
+    )
+    before = backend.sequences
+    backend.hold()
+    stream = await Stream.open(service.client)
+    writing = asyncio.ensure_future(_flood(stream, batches=100, inputs=8))
+    await until(lambda: service.admission().inputs == 32)
+    # The reader holds the next message, and waits for room.
+    await until(lambda: not _exchange(service)._reading)
+    assert _exchange(service)._in_flight == 32
+    most = 0
+
+    def watch(ids: IntArray) -> FloatArray:
+        nonlocal most
+        most = max(most, service.admission().inputs)
+        return vector_of(ids)
+
+    backend.answer = watch
+    backend.release()
+    await stream.results(800)
+    await writing
+    assert await stream.end() == []
+    assert 1 <= most <= 32
+    assert backend.sequences - before == 800
+
+
+async def test_a_client_that_does_not_read_stops_being_read(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """What a slow reader can make the server hold is bounded, and leaves with it."""
+    service = await serve(
+        backend=backend, max_stream_in_flight_inputs=64, max_stream_batch_inputs=16
+    )
+    client = await service.connect(grpc__http2__bdp_probe=0)
+    await client.embed("warm up")
+    tasks = len(asyncio.all_tasks())
+    before = backend.sequences
+    stream = await Stream.open(client)
+    # Long ids make long answers.
+    writing = asyncio.ensure_future(_flood(stream, batches=2000, inputs=16, id_length=256))
+    await until(lambda: _exchange(service)._writing and _exchange(service)._in_flight == 64)
+    exchange = _exchange(service)
+    taken = backend.sequences - before
+    assert taken < 16_000
+    assert len(exchange._outbox) <= 64
+    assert not writing.done()
+    # Others are served, and nothing more is taken from this one.
+    await service.check_alive()
+    assert exchange._in_flight == 64
+    assert backend.sequences - before - 2 <= taken + 64
+    stream.call.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await until(lambda: not service.open_streams)
+    assert service.admission().inputs == 0
+    await until(lambda: len(asyncio.all_tasks()) <= tasks)
+
+
+async def test_a_client_that_leaves_half_way_leaves_nothing(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """Work that waits is dropped and never run, and no room, task or stream is left over."""
+    service = await serve(backend=backend)
+    await service.client.embed("warm up")
+    tasks = len(asyncio.all_tasks())
+    backend.hold()
+    streams = [await Stream.open(service.client) for _ in range(3)]
+    await streams[0].send(("running", "a"))
+    await asyncio.to_thread(backend.running.wait, PATIENCE_S)
+    for stream in streams:
+        await stream.send(*((f"{number}", f"a {number}") for number in range(100)))
+    await until(lambda: service.admission().inputs == 301)
+    ran = len(backend.batches)
+    for stream in streams:
+        stream.call.cancel()
+    await until(lambda: not service.open_streams)
+    assert service.admission().inputs <= 1
+    backend.release()
+    await service.check_alive()
+    assert service.admission().inputs == 0
+    # The plain calls, and nothing of the streams.
+    assert len(backend.batches) == ran + 2
+    await until(lambda: len(asyncio.all_tasks()) <= tasks)
+
+
+async def test_a_silent_client_is_let_go(serve: Serve) -> None:
+    """A stream on which nothing comes and nothing waits ends with DEADLINE_EXCEEDED."""
+    service = await serve(stream_idle_timeout_s=0.1)
+    opened = await Stream.open(service.client)
+    silent = Stream(service.client)
+    ranking = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
+    await ranking.wait_for_connection()
+    for failure in (
+        await opened.failure(),
+        await silent.failure(),
+        await failure_of(ranking.read()),
+    ):
+        assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (failure.reason, failure.label) == ("DEADLINE_EXPIRED", "stream_idle")
+    assert service.open_streams == 0
+    await service.check_alive()
+
+
+async def test_a_client_that_waits_for_its_answers_is_not_silent(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """However long the model takes, a stream with inputs in flight is not idle."""
+    service = await serve(backend=backend, stream_idle_timeout_s=0.1)
+    backend.hold()
+    stream = await Stream.open(service.client)
+    await stream.send(("a", "a"))
+    silent = Stream(service.client)
+    # It came later and is let go: so the first one's time was over long ago, too.
+    assert (await silent.failure()).label == "stream_idle"
+    assert (await Stream(service.client).failure()).label == "stream_idle"
+    backend.release()
+    assert [result.id for result in await stream.results(1)] == ["a"]
+
+
+async def test_a_client_that_does_not_read_is_let_go(serve: Serve, backend: FakeBackend) -> None:
+    """A write that is stuck ends the stream; when the client reads again it learns why."""
+    service = await serve(
+        backend=backend,
+        stream_idle_timeout_s=0.3,
+        max_stream_in_flight_inputs=64,
+        max_stream_batch_inputs=16,
+    )
+    client = await service.connect(grpc__http2__bdp_probe=0)
+    stream = await Stream.open(client)
+    writing = asyncio.ensure_future(_flood(stream, batches=2000, inputs=16, id_length=256))
+    await until(lambda: service.open_streams and _exchange(service)._writing)
+    await until(lambda: not service.open_streams)
+    assert service.admission().inputs == 0
+    failure = await stream.failure()
+    assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert (failure.reason, failure.label) == ("DEADLINE_EXPIRED", "client_too_slow")
+    await asyncio.gather(writing, return_exceptions=True)
+    await service.check_alive()
+
+
+async def test_bulk_work_waits_for_room_and_is_never_refused(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """Streams whose windows together exceed the queue are slowed down, and all are answered."""
+    service = await serve(
+        backend=backend,
+        max_queued_inputs=20,
+        max_stream_in_flight_inputs=64,
+        max_stream_batch_inputs=16,
+    )
+    backend.hold()
+    streams = [await Stream.open(service.client) for _ in range(4)]
+    for stream in streams:
+        for start in (0, 16, 32):
+            await stream.send(*((str(start + number), "a text") for number in range(16)))
+    await until(lambda: service.admission().inputs >= 16)
+    assert service.admission().inputs <= 20
+    # The other class has room of its own.
+    unary = asyncio.ensure_future(service.client.embed("a text"))
+    backend.release()
+    await unary
+    for stream in streams:
+        results = await stream.results(48)
+        assert all(result.WhichOneof("outcome") == "embedding" for result in results)
+        assert await stream.end() == []
+    assert service.admission().inputs == 0
+
+
+async def test_a_rerank_stream_answers_each_request_once(serve: Serve) -> None:
+    """Hundreds of rankings in flight come back under their own ids."""
+    service = await serve(max_stream_in_flight_inputs=64, max_stream_batch_inputs=16)
+    requests = {
+        str(number): rerank.RerankRequest(query=f"q {number}", documents=["a", "of", "the"])
+        for number in range(300)
+    }
+    stream = service.client.rerank.StreamRerank(
+        iter(rerank.StreamRerankRequest(id=key, request=one) for key, one in requests.items()),
+        timeout=PATIENCE_S,
+    )
+    answers = [answer async for answer in stream]
+    assert sorted(answer.id for answer in answers) == sorted(requests)
+    by_id = {answer.id: answer.response for answer in answers}
+    for key in ("0", "150", "299"):
+        alone = await service.client.rerank.Rerank(requests[key])
+        assert [one.index for one in by_id[key].results] == [one.index for one in alone.results]
+        np.testing.assert_allclose(
+            [one.score for one in by_id[key].results],
+            [one.score for one in alone.results],
+            atol=1e-5,
+        )
+
+
+def _exchange(service: Service) -> Exchange[Any]:
+    (exchange,) = service.server._draining._exchanges
+    return exchange
+
+
+async def _flood(stream: Stream, *, batches: int, inputs: int, id_length: int = 1) -> None:
+    """Sends many inputs as fast as the server lets it."""
+    for number in range(batches):
+        await stream.call.write(
+            batch(
+                [
+                    (f"{number * inputs + place}".rjust(id_length, "-"), "a text")
+                    for place in range(inputs)
+                ]
+            )
+        )

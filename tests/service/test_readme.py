@@ -1,0 +1,57 @@
+"""What the README shows is what happens."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.service.grpcurl import Grpcurl
+from tests.settings_table import README, render, split
+
+DOCUMENTED_TARGET = "127.0.0.1:50051"
+
+
+def blocks(language: str) -> list[str]:
+    """Returns the fenced blocks of a language, in their order."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def test_the_table_of_settings_is_current() -> None:
+    """Every setting stands in the README with its flag, default and description."""
+    _, table, _ = split(README.read_text("utf-8"))
+    assert table == render(), "run: uv run python -m tests.settings_table"
+
+
+def test_the_python_example_prints_what_stands_below_it(target: str) -> None:
+    """The example runs as it is, and its output is the README's."""
+    (example,), (output,) = blocks("python"), blocks("text")
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace(DOCUMENTED_TARGET, target)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == output
+
+
+def test_the_grpcurl_example_answers_what_stands_below_it(grpcurl: Grpcurl) -> None:
+    """The command runs as it is, and its answer is the README's but for the last digits."""
+    command = next(block for block in blocks("") if block.startswith("grpcurl"))
+    program, plaintext, flag, data, address, method = shlex.split(command.replace("\\\n", " "))
+    assert (program, plaintext, flag, address) == (
+        "grpcurl",
+        "-plaintext",
+        "-d",
+        DOCUMENTED_TARGET,
+    )
+    (shown,) = (json.loads(block) for block in blocks("json"))
+    (answer,) = grpcurl.call(method, json.loads(data))
+    values = answer["embeddings"][0]["dense"].pop("values")
+    assert values == pytest.approx(shown["embeddings"][0]["dense"].pop("values"), abs=1e-5)
+    assert answer == shown

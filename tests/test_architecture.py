@@ -1,0 +1,200 @@
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embedgrpc.engine.errors import EngineError, Reason
+from embedgrpc.server.errors import status_code
+from embedgrpc.v1 import common_pb2
+
+ROOT = Path(__file__).parent.parent
+DISTRIBUTIONS = (ROOT / "src", ROOT / "clients/python/src")
+SOURCES = {
+    ".".join(path.relative_to(folder).with_suffix("").parts): path
+    for folder in DISTRIBUTIONS
+    for path in folder.rglob("*.py")
+    if "v1" not in path.parts
+}
+PROTOS = sorted(path.relative_to(ROOT / "protos") for path in (ROOT / "protos").rglob("*.proto"))
+
+# What a part may import of the others: always what lies further down.
+MAY_IMPORT = {
+    "embedgrpc.cli": ("embedgrpc.server", "embedgrpc.engine", "embedgrpc.models"),
+    "embedgrpc.server": (
+        "embedgrpc.engine",
+        "embedgrpc.models",
+        "embedgrpc.backends.base",
+        "embedgrpc.v1",
+    ),
+    "embedgrpc.engine": ("embedgrpc.models", "embedgrpc.backends.base"),
+    "embedgrpc.models": (),
+    "embedgrpc.backends": (),
+    "embedgrpc.client": ("embedgrpc.v1",),
+}
+# Here alone the server names what it is made of.
+COMPOSITION = ("embedgrpc.server.loading", "embedgrpc.server.serving")
+# What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
+TRANSPORT = ("embedgrpc.v1", "grpc", "google.protobuf", "google.rpc", "grpc_health")
+SPEAK_TRANSPORT = ("embedgrpc.server", "embedgrpc.client")
+READS_ONNX = ("embedgrpc.models.imported", "google.protobuf.message")
+READ_ENVIRONMENT = {
+    "embedgrpc.cli.flags",
+    "embedgrpc.client.cli",
+    "embedgrpc.server.configuration",
+    # Handed to telemetry, whose variables are OpenTelemetry's.
+    "embedgrpc.server.serving",
+}
+
+
+def within(module: str, parts: tuple[str, ...]) -> bool:
+    """Tells whether a module is one of the parts or lies in one."""
+    return any(module == part or module.startswith(f"{part}.") for part in parts)
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Every module that is imported anywhere in a file, in functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module
+            assert not node.level
+            # `from a import b` may mean the module a.b or a name in the module a.
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in SOURCES or node.module.count(".") == 0 else node.module
+
+
+def names_of_environment(tree: ast.AST) -> Iterator[int]:
+    """The lines that touch the variables of the process."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv"):
+            yield node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.module == "os":
+            yield from (node.lineno for one in node.names if one.name in ("environ", "getenv"))
+
+
+@pytest.fixture(scope="module", params=sorted(SOURCES))
+def module(request: pytest.FixtureRequest) -> tuple[str, ast.AST]:
+    """The name of a module and its parsed source."""
+    name: str = request.param
+    return name, ast.parse(SOURCES[name].read_text("utf-8"))
+
+
+def test_imports_point_one_way(module: tuple[str, ast.AST]) -> None:
+    """A part imports itself and what lies below it; one place names concrete backends."""
+    name, tree = module
+    (part,) = (one for one in MAY_IMPORT if within(name, (one,)))
+    allowed = (part, *MAY_IMPORT[part])
+    if name in COMPOSITION:
+        allowed += ("embedgrpc.backends",)
+    if part == "embedgrpc.backends" and name.count(".") == 2:
+        # The base knows nothing of those who implement it.
+        allowed = () if name == "embedgrpc.backends.base" else allowed
+    ours = {one for one in imports_of(tree) if within(one, ("embedgrpc",))}
+    assert not {one for one in ours if not within(one, allowed)}
+
+
+def test_transport_stays_at_the_edge(module: tuple[str, ast.AST]) -> None:
+    """Messages and RPCs are known to the server and the client alone."""
+    name, tree = module
+    known = {one for one in imports_of(tree) if within(one, TRANSPORT)}
+    if name == READS_ONNX[0]:
+        known.discard(READS_ONNX[1])
+    assert not known or within(name, SPEAK_TRANSPORT)
+
+
+def test_environment_is_read_in_few_places(module: tuple[str, ast.AST]) -> None:
+    """Variables are read where settings are put together, and nowhere else."""
+    name, tree = module
+    lines = list(names_of_environment(tree))
+    assert bool(lines) == (name in READ_ENVIRONMENT), lines
+
+
+def test_every_module_was_found() -> None:
+    """The rules above look at every part of both distributions."""
+    parts = {name.split(".")[1] for name in SOURCES}
+    assert parts == {"cli", "server", "engine", "models", "backends", "client"}
+    assert set(COMPOSITION) | READ_ENVIRONMENT <= set(SOURCES)
+
+
+def test_namespace_has_no_init() -> None:
+    """Two distributions share the package `embedgrpc`: neither may own its root."""
+    for folder in DISTRIBUTIONS:
+        assert (folder / "embedgrpc").is_dir()
+        assert not list((folder / "embedgrpc").glob("*.py*"))
+
+
+@pytest.mark.parametrize(
+    "imported",
+    ["embedgrpc.v1.embedding_service_pb2_grpc", "embedgrpc.client", "embedgrpc.client.cli"],
+)
+def test_client_imports_no_server(imported: str) -> None:
+    """The stubs and the client bring in neither a model's libraries nor the server."""
+    program = f"import json, sys, {imported}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    loaded = json.loads(done.stdout)
+    assert imported in loaded
+    unwanted = (
+        "onnxruntime",
+        "onnx",
+        "tokenizers",
+        "safetensors",
+        "ml_dtypes",
+        "pydantic",
+        "opentelemetry",
+        "embedgrpc.server",
+        "embedgrpc.engine",
+        "embedgrpc.models",
+        "embedgrpc.backends",
+    )
+    assert not [one for one in loaded if within(one, unwanted)]
+
+
+def test_stubs_are_those_of_the_contract(tmp_path: Path) -> None:
+    """Generating the stubs again changes nothing, and none is left over."""
+    outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT / 'protos'}"]
+    subprocess.run([*protoc, *outputs, *map(str, PROTOS)], check=True)
+    generated = {
+        path.relative_to(tmp_path): path.read_text("utf-8") for path in tmp_path.rglob("*.py*")
+    }
+    folder = DISTRIBUTIONS[1]
+    kept = {
+        path.relative_to(folder): path.read_text("utf-8")
+        for path in (folder / "embedgrpc/v1").iterdir()
+        if path.suffix in (".py", ".pyi")
+    }
+    assert len(PROTOS) == 4
+    assert kept == generated
+
+
+def test_reasons_are_those_of_the_contract() -> None:
+    """The engine's reasons and the enum of the contract name the same failures."""
+    names = {name.removeprefix("ERROR_REASON_") for name in common_pb2.ErrorReason.keys()}  # noqa: SIM118 - an enum, no mapping
+    assert {reason.value for reason in Reason} == names - {"UNSPECIFIED"}
+    assert all(reason.name == reason.value for reason in Reason)
+
+
+def leaves(of: type[EngineError]) -> Iterator[type[EngineError]]:
+    """The classes without subclasses."""
+    for one in of.__subclasses__():
+        yield from leaves(one) if one.__subclasses__() else (one,)
+
+
+def test_every_error_has_a_status() -> None:
+    """Each class of failure has a reason of its own and, as each reason, a status."""
+    classes = list(leaves(EngineError))
+    assert len({one.reason for one in classes}) == len(classes) >= 11
+    for one in classes:
+        assert status_code(one("message")).value[0] > 0
+    for reason in Reason:
+        error = EngineError("message")
+        error.reason = reason
+        assert status_code(error).value[0] > 0
