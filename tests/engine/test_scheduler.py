@@ -26,6 +26,7 @@ from tests.engine.fakes import (
     RecordingSink,
     answer,
     inputs_of,
+    next_turn,
     running,
 )
 
@@ -113,8 +114,7 @@ def test_one_wake_up_per_batch() -> None:
                 )
                 for number in range(100)
             ]
-            # One turn of the loop starts them all.
-            await asyncio.sleep(0)
+            await next_turn()
             engine.wait_until_tokenized()
             before = loop.wake_ups
             backend.gate.open()

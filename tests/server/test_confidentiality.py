@@ -52,10 +52,7 @@ def _quoting(error: Callable[[str], Exception]) -> Callable[[IntArray], FloatArr
     """A run that fails with the text in its message, and in that of its cause."""
 
     def answer(_ids: IntArray) -> FloatArray:
-        try:
-            raise LookupError(TEXT)
-        except LookupError as cause:
-            raise error(TEXT) from cause
+        raise error(TEXT) from LookupError(TEXT)
 
     return answer
 

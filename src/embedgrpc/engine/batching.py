@@ -1,10 +1,11 @@
 """Which sequences ride together: a choice made from what waits, and from nothing else.
 
-A batch costs what its padded form costs: sequences times the longest of them. So it is
-built around the most urgent sequence, from those whose length is nearest to it.
+A batch costs what its padded form costs, sequences times the longest of them, and something for
+being a batch. So it is built around the most urgent sequence, from those whose length is near.
 """
 
 import heapq
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from embedgrpc.engine.work import QueuedSequence, WorkClass
 
 # How many budgets of interactive tokens are run before bulk work that waits gets one.
 _INTERACTIVE_WEIGHT = 4
+# How many lengths on either side of the anchor's are looked at: the choice is quadratic in it.
+_NEIGHBOURS = 12
 # A queue holds this many sequences that are gone, and as many again as wait, before it is
 # gone through to let go of them.
 _STALE_ENTRIES = 64
@@ -27,19 +30,25 @@ class BatchBudget:
     Attributes:
         tokens: The most padded tokens. A single sequence that is longer rides alone.
         sequences: The most sequences.
-        overhead_tokens: What a batch of its own costs, in padded tokens: a sequence joins
-            only where the padding that it adds is no more than that.
+        overhead_tokens: What a batch costs beyond its padded tokens, in padded tokens.
     """
 
     tokens: int
     sequences: int
     overhead_tokens: int
 
+    def room(self, longest: int) -> int:
+        """Tells how many sequences fit when this is the longest; at least 1."""
+        return max(min(self.tokens // longest, self.sequences), 1)
+
 
 def choose_lengths(
     lengths: Sequence[int], counts: Mapping[int, int], *, anchor: int, budget: BatchBudget
 ) -> dict[int, int]:
     """Chooses how many sequences of each length ride with the anchor.
+
+    What waits near the anchor is divided into groups of neighbouring lengths so that running
+    them all costs the least: padding against batches. The batch comes out of the anchor's group.
 
     Args:
         lengths: The lengths that wait, ascending, each once.
@@ -51,52 +60,47 @@ def choose_lengths(
         How many to take of each length, the anchor among them. Their number times the
         longest is within the budget unless the anchor alone exceeds it.
     """
+    position = bisect_left(lengths, anchor)
+    near = lengths[max(position - _NEIGHBOURS, 0) : position + _NEIGHBOURS + 1]
+    group = _cheapest_group(near, [counts[length] for length in near], anchor, budget)
+    by_distance = sorted(group, key=lambda length: (abs(length - anchor), -length))
     chosen: dict[int, int] = {}
     size = 0
     longest = anchor
-
-    def take(length: int) -> None:
-        nonlocal size, longest
+    for length in by_distance:
+        room = budget.room(max(longest, length)) - size
+        if room <= 0:
+            continue
         longest = max(longest, length)
-        room = max(min(budget.tokens // longest, budget.sequences), 1) - size
         chosen[length] = min(counts[length], room)
         size += chosen[length]
-
-    take(anchor)
-    shorter = bisect_left(lengths, anchor) - 1
-    longer = shorter + 2
-    while True:
-        down = longest - lengths[shorter] if shorter >= 0 else None
-        up = _padding_added(lengths, counts, longer, size=size, longest=longest, budget=budget)
-        if size >= min(budget.tokens // longest, budget.sequences):
-            down = None
-        if down is not None and down <= budget.overhead_tokens and (up is None or down <= up):
-            take(lengths[shorter])
-            shorter -= 1
-        elif up is not None and up <= budget.overhead_tokens:
-            take(lengths[longer])
-            longer += 1
-        else:
-            return chosen
+    return chosen
 
 
-def _padding_added(
-    lengths: Sequence[int],
-    counts: Mapping[int, int],
-    position: int,
-    *,
-    size: int,
-    longest: int,
-    budget: BatchBudget,
-) -> float | None:
-    """Tells how much padding each newcomer of a greater length brings to those that ride."""
-    if position >= len(lengths):
-        return None
-    length = lengths[position]
-    room = min(budget.tokens // length, budget.sequences) - size
-    if room <= 0:
-        return None
-    return size * (length - longest) / min(counts[length], room)
+def _cheapest_group(
+    lengths: Sequence[int], counts: Sequence[int], anchor: int, budget: BatchBudget
+) -> Sequence[int]:
+    """Divides lengths into groups at the least cost; returns the group that has the anchor."""
+    # The least cost of all lengths before this one, and where their last group begins.
+    costs = [0.0]
+    begins = [0]
+    for end, longest in enumerate(lengths, start=1):
+        room = budget.room(longest)
+        size = 0
+        best = math.inf
+        begin = 0
+        for start in range(end - 1, -1, -1):
+            size += counts[start]
+            batches = -(-size // room)
+            cost = costs[start] + batches * budget.overhead_tokens + size * longest
+            if cost < best:
+                best, begin = cost, start
+        costs.append(best)
+        begins.append(begin)
+    end = len(lengths)
+    while lengths[begins[end]] > anchor:
+        end = begins[end]
+    return lengths[begins[end] : end]
 
 
 class ClassQueue:

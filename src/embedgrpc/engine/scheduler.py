@@ -228,7 +228,8 @@ class Scheduler:
     def _report(
         self, batch: list[QueuedSequence], started_ns: int, error: errors.EngineError | None
     ) -> None:
-        traces = dict.fromkeys(one.job.call.trace for one in batch if one.job.call.trace)
+        # By identity: what is opaque here need not be hashable.
+        traces = {id(one.job.call): one.job.call.trace for one in batch if one.job.call.trace}
         report = BatchReport(
             model=self._model,
             started_ns=started_ns,
@@ -236,7 +237,7 @@ class Scheduler:
             sequences=len(batch),
             tokens=sum(one.tokens for one in batch),
             padded_tokens=len(batch) * max(one.tokens for one in batch),
-            traces=tuple(traces),
+            traces=tuple(traces.values()),
             error=error.reason.value if error else "",
         )
         for observer in self._observers:

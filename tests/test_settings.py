@@ -1,0 +1,503 @@
+import argparse
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types
+import pytest
+from pydantic.fields import FieldInfo
+
+from embedgrpc.cli.flags import add_flags, read_configuration
+from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.server.configuration import (
+    Configuration,
+    SettingsError,
+    flag_name,
+    variable_name,
+)
+from embedgrpc.server.logs import HumanFormatter, JsonFormatter
+from embedgrpc.server.settings import Settings
+
+FIELDS = Settings.model_fields
+PLAIN_FIELDS = sorted(FIELDS.keys() - {"models"})
+EMBEDGRPC = str(Path(sys.executable).parent / "embedgrpc")
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("EMBEDGRPC_"):
+            monkeypatch.delenv(name)
+
+
+def resolve(*arguments: str) -> Configuration:
+    """Resolves the settings as a command does."""
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return read_configuration(parser.parse_args(arguments))
+
+
+def refusal(*arguments: str) -> list[str]:
+    """The lines that say what is wrong."""
+    with pytest.raises(SettingsError) as refused:
+        resolve(*arguments)
+    return str(refused.value).splitlines()
+
+
+def run(
+    *arguments: str, variables: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Runs the installed command in an environment of its own."""
+    env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **(variables or {})}
+    return subprocess.run(
+        [EMBEDGRPC, *arguments], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def write(folder: Path, text: str) -> Path:
+    """Writes a configuration file."""
+    path = folder / "embedgrpc.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def other_value(setting: str) -> Any:
+    """A value that is allowed and not the default."""
+    info = FIELDS[setting]
+    if setting == "address":
+        return "unix:/run/embedgrpc.sock"
+    if info.annotation is Path:
+        return "/var/cache/embedgrpc"
+    if get_origin(info.annotation) is Literal:
+        return next(one for one in get_args(info.annotation) if one != info.default)
+    return not info.default if isinstance(info.default, bool) else info.default + 1
+
+
+def as_flags(setting: str, value: Any) -> list[str]:
+    """The flags that set a setting."""
+    flag = flag_name(setting)
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    return [flag, str(value)]
+
+
+def found(configuration: Configuration, setting: str) -> tuple[Any, str]:
+    """A setting as it came out, and where it came from."""
+    value = configuration.settings.model_dump(mode="json")[setting]
+    return value, configuration.origins[setting]
+
+
+@pytest.mark.parametrize("setting", PLAIN_FIELDS)
+def test_every_setting_has_a_flag(setting: str) -> None:
+    """Whatever can be set can be set by a flag of its name."""
+    value = other_value(setting)
+    flags = as_flags(setting, value)
+    assert found(resolve(*flags), setting) == (value, flag_name(setting))
+
+
+@pytest.mark.parametrize("setting", PLAIN_FIELDS)
+def test_every_setting_has_a_variable(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever can be set can be set by a variable of its name."""
+    value = other_value(setting)
+    name = f"EMBEDGRPC_{setting.upper()}"
+    monkeypatch.setenv(name, str(value))
+    assert found(resolve(), setting) == (value, name)
+    assert resolve().unknown_variables == ()
+
+
+@pytest.mark.parametrize("setting", PLAIN_FIELDS)
+def test_every_setting_has_a_key(setting: str, tmp_path: Path) -> None:
+    """Whatever can be set can be set in the file, by its own name."""
+    value = other_value(setting)
+    path = write(tmp_path, f"{setting} = {json.dumps(value)}\n")
+    assert found(resolve("--config", str(path)), setting) == (value, str(path))
+
+
+def test_defaults_are_told_as_such() -> None:
+    """Without flags, variables or a file everything has its default, and says so."""
+    configuration = resolve()
+    assert configuration.settings == Settings()
+    assert configuration.origins == dict.fromkeys(FIELDS, "default")
+
+
+@pytest.mark.parametrize(("flag", "variable", "file"), list(product([True, False], repeat=3)))
+def test_flags_win_over_variables_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, flag: bool, variable: bool, file: bool
+) -> None:
+    """Each source wins over those below it, and only where it says something."""
+    arguments = ["--lanes", "4"] if flag else []
+    if variable:
+        monkeypatch.setenv("EMBEDGRPC_LANES", "3")
+    if file:
+        path = write(tmp_path, "lanes = 2\nmax_inputs = 7\n")
+        arguments += ["--config", str(path)]
+    lowest = (2, str(tmp_path / "embedgrpc.toml")) if file else (1, "default")
+    expected = (4, "--lanes") if flag else (3, "EMBEDGRPC_LANES") if variable else lowest
+    configuration = resolve(*arguments)
+    assert found(configuration, "lanes") == expected
+    assert configuration.settings.max_inputs == (7 if file else 1024)
+
+
+def test_empty_variable_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is set to nothing, as templates do, is one that is not set."""
+    monkeypatch.setenv("EMBEDGRPC_LANES", "")
+    monkeypatch.setenv("EMBEDGRPC_MODELS", "")
+    monkeypatch.setenv("EMBEDGRPC_CONFIG", "")
+    assert resolve().settings == Settings()
+
+
+def test_file_is_named_by_variable_or_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The flag's file is read in place of the variable's."""
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text("lanes = 2\n")
+    second.write_text("max_inputs = 3\n")
+    monkeypatch.setenv("EMBEDGRPC_CONFIG", str(first))
+    assert found(resolve(), "lanes") == (2, str(first))
+    configuration = resolve("--config", str(second))
+    assert found(configuration, "lanes") == (1, "default")
+    assert found(configuration, "max_inputs") == (3, str(second))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "limit"),
+    [
+        ("lanes", "0", "greater than or equal to 1"),
+        ("lanes", "65", "less than or equal to 64"),
+        ("lanes", "many", "valid integer"),
+        ("lanes", "1.5", "valid integer"),
+        ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
+        ("address", "localhost", "pattern"),
+        ("reflection", "perhaps", "valid boolean"),
+        ("max_unary_s", "0", "greater than 0"),
+        ("max_unary_s", "nan", "less than or equal to 3600"),
+        ("drain_delay_s", "inf", "less than or equal to 600"),
+        ("log_level", "trace", "'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_bad_value_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str, value: str, limit: str
+) -> None:
+    """A refusal names the setting, where it came from, the limit and the value."""
+    path = write(tmp_path, f"{setting} = {json.dumps(value)}\n")
+    (line,) = refusal("--config", str(path))
+    assert line.startswith(f"{setting} ({path}): ")
+    assert limit in line
+    assert line.endswith(f"not {value!r}")
+    monkeypatch.setenv(variable_name(setting), value)
+    (line,) = refusal("--config", str(path))
+    assert line.startswith(f"{setting} ({variable_name(setting)}): ")
+    assert limit in line
+    assert line.endswith(f"not {value!r}")
+
+
+def bounds_of(info: FieldInfo) -> list[tuple[float, float]]:
+    """The limits of a number, each with a value just beyond it."""
+    limits: list[tuple[float, float]] = []
+    for one in info.metadata:
+        match one:
+            case annotated_types.Ge(ge=limit):
+                limits.append((float(str(limit)), float(str(limit)) - 1))
+            case annotated_types.Gt(gt=limit):
+                limits.append((float(str(limit)), float(str(limit))))
+            case annotated_types.Le(le=limit):
+                limits.append((float(str(limit)), float(str(limit)) + 1))
+    return limits
+
+
+@pytest.mark.parametrize(
+    "setting", [name for name, info in FIELDS.items() if info.annotation in (int, float)]
+)
+def test_every_number_is_bounded(setting: str) -> None:
+    """Each number has a least and a greatest value, and is refused beyond either."""
+    bounds = bounds_of(FIELDS[setting])
+    assert len(bounds) == 2
+    for limit, beyond in bounds:
+        (line,) = refusal(f"{flag_name(setting)}={beyond:.0f}")
+        assert line.startswith(f"{setting} ({flag_name(setting)}): ")
+        assert f"{limit:.0f}" in line
+
+
+def test_every_bad_value_is_told() -> None:
+    """Two mistakes are two lines: neither has to be found by trying again."""
+    lines = refusal("--lanes", "0", "--max-inputs", "0")
+    assert [line.partition(" ")[0] for line in lines] == ["lanes", "max_inputs"]
+
+
+def test_window_smaller_than_a_message() -> None:
+    """A stream's window must have room for one message of it."""
+    (line,) = refusal("--max-stream-batch-inputs", "10", "--max-stream-in-flight-inputs", "9")
+    assert line == "max_stream_batch_inputs 10 is more than max_stream_in_flight_inputs 9"
+
+
+def test_unknown_key_is_refused(tmp_path: Path) -> None:
+    """A key that sets nothing is a mistake in the file."""
+    path = write(tmp_path, "max_input = 5\n")
+    (line,) = refusal("--config", str(path))
+    assert line.startswith(f"max_input ({path}): ")
+    assert "not permitted" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"lanes: 4\n", "is not TOML"),
+        (b"lanes = \xff\n", "is not TOML"),
+    ],
+)
+def test_unreadable_file_is_told(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    """A file that is not there or not TOML is named in one line."""
+    path = tmp_path / "embedgrpc.toml"
+    if content is not None:
+        path.write_bytes(content)
+    (line,) = refusal("--config", str(path))
+    assert line.startswith(f"{path}: {problem}")
+
+
+def test_folder_is_no_file(tmp_path: Path) -> None:
+    """A folder in place of the file is told."""
+    assert refusal("--config", str(tmp_path)) == [f"{tmp_path}: cannot be read: Is a directory"]
+
+
+def served(configuration: Configuration) -> list[tuple[str, str]]:
+    """The models' names and sources."""
+    return [(model.name, model.source) for model in configuration.settings.models]
+
+
+def test_models_by_flags() -> None:
+    """Each --model adds one, with or without a name of its own."""
+    flags = ["--model", "mini=./models/minilm", "--model", "package:files/model", "--model", "./x/"]
+    configuration = resolve(*flags)
+    assert served(configuration) == [
+        ("mini", "./models/minilm"),
+        ("model", "package:files/model"),
+        ("x", "./x/"),
+    ]
+    assert configuration.origins["models"] == "--model"
+
+
+def test_models_by_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable holds models separated by commas; a flag replaces them all."""
+    monkeypatch.setenv("EMBEDGRPC_MODELS", "a=./one, ./two,")
+    configuration = resolve()
+    assert served(configuration) == [("a", "./one"), ("two", "./two")]
+    assert configuration.origins["models"] == "EMBEDGRPC_MODELS"
+    assert served(resolve("--model", "./three")) == [("three", "./three")]
+
+
+def test_models_by_file(tmp_path: Path) -> None:
+    """The file gives a model as a table with all of its settings, or in the short form."""
+    text = """
+    [[models]]
+    source = "./one"
+    id = "a"
+    aliases = ["b", "c"]
+    default_truncation = "NONE"
+    escape_special_tokens = true
+    """
+    model = resolve("--config", str(write(tmp_path, text))).settings.models[0]
+    assert (model.name, model.aliases) == ("a", ("b", "c"))
+    assert model.default_truncation is Truncation.NONE
+    assert model.escape_special_tokens
+    short = write(tmp_path, 'models = ["a=./one", "./two"]\n')
+    assert served(resolve("--config", str(short))) == [("a", "./one"), ("two", "./two")]
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        ("a=", "models.0.source"),
+        ("", "models.0.source"),
+        ("a b=./one", "models.0.id"),
+        ("x" * 129 + "=./one", "models.0.id"),
+    ],
+)
+def test_bad_model_is_named(model: str, place: str) -> None:
+    """A model without a source, or with a name that no request could hold, is refused."""
+    (line,) = refusal("--model", model)
+    assert line.startswith(f"{place} (--model): ")
+
+
+def test_bad_model_table_is_named(tmp_path: Path) -> None:
+    """A mistake in a model's table is told with the place of the table."""
+    path = write(tmp_path, '[[models]]\nsource = "./one"\n[[models]]\nid = "b"\nsauce = "./two"\n')
+    lines = refusal("--config", str(path))
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"models.1.source ({path})",
+        f"models.1.sauce ({path})",
+    ]
+
+
+@pytest.mark.parametrize(
+    "models", [["./a/model", "./b/model"], ["x=./a", "x=./b"], ["model=./a", "./b/model/"]]
+)
+def test_two_models_with_one_name(models: list[str]) -> None:
+    """Requests could not tell them apart: the refusal names both and the way out."""
+    flags = [part for model in models for part in ("--model", model)]
+    (line,) = refusal(*flags)
+    assert line.startswith("two models are called ")
+    assert all(model.rpartition("=")[2] in line for model in models)
+    assert "--model NAME=SOURCE" in line
+
+
+def test_alias_may_not_be_taken(tmp_path: Path) -> None:
+    """Nor may an alias be another model's name."""
+    path = write(
+        tmp_path, '[[models]]\nsource = "./a"\n[[models]]\nsource = "./b"\naliases = ["a"]\n'
+    )
+    (line,) = refusal("--config", str(path))
+    assert line.startswith("two models are called 'a': ./a and ./b")
+
+
+def test_check_prints_every_setting(tmp_path: Path) -> None:
+    """`check` prints each setting with where it came from, and exits with 0."""
+    path = write(tmp_path, "lanes = 2\n")
+    variables = {"EMBEDGRPC_MAX_INPUTS": "9", "EMBEDGRPC_MAX_INPUT": "9", "EMBEDGRPC_TARGET": "x:1"}
+    done = run("check", "--config", str(path), "--no-reflection", variables=variables)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == list(FIELDS)
+    assert f"lanes = 2  # {path}" in lines
+    assert "max_inputs = 9  # EMBEDGRPC_MAX_INPUTS" in lines
+    assert "reflection = false  # --reflection" in lines
+    assert 'address = "127.0.0.1:50051"  # default' in lines
+    assert done.stderr == "embedgrpc: variable EMBEDGRPC_MAX_INPUT sets nothing\n"
+
+
+@pytest.mark.parametrize(("command", "code"), [("check", 1), ("serve", 2)])
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--lanes", "0"], "embedgrpc: lanes (--lanes): "),
+        (["--config", "/nonexistent.toml"], "embedgrpc: /nonexistent.toml: cannot be read"),
+        (["--model", "a=./x", "--model", "a=./y"], "embedgrpc: two models are called 'a'"),
+    ],
+)
+def test_bad_settings_end_the_command(
+    command: str, code: int, arguments: Sequence[str], line: str
+) -> None:
+    """Wrong settings end a command with its own exit code and one line on stderr."""
+    done = run(command, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+
+
+def test_unknown_flag_is_a_usage_error() -> None:
+    """A flag that does not exist ends a command with 2."""
+    done = run("serve", "--max-input-s", "5")
+    assert done.returncode == 2
+    assert "unrecognized arguments" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--lanes", "0"], ["check"]])
+def test_settings_need_no_model_library(arguments: list[str]) -> None:
+    """Settings are checked before what takes seconds to import."""
+    program = (
+        "import sys; from embedgrpc.cli.main import main; code = main(sys.argv[1:]);"
+        " sys.exit(9 if {'onnxruntime', 'onnx', 'grpc'} & sys.modules.keys() else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, check=False
+    )
+    assert done.returncode == (2 if arguments[0] == "serve" else 0)
+
+
+def test_help_names_every_flag_and_default() -> None:
+    """`serve --help` tells what there is."""
+    done = run("serve", "--help")
+    assert done.returncode == 0
+    assert all(f"  {flag_name(setting)}" in done.stdout for setting in FIELDS)
+    assert done.stdout.count("(default:") == len(FIELDS)
+
+
+def record_of(**extra: object) -> logging.LogRecord:
+    """A log record of two minutes past midnight on 1 March 2026, UTC."""
+    record = logging.LogRecord("embedgrpc.test", logging.INFO, "", 0, "model %s", ("ready",), None)
+    record.created = 1772323320.25
+    record.__dict__.update(extra)
+    return record
+
+
+def test_json_line_has_event_and_extras() -> None:
+    """A line is one JSON object: time, level, logger, event and what was added."""
+    line = JsonFormatter().format(record_of(model="a\nb", path=Path("/x"), seconds=1.5))
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "2026-03-01T00:02:00.250+00:00",
+        "level": "info",
+        "logger": "embedgrpc.test",
+        "event": "model ready",
+        "model": "a\nb",
+        "path": "/x",
+        "seconds": 1.5,
+    }
+
+
+def failed_record() -> logging.LogRecord:
+    """A record of an exception that was caught."""
+    record = record_of(model="a")
+    try:
+        int("what failed")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    return record
+
+
+def test_json_line_has_the_stack() -> None:
+    """An exception's stack is a field of the same line."""
+    line = JsonFormatter().format(failed_record())
+    assert "\n" not in line
+    assert json.loads(line)["stack"].endswith("'what failed'")
+
+
+def test_human_line_has_event_and_extras() -> None:
+    """People get time, level and event, and what was added as name=value; then the stack."""
+    line = HumanFormatter().format(record_of(model="a", seconds=1.5))
+    assert line.endswith("info    model ready model=a seconds=1.5")
+    assert line[2] == line[5] == ":"
+    first, *stack = HumanFormatter().format(failed_record()).splitlines()
+    assert first.endswith("model ready model=a")
+    assert stack[-1].startswith("ValueError: ")
+    given = HumanFormatter().format(record_of(stack="line 1\nline 2"))
+    assert given.endswith("model ready\nline 1\nline 2")
+
+
+LOG_PROGRAM = """
+import logging, sys
+from embedgrpc.server import logs
+logs.configure(sys.argv[1], sys.argv[2])
+logging.getLogger("a").info("quiet")
+logging.getLogger("b").warning("loud", extra={"size": 3})
+"""
+
+
+@pytest.mark.parametrize("log_format", ["auto", "json"])
+def test_pipes_get_json_lines(log_format: str) -> None:
+    """Where stderr is no terminal, `auto` writes JSON; less severe lines are left out."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOG_PROGRAM, "warning", log_format],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.stdout == ""
+    assert {"event": "loud", "size": 3}.items() <= json.loads(line).items()
+
+
+def test_terminals_get_lines_for_people() -> None:
+    """Where stderr is a terminal, `auto` writes for whoever sits there."""
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", LOG_PROGRAM, "info", "auto"], stderr=theirs, check=True)
+    os.close(theirs)
+    with open(ours, encoding="utf-8") as terminal:  # noqa: PTH123 - a descriptor, no path
+        lines = [terminal.readline().rstrip() for _ in range(2)]
+    assert [line[9:] for line in lines] == ["info    quiet", "warning loud size=3"]
