@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,9 @@ def search_quality(
 
 def _embed(client: Client, texts: Mapping[str, str]) -> NDArray[np.float32]:
     """Returns float32 [texts, dimensions] in the order of the texts."""
-    rows = {one.id: one.vector for one in client.embed_stream(texts.items(), order="completion")}
+    rows: dict[object, Any] = {
+        one.id: one.vector for one in client.embed_stream(texts.items(), order="completion")
+    }
     return np.stack([rows[identifier] for identifier in texts])
 
 

@@ -24,7 +24,8 @@ def test_the_default_model_gives_the_vectors_of_the_reference(client: Client) ->
     reference = expected("all-MiniLM-L6-v2")
     vectors = np.load(FIXTURES / "all-MiniLM-L6-v2" / "expected.npz")["vectors"]
     answer = client.embed(reference["texts"])
-    streamed = np.stack([one.vector for one in client.embed_stream(reference["texts"])])
+    results: list[Any] = list(client.embed_stream(reference["texts"]))
+    streamed = np.stack([one.vector for one in results])
     assert answer.token_counts.tolist() == reference["token_counts"]
     assert answer.truncated.tolist() == [
         before > after
@@ -69,7 +70,8 @@ def test_local_folders_give_the_vectors_of_the_reference(fixture_client: Client,
 def test_cross_encoders_give_the_scores_of_the_reference(fixture_client: Client, name: str) -> None:
     """Logits, sigmoids and the default scale agree for every pair, over-long ones included."""
     reference = expected(name)
-    for entry, scale in (("logits", "raw"), ("sigmoid", "sigmoid"), ("default", None)):
+    scales: dict[str, Any] = {"logits": "raw", "sigmoid": "sigmoid", "default": None}
+    for entry, scale in scales.items():
         scores = [
             fixture_client.rerank(query, [document], model=name, score_scale=scale).results[0].score
             for query, document in reference["pairs"]
@@ -113,7 +115,7 @@ def test_ubinary_keeps_the_signs(client: Client) -> None:
     """Each bit tells whether the number is above zero, most significant bit first."""
     texts = expected("all-MiniLM-L6-v2")["texts"]
     exact = client.embed(texts, dimensions=12).vectors
-    packed = client.embed(texts, dimensions=12, encoding="ubinary").vectors
+    packed = client.embed(texts, dimensions=12, encoding="ubinary").vectors.astype(np.uint8)
     assert np.array_equal(np.unpackbits(packed, axis=1, count=12), exact > 0)
 
 

@@ -202,13 +202,13 @@ class AsyncClient(ChannelOwner):
         method = call.method(self._connect())
         deadline_s = self._deadline_s(timeout_s)
         try:
-            response = await method(call.request, timeout=deadline_s, metadata=self._metadata)
+            response = await method(call.request, timeout=deadline_s, metadata=self._call_metadata)
         except grpc.RpcError as error:
             raise error_of_call(error) from error
         return call.read(response)
 
     def _start_stream(self) -> Any:
-        return self._connect().embedding.StreamEmbed(metadata=self._metadata)
+        return self._connect().embedding.StreamEmbed(metadata=self._call_metadata)
 
     def _connect(self) -> Stubs:
         loop = asyncio.get_running_loop()

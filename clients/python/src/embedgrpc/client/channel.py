@@ -18,6 +18,7 @@ DEFAULT_TIMEOUT_S: Final = 60.0
 MESSAGE_BYTES_MAX: Final = 16 * 2**20
 Metadata = Sequence[tuple[str, str | bytes]]
 
+_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
 _HEALTH_SERVICE = "embedgrpc.v1.EmbeddingService"
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -75,6 +76,8 @@ class ChannelOwner:
         self._timeout_s = valid_timeout(timeout_s)
         self._credentials = credentials
         self._metadata = tuple(metadata)
+        # The server refuses what would be too large for us before it does the work.
+        self._call_metadata = (*self._metadata, (_RESPONSE_BYTES_KEY, str(MESSAGE_BYTES_MAX)))
         self._health_check = health_check
         self._opening = threading.Lock()
         self._channel: Any = None

@@ -210,10 +210,10 @@ class Client(ChannelOwner):
         method = call.method(self._open(grpc))
         deadline_s = self._deadline_s(timeout_s)
         try:
-            response = method(call.request, timeout=deadline_s, metadata=self._metadata)
+            response = method(call.request, timeout=deadline_s, metadata=self._call_metadata)
         except grpc.RpcError as error:
             raise error_of_call(error) from error
         return call.read(response)
 
     def _start_stream(self, requests: Iterator[embedding_service_pb2.StreamEmbedRequest]) -> Any:
-        return self._open(grpc).embedding.StreamEmbed(requests, metadata=self._metadata)
+        return self._open(grpc).embedding.StreamEmbed(requests, metadata=self._call_metadata)

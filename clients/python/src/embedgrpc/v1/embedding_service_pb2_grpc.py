@@ -53,6 +53,10 @@ class EmbeddingServiceServicer:
 
     def Embed(self, request, context):
         """Embeds a batch. All texts succeed or the call fails.
+
+        An answer that the client would not accept is refused before any work:
+        INVALID_REQUEST. A client is taken to accept 4 MiB, gRPC's default, unless the
+        metadata `embedgrpc-max-response-bytes` states another number of bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

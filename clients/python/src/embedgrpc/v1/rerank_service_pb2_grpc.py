@@ -55,7 +55,7 @@ class RerankServiceServicer:
 
     def Rerank(self, request, context):
         """Scores the documents of one query and returns them best first. All documents
-        are scored or the call fails.
+        are scored or the call fails. Answers are limited as those of Embed are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
