@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -90,7 +90,7 @@ class RawLoop:
             text=True,
         )
 
-    def __enter__(self) -> "RawLoop":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,9 +15,11 @@ from benchmarks import workloads
 from benchmarks.processes import peak_rss_bytes, server
 from embedgrpc.client import Client
 
-# Imports, a bare session on the graph, the tokenizer: what cannot be saved.
+# The libraries that a gRPC service on ONNX Runtime imports, a bare session on the graph, the
+# tokenizer: what cannot be saved.
 _FLOOR = """
-import grpc, numpy, onnxruntime, tokenizers
+import grpc.aio, numpy, onnxruntime, tokenizers
+import grpc_health.v1.health_pb2_grpc, grpc_reflection.v1alpha.reflection, opentelemetry.trace
 from pathlib import Path
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models import graph, metadata, source

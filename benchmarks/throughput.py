@@ -56,9 +56,7 @@ def main() -> None:
             _print(workload, contenders, tokens)
         for totals in served.totals.values():
             real, padded = totals["tokens"], totals["padded_tokens"]
-            print(
-                f"| {workload.name} | real / computed tokens, all served | | {real / padded:.3f} | | |"
-            )
+            print(f"| {workload.name} | served: real / computed | | {real / padded:.3f} | | |")
 
 
 def _contenders(workload: Workload, raw: RawLoop, served: RunningServer) -> Iterator[Contender]:

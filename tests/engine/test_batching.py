@@ -23,9 +23,11 @@ BUDGETS = st.builds(
     BatchBudget,
     tokens=st.integers(1, 600),
     sequences=st.integers(1, 20),
-    overhead_tokens=st.integers(0, 40),
+    overhead_tokens=st.integers(0, 40) | st.integers(0, 400),
 )
-WAITING = st.dictionaries(st.integers(1, 80), st.integers(1, 30), min_size=1, max_size=20)
+WAITING = st.dictionaries(
+    st.integers(1, 16) | st.integers(1, 80), st.integers(1, 30), min_size=1, max_size=20
+)
 _ADMISSION = Admission(max_inputs=1, max_tokens=1)
 # Either kind of leftover may be as many as what waits, and this many more.
 _STALE_ENTRIES = 64
@@ -233,6 +235,25 @@ def test_bulk_is_not_starved() -> None:
     interactive, bulk = WorkClass.INTERACTIVE, WorkClass.BULK
     assert turns[:50] == ([interactive] * 4 + [bulk]) * 10
     assert turns[50:] == [interactive] * 10
+
+
+def test_bulk_has_no_credit_from_before_it_came() -> None:
+    """Interactive work that was run while no bulk work waited does not let any go first."""
+    queue = BatchQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
+    for _ in range(100):
+        queue.push(queued(10, 0, WorkClass.INTERACTIVE))
+    for _ in range(9):
+        queue.pop_batch()
+    queue.push(queued(10, 0, WorkClass.BULK))
+    assert queue.pop_batch()[0].job.call.work_class is WorkClass.INTERACTIVE
+    assert queue.pop_batch()[0].job.call.work_class is WorkClass.BULK
+
+
+def test_longer_riders_leave_less_room() -> None:
+    """Where longer sequences joined the anchor, shorter ones share the room that is left."""
+    budget = BatchBudget(tokens=120, sequences=100, overhead_tokens=1000)
+    chosen = choose_lengths([8, 10, 11], {8: 4, 10: 1, 11: 11}, anchor=10, budget=budget)
+    assert chosen == {10: 1, 11: 9}
 
 
 def test_interactive_work_is_not_starved() -> None:

@@ -55,7 +55,8 @@ async def _serving(methods: dict[str, Any]) -> AsyncIterator[Any]:
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
-    await server.stop(None)
+    # Waits for handlers that have not ended.
+    await server.stop(PATIENCE_S)
 
 
 async def _failure(channel: Any, shape: str) -> Failure:
@@ -134,6 +135,66 @@ async def test_a_cancelled_future_is_answered() -> None:
     async with _serving({"UnaryUnary": handler}) as channel:
         failure = await _failure(channel, "UnaryUnary")
     assert failure.code is grpc.StatusCode.UNAVAILABLE
+
+
+class _Flooding:
+    """A service that writes to its client, and tells when its handler has ended."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Queue[type[BaseException]] = asyncio.Queue()
+
+    async def flood(self, _request: Any, context: Any) -> None:
+        try:
+            while True:
+                await context.write(bytes(100_000))
+        except BaseException as error:
+            self.ended.put_nowait(type(error))
+            raise
+
+
+async def test_a_client_that_leaves_while_it_is_written_to_is_no_incident(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whether the cancellation comes before the failed write or after it, nothing is logged."""
+    caplog.set_level(logging.WARNING)
+    service = _Flooding()
+    handler: Any = grpc.unary_stream_rpc_method_handler(service.flood)
+    async with _serving({"Flood": handler}) as channel:
+        for number in range(100):
+            call = channel.unary_stream("/test.Guard/Flood")(b"")
+            for _ in range(number % 3):
+                await call.read()
+            await call.wait_for_connection()
+            call.cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(100):
+                await service.ended.get()
+    assert not caplog.records
+
+
+class _Late:
+    """A service whose write fails before it is told that its client has left."""
+
+    def __init__(self) -> None:
+        self.failed = asyncio.Event()
+
+    async def write(self, _request: Any, _context: Any) -> None:
+        self.failed.set()
+        raise grpc.aio.InternalError(CANARY)
+
+
+async def test_a_write_that_fails_before_the_cancellation_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The handler ends when the cancellation comes; a failed write alone is no incident."""
+    caplog.set_level(logging.WARNING)
+    service = _Late()
+    handler: Any = grpc.unary_stream_rpc_method_handler(service.write)
+    async with _serving({"Late": handler}) as channel:
+        call = channel.unary_stream("/test.Guard/Late")(b"")
+        await service.failed.wait()
+        call.cancel()
+    assert not caplog.records
 
 
 async def test_a_malformed_message_of_a_client_stream() -> None:

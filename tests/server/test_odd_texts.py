@@ -8,6 +8,7 @@ import tokenizers
 
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as embedding
+from tests.server.failures import failure_of
 from tests.server.fake_backend import FakeBackend
 from tests.server.service import EMBED, FIXTURES, Service
 
@@ -54,6 +55,17 @@ async def test_a_huge_text_is_cut_before_it_is_tokenized(serve: Serve) -> None:
         assert one.truncated
         assert one.token_count <= 96
         assert answer.usage.truncated_inputs == 1
+
+
+@pytest.mark.parametrize("nothing", [" ", "\x01", " \t\x02\u200b"])
+async def test_megabytes_of_nothing_hold_nobody_up(serve: Serve, nothing: str) -> None:
+    """Looking for something visible in a text takes no time that others would notice."""
+    service = await serve()
+    huge = nothing * (4_000_000 // len(nothing.encode()))
+    began = time.perf_counter()
+    failure = await failure_of(service.client.embed(huge))
+    assert time.perf_counter() - began < 0.4
+    assert failure.reason == "EMPTY_INPUT"
 
 
 @pytest.mark.parametrize(("escape", "separators"), [(False, 2), (True, 1)])

@@ -46,7 +46,6 @@ async def test_a_stop_under_load_loses_nothing(cache_dir: Path) -> None:
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.gather(*(event.wait() for event in answered_after))
             failures = await asyncio.gather(*load)
-            print("XX", [(f.code(), f.details(), f.debug_error_string()) for f in failures])
         # Each caller's first failure is a call that was begun too late; none was cut off.
         assert {failure.code() for failure in failures} == {grpc.StatusCode.UNAVAILABLE}
         assert await server.ended() == 0
@@ -88,7 +87,7 @@ async def test_one_signal_is_enough(cache_dir: Path, number: signal.Signals) -> 
             assert await server.ended() == 0
 
 
-async def test_a_signal_before_it_is_ready(cache_dir: Path, tmp_path: Path) -> None:
+async def test_a_signal_before_it_is_ready(tmp_path: Path) -> None:
     """A stop while models load is a clean one, too."""
     async with started(cache_dir=tmp_path / "cold") as server:
         await server.until("listening")

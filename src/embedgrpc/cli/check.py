@@ -13,6 +13,7 @@ def add_parser(commands: Any) -> None:
     """Adds the command to a parser."""
     parser = commands.add_parser(
         "check",
+        allow_abbrev=False,
         help="print the settings and where each came from",
         description="Resolves the settings as `serve` would, prints each with where it came from,"
         " and loads nothing. Exits with 1 when they are wrong.",

@@ -14,6 +14,7 @@ def add_parser(commands: Any) -> None:
     """Adds the command to a parser."""
     parser = commands.add_parser(
         "serve",
+        allow_abbrev=False,
         help="serve models until SIGTERM",
         description="Serves models until SIGTERM or SIGINT; a second signal ends it at once.",
         epilog="Example: embedgrpc serve --address 0.0.0.0:50051"

@@ -6,6 +6,7 @@ one wake-up, whatever number of calls they belong to.
 """
 
 import asyncio
+import copy
 import logging
 import threading
 import time
@@ -212,7 +213,7 @@ class Scheduler:
             deliveries = _failures(batch, error)
         else:
             tokens = sum(one.tokens for one in batch)
-            self._admission.drained(tokens, time.perf_counter() - started)
+            self._admission.drained(tokens * len(self._lanes), time.perf_counter() - started)
         if self._observers:
             self._report(batch, started_ns, error)
         return deliveries
@@ -277,7 +278,8 @@ def _failures(batch: list[QueuedSequence], error: errors.EngineError) -> list[_D
     riders_by_job: dict[Job, list[QueuedSequence]] = {}
     for one in batch:
         riders_by_job.setdefault(one.job, []).append(one)
-    return [_delivery(riders, error) for riders in riders_by_job.values()]
+    # Each job gets an error of its own: raising one adds to it.
+    return [_delivery(riders, copy.copy(error)) for riders in riders_by_job.values()]
 
 
 def _delivery(riders: list[QueuedSequence], outcome: FloatArray | errors.EngineError) -> _Delivery:

@@ -63,9 +63,9 @@ def encode(rows: FloatArray, encoding: Encoding) -> EncodedRows:
 
     Args:
         rows: float32 [texts, dimensions], finite.
-        encoding: The encoding. FLOAT16 clips to its largest number; INT8 is symmetric with a
-            scale per vector, `max(abs(x)) / 127`; UBINARY packs `x > 0`, most significant bit
-            first.
+        encoding: The encoding. FLOAT16 and BFLOAT16 clip to their largest number; INT8 is
+            symmetric with a scale per vector, `max(abs(x)) / 127`; UBINARY packs `x > 0`, most
+            significant bit first.
 
     Returns:
         The encoded vectors.
@@ -80,7 +80,8 @@ def encode(rows: FloatArray, encoding: Encoding) -> EncodedRows:
             limit = np.finfo(np.float16).max
             data = np.clip(rows, -limit, limit).astype("<f2")
         case Encoding.BFLOAT16:
-            data = rows.astype(ml_dtypes.bfloat16).view("<u2")
+            limit = np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
+            data = np.clip(rows, -limit, limit).astype(ml_dtypes.bfloat16).view("<u2")
         case Encoding.INT8:
             scales = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
             divisors = np.where(scales > 0, scales, np.float32(1))

@@ -25,6 +25,10 @@ from embedgrpc.server.errors import message_of, status_code, trailing_metadata
 _logger = logging.getLogger(__name__)
 
 
+# How long gRPC may take to tell that a call is over.
+_CANCELLATION_S_MAX = 1.0
+
+
 class _Malformed:
     """Stands for a message that could not be parsed."""
 
@@ -60,7 +64,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         generates = inspect.isasyncgenfunction(behavior)
         method = handler_call_details.method
 
-        async def guarded(request: Any, context: Any) -> Any:
+        async def answer(request: Any, context: Any) -> Any:
             try:
                 request = _well_formed(request, streaming=handler.request_streaming)
                 if generates:
@@ -68,7 +72,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
                 return await behavior(request, context)
             except EngineError as error:
                 await _abort(context, error)
-            except grpc.aio.AbortError:
+            except (grpc.aio.AbortError, grpc.aio.InternalError):
                 raise
             except asyncio.CancelledError:
                 # gRPC cancels the task of a call that the client or the deadline ended; any
@@ -83,10 +87,26 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
                 await _abort(context, fault)
 
         return _HANDLER_MAKERS[handler.request_streaming, handler.response_streaming](
-            guarded,
+            _ending_quietly(answer),
             _guard_deserializer(handler.request_deserializer, method),
             handler.response_serializer,
         )
+
+
+def _ending_quietly(
+    answer: Callable[[Any, Any], Awaitable[Any]],
+) -> Callable[[Any, Any], Awaitable[Any]]:
+    """Makes no incident of a write to a call that its client has just left."""
+
+    async def guarded(request: Any, context: Any) -> Any:
+        try:
+            return await answer(request, context)
+        except grpc.aio.InternalError:
+            # The cancellation is on its way, and ends this.
+            await asyncio.sleep(_CANCELLATION_S_MAX)
+            raise
+
+    return guarded
 
 
 def _guard_deserializer(

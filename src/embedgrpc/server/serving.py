@@ -21,6 +21,7 @@ from embedgrpc.engine.scheduler import BatchObserver
 from embedgrpc.models.errors import ModelError
 from embedgrpc.server import telemetry
 from embedgrpc.server.catalog import Catalog, ModelState, ServedModel
+from embedgrpc.server.closing import Doorkeeper
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding import EmbeddingService
 from embedgrpc.server.guard import GuardInterceptor
@@ -87,11 +88,12 @@ class Server:
         await self._resources.aclose()
 
     async def _start(self, resources: AsyncExitStack) -> None:
-        interceptors: list[Any] = [GuardInterceptor()]
+        door = Doorkeeper()
+        interceptors: list[Any] = [door, GuardInterceptor()]
         tracing = telemetry.configure(version("embedgrpc"), os.environ)
         if tracing:
             resources.push_async_callback(asyncio.to_thread, tracing.shutdown)
-            interceptors.insert(0, tracing.interceptor())
+            interceptors.insert(1, tracing.interceptor())
             self._observers.append(tracing.batch_tracer())
         resources.callback(self._totals.log)
         models = self._models = ExitStack()
@@ -105,7 +107,7 @@ class Server:
         await self._monitor.begin()
         self.address = _listen(server, self._settings.address)
         await server.start()
-        resources.push_async_callback(server.stop, self._settings.shutdown_grace_s)
+        resources.push_async_callback(door.stop, server, self._settings.shutdown_grace_s)
         resources.callback(self._draining.drain)
         # Their streams never end by themselves, and the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)

@@ -222,7 +222,8 @@ def _set_outcome(span: Span, context: Any, error: BaseException | None) -> None:
     code = told if isinstance(told, grpc.StatusCode) else _CODES[told or 0]
     error_type = ""
     if error is not None and code is grpc.StatusCode.OK:
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        # A write to a call that its client has left fails before the cancellation is told.
+        if isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.InternalError):
             code = grpc.StatusCode.CANCELLED
         else:
             code, error_type = grpc.StatusCode.UNKNOWN, type(error).__qualname__
