@@ -96,7 +96,7 @@ def test_float16_is_clipped(rows: FloatArray) -> None:
 @given(rows=ROWS)
 @settings(max_examples=200, deadline=None)
 def test_bfloat16_is_the_nearest(rows: FloatArray) -> None:
-    """BFLOAT16 is the upper half of a float32, rounded to the nearest, ties to even, and clipped."""
+    """BFLOAT16 is the upper half of a float32, to the nearest, ties to even, and clipped."""
     encoded = encode(rows, Encoding.BFLOAT16)
     for position, row in enumerate(bits_of(rows)):
         rounded = [(bits + 0x7FFF + (bits >> 16 & 1)) >> 16 for bits in row]

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from embedgrpc.backends.base import FloatArray
 
+# All bits of the exponent but the last, and of the fraction.
+_BFLOAT16_MAX = np.uint32(0x7F7F_0000).view(np.float32)
+
 
 class Encoding(StrEnum):
     """How the numbers of a vector are written."""
@@ -80,8 +83,9 @@ def encode(rows: FloatArray, encoding: Encoding) -> EncodedRows:
             limit = np.finfo(np.float16).max
             data = np.clip(rows, -limit, limit).astype("<f2")
         case Encoding.BFLOAT16:
-            limit = np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
-            data = np.clip(rows, -limit, limit).astype(ml_dtypes.bfloat16).view("<u2")
+            data = (
+                np.clip(rows, -_BFLOAT16_MAX, _BFLOAT16_MAX).astype(ml_dtypes.bfloat16).view("<u2")
+            )
         case Encoding.INT8:
             scales = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
             divisors = np.where(scales > 0, scales, np.float32(1))
