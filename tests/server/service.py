@@ -11,6 +11,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from embedgrpc.engine.admission import Admission
+from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.loading import OpenBackend, open_onnx
 from embedgrpc.server.serving import Server
 from embedgrpc.server.settings import ModelSettings, Settings
@@ -93,6 +94,12 @@ class Service:
         loaded = next(iter(self.server.catalog)).ready()
         assert loaded.embedder is not None
         return loaded.embedder.pipeline._admission
+
+    @property
+    def exchange(self) -> Exchange[Any]:
+        """The server's side of the only stream that is open."""
+        (exchange,) = self.server._draining._exchanges
+        return exchange
 
     @property
     def open_streams(self) -> int:

@@ -81,23 +81,12 @@ async def test_a_message_over_the_limit(serve: Serve) -> None:
 
 
 async def test_a_compression_bomb(serve: Serve) -> None:
-    """Some kilobytes that would inflate to hundreds of megabytes are refused half-way."""
+    """Some kilobytes that would inflate to many times the limit are refused half-way."""
     service = await serve()
-    bomb = gzip.compress(bytes(200_000_000), compresslevel=1)
+    bomb = gzip.compress(bytes(20_000_000), compresslevel=9)
+    assert len(bomb) < 40_000
     async with raw_connection(service.address) as connection:
         sent = b"\x01" + frame(bomb)[1:]
-        parts = [sent[start : start + 16_000] for start in range(0, 48_000, 16_000)]
-        assert len(bomb) > 48_000
-        # As much as the stream's first window lets pass; the declared length is the true one.
-        _, answer = await connection.send(
-            headers(EMBED_PATH.encode(), (b"grpc-encoding", b"gzip")), *parts, end=False
-        )
-        await connection.ping()
-        assert not answer.ended.is_set()
-    small = gzip.compress(bytes(20_000_000), compresslevel=9)
-    assert len(small) < 40_000
-    async with raw_connection(service.address) as connection:
-        sent = b"\x01" + frame(small)[1:]
         parts = [sent[start : start + 16_000] for start in range(0, len(sent), 16_000)]
         answer = await connection.call(
             headers(EMBED_PATH.encode(), (b"grpc-encoding", b"gzip")), *parts

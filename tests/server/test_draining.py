@@ -71,9 +71,9 @@ async def test_a_stream_is_answered_what_was_read_of_it(
     await stream.send(("a", "a"), ("b", "b"))
     await stream.send(("c", ""))
     await asyncio.to_thread(backend.running.wait, PATIENCE_S)
-    await until(lambda: _only(service)._in_flight == (3 if order == pb.RESULT_ORDER_INPUT else 2))
+    await until(lambda: service.exchange._in_flight == (3 if order == pb.RESULT_ORDER_INPUT else 2))
     stopping = asyncio.ensure_future(_stop(service.server))
-    await until(lambda: _only(service)._draining)
+    await until(lambda: service.exchange._draining)
     backend.release()
     results = await stream.results(3)
     assert sorted(result.id for result in results) == ["a", "b", "c"]
@@ -114,7 +114,7 @@ async def test_a_stream_that_had_said_all_ends_well(serve: Serve, backend: FakeB
     stream = await Stream.open(service.client)
     await stream.send(("a", "a"))
     await stream.call.done_writing()
-    await until(lambda: (reader := _only(service)._reader) and reader.done())
+    await until(lambda: (reader := service.exchange._reader) and reader.done())
     stopping = asyncio.ensure_future(_stop(service.server))
     await until(lambda: service.server._draining._draining)
     backend.release()
@@ -133,9 +133,9 @@ async def test_a_rerank_stream_is_answered_what_was_read_of_it(
     for number in range(3):
         request = rerank.RerankRequest(query="q", documents=["one", "two"])
         await stream.write(rerank.StreamRerankRequest(id=str(number), request=request))
-    await until(lambda: service.open_streams and _only(service)._in_flight == 6)
+    await until(lambda: service.open_streams and service.exchange._in_flight == 6)
     stopping = asyncio.ensure_future(_stop(service.server))
-    await until(lambda: _only(service)._draining)
+    await until(lambda: service.exchange._draining)
     backend.release()
     answers = [await stream.read() for _ in range(3)]
     assert sorted(answer.id for answer in answers) == ["0", "1", "2"]
@@ -173,8 +173,3 @@ async def test_a_stream_that_comes_too_late_is_told_so() -> None:
 async def _never() -> AsyncIterator[None]:
     await asyncio.Event().wait()
     yield
-
-
-def _only(service: Service) -> Exchange[None]:
-    (exchange,) = service.server._draining._exchanges
-    return exchange

@@ -1,7 +1,6 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -11,7 +10,6 @@ import pytest
 from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.models import metadata, source
 from embedgrpc.models.tokenizer import Tokenizer, Truncation
-from embedgrpc.server.exchange import Exchange
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of
@@ -111,7 +109,7 @@ async def test_results_wait_for_earlier_ones_in_input_order(
     await stream.send(("refused", ""))
     await asyncio.to_thread(backend.running.wait, PATIENCE_S)
     reading = asyncio.ensure_future(stream.results(2))
-    await until(lambda: len(_exchange(service)._outbox) == 0 and service.open_streams == 1)
+    await until(lambda: len(service.exchange._outbox) == 0 and service.open_streams == 1)
     assert not reading.done()
     backend.release()
     assert [result.id for result in await reading] == ["first", "refused"]
@@ -129,8 +127,8 @@ async def test_the_window_is_never_exceeded(serve: Serve, backend: FakeBackend) 
     writing = asyncio.ensure_future(_flood(stream, batches=100, inputs=8))
     await until(lambda: service.admission().inputs == 32)
     # The reader holds the next message, and waits for room.
-    await until(lambda: not _exchange(service)._reading)
-    assert _exchange(service)._in_flight == 32
+    await until(lambda: not service.exchange._reading)
+    assert service.exchange._in_flight == 32
     most = 0
 
     def watch(ids: IntArray) -> FloatArray:
@@ -171,7 +169,7 @@ async def test_a_client_that_does_not_read_stops_being_read(
             taken, still = now, still + 1 if now == taken else 0
             if still == 20:
                 break
-    exchange = _exchange(service)
+    exchange = service.exchange
     assert exchange._writing
     assert exchange._in_flight == 64
     assert len(exchange._outbox) <= 64
@@ -316,11 +314,6 @@ async def test_a_rerank_stream_answers_each_request_once(serve: Serve) -> None:
             [one.score for one in alone.results],
             atol=1e-5,
         )
-
-
-def _exchange(service: Service) -> Exchange[Any]:
-    (exchange,) = service.server._draining._exchanges
-    return exchange
 
 
 async def _flood(stream: Stream, *, batches: int, inputs: int, id_length: int = 1) -> None:

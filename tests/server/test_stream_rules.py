@@ -13,7 +13,15 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of
 from tests.server.fake_backend import FakeBackend
-from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, serving, settings_for
+from tests.server.service import (
+    CROSS,
+    EMBED,
+    PATIENCE_S,
+    Service,
+    serving,
+    settings_for,
+    until,
+)
 from tests.server.streams import Stream, batch
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -228,12 +236,29 @@ async def test_an_id_of_an_earlier_message_is_refused_while_in_flight(cache_dir:
         stream = await Stream.open(service.client)
         await stream.send(("a", "one"))
         await stream.call.write(batch([("b", "two"), ("a", "three")]))
+        await until(lambda: service.exchange._failure)
         backend.release()
         results = await stream.results(1)
         assert [result.id for result in results] == ["a"]
         failure = await stream.failure()
     assert failure.label == "duplicate_id"
     assert failure.fields == ("batch.inputs[1].id",)
+
+
+async def test_an_id_of_an_earlier_ranking_is_refused_while_in_flight(cache_dir: Path) -> None:
+    """Two requests may not use one id before the first is answered, which it still is."""
+    backend = FakeBackend()
+    async with serving(settings_for(cache_dir=cache_dir), backend.open) as service:
+        backend.hold()
+        stream = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
+        request = rerank.RerankRequest(query="q", documents=["d"])
+        for _ in range(2):
+            await stream.write(rerank.StreamRerankRequest(id="same", request=request))
+        await until(lambda: service.open_streams and service.exchange._failure)
+        backend.release()
+        assert (await stream.read()).WhichOneof("outcome") == "response"
+        failure = await failure_of(stream.read())
+    assert (failure.label, failure.fields) == ("duplicate_id", ("id",))
 
 
 async def test_bad_queries_of_a_rerank_stream_fail_alone(service: Service) -> None:
