@@ -36,7 +36,11 @@ MAY_IMPORT = {
     "embedgrpc.client": ("embedgrpc.v1",),
 }
 # Here alone the server names what it is made of.
-COMPOSITION = ("embedgrpc.server.loading", "embedgrpc.server.serving")
+COMPOSITION = (
+    "embedgrpc.server.loading",
+    "embedgrpc.server.process",
+    "embedgrpc.server.serving",
+)
 # What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
 TRANSPORT = ("embedgrpc.v1", "grpc", "google.protobuf", "google.rpc", "grpc_health")
 SPEAK_TRANSPORT = ("embedgrpc.server", "embedgrpc.client")
@@ -46,6 +50,7 @@ READ_ENVIRONMENT = {
     "embedgrpc.client.cli",
     "embedgrpc.server.configuration",
     # Handed to telemetry, whose variables are OpenTelemetry's.
+    "embedgrpc.server.process",
     "embedgrpc.server.serving",
 }
 

@@ -4,8 +4,8 @@ from typing import Any, Self, cast
 
 import pytest
 
-from tests.client.servicer import Script, Servicer, serving
 from embedgrpc.client import AsyncClient, AsyncEmbedStream, Client
+from tests.client.servicer import Script, Servicer, serving
 
 
 class BlockingStream:

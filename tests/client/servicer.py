@@ -15,7 +15,6 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.client.made_up import DIMENSIONS, FAIL, embedding, model, stream_result
 from embedgrpc.client.errors import ERRORS_BY_REASON
 from embedgrpc.v1 import (
     common_pb2,
@@ -26,6 +25,7 @@ from embedgrpc.v1 import (
     rerank_service_pb2_grpc,
 )
 from embedgrpc.v1 import embedding_service_pb2 as pb
+from tests.client.made_up import DIMENSIONS, FAIL, embedding, model, stream_result
 
 
 @dataclass

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.client.made_up import DIMENSIONS, VOCABULARY, vector_of
-from tests.client.servicer import Script, serving
 from embedgrpc.client import Client, HealthStatus
 from embedgrpc.client.options import EmbedOptions
 from embedgrpc.v1 import embedding_service_pb2 as pb
+from tests.client.made_up import DIMENSIONS, VOCABULARY, vector_of
+from tests.client.servicer import Script, serving
 
 TEXTS = ["a tower", "long river", "héé 塔"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from embedgrpc.client.cli import main
 from tests.client.made_up import vector_of
 from tests.client.servicer import Script
-from embedgrpc.client.cli import main
 
 COMMAND = str(Path(sys.executable).parent / "embedgrpc-client")
 Run = Callable[..., subprocess.CompletedProcess[str]]

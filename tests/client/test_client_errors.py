@@ -7,11 +7,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
-from tests.client.servicer import Refusal, Script, info
 from embedgrpc import client as package
 from embedgrpc.client import Client, enums, errors
 from embedgrpc.client.status import error_of_call
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, model_service_pb2, rerank_service_pb2
+from tests.client.servicer import Refusal, Script, info
 
 REASONS = [name.removeprefix("ERROR_REASON_") for name in common_pb2.ErrorReason.keys()[1:]]
 

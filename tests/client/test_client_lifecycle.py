@@ -11,11 +11,11 @@ from importlib import resources
 import grpc
 import pytest
 
-from tests.client.made_up import vector_of
-from tests.client.servicer import Script
 from embedgrpc import client as package
 from embedgrpc.client import AsyncClient, Client, ConnectionFailedError, HealthStatus
 from embedgrpc.client.channel import service_config
+from tests.client.made_up import vector_of
+from tests.client.servicer import Script
 
 SERVER_PACKAGES = ("server", "engine", "models", "backends", "cli")
 

@@ -7,8 +7,6 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.client.made_up import vector_of
-from tests.client.servicer import Script
 from embedgrpc.client import (
     AsyncClient,
     BadResponseError,
@@ -21,6 +19,8 @@ from embedgrpc.client import (
 )
 from embedgrpc.client.stream import MESSAGE_TEXT_BYTES, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
+from tests.client.made_up import vector_of
+from tests.client.servicer import Script
 
 
 def test_results_come_in_the_order_of_the_inputs(client: Client, script: Script) -> None:

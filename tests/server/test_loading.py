@@ -6,7 +6,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from embedgrpc.server.serving import Server, StartError
+from embedgrpc.server.listening import StartError
+from embedgrpc.server.serving import Server
 from embedgrpc.server.settings import ModelSettings
 from tests.server.failures import failure_of
 from tests.server.service import EMBED, FIXTURES, serving, settings_for

@@ -32,12 +32,13 @@ def run(parsed: argparse.Namespace) -> int:
         return _refuse(error, code=2)
     logs.configure(settings.log_level, settings.log_format)
     # Late, so that a wrong setting is told before seconds of imports.
-    from embedgrpc.server.serving import StartError, serve  # noqa: PLC0415 - see above
+    from embedgrpc.server.listening import StartError  # noqa: PLC0415 - see above
+    from embedgrpc.server.process import serve  # noqa: PLC0415 - see above
 
     try:
         asyncio.run(serve(settings))
     except StartError as error:
-        return _refuse(error, code=2)
+        return _refuse(error, code=2 if error.settings_are_wrong else 1)
     return 0
 
 

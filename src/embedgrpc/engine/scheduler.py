@@ -37,6 +37,11 @@ _logger = logging.getLogger(__name__)
 _PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
 
 
+# How long a run that is under way may take when the scheduler closes. Its thread ends with the
+# process at the latest.
+_LANE_END_S_MAX = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class BatchReport:
     """What became of one batch.
@@ -157,8 +162,11 @@ class Scheduler:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        until = time.monotonic() + _LANE_END_S_MAX
         for lane in self._lanes:
-            lane.join()
+            lane.join(max(until - time.monotonic(), 0))
+            if lane.is_alive():
+                _logger.warning("a run does not end", extra={"model": self._model})
         while batch := self._queue.pop_batch():
             stopped = errors.ShuttingDownError("the server stopped before this was run")
             self._deliver_soon(_failures(batch, stopped))

@@ -158,7 +158,7 @@ class Settings(BaseModel):
         default=True, description="Whether grpcurl and others may ask for the contract"
     )
     health_interval_s: float = Field(
-        default=10, gt=0, le=3600, description="Time between two checks of a model that is idle"
+        default=10, gt=0, le=3600, description="Time between two checks of a model"
     )
     health_timeout_s: float = Field(
         default=10,

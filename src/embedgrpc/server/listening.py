@@ -1,0 +1,60 @@
+"""Where the server listens, and how gRPC treats its connections."""
+
+import grpc.aio
+
+from embedgrpc.server.settings import Settings
+
+
+class StartError(Exception):
+    """The server cannot start; one line that says what to change.
+
+    Attributes:
+        settings_are_wrong: Whether other settings would help, rather than another machine.
+    """
+
+    def __init__(self, message: str, *, settings_are_wrong: bool) -> None:
+        super().__init__(message)
+        self.settings_are_wrong = settings_are_wrong
+
+
+def listen(server: grpc.aio.Server, address: str) -> str:
+    """Binds the address; returns it with the port that was taken.
+
+    Raises:
+        StartError: It cannot be bound.
+    """
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise StartError(
+            f"address {address}: cannot listen there; is another server running?",
+            settings_are_wrong=False,
+        )
+    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def channel_arguments(settings: Settings) -> list[tuple[str, int]]:
+    """Returns gRPC's own settings; a key that it does not know is ignored in silence."""
+    return [
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_send_message_length", settings.max_response_bytes),
+        ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        # Both alike, or a header between the two is refused at random.
+        ("grpc.max_metadata_size", 16_384),
+        ("grpc.absolute_max_metadata_size", 16_384),
+        # Else a stream that is not read takes in far more than its window.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_connection_idle_ms", 300_000),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", 60_000),
+        # Else a second server takes half of the first one's connections in silence.
+        ("grpc.so_reuseport", 0),
+    ]
