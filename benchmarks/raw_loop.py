@@ -3,7 +3,8 @@
 Reads requests as JSON lines from stdin and answers on stdout:
 - {"do": "prepare", "name": NAME, "texts": [...]}: tokenizes once, outside any measurement;
 - {"do": "best", "name": NAME}: finds the budget of padded tokens with the highest throughput;
-- {"do": "run", "name": NAME, "order": "sorted" | "given", "budget": N}: runs all of it once;
+- {"do": "run", "name": NAME, "order": "sorted" | "given", "budget": N, "sequences": N}: runs all of
+  it once, in batches of at most so many padded tokens and sequences; 0 for no limit;
 - {"do": "one", "name": NAME}: runs the first text alone.
 """
 
@@ -33,7 +34,7 @@ class _Loop:
         prepared = graph.prepare(files, self._metadata, cache_dir=_CACHE)
         self._backend = OnnxBackend(prepared.path, device="cpu")
         self._sequences: dict[str, list[TokenSequence]] = {}
-        self._batches: dict[tuple[str, str, int], list[PaddedBatch]] = {}
+        self._batches: dict[tuple[str, str, int, int], list[PaddedBatch]] = {}
 
     def prepare(self, *, name: str, texts: list[str]) -> dict[str, Any]:
         limit = self._metadata.max_tokens
@@ -52,10 +53,10 @@ class _Loop:
         }
         return {"budget": min(seconds, key=lambda budget: seconds[budget])}
 
-    def run(self, *, name: str, order: str, budget: int) -> dict[str, Any]:
-        key = (name, order, budget)
+    def run(self, *, name: str, order: str, budget: int = 0, sequences: int = 0) -> dict[str, Any]:
+        key = (name, order, budget, sequences)
         if key not in self._batches:
-            self._batches[key] = self._form(name, order, budget)
+            self._batches[key] = self._form(*key)
         batches = self._batches[key]
         cpu = time.process_time()
         began = time.perf_counter()
@@ -73,15 +74,17 @@ class _Loop:
         self._backend.run(batch)
         return {"seconds": time.perf_counter() - began}
 
-    def _form(self, name: str, order: str, budget: int) -> list[PaddedBatch]:
+    def _form(self, name: str, order: str, budget: int, limit: int) -> list[PaddedBatch]:
         """Packs batches in the given order, or sorted by length: the longest last."""
         sequences = list(self._sequences[name])
         if order == "sorted":
             sequences.sort(key=lambda one: len(one.input_ids))
         batches: list[list[TokenSequence]] = [[]]
         for one in sequences:
+            size = len(batches[-1]) + 1
             longest = max(len(other.input_ids) for other in [*batches[-1], one])
-            if batches[-1] and longest * (len(batches[-1]) + 1) > budget:
+            full = (budget and longest * size > budget) or (limit and size > limit)
+            if batches[-1] and full:
                 batches.append([])
             batches[-1].append(one)
         return [self._pad(batch) for batch in batches]

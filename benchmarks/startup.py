@@ -37,7 +37,10 @@ def main() -> None:
     """Measures in turns and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="starts of each kind")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--documents", type=int, default=0, help="texts of the load; 0 for all")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    documents = list(workloads.documents().values())[: arguments.documents or None]
     cache = tempfile.mkdtemp()
     flags = ("--cache-dir", cache, "--device", "cpu")
     floor, warm, cold = [], [], []
@@ -54,7 +57,7 @@ def main() -> None:
                     warm.append(served.start_s)
         with server(*flags) as served, Client(served.target, timeout_s=600) as client:
             idle = peak_rss_bytes(served.pid)
-            for _ in client.embed_stream(workloads.documents().values(), order="completion"):
+            for _ in client.embed_stream(documents, order="completion"):
                 pass
             loaded = peak_rss_bytes(served.pid)
     finally:
@@ -69,7 +72,7 @@ def main() -> None:
         median = statistics.median(seconds)
         print(f"| {name} | {median:.2f} s | {median / base:.2f} |")
     print("\n| peak resident memory | MB | ratio to the weights |\n|---|---|---|")
-    for name, size in (("serving, idle", idle), ("after the whole Cranfield collection", loaded)):
+    for name, size in (("serving, idle", idle), (f"after {len(documents)} abstracts", loaded)):
         print(f"| {name} | {size / 1e6:.0f} | {size / weight_bytes:.2f} |")
 
 

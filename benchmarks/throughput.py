@@ -8,7 +8,8 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from benchmarks import workloads
 from benchmarks.processes import RawLoop, RunningServer, cpu_s, server
@@ -17,6 +18,8 @@ from embedgrpc.client import AsyncClient
 
 _UNARY_IN_FLIGHT = 32
 _STREAM_BATCH = 64
+# How servers without a budget of tokens form batches.
+_FIFO_SEQUENCES = 32
 # The raw loop's turns come first and last by turns, so that a drift of the machine cancels out.
 _WARM_UP_ROUNDS = 1
 
@@ -40,10 +43,13 @@ def main() -> None:
     """Runs the comparison and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--texts", type=int, default=0, help="texts of a workload; 0 for all")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
     print("| workload | contender | tokens/s | ratio to raw | CPU-s per 1 M tokens | CPU ratio |")
     print("|---|---|---|---|---|---|")
-    for workload in (workloads.passages(), workloads.short(), workloads.mixed()):
+    for whole in (workloads.passages(), workloads.short(), workloads.mixed()):
+        workload = replace(whole, texts=whole.texts[: arguments.texts or None])
         with RawLoop() as raw, server() as served:
             tokens = raw.ask(do="prepare", name=workload.name, texts=workload.texts)["tokens"]
             contenders = list(_contenders(workload, raw, served))
@@ -62,9 +68,9 @@ def main() -> None:
 def _contenders(workload: Workload, raw: RawLoop, served: RunningServer) -> Iterator[Contender]:
     budget = raw.ask(do="best", name=workload.name)["budget"]
 
-    def run_raw(order: str) -> Callable[[], tuple[float, float]]:
+    def run_raw(**batches: Any) -> Callable[[], tuple[float, float]]:
         def run() -> tuple[float, float]:
-            answer = raw.ask(do="run", name=workload.name, order=order, budget=budget)
+            answer = raw.ask(do="run", name=workload.name, **batches)
             return answer["seconds"], answer["cpu_s"]
 
         return run
@@ -86,8 +92,11 @@ def _contenders(workload: Workload, raw: RawLoop, served: RunningServer) -> Iter
 
         return run
 
-    yield Contender(f"raw, sorted, {budget} tokens a batch", run_raw("sorted"))
-    yield Contender("raw, as they come, same budget", run_raw("given"))
+    yield Contender(f"raw, sorted, {budget} tokens a batch", run_raw(order="sorted", budget=budget))
+    yield Contender(
+        f"raw, as they come, {_FIFO_SEQUENCES} texts a batch",
+        run_raw(order="given", sequences=_FIFO_SEQUENCES),
+    )
     yield Contender("served, stream", run_served(_stream))
     yield Contender(f"served, unary, 1 text, {_UNARY_IN_FLIGHT} in flight", run_served(_unary))
 

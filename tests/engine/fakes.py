@@ -15,6 +15,7 @@ from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Prepare
+from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.scheduler import BatchObserver, Scheduler
 from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
@@ -184,7 +185,7 @@ def inputs_of(
         texts=[CheckedText(text, cut=False) for text in texts],
         sequences=len(texts),
         prepare=prepare,
-        output=output,
+        outputs=(output,),
         max_tokens=512,
         atomic=atomic,
     )
@@ -200,9 +201,10 @@ class RecordingSink:
     expected: int = 0
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def succeeded(self, indices: Sequence[int], rows: FloatArray) -> None:
-        """Takes rows."""
-        self.rows.update(zip(indices, rows.tolist(), strict=True))
+    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
+        """Takes the rows of the one output that was asked for."""
+        (numbers,) = rows.by_sequence.values()
+        self.rows.update(zip(indices, numbers.tolist(), strict=True))
         self._count(len(indices))
 
     def failed(self, indices: Sequence[int], error: EngineError) -> None:
@@ -228,7 +230,9 @@ class Engine:
     def job(self, texts: Sequence[str], call: Call, sink: RecordingSink) -> Job:
         """Makes a job that is tokenized already."""
         reservation = self.admission.admit_always()
-        job = Job(call=call, output=OUTPUT, sink=sink, inputs=len(texts), reservation=reservation)
+        job = Job(
+            call=call, outputs=(OUTPUT,), sink=sink, inputs=len(texts), reservation=reservation
+        )
         job.sequences = [sequence_of(text) for text in texts]
         sink.expected = len(texts)
         return job

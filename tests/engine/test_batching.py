@@ -37,7 +37,7 @@ def queued(length: int, urgency: float, work_class: WorkClass) -> QueuedSequence
     """A sequence of a job of its own."""
     job = Job(
         call=Call(work_class),
-        output="",
+        outputs=(),
         sink=RecordingSink(),
         inputs=1,
         reservation=_ADMISSION.admit_always(),

@@ -26,6 +26,7 @@ from embedgrpc.models.tokenizer import TokenSequence
 from tests.engine.fakes import (
     BROKEN,
     NAN,
+    OUTPUT,
     CharacterTokenizer,
     Engine,
     FakeBackend,
@@ -149,7 +150,7 @@ class _Trial:
 
     async def _call(self, texts: list[str]) -> list[list[float]]:
         _, rows = await self._engine.pipeline.run(inputs_of(texts), INTERACTIVE)
-        answers: list[list[float]] = rows.tolist()
+        answers: list[list[float]] = rows.by_sequence[OUTPUT].tolist()
         return answers
 
 
@@ -366,7 +367,7 @@ async def test_probe_passes_a_full_queue() -> None:
         probe = asyncio.create_task(engine.pipeline.probe(inputs_of(["probe"]), INTERACTIVE))
         await next_turn()
         backend.gate.open()
-        assert (await probe).tolist() == [answer("probe")]
+        assert (await probe).by_sequence[OUTPUT].tolist() == [answer("probe")]
         await first
 
 

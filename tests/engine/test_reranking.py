@@ -7,10 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from embedgrpc.engine.cross_encoding import CrossEncoder
+from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.errors import EngineError, InputTooLongError, NonFiniteOutputError
-from embedgrpc.engine.reranking import CrossEncoder, RerankSpec, ScoreScale, SimilarityReranker
+from embedgrpc.engine.reranking import RerankMethod, RerankSpec, ScoreScale
+from embedgrpc.engine.similarity import SimilarityReranker
 from embedgrpc.engine.work import Call, WorkClass
-from embedgrpc.models.kinds import Activation
+from embedgrpc.models.kinds import Activation, Representation
 from embedgrpc.models.metadata import ModelMetadata, read
 from embedgrpc.models.source import resolve
 from embedgrpc.models.tokenizer import Tokenizer, Truncation
@@ -54,7 +57,11 @@ def similarity(
 ) -> Iterator[SimilarityReranker]:
     """A reranker by cosine whose vectors are told."""
     with running(FakeBackend(answers=answers), tokenizer=tokenizer) as engine:
-        yield SimilarityReranker(metadata, tokenizer, engine.pipeline, 1000)
+        described = replace(
+            metadata, dimensions=2, normalize=False, representations=(Representation.DENSE,)
+        )
+        embedder = Embedder(described, tokenizer, engine.pipeline, 1000)
+        yield SimilarityReranker(embedder, RerankMethod.SIMILARITY, metadata.max_tokens)
 
 
 async def test_best_document_comes_first(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:

@@ -14,6 +14,7 @@ from embedgrpc.backends.base import (
 )
 from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
+from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.scheduler import BatchReport
 from embedgrpc.engine.work import Call, WorkClass
 from tests.engine.fakes import (
@@ -265,7 +266,7 @@ class _RaisingSink(RecordingSink):
 
     always = False
 
-    def succeeded(self, indices: Sequence[int], rows: FloatArray) -> None:
+    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
         del indices, rows
         raise ValueError("a sink with a text in its message")
 
@@ -305,7 +306,7 @@ async def test_outputs_share_a_batch() -> None:
         positive = await submit(engine, ["text"])
         negative = RecordingSink()
         job = engine.job(["other"], INTERACTIVE, negative)
-        job.output = NEGATIVE
+        job.outputs = (NEGATIVE,)
         engine.scheduler.submit(job)
         backend.gate.open()
         await positive.done.wait()

@@ -132,7 +132,8 @@ def test_activations(tmp_path: Path, name: str, function: Any) -> None:
         ({"layer_norm_eps": "small"}, "layer_norm_eps must be a small number"),
         ({"num_attention_heads": 5}, "hidden_size must be a multiple of num_attention_heads"),
         ({"num_hidden_layers": None}, "num_hidden_layers must be a whole number"),
-        ({"model_type": "roberta"}, "model_type must be one of bert where there is no onnx/"),
+        ({"model_type": "deberta"}, "model_type must be one of bert, roberta, xlm-roberta"),
+        ({"model_type": "albert", "num_hidden_groups": 2}, "num_hidden_groups must be 1"),
         ({"num_hidden_layers": 3}, "encoder.layer.2.attention.self.query.weight is missing"),
         ({"vocab_size": 999}, "word_embeddings.weight has shape [1200, 32], not [999, 32]"),
     ],
@@ -181,7 +182,7 @@ def test_a_git_lfs_pointer_is_recognised(tmp_path: Path, name: str, file: str) -
 
 
 def test_missing_and_broken_weights(tmp_path: Path) -> None:
-    """A folder without weights, with shards or with a broken file says what is wanted."""
+    """A folder without weights, with a broken file or a broken index says what is wanted."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "model.safetensors").write_bytes(b"\x10" * 64)
     with pytest.raises(ModelError, match="is no safetensors file"):
@@ -190,7 +191,7 @@ def test_missing_and_broken_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.safetensors is missing, and so is .*onnx"):
         _prepare(folder, tmp_path / "cache")
     (folder / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(ModelError, match="weights in several files are not supported"):
+    with pytest.raises(ModelError, match="weight_map must be an object"):
         _prepare(folder, tmp_path / "cache")
 
 

@@ -104,7 +104,7 @@ def _add_input(name: str, *, kind: int = TensorProto.INT64) -> Edit:
 
 
 def _set_input_type(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def _fix_batch(model: onnx.ModelProto) -> None:
@@ -141,10 +141,11 @@ def _set_opset(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_add_input("position_ids"), "input 'position_ids' is not supported"),
-        (_add_input("past_key_values.0.key"), "input 'past_key_values.0.key' is not supported"),
-        (_add_input("task_id"), "input 'task_id' is not supported"),
-        (_set_input_type, "input 'input_ids' must be int64"),
+        (_add_input("pixel_values"), "input 'pixel_values' is not supported"),
+        (_add_input("past_key_values.0.key"), "input 'past_key_values.0.key' must be of shape"),
+        (_add_input("position_ids", kind=TensorProto.FLOAT), "'position_ids' must be int64 or"),
+        (_add_input("task_id"), "set task_id for this model in the configuration"),
+        (_set_input_type, "input 'input_ids' must be int64 or int32"),
         (_fix_batch, "input 'input_ids' must have a free batch and length"),
         (_rename_input, "the graph has no input 'attention_mask'"),
         (_rename_output, "one must be last_hidden_state or token_embeddings"),

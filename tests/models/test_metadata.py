@@ -160,12 +160,14 @@ def test_prompts(tmp_path: Path) -> None:
 
 
 def test_padding(tmp_path: Path) -> None:
-    """The side is the tokenizer's; the token comes from either file."""
+    """The side is the tokenizer's where positions allow it; the token comes from either file."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / "tokenizer_config.json", padding_side="left")
     edit_json(folder / "config.json", pad_token_id=None)
     metadata = _read(folder)
-    assert (metadata.padding_side, metadata.pad_token_id) == ("left", 0)
+    assert (metadata.padding_side, metadata.pad_token_id) == ("right", 0)
+    edit_json(folder / "config.json", model_type="qwen3")
+    assert _read(folder).padding_side == "left"
     edit_json(folder / "tokenizer_config.json", pad_token={"content": "[MASK]"})
     assert _read(folder).pad_token_id == 4
 
@@ -197,7 +199,7 @@ EXTRAS = "config_sentence_transformers.json"
         (EXTRAS, {"prompts": {"query": 1}}, "prompts.query must be a string"),
         (EXTRAS, {"default_prompt_name": "query"}, "default_prompt_name must be a key of prompts"),
         (EXTRAS, {"similarity_fn_name": "jaccard"}, "similarity_fn_name must be one of cosine"),
-        (EXTRAS, {"model_type": "SparseEncoder"}, "model_type 'SparseEncoder' is not supported"),
+        (EXTRAS, {"model_type": "Encoder"}, "model_type 'Encoder' is not supported"),
         (EXTRAS, {"model_type": "CrossEncoder"}, "contradicts the Pooling module"),
         ("tokenizer_config.json", {"padding_side": "top"}, "padding_side must be left or right"),
         ("tokenizer_config.json", {"model_max_length": "x"}, "model_max_length must be a whole"),
@@ -220,15 +222,18 @@ def test_a_wrong_key_is_named(
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        (_modules("Transformer", "Pooling", "Dense"), "[2].type 'Dense' is not supported"),
-        (_modules("Transformer", "SpladePooling"), "[1].type 'SpladePooling' is not supported"),
+        (_modules("Transformer", "Pooling", "CNN"), "[2].type 'CNN' is not supported"),
+        (_modules("Transformer", "Dense"), "Dense needs a Pooling before it"),
+        (_modules("Transformer", "LayerNorm"), "LayerNorm needs a Pooling before it"),
+        (_modules("Transformer", "Pooling", "Normalize", "Dense"), "must come before Normalize"),
+        (_modules("Transformer", "Whitening"), "[1].type 'Whitening' is not supported"),
         (_modules("Router"), "[0].type 'Router' is not supported"),
         (_modules("Pooling"), "[0].type 'Pooling' is out of place"),
         (_modules("Transformer", "Transformer"), "[1].type 'Transformer' is out of place"),
         (_modules("Transformer"), "has no Pooling module"),
         (_modules("Transformer", "Normalize", "Pooling"), "Normalize needs a Pooling before it"),
         (_modules("Transformer", "Pooling", "Pooling"), "Pooling must come once"),
-        ([{"type": "a.Transformer", "path": "0_Transformer"}], "[0].path must be empty"),
+        ([{"type": "a.Transformer", "path": "../other"}], "[0].path '../other' leaves the folder"),
         ([], "must hold a list of modules"),
         ({}, "must hold a list of modules"),
         (["Transformer"], "[0] must be an object"),
@@ -237,6 +242,10 @@ def test_a_wrong_key_is_named(
 def test_modules_that_are_not_supported(tmp_path: Path, modules: Any, message: str) -> None:
     """A pipeline that cannot be served is refused by name."""
     folder = copy_fixture("bert-mean", tmp_path)
+    dense = {"in_features": 32, "out_features": 8, "dimension": 32}
+    for name in ("1_Dense", "3_Dense", "1_LayerNorm"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(dense))
     for index in (1, 2):
         (folder / f"{index}_Pooling").mkdir(exist_ok=True)
         (folder / f"{index}_Pooling" / "config.json").write_text(

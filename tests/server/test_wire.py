@@ -7,8 +7,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedgrpc.backends.base import FloatArray
-from embedgrpc.engine.embedding import Embeddings
+from embedgrpc.engine.embedding import Embeddings, EmbedSpec
+from embedgrpc.engine.sparse import SparseVector
 from embedgrpc.engine.vectors import EncodedRows, Encoding, encode
+from embedgrpc.models.kinds import Representation
+from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.server.wire import delimited, embedding_size, embedding_wires, tag, varint
 from embedgrpc.v1 import embedding_service_pb2
 
@@ -22,7 +25,18 @@ def embeddings_of(
     rows: FloatArray, token_counts: Sequence[int], truncated: Sequence[bool]
 ) -> Embeddings:
     """Embeddings as the engine gives them."""
-    return Embeddings(rows, np.array(token_counts, np.int32), np.array(truncated, np.bool_))
+    return Embeddings(
+        vectors=rows,
+        sparse=None,
+        multi_vectors=None,
+        token_counts=np.array(token_counts, np.int32),
+        truncated=np.array(truncated, np.bool_),
+    )
+
+
+def wires_of(embeddings: Embeddings, encoding: Encoding) -> list[bytes]:
+    """Embeddings of a vocabulary of a thousand, in wire form."""
+    return embedding_wires(embeddings, encoding=encoding, sparse_dimensions=1000)
 
 
 def ordinary(
@@ -71,7 +85,7 @@ def test_bytes_are_those_of_the_ordinary_way(
     """Each message is, byte by byte, what protobuf itself would have written."""
     rows, encoding, token_counts, truncated = case
     encoded = encode(rows, encoding)
-    wires = embedding_wires(embeddings_of(rows, token_counts, truncated), encoded)
+    wires = wires_of(embeddings_of(rows, token_counts, truncated), encoding)
     assert len(wires) == len(rows)
     for row, wire in enumerate(wires):
         assert wire == ordinary(
@@ -87,7 +101,7 @@ def test_bytes_where_a_length_grows(encoding: Encoding, length: int, token_count
     rows = np.linspace(-1, 1, 2 * length, dtype=np.float32).reshape(2, length)
     rows[1] = 0
     encoded = encode(rows, encoding)
-    wires = embedding_wires(embeddings_of(rows, [token_count] * 2, [True, False]), encoded)
+    wires = wires_of(embeddings_of(rows, [token_count] * 2, [True, False]), encoding)
     for row, truncated in enumerate((True, False)):
         assert wires[row] == ordinary(
             rows, encoded, row, token_count=token_count, truncated=truncated
@@ -97,7 +111,7 @@ def test_bytes_where_a_length_grows(encoding: Encoding, length: int, token_count
 def test_numbers_come_back() -> None:
     """A client reads the very numbers, not a rounded form of them."""
     rows = np.array([SPECIAL], np.float32)
-    (wire,) = embedding_wires(embeddings_of(rows, [7], [True]), encode(rows, Encoding.FLOAT32))
+    (wire,) = wires_of(embeddings_of(rows, [7], [True]), Encoding.FLOAT32)
     read = embedding_service_pb2.Embedding.FromString(wire)
     assert np.array(read.dense.values, np.float32).tobytes() == rows.tobytes()
     assert (read.token_count, read.truncated, read.dense.dimensions) == (7, True, len(SPECIAL))
@@ -114,9 +128,18 @@ def test_numbers_come_back() -> None:
 def test_size_is_a_bound(length: int, encoding: Encoding, token_count: int) -> None:
     """No message is larger than was said before it was made, and not much smaller."""
     rows = np.ones((1, length), np.float32)
-    wires = embedding_wires(embeddings_of(rows, [token_count], [True]), encode(rows, encoding))
+    wires = wires_of(embeddings_of(rows, [token_count], [True]), encoding)
     size = len(delimited(1, wires[0]))
-    assert size <= embedding_size(length, encoding) <= size + 48
+    spec = EmbedSpec(
+        prompt="",
+        dimensions=length,
+        normalize=False,
+        truncation=Truncation.END,
+        max_tokens=8,
+        representations=(Representation.DENSE,),
+    )
+    bound = embedding_size(spec, encoding, multi_vector_dimensions=0, characters=8)
+    assert size <= bound <= size + 48
 
 
 @given(value=st.integers(0, 2**63 - 1))
@@ -135,3 +158,46 @@ def test_delimited_is_protobufs(payload: bytes) -> None:
     """A field of bytes is written as protobuf writes it."""
     expected = embedding_service_pb2.DenseVector(data=payload).SerializeToString()
     assert (delimited(2, payload) if payload else b"") == expected
+
+
+@given(
+    terms=st.dictionaries(st.integers(0, 2**32 - 1), st.floats(2**-7, 9, width=32), max_size=40),
+    tokens=st.integers(0, 40),
+    width=st.sampled_from((1, 8, 33)),
+    encoding=st.sampled_from(Encoding),
+)
+@settings(max_examples=200, deadline=None)
+def test_sparse_and_multi_vectors_are_those_of_the_ordinary_way(
+    terms: dict[int, float], tokens: int, width: int, encoding: Encoding
+) -> None:
+    """Both are, byte by byte, what protobuf itself would have written, empty ones included."""
+    rows = np.random.default_rng(tokens).standard_normal((tokens, width)).astype(np.float32)
+    indices = sorted(terms)
+    sparse = SparseVector(
+        np.array(indices, np.uint32), np.array([terms[one] for one in indices], np.float32)
+    )
+    embeddings = Embeddings(
+        vectors=None,
+        sparse=[sparse],
+        multi_vectors=[rows],
+        token_counts=np.array([tokens], np.int32),
+        truncated=np.array([False]),
+    )
+    encoded = encode(rows, encoding)
+    multi = embedding_service_pb2.MultiVector(
+        encoding=f"VECTOR_ENCODING_{encoding.name}", dimensions=width, row_count=tokens
+    )
+    if encoding is Encoding.FLOAT32:
+        multi.values.extend(rows.ravel().tolist())
+    else:
+        multi.data = encoded.data.tobytes()
+    if encoded.scales is not None:
+        multi.scales.extend(encoded.scales.tolist())
+    expected = embedding_service_pb2.Embedding(
+        sparse=embedding_service_pb2.SparseVector(
+            indices=indices, values=sparse.values.tolist(), dimensions=1000
+        ),
+        multi_vector=multi,
+        token_count=tokens,
+    )
+    assert wires_of(embeddings, encoding) == [expected.SerializeToString(deterministic=True)]

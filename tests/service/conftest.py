@@ -16,6 +16,18 @@ from embedgrpc.client import Client
 from tests.service.grpcurl import Grpcurl
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
+FOLDERS = (
+    "bert-mean",
+    "bert-cls",
+    "bert-st54",
+    "cross-bert",
+    "cross-xlmr",
+    "gemma-dense",
+    "qwen3-last",
+    "roberta-mean",
+    "splade-bert",
+    "xlmr-bge-m3",
+)
 TOOLS = Path(__file__).parent.parent.parent / ".cache" / "bin"
 
 
@@ -61,8 +73,7 @@ def target(cache_dir: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def fixture_target(cache_dir: Path) -> Iterator[str]:
     """The address of a server with several models from local folders."""
-    names = ("bert-mean", "bert-cls", "bert-st54", "cross-bert", "cross-xlmr")
-    flags = [flag for name in names for flag in ("--model", str(FIXTURES / name))]
+    flags = [flag for name in FOLDERS for flag in ("--model", str(FIXTURES / name))]
     with running_server(*flags, cache_dir=cache_dir) as address:
         yield address
 

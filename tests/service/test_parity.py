@@ -9,7 +9,15 @@ import pytest
 from embedgrpc.client import Client
 from tests.service.conftest import FIXTURES
 
-DENSE = ("bert-mean", "bert-cls", "bert-st54")
+DENSE = (
+    "bert-mean",
+    "bert-cls",
+    "bert-st54",
+    "gemma-dense",
+    "qwen3-last",
+    "roberta-mean",
+    "xlmr-bge-m3",
+)
 CROSS = ("cross-bert", "cross-xlmr")
 
 
@@ -53,7 +61,8 @@ def test_one_text_has_one_vector_however_it_is_sent(client: Client) -> None:
 def test_local_folders_give_the_vectors_of_the_reference(fixture_client: Client, name: str) -> None:
     """Every way of asking that a folder's reference answers has is answered alike."""
     reference = expected(name)
-    for asked in reference["outputs"].values():
+    dense = [asked for asked in reference["outputs"].values() if "dimensions" in asked]
+    for asked in dense:
         answer = fixture_client.embed(
             reference["texts"],
             model=name,
@@ -119,10 +128,85 @@ def test_ubinary_keeps_the_signs(client: Client) -> None:
     assert np.array_equal(np.unpackbits(packed, axis=1, count=12), exact > 0)
 
 
+def weights_of(vector: Any) -> dict[str, float]:
+    """A sparse vector as the reference writes it."""
+    return {
+        str(index): value
+        for index, value in zip(vector.indices.tolist(), vector.values.tolist(), strict=True)
+    }
+
+
+@pytest.mark.parametrize(("name", "entry"), [("xlmr-bge-m3", "sparse"), ("splade-bert", "default")])
+def test_sparse_vectors_are_those_of_the_reference(
+    fixture_client: Client, name: str, entry: str
+) -> None:
+    """Every term and its weight agree; a weight within the tolerance of zero may be missing."""
+    reference = expected(name)
+    answer = fixture_client.embed(reference["texts"], model=name, representations=["sparse"])
+    for vector, weights in zip(answer.sparse, reference["outputs"][entry]["weights"], strict=True):
+        ours = weights_of(vector)
+        for term in ours.keys() | weights.keys():
+            assert ours.get(term, 0) == pytest.approx(
+                weights.get(term, 0), abs=reference["tolerance"]
+            )
+        assert np.array_equal(vector.indices, np.sort(vector.indices))
+
+
+def test_multi_vectors_are_those_of_the_reference(fixture_client: Client) -> None:
+    """One vector a token, from the second on, each as the reference gives it."""
+    reference = expected("xlmr-bge-m3")
+    answer = fixture_client.embed(
+        reference["texts"], model="xlmr-bge-m3", representations=["multi_vector"]
+    )
+    rows = reference["outputs"]["colbert"]["vectors"]
+    for vectors, expected_vectors in zip(answer.multi_vectors, rows, strict=True):
+        difference = np.abs(vectors.values - np.array(expected_vectors)).max()
+        assert difference <= reference["tolerance"]
+
+
+def test_all_representations_come_in_one_answer(fixture_client: Client) -> None:
+    """Asked for together, in a call or a stream, each is what it is when asked for alone."""
+    texts = expected("xlmr-bge-m3")["texts"][:4]
+    model = "xlmr-bge-m3"
+    every: Any = ["dense", "sparse", "multi_vector"]
+    together = fixture_client.embed(texts, model=model, representations=every)
+    alone = [fixture_client.embed(texts, model=model, representations=[one]) for one in every]
+    assert np.abs(together.vectors - alone[0].vectors).max() <= 1e-6
+    stream = fixture_client.embed_stream(texts, model=model, representations=every)
+    results: list[Any] = list(stream)
+    for row, one in enumerate(results):
+        assert weights_of(one.sparse) == pytest.approx(weights_of(together.sparse[row]), abs=1e-6)
+        assert weights_of(one.sparse) == pytest.approx(weights_of(alone[1].sparse[row]), abs=1e-6)
+        for other in (together, alone[2]):
+            multi = other.multi_vectors[row]
+            assert np.abs(one.multi_vector.values - multi.values).max() <= 1e-6
+
+
+def test_only_the_heaviest_terms_are_kept(fixture_client: Client) -> None:
+    """`max_sparse_terms` keeps that many, the heaviest, by ascending index."""
+    text = expected("splade-bert")["texts"][0]
+    (every,) = fixture_client.embed([text], model="splade-bert").sparse
+    (kept,) = fixture_client.embed([text], model="splade-bert", max_sparse_terms=5).sparse
+    heaviest = sorted(weights_of(every).items(), key=lambda term: -term[1])[:5]
+    assert weights_of(kept) == dict(heaviest)
+    assert np.array_equal(kept.indices, np.sort(kept.indices))
+
+
+def test_a_hybrid_model_ranks_by_all_its_representations(fixture_client: Client) -> None:
+    """A pair's score is the reference's mean of dense, sparse and late interaction."""
+    reference = expected("xlmr-bge-m3")
+    scores = [
+        fixture_client.rerank(query, [document], model="xlmr-bge-m3").results[0].score
+        for query, document in reference["pairs"]
+    ]
+    hybrid = [one["hybrid"] for one in reference["outputs"]["hybrid"]["scores"]]
+    assert np.abs(np.array(scores) - hybrid).max() <= reference["tolerance"]
+
+
 def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
     """The list has every model, by id, with what its files say."""
     models = {model.id: model for model in fixture_client.list_models()}
-    assert list(models) == sorted([*DENSE, *CROSS])
+    assert list(models) == sorted([*DENSE, *CROSS, "splade-bert"])
     for name in DENSE:
         settings = expected(name)["settings"]
         assert models[name].dimensions == settings["dimension"]

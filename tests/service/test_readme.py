@@ -53,4 +53,6 @@ def test_the_grpcurl_example_answers_what_stands_below_it(grpcurl: Grpcurl) -> N
     (answer,) = grpcurl.call(method, json.loads(data))
     values = answer["embeddings"][0]["dense"].pop("values")
     assert values == pytest.approx(shown["embeddings"][0]["dense"].pop("values"), abs=1e-5)
+    # It changes whenever graphs are built in another way.
+    assert len(answer.pop("fingerprint")) == len(shown.pop("fingerprint"))
     assert answer == shown

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,16 +12,18 @@ from embedgrpc.server.configuration import Configuration, configure, flag_name
 from embedgrpc.server.settings import Settings
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds `--config` and the flags of all settings to a parser."""
+def add_flags(
+    parser: argparse.ArgumentParser, settings: Iterable[str] = Settings.model_fields
+) -> None:
+    """Adds `--config` and the flags of settings, of all where none are named, to a parser."""
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
         help="TOML file with settings (variable EMBEDGRPC_CONFIG)",
     )
-    for setting, info in Settings.model_fields.items():
-        _add_flag(parser, setting, info)
+    for setting in settings:
+        _add_flag(parser, setting, Settings.model_fields[setting])
 
 
 def read_configuration(parsed: argparse.Namespace) -> Configuration:
@@ -32,7 +35,7 @@ def read_configuration(parsed: argparse.Namespace) -> Configuration:
     flags = {
         setting: value
         for setting in Settings.model_fields
-        if (value := getattr(parsed, setting)) is not None
+        if (value := getattr(parsed, setting, None)) is not None
     }
     named = os.environ.get("EMBEDGRPC_CONFIG")
     return configure(flags, parsed.config or (Path(named) if named else None))

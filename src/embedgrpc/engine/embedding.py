@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Running
+from embedgrpc.engine.rows import Rows
+from embedgrpc.engine.sparse import SparseVector, from_token_weights, from_vocabulary_weights
 from embedgrpc.engine.texts import CheckedText, check_text
 from embedgrpc.engine.vectors import shorten
 from embedgrpc.engine.work import Call, Job, Sink
+from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.outputs import POOLED_EMBEDDING, SENTENCE_EMBEDDING
+from embedgrpc.models.outputs import (
+    POOLED_EMBEDDING,
+    SENTENCE_EMBEDDING,
+    TOKEN_EMBEDDINGS,
+    TOKEN_WEIGHTS,
+    VOCABULARY_WEIGHTS,
+)
 from embedgrpc.models.tokenizer import Tokenizer, TokenLimitError, TokenSequence, Truncation
 
 
@@ -27,6 +36,8 @@ class EmbedSpec:
         normalize: Whether they get unit length.
         truncation: What to do with a text that is too long.
         max_tokens: The most tokens of a text, at most the model's.
+        representations: What to return; the model has them all.
+        max_sparse_terms: Only this many of the heaviest sparse terms; 0 for all.
     """
 
     prompt: str
@@ -34,6 +45,8 @@ class EmbedSpec:
     normalize: bool
     truncation: Truncation
     max_tokens: int
+    representations: tuple[Representation, ...]
+    max_sparse_terms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +54,16 @@ class Embeddings:
     """What the model says of some texts.
 
     Attributes:
-        vectors: float32 [texts, dimensions].
+        vectors: float32 [texts, dimensions]; None where no dense vectors were asked for.
+        sparse: A sparse vector a text; None likewise.
+        multi_vectors: float32 [tokens, dimensions] for each text; None likewise.
         token_counts: int32 [texts]; tokens that the model read.
         truncated: bool [texts]; whether the text was cut to fit.
     """
 
-    vectors: FloatArray
+    vectors: FloatArray | None
+    sparse: Sequence[SparseVector] | None
+    multi_vectors: Sequence[FloatArray] | None
     token_counts: NDArray[np.int32]
     truncated: NDArray[np.bool_]
 
@@ -109,7 +126,7 @@ class Embedder:
             checked: Texts that `check` let pass, at least one.
             spec: How.
             call: For whom.
-            sink: Takes raw rows, to be given to `finish`.
+            sink: Takes rows, to be given to `finish`.
 
         Returns:
             The job, to be cancelled when nobody waits for it any more.
@@ -119,17 +136,20 @@ class Embedder:
         )
 
     async def probe(self, text: str, call: Call) -> FloatArray:
-        """Embeds a health check's text past admission; float32 [1, width]."""
+        """Embeds a health check's text past admission; the numbers of its representations."""
         spec = EmbedSpec(
             prompt="",
             dimensions=self.metadata.dimensions,
             normalize=self.metadata.normalize,
             truncation=Truncation.END,
             max_tokens=self.metadata.max_tokens,
+            representations=self.metadata.representations,
         )
         checked = [self.check(text, spec, field="text")]
         inputs = self._inputs(checked, spec, field="text", atomic=True)
-        return await self.pipeline.probe(inputs, call)
+        rows = await self.pipeline.probe(inputs, call)
+        parts = [*rows.by_sequence.values(), *(ragged[0] for ragged in rows.by_token.values())]
+        return np.concatenate([np.ravel(part) for part in parts])
 
     def check(self, text: str, spec: EmbedSpec, *, field: str) -> CheckedText:
         """Checks a text and puts the prompt in front.
@@ -143,18 +163,20 @@ class Embedder:
         )
         return CheckedText(spec.prompt + checked.text, cut=checked.cut) if spec.prompt else checked
 
-    def has_no_direction(self, rows: FloatArray, spec: EmbedSpec) -> NDArray[np.bool_]:
-        """Tells which rows, float32 [texts, width], are zeros that should get unit length."""
-        if not spec.normalize:
-            return np.zeros(len(rows), np.bool_)
-        return np.asarray(~rows[:, : spec.dimensions].any(axis=1))
+    def has_no_direction(self, rows: Rows, spec: EmbedSpec) -> NDArray[np.bool_]:
+        """Tells which dense vectors are zeros that should get unit length; bool [texts]."""
+        dense = self._dense(rows, spec)
+        if dense is None or not spec.normalize:
+            counts = [len(part) for part in (*rows.by_sequence.values(), *rows.by_token.values())]
+            return np.zeros(counts[0], np.bool_)
+        return np.asarray(~dense[:, : spec.dimensions].any(axis=1))
 
     def finish(
         self,
         job: Job,
         checked: Sequence[CheckedText],
         indices: Sequence[int],
-        rows: FloatArray,
+        rows: Rows,
         spec: EmbedSpec,
     ) -> Embeddings:
         """Makes embeddings of some rows of a job.
@@ -163,35 +185,71 @@ class Embedder:
             job: The job.
             checked: All its texts.
             indices: Whose rows these are.
-            rows: float32 [len(indices), width] of the model's output, all with a direction.
+            rows: The rows; dense ones all have a direction.
             spec: What was asked.
 
         Returns:
-            One row per index.
+            One embedding per index.
         """
-        sequences = [job.sequences[index] for index in indices]
+        sequences = [one for one in (job.sequences[index] for index in indices) if one]
+        dense = self._dense(rows, spec)
         return Embeddings(
-            vectors=self._shorten(rows, spec),
-            token_counts=np.array([len(one.input_ids) for one in sequences if one], np.int32),
+            vectors=None if dense is None else self._shorten(dense, spec),
+            sparse=self._sparse(rows, sequences, spec),
+            multi_vectors=self._multi_vectors(rows),
+            token_counts=np.array([len(one.input_ids) for one in sequences], np.int32),
             truncated=np.array(
                 [
                     one.truncated or checked[index].cut
                     for index, one in zip(indices, sequences, strict=True)
-                    if one
                 ],
                 np.bool_,
             ),
         )
 
-    def _shorten(self, rows: FloatArray, spec: EmbedSpec) -> FloatArray:
-        as_is = spec.dimensions == rows.shape[1] and spec.normalize == (
-            self._output(spec) == SENTENCE_EMBEDDING and self.metadata.normalize
+    def _dense(self, rows: Rows, spec: EmbedSpec) -> FloatArray | None:
+        return rows.by_sequence.get(self._dense_output(spec))
+
+    def _shorten(self, dense: FloatArray, spec: EmbedSpec) -> FloatArray:
+        as_is = spec.dimensions == dense.shape[1] and spec.normalize == (
+            self._dense_output(spec) == SENTENCE_EMBEDDING and self.metadata.normalize
         )
         if as_is:
-            return rows
-        return shorten(rows, dimensions=spec.dimensions, normalize=spec.normalize)
+            return dense
+        return shorten(dense, dimensions=spec.dimensions, normalize=spec.normalize)
 
-    def _output(self, spec: EmbedSpec) -> str:
+    def _sparse(
+        self, rows: Rows, sequences: Sequence[TokenSequence], spec: EmbedSpec
+    ) -> list[SparseVector] | None:
+        if TOKEN_WEIGHTS in rows.by_token:
+            vectors = [
+                from_token_weights(weights, one.input_ids, self.metadata.unweighted_token_ids)
+                for weights, one in zip(rows.by_token[TOKEN_WEIGHTS], sequences, strict=True)
+            ]
+        elif VOCABULARY_WEIGHTS in rows.by_sequence:
+            vectors = [from_vocabulary_weights(row) for row in rows.by_sequence[VOCABULARY_WEIGHTS]]
+        else:
+            return None
+        if not spec.max_sparse_terms:
+            return vectors
+        return [vector.heaviest(spec.max_sparse_terms) for vector in vectors]
+
+    def _multi_vectors(self, rows: Rows) -> list[FloatArray] | None:
+        if TOKEN_EMBEDDINGS not in rows.by_token:
+            return None
+        skip = self.metadata.multi_vector_skip_tokens
+        return [vectors[skip:] for vectors in rows.by_token[TOKEN_EMBEDDINGS]]
+
+    def outputs(self, spec: EmbedSpec) -> tuple[str, ...]:
+        """Names the graph's outputs that the representations are made of."""
+        names = {
+            Representation.DENSE: self._dense_output(spec),
+            Representation.SPARSE: VOCABULARY_WEIGHTS if self.metadata.splade else TOKEN_WEIGHTS,
+            Representation.MULTI_VECTOR: TOKEN_EMBEDDINGS,
+        }
+        return tuple(names[representation] for representation in spec.representations)
+
+    def _dense_output(self, spec: EmbedSpec) -> str:
         """The vectors before Normalize where the model normalises and the caller does not."""
         if self.metadata.normalize and not spec.normalize:
             return POOLED_EMBEDDING
@@ -210,7 +268,7 @@ class Embedder:
             texts=checked,
             sequences=len(checked),
             prepare=prepare,
-            output=self._output(spec),
+            outputs=self.outputs(spec),
             max_tokens=spec.max_tokens,
             atomic=atomic,
         )

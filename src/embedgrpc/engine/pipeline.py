@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.backends.base import IntArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission import Admission, Reservation, estimate_tokens
+from embedgrpc.engine.rows import Rows, RowsInOrder
 from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
@@ -33,7 +32,7 @@ class Inputs:
         texts: Checked texts, prompts in front.
         sequences: How many sequences `prepare` gives.
         prepare: Makes the sequences.
-        output: The graph's output that is wanted.
+        outputs: The graph's outputs that are wanted.
         max_tokens: The most tokens of a sequence.
         atomic: Whether nothing is run when one input cannot be prepared.
     """
@@ -41,7 +40,7 @@ class Inputs:
     texts: Sequence[CheckedText]
     sequences: int
     prepare: Prepare
-    output: str
+    outputs: tuple[str, ...]
     max_tokens: int
     atomic: bool
 
@@ -68,7 +67,7 @@ class Pipeline:
         self._tokenizing = tokenizing
         self._scheduler = scheduler
 
-    async def run(self, inputs: Inputs, call: Call) -> tuple[Job, FloatArray]:
+    async def run(self, inputs: Inputs, call: Call) -> tuple[Job, Rows]:
         """Runs a job of which every input must succeed.
 
         Args:
@@ -76,7 +75,7 @@ class Pipeline:
             call: For whom. Bulk work waits for room, interactive work is refused.
 
         Returns:
-            The job, for its sequences, and rows float32 [sequences, width] in their order.
+            The job, for its sequences, and their rows in order.
 
         Raises:
             OverloadedError: There is no room for it.
@@ -95,7 +94,7 @@ class Pipeline:
             )
         return await self._gather(inputs, call, reservation)
 
-    async def probe(self, inputs: Inputs, call: Call) -> FloatArray:
+    async def probe(self, inputs: Inputs, call: Call) -> Rows:
         """Runs a health check's input, whatever else waits. Raises as `run` does."""
         _, rows = await self._gather(inputs, call, self._admission.admit_always())
         return rows
@@ -109,7 +108,7 @@ class Pipeline:
 
     async def _gather(
         self, inputs: Inputs, call: Call, reservation: Reservation
-    ) -> tuple[Job, FloatArray]:
+    ) -> tuple[Job, Rows]:
         gathered = _Gathered(inputs.sequences)
         running = self._start(inputs, call, gathered, reservation)
         try:
@@ -125,7 +124,7 @@ class Pipeline:
     def _start(self, inputs: Inputs, call: Call, sink: Sink, reservation: Reservation) -> "Running":
         job = Job(
             call=call,
-            output=inputs.output,
+            outputs=inputs.outputs,
             sink=sink,
             inputs=inputs.sequences,
             reservation=reservation,
@@ -197,19 +196,15 @@ class _Gathered:
     """Puts the rows of a job in order; the first failure is the job's."""
 
     def __init__(self, inputs: int) -> None:
-        self.rows: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
-        self._inputs = inputs
-        self._missing = inputs
-        self._rows: FloatArray | None = None
+        self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        self._in_order = RowsInOrder(inputs)
 
-    def succeeded(self, indices: Sequence[int], rows: FloatArray) -> None:
+    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
         """Takes rows; see `Sink`."""
-        if self._rows is None:
-            self._rows = np.empty((self._inputs, rows.shape[1]), dtype=np.float32)
-        self._rows[indices] = rows
-        self._missing -= len(indices)
-        if not self._missing and not self.rows.done():
-            self.rows.set_result(self._rows)
+        self._in_order.add(indices, rows)
+        whole = self._in_order.whole()
+        if whole is not None and not self.rows.done():
+            self.rows.set_result(whole)
 
     def failed(self, indices: Sequence[int], error: errors.EngineError) -> None:
         """Takes a failure; see `Sink`."""

@@ -6,27 +6,23 @@ one wake-up, whatever number of calls they belong to.
 """
 
 import asyncio
-import copy
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from embedgrpc.backends.base import (
     Backend,
     BackendError,
     BackendUnavailableError,
-    FloatArray,
     PaddedBatch,
 )
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget, BatchQueue
+from embedgrpc.engine.delivery import Delivery, address_failures, address_results, hand_over
 from embedgrpc.engine.padding import pad
 from embedgrpc.engine.work import Job, QueuedSequence, WorkClass
 
@@ -73,16 +69,6 @@ class BatchObserver(Protocol):
     def batch_finished(self, report: BatchReport) -> None:
         """Takes the report. Must neither block nor raise."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Delivery:
-    """Results or a failure for some sequences of one job."""
-
-    job: Job
-    indices: Sequence[int]
-    tokens: int
-    outcome: FloatArray | errors.EngineError
 
 
 class Scheduler:
@@ -169,13 +155,13 @@ class Scheduler:
                 _logger.warning("a run does not end", extra={"model": self._model})
         while batch := self._queue.pop_batch():
             stopped = errors.ShuttingDownError("the server stopped before this was run")
-            self._deliver_soon(_failures(batch, stopped))
+            self._deliver_soon(address_failures(batch, stopped))
 
     def deliver(
         self, job: Job, failures: Iterable[tuple[Sequence[int], errors.EngineError]]
     ) -> None:
         """Hands failures to a job's sink on the event loop, all at once. From any thread."""
-        self._deliver_soon([_Delivery(job, indices, 0, error) for indices, error in failures])
+        self._deliver_soon([Delivery(job, indices, 0, error) for indices, error in failures])
 
     def _run_lane(self) -> None:
         while True:
@@ -191,16 +177,18 @@ class Scheduler:
             if len(alive) < len(wanted):
                 late = [one for one in wanted if one.job.call.deadline <= now]
                 expired = errors.DeadlineExpiredError("the deadline passed in the queue")
-                self._deliver_soon(_failures(late, expired))
+                self._deliver_soon(address_failures(late, expired))
             if alive:
                 self._deliver_soon(self._run(alive))
 
-    def _run(self, batch: list[QueuedSequence]) -> list[_Delivery]:
+    def _run(self, batch: list[QueuedSequence]) -> list[Delivery]:
         started_ns = time.time_ns()
         started = time.perf_counter()
         error: errors.EngineError | None = None
         try:
-            deliveries = _results(batch, self._backend.run(self._pad(batch)))
+            deliveries = address_results(
+                batch, self._backend.run(self._pad(batch)), pad_left=self._pad_left
+            )
         except BackendUnavailableError as away:
             _logger.warning(
                 "backend unavailable", extra={"model": self._model, "problem": str(away)}
@@ -218,7 +206,7 @@ class Scheduler:
                 "fault in a lane", extra={"model": self._model, **error.log_fields(fault)}
             )
         if error:
-            deliveries = _failures(batch, error)
+            deliveries = address_failures(batch, error)
         else:
             tokens = sum(one.tokens for one in batch)
             self._admission.drained(tokens * len(self._lanes), time.perf_counter() - started)
@@ -231,7 +219,7 @@ class Scheduler:
             [one.sequence for one in batch],
             pad_token_id=self._pad_token_id,
             left=self._pad_left,
-            outputs=tuple(dict.fromkeys(one.job.output for one in batch)),
+            outputs=tuple(dict.fromkeys(name for one in batch for name in one.job.outputs)),
         )
 
     def _report(
@@ -255,74 +243,7 @@ class Scheduler:
             except Exception:
                 _logger.exception("fault in an observer", extra={"model": self._model})
 
-    def _deliver_soon(self, deliveries: list[_Delivery]) -> None:
+    def _deliver_soon(self, deliveries: list[Delivery]) -> None:
         # Once the loop is closed nobody waits for results.
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_deliver, deliveries)
-
-
-def _results(batch: list[QueuedSequence], results: Mapping[str, FloatArray]) -> list[_Delivery]:
-    """Gives each job its rows of the output it asked for, in as few pieces as can be."""
-    positions_by_job: dict[Job, list[int]] = {}
-    for position, one in enumerate(batch):
-        positions_by_job.setdefault(one.job, []).append(position)
-    finite: dict[str, NDArray[np.bool_]] = {
-        output: np.asarray(np.isfinite(rows).all(axis=1)) for output, rows in results.items()
-    }
-    deliveries = []
-    for job, positions in positions_by_job.items():
-        good = [position for position in positions if finite[job.output][position]]
-        if good:
-            riders = [batch[position] for position in good]
-            deliveries.append(_delivery(riders, results[job.output][good]))
-        if len(good) < len(positions):
-            bad = [batch[position] for position in positions if not finite[job.output][position]]
-            error = errors.NonFiniteOutputError("the model answered with NaN or infinity")
-            deliveries.append(_delivery(bad, error))
-    return deliveries
-
-
-def _failures(batch: list[QueuedSequence], error: errors.EngineError) -> list[_Delivery]:
-    riders_by_job: dict[Job, list[QueuedSequence]] = {}
-    for one in batch:
-        riders_by_job.setdefault(one.job, []).append(one)
-    # Each job gets an error of its own: raising one adds to it.
-    return [_delivery(riders, copy.copy(error)) for riders in riders_by_job.values()]
-
-
-def _delivery(riders: list[QueuedSequence], outcome: FloatArray | errors.EngineError) -> _Delivery:
-    """Addresses an outcome to sequences of one job."""
-    return _Delivery(
-        job=riders[0].job,
-        indices=[rider.index for rider in riders],
-        tokens=sum(rider.tokens for rider in riders),
-        outcome=outcome,
-    )
-
-
-def _deliver(deliveries: list[_Delivery]) -> None:
-    for delivery in deliveries:
-        job = delivery.job
-        job.reservation.release(len(delivery.indices), delivery.tokens)
-        if job.cancelled:
-            continue
-        try:
-            if isinstance(delivery.outcome, errors.EngineError):
-                job.sink.failed(delivery.indices, delivery.outcome)
-            else:
-                job.sink.succeeded(delivery.indices, delivery.outcome)
-        except Exception as error:  # noqa: BLE001 - others of this batch want their results
-            fault = errors.EngineError.fault()
-            _logger.error(  # noqa: TRY400 - what it says may hold a text
-                "fault in a sink", extra=fault.log_fields(error)
-            )
-            _tell_of_fault(delivery, fault)
-
-
-def _tell_of_fault(delivery: _Delivery, fault: errors.EngineError) -> None:
-    try:
-        delivery.job.sink.failed(delivery.indices, fault)
-    except Exception as error:  # noqa: BLE001 - others of this batch want their results
-        _logger.error(  # noqa: TRY400 - what it says may hold a text
-            "fault in a sink that was told of a fault", extra=fault.log_fields(error)
-        )
+            self._loop.call_soon_threadsafe(hand_over, deliveries)

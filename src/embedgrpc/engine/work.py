@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.admission import Reservation
 from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.rows import Rows
 from embedgrpc.models.tokenizer import TokenSequence
 
 
@@ -37,8 +37,8 @@ class Call:
 class Sink(Protocol):
     """Takes the results of one job, on the event loop, each index once."""
 
-    def succeeded(self, indices: Sequence[int], rows: FloatArray) -> None:
-        """Takes rows float32 [len(indices), width] of the model's output."""
+    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
+        """Takes the rows of these inputs."""
         ...
 
     def failed(self, indices: Sequence[int], error: EngineError) -> None:
@@ -51,7 +51,7 @@ class Job:
 
     Attributes:
         call: The RPC it belongs to.
-        output: The graph's output that is wanted.
+        outputs: The graph's outputs that are wanted.
         sink: Where results go.
         reservation: The room it takes up.
         sequences: Its tokenized inputs by index; None before that, and for an input that
@@ -59,13 +59,19 @@ class Job:
         cancelled: Nobody waits for it any more. Set on the event loop, read anywhere.
     """
 
-    __slots__ = ("call", "cancelled", "output", "reservation", "sequences", "sink")
+    __slots__ = ("call", "cancelled", "outputs", "reservation", "sequences", "sink")
 
     def __init__(
-        self, *, call: Call, output: str, sink: Sink, inputs: int, reservation: Reservation
+        self,
+        *,
+        call: Call,
+        outputs: tuple[str, ...],
+        sink: Sink,
+        inputs: int,
+        reservation: Reservation,
     ) -> None:
         self.call = call
-        self.output = output
+        self.outputs = outputs
         self.sink = sink
         self.reservation = reservation
         self.sequences: list[TokenSequence | None] = [None] * inputs

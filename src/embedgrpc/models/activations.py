@@ -6,8 +6,9 @@ from collections.abc import Callable
 from embedgrpc.models.graph_writer import GraphWriter
 
 
-def _gelu(writer: GraphWriter, source: str) -> str:
-    # The exact form, in the order of steps that ONNX Runtime makes one of.
+def gelu(writer: GraphWriter, source: str) -> str:
+    """The Gaussian error linear unit, exact."""
+    # In the order of steps that ONNX Runtime makes one of.
     error = writer.op("Erf", writer.op("Div", source, writer.scalar(math.sqrt(2.0))))
     product = writer.op("Mul", source, writer.op("Add", error, writer.scalar(1.0)))
     return writer.op("Mul", product, writer.scalar(0.5))
@@ -28,7 +29,10 @@ def _relu(writer: GraphWriter, source: str) -> str:
 
 # By the name that `hidden_act` of config.json has.
 ACTIVATIONS: dict[str, Callable[[GraphWriter, str], str]] = {
-    "gelu": _gelu,
+    "gelu": gelu,
     "gelu_new": _gelu_new,
+    "gelu_python": gelu,
+    "gelu_fast": _gelu_new,
+    "gelu_pytorch_tanh": _gelu_new,
     "relu": _relu,
 }

@@ -3,25 +3,54 @@
 This is the only way to the `onnx` package, which a start from the cache does not load.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
-from embedgrpc.models import bert
-from embedgrpc.models.exported_head import check_sentence_embedding, find_hidden, find_logits
+from embedgrpc.models import encoder
+from embedgrpc.models.exported_head import (
+    check_no_heads,
+    check_pooled,
+    check_sentence_embedding,
+    check_vocabulary,
+    find_hidden,
+    find_logits,
+    find_pooled,
+    find_token_logits,
+)
+from embedgrpc.models.exported_inputs import bind_inputs
+from embedgrpc.models.families import FAMILIES
 from embedgrpc.models.graph_writer import GraphWriter
-from embedgrpc.models.heads import append_embedding_head
+from embedgrpc.models.heads import append_embedding_head, append_outputs
 from embedgrpc.models.imported import move_weights, read_graph
 from embedgrpc.models.json_file import JsonObject
-from embedgrpc.models.metadata import Kind, ModelMetadata
-from embedgrpc.models.origin import Format, Origin
-from embedgrpc.models.outputs import LOGITS
-from embedgrpc.models.weights import TensorFile
+from embedgrpc.models.kinds import Kind, WeightType
+from embedgrpc.models.m3_export import check_m3_outputs, find_m3_hidden, find_m3_outputs
+from embedgrpc.models.metadata import ModelMetadata
+from embedgrpc.models.mlm_head import build_mlm_head
+from embedgrpc.models.origin import Format, Origin, open_tensors
+from embedgrpc.models.outputs import (
+    LOGITS,
+    POOLED_EMBEDDING,
+    SENTENCE_EMBEDDING,
+    TOKEN_EMBEDDINGS,
+    TOKEN_WEIGHTS,
+    VOCABULARY_WEIGHTS,
+)
+from embedgrpc.models.quantized import quantize
+from embedgrpc.models.token_outputs import (
+    append_token_embeddings,
+    append_token_weights,
+    append_vocabulary_weights,
+)
 
 GRAPH_NAME = "model.onnx"
+
+_CONVERSIONS = {WeightType.INT8: quantize}
 
 # Old enough for other runtimes; LayerNormalization is a single operator since this version.
 _OPSET = 17
@@ -45,24 +74,6 @@ class BuiltGraph:
     weight_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """How to build the graphs of one architecture from safetensors.
-
-    Attributes:
-        inputs: Names of the graph's inputs.
-        build: Adds the backbone, and gives the name of its token vectors.
-        build_classifier: Adds the cross-encoder's head, and gives the name of its logits.
-    """
-
-    inputs: tuple[str, ...]
-    build: Callable[[GraphWriter, TensorFile, JsonObject], str]
-    build_classifier: Callable[[GraphWriter, TensorFile, JsonObject, str], str]
-
-
-ARCHITECTURES = {"bert": Architecture(bert.INPUTS, bert.build, bert.build_classifier)}
-
-
 def build_graph(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
     """Writes the graph of a model and its weights to an empty folder.
 
@@ -77,59 +88,107 @@ def build_graph(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltG
     Raises:
         ModelError: The origin cannot be used, or does not fit the metadata.
     """
+    if metadata.weight_type is WeightType.FLOAT32:
+        return _build_plain(origin, metadata, folder)
+    with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
+        plain = _build_plain(origin, metadata, Path(plain_folder))
+        convert = _CONVERSIONS[metadata.weight_type]
+        weight_bytes = convert(Path(plain_folder) / GRAPH_NAME, folder)
+    return replace(plain, weight_type=str(metadata.weight_type), weight_bytes=weight_bytes)
+
+
+def _build_plain(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
     if origin.format is Format.ONNX:
         return _import(origin, metadata, folder)
-    architecture = ARCHITECTURES.get(metadata.model_type)
+    family = FAMILIES.get(metadata.model_type)
     config = JsonObject(path=origin.folder / "config.json", values=metadata.config)
-    if architecture is None:
-        known = ", ".join(ARCHITECTURES)
+    if family is None:
+        known = ", ".join(FAMILIES)
         raise config.wrong("model_type", f"one of {known} where there is no onnx/model.onnx")
     graph = onnx.GraphProto(name=metadata.model_type)
-    _describe_inputs(graph, architecture.inputs)
+    _describe_inputs(graph, family.inputs)
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
     )
     with (
-        TensorFile(origin.path) as tensors,
+        open_tensors(origin) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
-        hidden = architecture.build(writer, tensors, config)
+        hidden = encoder.build(writer, tensors, config, family)
         if metadata.kind is Kind.CROSS_ENCODER:
-            logits = architecture.build_classifier(writer, tensors, config, hidden)
+            logits = encoder.build_classifier(writer, tensors, config, family, hidden)
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
+        elif metadata.splade is not None:
+            logits = build_mlm_head(
+                writer, tensors, config, hidden, vocabulary_size=metadata.sparse_dimensions
+            )
+            outputs = (
+                append_vocabulary_weights(writer, metadata.splade, logits, "attention_mask"),
+            )
         else:
             outputs = _append_head(writer, metadata, hidden)
     _save(model, folder, outputs, metadata)
-    return BuiltGraph(architecture.inputs, outputs, "float32", writer.weight_bytes)
+    return BuiltGraph(family.inputs, outputs, "float32", writer.weight_bytes)
 
 
 def _import(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
-    imported = read_graph(origin)
+    imported = read_graph(origin, asked_for=bool(metadata.file))
     model = imported.model
+    pooled = False
     with GraphWriter(folder, model.graph, opset=imported.opset) as writer:
         move_weights(writer, origin, model)
+        inputs = bind_inputs(writer, origin, metadata)
+        m3 = None if metadata.output else find_m3_outputs(model.graph)
         if metadata.kind is Kind.CROSS_ENCODER:
-            outputs: tuple[str, ...] = (find_logits(writer, origin),)
+            outputs: tuple[str, ...] = (find_logits(writer, origin, metadata),)
+            exported = m3 = None
+        elif metadata.splade is not None:
+            logits = find_token_logits(writer, origin, metadata)
+            outputs = (
+                append_vocabulary_weights(writer, metadata.splade, logits, "attention_mask"),
+            )
+            exported = m3 = None
+        elif m3 is not None:
+            outputs = _append_head(writer, metadata, find_m3_hidden(writer, origin, m3))
             exported = None
+        elif (vector := find_pooled(writer, origin, metadata)) is not None:
+            check_no_heads(origin, metadata)
+            outputs = append_outputs(writer, vector, normalize=metadata.normalize)
+            exported, pooled = None, True
         else:
             hidden, exported = find_hidden(writer, origin, metadata)
             outputs = _append_head(writer, metadata, hidden)
+    if pooled:
+        _save(model, folder, outputs, metadata)
+        outputs = check_pooled(folder / GRAPH_NAME, origin, metadata, outputs)
     if exported is not None:
         _save(model, folder, (*outputs, exported), metadata)
         check_sentence_embedding(folder / GRAPH_NAME, origin, metadata, outputs, exported)
+    if metadata.splade is not None:
+        _save(model, folder, outputs, metadata)
+        check_vocabulary(folder / GRAPH_NAME, origin, metadata)
+    if m3 is not None:
+        _save(model, folder, outputs, metadata, exported=m3.described)
+        check_m3_outputs(folder / GRAPH_NAME, origin, metadata, m3)
     _save(model, folder, outputs, metadata)
-    return BuiltGraph(imported.inputs, outputs, imported.weight_type, writer.weight_bytes)
+    return BuiltGraph(inputs, outputs, imported.weight_type, writer.weight_bytes)
 
 
 def _append_head(writer: GraphWriter, metadata: ModelMetadata, hidden: str) -> tuple[str, ...]:
-    return append_embedding_head(
+    outputs = append_embedding_head(
         writer,
         hidden=hidden,
         attention_mask="attention_mask",
-        hidden_size=metadata.dimensions // len(metadata.poolings),
+        hidden_size=metadata.token_dimensions,
         poolings=metadata.poolings,
+        layers=metadata.dense_layers,
         normalize=metadata.normalize,
     )
+    if metadata.sparse_head is not None:
+        outputs += (append_token_weights(writer, metadata.sparse_head, hidden),)
+    if metadata.multi_vector_head is not None:
+        outputs += (append_token_embeddings(writer, metadata.multi_vector_head, hidden),)
+    return outputs
 
 
 def _describe_inputs(graph: onnx.GraphProto, names: tuple[str, ...]) -> None:
@@ -140,11 +199,24 @@ def _describe_inputs(graph: onnx.GraphProto, names: tuple[str, ...]) -> None:
 
 
 def _save(
-    model: onnx.ModelProto, folder: Path, outputs: tuple[str, ...], metadata: ModelMetadata
+    model: onnx.ModelProto,
+    folder: Path,
+    outputs: tuple[str, ...],
+    metadata: ModelMetadata,
+    *,
+    exported: Sequence[onnx.ValueInfoProto] = (),
 ) -> None:
-    size = 1 if metadata.kind is Kind.CROSS_ENCODER else metadata.dimensions
+    axes: dict[str, list[str | int]] = {
+        SENTENCE_EMBEDDING: ["batch", metadata.dimensions],
+        POOLED_EMBEDDING: ["batch", metadata.dimensions],
+        LOGITS: ["batch", 1],
+        TOKEN_WEIGHTS: ["batch", "tokens"],
+        VOCABULARY_WEIGHTS: ["batch", metadata.sparse_dimensions],
+        TOKEN_EMBEDDINGS: ["batch", "tokens", metadata.multi_vector_dimensions],
+    }
     del model.graph.output[:]
     model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]) for name in outputs
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, axes.get(name)) for name in outputs
     )
+    model.graph.output.extend(exported)
     (folder / GRAPH_NAME).write_bytes(model.SerializeToString())

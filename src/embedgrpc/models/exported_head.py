@@ -1,23 +1,84 @@
 """Finds what an exported graph offers, by the names of its outputs, and tests what it claims."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graph_writer import GraphWriter
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.origin import Origin
-from embedgrpc.models.outputs import LOGITS, POOLED_EMBEDDING, SENTENCE_EMBEDDING
+from embedgrpc.models.outputs import (
+    LOGITS,
+    OUTPUTS,
+    POOLED_EMBEDDING,
+    SENTENCE_EMBEDDING,
+    VOCABULARY_WEIGHTS,
+)
+from embedgrpc.models.probe import is_close, run_probe
 
 _HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
-# Loose enough for half precision, far below what another pooling makes.
+_TOKEN_LOGITS_NAMES = ("logits", "prediction_scores")
+# How far from 1 the length of a scaled vector may be, in half precision.
 _TOLERANCE = 1e-2
+_VECTOR_RANK = 2
+_TOKEN_RANK = 3
+
+
+def find_pooled(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) -> str | None:
+    """Finds the vector of an exported graph that pools by itself and gives nothing else.
+
+    Args:
+        writer: Of the graph.
+        origin: The ONNX file.
+        metadata: What the model is.
+
+    Returns:
+        The name of the pooled vector, float32 [batch, dimensions]; None where the graph gives
+        token vectors, which are pooled here.
+
+    Raises:
+        ModelError: The output that is asked for is not there, or its shape is not told.
+    """
+    outputs = {value.name: value for value in writer.graph.output}
+    name = _asked_for(origin, metadata, outputs)
+    if not name and any(hidden in outputs for hidden in _HIDDEN_NAMES):
+        return None
+    name = name or SENTENCE_EMBEDDING
+    if name not in outputs:
+        return None
+    dims = outputs[name].type.tensor_type.shape.dim
+    if len(dims) == _TOKEN_RANK and metadata.output:
+        return None
+    if len(dims) != _VECTOR_RANK:
+        raise ModelError(
+            f"{origin.path}: output {name!r} must be of shape [batch, values] or "
+            "[batch, tokens, values]"
+        )
+    return _as_float(writer, clear_names(writer, name), outputs[name])
+
+
+def _asked_for(
+    origin: Origin, metadata: ModelMetadata, outputs: Mapping[str, onnx.ValueInfoProto]
+) -> str:
+    if metadata.output and metadata.output not in outputs:
+        raise ModelError(
+            f"{origin.path}: output is set to {metadata.output!r}, but the graph's outputs are "
+            f"{', '.join(outputs)}"
+        )
+    return metadata.output
+
+
+def clear_names(writer: GraphWriter, name: str) -> str:
+    """Frees the names of our own outputs; gives the name that a value has then."""
+    for ours in OUTPUTS:
+        if any(ours in node.output for node in writer.graph.node):
+            renamed = writer.vacate(ours)
+            name = renamed if name == ours else name
+    return name
 
 
 def find_hidden(
@@ -38,34 +99,36 @@ def find_hidden(
         ModelError: The graph has no output that holds token vectors.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = next((name for name in _HIDDEN_NAMES if name in outputs), None)
+    name = metadata.output or next((name for name in _HIDDEN_NAMES if name in outputs), None)
     if name is None:
         raise ModelError(
             f"{origin.path}: the graph's outputs are {', '.join(outputs)}; "
-            f"one must be {' or '.join(_HIDDEN_NAMES)}, so that its vectors can be pooled"
+            f"one must be {' or '.join(_HIDDEN_NAMES)}, so that its vectors can be pooled, or set "
+            "output for this model in the configuration"
         )
     dims = outputs[name].type.tensor_type.shape.dim
-    hidden_size = metadata.dimensions // len(metadata.poolings)
+    hidden_size = metadata.token_dimensions
     if dims and dims[-1].HasField("dim_value") and dims[-1].dim_value != hidden_size:
         raise ModelError(
             f"{origin.path}: output {name!r} has {dims[-1].dim_value} values per token, "
             f"not the {hidden_size} that the Pooling module's config.json says"
         )
     exported = None
-    if SENTENCE_EMBEDDING in outputs:
+    if SENTENCE_EMBEDDING in outputs and name != SENTENCE_EMBEDDING:
         renamed = writer.vacate(SENTENCE_EMBEDDING)
         exported = _as_float(writer, renamed, outputs[SENTENCE_EMBEDDING])
     if POOLED_EMBEDDING in outputs:
         writer.vacate(POOLED_EMBEDDING)
-    return _as_float(writer, name, outputs[name]), exported
+    return _as_float(writer, clear_names(writer, name), outputs[name]), exported
 
 
-def find_logits(writer: GraphWriter, origin: Origin) -> str:
+def find_logits(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) -> str:
     """Finds the logits of an exported cross-encoder, and makes them float32 [batch, 1].
 
     Args:
         writer: Of the graph.
         origin: The ONNX file.
+        metadata: What the model is.
 
     Returns:
         The name of the graph's output.
@@ -74,15 +137,121 @@ def find_logits(writer: GraphWriter, origin: Origin) -> str:
         ModelError: The graph has no such output, or one of another shape.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    if LOGITS not in outputs:
+    name = _asked_for(origin, metadata, outputs) or LOGITS
+    if name not in outputs:
         raise ModelError(
-            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must be {LOGITS}"
+            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must be {LOGITS}, "
+            "or set output for this model in the configuration"
         )
-    dims = outputs[LOGITS].type.tensor_type.shape.dim
-    if len(dims) != 2 or (dims[1].HasField("dim_value") and dims[1].dim_value != 1):  # noqa: PLR2004 - batch and label
-        raise ModelError(f"{origin.path}: output {LOGITS!r} must be of shape [batch, 1]")
-    renamed = writer.vacate(LOGITS)
-    return writer.output(_as_float(writer, renamed, outputs[LOGITS]), LOGITS)
+    dims = outputs[name].type.tensor_type.shape.dim
+    if len(dims) != _VECTOR_RANK or (dims[1].HasField("dim_value") and dims[1].dim_value != 1):
+        raise ModelError(f"{origin.path}: output {name!r} must be of shape [batch, 1]")
+    return writer.output(_as_float(writer, clear_names(writer, name), outputs[name]), LOGITS)
+
+
+def check_no_heads(origin: Origin, metadata: ModelMetadata) -> None:
+    """Checks that nothing is to be made of token vectors, for a graph that gives none.
+
+    Raises:
+        ModelError: A head is there that needs them.
+    """
+    for head in (metadata.sparse_head, metadata.multi_vector_head):
+        if head is not None:
+            raise ModelError(
+                f"{origin.path}: the graph gives no token vectors, which {head.path.name} needs"
+            )
+
+
+def find_token_logits(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) -> str:
+    """Finds the logits that an exported masked-language head gives every token.
+
+    Args:
+        writer: Of the graph.
+        origin: The ONNX file.
+        metadata: What the model is.
+
+    Returns:
+        The name of the logits, float32 [batch, tokens, vocabulary].
+
+    Raises:
+        ModelError: The graph has no such output, or several that may be meant.
+    """
+    outputs = {value.name: value for value in writer.graph.output}
+    name = _asked_for(origin, metadata, outputs)
+    fitting = [
+        value
+        for value in ([outputs[name]] if name else writer.graph.output)
+        if _fits_logits(value, metadata.sparse_dimensions)
+    ]
+    if len(fitting) > 1:
+        fitting = [value for value in fitting if value.name in _TOKEN_LOGITS_NAMES]
+    if len(fitting) != 1:
+        raise ModelError(
+            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must hold the "
+            f"logits of tokens, of shape [batch, tokens, {metadata.sparse_dimensions}]"
+        )
+    return _as_float(writer, clear_names(writer, fitting[0].name), fitting[0])
+
+
+def _fits_logits(value: onnx.ValueInfoProto, vocabulary_size: int) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    # A length that is not written down is found out when the graph is run.
+    return len(dims) == _TOKEN_RANK and (
+        not dims[-1].HasField("dim_value") or dims[-1].dim_value == vocabulary_size
+    )
+
+
+def check_vocabulary(graph_path: Path, origin: Origin, metadata: ModelMetadata) -> None:
+    """Checks that what was taken for logits has one for every vocabulary entry.
+
+    Args:
+        graph_path: The graph with our outputs.
+        origin: The ONNX file.
+        metadata: What the model is.
+
+    Raises:
+        ModelError: It has another number of them.
+    """
+    (weights,) = run_probe(graph_path, origin, metadata, (VOCABULARY_WEIGHTS,))
+    if weights.shape[1:] != (metadata.sparse_dimensions,):
+        raise ModelError(
+            f"{origin.path}: the graph gives {weights.shape[-1]} values per token, not a logit "
+            f"for each of the {metadata.sparse_dimensions} that vocab_size of config.json says"
+        )
+
+
+def check_pooled(
+    graph_path: Path, origin: Origin, metadata: ModelMetadata, outputs: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Checks the vector of a graph that pools by itself, and finds out whether it normalises.
+
+    Args:
+        graph_path: The graph with our outputs.
+        origin: The ONNX file.
+        metadata: What the model is.
+        outputs: Names of ours; the last is the vector as the graph had it.
+
+    Returns:
+        The names of the outputs that are what they say: where the graph normalises by itself,
+        the vector before that cannot be had.
+
+    Raises:
+        ModelError: The vector is of another length than the model's files say, or normalised
+            where they say that it is not.
+    """
+    (vectors,) = run_probe(graph_path, origin, metadata, outputs[-1:])
+    if vectors.shape[1:] != (metadata.dimensions,):
+        raise ModelError(
+            f"{origin.path}: the graph gives vectors of {vectors.shape[-1]} values, not the "
+            f"{metadata.dimensions} that modules.json leads to"
+        )
+    unit = bool(np.abs(np.linalg.norm(vectors, axis=1) - 1.0).max() < _TOLERANCE)
+    if unit and not metadata.normalize:
+        raise ModelError(
+            f"{origin.path}: the graph normalises its vectors, but modules.json has no Normalize: "
+            "set normalize for this model in the configuration"
+        )
+    return outputs[:1] if unit else outputs
 
 
 def check_sentence_embedding(
@@ -107,17 +276,8 @@ def check_sentence_embedding(
     Raises:
         ModelError: It is neither the vector before normalisation nor the one after it.
     """
-    session = _load(graph_path, origin)
-    # Two sequences of unlike length: every pooling gives another vector.
-    lengths = np.array([[7], [4]])
-    steps = np.arange(7)[None, :]
-    mask = (steps < lengths).astype(np.int64)
-    ids = np.where(mask == 1, steps + lengths, metadata.pad_token_id)
-    feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-    wanted = {value.name for value in session.get_inputs()}
-    fed = {name: value for name, value in feeds.items() if name in wanted}
-    theirs, *ours = session.run([exported, *outputs], fed)
-    if not any(_close(theirs, our) for our in ours):
+    theirs, *ours = run_probe(graph_path, origin, metadata, (exported, *outputs))
+    if not any(is_close(theirs, our) for our in ours):
         poolings = ", ".join(metadata.poolings)
         raise ModelError(
             f"{origin.path}: output {SENTENCE_EMBEDDING!r} is not what modules.json says "
@@ -125,24 +285,7 @@ def check_sentence_embedding(
         )
 
 
-def _close(theirs: NDArray[Any], ours: NDArray[Any]) -> bool:
-    return theirs.shape == ours.shape and bool(
-        np.abs(theirs - ours).max() <= _TOLERANCE * np.abs(ours).max()
-    )
-
-
 def _as_float(writer: GraphWriter, name: str, described: onnx.ValueInfoProto) -> str:
     if described.type.tensor_type.elem_type == TensorProto.FLOAT:
         return name
     return writer.op("Cast", name, to=TensorProto.FLOAT)
-
-
-def _load(graph_path: Path, origin: Origin) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(
-            str(graph_path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise ModelError(f"{origin.path} cannot be loaded by ONNX Runtime: {error}") from error

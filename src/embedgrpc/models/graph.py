@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from embedgrpc.models.cache import load_or_build
+from embedgrpc.models.fetching import fetch_external, fetch_weights
+from embedgrpc.models.layer_weights import find_layer_weights
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.origin import Format, Origin, find_external, find_origin, hash_file
 from embedgrpc.models.source import ModelFiles
 
 # To be raised whenever the same files are to give another graph.
-_BUILDER_VERSION = 1
+_BUILDER_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +25,7 @@ class Graph:
     Attributes:
         path: The ONNX file; its weights lie beside it.
         inputs: Names of its inputs, int64 [batch, tokens] each.
-        outputs: Names of its outputs: `sentence_embedding`, float32 [batch, dimensions], and
-            `pooled_embedding` before normalisation where the model normalises; or `logits`,
-            float32 [batch, 1].
+        outputs: Names of its outputs, as `outputs` describes them.
         weight_type: What most of the weights are, such as "float32".
         weight_bytes: Their size.
         content_hash: What the model's answers depend on, in hexadecimal: vectors of models with
@@ -37,6 +37,23 @@ class Graph:
     outputs: tuple[str, ...]
     weight_type: str
     weight_bytes: int
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a graph is made from, and the hashes that tell it from others.
+
+    Attributes:
+        origin: The file of weights.
+        external: Files in which that file keeps weights.
+        weights_digest: The SHA-256 of all weights, in hexadecimal.
+        content_hash: As that of `Graph`.
+    """
+
+    origin: Origin
+    external: tuple[Path, ...]
+    weights_digest: str
     content_hash: str
 
 
@@ -54,9 +71,9 @@ def prepare(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> G
     Raises:
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
-    origin = find_origin(files)
-    weights_digest = _digest([origin.digest, *_external_digests(origin, cache_dir)])
-    key = _digest([str(_BUILDER_VERSION), weights_digest, _shape(origin, metadata)])
+    identity = identify(files, metadata, cache_dir=cache_dir)
+    origin = identity.origin
+    key = _digest([str(_BUILDER_VERSION), identity.weights_digest, _shape(origin, metadata)])
 
     def build(folder: Path) -> Mapping[str, Any]:
         # The builders need the onnx package, which takes longer to load than a cached graph.
@@ -71,14 +88,42 @@ def prepare(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> G
         outputs=tuple(built["outputs"]),
         weight_type=built["weight_type"],
         weight_bytes=built["weight_bytes"],
-        content_hash=_content_hash(files, metadata, weights_digest),
+        content_hash=identity.content_hash,
     )
 
 
-def _external_digests(origin: Origin, cache_dir: Path) -> list[str]:
-    """The digests of the files in which an ONNX graph keeps its weights."""
+def identify(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> Identity:
+    """Finds a model's weights and what its answers depend on, without making its graph.
+
+    Args:
+        files: The model's folder.
+        metadata: What the model is.
+        cache_dir: Where graphs are kept from one start to the next.
+
+    Returns:
+        The weights, brought where they come from a repository, and their hashes.
+
+    Raises:
+        ModelError: The files cannot be used, or the cache cannot be written to.
+    """
+    fetch_weights(files, metadata.transformer_folder, file=metadata.file)
+    origin = find_origin(metadata.transformer_folder, file=metadata.file)
+    external = _find_externals(files, origin, cache_dir)
+    weights_digest = _digest(
+        [
+            origin.digest,
+            *(hash_file(path) for path in external),
+            *_layer_digests(metadata),
+            *_head_digests(metadata),
+        ]
+    )
+    return Identity(origin, external, weights_digest, _content_hash(metadata, weights_digest))
+
+
+def _find_externals(files: ModelFiles, origin: Origin, cache_dir: Path) -> tuple[Path, ...]:
+    """The files in which an ONNX graph keeps its weights."""
     if origin.format is not Format.ONNX:
-        return []
+        return ()
 
     def build(_folder: Path) -> Mapping[str, Any]:
         from embedgrpc.models.imported import (  # noqa: PLC0415 - not on a hit
@@ -90,7 +135,33 @@ def _external_digests(origin: Origin, cache_dir: Path) -> list[str]:
 
     # The names stand in the graph: the same graph always has the same.
     _, remembered = load_or_build(cache_dir, f"{origin.digest}-external", build)
-    return [hash_file(find_external(origin, name)) for name in remembered["locations"]]
+    locations = remembered["locations"]
+    fetch_external(files, origin, locations)
+    return tuple(find_external(origin, name) for name in locations)
+
+
+def _layer_digests(metadata: ModelMetadata) -> list[str]:
+    """The digests of the weights of the modules after pooling."""
+    return [hash_file(find_layer_weights(layer)) for layer in metadata.dense_layers]
+
+
+def _head_digests(metadata: ModelMetadata) -> list[str]:
+    """The digests of the weights that make more of the tokens than a dense vector."""
+    heads = (metadata.sparse_head, metadata.multi_vector_head)
+    return [hash_file(head.path) if head else "" for head in heads if any(heads)]
+
+
+def _describe_splade(metadata: ModelMetadata) -> list[Any] | None:
+    """How logits become a sparse vector."""
+    splade = metadata.splade
+    return [splade.strategy, splade.logarithms] if splade else None
+
+
+def _describe_layers(metadata: ModelMetadata) -> list[Any]:
+    """What the modules after pooling are, wherever they lie."""
+    return [
+        [type(layer).__name__, {**asdict(layer), "folder": ""}] for layer in metadata.dense_layers
+    ]
 
 
 def _shape(origin: Origin, metadata: ModelMetadata) -> str:
@@ -102,24 +173,39 @@ def _shape(origin: Origin, metadata: ModelMetadata) -> str:
             "poolings": metadata.poolings,
             "normalize": metadata.normalize,
             "dimensions": metadata.dimensions,
+            "layers": _describe_layers(metadata),
+            "representations": metadata.representations,
+            "splade": _describe_splade(metadata),
             "pad_token_id": metadata.pad_token_id,
+            "output": metadata.output,
+            "task_id": metadata.task_id,
+            "weight_type": metadata.weight_type,
             "config": metadata.config,
         },
         sort_keys=True,
     )
 
 
-def _content_hash(files: ModelFiles, metadata: ModelMetadata, weights_digest: str) -> str:
+def _content_hash(metadata: ModelMetadata, weights_digest: str) -> str:
     meaning = {
         "kind": metadata.kind,
         "poolings": metadata.poolings,
         "normalize": metadata.normalize,
+        "representations": metadata.representations,
+        "splade": _describe_splade(metadata),
+        "unweighted_token_ids": sorted(metadata.unweighted_token_ids),
+        "multi_vector_skip_tokens": metadata.multi_vector_skip_tokens,
+        "layers": _describe_layers(metadata),
+        "output": metadata.output,
+        "task_id": metadata.task_id,
+        "weight_type": metadata.weight_type,
+        "max_tokens": metadata.max_tokens,
         "prompts": dict(metadata.prompts),
         "default_prompt_name": metadata.default_prompt_name,
         "activation": metadata.activation,
         "lowercase": metadata.lowercase,
     }
-    tokenizer_digest = hash_file(files.folder / "tokenizer.json")
+    tokenizer_digest = hash_file(metadata.transformer_folder / "tokenizer.json")
     return _digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
 
 

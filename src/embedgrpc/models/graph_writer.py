@@ -1,6 +1,7 @@
 """Writes an ONNX graph node by node, with its weights in a file beside it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 WEIGHTS_NAME = "model.weights"
+# What the names of nodes start with that are never quantised: they run once per text, not per
+# token, so that there is nothing to gain.
+EXACT_PREFIX = "exact_"
 
 # Vectors of this alignment are read by the widest instructions there are.
 _ALIGNMENT = 64
@@ -18,6 +22,10 @@ _ALIGNMENT = 64
 _INLINE_BYTES_MAX = 1024
 # From these opsets on, the axes of a reduction are an input instead of an attribute.
 _AXES_INPUT_OPSETS = {"ReduceSum": 13, "ReduceL2": 18, "ReduceMax": 18}
+
+
+# Since this opset it is an operator of its own.
+_LAYER_NORM_OPSET = 17
 
 
 class GraphWriter:
@@ -42,6 +50,8 @@ class GraphWriter:
         self._names = {name for node in graph.node for name in node.output}
         self._names.update(tensor.name for tensor in graph.initializer)
         self._names.update(value.name for value in graph.input)
+        # Two nodes of one name are refused, whatever their values are called.
+        self._names.update(node.name for node in graph.node)
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +76,7 @@ class GraphWriter:
         Returns:
             The output's name.
         """
-        output = self._new_name(name or kind)
+        output = self.new_name(name or kind)
         self.graph.node.append(
             helper.make_node(kind, list(inputs), [output], name=output, **attributes)
         )
@@ -74,8 +84,8 @@ class GraphWriter:
 
     def output(self, source: str, name: str) -> str:
         """Gives a value the name of a graph output."""
-        self._names.add(name)
-        self.graph.node.append(helper.make_node("Identity", [source], [name], name=name))
+        node_name = self.new_name(name)
+        self.graph.node.append(helper.make_node("Identity", [source], [name], name=node_name))
         return name
 
     def reduce(self, kind: str, source: str, axis: int) -> str:
@@ -84,6 +94,19 @@ class GraphWriter:
             axes = self.constant(np.array([axis], dtype=np.int64), "axes")
             return self.op(kind, source, axes, keepdims=1)
         return self.op(kind, source, axes=[axis], keepdims=1)
+
+    def layer_norm(self, source: str, scale: str, shift: str, *, epsilon: float) -> str:
+        """Adds a layer normalisation over the last axis."""
+        if self.opset >= _LAYER_NORM_OPSET:
+            return self.op(
+                "LayerNormalization", source, scale, shift, axis=-1, epsilon=epsilon
+            )
+        centred = self.op("Sub", source, self.op("ReduceMean", source, axes=[-1], keepdims=1))
+        squares = self.op("Mul", centred, centred)
+        variance = self.op("ReduceMean", squares, axes=[-1], keepdims=1)
+        deviation = self.op("Sqrt", self.op("Add", variance, self.scalar(epsilon)))
+        scaled = self.op("Mul", self.op("Div", centred, deviation), scale)
+        return self.op("Add", scaled, shift)
 
     def reshape(self, source: str, shape: Sequence[int]) -> str:
         """Adds a change of shape; 0 keeps an axis, -1 is what is left."""
@@ -95,7 +118,7 @@ class GraphWriter:
 
     def constant(self, values: NDArray[Any], name: str) -> str:
         """Adds a small tensor, and keeps it in the graph."""
-        name = self._new_name(name)
+        name = self.new_name(name)
         self.graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
@@ -104,7 +127,7 @@ class GraphWriter:
         if values.nbytes <= _INLINE_BYTES_MAX:
             self.weight_bytes += values.nbytes
             return self.constant(values, name)
-        name = self._new_name(name)
+        name = self.new_name(name)
         tensor = TensorProto(
             name=name,
             data_type=helper.np_dtype_to_tensor_dtype(values.dtype),
@@ -126,16 +149,24 @@ class GraphWriter:
         del tensor.external_data[:]
         self._write(tensor, values)
 
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Puts what is added meanwhile before all nodes that there were."""
+        present = list(self.graph.node)
+        del self.graph.node[:]
+        yield
+        self.graph.node.extend(present)
+
     def vacate(self, name: str) -> str:
         """Gives an existing value of the graph another name, so that this one is free.
 
         Args:
-            name: Of an output of a node.
+            name: Of an output of a node, or of an input of the graph.
 
         Returns:
             The new name.
         """
-        renamed = self._new_name(f"{name}_exported")
+        renamed = self.new_name(f"{name}_exported")
         _rename(self.graph.node, name, renamed)
         described = [value for value in self.graph.value_info if value.name != name]
         del self.graph.value_info[:]
@@ -152,7 +183,8 @@ class GraphWriter:
             tensor.external_data.add(key=key, value=str(value))
         self.weight_bytes += values.nbytes
 
-    def _new_name(self, name: str) -> str:
+    def new_name(self, name: str) -> str:
+        """A name that no value has yet: this one, or one like it."""
         number, unique = 0, name
         while unique in self._names:
             number += 1

@@ -10,9 +10,11 @@ from functools import cached_property
 import numpy as np
 from onnx import TensorProto
 
+from embedgrpc.models.dense import append_layer
 from embedgrpc.models.graph_writer import GraphWriter
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.outputs import POOLED_EMBEDDING, SENTENCE_EMBEDDING
+from embedgrpc.models.vector_layers import VectorLayer
 
 
 def append_embedding_head(
@@ -22,6 +24,7 @@ def append_embedding_head(
     attention_mask: str,
     hidden_size: int,
     poolings: Sequence[Pooling],
+    layers: Sequence[VectorLayer] = (),
     normalize: bool,
 ) -> tuple[str, ...]:
     """Turns token vectors into one vector per sequence.
@@ -32,15 +35,35 @@ def append_embedding_head(
         attention_mask: int64 [batch, tokens]; 1 for a real token.
         hidden_size: Values per token vector.
         poolings: What to concatenate.
+        layers: What the concatenation goes through, in order.
         normalize: Whether to scale the vector to length 1.
 
     Returns:
-        The names of the graph's outputs, float32 [batch, hidden_size * poolings] each: the
-        vector, and the one before it was normalised where it is.
+        The names of the graph's outputs, float32 [batch, dimensions] each: the vector, and the
+        one before it was normalised where it is.
+
+    Raises:
+        ModelError: The weights of a layer cannot be used.
     """
     tokens = _Tokens(writer, hidden, attention_mask, hidden_size)
     parts = [_POOLINGS[pooling](tokens) for pooling in poolings]
     pooled = parts[0] if len(parts) == 1 else writer.op("Concat", *parts, axis=-1)
+    for layer in layers:
+        pooled = append_layer(writer, layer, pooled)
+    return append_outputs(writer, pooled, normalize=normalize)
+
+
+def append_outputs(writer: GraphWriter, pooled: str, *, normalize: bool) -> tuple[str, ...]:
+    """Gives vectors the names of the graph's outputs.
+
+    Args:
+        writer: Of the graph.
+        pooled: float32 [batch, dimensions].
+        normalize: Whether to scale them to length 1.
+
+    Returns:
+        The names: the vector, and the one before it was normalised where it is.
+    """
     if not normalize:
         return (writer.output(pooled, SENTENCE_EMBEDDING),)
     # As torch.nn.functional.normalize: x / max(|x|, 1e-12).

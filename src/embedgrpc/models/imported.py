@@ -14,9 +14,6 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graph_writer import GraphWriter
 from embedgrpc.models.origin import Origin, find_external
 
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_REQUIRED_INPUTS = frozenset(_INPUTS[:2])
-_AXES = ("batch", "tokens")
 # The head's operators are written as they have been since this version.
 _OPSET_MIN = 11
 _QUANTIZED = frozenset(
@@ -32,28 +29,27 @@ class ImportedGraph:
 
     Attributes:
         model: The graph; its external weights are not loaded.
-        inputs: Names of its inputs, all int64 [batch, tokens].
         opset: The version of its standard operators.
         weight_type: What most of its weights are, such as "float32".
     """
 
     model: onnx.ModelProto
-    inputs: tuple[str, ...]
     opset: int
     weight_type: str
 
 
-def read_graph(origin: Origin) -> ImportedGraph:
+def read_graph(origin: Origin, *, asked_for: bool) -> ImportedGraph:
     """Reads a graph and checks that it can be served.
 
     Args:
         origin: The ONNX file.
+        asked_for: Whether the configuration names the file, which may be quantised then.
 
     Returns:
         The graph.
 
     Raises:
-        ModelError: It is no ONNX file, is quantised, or has inputs that are not supported.
+        ModelError: It is no ONNX file, is too old, or is quantised and was not asked for.
     """
     model = load_proto(origin)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
@@ -61,21 +57,15 @@ def read_graph(origin: Origin) -> ImportedGraph:
     if opset < _OPSET_MIN:
         raise ModelError(f"{origin.path}: opset {opset} is older than {_OPSET_MIN}: export it anew")
     quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED)
-    if quantized:
-        raise ModelError(f"{origin.path} is quantised ({quantized[0]}): a float export is needed")
-    initialized = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in initialized]
-    for value in inputs:
-        _check_input(origin, value)
-    names = {value.name for value in inputs}
-    missing = sorted(_REQUIRED_INPUTS - names)
-    if missing:
-        raise ModelError(f"{origin.path}: the graph has no input {missing[0]!r}")
+    if quantized and not asked_for:
+        raise ModelError(
+            f"{origin.path} is quantised ({quantized[0]}): set file for this model in the "
+            "configuration if it is wanted"
+        )
     return ImportedGraph(
         model=model,
-        inputs=tuple(name for name in _INPUTS if name in names),
         opset=opset,
-        weight_type=_weight_type(model),
+        weight_type=find_weight_type(model),
     )
 
 
@@ -185,21 +175,8 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
             yield from _graph_tensors(graph)
 
 
-def _check_input(origin: Origin, value: onnx.ValueInfoProto) -> None:
-    if value.name not in _INPUTS:
-        raise ModelError(f"{origin.path}: the graph's input {value.name!r} is not supported")
-    kind = value.type.tensor_type
-    if kind.elem_type != TensorProto.INT64:
-        raise ModelError(f"{origin.path}: the graph's input {value.name!r} must be int64")
-    fixed = any(dim.HasField("dim_value") for dim in kind.shape.dim)
-    if kind.HasField("shape") and (len(kind.shape.dim) != len(_AXES) or fixed):
-        raise ModelError(
-            f"{origin.path}: the graph's input {value.name!r} must have a free batch and length: "
-            "export it with dynamic axes"
-        )
-
-
-def _weight_type(model: onnx.ModelProto) -> str:
+def find_weight_type(model: onnx.ModelProto) -> str:
+    """The type of most of the weights of a graph, such as "float32"."""
     sizes: dict[int, int] = {}
     for tensor in model.graph.initializer:
         count = int(np.prod(tensor.dims, dtype=np.int64))

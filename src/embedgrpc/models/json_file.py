@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.lfs import check_no_pointer
 
 
 def read_json(path: Path) -> Any:
@@ -21,6 +22,7 @@ def read_json(path: Path) -> Any:
     Raises:
         ModelError: It cannot be read, or is no JSON.
     """
+    check_no_pointer(path)
     try:
         return json.loads(path.read_bytes())
     except OSError as error:

@@ -1,6 +1,9 @@
 """The words for what a model is and does, spelled as sentence-transformers spells them."""
 
 from enum import StrEnum
+from typing import Literal
+
+PaddingSide = Literal["left", "right"]
 
 
 class Kind(StrEnum):
@@ -8,6 +11,14 @@ class Kind(StrEnum):
 
     EMBEDDING = "embedding"
     CROSS_ENCODER = "cross_encoder"
+
+
+class Representation(StrEnum):
+    """What form a text's vectors have."""
+
+    DENSE = "dense"
+    SPARSE = "sparse"
+    MULTI_VECTOR = "multi_vector"
 
 
 class Pooling(StrEnum):
@@ -38,3 +49,11 @@ class Activation(StrEnum):
 
     SIGMOID = "sigmoid"
     IDENTITY = "identity"
+
+
+class WeightType(StrEnum):
+    """What a graph's weights are and what is computed in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"

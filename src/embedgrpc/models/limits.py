@@ -16,13 +16,17 @@ _TRANSFORMER_CONFIGS = (
     "sentence_xlnet_config.json",
 )
 
+# What is larger stands for no limit.
+_NO_LIMIT = 10**9
+
 # Their position table starts after the padding token, so the first rows are never used.
-_OFFSET_POSITIONS = frozenset(
+OFFSET_POSITIONS = frozenset(
     {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet",
      "longformer", "luke", "mluke", "xmod", "data2vec-text", "ibert"}
 )  # fmt: skip
 # Their position table has a row per position and no more, so no setting may exceed it.
-_TABLE_POSITIONS = _OFFSET_POSITIONS | {"bert", "distilbert", "electra", "albert", "ernie"}
+EDGE_POSITIONS = frozenset({"bert", "distilbert", "electra", "albert", "ernie"})
+_TABLE_POSITIONS = OFFSET_POSITIONS | EDGE_POSITIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,27 @@ class TransformerSettings:
     Attributes:
         max_tokens: The longest sequence, special tokens included; None where it does not say.
         lowercase: Whether texts are lowercased before anything else.
+        config: The file that was read.
     """
 
     max_tokens: int | None
     lowercase: bool
+    config: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLimit:
+    """The longest sequence that a model takes.
+
+    Attributes:
+        tokens: Special tokens included.
+        config: The file that says so.
+        key: Its key; empty where the configuration says so.
+    """
+
+    tokens: int
+    config: JsonObject
+    key: str
 
 
 def read_transformer_settings(folder: Path) -> TransformerSettings:
@@ -54,7 +75,9 @@ def read_transformer_settings(folder: Path) -> TransformerSettings:
     if config.values.get("max_seq_length") is not None:
         max_tokens = config.size("max_seq_length")
     return TransformerSettings(
-        max_tokens=max_tokens, lowercase=config.flag("do_lower_case", default=False)
+        max_tokens=max_tokens,
+        lowercase=config.flag("do_lower_case", default=False),
+        config=config,
     )
 
 
@@ -62,39 +85,50 @@ def find_max_tokens(
     settings: TransformerSettings,
     config: JsonObject,
     tokenizer_config: JsonObject,
-) -> int:
+    *,
+    wanted: int | None = None,
+) -> TokenLimit:
     """Finds the longest sequence that a model takes.
 
     Args:
         settings: Of sentence-transformers; what it says counts, within the position table.
         config: `config.json`.
         tokenizer_config: `tokenizer_config.json`.
+        wanted: What the configuration asks for; None where it does not.
 
     Returns:
-        Tokens, special tokens included.
+        The limit.
 
     Raises:
-        ModelError: No file says, or a limit is no number.
+        ModelError: No file says, a limit is no number, or more is asked for than there is.
     """
     positions = _usable_positions(config)
     model_type = config.text("model_type", default="")
+    if wanted is not None:
+        if wanted < 1 or (model_type in _TABLE_POSITIONS and positions and wanted > positions):
+            raise ModelError(
+                f"{config.path}: max_tokens is set to {wanted}, but must be from 1 to {positions}"
+            )
+        return TokenLimit(wanted, config, "")
+    table = TokenLimit(positions, config, "max_position_embeddings") if positions else None
     if settings.max_tokens is not None:
-        if positions is not None and model_type in _TABLE_POSITIONS:
-            return min(settings.max_tokens, positions)
-        return settings.max_tokens
-    # It may be 1e30, which stands for no limit.
-    limits = [tokenizer_config.count("model_max_length"), positions]
-    known = [limit for limit in limits if limit is not None and limit < 10**9]
-    if not known or min(known) < 1:
+        if table and model_type in _TABLE_POSITIONS and table.tokens < settings.max_tokens:
+            return table
+        return TokenLimit(settings.max_tokens, settings.config, "max_seq_length")
+    asked = tokenizer_config.count("model_max_length")
+    known = [TokenLimit(asked, tokenizer_config, "model_max_length")] if asked is not None else []
+    known = [limit for limit in (*known, table) if limit and limit.tokens < _NO_LIMIT]
+    if not known or min(limit.tokens for limit in known) < 1:
         raise ModelError(
             f"{config.path.parent / _TRANSFORMER_CONFIGS[0]}: max_seq_length must be set, "
-            "as neither model_max_length nor max_position_embeddings says how long a text may be"
+            "as neither model_max_length nor max_position_embeddings says how long a text may be; "
+            "or set max_tokens for this model in the configuration"
         )
-    return min(known)
+    return min(known, key=lambda limit: limit.tokens)
 
 
 def _usable_positions(config: JsonObject) -> int | None:
     positions = config.count("max_position_embeddings")
-    if positions is None or config.text("model_type", default="") not in _OFFSET_POSITIONS:
+    if positions is None or config.text("model_type", default="") not in OFFSET_POSITIONS:
         return positions
     return positions - (config.count("pad_token_id") or 0) - 1

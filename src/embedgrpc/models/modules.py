@@ -5,12 +5,16 @@ read. Modules are known by the last component of their type.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.json_file import JsonObject, read_json
 from embedgrpc.models.kinds import Pooling
+from embedgrpc.models.splade_config import SpladePooling
+from embedgrpc.models.vector_layers import DenseLayer, NormLayer, VectorLayer, read_dense, read_norm
+
+__all__ = ["DenseLayer", "NormLayer", "Pipeline", "VectorLayer", "read_pipeline"]
 
 # In the order in which the poolings that are true are concatenated.
 _POOLING_FLAGS = {
@@ -31,11 +35,26 @@ class Pipeline:
         poolings: In order of concatenation; empty where no Pooling module is.
         token_dimensions: Values per token vector, as the Pooling module says; 0 without one.
         normalize: Whether the pooled vector is scaled to length 1.
+        splade: What makes a sparse vector of a masked-language head's logits; None without.
+        layers: What the pooled vector goes through before it is scaled, in order.
+        transformer: The subfolder of the backbone, its configuration and tokenizer; mostly empty.
+        pooling: The Pooling module's `config.json`; None without one.
     """
 
     poolings: tuple[Pooling, ...]
     token_dimensions: int
     normalize: bool
+    splade: SpladePooling | None = None
+    layers: tuple[VectorLayer, ...] = ()
+    transformer: str = ""
+    pooling: JsonObject | None = None
+
+    @property
+    def dimensions(self) -> int:
+        """Values of the vector that the modules make; 0 without Pooling."""
+        if self.layers:
+            return self.layers[-1].out_features
+        return self.token_dimensions * len(self.poolings)
 
 
 def read_pipeline(folder: Path) -> Pipeline:
@@ -64,7 +83,7 @@ def read_pipeline(folder: Path) -> Pipeline:
         if read is None:
             known = ", ".join(_MODULES)
             raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
-        if (index == 0) != (name == "Transformer"):
+        if (index == 0) != (name in _TRANSFORMERS):
             raise ModelError(
                 f"{path}: [{index}].type {name!r} is out of place: one Transformer first"
             )
@@ -73,13 +92,13 @@ def read_pipeline(folder: Path) -> Pipeline:
 
 
 def _read_transformer(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    if subfolder:
-        raise ModelError(f"{folder / 'modules.json'}: [0].path must be empty, not {subfolder!r}")
-    return pipeline
+    if not (folder / subfolder).resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"{folder / 'modules.json'}: [0].path {subfolder!r} leaves the folder")
+    return replace(pipeline, transformer=subfolder)
 
 
 def _read_pooling(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    if pipeline.poolings or pipeline.normalize:
+    if pipeline.poolings or pipeline.normalize or pipeline.splade or pipeline.layers:
         raise ModelError(f"{folder / 'modules.json'}: Pooling must come once, before Normalize")
     path = folder / subfolder / "config.json"
     if not path.exists():
@@ -90,8 +109,11 @@ def _read_pooling(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
     key = "embedding_dimension"
     if key not in config.values:
         key = "word_embedding_dimension"
-    return Pipeline(
-        poolings=_read_poolings(config), token_dimensions=config.size(key), normalize=False
+    return replace(
+        pipeline,
+        poolings=_read_poolings(config),
+        token_dimensions=config.size(key),
+        pooling=config,
     )
 
 
@@ -134,13 +156,53 @@ def _read_normalize(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipelin
     for key in ("module_input_name", "module_output_name"):
         if config.text(key, default="sentence_embedding") != "sentence_embedding":
             raise config.wrong(key, "sentence_embedding")
-    return Pipeline(
-        poolings=pipeline.poolings, token_dimensions=pipeline.token_dimensions, normalize=True
-    )
+    return replace(pipeline, normalize=True)
 
 
+def _read_dense(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    return _append_layer(folder, pipeline, read_dense(folder / subfolder), "Dense")
+
+
+def _read_norm(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    return _append_layer(folder, pipeline, read_norm(folder / subfolder), "LayerNorm")
+
+
+def _append_layer(folder: Path, pipeline: Pipeline, layer: VectorLayer, name: str) -> Pipeline:
+    if not pipeline.poolings:
+        raise ModelError(
+            f"{folder / 'modules.json'}: {name} needs a Pooling before it: models of one vector "
+            "per token are not supported"
+        )
+    if pipeline.normalize:
+        raise ModelError(f"{folder / 'modules.json'}: {name} must come before Normalize")
+    if layer.in_features != pipeline.dimensions:
+        raise ModelError(
+            f"{layer.folder / 'config.json'}: the {name} module takes {layer.in_features} values, "
+            f"but the module before it gives {pipeline.dimensions}"
+        )
+    return replace(pipeline, layers=(*pipeline.layers, layer))
+
+
+def _read_dropout(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    del folder, subfolder  # it does nothing outside of training
+    return pipeline
+
+
+def _read_splade(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    if pipeline.poolings or pipeline.splade:
+        raise ModelError(f"{folder / 'modules.json'}: SpladePooling must be the only pooling")
+    return replace(pipeline, splade=SpladePooling.read(folder / subfolder / "config.json"))
+
+
+# Newer releases name the transformer of a sparse model as that of any other.
+_TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
 _MODULES: dict[str, Callable[[Path, str, Pipeline], Pipeline]] = {
     "Transformer": _read_transformer,
+    "MLMTransformer": _read_transformer,
     "Pooling": _read_pooling,
+    "Dense": _read_dense,
+    "LayerNorm": _read_norm,
+    "Dropout": _read_dropout,
     "Normalize": _read_normalize,
+    "SpladePooling": _read_splade,
 }

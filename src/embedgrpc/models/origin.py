@@ -1,17 +1,24 @@
 """Chooses the file that holds a model's weights, and identifies its content."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.source import ModelFiles
-from embedgrpc.models.weights import check_no_pointer
+from embedgrpc.models.hub import is_cached_blob
+from embedgrpc.models.lfs import check_no_pointer
+from embedgrpc.models.torch_tensors import TorchTensors
+from embedgrpc.models.weights import TensorFile, Tensors, TensorShards, read_shards
 
 # Only these names: a variant such as `model_quantized.onnx` is never taken unasked.
 _ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
 _SAFETENSORS_NAME = "model.safetensors"
+
+
+_INDEX_NAME = f"{_SAFETENSORS_NAME}.index.json"
+_TORCH_NAME = "pytorch_model.bin"
 
 
 class Format(StrEnum):
@@ -19,6 +26,16 @@ class Format(StrEnum):
 
     ONNX = "onnx"
     SAFETENSORS = "safetensors"
+    SHARDS = "shards"
+    TORCH = "torch"
+
+
+_WEIGHTS = {
+    _SAFETENSORS_NAME: Format.SAFETENSORS,
+    _INDEX_NAME: Format.SHARDS,
+    _TORCH_NAME: Format.TORCH,
+}
+_SUFFIXES = {".onnx": Format.ONNX, ".safetensors": Format.SAFETENSORS, ".bin": Format.TORCH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +45,8 @@ class Origin:
     Attributes:
         format: What it is.
         folder: The model's folder.
-        path: The file, inside the folder.
-        digest: The SHA-256 of its content, in hexadecimal.
+        path: The file, inside the folder; the index where there are several.
+        digest: The SHA-256 of the content, in hexadecimal.
     """
 
     format: Format
@@ -38,11 +55,12 @@ class Origin:
     digest: str
 
 
-def find_origin(files: ModelFiles) -> Origin:
+def find_origin(folder: Path, *, file: str = "") -> Origin:
     """Chooses a model's weights: an ONNX export where there is one, else safetensors.
 
     Args:
-        files: The model's folder.
+        folder: The folder of the model's backbone.
+        file: The file to take instead, relative to the folder; empty for none.
 
     Returns:
         The file, hashed.
@@ -50,15 +68,40 @@ def find_origin(files: ModelFiles) -> Origin:
     Raises:
         ModelError: There is none that can be used.
     """
-    for name in _ONNX_NAMES:
-        if (files.folder / name).exists():
-            return _hash(files, files.folder / name, Format.ONNX)
-    path = files.folder / _SAFETENSORS_NAME
-    if path.exists():
-        return _hash(files, path, Format.SAFETENSORS)
-    if (files.folder / f"{_SAFETENSORS_NAME}.index.json").exists():
-        raise ModelError(f"{path} is missing: weights in several files are not supported")
-    raise ModelError(f"{path} is missing, and so is {files.folder / _ONNX_NAMES[0]}")
+    if file:
+        return _find_asked_for(folder, file)
+    name = choose_weights(lambda name: (folder / name).exists())
+    if name is None:
+        raise ModelError(
+            f"{folder / _SAFETENSORS_NAME} is missing, and so is {folder / _ONNX_NAMES[0]}"
+        )
+    return _hash(folder, folder / name, _WEIGHTS.get(name, Format.ONNX))
+
+
+def choose_weights(has: Callable[[str], bool]) -> str | None:
+    """Chooses the file that a graph is made from, unless another is asked for.
+
+    Args:
+        has: Tells whether there is a file of a name, relative to the backbone's folder.
+
+    Returns:
+        Its name; None where there is none that can be used.
+    """
+    return next((name for name in (*_ONNX_NAMES, *_WEIGHTS) if has(name)), None)
+
+
+def _find_asked_for(folder: Path, file: str) -> Origin:
+    name = PurePosixPath(file)
+    if name.is_absolute() or ".." in name.parts:
+        raise ModelError(f"file {file!r} leads out of the model folder {folder}")
+    path = folder / name
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: it is the file that the configuration names")
+    if name.name.endswith(".index.json"):
+        return _hash(folder, path, Format.SHARDS)
+    if name.suffix not in _SUFFIXES:
+        raise ModelError(f"{path}: file must end with {', '.join(_SUFFIXES)}")
+    return _hash(folder, path, _SUFFIXES[name.suffix])
 
 
 def find_external(origin: Origin, location: str) -> Path:
@@ -77,7 +120,8 @@ def find_external(origin: Origin, location: str) -> Path:
     name = PurePosixPath(location)
     path = origin.path.parent / name
     inside = not name.is_absolute() and ".." not in name.parts and location
-    if not inside or not path.resolve().is_relative_to(origin.folder.resolve()):
+    stays = path.resolve().is_relative_to(origin.folder.resolve())
+    if not inside or not (stays or is_cached_blob(origin.folder, path)):
         raise ModelError(f"{origin.path}: external data {location!r} leads out of the model folder")
     if not path.is_file():
         raise ModelError(f"{origin.path}: external data {location!r} is missing")
@@ -94,10 +138,29 @@ def hash_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _hash(files: ModelFiles, path: Path, kind: Format) -> Origin:
+def _hash(folder: Path, path: Path, kind: Format) -> Origin:
     check_no_pointer(path)
-    return Origin(format=kind, folder=files.folder, path=path, digest=hash_file(path))
+    digest = hash_file(path)
+    if kind is Format.SHARDS:
+        parts = [digest, *(hash_file(shard) for shard in read_shards(path))]
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return Origin(format=kind, folder=folder, path=path, digest=digest)
+
+
+def open_tensors(origin: Origin) -> Tensors:
+    """Opens the weights of a model that is no ONNX graph.
+
+    Raises:
+        ModelError: They cannot be read.
+    """
+    if origin.format is Format.SHARDS:
+        return TensorShards(origin.path)
+    if origin.format is Format.TORCH:
+        return TorchTensors(origin.path)
+    return TensorFile(origin.path)

@@ -1,14 +1,24 @@
 """From the name of a model to the folder that holds its files."""
 
 import importlib.util
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.hub import HubRepository
 
 _PACKAGE_SCHEME = "package:"
-_FORMS = "the path of an existing folder, or package:IMPORT_NAME/SUBFOLDER"
+_HUB_SCHEME = "hf:"
+_FORMS = (
+    "the path of an existing folder, package:IMPORT_NAME/SUBFOLDER, or hf:ORG/NAME[@REVISION] or "
+    "ORG/NAME[@REVISION] for the Hugging Face Hub"
+)
+_HUB_NAME = re.compile(
+    r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w.-]*(?:/\w[\w.-]*)*))?", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,34 +29,84 @@ class ModelFiles:
         source: The name that led here, as it was given.
         folder: Where the files are.
         revision: Which state of the files it is; empty where nothing says.
+        repository: Where files come from that are not in the folder yet; None where all are.
     """
 
     source: str
     folder: Path
     revision: str
+    repository: HubRepository | None = None
+
+    def has(self, name: str) -> bool:
+        """Tells whether the model has a file, in the folder or in its repository."""
+        if self.repository is not None and self.repository.has(name):
+            return True
+        return (self.folder / name).exists()
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Brings files from the repository to the folder; those of no repository are left out.
+
+        Args:
+            names: Relative to the folder.
+
+        Raises:
+            ModelError: They cannot be had.
+        """
+        if self.repository is not None:
+            self.repository.fetch([name for name in names if self.repository.has(name)])
 
 
 def resolve(source: str) -> ModelFiles:
     """Finds the files of a model.
 
     Args:
-        source: The path of a folder, or `package:IMPORT_NAME/SUBFOLDER` for files inside an
-            installed Python package. The package is not imported.
+        source: One of
+            - the path of a folder, which wins over everything else of that name;
+            - `package:IMPORT_NAME/SUBFOLDER` for files inside an installed Python package, which
+              is not imported;
+            - `hf:ORG/NAME@REVISION`, `hf:ORG/NAME` or just `ORG/NAME` for a repository of the
+              Hugging Face Hub. Brings the files that describe the model; its weights are brought
+              when they are asked for.
 
     Returns:
-        The folder; for a package, the revision is the version of its distribution.
+        The folder. For a package, the revision is the version of its distribution; for a
+        repository, its commit.
 
     Raises:
-        ModelError: The source has another form, or there is no such folder.
+        ModelError: The source has another form, there is no such folder, package or repository,
+            or its files cannot be had.
     """
-    if source.startswith(_PACKAGE_SCHEME):
-        return _resolve_package(source)
     folder = Path(source).expanduser()
     if source and folder.is_dir():
         return ModelFiles(source=source, folder=folder.resolve(), revision="")
+    if source.startswith(_PACKAGE_SCHEME):
+        return _resolve_package(source)
     if source and folder.exists():
         raise ModelError(f"model source {source!r} is a file: give the folder that holds it")
+    name = _HUB_NAME.fullmatch(source.removeprefix(_HUB_SCHEME))
+    if name is not None:
+        return _resolve_repository(source, name["repository"], name["revision"] or "")
     raise ModelError(f"model source {source!r} is no folder here: a source is {_FORMS}")
+
+
+def short_name(source: str) -> str:
+    """The last part of a source, without a revision: a name to call the model by."""
+    name = _HUB_NAME.fullmatch(source.removeprefix(_HUB_SCHEME))
+    path = name["repository"] if name is not None else source.removeprefix(_PACKAGE_SCHEME)
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def is_package_installed(source: str) -> bool:
+    """Tells whether the package that `package:IMPORT_NAME/SUBFOLDER` names is installed."""
+    name = source.removeprefix(_PACKAGE_SCHEME).partition("/")[0]
+    return importlib.util.find_spec(name) is not None
+
+
+def _resolve_repository(source: str, repository: str, revision: str) -> ModelFiles:
+    opened = HubRepository(source, repository=repository, revision=revision)
+    return ModelFiles(
+        source=source, folder=opened.folder, revision=opened.commit, repository=opened
+    )
 
 
 def _resolve_package(source: str) -> ModelFiles:

@@ -1,13 +1,15 @@
 """From texts to sequences of token ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tokenizers
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.framing import Frame, find_frame
+from embedgrpc.models.json_file import JsonObject
+from embedgrpc.models.lfs import check_no_pointer
 from embedgrpc.models.metadata import Kind, ModelMetadata
 from embedgrpc.models.source import ModelFiles
 from embedgrpc.models.truncation import IntArray, TokenLimitError, Truncation, cut, share
@@ -64,9 +66,10 @@ class Tokenizer:
             ModelError: The file is missing, cannot be read, or adds special tokens in a way that
                 cannot be told.
         """
-        path = files.folder / "tokenizer.json"
+        path = metadata.transformer_folder / "tokenizer.json"
         if not path.exists():
             raise ModelError(f"{path} is missing: only tokenizers in this format are supported")
+        check_no_pointer(path)
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises no narrower class
@@ -78,6 +81,7 @@ class Tokenizer:
         try:
             single = find_frame(tokenizer, 1)
             pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
+            single, pair = _drop_types(metadata, single), pair and _drop_types(metadata, pair)
         except ValueError as error:
             raise ModelError(f"{path}: post_processor is not supported: {error}") from error
         # Set after the probing, which must find the special tokens as they are.
@@ -205,6 +209,19 @@ def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArr
     if len(ids) > max_tokens and truncation is Truncation.NONE:
         raise TokenLimitError(len(ids), max_tokens)
     return cut(ids, max_tokens, truncation)
+
+
+def _drop_types(metadata: ModelMetadata, frame: Frame) -> Frame:
+    """Makes all type ids 0 where the tokenizer's configuration leaves them out."""
+    config = JsonObject.read_if_present(metadata.transformer_folder / "tokenizer_config.json")
+    names = config.values.get("model_input_names")
+    if not isinstance(names, list) or "token_type_ids" in names:
+        return frame
+    return replace(
+        frame,
+        special_types=tuple(tuple(0 for _ in group) for group in frame.special_types),
+        text_types=tuple(0 for _ in frame.text_types),
+    )
 
 
 def _lowercase_first(tokenizer: tokenizers.Tokenizer) -> None:

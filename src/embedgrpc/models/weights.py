@@ -1,6 +1,8 @@
-"""Reads the tensors of a safetensors file."""
+"""Reads the tensors of a model's files, one by one."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,13 +12,65 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.json_file import JsonObject
+from embedgrpc.models.lfs import check_no_pointer
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _DTYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
 
-class TensorFile:
-    """An open safetensors file; its tensors are read one by one. For a `with` statement."""
+class Tensors(ABC):
+    """Named tensors that are read one by one. For a `with` statement.
+
+    Attributes:
+        path: The file to be named in messages.
+        names: Of all tensors.
+    """
+
+    path: Path
+    names: frozenset[str]
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes what is open."""
+
+    @abstractmethod
+    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
+        """The shape of a tensor and its type, named as safetensors names it."""
+
+    @abstractmethod
+    def read(self, name: str) -> NDArray[np.float32]:
+        """Reads a tensor as float32, whatever it is stored as."""
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Checks that tensors are there, of floating point and of these shapes.
+
+        Raises:
+            ModelError: Some are not; it names each.
+        """
+        faults = []
+        for name, shape in shapes.items():
+            if name not in self.names:
+                faults.append(f"{name} is missing")
+                continue
+            found, kind = self.describe(name)
+            if found != shape:
+                faults.append(f"{name} has shape {list(found)}, not {list(shape)}")
+            elif kind not in _DTYPES:
+                faults.append(f"{name} has type {kind}, which is not supported")
+        if faults:
+            raise ModelError(f"{self.path} does not fit config.json: {'; '.join(faults)}")
+
+
+class TensorFile(Tensors):
+    """An open safetensors file."""
 
     def __init__(self, path: Path) -> None:
         """Opens the file.
@@ -33,9 +87,6 @@ class TensorFile:
             raise ModelError(f"{path} is no safetensors file: {error}") from error
         self.names = frozenset(self._file.keys())
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -44,41 +95,97 @@ class TensorFile:
     ) -> None:
         self._file.__exit__(kind, error, traceback)
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Checks that tensors are there, of floating point and of these shapes.
-
-        Raises:
-            ModelError: Some are not; it names each.
-        """
-        faults = []
-        for name, shape in shapes.items():
-            if name not in self.names:
-                faults.append(f"{name} is missing")
-                continue
-            header = self._file.get_slice(name)
-            found = tuple(header.get_shape())
-            if found != shape:
-                faults.append(f"{name} has shape {list(found)}, not {list(shape)}")
-            elif header.get_dtype() not in _DTYPES:
-                faults.append(f"{name} has type {header.get_dtype()}, which is not supported")
-        if faults:
-            raise ModelError(f"{self.path} does not fit config.json: {'; '.join(faults)}")
+    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
+        """The shape of a tensor and its type, named as safetensors names it."""
+        header = self._file.get_slice(name)
+        return tuple(header.get_shape()), header.get_dtype()
 
     def read(self, name: str) -> NDArray[np.float32]:
         """Reads a tensor as float32, whatever it is stored as."""
         return np.asarray(self._file.get_tensor(name)).astype(np.float32, copy=False)
 
 
-def check_no_pointer(path: Path) -> None:
-    """Checks that a file is not what Git leaves where large files were not fetched.
+class TensorShards(Tensors):
+    """The safetensors files among which the tensors of one model are shared out."""
+
+    def __init__(self, index_path: Path) -> None:
+        """Opens the files.
+
+        Args:
+            index_path: The index, which names the file of each tensor.
+
+        Raises:
+            ModelError: A file cannot be read or does not hold what the index says.
+        """
+        self.path = index_path
+        self._homes: dict[str, TensorFile] = {}
+        with ExitStack() as opening:
+            for path, names in read_shards(index_path).items():
+                file = opening.enter_context(TensorFile(path))
+                lost = sorted(names - file.names)
+                if lost:
+                    raise ModelError(f"{path} has no {lost[0]}, which {index_path.name} puts there")
+                self._homes |= dict.fromkeys(names, file)
+            self._stack = opening.pop_all()
+        self.names = frozenset(self._homes)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
+        """The shape of a tensor and its type, named as safetensors names it."""
+        return self._homes[name].describe(name)
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """Reads a tensor as float32, whatever it is stored as."""
+        return self._homes[name].read(name)
+
+
+def read_shards(index_path: Path) -> Mapping[Path, frozenset[str]]:
+    """Reads which files hold a model's tensors.
+
+    Args:
+        index_path: `model.safetensors.index.json`.
+
+    Returns:
+        The names of the tensors in each file.
 
     Raises:
-        ModelError: It is, or it cannot be read.
+        ModelError: The index cannot be used, or files are missing; it names each.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_LFS_POINTER))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    if start == _LFS_POINTER:
-        raise ModelError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` there")
+    homes = read_shard_names(index_path)
+    files = sorted(set(homes.values()))
+    missing = [name for name in files if not (index_path.parent / name).is_file()]
+    if missing:
+        raise ModelError(f"{index_path}: {', '.join(missing)} missing in {index_path.parent}")
+    return {
+        index_path.parent / file: frozenset(name for name, home in homes.items() if home == file)
+        for file in files
+    }
+
+
+def read_shard_names(index_path: Path) -> Mapping[str, str]:
+    """Reads which files hold a model's tensors, be they there or not.
+
+    Args:
+        index_path: `model.safetensors.index.json`.
+
+    Returns:
+        For each tensor the name of a file beside the index.
+
+    Raises:
+        ModelError: The index cannot be used.
+    """
+    index = JsonObject.read(index_path)
+    homes = index.table("weight_map")
+    if not homes or not all(isinstance(name, str) for name in homes.values()):
+        raise index.wrong("weight_map", "an object that names the file of each tensor")
+    for name in homes.values():
+        if Path(name).name != name or name in {"", ".", ".."}:
+            raise ModelError(f"{index_path}: weight_map: {name!r} is not the name of a file")
+    return homes

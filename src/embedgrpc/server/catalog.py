@@ -39,7 +39,7 @@ class LoadedModel:
         revision: Version of its files; empty when there is none.
         fingerprint: Identifies the space of its vectors, or what its scores come from.
         embedder: Embeds; None for a cross-encoder.
-        reranker: Scores.
+        reranker: Scores; None when the model cannot.
         probe: Runs one text past admission; the rows tell whether the model is well.
         encodings: The encodings it can return.
         weight_type: Type of its weights.
@@ -52,7 +52,7 @@ class LoadedModel:
     revision: str
     fingerprint: str
     embedder: Embedder | None
-    reranker: Reranker
+    reranker: Reranker | None
     probe: Callable[[str, Call], Awaitable[FloatArray]]
     encodings: tuple[Encoding, ...]
     weight_type: str
@@ -70,6 +70,7 @@ class ServedModel:
         aliases: Its other names.
         source: Where its files come from.
         default_truncation: What is done with long texts when a request does not say.
+        max_query_tokens: The most tokens of a query when embeddings rank; 0 for the model's limit.
         escape_special_tokens: Whether a special token's name in a text is plain characters.
         state: Whether it can be used now.
         loaded: What was loaded; None before.
@@ -80,6 +81,7 @@ class ServedModel:
     source: str
     default_truncation: Truncation
     escape_special_tokens: bool
+    max_query_tokens: int
     state: ModelState = field(default=ModelState.LOADING)
     loaded: LoadedModel | None = field(default=None)
 
@@ -113,6 +115,22 @@ class ServedModel:
                 metadata={"label": "wrong_task", "model": self.id},
             )
         return loaded, loaded.embedder
+
+    def reranker(self) -> tuple[LoadedModel, Reranker]:
+        """Returns what scores.
+
+        Raises:
+            BackendUnavailableError: The model cannot be used now.
+            UnsupportedError: It does not score.
+        """
+        loaded = self.ready()
+        if loaded.reranker is None:
+            raise UnsupportedError(
+                f"the model {self.id} does not rank documents",
+                field="model",
+                metadata={"label": "wrong_task", "model": self.id},
+            )
+        return loaded, loaded.reranker
 
 
 class Catalog:

@@ -3,15 +3,13 @@
 from typing import Any
 
 from embedgrpc.engine.embedding import Embeddings
-from embedgrpc.engine.vectors import encode
 from embedgrpc.engine.work import WorkClass
 from embedgrpc.server.catalog import Catalog
+from embedgrpc.server.checks import check_count, check_response_size
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding_stream import EmbeddingStream
 from embedgrpc.server.requests import (
     begin_call,
-    check_count,
-    check_response_size,
     client_response_bytes,
     read_embed_spec,
     read_encoding,
@@ -54,7 +52,15 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         )
         encoding = read_encoding(request.options.encoding, field="options.encoding")
         check_response_size(
-            len(request.texts) * embedding_size(spec.dimensions, encoding),
+            sum(
+                embedding_size(
+                    spec,
+                    encoding,
+                    multi_vector_dimensions=loaded.metadata.multi_vector_dimensions,
+                    characters=len(spec.prompt) + len(text),
+                )
+                for text in request.texts
+            ),
             limit=min(self._settings.max_response_bytes, client_response_bytes(context)),
         )
         describe_call(
@@ -71,7 +77,9 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             fingerprint=loaded.fingerprint,
             usage=usage_of(embeddings),
         )
-        wires = embedding_wires(embeddings, encode(embeddings.vectors, encoding))
+        wires = embedding_wires(
+            embeddings, encoding=encoding, sparse_dimensions=loaded.metadata.sparse_dimensions
+        )
         response.MergeFromString(b"".join([delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]))
         describe_call(input_tokens=response.usage.input_tokens)
         return response

@@ -5,24 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.embedding import Embedder, EmbedSpec
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, NonFiniteOutputError
 from embedgrpc.engine.pipeline import Running
+from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.texts import CheckedText
-from embedgrpc.engine.vectors import Encoding, encode
+from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call, Job, WorkClass
 from embedgrpc.server.catalog import Catalog
+from embedgrpc.server.checks import check_count, check_enum, check_id
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
-from embedgrpc.server.requests import (
-    begin_call,
-    check_count,
-    check_enum,
-    check_id,
-    read_embed_spec,
-    read_encoding,
-)
+from embedgrpc.server.requests import begin_call, read_embed_spec, read_encoding
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
 from embedgrpc.server.wire import delimited, embedding_wires
@@ -239,18 +233,22 @@ class _Sink:
         self._ids = ids
         self._missing = len(ids)
 
-    def succeeded(self, indices: Sequence[int], rows: FloatArray) -> None:
+    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
         """Takes rows; see `embedgrpc.engine.work.Sink`."""
         zero = self._embedder.has_no_direction(rows, self._spec)
         if zero.any():
             error = NonFiniteOutputError("a vector of zeros has no direction")
             self.failed([indices[row] for row in zero.nonzero()[0].tolist()], error)
             kept = (~zero).nonzero()[0].tolist()
-            indices, rows = [indices[row] for row in kept], rows[kept]
+            indices, rows = [indices[row] for row in kept], rows.keep(kept)
         if not indices:
             return
         embeddings = self._embedder.finish(self._job(), self._checked, indices, rows, self._spec)
-        wires = embedding_wires(embeddings, encode(embeddings.vectors, self._encoding))
+        wires = embedding_wires(
+            embeddings,
+            encoding=self._encoding,
+            sparse_dimensions=self._embedder.metadata.sparse_dimensions,
+        )
         tokens = embeddings.token_counts.tolist()
         truncated = embeddings.truncated.tolist()
         for row, index in enumerate(indices):

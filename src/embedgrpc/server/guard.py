@@ -9,7 +9,6 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -21,6 +20,7 @@ from embedgrpc.engine.errors import (
     InvalidRequestError,
 )
 from embedgrpc.server.errors import message_of, status_code, trailing_metadata
+from embedgrpc.server.handlers import behavior_of, make_handler, write_all
 
 _logger = logging.getLogger(__name__)
 
@@ -35,13 +35,6 @@ class _Malformed:
 
 _MALFORMED = _Malformed()
 
-_HANDLER_MAKERS: dict[tuple[bool, bool], Callable[..., Any]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
-
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
     """Wraps deserializers and handlers of every call shape."""
@@ -55,12 +48,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        behavior = (
-            handler.unary_unary
-            or handler.unary_stream
-            or handler.stream_unary
-            or handler.stream_stream
-        )
+        behavior = behavior_of(handler)
         generates = inspect.isasyncgenfunction(behavior)
         method = handler_call_details.method
 
@@ -68,7 +56,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
             try:
                 request = _well_formed(request, streaming=handler.request_streaming)
                 if generates:
-                    return await _write_all(behavior(request, context), context)
+                    return await write_all(behavior(request, context), context)
                 return await behavior(request, context)
             except EngineError as error:
                 await _abort(context, error)
@@ -86,10 +74,10 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
                 log_fault(error, fault, method=method)
                 await _abort(context, fault)
 
-        return _HANDLER_MAKERS[handler.request_streaming, handler.response_streaming](
+        return make_handler(
+            handler,
             _ending_quietly(answer),
             _guard_deserializer(handler.request_deserializer, method),
-            handler.response_serializer,
         )
 
 
@@ -143,12 +131,6 @@ def _well_formed(request: Any, *, streaming: bool) -> Any:
 async def _well_formed_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         yield _well_formed(request, streaming=False)
-
-
-async def _write_all(responses: Any, context: Any) -> None:
-    async with aclosing(responses):
-        async for response in responses:
-            await context.write(response)
 
 
 def log_fault(error: Exception, fault: EngineError, *, method: str) -> None:

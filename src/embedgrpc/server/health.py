@@ -176,11 +176,12 @@ class HealthMonitor:
         ready = [model for model in self._catalog if model.state is ModelState.READY]
         embeds = [model for model in ready if model.loaded and model.loaded.embedder]
         await self._service.set(EMBEDDING_SERVICE, serving=bool(embeds))
-        await self._service.set(RERANK_SERVICE, serving=bool(ready))
+        ranks = [model for model in ready if model.loaded and model.loaded.reranker]
+        await self._service.set(RERANK_SERVICE, serving=bool(ranks))
         for model in self._catalog:
             for name in (model.id, *model.aliases):
                 await self._service.set(f"{EMBEDDING_SERVICE}/{name}", serving=model in embeds)
-                await self._service.set(f"{RERANK_SERVICE}/{name}", serving=model in ready)
+                await self._service.set(f"{RERANK_SERVICE}/{name}", serving=model in ranks)
 
     async def _examine(self, model: ServedModel, loaded: LoadedModel) -> str:
         """Runs the canary; returns what is wrong, or nothing."""

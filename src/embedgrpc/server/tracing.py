@@ -11,7 +11,7 @@ a registry does not have begin with `embedgrpc.`.
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -22,6 +22,8 @@ from opentelemetry.context import Context, attach, detach
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
+
+from embedgrpc.server.handlers import behavior_of, make_handler, write_all
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -83,36 +85,19 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method.removeprefix("/")
         if handler is None or method.startswith("grpc."):
             return handler
-        behavior = (
-            handler.unary_unary
-            or handler.unary_stream
-            or handler.stream_unary
-            or handler.stream_stream
-        )
+        behavior = behavior_of(handler)
         generates = inspect.isasyncgenfunction(behavior)
         if not generates and not inspect.iscoroutinefunction(behavior):
             return handler
         metadata = tuple(handler_call_details.invocation_metadata or ())
 
-        # A generator is turned into a coroutine that writes: a generator left suspended at a
-        # `yield` by a cancelled call is closed later and by another task, which would end the
-        # span late and detach it from the wrong context.
-        async def generate(request: Any, context: Any) -> None:
-            with self._span(method, metadata, context):
-                async with aclosing(behavior(request, context)) as responses:
-                    async for response in responses:
-                        await context.write(response)
-
         async def answer(request: Any, context: Any) -> Any:
             with self._span(method, metadata, context):
+                if generates:
+                    return await write_all(behavior(request, context), context)
                 return await behavior(request, context)
 
-        make_handler = _HANDLER_MAKERS[handler.request_streaming, handler.response_streaming]
-        return make_handler(
-            generate if generates else answer,
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        return make_handler(handler, answer, handler.request_deserializer)
 
     @contextmanager
     def _span(self, method: str, metadata: Metadata, context: Any) -> Iterator[None]:
@@ -192,13 +177,6 @@ class _MetadataGetter(Getter[Metadata]):
 
 
 _METADATA_GETTER: Final = _MetadataGetter()
-
-_HANDLER_MAKERS: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
 
 _CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -9,8 +9,10 @@ Source: protobuf encoding specification; fields of `embedgrpc.v1.Embedding` and 
 
 import struct
 
-from embedgrpc.engine.embedding import Embeddings
-from embedgrpc.engine.vectors import EncodedRows, Encoding
+from embedgrpc.engine.embedding import Embeddings, EmbedSpec
+from embedgrpc.engine.sparse import SparseVector
+from embedgrpc.engine.vectors import EncodedRows, Encoding, encode
+from embedgrpc.models.kinds import Representation
 from embedgrpc.v1 import embedding_service_pb2
 
 _ENCODINGS = {
@@ -20,6 +22,16 @@ _ENCODINGS = {
     Encoding.INT8: embedding_service_pb2.VECTOR_ENCODING_INT8,
     Encoding.UBINARY: embedding_service_pb2.VECTOR_ENCODING_UBINARY,
 }
+_BITS = {
+    Encoding.FLOAT32: 32,
+    Encoding.FLOAT16: 16,
+    Encoding.BFLOAT16: 16,
+    Encoding.INT8: 8,
+    Encoding.UBINARY: 1,
+}
+# An expanding model gives many terms for a token; more than this has not been seen.
+_SPARSE_TERMS_PER_TOKEN = 16
+_TRUNCATED = b"\x28\x01"
 _LENGTH_DELIMITED = 2
 _VARINT = 0
 _FIXED32 = 5
@@ -45,23 +57,45 @@ def delimited(field: int, payload: bytes) -> bytes:
     return tag(field, _LENGTH_DELIMITED) + varint(len(payload)) + payload
 
 
-def embedding_wires(embeddings: Embeddings, encoded: EncodedRows) -> list[bytes]:
+def embedding_wires(
+    embeddings: Embeddings, *, encoding: Encoding, sparse_dimensions: int
+) -> list[bytes]:
     """Writes one `Embedding` message per text.
 
     Args:
-        embeddings: Token counts and truncated flags.
-        encoded: Its vectors, encoded.
+        embeddings: What the model says of the texts.
+        encoding: How dense and multi-vector numbers are written.
+        sparse_dimensions: The size of the vocabulary.
 
     Returns:
         The messages, serialised.
     """
-    values_field = 1 if encoded.encoding is Encoding.FLOAT32 else 2
+    texts = len(embeddings.token_counts)
+    nothing = [b""] * texts
+    dense = sparse = multi = nothing
+    if embeddings.vectors is not None:
+        dense = _dense_wires(encode(embeddings.vectors, encoding))
+    if embeddings.sparse is not None:
+        sparse = [_sparse_wire(one, sparse_dimensions) for one in embeddings.sparse]
+    if embeddings.multi_vectors is not None:
+        multi = [_multi_vector_wire(encode(one, encoding)) for one in embeddings.multi_vectors]
+    ends = [
+        (tag(4, _VARINT) + varint(token_count) if token_count else b"")
+        + (_TRUNCATED if truncated else b"")
+        for token_count, truncated in zip(
+            embeddings.token_counts.tolist(), embeddings.truncated.tolist(), strict=True
+        )
+    ]
+    return [b"".join(parts) for parts in zip(dense, sparse, multi, ends, strict=True)]
+
+
+def _dense_wires(encoded: EncodedRows) -> list[bytes]:
+    """Writes the field `dense` of each text."""
     row_bytes = encoded.data.shape[1] * encoded.data.itemsize
     data = encoded.data.tobytes()
-    head = tag(values_field, _LENGTH_DELIMITED) + varint(row_bytes)
-    tail = tag(3, _VARINT) + varint(_ENCODINGS[encoded.encoding])
-    tail += tag(4, _VARINT) + varint(encoded.dimensions)
-    dense_bytes = len(head) + row_bytes + len(tail)
+    head = tag(_values_field(encoded), _LENGTH_DELIMITED) + varint(row_bytes)
+    tail = _shape(encoded)
+    size = len(head) + row_bytes + len(tail)
     tails = [tail] * len(encoded.data)
     if encoded.scales is not None:
         # A scale of 0 is not written: it is what a missing field means.
@@ -70,31 +104,77 @@ def embedding_wires(embeddings: Embeddings, encoded: EncodedRows) -> list[bytes]
             tail + scale_tag + struct.pack("<f", scale) if scale else tail
             for scale in encoded.scales.tolist()
         ]
-    heads = {
-        extra: tag(1, _LENGTH_DELIMITED) + varint(dense_bytes + extra) + head for extra in (0, 5)
-    }
-    wires = []
-    counts = zip(embeddings.token_counts.tolist(), embeddings.truncated.tolist(), strict=True)
-    for row, (token_count, truncated) in enumerate(counts):
-        own_tail = tails[row]
-        wires.append(
-            heads[len(own_tail) - len(tail)]
-            + data[row * row_bytes : (row + 1) * row_bytes]
-            + own_tail
-            + (tag(4, _VARINT) + varint(token_count) if token_count else b"")
-            + (b"\x28\x01" if truncated else b"")
-        )
-    return wires
+    heads = {extra: tag(1, _LENGTH_DELIMITED) + varint(size + extra) + head for extra in (0, 5)}
+    return [
+        heads[len(own_tail) - len(tail)] + data[row * row_bytes : (row + 1) * row_bytes] + own_tail
+        for row, own_tail in enumerate(tails)
+    ]
 
 
-def embedding_size(dimensions: int, encoding: Encoding) -> int:
-    """Bounds the bytes of one `Embedding` with its own key, before it is made."""
-    bits = {
-        Encoding.FLOAT32: 32,
-        Encoding.FLOAT16: 16,
-        Encoding.BFLOAT16: 16,
-        Encoding.INT8: 8,
-        Encoding.UBINARY: 1,
-    }[encoding]
-    # Five varints of lengths and counts, their keys, encoding, scale and flag.
-    return (dimensions * bits + 7) // 8 + 48
+def _sparse_wire(vector: SparseVector, dimensions: int) -> bytes:
+    """Writes the field `sparse`."""
+    return delimited(
+        2,
+        _packed(1, vector.indices.astype("<u4").tobytes())
+        + _packed(2, vector.values.astype("<f4").tobytes())
+        + tag(3, _VARINT)
+        + varint(dimensions),
+    )
+
+
+def _multi_vector_wire(encoded: EncodedRows) -> bytes:
+    """Writes the field `multi_vector`; a row of the data is a token."""
+    rows = len(encoded.data)
+    return delimited(
+        3,
+        _packed(_values_field(encoded), encoded.data.tobytes())
+        + _shape(encoded)
+        + (tag(5, _VARINT) + varint(rows) if rows else b"")
+        + (_packed(6, encoded.scales.tobytes()) if encoded.scales is not None else b""),
+    )
+
+
+def _values_field(encoded: EncodedRows) -> int:
+    return 1 if encoded.encoding is Encoding.FLOAT32 else 2
+
+
+def _shape(encoded: EncodedRows) -> bytes:
+    return (
+        tag(3, _VARINT)
+        + varint(_ENCODINGS[encoded.encoding])
+        + tag(4, _VARINT)
+        + varint(encoded.dimensions)
+    )
+
+
+def _packed(field: int, data: bytes) -> bytes:
+    """Writes packed numbers, or bytes; a field without any is not written."""
+    return delimited(field, data) if data else b""
+
+
+def embedding_size(
+    spec: EmbedSpec, encoding: Encoding, *, multi_vector_dimensions: int, characters: int
+) -> int:
+    """Bounds the bytes of one `Embedding` with its own key, before it is made.
+
+    Args:
+        spec: What is asked.
+        encoding: How its numbers are written.
+        multi_vector_dimensions: Length of a token's vector.
+        characters: Of the text with its prompt; no tokenizer makes more than four tokens of one,
+            but for a few special ones.
+    """
+    tokens = min(spec.max_tokens, 4 * characters + 8)
+    # Varints of lengths and counts, their keys, encoding, scale and flag.
+    size = 48
+    if Representation.DENSE in spec.representations:
+        size += _numbers_size(spec.dimensions, encoding)
+    if Representation.SPARSE in spec.representations:
+        size += 8 * (spec.max_sparse_terms or _SPARSE_TERMS_PER_TOKEN * tokens) + 24
+    if Representation.MULTI_VECTOR in spec.representations:
+        size += tokens * (_numbers_size(multi_vector_dimensions, encoding) + 4) + 40
+    return size
+
+
+def _numbers_size(count: int, encoding: Encoding) -> int:
+    return (count * _BITS[encoding] + 7) // 8

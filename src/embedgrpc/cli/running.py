@@ -1,0 +1,123 @@
+"""Runs a model on texts, outside of the server: each text to its rows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedgrpc.engine.padding import pad
+from embedgrpc.engine.rows import cut_rows
+from embedgrpc.models.kinds import Kind
+from embedgrpc.models.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
+from embedgrpc.models.tokenizer import TokenSequence
+from embedgrpc.models.truncation import Truncation
+from embedgrpc.server.loading import Parts
+
+FloatArray = NDArray[np.float32]
+# A text, or a query and a document.
+Item = str | tuple[str, str]
+# For each output of a model what it gives for each item, float32 of one axis or two.
+Answers = Mapping[str, Sequence[FloatArray]]
+
+
+class Runner(Protocol):
+    """Something that turns items into answers: this model here, the reference, another server."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        ...
+
+    def run(self, items: Sequence[Item]) -> Answers:
+        """Answers each item, in order.
+
+        Raises:
+            ModelError: It cannot.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRunner:
+    """A model that was loaded in this process.
+
+    Attributes:
+        name: What it is, for people.
+        parts: The model.
+        max_tokens: The longest sequence that is run, at most the model's own limit.
+    """
+
+    name: str
+    parts: Parts
+    max_tokens: int
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs that are looked at: all but those that others are made from."""
+        return tuple(one for one in self.parts.graph.outputs if one != POOLED_EMBEDDING)
+
+    def run(self, items: Sequence[Item]) -> Answers:
+        """Answers each item alone.
+
+        Raises:
+            BackendError: The run failed.
+        """
+        sequences = self.tokenize(items)
+        return self.run_batches(sequences, [[index] for index in range(len(sequences))])
+
+    def tokenize(self, items: Sequence[Item]) -> list[TokenSequence]:
+        """Tokenizes items, with the model's default prompt, cut at their ends."""
+        metadata, tokenizer = self.parts.metadata, self.parts.tokenizer
+        if metadata.kind is Kind.CROSS_ENCODER:
+            pairs = [item for item in items if not isinstance(item, str)]
+            queries = tokenizer.encode([query for query, _ in pairs])
+            documents = tokenizer.encode([document for _, document in pairs])
+            return [
+                tokenizer.frame_pair(*pair, max_tokens=self.max_tokens, truncation=Truncation.END)
+                for pair in zip(queries, documents, strict=True)
+            ]
+        prompt = metadata.prompts.get(metadata.default_prompt_name, "")
+        texts = [prompt + item for item in items if isinstance(item, str)]
+        return [
+            tokenizer.frame(ids, max_tokens=self.max_tokens, truncation=Truncation.END)
+            for ids in tokenizer.encode(texts)
+        ]
+
+    def run_batches(
+        self, sequences: Sequence[TokenSequence], batches: Iterable[Sequence[int]]
+    ) -> Answers:
+        """Answers sequences in the batches that are asked for.
+
+        Args:
+            sequences: Tokenized items.
+            batches: Indices of sequences; each index once.
+
+        Returns:
+            In the order of the sequences.
+
+        Raises:
+            BackendError: The run failed.
+        """
+        metadata = self.parts.metadata
+        left = metadata.padding_side == "left"
+        found: dict[str, dict[int, FloatArray]] = {name: {} for name in self.outputs}
+        for indices in batches:
+            batch = [sequences[index] for index in indices]
+            padded = pad(batch, pad_token_id=metadata.pad_token_id, left=left, outputs=self.outputs)
+            rows = cut_rows(
+                self.parts.backend.run(padded),
+                outputs=self.outputs,
+                positions=range(len(batch)),
+                lengths=[len(sequence.input_ids) for sequence in batch],
+                pad_left=left,
+            )
+            for name in self.outputs:
+                values = rows.by_sequence.get(name, rows.by_token.get(name, ()))
+                found[name] |= dict(zip(indices, values, strict=True))
+        answers = {name: [rows[index] for index in sorted(rows)] for name, rows in found.items()}
+        if TOKEN_EMBEDDINGS in answers:
+            skipped = metadata.multi_vector_skip_tokens
+            answers[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in answers[TOKEN_EMBEDDINGS]]
+        return answers

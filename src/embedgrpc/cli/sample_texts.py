@@ -1,0 +1,68 @@
+"""Texts of many kinds, on which two ways of running a model are compared."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedgrpc.models.errors import ModelError
+
+_SENTENCES = (
+    "The tower is 330 metres tall.",
+    "It was the tallest structure in the world for 41 years.",
+    "a",
+    "?",
+    "Rivers flow to the sea",
+    "  blanks at both ends  ",
+    "line one\nline two\ttabbed\r\nline three",
+    "UPPER CASE, lower case, MiXeD cAsE",
+    "don't, can't, won't: it's \u201cquoted\u201d \u2013 and \u2026 dashed",
+    "3.14159 x 10^-6 = 0.00000314159; 1,000,000; 50 %",
+    "https://example.com/path?query=1&other=two#fragment",
+    "def mean(values: list[float]) -> float:\n    return sum(values) / len(values)",
+    "Der Fluss fließt über die Grenze, größer als früher.",
+    "Où est la bibliothèque ? Ça dépend de l'été.",
+    "¿Cuántos años tiene la catedral? ¡Muchísimos!",
+    "Москва не сразу строилась.",
+    "\u6771\u4eac\u306f\u65e5\u672c\u306e\u9996\u90fd\u3067\u3059\u3002",
+    "\u5317\u4eac\u662f\u4e2d\u56fd\u7684\u9996\u90fd\u3002",
+    "\u0627\u0644\u0642\u0627\u0647\u0631\u0629 \u0639\u0627\u0635\u0645\u0629 \u0645\u0635\u0631.",
+    "\u0928\u0908 \u0926\u093f\u0932\u094d\u0932\u0940",
+    "e\u0301 and \u00e9 look alike",
+    "\U0001f680 to the \U0001f319 and back \U0001f469\u200d\U0001f52c",
+)
+_WORDS = "a long text goes on and on about towers rivers and the sea until it has to be cut "
+_WORDS_COUNT = 18
+
+
+def sample_texts(max_tokens: int) -> list[str]:
+    """Texts short and long, in several scripts, and two that are over a model's limit.
+
+    Args:
+        max_tokens: The limit.
+
+    Returns:
+        24 texts.
+    """
+    long = _WORDS * (max_tokens // _WORDS_COUNT + 2)
+    return [*_SENTENCES, long, "Towers. " * (max_tokens + 1)]
+
+
+def read_texts(path: Path) -> list[str]:
+    """Reads texts, one a line; empty lines are left out.
+
+    Raises:
+        ModelError: The file cannot be read, is not UTF-8, or holds no text.
+    """
+    try:
+        texts = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise ModelError(f"texts {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"texts {path} are not UTF-8") from error
+    if not texts:
+        raise ModelError(f"texts {path}: there is none")
+    return texts
+
+
+def pair_up(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Makes pairs of query and document: each text with the one after it."""
+    return list(zip(texts, [*texts[1:], *texts[:1]], strict=True))

@@ -1,0 +1,180 @@
+"""The checks of `embedgrpc verify`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedgrpc.cli.comparing import compare, is_finite, length_gap
+from embedgrpc.cli.reference import ReferenceRunner, is_reference_installed
+from embedgrpc.cli.running import Answers, Item, LocalRunner, Runner
+from embedgrpc.cli.sample_texts import pair_up, read_texts, sample_texts
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.kinds import Kind
+from embedgrpc.models.outputs import SENTENCE_EMBEDDING
+from embedgrpc.server import loading
+from embedgrpc.server.settings import ModelSettings, Settings
+
+# No more of a long limit is tried, so that a check takes seconds.
+_TOKENS_MAX = 2048
+_BATCH_SEQUENCES = 8
+_BATCH_TOKENS = 4096
+_SAME_TEXT_TOLERANCE = 1e-6
+_LENGTH_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at.
+
+    Attributes:
+        name: In a word or two.
+        well: Whether it is as it should be; None where nothing was checked.
+        found: One line for people.
+    """
+
+    name: str
+    well: bool | None
+    found: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """How models are checked.
+
+    Attributes:
+        settings: Of the server that would run them.
+        against: The source to compare with; empty for sentence-transformers.
+        texts: A file of texts to run; None for ours.
+        tolerance: How far a number may be from that of the other.
+    """
+
+    settings: Settings
+    against: str
+    texts: Path | None
+    tolerance: float
+
+    def checks(self, source: str, resources: ExitStack) -> Iterator[Check]:
+        """Checks a model, one thing after the other.
+
+        Args:
+            source: The model.
+            resources: Takes what has to be closed.
+
+        Yields:
+            What was found.
+
+        Raises:
+            ModelError: A source cannot be used, or the two cannot be compared.
+            DeviceError: The device cannot be used.
+            BackendError: A graph cannot be loaded, or a run failed.
+        """
+        runner = self._load(source, resources)
+        parts = runner.parts
+        revision = parts.files.revision or "without a revision"
+        yield Check("files", True, f"{parts.files.folder}, {revision}")
+        weights = f"{parts.graph.weight_type}, {parts.graph.weight_bytes / 1e6:.1f} MB"
+        yield Check("graph", True, f"{weights}, on {parts.backend.device}: {parts.graph.path}")
+        items = self._choose_items(runner)
+        yield _check_texts(runner, items)
+        answers = runner.run(items)
+        yield from self._check_alone(runner, items, answers)
+        other = self._find_other(runner, resources)
+        if other is None:
+            found = "compared with nothing: install sentence-transformers, or give --against"
+            yield Check("reference", None, found)
+        else:
+            yield from self._check_against(answers, other, items)
+
+    def _load(self, source: str, resources: ExitStack) -> LocalRunner:
+        # As it would be served, where the configuration names it.
+        configured = [one for one in self.settings.models if source in (one.name, one.source)]
+        models = (*configured, ModelSettings(source=source))[:1]
+        settings = self.settings.model_copy(update={"models": models})
+        (served,) = loading.served_models(settings)
+        parts = loading.load_parts(served, settings, loading.open_onnx)
+        resources.callback(parts.backend.close)
+        return LocalRunner(source, parts, min(parts.metadata.max_tokens, _TOKENS_MAX))
+
+    def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
+        texts = read_texts(self.texts) if self.texts else sample_texts(runner.max_tokens)
+        return pair_up(texts) if runner.parts.metadata.kind is Kind.CROSS_ENCODER else texts
+
+    def _check_alone(
+        self, runner: LocalRunner, items: Sequence[Item], answers: Answers
+    ) -> Iterator[Check]:
+        for name, rows in answers.items():
+            yield Check(name, is_finite(rows), f"shape {_shape(rows)}, all numbers finite")
+        if runner.parts.metadata.normalize:
+            gap = length_gap(answers[SENTENCE_EMBEDDING])
+            yield Check("unit length", gap <= _LENGTH_TOLERANCE, f"lengths within {gap:.1e} of 1")
+        exact = runner.parts.graph.weight_type == "float32" and runner.parts.backend.device == "cpu"
+        limit = _SAME_TEXT_TOLERANCE if exact else self.tolerance
+        sequences = runner.tokenize(items)
+        lengths = [len(sequence.input_ids) for sequence in sequences]
+        for kind, batches in (("batched", _like(lengths)), ("padded", _unlike(lengths))):
+            again = runner.run_batches(sequences, batches)
+            for name, rows in answers.items():
+                # Numbers grow beyond 1 where nothing is scaled, and their errors with them.
+                size = max(1.0, *(float(abs(row).max(initial=0.0)) for row in rows))
+                deviation = compare(rows, again[name])
+                well = deviation.number_max <= limit * size
+                yield Check(kind, well, f"{name} against alone: {deviation}")
+
+    def _find_other(self, runner: LocalRunner, resources: ExitStack) -> Runner | None:
+        if self.against:
+            return self._load(self.against, resources)
+        if not is_reference_installed():
+            return None
+        parts = runner.parts
+        return ReferenceRunner(parts.files, parts.metadata, max_tokens=runner.max_tokens)
+
+    def _check_against(
+        self, answers: Answers, other: Runner, items: Sequence[Item]
+    ) -> Iterator[Check]:
+        theirs = other.run(items)
+        shared = [name for name in answers if name in theirs]
+        if not shared:
+            raise ModelError(
+                f"{other.name} gives {', '.join(theirs)}, which cannot be compared with "
+                f"{', '.join(answers)}"
+            )
+        for name in shared:
+            deviation = compare(answers[name], theirs[name])
+            found = f"{name} against {other.name}: {deviation}"
+            well = deviation.number_max <= self.tolerance
+            if not well:
+                found += f", worst at text {deviation.worst + 1}"
+            yield Check("reference", well, found)
+
+
+def _check_texts(runner: LocalRunner, items: Sequence[Item]) -> Check:
+    sequences = runner.tokenize(items)
+    lengths = [len(sequence.input_ids) for sequence in sequences]
+    cut = sum(sequence.truncated for sequence in sequences)
+    found = f"{len(items)}, of {min(lengths)} to {max(lengths)} tokens, {cut} cut to fit"
+    return Check("texts", True, found)
+
+
+def _like(lengths: Sequence[int]) -> list[list[int]]:
+    """Batches of sequences of about one length: little padding."""
+    batches: list[list[int]] = [[]]
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        count = len(batches[-1]) + 1
+        if count > _BATCH_SEQUENCES or (count > 1 and count * lengths[index] > _BATCH_TOKENS):
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def _unlike(lengths: Sequence[int]) -> list[list[int]]:
+    """Batches of the shortest with the longest: much padding."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    half = len(order) // 2
+    pairs = [[short, long] for short, long in zip(order[:half], reversed(order), strict=False)]
+    return [*pairs, [order[half]]] if len(order) % 2 else pairs
+
+
+def _shape(rows: Sequence[object]) -> str:
+    shapes = {getattr(row, "shape", ()) for row in rows}
+    return " x ".join(str(size) for size in shapes.pop()) if len(shapes) == 1 else "of each text"

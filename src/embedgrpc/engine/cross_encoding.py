@@ -1,0 +1,113 @@
+"""Scores documents with a cross-encoder, which reads query and document together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.engine import errors
+from embedgrpc.engine.embedding import too_many_tokens
+from embedgrpc.engine.pipeline import Inputs, Pipeline
+from embedgrpc.engine.reranking import (
+    Ranking,
+    RerankMethod,
+    RerankSpec,
+    ScoreScale,
+    check_texts,
+    rank,
+)
+from embedgrpc.engine.work import Call
+from embedgrpc.models.metadata import Activation, ModelMetadata
+from embedgrpc.models.outputs import LOGITS
+from embedgrpc.models.tokenizer import (
+    Tokenizer,
+    TokenLimitError,
+    TokenSequence,
+    Truncation,
+    cut_tokens,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEncoder:
+    """Reads query and document together.
+
+    Attributes:
+        metadata: What the model is.
+        tokenizer: Its tokenizer.
+        pipeline: Runs its sequences.
+        max_characters: The most characters of a text that are tokenized.
+    """
+
+    metadata: ModelMetadata
+    tokenizer: Tokenizer
+    pipeline: Pipeline
+    max_characters: int
+
+    @property
+    def method(self) -> RerankMethod:
+        """How it scores."""
+        return RerankMethod.CROSS_ENCODER
+
+    async def rerank(
+        self, query: str, documents: Sequence[str], spec: RerankSpec, call: Call
+    ) -> Ranking:
+        """Scores every document; see `Reranker`."""
+        inputs = self._inputs(query, documents, spec)
+        try:
+            job, rows = await self.pipeline.run(inputs, call)
+        except errors.NonFiniteOutputError as error:
+            error.field = f"documents[{error.index}]"
+            raise
+        return rank(
+            self._score(rows.by_sequence[LOGITS][:, 0], spec.scale),
+            sequences=[one for one in job.sequences if one],
+            cut=[inputs.texts[0].cut or document.cut for document in inputs.texts[1:]],
+        )
+
+    async def probe(self, text: str, call: Call) -> FloatArray:
+        """Scores a health check's text against itself, past admission; float32 [1, 1]."""
+        spec = RerankSpec(scale=ScoreScale.RAW, truncation=Truncation.END, max_tokens=0)
+        rows = await self.pipeline.probe(self._inputs(text, [text], spec), call)
+        return rows.by_sequence[LOGITS]
+
+    def _inputs(self, query: str, documents: Sequence[str], spec: RerankSpec) -> Inputs:
+        return Inputs(
+            texts=check_texts(query, documents, spec, self.max_characters),
+            sequences=len(documents),
+            prepare=lambda ids: [
+                self._frame(ids[0], document, spec, field=f"documents[{index}]")
+                for index, document in enumerate(ids[1:])
+            ],
+            outputs=(LOGITS,),
+            max_tokens=self.metadata.max_tokens,
+            atomic=True,
+        )
+
+    def _frame(
+        self, query: IntArray, document: IntArray, spec: RerankSpec, *, field: str
+    ) -> TokenSequence | errors.EngineError:
+        try:
+            kept = document
+            if spec.max_tokens:
+                kept = cut_tokens(document, spec.max_tokens, spec.truncation)
+            pair = self.tokenizer.frame_pair(
+                query,
+                kept,
+                max_tokens=self.metadata.max_tokens,
+                truncation=spec.truncation,
+            )
+        except TokenLimitError as error:
+            return too_many_tokens(error, field=field)
+        dropped = len(document) - len(kept)
+        return replace(pair, token_count_before=pair.token_count_before + dropped)
+
+    def _score(self, logits: FloatArray, scale: ScoreScale) -> FloatArray:
+        raw = self.metadata.activation is Activation.IDENTITY
+        if scale is ScoreScale.RAW or (scale is ScoreScale.MODEL and raw):
+            return logits
+        # In float32 whatever the model's own type: in half precision, good scores tie at 1.
+        # Of the two forms each is exact where the other overflows.
+        small = np.exp(-np.abs(logits))
+        return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)

@@ -1,0 +1,107 @@
+"""What the model answered for some sequences, cut out of a batch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedgrpc.backends.base import FloatArray
+from embedgrpc.models.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
+
+_PER_TOKEN = frozenset({TOKEN_WEIGHTS, TOKEN_EMBEDDINGS})
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The outputs of some sequences of one job, in the same order.
+
+    Attributes:
+        by_sequence: For each output with a row a sequence float32 [sequences, width].
+        by_token: For each output with a row a token, one array a sequence: float32 [tokens] or
+            [tokens, width], without padding.
+    """
+
+    by_sequence: Mapping[str, FloatArray]
+    by_token: Mapping[str, Sequence[FloatArray]]
+
+    def finite(self) -> NDArray[np.bool_]:
+        """Tells for which sequences every number is one; bool [sequences]."""
+        flags = [np.isfinite(rows).all(axis=1) for rows in self.by_sequence.values()]
+        flags += [
+            np.array([bool(np.isfinite(one).all()) for one in ragged], np.bool_)
+            for ragged in self.by_token.values()
+        ]
+        return np.asarray(np.logical_and.reduce(flags))
+
+    def keep(self, positions: Sequence[int]) -> "Rows":
+        """Keeps some of the sequences."""
+        return Rows(
+            {name: rows[positions] for name, rows in self.by_sequence.items()},
+            {name: [rows[one] for one in positions] for name, rows in self.by_token.items()},
+        )
+
+
+def cut_rows(
+    results: Mapping[str, FloatArray],
+    *,
+    outputs: Sequence[str],
+    positions: Sequence[int],
+    lengths: Sequence[int],
+    pad_left: bool,
+) -> Rows:
+    """Cuts the rows of one job out of a batch's results.
+
+    Args:
+        results: By output, float32 [batch, ...].
+        outputs: Which of them the job wants.
+        positions: Where its sequences are in the batch.
+        lengths: How many tokens each of these has.
+        pad_left: Whether padding comes before the tokens.
+    """
+    by_sequence = {}
+    by_token = {}
+    for name in outputs:
+        if name not in _PER_TOKEN:
+            by_sequence[name] = results[name][positions]
+            continue
+        padded = results[name]
+        by_token[name] = [
+            # A copy: a view would keep the whole batch in memory.
+            np.array(row[-length:] if pad_left else row[:length])
+            for row, length in zip((padded[one] for one in positions), lengths, strict=True)
+        ]
+    return Rows(by_sequence, by_token)
+
+
+class RowsInOrder:
+    """Puts the rows of a job together as its batches come in.
+
+    Args:
+        inputs: How many sequences the job has.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        self._inputs = inputs
+        self._missing = inputs
+        self._by_sequence: dict[str, FloatArray] = {}
+        self._by_token: dict[str, list[FloatArray]] = {}
+
+    def add(self, indices: Sequence[int], rows: Rows) -> None:
+        """Takes rows; each index once."""
+        for name, arrived in rows.by_sequence.items():
+            if name not in self._by_sequence:
+                self._by_sequence[name] = np.empty((self._inputs, arrived.shape[1]), np.float32)
+            self._by_sequence[name][indices] = arrived
+        for name, ragged in rows.by_token.items():
+            kept = self._by_token.setdefault(name, [_NOTHING] * self._inputs)
+            for index, one in zip(indices, ragged, strict=True):
+                kept[index] = one
+        self._missing -= len(indices)
+
+    def whole(self) -> Rows | None:
+        """Returns all rows once they are there."""
+        return None if self._missing else Rows(self._by_sequence, self._by_token)
+
+
+_NOTHING: FloatArray = np.empty(0, np.float32)

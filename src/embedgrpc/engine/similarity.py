@@ -1,0 +1,151 @@
+"""Scores documents by their embeddings: query and documents are read apart."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.engine import errors
+from embedgrpc.engine.embedding import Embedder, Embeddings, EmbedSpec, too_many_tokens
+from embedgrpc.engine.pipeline import Inputs
+from embedgrpc.engine.reranking import (
+    Ranking,
+    RerankMethod,
+    RerankSpec,
+    check_texts,
+    field_of,
+    rank,
+)
+from embedgrpc.engine.work import Call
+from embedgrpc.models.kinds import Representation
+from embedgrpc.models.tokenizer import TokenLimitError, TokenSequence
+
+# Source: the published weights of BGE-M3 for reranking with all three of its representations.
+_DENSE_WEIGHT, _SPARSE_WEIGHT, _MULTI_VECTOR_WEIGHT = 0.4, 0.2, 0.4
+
+
+# What each method compares; of several that a model can do, the first is taken.
+_REPRESENTATIONS = {
+    RerankMethod.HYBRID: tuple(Representation),
+    RerankMethod.SIMILARITY: (Representation.DENSE,),
+    RerankMethod.LATE_INTERACTION: (Representation.MULTI_VECTOR,),
+}
+
+
+def method_for(representations: Sequence[Representation]) -> RerankMethod | None:
+    """Chooses how a model ranks; None when it cannot."""
+    for method, needed in _REPRESENTATIONS.items():
+        if set(needed) <= set(representations):
+            return method
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarityReranker:
+    """Embeds query and documents apart, and compares their embeddings.
+
+    Attributes:
+        embedder: Embeds with the same model.
+        method: How embeddings are compared.
+        max_query_tokens: The most tokens of a query, at most the model's.
+    """
+
+    embedder: Embedder
+    method: RerankMethod
+    max_query_tokens: int
+
+    async def rerank(
+        self, query: str, documents: Sequence[str], spec: RerankSpec, call: Call
+    ) -> Ranking:
+        """Scores every document; see `Reranker`."""
+        metadata = self.embedder.metadata
+        embed_spec = EmbedSpec(
+            prompt="",
+            dimensions=metadata.dimensions,
+            normalize=True,
+            truncation=spec.truncation,
+            max_tokens=metadata.max_tokens,
+            representations=_REPRESENTATIONS[self.method],
+        )
+        checked = check_texts(query, documents, spec, self.embedder.max_characters)
+        inputs = Inputs(
+            texts=checked,
+            sequences=len(checked),
+            prepare=lambda ids: [
+                self._frame(one, spec, position=position) for position, one in enumerate(ids)
+            ],
+            outputs=self.embedder.outputs(embed_spec),
+            max_tokens=metadata.max_tokens,
+            atomic=True,
+        )
+        try:
+            job, rows = await self.embedder.pipeline.run(inputs, call)
+        except errors.NonFiniteOutputError as error:
+            error.field = field_of(error.index)
+            raise
+        zero = self.embedder.has_no_direction(rows, embed_spec)
+        if zero.any():
+            raise errors.NonFiniteOutputError(
+                "a vector of zeros has no direction", field=field_of(int(zero.argmax()))
+            )
+        embeddings = self.embedder.finish(job, checked, range(len(checked)), rows, embed_spec)
+        return rank(
+            _SCORES[self.method](embeddings),
+            sequences=[one for one in job.sequences if one],
+            cut=[one.cut for one in checked],
+        )
+
+    def _frame(
+        self, ids: IntArray, spec: RerankSpec, *, position: int
+    ) -> TokenSequence | errors.EngineError:
+        limit = self.embedder.metadata.max_tokens
+        own_limit = (spec.max_tokens or limit) if position else self.max_query_tokens
+        try:
+            return self.embedder.tokenizer.frame(
+                ids, max_tokens=min(own_limit, limit), truncation=spec.truncation
+            )
+        except TokenLimitError as error:
+            return too_many_tokens(error, field=field_of(position))
+
+
+# Each takes the embeddings of the query and, after it, of the documents, and gives float32
+# [documents].
+
+
+def _cosine(embeddings: Embeddings) -> FloatArray:
+    vectors = embeddings.vectors
+    if vectors is None:
+        raise ValueError("the embeddings have no dense vectors")
+    scores: FloatArray = vectors[1:] @ vectors[0]
+    return scores
+
+
+def _lexical(embeddings: Embeddings) -> FloatArray:
+    query, *documents = embeddings.sparse or ()
+    return np.array([query.dot(document) for document in documents], np.float32)
+
+
+def _late_interaction(embeddings: Embeddings) -> FloatArray:
+    """Source: ColBERT, the sum over query tokens of the best document token."""
+    query, *documents = embeddings.multi_vectors or ()
+    return np.array([(query @ one.T).max(axis=1).sum() for one in documents], np.float32)
+
+
+def _hybrid(embeddings: Embeddings) -> FloatArray:
+    """Source: FlagEmbedding, BGE-M3: the late interaction counts by its mean."""
+    query_tokens = len((embeddings.multi_vectors or ((),))[0])
+    total = (
+        _DENSE_WEIGHT * _cosine(embeddings)
+        + _SPARSE_WEIGHT * _lexical(embeddings)
+        + _MULTI_VECTOR_WEIGHT * _late_interaction(embeddings) / query_tokens
+    )
+    weights = _DENSE_WEIGHT + _SPARSE_WEIGHT + _MULTI_VECTOR_WEIGHT
+    return (total / weights).astype(np.float32)
+
+
+_SCORES: dict[RerankMethod, Callable[[Embeddings], FloatArray]] = {
+    RerankMethod.SIMILARITY: _cosine,
+    RerankMethod.LATE_INTERACTION: _late_interaction,
+    RerankMethod.HYBRID: _hybrid,
+}

@@ -1,0 +1,64 @@
+"""Sparse vectors: weights of some vocabulary entries."""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedgrpc.backends.base import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class SparseVector:
+    """The weights that are not zero.
+
+    Attributes:
+        indices: uint32 [terms]; vocabulary ids, ascending, each once.
+        values: float32 [terms]; the weight of each.
+    """
+
+    indices: NDArray[np.uint32]
+    values: FloatArray
+
+    def dot(self, other: "SparseVector") -> float:
+        """Sums the products of the weights that both have."""
+        _, mine, theirs = np.intersect1d(
+            self.indices, other.indices, assume_unique=True, return_indices=True
+        )
+        return float(self.values[mine] @ other.values[theirs])
+
+    def heaviest(self, terms: int) -> "SparseVector":
+        """Keeps only the heaviest terms; of equals, those with the lower ids."""
+        if terms >= len(self.values):
+            return self
+        kept = np.sort(np.argsort(-self.values, kind="stable")[:terms])
+        return SparseVector(self.indices[kept], self.values[kept])
+
+
+def from_token_weights(
+    weights: FloatArray, input_ids: IntArray, unweighted: AbstractSet[int]
+) -> SparseVector:
+    """Gives each vocabulary entry the largest weight of its tokens.
+
+    Args:
+        weights: float32 [tokens]; never below 0.
+        input_ids: int64 [tokens].
+        unweighted: Entries that are left out.
+
+    Source: FlagEmbedding, BGE-M3's lexical weights.
+    """
+    order = np.argsort(input_ids, kind="stable")
+    ids, starts = np.unique(input_ids[order], return_index=True)
+    largest = np.maximum.reduceat(weights[order], starts)
+    kept = (largest > 0) & ~np.isin(ids, list(unweighted))
+    return SparseVector(ids[kept].astype(np.uint32), largest[kept])
+
+
+def from_vocabulary_weights(weights: FloatArray) -> SparseVector:
+    """Keeps the entries that are not zero, from weights float32 [vocabulary].
+
+    Source: SPLADE, as sentence-transformers' `SpladePooling` gives it.
+    """
+    indices = np.flatnonzero(weights)
+    return SparseVector(indices.astype(np.uint32), weights[indices])

@@ -1,0 +1,33 @@
+"""Finds the weights of a module that comes after pooling."""
+
+from pathlib import Path
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.torch_tensors import TorchTensors
+from embedgrpc.models.vector_layers import VectorLayer
+from embedgrpc.models.weights import TensorFile, Tensors
+
+# The reference wrote the second before it knew the first.
+_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+def find_layer_weights(layer: VectorLayer) -> Path:
+    """Finds the file that holds the weights of a module.
+
+    Raises:
+        ModelError: There is none.
+    """
+    for name in _NAMES:
+        if (layer.folder / name).is_file():
+            return layer.folder / name
+    raise ModelError(f"{layer.folder / _NAMES[0]} is missing: it holds the module's weights")
+
+
+def open_layer(layer: VectorLayer) -> Tensors:
+    """Opens the weights of a module.
+
+    Raises:
+        ModelError: There are none, or they cannot be read.
+    """
+    path = find_layer_weights(layer)
+    return TensorFile(path) if path.suffix == ".safetensors" else TorchTensors(path)

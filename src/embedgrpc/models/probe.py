@@ -1,0 +1,67 @@
+"""Runs a graph once on made-up sequences, to test what it claims."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.metadata import ModelMetadata
+from embedgrpc.models.origin import Origin
+
+# Two sequences of unlike length: every pooling gives another vector.
+_LENGTHS = (7, 4)
+# Loose enough for half precision, far below what another pooling makes.
+_TOLERANCE = 1e-2
+
+
+def probe_mask() -> NDArray[np.int64]:
+    """The attention mask of the sequences, int64 [2, 7]."""
+    steps = np.arange(max(_LENGTHS))[None, :]
+    return (steps < np.array(_LENGTHS)[:, None]).astype(np.int64)
+
+
+def run_probe(
+    graph_path: Path, origin: Origin, metadata: ModelMetadata, names: tuple[str, ...]
+) -> list[NDArray[Any]]:
+    """Runs a graph.
+
+    Args:
+        graph_path: The graph.
+        origin: What it was made from, to be named in messages.
+        metadata: What the model is.
+        names: The outputs to give.
+
+    Returns:
+        The outputs, for sequences of the lengths that `probe_mask` tells.
+
+    Raises:
+        ModelError: It cannot be loaded or run.
+    """
+    mask = probe_mask()
+    ids = np.where(
+        mask == 1, np.arange(mask.shape[1]) + np.array(_LENGTHS)[:, None], metadata.pad_token_id
+    )
+    feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            str(graph_path), options, providers=["CPUExecutionProvider"]
+        )
+        wanted = {value.name for value in session.get_inputs()}
+        fed = {name: value for name, value in feeds.items() if name in wanted}
+        results: list[NDArray[Any]] = session.run(list(names), fed)
+    except Exception as error:  # the library raises no narrower class
+        line = " ".join(str(error).split())
+        raise ModelError(f"{origin.path} cannot be run by ONNX Runtime: {line}") from error
+    return results
+
+
+def is_close(theirs: NDArray[Any], ours: NDArray[Any]) -> bool:
+    """Whether two outputs are the same but for rounding, in half precision at worst."""
+    return theirs.shape == ours.shape and bool(
+        np.abs(theirs - ours).max() <= _TOLERANCE * np.abs(ours).max()
+    )

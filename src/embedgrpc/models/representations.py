@@ -1,0 +1,95 @@
+"""Finds which forms of vectors a model makes, and what makes them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.json_file import JsonObject
+from embedgrpc.models.kinds import Representation
+from embedgrpc.models.modules import Pipeline
+from embedgrpc.models.special_tokens import find_special_ids
+from embedgrpc.models.token_heads import MULTI_VECTOR_NAME, SPARSE_NAME, TokenHead, find_head
+
+# Tokens whose weights are no part of a sparse vector, by their meanings.
+# Source: FlagEmbedding, inference of BGE-M3.
+_UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
+# The same source leaves out the vector of the first token, from which the dense one is made.
+_SKIPPED_TOKENS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Representations:
+    """The forms of vectors that a model makes.
+
+    Attributes:
+        names: The forms, the default first.
+        sparse_dimensions: Entries of the vocabulary; 0 without sparse vectors.
+        multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
+        sparse_head: What makes the weights of tokens; None without.
+        multi_vector_head: What makes the vectors of tokens; None without.
+        unweighted_token_ids: Tokens whose weights are left out of a sparse vector.
+        multi_vector_skip_tokens: Tokens at the start whose vectors are left out.
+    """
+
+    names: tuple[Representation, ...]
+    sparse_dimensions: int
+    multi_vector_dimensions: int
+    sparse_head: TokenHead | None
+    multi_vector_head: TokenHead | None
+    unweighted_token_ids: frozenset[int]
+    multi_vector_skip_tokens: int
+
+
+def find_representations(folder: Path, config: JsonObject, pipeline: Pipeline) -> Representations:
+    """Finds the forms of vectors that a model makes.
+
+    Args:
+        folder: The model's folder; the heads of tokens lie in it.
+        config: `config.json` of the backbone; the tokenizer lies beside it.
+        pipeline: The modules after the backbone.
+
+    Returns:
+        The forms; none for a cross-encoder.
+
+    Raises:
+        ModelError: A file is missing or wrong, or a head does not fit the backbone.
+    """
+    sparse, multi_vector = _find_heads(folder, pipeline)
+    there = {
+        Representation.DENSE: bool(pipeline.poolings),
+        Representation.SPARSE: bool(pipeline.splade or sparse),
+        Representation.MULTI_VECTOR: bool(multi_vector),
+    }
+    return Representations(
+        names=tuple(representation for representation, present in there.items() if present),
+        sparse_dimensions=_find_vocabulary(config, pipeline) if pipeline.splade or sparse else 0,
+        multi_vector_dimensions=multi_vector.out_features if multi_vector else 0,
+        sparse_head=sparse,
+        multi_vector_head=multi_vector,
+        unweighted_token_ids=frozenset(
+            find_special_ids(config.path.parent, _UNWEIGHTED).values() if sparse else ()
+        ),
+        multi_vector_skip_tokens=_SKIPPED_TOKENS if multi_vector else 0,
+    )
+
+
+def _find_heads(folder: Path, pipeline: Pipeline) -> tuple[TokenHead | None, TokenHead | None]:
+    # They make more of the token vectors that are pooled into a dense vector.
+    if not pipeline.poolings:
+        return None, None
+    size = pipeline.token_dimensions
+    return (
+        find_head(folder, SPARSE_NAME, hidden_size=size),
+        find_head(folder, MULTI_VECTOR_NAME, hidden_size=size),
+    )
+
+
+def _find_vocabulary(config: JsonObject, pipeline: Pipeline) -> int:
+    vocabulary = config.size("vocab_size")
+    splade = pipeline.splade
+    if splade and splade.dimensions not in {0, vocabulary}:
+        raise ModelError(
+            f"{config.path}: vocab_size {vocabulary} is not the {splade.dimensions} "
+            "that the SpladePooling module's config.json says"
+        )
+    return vocabulary

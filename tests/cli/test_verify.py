@@ -1,0 +1,202 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedgrpc.cli.comparing import compare, is_finite, length_gap
+from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
+from tests.models.runner import copy_fixture, edit_json
+
+# Plays the library with what the real one answered once: `expected.json` beside the model.
+LIBRARY = """
+import json
+from pathlib import Path
+import numpy as np
+
+
+class SentenceTransformer:
+    def __init__(self, path, revision=None, device=None, model_kwargs=None):
+        assert (revision, device) == (None, "cpu")
+        self.expected = json.loads((Path(path) / "expected.json").read_text())
+
+    def encode(self, texts, batch_size, show_progress_bar, convert_to_numpy):
+        assert convert_to_numpy and not show_progress_bar
+        known = dict(zip(self.expected["texts"], self.expected["outputs"]["default"]["vectors"]))
+        return np.array([known[text] for text in texts], np.float32)
+
+
+class CrossEncoder:
+    def __init__(self, path, revision=None, device=None, model_kwargs=None):
+        if (Path(path) / "refused").exists():
+            raise ValueError("no such architecture\\nand more")
+
+    def predict(self, pairs, batch_size, show_progress_bar, convert_to_numpy, activation_fn):
+        assert type(activation_fn).__name__ == "Identity"
+        return np.zeros(len(pairs), np.float32)
+"""
+TORCH = """
+class nn:
+    class Identity:
+        pass
+"""
+METADATA = "Metadata-Version: 2.1\nName: sentence-transformers\nVersion: 6.0.0\n"
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> str:
+    """A folder for PYTHONPATH in which the reference is installed."""
+    folder = tmp_path / "library"
+    files = {
+        "sentence_transformers/__init__.py": LIBRARY,
+        "torch/__init__.py": TORCH,
+        "sentence_transformers-6.0.0.dist-info/METADATA": METADATA,
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "name", [DEFAULT_MODEL, "xlmr-bge-m3", "splade-bert", "cross-xlmr", "qwen3-last"]
+)
+def test_a_good_model_passes(name: str, cache_dir: Path) -> None:
+    """Every check is well; what there is nothing to compare with is said."""
+    source = name if name == DEFAULT_MODEL else FIXTURES / name
+    done = embedgrpc("verify", source, "--device", "cpu", "--cache-dir", cache_dir)
+    assert (done.code, done.err) == (0, "")
+    states = dict.fromkeys(
+        re.split(r"\s{2,}", line)[1].split()[0] for line in done.out.splitlines()
+    )
+    assert list(states) == ["ok", "-"]
+    assert "24, of" in done.out
+    assert "cut to fit" in done.out
+    assert "install sentence-transformers, or give --against" in done.out
+
+
+def test_two_sources_are_compared(tmp_path: Path, cache_dir: Path) -> None:
+    """The same model from its export and from its safetensors is within the tolerance."""
+    plain = copy_fixture("bert-cls", tmp_path, leave_out=["onnx"])
+    arguments = ("verify", FIXTURES / "bert-cls", "--against", plain, "--cache-dir", cache_dir)
+    done = embedgrpc(*arguments)
+    assert done.code == 0, done
+    last = done.out.splitlines()[-1]
+    found = re.search(
+        rf"ok +sentence_embedding against {plain}: numbers max (\S+) mean (\S+),", last
+    )
+    assert found
+    assert 0 < float(found[2]) < float(found[1]) < 1e-4
+    assert re.search(r"1 - cosine max \S+ mean \S+$", last)
+    strict = embedgrpc(*arguments, "--tolerance", "1e-12")
+    assert strict.code == 1
+    assert re.search(r"reference +WRONG .* worst at text \d+$", strict.out.splitlines()[-1])
+
+
+def test_another_model_is_told_apart(tmp_path: Path, cache_dir: Path) -> None:
+    """Another pooling is another model; so is one of other dimensions."""
+    changed = copy_fixture("bert-mean", tmp_path)
+    edit_json(
+        changed / "1_Pooling" / "config.json",
+        pooling_mode_mean_tokens=False,
+        pooling_mode_cls_token=True,
+    )
+    base = ("verify", FIXTURES / "bert-mean", "--cache-dir", cache_dir, "--against")
+    assert embedgrpc(*base, changed).code == 1
+    shapes = embedgrpc(*base, DEFAULT_MODEL)
+    assert shapes.code == 1
+    assert "text 1 has another shape" in shapes.out
+
+
+def test_the_reference_is_asked(tmp_path: Path, cache_dir: Path, library: str) -> None:
+    """Where sentence-transformers is installed, its vectors are compared with."""
+    reference = json.loads((FIXTURES / "bert-mean" / "expected.json").read_text())
+    texts = [one for one in reference["texts"] if one.strip() and one.splitlines() == [one]]
+    assert len(texts) > 10
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(texts), "utf-8")
+    done = embedgrpc(
+        "verify",
+        FIXTURES / "bert-mean",
+        "--texts",
+        path,
+        "--cache-dir",
+        cache_dir,
+        PYTHONPATH=library,
+    )
+    assert done.code == 0, done
+    last = done.out.splitlines()[-1]
+    assert "ok     sentence_embedding against sentence-transformers 6.0.0: numbers max" in last
+
+
+def test_scores_are_compared_before_their_activation(
+    tmp_path: Path, cache_dir: Path, library: str
+) -> None:
+    """A cross-encoder's logits are compared; a reference that cannot load is told."""
+    base = ("verify", "--cache-dir", cache_dir)
+    done = embedgrpc(*base, FIXTURES / "cross-bert", PYTHONPATH=library)
+    assert done.code == 1
+    assert "WRONG  logits against sentence-transformers 6.0.0: numbers max" in done.out
+    folder = copy_fixture("cross-bert", tmp_path)
+    (folder / "refused").touch()
+    refused = embedgrpc(*base, folder, PYTHONPATH=library)
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1] == (
+        f"embedgrpc: sentence-transformers 6.0.0 cannot load {str(folder)!r}:"
+        " ValueError: no such architecture"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["./nothing"], "model source './nothing' is no folder here"),
+        ([FIXTURES / "bert-cls", "--against", "./nothing"], "model source './nothing'"),
+        ([FIXTURES / "bert-cls", "--against", FIXTURES / "cross-bert"], "cannot be compared with"),
+        ([FIXTURES / "bert-cls", "--texts", FIXTURES / "nothing"], "cannot be read: No such file"),
+        ([FIXTURES / "bert-cls", "--texts", "/dev/null"], "texts /dev/null: there is none"),
+    ],
+)
+def test_what_cannot_be_used_is_told(
+    arguments: list[str | Path], message: str, cache_dir: Path
+) -> None:
+    """The exit code is 2, and the last line says why."""
+    done = embedgrpc("verify", *arguments, "--device", "cpu", "--cache-dir", cache_dir)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_deviations_are_measured() -> None:
+    """The largest and the mean of the numbers and of the angles, and where it is worst."""
+    ours = [np.array([1, 0], np.float32), np.array([0, 2], np.float32)]
+    theirs = [np.array([1, 0], np.float32), np.array([2, 0], np.float32)]
+    found = compare(ours, theirs)
+    assert (found.number_max, found.number_mean, found.worst) == (2, 1, 1)
+    assert (found.cosine_max, found.cosine_mean) == (1, 0.5)
+
+
+def test_zeros_and_single_numbers_have_no_angle() -> None:
+    """Zeros are like zeros and like nothing else; logits have numbers only."""
+    zeros, ones = [np.zeros(3, np.float32)], [np.ones(3, np.float32)]
+    assert compare(zeros, zeros).cosine_max == 0
+    assert compare(zeros, ones).cosine_max == 1
+    assert compare([np.ones(1, np.float32)], [np.zeros(1, np.float32)]).cosine_max is None
+
+
+def test_vectors_of_tokens_are_compared_one_by_one() -> None:
+    """The worst token counts, however many others are alike; another count is another shape."""
+    ours = np.tile(np.array([1, 0], np.float32), (100, 1))
+    theirs = ours.copy()
+    theirs[50] = [0, 1]
+    assert compare([ours], [theirs]).cosine_max == 1
+    assert np.isinf(compare([ours], [theirs[1:]]).number_max)
+
+
+def test_what_is_no_number_is_found() -> None:
+    """NaN is never within a tolerance; lengths are measured from 1."""
+    bad = [np.array([1, np.nan], np.float32)]
+    assert not is_finite(bad)
+    assert not compare(bad, bad).number_max <= 1
+    assert length_gap([np.array([3, 4], np.float32)]) == pytest.approx(4)

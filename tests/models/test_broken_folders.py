@@ -1,0 +1,208 @@
+"""What is wrong with a model folder is said in one line that names the file and the key."""
+
+from pathlib import Path
+
+import pytest
+
+from embedgrpc.models.errors import ModelError
+from tests.models.breaking import (
+    Break,
+    add_input,
+    both,
+    drop_tensor,
+    edit,
+    edit_graph,
+    link_external_outside,
+    malicious_pickle,
+    move_external,
+    quantize,
+    remove,
+    rename_output,
+    repath_module,
+    reshape_tensor,
+    retype_module,
+    truncate,
+    write,
+)
+from tests.models.runner import Runner, copy_fixture
+
+_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868376\n"
+_WORDS = "embeddings.word_embeddings.weight"
+_TRANSFORM = "cls.predictions.transform.dense.weight"
+
+# The fixture, how its copy is broken, the file that is named, and what else is.
+_ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
+    # config.json and what it says about the architecture
+    "no config": ("bert-mean", remove("config.json"), "config.json", ("is missing",)),
+    "config no JSON": ("bert-mean", write("config.json", "{'a': 1}"), "config.json", ("no JSON",)),
+    "config not text": ("bert-mean", write("config.json", b"\xff\xfe\x00"), "config.json", ()),
+    "config a list": ("bert-mean", write("config.json", "[]"), "config.json", ("a JSON object",)),
+    "no model_type": ("bert-mean", edit("config.json", model_type=None), "config.json",
+                      ("model_type",)),
+    "unknown architecture": ("bert-mean", edit("config.json", model_type="mamba"), "config.json",
+                             ("model_type", "bert", "onnx/model.onnx")),
+    "unknown activation": ("bert-mean", edit("config.json", hidden_act="snake"), "config.json",
+                           ("hidden_act", "gelu")),
+    "two labels": ("cross-bert", edit("config.json", id2label={"0": "no", "1": "yes"}),
+                   "config.json", ("id2label", "2 labels")),
+    "unknown score": ("cross-bert", edit("config.json", sentence_transformers={
+        "activation_fn": "torch.nn.modules.activation.Tanh"}), "config.json", ("activation_fn",)),
+    "no padding token": ("bert-mean", both(edit("config.json", pad_token_id=None),
+                                           edit("tokenizer_config.json", pad_token=None)),
+                         "config.json", ("pad_token_id",)),
+    # modules.json and the modules
+    "modules no list": ("bert-mean", write("modules.json", "{}"), "modules.json", ("a list",)),
+    "unknown module": ("bert-mean", retype_module(2, "Whitening"), "modules.json",
+                       ("[2].type", "'Whitening'")),
+    "module outside": ("bert-mean", repath_module(0, "../.."), "modules.json", ("[0].path",)),
+    "no modules": ("bert-mean", remove("modules.json"), "modules.json", ("is missing",)),
+    "no pooling": ("bert-mean", remove("1_Pooling/config.json"), "1_Pooling/config.json",
+                   ("is missing",)),
+    "bad pooling": ("bert-st54", edit("1_Pooling/config.json", pooling_mode="median"),
+                    "1_Pooling/config.json", ("pooling_mode", "cls")),
+    "pooling of another size": ("bert-mean", edit("1_Pooling/config.json",
+                                                  word_embedding_dimension=48), "config.json",
+                                ("hidden_size 32", "48", "Pooling")),
+    "Dense of another size": ("gemma-dense", edit("2_Dense/config.json", in_features=35),
+                              "2_Dense/config.json", ("35", "36")),
+    "Dense after Dense": ("gemma-dense", edit("3_Dense/config.json", in_features=71),
+                          "3_Dense/config.json", ("71", "72")),
+    "Dense without weights": ("gemma-dense", remove("2_Dense/model.safetensors"),
+                              "2_Dense/model.safetensors", ("is missing",)),
+    "Dense of other weights": ("gemma-dense", reshape_tensor("3_Dense/model.safetensors",
+                                                             "linear.weight", (36, 70)),
+                               "3_Dense/model.safetensors", ("linear.weight", "[36, 70]")),
+    "Dense activation": ("gemma-dense", edit("2_Dense/config.json",
+                                             activation_function="torch.nn.Softmax"),
+                         "2_Dense/config.json", ("activation_function", "torch.nn.Softmax")),
+    # config_sentence_transformers.json, limits, tokenizer
+    "unknown prompt": ("bert-mean", edit("config_sentence_transformers.json",
+                                         default_prompt_name="query"),
+                       "config_sentence_transformers.json", ("default_prompt_name",)),
+    "unknown similarity": ("bert-mean", edit("config_sentence_transformers.json",
+                                             similarity_fn_name="jaccard"),
+                           "config_sentence_transformers.json", ("similarity_fn_name", "cosine")),
+    "limit no number": ("bert-mean", edit("sentence_bert_config.json", max_seq_length="long"),
+                        "sentence_bert_config.json", ("max_seq_length",)),
+    "no tokenizer": ("bert-mean", remove("tokenizer.json"), "tokenizer.json", ("is missing",)),
+    "broken tokenizer": ("bert-mean", truncate("tokenizer.json"), "tokenizer.json",
+                         ("cannot be read",)),
+    "tokenizer not fetched": ("bert-mean", write("tokenizer.json", _POINTER), "tokenizer.json",
+                              ("Git LFS pointer",)),
+    "bad padding side": ("bert-mean", edit("tokenizer_config.json", padding_side="top"),
+                         "tokenizer_config.json", ("padding_side", "left or right")),
+    # weights
+    "no weights": ("bert-mean", remove("model.safetensors"), "model.safetensors", ("is missing",)),
+    "weights not fetched": ("bert-mean", write("model.safetensors", _POINTER),
+                            "model.safetensors", ("Git LFS pointer",)),
+    "corrupt header": ("bert-mean", write("model.safetensors", b"\x10" + b"\0" * 7 + b"{" * 16),
+                       "model.safetensors", ("is no safetensors file",)),
+    "truncated weights": ("bert-mean", truncate("model.safetensors"), "model.safetensors",
+                          ("is no safetensors file",)),
+    "missing tensor": ("bert-mean", drop_tensor("model.safetensors", _WORDS),
+                       "model.safetensors", (_WORDS, "is missing")),
+    "mis-shaped tensor": ("bert-mean", reshape_tensor("model.safetensors", _WORDS, (7, 32)),
+                          "model.safetensors", (_WORDS, "[7, 32]")),
+    "missing shard": ("bert-mean", both(
+        remove("model.safetensors"),
+        write("model.safetensors.index.json",
+              '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')),
+        "model.safetensors.index.json", ("model-00001-of-00002.safetensors",)),
+    # ONNX graphs
+    "truncated graph": ("bert-cls", truncate("onnx/model.onnx"), "onnx/model.onnx",
+                        ("is no ONNX file",)),
+    "empty graph": ("bert-cls", write("onnx/model.onnx", b""), "onnx/model.onnx",
+                    ("is no ONNX file",)),
+    "graph not fetched": ("bert-cls", write("onnx/model.onnx", _POINTER), "onnx/model.onnx",
+                          ("Git LFS pointer",)),
+    "quantised graph": ("bert-cls", edit_graph(quantize), "onnx/model.onnx",
+                        ("quantised", "DynamicQuantizeLinear")),
+    "unknown input": ("bert-cls", edit_graph(add_input), "onnx/model.onnx", ("'pixel_values'",)),
+    "no output of use": ("bert-cls", edit_graph(rename_output), "onnx/model.onnx",
+                         ("result", "last_hidden_state")),
+    "weights above": ("gemma-dense", move_external("../../../etc/passwd"), "onnx/model.onnx",
+                      ("'../../../etc/passwd'", "leads out of the model folder")),
+    "weights anywhere": ("gemma-dense", move_external("/etc/passwd"), "onnx/model.onnx",
+                         ("'/etc/passwd'", "leads out of the model folder")),
+    "weights by a link": ("gemma-dense", link_external_outside, "onnx/model.onnx",
+                          ("'model.onnx_data'", "leads out of the model folder")),
+    "no external weights": ("gemma-dense", remove("onnx/model.onnx_data"), "onnx/model.onnx",
+                            ("'model.onnx_data'", "is missing")),
+    "external weights cut": ("gemma-dense", truncate("onnx/model.onnx_data"), "onnx/model.onnx",
+                             ("'model.onnx_data'", "is too short for")),
+    "external not fetched": ("gemma-dense", write("onnx/model.onnx_data", _POINTER),
+                             "onnx/model.onnx_data", ("Git LFS pointer",)),
+    # heads of tokens
+    "malicious head": ("xlmr-bge-m3", both(remove("sparse_linear.safetensors"),
+                                           malicious_pickle("sparse_linear.pt", "/tmp/never")),  # noqa: S108 - it is not to be made
+                       "sparse_linear.pt", ("system'", "is not allowed")),
+    "truncated head": ("xlmr-bge-m3", both(remove("colbert_linear.safetensors"),
+                                           truncate("colbert_linear.pt")),
+                       "colbert_linear.pt", ("cut short",)),
+    "head of an old format": ("xlmr-bge-m3", both(remove("colbert_linear.safetensors"),
+                                                  write("colbert_linear.pt", b"\x80\x02\x8a\n")),
+                              "colbert_linear.pt", ("PyTorch 1.6",)),
+    "head of two outputs": ("xlmr-bge-m3", reshape_tensor("sparse_linear.safetensors", "weight",
+                                                          (2, 32)),
+                            "sparse_linear.safetensors", ("bias", "[2]")),
+    "head of another size": ("xlmr-bge-m3", reshape_tensor("colbert_linear.safetensors", "weight",
+                                                           (32, 48)),
+                             "colbert_linear.safetensors", ("weight", "[32, 48]", "hidden_size")),
+    "head without weight": ("xlmr-bge-m3", drop_tensor("sparse_linear.safetensors", "weight"),
+                            "sparse_linear.safetensors", ("weight is missing",)),
+    "head without backbone": ("xlmr-bge-m3", both(remove("model.safetensors"),
+                                                  remove("onnx/model.onnx")),
+                              "model.safetensors", ("is missing",)),
+    "token of no vocabulary": ("xlmr-bge-m3", edit("tokenizer_config.json", unk_token="<none>"),  # noqa: S106 - a token of text
+                               "tokenizer_config.json", ("unk_token", "tokenizer.json")),
+    "no special tokens": ("xlmr-bge-m3", both(write("tokenizer_config.json", "{}"),
+                                              write("special_tokens_map.json", "{}")),
+                          "tokenizer_config.json", ("cls_token",)),
+    # sparse models
+    "no SpladePooling": ("splade-bert", remove("1_SpladePooling/config.json"),
+                         "1_SpladePooling/config.json", ("is missing",)),
+    "bad activation": ("splade-bert", edit("1_SpladePooling/config.json",
+                                           activation_function="gelu"),
+                       "1_SpladePooling/config.json", ("activation_function", "log1p_relu")),
+    "bad strategy": ("splade-bert", edit("1_SpladePooling/config.json", pooling_strategy="mean"),
+                     "1_SpladePooling/config.json", ("pooling_strategy", "max")),
+    "other vocabulary": ("splade-bert", edit("1_SpladePooling/config.json",
+                                             word_embedding_dimension=30522), "config.json",
+                         ("vocab_size 1250", "30522", "SpladePooling")),
+    "no masked-language head": ("splade-bert", drop_tensor("model.safetensors", _TRANSFORM),
+                                "model.safetensors", (_TRANSFORM, "is missing")),
+    "sparse by name alone": ("bert-mean", edit("config_sentence_transformers.json",
+                                               model_type="SparseEncoder"), "modules.json",
+                             ("SpladePooling",)),
+    "unknown kind": ("bert-mean", edit("config_sentence_transformers.json",
+                                       model_type="MultiVectorEncoder"),
+                     "config_sentence_transformers.json", ("model_type", "'MultiVectorEncoder'")),
+    # late interaction, which is refused
+    "multi-vector module": ("bert-mean", retype_module(2, "MultiVectorMask"), "modules.json",
+                            ("[2].type", "'MultiVectorMask'")),
+    "projected tokens": ("gemma-dense", repath_module(1, "2_Dense", kind="Dense"), "modules.json",
+                         ("Dense", "Pooling", "one vector per token")),
+    "late interaction": ("bert-mean", both(remove("modules.json"), edit(
+        "config.json", architectures=["HF_ColBERT"])), "config.json",
+        ("architectures", "'HF_ColBERT'")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", _ROWS)
+def test_the_message_is_one_line(tmp_path: Path, row: str) -> None:
+    """A broken folder is refused; the line names the file and the key."""
+    fixture, break_, file, parts = _ROWS[row]
+    folder = copy_fixture(fixture, tmp_path)
+    break_(folder)
+    with pytest.raises(ModelError) as caught:
+        Runner.load(folder, tmp_path / "cache")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder / file) in message
+    assert [part for part in parts if part not in message] == []
+
+
+@pytest.mark.parametrize("fixture", sorted({row[0] for row in _ROWS.values()}))
+def test_the_folders_are_whole_before(tmp_path: Path, fixture: str) -> None:
+    """An unbroken copy of each fixture loads, so that it is the breaking that is refused."""
+    assert Runner.load(copy_fixture(fixture, tmp_path), tmp_path / "cache").graph.outputs

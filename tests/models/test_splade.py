@@ -1,0 +1,270 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from safetensors.numpy import load_file, save_file
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.kinds import Representation, Similarity
+from embedgrpc.models.outputs import VOCABULARY_WEIGHTS
+from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
+from tests.models.sparse_vectors import assert_same_weights
+
+Load = Callable[[str | Path], Runner]
+
+
+@pytest.fixture(scope="module")
+def splade(load: Load) -> Runner:
+    """A model whose only vectors are sparse."""
+    return load(FIXTURES / "splade-bert")
+
+
+def test_metadata(splade: Runner) -> None:
+    """A sparse model has no dense vectors, and compares by dot product."""
+    metadata = splade.metadata
+    assert metadata.representations == (Representation.SPARSE,)
+    assert metadata.dimensions == metadata.multi_vector_dimensions == 0
+    assert metadata.sparse_dimensions == 1250
+    assert metadata.max_tokens == 80
+    assert metadata.similarity is Similarity.DOT
+    assert metadata.unweighted_token_ids == frozenset()
+    assert splade.graph.outputs == (VOCABULARY_WEIGHTS,)
+
+
+def test_token_ids(splade: Runner) -> None:
+    """A text becomes the very tokens of the reference."""
+    reference = expected("splade-bert")
+    sequences = splade.frame(reference["texts"])
+    assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
+
+
+def test_weights(splade: Runner) -> None:
+    """Each vocabulary entry weighs what it does in the reference, in a padded batch and alone."""
+    reference = expected("splade-bert")
+    sequences = splade.frame(reference["texts"])
+    together = splade.run(sequences, VOCABULARY_WEIGHTS)
+    assert together.shape == (len(sequences), 1250)
+    for row, sequence, theirs in zip(
+        together, sequences, reference["outputs"]["default"]["weights"], strict=True
+    ):
+        alone = splade.run([sequence], VOCABULARY_WEIGHTS)[0]
+        np.testing.assert_allclose(row, alone, rtol=0, atol=1e-5)
+        ours: dict[int, Any] = dict(enumerate(row.tolist()))
+        assert_same_weights(ours, theirs, reference["tolerance"])
+
+
+def test_similarity_defaults_to_dot(tmp_path: Path, load: Load) -> None:
+    """Where no file says how sparse vectors are compared, the reference takes the dot product."""
+    folder = copy_fixture("splade-bert", tmp_path)
+    edit_json(folder / "config_sentence_transformers.json", similarity_fn_name=None)
+    assert load(folder).metadata.similarity is Similarity.DOT
+
+
+def test_the_newer_metadata(tmp_path: Path) -> None:
+    """Newer releases name the modules and their keys in another way."""
+    folder = copy_fixture("splade-bert", tmp_path)
+    module = "sentence_transformers.{}"
+    entries = [
+        {"idx": 0, "name": "0", "path": "", "type": module.format("base.modules.Transformer")},
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_SpladePooling",
+            "type": module.format("sparse_encoder.modules.splade_pooling.SpladePooling"),
+        },
+    ]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    text = {"method": "forward", "method_output_name": "logits"}
+    (folder / "sentence_bert_config.json").write_text(
+        json.dumps(
+            {
+                "transformer_task": "fill-mask",
+                "modality_config": {"text": text},
+                "module_output_name": "token_embeddings",
+            }
+        )
+    )
+    edit_json(
+        folder / "1_SpladePooling" / "config.json",
+        word_embedding_dimension=None,
+        embedding_dimension=1250,
+    )
+    edit_json(folder / "tokenizer_config.json", model_max_length=80)
+    runner = Runner.load(folder, tmp_path / "cache")
+    assert runner.metadata.max_tokens == 80
+    _assert_reference(runner)
+
+
+def _assert_reference(runner: Runner) -> None:
+    reference = expected("splade-bert")
+    weights = runner.run(runner.frame(reference["texts"]), VOCABULARY_WEIGHTS)
+    for row, theirs in zip(weights, reference["outputs"]["default"]["weights"], strict=True):
+        assert_same_weights(dict(enumerate(row.tolist())), theirs, reference["tolerance"])
+
+
+def _logits_of(runner: Runner) -> tuple[onnx.ModelProto, str]:
+    """The graph with its weights inside, and the name of its logits."""
+    model = onnx.load(runner.graph.path)
+    largest = next(n for n in reversed(model.graph.node) if n.op_type == "ReduceMax")
+    masked = next(n for n in model.graph.node if largest.input[0] in n.output)
+    return model, masked.input[0]
+
+
+def _export(runner: Runner, folder: Path, name: str, *, vocabulary: int | str = 1250) -> None:
+    """Writes what an export of the masked-language model is."""
+    model, logits = _logits_of(runner)
+    model.graph.node.append(helper.make_node("Identity", [logits], [name]))
+    del model.graph.output[:]
+    model.graph.output.append(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "tokens", vocabulary])
+    )
+    (folder / "onnx").mkdir()
+    onnx.save(model, folder / "onnx" / "model.onnx")
+
+
+@pytest.mark.parametrize(("name", "vocabulary"), [("logits", 1250), ("output", "vocabulary")])
+def test_an_export_gives_the_same(
+    tmp_path: Path, splade: Runner, name: str, vocabulary: int | str
+) -> None:
+    """An ONNX export of the masked-language model is pooled here."""
+    folder = copy_fixture("splade-bert", tmp_path)
+    _export(splade, folder, name, vocabulary=vocabulary)
+    (folder / "model.safetensors").unlink()
+    runner = Runner.load(folder, tmp_path / "cache")
+    assert runner.graph.outputs == (VOCABULARY_WEIGHTS,)
+    _assert_reference(runner)
+
+
+def test_an_export_that_hides_its_size_is_run(tmp_path: Path, splade: Runner) -> None:
+    """Where the graph does not tell how many values a token has, it is found out."""
+    folder = copy_fixture("splade-bert", tmp_path)
+    _export(splade, folder, "output", vocabulary="values")
+    path = folder / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    kept = helper.make_tensor("kept", TensorProto.INT64, [32], list(range(32)))
+    model.graph.initializer.append(kept)
+    source = next(node for node in model.graph.node if "output" in node.output)
+    cut = helper.make_node("Gather", [source.input[0], "kept"], ["output"], axis=2)
+    source.output[:] = ["whole"]
+    model.graph.node.append(cut)
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"model\.onnx: the graph gives 32 values per token, not"):
+        Runner.load(folder, tmp_path / "cache")
+
+
+def test_an_export_of_another_vocabulary_is_refused(tmp_path: Path, splade: Runner) -> None:
+    """Outputs that cannot be logits are named."""
+    folder = copy_fixture("splade-bert", tmp_path)
+    _export(splade, folder, "last_hidden_state", vocabulary=32)
+    with pytest.raises(
+        ModelError, match=r"outputs are last_hidden_state; one must hold the logits"
+    ):
+        Runner.load(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("strategy", ["max", "sum"])
+@pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
+def test_poolings_and_activations(
+    tmp_path: Path, splade: Runner, strategy: str, activation: str
+) -> None:
+    """Weights are pooled and dampened as the module's configuration says, padding left out."""
+    folder = copy_fixture("splade-bert", tmp_path)
+    edit_json(
+        folder / "1_SpladePooling" / "config.json",
+        pooling_strategy=strategy,
+        activation_function=activation,
+    )
+    runner = Runner.load(folder, tmp_path / "cache")
+    _export(splade, copied := copy_fixture("splade-bert", tmp_path / "x"), "logits")
+    model = onnx.load(copied / "onnx" / "model.onnx")
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    texts = expected("splade-bert")["texts"][:4]
+    sequences = runner.frame(texts)
+    ours = runner.run(sequences, VOCABULARY_WEIGHTS)
+    for row, sequence in zip(ours, sequences, strict=True):
+        ids = sequence.input_ids[None]
+        feeds = {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": ids * 0}
+        (logits,) = session.run(["logits"], feeds)
+        weights = np.log1p(np.maximum(logits[0], 0))
+        weights = np.log1p(weights) if activation == "log1p_relu" else weights
+        wanted = weights.max(axis=0) if strategy == "max" else weights.sum(axis=0)
+        np.testing.assert_allclose(row, wanted, rtol=1e-5, atol=1e-5)
+
+
+def _as_roberta(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Positions start after the padding id, which is 0 here."""
+    table = "bert.embeddings.position_embeddings.weight"
+    tensors[table] = np.concatenate([np.zeros((1, 32), np.float32), tensors[table]])
+    types = "bert.embeddings.token_type_embeddings.weight"
+    tensors[types] = tensors[types][:1]
+    _rename(
+        tensors,
+        ("cls.predictions.transform.dense", "lm_head.dense"),
+        ("cls.predictions.transform.LayerNorm", "lm_head.layer_norm"),
+        ("cls.predictions.", "lm_head."),
+        ("bert.", "roberta."),
+    )
+    return {"model_type": "roberta", "max_position_embeddings": 81, "type_vocab_size": 1}
+
+
+def _as_distilbert(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Without token types, whose first row goes to the positions."""
+    types = tensors.pop("bert.embeddings.token_type_embeddings.weight")
+    tensors["bert.embeddings.position_embeddings.weight"] += types[0]
+    _rename(
+        tensors,
+        ("cls.predictions.transform.dense", "vocab_transform"),
+        ("cls.predictions.transform.LayerNorm", "vocab_layer_norm"),
+        ("cls.predictions.decoder", "vocab_projector"),
+        ("cls.predictions.bias", "vocab_projector.bias"),
+        ("bert.encoder.", "distilbert.transformer."),
+        ("attention.self.query", "attention.q_lin"),
+        ("attention.self.key", "attention.k_lin"),
+        ("attention.self.value", "attention.v_lin"),
+        ("attention.output.dense", "attention.out_lin"),
+        ("attention.output.LayerNorm", "sa_layer_norm"),
+        ("intermediate.dense", "ffn.lin1"),
+        ("output.dense", "ffn.lin2"),
+        ("output.LayerNorm", "output_layer_norm"),
+        ("bert.embeddings", "distilbert.embeddings"),
+    )
+    sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "activation": "gelu"}
+    return {"model_type": "distilbert", **sizes}
+
+
+def _rename(tensors: dict[str, NDArray[Any]], *changes: tuple[str, str]) -> None:
+    for name in list(tensors):
+        renamed = name
+        for old, new in changes:
+            renamed = renamed.replace(old, new)
+        tensors[renamed] = tensors.pop(name)
+
+
+@pytest.mark.parametrize("change", [_as_roberta, _as_distilbert])
+@pytest.mark.parametrize("tied", [True, False])
+def test_heads_of_other_families(
+    tmp_path: Path,
+    change: Callable[[dict[str, NDArray[Any]]], dict[str, Any]],
+    *,
+    tied: bool,
+) -> None:
+    """The same model under another family's names gives the same weights."""
+    folder = copy_fixture("splade-bert", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("cls.predictions.decoder.weight", None)
+    tensors.pop("cls.predictions.decoder.bias", None)
+    if not tied:
+        words = tensors["bert.embeddings.word_embeddings.weight"]
+        tensors["cls.predictions.decoder.weight"] = words.copy()
+    edit_json(folder / "config.json", **change(tensors), tie_word_embeddings=tied)
+    save_file(tensors, folder / "model.safetensors")
+    _assert_reference(Runner.load(folder, tmp_path / "cache"))
