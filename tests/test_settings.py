@@ -315,7 +315,6 @@ def test_models_by_file(tmp_path: Path) -> None:
     [
         ("a=", "models.0.source"),
         ("", "models.0.source"),
-        ("a b=./one", "models.0.id"),
         ("x" * 129 + "=./one", "models.0.id"),
     ],
 )

@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from embedgrpc.backends.base import Backend, BackendError, PaddedBatch
+from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch
 from embedgrpc.backends.cuda import find_cuda_obstacle
-from embedgrpc.backends.onnx import Device, DeviceError, OnnxBackend
+from embedgrpc.backends.onnx import Device, OnnxBackend
 from embedgrpc.models.graph import prepare
 from embedgrpc.models.metadata import read
 from embedgrpc.models.source import resolve

@@ -19,7 +19,7 @@ class Done:
     err: str
 
 
-def embedgrpc(*arguments: str | Path, cwd: Path | None = None, **variables: str) -> Done:
+def embedgrpc(*arguments: str | Path, **variables: str) -> Done:
     """Runs a command to its end, without the variables of this process that could change it."""
     kept = {
         name: value
@@ -29,7 +29,6 @@ def embedgrpc(*arguments: str | Path, cwd: Path | None = None, **variables: str)
     done = subprocess.run(
         [sys.executable, "-m", "embedgrpc.cli.main", *map(str, arguments)],
         env=kept | variables,
-        cwd=cwd,
         check=False,
         capture_output=True,
         text=True,

@@ -30,7 +30,7 @@ EXPECTED: dict[str, dict[str, tuple[Any, str | None]]] = {
     },
     "bert-st54": {
         "weights_format": ("safetensors", None),
-        "poolings": (["mean"], "1_Pooling/config.json: pooling_mode"),
+        "poolings": (["cls"], "1_Pooling/config.json: pooling_mode"),
         "dimensions": (32, "1_Pooling/config.json: embedding_dimension"),
     },
     "qwen3-last": {
@@ -38,7 +38,10 @@ EXPECTED: dict[str, dict[str, tuple[Any, str | None]]] = {
         "poolings": (["lasttoken"], "1_Pooling/config.json: pooling_mode_lasttoken"),
     },
     "xlmr-bge-m3": {
-        "representations": (["dense", "sparse", "multi_vector"], "modules.json"),
+        "representations": (
+            ["dense", "sparse", "multi_vector"],
+            "modules.json, sparse_linear.safetensors, colbert_linear.safetensors",
+        ),
         "sparse_dimensions": (1400, "config.json: vocab_size"),
         "multi_vector_dimensions": (32, "colbert_linear.safetensors: weight"),
         "rerank_method": ("hybrid", None),
@@ -99,6 +102,19 @@ def test_it_reads_well(cache_dir: Path) -> None:
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)
     (line,) = [line for line in lines if line.startswith("max_tokens ")]
     assert line.split() == ["max_tokens", "256", "sentence_bert_config.json:", "max_seq_length"]
+
+
+def test_a_configured_model_is_found_by_its_name(tmp_path: Path, cache_dir: Path) -> None:
+    """What the configuration calls a model is a source as well, and what it sets is told."""
+    config = tmp_path / "embedgrpc.toml"
+    config.write_text(
+        f'[[models]]\nid = "tiny"\nsource = "{FIXTURES / "bert-cls"}"\nmax_tokens = 7\n'
+    )
+    done = embedgrpc("inspect", "tiny", "--config", config, "--cache-dir", cache_dir)
+    assert (done.code, done.err) == (0, "")
+    lines = [line.split() for line in done.out.splitlines()]
+    assert ["source", str(FIXTURES / "bert-cls")] in lines
+    assert ["max_tokens", "7", "configuration:", "max_tokens"] in lines
 
 
 def test_what_cannot_be_served_is_told(tmp_path: Path, cache_dir: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
@@ -31,9 +32,25 @@ def test_a_pulled_model_is_served_without_network(tmp_path: Path) -> None:
         assert {path: path.stat().st_mtime_ns for path in cache.rglob("model.onnx")} == graphs
 
 
+def test_a_download_is_logged(tmp_path: Path, cache_dir: Path) -> None:
+    """Where logs are written, a download is told by what is brought, and not by its requests."""
+    with serve_hub() as hub:
+        hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-cls")
+        variables = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
+        base = ("verify", "acme/bert", "--device", "cpu", "--cache-dir", cache_dir)
+        done = embedgrpc(*base, EMBEDGRPC_LOG_LEVEL="debug", **variables)
+    assert done.code == 0
+    lines = [json.loads(line) for line in done.err.splitlines()]
+    told = [line for line in lines if line["event"] == "downloading"]
+    assert {line["repository"] for line in told} == {"acme/bert"}
+    size = (FIXTURES / "bert-cls/onnx/model.onnx").stat().st_size
+    assert (told[-1]["files"], told[-1]["bytes"]) == (1, size)
+    assert hub.url not in done.err
+
+
 def test_what_cannot_be_pulled_is_told(cache_dir: Path) -> None:
     """The others are pulled all the same, and the exit code is 1."""
-    sources = [FIXTURES / "bert-cls", "./nothing", DEFAULT_MODEL]
+    sources: list[str | Path] = [FIXTURES / "bert-cls", "./nothing", DEFAULT_MODEL]
     done = embedgrpc("pull", *sources, "--cache-dir", cache_dir)
     assert done.code == 1
     assert [line.split("\t")[0] for line in done.out.splitlines()] == [
@@ -44,7 +61,7 @@ def test_what_cannot_be_pulled_is_told(cache_dir: Path) -> None:
     assert line.startswith("embedgrpc: model source './nothing' is no folder here")
 
 
-def test_wrong_settings_are_told_apart(tmp_path: Path) -> None:
+def test_wrong_settings_are_told_apart() -> None:
     """A setting that cannot be used, and a command line that cannot, exit with 2."""
     done = embedgrpc("pull", "acme/bert", EMBEDGRPC_LANES="many")
     assert (done.code, done.out) == (2, "")

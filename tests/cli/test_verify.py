@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.cli.comparing import compare, is_finite, length_gap
+from embedgrpc.cli.verification import like_lengths, unlike_lengths
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
 from tests.models.runner import copy_fixture, edit_json
 
@@ -166,6 +167,16 @@ def test_what_cannot_be_used_is_told(
     assert done.code == 2
     assert message in done.err
     assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("lengths", [[5], [3, 9], [4, 1, 7], list(range(1, 30)), [3000, 2, 3000]])
+def test_each_text_is_in_one_batch_of_each_kind(lengths: list[int]) -> None:
+    """Nothing is left out or run twice, and long texts are not many in a batch."""
+    for batches in (like_lengths(lengths), unlike_lengths(lengths)):
+        assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+        assert all(len(batch) <= 8 for batch in batches)
+    padded = [len(batch) * max(lengths[i] for i in batch) for batch in like_lengths(lengths)]
+    assert max(padded) <= max(4096, *lengths)
 
 
 def test_deviations_are_measured() -> None:

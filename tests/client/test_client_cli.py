@@ -193,7 +193,14 @@ def test_models_writes_a_line_for_each_model(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("service", "status", "text"),
-    [([], 0, "SERVING"), (["stopping"], 1, "NOT_SERVING"), (["other"], 1, "SERVICE_UNKNOWN")],
+    [
+        ([], 0, "SERVING"),
+        (["stopping"], 1, "NOT_SERVING"),
+        (["other"], 1, "SERVICE_UNKNOWN"),
+        (["", "stopping"], 1, "SERVING\nNOT_SERVING"),
+        (["--any", "stopping", ""], 0, "NOT_SERVING\nSERVING"),
+        (["--any", "stopping", "other"], 1, "NOT_SERVING\nSERVICE_UNKNOWN"),
+    ],
 )
 def test_health_serves_as_a_check(run: Run, service: list[str], status: int, text: str) -> None:
     """The exit status is 0 only when SERVING."""

@@ -186,6 +186,7 @@ def inputs_of(
         sequences=len(texts),
         prepare=prepare,
         outputs=(output,),
+        characters=sum(map(len, texts)),
         max_tokens=512,
         atomic=atomic,
     )

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import termios
@@ -52,13 +53,14 @@ class Host:
     """A machine of its own: a cache, variables, and a Hub that it can reach."""
 
     folder: Path
+    graphs: Path
     url: str
     errors: str = field(default="", init=False)
 
     def load(self, *sources: str, **variables: str) -> list[dict[str, str]]:
         """Loads models one after the other, in one new process."""
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(self.folder / "graphs"), *sources],
+            [sys.executable, "-c", PROGRAM, str(self.graphs), *sources],
             env=self.environment(variables),
             check=True,
             capture_output=True,
@@ -91,9 +93,15 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def host(tmp_path: Path, hub: Hub) -> Host:
+def host(tmp_path: Path, graphs: Path, hub: Hub) -> Host:
     """A machine with an empty cache."""
-    return Host(tmp_path, hub.url)
+    return Host(tmp_path, graphs, hub.url)
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where graphs are kept, so that each is built once."""
+    return tmp_path_factory.mktemp("graphs")
 
 
 def without_weights(name: str) -> set[str]:
@@ -160,6 +168,9 @@ def test_a_second_start_downloads_nothing(hub: Hub, host: Host) -> None:
         "hf:acme/gemma", "acme/gemma", f"acme/gemma@{commit}", "acme/gemma@main", HF_HUB_OFFLINE="1"
     )
     assert offline == [first] * 4
+    # Caches that older releases of the library filled hold no listings of repositories.
+    shutil.rmtree(host.home / "hub/models--acme--gemma/trees")
+    assert host.load_one("acme/gemma", HF_HUB_OFFLINE="1") == first
     assert hub.requests == []
     assert host.errors == ""
 
@@ -293,7 +304,7 @@ def test_a_hub_that_fails_is_told(hub: Hub, host: Host, tmp_path: Path) -> None:
 def test_a_full_disk_is_told(hub: Hub, host: Host) -> None:
     """The message names the cache, and leaves nothing half-written behind."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
-    command = [sys.executable, "-c", PROGRAM, str(host.folder / "graphs"), "acme/bert"]
+    command = [sys.executable, "-c", PROGRAM, str(host.graphs), "acme/bert"]
     # In units of 1024 bytes: more than the descriptions, and less than the weights.
     limited = ["bash", "-c", 'ulimit -f 128; exec "$@"', "bash", *command]
     done = subprocess.run(
@@ -345,7 +356,7 @@ def test_progress_is_for_terminals(hub: Hub, host: Host) -> None:
     home = host.folder / "second"
     environment = host.environment({"HF_HOME": str(home)})
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(host.folder / "graphs"), "acme/bert"],
+        [sys.executable, "-c", PROGRAM, str(host.graphs), "acme/bert"],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=theirs,

@@ -5,12 +5,15 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import Representation, Similarity
+from embedgrpc.models.metadata import read
 from embedgrpc.models.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
+from embedgrpc.models.overrides import ModelOverrides
+from embedgrpc.models.source import resolve
 from embedgrpc.models.tokenizer import TokenSequence
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 from tests.models.sparse_vectors import assert_same_weights
@@ -20,7 +23,7 @@ Load = Callable[[str | Path], Runner]
 
 @pytest.fixture(
     scope="module",
-    params=["heads and onnx", "pt heads and onnx", "safetensors", "pt heads"],
+    params=["heads and onnx", "pt heads and onnx", "onnx alone", "safetensors", "pt heads"],
 )
 def m3(
     request: pytest.FixtureRequest, load: Load, tmp_path_factory: pytest.TempPathFactory
@@ -29,6 +32,8 @@ def m3(
     left_out = ["onnx"] if "onnx" not in request.param else []
     if "pt" in request.param:
         left_out += ["sparse_linear.safetensors", "colbert_linear.safetensors"]
+    if "alone" in request.param:
+        left_out += ["*_linear.*", "model.safetensors"]
     if not left_out:
         return load(FIXTURES / "xlmr-bge-m3")
     return load(copy_fixture("xlmr-bge-m3", tmp_path_factory.mktemp("m3"), leave_out=left_out))
@@ -58,6 +63,16 @@ def test_metadata(m3: Runner) -> None:
     assert metadata.unweighted_token_ids == {0, 1, 2, 3}
     assert metadata.multi_vector_skip_tokens == 1
     assert metadata.similarity is Similarity.COSINE
+
+
+def test_the_heads_of_an_export_are_told(tmp_path: Path) -> None:
+    """What an export makes by itself is known before the graph is built, with its place."""
+    folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*", "model.safetensors"])
+    metadata = read(resolve(str(folder)))
+    assert metadata.sparse_head is metadata.multi_vector_head is None
+    assert "model.onnx" in metadata.origins["representations"]
+    assert "model.onnx" in metadata.origins["multi_vector_dimensions"]
+    assert "vocab_size" in metadata.origins["sparse_dimensions"]
 
 
 def test_token_ids(m3: Runner) -> None:
@@ -192,6 +207,53 @@ def test_other_exports(tmp_path: Path, load: Load, edit: Callable[[onnx.ModelPro
         np.testing.assert_array_equal(
             other.run(sequences[:1], output)[:, :real], plain.run(sequences[:1], output)[:, :real]
         )
+
+
+def _all_rows(model: onnx.ModelProto) -> None:
+    """An export that makes a vector of the first token too."""
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output[0] in {
+            "/Constant_1_output_0",
+            "/Constant_5_output_0",
+        }:
+            assert numpy_helper.to_array(node.attribute[0].t).tolist() == [1]
+            node.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array([0], dtype=np.int64)))
+
+
+def test_an_export_may_have_a_vector_for_every_token(tmp_path: Path, load: Load) -> None:
+    """The first token's vector is left out, whether or not the export leaves it out."""
+    folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*", "model.safetensors"])
+    _edit_graph(folder, _all_rows)
+    other, plain = load(folder), load(FIXTURES / "xlmr-bge-m3")
+    sequences = plain.frame(expected("xlmr-bge-m3")["texts"][:1])
+    np.testing.assert_allclose(
+        other.run(sequences, TOKEN_EMBEDDINGS)[:, 1:],
+        plain.run(sequences, TOKEN_EMBEDDINGS)[:, 1:],
+        atol=1e-6,
+    )
+
+
+def test_an_export_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    """What stands for the heads must have a weight for each token."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.output[:] = ["sparse_once" if o == "sparse_vecs" else o for o in node.output]
+        twice = helper.make_node("Concat", ["sparse_once", "sparse_once"], ["sparse_vecs"], axis=2)
+        model.graph.node.append(twice)
+        model.graph.output[1].type.tensor_type.shape.dim[2].Clear()
+
+    folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*", "model.safetensors"])
+    _edit_graph(folder, edit)
+    with pytest.raises(ModelError, match=r"token_weights .* \[2, 14\], not \[2, 7\]"):
+        Runner.load(folder, tmp_path / "cache")
+
+
+def test_an_output_that_is_asked_for_is_the_only_one(tmp_path: Path) -> None:
+    """Who asks for one output of an export gets no other forms of vectors from it."""
+    folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*"])
+    metadata = read(resolve(str(folder)), ModelOverrides(output="dense_vecs"))
+    assert metadata.representations == (Representation.DENSE,)
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import Representation, Similarity
 from embedgrpc.models.outputs import VOCABULARY_WEIGHTS
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
-from tests.models.sparse_vectors import assert_same_weights
+from tests.models.sparse_vectors import assert_reference, assert_same_weights
 
 Load = Callable[[str | Path], Runner]
 
@@ -99,14 +97,7 @@ def test_the_newer_metadata(tmp_path: Path) -> None:
     edit_json(folder / "tokenizer_config.json", model_max_length=80)
     runner = Runner.load(folder, tmp_path / "cache")
     assert runner.metadata.max_tokens == 80
-    _assert_reference(runner)
-
-
-def _assert_reference(runner: Runner) -> None:
-    reference = expected("splade-bert")
-    weights = runner.run(runner.frame(reference["texts"]), VOCABULARY_WEIGHTS)
-    for row, theirs in zip(weights, reference["outputs"]["default"]["weights"], strict=True):
-        assert_same_weights(dict(enumerate(row.tolist())), theirs, reference["tolerance"])
+    assert_reference(runner)
 
 
 def _logits_of(runner: Runner) -> tuple[onnx.ModelProto, str]:
@@ -139,7 +130,7 @@ def test_an_export_gives_the_same(
     (folder / "model.safetensors").unlink()
     runner = Runner.load(folder, tmp_path / "cache")
     assert runner.graph.outputs == (VOCABULARY_WEIGHTS,)
-    _assert_reference(runner)
+    assert_reference(runner)
 
 
 def test_an_export_that_hides_its_size_is_run(tmp_path: Path, splade: Runner) -> None:
@@ -198,73 +189,3 @@ def test_poolings_and_activations(
         weights = np.log1p(weights) if activation == "log1p_relu" else weights
         wanted = weights.max(axis=0) if strategy == "max" else weights.sum(axis=0)
         np.testing.assert_allclose(row, wanted, rtol=1e-5, atol=1e-5)
-
-
-def _as_roberta(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Positions start after the padding id, which is 0 here."""
-    table = "bert.embeddings.position_embeddings.weight"
-    tensors[table] = np.concatenate([np.zeros((1, 32), np.float32), tensors[table]])
-    types = "bert.embeddings.token_type_embeddings.weight"
-    tensors[types] = tensors[types][:1]
-    _rename(
-        tensors,
-        ("cls.predictions.transform.dense", "lm_head.dense"),
-        ("cls.predictions.transform.LayerNorm", "lm_head.layer_norm"),
-        ("cls.predictions.", "lm_head."),
-        ("bert.", "roberta."),
-    )
-    return {"model_type": "roberta", "max_position_embeddings": 81, "type_vocab_size": 1}
-
-
-def _as_distilbert(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Without token types, whose first row goes to the positions."""
-    types = tensors.pop("bert.embeddings.token_type_embeddings.weight")
-    tensors["bert.embeddings.position_embeddings.weight"] += types[0]
-    _rename(
-        tensors,
-        ("cls.predictions.transform.dense", "vocab_transform"),
-        ("cls.predictions.transform.LayerNorm", "vocab_layer_norm"),
-        ("cls.predictions.decoder", "vocab_projector"),
-        ("cls.predictions.bias", "vocab_projector.bias"),
-        ("bert.encoder.", "distilbert.transformer."),
-        ("attention.self.query", "attention.q_lin"),
-        ("attention.self.key", "attention.k_lin"),
-        ("attention.self.value", "attention.v_lin"),
-        ("attention.output.dense", "attention.out_lin"),
-        ("attention.output.LayerNorm", "sa_layer_norm"),
-        ("intermediate.dense", "ffn.lin1"),
-        ("output.dense", "ffn.lin2"),
-        ("output.LayerNorm", "output_layer_norm"),
-        ("bert.embeddings", "distilbert.embeddings"),
-    )
-    sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "activation": "gelu"}
-    return {"model_type": "distilbert", **sizes}
-
-
-def _rename(tensors: dict[str, NDArray[Any]], *changes: tuple[str, str]) -> None:
-    for name in list(tensors):
-        renamed = name
-        for old, new in changes:
-            renamed = renamed.replace(old, new)
-        tensors[renamed] = tensors.pop(name)
-
-
-@pytest.mark.parametrize("change", [_as_roberta, _as_distilbert])
-@pytest.mark.parametrize("tied", [True, False])
-def test_heads_of_other_families(
-    tmp_path: Path,
-    change: Callable[[dict[str, NDArray[Any]]], dict[str, Any]],
-    *,
-    tied: bool,
-) -> None:
-    """The same model under another family's names gives the same weights."""
-    folder = copy_fixture("splade-bert", tmp_path)
-    tensors = load_file(folder / "model.safetensors")
-    tensors.pop("cls.predictions.decoder.weight", None)
-    tensors.pop("cls.predictions.decoder.bias", None)
-    if not tied:
-        words = tensors["bert.embeddings.word_embeddings.weight"]
-        tensors["cls.predictions.decoder.weight"] = words.copy()
-    edit_json(folder / "config.json", **change(tensors), tie_word_embeddings=tied)
-    save_file(tensors, folder / "model.safetensors")
-    _assert_reference(Runner.load(folder, tmp_path / "cache"))

@@ -53,7 +53,7 @@ class Process:
 
 @asynccontextmanager
 async def started(
-    *arguments: str, cache_dir: Path, address: str = "127.0.0.1:0"
+    *arguments: str, cache_dir: Path, address: str = "127.0.0.1:0", telemetry: bool = False
 ) -> AsyncIterator[Process]:
     """Starts a server, and makes sure that none is left."""
     flags = [*arguments, "--address", address, "--cache-dir", str(cache_dir), "--device", "cpu"]
@@ -62,7 +62,7 @@ async def started(
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("EMBEDGRPC_", "OTEL_"))
+        if not name.startswith("EMBEDGRPC_") and (telemetry or not name.startswith("OTEL_"))
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable,

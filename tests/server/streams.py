@@ -13,13 +13,21 @@ from tests.server.service import PATIENCE_S, Client
 class Stream:
     """A stream that a test drives; nothing is sent or read on its own."""
 
-    def __init__(self, client: Client, *, timeout_s: float = PATIENCE_S) -> None:
-        self.call: Any = client.embedding.StreamEmbed(timeout=timeout_s)
+    def __init__(
+        self,
+        client: Client,
+        *,
+        timeout_s: float = PATIENCE_S,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.call: Any = client.embedding.StreamEmbed(timeout=timeout_s, metadata=metadata)
 
     @classmethod
-    async def open(cls, client: Client, **setup: Any) -> "Stream":
+    async def open(
+        cls, client: Client, *, metadata: Sequence[tuple[str, str]] = (), **setup: Any
+    ) -> "Stream":
         """Opens a stream and reads its terms."""
-        stream = cls(client)
+        stream = cls(client, metadata=metadata)
         await stream.set_up(**setup)
         assert (await stream.call.read()).WhichOneof("step") == "ready"
         return stream

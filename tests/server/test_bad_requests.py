@@ -70,7 +70,7 @@ EMBED_ROWS: dict[str, tuple[embedding.EmbedRequest, grpc.StatusCode, str, str, s
         INVALID, "INPUT_TOO_LONG", "tokens", "texts[0]",
     ),
     "no room for special tokens": (
-        _embed("a", max_tokens=1), INVALID, "INPUT_TOO_LONG", "tokens", "texts[0]",
+        _embed("a", max_tokens=2), INVALID, "INVALID_REQUEST", "", "options.max_tokens",
     ),
     "unknown model": (
         _embed(model="nobody"),

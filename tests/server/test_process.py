@@ -1,4 +1,6 @@
 import asyncio
+import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -139,6 +141,60 @@ async def test_a_unix_socket(cache_dir: Path, tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         assert await server.ended() == 0
     assert not path.exists()
+
+
+async def test_a_unix_socket_in_use(cache_dir: Path, tmp_path: Path) -> None:
+    """A second server does not take the socket of one that runs away from it."""
+    path = tmp_path / "s"
+    async with started(cache_dir=cache_dir, address=f"unix:{path}") as first:
+        await first.until("serving")
+        async with started(cache_dir=cache_dir, address=f"unix:{path}") as second:
+            assert await second.ended() == 1
+            (problem,) = second.problems
+            assert "another server" in problem
+        client = Client(f"unix:{path}")
+        async with client.channel:
+            await client.embed("the first is served on")
+
+
+@pytest.mark.parametrize(
+    ("address", "cause"),
+    [
+        ("127.0.0.1:70000", "the port must not be above 65535"),
+        ("no-such-host.invalid:0", "host 'no-such-host.invalid'"),
+        ("unix:/nowhere/at/all/s", "there is no such folder"),
+    ],
+)
+async def test_an_address_that_cannot_be(cache_dir: Path, address: str, cause: str) -> None:
+    """The one line says what is wrong with it, and the exit code that settings would help."""
+    async with started(cache_dir=cache_dir, address=address) as server:
+        assert await server.ended() == 2
+        (problem,) = server.problems
+        assert cause in problem
+
+
+async def test_a_wrong_variable_of_telemetry(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused in one line, as any other setting."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "bogus")
+    async with started(cache_dir=cache_dir, telemetry=True) as server:
+        assert await server.ended() == 2
+        (problem,) = server.problems
+        assert "OTEL_TRACES_EXPORTER" in problem
+
+
+async def test_a_stop_while_a_model_hangs(cache_dir: Path, tmp_path: Path) -> None:
+    """A model whose files never come does not keep the process."""
+    shutil.copytree(EMBED.source, tmp_path / "hangs")
+    config = tmp_path / "hangs" / "config.json"
+    config.unlink()
+    # Whoever opens it waits for somebody to write.
+    os.mkfifo(config)
+    async with started("--model", f"hangs={tmp_path / 'hangs'}", cache_dir=cache_dir) as server:
+        await server.until("listening")
+        server.signal(signal.SIGTERM)
+        assert await server.ended() == 0
 
 
 async def test_a_unix_socket_that_was_left_behind(cache_dir: Path, tmp_path: Path) -> None:

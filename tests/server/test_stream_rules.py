@@ -200,6 +200,25 @@ async def test_bad_inputs_fail_alone(service: Service, order: pb.ResultOrder) ->
         assert results[identifier].embedding.token_count == unary.token_count
 
 
+async def test_no_message_is_larger_than_the_client_accepts(service: Service) -> None:
+    """Results are spread over messages that fit; one that fits into none fails alone."""
+    metadata = [("embedgrpc-max-response-bytes", "500")]
+    stream = await Stream.open(service.client, metadata=metadata)
+    for first in range(0, 20, 4):
+        await stream.send(*((str(one), f"text number {one}") for one in range(first, first + 4)))
+    await stream.call.done_writing()
+    answered = 0
+    while (message := await stream.call.read()) is not grpc.aio.EOF:
+        assert message.ByteSize() <= 500
+        answered += len(message.results.results)
+    assert answered == 20
+    tiny = await Stream.open(service.client, metadata=[("embedgrpc-max-response-bytes", "100")])
+    await tiny.send(("large", "a text"), ("bad", ""))
+    results = {result.id: result for result in await tiny.end()}
+    assert "would have about" in results["large"].error.message
+    assert results["bad"].error.reason == common.ERROR_REASON_EMPTY_INPUT
+
+
 async def test_a_stream_of_bad_inputs_alone(service: Service) -> None:
     """A message in which nothing can be run is answered in full."""
     stream = await Stream.open(service.client)

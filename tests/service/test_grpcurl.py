@@ -14,6 +14,7 @@ def test_services_are_listed_by_reflection(grpcurl: Grpcurl) -> None:
         "embedgrpc.v1.ModelService",
         "embedgrpc.v1.RerankService",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     ]
 

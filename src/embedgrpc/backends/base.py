@@ -36,6 +36,10 @@ class BackendUnavailableError(BackendError):
     """What runs the model cannot be reached now; the same batch may succeed later."""
 
 
+class DeviceError(Exception):
+    """The device that was asked for cannot be used; one line that says what is missing."""
+
+
 class Backend(Protocol):
     """Runs one batch at a time on each of its lanes.
 

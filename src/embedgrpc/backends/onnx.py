@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
-from embedgrpc.backends.base import BackendError, FloatArray, IntArray, PaddedBatch
+from embedgrpc.backends.base import BackendError, DeviceError, FloatArray, IntArray, PaddedBatch
 from embedgrpc.backends.cores import available_cores
 from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
 
@@ -18,11 +18,7 @@ Device = Literal["cpu", "cuda", "auto"]
 _LOG_ERRORS = 3
 _LOG_FATAL = 4
 
-logger = logging.getLogger(__name__)
-
-
-class DeviceError(Exception):
-    """The device that was asked for cannot be used; one line that says what is missing."""
+_logger = logging.getLogger(__name__)
 
 
 class OnnxBackend:
@@ -73,7 +69,7 @@ class OnnxBackend:
             )
             if device != "auto":
                 raise DeviceError(obstacle)
-            logger.warning("running on the CPU", extra={"obstacle": obstacle})
+            _logger.warning("running on the CPU", extra={"obstacle": obstacle})
             self._device = "cpu"
         self._input_names = tuple(value.name for value in self._session.get_inputs())
         self._run_options = onnxruntime.RunOptions()
@@ -185,7 +181,7 @@ def _choose_device(device: Device) -> str:
         return "cuda:0"
     if device == "cuda":
         raise DeviceError(obstacle)
-    logger.warning("running on the CPU", extra={"obstacle": obstacle})
+    _logger.warning("running on the CPU", extra={"obstacle": obstacle})
     return "cpu"
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from embedgrpc.cli.flags import add_flags, read_configuration
+from embedgrpc.cli.refusing import refuse
 from embedgrpc.server.configuration import SettingsError
 
 
@@ -27,9 +28,7 @@ def run(parsed: argparse.Namespace) -> int:
     try:
         configuration = read_configuration(parsed)
     except SettingsError as error:
-        for line in str(error).splitlines():
-            sys.stderr.write(f"embedgrpc: {line}\n")
-        return 1
+        return refuse(error, code=1)
     for setting, value in configuration.settings.model_dump(mode="json").items():
         print(f"{setting} = {json.dumps(value)}  # {configuration.origins[setting]}")
     for name in configuration.unknown_variables:

@@ -84,4 +84,5 @@ def _cosine_gaps(one: FloatArray, other: FloatArray) -> NDArray[np.float64]:
     # Two vectors of nothing but zeros are alike; one of them is not like another.
     alike = np.where(np.abs(ours - theirs).max(axis=1, initial=0.0) == 0, 1.0, 0.0)
     cosines = np.divide(products, lengths, out=alike, where=lengths > 0)
-    return np.maximum(1.0 - cosines, 0.0)
+    # Rounding may take it below.
+    return np.asarray(np.maximum(1.0 - cosines, 0.0), np.float64)

@@ -10,16 +10,17 @@ from embedgrpc.models import graph, metadata
 from embedgrpc.models.source import resolve
 from embedgrpc.models.stored_type import find_stored_type
 from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.server.settings import ModelSettings
 
 # Its name, its value as JSON has it, and the file and key that say so; empty where none does.
 Row = tuple[str, Any, str]
 
 
-def describe(source: str, cache_dir: Path) -> Iterator[Row]:
+def describe(model: ModelSettings, cache_dir: Path) -> Iterator[Row]:
     """Describes a model, without running it.
 
     Args:
-        source: The model.
+        model: Which.
         cache_dir: Where graphs are kept.
 
     Yields:
@@ -28,8 +29,8 @@ def describe(source: str, cache_dir: Path) -> Iterator[Row]:
     Raises:
         ModelError: The model cannot be served.
     """
-    files = resolve(source)
-    read = metadata.read(files)
+    files = resolve(model.source)
+    read = metadata.read(files, model.overrides)
     Tokenizer.load(files, read)
     identity = graph.identify(files, read, cache_dir=cache_dir)
     embeds = read.kind is metadata.Kind.EMBEDDING
@@ -39,7 +40,7 @@ def describe(source: str, cache_dir: Path) -> Iterator[Row]:
     def row(name: str, value: Any) -> Row:
         return name, value, origins.get(name, "default")
 
-    yield "source", source, ""
+    yield "source", model.source, ""
     yield "revision", files.revision, ""
     yield "folder", str(files.folder), ""
     yield row("kind", read.kind)

@@ -7,6 +7,7 @@ from typing import Any
 
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
+from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
 from embedgrpc.server.configuration import SettingsError
 
@@ -36,7 +37,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     try:
         settings = read_configuration(parsed).settings
-        rows = list(describe(parsed.source, settings.cache_dir))
+        rows = list(describe(find_model(settings, parsed.source), settings.cache_dir))
     except (SettingsError, ModelError) as error:
         return refuse(error, code=2)
     if parsed.json:

@@ -1,13 +1,14 @@
 """`embedgrpc pull`: brings models to this machine, so that they can be served without network."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
+from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
 from embedgrpc.server.configuration import SettingsError
+from embedgrpc.server.settings import Settings
 
 
 def add_parser(commands: Any) -> None:
@@ -36,18 +37,19 @@ def run(parsed: argparse.Namespace) -> int:
     code = 0
     for source in parsed.sources:
         try:
-            print(_pull(source, settings.cache_dir), flush=True)
+            print(_pull(source, settings), flush=True)
         except ModelError as error:
             code = refuse(error, code=1)
     return code
 
 
-def _pull(source: str, cache_dir: Path) -> str:
+def _pull(source: str, settings: Settings) -> str:
     # Late, so that help and wrong settings do not wait for it.
     from embedgrpc.models import graph, metadata  # noqa: PLC0415 - see above
     from embedgrpc.models.source import resolve  # noqa: PLC0415 - see above
 
-    files = resolve(source)
-    graph.prepare(files, metadata.read(files), cache_dir=cache_dir)
+    model = find_model(settings, source)
+    files = resolve(model.source)
+    graph.prepare(files, metadata.read(files, model.overrides), cache_dir=settings.cache_dir)
     size = sum(path.stat().st_size for path in files.folder.rglob("*") if path.is_file())
     return "\t".join((source, files.revision or "-", str(files.folder), str(size)))

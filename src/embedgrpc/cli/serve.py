@@ -2,12 +2,15 @@
 
 import argparse
 import asyncio
-import sys
+import logging
 from typing import Any
 
 from embedgrpc.cli.flags import add_flags, read_configuration
+from embedgrpc.cli.refusing import refuse
 from embedgrpc.server import logs
 from embedgrpc.server.configuration import SettingsError
+
+_logger = logging.getLogger(__name__)
 
 
 def add_parser(commands: Any) -> None:
@@ -27,10 +30,13 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Serves; returns 0 after a graceful stop, 2 for bad settings, 1 otherwise."""
     try:
-        settings = read_configuration(parsed).settings
+        configuration = read_configuration(parsed)
     except SettingsError as error:
-        return _refuse(error, code=2)
+        return refuse(error, code=2)
+    settings = configuration.settings
     logs.configure(settings.log_level, settings.log_format)
+    for name in configuration.unknown_variables:
+        _logger.warning("variable sets nothing", extra={"variable": name})
     # Late, so that a wrong setting is told before seconds of imports.
     from embedgrpc.server.listening import StartError  # noqa: PLC0415 - see above
     from embedgrpc.server.process import serve  # noqa: PLC0415 - see above
@@ -38,11 +44,5 @@ def run(parsed: argparse.Namespace) -> int:
     try:
         asyncio.run(serve(settings))
     except StartError as error:
-        return _refuse(error, code=2 if error.settings_are_wrong else 1)
+        return refuse(error, code=2 if error.settings_are_wrong else 1)
     return 0
-
-
-def _refuse(error: Exception, *, code: int) -> int:
-    for line in str(error).splitlines():
-        sys.stderr.write(f"embedgrpc: {line}\n")
-    return code

@@ -9,11 +9,12 @@ from embedgrpc.cli.comparing import compare, is_finite, length_gap
 from embedgrpc.cli.reference import ReferenceRunner, is_reference_installed
 from embedgrpc.cli.running import Answers, Item, LocalRunner, Runner
 from embedgrpc.cli.sample_texts import pair_up, read_texts, sample_texts
+from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import Kind
 from embedgrpc.models.outputs import SENTENCE_EMBEDDING
 from embedgrpc.server import loading
-from embedgrpc.server.settings import ModelSettings, Settings
+from embedgrpc.server.settings import Settings
 
 # No more of a long limit is tried, so that a check takes seconds.
 _TOKENS_MAX = 2048
@@ -88,9 +89,8 @@ class Verification:
 
     def _load(self, source: str, resources: ExitStack) -> LocalRunner:
         # As it would be served, where the configuration names it.
-        configured = [one for one in self.settings.models if source in (one.name, one.source)]
-        models = (*configured, ModelSettings(source=source))[:1]
-        settings = self.settings.model_copy(update={"models": models})
+        only = (find_model(self.settings, source),)
+        settings = self.settings.model_copy(update={"models": only})
         (served,) = loading.served_models(settings)
         parts = loading.load_parts(served, settings, loading.open_onnx)
         resources.callback(parts.backend.close)
@@ -112,8 +112,8 @@ class Verification:
         limit = _SAME_TEXT_TOLERANCE if exact else self.tolerance
         sequences = runner.tokenize(items)
         lengths = [len(sequence.input_ids) for sequence in sequences]
-        for kind, batches in (("batched", _like(lengths)), ("padded", _unlike(lengths))):
-            again = runner.run_batches(sequences, batches)
+        for kind, batch in (("batched", like_lengths), ("padded", unlike_lengths)):
+            again = runner.run_batches(sequences, batch(lengths))
             for name, rows in answers.items():
                 # Numbers grow beyond 1 where nothing is scaled, and their errors with them.
                 size = max(1.0, *(float(abs(row).max(initial=0.0)) for row in rows))
@@ -156,7 +156,7 @@ def _check_texts(runner: LocalRunner, items: Sequence[Item]) -> Check:
     return Check("texts", True, found)
 
 
-def _like(lengths: Sequence[int]) -> list[list[int]]:
+def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
     """Batches of sequences of about one length: little padding."""
     batches: list[list[int]] = [[]]
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
@@ -167,7 +167,7 @@ def _like(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-def _unlike(lengths: Sequence[int]) -> list[list[int]]:
+def unlike_lengths(lengths: Sequence[int]) -> list[list[int]]:
     """Batches of the shortest with the longest: much padding."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     half = len(order) // 2

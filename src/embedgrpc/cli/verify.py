@@ -10,7 +10,6 @@ from embedgrpc.cli.refusing import refuse
 from embedgrpc.server import logs
 from embedgrpc.server.configuration import SettingsError
 
-
 _STATES = {True: "ok", False: "WRONG", None: "-"}
 
 

@@ -73,14 +73,17 @@ class CrossEncoder:
         return rows.by_sequence[LOGITS]
 
     def _inputs(self, query: str, documents: Sequence[str], spec: RerankSpec) -> Inputs:
+        texts = check_texts(query, documents, spec, self.max_characters)
         return Inputs(
-            texts=check_texts(query, documents, spec, self.max_characters),
+            texts=texts,
             sequences=len(documents),
             prepare=lambda ids: [
                 self._frame(ids[0], document, spec, field=f"documents[{index}]")
                 for index, document in enumerate(ids[1:])
             ],
             outputs=(LOGITS,),
+            # Every pair holds the query.
+            characters=sum(len(texts[0].text) + len(one.text) for one in texts[1:]),
             max_tokens=self.metadata.max_tokens,
             atomic=True,
         )
@@ -99,7 +102,8 @@ class CrossEncoder:
                 truncation=spec.truncation,
             )
         except TokenLimitError as error:
-            return too_many_tokens(error, field=field)
+            alone = len(query) >= self.metadata.max_tokens
+            return too_many_tokens(error, field="query" if alone else field)
         dropped = len(document) - len(kept)
         return replace(pair, token_count_before=pair.token_count_before + dropped)
 

@@ -269,6 +269,7 @@ class Embedder:
             sequences=len(checked),
             prepare=prepare,
             outputs=self.outputs(spec),
+            characters=sum(len(one.text) for one in checked),
             max_tokens=spec.max_tokens,
             atomic=atomic,
         )

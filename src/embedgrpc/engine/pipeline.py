@@ -16,7 +16,7 @@ from embedgrpc.engine.rows import Rows, RowsInOrder
 from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
-from embedgrpc.engine.work import Call, Job, QueuedSequence, Sink, WorkClass
+from embedgrpc.engine.work import Call, Job, Sink, WorkClass
 from embedgrpc.models.tokenizer import TokenSequence
 
 # From the token ids of each text, without special tokens, to the sequences that are run, or
@@ -33,6 +33,7 @@ class Inputs:
         sequences: How many sequences `prepare` gives.
         prepare: Makes the sequences.
         outputs: The graph's outputs that are wanted.
+        characters: How many characters all sequences have together.
         max_tokens: The most tokens of a sequence.
         atomic: Whether nothing is run when one input cannot be prepared.
     """
@@ -41,14 +42,14 @@ class Inputs:
     sequences: int
     prepare: Prepare
     outputs: tuple[str, ...]
+    characters: int
     max_tokens: int
     atomic: bool
 
     @property
     def estimated_tokens(self) -> int:
         """How many tokens they probably have."""
-        characters = sum(len(checked.text) for checked in self.texts)
-        return estimate_tokens(characters, self.sequences, self.max_tokens)
+        return estimate_tokens(self.characters, self.sequences, self.max_tokens)
 
 
 class Pipeline:
@@ -136,7 +137,7 @@ class Pipeline:
                 texts=[checked.text for checked in inputs.texts],
                 work_class=call.work_class,
                 wanted=lambda: not job.cancelled,
-                done=lambda ids: self._schedule(running, inputs.prepare(ids), atomic=inputs.atomic),
+                done=lambda ids: self._schedule(job, inputs.prepare(ids), atomic=inputs.atomic),
                 failed=lambda error: self._scheduler.deliver(job, [(whole, error)]),
             )
         )
@@ -144,13 +145,12 @@ class Pipeline:
 
     def _schedule(
         self,
-        running: "Running",
+        job: Job,
         prepared: list[TokenSequence | errors.EngineError],
         *,
         atomic: bool,
     ) -> None:
         """Queues what could be prepared and tells of the rest. On a tokenizing thread."""
-        job = running.job
         failures = [
             ([index], one)
             for index, one in enumerate(prepared)
@@ -163,7 +163,7 @@ class Pipeline:
             if atomic:
                 return
         try:
-            running.queued = self._scheduler.submit(job)
+            self._scheduler.submit(job)
         except errors.ShuttingDownError as error:
             left = [index for index, one in enumerate(job.sequences) if one is not None]
             self._scheduler.deliver(job, [(left, error)])
@@ -174,21 +174,18 @@ class Running:
 
     Attributes:
         job: The job.
-        queued: What stands in the queue, once it is tokenized.
     """
 
-    __slots__ = ("_scheduler", "job", "queued")
+    __slots__ = ("_scheduler", "job")
 
     def __init__(self, job: Job, scheduler: Scheduler) -> None:
         self.job = job
-        self.queued: list[QueuedSequence] = []
         self._scheduler = scheduler
 
     def cancel(self) -> None:
         """Drops what has not been run, and frees its room. On the event loop."""
         if self.job.reservation.inputs:
-            self.job.cancelled = True
-            self._scheduler.discard(self.queued)
+            self._scheduler.cancel(self.job)
             self.job.reservation.release_all()
 
 

@@ -105,6 +105,7 @@ class Scheduler:
         self._observers = tuple(observers)
         self._loop = loop
         self._queue = BatchQueue(budget)
+        self._overhead_tokens = budget.overhead_tokens
         self._changed = threading.Condition()
         self._closed = False
         self._lanes = [
@@ -114,11 +115,8 @@ class Scheduler:
         for lane in self._lanes:
             lane.start()
 
-    def submit(self, job: Job) -> list[QueuedSequence]:
-        """Queues the sequences of a job. From any thread.
-
-        Returns:
-            What stands in the queue, for `discard`.
+    def submit(self, job: Job) -> None:
+        """Queues the sequences of a job, unless it was cancelled. From any thread.
 
         Raises:
             ShuttingDownError: The scheduler is closed.
@@ -132,15 +130,18 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise errors.ShuttingDownError("the server is about to stop")
+            if job.cancelled:
+                return
+            job.queued = queued
             for one in queued:
                 self._queue.push(one)
             self._changed.notify(len(self._lanes))
-        return queued
 
-    def discard(self, queued: Iterable[QueuedSequence]) -> None:
-        """Takes sequences out that nobody waits for, unless a lane runs them. From any thread."""
+    def cancel(self, job: Job) -> None:
+        """Takes a job out of the queue, for good; a lane ends what it runs. From any thread."""
         with self._changed:
-            for one in queued:
+            job.cancelled = True
+            for one in job.queued:
                 self._queue.remove(one)
 
     def close(self) -> None:
@@ -208,7 +209,8 @@ class Scheduler:
         if error:
             deliveries = address_failures(batch, error)
         else:
-            tokens = sum(one.tokens for one in batch)
+            # A batch of its own costs something: else small ones would pass for slow ones.
+            tokens = sum(one.tokens for one in batch) + self._overhead_tokens
             self._admission.drained(tokens * len(self._lanes), time.perf_counter() - started)
         if self._observers:
             self._report(batch, started_ns, error)

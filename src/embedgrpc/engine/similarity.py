@@ -1,5 +1,6 @@
 """Scores documents by their embeddings: query and documents are read apart."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,10 @@ from embedgrpc.models.tokenizer import TokenLimitError, TokenSequence
 
 # Source: the published weights of BGE-M3 for reranking with all three of its representations.
 _DENSE_WEIGHT, _SPARSE_WEIGHT, _MULTI_VECTOR_WEIGHT = 0.4, 0.2, 0.4
+# What one request may keep in memory until its last document is scored.
+_VECTORS_BYTES_MAX = 512 * 1024 * 1024
+_FLOAT_BYTES = 4
+_SPECIAL_TOKENS = 8
 
 
 # What each method compares; of several that a model can do, the first is taken.
@@ -69,6 +74,7 @@ class SimilarityReranker:
             representations=_REPRESENTATIONS[self.method],
         )
         checked = check_texts(query, documents, spec, self.embedder.max_characters)
+        self._check_size([len(one.text) for one in checked])
         inputs = Inputs(
             texts=checked,
             sequences=len(checked),
@@ -76,6 +82,7 @@ class SimilarityReranker:
                 self._frame(one, spec, position=position) for position, one in enumerate(ids)
             ],
             outputs=self.embedder.outputs(embed_spec),
+            characters=sum(len(one.text) for one in checked),
             max_tokens=metadata.max_tokens,
             atomic=True,
         )
@@ -90,11 +97,34 @@ class SimilarityReranker:
                 "a vector of zeros has no direction", field=field_of(int(zero.argmax()))
             )
         embeddings = self.embedder.finish(job, checked, range(len(checked)), rows, embed_spec)
+        score = _SCORES[self.method]
+        # Token by token it takes long enough to hold up other calls.
+        cheap = self.method is RerankMethod.SIMILARITY
+        scores = score(embeddings) if cheap else await asyncio.to_thread(score, embeddings)
         return rank(
-            _SCORES[self.method](embeddings),
+            scores,
             sequences=[one for one in job.sequences if one],
             cut=[one.cut for one in checked],
         )
+
+    def _check_size(self, characters: Sequence[int]) -> None:
+        """Refuses documents whose vectors, one a token, would not fit into memory.
+
+        Raises:
+            InvalidRequestError: They would not.
+        """
+        metadata = self.embedder.metadata
+        if Representation.MULTI_VECTOR not in _REPRESENTATIONS[self.method]:
+            return
+        tokens = sum(min(metadata.max_tokens, one + _SPECIAL_TOKENS) for one in characters)
+        size = tokens * metadata.multi_vector_dimensions * _FLOAT_BYTES
+        if size > _VECTORS_BYTES_MAX:
+            raise errors.InvalidRequestError(
+                f"the vectors of all tokens may take {size} bytes; the limit is"
+                f" {_VECTORS_BYTES_MAX}: send fewer documents a request",
+                field="documents",
+                metadata={"label": "batch_tokens", "bytes": str(size)},
+            )
 
     def _frame(
         self, ids: IntArray, spec: RerankSpec, *, position: int

@@ -18,6 +18,8 @@ _logger = logging.getLogger(__name__)
 
 # About 10 ms of work for one core: the longest that an interactive text waits for a slice.
 _SLICE_CHARACTERS = 32_768
+# How many slices begin with interactive texts before bulk ones that wait come first.
+_INTERACTIVE_WEIGHT = 4
 
 
 class Tokenization:
@@ -68,6 +70,7 @@ class TokenizingThreads:
         }
         self._changed = threading.Condition()
         self._closed = False
+        self._slices_since_bulk = 0
         self._threads = [
             threading.Thread(target=self._run, name=f"tokenize-{name}-{number}", daemon=True)
             for number in range(threads)
@@ -107,7 +110,10 @@ class TokenizingThreads:
         """
         taken: list[tuple[Tokenization, int]] = []
         room = _SLICE_CHARACTERS
-        for waiting in self._waiting.values():
+        interactive, bulk = (self._waiting[work_class] for work_class in WorkClass)
+        due = bool(bulk) and self._slices_since_bulk >= _INTERACTIVE_WEIGHT
+        self._slices_since_bulk = 0 if due or not bulk else self._slices_since_bulk + 1
+        for waiting in (bulk, interactive) if due else (interactive, bulk):
             while waiting and room > 0:
                 first = waiting.popleft()
                 if not first.wanted():

@@ -56,10 +56,11 @@ class Job:
         reservation: The room it takes up.
         sequences: Its tokenized inputs by index; None before that, and for an input that
             could not be prepared.
-        cancelled: Nobody waits for it any more. Set on the event loop, read anywhere.
+        queued: What of it stands in the scheduler's queue. Changed under the scheduler's lock.
+        cancelled: Nobody waits for it any more. Changed likewise, read anywhere.
     """
 
-    __slots__ = ("call", "cancelled", "outputs", "reservation", "sequences", "sink")
+    __slots__ = ("call", "cancelled", "outputs", "queued", "reservation", "sequences", "sink")
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Job:
         self.sink = sink
         self.reservation = reservation
         self.sequences: list[TokenSequence | None] = [None] * inputs
+        self.queued: Sequence[QueuedSequence] = ()
         self.cancelled = False
 
 

@@ -16,20 +16,23 @@ from embedgrpc.models.exported_head import (
     check_no_heads,
     check_pooled,
     check_sentence_embedding,
-    check_vocabulary,
     find_hidden,
-    find_logits,
     find_pooled,
-    find_token_logits,
 )
 from embedgrpc.models.exported_inputs import bind_inputs
+from embedgrpc.models.exported_logits import check_vocabulary, find_logits, find_token_logits
 from embedgrpc.models.families import FAMILIES
 from embedgrpc.models.graph_writer import GraphWriter
 from embedgrpc.models.heads import append_embedding_head, append_outputs
 from embedgrpc.models.imported import move_weights, read_graph
 from embedgrpc.models.json_file import JsonObject
 from embedgrpc.models.kinds import Kind, WeightType
-from embedgrpc.models.m3_export import check_m3_outputs, find_m3_hidden, find_m3_outputs
+from embedgrpc.models.m3_export import (
+    adopt_m3_outputs,
+    check_m3_outputs,
+    find_m3_hidden,
+    find_m3_outputs,
+)
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.mlm_head import build_mlm_head
 from embedgrpc.models.origin import Format, Origin, open_tensors
@@ -150,6 +153,7 @@ def _import(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph
             exported = m3 = None
         elif m3 is not None:
             outputs = _append_head(writer, metadata, find_m3_hidden(writer, origin, m3))
+            outputs += adopt_m3_outputs(writer, metadata, m3)
             exported = None
         elif (vector := find_pooled(writer, origin, metadata)) is not None:
             check_no_heads(origin, metadata)
@@ -161,7 +165,7 @@ def _import(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph
     if pooled:
         _save(model, folder, outputs, metadata)
         outputs = check_pooled(folder / GRAPH_NAME, origin, metadata, outputs)
-    if exported is not None:
+    if exported is not None and not metadata.pooling_is_set:
         _save(model, folder, (*outputs, exported), metadata)
         check_sentence_embedding(folder / GRAPH_NAME, origin, metadata, outputs, exported)
     if metadata.splade is not None:

@@ -20,7 +20,7 @@ _UNFINISHED = ".unfinished-"
 # A build takes seconds; what is older was left behind by a process that died.
 _LEFTOVER_AGE_S = 24 * 3600.0
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 def load_or_build(
@@ -59,7 +59,7 @@ def _read_entry(place: Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         damaged, remembered = [_MANIFEST], None
     if damaged or not isinstance(remembered, dict):
-        logger.warning("damaged cache entry is built anew", extra={"entry": str(place)})
+        _logger.warning("damaged cache entry is built anew", extra={"entry": str(place)})
         return None
     return remembered
 

@@ -51,41 +51,32 @@ class EncoderConfig:
         keys = family.keys
         if config.text("position_embedding_type", default="absolute") != "absolute":
             raise config.wrong("position_embedding_type", "absolute")
-        for key, supported in (*_FLAGS, *family.fixed_counts):
-            if (config.count(key) if supported else config.flag(key, default=False)) not in {
-                None,
-                supported,
-            }:
-                raise config.wrong(key, str(supported).lower())
+        for key in ("is_decoder", "add_cross_attention"):
+            if config.flag(key, default=False):
+                raise config.wrong(key, "false")
+        for key, only in family.fixed_counts:
+            if config.count(key) not in {None, only}:
+                raise config.wrong(key, str(only))
         activation = config.text(keys.activation, default=family.activation)
         if activation not in ACTIVATIONS:
             raise config.wrong(keys.activation, "one of " + ", ".join(ACTIVATIONS))
         epsilon = config.values.get("layer_norm_eps", 1e-12)
         if not isinstance(epsilon, float) or not 0 < epsilon < 1:
             raise config.wrong("layer_norm_eps", "a small number")
-        hidden_size = config.size(keys.hidden_size)
-        projected = bool(family.projection)
+        embedding_key = "embedding_size" if family.projection else keys.hidden_size
         sizes = cls(
-            hidden_size=hidden_size,
-            embedding_size=config.count("embedding_size") or hidden_size
-            if projected
-            else hidden_size,
+            hidden_size=config.size(keys.hidden_size),
+            embedding_size=config.size(embedding_key),
             layers=config.size(keys.layers),
             heads=config.size(keys.heads),
             intermediate_size=config.size(keys.intermediate_size),
             vocabulary_size=config.size("vocab_size"),
             positions=config.size("max_position_embeddings"),
             token_types=config.size("type_vocab_size") if family.token_types else 0,
-            padding_id=family.padding_id
-            if family.padding_id is not None
-            else config.count("pad_token_id") or 0,
+            padding_id=family.padding_id or config.count("pad_token_id") or 0,
             epsilon=epsilon,
             activation=activation,
         )
         if sizes.hidden_size % sizes.heads:
             raise config.wrong(keys.hidden_size, f"a multiple of {keys.heads}")
         return sizes
-
-
-# What is not supported where it is true.
-_FLAGS = (("is_decoder", False), ("add_cross_attention", False))

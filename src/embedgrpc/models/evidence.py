@@ -39,6 +39,12 @@ class Evidence:
         if modules.exists():
             for name in ("kind", "representations", "poolings", "dense_layers", "normalize"):
                 self.note(name, modules)
+        heads = [head.path for head in (forms.sparse_head, forms.multi_vector_head) if head]
+        if forms.exported is not None:
+            heads.append(forms.exported)
+        if heads:
+            places = [modules, *heads]
+            self.origins["representations"] = ", ".join(path.name for path in places)
         pooling = pipeline.pooling
         if pooling is not None:
             modes = [key for key, value in pooling.values.items() if "_mode" in key and value]
@@ -47,15 +53,18 @@ class Evidence:
             self.note_first("dimensions", [(pooling, key) for key in keys])
         if pipeline.layers:
             self.note("dimensions", pipeline.layers[-1].folder / "config.json", "out_features")
-        if forms.sparse_head or pipeline.splade:
+        if forms.sparse_dimensions:
             folder = self._folder / pipeline.transformer
             self.note("sparse_dimensions", folder / "config.json", "vocab_size")
         if forms.multi_vector_head:
             self.note("multi_vector_dimensions", forms.multi_vector_head.path, "weight")
+        elif forms.multi_vector_dimensions and forms.exported is not None:
+            self.note("multi_vector_dimensions", forms.exported)
 
     def note_overrides(self, overrides: ModelOverrides) -> None:
         """Remembers what the configuration says, whatever the files say."""
+        silent = ModelOverrides()
         for setting in fields(overrides):
-            if getattr(overrides, setting.name) not in (None, (), {}, ""):
+            if getattr(overrides, setting.name) != getattr(silent, setting.name):
                 name = "poolings" if setting.name == "pooling" else setting.name
                 self.origins[name] = f"configuration: {setting.name}"

@@ -1,27 +1,18 @@
 """Finds what an exported graph offers, by the names of its outputs, and tests what it claims."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.exported_names import as_float, asked_for, clear_names
 from embedgrpc.models.graph_writer import GraphWriter
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.origin import Origin
-from embedgrpc.models.outputs import (
-    LOGITS,
-    OUTPUTS,
-    POOLED_EMBEDDING,
-    SENTENCE_EMBEDDING,
-    VOCABULARY_WEIGHTS,
-)
+from embedgrpc.models.outputs import POOLED_EMBEDDING, SENTENCE_EMBEDDING
 from embedgrpc.models.probe import is_close, run_probe
 
 _HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
-_TOKEN_LOGITS_NAMES = ("logits", "prediction_scores")
 # How far from 1 the length of a scaled vector may be, in half precision.
 _TOLERANCE = 1e-2
 _VECTOR_RANK = 2
@@ -44,7 +35,7 @@ def find_pooled(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) ->
         ModelError: The output that is asked for is not there, or its shape is not told.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = _asked_for(origin, metadata, outputs)
+    name = asked_for(origin, metadata, outputs)
     if not name and any(hidden in outputs for hidden in _HIDDEN_NAMES):
         return None
     name = name or SENTENCE_EMBEDDING
@@ -58,27 +49,7 @@ def find_pooled(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) ->
             f"{origin.path}: output {name!r} must be of shape [batch, values] or "
             "[batch, tokens, values]"
         )
-    return _as_float(writer, clear_names(writer, name), outputs[name])
-
-
-def _asked_for(
-    origin: Origin, metadata: ModelMetadata, outputs: Mapping[str, onnx.ValueInfoProto]
-) -> str:
-    if metadata.output and metadata.output not in outputs:
-        raise ModelError(
-            f"{origin.path}: output is set to {metadata.output!r}, but the graph's outputs are "
-            f"{', '.join(outputs)}"
-        )
-    return metadata.output
-
-
-def clear_names(writer: GraphWriter, name: str) -> str:
-    """Frees the names of our own outputs; gives the name that a value has then."""
-    for ours in OUTPUTS:
-        if any(ours in node.output for node in writer.graph.node):
-            renamed = writer.vacate(ours)
-            name = renamed if name == ours else name
-    return name
+    return as_float(writer, clear_names(writer, name), outputs[name])
 
 
 def find_hidden(
@@ -116,37 +87,10 @@ def find_hidden(
     exported = None
     if SENTENCE_EMBEDDING in outputs and name != SENTENCE_EMBEDDING:
         renamed = writer.vacate(SENTENCE_EMBEDDING)
-        exported = _as_float(writer, renamed, outputs[SENTENCE_EMBEDDING])
+        exported = as_float(writer, renamed, outputs[SENTENCE_EMBEDDING])
     if POOLED_EMBEDDING in outputs:
         writer.vacate(POOLED_EMBEDDING)
-    return _as_float(writer, clear_names(writer, name), outputs[name]), exported
-
-
-def find_logits(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) -> str:
-    """Finds the logits of an exported cross-encoder, and makes them float32 [batch, 1].
-
-    Args:
-        writer: Of the graph.
-        origin: The ONNX file.
-        metadata: What the model is.
-
-    Returns:
-        The name of the graph's output.
-
-    Raises:
-        ModelError: The graph has no such output, or one of another shape.
-    """
-    outputs = {value.name: value for value in writer.graph.output}
-    name = _asked_for(origin, metadata, outputs) or LOGITS
-    if name not in outputs:
-        raise ModelError(
-            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must be {LOGITS}, "
-            "or set output for this model in the configuration"
-        )
-    dims = outputs[name].type.tensor_type.shape.dim
-    if len(dims) != _VECTOR_RANK or (dims[1].HasField("dim_value") and dims[1].dim_value != 1):
-        raise ModelError(f"{origin.path}: output {name!r} must be of shape [batch, 1]")
-    return writer.output(_as_float(writer, clear_names(writer, name), outputs[name]), LOGITS)
+    return as_float(writer, clear_names(writer, name), outputs[name]), exported
 
 
 def check_no_heads(origin: Origin, metadata: ModelMetadata) -> None:
@@ -160,64 +104,6 @@ def check_no_heads(origin: Origin, metadata: ModelMetadata) -> None:
             raise ModelError(
                 f"{origin.path}: the graph gives no token vectors, which {head.path.name} needs"
             )
-
-
-def find_token_logits(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) -> str:
-    """Finds the logits that an exported masked-language head gives every token.
-
-    Args:
-        writer: Of the graph.
-        origin: The ONNX file.
-        metadata: What the model is.
-
-    Returns:
-        The name of the logits, float32 [batch, tokens, vocabulary].
-
-    Raises:
-        ModelError: The graph has no such output, or several that may be meant.
-    """
-    outputs = {value.name: value for value in writer.graph.output}
-    name = _asked_for(origin, metadata, outputs)
-    fitting = [
-        value
-        for value in ([outputs[name]] if name else writer.graph.output)
-        if _fits_logits(value, metadata.sparse_dimensions)
-    ]
-    if len(fitting) > 1:
-        fitting = [value for value in fitting if value.name in _TOKEN_LOGITS_NAMES]
-    if len(fitting) != 1:
-        raise ModelError(
-            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must hold the "
-            f"logits of tokens, of shape [batch, tokens, {metadata.sparse_dimensions}]"
-        )
-    return _as_float(writer, clear_names(writer, fitting[0].name), fitting[0])
-
-
-def _fits_logits(value: onnx.ValueInfoProto, vocabulary_size: int) -> bool:
-    dims = value.type.tensor_type.shape.dim
-    # A length that is not written down is found out when the graph is run.
-    return len(dims) == _TOKEN_RANK and (
-        not dims[-1].HasField("dim_value") or dims[-1].dim_value == vocabulary_size
-    )
-
-
-def check_vocabulary(graph_path: Path, origin: Origin, metadata: ModelMetadata) -> None:
-    """Checks that what was taken for logits has one for every vocabulary entry.
-
-    Args:
-        graph_path: The graph with our outputs.
-        origin: The ONNX file.
-        metadata: What the model is.
-
-    Raises:
-        ModelError: It has another number of them.
-    """
-    (weights,) = run_probe(graph_path, origin, metadata, (VOCABULARY_WEIGHTS,))
-    if weights.shape[1:] != (metadata.sparse_dimensions,):
-        raise ModelError(
-            f"{origin.path}: the graph gives {weights.shape[-1]} values per token, not a logit "
-            f"for each of the {metadata.sparse_dimensions} that vocab_size of config.json says"
-        )
 
 
 def check_pooled(
@@ -277,15 +163,11 @@ def check_sentence_embedding(
         ModelError: It is neither the vector before normalisation nor the one after it.
     """
     theirs, *ours = run_probe(graph_path, origin, metadata, (exported, *outputs))
+    # The files may leave out Normalize where the export has it: what they say is what is done.
+    ours.append(ours[-1] / np.maximum(np.linalg.norm(ours[-1], axis=-1, keepdims=True), 1e-12))
     if not any(is_close(theirs, our) for our in ours):
         poolings = ", ".join(metadata.poolings)
         raise ModelError(
             f"{origin.path}: output {SENTENCE_EMBEDDING!r} is not what modules.json says "
             f"({poolings}): export it anew or correct the Pooling module's config.json"
         )
-
-
-def _as_float(writer: GraphWriter, name: str, described: onnx.ValueInfoProto) -> str:
-    if described.type.tensor_type.elem_type == TensorProto.FLOAT:
-        return name
-    return writer.op("Cast", name, to=TensorProto.FLOAT)

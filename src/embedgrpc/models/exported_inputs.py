@@ -52,9 +52,12 @@ def bind_inputs(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) ->
         raise ModelError(f"{origin.path}: the graph has no input {missing[0]!r}")
     served = tuple(name for name in _SERVED if name in inputs)
     kept = [value for value in graph.input if value.name in initialized]
+    casts = {name: _vacate(writer, _Input(origin, inputs[name])) for name in served}
     with writer.ahead():
-        for name in served:
-            _cast(writer, _Input(origin, inputs[name]))
+        for name, renamed in casts.items():
+            if renamed != name:
+                kind = inputs[name].type.tensor_type.elem_type
+                writer.output(writer.op("Cast", name, to=kind), renamed)
         for name, value in inputs.items():
             if name not in served:
                 _find_filling(origin, name)(writer, _Input(origin, value), metadata)
@@ -95,14 +98,13 @@ class _Input:
         return ModelError(f"{self.origin.path}: the graph's input {self.name!r} must {wanted}")
 
 
-def _cast(writer: GraphWriter, given: _Input) -> None:
+def _vacate(writer: GraphWriter, given: _Input) -> str:
+    """Checks a served input; gives the name that what the graph takes has from now on."""
     if given.kind not in (_MASK_KINDS if given.name == _MASK else _WHOLE):
         raise given.wrong("be int64 or int32")
     if given.sizes is not None and given.sizes != [None] * _AXES:
         raise given.wrong("have a free batch and length: export it with dynamic axes")
-    if given.kind != TensorProto.INT64:
-        renamed = writer.vacate(given.name)
-        writer.output(writer.op("Cast", given.name, to=given.kind), renamed)
+    return given.name if given.kind == TensorProto.INT64 else writer.vacate(given.name)
 
 
 _Fill = Callable[[GraphWriter, _Input, ModelMetadata], None]
@@ -120,13 +122,18 @@ def _fill_positions(writer: GraphWriter, given: _Input, metadata: ModelMetadata)
     """Positions that count real tokens, wherever padding is: from 0, or from after the padding."""
     if given.kind not in _WHOLE or len(given.sizes or [None] * _AXES) != _AXES:
         raise given.wrong("be int64 or int32 of shape [batch, tokens]")
-    # In float32, as whole numbers have no Max in older versions.
-    mask = writer.op("Cast", _MASK, to=TensorProto.FLOAT)
-    count = writer.op("CumSum", mask, writer.constant(np.array(1, np.int64), "axis"))
+    axis = writer.constant(np.array(1, np.int64), "axis")
     if metadata.model_type in OFFSET_POSITIONS:
-        shift = writer.scalar(float(metadata.pad_token_id))
-        positions = writer.op("Add", writer.op("Mul", count, mask), shift)
+        # These look at the ids: a text that spells out the padding token has no position for it.
+        padding = writer.constant(np.array(metadata.pad_token_id, np.int64), "padding")
+        other = writer.op("Not", writer.op("Equal", "input_ids", padding))
+        real = writer.op("Cast", other, to=TensorProto.INT64)
+        count = writer.op("Mul", writer.op("CumSum", real, axis), real)
+        positions = writer.op("Add", count, padding)
     else:
+        # In float32, as whole numbers have no Max in older versions.
+        mask = writer.op("Cast", _MASK, to=TensorProto.FLOAT)
+        count = writer.op("CumSum", mask, axis)
         before = writer.op("Sub", count, writer.scalar(1.0))
         positions = writer.op("Max", before, writer.scalar(0.0))
     writer.output(writer.op("Cast", positions, to=given.kind), given.name)

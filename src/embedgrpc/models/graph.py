@@ -16,6 +16,11 @@ from embedgrpc.models.source import ModelFiles
 
 # To be raised whenever the same files are to give another graph.
 _BUILDER_VERSION = 2
+# The sizes follow from the weights; the rest of the file says who made it, and how.
+_ENCODER_KEYS = (
+    "model_type", "hidden_act", "activation", "layer_norm_eps", "num_attention_heads", "n_heads",
+    "num_hidden_layers", "n_layers", "pad_token_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +30,13 @@ class Graph:
     Attributes:
         path: The ONNX file; its weights lie beside it.
         inputs: Names of its inputs, int64 [batch, tokens] each.
-        outputs: Names of its outputs, as `outputs` describes them.
+        outputs: Names of its outputs, as `outputs` describes them. Where an export normalises by
+            itself and gives no token vectors, there is none before normalisation.
         weight_type: What most of the weights are, such as "float32".
         weight_bytes: Their size.
         content_hash: What the model's answers depend on, in hexadecimal: vectors of models with
-            the same hash can be compared. Where the files lie does not matter.
+            the same hash can be compared. Where the files lie does not matter. An export and the
+            safetensors that it was made from have different ones: nothing says that they agree.
     """
 
     path: Path
@@ -117,7 +124,9 @@ def identify(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> 
             *_head_digests(metadata),
         ]
     )
-    return Identity(origin, external, weights_digest, _content_hash(metadata, weights_digest))
+    return Identity(
+        origin, external, weights_digest, _content_hash(origin, metadata, weights_digest)
+    )
 
 
 def _find_externals(files: ModelFiles, origin: Origin, cache_dir: Path) -> tuple[Path, ...]:
@@ -164,6 +173,13 @@ def _describe_layers(metadata: ModelMetadata) -> list[Any]:
     ]
 
 
+def _describe_encoder(origin: Origin, metadata: ModelMetadata) -> Mapping[str, Any]:
+    """What of `config.json` changes what is computed with the same weights."""
+    if origin.format is Format.ONNX:
+        return {}  # it stands in the graph
+    return {key: metadata.config[key] for key in _ENCODER_KEYS if key in metadata.config}
+
+
 def _shape(origin: Origin, metadata: ModelMetadata) -> str:
     """Everything but the weights that shapes the graph."""
     return json.dumps(
@@ -186,9 +202,10 @@ def _shape(origin: Origin, metadata: ModelMetadata) -> str:
     )
 
 
-def _content_hash(metadata: ModelMetadata, weights_digest: str) -> str:
+def _content_hash(origin: Origin, metadata: ModelMetadata, weights_digest: str) -> str:
     meaning = {
         "kind": metadata.kind,
+        "config": _describe_encoder(origin, metadata),
         "poolings": metadata.poolings,
         "normalize": metadata.normalize,
         "representations": metadata.representations,

@@ -98,9 +98,7 @@ class GraphWriter:
     def layer_norm(self, source: str, scale: str, shift: str, *, epsilon: float) -> str:
         """Adds a layer normalisation over the last axis."""
         if self.opset >= _LAYER_NORM_OPSET:
-            return self.op(
-                "LayerNormalization", source, scale, shift, axis=-1, epsilon=epsilon
-            )
+            return self.op("LayerNormalization", source, scale, shift, axis=-1, epsilon=epsilon)
         centred = self.op("Sub", source, self.op("ReduceMean", source, axes=[-1], keepdims=1))
         squares = self.op("Mul", centred, centred)
         variance = self.op("ReduceMean", squares, axes=[-1], keepdims=1)

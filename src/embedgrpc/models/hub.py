@@ -6,6 +6,7 @@ which files of a repository are needed.
 """
 
 import glob
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -15,7 +16,8 @@ from typing import Any
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.hub_errors import explain, explain_absence
 from embedgrpc.models.json_file import read_json
-from embedgrpc.models.token_heads import MULTI_VECTOR_NAME, SPARSE_NAME
+from embedgrpc.models.layer_weights import LAYER_WEIGHTS
+from embedgrpc.models.token_heads import HEAD_SUFFIXES, MULTI_VECTOR_NAME, SPARSE_NAME
 
 _CONFIG_NAME = "config.json"
 _MODULES_NAME = "modules.json"
@@ -31,11 +33,13 @@ _SETTINGS = (
 )
 # Of each group the first that is there. The backbone's own weights are asked for later, by what
 # chooses among them.
-_MODULE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _HEADS = tuple(
-    tuple(f"{name}{suffix}" for suffix in (".safetensors", ".pt", ".bin"))
+    tuple(f"{name}{suffix}" for suffix in HEAD_SUFFIXES)
     for name in (SPARSE_NAME, MULTI_VECTOR_NAME)
 )
+
+
+logger = logging.getLogger(__name__)
 
 
 class HubRepository:
@@ -70,8 +74,8 @@ class HubRepository:
         self._revision = self._resolve(revision)
         self.commit = self._revision.resolved
         cache = Path(huggingface_hub.constants.HF_HUB_CACHE).expanduser().resolve()
-        self._place = cache / repo_folder_name(repo_id=repository, repo_type="model")
-        self.folder = self._place / "snapshots" / self.commit
+        place = cache / repo_folder_name(repo_id=repository, repo_type="model")
+        self.folder = place / "snapshots" / self.commit
         self._fetch_description()
 
     def has(self, name: str) -> bool:
@@ -93,6 +97,9 @@ class HubRepository:
             here = self.folder.exists()
             raise explain_absence(self._source, ", ".join(missing) if here else self.name)
         if missing:
+            size = sum(self._sizes.get(name, 0) for name in missing)
+            extra = {"repository": self.name, "files": len(missing), "bytes": size}
+            logger.info("downloading", extra=extra)
             # Names may hold what patterns take for wildcards.
             self._download([glob.escape(name) for name in missing])
         for name in wanted:
@@ -140,7 +147,7 @@ class HubRepository:
         names = [name for name in self._sizes if _is_settings(name, ("", *folders))]
         # The first module is the backbone, wherever it lies.
         modules = [folder for folder in folders[1:] if folder]
-        weights = [[f"{folder}/{name}" for name in _MODULE_WEIGHTS] for folder in modules]
+        weights = [[f"{folder}/{name}" for name in LAYER_WEIGHTS] for folder in modules]
         for group in (*weights, *_HEADS):
             names += [name for name in group if self.has(name)][:1]
         self.fetch(names)

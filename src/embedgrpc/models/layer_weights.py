@@ -8,7 +8,7 @@ from embedgrpc.models.vector_layers import VectorLayer
 from embedgrpc.models.weights import TensorFile, Tensors
 
 # The reference wrote the second before it knew the first.
-_NAMES = ("model.safetensors", "pytorch_model.bin")
+LAYER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def find_layer_weights(layer: VectorLayer) -> Path:
@@ -17,10 +17,10 @@ def find_layer_weights(layer: VectorLayer) -> Path:
     Raises:
         ModelError: There is none.
     """
-    for name in _NAMES:
+    for name in LAYER_WEIGHTS:
         if (layer.folder / name).is_file():
             return layer.folder / name
-    raise ModelError(f"{layer.folder / _NAMES[0]} is missing: it holds the module's weights")
+    raise ModelError(f"{layer.folder / LAYER_WEIGHTS[0]} is missing: it holds the module's weights")
 
 
 def open_layer(layer: VectorLayer) -> Tensors:

@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.exported_head import clear_names
+from embedgrpc.models.exported_names import clear_names
 from embedgrpc.models.graph_writer import GraphWriter
+from embedgrpc.models.kinds import Representation
+from embedgrpc.models.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.origin import Origin
 from embedgrpc.models.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 from embedgrpc.models.probe import is_close, probe_mask, run_probe
+from embedgrpc.models.token_outputs import scale_to_unit
 
 _HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
-# As FlagEmbedding names them, and as further exports do.
-_DENSE_NAMES = ("dense_vecs", "dense_embeddings", "dense_vectors")
-_WEIGHT_NAMES = ("sparse_vecs", "sparse_weights", "sparse_vectors")
-_VECTOR_NAMES = ("colbert_vecs", "colbert_vectors", "colbert_embeddings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def find_m3_outputs(graph: onnx.GraphProto) -> M3Outputs | None:
     given = {value.name: value for value in graph.output}
     dense, weights, vectors = (
         next((name for name in known if name in given), "")
-        for known in (_DENSE_NAMES, _WEIGHT_NAMES, _VECTOR_NAMES)
+        for known in (DENSE_NAMES, WEIGHT_NAMES, VECTOR_NAMES)
     )
     if not dense or not (weights or vectors):
         return None
@@ -94,6 +93,42 @@ def find_m3_hidden(writer: GraphWriter, origin: Origin, outputs: M3Outputs) -> s
     return writer.op("Cast", hidden, to=TensorProto.FLOAT)
 
 
+def adopt_m3_outputs(
+    writer: GraphWriter, metadata: ModelMetadata, outputs: M3Outputs
+) -> tuple[str, ...]:
+    """Takes over what an export makes of its tokens where no file of the model holds the heads.
+
+    Args:
+        writer: Of the graph.
+        metadata: What the model is.
+        outputs: Of the export.
+
+    Returns:
+        The names of the graph's outputs.
+    """
+    adopted: tuple[str, ...] = ()
+    if Representation.SPARSE in metadata.representations and metadata.sparse_head is None:
+        weights = writer.op("Cast", outputs.weights, to=TensorProto.FLOAT)
+        weights = writer.reshape(writer.op("Relu", weights), [0, -1])
+        adopted += (writer.output(weights, TOKEN_WEIGHTS),)
+    wanted = Representation.MULTI_VECTOR in metadata.representations
+    if wanted and metadata.multi_vector_head is None:
+        vectors = writer.op("Cast", outputs.vectors, to=TensorProto.FLOAT)
+        vectors = scale_to_unit(writer, _align(writer, vectors))
+        adopted += (writer.output(vectors, TOKEN_EMBEDDINGS),)
+    return adopted
+
+
+def _align(writer: GraphWriter, vectors: str) -> str:
+    """A row for each token, where the first token's may be left out."""
+    pads = writer.constant(np.array([0, 1, 0, 0, 0, 0], dtype=np.int64), "pads")
+    padded = writer.op("Pad", vectors, pads, mode="constant")
+    one = writer.constant(np.array([1], dtype=np.int64), "one")
+    tokens = writer.op("Gather", writer.op("Shape", "input_ids"), one)
+    end = writer.constant(np.array([np.iinfo(np.int64).max], dtype=np.int64), "end")
+    return writer.op("Slice", padded, writer.op("Neg", tokens), end, one)
+
+
 def check_m3_outputs(
     graph_path: Path, origin: Origin, metadata: ModelMetadata, outputs: M3Outputs
 ) -> None:
@@ -116,6 +151,7 @@ def check_m3_outputs(
     if outputs.vectors and metadata.multi_vector_head:
         says = f"{metadata.multi_vector_head.path.name} gives"
         pairs.append((outputs.vectors, TOKEN_EMBEDDINGS, says))
+    _check_adopted(graph_path, origin, metadata)
     names = tuple(name for theirs, ours, _ in pairs for name in (theirs, ours))
     values = run_probe(graph_path, origin, metadata, names)
     for (name, _, says), theirs, ours in zip(pairs, values[::2], values[1::2], strict=True):
@@ -127,6 +163,22 @@ def check_m3_outputs(
             raise ModelError(
                 f"{origin.path}: output {name!r} is not what {says}: export it anew or correct "
                 "the model's files"
+            )
+
+
+def _check_adopted(graph_path: Path, origin: Origin, metadata: ModelMetadata) -> None:
+    """Checks that there is a weight and a vector of the right length for each token."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if Representation.SPARSE in metadata.representations:
+        shapes[TOKEN_WEIGHTS] = probe_mask().shape
+    if Representation.MULTI_VECTOR in metadata.representations:
+        shapes[TOKEN_EMBEDDINGS] = (*probe_mask().shape, metadata.multi_vector_dimensions)
+    values = run_probe(graph_path, origin, metadata, tuple(shapes))
+    for (name, shape), value in zip(shapes.items(), values, strict=True):
+        if value.shape != shape:
+            raise ModelError(
+                f"{origin.path}: {name} of {len(shape)} axes would be {list(value.shape)}, not "
+                f"{list(shape)}: export it anew, or add the heads' weights to the folder"
             )
 
 

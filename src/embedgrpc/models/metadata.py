@@ -83,6 +83,8 @@ class ModelMetadata:
         output: The output of an ONNX graph to take; empty where none is asked for.
         task_id: What to feed a graph that chooses a task by number.
         weight_type: What the graph is to compute in.
+        pooling_is_set: Whether the configuration says how to pool, so that a graph which pools by
+            itself need not agree.
         splade: What makes a sparse vector of a masked-language head's logits; None without.
         sparse_head: What makes the weights of tokens; None without.
         multi_vector_head: What makes the vectors of tokens; None without.
@@ -116,6 +118,7 @@ class ModelMetadata:
     output: str = ""
     task_id: int | None = None
     weight_type: WeightType = WeightType.FLOAT32
+    pooling_is_set: bool = False
     splade: SpladePooling | None = None
     sparse_head: TokenHead | None = None
     multi_vector_head: TokenHead | None = None
@@ -153,7 +156,7 @@ def read(files: ModelFiles, overrides: ModelOverrides | None = None) -> ModelMet
     check_kind(kind, str(files.folder), overrides)
     settings = read_transformer_settings(folder)
     prompts = {**_read_prompts(extras), **overrides.prompts}
-    forms = find_representations(files.folder, config, pipeline)
+    forms = find_representations(files, config, pipeline, overrides)
     limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
     evidence = Evidence(files.folder)
     evidence.note_first("kind", [(config, "architectures")])
@@ -166,9 +169,7 @@ def read(files: ModelFiles, overrides: ModelOverrides | None = None) -> ModelMet
     evidence.note_first("similarity", [(extras, "similarity_fn_name")])
     evidence.note_first("activation", _activation_places(config, extras))
     evidence.note_first("padding_side", [(tokenizer_config, "padding_side")])
-    evidence.note_first(
-        "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
-    )
+    evidence.note_first("pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")])
     evidence.note_overrides(overrides)
     return ModelMetadata(
         kind=kind,
@@ -196,6 +197,7 @@ def read(files: ModelFiles, overrides: ModelOverrides | None = None) -> ModelMet
         file=overrides.file,
         output=overrides.output,
         task_id=overrides.task_id,
+        pooling_is_set=bool(overrides.pooling),
         weight_type=overrides.weight_type,
         representations=forms.names,
         sparse_dimensions=forms.sparse_dimensions,
@@ -311,9 +313,7 @@ def _read_similarity(extras: JsonObject, *, default: Similarity) -> Similarity:
         raise extras.wrong("similarity_fn_name", "one of " + ", ".join(Similarity)) from None
 
 
-def _activation_places(
-    config: JsonObject, extras: JsonObject
-) -> Sequence[tuple[JsonObject, str]]:
+def _activation_places(config: JsonObject, extras: JsonObject) -> Sequence[tuple[JsonObject, str]]:
     # In the order in which the reference looks for it.
     nested = JsonObject(path=config.path, values=config.table("sentence_transformers"))
     return (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from embedgrpc.models.activations import ACTIVATIONS
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.families import FAMILIES
 from embedgrpc.models.graph_writer import GraphWriter
 from embedgrpc.models.json_file import JsonObject
 from embedgrpc.models.weights import Tensors
@@ -68,6 +69,13 @@ _MPNET = MlmHead(
     decoder="lm_head.decoder.weight",
     biases=("lm_head.bias", "lm_head.decoder.bias"),
 )
+_ELECTRA = MlmHead(
+    words="electra.embeddings.word_embeddings.weight",
+    dense="generator_predictions.dense.",
+    norm="generator_predictions.LayerNorm.",
+    decoder="generator_lm_head.weight",
+    biases=("generator_lm_head.bias",),
+)
 # By `model_type` of config.json.
 MLM_HEADS = {
     "bert": _BERT,
@@ -76,6 +84,7 @@ MLM_HEADS = {
     "camembert": _ROBERTA,
     "distilbert": _DISTILBERT,
     "mpnet": _MPNET,
+    "electra": _ELECTRA,
 }
 
 
@@ -104,6 +113,8 @@ def build_mlm_head(
         raise config.wrong("model_type", f"one of {known} for sparse vectors without onnx/")
     if head.words not in tensors.names:
         raise ModelError(f"{tensors.path} does not fit config.json: {head.words} is missing")
+    hidden_size = config.size(FAMILIES[model_type].keys.hidden_size)
+    # Shorter than the token vectors where the family's tables are.
     size = tensors.describe(head.words)[0][-1]
     decoder = head.decoder if head.decoder in tensors.names else head.words
     if decoder == head.words and not config.flag("tie_word_embeddings", default=True):
@@ -112,7 +123,7 @@ def build_mlm_head(
     scale, shift = _norm_names(tensors, head)
     tensors.check(
         {
-            f"{head.dense}weight": (size, size),
+            f"{head.dense}weight": (size, hidden_size),
             f"{head.dense}bias": (size,),
             scale: (size,),
             shift: (size,),

@@ -1,12 +1,17 @@
 """Finds which forms of vectors a model makes, and what makes them."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.json_file import JsonObject
 from embedgrpc.models.kinds import Representation
+from embedgrpc.models.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
 from embedgrpc.models.modules import Pipeline
+from embedgrpc.models.onnx_outputs import read_outputs
+from embedgrpc.models.origin import choose_weights
+from embedgrpc.models.overrides import ModelOverrides
+from embedgrpc.models.source import ModelFiles
 from embedgrpc.models.special_tokens import find_special_ids
 from embedgrpc.models.token_heads import MULTI_VECTOR_NAME, SPARSE_NAME, TokenHead, find_head
 
@@ -27,6 +32,7 @@ class Representations:
         multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
         sparse_head: What makes the weights of tokens; None without.
         multi_vector_head: What makes the vectors of tokens; None without.
+        exported: The ONNX graph that makes both by itself; None without.
         unweighted_token_ids: Tokens whose weights are left out of a sparse vector.
         multi_vector_skip_tokens: Tokens at the start whose vectors are left out.
     """
@@ -36,17 +42,21 @@ class Representations:
     multi_vector_dimensions: int
     sparse_head: TokenHead | None
     multi_vector_head: TokenHead | None
+    exported: Path | None
     unweighted_token_ids: frozenset[int]
     multi_vector_skip_tokens: int
 
 
-def find_representations(folder: Path, config: JsonObject, pipeline: Pipeline) -> Representations:
+def find_representations(
+    files: ModelFiles, config: JsonObject, pipeline: Pipeline, overrides: ModelOverrides
+) -> Representations:
     """Finds the forms of vectors that a model makes.
 
     Args:
-        folder: The model's folder; the heads of tokens lie in it.
+        files: The model's folder; the heads of tokens lie in it.
         config: `config.json` of the backbone; the tokenizer lies beside it.
         pipeline: The modules after the backbone.
+        overrides: What the configuration says about the model.
 
     Returns:
         The forms; none for a cross-encoder.
@@ -54,22 +64,31 @@ def find_representations(folder: Path, config: JsonObject, pipeline: Pipeline) -
     Raises:
         ModelError: A file is missing or wrong, or a head does not fit the backbone.
     """
-    sparse, multi_vector = _find_heads(folder, pipeline)
+    sparse, multi_vector = _find_heads(files.folder, pipeline)
+    has_weights, dimensions = bool(sparse), multi_vector.out_features if multi_vector else 0
+    exported = None
+    # Who asks for one output of a graph does without the others.
+    if pipeline.poolings and not sparse and not multi_vector and not overrides.output:
+        exported = _find_export(files, config.path.parent, overrides.file)
+        has_weights, dimensions = _read_exported(exported, pipeline)
     there = {
         Representation.DENSE: bool(pipeline.poolings),
-        Representation.SPARSE: bool(pipeline.splade or sparse),
-        Representation.MULTI_VECTOR: bool(multi_vector),
+        Representation.SPARSE: bool(pipeline.splade) or has_weights,
+        Representation.MULTI_VECTOR: bool(dimensions),
     }
     return Representations(
         names=tuple(representation for representation, present in there.items() if present),
-        sparse_dimensions=_find_vocabulary(config, pipeline) if pipeline.splade or sparse else 0,
-        multi_vector_dimensions=multi_vector.out_features if multi_vector else 0,
+        sparse_dimensions=(
+            _find_vocabulary(config, pipeline) if there[Representation.SPARSE] else 0
+        ),
+        multi_vector_dimensions=dimensions,
         sparse_head=sparse,
         multi_vector_head=multi_vector,
+        exported=exported if has_weights or dimensions else None,
         unweighted_token_ids=frozenset(
-            find_special_ids(config.path.parent, _UNWEIGHTED).values() if sparse else ()
+            find_special_ids(config.path.parent, _UNWEIGHTED).values() if has_weights else ()
         ),
-        multi_vector_skip_tokens=_SKIPPED_TOKENS if multi_vector else 0,
+        multi_vector_skip_tokens=_SKIPPED_TOKENS if dimensions else 0,
     )
 
 
@@ -82,6 +101,30 @@ def _find_heads(folder: Path, pipeline: Pipeline) -> tuple[TokenHead | None, Tok
         find_head(folder, SPARSE_NAME, hidden_size=size),
         find_head(folder, MULTI_VECTOR_NAME, hidden_size=size),
     )
+
+
+def _find_export(files: ModelFiles, folder: Path, file: str) -> Path | None:
+    """The ONNX graph that the model is made from, brought where it lies in a repository."""
+    place = PurePosixPath(folder.relative_to(files.folder))
+    name = file or choose_weights(lambda name: files.has(str(place / name))) or ""
+    if not name.endswith(".onnx") or not files.has(str(place / name)):
+        return None
+    files.fetch([str(place / name)])
+    return folder / name
+
+
+def _read_exported(path: Path | None, pipeline: Pipeline) -> tuple[bool, int]:
+    """Whether a graph weighs its tokens, and the length of its tokens' vectors.
+
+    Where the graph does not tell the length, it is taken to be that of the token vectors, and
+    tested when the graph is built.
+    """
+    outputs = read_outputs(path) if path is not None else {}
+    if not outputs.keys() & set(DENSE_NAMES):
+        return False, 0
+    vectors = next((outputs[name] for name in VECTOR_NAMES if name in outputs), None)
+    dimensions = 0 if vectors is None else (vectors or (None,))[-1] or pipeline.token_dimensions
+    return bool(outputs.keys() & set(WEIGHT_NAMES)), dimensions
 
 
 def _find_vocabulary(config: JsonObject, pipeline: Pipeline) -> int:

@@ -21,7 +21,7 @@ SPARSE_NAME = "sparse_linear"
 MULTI_VECTOR_NAME = "colbert_linear"
 
 # In the order of preference: the first needs no unpickling.
-_SUFFIXES = (".safetensors", ".pt", ".bin")
+HEAD_SUFFIXES = (".safetensors", ".pt", ".bin")
 _MATRIX_RANK = 2
 
 
@@ -67,7 +67,7 @@ def find_head(folder: Path, name: str, *, hidden_size: int) -> TokenHead | None:
     Raises:
         ModelError: The file cannot be read, or does not fit the backbone.
     """
-    paths = [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
+    paths = [folder / f"{name}{suffix}" for suffix in HEAD_SUFFIXES]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None

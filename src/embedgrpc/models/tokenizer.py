@@ -49,7 +49,11 @@ class Tokenizer:
 
     @classmethod
     def load(
-        cls, files: ModelFiles, metadata: ModelMetadata, *, escape_special_tokens: bool = False
+        cls,
+        files: ModelFiles,  # noqa: ARG003 - as `graph.prepare` is called
+        metadata: ModelMetadata,
+        *,
+        escape_special_tokens: bool = False,
     ) -> "Tokenizer":
         """Loads `tokenizer.json`; truncation and padding that it asks for are switched off.
 
@@ -87,6 +91,11 @@ class Tokenizer:
         # Set after the probing, which must find the special tokens as they are.
         tokenizer.encode_special_tokens = escape_special_tokens
         return cls(tokenizer, single=single, pair=pair)
+
+    @property
+    def special_token_count(self) -> int:
+        """How many special tokens are put around one text."""
+        return self._single.special_count
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
         """Tokenizes texts without holding the interpreter's lock.

@@ -157,13 +157,11 @@ def _rebuild_tensor(
     last = offset + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
     if max(sizes, default=0) > _SIZE_MAX:
         raise ValueError("an axis is too long")
-    if math.prod(sizes) and last >= storage.count:
+    if 0 not in sizes and last >= storage.count:
         raise ValueError("the view leaves its storage")
     # What no two values are apart by may be any number in the file.
-    steps = tuple(
-        step if size > 1 and math.prod(sizes) else 0
-        for size, step in zip(sizes, steps, strict=True)
-    )
+    used = [size > 1 and 0 not in sizes for size in sizes]
+    steps = tuple(step if use else 0 for step, use in zip(steps, used, strict=True))
     return TensorView(storage=storage, offset=offset, shape=sizes, strides=steps)
 
 

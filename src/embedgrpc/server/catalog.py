@@ -17,8 +17,8 @@ from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.server.settings import NAME_CHARACTERS_MAX, ModelSettings
 
-_NAME_CHARACTERS_MAX = 128
 _RETRY_DELAY_S = 2.0
 
 
@@ -66,24 +66,34 @@ class ServedModel:
     """A model under its names.
 
     Attributes:
-        id: Its name in requests.
-        aliases: Its other names.
-        source: Where its files come from.
-        default_truncation: What is done with long texts when a request does not say.
-        max_query_tokens: The most tokens of a query when embeddings rank; 0 for the model's limit.
-        escape_special_tokens: Whether a special token's name in a text is plain characters.
+        settings: What the configuration says of it.
         state: Whether it can be used now.
         loaded: What was loaded; None before.
     """
 
-    id: str
-    aliases: tuple[str, ...]
-    source: str
-    default_truncation: Truncation
-    escape_special_tokens: bool
-    max_query_tokens: int
+    settings: ModelSettings
     state: ModelState = field(default=ModelState.LOADING)
     loaded: LoadedModel | None = field(default=None)
+
+    @property
+    def id(self) -> str:
+        """Its name in requests."""
+        return self.settings.name
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Its other names."""
+        return self.settings.aliases
+
+    @property
+    def source(self) -> str:
+        """Where its files come from."""
+        return self.settings.source
+
+    @property
+    def default_truncation(self) -> Truncation:
+        """What is done with long texts when a request does not say."""
+        return self.settings.default_truncation
 
     def ready(self) -> LoadedModel:
         """Returns what can be called.
@@ -93,11 +103,13 @@ class ServedModel:
         """
         if self.state is ModelState.READY and self.loaded is not None:
             return self.loaded
+        never = self.state is ModelState.FAILED and self.loaded is None
         what = "is being loaded" if self.state is ModelState.LOADING else "cannot be run now"
         raise BackendUnavailableError(
-            f"the model {self.id} {what}",
+            f"the model {self.id} {'could not be loaded' if never else what}",
             metadata={"label": "model_not_ready", "model": self.id},
-            retry_delay_s=_RETRY_DELAY_S,
+            # What could not be loaded stays so until somebody changes something.
+            retry_delay_s=None if never else _RETRY_DELAY_S,
         )
 
     def embedder(self) -> tuple[LoadedModel, Embedder]:
@@ -159,9 +171,9 @@ class Catalog:
         """
         if not name:
             return self._models[0]
-        if len(name) > _NAME_CHARACTERS_MAX:
+        if len(name) > NAME_CHARACTERS_MAX:
             raise InvalidRequestError(
-                f"{field} has {len(name)} characters; the limit is {_NAME_CHARACTERS_MAX}",
+                f"{field} has {len(name)} characters; the limit is {NAME_CHARACTERS_MAX}",
                 field=field,
             )
         model = self._by_name.get(name)

@@ -66,12 +66,17 @@ def check_response_size(size: int, *, limit: int) -> None:
         InvalidRequestError: The answer is larger than the limit, in bytes.
     """
     if size > limit:
-        raise InvalidRequestError(
-            f"the answer would have about {size} bytes; the limit is {limit}: send fewer inputs,"
-            " use a stream, or accept more",
-            metadata={
-                "label": "response_too_large",
-                "responseBytes": str(size),
-                "maxResponseBytes": str(limit),
-            },
-        )
+        raise response_too_large(size, limit)
+
+
+def response_too_large(size: int, limit: int) -> InvalidRequestError:
+    """Tells that an answer of so many bytes would be larger than the limit."""
+    return InvalidRequestError(
+        f"the answer would have about {size} bytes; the limit is {limit}: send fewer inputs,"
+        " use a stream, or accept more",
+        metadata={
+            "label": "response_too_large",
+            "responseBytes": str(size),
+            "maxResponseBytes": str(limit),
+        },
+    )

@@ -48,6 +48,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             request.options,
             loaded.metadata,
             default_truncation=served.default_truncation,
+            special_tokens=embedder.tokenizer.special_token_count,
             field="options",
         )
         encoding = read_encoding(request.options.encoding, field="options.encoding")

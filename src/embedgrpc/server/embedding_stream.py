@@ -12,11 +12,17 @@ from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call, Job, WorkClass
-from embedgrpc.server.catalog import Catalog
-from embedgrpc.server.checks import check_count, check_enum, check_id
+from embedgrpc.models.kinds import Representation
+from embedgrpc.server.catalog import Catalog, LoadedModel
+from embedgrpc.server.checks import check_count, check_enum, check_id, response_too_large
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
-from embedgrpc.server.requests import begin_call, read_embed_spec, read_encoding
+from embedgrpc.server.requests import (
+    begin_call,
+    client_response_bytes,
+    read_embed_spec,
+    read_encoding,
+)
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
 from embedgrpc.server.wire import delimited, embedding_wires
@@ -24,6 +30,11 @@ from embedgrpc.v1 import embedding_service_pb2
 
 # Larger messages are slower to send, and late results wait for early ones to be written.
 _MESSAGE_BYTES = 1024 * 1024
+# Keys and lengths of a message with one result, and its usage.
+_MESSAGE_OVERHEAD_BYTES = 64
+# What the vectors of all tokens may take up in one stream's window.
+_WINDOW_BYTES = 256 * 1024 * 1024
+_FLOAT_BYTES = 4
 _RESULTS_FIELD = 1
 _ID_FIELD, _EMBEDDING_FIELD, _ERROR_FIELD = 1, 2, 3
 
@@ -62,6 +73,7 @@ class EmbeddingStream:
         self._next_position = 0
         self._early: dict[int, _Answer] = {}
         self._input_tokens = 0
+        self._answer_bytes = 0
 
     async def run(self) -> None:
         """Serves the call to its end."""
@@ -95,10 +107,13 @@ class EmbeddingStream:
             setup.options,
             loaded.metadata,
             default_truncation=served.default_truncation,
+            special_tokens=embedder.tokenizer.special_token_count,
             field="setup.options",
         )
         encoding = read_encoding(setup.options.encoding, field="setup.options.encoding")
         check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
+        limit = min(self._settings.max_response_bytes, client_response_bytes(self._context))
+        self._answer_bytes = limit - _MESSAGE_OVERHEAD_BYTES
         self._in_input_order = setup.order != embedding_service_pb2.RESULT_ORDER_COMPLETION
         describe_call(
             operation="embeddings",
@@ -107,7 +122,7 @@ class EmbeddingStream:
             dimensions=spec.dimensions,
             encoding=encoding.value,
         )
-        window = self._settings.max_stream_in_flight_inputs
+        window = self._window(spec, loaded)
         self.exchange.set_window(window)
         await self.exchange.write_first(
             embedding_service_pb2.StreamEmbedResponse(
@@ -117,11 +132,19 @@ class EmbeddingStream:
                     fingerprint=loaded.fingerprint,
                     dimensions=spec.dimensions,
                     max_in_flight_inputs=window,
-                    max_batch_inputs=self._settings.max_stream_batch_inputs,
+                    max_batch_inputs=min(self._settings.max_stream_batch_inputs, window),
                 )
             )
         )
         return embedder, spec, encoding
+
+    def _window(self, spec: EmbedSpec, loaded: LoadedModel) -> int:
+        """Tells how many inputs may be in flight: fewer when each may give a vector a token."""
+        window = self._settings.max_stream_in_flight_inputs
+        if Representation.MULTI_VECTOR not in spec.representations:
+            return window
+        largest = spec.max_tokens * loaded.metadata.multi_vector_dimensions * _FLOAT_BYTES
+        return min(window, max(_WINDOW_BYTES // largest, 1))
 
     async def _take(
         self,
@@ -170,6 +193,9 @@ class EmbeddingStream:
     ) -> None:
         """Answers an input with its embedding in wire form."""
         wire = delimited(_ID_FIELD, identifier.encode()) + delimited(_EMBEDDING_FIELD, embedding)
+        if len(wire) > self._answer_bytes:
+            self.fail(position, identifier, response_too_large(len(wire), self._answer_bytes))
+            return
         self._answer(position, _Answer(identifier, wire, tokens, truncated))
 
     def fail(self, position: int, identifier: str, error: EngineError) -> None:
@@ -193,7 +219,8 @@ class EmbeddingStream:
         results = response.results
         parts: list[bytes] = []
         size = tokens = truncated = 0
-        while outbox and size < _MESSAGE_BYTES:
+        budget = min(_MESSAGE_BYTES, self._answer_bytes)
+        while outbox and (not parts or size + len(outbox[0].wire) < budget):
             answer = outbox.popleft()
             parts.append(delimited(_RESULTS_FIELD, answer.wire))
             size += len(parts[-1])

@@ -49,9 +49,9 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
 
     async def set(self, service: str, *, serving: bool) -> None:
         """Sets the status of a service; without effect once the server is about to stop."""
-        status = _SERVING if serving and not self._stopping else _NOT_SERVING
-        if self._statuses.get(service) != status:
-            async with self._changed:
+        async with self._changed:
+            status = _SERVING if serving and not self._stopping else _NOT_SERVING
+            if self._statuses.get(service) != status:
                 self._statuses[service] = status
                 self._changed.notify_all()
 
@@ -187,7 +187,10 @@ class HealthMonitor:
         """Runs the canary; returns what is wrong, or nothing."""
         try:
             answer = await _run_canary(loaded, self._timeout_s)
-        except EngineError as error:
+        except Exception as error:
+            if not isinstance(error, EngineError):
+                _logger.exception("canary failed", extra={"model": model.id})
+                return type(error).__name__
             # Under load the canary may wait too long, while other batches get through.
             alive = self._heartbeat.age_s(model.id) < self._timeout_s
             return "" if alive and error.reason is Reason.DEADLINE_EXPIRED else error.reason.value

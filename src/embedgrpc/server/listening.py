@@ -1,5 +1,8 @@
 """Where the server listens, and how gRPC treats its connections."""
 
+import socket
+from pathlib import Path
+
 import grpc.aio
 
 from embedgrpc.server.settings import Settings
@@ -23,6 +26,7 @@ def listen(server: grpc.aio.Server, address: str) -> str:
     Raises:
         StartError: It cannot be bound.
     """
+    _check_address(address)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError:
@@ -33,6 +37,28 @@ def listen(server: grpc.aio.Server, address: str) -> str:
             settings_are_wrong=False,
         )
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _check_address(address: str) -> None:
+    """Refuses what gRPC would refuse without a reason, or take away from another server."""
+    if not address.startswith("unix:"):
+        host = address.rpartition(":")[0].strip("[]")
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError as error:
+            raise StartError(
+                f"address {address}: host {host!r}: {error.strerror}", settings_are_wrong=True
+            ) from None
+        return
+    path = Path(address.removeprefix("unix:").removeprefix("//"))
+    if not path.parent.is_dir():
+        raise StartError(f"address {address}: there is no such folder", settings_are_wrong=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # gRPC would remove the socket of a server that runs, and take its place.
+        if probe.connect_ex(str(path)) == 0:
+            raise StartError(
+                f"address {address}: another server is running there", settings_are_wrong=False
+            )
 
 
 def channel_arguments(settings: Settings) -> list[tuple[str, int]]:

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedgrpc.backends.base import Backend, BackendError
-from embedgrpc.backends.onnx import DeviceError, OnnxBackend
+from embedgrpc.backends.base import Backend, BackendError, DeviceError
+from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.cross_encoding import CrossEncoder
@@ -23,6 +23,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.metadata import Kind
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.server.catalog import LoadedModel, ServedModel
+from embedgrpc.server.daemons import run_in_daemon
 from embedgrpc.server.settings import ModelSettings, Settings
 
 DEFAULT_MODEL = ModelSettings(
@@ -68,17 +69,7 @@ OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
 
 def served_models(settings: Settings) -> tuple[ServedModel, ...]:
     """Names the models to serve; none in the settings means the default model."""
-    return tuple(
-        ServedModel(
-            id=one.name,
-            aliases=one.aliases,
-            source=one.source,
-            default_truncation=one.default_truncation,
-            escape_special_tokens=one.escape_special_tokens,
-            max_query_tokens=one.max_query_tokens,
-        )
-        for one in settings.models or (default_model(),)
-    )
+    return tuple(ServedModel(one) for one in settings.models or (default_model(),))
 
 
 def default_model() -> ModelSettings:
@@ -101,6 +92,7 @@ def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backe
         lanes=settings.lanes,
         intra_op_threads=settings.intra_op_threads,
         spin_duration_us=settings.spin_duration_us,
+        gpu_mem_limit_bytes=settings.gpu_memory_bytes,
     )
 
 
@@ -129,7 +121,7 @@ async def load(
         DeviceError: The device cannot be used.
         BackendError: The graph cannot be loaded.
     """
-    parts = await asyncio.to_thread(load_parts, model, settings, open_backend)
+    parts = await run_in_daemon(lambda: load_parts(model, settings, open_backend))
     resources.callback(parts.backend.close)
     admission = Admission(
         max_inputs=settings.max_queued_inputs, max_tokens=settings.max_queued_tokens
@@ -176,8 +168,10 @@ def load_parts(model: ServedModel, settings: Settings, open_backend: OpenBackend
         BackendError: The graph cannot be loaded.
     """
     files = source.resolve(model.source)
-    described = metadata.read(files)
-    tokenizer = Tokenizer.load(files, described, escape_special_tokens=model.escape_special_tokens)
+    described = metadata.read(files, model.settings.overrides)
+    tokenizer = Tokenizer.load(
+        files, described, escape_special_tokens=model.settings.escape_special_tokens
+    )
     prepared = graph.prepare(files, described, cache_dir=settings.cache_dir)
     backend = open_backend(model, prepared.path, settings)
     return Parts(files, described, tokenizer, prepared, backend)
@@ -199,7 +193,7 @@ def _assemble(
         probe = embedder.probe
         method = method_for(parts.metadata.representations)
         if method:
-            limit = model.max_query_tokens or parts.metadata.max_tokens
+            limit = model.settings.max_query_tokens or parts.metadata.max_tokens
             reranker = SimilarityReranker(embedder, method, limit)
     else:
         cross_encoder = reranker = CrossEncoder(*common)

@@ -10,6 +10,10 @@ from typing import Any, Literal
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
+# They write a line for each request of a download, whose address may hold a signature.
+_CHATTY = ("httpx2", "httpcore2", "filelock")
+
+
 def configure(level: str, log_format: Literal["auto", "human", "json"]) -> None:
     """Sends log lines to stderr.
 
@@ -21,6 +25,8 @@ def configure(level: str, log_format: Literal["auto", "human", "json"]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -5,10 +5,10 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from embedgrpc.server.listening import StartError
 from embedgrpc.server.serving import Server
 from embedgrpc.server.settings import Settings
 
@@ -25,11 +25,7 @@ async def serve(settings: Settings) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     stopping = asyncio.Event()
     with _signals(stopping.set):
-        try:
-            server = Server(settings)
-        except ValueError as error:
-            raise StartError(str(error), settings_are_wrong=True) from None
-        async with server:
+        async with Server(settings) as server:
             _logger.info("listening", extra={"address": server.address})
             await _until(stopping, server.load())
             _settle_memory()
@@ -66,26 +62,25 @@ async def _until(stopping: asyncio.Event, work: Any) -> None:
         await asyncio.gather(task, stop, return_exceptions=True)
 
 
-class _signals:  # noqa: N801 - used as a function
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
     """Calls back at the first SIGTERM or SIGINT, and leaves at once at the second."""
+    received = False
 
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self._received = False
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._receive, number)
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-    def _receive(self, number: int) -> None:
-        if self._received:
+    def receive(number: int) -> None:
+        nonlocal received
+        if received:
             # Nothing that could still hang: no exit handlers, no threads to wait for.
             os._exit(128 + number)
-        self._received = True
-        self._stop()
+        received = True
+        stop()
+
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, receive, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

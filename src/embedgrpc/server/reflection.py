@@ -44,6 +44,7 @@ def add_reflection(server: grpc.aio.Server) -> None:
         MODEL_SERVICE,
         "grpc.health.v1.Health",
         reflection.SERVICE_NAME,
+        _V1,
     )
     servicer: Any = reflection.aio.ReflectionServicer(names, _MemberPool())
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)

@@ -12,6 +12,7 @@ from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.server.checks import check_enum, check_not_negative
+from embedgrpc.server.settings import NAME_CHARACTERS_MAX
 from embedgrpc.server.tracing import current_context
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
@@ -48,8 +49,9 @@ _PROMPT_NAMES: dict[int, tuple[str, ...]] = {
     common_pb2.INPUT_TYPE_CLUSTERING: ("clustering", "Clustering"),
     common_pb2.INPUT_TYPE_SIMILARITY: ("similarity", "STS", "sts", "text-matching"),
 }
-_NAME_CHARACTERS_MAX = 128
 _PROMPT_CHARACTERS_MAX = 8192
+# Of a number that somebody else writes.
+_DIGITS_MAX = 11
 # What a gRPC client accepts unless it was told otherwise.
 _CLIENT_RESPONSE_BYTES = 4 * 1024 * 1024
 # How a client that accepts more, or less, says so.
@@ -73,7 +75,7 @@ def client_response_bytes(context: Any) -> int:
     """Tells how large an answer the client accepts."""
     for key, value in context.invocation_metadata() or ():
         if key == _CLIENT_RESPONSE_BYTES_KEY:
-            if isinstance(value, str) and value.isdecimal() and len(value) < 12:  # noqa: PLR2004
+            if isinstance(value, str) and value.isdecimal() and len(value) <= _DIGITS_MAX:
                 return int(value)
             raise InvalidRequestError(
                 f"metadata {_CLIENT_RESPONSE_BYTES_KEY} is not a number of bytes",
@@ -88,9 +90,16 @@ def read_truncation(value: int, *, default: Truncation, field: str) -> Truncatio
     return TRUNCATIONS.get(value, default)
 
 
-def read_max_tokens(value: int, *, limit: int, field: str) -> int:
+def read_max_tokens(value: int, *, limit: int, special_tokens: int, field: str) -> int:
     """Reads a number of tokens; 0, or more than the model can read, is the model's limit."""
     check_not_negative(value, field=field)
+    if value and value <= special_tokens:
+        raise InvalidRequestError(
+            f"{field} is {value}; the model needs {special_tokens} for special tokens and at"
+            " least 1 for the text",
+            field=field,
+            metadata={"maxTokens": str(value), "specialTokens": str(special_tokens)},
+        )
     return min(value, limit) if value else limit
 
 
@@ -105,6 +114,7 @@ def read_embed_spec(
     metadata: ModelMetadata,
     *,
     default_truncation: Truncation,
+    special_tokens: int,
     field: str,
 ) -> EmbedSpec:
     """Reads how texts are to be embedded.
@@ -113,6 +123,7 @@ def read_embed_spec(
         options: The request's options.
         metadata: What the model is.
         default_truncation: Used where the options say nothing.
+        special_tokens: How many the model puts around a text.
         field: Where the options stand in the request.
 
     Raises:
@@ -145,7 +156,10 @@ def read_embed_spec(
             options.truncation, default=default_truncation, field=f"{field}.truncation"
         ),
         max_tokens=read_max_tokens(
-            options.max_tokens, limit=metadata.max_tokens, field=f"{field}.max_tokens"
+            options.max_tokens,
+            limit=metadata.max_tokens,
+            special_tokens=special_tokens,
+            field=f"{field}.max_tokens",
         ),
         representations=representations,
         max_sparse_terms=options.max_sparse_terms,
@@ -206,9 +220,9 @@ def _read_prompt(
 
 
 def _named_prompt(name: str, metadata: ModelMetadata, *, field: str) -> str:
-    if not name or len(name) > _NAME_CHARACTERS_MAX:
+    if not name or len(name) > NAME_CHARACTERS_MAX:
         raise InvalidRequestError(
-            f"{field} has {len(name)} characters; it must have 1 to {_NAME_CHARACTERS_MAX}",
+            f"{field} has {len(name)} characters; it must have 1 to {NAME_CHARACTERS_MAX}",
             field=field,
         )
     if name not in metadata.prompts:

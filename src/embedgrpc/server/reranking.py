@@ -20,7 +20,13 @@ from embedgrpc.server.draining import Draining
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.guard import log_fault, stray_cancellation
-from embedgrpc.server.requests import begin_call, client_response_bytes, prompt_for, read_truncation
+from embedgrpc.server.requests import (
+    begin_call,
+    client_response_bytes,
+    prompt_for,
+    read_max_tokens,
+    read_truncation,
+)
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
 from embedgrpc.v1 import common_pb2, rerank_service_pb2, rerank_service_pb2_grpc
@@ -53,7 +59,9 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
     ) -> rerank_service_pb2.RerankResponse:
         """Scores the documents of one query and returns them best first."""
         call = begin_call(context, WorkClass.INTERACTIVE, max_s=self._settings.max_unary_s)
-        return await self._rerank(request, call, client_response_bytes(context))
+        response = await self._rerank(request, call, client_response_bytes(context))
+        describe_call(input_tokens=response.usage.input_tokens)
+        return response
 
     async def StreamRerank(  # noqa: N802 - the contract's name
         self, request_iterator: Any, context: Any
@@ -67,6 +75,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         limit = client_response_bytes(context)
         ids: set[str] = set()
         tasks: set[asyncio.Task[None]] = set()
+        input_tokens = 0
 
         async def answer(request: rerank_service_pb2.StreamRerankRequest, inputs: int) -> None:
             response = rerank_service_pb2.StreamRerankResponse(id=request.id)
@@ -98,14 +107,17 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         def pack(
             outbox: deque[tuple[rerank_service_pb2.StreamRerankResponse, int]],
         ) -> tuple[Any, int]:
+            nonlocal input_tokens
             response, inputs = outbox.popleft()
             ids.discard(response.id)
+            input_tokens += response.response.usage.input_tokens
             return response, inputs
 
         with self._draining.watch(exchange):
             try:
                 await exchange.run(read, pack)
             finally:
+                describe_call(input_tokens=input_tokens)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -130,7 +142,6 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
             operation="rerank", request_model=request.model or served.id, response_model=served.id
         )
         ranking = await reranker.rerank(request.query, documents, spec, call)
-        describe_call(input_tokens=ranking.input_tokens)
         return _pack(request, served, loaded, ranking, count)
 
 
@@ -154,13 +165,21 @@ def _read_spec(
             field="instruction",
             metadata={"label": "missing_instruction"},
         )
-    check_not_negative(request.max_tokens_per_document, field="max_tokens_per_document")
+    max_tokens = 0
+    if request.max_tokens_per_document:
+        max_tokens = read_max_tokens(
+            request.max_tokens_per_document,
+            limit=metadata.max_tokens,
+            # A pair's special tokens do not count towards the document.
+            special_tokens=loaded.embedder.tokenizer.special_token_count if loaded.embedder else 0,
+            field="max_tokens_per_document",
+        )
     return RerankSpec(
         scale=scale,
         truncation=read_truncation(
             request.truncation, default=served.default_truncation, field="truncation"
         ),
-        max_tokens=request.max_tokens_per_document,
+        max_tokens=max_tokens,
         query_prompt=prompt_for(common_pb2.INPUT_TYPE_QUERY, metadata) if embeds else "",
         document_prompt=prompt_for(common_pb2.INPUT_TYPE_DOCUMENT, metadata) if embeds else "",
     )

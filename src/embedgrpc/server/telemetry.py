@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _EXPORTERS: Final = ("otlp", "console", "none")
 _PROTOCOLS: Final = ("grpc", "http/protobuf")
@@ -72,7 +72,7 @@ class Telemetry:
         thread.start()
         thread.join(timeout_s)
         if thread.is_alive():
-            logger.warning("telemetry not flushed in time", extra={"timeout_s": timeout_s})
+            _logger.warning("telemetry not flushed in time", extra={"timeout_s": timeout_s})
         return closed.is_set()
 
     def _close(self, closed: threading.Event) -> None:
@@ -80,7 +80,7 @@ class Telemetry:
             self._provider.shutdown()
         except Exception:
             # The thread ends here: nobody is left to raise to, and the server is stopping.
-            logger.exception("telemetry shutdown failed")
+            _logger.exception("telemetry shutdown failed")
         else:
             closed.set()
 
@@ -126,7 +126,7 @@ def configure(service_version: str, environ: Mapping[str, str]) -> Telemetry | N
     )
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
-    logger.info("tracing on", extra={"exporters": names, "protocol": protocol})
+    _logger.info("tracing on", extra={"exporters": names, "protocol": protocol})
     return Telemetry(provider, service_version)
 
 

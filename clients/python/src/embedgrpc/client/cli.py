@@ -91,9 +91,10 @@ def _rerank(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _health(client: Client, arguments: argparse.Namespace) -> int:
-    status = client.health(arguments.service)
-    print(status)
-    return 0 if status is HealthStatus.SERVING else 1
+    statuses = [client.health(service) for service in arguments.services or [""]]
+    print(*statuses, sep="\n")
+    serving = [status is HealthStatus.SERVING for status in statuses]
+    return 0 if (any(serving) if arguments.any else all(serving)) else 1
 
 
 _COMMANDS: Final = {"models": _models, "embed": _embed, "rerank": _rerank, "health": _health}

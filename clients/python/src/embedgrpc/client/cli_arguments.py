@@ -70,9 +70,10 @@ def parser(default_target: str) -> argparse.ArgumentParser:
         )
     )
     health = add(
-        "health", "print how a service is", "The exit status is 0 only when it is SERVING."
+        "health", "print how services are", "The exit status is 0 only when they are SERVING."
     )
-    health.add_argument("service", nargs="?", default="", help="all of the server when left out")
+    health.add_argument("services", nargs="*", help="the whole server when left out")
+    health.add_argument("--any", action="store_true", help="one that is SERVING is enough")
     return root
 
 
