@@ -60,7 +60,7 @@ def similarity(
         described = replace(
             metadata, dimensions=2, normalize=False, representations=(Representation.DENSE,)
         )
-        embedder = Embedder(described, tokenizer, engine.pipeline, 1000)
+        embedder = Embedder(described, tokenizer, engine.pipeline, 1000, [])
         yield SimilarityReranker(embedder, RerankMethod.SIMILARITY, metadata.max_tokens)
 
 

@@ -249,16 +249,20 @@ def test_a_hit_does_not_load_the_builders(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.weights", "manifest.json"])
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip a bit"])
 def test_a_damaged_entry_is_built_anew(tmp_path: Path, file: str, damage: str) -> None:
-    """A file of the cache that is cut short or gone does no harm."""
+    """A file of the cache that is cut short, changed or gone does no harm."""
     graph = _prepare(FIXTURES / "bert-mean", tmp_path)
     whole = {path.name: path.read_bytes() for path in graph.path.parent.iterdir()}
     victim = graph.path.parent / file
     if damage == "remove":
         victim.unlink()
-    else:
+    elif damage == "truncate":
         victim.write_bytes(whole[file][: len(whole[file]) // 2])
+    else:
+        middle = len(whole[file]) // 2
+        changed = bytes([whole[file][middle] ^ 1])
+        victim.write_bytes(whole[file][:middle] + changed + whole[file][middle + 1 :])
     assert _prepare(FIXTURES / "bert-mean", tmp_path) == graph
     assert {path.name: path.read_bytes() for path in graph.path.parent.iterdir()} == whole
     assert len(list(tmp_path.iterdir())) == 1
@@ -267,10 +271,10 @@ def test_a_damaged_entry_is_built_anew(tmp_path: Path, file: str, damage: str) -
 def test_a_manifest_of_another_shape_is_a_damage(tmp_path: Path) -> None:
     """JSON that is no manifest makes the entry be built anew."""
     graph = _prepare(FIXTURES / "bert-mean", tmp_path)
-    for content in ("[]", '{"sizes": 1, "remembered": {}}', '{"sizes": {}, "remembered": 3}'):
+    for content in ("[]", '{"digests": 1, "remembered": {}}', '{"digests": {}, "remembered": 3}'):
         (graph.path.parent / "manifest.json").write_text(content)
         assert _prepare(FIXTURES / "bert-mean", tmp_path) == graph
-        assert "sizes" in json.loads((graph.path.parent / "manifest.json").read_text())
+        assert "digests" in json.loads((graph.path.parent / "manifest.json").read_text())
 
 
 def test_processes_may_build_at_once(tmp_path: Path) -> None:

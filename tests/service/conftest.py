@@ -16,18 +16,7 @@ from embedgrpc.client import Client
 from tests.service.grpcurl import Grpcurl
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-FOLDERS = (
-    "bert-mean",
-    "bert-cls",
-    "bert-st54",
-    "cross-bert",
-    "cross-xlmr",
-    "gemma-dense",
-    "qwen3-last",
-    "roberta-mean",
-    "splade-bert",
-    "xlmr-bge-m3",
-)
+FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if (path / "config.json").exists())
 TOOLS = Path(__file__).parent.parent.parent / ".cache" / "bin"
 
 

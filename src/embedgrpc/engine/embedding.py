@@ -1,6 +1,6 @@
 """Embeds texts with one model."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,12 +77,14 @@ class Embedder:
         tokenizer: Its tokenizer.
         pipeline: Runs its sequences.
         max_characters: The most characters of a text that are tokenized.
+        graph_outputs: What its graph gives.
     """
 
     metadata: ModelMetadata
     tokenizer: Tokenizer
     pipeline: Pipeline
     max_characters: int
+    graph_outputs: Collection[str]
 
     async def embed(
         self, texts: Sequence[str], spec: EmbedSpec, call: Call, *, field: str = "texts"
@@ -150,6 +152,19 @@ class Embedder:
         rows = await self.pipeline.probe(inputs, call)
         parts = [*rows.by_sequence.values(), *(ragged[0] for ragged in rows.by_token.values())]
         return np.concatenate([np.ravel(part) for part in parts])
+
+    def check_spec(self, spec: EmbedSpec, *, field: str) -> None:
+        """Refuses what the model's graph does not give.
+
+        Raises:
+            UnsupportedError: The vectors cannot be had without unit length.
+        """
+        if not set(self.outputs(spec)) <= set(self.graph_outputs):
+            raise errors.UnsupportedError(
+                "the model's graph gives only normalised vectors",
+                field=f"{field}.normalize",
+                metadata={"label": "missing_normalize"},
+            )
 
     def check(self, text: str, spec: EmbedSpec, *, field: str) -> CheckedText:
         """Checks a text and puts the prompt in front.

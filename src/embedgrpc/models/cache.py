@@ -3,6 +3,7 @@
 An entry is a folder that appears whole or not at all: it is made beside its place and renamed.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -52,8 +53,8 @@ def load_or_build(
 def _read_entry(place: Path) -> Mapping[str, Any] | None:
     try:
         manifest = json.loads((place / _MANIFEST).read_bytes())
-        sizes, remembered = manifest["sizes"], manifest["remembered"]
-        damaged = [name for name, size in sizes.items() if _size(place / name) != size]
+        digests, remembered = manifest["digests"], manifest["remembered"]
+        damaged = [name for name, digest in digests.items() if _digest(place / name) != digest]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -64,8 +65,12 @@ def _read_entry(place: Path) -> Mapping[str, Any] | None:
     return remembered
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else -1
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file; nothing where there is none."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _build_entry(
@@ -76,8 +81,8 @@ def _build_entry(
     folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=cache_dir))
     try:
         remembered = dict(build(folder))
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-        manifest = json.dumps({"sizes": sizes, "remembered": remembered}, indent=1)
+        digests = {path.name: _digest(path) for path in folder.iterdir()}
+        manifest = json.dumps({"digests": digests, "remembered": remembered}, indent=1)
         (folder / _MANIFEST).write_text(manifest)
         for path in folder.iterdir():
             _flush(path)

@@ -51,6 +51,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             special_tokens=embedder.tokenizer.special_token_count,
             field="options",
         )
+        embedder.check_spec(spec, field="options")
         encoding = read_encoding(request.options.encoding, field="options.encoding")
         check_response_size(
             sum(

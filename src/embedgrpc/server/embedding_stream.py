@@ -110,6 +110,7 @@ class EmbeddingStream:
             special_tokens=embedder.tokenizer.special_token_count,
             field="setup.options",
         )
+        embedder.check_spec(spec, field="setup.options")
         encoding = read_encoding(setup.options.encoding, field="setup.options.encoding")
         check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
         limit = min(self._settings.max_response_bytes, client_response_bytes(self._context))

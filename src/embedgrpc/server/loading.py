@@ -20,6 +20,7 @@ from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.models import graph, metadata, source
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.metadata import Kind
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.server.catalog import LoadedModel, ServedModel
@@ -85,10 +86,16 @@ def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backe
         DeviceError: The device cannot be used.
         BackendError: The graph cannot be loaded.
     """
-    del model
+    device = settings.device
+    if model.settings.weight_type is WeightType.INT8:
+        if device == "cuda":
+            raise DeviceError(
+                f"{model.id}: weight_type int8 runs on the CPU alone: set device to cpu or auto"
+            )
+        device = "cpu"
     return OnnxBackend(
         graph_path,
-        device=settings.device,
+        device=device,
         lanes=settings.lanes,
         intra_op_threads=settings.intra_op_threads,
         spin_duration_us=settings.spin_duration_us,
@@ -189,7 +196,7 @@ def _assemble(
     embedder: Embedder | None = None
     reranker: Reranker | None = None
     if parts.metadata.kind is Kind.EMBEDDING:
-        embedder = Embedder(*common)
+        embedder = Embedder(*common, graph_outputs=parts.graph.outputs)
         probe = embedder.probe
         method = method_for(parts.metadata.representations)
         if method:
