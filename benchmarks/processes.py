@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+
+from embedgrpc.server.loading import DEFAULT_MODEL
 
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -45,8 +48,19 @@ class RunningServer:
 
 
 @contextmanager
-def server(*flags: str) -> Iterator[RunningServer]:
-    """Runs `embedgrpc serve` on a free port until the block ends."""
+def server(*flags: str, weight_type: str = "float32") -> Iterator[RunningServer]:
+    """Runs `embedgrpc serve` on a free port, with the default model, until the block ends."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
+        config.write(
+            f'[[models]]\nsource = "{DEFAULT_MODEL.source}"\nweight_type = "{weight_type}"\n'
+        )
+        config.flush()
+        with _process(*flags, "--config", config.name) as running:
+            yield running
+
+
+@contextmanager
+def _process(*flags: str) -> Iterator[RunningServer]:
     began = time.perf_counter()
     process = subprocess.Popen(
         [
@@ -82,9 +96,9 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
 class RawLoop:
     """A bare ONNX Runtime session in a process, told what to do line by line."""
 
-    def __init__(self) -> None:
+    def __init__(self, weight_type: str = "float32") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.raw_loop"],
+            [sys.executable, "-m", "benchmarks.raw_loop", weight_type],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

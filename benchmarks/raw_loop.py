@@ -1,6 +1,7 @@
 """A bare ONNX Runtime session on the default model's graph: what a server is measured by.
 
 Reads requests as JSON lines from stdin and answers on stdout:
+The type of the weights is its only argument.
 - {"do": "prepare", "name": NAME, "texts": [...]}: tokenizes once, outside any measurement;
 - {"do": "best", "name": NAME}: finds the budget of padded tokens with the highest throughput;
 - {"do": "run", "name": NAME, "order": "sorted" | "given", "budget": N, "sequences": N}: runs all of
@@ -18,7 +19,9 @@ from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.engine.padding import pad
 from embedgrpc.models import graph, metadata, source
+from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.outputs import SENTENCE_EMBEDDING
+from embedgrpc.models.overrides import ModelOverrides
 from embedgrpc.models.tokenizer import Tokenizer, TokenSequence, Truncation
 from embedgrpc.server.loading import DEFAULT_MODEL
 
@@ -27,9 +30,10 @@ _CACHE = Path("~/.cache/embedgrpc").expanduser()
 
 
 class _Loop:
-    def __init__(self) -> None:
+    def __init__(self, weight_type: str) -> None:
         files = source.resolve(DEFAULT_MODEL.source)
-        self._metadata = metadata.read(files)
+        overrides = ModelOverrides(weight_type=WeightType(weight_type))
+        self._metadata = metadata.read(files, overrides)
         self._tokenizer = Tokenizer.load(files, self._metadata)
         prepared = graph.prepare(files, self._metadata, cache_dir=_CACHE)
         self._backend = OnnxBackend(prepared.path, device="cpu")
@@ -100,7 +104,7 @@ class _Loop:
 
 def main() -> None:
     """Answers requests until stdin ends."""
-    loop = _Loop()
+    loop = _Loop(sys.argv[1])
     for line in sys.stdin:
         request = json.loads(line)
         answer = getattr(loop, request.pop("do"))(**request)

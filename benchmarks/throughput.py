@@ -44,13 +44,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
     parser.add_argument("--texts", type=int, default=0, help="texts of a workload; 0 for all")
+    parser.add_argument("--weight-type", default="float32", choices=("float32", "int8"))
     arguments = parser.parse_args()
+    weights = arguments.weight_type
     rounds = arguments.rounds
     print("| workload | contender | tokens/s | ratio to raw | CPU-s per 1 M tokens | CPU ratio |")
     print("|---|---|---|---|---|---|")
     for whole in (workloads.passages(), workloads.short(), workloads.mixed()):
         workload = replace(whole, texts=whole.texts[: arguments.texts or None])
-        with RawLoop() as raw, server() as served:
+        with RawLoop(weights) as raw, server(weight_type=weights) as served:
             tokens = raw.ask(do="prepare", name=workload.name, texts=workload.texts)["tokens"]
             contenders = list(_contenders(workload, raw, served))
             for number in range(_WARM_UP_ROUNDS + rounds):
