@@ -36,11 +36,7 @@ MAY_IMPORT = {
     "embedgrpc.client": ("embedgrpc.v1",),
 }
 # Here alone the server names what it is made of.
-COMPOSITION = (
-    "embedgrpc.server.loading",
-    "embedgrpc.server.process",
-    "embedgrpc.server.serving",
-)
+COMPOSITION = ("embedgrpc.server.loading",)
 # What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
 TRANSPORT = ("embedgrpc.v1", "grpc", "google.protobuf", "google.rpc", "grpc_health")
 SPEAK_TRANSPORT = ("embedgrpc.server", "embedgrpc.client")

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedgrpc.backends.base import FloatArray
-from embedgrpc.engine.embedding import Embeddings, EmbedSpec
+from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.sparse import SparseVector
 from embedgrpc.engine.vectors import EncodedRows, Encoding, encode
 from embedgrpc.models.kinds import Representation

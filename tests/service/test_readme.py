@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from embedgrpc.server.loading import DEFAULT_MODEL
 from tests.service.grpcurl import Grpcurl
-from tests.settings_table import README, render, split
+from tests.settings_table import README, render
 
 DOCUMENTED_TARGET = "127.0.0.1:50051"
 
@@ -20,10 +21,24 @@ def blocks(language: str) -> list[str]:
     return fenced.findall(README.read_text("utf-8"))
 
 
-def test_the_table_of_settings_is_current() -> None:
-    """Every setting stands in the README with its flag, default and description."""
-    _, table, _ = split(README.read_text("utf-8"))
-    assert table == render(), "run: uv run python -m tests.settings_table"
+def test_the_tables_of_settings_are_current() -> None:
+    """Every setting stands in the README with its flag or key, default and description."""
+    readme = README.read_text("utf-8")
+    assert readme == render(readme), "run: uv run python -m tests.settings_table"
+
+
+def test_what_inspect_prints_stands_in_the_readme() -> None:
+    """The README shows what the command says of the default model, but for where it lies."""
+    done = subprocess.run(
+        [sys.executable, "-m", "embedgrpc.cli.main", "inspect", DEFAULT_MODEL.source],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    readme = README.read_text("utf-8")
+    for line in done.stdout.splitlines():
+        assert line in readme or line.startswith("folder")
 
 
 def test_the_python_example_prints_what_stands_below_it(target: str) -> None:

@@ -10,7 +10,7 @@ from embedgrpc.models import graph, metadata
 from embedgrpc.models.source import resolve
 from embedgrpc.models.stored_type import find_stored_type
 from embedgrpc.models.tokenizer import Tokenizer
-from embedgrpc.server.settings import ModelSettings
+from embedgrpc.server.model_settings import ModelSettings
 
 # Its name, its value as JSON has it, and the file and key that say so; empty where none does.
 Row = tuple[str, Any, str]

@@ -1,6 +1,7 @@
 """Finds the settings of a model that a command names."""
 
-from embedgrpc.server.settings import ModelSettings, Settings
+from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.settings import Settings
 
 
 def find_model(settings: Settings, source: str) -> ModelSettings:

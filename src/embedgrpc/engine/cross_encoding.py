@@ -7,7 +7,6 @@ import numpy as np
 
 from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.engine import errors
-from embedgrpc.engine.embedding import too_many_tokens
 from embedgrpc.engine.pipeline import Inputs, Pipeline
 from embedgrpc.engine.reranking import (
     Ranking,
@@ -17,6 +16,7 @@ from embedgrpc.engine.reranking import (
     check_texts,
     rank,
 )
+from embedgrpc.engine.texts import too_many_tokens
 from embedgrpc.engine.work import Call
 from embedgrpc.models.metadata import Activation, ModelMetadata
 from embedgrpc.models.outputs import LOGITS

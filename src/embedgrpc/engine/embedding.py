@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.engine import errors
+from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Running
 from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.sparse import SparseVector, from_token_weights, from_vocabulary_weights
-from embedgrpc.engine.texts import CheckedText, check_text
+from embedgrpc.engine.texts import CheckedText, check_text, too_many_tokens
 from embedgrpc.engine.vectors import shorten
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.models.kinds import Representation
@@ -24,48 +25,6 @@ from embedgrpc.models.outputs import (
     VOCABULARY_WEIGHTS,
 )
 from embedgrpc.models.tokenizer import Tokenizer, TokenLimitError, TokenSequence, Truncation
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedSpec:
-    """How texts are embedded.
-
-    Attributes:
-        prompt: What is put in front of each text.
-        dimensions: Length of the vectors, at most the model's.
-        normalize: Whether they get unit length.
-        truncation: What to do with a text that is too long.
-        max_tokens: The most tokens of a text, at most the model's.
-        representations: What to return; the model has them all.
-        max_sparse_terms: Only this many of the heaviest sparse terms; 0 for all.
-    """
-
-    prompt: str
-    dimensions: int
-    normalize: bool
-    truncation: Truncation
-    max_tokens: int
-    representations: tuple[Representation, ...]
-    max_sparse_terms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """What the model says of some texts.
-
-    Attributes:
-        vectors: float32 [texts, dimensions]; None where no dense vectors were asked for.
-        sparse: A sparse vector a text; None likewise.
-        multi_vectors: float32 [tokens, dimensions] for each text; None likewise.
-        token_counts: int32 [texts]; tokens that the model read.
-        truncated: bool [texts]; whether the text was cut to fit.
-    """
-
-    vectors: FloatArray | None
-    sparse: Sequence[SparseVector] | None
-    multi_vectors: Sequence[FloatArray] | None
-    token_counts: NDArray[np.int32]
-    truncated: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,16 +255,3 @@ class Embedder:
             return self.tokenizer.frame(ids, max_tokens=spec.max_tokens, truncation=spec.truncation)
         except TokenLimitError as error:
             return too_many_tokens(error, field=field)
-
-
-def too_many_tokens(error: TokenLimitError, *, field: str) -> errors.InputTooLongError:
-    """Tells the caller that an input has too many tokens and may not be cut."""
-    return errors.InputTooLongError(
-        f"{field} has {error.token_count} tokens; the limit is {error.max_tokens}",
-        field=field,
-        metadata={
-            "label": "tokens",
-            "tokens": str(error.token_count),
-            "maxTokens": str(error.max_tokens),
-        },
-    )

@@ -8,7 +8,8 @@ import numpy as np
 
 from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.engine import errors
-from embedgrpc.engine.embedding import Embedder, Embeddings, EmbedSpec, too_many_tokens
+from embedgrpc.engine.embedding import Embedder
+from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.pipeline import Inputs
 from embedgrpc.engine.reranking import (
     Ranking,
@@ -18,6 +19,7 @@ from embedgrpc.engine.reranking import (
     field_of,
     rank,
 )
+from embedgrpc.engine.texts import too_many_tokens
 from embedgrpc.engine.work import Call
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizer import TokenLimitError, TokenSequence

@@ -4,7 +4,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from embedgrpc.engine.errors import EmptyInputError, InputTooLongError
-from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.models.truncation import TokenLimitError, Truncation
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +72,16 @@ def _is_visible(character: str) -> bool:
     # last two may well be drawn.
     category = unicodedata.category(character)
     return category[0] not in "ZC" or category in ("Co", "Cn")
+
+
+def too_many_tokens(error: TokenLimitError, *, field: str) -> InputTooLongError:
+    """Tells the caller that an input has too many tokens and may not be cut."""
+    return InputTooLongError(
+        f"{field} has {error.token_count} tokens; the limit is {error.max_tokens}",
+        field=field,
+        metadata={
+            "label": "tokens",
+            "tokens": str(error.token_count),
+            "maxTokens": str(error.max_tokens),
+        },
+    )

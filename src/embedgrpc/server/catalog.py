@@ -17,7 +17,7 @@ from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation
-from embedgrpc.server.settings import NAME_CHARACTERS_MAX, ModelSettings
+from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX, ModelSettings
 
 _RETRY_DELAY_S = 2.0
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from embedgrpc.engine.embedding import Embeddings
+from embedgrpc.engine.embeddings import Embeddings
 from embedgrpc.engine.work import WorkClass
 from embedgrpc.server.catalog import Catalog
 from embedgrpc.server.checks import check_count, check_response_size

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embedgrpc.engine.embedding import Embedder, EmbedSpec
-from embedgrpc.engine.errors import EngineError, InvalidRequestError, NonFiniteOutputError
+from embedgrpc.engine.embedding import Embedder
+from embedgrpc.engine.embeddings import EmbedSpec
+from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.engine.pipeline import Running
-from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.vectors import Encoding
-from embedgrpc.engine.work import Call, Job, WorkClass
+from embedgrpc.engine.work import Call, WorkClass
 from embedgrpc.models.kinds import Representation
 from embedgrpc.server.catalog import Catalog, LoadedModel
 from embedgrpc.server.checks import check_count, check_enum, check_id, response_too_large
+from embedgrpc.server.embedding_sink import EmbeddingSink
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.requests import (
@@ -25,7 +26,7 @@ from embedgrpc.server.requests import (
 )
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
-from embedgrpc.server.wire import delimited, embedding_wires
+from embedgrpc.server.wire import delimited
 from embedgrpc.v1 import embedding_service_pb2
 
 # Larger messages are slower to send, and late results wait for early ones to be written.
@@ -173,7 +174,7 @@ class EmbeddingStream:
             except EngineError as error:
                 self.fail(position, one.id, error)
         if checked:
-            sink = _Sink(
+            sink = EmbeddingSink(
                 stream=self,
                 embedder=embedder,
                 spec=spec,
@@ -235,75 +236,6 @@ class EmbeddingStream:
         results.usage.truncated_inputs = truncated
         self._input_tokens += tokens
         return response, len(parts)
-
-
-class _Sink:
-    """Takes the rows of one batch message."""
-
-    def __init__(
-        self,
-        *,
-        stream: EmbeddingStream,
-        embedder: Embedder,
-        spec: EmbedSpec,
-        encoding: Encoding,
-        checked: list[CheckedText],
-        positions: list[int],
-        ids: list[str],
-    ) -> None:
-        self.running: Running | None = None
-        self._stream = stream
-        self._embedder = embedder
-        self._spec = spec
-        self._encoding = encoding
-        self._checked = checked
-        self._positions = positions
-        self._ids = ids
-        self._missing = len(ids)
-
-    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
-        """Takes rows; see `embedgrpc.engine.work.Sink`."""
-        zero = self._embedder.has_no_direction(rows, self._spec)
-        if zero.any():
-            error = NonFiniteOutputError("a vector of zeros has no direction")
-            self.failed([indices[row] for row in zero.nonzero()[0].tolist()], error)
-            kept = (~zero).nonzero()[0].tolist()
-            indices, rows = [indices[row] for row in kept], rows.keep(kept)
-        if not indices:
-            return
-        embeddings = self._embedder.finish(self._job(), self._checked, indices, rows, self._spec)
-        wires = embedding_wires(
-            embeddings,
-            encoding=self._encoding,
-            sparse_dimensions=self._embedder.metadata.sparse_dimensions,
-        )
-        tokens = embeddings.token_counts.tolist()
-        truncated = embeddings.truncated.tolist()
-        for row, index in enumerate(indices):
-            self._stream.succeed(
-                self._positions[index],
-                self._ids[index],
-                wires[row],
-                tokens=tokens[row],
-                truncated=truncated[row],
-            )
-        self._count(len(indices))
-
-    def failed(self, indices: Sequence[int], error: EngineError) -> None:
-        """Takes a failure; see `embedgrpc.engine.work.Sink`."""
-        for index in indices:
-            self._stream.fail(self._positions[index], self._ids[index], error)
-        self._count(len(indices))
-
-    def _job(self) -> Job:
-        if self.running is None:
-            raise RuntimeError("rows came before the job was started")
-        return self.running.job
-
-    def _count(self, inputs: int) -> None:
-        self._missing -= inputs
-        if not self._missing and self.running is not None:
-            self._stream.finished(self.running)
 
 
 def _out_of_order(what: str) -> InvalidRequestError:

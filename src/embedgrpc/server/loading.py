@@ -25,7 +25,8 @@ from embedgrpc.models.metadata import Kind
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.server.catalog import LoadedModel, ServedModel
 from embedgrpc.server.daemons import run_in_daemon
-from embedgrpc.server.settings import ModelSettings, Settings
+from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.settings import Settings
 
 DEFAULT_MODEL = ModelSettings(
     id="all-MiniLM-L6-v2",

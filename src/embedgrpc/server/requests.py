@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from embedgrpc.engine.embedding import EmbedSpec
+from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call, WorkClass
@@ -12,7 +12,7 @@ from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.server.checks import check_enum, check_not_negative
-from embedgrpc.server.settings import NAME_CHARACTERS_MAX
+from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX
 from embedgrpc.server.tracing import current_context
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 

@@ -1,123 +1,18 @@
 """Everything that can be set, with its default, its unit and its bounds."""
 
-import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from embedgrpc.models.kinds import Activation, PaddingSide, Pooling, Similarity, WeightType
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.source import short_name
-from embedgrpc.models.truncation import Truncation
+from embedgrpc.server.model_settings import ModelSettings
 
 MIB = 1024 * 1024
 
 
-# What a model may be called in requests.
-NAME_CHARACTERS_MAX = 128
-_NAME = rf"[\w.\-/:]{{1,{NAME_CHARACTERS_MAX}}}"
-Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
 _ID_AND_SOURCE = re.compile(r"(?P<id>[\w.\-:]+)=(?P<source>.*)", re.DOTALL)
 _PORT_MAX = 65_535
-
-
-class ModelSettings(BaseModel):
-    """One model to serve."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str = Field(
-        min_length=1,
-        description="A folder, package:IMPORT_NAME/SUBFOLDER for an installed package, or"
-        " hf:ORG/NAME[@REVISION] or ORG/NAME[@REVISION] for the Hugging Face Hub; a folder wins",
-    )
-    id: str = Field(
-        default="",
-        pattern=f"^({_NAME})?$",
-        description="Name in requests; empty takes it from the source",
-    )
-    aliases: tuple[Name, ...] = Field(default=(), description="Other names in requests")
-    default_truncation: Truncation = Field(
-        default=Truncation.END,
-        description="What is done with long texts when a request does not say: none, end or start",
-    )
-    escape_special_tokens: bool = Field(
-        default=False,
-        description="Take a special token's name inside a text, such as [SEP], as plain characters;"
-        " the reference implementations take it as the token",
-    )
-    max_query_tokens: int = Field(
-        default=0,
-        ge=0,
-        description="The most tokens of a query when an embedding model ranks; 0 takes the model's"
-        " limit",
-    )
-    pooling: tuple[Pooling, ...] = Field(
-        default=(), description="How token vectors become one, instead of what the files say"
-    )
-    normalize: bool | None = Field(
-        default=None, description="Whether vectors get unit length, instead of what the files say"
-    )
-    max_tokens: int | None = Field(
-        default=None, ge=1, description="The longest sequence, instead of what the files say"
-    )
-    prompts: dict[str, str] = Field(
-        default={}, description="Prompts by name, beside or instead of those of the files"
-    )
-    default_prompt_name: str | None = Field(
-        default=None, description="The prompt when a request names none"
-    )
-    padding_side: PaddingSide | None = Field(default=None, description="left or right")
-    pad_token_id: int | None = Field(default=None, ge=0, description="The token that fills")
-    similarity: Similarity | None = Field(
-        default=None, description="cosine, dot, euclidean or manhattan"
-    )
-    lowercase: bool | None = Field(default=None, description="Whether texts are lowercased")
-    activation: Activation | None = Field(
-        default=None, description="sigmoid or identity: what makes a cross-encoder's score"
-    )
-    file: str = Field(
-        default="", description="The file of weights to take, such as onnx/model_quantized.onnx"
-    )
-    output: str = Field(default="", description="The output of an ONNX graph to take")
-    task_id: int | None = Field(default=None, description="For graphs that choose a task by number")
-    weight_type: WeightType = Field(
-        default=WeightType.FLOAT32,
-        description="float32, or int8: quantised by embedgrpc, faster and a little less exact",
-    )
-
-    @property
-    def name(self) -> str:
-        """Its name in requests: its id, or else the last part of its source."""
-        return self.id or short_name(self.source) or self.source
-
-    @property
-    def overrides(self) -> ModelOverrides:
-        """What stands here instead of in the model's files."""
-        names = [field.name for field in dataclasses.fields(ModelOverrides)]
-        return ModelOverrides(**{name: getattr(self, name) for name in names})
-
-    @field_validator("default_truncation", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
-
-    @field_validator("pooling", mode="before")
-    @classmethod
-    def _one_or_more(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _check_name(self) -> Self:
-        if not re.fullmatch(_NAME, self.name):
-            raise ValueError(
-                f"the last part of {self.source!r} is no name for requests: give an id"
-            )
-        if len({self.name, *self.aliases}) <= len(self.aliases):
-            raise ValueError(f"{self.name!r} has an alias twice, or one that is its id")
-        return self
 
 
 class Settings(BaseModel):

@@ -9,7 +9,7 @@ Source: protobuf encoding specification; fields of `embedgrpc.v1.Embedding` and 
 
 import struct
 
-from embedgrpc.engine.embedding import Embeddings, EmbedSpec
+from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.sparse import SparseVector
 from embedgrpc.engine.vectors import EncodedRows, Encoding, encode
 from embedgrpc.models.kinds import Representation
