@@ -151,7 +151,7 @@ def test_what_is_quantised_already_is_refused(tmp_path: Path) -> None:
     """A graph without float32 weights cannot be quantised."""
     graph = _prepare(FIXTURES / "bert-mean", tmp_path / "cache")
     (tmp_path / "again").mkdir()
-    with pytest.raises(ModelError, match="no float32 weights to quantise: leave weight_type at"):
+    with pytest.raises(ModelError, match="no float32 weights to convert: leave weight_type at"):
         quantize(graph.path, tmp_path / "again")
 
 

@@ -2,6 +2,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import grpc
 import pytest
@@ -125,3 +126,41 @@ async def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
             await server.load()
     assert str(blocked) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "problem"),
+    [
+        (
+            {"source": "bert-cls", "weight_type": "float16"},
+            "cpu",
+            "weight_type float16 runs on cuda alone: set device to cuda",
+        ),
+        (
+            {"source": "bert-cls", "weight_type": "int8"},
+            "cuda",
+            "weight_type int8 runs on cpu alone: set device to cpu",
+        ),
+        (
+            {"source": "bert-cls", "rerank_method": "hybrid"},
+            "cpu",
+            "rerank_method hybrid is set, but the model has only dense vectors",
+        ),
+        (
+            {"source": "cross-bert", "rerank_method": "similarity"},
+            "cpu",
+            "rerank_method is set, but the model is a cross-encoder",
+        ),
+    ],
+)
+async def test_settings_that_a_model_cannot_have(
+    cache_dir: Path, settings: dict[str, str], device: Literal["cpu", "cuda"], problem: str
+) -> None:
+    """What was set is refused in one line that names the model and the key."""
+    source = str(FIXTURES / settings["source"])
+    model = ModelSettings.model_validate({**settings, "id": "set", "source": source})
+    configuration = settings_for(model, cache_dir=cache_dir, device=device)
+    async with Server(configuration) as server:
+        with pytest.raises(StartError) as caught:
+            await server.load()
+    assert str(caught.value) == f"set: {problem}"

@@ -1,13 +1,14 @@
 """The answers of the running service against those of the reference implementation."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from embedgrpc.client import Client
-from tests.service.conftest import FIXTURES, FOLDERS
+from tests.service.conftest import FIXTURES, FOLDERS, running_server
 
 
 def expected(name: str) -> dict[str, Any]:
@@ -199,6 +200,30 @@ def test_a_hybrid_model_ranks_by_all_its_representations(fixture_client: Client)
     ]
     hybrid = [one["hybrid"] for one in reference["outputs"]["hybrid"]["scores"]]
     assert np.abs(np.array(scores) - hybrid).max() <= reference["tolerance"]
+
+
+def test_a_model_ranks_as_it_was_set(cache_dir: Path, tmp_path: Path) -> None:
+    """Late interaction sums what the reference averages, over the query's tokens but the first."""
+    config = tmp_path / "embedgrpc.toml"
+    source = FIXTURES / "xlmr-bge-m3"
+    config.write_text(
+        f'[[models]]\nid = "late"\nsource = "{source}"\nrerank_method = "late_interaction"\n'
+        f'[[models]]\nid = "dense"\nsource = "{source}"\nrerank_method = "similarity"\n'
+    )
+    reference = expected("xlmr-bge-m3")
+    with (
+        running_server("--config", str(config), cache_dir=cache_dir) as target,
+        Client(target) as client,
+    ):
+        for (query, document), scores in zip(
+            reference["pairs"], reference["outputs"]["hybrid"]["scores"], strict=True
+        ):
+            tokens = int(client.embed([query], model="late").token_counts[0]) - 1
+            late = client.rerank(query, [document], model="late").results[0].score
+            assert late == pytest.approx(scores["colbert"] * tokens, abs=1e-3)
+            dense = client.rerank(query, [document], model="dense").results[0].score
+            assert dense == pytest.approx(scores["dense"], abs=1e-4)
+        assert client.get_model("late").rerank_method == "late_interaction"
 
 
 def test_models_are_listed_as_they_are(fixture_client: Client) -> None:

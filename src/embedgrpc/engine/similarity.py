@@ -42,10 +42,13 @@ _REPRESENTATIONS = {
 
 def method_for(representations: Sequence[Representation]) -> RerankMethod | None:
     """Chooses how a model ranks; None when it cannot."""
-    for method, needed in _REPRESENTATIONS.items():
-        if set(needed) <= set(representations):
-            return method
-    return None
+    return next((method for method in _REPRESENTATIONS if can_rank(method, representations)), None)
+
+
+def can_rank(method: RerankMethod, representations: Sequence[Representation]) -> bool:
+    """Tells whether a model with these representations can rank by this method."""
+    needed = _REPRESENTATIONS.get(method)
+    return needed is not None and set(needed) <= set(representations)
 
 
 @dataclass(frozen=True, slots=True)

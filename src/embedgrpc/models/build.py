@@ -23,6 +23,7 @@ from embedgrpc.models.exported_inputs import bind_inputs
 from embedgrpc.models.exported_logits import check_vocabulary, find_logits, find_token_logits
 from embedgrpc.models.families import FAMILIES
 from embedgrpc.models.graph_writer import GraphWriter
+from embedgrpc.models.halved import halve
 from embedgrpc.models.heads import append_embedding_head, append_outputs
 from embedgrpc.models.imported import move_weights, read_graph
 from embedgrpc.models.json_file import JsonObject
@@ -53,7 +54,7 @@ from embedgrpc.models.token_outputs import (
 
 GRAPH_NAME = "model.onnx"
 
-_CONVERSIONS = {WeightType.INT8: quantize}
+_CONVERSIONS = {WeightType.FLOAT16: halve, WeightType.INT8: quantize}
 
 # Old enough for other runtimes; LayerNormalization is a single operator since this version.
 _OPSET = 17

@@ -55,4 +55,5 @@ class WeightType(StrEnum):
     """What a graph's weights are and what is computed in."""
 
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
     INT8 = "int8"

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedgrpc.backends.base import Backend, BackendError, DeviceError
-from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.backends.onnx import Device, OnnxBackend
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.cross_encoding import CrossEncoder
 from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.pipeline import Pipeline
-from embedgrpc.engine.reranking import Reranker
+from embedgrpc.engine.reranking import Reranker, RerankMethod
 from embedgrpc.engine.scheduler import BatchObserver, Scheduler
-from embedgrpc.engine.similarity import SimilarityReranker, method_for
+from embedgrpc.engine.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.models import graph, metadata, source
@@ -41,6 +41,10 @@ _FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
 _BATCH_OVERHEAD_TOKENS = 32
 _CPU_BATCH_TOKENS = 512
 _GPU_BATCH_TOKENS = 8192
+
+
+# Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
+_DEVICES: dict[WeightType, Device] = {WeightType.FLOAT16: "cuda", WeightType.INT8: "cpu"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,12 @@ def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backe
         BackendError: The graph cannot be loaded.
     """
     device = settings.device
-    if model.settings.weight_type is WeightType.INT8:
-        if device == "cuda":
-            raise DeviceError(
-                f"{model.id}: weight_type int8 runs on the CPU alone: set device to cpu or auto"
-            )
-        device = "cpu"
+    only = _DEVICES.get(model.settings.weight_type, device)
+    if device not in ("auto", only):
+        raise DeviceError(
+            f"weight_type {model.settings.weight_type} runs on {only} alone: set device to {only}"
+        )
+    device = only
     return OnnxBackend(
         graph_path,
         device=device,
@@ -185,6 +189,21 @@ def load_parts(model: ServedModel, settings: Settings, open_backend: OpenBackend
     return Parts(files, described, tokenizer, prepared, backend)
 
 
+def _choose_method(model: ServedModel, parts: Parts) -> RerankMethod | None:
+    """Chooses how an embedding model ranks: as it was set, or else the best it can.
+
+    Raises:
+        ModelError: It cannot rank as it was set.
+    """
+    wanted = model.settings.rerank_method
+    if wanted is None:
+        return method_for(parts.metadata.representations)
+    if not can_rank(wanted, parts.metadata.representations):
+        has = ", ".join(parts.metadata.representations)
+        raise ModelError(f"rerank_method {wanted} is set, but the model has only {has} vectors")
+    return wanted
+
+
 def _assemble(
     model: ServedModel,
     parts: Parts,
@@ -199,10 +218,12 @@ def _assemble(
     if parts.metadata.kind is Kind.EMBEDDING:
         embedder = Embedder(*common, graph_outputs=parts.graph.outputs)
         probe = embedder.probe
-        method = method_for(parts.metadata.representations)
+        method = _choose_method(model, parts)
         if method:
             limit = model.settings.max_query_tokens or parts.metadata.max_tokens
             reranker = SimilarityReranker(embedder, method, limit)
+    elif model.settings.rerank_method not in (None, RerankMethod.CROSS_ENCODER):
+        raise ModelError("rerank_method is set, but the model is a cross-encoder")
     else:
         cross_encoder = reranker = CrossEncoder(*common)
         probe = cross_encoder.probe

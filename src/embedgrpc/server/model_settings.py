@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from embedgrpc.engine.reranking import RerankMethod
 from embedgrpc.models.kinds import Activation, PaddingSide, Pooling, Similarity, WeightType
 from embedgrpc.models.overrides import ModelOverrides
 from embedgrpc.models.source import short_name
@@ -41,6 +42,11 @@ class ModelSettings(BaseModel):
         default=False,
         description="Take a special token's name inside a text, such as [SEP], as plain characters;"
         " the reference implementations take it as the token",
+    )
+    rerank_method: RerankMethod | None = Field(
+        default=None,
+        description="similarity, late_interaction or hybrid: how an embedding model ranks; empty"
+        " takes hybrid where the model has all representations, else what it can",
     )
     max_query_tokens: int = Field(
         default=0,
@@ -79,7 +85,8 @@ class ModelSettings(BaseModel):
     task_id: int | None = Field(default=None, description="For graphs that choose a task by number")
     weight_type: WeightType = Field(
         default=WeightType.FLOAT32,
-        description="float32, or int8: quantised by embedgrpc, faster and a little less exact",
+        description="float32; float16, on a GPU; or int8, on the CPU: converted by embedgrpc,"
+        " faster and a little less exact",
     )
 
     @property
