@@ -77,6 +77,17 @@ def test_a_good_model_passes(name: str, cache_dir: Path) -> None:
     assert "install sentence-transformers, or give --against" in done.out
 
 
+def test_the_prompt_of_a_cross_encoder_counts(tmp_path: Path, cache_dir: Path) -> None:
+    """Pairs are scored with its default prompt before the query."""
+    folder = copy_fixture("cross-bert", tmp_path)
+    extras = folder / "config_sentence_transformers.json"
+    extras.write_text('{"prompts": {"web": "find: "}, "default_prompt_name": "web"}')
+    against = ("--against", FIXTURES / "cross-bert", "--device", "cpu", "--cache-dir", cache_dir)
+    assert "WRONG  logits against" in embedgrpc("verify", folder, *against).out
+    extras.unlink()
+    assert embedgrpc("verify", folder, *against).code == 0
+
+
 def test_two_sources_are_compared(tmp_path: Path, cache_dir: Path) -> None:
     """The same model from its export and from its safetensors is within the tolerance."""
     plain = copy_fixture("bert-cls", tmp_path, leave_out=["onnx"])

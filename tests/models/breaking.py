@@ -34,6 +34,15 @@ def write(name: str, content: str | bytes) -> Break:
     return apply
 
 
+def move(name: str, to: str) -> Break:
+    """Gives a file another name."""
+
+    def apply(folder: Path) -> None:
+        (folder / name).replace(folder / to)
+
+    return apply
+
+
 def truncate(name: str, *, kept: float = 0.5) -> Break:
     """Keeps the first part of a file."""
 

@@ -217,9 +217,11 @@ def test_the_content_hash_is_that_of_the_content(tmp_path: Path) -> None:
     hashes.add(_prepare(folder, cache).content_hash)
     (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
     hashes.add(_prepare(folder, cache).content_hash)
+    edit_json(folder / "tokenizer_config.json", do_lower_case=False)
+    hashes.add(_prepare(folder, cache).content_hash)
     _edit_tensors(folder, embeddings__LayerNorm__bias=np.ones(32, np.float32))
     hashes.add(_prepare(folder, cache).content_hash)
-    assert len(hashes) == 5
+    assert len(hashes) == 6
     assert all(len(value) == 64 for value in hashes)
 
 

@@ -1,3 +1,4 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,6 +145,54 @@ def test_lowercasing_of_sentence_transformers(tmp_path: Path) -> None:
     small, upper = _load(folder).encode(["the words", "The Words"])
     assert upper.tolist() == small.tolist()
     assert upper.tolist() != cased
+
+
+@pytest.mark.parametrize("tokenizer_class", ["BertTokenizer", "BertTokenizerFast", None])
+def test_the_settings_of_a_bert_tokenizer_win(tmp_path: Path, tokenizer_class: str | None) -> None:
+    """Case and accents are those of `tokenizer_config.json`, and of its defaults."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    config = folder / "tokenizer_config.json"
+    edit_json(config, tokenizer_class=tokenizer_class, do_lower_case=None, strip_accents=None)
+    capitals, small = _load(folder).encode(["The T\u00f6wer", "the tower"])
+    assert capitals.tolist() == small.tolist()
+    edit_json(config, do_lower_case=False)
+    cased, small_again = _load(folder).encode(["The T\u00f6wer", "the tower"])
+    assert small_again.tolist() == small.tolist()
+    assert cased.tolist() != small.tolist()
+    _set_normalizer(folder, lowercase=False)
+    edit_json(config, do_lower_case=True)
+    assert _load(folder).encode(["The T\u00f6wer"])[0].tolist() == small.tolist()
+
+
+def test_a_tokenizer_of_a_general_class_has_its_own_settings(tmp_path: Path) -> None:
+    """`tokenizer.json` counts alone where the class says nothing about it."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    edit_json(
+        folder / "tokenizer_config.json",
+        tokenizer_class="PreTrainedTokenizerFast",
+        do_lower_case=False,
+    )
+    capitals, small = _load(folder).encode(["The Tower", "the tower"])
+    assert capitals.tolist() == small.tolist()
+    _set_normalizer(folder, lowercase=False)
+    edit_json(folder / "tokenizer_config.json", do_lower_case=True)
+    capitals, small = _load(folder).encode(["The Tower", "the tower"])
+    assert capitals.tolist() != small.tolist()
+
+
+def test_the_leading_space_of_a_roberta_tokenizer(tmp_path: Path) -> None:
+    """`add_prefix_space` of `tokenizer_config.json` wins over that of `tokenizer.json`."""
+    folder = copy_fixture("roberta-mean", tmp_path)
+    bare, spaced = _load(folder).encode(["tower", " tower"])
+    assert bare.tolist() != spaced.tolist()
+    edit_json(folder / "tokenizer_config.json", add_prefix_space=True)
+    assert _load(folder).encode(["tower"])[0].tolist() == spaced.tolist()
+
+
+def _set_normalizer(folder: Path, **changes: bool) -> None:
+    path = folder / "tokenizer.json"
+    normalizer = json.loads(path.read_text())["normalizer"]
+    edit_json(path, normalizer=normalizer | changes)
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:

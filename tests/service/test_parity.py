@@ -1,6 +1,7 @@
 """The answers of the running service against those of the reference implementation."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,25 @@ def test_a_model_ranks_as_it_was_set(cache_dir: Path, tmp_path: Path) -> None:
             dense = client.rerank(query, [document], model="dense").results[0].score
             assert dense == pytest.approx(scores["dense"], abs=1e-4)
         assert client.get_model("late").rerank_method == "late_interaction"
+
+
+def test_a_prompt_of_a_cross_encoder_goes_before_the_query(cache_dir: Path, tmp_path: Path) -> None:
+    """Its default prompt does, as if it had been typed, and one of another name does not."""
+    extras = {"default_prompt_name": "web", "prompts": {"web": "find: ", "query": "never: "}}
+    for name in ("plain", "prompted", "other"):
+        shutil.copytree(FIXTURES / "cross-bert", tmp_path / name)
+    write = (tmp_path / "prompted" / "config_sentence_transformers.json").write_text
+    write(json.dumps(extras))
+    write = (tmp_path / "other" / "config_sentence_transformers.json").write_text
+    write(json.dumps(extras | {"default_prompt_name": None}))
+    flags = [f"--model={tmp_path / name}" for name in ("plain", "prompted", "other")]
+    with running_server(*flags, cache_dir=cache_dir) as target, Client(target) as client:
+
+        def score(query: str, model: str) -> float:
+            return client.rerank(query, ["A tall tower."], model=model).results[0].score
+
+        assert score("tower", "prompted") == score("find: tower", "plain")
+        assert score("tower", "other") == score("tower", "plain") != score("tower", "prompted")
 
 
 def test_models_are_listed_as_they_are(fixture_client: Client) -> None:

@@ -70,15 +70,15 @@ class LocalRunner:
     def tokenize(self, items: Sequence[Item]) -> list[TokenSequence]:
         """Tokenizes items, with the model's default prompt, cut at their ends."""
         metadata, tokenizer = self.parts.metadata, self.parts.tokenizer
+        prompt = metadata.prompts.get(metadata.default_prompt_name, "")
         if metadata.kind is Kind.CROSS_ENCODER:
             pairs = [item for item in items if not isinstance(item, str)]
-            queries = tokenizer.encode([query for query, _ in pairs])
+            queries = tokenizer.encode([prompt + query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
             return [
                 tokenizer.frame_pair(*pair, max_tokens=self.max_tokens, truncation=Truncation.END)
                 for pair in zip(queries, documents, strict=True)
             ]
-        prompt = metadata.prompts.get(metadata.default_prompt_name, "")
         texts = [prompt + item for item in items if isinstance(item, str)]
         return [
             tokenizer.frame(ids, max_tokens=self.max_tokens, truncation=Truncation.END)

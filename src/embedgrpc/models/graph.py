@@ -13,6 +13,7 @@ from embedgrpc.models.layer_weights import find_layer_weights
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.origin import Format, Origin, find_external, find_origin, hash_file
 from embedgrpc.models.source import ModelFiles
+from embedgrpc.models.tokenizer_class import find_changes
 
 # To be raised whenever the same files are to give another graph.
 _BUILDER_VERSION = 2
@@ -222,7 +223,11 @@ def _content_hash(origin: Origin, metadata: ModelMetadata, weights_digest: str) 
         "activation": metadata.activation,
         "lowercase": metadata.lowercase,
     }
-    tokenizer_digest = hash_file(metadata.transformer_folder / "tokenizer.json")
+    folder = metadata.transformer_folder
+    tokenizer_digest = hash_file(folder / "tokenizer.json")
+    changes = find_changes(folder, metadata.model_type)
+    if changes:
+        meaning["tokenizer"] = changes
     return _digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
 
 

@@ -29,6 +29,8 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ModelError(f"{path} is no JSON: {error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path} is nested too deeply") from error
 
 
 @dataclass(frozen=True, slots=True)

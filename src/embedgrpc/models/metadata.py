@@ -30,6 +30,7 @@ from embedgrpc.models.splade_config import SpladePooling
 from embedgrpc.models.token_heads import TokenHead
 from embedgrpc.models.usage import (
     activation_places,
+    check_not_shortened,
     find_default_prompt_name,
     find_pad_token_id,
     find_padding_side,
@@ -154,6 +155,7 @@ def read(files: ModelFiles, overrides: ModelOverrides | None = None) -> ModelMet
     pipeline = override_pipeline(pipeline, config, overrides)
     kind = find_kind(config, extras, pipeline)
     check_kind(kind, str(files.folder), overrides)
+    check_not_shortened(extras, pipeline.dimensions)
     settings = read_transformer_settings(folder)
     prompts = {**read_prompts(extras), **overrides.prompts}
     forms = find_representations(files, config, pipeline, overrides)

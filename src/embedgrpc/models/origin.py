@@ -74,6 +74,7 @@ def find_origin(folder: Path, *, file: str = "") -> Origin:
     if name is None:
         raise ModelError(
             f"{folder / _SAFETENSORS_NAME} is missing, and so is {folder / _ONNX_NAMES[0]}"
+            + _describe_others(folder)
         )
     return _hash(folder, folder / name, _WEIGHTS.get(name, Format.ONNX))
 
@@ -88,6 +89,15 @@ def choose_weights(has: Callable[[str], bool]) -> str | None:
         Its name; None where there is none that can be used.
     """
     return next((name for name in (*_ONNX_NAMES, *_WEIGHTS) if has(name)), None)
+
+
+def _describe_others(folder: Path) -> str:
+    """Names the exports between which nobody has chosen; empty where there are none."""
+    paths = [*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")]
+    others = sorted(str(path.relative_to(folder)) for path in paths)
+    if not others:
+        return ""
+    return f"; set file for this model in the configuration to one of {', '.join(others)}"
 
 
 def _find_asked_for(folder: Path, file: str) -> Origin:

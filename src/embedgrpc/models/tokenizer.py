@@ -12,6 +12,7 @@ from embedgrpc.models.json_file import JsonObject
 from embedgrpc.models.lfs import check_no_pointer
 from embedgrpc.models.metadata import Kind, ModelMetadata
 from embedgrpc.models.source import ModelFiles
+from embedgrpc.models.tokenizer_class import apply_changes, find_changes
 from embedgrpc.models.truncation import IntArray, TokenLimitError, Truncation, cut, share
 
 __all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncation"]
@@ -55,7 +56,9 @@ class Tokenizer:
         *,
         escape_special_tokens: bool = False,
     ) -> "Tokenizer":
-        """Loads `tokenizer.json`; truncation and padding that it asks for are switched off.
+        """Loads `tokenizer.json`, and sets what `tokenizer_config.json` says instead.
+
+        Truncation and padding that the file asks for are switched off.
 
         Args:
             files: The model's folder.
@@ -67,7 +70,7 @@ class Tokenizer:
             The tokenizer.
 
         Raises:
-            ModelError: The file is missing, cannot be read, or adds special tokens in a way that
+            ModelError: A file is missing or cannot be read, or adds special tokens in a way that
                 cannot be told.
         """
         path = metadata.transformer_folder / "tokenizer.json"
@@ -80,14 +83,22 @@ class Tokenizer:
             raise ModelError(f"{path} cannot be read: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        folder = metadata.transformer_folder
+        apply_changes(tokenizer, find_changes(folder, metadata.model_type))
         if metadata.lowercase:
             _lowercase_first(tokenizer)
         try:
+            config = JsonObject.read_if_present(folder / "tokenizer_config.json")
             single = find_frame(tokenizer, 1)
             pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
-            single, pair = _drop_types(metadata, single), pair and _drop_types(metadata, pair)
+            single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
         except ValueError as error:
             raise ModelError(f"{path}: post_processor is not supported: {error}") from error
+        if single.special_count >= metadata.max_tokens:
+            raise ModelError(
+                f"{path}: {single.special_count} special tokens leave no room for a text in "
+                f"{metadata.max_tokens} ({metadata.origins.get('max_tokens', 'max_tokens')})"
+            )
         # Set after the probing, which must find the special tokens as they are.
         tokenizer.encode_special_tokens = escape_special_tokens
         return cls(tokenizer, single=single, pair=pair)
@@ -220,9 +231,8 @@ def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArr
     return cut(ids, max_tokens, truncation)
 
 
-def _drop_types(metadata: ModelMetadata, frame: Frame) -> Frame:
+def _drop_types(config: JsonObject, frame: Frame) -> Frame:
     """Makes all type ids 0 where the tokenizer's configuration leaves them out."""
-    config = JsonObject.read_if_present(metadata.transformer_folder / "tokenizer_config.json")
     names = config.values.get("model_input_names")
     if not isinstance(names, list) or "token_type_ids" in names:
         return frame

@@ -44,6 +44,20 @@ def find_default_prompt_name(
     return name
 
 
+def check_not_shortened(extras: JsonObject, dimensions: int) -> None:
+    """Refuses a model whose vectors the reference cuts on its own.
+
+    Raises:
+        ModelError: It is one.
+    """
+    kept = extras.count("truncate_dim")
+    if kept is not None and kept < dimensions:
+        raise ModelError(
+            f"{extras.path}: truncate_dim {kept} is not supported, as vectors have {dimensions} "
+            "values: take it out, and ask for dimensions in requests"
+        )
+
+
 def read_similarity(extras: JsonObject, *, default: Similarity) -> Similarity:
     """Reads how two vectors are meant to be compared."""
     name = extras.text("similarity_fn_name", default=default)
@@ -91,6 +105,9 @@ def find_pad_token_id(folder: Path, config: JsonObject, tokenizer_config: JsonOb
     # id of config.json.
     pad_token_id = config.count("pad_token_id")
     if pad_token_id is not None:
+        entries = config.count("vocab_size")
+        if entries is not None and pad_token_id >= entries:
+            raise config.wrong("pad_token_id", f"less than vocab_size, which is {entries}")
         return pad_token_id
     token = tokenizer_config.values.get("pad_token")
     content = token.get("content") if isinstance(token, dict) else token

@@ -174,13 +174,17 @@ def _read_spec(
             special_tokens=loaded.embedder.tokenizer.special_token_count if loaded.embedder else 0,
             field="max_tokens_per_document",
         )
+    # The reference puts a cross-encoder's default prompt in front of the query, and no other.
+    default_prompt = metadata.prompts.get(metadata.default_prompt_name, "")
     return RerankSpec(
         scale=scale,
         truncation=read_truncation(
             request.truncation, default=served.default_truncation, field="truncation"
         ),
         max_tokens=max_tokens,
-        query_prompt=prompt_for(common_pb2.INPUT_TYPE_QUERY, metadata) if embeds else "",
+        query_prompt=prompt_for(common_pb2.INPUT_TYPE_QUERY, metadata)
+        if embeds
+        else default_prompt,
         document_prompt=prompt_for(common_pb2.INPUT_TYPE_DOCUMENT, metadata) if embeds else "",
     )
 
