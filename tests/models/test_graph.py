@@ -99,7 +99,15 @@ def _gelu_new(x: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "function"), [("relu", lambda x: np.maximum(x, 0)), ("gelu_new", _gelu_new)]
+    ("name", "function"),
+    [
+        ("relu", lambda x: np.maximum(x, 0)),
+        ("gelu_new", _gelu_new),
+        ("silu", lambda x: x / (1 + np.exp(-x))),
+        ("swish", lambda x: x / (1 + np.exp(-x))),
+        ("quick_gelu", lambda x: x / (1 + np.exp(-1.702 * x))),
+        ("tanh", np.tanh),
+    ],
 )
 def test_activations(tmp_path: Path, name: str, function: Any) -> None:
     """The activation of config.json is the one in the graph."""
@@ -127,7 +135,7 @@ def test_activations(tmp_path: Path, name: str, function: Any) -> None:
     ("changes", "message"),
     [
         ({"position_embedding_type": "relative_key"}, "position_embedding_type must be absolute"),
-        ({"hidden_act": "silu"}, "hidden_act must be one of gelu"),
+        ({"hidden_act": "mish"}, "hidden_act must be one of gelu"),
         ({"is_decoder": True}, "is_decoder must be false"),
         ({"layer_norm_eps": "small"}, "layer_norm_eps must be a small number"),
         ({"num_attention_heads": 5}, "hidden_size must be a multiple of num_attention_heads"),

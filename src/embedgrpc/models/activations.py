@@ -23,6 +23,20 @@ def _gelu_new(writer: GraphWriter, source: str) -> str:
     return writer.op("Mul", product, writer.scalar(0.5))
 
 
+def _silu(writer: GraphWriter, source: str) -> str:
+    return writer.op("Mul", source, writer.op("Sigmoid", source))
+
+
+def _quick_gelu(writer: GraphWriter, source: str) -> str:
+    # The approximation by a logistic function.
+    gate = writer.op("Sigmoid", writer.op("Mul", source, writer.scalar(1.702)))
+    return writer.op("Mul", source, gate)
+
+
+def _tanh(writer: GraphWriter, source: str) -> str:
+    return writer.op("Tanh", source)
+
+
 def _relu(writer: GraphWriter, source: str) -> str:
     return writer.op("Relu", source)
 
@@ -34,5 +48,9 @@ ACTIVATIONS: dict[str, Callable[[GraphWriter, str], str]] = {
     "gelu_python": gelu,
     "gelu_fast": _gelu_new,
     "gelu_pytorch_tanh": _gelu_new,
+    "quick_gelu": _quick_gelu,
     "relu": _relu,
+    "silu": _silu,
+    "swish": _silu,
+    "tanh": _tanh,
 }
