@@ -102,7 +102,7 @@ def test_every_tensor_is_checked(tmp_path: Path, name: str, tensor: str) -> None
     ("name", "changes", "message"),
     [
         ("distilbert-mean", {"n_heads": 3}, "dim must be a multiple of n_heads"),
-        ("distilbert-mean", {"activation": "swish"}, "activation must be one of gelu"),
+        ("distilbert-mean", {"activation": "mish"}, "activation must be one of gelu"),
         ("distilbert-mean", {"hidden_dim": None}, "hidden_dim must be a whole number"),
         ("mpnet-mean", {"relative_attention_num_buckets": 64}, "num_buckets must be 32"),
         ("albert-dense", {"inner_group_num": 2}, "inner_group_num must be 1"),
