@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -47,6 +48,55 @@ def _add_mean(model: onnx.ModelProto) -> None:
     mean = helper.make_node("ReduceMean", ["last_hidden_state"], ["mean"], axes=[1], keepdims=0)
     model.graph.node.append(mean)
     _add_output(model, "sentence_embedding", "mean")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(
+            {
+                "model_type": "nomic_bert",
+                "architectures": ["NomicBertModel"],
+                "auto_map": {"AutoModel": "owner/code--modeling.NomicBertModel"},
+                "n_embd": 36,
+                "n_head": 6,
+                "n_layer": 2,
+                "n_positions": 96,
+                "activation_function": "swiglu",
+            }
+            | dict.fromkeys(
+                (
+                    "hidden_size",
+                    "num_attention_heads",
+                    "num_hidden_layers",
+                    "max_position_embeddings",
+                    "hidden_act",
+                    "layer_norm_eps",
+                )
+            ),
+            id="nomic",
+        ),
+        pytest.param(
+            {
+                "architectures": ["JinaBertForMaskedLM"],
+                "auto_map": {"AutoModel": "owner/code--modeling.JinaBertModel"},
+                "position_embedding_type": "alibi",
+            },
+            id="jina",
+        ),
+    ],
+)
+def test_an_export_needs_no_known_architecture(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Of a model with code of its own, the graph is the model; other keys are not missed."""
+    folder = copy_fixture("bert-cls", tmp_path, leave_out=["model.safetensors"])
+    edit_json(folder / "config.json", **config)
+    runner = Runner.load(folder, tmp_path / "cache")
+    reference = expected("bert-cls")
+    np.testing.assert_allclose(
+        runner.run(runner.frame(reference["texts"]), "sentence_embedding"),
+        reference["outputs"]["default"]["vectors"],
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("normalize", [True, False])
