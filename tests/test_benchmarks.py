@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,12 +19,25 @@ import pytest
             ["startup", "--rounds", "1", "--documents", "8"],
             ["| to SERVING, graph in the cache |", "| after 8 abstracts |"],
         ),
+        (
+            [
+                *("load", "--workload", "queries", "--seconds", "0.1", "--loads", "50,200"),
+                *("--flags", "", "--flags", "--lanes 2", "--plots", "{folder}"),
+            ],
+            ["| 64 | --lanes 2 |", "| 200 % | defaults |", "({folder}/queries-float32.svg)"],
+        ),
+        (
+            ["overload", "--workload", "queries", "--seconds", "0.2", "--factors", "2"],
+            ["| offered / capacity | 0.8 | 1 | 2 |", "| goodput / best |", "| failed health"],
+        ),
     ],
-    ids=["throughput", "latency", "startup"],
+    ids=["throughput", "latency", "startup", "load", "overload"],
 )
-def test_a_benchmark_prints_its_table(arguments: list[str], rows: list[str]) -> None:
+def test_a_benchmark_prints_its_table(
+    arguments: list[str], rows: list[str], tmp_path: Path
+) -> None:
     """A short run ends well and prints the rows that the figures are taken from."""
-    name, *flags = arguments
+    name, *flags = (argument.format(folder=tmp_path) for argument in arguments)
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *flags],
         capture_output=True,
@@ -33,4 +47,4 @@ def test_a_benchmark_prints_its_table(arguments: list[str], rows: list[str]) -> 
     )
     assert done.returncode == 0, done.stderr
     for row in rows:
-        assert row in done.stdout
+        assert row.format(folder=tmp_path) in done.stdout

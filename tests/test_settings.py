@@ -26,7 +26,7 @@ from embedgrpc.server.logs import HumanFormatter, JsonFormatter
 from embedgrpc.server.settings import Settings
 
 FIELDS = Settings.model_fields
-PLAIN_FIELDS = sorted(FIELDS.keys() - {"models"})
+PLAIN_FIELDS = sorted(FIELDS.keys() - {"models", "caller_weights"})
 EMBEDGRPC = str(Path(sys.executable).parent / "embedgrpc")
 
 
@@ -73,6 +73,8 @@ def other_value(setting: str) -> Any:
     info = FIELDS[setting]
     if setting == "address":
         return "unix:/run/embedgrpc.sock"
+    if setting == "caller_metadata":
+        return "x-forwarded-client-cert"
     if info.annotation is Path:
         return "/var/cache/embedgrpc"
     if get_origin(info.annotation) is Literal:
@@ -127,6 +129,27 @@ def test_defaults_are_told_as_such() -> None:
     assert configuration.origins == dict.fromkeys(FIELDS, "default")
 
 
+@pytest.mark.parametrize("place", ["flag", "variable", "table", "list"])
+def test_weights_of_callers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    """Weights are NAME=WEIGHT with commas between, or a table of the file; names may hold a =."""
+    arguments: list[str] = []
+    if place == "flag":
+        arguments = ["--caller-weights", "team-a=2.5,CN=b=1"]
+    elif place == "variable":
+        monkeypatch.setenv("EMBEDGRPC_CALLER_WEIGHTS", "team-a=2.5, CN=b=1")
+    else:
+        table = '{ team-a = 2.5, "CN=b" = 1 }' if place == "table" else '["team-a=2.5", "CN=b=1"]'
+        path = write(tmp_path, f"caller_weights = {table}\n")
+        arguments = ["--config", str(path)]
+    assert resolve(*arguments).settings.caller_weights == {"team-a": 2.5, "CN=b": 1.0}
+
+
+@pytest.mark.parametrize("weights", ["a=0", "a=-1", "a=1001", "=1", "a", "a=x", "a=nan"])
+def test_wrong_weights_are_refused(weights: str) -> None:
+    """A weight is a number above 0, of a caller that has a name."""
+    assert refusal("--caller-weights", weights)[0].startswith("caller_weights")
+
+
 @pytest.mark.parametrize(("flag", "variable", "file"), list(product([True, False], repeat=3)))
 def test_flags_win_over_variables_over_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, flag: bool, variable: bool, file: bool
@@ -138,7 +161,7 @@ def test_flags_win_over_variables_over_the_file(
     if file:
         path = write(tmp_path, "lanes = 2\nmax_inputs = 7\n")
         arguments += ["--config", str(path)]
-    lowest = (2, str(tmp_path / "embedgrpc.toml")) if file else (1, "default")
+    lowest = (2, str(tmp_path / "embedgrpc.toml")) if file else (0, "default")
     expected = (4, "--lanes") if flag else (3, "EMBEDGRPC_LANES") if variable else lowest
     configuration = resolve(*arguments)
     assert found(configuration, "lanes") == expected
@@ -161,14 +184,14 @@ def test_file_is_named_by_variable_or_flag(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("EMBEDGRPC_CONFIG", str(first))
     assert found(resolve(), "lanes") == (2, str(first))
     configuration = resolve("--config", str(second))
-    assert found(configuration, "lanes") == (1, "default")
+    assert found(configuration, "lanes") == (0, "default")
     assert found(configuration, "max_inputs") == (3, str(second))
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "limit"),
     [
-        ("lanes", "0", "greater than or equal to 1"),
+        ("lanes", "-1", "greater than or equal to 0"),
         ("lanes", "65", "less than or equal to 64"),
         ("lanes", "many", "valid integer"),
         ("lanes", "1.5", "valid integer"),
@@ -226,7 +249,7 @@ def test_every_number_is_bounded(setting: str) -> None:
 
 def test_every_bad_value_is_told() -> None:
     """Two mistakes are two lines: neither has to be found by trying again."""
-    lines = refusal("--lanes", "0", "--max-inputs", "0")
+    lines = refusal("--lanes", "-1", "--max-inputs", "0")
     assert [line.partition(" ")[0] for line in lines] == ["lanes", "max_inputs"]
 
 
@@ -374,7 +397,7 @@ def test_check_prints_every_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--lanes", "0"], "embedgrpc: lanes (--lanes): "),
+        (["--lanes", "-1"], "embedgrpc: lanes (--lanes): "),
         (["--config", "/nonexistent.toml"], "embedgrpc: /nonexistent.toml: cannot be read"),
         (["--model", "a=./x", "--model", "a=./y"], "embedgrpc: two models are called 'a'"),
     ],
@@ -396,7 +419,7 @@ def test_unknown_flag_is_a_usage_error() -> None:
     assert "unrecognized arguments" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["serve", "--lanes", "0"], ["check"]])
+@pytest.mark.parametrize("arguments", [["serve", "--lanes", "-1"], ["check"]])
 def test_settings_need_no_model_library(arguments: list[str]) -> None:
     """Settings are checked before what takes seconds to import."""
     program = (

@@ -40,7 +40,7 @@ def test_outputs_are_those_that_are_wanted(graph_path: Path) -> None:
         assert values.shape == (3, 32)
         assert values.dtype == np.float32
         assert values.flags.c_contiguous
-    assert (backend.device, backend.lanes) == ("cpu", 1)
+    assert (backend.device, backend.lanes) == ("cpu", 2)
 
 
 def test_inputs_that_a_graph_lacks_are_left_out(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Prepare
+from embedgrpc.engine.reports import BatchObserver
 from embedgrpc.engine.rows import Rows
-from embedgrpc.engine.scheduler import BatchObserver, Scheduler
+from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
-from embedgrpc.engine.work import Call, Job, WorkClass
+from embedgrpc.engine.work import Call, Job
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import Tokenizer, TokenSequence
 
 # Characters that make the backend fail: for their own row, or for the whole batch.
@@ -262,14 +264,21 @@ def running(
     budget: BatchBudget | None = None,
     observers: Iterable[BatchObserver] = (),
     max_inputs: int = 1_000_000,
+    queued_batches: int = 1_000_000,
 ) -> Iterator[Engine]:
     """Runs an engine on the event loop of the caller."""
     tokenizer = tokenizer or CharacterTokenizer()
-    admission = Admission(max_inputs=max_inputs, max_tokens=1_000_000)
+    budget = budget or BatchBudget(tokens=512, sequences=64, overhead_tokens=32)
+    admission = Admission(
+        max_inputs=max_inputs,
+        max_tokens=1_000_000,
+        batch_tokens=budget.tokens,
+        queued_batches=queued_batches,
+    )
     scheduler = Scheduler(
         model="fake",
         backend=backend,
-        budget=budget or BatchBudget(tokens=512, sequences=64, overhead_tokens=32),
+        budget=budget,
         pad_token_id=0,
         pad_left=False,
         admission=admission,

@@ -20,8 +20,9 @@ from embedgrpc.engine.errors import (
     Reason,
 )
 from embedgrpc.engine.pipeline import Running
-from embedgrpc.engine.scheduler import BatchReport
-from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.engine.reports import BatchReport
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence
 from tests.engine.fakes import (
     BROKEN,
@@ -158,7 +159,7 @@ class _Trial:
 async def test_every_answer_belongs_to_its_own_text(
     lanes: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Through 5,000 texts with cancels and failures nothing is lost, mixed up or run twice."""
+    """Through 5,000 texts with cancels and failures nothing is mixed up, and only the bad fail."""
     caplog.set_level(logging.CRITICAL)
     source = random.Random(lanes)  # noqa: S311 - no secret
     parts = make_parts(5000, source)
@@ -176,7 +177,7 @@ async def test_every_answer_belongs_to_its_own_text(
             trial.cancel_some()
         await trial.finish()
         assert engine.admission.inputs == 0
-        assert engine.admission._tokens == {False: 0, True: 0}
+        assert not engine.admission._held
         assert len(engine.scheduler._queue) == 0
 
     for batch in backend.batches:
@@ -184,20 +185,17 @@ async def test_every_answer_belongs_to_its_own_text(
         assert rows <= budget.sequences
         assert rows == 1 or rows * columns <= budget.tokens
     runs = Counter(backend.texts)
-    assert max(runs.values()) == 1
-    failed = [batch.texts for batch in backend.batches if BROKEN in "".join(batch.texts)]
-    failed_with = {text for texts in failed for text in texts}
+    # A good text is run again only to find the bad one beside it.
+    assert sum(runs.values()) < 1.5 * len(runs)
     outcomes = Counter(
-        check_stream(part, part.sink, runs, failed_with)
-        if part.sink
-        else check_call(part, runs, failed_with)
+        check_stream(part, part.sink, runs) if part.sink else check_call(part, runs)
         for part in parts
     )
     assert min(outcomes[kind] for kind in KINDS) > 0
     assert outcomes["answered"] > len(parts) / 2
 
 
-def check_call(part: _Part, runs: Counter[str], failed_with: set[str]) -> str:
+def check_call(part: _Part, runs: Counter[str]) -> str:
     """Compares a unary call's outcome with what was run; names it."""
     assert part.task
     if part.task.cancelled():
@@ -206,7 +204,7 @@ def check_call(part: _Part, runs: Counter[str], failed_with: set[str]) -> str:
     error = part.task.exception()
     if error is None:
         assert part.task.result() == [answer(text) for text in part.texts]
-        assert all(runs[text] == 1 for text in part.texts)
+        assert all(runs[text] for text in part.texts)
         return "answered"
     if isinstance(error, OverloadedError):
         assert not any(runs[text] for text in part.texts)
@@ -215,24 +213,22 @@ def check_call(part: _Part, runs: Counter[str], failed_with: set[str]) -> str:
         assert NAN in part.texts[error.index]
         return "NaN"
     assert isinstance(error, BackendFailedError)
-    assert failed_with & set(part.texts)
+    assert BROKEN in part.texts[error.index]
     return "broken"
 
 
-def check_stream(
-    part: _Part, sink: RecordingSink, runs: Counter[str], failed_with: set[str]
-) -> str:
+def check_stream(part: _Part, sink: RecordingSink, runs: Counter[str]) -> str:
     """Compares what a sink was told with what was run; names it."""
     assert not sink.rows.keys() & sink.errors.keys()
     assert sink.answers == len(sink.rows) + len(sink.errors)
     for index, row in sink.rows.items():
         assert row == answer(part.texts[index])
-        assert runs[part.texts[index]] == 1
+        assert runs[part.texts[index]]
     for index, error in sink.errors.items():
         assert (
             NAN in part.texts[index]
             if error.reason is Reason.NON_FINITE_OUTPUT
-            else part.texts[index] in failed_with
+            else BROKEN in part.texts[index]
         )
     if part.cancelled:
         return "cancelled"
@@ -272,7 +268,7 @@ async def test_cancelled_while_it_is_tokenized() -> None:
             await gone
         tokenizer.gate.open()
         await engine.pipeline.run(inputs_of(["after"]), INTERACTIVE)
-        assert engine.admission._tokens == {False: 0, True: 0}
+        assert not engine.admission._held
     assert backend.texts == ["after"]
 
 
@@ -315,7 +311,7 @@ async def test_other_texts_of_a_stream_are_run() -> None:
         job = inputs_of(texts, prepare=refuse_long, atomic=False)
         await engine.pipeline.submit(job, BULK, sink)
         await sink.done.wait()
-        assert engine.admission._tokens == {False: 0, True: 0}
+        assert not engine.admission._held
     assert sink.rows == {index: answer(texts[index]) for index in (0, 1, 3)}
     assert sink.errors[2].reason is Reason.INPUT_TOO_LONG
 

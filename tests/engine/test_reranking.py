@@ -3,6 +3,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice, product
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.errors import EngineError, InputTooLongError, NonFiniteOutputError
 from embedgrpc.engine.reranking import RerankMethod, RerankSpec, ScoreScale
 from embedgrpc.engine.similarity import SimilarityReranker
-from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.kinds import Activation, Representation
 from embedgrpc.models.metadata import ModelMetadata, read
 from embedgrpc.models.source import resolve
@@ -40,6 +42,11 @@ def by_position(*answers: Sequence[float]) -> Callable[[str], Sequence[float]]:
     """Answers the rows of one batch in the order in which they were queued."""
     left = iter(answers)
     return lambda _: next(left)
+
+
+def some_documents(count: int) -> list[str]:
+    """Documents of three tokens each, no two of them equal."""
+    return [" ".join(letters) for letters in islice(product("abcdefgh", repeat=3), count)]
 
 
 @contextmanager
@@ -78,7 +85,7 @@ async def test_equal_scores_keep_their_order(metadata: ModelMetadata, tokenizer:
     """Of documents with the same score the first stays the first, minus zero being zero."""
     scores = [[0.0], [1.0], [-0.0], [1.0], [0.0]] * 20
     with cross_encoder(metadata, tokenizer, by_position(*scores)) as reranker:
-        ranking = await reranker.rerank("query", ["doc"] * 100, SPEC, CALL)
+        ranking = await reranker.rerank("query", some_documents(100), SPEC, CALL)
     best = [index for index in range(100) if index % 5 in (1, 3)]
     rest = [index for index in range(100) if index % 5 not in (1, 3)]
     assert ranking.indices.tolist() == best + rest
@@ -110,7 +117,9 @@ async def test_scale_of_scores(
         cross_encoder(described, tokenizer, by_position(*logits)) as reranker,
     ):
         warnings.simplefilter("error")
-        ranking = await reranker.rerank("query", ["doc"] * 7, replace(SPEC, scale=scale), CALL)
+        ranking = await reranker.rerank(
+            "query", some_documents(7), replace(SPEC, scale=scale), CALL
+        )
     assert ranking.scores.dtype == np.float32
     raw = np.array(logits)[:, 0]
     expected = np.exp(-np.logaddexp(0, -raw)) if sigmoid else raw

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from embedgrpc.backends.base import (
@@ -14,13 +15,16 @@ from embedgrpc.backends.base import (
 )
 from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
+from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.reports import BatchReport
 from embedgrpc.engine.rows import Rows
-from embedgrpc.engine.scheduler import BatchReport
-from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
 from tests.engine.fakes import (
     BROKEN,
     NAN,
     NEGATIVE,
+    OUTPUT,
     WAIT_S,
     Engine,
     FakeBackend,
@@ -29,6 +33,7 @@ from tests.engine.fakes import (
     inputs_of,
     next_turn,
     running,
+    tokens_of,
 )
 
 INTERACTIVE = Call(WorkClass.INTERACTIVE)
@@ -198,19 +203,53 @@ async def test_bad_row_fails_alone() -> None:
     assert other.rows == {0: answer("other")}
 
 
-async def test_failed_batch_fails_its_callers_only() -> None:
-    """A batch that fails is told to all who rode in it, and the lane runs the next one."""
+async def test_failed_batch_is_divided_until_the_guilty_is_alone() -> None:
+    """Of a batch that fails, only the text that makes it fail does; the lane runs the next one."""
     backend = FakeBackend()
     with running(backend) as engine:
         await hold(engine, backend)
-        riders = [await submit(engine, [text]) for text in ("one", "two" + BROKEN)]
+        texts = ["one", "two" + BROKEN, "three", "four", "five"]
+        riders = [await submit(engine, [text]) for text in texts]
         backend.gate.open()
         for sink in riders:
             await sink.done.wait()
         after = await submit(engine, ["after"])
         await after.done.wait()
-    assert [sink.errors[0].reason for sink in riders] == [Reason.BACKEND_FAILED] * 2
+        fates = engine.admission.fates
+    for text, sink in zip(texts, riders, strict=True):
+        if BROKEN in text:
+            assert sink.errors[0].reason is Reason.BACKEND_FAILED
+        else:
+            assert sink.rows == {0: answer(text)}
     assert after.rows == {0: answer("after")}
+    assert fates == {
+        (WorkClass.INTERACTIVE, Fate.ANSWERED): 6,
+        (WorkClass.INTERACTIVE, Fate.FAILED): 1,
+    }
+
+
+class _Infectious(FakeBackend):
+    """Answers NaN to every text of a batch in which one is bad."""
+
+    def run(self, batch: PaddedBatch) -> dict[str, FloatArray]:
+        results = dict(super().run(batch))
+        for rows in results.values():
+            if np.isnan(rows).any():
+                rows[:] = np.nan
+        return results
+
+
+async def test_bad_row_does_not_spoil_others() -> None:
+    """Where one text's NaN spreads over its batch, the others get their answers all the same."""
+    backend = _Infectious()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        texts = ["one", "two", "bad" + NAN, "four"]
+        sink = await submit(engine, texts)
+        backend.gate.open()
+        await sink.done.wait()
+    assert sink.rows == {index: answer(texts[index]) for index in (0, 1, 3)}
+    assert sink.errors[2].reason is Reason.NON_FINITE_OUTPUT
 
 
 class _Away(FakeBackend):
@@ -343,18 +382,22 @@ async def test_observers_are_told_of_every_batch() -> None:
         await hold(engine, backend)
         trace = object()
         call = Call(WorkClass.INTERACTIVE, trace=trace)
-        sinks = [await submit(engine, ["abc", "de"], call), await submit(engine, ["fghij"])]
+        sinks = [
+            await submit(engine, ["abc", "de"], call),
+            await submit(engine, ["fghij", "de", "de"]),
+        ]
         backend.gate.open()
         for sink in sinks:
             await sink.done.wait()
         broken = await submit(engine, [BROKEN])
         await broken.done.wait()
-    first, second, third = observer.reports
+    first, second, third = sorted(observer.reports, key=lambda one: one.started_ns)
     assert (first.model, first.sequences, first.error) == ("fake", 1, "")
     assert (second.sequences, second.tokens, second.padded_tokens) == (3, 10, 15)
-    assert second.traces == (trace,)
+    assert (second.shared, second.shared_tokens) == (2, 4)
+    assert set(second.traces) == {trace}
     assert 0 < second.started_ns <= second.finished_ns <= third.started_ns
-    assert third.error == "BACKEND_FAILED"
+    assert (third.error, third.failed_sequences) == ("BACKEND_FAILED", 1)
 
 
 async def test_close_fails_what_is_left() -> None:
@@ -384,3 +427,185 @@ async def test_close_fails_what_is_left() -> None:
             await submit(engine, ["late"])
         with pytest.raises(ShuttingDownError):
             await engine.pipeline.run(inputs_of(["later"]), INTERACTIVE)
+
+
+async def test_equal_texts_are_run_once() -> None:
+    """Of equal texts, of one caller or of several, one is run, and all get its answer."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        sinks = [await submit(engine, ["same", "other", "same"]) for _ in range(3)]
+        backend.gate.open()
+        for sink in sinks:
+            await sink.done.wait()
+        assert engine.admission.inputs == 0
+    assert sorted(backend.texts) == ["first", "other", "same"]
+    for sink in sinks:
+        assert sink.rows == {0: answer("same"), 1: answer("other"), 2: answer("same")}
+
+
+async def test_text_that_runs_is_not_run_again() -> None:
+    """A text that equals one in flight waits for that one's answer, and takes no lane."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        first = await hold(engine, backend)
+        again = await submit(engine, ["first"])
+        cancelled = engine.job(["first"], INTERACTIVE, RecordingSink())
+        engine.scheduler.submit(cancelled)
+        engine.scheduler.cancel(cancelled)
+        assert len(engine.scheduler._queue) == 0
+        backend.gate.open()
+        await first.done.wait()
+        await again.done.wait()
+        later = await submit(engine, ["first"])
+        await later.done.wait()
+    assert again.rows == later.rows == first.rows == {0: answer("first")}
+    assert backend.texts == ["first", "first"]
+
+
+async def test_failure_is_told_to_all_that_are_equal() -> None:
+    """Everybody who waited for a text that failed is told so, each with an error of their own."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        sinks = [await submit(engine, ["bad" + NAN]) for _ in range(2)]
+        backend.gate.open()
+        for sink in sinks:
+            await sink.done.wait()
+    assert [sink.errors[0].reason for sink in sinks] == [Reason.NON_FINITE_OUTPUT] * 2
+    assert sinks[0].errors[0] is not sinks[1].errors[0]
+
+
+async def until_prepared(engine: Engine) -> None:
+    """Waits until the next batch is laid out, which nobody is told of."""
+    async with asyncio.timeout(WAIT_S):
+        while engine.scheduler._prepared is None:
+            await next_turn()
+
+
+async def test_next_batch_is_laid_out_ahead() -> None:
+    """While the lane runs, a full batch is made ready, and no second one."""
+    backend = FakeBackend()
+    with running(backend, budget=BatchBudget(tokens=24, sequences=4, overhead_tokens=0)) as engine:
+        await hold(engine, backend)
+        sink = await submit(engine, [f"text{number:02}" for number in range(16)])
+        await until_prepared(engine)
+        assert len(engine.scheduler._queue) == 12
+        assert engine.scheduler._prepared is not None
+        assert engine.scheduler._prepared.padded is not None
+        backend.gate.open()
+        await sink.done.wait()
+    assert len(sink.rows) == 16
+    assert len(backend.batches) == 5
+
+
+async def test_prepared_bulk_batch_lets_a_call_pass() -> None:
+    """A call that comes after a bulk batch was made ready is run before it."""
+    backend = FakeBackend()
+    with running(backend, budget=BatchBudget(tokens=20, sequences=4, overhead_tokens=0)) as engine:
+        await hold(engine, backend)
+        bulk = await submit(engine, [f"text{number}" for number in range(16)], Call(WorkClass.BULK))
+        await until_prepared(engine)
+        call = await submit(engine, ["call"])
+        backend.gate.open()
+        await call.done.wait()
+        await bulk.done.wait()
+    assert [batch.texts for batch in backend.batches][1] == ("call",)
+    assert sorted(bulk.rows) == list(range(16))
+
+
+async def test_call_that_left_is_dropped_from_a_prepared_batch() -> None:
+    """What nobody waits for any more is not run although its batch was made ready."""
+    backend = FakeBackend()
+    with running(backend, budget=BatchBudget(tokens=20, sequences=4, overhead_tokens=0)) as engine:
+        await hold(engine, backend)
+        job = engine.job([f"gone{number}" for number in range(4)], INTERACTIVE, RecordingSink())
+        engine.scheduler.submit(job)
+        kept = await submit(engine, [f"kept{number}" for number in range(8)])
+        await until_prepared(engine)
+        engine.scheduler.cancel(job)
+        backend.gate.open()
+        await kept.done.wait()
+    assert not [text for text in backend.texts if text.startswith("gone")]
+    assert len(kept.rows) == 8
+
+
+async def test_bulk_leaves_a_lane_free_for_calls() -> None:
+    """While calls come, bulk work takes all lanes but one, and a call is run at once."""
+    backend = FakeBackend(lanes=2)
+    alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
+    with running(backend, budget=alone) as engine:
+        await (await submit(engine, ["a call"])).done.wait()
+        backend.gate.close()
+        bulk = await submit(engine, ["b1", "b2", "b3"], Call(WorkClass.BULK))
+        backend.gate.wait_for(1)
+        call = await submit(engine, ["another call"])
+        backend.gate.wait_for(2)
+        assert [batch.texts[0] for batch in backend.batches] == ["a call", "b1", "another call"]
+        backend.gate.open()
+        await call.done.wait()
+        await bulk.done.wait()
+    assert len(bulk.rows) == 3
+
+
+async def test_bulk_takes_every_lane_when_no_calls_come() -> None:
+    """Without calls of late, bulk work has all lanes."""
+    backend = FakeBackend(lanes=2)
+    alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
+    with running(backend, budget=alone) as engine:
+        backend.gate.close()
+        bulk = await submit(engine, ["b1", "b2", "b3"], Call(WorkClass.BULK))
+        backend.gate.wait_for(2)
+        assert len(backend.batches) == 2
+        backend.gate.open()
+        await bulk.done.wait()
+
+
+async def test_short_job_overtakes_a_long_one_of_its_caller() -> None:
+    """A job's sequences are due one after the other, so that a later short job need not wait."""
+    backend = FakeBackend()
+    with running(backend, budget=BatchBudget(tokens=20, sequences=4, overhead_tokens=0)) as engine:
+        await hold(engine, backend)
+        engine.admission.drain_rate.add(tokens=20, seconds=1)
+        long = await submit(engine, [f"text{number}" for number in range(60)])
+        short = await submit(engine, ["short"])
+        backend.gate.open()
+        await short.done.wait()
+        await long.done.wait()
+    (position,) = [
+        position for position, batch in enumerate(backend.batches) if "short" in batch.texts
+    ]
+    assert position <= 3
+    assert len(long.rows) == 60
+
+
+async def test_idle_run_waits_until_nothing_waits_or_runs() -> None:
+    """A batch that is only measured takes no lane from anybody."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        sink = await hold(engine, backend)
+        ids = tokens_of("measured")[np.newaxis]
+        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
+        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
+        waiting = await submit(engine, ["waiting"])
+        backend.gate.open()
+        assert await measuring > 0
+        await sink.done.wait()
+        await waiting.done.wait()
+    assert [one.texts for one in backend.batches] == [("first",), ("waiting",), ("measured",)]
+
+
+async def test_idle_run_ends_with_the_scheduler() -> None:
+    """Whoever waits for an idle moment is told when there will be none."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        await hold(engine, backend)
+        ids = tokens_of("measured")[np.newaxis]
+        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
+        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
+        closing = threading.Thread(target=engine.scheduler.close)
+        closing.start()
+        with pytest.raises(ShuttingDownError):
+            await measuring
+        backend.gate.open()
+        closing.join(WAIT_S)

@@ -8,7 +8,7 @@ import pytest
 from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EngineError, Reason
 from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
-from embedgrpc.engine.work import WorkClass
+from embedgrpc.engine.work_class import WorkClass
 from tests.engine.fakes import WAIT_S, CharacterTokenizer, text_of
 
 SLICE = 32_768

@@ -12,7 +12,8 @@ from embedgrpc.backends.base import BackendError, BackendUnavailableError, Float
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.reranking import Ranking, RerankMethod, RerankSpec
 from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
-from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
@@ -242,7 +243,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
     service = await serve(backend=backend)
     # As if a token took 10 s.
     for _ in range(200):
-        service.admission().drained(1, 10.0)
+        service.admission().drain_rate.add(1, 10.0)
     backend.hold()
     first = asyncio.ensure_future(service.client.embed("first", timeout=PATIENCE_S))
     await _started(backend)

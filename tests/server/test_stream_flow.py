@@ -142,7 +142,8 @@ async def test_the_window_is_never_exceeded(serve: Serve, backend: FakeBackend) 
     await writing
     assert await stream.end() == []
     assert 1 <= most <= 32
-    assert backend.sequences - before == 800
+    # Texts that are equal are run together.
+    assert 1 <= backend.sequences - before <= 800
 
 
 async def test_a_client_that_does_not_read_stops_being_read(

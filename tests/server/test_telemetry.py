@@ -18,7 +18,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-from embedgrpc.engine.scheduler import BatchReport
+from embedgrpc.engine.reports import BatchReport
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.telemetry import Telemetry, configure
 from embedgrpc.server.tracing import current_context
 
@@ -116,9 +117,13 @@ async def _call_and_run_a_batch(telemetry: Telemetry) -> None:
             model="mini",
             started_ns=1_000,
             finished_ns=5_000,
+            work_class=WorkClass.INTERACTIVE,
             sequences=1,
+            shared=0,
             tokens=3,
+            shared_tokens=0,
             padded_tokens=3,
+            failed_sequences=0,
             traces=contexts,
             error="",
         )

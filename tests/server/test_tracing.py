@@ -23,7 +23,8 @@ from opentelemetry.semconv.attributes import (
 )
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 
-from embedgrpc.engine.scheduler import BatchReport
+from embedgrpc.engine.reports import BatchReport
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.batch_tracing import BatchTracer
 from embedgrpc.server.tracing import (
     Attribute,
@@ -513,9 +514,13 @@ class _Batches:
                 model="mini",
                 started_ns=1_000,
                 finished_ns=5_000,
+                work_class=WorkClass.INTERACTIVE,
                 sequences=3,
+                shared=0,
                 tokens=20,
+                shared_tokens=0,
                 padded_tokens=24,
+                failed_sequences=0,
                 traces=contexts,
                 error=error,
             )

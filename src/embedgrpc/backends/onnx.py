@@ -32,7 +32,7 @@ class OnnxBackend:
         graph_path: Path,
         *,
         device: Device,
-        lanes: int = 1,
+        lanes: int = 0,
         intra_op_threads: int = 0,
         spin_duration_us: int = 0,
         gpu_mem_limit_bytes: int = 0,
@@ -42,7 +42,8 @@ class OnnxBackend:
         Args:
             graph_path: The ONNX file; its weights lie beside it.
             device: Where to run; "auto" takes a GPU where there is one that can be used.
-            lanes: How many batches may run at once.
+            lanes: How many batches may run at once; 0 for 2 on the CPU, where a short batch then
+                shares the cores with a long one instead of waiting for it, and 1 on a GPU.
             intra_op_threads: Threads that share the work of one run; 0 for one per core.
             spin_duration_us: How long an idle thread polls for work before it sleeps. Polling
                 starts the next step sooner, and takes the core from everything else.
@@ -52,7 +53,6 @@ class OnnxBackend:
             DeviceError: The device cannot be used.
             BackendError: The graph cannot be loaded.
         """
-        self._lanes = lanes
         options = _session_options(
             intra_op_threads=intra_op_threads or available_cores(),
             spin_duration_us=spin_duration_us,
@@ -71,6 +71,7 @@ class OnnxBackend:
                 raise DeviceError(obstacle)
             _logger.warning("running on the CPU", extra={"obstacle": obstacle})
             self._device = "cpu"
+        self._lanes = lanes or (2 if self._device == "cpu" else 1)
         self._input_names = tuple(value.name for value in self._session.get_inputs())
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = _LOG_FATAL

@@ -53,14 +53,17 @@ def _add_flag(parser: argparse.ArgumentParser, setting: str, info: FieldInfo) ->
     else:
         unit = setting.rpartition("_")[2]
         options |= {
-            "metavar": {"s": "SECONDS", "bytes": "BYTES", "us": "MICROSECONDS"}.get(
-                unit, "N" if info.annotation is int else "VALUE"
-            )
+            "metavar": {
+                "s": "SECONDS",
+                "ms": "MILLISECONDS",
+                "us": "MICROSECONDS",
+                "bytes": "BYTES",
+            }.get(unit, "N" if info.annotation is int else "VALUE")
         }
     parser.add_argument(flag_name(setting), **options)
 
 
 def _default(info: FieldInfo) -> str:
-    if info.default == ():
+    if info.default in ((), {}, ""):
         return "none"
     return str(info.default)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from embedgrpc.cli.flags import add_flags, read_configuration
@@ -42,7 +43,17 @@ def run(parsed: argparse.Namespace) -> int:
     from embedgrpc.server.process import serve  # noqa: PLC0415 - see above
 
     try:
-        asyncio.run(serve(settings))
+        with asyncio.Runner(loop_factory=_choose_event_loop()) as runner:
+            runner.run(serve(settings))
     except StartError as error:
         return refuse(error, code=2 if error.settings_are_wrong else 1)
     return 0
+
+
+def _choose_event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Chooses the faster loop where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -1,10 +1,29 @@
-"""Decides what is taken in, so that everything behind it is bounded."""
+"""Decides what is taken in, so that everything behind it is bounded.
 
-import asyncio
+Interactive work is refused where there is no room for it; bulk work waits for room, which stops
+its stream from reading. A burst finds room in a queue of many batches. Once that was full, calls
+come faster than they can be answered, and waiting only makes answers late: from then on calls
+are let in only while the queue is short, until for a while none had to be refused.
+
+What counts is the work ahead of a call, not all that waits: callers have turns, and so have the
+jobs of one caller, so that a short call waits neither for the whole of a long one nor for all the
+calls of somebody who sends too many.
+
+Source: the queue of two lengths is CoDel's idea as Facebook uses it for servers ("Fail at Scale",
+2015); refusing early and cheaply, "Site Reliability Engineering", chapter 21.
+"""
+
 import random
 import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import NoReturn
 
+from embedgrpc.engine.drain_rate import DrainRate
 from embedgrpc.engine.errors import OverloadedError
+from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.work_class import WorkClass
 
 # A token of English text has about four characters; of Chinese, one or two. Too high a
 # guess would refuse work that there is room for, so this leans towards the former; the true
@@ -12,8 +31,14 @@ from embedgrpc.engine.errors import OverloadedError
 _CHARACTERS_PER_TOKEN = 4
 _RETRY_DELAY_MIN_S = 0.1
 _RETRY_DELAY_MAX_S = 30.0
-# Weight of the newest batch in the moving average of the drain rate.
-_RATE_WEIGHT = 0.1
+# Overloaded, calls are let in while this many batches, and as much as their own, are ahead.
+_SHORT_QUEUE_BATCHES = 2
+# A long call may wait for so many times its own work.
+_PATIENCE = 4
+# How long no call must have been refused for the overload to be over.
+_CALM_S = 1.0
+# Bulk work that waits gets one batch of five.
+_INTERACTIVE_SHARE = 0.8
 
 
 def estimate_tokens(characters: int, inputs: int, max_tokens: int) -> int:
@@ -25,15 +50,26 @@ class Reservation:
     """Room taken by one job.
 
     Attributes:
+        work_class: The class whose room it is.
+        caller: Whose job it is.
         inputs: Inputs that still take room.
         tokens: Tokens that still take room.
     """
 
-    __slots__ = ("_admission", "bulk", "inputs", "tokens")
+    __slots__ = ("_admission", "caller", "inputs", "tokens", "work_class")
 
-    def __init__(self, admission: "Admission", *, bulk: bool, inputs: int, tokens: int) -> None:
+    def __init__(
+        self,
+        admission: "Admission",
+        work_class: WorkClass,
+        *,
+        caller: str,
+        inputs: int,
+        tokens: int,
+    ) -> None:
         self._admission = admission
-        self.bulk = bulk
+        self.work_class = work_class
+        self.caller = caller
         self.inputs = inputs
         self.tokens = tokens
 
@@ -41,108 +77,205 @@ class Reservation:
         """Replaces the estimate by the true number of tokens. From any thread."""
         self._admission.settle(self, tokens)
 
-    def release(self, inputs: int, tokens: int) -> None:
-        """Gives back the room of inputs that are answered. On the event loop."""
-        self._admission.release(self, inputs, tokens)
+    def release(self, inputs: int, tokens: int, fate: Fate) -> None:
+        """Gives back the room of inputs that met their fate. On the event loop."""
+        self._admission.release(self, inputs, tokens, fate)
 
     def release_all(self) -> None:
-        """Gives back all that is left; harmless when nothing is. On the event loop."""
-        self._admission.release(self, self.inputs, self.tokens)
+        """Gives back all that is left, for nobody waits for it; harmless when nothing is."""
+        self._admission.release(self, self.inputs, self.tokens, Fate.CANCELLED)
 
 
 class Admission:
     """Counts inputs and tokens that are queued or running for one model.
 
-    Interactive work beyond the bounds is refused at once; bulk work waits its turn, which
-    stops its stream from reading. Each class has bounds of its own, so that neither can fill
-    the other's.
+    Each class has bounds of its own, so that neither can fill the other's.
 
     Args:
         max_inputs: The most inputs of a class.
         max_tokens: The most tokens of a class, estimated until they are counted.
+        batch_tokens: The tokens of a full batch.
+        queued_batches: The most work ahead of an interactive call, in full batches.
+        clock: Tells the time, in seconds.
+
+    Attributes:
+        fates: How many inputs met which fate, by class.
+        on_room: Called, on the event loop, when room was given back.
+        drain_rate: Is told of every batch.
     """
 
-    def __init__(self, *, max_inputs: int, max_tokens: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_inputs: int,
+        max_tokens: int,
+        batch_tokens: int,
+        queued_batches: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fates: Counter[tuple[WorkClass, Fate]] = Counter()
+        self.on_room: Callable[[], None] = lambda: None
+        self.drain_rate = DrainRate()
         self._max_inputs = max_inputs
         self._max_tokens = max_tokens
+        self._batch_tokens = batch_tokens
+        self._queued_batches = queued_batches
+        self._clock = clock
         self._lock = threading.Lock()
-        self._inputs = {False: 0, True: 0}
-        self._tokens = {False: 0, True: 0}
-        # A lock of asyncio is fair: whoever holds it is the first of those that wait for room.
-        self._turn = asyncio.Lock()
-        self._room = asyncio.Event()
-        self._tokens_per_s = 0.0
+        self._inputs = dict.fromkeys(WorkClass, 0)
+        self._tokens = dict.fromkeys(WorkClass, 0)
+        # Tokens by class and caller; of those that have none there is no entry.
+        self._held: Counter[tuple[WorkClass, str]] = Counter()
+        self._jobs: dict[WorkClass, dict[str, dict[Reservation, None]]] = {
+            work_class: {} for work_class in WorkClass
+        }
+        # When an interactive call was last refused although its deadline was far.
+        self._refused_at = -_CALM_S
 
     @property
     def inputs(self) -> int:
         """Inputs of both classes that take room now."""
-        return self._inputs[False] + self._inputs[True]
+        return sum(self._inputs.values())
 
-    def admit(self, *, inputs: int, tokens: int, remaining_s: float) -> Reservation:
+    def load(self, work_class: WorkClass) -> tuple[int, int]:
+        """Tells how many inputs and tokens of a class take room now."""
+        return self._inputs[work_class], self._tokens[work_class]
+
+    def set_batch_tokens(self, tokens: int) -> None:
+        """Tells how many tokens a full batch has. From any thread."""
+        self._batch_tokens = tokens
+
+    def held_tokens(self, work_class: WorkClass, caller: str) -> int:
+        """Tells how many tokens of a caller take room now."""
+        return self._held[work_class, caller]
+
+    def admit(
+        self, *, inputs: int, tokens: int, remaining_s: float, caller: str = ""
+    ) -> Reservation:
         """Takes in interactive work, or refuses it.
 
         Args:
             inputs: How many inputs.
             tokens: How many tokens they probably have.
             remaining_s: Time left until the call's deadline.
+            caller: Whose they are.
 
         Returns:
             The room it takes.
 
         Raises:
-            OverloadedError: There is no room, or the work ahead takes longer than the call
-                has time.
+            OverloadedError: There is no room, or it would not be done in the time that it has.
         """
-        wait_s = self.wait_s()
-        if wait_s > remaining_s:
-            raise OverloadedError(
-                f"the work ahead takes about {wait_s:.2f} s, and the call has {remaining_s:.2f} s",
-                metadata={"label": "deadline_unreachable"},
-                retry_delay_s=self.retry_delay_s(),
+        ahead = self._ahead(WorkClass.INTERACTIVE, caller, tokens)
+        wait_s = self.seconds(ahead + tokens)
+        # With nothing ahead it is tried: else a wrong guess of the rate would never be corrected.
+        if ahead and wait_s > remaining_s:
+            self._refuse(
+                inputs,
+                Fate.REFUSED_LATE,
+                "deadline_unreachable",
+                f"this would take about {wait_s:.2f} s, and the call has {remaining_s:.2f} s",
             )
-        if not self._fits(inputs, tokens, bulk=False):
-            raise OverloadedError(
-                f"{self._inputs[False]} inputs with about {self._tokens[False]} tokens wait "
-                f"already; the limits are {self._max_inputs} and {self._max_tokens}",
-                metadata={"label": "queue_full"},
-                retry_delay_s=self.retry_delay_s(),
+        limit = max(self._queued_batches * self._batch_tokens, _PATIENCE * tokens)
+        if ahead > limit or not self._fits(WorkClass.INTERACTIVE, inputs, tokens):
+            self._refused_at = self._clock()
+            self._refuse(
+                inputs,
+                Fate.REFUSED_FULL,
+                "queue_full",
+                f"{self._inputs[WorkClass.INTERACTIVE]} inputs wait already, with about {ahead}"
+                f" tokens ahead of this call; the limits are {self._max_inputs} and {limit}",
             )
-        return self._reserve(inputs, tokens, bulk=False)
+        limit = self._short_queue + tokens
+        if ahead > limit and self._clock() - self._refused_at < _CALM_S:
+            self._refused_at = self._clock()
+            self._refuse(
+                inputs,
+                Fate.REFUSED_OVERLOADED,
+                "overloaded",
+                f"about {ahead} tokens are ahead of this call; until the overload is over the"
+                f" limit is {limit}",
+            )
+        return self._reserve(WorkClass.INTERACTIVE, caller, inputs, tokens)
 
-    async def admit_bulk(self, *, inputs: int, tokens: int) -> Reservation:
-        """Takes in bulk work as soon as there is room, first come, first served."""
-        async with self._turn:
-            while not self._fits(inputs, tokens, bulk=True):
-                self._room.clear()
-                await self._room.wait()
-            return self._reserve(inputs, tokens, bulk=True)
+    def admit_if_room(
+        self, work_class: WorkClass, *, inputs: int, tokens: int, caller: str = ""
+    ) -> Reservation | None:
+        """Takes in work that can wait, if there is room for it now."""
+        if not self._fits(work_class, inputs, tokens):
+            return None
+        # Streams that hurry must not fill the queue up for calls, which cannot wait at the door.
+        if (
+            work_class is WorkClass.INTERACTIVE
+            and self._ahead(work_class, caller, tokens) > self._short_queue
+        ):
+            return None
+        return self._reserve(work_class, caller, inputs, tokens)
 
     def admit_always(self) -> Reservation:
         """Takes in a health check's single input, whatever else waits."""
-        return self._reserve(1, 1, bulk=False)
+        return self._reserve(WorkClass.INTERACTIVE, "", 1, 1)
 
-    def _fits(self, inputs: int, tokens: int, *, bulk: bool) -> bool:
+    @property
+    def _short_queue(self) -> int:
+        return _SHORT_QUEUE_BATCHES * self._batch_tokens
+
+    def _ahead(self, work_class: WorkClass, caller: str, tokens: int) -> int:
+        """Tells how many tokens of a class are run before a job would be done.
+
+        Of every other job as many as its own; and of every other caller's jobs as many as those
+        of its own caller, this one included.
+        """
+        jobs = self._jobs[work_class]
+        own = sum(min(job.tokens, tokens) for job in jobs.get(caller, ()))
+        ahead = own
+        for other, others in jobs.items():
+            if other != caller:
+                turn = 0
+                for job in others:
+                    turn += min(job.tokens, tokens)
+                    if turn >= own + tokens:
+                        break
+                ahead += min(turn, own + tokens)
+        return ahead
+
+    def _fits(self, work_class: WorkClass, inputs: int, tokens: int) -> bool:
         # An empty queue takes anything, else a job larger than the bounds would never run.
-        return self._inputs[bulk] == 0 or (
-            self._inputs[bulk] + inputs <= self._max_inputs
-            and self._tokens[bulk] + tokens <= self._max_tokens
+        return self._inputs[work_class] == 0 or (
+            self._inputs[work_class] + inputs <= self._max_inputs
+            and self._tokens[work_class] + tokens <= self._max_tokens
         )
 
-    def _reserve(self, inputs: int, tokens: int, *, bulk: bool) -> Reservation:
+    def _refuse(self, inputs: int, fate: Fate, label: str, message: str) -> NoReturn:
+        self.fates[WorkClass.INTERACTIVE, fate] += inputs
+        raise OverloadedError(
+            message, metadata={"label": label}, retry_delay_s=self.retry_delay_s()
+        )
+
+    def _reserve(self, work_class: WorkClass, caller: str, inputs: int, tokens: int) -> Reservation:
         with self._lock:
-            self._inputs[bulk] += inputs
-            self._tokens[bulk] += tokens
-        return Reservation(self, bulk=bulk, inputs=inputs, tokens=tokens)
+            self._add(work_class, caller, inputs, tokens)
+        job = Reservation(self, work_class, caller=caller, inputs=inputs, tokens=tokens)
+        self._jobs[work_class].setdefault(caller, {})[job] = None
+        return job
+
+    def _add(self, work_class: WorkClass, caller: str, inputs: int, tokens: int) -> None:
+        self._inputs[work_class] += inputs
+        self._tokens[work_class] += tokens
+        self._held[work_class, caller] += tokens
+        if not self._held[work_class, caller]:
+            del self._held[work_class, caller]
 
     def settle(self, reservation: Reservation, tokens: int) -> None:
         """Replaces a guess by the truth, unless the room was given back. From any thread."""
         with self._lock:
             if reservation.inputs:
-                self._tokens[reservation.bulk] += tokens - reservation.tokens
+                more = tokens - reservation.tokens
+                self._add(reservation.work_class, reservation.caller, 0, more)
                 reservation.tokens = tokens
 
-    def release(self, reservation: Reservation, inputs: int, tokens: int) -> None:
-        """Takes room back and lets waiting bulk work look at it. On the event loop."""
+    def release(self, reservation: Reservation, inputs: int, tokens: int, fate: Fate) -> None:
+        """Takes room back, and tells whoever waits for it. On the event loop."""
         with self._lock:
             inputs = min(inputs, reservation.inputs)
             # The last input takes what is left of the tokens: of inputs that could not be
@@ -152,24 +285,28 @@ class Admission:
             tokens = min(tokens, reservation.tokens)
             reservation.inputs -= inputs
             reservation.tokens -= tokens
-            self._inputs[reservation.bulk] -= inputs
-            self._tokens[reservation.bulk] -= tokens
-        self._room.set()
+            self._add(reservation.work_class, reservation.caller, -inputs, -tokens)
+            if inputs:
+                self.fates[reservation.work_class, fate] += inputs
+                if not reservation.inputs:
+                    self._forget(reservation)
+        self.on_room()
 
-    def drained(self, tokens: int, seconds: float) -> None:
-        """Learns the drain rate from a batch that was run. From any thread."""
-        rate = tokens / max(seconds, 1e-6)
-        with self._lock:
-            old = self._tokens_per_s
-            self._tokens_per_s = rate if old == 0 else old + _RATE_WEIGHT * (rate - old)
+    def _forget(self, reservation: Reservation) -> None:
+        jobs = self._jobs[reservation.work_class]
+        del jobs[reservation.caller][reservation]
+        if not jobs[reservation.caller]:
+            del jobs[reservation.caller]
 
-    def wait_s(self) -> float:
-        """Predicts how long interactive work taken in now would wait. 0 before any batch."""
-        if self._tokens_per_s == 0:
-            return 0.0
-        return self._tokens[False] / self._tokens_per_s
+    def seconds(self, tokens: int) -> float:
+        """Predicts how long it takes to run so many interactive tokens. 0 before any batch."""
+        share = _INTERACTIVE_SHARE if self._inputs[WorkClass.BULK] else 1.0
+        return tokens / share * self.drain_rate.token_s
 
     def retry_delay_s(self) -> float:
         """When a refused caller should try again, spread so that not all come back at once."""
-        delay_s = min(max(self.wait_s(), _RETRY_DELAY_MIN_S), _RETRY_DELAY_MAX_S)
+        delay_s = min(
+            max(self.seconds(self._tokens[WorkClass.INTERACTIVE]), _RETRY_DELAY_MIN_S),
+            _RETRY_DELAY_MAX_S,
+        )
         return delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter is no secret

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
+from embedgrpc.engine.fates import Fate
 from embedgrpc.engine.rows import Rows, cut_rows
-from embedgrpc.engine.work import Job, QueuedSequence
+from embedgrpc.engine.work import Job, QueuedSequence, Row
 
 _logger = logging.getLogger(__name__)
 
@@ -23,40 +24,48 @@ class Delivery:
     outcome: Rows | errors.EngineError
 
 
-def address_results(
-    batch: list[QueuedSequence], results: Mapping[str, FloatArray], *, pad_left: bool
-) -> list[Delivery]:
-    """Gives each job its rows of the outputs it asked for, in as few pieces as can be."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says of some rows of a batch that was run.
+
+    Attributes:
+        results: By output, float32 [batch, ...].
+        positions: Where in it the rows stand.
+    """
+
+    results: Mapping[str, FloatArray]
+    positions: Sequence[int]
+
+
+def address_answer(rows: Sequence[Row], answer: Answer, *, pad_left: bool) -> list[Delivery]:
+    """Gives each job its rows of the outputs it asked for, in one piece."""
     positions_by_job: dict[Job, list[int]] = {}
-    for position, one in enumerate(batch):
-        positions_by_job.setdefault(one.job, []).append(position)
-    deliveries = []
-    for job, positions in positions_by_job.items():
-        riders = [batch[position] for position in positions]
-        rows = cut_rows(
-            results,
-            outputs=job.outputs,
-            positions=positions,
-            lengths=[rider.tokens for rider in riders],
-            pad_left=pad_left,
+    riders_by_job: dict[Job, list[QueuedSequence]] = {}
+    for position, row in zip(answer.positions, rows, strict=True):
+        for rider in row:
+            positions_by_job.setdefault(rider.job, []).append(position)
+            riders_by_job.setdefault(rider.job, []).append(rider)
+    return [
+        _delivery(
+            riders,
+            cut_rows(
+                answer.results,
+                outputs=job.outputs,
+                positions=positions_by_job[job],
+                lengths=[rider.tokens for rider in riders],
+                pad_left=pad_left,
+            ),
         )
-        finite = rows.finite()
-        if finite.all():
-            deliveries.append(_delivery(riders, rows))
-            continue
-        good, bad = finite.nonzero()[0].tolist(), (~finite).nonzero()[0].tolist()
-        if good:
-            deliveries.append(_delivery([riders[one] for one in good], rows.keep(good)))
-        error = errors.NonFiniteOutputError("the model answered with NaN or infinity")
-        deliveries.append(_delivery([riders[one] for one in bad], error))
-    return deliveries
+        for job, riders in riders_by_job.items()
+    ]
 
 
-def address_failures(batch: list[QueuedSequence], error: errors.EngineError) -> list[Delivery]:
+def address_failure(rows: Sequence[Row], error: errors.EngineError) -> list[Delivery]:
     """Tells each job of a failure that its sequences share."""
     riders_by_job: dict[Job, list[QueuedSequence]] = {}
-    for one in batch:
-        riders_by_job.setdefault(one.job, []).append(one)
+    for row in rows:
+        for rider in row:
+            riders_by_job.setdefault(rider.job, []).append(rider)
     # Each job gets an error of its own: raising one adds to it.
     return [_delivery(riders, copy.copy(error)) for riders in riders_by_job.values()]
 
@@ -75,7 +84,7 @@ def hand_over(deliveries: list[Delivery]) -> None:
     """Gives each job's sink its part. On the event loop."""
     for delivery in deliveries:
         job = delivery.job
-        job.reservation.release(len(delivery.indices), delivery.tokens)
+        job.reservation.release(len(delivery.indices), delivery.tokens, _fate_of(delivery.outcome))
         if job.cancelled:
             continue
         try:
@@ -89,6 +98,12 @@ def hand_over(deliveries: list[Delivery]) -> None:
                 "fault in a sink", extra=fault.log_fields(error)
             )
             _tell_of_fault(delivery, fault)
+
+
+def _fate_of(outcome: Rows | errors.EngineError) -> Fate:
+    if isinstance(outcome, errors.DeadlineExpiredError):
+        return Fate.EXPIRED
+    return Fate.FAILED if isinstance(outcome, errors.EngineError) else Fate.ANSWERED
 
 
 def _tell_of_fault(delivery: Delivery, fault: errors.EngineError) -> None:

@@ -6,7 +6,8 @@ check the text -> admit -> tokenize -> prepare -> schedule -> run -> sink
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from embedgrpc.backends.base import IntArray
@@ -16,7 +17,9 @@ from embedgrpc.engine.rows import Rows, RowsInOrder
 from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
-from embedgrpc.engine.work import Call, Job, Sink, WorkClass
+from embedgrpc.engine.waiting_line import WaitingLine
+from embedgrpc.engine.work import Call, Job, Sink
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence
 
 # From the token ids of each text, without special tokens, to the sequences that are run, or
@@ -65,6 +68,7 @@ class Pipeline:
         self, *, admission: Admission, tokenizing: TokenizingThreads, scheduler: Scheduler
     ) -> None:
         self._admission = admission
+        self._line = WaitingLine(admission)
         self._tokenizing = tokenizing
         self._scheduler = scheduler
 
@@ -83,16 +87,16 @@ class Pipeline:
             DeadlineExpiredError: The deadline passed.
             EngineError: An input failed; the rest is dropped.
         """
-        if call.work_class is WorkClass.BULK:
-            reservation = await self._admission.admit_bulk(
-                inputs=inputs.sequences, tokens=inputs.estimated_tokens
-            )
-        else:
+        if call.work_class is WorkClass.INTERACTIVE:
             reservation = self._admission.admit(
                 inputs=inputs.sequences,
                 tokens=inputs.estimated_tokens,
                 remaining_s=call.deadline - time.monotonic(),
+                caller=call.caller,
             )
+            return await self._gather(inputs, call, reservation)
+        async with _deadline(call):
+            reservation = await self._wait_for_room(inputs, call)
         return await self._gather(inputs, call, reservation)
 
     async def probe(self, inputs: Inputs, call: Call) -> Rows:
@@ -102,10 +106,15 @@ class Pipeline:
 
     async def submit(self, inputs: Inputs, call: Call, sink: Sink) -> "Running":
         """Starts a job whose inputs succeed or fail one by one, as soon as there is room."""
-        reservation = await self._admission.admit_bulk(
-            inputs=inputs.sequences, tokens=inputs.estimated_tokens
+        return self._start(inputs, call, sink, await self._wait_for_room(inputs, call))
+
+    async def _wait_for_room(self, inputs: Inputs, call: Call) -> Reservation:
+        return await self._line.enter(
+            call.work_class,
+            inputs=inputs.sequences,
+            tokens=inputs.estimated_tokens,
+            caller=call.caller,
         )
-        return self._start(inputs, call, sink, reservation)
 
     async def _gather(
         self, inputs: Inputs, call: Call, reservation: Reservation
@@ -113,11 +122,8 @@ class Pipeline:
         gathered = _Gathered(inputs.sequences)
         running = self._start(inputs, call, gathered, reservation)
         try:
-            left_s = call.deadline - time.monotonic()
-            async with asyncio.timeout(max(left_s, 0) if math.isfinite(left_s) else None):
+            async with _deadline(call):
                 rows = await gathered.rows
-        except TimeoutError:
-            raise errors.DeadlineExpiredError("the deadline passed before the answer") from None
         finally:
             running.cancel()
         return running.job, rows
@@ -167,6 +173,21 @@ class Pipeline:
         except errors.ShuttingDownError as error:
             left = [index for index, one in enumerate(job.sequences) if one is not None]
             self._scheduler.deliver(job, [(left, error)])
+
+
+@asynccontextmanager
+async def _deadline(call: Call) -> AsyncIterator[None]:
+    """Ends the wait inside when the call's deadline passes.
+
+    Raises:
+        DeadlineExpiredError: It passed.
+    """
+    left_s = call.deadline - time.monotonic()
+    try:
+        async with asyncio.timeout(max(left_s, 0) if math.isfinite(left_s) else None):
+            yield
+    except TimeoutError:
+        raise errors.DeadlineExpiredError("the deadline passed before the answer") from None
 
 
 class Running:

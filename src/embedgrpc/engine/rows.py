@@ -25,21 +25,43 @@ class Rows:
     by_sequence: Mapping[str, FloatArray]
     by_token: Mapping[str, Sequence[FloatArray]]
 
-    def finite(self) -> NDArray[np.bool_]:
-        """Tells for which sequences every number is one; bool [sequences]."""
-        flags = [np.isfinite(rows).all(axis=1) for rows in self.by_sequence.values()]
-        flags += [
-            np.array([bool(np.isfinite(one).all()) for one in ragged], np.bool_)
-            for ragged in self.by_token.values()
-        ]
-        return np.asarray(np.logical_and.reduce(flags))
-
     def keep(self, positions: Sequence[int]) -> "Rows":
         """Keeps some of the sequences."""
         return Rows(
             {name: rows[positions] for name, rows in self.by_sequence.items()},
             {name: [rows[one] for one in positions] for name, rows in self.by_token.items()},
         )
+
+
+def finite_rows(
+    results: Mapping[str, FloatArray], *, lengths: Sequence[int], pad_left: bool
+) -> dict[str, NDArray[np.bool_]]:
+    """Tells of which sequences of a batch every number is finite, padding left out.
+
+    Args:
+        results: By output, float32 [batch, ...].
+        lengths: How many tokens each sequence has.
+        pad_left: Whether padding comes before the tokens.
+
+    Returns:
+        By output, bool [batch].
+    """
+    flags: dict[str, NDArray[np.bool_]] = {}
+    for name, rows in results.items():
+        finite = np.isfinite(rows)
+        if name not in _PER_TOKEN:
+            flags[name] = np.asarray(finite.reshape(len(rows), -1).all(axis=1))
+        elif finite.all():
+            flags[name] = np.ones(len(rows), np.bool_)
+        else:
+            flags[name] = np.array(
+                [
+                    bool((row[-length:] if pad_left else row[:length]).all())
+                    for row, length in zip(finite, lengths, strict=True)
+                ],
+                np.bool_,
+            )
+    return flags
 
 
 def cut_rows(

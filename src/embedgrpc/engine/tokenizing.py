@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.work import WorkClass
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import Tokenizer
 
 _logger = logging.getLogger(__name__)

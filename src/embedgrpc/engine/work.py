@@ -3,20 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Protocol
 
 from embedgrpc.engine.admission import Reservation
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.rows import Rows
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence
 
-
-class WorkClass(IntEnum):
-    """How soon somebody needs the answer."""
-
-    INTERACTIVE = 0
-    BULK = 1
+# What a sequence is made of, and which of the graph's outputs are wanted of it.
+SequenceKey = tuple[bytes, bytes, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +20,15 @@ class Call:
     """What holds for all the work of one RPC.
 
     Attributes:
-        work_class: Interactive for unary calls, bulk for streams.
+        work_class: Interactive for unary calls, bulk for streams, unless the call says otherwise.
         deadline: On the clock of `time.monotonic`, in seconds; infinity for none.
+        caller: Who shares the machine fairly with the other callers of the same class.
         trace: What the batch's span is linked to; opaque here.
     """
 
     work_class: WorkClass
     deadline: float = math.inf
+    caller: str = ""
     trace: object | None = None
 
 
@@ -87,21 +85,33 @@ class QueuedSequence:
         job: The job.
         index: Its place in the job.
         sequence: The tokens.
-        urgency: When it should have been run, on the clock of `time.monotonic`; the batch is
-            built around the sequence with the least.
+        tokens: How many there are, special tokens included.
+        urgency: When it should have been run, on the clock of `time.monotonic`; of a caller's
+            sequences the one with the least goes first.
+        key: Equal for sequences of which the model says the same.
         gone: It was taken into a batch or dropped; a queue that still meets it passes over it.
     """
 
-    __slots__ = ("gone", "index", "job", "sequence", "urgency")
+    __slots__ = ("gone", "index", "job", "key", "sequence", "tokens", "urgency")
 
     def __init__(self, job: Job, index: int, sequence: TokenSequence, urgency: float) -> None:
         self.job = job
         self.index = index
         self.sequence = sequence
+        self.tokens = len(sequence.input_ids)
         self.urgency = urgency
+        types = sequence.token_type_ids
+        self.key: SequenceKey = (
+            sequence.input_ids.tobytes(),
+            types.tobytes() if types is not None else b"",
+            job.outputs,
+        )
         self.gone = False
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens it has, special tokens included."""
-        return len(self.sequence.input_ids)
+    def is_wanted(self, now: float) -> bool:
+        """Tells whether somebody still waits for it, and still can."""
+        return not self.job.cancelled and self.job.call.deadline > now
+
+
+# Equal sequences, of one job or of several: they are run once, as a row of a batch.
+Row = list[QueuedSequence]

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from embedgrpc.backends.base import FloatArray
+from embedgrpc.backends.base import FloatArray, PaddedBatch
+from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.errors import (
     BackendUnavailableError,
@@ -13,6 +14,7 @@ from embedgrpc.engine.errors import (
     UnsupportedError,
 )
 from embedgrpc.engine.reranking import Reranker
+from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call
 from embedgrpc.models.metadata import ModelMetadata
@@ -45,7 +47,9 @@ class LoadedModel:
         weight_type: Type of its weights.
         weight_bytes: Their size.
         device: Where it runs.
-        batch_tokens: The most padded tokens of a batch.
+        scheduler: Runs its batches.
+        admission: Counts what is taken in, and what becomes of it.
+        sample: Makes a batch of so many sequences of so many tokens, to be measured.
     """
 
     metadata: ModelMetadata
@@ -58,7 +62,9 @@ class LoadedModel:
     weight_type: str
     weight_bytes: int
     device: str
-    batch_tokens: int
+    scheduler: Scheduler
+    admission: Admission
+    sample: Callable[[int, int], PaddedBatch]
 
 
 @dataclass(slots=True, eq=False)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from embedgrpc.engine.embeddings import Embeddings
-from embedgrpc.engine.work import WorkClass
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.catalog import Catalog
 from embedgrpc.server.checks import check_count, check_response_size
 from embedgrpc.server.draining import Draining
@@ -40,7 +40,9 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_service_pb2.EmbedRequest, context: Any
     ) -> embedding_service_pb2.EmbedResponse:
         """Embeds a batch; all texts succeed or the call fails."""
-        call = begin_call(context, WorkClass.INTERACTIVE, max_s=self._settings.max_unary_s)
+        call = begin_call(
+            context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
+        )
         served = self._catalog.find(request.model)
         loaded, embedder = served.embedder()
         check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")

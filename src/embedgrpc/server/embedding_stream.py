@@ -11,7 +11,8 @@ from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.engine.pipeline import Running
 from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.vectors import Encoding
-from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.kinds import Representation
 from embedgrpc.server.catalog import Catalog, LoadedModel
 from embedgrpc.server.checks import check_count, check_enum, check_id, response_too_large
@@ -92,7 +93,7 @@ class EmbeddingStream:
             return
         if first.WhichOneof("step") != "setup":
             raise _out_of_order("the first message must hold setup")
-        call = begin_call(self._context, WorkClass.BULK)
+        call = begin_call(self._context, WorkClass.BULK, self._settings)
         embedder, spec, encoding = await self._set_up(first.setup)
         async for request in requests:
             if request.WhichOneof("step") != "batch":

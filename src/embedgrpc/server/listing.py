@@ -114,6 +114,7 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     message.max_input_tokens = metadata.max_tokens
     message.weight_type = loaded.weight_type
     message.device = loaded.device
+    message.batch_tokens = loaded.scheduler.budget.tokens
     if metadata.kind is Kind.CROSS_ENCODER:
         return
     message.representations.extend(_REPRESENTATIONS[one] for one in metadata.representations)

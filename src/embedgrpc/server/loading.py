@@ -4,17 +4,23 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from embedgrpc.backends.base import Backend, BackendError, DeviceError
+import numpy as np
+
+from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch
 from embedgrpc.backends.onnx import Device, OnnxBackend
+from embedgrpc.engine import calibration
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
+from embedgrpc.engine.calibration import CostModel
 from embedgrpc.engine.cross_encoding import CrossEncoder
 from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.pipeline import Pipeline
+from embedgrpc.engine.reports import BatchObserver
 from embedgrpc.engine.reranking import Reranker, RerankMethod
-from embedgrpc.engine.scheduler import BatchObserver, Scheduler
+from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.vectors import Encoding
@@ -22,6 +28,7 @@ from embedgrpc.models import graph, metadata, source
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.metadata import Kind
+from embedgrpc.models.outputs import POOLED_EMBEDDING
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.server.catalog import LoadedModel, ServedModel
 from embedgrpc.server.daemons import run_in_daemon
@@ -39,8 +46,10 @@ _FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
 # On two cores a batch of the default model takes 1.6 to 2.1 ms beyond what its tokens take, which
 # is what about 32 tokens take.
 _BATCH_OVERHEAD_TOKENS = 32
+# What a batch may cost until batches have been measured.
 _CPU_BATCH_TOKENS = 512
 _GPU_BATCH_TOKENS = 8192
+_SAMPLE_TEXT = "Batches of this text are run to see how long they take."
 
 
 # Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
@@ -135,12 +144,16 @@ async def load(
     """
     parts = await run_in_daemon(lambda: load_parts(model, settings, open_backend))
     resources.callback(parts.backend.close)
-    admission = Admission(
-        max_inputs=settings.max_queued_inputs, max_tokens=settings.max_queued_tokens
-    )
     on_cpu = parts.backend.device == "cpu"
+    tokens = settings.batch_tokens or (_CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS)
+    admission = Admission(
+        max_inputs=settings.max_queued_inputs,
+        max_tokens=settings.max_queued_tokens,
+        batch_tokens=tokens,
+        queued_batches=settings.max_queued_batches,
+    )
     budget = BatchBudget(
-        tokens=settings.batch_tokens or (_CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS),
+        tokens=tokens,
         sequences=settings.batch_sequences,
         overhead_tokens=_BATCH_OVERHEAD_TOKENS,
     )
@@ -148,6 +161,7 @@ async def load(
         model=model.id,
         backend=parts.backend,
         budget=budget,
+        weights=settings.caller_weights,
         pad_token_id=parts.metadata.pad_token_id,
         pad_left=parts.metadata.padding_side == "left",
         admission=admission,
@@ -160,7 +174,40 @@ async def load(
     )
     resources.callback(tokenizing.close)
     pipeline = Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler)
-    return _assemble(model, parts, pipeline, settings, budget)
+    return _assemble(
+        model, parts, settings, pipeline=pipeline, scheduler=scheduler, admission=admission
+    )
+
+
+def calibrate(loaded: LoadedModel, settings: Settings) -> CostModel:
+    """Measures what batches of a model cost, and sets their budget. Blocks while it is in use.
+
+    Returns:
+        What they cost.
+
+    Raises:
+        ShuttingDownError: The server is about to stop.
+        BackendError: A run failed.
+    """
+    cost = calibration.calibrate(
+        lambda sequences, length: loaded.scheduler.run_when_idle(loaded.sample(sequences, length)),
+        max_tokens=loaded.metadata.max_tokens,
+        limit_s=settings.calibration_s,
+    )
+    budget = cost.budget(
+        tokens=settings.batch_tokens,
+        sequences=settings.batch_sequences,
+        bulk_batch_s=settings.bulk_batch_ms / 1000,
+    )
+    loaded.scheduler.set_budget(budget)
+    return cost
+
+
+def _sample(parts: Parts, sequences: int, length: int) -> PaddedBatch:
+    """Makes a batch of a given size, of a text that is none of a caller's."""
+    ids = np.resize(parts.tokenizer.encode([_SAMPLE_TEXT])[0], (sequences, length))
+    outputs = (one for one in parts.graph.outputs if one != POOLED_EMBEDDING)
+    return PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (next(outputs),))
 
 
 def load_parts(model: ServedModel, settings: Settings, open_backend: OpenBackend) -> Parts:
@@ -207,9 +254,11 @@ def _choose_method(model: ServedModel, parts: Parts) -> RerankMethod | None:
 def _assemble(
     model: ServedModel,
     parts: Parts,
-    pipeline: Pipeline,
     settings: Settings,
-    budget: BatchBudget,
+    *,
+    pipeline: Pipeline,
+    scheduler: Scheduler,
+    admission: Admission,
 ) -> LoadedModel:
     max_characters = settings.max_characters_per_token * parts.metadata.max_tokens
     common = (parts.metadata, parts.tokenizer, pipeline, max_characters)
@@ -238,5 +287,7 @@ def _assemble(
         weight_type=parts.graph.weight_type,
         weight_bytes=parts.graph.weight_bytes,
         device=parts.backend.device,
-        batch_tokens=budget.tokens,
+        scheduler=scheduler,
+        admission=admission,
+        sample=partial(_sample, parts),
     )

@@ -3,16 +3,19 @@
 import math
 import time
 from typing import Any
+from urllib.parse import unquote
 
 from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.vectors import Encoding
-from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX
+from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import current_context
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
@@ -54,34 +57,79 @@ _PROMPT_CHARACTERS_MAX = 8192
 _DIGITS_MAX = 11
 # What a gRPC client accepts unless it was told otherwise.
 _CLIENT_RESPONSE_BYTES = 4 * 1024 * 1024
+# How a call says how soon its answer is needed.
+_WORK_CLASS_KEY = "embedgrpc-work-class"
+_WORK_CLASSES: dict[str | bytes, WorkClass] = {one.name.lower(): one for one in WorkClass}
+# As gRPC writes the addresses of this machine itself.
+_LOOPBACK = ("ipv4:127.0.0.1", "ipv6:[::1]")
 # How a client that accepts more, or less, says so.
 _CLIENT_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
 
 
-def begin_call(context: Any, work_class: WorkClass, *, max_s: float = math.inf) -> Call:
-    """Reads the deadline once, on a clock that does not step.
+def begin_call(
+    context: Any, work_class: WorkClass, settings: Settings, *, max_s: float = math.inf
+) -> Call:
+    """Reads what holds for the whole RPC: the deadline once, on a clock that does not step.
 
     Args:
         context: The RPC's context.
-        work_class: Interactive for unary calls, bulk for streams.
+        work_class: Interactive for unary calls, bulk for streams, unless the metadata
+            `embedgrpc-work-class` says otherwise.
+        settings: Tell how callers are told apart.
         max_s: The server's own limit.
+
+    Raises:
+        InvalidRequestError: The metadata names no class.
     """
     remaining_s = context.time_remaining()
     limit_s = max_s if remaining_s is None else min(remaining_s, max_s)
-    return Call(work_class=work_class, deadline=time.monotonic() + limit_s, trace=current_context())
+    named = _metadata(context, _WORK_CLASS_KEY)
+    if named is not None and named not in _WORK_CLASSES:
+        raise InvalidRequestError(
+            f"metadata {_WORK_CLASS_KEY}, of {len(named)} characters, is neither interactive nor"
+            " bulk",
+            field=_WORK_CLASS_KEY,
+        )
+    return Call(
+        work_class=work_class if named is None else _WORK_CLASSES[named],
+        deadline=time.monotonic() + limit_s,
+        caller=_caller(context, settings.caller_metadata),
+        trace=current_context(),
+    )
+
+
+def _caller(context: Any, key: str) -> str:
+    """Tells who calls: what a trusted proxy says, or else the address.
+
+    Processes on this machine share an address: they are told apart by their connections.
+    """
+    named = _metadata(context, key) if key else None
+    if named:
+        return named if isinstance(named, str) else named.hex()
+    peer = unquote(context.peer())
+    host = peer.rpartition(":")[0]
+    return peer if host in _LOOPBACK else host or peer
+
+
+def _metadata(context: Any, wanted: str) -> str | bytes | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == wanted:
+            found: str | bytes = value
+            return found
+    return None
 
 
 def client_response_bytes(context: Any) -> int:
     """Tells how large an answer the client accepts."""
-    for key, value in context.invocation_metadata() or ():
-        if key == _CLIENT_RESPONSE_BYTES_KEY:
-            if isinstance(value, str) and value.isdecimal() and len(value) <= _DIGITS_MAX:
-                return int(value)
-            raise InvalidRequestError(
-                f"metadata {_CLIENT_RESPONSE_BYTES_KEY} is not a number of bytes",
-                field=_CLIENT_RESPONSE_BYTES_KEY,
-            )
-    return _CLIENT_RESPONSE_BYTES
+    value = _metadata(context, _CLIENT_RESPONSE_BYTES_KEY)
+    if value is None:
+        return _CLIENT_RESPONSE_BYTES
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _DIGITS_MAX:
+        return int(value)
+    raise InvalidRequestError(
+        f"metadata {_CLIENT_RESPONSE_BYTES_KEY} is not a number of bytes",
+        field=_CLIENT_RESPONSE_BYTES_KEY,
+    )
 
 
 def read_truncation(value: int, *, default: Truncation, field: str) -> Truncation:

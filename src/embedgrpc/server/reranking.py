@@ -6,7 +6,8 @@ from typing import Any
 
 from embedgrpc.engine.errors import EngineError, UnsupportedError
 from embedgrpc.engine.reranking import Ranking, RerankSpec, ScoreScale
-from embedgrpc.engine.work import Call, WorkClass
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.metadata import Kind
 from embedgrpc.server.catalog import Catalog, LoadedModel, ServedModel
 from embedgrpc.server.checks import (
@@ -58,7 +59,9 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         self, request: rerank_service_pb2.RerankRequest, context: Any
     ) -> rerank_service_pb2.RerankResponse:
         """Scores the documents of one query and returns them best first."""
-        call = begin_call(context, WorkClass.INTERACTIVE, max_s=self._settings.max_unary_s)
+        call = begin_call(
+            context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
+        )
         response = await self._rerank(request, call, client_response_bytes(context))
         describe_call(input_tokens=response.usage.input_tokens)
         return response
@@ -71,7 +74,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
             context, request_iterator, idle_timeout_s=self._settings.stream_idle_timeout_s
         )
         exchange.set_window(self._settings.max_stream_in_flight_inputs)
-        call = begin_call(context, WorkClass.BULK)
+        call = begin_call(context, WorkClass.BULK, self._settings)
         limit = client_response_bytes(context)
         ids: set[str] = set()
         tasks: set[asyncio.Task[None]] = set()

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -13,18 +14,20 @@ from grpc_health.v1 import health_pb2_grpc
 
 from embedgrpc.backends.base import BackendError, DeviceError
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.scheduler import BatchObserver
+from embedgrpc.engine.reports import BatchObserver
 from embedgrpc.models.errors import ModelError
 from embedgrpc.server import telemetry
 from embedgrpc.server.catalog import Catalog, ModelState, ServedModel
 from embedgrpc.server.closing import Doorkeeper
+from embedgrpc.server.daemons import run_in_daemon
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding import EmbeddingService
 from embedgrpc.server.guard import GuardInterceptor
 from embedgrpc.server.health import HealthMonitor, HealthService, Heartbeat
 from embedgrpc.server.listening import StartError, channel_arguments, listen
 from embedgrpc.server.listing import ModelService
-from embedgrpc.server.loading import OpenBackend, load, open_onnx, served_models
+from embedgrpc.server.loading import OpenBackend, calibrate, load, open_onnx, served_models
+from embedgrpc.server.metrics import configure_metrics
 from embedgrpc.server.reflection import add_reflection
 from embedgrpc.server.reranking import RerankService
 from embedgrpc.server.settings import Settings
@@ -61,7 +64,7 @@ class Server:
         self._health = HealthService()
         self._heartbeat = Heartbeat()
         self._draining = Draining()
-        self._totals = BatchTotals()
+        self._totals = BatchTotals(self.catalog)
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         self._monitor = HealthMonitor(
             self.catalog,
@@ -85,8 +88,11 @@ class Server:
         interceptors: list[Any] = [door, GuardInterceptor()]
         try:
             tracing = telemetry.configure(version("embedgrpc"), os.environ)
+            metrics = configure_metrics(version("embedgrpc"), os.environ, self._totals.read)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
+        if metrics:
+            resources.push_async_callback(asyncio.to_thread, metrics.shutdown)
         if tracing:
             resources.push_async_callback(asyncio.to_thread, tracing.shutdown)
             interceptors.insert(1, tracing.interceptor())
@@ -132,6 +138,35 @@ class Server:
         problems = await asyncio.gather(*(self._load_one(model) for model in self.catalog))
         if all(problems):
             raise StartError("\n".join(problems), settings_are_wrong=True)
+        if self._settings.calibration_s:
+            self._tasks.start(self._calibrate())
+
+    async def _calibrate(self) -> None:
+        """Measures what batches cost, one model after the other, while they are served."""
+        for model in self.catalog:
+            if (loaded := model.loaded) is None:
+                continue
+            began = time.perf_counter()
+            try:
+                cost = await run_in_daemon(partial(calibrate, loaded, self._settings))
+            except (BackendError, EngineError) as error:
+                # It is served with what holds for most models.
+                _logger.warning(
+                    "batches not measured", extra={"model": model.id, "problem": str(error)}
+                )
+                continue
+            budget = loaded.scheduler.budget
+            _logger.info(
+                "batches measured",
+                extra={
+                    "model": model.id,
+                    "batch_ms": round(cost.batch_s * 1e3, 3),
+                    "token_us": round(cost.token_s * 1e6, 2),
+                    "batch_tokens": budget.tokens,
+                    "shared_batch_tokens": budget.shared_tokens,
+                    "seconds": round(time.perf_counter() - began, 2),
+                },
+            )
 
     async def _load_one(self, model: ServedModel) -> str:
         """Loads a model; returns what is wrong with it, or nothing."""
@@ -174,7 +209,7 @@ class Server:
                 "weight_bytes": loaded.weight_bytes,
                 "dimensions": metadata.dimensions,
                 "max_tokens": metadata.max_tokens,
-                "batch_tokens": loaded.batch_tokens,
+                "batch_tokens": loaded.scheduler.budget.tokens,
                 "seconds": round(time.perf_counter() - began, 2),
             },
         )

@@ -1,6 +1,7 @@
 """Everything that can be set, with its default, its unit and its bounds."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -13,6 +14,7 @@ MIB = 1024 * 1024
 
 _ID_AND_SOURCE = re.compile(r"(?P<id>[\w.\-:]+)=(?P<source>.*)", re.DOTALL)
 _PORT_MAX = 65_535
+_WEIGHT_MAX = 1000
 
 
 class Settings(BaseModel):
@@ -48,7 +50,11 @@ class Settings(BaseModel):
         description="How long a thread of a model run waits busily for more work; 0 never does",
     )
     lanes: int = Field(
-        default=1, ge=1, le=64, description="Batches of one model that run at the same time"
+        default=0,
+        ge=0,
+        le=64,
+        description="Batches of one model that run at the same time; 0 takes 2 on the CPU, so that"
+        " an interactive call need not wait for a bulk batch, and 1 on a GPU",
     )
     gpu_memory_bytes: int = Field(
         default=0,
@@ -63,8 +69,22 @@ class Settings(BaseModel):
         default=0,
         ge=0,
         le=1_048_576,
-        description="The most padded tokens of a batch; 0 takes 512 on the CPU, where larger"
-        " batches gain nothing, and 8192 on a GPU",
+        description="The most padded tokens of a batch; 0 measures, once the model is served, from"
+        " where on larger ones gain nothing, and takes 512 on the CPU and 8192 on a GPU until then",
+    )
+    calibration_s: float = Field(
+        default=1,
+        ge=0,
+        le=60,
+        description="The longest that batches of a model are measured for, while it is idle; 0"
+        " does not measure",
+    )
+    bulk_batch_ms: int = Field(
+        default=20,
+        ge=1,
+        le=60_000,
+        description="While interactive calls come, a bulk batch takes no longer than this, as"
+        " long as that does not waste a fifth of its time",
     )
     batch_sequences: int = Field(
         default=512, ge=1, le=65_536, description="The most sequences of a batch"
@@ -93,6 +113,25 @@ class Settings(BaseModel):
         ge=1,
         le=4_194_304,
         description="The most inputs of one model that wait or run, for each class of work",
+    )
+    max_queued_batches: int = Field(
+        default=32,
+        ge=1,
+        le=65_536,
+        description="An interactive call is refused when so many full batches are to be run before"
+        " its own; once that happened, when two are, until none was refused for a second",
+    )
+    caller_metadata: str = Field(
+        default="",
+        pattern=r"^[0-9a-z_.-]*$",
+        max_length=64,
+        description="Metadata key that tells callers apart, if whoever sets it can be trusted, such"
+        " as a proxy's x-forwarded-client-cert; empty goes by the address. Callers of one class"
+        " share the machine fairly",
+    )
+    caller_weights: Mapping[str, float] = Field(
+        default={},
+        description="How much more than others some callers get, as NAME=WEIGHT",
     )
     max_queued_tokens: int = Field(
         default=524_288, ge=1, le=2**30, description="The most tokens of the same"
@@ -165,6 +204,27 @@ class Settings(BaseModel):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if isinstance(value, list | tuple):
             return tuple(_parse_model(one) if isinstance(one, str) else one for one in value)
+        return value
+
+    @field_validator("caller_weights", mode="before")
+    @classmethod
+    def _parse_weights(cls, value: object) -> object:
+        """Reads the short form: NAME=WEIGHT, separated by commas or in a list."""
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, list | tuple):
+            return dict(str(one).rpartition("=")[::2] for one in value)
+        return value
+
+    @field_validator("caller_weights")
+    @classmethod
+    def _check_weights(cls, value: Mapping[str, float]) -> Mapping[str, float]:
+        for name, weight in value.items():
+            if not name or not 0 < weight <= _WEIGHT_MAX:
+                raise ValueError(
+                    f"{name}={weight:g}: a caller has a name, and a weight above 0 and at most"
+                    f" {_WEIGHT_MAX}"
+                )
         return value
 
     @field_validator("address")

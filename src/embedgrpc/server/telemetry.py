@@ -11,11 +11,16 @@ Source: OpenTelemetry specification, "Environment Variable Specification" and "O
 import importlib
 import logging
 import sys
-import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from embedgrpc.server.batch_tracing import BatchTracer
+from embedgrpc.server.otel_environment import (
+    close_in_time,
+    make_resource,
+    read_exporters,
+    read_protocol,
+)
 from embedgrpc.server.tracing import TracingInterceptor
 
 if TYPE_CHECKING:
@@ -23,11 +28,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 _logger = logging.getLogger(__name__)
-
-_EXPORTERS: Final = ("otlp", "console", "none")
-_PROTOCOLS: Final = ("grpc", "http/protobuf")
-# What the specification recommends, and what most collectors listen for.
-_DEFAULT_PROTOCOL: Final = "http/protobuf"
 
 
 class Telemetry:
@@ -64,25 +64,7 @@ class Telemetry:
         Returns:
             Whether everything was closed, and in time.
         """
-        closed = threading.Event()
-        # The SDK's own shutdown waits 30 s and takes no limit.
-        thread = threading.Thread(
-            target=self._close, args=(closed,), name="telemetry-shutdown", daemon=True
-        )
-        thread.start()
-        thread.join(timeout_s)
-        if thread.is_alive():
-            _logger.warning("telemetry not flushed in time", extra={"timeout_s": timeout_s})
-        return closed.is_set()
-
-    def _close(self, closed: threading.Event) -> None:
-        try:
-            self._provider.shutdown()
-        except Exception:
-            # The thread ends here: nobody is left to raise to, and the server is stopping.
-            _logger.exception("telemetry shutdown failed")
-        else:
-            closed.set()
+        return close_in_time(self._provider.shutdown, timeout_s)
 
 
 def configure(service_version: str, environ: Mapping[str, str]) -> Telemetry | None:
@@ -106,21 +88,18 @@ def configure(service_version: str, environ: Mapping[str, str]) -> Telemetry | N
         ValueError: A variable names an exporter or a protocol that there is not, or the exporter
             refuses one of its own variables.
     """
-    names = _exporters(environ)
+    names = read_exporters(environ, "TRACES")
     if not names:
         return None
-    protocol = _protocol(environ)
+    protocol = read_protocol(environ, "TRACES")
 
     # Imported on demand: the SDK and its exporters take a tenth of a second to import.
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  # see above
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  # see above
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # see above
 
     exporters = [_make_exporter(name, protocol) for name in names]
     provider = TracerProvider(
-        resource=Resource.create(
-            {**_service_name(environ), "service.version": service_version},
-        ),
+        resource=make_resource(environ, service_version),
         # Whoever holds the Telemetry shuts it down, once calls have ended.
         shutdown_on_exit=False,
     )
@@ -128,46 +107,6 @@ def configure(service_version: str, environ: Mapping[str, str]) -> Telemetry | N
         provider.add_span_processor(BatchSpanProcessor(exporter))
     _logger.info("tracing on", extra={"exporters": names, "protocol": protocol})
     return Telemetry(provider, service_version)
-
-
-def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return ()
-    named = environ.get("OTEL_TRACES_EXPORTER", "").strip()
-    if not named:
-        endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get(
-            "OTEL_EXPORTER_OTLP_ENDPOINT"
-        )
-        return ("otlp",) if endpoint else ()
-    exporters = tuple(dict.fromkeys(name.strip().lower() for name in named.split(",")))
-    for exporter in exporters:
-        _require(exporter, "OTEL_TRACES_EXPORTER", _EXPORTERS)
-    return () if "none" in exporters else exporters
-
-
-def _protocol(environ: Mapping[str, str]) -> str:
-    for variable in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-        protocol = environ.get(variable, "").strip()
-        if protocol:
-            _require(protocol, variable, _PROTOCOLS)
-            return protocol
-    return _DEFAULT_PROTOCOL
-
-
-def _require(value: str, variable: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{variable}: {value!r} is not one of {', '.join(known)}")
-
-
-def _service_name(environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns {} where `OTEL_RESOURCE_ATTRIBUTES` names the service, for the SDK reads that."""
-    name = environ.get("OTEL_SERVICE_NAME", "")
-    if name:
-        return {"service.name": name}
-    pairs = environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
-    if "service.name" in {pair.partition("=")[0].strip() for pair in pairs}:
-        return {}
-    return {"service.name": "embedgrpc"}
 
 
 def _make_exporter(name: str, protocol: str) -> "SpanExporter":

@@ -97,7 +97,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("id", "aliases", "source", "revision", "fingerprint", "tasks", "representations", "encodings", "dimensions", "matryoshka_dimensions", "any_dimensions", "max_input_tokens", "max_inputs", "similarity", "rerank_method", "normalized", "prompts", "default_prompt_name", "default_truncation", "backend", "weight_type", "device", "state")
+    __slots__ = ("id", "aliases", "source", "revision", "fingerprint", "tasks", "representations", "encodings", "dimensions", "matryoshka_dimensions", "any_dimensions", "max_input_tokens", "max_inputs", "similarity", "rerank_method", "normalized", "prompts", "default_prompt_name", "default_truncation", "backend", "weight_type", "device", "state", "batch_tokens")
     class PromptsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +128,7 @@ class Model(_message.Message):
     WEIGHT_TYPE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
     id: str
     aliases: _containers.RepeatedScalarFieldContainer[str]
     source: str
@@ -151,4 +152,5 @@ class Model(_message.Message):
     weight_type: str
     device: str
     state: State
-    def __init__(self, id: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, str]]] = ..., representations: _Optional[_Iterable[_Union[_embedding_service_pb2.Representation, str]]] = ..., encodings: _Optional[_Iterable[_Union[_embedding_service_pb2.VectorEncoding, str]]] = ..., dimensions: _Optional[int] = ..., matryoshka_dimensions: _Optional[_Iterable[int]] = ..., any_dimensions: _Optional[bool] = ..., max_input_tokens: _Optional[int] = ..., max_inputs: _Optional[int] = ..., similarity: _Optional[_Union[Similarity, str]] = ..., rerank_method: _Optional[_Union[RerankMethod, str]] = ..., normalized: _Optional[bool] = ..., prompts: _Optional[_Mapping[str, str]] = ..., default_prompt_name: _Optional[str] = ..., default_truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., backend: _Optional[_Union[Backend, str]] = ..., weight_type: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ...) -> None: ...
+    batch_tokens: int
+    def __init__(self, id: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, str]]] = ..., representations: _Optional[_Iterable[_Union[_embedding_service_pb2.Representation, str]]] = ..., encodings: _Optional[_Iterable[_Union[_embedding_service_pb2.VectorEncoding, str]]] = ..., dimensions: _Optional[int] = ..., matryoshka_dimensions: _Optional[_Iterable[int]] = ..., any_dimensions: _Optional[bool] = ..., max_input_tokens: _Optional[int] = ..., max_inputs: _Optional[int] = ..., similarity: _Optional[_Union[Similarity, str]] = ..., rerank_method: _Optional[_Union[RerankMethod, str]] = ..., normalized: _Optional[bool] = ..., prompts: _Optional[_Mapping[str, str]] = ..., default_prompt_name: _Optional[str] = ..., default_truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., backend: _Optional[_Union[Backend, str]] = ..., weight_type: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., batch_tokens: _Optional[int] = ...) -> None: ...

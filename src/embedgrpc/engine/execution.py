@@ -1,0 +1,145 @@
+"""Runs one batch on a backend: lays it out, runs it, finds who is to blame where it fails."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress
+
+import numpy as np
+
+from embedgrpc.backends.base import (
+    Backend,
+    BackendError,
+    BackendUnavailableError,
+    PaddedBatch,
+)
+from embedgrpc.engine import errors
+from embedgrpc.engine.delivery import Answer, Delivery, address_answer, address_failure
+from embedgrpc.engine.isolation import Outcome, run_isolating
+from embedgrpc.engine.padding import pad
+from embedgrpc.engine.rows import finite_rows
+from embedgrpc.engine.work import Row
+from embedgrpc.engine.work_class import WorkClass
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """A batch that is about to run.
+
+    Attributes:
+        rows: What rides in it.
+        padded: The rows laid out; None where that is still to be done.
+    """
+
+    rows: Sequence[Row]
+    padded: PaddedBatch | None
+
+    @property
+    def work_class(self) -> WorkClass:
+        """The class of the sequence that it was built around."""
+        return self.rows[0][0].job.call.work_class
+
+
+class BatchRunner:
+    """Runs the batches of one model. Safe to call from all lanes.
+
+    Args:
+        model: Id of the model, for the log.
+        backend: What runs them.
+        pad_token_id: The padding token.
+        pad_left: Whether padding comes first.
+    """
+
+    def __init__(self, *, model: str, backend: Backend, pad_token_id: int, pad_left: bool) -> None:
+        self._model = model
+        self._backend = backend
+        self._pad_token_id = pad_token_id
+        self._pad_left = pad_left
+
+    def lay_out(self, rows: Sequence[Row]) -> LaidOut:
+        """Pads rows ahead of their time. Does not raise: what is wrong shows when they run."""
+        try:
+            return LaidOut(rows, self._pad(rows))
+        except Exception:  # noqa: BLE001 - see above
+            return LaidOut(rows, None)
+
+    def run(self, batch: LaidOut) -> list[Outcome[Row, Answer]]:
+        """Runs a batch, and again in parts where it fails. Does not raise.
+
+        Returns:
+            What became of every row, each once.
+        """
+        first = self._attempt(batch.rows, batch.padded)
+        if all(outcome.error is None for outcome in first):
+            return first
+        return list(run_isolating(partial(self._attempt, padded=None), batch.rows, first))
+
+    def address(self, outcomes: Iterable[Outcome[Row, Answer]]) -> list[Delivery]:
+        """Gives each job its part of what came out."""
+        deliveries: list[Delivery] = []
+        for outcome in outcomes:
+            if outcome.answer is not None:
+                deliveries += address_answer(outcome.rows, outcome.answer, pad_left=self._pad_left)
+            elif outcome.error is not None:
+                deliveries += address_failure(outcome.rows, outcome.error)
+        return deliveries
+
+    def _attempt(
+        self, rows: Sequence[Row], padded: PaddedBatch | None
+    ) -> list[Outcome[Row, Answer]]:
+        """Runs rows once: those that came out well, and the others with the reason."""
+        try:
+            results = self._backend.run(padded or self._pad(rows))
+            return self._judge(rows, Answer(results, range(len(rows))))
+        except BackendUnavailableError as away:
+            _logger.warning(
+                "backend unavailable", extra={"model": self._model, "problem": str(away)}
+            )
+            error: errors.EngineError = errors.BackendUnavailableError(
+                "the backend of the model is away"
+            )
+        except BackendError as failure:
+            # Without its causes, which may quote a token or a text.
+            _logger.error(  # noqa: TRY400 - see above
+                "batch failed", extra={"model": self._model, "problem": str(failure)}
+            )
+            error = errors.BackendFailedError("the model was run, and the run failed")
+        except Exception as fault:  # noqa: BLE001 - else every later call would hang
+            error = errors.EngineError.fault()
+            _logger.error(  # noqa: TRY400 - what it says may hold a text
+                "fault in a lane", extra={"model": self._model, **error.log_fields(fault)}
+            )
+        return [Outcome(rows, None, error)]
+
+    def _pad(self, rows: Sequence[Row]) -> PaddedBatch:
+        return pad(
+            [row[0].sequence for row in rows],
+            pad_token_id=self._pad_token_id,
+            left=self._pad_left,
+            outputs=tuple(dict.fromkeys(name for row in rows for name in row[0].job.outputs)),
+        )
+
+    def _judge(self, rows: Sequence[Row], answer: Answer) -> list[Outcome[Row, Answer]]:
+        """Tells rows whose numbers are finite from the others."""
+        finite = finite_rows(
+            answer.results, lengths=[row[0].tokens for row in rows], pad_left=self._pad_left
+        )
+        good = np.array(
+            [
+                all(finite[name][position] for name in row[0].job.outputs)
+                for position, row in enumerate(rows)
+            ],
+            np.bool_,
+        )
+        if good.all():
+            return [Outcome(rows, answer, None)]
+        error = errors.NonFiniteOutputError("the model answered with NaN or infinity")
+        bad = list(compress(rows, ~good))
+        outcomes: list[Outcome[Row, Answer]] = [Outcome(bad, None, error)]
+        if good.any():
+            kept = Answer(answer.results, good.nonzero()[0].tolist())
+            outcomes.append(Outcome(list(compress(rows, good)), kept, None))
+        return outcomes

@@ -1,0 +1,287 @@
+"""What waits for one model, and whose turn it is.
+
+Interactive work goes before bulk work, which gets its share all the same. Within a class the
+callers have turns: each is charged for the tokens that were run for it, and the one that has had
+the least goes first, with its most urgent sequence. Its own sequences of like length fill the
+batch before those of others do.
+
+Source: deficit round robin (Shreedhar and Varghese, 1995) with start-time fair queueing's virtual
+time (Goyal, Vin and Cheng, 1996), so that a caller who was away has saved nothing up.
+"""
+
+import heapq
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+
+from embedgrpc.engine.batching import BatchBudget, Filling, choose_group
+from embedgrpc.engine.work import QueuedSequence, Row, SequenceKey
+from embedgrpc.engine.work_class import WorkClass
+
+# How many budgets of interactive tokens are run before bulk work that waits gets one.
+_INTERACTIVE_WEIGHT = 4
+# How long after the last interactive sequence bulk work leaves room for the next.
+_SHARED_S = 1.0
+# A queue holds this many sequences that are gone, and as many again as wait, before it is
+# gone through to let go of them.
+_STALE_ENTRIES = 64
+
+
+class CallerQueue:
+    """The sequences of one caller in one class, by urgency and by length.
+
+    Attributes:
+        charged: Tokens that were run for it, over its weight, on the class's virtual clock.
+        size: How many sequences wait.
+        lengths: Their lengths, ascending, each once.
+    """
+
+    def __init__(self, charged: float) -> None:
+        self.charged = charged
+        self.size = 0
+        self.lengths: list[int] = []
+        # A heap; of equals, the first that came is the first that goes.
+        self._by_urgency: list[tuple[float, int, QueuedSequence]] = []
+        self._by_length: dict[int, deque[QueuedSequence]] = {}
+        self._counts: dict[int, int] = {}
+        self._arrivals = count()
+        # What stands in `_by_length`, sequences that are gone included.
+        self._held = 0
+
+    def push(self, queued: QueuedSequence) -> None:
+        """Adds a sequence."""
+        length = queued.tokens
+        heapq.heappush(self._by_urgency, (queued.urgency, next(self._arrivals), queued))
+        if length not in self._counts:
+            insort(self.lengths, length)
+            self._by_length[length] = deque()
+            self._counts[length] = 0
+        self._by_length[length].append(queued)
+        self._counts[length] += 1
+        self._held += 1
+        self.size += 1
+
+    def most_urgent(self) -> QueuedSequence:
+        """Returns the sequence that should run first; one waits."""
+        while self._by_urgency[0][-1].gone:
+            heapq.heappop(self._by_urgency)
+        return self._by_urgency[0][-1]
+
+    def first(self, length: int) -> QueuedSequence | None:
+        """Returns the sequence of this length that came first, or None."""
+        waiting = self._by_length.get(length)
+        while waiting and waiting[0].gone:
+            waiting.popleft()
+            self._held -= 1
+        return waiting[0] if waiting else None
+
+    def remove(self, queued: QueuedSequence) -> None:
+        """Takes a sequence out, wherever it stands."""
+        queued.gone = True
+        length = queued.tokens
+        self.size -= 1
+        self._counts[length] -= 1
+        if not self._counts[length]:
+            self._held -= len(self._by_length.pop(length))
+            del self._counts[length], self.lengths[bisect_left(self.lengths, length)]
+        if max(len(self._by_urgency), self._held) > 2 * self.size + _STALE_ENTRIES:
+            self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Lets go of the sequences that are gone, wherever they still stand."""
+        self._by_urgency = [entry for entry in self._by_urgency if not entry[-1].gone]
+        heapq.heapify(self._by_urgency)
+        for length, waiting in self._by_length.items():
+            self._by_length[length] = deque(queued for queued in waiting if not queued.gone)
+        self._held = self.size
+
+
+class ClassQueue:
+    """The sequences of one class, caller by caller.
+
+    Args:
+        weights: How much more than others some callers get; 1 for those who are not named.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights
+        self._callers: dict[str, CallerQueue] = {}
+        self._counts: dict[int, int] = {}
+        self._lengths: list[int] = []
+        self._virtual_time = 0.0
+        self.size = 0
+        self.tokens = 0
+
+    def push(self, queued: QueuedSequence) -> None:
+        """Adds a sequence."""
+        name = queued.job.call.caller
+        caller = self._callers.get(name)
+        if caller is None:
+            caller = self._callers[name] = CallerQueue(self._virtual_time)
+        caller.push(queued)
+        length = queued.tokens
+        if length not in self._counts:
+            insort(self._lengths, length)
+            self._counts[length] = 0
+        self._counts[length] += 1
+        self.size += 1
+        self.tokens += length
+
+    def remove(self, queued: QueuedSequence) -> None:
+        """Takes a sequence out, wherever it stands."""
+        name = queued.job.call.caller
+        caller = self._callers[name]
+        caller.remove(queued)
+        if not caller.size:
+            del self._callers[name]
+        length = queued.tokens
+        self._counts[length] -= 1
+        if not self._counts[length]:
+            del self._counts[length], self._lengths[bisect_left(self._lengths, length)]
+        self.size -= 1
+        self.tokens -= length
+
+    def pop_batch(
+        self, budget: BatchBudget, take: Callable[[QueuedSequence], Row]
+    ) -> tuple[list[Row], int]:
+        """Takes out the best batch there is.
+
+        Args:
+            budget: What it may cost.
+            take: Removes a sequence, and all that equal it; gives them as a row.
+
+        Returns:
+            The rows, the anchor's first, and how many padded tokens they are; none when nothing
+            waits.
+        """
+        if not self.size:
+            return [], 0
+        turn = self._turn(budget.tokens)
+        anchor = turn.most_urgent()
+        group = choose_group(self._lengths, self._counts, anchor=anchor.tokens, budget=budget)
+        shortest, longest = group[0], group[-1]
+        filling = Filling(budget)
+        filling.add(anchor.tokens)
+        batch = [self._charge(take, anchor)]
+        for caller in self._in_turn(turn):
+            if filling.room(filling.longest) <= 0:
+                break
+            begin = bisect_left(caller.lengths, shortest)
+            near = caller.lengths[begin : bisect_right(caller.lengths, longest)]
+            near.sort(key=lambda length: (abs(length - anchor.tokens), -length))
+            for length in near:
+                while filling.room(length) > 0 and (queued := caller.first(length)):
+                    filling.add(length)
+                    batch.append(self._charge(take, queued))
+        return batch, filling.padded_tokens
+
+    def _turn(self, quantum: int) -> CallerQueue:
+        """Chooses the caller that is served: of those that have had the least, the most urgent.
+
+        Differences of less than a quantum of tokens do not count, so that deadlines do.
+        """
+        callers = self._callers.values()
+        least = min(caller.charged for caller in callers)
+        self._virtual_time = max(self._virtual_time, least)
+        near = (caller for caller in callers if caller.charged < least + quantum)
+        return min(near, key=lambda caller: caller.most_urgent().urgency)
+
+    def _in_turn(self, first: CallerQueue) -> Iterator[CallerQueue]:
+        """Gives this caller, and then the others, those that have had the least first."""
+        yield first
+        others = [caller for caller in self._callers.values() if caller is not first]
+        yield from sorted(others, key=lambda caller: caller.charged)
+
+    def _charge(self, take: Callable[[QueuedSequence], Row], queued: QueuedSequence) -> Row:
+        name = queued.job.call.caller
+        self._callers[name].charged += queued.tokens / self._weights.get(name, 1.0)
+        return take(queued)
+
+
+class BatchQueue:
+    """All that waits for one model.
+
+    Interactive work goes first. Bulk work that waits gets a batch after every few budgets of
+    interactive tokens, so that it cannot starve. Time is told by whoever calls, in seconds.
+
+    Args:
+        budget: What a batch may cost; may be set later on.
+        weights: How much more than others some callers get.
+    """
+
+    def __init__(self, budget: BatchBudget, weights: Mapping[str, float] | None = None) -> None:
+        self.budget = budget
+        self._queues = {work_class: ClassQueue(weights or {}) for work_class in WorkClass}
+        # What waits, by what it is made of.
+        self._equal: dict[SequenceKey, list[QueuedSequence]] = {}
+        self._tokens_since_bulk = 0
+        self._interactive_at = -_SHARED_S
+
+    def __len__(self) -> int:
+        return sum(queue.size for queue in self._queues.values())
+
+    def waiting(self, work_class: WorkClass) -> int:
+        """Tells how many sequences of a class wait."""
+        return self._queues[work_class].size
+
+    def push(self, queued: QueuedSequence, now: float) -> None:
+        """Adds a sequence."""
+        work_class = queued.job.call.work_class
+        if work_class is WorkClass.INTERACTIVE:
+            self._interactive_at = now
+        self._queues[work_class].push(queued)
+        self._equal.setdefault(queued.key, []).append(queued)
+
+    def remove(self, queued: QueuedSequence) -> None:
+        """Takes a sequence out that nobody waits for any more."""
+        if queued.gone:
+            return
+        self._queues[queued.job.call.work_class].remove(queued)
+        equal = self._equal[queued.key]
+        equal.remove(queued)
+        if not equal:
+            del self._equal[queued.key]
+
+    def is_shared(self, now: float) -> bool:
+        """Tells whether interactive sequences came of late, so that more are to be expected."""
+        return now - self._interactive_at < _SHARED_S
+
+    def is_bulk_due(self) -> bool:
+        """Tells whether bulk work that waits has waited for its share of the batches."""
+        return self._tokens_since_bulk >= _INTERACTIVE_WEIGHT * self.budget.tokens
+
+    def is_ample(self) -> bool:
+        """Tells whether what waits fills a batch so well that more would not improve it."""
+        interactive, bulk = (self._queues[work_class] for work_class in WorkClass)
+        return (interactive if interactive.size else bulk).tokens >= 2 * self.budget.tokens
+
+    def pop_batch(self, now: float, *, bulk: bool = True) -> list[Row]:
+        """Takes out the next batch.
+
+        Args:
+            now: The time.
+            bulk: Whether it may be a batch of bulk work.
+
+        Returns:
+            Its rows; none when nothing waits that may run.
+        """
+        interactive_queue, bulk_queue = (self._queues[work_class] for work_class in WorkClass)
+        if not bulk_queue.size:
+            self._tokens_since_bulk = 0
+        if bulk and bulk_queue.size and (not interactive_queue.size or self.is_bulk_due()):
+            self._tokens_since_bulk = 0
+            budget = self.budget.when_shared() if self.is_shared(now) else self.budget
+            return bulk_queue.pop_batch(budget, self._take)[0]
+        batch, padded_tokens = interactive_queue.pop_batch(self.budget, self._take)
+        self._tokens_since_bulk += padded_tokens
+        return batch
+
+    def _take(self, queued: QueuedSequence) -> Row:
+        """Removes a sequence and all that equal it, whatever their class and caller."""
+        equal = self._equal.pop(queued.key)
+        for one in equal:
+            self._queues[one.job.call.work_class].remove(one)
+        if len(equal) == 1:
+            return equal
+        return [queued, *(one for one in equal if one is not queued)]

@@ -1,0 +1,70 @@
+"""Where work waits that is not refused when there is no room for it."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from embedgrpc.engine.admission import Admission, Reservation
+from embedgrpc.engine.work_class import WorkClass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    caller: str
+    inputs: int
+    tokens: int
+    room: "asyncio.Future[Reservation]"
+
+
+class WaitingLine:
+    """Lets work in as soon as there is room, the caller that has the least inside first.
+
+    Of one caller, the first that came is the first that goes in. On the event loop alone.
+
+    Args:
+        admission: Tells whether there is room; its `on_room` is taken.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        admission.on_room = self._let_in
+        self._waiting: dict[WorkClass, deque[_Waiter]] = {one: deque() for one in WorkClass}
+
+    async def enter(
+        self, work_class: WorkClass, *, inputs: int, tokens: int, caller: str
+    ) -> Reservation:
+        """Waits for room, and takes it.
+
+        Args:
+            work_class: The class whose room it is.
+            inputs: How many inputs.
+            tokens: How many tokens they probably have.
+            caller: Whose they are.
+        """
+        waiter = _Waiter(caller, inputs, tokens, asyncio.get_running_loop().create_future())
+        self._waiting[work_class].append(waiter)
+        self._let_in()
+        try:
+            return await waiter.room
+        except asyncio.CancelledError:
+            if waiter.room.done() and not waiter.room.cancelled():
+                waiter.room.result().release_all()
+            else:
+                self._waiting[work_class].remove(waiter)
+                self._let_in()
+            raise
+
+    def _let_in(self) -> None:
+        for work_class, waiting in self._waiting.items():
+            while waiting:
+                # Nobody overtakes this one, however small: else a large job might wait for ever.
+                first = min(
+                    waiting, key=lambda one: self._admission.held_tokens(work_class, one.caller)
+                )
+                reservation = self._admission.admit_if_room(
+                    work_class, inputs=first.inputs, tokens=first.tokens, caller=first.caller
+                )
+                if reservation is None:
+                    break
+                waiting.remove(first)
+                first.room.set_result(reservation)

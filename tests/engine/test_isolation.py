@@ -1,0 +1,104 @@
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedgrpc.engine.errors import BackendFailedError, BackendUnavailableError, EngineError
+from embedgrpc.engine.isolation import Outcome, run_isolating
+
+FAILED = BackendFailedError("the run failed")
+SIZES = st.integers(1, 40)
+
+
+class _Model:
+    """Fails on batches with a guilty row, or spoils the rows that are given to it to spoil."""
+
+    def __init__(self, guilty: set[int], spoilt: set[int]) -> None:
+        self.guilty = guilty
+        self.spoilt = spoilt
+        self.runs: list[list[int]] = []
+
+    def run(self, rows: Sequence[int]) -> list[Outcome[int, str]]:
+        """Runs rows: all fail with a guilty one; spoilt ones alone do."""
+        self.runs.append(list(rows))
+        if self.guilty & set(rows):
+            return [Outcome(rows, None, FAILED)]
+        good = [row for row in rows if row not in self.spoilt]
+        bad = [row for row in rows if row in self.spoilt]
+        outcomes: list[Outcome[int, str]] = [Outcome(good, "answer", None)] if good else []
+        return outcomes + ([Outcome(bad, None, FAILED)] if bad else [])
+
+
+def isolate(model: _Model, size: int) -> tuple[set[int], dict[int, EngineError]]:
+    """Runs a batch; returns who was answered, and who failed with what."""
+    rows = range(size)
+    answered: list[int] = []
+    failed: list[tuple[int, EngineError]] = []
+    for outcome in run_isolating(model.run, rows, model.run(rows)):
+        if outcome.error is None:
+            answered += outcome.rows
+        else:
+            failed += [(row, outcome.error) for row in outcome.rows]
+    assert sorted([*answered, *(row for row, _ in failed)]) == list(rows)
+    return set(answered), dict(failed)
+
+
+@given(
+    size=SIZES,
+    guilty=st.sets(st.integers(0, 39), max_size=3),
+    spoilt=st.sets(st.integers(0, 39), max_size=4),
+)
+@settings(max_examples=300, deadline=None)
+def test_only_the_guilty_fail(size: int, guilty: set[int], spoilt: set[int]) -> None:
+    """Each row is answered, or fails by its own fault, exactly once; and the runs are bounded."""
+    model = _Model(guilty, spoilt)
+    answered, failed = isolate(model, size)
+    assert set(failed) == (guilty | spoilt) & set(range(size))
+    assert answered == set(range(size)) - set(failed)
+    assert sum(len(run) for run in model.runs[1:]) <= 2 * size * size.bit_length()
+    assert len(model.runs) <= 1 + 2 * size
+
+
+def test_one_guilty_row_costs_few_runs() -> None:
+    """Of 32 rows one is found with two runs for each halving."""
+    model = _Model({21}, set())
+    answered, failed = isolate(model, 32)
+    assert (len(answered), list(failed)) == (31, [21])
+    assert len(model.runs) == 1 + 2 * 5
+
+
+def test_spoilt_row_is_run_again_alone() -> None:
+    """A row that may have been spoilt by another of its batch gets a second chance."""
+
+    class _Infectious(_Model):
+        """Spoils the row behind the spoilt one, too."""
+
+        def run(self, rows: Sequence[int]) -> list[Outcome[int, str]]:
+            infected = self.spoilt | {row + 1 for row in self.spoilt & set(rows)}
+            return _Model(set(), infected).run(rows)
+
+    assert isolate(_Infectious(set(), {3}), 10)[1].keys() == {3}
+
+
+def test_backend_that_fails_always_is_not_run_for_every_row() -> None:
+    """When eight parts in a row fail, the rest is told without being run."""
+    model = _Model(set(range(512)), set())
+    _, failed = isolate(model, 512)
+    assert len(failed) == 512
+    assert len(model.runs) == 1 + 2 + 4 + 8
+
+
+@pytest.mark.parametrize("size", [1, 9])
+def test_absent_backend_is_not_asked_again(size: int) -> None:
+    """A backend that is away fails the whole batch at once."""
+    away = BackendUnavailableError("away")
+    runs = 0
+
+    def run(rows: Sequence[int]) -> list[Outcome[int, str]]:
+        nonlocal runs
+        runs += 1
+        return [Outcome(rows, None, away)]
+
+    (outcome,) = run_isolating(run, range(size), run(range(size)))
+    assert (outcome.error, list(outcome.rows), runs) == (away, list(range(size)), 1)
