@@ -22,6 +22,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
 
 
+def machine_cpu_s() -> float:
+    """Returns the CPU seconds that all programs have used, and other machines of the host."""
+    line = Path("/proc/stat").read_text().partition("\n")[0]
+    user, nice, system, _, _, interrupts, soft_interrupts, steal = map(int, line.split()[1:9])
+    return (user + nice + system + interrupts + soft_interrupts + steal) / _CLOCK_TICKS_PER_S
+
+
 def peak_rss_bytes(pid: int) -> int:
     """Returns the most memory that a process has had resident."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -77,6 +84,8 @@ def _process(*flags: str) -> Iterator[RunningServer]:
             if line["event"] == "serving":
                 target = line["address"]
                 break
+        else:
+            raise RuntimeError("the server ended before it served")
         running = RunningServer(process, target, time.perf_counter() - began)
         yield running
         process.terminate()
@@ -90,7 +99,11 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
     if process.stderr is None:
         raise ValueError("the server's log is not piped")
     for line in process.stderr:
-        yield json.loads(line)
+        if line.startswith("{"):
+            yield json.loads(line)
+        else:
+            # Why it does not start, or a line of gRPC's own log.
+            sys.stderr.write(line)
 
 
 class RawLoop:

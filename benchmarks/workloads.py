@@ -61,6 +61,16 @@ def mixed() -> Workload:
     )
 
 
+def uniform() -> Workload:
+    """Makes texts that all have as many tokens as the default model reads: 256."""
+    return Workload("uniform", "250 words each, cut to 256 tokens", _pieces(lambda _: 250, 224))
+
+
+def candidates() -> Workload:
+    """Makes documents of about 150 tokens, to be ranked by the fifty."""
+    return Workload("rerank", "about 124 words each", _pieces(lambda _: 124, 800))
+
+
 def _pieces(words: Callable[[random.Random], int], count: int) -> tuple[str, ...]:
     """Cuts running text into pieces of so many words."""
     chooser = random.Random(_SEED)  # noqa: S311 - texts, not secrets

@@ -1,0 +1,79 @@
+"""Goodput, latency, memory and health when more calls come than the server can answer.
+
+uv run python -m benchmarks.overload [--workload NAME] [--factors 2,10] [--seconds S]
+"""
+
+import argparse
+import asyncio
+import shlex
+
+from benchmarks import arrivals
+from benchmarks.figures import Figures
+from benchmarks.generator import IN_FLIGHT, IN_FLIGHT_MAX, Generator, run
+from benchmarks.overload_table import Point, print_points
+from benchmarks.processes import RunningServer, peak_rss_bytes, server
+from benchmarks.unary_calls import WORKLOADS, UnaryCalls, health_checks
+
+_SEED = 20
+# What a server should take; overload is compared with what it does then.
+_USUAL_LOADS = (0.8, 1.0)
+_CHECK_INTERVAL_S = 0.1
+# As long as Kubernetes waits for a probe by default.
+_CHECK_DEADLINE_S = 1.0
+
+
+def main() -> None:
+    """Measures and prints a table with a column for each load."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workload", choices=WORKLOADS, default="passages")
+    parser.add_argument("--weight-type", default="float32", choices=("float32", "int8"))
+    parser.add_argument("--seconds", type=float, default=30, help="length of each measurement")
+    parser.add_argument(
+        "--factors",
+        type=lambda text: tuple(float(factor) for factor in text.split(",")),
+        default=(2.0, 10.0),
+        help="overloads in multiples of the capacity, with commas between",
+    )
+    parser.add_argument("--flags", default="", help="flags of the server")
+    parser.add_argument("--deadline-s", type=float, help="deadline of each call; default: none")
+    arguments = parser.parse_args()
+    calls = WORKLOADS[arguments.workload]()
+    with server(*shlex.split(arguments.flags), weight_type=arguments.weight_type) as served:
+        run(_measure(served, calls, arguments))
+
+
+async def _measure(served: RunningServer, calls: UnaryCalls, arguments: argparse.Namespace) -> None:
+    seconds = arguments.seconds
+    async with (
+        Generator(served, calls, deadline_s=arguments.deadline_s) as generator,
+        Generator(served, health_checks(), connections=1, deadline_s=_CHECK_DEADLINE_S) as prober,
+    ):
+        await generator.warm_up(seconds)
+        # The capacity is reached when much is in flight.
+        closed = [
+            Figures.of(await generator.closed_loop(in_flight=in_flight, seconds=seconds))
+            for in_flight in IN_FLIGHT[-2:]
+        ]
+        capacity_per_s = max(figures.throughput_per_s for figures in closed)
+        rss_bytes_before = peak_rss_bytes(served.pid)
+        points = []
+        for load in (*_USUAL_LOADS, *arguments.factors):
+            window, checks = await asyncio.gather(
+                generator.open_loop(
+                    arrivals.poisson(capacity_per_s * load, seconds, _SEED), seconds=seconds
+                ),
+                prober.open_loop(arrivals.steady(_CHECK_INTERVAL_S, seconds), seconds=seconds),
+            )
+            points.append(
+                Point(load, Figures.of(window), Figures.of(checks), peak_rss_bytes(served.pid))
+            )
+    print(f"{calls.name}, {arguments.weight_type}, {arguments.flags or 'defaults'}:")
+    print(f"{calls.what}. Capacity: {capacity_per_s:,.1f} calls/s. Latency counts from the planned")
+    print(f"time. At most {IN_FLIGHT_MAX:,} calls are in flight; more are not sent.\n")
+    usual = points[: len(_USUAL_LOADS)]
+    best_per_s = max(capacity_per_s, *(point.figures.goodput_per_s for point in usual))
+    print_points(points, best_per_s=best_per_s, rss_bytes_before=rss_bytes_before)
+
+
+if __name__ == "__main__":
+    main()
