@@ -140,6 +140,7 @@ class FakeBackend:
         self, *, lanes: int = 1, answers: Callable[[str], Sequence[float]] = answer
     ) -> None:
         self.lanes = lanes
+        self.lanes_compete = False
         self.device = "cpu"
         self.batches: list[Batch] = []
         self.gate = Gate()

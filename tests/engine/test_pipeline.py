@@ -178,7 +178,7 @@ async def test_every_answer_belongs_to_its_own_text(
         await trial.finish()
         assert engine.admission.inputs == 0
         assert not engine.admission._held
-        assert len(engine.scheduler._queue) == 0
+        assert len(engine.scheduler._dispatcher.queue) == 0
 
     for batch in backend.batches:
         rows, columns = batch.shape
@@ -249,7 +249,7 @@ async def test_cancelled_call_is_not_run() -> None:
         with pytest.raises(asyncio.CancelledError):
             await gone
         assert engine.admission.inputs == 2
-        assert len(engine.scheduler._queue) == 1
+        assert len(engine.scheduler._dispatcher.queue) == 1
         backend.gate.open()
         await asyncio.gather(first, kept)
     assert backend.texts == ["first", "kept"]
@@ -298,7 +298,7 @@ async def test_atomic_job_runs_nothing_when_one_text_fails() -> None:
             await engine.pipeline.run(texts, INTERACTIVE)
         assert refused.value.index == 2
         assert engine.admission.inputs == 0
-        assert len(engine.scheduler._queue) == 0
+        assert len(engine.scheduler._dispatcher.queue) == 0
     assert backend.batches == []
 
 

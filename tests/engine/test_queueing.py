@@ -116,7 +116,7 @@ class _QueueMachine(RuleBasedStateMachine):
             self.interactive_tokens = 0
         due = self.interactive_tokens >= 4 * self.budget.tokens
         turn = bulks if bulk and bulks and (due or not interactive) else interactive
-        batch = self.queue.pop_batch(now=0, bulk=bulk)
+        batch = self.queue.pop_batch(0, {INTERACTIVE, BULK} if bulk else {INTERACTIVE})
         assert bool(batch) == bool(turn)
         if not batch:
             return

@@ -182,7 +182,7 @@ async def test_cancelled_work_is_not_run(
         engine.scheduler.submit(job)
         if not before:
             engine.scheduler.cancel(job)
-        assert len(engine.scheduler._queue) == 0
+        assert len(engine.scheduler._dispatcher.queue) == 0
         backend.gate.open()
         await (await submit(engine, ["later"])).done.wait()
     assert sorted(backend.texts) == ["first", "later"]
@@ -453,7 +453,7 @@ async def test_text_that_runs_is_not_run_again() -> None:
         cancelled = engine.job(["first"], INTERACTIVE, RecordingSink())
         engine.scheduler.submit(cancelled)
         engine.scheduler.cancel(cancelled)
-        assert len(engine.scheduler._queue) == 0
+        assert len(engine.scheduler._dispatcher.queue) == 0
         backend.gate.open()
         await first.done.wait()
         await again.done.wait()
@@ -479,7 +479,7 @@ async def test_failure_is_told_to_all_that_are_equal() -> None:
 async def until_prepared(engine: Engine) -> None:
     """Waits until the next batch is laid out, which nobody is told of."""
     async with asyncio.timeout(WAIT_S):
-        while engine.scheduler._prepared is None:
+        while engine.scheduler._dispatcher._ahead is None:
             await next_turn()
 
 
@@ -490,9 +490,9 @@ async def test_next_batch_is_laid_out_ahead() -> None:
         await hold(engine, backend)
         sink = await submit(engine, [f"text{number:02}" for number in range(16)])
         await until_prepared(engine)
-        assert len(engine.scheduler._queue) == 12
-        assert engine.scheduler._prepared is not None
-        assert engine.scheduler._prepared.padded is not None
+        assert len(engine.scheduler._dispatcher.queue) == 12
+        assert engine.scheduler._dispatcher._ahead is not None
+        assert engine.scheduler._dispatcher._ahead.padded is not None
         backend.gate.open()
         await sink.done.wait()
     assert len(sink.rows) == 16

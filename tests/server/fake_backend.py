@@ -36,6 +36,7 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.lanes = 1
+        self.lanes_compete = False
         self.device = "cpu"
         self.answer: Callable[[IntArray], FloatArray] = vector_of
         self.batches: list[PaddedBatch] = []

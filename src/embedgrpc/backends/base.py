@@ -53,6 +53,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def lanes_compete(self) -> bool:
+        """Whether batches that run at once slow each other down."""
+        ...
+
+    @property
     def device(self) -> str:
         """Where it runs, such as "cpu" or "cuda:0"."""
         ...

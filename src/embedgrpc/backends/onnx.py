@@ -82,6 +82,11 @@ class OnnxBackend:
         return self._lanes
 
     @property
+    def lanes_compete(self) -> bool:
+        """Whether batches that run at once slow each other down: they share cores, or a GPU."""
+        return True
+
+    @property
     def device(self) -> str:
         """Where it runs: "cpu" or "cuda:0"."""
         return self._device

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 
@@ -16,31 +15,13 @@ from embedgrpc.backends.base import (
 )
 from embedgrpc.engine import errors
 from embedgrpc.engine.delivery import Answer, Delivery, address_answer, address_failure
+from embedgrpc.engine.dispatch import Batch
 from embedgrpc.engine.isolation import Outcome, run_isolating
 from embedgrpc.engine.padding import pad
 from embedgrpc.engine.rows import finite_rows
 from embedgrpc.engine.work import Row
-from embedgrpc.engine.work_class import WorkClass
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LaidOut:
-    """A batch that is about to run.
-
-    Attributes:
-        rows: What rides in it.
-        padded: The rows laid out; None where that is still to be done.
-    """
-
-    rows: Sequence[Row]
-    padded: PaddedBatch | None
-
-    @property
-    def work_class(self) -> WorkClass:
-        """The class of the sequence that it was built around."""
-        return self.rows[0][0].job.call.work_class
 
 
 class BatchRunner:
@@ -59,14 +40,14 @@ class BatchRunner:
         self._pad_token_id = pad_token_id
         self._pad_left = pad_left
 
-    def lay_out(self, rows: Sequence[Row]) -> LaidOut:
-        """Pads rows ahead of their time. Does not raise: what is wrong shows when they run."""
+    def lay_out(self, batch: Batch) -> Batch:
+        """Pads a batch ahead of its time. Does not raise: what is wrong shows when it runs."""
         try:
-            return LaidOut(rows, self._pad(rows))
+            return Batch(batch.work_class, batch.rows, self._pad(batch.rows))
         except Exception:  # noqa: BLE001 - see above
-            return LaidOut(rows, None)
+            return batch
 
-    def run(self, batch: LaidOut) -> list[Outcome[Row, Answer]]:
+    def run(self, batch: Batch) -> list[Outcome[Row, Answer]]:
         """Runs a batch, and again in parts where it fails. Does not raise.
 
         Returns:

@@ -6,8 +6,7 @@ check the text -> admit -> tokenize -> prepare -> schedule -> run -> sink
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from embedgrpc.backends.base import IntArray
@@ -95,8 +94,12 @@ class Pipeline:
                 caller=call.caller,
             )
             return await self._gather(inputs, call, reservation)
-        async with _deadline(call):
-            reservation = await self._wait_for_room(inputs, call)
+        left_s = call.deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(max(left_s, 0) if math.isfinite(left_s) else None):
+                reservation = await self._wait_for_room(inputs, call)
+        except TimeoutError:
+            raise _expired() from None
         return await self._gather(inputs, call, reservation)
 
     async def probe(self, inputs: Inputs, call: Call) -> Rows:
@@ -121,10 +124,15 @@ class Pipeline:
     ) -> tuple[Job, Rows]:
         gathered = _Gathered(inputs.sequences)
         running = self._start(inputs, call, gathered, reservation)
+        timer = None
+        if math.isfinite(call.deadline):
+            left_s = max(call.deadline - time.monotonic(), 0)
+            timer = asyncio.get_running_loop().call_later(left_s, gathered.expire)
         try:
-            async with _deadline(call):
-                rows = await gathered.rows
+            rows = await gathered.rows
         finally:
+            if timer is not None:
+                timer.cancel()
             running.cancel()
         return running.job, rows
 
@@ -175,19 +183,8 @@ class Pipeline:
             self._scheduler.deliver(job, [(left, error)])
 
 
-@asynccontextmanager
-async def _deadline(call: Call) -> AsyncIterator[None]:
-    """Ends the wait inside when the call's deadline passes.
-
-    Raises:
-        DeadlineExpiredError: It passed.
-    """
-    left_s = call.deadline - time.monotonic()
-    try:
-        async with asyncio.timeout(max(left_s, 0) if math.isfinite(left_s) else None):
-            yield
-    except TimeoutError:
-        raise errors.DeadlineExpiredError("the deadline passed before the answer") from None
+def _expired() -> errors.DeadlineExpiredError:
+    return errors.DeadlineExpiredError("the deadline passed before the answer")
 
 
 class Running:
@@ -223,6 +220,11 @@ class _Gathered:
         whole = self._in_order.whole()
         if whole is not None and not self.rows.done():
             self.rows.set_result(whole)
+
+    def expire(self) -> None:
+        """Ends the wait, for the deadline passed."""
+        if not self.rows.done():
+            self.rows.set_exception(_expired())
 
     def failed(self, indices: Sequence[int], error: errors.EngineError) -> None:
         """Takes a failure; see `Sink`."""

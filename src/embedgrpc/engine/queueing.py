@@ -12,7 +12,7 @@ time (Goyal, Vin and Cheng, 1996), so that a caller who was away has saved nothi
 import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import count
 
 from embedgrpc.engine.batching import BatchBudget, Filling, choose_group
@@ -26,6 +26,7 @@ _SHARED_S = 1.0
 # A queue holds this many sequences that are gone, and as many again as wait, before it is
 # gone through to let go of them.
 _STALE_ENTRIES = 64
+_ALL = frozenset(WorkClass)
 
 
 class CallerQueue:
@@ -251,29 +252,37 @@ class BatchQueue:
         """Tells whether bulk work that waits has waited for its share of the batches."""
         return self._tokens_since_bulk >= _INTERACTIVE_WEIGHT * self.budget.tokens
 
+    def fills_a_batch(self, work_class: WorkClass) -> bool:
+        """Tells whether what waits of a class is as much as a batch may hold."""
+        return self._queues[work_class].tokens >= self.budget.tokens
+
     def is_ample(self) -> bool:
         """Tells whether what waits fills a batch so well that more would not improve it."""
         interactive, bulk = (self._queues[work_class] for work_class in WorkClass)
         return (interactive if interactive.size else bulk).tokens >= 2 * self.budget.tokens
 
-    def pop_batch(self, now: float, *, bulk: bool = True) -> list[Row]:
+    def pop_batch(self, now: float, classes: Collection[WorkClass] = _ALL) -> list[Row]:
         """Takes out the next batch.
 
         Args:
             now: The time.
-            bulk: Whether it may be a batch of bulk work.
+            classes: The classes of which it may be.
 
         Returns:
             Its rows; none when nothing waits that may run.
         """
-        interactive_queue, bulk_queue = (self._queues[work_class] for work_class in WorkClass)
-        if not bulk_queue.size:
+        interactive, bulk = (self._queues[work_class] for work_class in WorkClass)
+        if not bulk.size:
             self._tokens_since_bulk = 0
-        if bulk and bulk_queue.size and (not interactive_queue.size or self.is_bulk_due()):
+        may_be_interactive = interactive.size and WorkClass.INTERACTIVE in classes
+        may_be_bulk = bulk.size and WorkClass.BULK in classes
+        if may_be_bulk and (not may_be_interactive or self.is_bulk_due()):
             self._tokens_since_bulk = 0
             budget = self.budget.when_shared() if self.is_shared(now) else self.budget
-            return bulk_queue.pop_batch(budget, self._take)[0]
-        batch, padded_tokens = interactive_queue.pop_batch(self.budget, self._take)
+            return bulk.pop_batch(budget, self._take)[0]
+        if not may_be_interactive:
+            return []
+        batch, padded_tokens = interactive.pop_batch(self.budget, self._take)
         self._tokens_since_bulk += padded_tokens
         return batch
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from embedgrpc.engine.delivery import Answer
-from embedgrpc.engine.execution import LaidOut
+from embedgrpc.engine.dispatch import Batch
 from embedgrpc.engine.isolation import Outcome
 from embedgrpc.engine.work import Row
 from embedgrpc.engine.work_class import WorkClass
@@ -69,7 +69,7 @@ class BatchReporter:
 
     def report(
         self,
-        batch: LaidOut,
+        batch: Batch,
         outcomes: Sequence[Outcome[Row, Answer]],
         span_ns: tuple[int, int],
     ) -> BatchReport:

@@ -83,9 +83,14 @@ def cut_rows(
     """
     by_sequence = {}
     by_token = {}
+    first, count = positions[0], len(positions)
+    together = positions[-1] - first == count - 1 and list(positions) == list(
+        range(first, first + count)
+    )
     for name in outputs:
         if name not in _PER_TOKEN:
-            by_sequence[name] = results[name][positions]
+            rows = results[name]
+            by_sequence[name] = rows[first : first + count] if together else rows[positions]
             continue
         padded = results[name]
         by_token[name] = [
@@ -107,18 +112,23 @@ class RowsInOrder:
         self._inputs = inputs
         self._missing = inputs
         self._by_sequence: dict[str, FloatArray] = {}
-        self._by_token: dict[str, list[FloatArray]] = {}
+        self._by_token: dict[str, Sequence[FloatArray]] = {}
 
     def add(self, indices: Sequence[int], rows: Rows) -> None:
         """Takes rows; each index once."""
+        if len(indices) == self._inputs and list(indices) == list(range(self._inputs)):
+            self._by_sequence, self._by_token = dict(rows.by_sequence), dict(rows.by_token)
+            self._missing = 0
+            return
         for name, arrived in rows.by_sequence.items():
             if name not in self._by_sequence:
                 self._by_sequence[name] = np.empty((self._inputs, arrived.shape[1]), np.float32)
             self._by_sequence[name][indices] = arrived
         for name, ragged in rows.by_token.items():
-            kept = self._by_token.setdefault(name, [_NOTHING] * self._inputs)
+            kept = list(self._by_token.get(name) or [_NOTHING] * self._inputs)
             for index, one in zip(indices, ragged, strict=True):
                 kept[index] = one
+            self._by_token[name] = kept
         self._missing -= len(indices)
 
     def whole(self) -> Rows | None:

@@ -1,24 +1,29 @@
 """Keeps every lane of a backend busy with the best batch there is.
 
 A lane is one batch in flight. When it is free it takes a batch at once, however small; while it
-runs, work accumulates. There is no timer anywhere. One thread more than there are lanes sees to
-it that while all of them run, the next batch is laid out and the last one's results are handed
-out. They reach the event loop with one wake-up a batch, whatever number of calls they belong to.
+runs, work accumulates. There is no timer anywhere. Whichever thread ends a batch begins the next
+one; there is one thread more than there are lanes, which hands results out and lays the next
+batch out while all lanes run. Results reach the event loop with one wake-up a batch, whatever
+number of calls they belong to.
 """
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from embedgrpc.backends.base import Backend, PaddedBatch
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
-from embedgrpc.engine.delivery import Delivery, address_failure, hand_over
-from embedgrpc.engine.execution import BatchRunner, LaidOut
-from embedgrpc.engine.queueing import BatchQueue
+from embedgrpc.engine.delivery import Answer, Delivery, address_failure, hand_over
+from embedgrpc.engine.dispatch import Batch, Dispatcher
+from embedgrpc.engine.execution import BatchRunner
+from embedgrpc.engine.isolation import Outcome
 from embedgrpc.engine.reports import BatchObserver, BatchReporter
 from embedgrpc.engine.work import Job, QueuedSequence, Row, SequenceKey
 from embedgrpc.engine.work_class import WorkClass
@@ -33,6 +38,23 @@ _PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
 # How long a run that is under way may take when the scheduler closes. Its thread ends with the
 # process at the latest.
 _LANE_END_S_MAX = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _RunBatch:
+    """A batch that was run.
+
+    Attributes:
+        batch: The batch.
+        outcomes: What became of its rows.
+        span_ns: When it began and ended, on the clock of `time.time_ns`.
+        elapsed_s: How long lanes were busy since one of them last ended a batch.
+    """
+
+    batch: Batch
+    outcomes: Sequence[Outcome[Row, Answer]]
+    span_ns: tuple[int, int]
+    elapsed_s: float
 
 
 class Scheduler:
@@ -71,21 +93,22 @@ class Scheduler:
             model=model, backend=backend, pad_token_id=pad_token_id, pad_left=pad_left
         )
         self._reporter = BatchReporter(model, observers)
-        self._queue = BatchQueue(budget, weights)
+        self._dispatcher = Dispatcher(
+            budget, weights or {}, lanes=backend.lanes, lanes_compete=backend.lanes_compete
+        )
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
         # For whoever waits until nothing runs or waits.
         self._idle = threading.Condition(lock)
         self._closed = False
-        self._running = dict.fromkeys(WorkClass, 0)
-        self._prepared: LaidOut | None = None
-        self._preparing = False
+        # What was run and is still to be handed out.
+        self._run_batches: deque[_RunBatch] = deque()
         # What runs now, by what it is made of: more of the same gets the same answer.
         self._in_flight: dict[SequenceKey, Row] = {}
         # Since when the time of the lanes has not been accounted for.
         self._busy_since = 0.0
         self._lanes = [
-            threading.Thread(target=self._run_lane, name=f"lane-{model}-{lane}", daemon=True)
+            threading.Thread(target=self._run_thread, name=f"lane-{model}-{lane}", daemon=True)
             for lane in range(backend.lanes + 1)
         ]
         for lane in self._lanes:
@@ -94,12 +117,12 @@ class Scheduler:
     @property
     def budget(self) -> BatchBudget:
         """What a batch may cost."""
-        return self._queue.budget
+        return self._dispatcher.queue.budget
 
     def set_budget(self, budget: BatchBudget) -> None:
         """Changes what a batch may cost, from the next one on. From any thread."""
         with self._changed:
-            self._queue.budget = budget
+            self._dispatcher.queue.budget = budget
         self._admission.set_batch_tokens(budget.tokens)
 
     def submit(self, job: Job) -> None:
@@ -121,11 +144,11 @@ class Scheduler:
             for one in queued:
                 row = self._in_flight.get(one.key)
                 if row is None:
-                    self._queue.push(one, now)
+                    self._dispatcher.push(one, now)
                 else:
                     one.gone = True
                     row.append(one)
-            self._changed.notify()
+            self._wake_thread(now)
 
     def _queue_up(self, job: Job, now: float) -> list[QueuedSequence]:
         """Makes the entries of a job's sequences.
@@ -148,7 +171,7 @@ class Scheduler:
         with self._changed:
             job.cancelled = True
             for one in job.queued:
-                self._queue.remove(one)
+                self._dispatcher.queue.remove(one)
 
     def run_when_idle(self, batch: PaddedBatch) -> float:
         """Runs a batch of nobody's while nothing else runs or waits. Blocks.
@@ -161,10 +184,11 @@ class Scheduler:
             BackendError: The run failed.
         """
         with self._changed:
-            self._idle.wait_for(lambda: self._closed or not (self._busy or len(self._queue)))
+            self._idle.wait_for(lambda: self._closed or self._dispatcher.is_idle)
             if self._closed:
                 raise errors.ShuttingDownError("the server is about to stop")
-            self._take_lane(WorkClass.BULK)
+            self._dispatcher.take_idle_lane()
+            self._busy_since = time.perf_counter()
         started = time.perf_counter()
         try:
             self._backend.run(batch)
@@ -172,6 +196,7 @@ class Scheduler:
         finally:
             with self._changed:
                 self._give_lane_back(WorkClass.BULK)
+                self._wake_thread(time.monotonic())
 
     def close(self) -> None:
         """Stops the lanes after the batches that they run, and fails what is left. Blocks."""
@@ -184,10 +209,7 @@ class Scheduler:
             lane.join(max(until - time.monotonic(), 0))
             if lane.is_alive():
                 _logger.warning("a run does not end", extra={"model": self._model})
-        left: list[Row] = list(self._prepared.rows) if self._prepared else []
-        self._prepared = None
-        while batch := self._queue.pop_batch(time.monotonic()):
-            left += batch
+        left = self._dispatcher.drain(time.monotonic())
         stopped = errors.ShuttingDownError("the server stopped before this was run")
         self._deliver_soon(address_failure(left, stopped))
 
@@ -197,74 +219,61 @@ class Scheduler:
         """Hands failures to a job's sink on the event loop, all at once. From any thread."""
         self._deliver_soon([Delivery(job, indices, 0, error) for indices, error in failures])
 
-    @property
-    def _busy(self) -> int:
-        return sum(self._running.values())
+    def _run_thread(self) -> None:
+        while (task := self._next_task()) is not None:
+            task()
 
-    def _run_lane(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            self._run(batch)
+    def _next_task(self) -> Callable[[], None] | None:
+        """Waits for something to do; None when it is time to stop.
 
-    def _next_batch(self) -> LaidOut | None:
-        """Waits for a lane and a batch for it, and takes both; None when it is time to stop.
-
-        While no lane is free it lays out the batch that will come next, if that is full: one
-        that is not may still be joined by others.
+        First of all the lanes are kept busy, then results are handed out, then the next batch is
+        laid out.
         """
-        while True:
-            with self._changed:
-                while not self._closed:
-                    if self._busy < self._backend.lanes:
-                        batch = self._choose()
-                        if batch is not None:
-                            self._take_lane(batch.work_class)
-                            if len(self._queue):
-                                self._changed.notify()
-                            return batch
-                    elif not (self._prepared or self._preparing) and self._queue.is_ample():
-                        rows = self._queue.pop_batch(time.monotonic())
-                        self._preparing = True
-                        break
-                    self._changed.wait()
-                else:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                task: Callable[[], None] | None = None
+                if not self._closed and (batch := self._begin(now)):
+                    task = partial(self._run, batch)
+                elif self._run_batches:
+                    task = partial(self._hand_out, self._run_batches.popleft())
+                elif self._closed:
                     return None
-            prepared = self._runner.lay_out(rows)
-            with self._changed:
-                self._prepared, self._preparing = prepared, False
+                elif batch := self._dispatcher.begin_ahead(now):
+                    task = partial(self._lay_out, batch)
+                if task is not None:
+                    self._wake_thread(now)
+                    return task
+                self._changed.wait()
 
-    def _choose(self) -> LaidOut | None:
-        """Takes the batch that is to run now, if there is one that may."""
-        now = time.monotonic()
-        # Interactive calls find a lane free as long as they are to be expected.
-        bulk_lanes = max(self._backend.lanes - self._queue.is_shared(now), 1)
-        may_be_bulk = self._running[WorkClass.BULK] < bulk_lanes
-        prepared = self._prepared
-        if prepared is not None:
-            waits = self._queue.waiting(WorkClass.INTERACTIVE) and not self._queue.is_bulk_due()
-            if prepared.work_class is WorkClass.INTERACTIVE or (may_be_bulk and not waits):
-                self._prepared = None
-                return prepared
-        rows = self._queue.pop_batch(now, bulk=may_be_bulk and prepared is None)
-        return LaidOut(rows, None) if rows else None
+    def _wake_thread(self, now: float) -> None:
+        """Wakes a thread up if there is something to do: waking costs all others their time."""
+        dispatcher = self._dispatcher
+        if self._run_batches or dispatcher.can_begin(now) or dispatcher.can_begin_ahead():
+            self._changed.notify()
 
-    def _take_lane(self, work_class: WorkClass) -> None:
-        if not self._busy:
+    def _begin(self, now: float) -> Batch | None:
+        if not self._dispatcher.busy:
             self._busy_since = time.perf_counter()
-        self._running[work_class] += 1
+        return self._dispatcher.begin(now)
 
     def _give_lane_back(self, work_class: WorkClass) -> float:
         """Returns how long lanes were busy since one was last given back, in seconds."""
-        self._running[work_class] -= 1
+        self._dispatcher.finish(work_class)
         now = time.perf_counter()
         elapsed_s, self._busy_since = now - self._busy_since, now
-        if not (self._busy or len(self._queue) or self._prepared):
+        if self._dispatcher.is_idle:
             self._idle.notify()
-        self._changed.notify()
         return elapsed_s
 
-    def _run(self, batch: LaidOut) -> None:
+    def _lay_out(self, batch: Batch) -> None:
+        """Lays a batch out ahead of its time."""
+        laid_out = self._runner.lay_out(batch)
+        with self._changed:
+            self._dispatcher.finish_ahead(laid_out)
+
+    def _run(self, batch: Batch) -> None:
         """Runs a batch on the lane that was taken for it, and gives the lane back."""
-        work_class = batch.work_class
         batch = self._drop_unwanted(batch)
         started_ns = time.time_ns()
         with self._changed:
@@ -274,17 +283,21 @@ class Scheduler:
             # From here on nothing joins these rows.
             for row in batch.rows:
                 del self._in_flight[row[0].key]
-            elapsed_s = self._give_lane_back(work_class)
-        if batch.rows:
-            span_ns = (started_ns, time.time_ns())
-            self._deliver_soon(self._runner.address(outcomes))
-            report = self._reporter.report(batch, outcomes, span_ns)
-            if not report.error:
-                # A batch of its own costs something: else small ones would pass for slow ones.
-                tokens = report.tokens + report.shared_tokens + self.budget.overhead_tokens
-                self._admission.drain_rate.add(tokens, elapsed_s)
+            elapsed_s = self._give_lane_back(batch.work_class)
+            if batch.rows:
+                span_ns = (started_ns, time.time_ns())
+                self._run_batches.append(_RunBatch(batch, outcomes, span_ns, elapsed_s))
 
-    def _drop_unwanted(self, batch: LaidOut) -> LaidOut:
+    def _hand_out(self, done: "_RunBatch") -> None:
+        """Hands the results of a batch to those who wait for them, and reports it."""
+        self._deliver_soon(self._runner.address(done.outcomes))
+        report = self._reporter.report(done.batch, done.outcomes, done.span_ns)
+        if not report.error:
+            # A batch of its own costs something: else small ones would pass for slow ones.
+            tokens = report.tokens + report.shared_tokens + self.budget.overhead_tokens
+            self._admission.drain_rate.add(tokens, done.elapsed_s)
+
+    def _drop_unwanted(self, batch: Batch) -> Batch:
         """Leaves out rows that nobody waits for, and tells those who waited too long."""
         now = time.monotonic()
         wanted: list[Row] = []
@@ -298,7 +311,7 @@ class Scheduler:
             return batch
         expired = errors.DeadlineExpiredError("the deadline passed in the queue")
         self._deliver_soon(address_failure(late, expired))
-        return LaidOut(wanted, None)
+        return Batch(batch.work_class, wanted)
 
     def _deliver_soon(self, deliveries: list[Delivery]) -> None:
         # Once the loop is closed nobody waits for results.

@@ -38,8 +38,12 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
 
     async def Embed(  # noqa: N802 - the contract's name
         self, request: embedding_service_pb2.EmbedRequest, context: Any
-    ) -> embedding_service_pb2.EmbedResponse:
-        """Embeds a batch; all texts succeed or the call fails."""
+    ) -> bytes:
+        """Embeds a batch; all texts succeed or the call fails.
+
+        Returns:
+            An `EmbedResponse` in wire form.
+        """
         call = begin_call(
             context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
         )
@@ -81,12 +85,12 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             fingerprint=loaded.fingerprint,
             usage=usage_of(embeddings),
         )
+        describe_call(input_tokens=response.usage.input_tokens)
         wires = embedding_wires(
             embeddings, encoding=encoding, sparse_dimensions=loaded.metadata.sparse_dimensions
         )
-        response.MergeFromString(b"".join([delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]))
-        describe_call(input_tokens=response.usage.input_tokens)
-        return response
+        parts = [delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]
+        return b"".join([*parts, response.SerializeToString()])
 
     async def StreamEmbed(  # noqa: N802 - the contract's name
         self, request_iterator: Any, context: Any

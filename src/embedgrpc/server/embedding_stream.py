@@ -28,7 +28,7 @@ from embedgrpc.server.requests import (
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
 from embedgrpc.server.wire import delimited
-from embedgrpc.v1 import embedding_service_pb2
+from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
 # Larger messages are slower to send, and late results wait for early ones to be written.
 _MESSAGE_BYTES = 1024 * 1024
@@ -37,7 +37,8 @@ _MESSAGE_OVERHEAD_BYTES = 64
 # What the vectors of all tokens may take up in one stream's window.
 _WINDOW_BYTES = 256 * 1024 * 1024
 _FLOAT_BYTES = 4
-_RESULTS_FIELD = 1
+_RESULTS_FIELD, _USAGE_FIELD = 1, 2
+_STREAM_RESULTS_FIELD = 2
 _ID_FIELD, _EMBEDDING_FIELD, _ERROR_FIELD = 1, 2, 3
 
 
@@ -217,9 +218,7 @@ class EmbeddingStream:
             self._next_position += 1
 
     def _pack(self, outbox: deque[_Answer]) -> tuple[Any, int]:
-        """Makes one message of the answers at the front."""
-        response = embedding_service_pb2.StreamEmbedResponse()
-        results = response.results
+        """Makes one message, in wire form, of the answers at the front."""
         parts: list[bytes] = []
         size = tokens = truncated = 0
         budget = min(_MESSAGE_BYTES, self._answer_bytes)
@@ -232,11 +231,11 @@ class EmbeddingStream:
             # From here on the client may use the id again: it can only do so once it has read
             # this message.
             self._ids.discard(answer.id)
-        results.MergeFromString(b"".join(parts))
-        results.usage.input_tokens = tokens
-        results.usage.truncated_inputs = truncated
+        usage = common_pb2.Usage(input_tokens=tokens, truncated_inputs=truncated)
         self._input_tokens += tokens
-        return response, len(parts)
+        answers = len(parts)
+        parts.append(delimited(_USAGE_FIELD, usage.SerializeToString()))
+        return delimited(_STREAM_RESULTS_FIELD, b"".join(parts)), answers
 
 
 def _out_of_order(what: str) -> InvalidRequestError:

@@ -37,7 +37,11 @@ _MALFORMED = _Malformed()
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps deserializers and handlers of every call shape."""
+    """Wraps deserializers and handlers of every call shape; the innermost of the interceptors."""
+
+    def __init__(self) -> None:
+        # What gRPC has for a method is the same for every call.
+        self._guarded: dict[str, Any] = {}
 
     async def intercept_service(
         self,
@@ -48,37 +52,44 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        behavior = behavior_of(handler)
-        generates = inspect.isasyncgenfunction(behavior)
         method = handler_call_details.method
+        guarded = self._guarded.get(method)
+        if guarded is None:
+            guarded = self._guarded[method] = _guard(handler, method)
+        return guarded
 
-        async def answer(request: Any, context: Any) -> Any:
-            try:
-                request = _well_formed(request, streaming=handler.request_streaming)
-                if generates:
-                    return await write_all(behavior(request, context), context)
-                return await behavior(request, context)
-            except EngineError as error:
-                await _abort(context, error)
-            except (grpc.aio.AbortError, grpc.aio.InternalError):
+
+def _guard(handler: Any, method: str) -> Any:
+    behavior = behavior_of(handler)
+    generates = inspect.isasyncgenfunction(behavior)
+
+    async def answer(request: Any, context: Any) -> Any:
+        try:
+            request = _well_formed(request, streaming=handler.request_streaming)
+            if generates:
+                return await write_all(behavior(request, context), context)
+            return await behavior(request, context)
+        except EngineError as error:
+            await _abort(context, error)
+        except (grpc.aio.AbortError, grpc.aio.InternalError):
+            raise
+        except asyncio.CancelledError:
+            # gRPC cancels the task of a call that the client or the deadline ended; any
+            # other cancellation came in through something that was awaited.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise
-            except asyncio.CancelledError:
-                # gRPC cancels the task of a call that the client or the deadline ended; any
-                # other cancellation came in through something that was awaited.
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                await _abort(context, stray_cancellation(method))
-            except Exception as error:  # noqa: BLE001 - the last place that can answer
-                fault = EngineError.fault()
-                log_fault(error, fault, method=method)
-                await _abort(context, fault)
+            await _abort(context, stray_cancellation(method))
+        except Exception as error:  # noqa: BLE001 - the last place that can answer
+            fault = EngineError.fault()
+            log_fault(error, fault, method=method)
+            await _abort(context, fault)
 
-        return make_handler(
-            handler,
-            _ending_quietly(answer),
-            _guard_deserializer(handler.request_deserializer, method),
-        )
+    return make_handler(
+        handler,
+        _ending_quietly(answer),
+        _guard_deserializer(handler.request_deserializer, method),
+    )
 
 
 def _ending_quietly(

@@ -22,9 +22,17 @@ def behavior_of(handler: Any) -> Any:
 
 
 def make_handler(handler: Any, behavior: Any, deserializer: Any) -> Any:
-    """Makes a handler of the same call shape with another function and deserializer."""
+    """Makes a handler of the same call shape with another function and deserializer.
+
+    The function may answer with a message, or with one that is serialised already.
+    """
     make = _MAKERS[handler.request_streaming, handler.response_streaming]
-    return make(behavior, deserializer, handler.response_serializer)
+    serialize = handler.response_serializer
+
+    def serialize_unless_done(response: Any) -> Any:
+        return response if isinstance(response, bytes) else serialize(response)
+
+    return make(behavior, deserializer, serialize_unless_done)
 
 
 async def write_all(responses: AsyncGenerator[Any], context: Any) -> None:
