@@ -27,6 +27,8 @@ _REPEAT_S = 0.03
 # A machine that is busy with something else may make it look as if there were no cost in being a
 # batch: smaller budgets than this have not been seen to serve anybody.
 _SMALLEST_BUDGET_TOKENS = 256
+# How much larger than the largest batch that was measured a budget may be.
+_EXTRAPOLATION = 4
 # Budgets are multiples of it, so that small deviations do not show.
 _STEP_TOKENS = 64
 
@@ -69,7 +71,8 @@ class CostModel:
                 where that does not waste too much on being a batch.
         """
         overhead_tokens = self.batch_s / self.token_s
-        chosen = tokens or min(self.knee_tokens, self.largest_tokens)
+        limit = max(_EXTRAPOLATION * self.largest_tokens, _SMALLEST_BUDGET_TOKENS)
+        chosen = tokens or min(self.knee_tokens, limit)
         shared = max(
             self.tokens_within(bulk_batch_s), _rounded(overhead_tokens / _SHARED_OVERHEAD_SHARE)
         )
