@@ -609,3 +609,29 @@ async def test_idle_run_ends_with_the_scheduler() -> None:
             await measuring
         backend.gate.open()
         closing.join(WAIT_S)
+
+
+async def test_text_that_was_laid_out_joins_its_equal_in_flight() -> None:
+    """A text in a batch that was made ready is not run twice when its equal was begun since."""
+    backend = FakeBackend(lanes=2)
+    budget = BatchBudget(tokens=24, sequences=4, overhead_tokens=0)
+    with running(backend, budget=budget) as engine:
+        backend.gate.close()
+        sinks = []
+        for lane, text in enumerate(["one", "two"], start=1):
+            sinks.append(await submit(engine, [text]))
+            backend.gate.wait_for(lane)
+        bulk = Call(WorkClass.BULK)
+        sinks.append(await submit(engine, [f"text{number:02}" for number in range(16)], bulk))
+        await until_prepared(engine)
+        # As a call it goes before the batch that was made ready, which holds the same text.
+        sinks.append(await submit(engine, ["text00"]))
+        backend.gate.let_one_through()
+        backend.gate.open()
+        for sink in sinks:
+            await sink.done.wait()
+        assert not engine.scheduler._in_flight
+        assert engine.admission.inputs == 0
+        assert all(lane.is_alive() for lane in engine.scheduler._lanes)
+    assert sinks[2].rows == {number: answer(f"text{number:02}") for number in range(16)}
+    assert sinks[3].rows == {0: answer("text00")}

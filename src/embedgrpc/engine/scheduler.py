@@ -221,7 +221,13 @@ class Scheduler:
 
     def _run_thread(self) -> None:
         while (task := self._next_task()) is not None:
-            task()
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001 - a lane must outlive any fault
+                fault = errors.EngineError.fault()
+                _logger.error(  # noqa: TRY400 - what it says may hold tokens
+                    "fault in a lane", extra={"model": self._model, **fault.log_fields(error)}
+                )
 
     def _next_task(self) -> Callable[[], None] | None:
         """Waits for something to do; None when it is time to stop.
@@ -233,8 +239,8 @@ class Scheduler:
             while True:
                 now = time.monotonic()
                 task: Callable[[], None] | None = None
-                if not self._closed and (batch := self._begin(now)):
-                    task = partial(self._run, batch)
+                if not self._closed and (begun := self._begin(now)):
+                    task = partial(self._run, *begun)
                 elif self._run_batches:
                     task = partial(self._hand_out, self._run_batches.popleft())
                 elif self._closed:
@@ -252,10 +258,31 @@ class Scheduler:
         if self._run_batches or dispatcher.can_begin(now) or dispatcher.can_begin_ahead():
             self._changed.notify()
 
-    def _begin(self, now: float) -> Batch | None:
+    def _begin(self, now: float) -> tuple[Batch, list[Row]] | None:
+        """Takes a lane and a batch for it; None when there is none.
+
+        Returns:
+            What is to be run, and rows for which it is too late.
+        """
         if not self._dispatcher.busy:
             self._busy_since = time.perf_counter()
-        return self._dispatcher.begin(now)
+        batch = self._dispatcher.begin(now)
+        if batch is None:
+            return None
+        wanted: list[Row] = []
+        late: list[Row] = []
+        for row in batch.rows:
+            if not any(one.is_wanted(now) for one in row):
+                late.append([one for one in row if not one.job.cancelled])
+            elif running := self._in_flight.get(row[0].key):
+                # It was laid out ahead, and its equal came and was begun since.
+                running += row
+            else:
+                self._in_flight[row[0].key] = row
+                wanted.append(row)
+        if len(wanted) < len(batch.rows):
+            batch = Batch(batch.work_class, wanted)
+        return batch, late
 
     def _give_lane_back(self, work_class: WorkClass) -> float:
         """Returns how long lanes were busy since one was last given back, in seconds."""
@@ -272,12 +299,12 @@ class Scheduler:
         with self._changed:
             self._dispatcher.finish_ahead(laid_out)
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch, late: list[Row]) -> None:
         """Runs a batch on the lane that was taken for it, and gives the lane back."""
-        batch = self._drop_unwanted(batch)
+        if late:
+            expired = errors.DeadlineExpiredError("the deadline passed in the queue")
+            self._deliver_soon(address_failure(late, expired))
         started_ns = time.time_ns()
-        with self._changed:
-            self._in_flight.update((row[0].key, row) for row in batch.rows)
         outcomes = self._runner.run(batch) if batch.rows else []
         with self._changed:
             # From here on nothing joins these rows.
@@ -296,22 +323,6 @@ class Scheduler:
             # A batch of its own costs something: else small ones would pass for slow ones.
             tokens = report.tokens + report.shared_tokens + self.budget.overhead_tokens
             self._admission.drain_rate.add(tokens, done.elapsed_s)
-
-    def _drop_unwanted(self, batch: Batch) -> Batch:
-        """Leaves out rows that nobody waits for, and tells those who waited too long."""
-        now = time.monotonic()
-        wanted: list[Row] = []
-        late: list[Row] = []
-        for row in batch.rows:
-            if any(one.is_wanted(now) for one in row):
-                wanted.append(row)
-            else:
-                late.append([one for one in row if not one.job.cancelled])
-        if len(wanted) == len(batch.rows):
-            return batch
-        expired = errors.DeadlineExpiredError("the deadline passed in the queue")
-        self._deliver_soon(address_failure(late, expired))
-        return Batch(batch.work_class, wanted)
 
     def _deliver_soon(self, deliveries: list[Delivery]) -> None:
         # Once the loop is closed nobody waits for results.
