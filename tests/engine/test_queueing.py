@@ -136,9 +136,11 @@ class _QueueMachine(RuleBasedStateMachine):
         caller = firsts[0].job.call.caller
         same_caller = [one for one in turn if one.job.call.caller == caller]
         assert firsts[0].urgency == min(one.urgency for one in same_caller)
-        self.interactive_tokens = (
-            0 if turn is bulks else self.interactive_tokens + padded_tokens(batch)
-        )
+        if turn is bulks:
+            left_over = self.interactive_tokens - 4 * padded_tokens(batch)
+            self.interactive_tokens = max(left_over, 0)
+        else:
+            self.interactive_tokens += padded_tokens(batch)
         self.waiting = left
         self.gone += everyone
 
@@ -364,6 +366,22 @@ def test_own_sequences_fill_the_batch_first() -> None:
         queue.push(queued(10, 9, caller="second"), now=0)
     riders = Counter(row[0].job.call.caller for row in queue.pop_batch(0))
     assert riders == {"second": 6, "first": 4}
+
+
+def test_what_waited_too_long_goes_by_age() -> None:
+    """A caller that had far more than its share gets a turn now and then for what is overdue."""
+    queue = BatchQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=1000))
+    for _ in range(40):
+        queue.push(queued(10, 0, caller="greedy"), now=0)
+    serve(queue, 300)
+    overdue = queued(90, 1, caller="greedy")
+    queue.push(overdue, now=0)
+    turns = []
+    for _ in range(12):
+        for _ in range(10):
+            queue.push(queued(10, 50, caller="modest"), now=0)
+        turns.append(any(row[0] is overdue for row in queue.pop_batch(5)))
+    assert any(turns[:8])
 
 
 def fifo_tokens(lengths: list[int], budget: BatchBudget) -> int:

@@ -31,8 +31,9 @@ from embedgrpc.engine.work_class import WorkClass
 _CHARACTERS_PER_TOKEN = 4
 _RETRY_DELAY_MIN_S = 0.1
 _RETRY_DELAY_MAX_S = 30.0
-# Overloaded, calls are let in while this many batches, and as much as their own, are ahead.
-_SHORT_QUEUE_BATCHES = 2
+# Overloaded, calls are let in while this many batches, and as much as their own, are ahead: two
+# may be running, and without any that wait nobody would have a turn.
+_SHORT_QUEUE_BATCHES = 3
 # A long call may wait for so many times its own work.
 _PATIENCE = 4
 # How long no call must have been refused for the overload to be over.
@@ -166,7 +167,24 @@ class Admission:
         Raises:
             OverloadedError: There is no room, or it would not be done in the time that it has.
         """
-        ahead = self._ahead(WorkClass.INTERACTIVE, caller, tokens)
+        if not self._fits(WorkClass.INTERACTIVE, inputs, tokens):
+            self._refused_at = self._clock()
+            self._refuse(
+                inputs,
+                Fate.REFUSED_FULL,
+                "queue_full",
+                f"{self._inputs[WorkClass.INTERACTIVE]} inputs wait already, with about"
+                f" {self._tokens[WorkClass.INTERACTIVE]} tokens; the limits are"
+                f" {self._max_inputs} and {self._max_tokens}",
+            )
+        limit = max(self._queued_batches * self._batch_tokens, _PATIENCE * tokens)
+        overloaded = self._clock() - self._refused_at < _CALM_S
+        if overloaded:
+            limit = min(limit, self._short_queue + tokens)
+        # No more than all that waits can be ahead: as a rule nothing needs to be summed up.
+        ahead = self._tokens[WorkClass.INTERACTIVE]
+        if ahead > limit or self.seconds(ahead + tokens) > remaining_s:
+            ahead = self._ahead(WorkClass.INTERACTIVE, caller, tokens, limit=limit)
         wait_s = self.seconds(ahead + tokens)
         # With nothing ahead it is tried: else a wrong guess of the rate would never be corrected.
         if ahead and wait_s > remaining_s:
@@ -176,25 +194,14 @@ class Admission:
                 "deadline_unreachable",
                 f"this would take about {wait_s:.2f} s, and the call has {remaining_s:.2f} s",
             )
-        limit = max(self._queued_batches * self._batch_tokens, _PATIENCE * tokens)
-        if ahead > limit or not self._fits(WorkClass.INTERACTIVE, inputs, tokens):
+        if ahead > limit:
             self._refused_at = self._clock()
+            until = "; until the overload is over" if overloaded else ";"
             self._refuse(
                 inputs,
-                Fate.REFUSED_FULL,
-                "queue_full",
-                f"{self._inputs[WorkClass.INTERACTIVE]} inputs wait already, with about {ahead}"
-                f" tokens ahead of this call; the limits are {self._max_inputs} and {limit}",
-            )
-        limit = self._short_queue + tokens
-        if ahead > limit and self._clock() - self._refused_at < _CALM_S:
-            self._refused_at = self._clock()
-            self._refuse(
-                inputs,
-                Fate.REFUSED_OVERLOADED,
-                "overloaded",
-                f"about {ahead} tokens are ahead of this call; until the overload is over the"
-                f" limit is {limit}",
+                Fate.REFUSED_OVERLOADED if overloaded else Fate.REFUSED_FULL,
+                "overloaded" if overloaded else "queue_full",
+                f"more than {limit} tokens are ahead of this call{until} the limit is {limit}",
             )
         return self._reserve(WorkClass.INTERACTIVE, caller, inputs, tokens)
 
@@ -207,7 +214,8 @@ class Admission:
         # Streams that hurry must not fill the queue up for calls, which cannot wait at the door.
         if (
             work_class is WorkClass.INTERACTIVE
-            and self._ahead(work_class, caller, tokens) > self._short_queue
+            and self._tokens[work_class] > self._short_queue
+            and self._ahead(work_class, caller, tokens, limit=self._short_queue) > self._short_queue
         ):
             return None
         return self._reserve(work_class, caller, inputs, tokens)
@@ -220,23 +228,37 @@ class Admission:
     def _short_queue(self) -> int:
         return _SHORT_QUEUE_BATCHES * self._batch_tokens
 
-    def _ahead(self, work_class: WorkClass, caller: str, tokens: int) -> int:
+    def _ahead(self, work_class: WorkClass, caller: str, tokens: int, *, limit: int) -> int:
         """Tells how many tokens of a class are run before a job would be done.
 
         Of every other job as many as its own; and of every other caller's jobs as many as those
         of its own caller, this one included.
+
+        Args:
+            work_class: The class.
+            caller: Whose job it is.
+            tokens: How many it has.
+            limit: What is above this need not be exact.
         """
         jobs = self._jobs[work_class]
-        own = sum(min(job.tokens, tokens) for job in jobs.get(caller, ()))
-        ahead = own
+        ahead = 0
+        for job in jobs.get(caller, ()):
+            ahead += min(job.tokens, tokens)
+            if ahead > limit:
+                return ahead
+        own = ahead + tokens
         for other, others in jobs.items():
-            if other != caller:
-                turn = 0
-                for job in others:
-                    turn += min(job.tokens, tokens)
-                    if turn >= own + tokens:
-                        break
-                ahead += min(turn, own + tokens)
+            if other == caller:
+                continue
+            turn = 0
+            for job in others:
+                turn += min(job.tokens, tokens)
+                if turn >= own:
+                    turn = own
+                    break
+            ahead += turn
+            if ahead > limit:
+                break
         return ahead
 
     def _fits(self, work_class: WorkClass, inputs: int, tokens: int) -> bool:

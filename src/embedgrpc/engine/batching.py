@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 # How many lengths on either side of the anchor's are looked at: the choice is quadratic in it.
-_NEIGHBOURS = 12
+_NEIGHBOURS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +63,19 @@ def choose_group(
     # The least cost of all lengths before this one, and where their last group begins.
     costs = [0.0]
     begins = [0]
+    sizes = [counts[length] for length in near]
+    overhead = budget.overhead_tokens
     for end, longest in enumerate(near, start=1):
         room = budget.room(longest)
-        size = 0
+        size = padding = begin = 0
         best = math.inf
-        begin = 0
         for start in range(end - 1, -1, -1):
-            size += counts[near[start]]
-            batches = -(-size // room)
-            cost = costs[start] + batches * budget.overhead_tokens + size * longest
+            size += sizes[start]
+            padding += sizes[start] * (longest - near[start])
+            if padding > (end - 1) * overhead:
+                # More than the overhead of all batches that joining these lengths could save.
+                break
+            cost = costs[start] + -(-size // room) * overhead + size * longest
             if cost < best:
                 best, begin = cost, start
         costs.append(best)

@@ -27,6 +27,8 @@ _REPEAT_S = 0.03
 # A machine that is busy with something else may make it look as if there were no cost in being a
 # batch: smaller budgets than this have not been seen to serve anybody.
 _SMALLEST_BUDGET_TOKENS = 256
+# Likewise: without overhead, every length would get batches of its own.
+_SMALLEST_OVERHEAD_TOKENS = 16
 # How much larger than the largest batch that was measured a budget may be.
 _EXTRAPOLATION = 4
 # Budgets are multiples of it, so that small deviations do not show.
@@ -70,7 +72,7 @@ class CostModel:
             bulk_batch_s: The longest that a bulk batch is to take while interactive calls come,
                 where that does not waste too much on being a batch.
         """
-        overhead_tokens = self.batch_s / self.token_s
+        overhead_tokens = max(self.batch_s / self.token_s, _SMALLEST_OVERHEAD_TOKENS)
         limit = max(_EXTRAPOLATION * self.largest_tokens, _SMALLEST_BUDGET_TOKENS)
         chosen = tokens or min(self.knee_tokens, limit)
         shared = max(

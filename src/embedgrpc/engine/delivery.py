@@ -85,6 +85,9 @@ def hand_over(deliveries: list[Delivery]) -> None:
     for delivery in deliveries:
         job = delivery.job
         job.reservation.release(len(delivery.indices), delivery.tokens, _fate_of(delivery.outcome))
+        if not job.reservation.inputs:
+            # It is done: else it and its sequences would wait for the garbage collector.
+            job.queued = ()
         if job.cancelled:
             continue
         try:

@@ -57,7 +57,7 @@ class Dispatcher:
     @property
     def busy(self) -> int:
         """How many lanes run a batch."""
-        return sum(self._running.values())
+        return self._running[WorkClass.INTERACTIVE] + self._running[WorkClass.BULK]
 
     @property
     def is_idle(self) -> bool:
@@ -100,9 +100,9 @@ class Dispatcher:
     def can_begin_ahead(self) -> bool:
         """Tells whether `begin_ahead` would give a batch."""
         return (
-            self.busy >= self._lanes
+            self._ahead is None
             and not self._making_ahead
-            and self._ahead is None
+            and self.busy >= self._lanes
             and self.queue.is_ample()
         )
 
@@ -150,14 +150,16 @@ class Dispatcher:
         Where lanes compete, two half-full batches of a class are slower than a full one after
         the other: then the second waits until it is full, or until the first is done.
         """
-        classes = {
-            one
-            for one in WorkClass
-            if not (self._lanes_compete and self._running[one]) or self.queue.fills_a_batch(one)
-        }
-        if not self._has_lane_for_bulk(now):
-            classes.discard(WorkClass.BULK)
+        classes = set()
+        if self._may_run_beside(WorkClass.INTERACTIVE):
+            classes.add(WorkClass.INTERACTIVE)
+        if self._may_run_beside(WorkClass.BULK) and self._has_lane_for_bulk(now):
+            classes.add(WorkClass.BULK)
         return classes
+
+    def _may_run_beside(self, work_class: WorkClass) -> bool:
+        alone = not (self._lanes_compete and self._running[work_class])
+        return alone or self.queue.fills_a_batch(work_class)
 
     def _has_lane_for_bulk(self, now: float) -> bool:
         """Tells whether bulk work may have a lane: interactive calls are to find one free."""

@@ -14,12 +14,14 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import count
+from operator import attrgetter
 
 from embedgrpc.engine.batching import BatchBudget, Filling, choose_group
 from embedgrpc.engine.work import QueuedSequence, Row, SequenceKey
 from embedgrpc.engine.work_class import WorkClass
 
-# How many budgets of interactive tokens are run before bulk work that waits gets one.
+# How many times the tokens of a bulk batch are run of interactive work before bulk work that
+# waits gets one.
 _INTERACTIVE_WEIGHT = 4
 # How long after the last interactive sequence bulk work leaves room for the next.
 _SHARED_S = 1.0
@@ -27,6 +29,8 @@ _SHARED_S = 1.0
 # gone through to let go of them.
 _STALE_ENTRIES = 64
 _ALL = frozenset(WorkClass)
+# Of so many turns one goes by age alone.
+_TURNS_BY_AGE = 4
 
 
 class CallerQueue:
@@ -111,6 +115,7 @@ class ClassQueue:
         self._counts: dict[int, int] = {}
         self._lengths: list[int] = []
         self._virtual_time = 0.0
+        self._turns = 0
         self.size = 0
         self.tokens = 0
 
@@ -144,13 +149,14 @@ class ClassQueue:
         self.tokens -= length
 
     def pop_batch(
-        self, budget: BatchBudget, take: Callable[[QueuedSequence], Row]
+        self, budget: BatchBudget, take: Callable[[QueuedSequence], Row], now: float
     ) -> tuple[list[Row], int]:
         """Takes out the best batch there is.
 
         Args:
             budget: What it may cost.
             take: Removes a sequence, and all that equal it; gives them as a row.
+            now: The time, in seconds.
 
         Returns:
             The rows, the anchor's first, and how many padded tokens they are; none when nothing
@@ -158,7 +164,7 @@ class ClassQueue:
         """
         if not self.size:
             return [], 0
-        turn = self._turn(budget.tokens)
+        turn = self._turn(budget.tokens, now)
         anchor = turn.most_urgent()
         group = choose_group(self._lengths, self._counts, anchor=anchor.tokens, budget=budget)
         shortest, longest = group[0], group[-1]
@@ -170,34 +176,51 @@ class ClassQueue:
                 break
             begin = bisect_left(caller.lengths, shortest)
             near = caller.lengths[begin : bisect_right(caller.lengths, longest)]
-            near.sort(key=lambda length: (abs(length - anchor.tokens), -length))
+            if len(near) > 1:
+                near.sort(key=lambda length: (abs(length - anchor.tokens), -length))
             for length in near:
                 while filling.room(length) > 0 and (queued := caller.first(length)):
                     filling.add(length)
                     batch.append(self._charge(take, queued))
         return batch, filling.padded_tokens
 
-    def _turn(self, quantum: int) -> CallerQueue:
+    def _turn(self, quantum: int, now: float) -> CallerQueue:
         """Chooses the caller that is served: of those that have had the least, the most urgent.
 
-        Differences of less than a quantum of tokens do not count, so that deadlines do.
+        Differences of less than a quantum of tokens do not count, so that deadlines do. Now and
+        then it is the turn of whatever has waited too long: a caller that has had more than its
+        share gets no turns, and of a length that rides with nobody else's it would get nothing.
         """
-        callers = self._callers.values()
-        least = min(caller.charged for caller in callers)
+        callers = list(self._callers.values())
+        least = min(map(_CHARGED, callers))
         self._virtual_time = max(self._virtual_time, least)
-        near = (caller for caller in callers if caller.charged < least + quantum)
-        return min(near, key=lambda caller: caller.most_urgent().urgency)
+        if len(callers) == 1:
+            return callers[0]
+        self._turns += 1
+        if self._turns % _TURNS_BY_AGE == 0:
+            oldest = min(callers, key=_most_urgent)
+            if _most_urgent(oldest) < now:
+                return oldest
+        limit = least + quantum
+        return min((one for one in callers if one.charged < limit), key=_most_urgent)
 
     def _in_turn(self, first: CallerQueue) -> Iterator[CallerQueue]:
         """Gives this caller, and then the others, those that have had the least first."""
         yield first
         others = [caller for caller in self._callers.values() if caller is not first]
-        yield from sorted(others, key=lambda caller: caller.charged)
+        yield from sorted(others, key=_CHARGED)
 
     def _charge(self, take: Callable[[QueuedSequence], Row], queued: QueuedSequence) -> Row:
         name = queued.job.call.caller
         self._callers[name].charged += queued.tokens / self._weights.get(name, 1.0)
         return take(queued)
+
+
+_CHARGED = attrgetter("charged")
+
+
+def _most_urgent(caller: CallerQueue) -> float:
+    return caller.most_urgent().urgency
 
 
 class BatchQueue:
@@ -214,13 +237,15 @@ class BatchQueue:
     def __init__(self, budget: BatchBudget, weights: Mapping[str, float] | None = None) -> None:
         self.budget = budget
         self._queues = {work_class: ClassQueue(weights or {}) for work_class in WorkClass}
+        self._interactive = self._queues[WorkClass.INTERACTIVE]
+        self._bulk = self._queues[WorkClass.BULK]
         # What waits, by what it is made of.
         self._equal: dict[SequenceKey, list[QueuedSequence]] = {}
         self._tokens_since_bulk = 0
         self._interactive_at = -_SHARED_S
 
     def __len__(self) -> int:
-        return sum(queue.size for queue in self._queues.values())
+        return self._interactive.size + self._bulk.size
 
     def waiting(self, work_class: WorkClass) -> int:
         """Tells how many sequences of a class wait."""
@@ -250,7 +275,8 @@ class BatchQueue:
 
     def is_bulk_due(self) -> bool:
         """Tells whether bulk work that waits has waited for its share of the batches."""
-        return self._tokens_since_bulk >= _INTERACTIVE_WEIGHT * self.budget.tokens
+        bulk_tokens = self.budget.when_shared().tokens
+        return self._tokens_since_bulk >= _INTERACTIVE_WEIGHT * bulk_tokens
 
     def fills_a_batch(self, work_class: WorkClass) -> bool:
         """Tells whether what waits of a class is as much as a batch may hold."""
@@ -258,8 +284,8 @@ class BatchQueue:
 
     def is_ample(self) -> bool:
         """Tells whether what waits fills a batch so well that more would not improve it."""
-        interactive, bulk = (self._queues[work_class] for work_class in WorkClass)
-        return (interactive if interactive.size else bulk).tokens >= 2 * self.budget.tokens
+        first = self._interactive if self._interactive.size else self._bulk
+        return first.tokens >= 2 * self.budget.tokens
 
     def pop_batch(self, now: float, classes: Collection[WorkClass] = _ALL) -> list[Row]:
         """Takes out the next batch.
@@ -271,18 +297,20 @@ class BatchQueue:
         Returns:
             Its rows; none when nothing waits that may run.
         """
-        interactive, bulk = (self._queues[work_class] for work_class in WorkClass)
+        interactive, bulk = self._interactive, self._bulk
         if not bulk.size:
             self._tokens_since_bulk = 0
         may_be_interactive = interactive.size and WorkClass.INTERACTIVE in classes
         may_be_bulk = bulk.size and WorkClass.BULK in classes
         if may_be_bulk and (not may_be_interactive or self.is_bulk_due()):
-            self._tokens_since_bulk = 0
             budget = self.budget.when_shared() if self.is_shared(now) else self.budget
-            return bulk.pop_batch(budget, self._take)[0]
+            batch, padded_tokens = bulk.pop_batch(budget, self._take, now)
+            due = self._tokens_since_bulk - _INTERACTIVE_WEIGHT * padded_tokens
+            self._tokens_since_bulk = max(due, 0)
+            return batch
         if not may_be_interactive:
             return []
-        batch, padded_tokens = interactive.pop_batch(self.budget, self._take)
+        batch, padded_tokens = interactive.pop_batch(self.budget, self._take, now)
         self._tokens_since_bulk += padded_tokens
         return batch
 

@@ -25,15 +25,10 @@ from embedgrpc.engine.dispatch import Batch, Dispatcher
 from embedgrpc.engine.execution import BatchRunner
 from embedgrpc.engine.isolation import Outcome
 from embedgrpc.engine.reports import BatchObserver, BatchReporter
-from embedgrpc.engine.work import Job, QueuedSequence, Row, SequenceKey
+from embedgrpc.engine.work import Job, QueuedSequence, Row, SequenceKey, due_times
 from embedgrpc.engine.work_class import WorkClass
 
 _logger = logging.getLogger(__name__)
-
-# A sequence without a deadline is as urgent as one that has this much time left: so nothing
-# waits for ever behind calls with short deadlines.
-_PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
-
 
 # How long a run that is under way may take when the scheduler closes. Its thread ends with the
 # process at the latest.
@@ -89,6 +84,7 @@ class Scheduler:
         self._backend = backend
         self._admission = admission
         self._loop = loop
+        self._tell_admission(budget)
         self._runner = BatchRunner(
             model=model, backend=backend, pad_token_id=pad_token_id, pad_left=pad_left
         )
@@ -123,7 +119,12 @@ class Scheduler:
         """Changes what a batch may cost, from the next one on. From any thread."""
         with self._changed:
             self._dispatcher.queue.budget = budget
-        self._admission.set_batch_tokens(budget.tokens)
+        self._tell_admission(budget)
+
+    def _tell_admission(self, budget: BatchBudget) -> None:
+        """Tells how much is run at once: lanes that do not compete run a batch each."""
+        lanes = 1 if self._backend.lanes_compete else self._backend.lanes
+        self._admission.set_batch_tokens(lanes * budget.tokens)
 
     def submit(self, job: Job) -> None:
         """Queues the sequences of a job, unless it was cancelled. From any thread.
@@ -151,20 +152,14 @@ class Scheduler:
             self._wake_thread(now)
 
     def _queue_up(self, job: Job, now: float) -> list[QueuedSequence]:
-        """Makes the entries of a job's sequences.
-
-        They are due one after the other, at the pace at which they can be run: so a short job
-        of the same caller does not wait for the whole of a long one.
-        """
-        due = now + _PATIENCE_S[job.call.work_class]
-        token_s = self._admission.seconds(1)
-        queued = []
-        for index, sequence in enumerate(job.sequences):
-            if sequence is not None:
-                one = QueuedSequence(job, index, sequence, min(job.call.deadline, due))
-                queued.append(one)
-                due += one.tokens * token_s
-        return queued
+        """Makes the entries of a job's sequences."""
+        left = [(index, one) for index, one in enumerate(job.sequences) if one is not None]
+        lengths = [len(one.input_ids) for _, one in left]
+        due = due_times(job.call, lengths, now=now, token_s=self._admission.seconds(1))
+        return [
+            QueuedSequence(job, index, one, urgency)
+            for (index, one), urgency in zip(left, due, strict=True)
+        ]
 
     def cancel(self, job: Job) -> None:
         """Takes a job out of the queue, for good; a lane ends what it runs. From any thread."""

@@ -11,6 +11,10 @@ from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence
 
+# A sequence without a deadline is as urgent as one that has this much time left: so nothing
+# waits for ever behind calls with short deadlines.
+_PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
+
 # What a sequence is made of, and which of the graph's outputs are wanted of it.
 SequenceKey = tuple[bytes, bytes, tuple[str, ...]]
 
@@ -111,6 +115,26 @@ class QueuedSequence:
     def is_wanted(self, now: float) -> bool:
         """Tells whether somebody still waits for it, and still can."""
         return not self.job.cancelled and self.job.call.deadline > now
+
+
+def due_times(call: Call, lengths: Sequence[int], *, now: float, token_s: float) -> list[float]:
+    """Tells when the sequences of a job should have been run.
+
+    They are due one after the other, at the pace at which they can be run: so a short job of the
+    same caller does not wait for the whole of a long one.
+
+    Args:
+        call: The call that they belong to.
+        lengths: How many tokens each has, in order.
+        now: The time, in seconds.
+        token_s: Seconds that a token takes.
+    """
+    due = now + _PATIENCE_S[call.work_class]
+    times = []
+    for length in lengths:
+        times.append(min(call.deadline, due))
+        due += length * token_s
+    return times
 
 
 # Equal sequences, of one job or of several: they are run once, as a row of a batch.

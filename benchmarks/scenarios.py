@@ -1,0 +1,206 @@
+"""Situations that a scheduler has to deal with, each as a trace of what comes."""
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks import arrivals
+from benchmarks.traces import (
+    Arrival,
+    Lengths,
+    Stream,
+    Trace,
+    bursts,
+    chooser,
+    log_normal,
+    mean_length,
+    zipf,
+)
+from embedgrpc.engine.calibration import CostModel
+
+_TEXTS = log_normal(48, 1.0)
+_QUERIES = log_normal(14, 0.5, longest=64)
+_HEAVY = zipf(0.7)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """How much comes.
+
+    Attributes:
+        tokens_per_s: Tokens of the planned calls in a second.
+        seconds: For how long.
+        seed: The same seed gives the same trace.
+    """
+
+    tokens_per_s: float
+    seconds: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A situation.
+
+    Attributes:
+        what: For whoever reads the table.
+        load: Tokens of the planned calls in percent of what the machine can run.
+        trace: Makes what comes.
+        seconds: How long it comes.
+        cost: What batches cost; None for what the command is given.
+        lanes: How many batches run at once; two is what the server takes on a CPU.
+        processors: How many of them run at full speed.
+        settings: Settings of the server that are not the defaults.
+    """
+
+    what: str
+    load: int
+    trace: Callable[[Offer], Trace]
+    seconds: float = 120
+    cost: CostModel | None = None
+    lanes: int = 2
+    processors: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _calls(
+    times: Iterable[float],
+    lengths: Lengths,
+    source: random.Random,
+    *,
+    caller: str = "",
+    texts: Lengths = lambda _: 1,
+) -> list[Arrival]:
+    return [
+        Arrival(at_s, tuple(lengths(source) for _ in range(texts(source))), caller)
+        for at_s in times
+    ]
+
+
+def _poisson(offer: Offer) -> Trace:
+    rate_per_s = offer.tokens_per_s / mean_length(_TEXTS)
+    times = arrivals.poisson(rate_per_s, offer.seconds, offer.seed)
+    return Trace(offer.seconds, _calls(times, _TEXTS, chooser(offer.seed, "texts")))
+
+
+def _bursts(offer: Offer) -> Trace:
+    rate_per_s = offer.tokens_per_s / mean_length(_TEXTS)
+    source = chooser(offer.seed, "bursts")
+    times = bursts(rate_per_s, offer.seconds, on_s=0.2, off_s=0.6, source=source)
+    return Trace(offer.seconds, _calls(times, _TEXTS, source))
+
+
+def _heavy(offer: Offer) -> Trace:
+    texts = zipf(1.0, shortest=1, longest=64)
+    rate_per_s = offer.tokens_per_s / mean_length(_HEAVY) / mean_length(texts)
+    times = arrivals.poisson(rate_per_s, offer.seconds, offer.seed)
+    source = chooser(offer.seed, "texts")
+    return Trace(offer.seconds, _calls(times, _HEAVY, source, texts=texts))
+
+
+def _classes(offer: Offer) -> Trace:
+    rate_per_s = offer.tokens_per_s / mean_length(_QUERIES)
+    times = arrivals.poisson(rate_per_s, offer.seconds, offer.seed)
+    source = chooser(offer.seed, "texts")
+    queries = _calls(times, _QUERIES, source)
+    streams = [
+        Stream(
+            f"stream of {window} x 64",
+            window,
+            [tuple(_TEXTS(source) for _ in range(64)) for _ in range(100)],
+        )
+        for window in (1, 2, 4, 8)
+    ]
+    return Trace(offer.seconds, queries, streams)
+
+
+# Of all tokens that come.
+_SHARES: Mapping[str, float] = {
+    "100": 0.50,
+    "60": 0.30,
+    "30": 0.15,
+    "4": 0.02,
+    "3": 0.015,
+    "2": 0.01,
+    "1": 0.005,
+}
+
+
+def _callers(offer: Offer) -> Trace:
+    rate_per_s = offer.tokens_per_s / mean_length(_TEXTS)
+    calls: list[Arrival] = []
+    for number, (name, share) in enumerate(_SHARES.items()):
+        times = arrivals.poisson(rate_per_s * share, offer.seconds, offer.seed + number)
+        calls += _calls(times, _TEXTS, chooser(offer.seed, name), caller=name)
+    return Trace(offer.seconds, sorted(calls))
+
+
+def _deadlines(offer: Offer) -> Trace:
+    source = chooser(offer.seed, "deadlines")
+    calls = [
+        call._replace(deadline_s=source.uniform(0.05, 0.5)) if source.random() < 1 / 2 else call
+        for call in _poisson(offer).arrivals
+    ]
+    return Trace(offer.seconds, calls)
+
+
+def _many(offer: Offer) -> Trace:
+    rate_per_s = offer.tokens_per_s / mean_length(_TEXTS)
+    times = arrivals.poisson(rate_per_s, offer.seconds, offer.seed)
+    source = chooser(offer.seed, "callers")
+    calls = [
+        call._replace(caller=str(source.randrange(100))) for call in _calls(times, _TEXTS, source)
+    ]
+    return Trace(offer.seconds, calls)
+
+
+# As many accelerators as lanes, each of which runs a model of about a billion parameters.
+_ACCELERATORS = CostModel(batch_s=1e-3, token_s=10e-6, largest_tokens=65_536)
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "poisson": Scenario(
+        what="Calls of one text come independently; lengths are log-normal, 8 to 512",
+        load=60,
+        trace=_poisson,
+    ),
+    "bursts": Scenario(
+        what="The same in bursts of 0.2 s, four times as dense, with pauses of 0.6 s",
+        load=50,
+        trace=_bursts,
+    ),
+    "heavy": Scenario(
+        what="Calls of 1 to 64 texts of 8 to 512 tokens, both with heavy tails",
+        load=60,
+        trace=_heavy,
+    ),
+    "classes": Scenario(
+        what="Queries beside four bulk streams, of 1 to 8 messages of 64 texts in flight",
+        load=15,
+        trace=_classes,
+    ),
+    "callers": Scenario(
+        what="Seven callers, one of which sends a hundred times as much as another",
+        load=200,
+        trace=_callers,
+    ),
+    "deadlines": Scenario(
+        what="Half of the calls wait 50 to 500 ms and no longer",
+        load=110,
+        trace=_deadlines,
+    ),
+    "scale": Scenario(
+        what="A hundred callers and a hundred lanes, each with an accelerator of its own",
+        load=82,
+        trace=_many,
+        seconds=3,
+        lanes=100,
+        processors=100,
+        cost=_ACCELERATORS,
+        settings={
+            "max_queued_inputs": 65_536,
+            "max_queued_tokens": 2**24,
+            "max_queued_batches": 1024,
+        },
+    ),
+}

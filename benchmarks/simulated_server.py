@@ -1,0 +1,210 @@
+"""A server in virtual time: calls are let in, queue up, run in lanes and are answered.
+
+It does around a policy what the server's pipeline, scheduler and delivery do around their queue.
+Tokenizing, the network and the work of scheduling itself take no time.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from benchmarks.simulated_machine import Lanes, Machine
+from benchmarks.simulated_policies import Policy
+from benchmarks.simulated_record import Ending, Record
+from benchmarks.simulated_time import VirtualTime
+from benchmarks.traces import Arrival, Stream, Trace
+from embedgrpc.engine.admission import Reservation
+from embedgrpc.engine.dispatch import Batch
+from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.rows import Rows
+from embedgrpc.engine.work import Call, Job, QueuedSequence
+from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.models.tokenizer import TokenSequence
+
+
+class _Visit:
+    """A call while it is not answered; the sink of its job, which gets nothing to keep."""
+
+    def __init__(self, arrival: Arrival, call: Call, answered: Callable[[], None] | None) -> None:
+        self.arrival = arrival
+        self.call = call
+        self.answered = answered
+        self.job: Job | None = None
+        self.left = len(arrival.lengths)
+        self.ended = False
+
+    def succeeded(self, indices: object, rows: Rows) -> None:
+        """Takes nothing; see `Sink`."""
+
+    def failed(self, indices: object, error: EngineError) -> None:
+        """Takes nothing; see `Sink`."""
+
+
+class SimulatedServer:
+    """Serves a trace.
+
+    Args:
+        clock: The time.
+        machine: What runs batches.
+        policy: Makes them.
+        record: Is told what becomes of everything.
+    """
+
+    def __init__(
+        self, clock: VirtualTime, machine: Machine, policy: Policy, record: Record
+    ) -> None:
+        self._clock = clock
+        self._policy = policy
+        self._record = record
+        self._lanes = Lanes(clock, machine, self._done)
+        self._visits: dict[Job, _Visit] = {}
+        # Bulk calls that wait for room.
+        self._line: list[_Visit] = []
+        self._texts = itertools.count()
+        self._woken_at_s = -math.inf
+        policy.door.admission.on_room = self._let_in
+
+    @property
+    def inside(self) -> int:
+        """Calls that are neither answered nor refused nor expired."""
+        return len(self._visits) + len(self._line)
+
+    def take(self, trace: Trace) -> None:
+        """Plans all that comes."""
+        self._take_next(iter(trace.arrivals))
+        for stream in trace.streams:
+            self._open(stream, trace.seconds)
+
+    def _take_next(self, arrivals: Iterator[Arrival]) -> None:
+        arrival = next(arrivals, None)
+        if arrival is not None:
+
+            def come() -> None:
+                self._arrive(arrival)
+                self._take_next(arrivals)
+
+            self._clock.at(arrival.at_s, come)
+
+    def _open(self, stream: Stream, seconds: float) -> None:
+        messages = itertools.cycle(stream.messages)
+
+        def send() -> None:
+            if self._clock.now_s < seconds:
+                lengths = next(messages)
+                arrival = Arrival(self._clock.now_s, lengths, stream.caller, WorkClass.BULK)
+                self._arrive(arrival, send)
+
+        for _ in range(stream.window):
+            self._clock.at(0, send)
+
+    def _arrive(self, arrival: Arrival, answered: Callable[[], None] | None = None) -> None:
+        call = Call(arrival.work_class, arrival.at_s + arrival.deadline_s, arrival.caller)
+        visit = _Visit(arrival, call, answered)
+        self._record.arrived()
+        if math.isfinite(call.deadline):
+            self._clock.at(call.deadline, lambda: self._expire(visit))
+        if self._enter(visit):
+            self._fill()
+        elif call.work_class is WorkClass.BULK:
+            self._line.append(visit)
+        else:
+            self._end(visit, Ending.REFUSED)
+
+    def _enter(self, visit: _Visit) -> bool:
+        reservation = self._policy.door.admit(visit.call, visit.arrival.lengths)
+        if reservation is None:
+            return False
+        job = self._job(visit, reservation)
+        visit.job = job
+        self._visits[job] = visit
+        self._policy.push(job, self._clock.now_s)
+        return True
+
+    def _job(self, visit: _Visit, reservation: Reservation) -> Job:
+        lengths = visit.arrival.lengths
+        job = Job(
+            call=visit.call,
+            outputs=("",),
+            sink=visit,
+            inputs=len(lengths),
+            reservation=reservation,
+        )
+        for index, length in enumerate(lengths):
+            # No text equals another: those that do are run once.
+            ids = np.zeros(length, np.int64)
+            ids[0] = next(self._texts)
+            job.sequences[index] = TokenSequence(ids, None, length)
+        return job
+
+    def _let_in(self) -> None:
+        """Lets in bulk calls that wait, those first whose callers have the least inside."""
+        held = self._policy.door.admission.held_tokens
+        while self._line:
+            first = min(self._line, key=lambda one: held(one.call.work_class, one.call.caller))
+            if not self._enter(first):
+                break
+            self._line.remove(first)
+
+    def _fill(self) -> None:
+        """Gives every free lane a batch, if there is one that may run."""
+        now = self._clock.now_s
+        while not self._lanes.are_busy:
+            batch = self._policy.begin(now)
+            if batch is None:
+                wake_at_s = self._policy.wake_at()
+                if self._woken_at_s != wake_at_s < math.inf:
+                    self._woken_at_s = wake_at_s
+                    self._clock.at(wake_at_s, self._fill)
+                return
+            wanted = [row for row in batch.rows if any(one.is_wanted(now) for one in row)]
+            if wanted:
+                self._lanes.start(Batch(batch.work_class, wanted))
+            else:
+                self._policy.finish(batch.work_class)
+        self._policy.begin_ahead(now)
+
+    def _done(self, batch: Batch, elapsed_s: float) -> None:
+        self._policy.finish(batch.work_class)
+        # The lane does not wait until results are handed out.
+        self._fill()
+        self._policy.learn(sum(row[0].tokens for row in batch.rows), elapsed_s)
+        self._record.ran(batch, self._clock.now_s)
+        riders: dict[Job, list[QueuedSequence]] = {}
+        for row in batch.rows:
+            for one in row:
+                riders.setdefault(one.job, []).append(one)
+        for job, ones in riders.items():
+            tokens = sum(one.tokens for one in ones)
+            self._policy.door.release(job.reservation, len(ones), tokens, Fate.ANSWERED)
+            visit = self._visits.get(job)
+            if visit is not None:
+                visit.left -= len(ones)
+                if not visit.left:
+                    self._end(visit, Ending.ANSWERED)
+        self._fill()
+
+    def _expire(self, visit: _Visit) -> None:
+        """Ends a call whose caller waits no longer, as the pipeline does."""
+        if visit.ended:
+            return
+        if visit.job is None:
+            self._line.remove(visit)
+        else:
+            visit.job.cancelled = True
+            self._policy.remove(visit.job)
+            visit.job.reservation.release_all()
+        self._end(visit, Ending.EXPIRED)
+        self._fill()
+
+    def _end(self, visit: _Visit, ending: Ending) -> None:
+        visit.ended = True
+        if visit.job is not None:
+            del self._visits[visit.job]
+            # They hold each other, which only the garbage collector would find out.
+            visit.job = None
+        self._record.ended(visit.arrival, self._clock.now_s, ending)
+        if visit.answered is not None and ending is Ending.ANSWERED:
+            self._clock.at(self._clock.now_s, visit.answered)
