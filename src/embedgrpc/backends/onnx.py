@@ -34,7 +34,7 @@ class OnnxBackend:
         device: Device,
         lanes: int = 0,
         intra_op_threads: int = 0,
-        spin_duration_us: int = 0,
+        spin_duration_us: int = 10,
         gpu_mem_limit_bytes: int = 0,
     ) -> None:
         """Loads a graph.
