@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from embedgrpc.engine.admission import Admission, Reservation
+from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.ledger import Reservation
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.settings import Settings

@@ -15,10 +15,10 @@ from benchmarks.simulated_policies import Policy
 from benchmarks.simulated_record import Ending, Record
 from benchmarks.simulated_time import VirtualTime
 from benchmarks.traces import Arrival, Stream, Trace
-from embedgrpc.engine.admission import Reservation
 from embedgrpc.engine.dispatch import Batch
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.ledger import Reservation
 from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.work import Call, Job, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
@@ -65,7 +65,7 @@ class SimulatedServer:
         self._line: list[_Visit] = []
         self._texts = itertools.count()
         self._woken_at_s = -math.inf
-        policy.door.admission.on_room = self._let_in
+        policy.door.admission.ledger.on_room = self._let_in
 
     @property
     def inside(self) -> int:
@@ -141,7 +141,7 @@ class SimulatedServer:
 
     def _let_in(self) -> None:
         """Lets in bulk calls that wait, those first whose callers have the least inside."""
-        held = self._policy.door.admission.held_tokens
+        held = self._policy.door.admission.ledger.held_tokens
         while self._line:
             first = min(self._line, key=lambda one: held(one.call.work_class, one.call.caller))
             if not self._enter(first):

@@ -15,9 +15,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from embedgrpc.engine.admission import Admission, Reservation, estimate_tokens
+from embedgrpc.engine.admission import Admission, estimate_tokens
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.ledger import Reservation
 from embedgrpc.engine.waiting_line import WaitingLine
 from embedgrpc.engine.work_class import WorkClass
 from tests.engine.fakes import next_turn
@@ -140,7 +141,8 @@ class _AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def counts_are_sums(self) -> None:
         for work_class in WorkClass:
-            counted = self.admission._inputs[work_class], self.admission._tokens[work_class]
+            ledger = self.admission.ledger
+            counted = ledger.inputs(work_class), ledger.tokens(work_class)
             assert counted == self.sums(work_class)
             for caller in "ab":
                 held = sum(
@@ -148,11 +150,11 @@ class _AdmissionMachine(RuleBasedStateMachine):
                     for one, (_, tokens) in self.inside.items()
                     if (one.work_class, one.caller) == (work_class, caller)
                 )
-                assert self.admission.held_tokens(work_class, caller) == held
+                assert self.admission.ledger.held_tokens(work_class, caller) == held
 
     @invariant()
     def every_input_meets_one_fate(self) -> None:
-        fates = self.admission.fates
+        fates = self.admission.ledger.fates
         inside = sum(inputs for inputs, _ in self.inside.values())
         refused = sum(count for (_, fate), count in fates.items() if fate.startswith("refused"))
         assert refused == self.refused
@@ -163,8 +165,7 @@ class _AdmissionMachine(RuleBasedStateMachine):
             reservation.release_all()
         self.inside.clear()
         self.counts_are_sums()
-        assert not self.admission._held
-        assert not any(self.admission._jobs.values())
+        assert self.admission.ledger.is_empty
 
 
 def test_bounds_in_any_history() -> None:
@@ -198,9 +199,8 @@ async def test_returns_to_zero_with_threads() -> None:
             assert admission.inputs >= 0
         for each in running:
             each.result()
-    assert admission._inputs == NONE
-    assert admission._tokens == NONE
-    assert admission.fates.total() == 16_000
+    assert admission.ledger.is_empty
+    assert admission.ledger.fates.total() == 16_000
 
 
 async def test_classes_do_not_share_room() -> None:
@@ -269,8 +269,8 @@ def test_overload_keeps_the_queue_short_until_it_is_over() -> None:
     for _ in range(20):
         assert label_of(admission, 20) == ""
         admission.admit(inputs=1, tokens=20, remaining_s=math.inf)
-    assert admission.fates[INTERACTIVE, Fate.REFUSED_FULL] == 1
-    assert admission.fates[INTERACTIVE, Fate.REFUSED_OVERLOADED] == 1
+    assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_FULL] == 1
+    assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_OVERLOADED] == 1
 
 
 def test_modest_caller_gets_in_while_another_overloads() -> None:
@@ -413,7 +413,7 @@ def test_unreachable_deadline_is_refused(beside_bulk: bool, seconds: float) -> N
     assert refused.value.retry_delay_s is not None
     assert 0.4 * seconds <= refused.value.retry_delay_s <= 0.6 * seconds
     assert admission.admit(inputs=1, tokens=2500, remaining_s=seconds + 0.1).inputs == 1
-    assert admission.fates[INTERACTIVE, Fate.REFUSED_LATE] == 1
+    assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_LATE] == 1
 
 
 def test_late_calls_are_no_overload() -> None:

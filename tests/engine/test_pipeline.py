@@ -177,7 +177,7 @@ async def test_every_answer_belongs_to_its_own_text(
             trial.cancel_some()
         await trial.finish()
         assert engine.admission.inputs == 0
-        assert not engine.admission._held
+        assert engine.admission.ledger.is_empty
         assert len(engine.scheduler._dispatcher.queue) == 0
 
     for batch in backend.batches:
@@ -268,7 +268,7 @@ async def test_cancelled_while_it_is_tokenized() -> None:
             await gone
         tokenizer.gate.open()
         await engine.pipeline.run(inputs_of(["after"]), INTERACTIVE)
-        assert not engine.admission._held
+        assert engine.admission.ledger.is_empty
     assert backend.texts == ["after"]
 
 
@@ -311,7 +311,7 @@ async def test_other_texts_of_a_stream_are_run() -> None:
         job = inputs_of(texts, prepare=refuse_long, atomic=False)
         await engine.pipeline.submit(job, BULK, sink)
         await sink.done.wait()
-        assert not engine.admission._held
+        assert engine.admission.ledger.is_empty
     assert sink.rows == {index: answer(texts[index]) for index in (0, 1, 3)}
     assert sink.errors[2].reason is Reason.INPUT_TOO_LONG
 

@@ -16,7 +16,8 @@ from hypothesis.stateful import (
 
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
-from embedgrpc.engine.queueing import _STALE_ENTRIES, BatchQueue, CallerQueue
+from embedgrpc.engine.class_queue import _STALE_ENTRIES, CallerQueue
+from embedgrpc.engine.queueing import BatchQueue
 from embedgrpc.engine.work import Call, Job, QueuedSequence, Row
 from embedgrpc.engine.work_class import WorkClass
 from tests.engine.fakes import OUTPUT, RecordingSink, sequence_of

@@ -215,7 +215,7 @@ async def test_failed_batch_is_divided_until_the_guilty_is_alone() -> None:
             await sink.done.wait()
         after = await submit(engine, ["after"])
         await after.done.wait()
-        fates = engine.admission.fates
+        fates = engine.admission.ledger.fates
     for text, sink in zip(texts, riders, strict=True):
         if BROKEN in text:
             assert sink.errors[0].reason is Reason.BACKEND_FAILED

@@ -34,7 +34,7 @@ async def embed(client: Client, *texts: str, **metadata: str) -> Any:
 
 def fates(service: Service) -> dict[tuple[WorkClass, Fate], int]:
     """What became of the inputs of the default model, its health checks' left out."""
-    counted = dict(service.admission().fates)
+    counted = dict(service.admission().ledger.fates)
     counted[INTERACTIVE, Fate.ANSWERED] -= 1
     return {key: count for key, count in counted.items() if count}
 

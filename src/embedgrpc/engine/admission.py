@@ -14,15 +14,14 @@ Source: the queue of two lengths is CoDel's idea as Facebook uses it for servers
 """
 
 import random
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import NoReturn
 
 from embedgrpc.engine.drain_rate import DrainRate
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.ledger import Ledger, Reservation
 from embedgrpc.engine.work_class import WorkClass
 
 # A token of English text has about four characters; of Chinese, one or two. Too high a
@@ -47,48 +46,8 @@ def estimate_tokens(characters: int, inputs: int, max_tokens: int) -> int:
     return min(characters // _CHARACTERS_PER_TOKEN + 2 * inputs, max_tokens * inputs)
 
 
-class Reservation:
-    """Room taken by one job.
-
-    Attributes:
-        work_class: The class whose room it is.
-        caller: Whose job it is.
-        inputs: Inputs that still take room.
-        tokens: Tokens that still take room.
-    """
-
-    __slots__ = ("_admission", "caller", "inputs", "tokens", "work_class")
-
-    def __init__(
-        self,
-        admission: "Admission",
-        work_class: WorkClass,
-        *,
-        caller: str,
-        inputs: int,
-        tokens: int,
-    ) -> None:
-        self._admission = admission
-        self.work_class = work_class
-        self.caller = caller
-        self.inputs = inputs
-        self.tokens = tokens
-
-    def settle(self, tokens: int) -> None:
-        """Replaces the estimate by the true number of tokens. From any thread."""
-        self._admission.settle(self, tokens)
-
-    def release(self, inputs: int, tokens: int, fate: Fate) -> None:
-        """Gives back the room of inputs that met their fate. On the event loop."""
-        self._admission.release(self, inputs, tokens, fate)
-
-    def release_all(self) -> None:
-        """Gives back all that is left, for nobody waits for it; harmless when nothing is."""
-        self._admission.release(self, self.inputs, self.tokens, Fate.CANCELLED)
-
-
 class Admission:
-    """Counts inputs and tokens that are queued or running for one model.
+    """Takes work for one model in, or refuses it.
 
     Each class has bounds of its own, so that neither can fill the other's.
 
@@ -100,8 +59,7 @@ class Admission:
         clock: Tells the time, in seconds.
 
     Attributes:
-        fates: How many inputs met which fate, by class.
-        on_room: Called, on the event loop, when room was given back.
+        ledger: Counts what was taken in, and what became of it.
         drain_rate: Is told of every batch.
     """
 
@@ -114,41 +72,24 @@ class Admission:
         queued_batches: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.fates: Counter[tuple[WorkClass, Fate]] = Counter()
-        self.on_room: Callable[[], None] = lambda: None
+        self.ledger = Ledger()
         self.drain_rate = DrainRate()
         self._max_inputs = max_inputs
         self._max_tokens = max_tokens
         self._batch_tokens = batch_tokens
         self._queued_batches = queued_batches
         self._clock = clock
-        self._lock = threading.Lock()
-        self._inputs = dict.fromkeys(WorkClass, 0)
-        self._tokens = dict.fromkeys(WorkClass, 0)
-        # Tokens by class and caller; of those that have none there is no entry.
-        self._held: Counter[tuple[WorkClass, str]] = Counter()
-        self._jobs: dict[WorkClass, dict[str, dict[Reservation, None]]] = {
-            work_class: {} for work_class in WorkClass
-        }
         # When an interactive call was last refused although its deadline was far.
         self._refused_at = -_CALM_S
 
     @property
     def inputs(self) -> int:
         """Inputs of both classes that take room now."""
-        return sum(self._inputs.values())
-
-    def load(self, work_class: WorkClass) -> tuple[int, int]:
-        """Tells how many inputs and tokens of a class take room now."""
-        return self._inputs[work_class], self._tokens[work_class]
+        return sum(self.ledger.inputs(work_class) for work_class in WorkClass)
 
     def set_batch_tokens(self, tokens: int) -> None:
         """Tells how many tokens a full batch has. From any thread."""
         self._batch_tokens = tokens
-
-    def held_tokens(self, work_class: WorkClass, caller: str) -> int:
-        """Tells how many tokens of a caller take room now."""
-        return self._held[work_class, caller]
 
     def admit(
         self, *, inputs: int, tokens: int, remaining_s: float, caller: str = ""
@@ -173,8 +114,8 @@ class Admission:
                 inputs,
                 Fate.REFUSED_FULL,
                 "queue_full",
-                f"{self._inputs[WorkClass.INTERACTIVE]} inputs wait already, with about"
-                f" {self._tokens[WorkClass.INTERACTIVE]} tokens; the limits are"
+                f"{self.ledger.inputs(WorkClass.INTERACTIVE)} inputs wait already, with about"
+                f" {self.ledger.tokens(WorkClass.INTERACTIVE)} tokens; the limits are"
                 f" {self._max_inputs} and {self._max_tokens}",
             )
         limit = max(self._queued_batches * self._batch_tokens, _PATIENCE * tokens)
@@ -182,9 +123,9 @@ class Admission:
         if overloaded:
             limit = min(limit, self._short_queue + tokens)
         # No more than all that waits can be ahead: as a rule nothing needs to be summed up.
-        ahead = self._tokens[WorkClass.INTERACTIVE]
+        ahead = self.ledger.tokens(WorkClass.INTERACTIVE)
         if ahead > limit or self.seconds(ahead + tokens) > remaining_s:
-            ahead = self._ahead(WorkClass.INTERACTIVE, caller, tokens, limit=limit)
+            ahead = self.ledger.ahead(WorkClass.INTERACTIVE, caller, tokens, limit=limit)
         wait_s = self.seconds(ahead + tokens)
         # With nothing ahead it is tried: else a wrong guess of the rate would never be corrected.
         if ahead and wait_s > remaining_s:
@@ -203,7 +144,7 @@ class Admission:
                 "overloaded" if overloaded else "queue_full",
                 f"more than {limit} tokens are ahead of this call{until} the limit is {limit}",
             )
-        return self._reserve(WorkClass.INTERACTIVE, caller, inputs, tokens)
+        return self.ledger.reserve(WorkClass.INTERACTIVE, caller, inputs, tokens)
 
     def admit_if_room(
         self, work_class: WorkClass, *, inputs: int, tokens: int, caller: str = ""
@@ -212,123 +153,43 @@ class Admission:
         if not self._fits(work_class, inputs, tokens):
             return None
         # Streams that hurry must not fill the queue up for calls, which cannot wait at the door.
-        if (
-            work_class is WorkClass.INTERACTIVE
-            and self._tokens[work_class] > self._short_queue
-            and self._ahead(work_class, caller, tokens, limit=self._short_queue) > self._short_queue
-        ):
-            return None
-        return self._reserve(work_class, caller, inputs, tokens)
+        limit = self._short_queue
+        if work_class is WorkClass.INTERACTIVE and self.ledger.tokens(work_class) > limit:
+            ahead = self.ledger.ahead(work_class, caller, tokens, limit=limit)
+            if ahead > limit:
+                return None
+        return self.ledger.reserve(work_class, caller, inputs, tokens)
 
     def admit_always(self) -> Reservation:
         """Takes in a health check's single input, whatever else waits."""
-        return self._reserve(WorkClass.INTERACTIVE, "", 1, 1)
+        return self.ledger.reserve(WorkClass.INTERACTIVE, "", 1, 1)
 
     @property
     def _short_queue(self) -> int:
         return _SHORT_QUEUE_BATCHES * self._batch_tokens
 
-    def _ahead(self, work_class: WorkClass, caller: str, tokens: int, *, limit: int) -> int:
-        """Tells how many tokens of a class are run before a job would be done.
-
-        Of every other job as many as its own; and of every other caller's jobs as many as those
-        of its own caller, this one included.
-
-        Args:
-            work_class: The class.
-            caller: Whose job it is.
-            tokens: How many it has.
-            limit: What is above this need not be exact.
-        """
-        jobs = self._jobs[work_class]
-        ahead = 0
-        for job in jobs.get(caller, ()):
-            ahead += min(job.tokens, tokens)
-            if ahead > limit:
-                return ahead
-        own = ahead + tokens
-        for other, others in jobs.items():
-            if other == caller:
-                continue
-            turn = 0
-            for job in others:
-                turn += min(job.tokens, tokens)
-                if turn >= own:
-                    turn = own
-                    break
-            ahead += turn
-            if ahead > limit:
-                break
-        return ahead
-
     def _fits(self, work_class: WorkClass, inputs: int, tokens: int) -> bool:
         # An empty queue takes anything, else a job larger than the bounds would never run.
-        return self._inputs[work_class] == 0 or (
-            self._inputs[work_class] + inputs <= self._max_inputs
-            and self._tokens[work_class] + tokens <= self._max_tokens
+        return self.ledger.inputs(work_class) == 0 or (
+            self.ledger.inputs(work_class) + inputs <= self._max_inputs
+            and self.ledger.tokens(work_class) + tokens <= self._max_tokens
         )
 
     def _refuse(self, inputs: int, fate: Fate, label: str, message: str) -> NoReturn:
-        self.fates[WorkClass.INTERACTIVE, fate] += inputs
+        self.ledger.fates[WorkClass.INTERACTIVE, fate] += inputs
         raise OverloadedError(
             message, metadata={"label": label}, retry_delay_s=self.retry_delay_s()
         )
 
-    def _reserve(self, work_class: WorkClass, caller: str, inputs: int, tokens: int) -> Reservation:
-        with self._lock:
-            self._add(work_class, caller, inputs, tokens)
-        job = Reservation(self, work_class, caller=caller, inputs=inputs, tokens=tokens)
-        self._jobs[work_class].setdefault(caller, {})[job] = None
-        return job
-
-    def _add(self, work_class: WorkClass, caller: str, inputs: int, tokens: int) -> None:
-        self._inputs[work_class] += inputs
-        self._tokens[work_class] += tokens
-        self._held[work_class, caller] += tokens
-        if not self._held[work_class, caller]:
-            del self._held[work_class, caller]
-
-    def settle(self, reservation: Reservation, tokens: int) -> None:
-        """Replaces a guess by the truth, unless the room was given back. From any thread."""
-        with self._lock:
-            if reservation.inputs:
-                more = tokens - reservation.tokens
-                self._add(reservation.work_class, reservation.caller, 0, more)
-                reservation.tokens = tokens
-
-    def release(self, reservation: Reservation, inputs: int, tokens: int, fate: Fate) -> None:
-        """Takes room back, and tells whoever waits for it. On the event loop."""
-        with self._lock:
-            inputs = min(inputs, reservation.inputs)
-            # The last input takes what is left of the tokens: of inputs that could not be
-            # tokenized they were only guessed.
-            if inputs == reservation.inputs:
-                tokens = reservation.tokens
-            tokens = min(tokens, reservation.tokens)
-            reservation.inputs -= inputs
-            reservation.tokens -= tokens
-            self._add(reservation.work_class, reservation.caller, -inputs, -tokens)
-            if inputs:
-                self.fates[reservation.work_class, fate] += inputs
-                if not reservation.inputs:
-                    self._forget(reservation)
-        self.on_room()
-
-    def _forget(self, reservation: Reservation) -> None:
-        jobs = self._jobs[reservation.work_class]
-        del jobs[reservation.caller][reservation]
-        if not jobs[reservation.caller]:
-            del jobs[reservation.caller]
-
     def seconds(self, tokens: int) -> float:
         """Predicts how long it takes to run so many interactive tokens. 0 before any batch."""
-        share = _INTERACTIVE_SHARE if self._inputs[WorkClass.BULK] else 1.0
+        share = _INTERACTIVE_SHARE if self.ledger.inputs(WorkClass.BULK) else 1.0
         return tokens / share * self.drain_rate.token_s
 
     def retry_delay_s(self) -> float:
         """When a refused caller should try again, spread so that not all come back at once."""
         delay_s = min(
-            max(self.seconds(self._tokens[WorkClass.INTERACTIVE]), _RETRY_DELAY_MIN_S),
+            max(self.seconds(self.ledger.tokens(WorkClass.INTERACTIVE)), _RETRY_DELAY_MIN_S),
             _RETRY_DELAY_MAX_S,
         )
         return delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter is no secret

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from embedgrpc.backends.base import IntArray
 from embedgrpc.engine import errors
-from embedgrpc.engine.admission import Admission, Reservation, estimate_tokens
+from embedgrpc.engine.admission import Admission, estimate_tokens
+from embedgrpc.engine.ledger import Reservation
 from embedgrpc.engine.rows import Rows, RowsInOrder
 from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.texts import CheckedText

@@ -23,9 +23,10 @@ from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.delivery import Answer, Delivery, address_failure, hand_over
 from embedgrpc.engine.dispatch import Batch, Dispatcher
 from embedgrpc.engine.execution import BatchRunner
+from embedgrpc.engine.in_flight import InFlight
 from embedgrpc.engine.isolation import Outcome
 from embedgrpc.engine.reports import BatchObserver, BatchReporter
-from embedgrpc.engine.work import Job, QueuedSequence, Row, SequenceKey, due_times
+from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
 from embedgrpc.engine.work_class import WorkClass
 
 _logger = logging.getLogger(__name__)
@@ -99,8 +100,7 @@ class Scheduler:
         self._closed = False
         # What was run and is still to be handed out.
         self._run_batches: deque[_RunBatch] = deque()
-        # What runs now, by what it is made of: more of the same gets the same answer.
-        self._in_flight: dict[SequenceKey, Row] = {}
+        self._in_flight = InFlight()
         # Since when the time of the lanes has not been accounted for.
         self._busy_since = 0.0
         self._lanes = [
@@ -143,12 +143,8 @@ class Scheduler:
                 return
             job.queued = queued
             for one in queued:
-                row = self._in_flight.get(one.key)
-                if row is None:
+                if not self._in_flight.join(one):
                     self._dispatcher.push(one, now)
-                else:
-                    one.gone = True
-                    row.append(one)
             self._wake_thread(now)
 
     def _queue_up(self, job: Job, now: float) -> list[QueuedSequence]:
@@ -264,17 +260,7 @@ class Scheduler:
         batch = self._dispatcher.begin(now)
         if batch is None:
             return None
-        wanted: list[Row] = []
-        late: list[Row] = []
-        for row in batch.rows:
-            if not any(one.is_wanted(now) for one in row):
-                late.append([one for one in row if not one.job.cancelled])
-            elif running := self._in_flight.get(row[0].key):
-                # It was laid out ahead, and its equal came and was begun since.
-                running += row
-            else:
-                self._in_flight[row[0].key] = row
-                wanted.append(row)
+        wanted, late = self._in_flight.begin(batch.rows, now)
         if len(wanted) < len(batch.rows):
             batch = Batch(batch.work_class, wanted)
         return batch, late
@@ -302,9 +288,7 @@ class Scheduler:
         started_ns = time.time_ns()
         outcomes = self._runner.run(batch) if batch.rows else []
         with self._changed:
-            # From here on nothing joins these rows.
-            for row in batch.rows:
-                del self._in_flight[row[0].key]
+            self._in_flight.end(batch.rows)
             elapsed_s = self._give_lane_back(batch.work_class)
             if batch.rows:
                 span_ns = (started_ns, time.time_ns())

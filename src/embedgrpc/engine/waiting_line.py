@@ -4,7 +4,8 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from embedgrpc.engine.admission import Admission, Reservation
+from embedgrpc.engine.admission import Admission
+from embedgrpc.engine.ledger import Reservation
 from embedgrpc.engine.work_class import WorkClass
 
 
@@ -27,7 +28,7 @@ class WaitingLine:
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        admission.on_room = self._let_in
+        admission.ledger.on_room = self._let_in
         self._waiting: dict[WorkClass, deque[_Waiter]] = {one: deque() for one in WorkClass}
 
     async def enter(
@@ -59,7 +60,8 @@ class WaitingLine:
             while waiting:
                 # Nobody overtakes this one, however small: else a large job might wait for ever.
                 first = min(
-                    waiting, key=lambda one: self._admission.held_tokens(work_class, one.caller)
+                    waiting,
+                    key=lambda one: self._admission.ledger.held_tokens(work_class, one.caller),
                 )
                 reservation = self._admission.admit_if_room(
                     work_class, inputs=first.inputs, tokens=first.tokens, caller=first.caller

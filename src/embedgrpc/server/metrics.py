@@ -3,7 +3,6 @@
 The engine counts anyway; what it counted is read when it is time to export.
 """
 
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedgrpc.server.otel_environment import (
     close_in_time,
+    make_otlp_exporter,
     make_resource,
     read_exporters,
     read_protocol,
@@ -150,11 +150,5 @@ def _make_exporter(name: str, protocol: str) -> "MetricExporter":
 
         # Its own default is the stream of the moment of its import.
         return ConsoleMetricExporter(out=sys.stdout)
-    package = "grpc" if protocol == "grpc" else "http"
-    module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{package}.metric_exporter")
-    try:
-        exporter: MetricExporter = module.OTLPMetricExporter()
-    except Exception as error:
-        # Each exporter has exceptions of its own for a variable that it cannot read.
-        raise ValueError(f"OTLP exporter over {protocol}: {error}") from error
+    exporter: MetricExporter = make_otlp_exporter(protocol, "metric_exporter", "OTLPMetricExporter")
     return exporter

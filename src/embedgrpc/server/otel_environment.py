@@ -3,10 +3,11 @@
 Source: OpenTelemetry specification, "Environment Variable Specification" and "OTLP exporter".
 """
 
+import importlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -62,6 +63,26 @@ def make_resource(environ: Mapping[str, str], service_version: str) -> "Resource
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  # see above
 
     return Resource.create({**_service_name(environ), "service.version": service_version})
+
+
+def make_otlp_exporter(protocol: str, module: str, name: str) -> Any:
+    """Makes an OTLP exporter of one of the two packages that have one of each kind.
+
+    Args:
+        protocol: What it speaks.
+        module: The module of the package.
+        name: The class.
+
+    Raises:
+        ValueError: It cannot read one of its variables.
+    """
+    package = "grpc" if protocol == "grpc" else "http"
+    found = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{package}.{module}")
+    try:
+        return getattr(found, name)()
+    except Exception as error:
+        # Each exporter has exceptions of its own for a variable that it cannot read.
+        raise ValueError(f"OTLP exporter over {protocol}: {error}") from error
 
 
 def close_in_time(close: Callable[[], object], timeout_s: float) -> bool:

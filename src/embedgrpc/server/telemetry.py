@@ -8,7 +8,6 @@ have two providers.
 Source: OpenTelemetry specification, "Environment Variable Specification" and "OTLP exporter".
 """
 
-import importlib
 import logging
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from embedgrpc.server.batch_tracing import BatchTracer
 from embedgrpc.server.otel_environment import (
     close_in_time,
+    make_otlp_exporter,
     make_resource,
     read_exporters,
     read_protocol,
@@ -117,11 +117,5 @@ def _make_exporter(name: str, protocol: str) -> "SpanExporter":
 
         # Its own default is the stream of the moment of its import.
         return ConsoleSpanExporter(out=sys.stdout)
-    package = "grpc" if protocol == "grpc" else "http"
-    module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{package}.trace_exporter")
-    try:
-        exporter: SpanExporter = module.OTLPSpanExporter()
-    except Exception as error:
-        # Each exporter has exceptions of its own for a variable that it cannot read.
-        raise ValueError(f"OTLP exporter over {protocol}: {error}") from error
+    exporter: SpanExporter = make_otlp_exporter(protocol, "trace_exporter", "OTLPSpanExporter")
     return exporter

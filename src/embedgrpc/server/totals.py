@@ -56,7 +56,8 @@ class BatchTotals:
             if model.loaded:
                 for each in WorkClass:
                     attributes = {"model": model.id, "work_class": each.name.lower()}
-                    inputs, tokens = model.loaded.admission.load(each)
+                    ledger = model.loaded.admission.ledger
+                    inputs, tokens = ledger.inputs(each), ledger.tokens(each)
                     yield Reading("embedgrpc.sequences.admitted", inputs, attributes)
                     yield Reading("embedgrpc.tokens.admitted", tokens, attributes)
         for name, totals in self._by_model.copy().items():
@@ -83,5 +84,5 @@ class BatchTotals:
         """Gives model, class, fate and how many met it."""
         for model in self._catalog:
             if model.loaded:
-                for (work_class, fate), count in model.loaded.admission.fates.copy().items():
+                for (work_class, fate), count in model.loaded.admission.ledger.fates.copy().items():
                     yield model.id, work_class.name.lower(), fate.value, count
