@@ -289,7 +289,7 @@ def test_streams_that_hurry_leave_room_for_calls() -> None:
     taken = 0
     while admission.admit_if_room(INTERACTIVE, inputs=1, tokens=20):
         taken += 1
-    assert taken == 16
+    assert taken == 21
     assert label_of(admission, 20) == ""
 
 
@@ -385,6 +385,22 @@ async def test_waiter_cancelled_as_it_got_in_gives_its_room_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert admission.inputs == 0
+
+
+async def test_waiter_cancelled_before_there_was_room_gets_none() -> None:
+    """Room that comes free in the moment in which a stream leaves goes to the next one."""
+    admission = admission_of(max_inputs=4)
+    line = WaitingLine(admission)
+    inside = await line.enter(BULK, inputs=4, tokens=4, caller="a")
+    gone = asyncio.create_task(line.enter(BULK, inputs=3, tokens=3, caller="b"))
+    kept = asyncio.create_task(line.enter(BULK, inputs=2, tokens=2, caller="b"))
+    await next_turn()
+    gone.cancel()
+    inside.release(4, 4, Fate.ANSWERED)
+    assert (await kept).inputs == 2
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert admission.inputs == 2
 
 
 async def test_job_beyond_the_bounds_runs_alone() -> None:

@@ -30,9 +30,9 @@ from embedgrpc.engine.work_class import WorkClass
 _CHARACTERS_PER_TOKEN = 4
 _RETRY_DELAY_MIN_S = 0.1
 _RETRY_DELAY_MAX_S = 30.0
-# Overloaded, calls are let in while this many batches, and as much as their own, are ahead: two
-# may be running, and without any that wait nobody would have a turn.
-_SHORT_QUEUE_BATCHES = 3
+# Overloaded, calls are let in while this many batches, and as much as their own, are ahead: one
+# runs, one is laid out, and without any that wait nobody would have a turn.
+_SHORT_QUEUE_BATCHES = 4
 # A long call may wait for so many times its own work.
 _PATIENCE = 4
 # How long no call must have been refused for the overload to be over.

@@ -83,24 +83,28 @@ def _delivery(riders: list[QueuedSequence], outcome: Rows | errors.EngineError) 
 def hand_over(deliveries: list[Delivery]) -> None:
     """Gives each job's sink its part. On the event loop."""
     for delivery in deliveries:
-        job = delivery.job
-        job.reservation.release(len(delivery.indices), delivery.tokens, _fate_of(delivery.outcome))
-        if not job.reservation.inputs:
-            # It is done: else it and its sequences would wait for the garbage collector.
-            job.queued = ()
-        if job.cancelled:
-            continue
         try:
-            if isinstance(delivery.outcome, errors.EngineError):
-                job.sink.failed(delivery.indices, delivery.outcome)
-            else:
-                job.sink.succeeded(delivery.indices, delivery.outcome)
+            _hand_over(delivery)
         except Exception as error:  # noqa: BLE001 - others of this batch want their results
             fault = errors.EngineError.fault()
             _logger.error(  # noqa: TRY400 - what it says may hold a text
                 "fault in a sink", extra=fault.log_fields(error)
             )
             _tell_of_fault(delivery, fault)
+
+
+def _hand_over(delivery: Delivery) -> None:
+    job, outcome = delivery.job, delivery.outcome
+    job.reservation.release(len(delivery.indices), delivery.tokens, _fate_of(outcome))
+    if not job.reservation.inputs:
+        # It is done: else it and its sequences would wait for the garbage collector.
+        job.queued = ()
+    if job.cancelled:
+        return
+    if isinstance(outcome, errors.EngineError):
+        job.sink.failed(delivery.indices, outcome)
+    else:
+        job.sink.succeeded(delivery.indices, outcome)
 
 
 def _fate_of(outcome: Rows | errors.EngineError) -> Fate:

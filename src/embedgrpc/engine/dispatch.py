@@ -86,24 +86,25 @@ class Dispatcher:
         self._running[work_class] -= 1
 
     def begin_ahead(self, now: float) -> Batch | None:
-        """Takes the batch that will come next while all lanes run, so that it can be laid out.
+        """Takes the batch that will come next, so that it can be laid out while others run.
 
         Returns:
-            None when a lane is free, when there is such a batch already, or when what waits does
-            not fill one: that may still be joined by others.
+            None when it could run now, when there is such a batch already, or when what waits
+            does not fill one: that may still be joined by others.
         """
-        if not self.can_begin_ahead():
+        if not self.can_begin_ahead(now):
             return None
         self._making_ahead = True
         return _batch_of(self.queue.pop_batch(now))
 
-    def can_begin_ahead(self) -> bool:
+    def can_begin_ahead(self, now: float) -> bool:
         """Tells whether `begin_ahead` would give a batch."""
         return (
             self._ahead is None
             and not self._making_ahead
-            and self.busy >= self._lanes
+            and self.busy > 0
             and self.queue.is_ample()
+            and not self.can_begin(now)
         )
 
     def finish_ahead(self, batch: Batch) -> None:
@@ -127,12 +128,8 @@ class Dispatcher:
     def _take_ahead(self, now: float) -> Batch | None:
         """Takes the batch that was laid out ahead, unless a call came meanwhile that goes first."""
         batch = self._ahead
-        if batch is None:
+        if batch is None or batch.work_class not in self._may_run(now):
             return None
-        if batch.work_class is WorkClass.BULK:
-            call_waits = self.queue.waiting(WorkClass.INTERACTIVE) and not self.queue.is_bulk_due()
-            if call_waits or not self._has_lane_for_bulk(now):
-                return None
         self._ahead = None
         return batch
 
@@ -147,24 +144,18 @@ class Dispatcher:
     def _may_run(self, now: float) -> set[WorkClass]:
         """Names the classes of which another batch may run now.
 
-        Where lanes compete, two half-full batches of a class are slower than a full one after
-        the other: then the second waits until it is full, or until the first is done.
+        Where lanes compete, two batches of a class at once are no faster than one after the
+        other: then each class has one lane. Bulk work begins where no call waits, or where it
+        has waited for its share; and it leaves a lane free while calls are to be expected.
         """
         classes = set()
-        if self._may_run_beside(WorkClass.INTERACTIVE):
+        if not (self._lanes_compete and self._running[WorkClass.INTERACTIVE]):
             classes.add(WorkClass.INTERACTIVE)
-        if self._may_run_beside(WorkClass.BULK) and self._has_lane_for_bulk(now):
+        bulk_lanes = 1 if self._lanes_compete else max(self._lanes - self.queue.is_shared(now), 1)
+        may_pass = not self.queue.waiting(WorkClass.INTERACTIVE) or self.queue.is_bulk_due()
+        if self._running[WorkClass.BULK] < bulk_lanes and may_pass:
             classes.add(WorkClass.BULK)
         return classes
-
-    def _may_run_beside(self, work_class: WorkClass) -> bool:
-        alone = not (self._lanes_compete and self._running[work_class])
-        return alone or self.queue.fills_a_batch(work_class)
-
-    def _has_lane_for_bulk(self, now: float) -> bool:
-        """Tells whether bulk work may have a lane: interactive calls are to find one free."""
-        bulk_lanes = max(self._lanes - self.queue.is_shared(now), 1)
-        return self._running[WorkClass.BULK] < bulk_lanes
 
 
 def _batch_of(rows: list[Row]) -> Batch:

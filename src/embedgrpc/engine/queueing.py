@@ -74,10 +74,6 @@ class BatchQueue:
         bulk_tokens = self.budget.when_shared().tokens
         return self._tokens_since_bulk >= _INTERACTIVE_WEIGHT * bulk_tokens
 
-    def fills_a_batch(self, work_class: WorkClass) -> bool:
-        """Tells whether what waits of a class is as much as a batch may hold."""
-        return self._queues[work_class].tokens >= self.budget.tokens
-
     def is_ample(self) -> bool:
         """Tells whether what waits fills a batch so well that more would not improve it."""
         first = self._interactive if self._interactive.size else self._bulk

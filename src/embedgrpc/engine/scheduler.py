@@ -246,7 +246,7 @@ class Scheduler:
     def _wake_thread(self, now: float) -> None:
         """Wakes a thread up if there is something to do: waking costs all others their time."""
         dispatcher = self._dispatcher
-        if self._run_batches or dispatcher.can_begin(now) or dispatcher.can_begin_ahead():
+        if self._run_batches or dispatcher.can_begin(now) or dispatcher.can_begin_ahead(now):
             self._changed.notify()
 
     def _begin(self, now: float) -> tuple[Batch, list[Row]] | None:

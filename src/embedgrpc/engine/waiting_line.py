@@ -57,10 +57,11 @@ class WaitingLine:
 
     def _let_in(self) -> None:
         for work_class, waiting in self._waiting.items():
-            while waiting:
+            # Whoever was cancelled stands here until his task runs again.
+            while still := [one for one in waiting if not one.room.done()]:
                 # Nobody overtakes this one, however small: else a large job might wait for ever.
                 first = min(
-                    waiting,
+                    still,
                     key=lambda one: self._admission.ledger.held_tokens(work_class, one.caller),
                 )
                 reservation = self._admission.admit_if_room(

@@ -1,0 +1,113 @@
+"""What is left once every call is over, which is nothing; and whether the accounts agree."""
+
+import asyncio
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.work_class import WorkClass
+from tests.endurance.holdings import holdings
+from tests.endurance.trial import Outcome, Trial
+from tests.endurance.watching import CountingAdmission
+
+_SETTLE_S_MAX = 20.0
+_REFUSALS = (Fate.REFUSED_FULL, Fate.REFUSED_LATE, Fate.REFUSED_OVERLOADED)
+
+
+@dataclass(frozen=True, slots=True)
+class Household:
+    """What a server and its process have while no call is open.
+
+    Attributes:
+        tasks: How many tasks of the event loop.
+        threads: The names of the server's threads.
+        other_threads: How many more threads there are.
+        held: The size of each container in the server's engine.
+    """
+
+    tasks: int
+    threads: frozenset[str]
+    other_threads: int
+    held: dict[str, int]
+
+    @classmethod
+    def of(cls, trial: Trial) -> "Household":
+        """Takes stock."""
+        loaded = trial.loaded
+        names = [thread.name for thread in threading.enumerate()]
+        own = frozenset(name for name in names if name.startswith(("lane-", "tokenize-")))
+        return cls(
+            tasks=len(asyncio.all_tasks()),
+            threads=own,
+            other_threads=len(names) - len(own),
+            held=holdings(
+                scheduler=loaded.scheduler,
+                admission=loaded.admission,
+                pipeline=loaded.embedder and loaded.embedder.pipeline,
+                streams=trial.service.server._draining,
+            ),
+        )
+
+    def more_than(self, before: "Household") -> dict[str, object]:
+        """Tells what there is more of than before, and which threads are gone."""
+        more: dict[str, object] = {
+            path: size for path, size in self.held.items() if size > before.held.get(path, 0)
+        }
+        if self.tasks > before.tasks:
+            more["tasks"] = self.tasks - before.tasks
+        if self.other_threads > before.other_threads:
+            more["threads"] = self.other_threads - before.other_threads
+        if self.threads != before.threads:
+            more["threads that died"] = sorted(before.threads - self.threads)
+        return more
+
+
+async def check_nothing_is_left(trial: Trial, before: Household) -> None:
+    """Notes what is still there although no call is open."""
+    left: dict[str, object] = {}
+    try:
+        async with asyncio.timeout(_SETTLE_S_MAX):
+            while left := _still_there(trial, before):  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        trial.findings.add(f"when all is over there are still {left}")
+    if trial.ledger.waiting:
+        trial.findings.add(f"{trial.ledger.waiting} texts are still waited for")
+
+
+def _still_there(trial: Trial, before: Household) -> dict[str, object]:
+    admission = trial.loaded.admission
+    assert isinstance(admission, CountingAdmission)
+    left = Household.of(trial).more_than(before)
+    met: Counter[WorkClass] = Counter()
+    for (work_class, _), inputs in admission.ledger.fates.items():
+        met[work_class] += inputs
+    for work_class in WorkClass:
+        room = admission.ledger.inputs(work_class), admission.ledger.tokens(work_class)
+        if any(room):
+            left[f"room of {work_class.name}"] = room
+        if met[work_class] != admission.reached[work_class]:
+            reached = admission.reached[work_class]
+            left[f"fates of {work_class.name}"] = f"{met[work_class]} of {reached} inputs"
+    return left
+
+
+def check_fates(trial: Trial) -> Counter[Fate]:
+    """Compares what the server counted with what the clients saw; returns the former."""
+    fates: Counter[Fate] = Counter()
+    for (_, fate), inputs in trial.loaded.admission.ledger.fates.items():
+        fates[fate] += inputs
+    seen = trial.outcomes
+    refused = sum(fates[fate] for fate in _REFUSALS)
+    # Of a call that was not answered, nobody can tell from outside how far it had come.
+    unseen = sum(trial.unary[one] for one in (Outcome.EXPIRED, Outcome.CANCELLED))
+    if fates[Fate.ANSWERED] < seen[Outcome.ANSWERED]:
+        trial.findings.add(f"{seen[Outcome.ANSWERED]} were answered, {fates} were counted")
+    if not seen[Outcome.REFUSED] <= refused <= seen[Outcome.REFUSED] + unseen:
+        trial.findings.add(f"{seen[Outcome.REFUSED]} were refused, {fates} were counted")
+    reached = sum(fates.values())
+    certain = sum(seen[one] for one in (Outcome.ANSWERED, Outcome.FAILED, Outcome.REFUSED))
+    if not certain <= reached:
+        trial.findings.add(f"{certain} must have been counted, {fates} were")
+    return fates
