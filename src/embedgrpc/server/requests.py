@@ -60,8 +60,6 @@ _CLIENT_RESPONSE_BYTES = 4 * 1024 * 1024
 # How a call says how soon its answer is needed.
 _WORK_CLASS_KEY = "embedgrpc-work-class"
 _WORK_CLASSES: dict[str | bytes, WorkClass] = {one.name.lower(): one for one in WorkClass}
-# As gRPC writes the addresses of this machine itself.
-_LOOPBACK = ("ipv4:127.0.0.1", "ipv6:[::1]")
 # How a client that accepts more, or less, says so.
 _CLIENT_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
 
@@ -99,16 +97,15 @@ def begin_call(
 
 
 def _caller(context: Any, key: str) -> str:
-    """Tells who calls: what a trusted proxy says, or else the address.
+    """Tells who calls: what a trusted proxy says, or else the address, without its port.
 
-    Processes on this machine share an address: they are told apart by their connections.
+    Whoever opens more connections gets no more of the machine.
     """
     named = _metadata(context, key) if key else None
     if named:
         return named if isinstance(named, str) else named.hex()
     peer = unquote(context.peer())
-    host = peer.rpartition(":")[0]
-    return peer if host in _LOOPBACK else host or peer
+    return peer.rpartition(":")[0] or peer
 
 
 def _metadata(context: Any, wanted: str) -> str | bytes | None:
