@@ -48,10 +48,15 @@ def health_checks() -> UnaryCalls:
     )
 
 
+# More than there are ever in flight.
+_COPIES = 50
+
+
 def _embed_calls(name: str, workload: Workload) -> UnaryCalls:
-    """Asks for one text a call."""
+    """Asks for one text a call; each is like no other, for equal ones in flight are run once."""
     requests = tuple(
-        embedding_service_pb2.EmbedRequest(texts=[text]).SerializeToString()
+        embedding_service_pb2.EmbedRequest(texts=[f"{copy} {text}"]).SerializeToString()
+        for copy in range(_COPIES)
         for text in workload.texts
     )
     return UnaryCalls(name, f"1 text a call: {workload.what}", _EMBED, requests)

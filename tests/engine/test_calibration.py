@@ -37,11 +37,11 @@ def test_linear_costs_are_found(batch_s: float, token_s: float) -> None:
     assert cost.tokens_within(cost.seconds(4096)) == pytest.approx(4096, abs=1)
 
 
-def test_budget_is_where_being_a_batch_is_a_twentieth() -> None:
-    """A full batch takes about 20 times as long as its overhead."""
+def test_budget_is_where_being_a_batch_is_a_sixteenth() -> None:
+    """A full batch takes about 16 times as long as its overhead."""
     cost = _Machine(lambda tokens: 0.002 + 60e-6 * tokens).calibrate()
     budget = cost.budget(tokens=0, sequences=512, bulk_batch_s=0.02)
-    assert cost.batch_s / cost.seconds(budget.tokens) == pytest.approx(0.05, rel=0.1)
+    assert cost.batch_s / cost.seconds(budget.tokens) == pytest.approx(0.06, rel=0.1)
     assert budget.overhead_tokens == round(0.002 / 60e-6)
     assert budget.sequences == 512
     # In 20 ms, 300 tokens.

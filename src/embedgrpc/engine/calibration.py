@@ -2,7 +2,7 @@
 
 A batch costs something for being one, and something for each of its padded tokens. The larger it
 is, the less the former matters, and the longer everybody waits for it. The budget is where being
-a batch is a twentieth of the cost: beyond that there is next to nothing to gain.
+a batch is a sixteenth of the cost: beyond that there is next to nothing to gain.
 """
 
 import time
@@ -14,7 +14,7 @@ import numpy as np
 from embedgrpc.engine.batching import BatchBudget
 
 # The part of a full batch's time that it takes for being a batch.
-_OVERHEAD_SHARE = 0.05
+_OVERHEAD_SHARE = 0.06
 # The part of a bulk batch's time at most, however short it has to be.
 _SHARED_OVERHEAD_SHARE = 0.2
 _LENGTH = 64

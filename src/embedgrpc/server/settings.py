@@ -116,11 +116,11 @@ class Settings(BaseModel):
         description="The most inputs of one model that wait or run, for each class of work",
     )
     max_queued_batches: int = Field(
-        default=32,
+        default=16,
         ge=1,
         le=65_536,
         description="An interactive call is refused when so many full batches are to be run before"
-        " its own; once that happened, when two are, until none was refused for a second",
+        " its own; once that happened, when four are, until none was refused for a second",
     )
     caller_metadata: str = Field(
         default="",
