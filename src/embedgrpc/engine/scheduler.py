@@ -31,6 +31,8 @@ from embedgrpc.engine.work_class import WorkClass
 
 _logger = logging.getLogger(__name__)
 
+# However small batches are, the queue has room for what thirty callers send at once.
+_QUEUED_BATCH_TOKENS_MIN = 512
 # How long a run that is under way may take when the scheduler closes. Its thread ends with the
 # process at the latest.
 _LANE_END_S_MAX = 10.0
@@ -124,7 +126,7 @@ class Scheduler:
     def _tell_admission(self, budget: BatchBudget) -> None:
         """Tells how much is run at once: lanes that do not compete run a batch each."""
         lanes = 1 if self._backend.lanes_compete else self._backend.lanes
-        self._admission.set_batch_tokens(lanes * budget.tokens)
+        self._admission.set_batch_tokens(lanes * max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN))
 
     def submit(self, job: Job) -> None:
         """Queues the sequences of a job, unless it was cancelled. From any thread.

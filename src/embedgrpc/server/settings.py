@@ -116,7 +116,7 @@ class Settings(BaseModel):
         description="The most inputs of one model that wait or run, for each class of work",
     )
     max_queued_batches: int = Field(
-        default=16,
+        default=32,
         ge=1,
         le=65_536,
         description="An interactive call is refused when so many full batches are to be run before"
