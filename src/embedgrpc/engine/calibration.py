@@ -26,7 +26,7 @@ _REPEATS = 3
 _REPEAT_S = 0.03
 # A machine that is busy with something else may make it look as if there were no cost in being a
 # batch: smaller budgets than this have not been seen to serve anybody.
-_SMALLEST_BUDGET_TOKENS = 256
+_SMALLEST_BUDGET_TOKENS = 512
 # Likewise: without overhead, every length would get batches of its own.
 _SMALLEST_OVERHEAD_TOKENS = 16
 # How much larger than the largest batch that was measured a budget may be.
