@@ -114,3 +114,11 @@ def test_noise_that_makes_larger_batches_free_is_survived() -> None:
         assert budget.tokens == 512
         assert budget.overhead_tokens >= 0
         assert 0 < budget.shared_tokens <= budget.tokens
+
+
+def test_disturbed_start_is_measured_again() -> None:
+    """What kept the machine busy while the small batches ran does not make the budget larger."""
+    machine = _Machine(lambda tokens: 0.002 + 60e-6 * tokens)
+    quiet = machine.calibrate().knee_tokens
+    busy = _Machine(lambda tokens: 0.002 + 60e-6 * tokens + (0.004 if busy.now < 0.2 else 0))
+    assert busy.calibrate().knee_tokens == quiet
