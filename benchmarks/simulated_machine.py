@@ -29,11 +29,6 @@ class Machine:
     budget: BatchBudget
 
     @property
-    def lanes_compete(self) -> bool:
-        """Whether batches that run at once slow each other down."""
-        return self.processors < self.lanes
-
-    @property
     def capacity_tokens_per_s(self) -> float:
         """Tokens that full batches without padding run in a second."""
         tokens = self.budget.tokens

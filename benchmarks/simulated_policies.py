@@ -74,7 +74,8 @@ class Own(Policy):
             machine.budget,
             settings.caller_weights,
             lanes=machine.lanes,
-            lanes_compete=machine.lanes_compete,
+            # As on the CPU, where they share the cores and do not wait for each other.
+            lanes_compete=False,
         )
 
     def push(self, job: Job, now: float) -> None:

@@ -3,11 +3,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from embedgrpc.backends import onnx
 from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch
 from embedgrpc.backends.cuda import find_cuda_obstacle
 from embedgrpc.backends.onnx import Device, OnnxBackend
@@ -81,6 +83,45 @@ def test_lanes_run_at_once(graph_path: Path) -> None:
         together = list(pool.map(lambda b: backend.run(b)["sentence_embedding"], batches * 3))
     for row, wanted in zip(together, alone * 3, strict=True):
         np.testing.assert_array_equal(row, wanted)
+
+
+def test_a_run_that_is_not_alone_leaves_cores_to_the_other(graph_path: Path) -> None:
+    """The first run takes all threads, others their share; the next that is alone takes all."""
+    backend = OnnxBackend(graph_path, device="cpu", lanes=3, intra_op_threads=6)
+
+    def threads(session: Any) -> int:
+        return int(session.get_session_options().intra_op_num_threads)
+
+    with backend._session_for_run() as first:
+        with backend._session_for_run() as second, backend._session_for_run() as third:
+            assert [threads(one) for one in (first, second, third)] == [6, 2, 2]
+        with backend._session_for_run() as fourth:
+            assert threads(fourth) == 2
+    with backend._session_for_run() as alone:
+        assert threads(alone) == 6
+
+
+@pytest.mark.parametrize(("lanes", "size_max"), [(1, 2**40), (2, 0)])
+def test_weights_are_in_memory_once(
+    graph_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, size_max: int
+) -> None:
+    """Runs of a single lane, or of a large model, share one session."""
+    monkeypatch.setattr(onnx, "_SHARED_SESSION_BYTES_MAX", size_max)
+    backend = OnnxBackend(graph_path, device="cpu", lanes=lanes, intra_op_threads=4)
+    with backend._session_for_run() as first, backend._session_for_run() as second:
+        assert first is second
+
+
+@pytest.mark.parametrize(
+    ("lanes", "threads", "compete"), [(1, 2, False), (2, 2, False), (4, 2, True), (2, 1, False)]
+)
+def test_lanes_compete_where_they_have_more_threads_than_there_are_cores(
+    graph_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, threads: int, *, compete: bool
+) -> None:
+    """On two cores, two lanes have one each."""
+    monkeypatch.setattr(onnx, "available_cores", lambda: 2)
+    backend = OnnxBackend(graph_path, device="cpu", lanes=lanes, intra_op_threads=threads)
+    assert backend.lanes_compete is compete
 
 
 def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ class JudgingBackend:
     ) -> None:
         self.lanes = lanes
         self.lanes_compete = lanes_compete
+        self.parallelism = 1 if lanes_compete else lanes
         self._markers = vocabulary.markers
         self._ledger = ledger
         self._findings = findings

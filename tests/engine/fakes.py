@@ -141,6 +141,7 @@ class FakeBackend:
     ) -> None:
         self.lanes = lanes
         self.lanes_compete = False
+        self.parallelism = lanes
         self.device = "cpu"
         self.batches: list[Batch] = []
         self.gate = Gate()

@@ -37,6 +37,7 @@ class FakeBackend:
     def __init__(self) -> None:
         self.lanes = 1
         self.lanes_compete = False
+        self.parallelism = 1
         self.device = "cpu"
         self.answer: Callable[[IntArray], FloatArray] = vector_of
         self.batches: list[PaddedBatch] = []

@@ -54,7 +54,12 @@ class Backend(Protocol):
 
     @property
     def lanes_compete(self) -> bool:
-        """Whether batches that run at once slow each other down."""
+        """Whether batches that run at once take longer than one after the other."""
+        ...
+
+    @property
+    def parallelism(self) -> int:
+        """How many batches it runs in the time that one takes; other lanes share it."""
         ...
 
     @property

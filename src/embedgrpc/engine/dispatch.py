@@ -36,7 +36,7 @@ class Dispatcher:
         budget: What a batch may cost.
         weights: How much more than others some callers get.
         lanes: How many batches may run at once.
-        lanes_compete: Whether they slow each other down then.
+        lanes_compete: Whether batches that run at once take longer than one after the other.
     """
 
     def __init__(
@@ -144,8 +144,7 @@ class Dispatcher:
     def _may_run(self, now: float) -> set[WorkClass]:
         """Names the classes of which another batch may run now.
 
-        Where lanes compete, two batches of a class at once are no faster than one after the
-        other: then each class has one lane. Bulk work begins where no call waits, or where it
+        Where lanes compete each class has one. Bulk work begins where no call waits, or where it
         has waited for its share; and it leaves a lane free while calls are to be expected.
         """
         classes = set()

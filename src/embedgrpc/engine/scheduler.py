@@ -124,9 +124,9 @@ class Scheduler:
         self._tell_admission(budget)
 
     def _tell_admission(self, budget: BatchBudget) -> None:
-        """Tells how much is run at once: lanes that do not compete run a batch each."""
-        lanes = 1 if self._backend.lanes_compete else self._backend.lanes
-        self._admission.set_batch_tokens(lanes * max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN))
+        """Tells how much is run in the time of a batch."""
+        tokens = max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN)
+        self._admission.set_batch_tokens(self._backend.parallelism * tokens)
 
     def submit(self, job: Job) -> None:
         """Queues the sequences of a job, unless it was cancelled. From any thread.

@@ -55,7 +55,8 @@ class Settings(BaseModel):
         ge=0,
         le=64,
         description="Batches of one model that run at the same time; 0 takes 2 on the CPU, so that"
-        " an interactive call need not wait for a bulk batch, and 1 on a GPU",
+        " an interactive call need not wait for a bulk batch, and 1 on a GPU. Several on the CPU"
+        " keep the weights of models of up to 512 MiB in memory twice",
     )
     gpu_memory_bytes: int = Field(
         default=0,
