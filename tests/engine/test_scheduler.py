@@ -611,6 +611,26 @@ async def test_idle_run_ends_with_the_scheduler() -> None:
         closing.join(WAIT_S)
 
 
+async def test_close_waits_for_the_idle_run_that_is_under_way() -> None:
+    """A process that ended while a thread is inside the backend would be aborted."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        backend.gate.close()
+        ids = tokens_of("measured")[np.newaxis]
+        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
+        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
+        await asyncio.to_thread(backend.gate.wait_for, 1)
+        closing = threading.Thread(target=engine.scheduler.close)
+        closing.start()
+        for lane in engine.scheduler._lanes:
+            await asyncio.to_thread(lane.join, WAIT_S)
+        assert closing.is_alive()
+        backend.gate.open()
+        assert await measuring > 0
+        closing.join(WAIT_S)
+        assert not closing.is_alive()
+
+
 async def test_text_that_was_laid_out_joins_its_equal_in_flight() -> None:
     """A text in a batch that was made ready is not run twice when its equal was begun since."""
     backend = FakeBackend(lanes=2)

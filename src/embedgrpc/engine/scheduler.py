@@ -200,7 +200,11 @@ class Scheduler:
         until = time.monotonic() + _LANE_END_S_MAX
         for lane in self._lanes:
             lane.join(max(until - time.monotonic(), 0))
-            if lane.is_alive():
+        with self._changed:
+            # Also a run of nobody's: a thread that is inside of it when the process ends takes
+            # the process down.
+            self._idle.wait_for(lambda: not self._dispatcher.busy, max(until - time.monotonic(), 0))
+            if self._dispatcher.busy:
                 _logger.warning("a run does not end", extra={"model": self._model})
         left = self._dispatcher.drain(time.monotonic())
         stopped = errors.ShuttingDownError("the server stopped before this was run")
@@ -272,8 +276,8 @@ class Scheduler:
         self._dispatcher.finish(work_class)
         now = time.perf_counter()
         elapsed_s, self._busy_since = now - self._busy_since, now
-        if self._dispatcher.is_idle:
-            self._idle.notify()
+        if not self._dispatcher.busy:
+            self._idle.notify_all()
         return elapsed_s
 
     def _lay_out(self, batch: Batch) -> None:
