@@ -29,6 +29,12 @@ def main() -> None:
     parser.add_argument("--weight-type", default="float32", choices=("float32", "int8"))
     parser.add_argument("--seconds", type=float, default=30, help="length of each measurement")
     parser.add_argument(
+        "--settle-s",
+        type=float,
+        default=5,
+        help="what is left out of each at its beginning, in which the queue fills up and empties",
+    )
+    parser.add_argument(
         "--factors",
         type=lambda text: tuple(float(factor) for factor in text.split(",")),
         default=(2.0, 10.0),
@@ -43,7 +49,7 @@ def main() -> None:
 
 
 async def _measure(served: RunningServer, calls: UnaryCalls, arguments: argparse.Namespace) -> None:
-    seconds = arguments.seconds
+    seconds, settle_s = arguments.seconds, arguments.settle_s
     async with (
         Generator(served, calls, deadline_s=arguments.deadline_s) as generator,
         Generator(served, health_checks(), connections=1, deadline_s=_CHECK_DEADLINE_S) as prober,
@@ -58,18 +64,26 @@ async def _measure(served: RunningServer, calls: UnaryCalls, arguments: argparse
         rss_bytes_before = peak_rss_bytes(served.pid)
         points = []
         for load in (*_USUAL_LOADS, *arguments.factors):
+            whole_s = settle_s + seconds
             window, checks = await asyncio.gather(
                 generator.open_loop(
-                    arrivals.poisson(capacity_per_s * load, seconds, _SEED), seconds=seconds
+                    arrivals.poisson(capacity_per_s * load, whole_s, _SEED), seconds=whole_s
                 ),
-                prober.open_loop(arrivals.steady(_CHECK_INTERVAL_S, seconds), seconds=seconds),
+                prober.open_loop(arrivals.steady(_CHECK_INTERVAL_S, whole_s), seconds=whole_s),
             )
             points.append(
-                Point(load, Figures.of(window), Figures.of(checks), peak_rss_bytes(served.pid))
+                Point(
+                    load,
+                    Figures.of(window.after(settle_s)),
+                    Figures.of(window),
+                    Figures.of(checks),
+                    peak_rss_bytes(served.pid),
+                )
             )
     print(f"{calls.name}, {arguments.weight_type}, {arguments.flags or 'defaults'}:")
     print(f"{calls.what}. Capacity: {capacity_per_s:,.1f} calls/s. Latency counts from the planned")
-    print(f"time. At most {IN_FLIGHT_MAX:,} calls are in flight; more are not sent.\n")
+    print(f"time. At most {IN_FLIGHT_MAX:,} calls are in flight; more are not sent. The first")
+    print(f"{settle_s:g} s of each load count where it says so, and for memory and health.\n")
     usual = points[: len(_USUAL_LOADS)]
     best_per_s = max(capacity_per_s, *(point.figures.goodput_per_s for point in usual))
     print_points(points, best_per_s=best_per_s, rss_bytes_before=rss_bytes_before)

@@ -12,13 +12,15 @@ class Point:
 
     Attributes:
         load: Offered calls over the capacity.
-        figures: Of the calls.
+        figures: Of the calls, once the load has lasted a while.
+        whole: Of all calls.
         checks: Of the health checks beside them.
         rss_bytes_max: The most memory that the server has had until then.
     """
 
     load: float
     figures: Figures
+    whole: Figures
     checks: Figures
     rss_bytes_max: int
 
@@ -47,6 +49,7 @@ def _column(point: Point, first: Point, best_per_s: float, rss_bytes_before: int
         "p50 of accepted": milliseconds(figures.p50_s),
         "p99 of accepted": milliseconds(figures.p99_s),
         "p99 / p99 at the least load": number(figures.p99_s / first.figures.p99_s),
+        "p99 of accepted, from the beginning": milliseconds(point.whole.p99_s),
         "refused/s": f"{figures.refused_per_s:,.1f}",
         "p99 of refusals": milliseconds(figures.refused_p99_s),
         "p99 of refusals, from when they were sent": milliseconds(figures.refused_sent_p99_s),

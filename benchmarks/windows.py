@@ -45,6 +45,28 @@ class Window:
     others_cpu_s: float = 0.0
     server_cpu_s: float = 0.0
 
+    def after(self, settled_s: float) -> "Window":
+        """Returns what was planned later than so many seconds; of the CPU seconds, their share."""
+        seconds = self.seconds - settled_s
+        share = seconds / self.seconds
+        return Window(
+            seconds,
+            outcomes=[
+                Outcome(
+                    one.planned_s - settled_s,
+                    one.sent_s - settled_s,
+                    one.done_s - settled_s,
+                    one.code,
+                )
+                for one in self.outcomes
+                if one.planned_s >= settled_s
+            ],
+            unsent=self.unsent,
+            generator_cpu_s=self.generator_cpu_s * share,
+            others_cpu_s=self.others_cpu_s * share,
+            server_cpu_s=self.server_cpu_s * share,
+        )
+
     def now_s(self) -> float:
         """Returns the time since the window began."""
         return time.perf_counter() - self.began

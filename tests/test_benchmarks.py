@@ -27,7 +27,14 @@ import pytest
             ["| 64 | --lanes 2 |", "| 200 % | defaults |", "({folder}/queries-float32.svg)"],
         ),
         (
-            ["overload", "--workload", "queries", "--seconds", "0.2", "--factors", "2"],
+            [
+                "overload",
+                "--workload",
+                "queries",
+                "--seconds",
+                "0.2",
+                *("--settle-s", "0.1", "--factors", "2"),
+            ],
             ["| offered / capacity | 0.8 | 1 | 2 |", "| goodput / best |", "| failed health"],
         ),
     ],

@@ -122,3 +122,12 @@ def test_disturbed_start_is_measured_again() -> None:
     quiet = machine.calibrate().knee_tokens
     busy = _Machine(lambda tokens: 0.002 + 60e-6 * tokens + (0.004 if busy.now < 0.2 else 0))
     assert busy.calibrate().knee_tokens == quiet
+
+
+@pytest.mark.parametrize(
+    ("batch_s", "token_s", "tokens"),
+    [(0.002, 60e-6, 576), (0.006, 60e-6, 704), (0.006, 6e-6, 7360), (0.06, 60e-6, 512)],
+)
+def test_no_batch_takes_long_where_it_need_not(batch_s: float, token_s: float, tokens: int) -> None:
+    """A batch takes 50 ms at most, unless it would have to be very small for that."""
+    assert CostModel(batch_s, token_s, 8192).knee_tokens == tokens

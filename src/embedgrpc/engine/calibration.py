@@ -2,7 +2,8 @@
 
 A batch costs something for being one, and something for each of its padded tokens. The larger it
 is, the less the former matters, and the longer everybody waits for it. The budget is where being
-a batch is a sixteenth of the cost: beyond that there is next to nothing to gain.
+a batch is a sixteenth of the cost: beyond that there is next to nothing to gain. Nor does a batch
+take longer than everybody is to wait, where that does not make it very small.
 """
 
 import time
@@ -15,6 +16,9 @@ from embedgrpc.engine.batching import BatchBudget
 
 # The part of a full batch's time that it takes for being a batch.
 _OVERHEAD_SHARE = 0.06
+# The longest that a batch is to take: what is measured while the machine is busy with something
+# else may ask for batches of a multiple.
+_BATCH_S_MAX = 0.05
 # The part of a bulk batch's time at most, however short it has to be.
 _SHARED_OVERHEAD_SHARE = 0.2
 _LENGTH = 64
@@ -59,9 +63,9 @@ class CostModel:
 
     @property
     def knee_tokens(self) -> int:
-        """The padded tokens of a batch beyond which larger ones hardly run faster."""
+        """The padded tokens of a batch beyond which larger ones hardly run faster, or too long."""
         knee = _rounded(self.batch_s / self.token_s / _OVERHEAD_SHARE)
-        return max(knee, _SMALLEST_BUDGET_TOKENS)
+        return max(min(knee, _rounded(self.tokens_within(_BATCH_S_MAX))), _SMALLEST_BUDGET_TOKENS)
 
     def budget(self, *, tokens: int, sequences: int, bulk_batch_s: float) -> BatchBudget:
         """Chooses what a batch may cost.
