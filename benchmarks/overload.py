@@ -84,9 +84,7 @@ async def _measure(served: RunningServer, calls: UnaryCalls, arguments: argparse
     print(f"{calls.what}. Capacity: {capacity_per_s:,.1f} calls/s. Latency counts from the planned")
     print(f"time. At most {IN_FLIGHT_MAX:,} calls are in flight; more are not sent. The first")
     print(f"{settle_s:g} s of each load count where it says so, and for memory and health.\n")
-    usual = points[: len(_USUAL_LOADS)]
-    best_per_s = max(capacity_per_s, *(point.figures.goodput_per_s for point in usual))
-    print_points(points, best_per_s=best_per_s, rss_bytes_before=rss_bytes_before)
+    print_points(points, capacity_per_s=capacity_per_s, rss_bytes_before=rss_bytes_before)
 
 
 if __name__ == "__main__":

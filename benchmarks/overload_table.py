@@ -25,27 +25,34 @@ class Point:
     rss_bytes_max: int
 
 
-def print_points(points: Sequence[Point], *, best_per_s: float, rss_bytes_before: int) -> None:
+def print_points(points: Sequence[Point], *, capacity_per_s: float, rss_bytes_before: int) -> None:
     """Prints a row for each figure and a column for each load.
 
     Args:
         points: The first is what latencies are compared with.
-        best_per_s: What goodputs are compared with.
+        capacity_per_s: Calls that were answered in the closed loop.
         rss_bytes_before: What the memory is compared with.
     """
-    columns = [_column(point, points[0], best_per_s, rss_bytes_before) for point in points]
+    best_per_s = max(point.figures.goodput_per_s for point in points)
+    columns = [
+        {
+            "goodput / best": number(point.figures.goodput_per_s / best_per_s),
+            "goodput / capacity": number(point.figures.goodput_per_s / capacity_per_s),
+            **_column(point, points[0], rss_bytes_before),
+        }
+        for point in points
+    ]
     print(f"| offered / capacity | {' | '.join(f'{point.load:g}' for point in points)} |")
     print(f"|---|{'---|' * len(points)}")
     for name in columns[0]:
         print(f"| {name} | {' | '.join(column[name] for column in columns)} |", flush=True)
 
 
-def _column(point: Point, first: Point, best_per_s: float, rss_bytes_before: int) -> dict[str, str]:
+def _column(point: Point, first: Point, rss_bytes_before: int) -> dict[str, str]:
     figures, checks = point.figures, point.checks
     return {
         "offered/s": f"{figures.offered_per_s:,.1f}",
         "goodput/s": f"{figures.goodput_per_s:,.1f}",
-        "goodput / best": number(figures.goodput_per_s / best_per_s),
         "p50 of accepted": milliseconds(figures.p50_s),
         "p99 of accepted": milliseconds(figures.p99_s),
         "p99 / p99 at the least load": number(figures.p99_s / first.figures.p99_s),

@@ -30,7 +30,11 @@ MAY_IMPORT = {
         "embedgrpc.backends.base",
         "embedgrpc.v1",
     ),
-    "embedgrpc.engine": ("embedgrpc.models", "embedgrpc.backends.base"),
+    "embedgrpc.engine": (
+        "embedgrpc.models",
+        "embedgrpc.backends.base",
+        "embedgrpc.backends.priority",
+    ),
     "embedgrpc.models": (),
     "embedgrpc.backends": (),
     "embedgrpc.client": ("embedgrpc.v1",),

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import onnxruntime
 from embedgrpc.backends.base import BackendError, DeviceError, FloatArray, IntArray, PaddedBatch
 from embedgrpc.backends.cores import available_cores
 from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
+from embedgrpc.backends.priority import give_way
 
 Device = Literal["cpu", "cuda", "auto"]
 
@@ -239,7 +241,11 @@ def _load(graph_path: Path, options: Any, providers: Sequence[Any]) -> Any:
     # seen from the session, and told by our own error.
     onnxruntime.set_default_logger_severity(_LOG_FATAL)
     try:
-        return onnxruntime.InferenceSession(str(graph_path), options, providers=list(providers))
+        # The session's threads inherit what its maker's priority is.
+        with ThreadPoolExecutor(1, initializer=give_way) as maker:
+            return maker.submit(
+                onnxruntime.InferenceSession, str(graph_path), options, providers=list(providers)
+            ).result()
     except Exception as error:  # ONNX Runtime has a dozen unrelated classes
         raise BackendError(f"{graph_path} cannot be loaded: {error}") from error
     finally:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from embedgrpc.backends.base import Backend, PaddedBatch
+from embedgrpc.backends.priority import give_way
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
@@ -217,6 +218,7 @@ class Scheduler:
         self._deliver_soon([Delivery(job, indices, 0, error) for indices, error in failures])
 
     def _run_thread(self) -> None:
+        give_way()
         while (task := self._next_task()) is not None:
             try:
                 task()

@@ -1,0 +1,54 @@
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.backends.priority import give_way
+from embedgrpc.models.graph import prepare
+from embedgrpc.models.metadata import read
+from embedgrpc.models.source import resolve
+from tests.models.runner import FIXTURES
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="priorities are of processes here")
+_TASKS = Path("/proc/self/task")
+
+
+def _niceness(thread: int) -> int:
+    return os.getpriority(os.PRIO_PROCESS, thread)
+
+
+def _thread_ids() -> set[int]:
+    return {int(task.name) for task in _TASKS.iterdir()}
+
+
+def test_a_thread_gives_way_alone() -> None:
+    """Neither does the one that started it, nor does a second time count."""
+    before = _niceness(threading.get_native_id())
+
+    def work() -> tuple[int, int]:
+        give_way()
+        once = _niceness(threading.get_native_id())
+        give_way()
+        return once, _niceness(threading.get_native_id())
+
+    with ThreadPoolExecutor(1) as pool:
+        once, twice = pool.submit(work).result()
+    assert once == twice == max(before, 5)
+    assert _niceness(threading.get_native_id()) == before
+
+
+def test_threads_of_a_session_give_way(tmp_path: Path) -> None:
+    """Whoever opens the session keeps its own priority."""
+    files = resolve(str(FIXTURES / "bert-mean"))
+    graph = prepare(files, read(files), cache_dir=tmp_path)
+    before = _thread_ids()
+    backend = OnnxBackend(graph.path, device="cpu", lanes=1, intra_op_threads=3)
+    started = _thread_ids() - before
+    assert len(started) == 2  # the third is the caller's
+    assert {_niceness(thread) for thread in started} == {5}
+    assert _niceness(threading.get_native_id()) < 5
+    backend.close()
