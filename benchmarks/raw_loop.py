@@ -36,7 +36,7 @@ class _Loop:
         self._metadata = metadata.read(files, overrides)
         self._tokenizer = Tokenizer.load(files, self._metadata)
         prepared = graph.prepare(files, self._metadata, cache_dir=_CACHE)
-        self._backend = OnnxBackend(prepared.path, device="cpu")
+        self._backend = OnnxBackend(prepared.path, device="cpu", lanes=1)
         self._sequences: dict[str, list[TokenSequence]] = {}
         self._batches: dict[tuple[str, str, int, int], list[PaddedBatch]] = {}
 

@@ -9,6 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from embedgrpc.backends.base import BackendError, FloatArray, IntArray
+from embedgrpc.models.kinds import WeightType
 from embedgrpc.server.serving import Server
 from embedgrpc.v1 import model_service_pb2 as models
 from tests.server.failures import failure_of
@@ -146,6 +147,29 @@ async def test_a_model_that_answers_garbage_stops_serving(
     backend.answer = vector_of
     assert [await watcher.next() for watcher in watchers] == [SERVING] * 3
     await service.check_alive()
+
+
+def _tilted(ids: IntArray) -> FloatArray:
+    """Makes a vector at a cosine of 0.92 from the right one, and as long."""
+    vector = vector_of(ids)
+    aside = np.roll(vector, 1) * np.resize([1, -1], WIDTH)
+    aside -= vector * (aside @ vector) / (vector @ vector)
+    aside *= np.linalg.norm(vector) / np.linalg.norm(aside)
+    return np.asarray(0.92 * vector + (1 - 0.92**2) ** 0.5 * aside, np.float32)
+
+
+async def test_a_quantised_model_may_deviate(serve: Serve, backend: FakeBackend) -> None:
+    """What a text gets depends on its neighbours there; another text's vector is noticed still."""
+    model = EMBED.model_copy(update={"weight_type": WeightType.INT8})
+    service = await serve(model, backend=backend, **QUICK)
+    watcher = Watcher(service.client, f"{EMBEDDING}/embed")
+    assert await watcher.next() == SERVING
+    backend.answer = _tilted
+    seen = len(backend.batches)
+    await until(lambda: len(backend.batches) > seen + 3)
+    assert await service.client.status(f"{EMBEDDING}/embed") == SERVING
+    backend.answer = _other
+    assert await watcher.next() == NOT_SERVING
 
 
 async def test_a_model_that_hangs_stops_serving(serve: Serve, backend: FakeBackend) -> None:
