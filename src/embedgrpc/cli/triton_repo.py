@@ -107,7 +107,7 @@ def run(parsed: argparse.Namespace) -> int:
                 print(_write(model, parsed.folder, execution, settings.cache_dir), flush=True)
             except ModelError as error:
                 code = refuse(error, code=1)
-    except (SettingsError, RepositoryError) as error:
+    except (SettingsError, RepositoryError, ModelError) as error:
         return refuse(error, code=2)
     return code
 
