@@ -39,7 +39,12 @@ class TritonServer:
     """
 
     def __init__(
-        self, environment: Environment, repository: Path, *, models: Sequence[str] = ("*",)
+        self,
+        environment: Environment,
+        repository: Path,
+        *,
+        models: Sequence[str] = ("*",),
+        flags: Sequence[str] = (),
     ) -> None:
         """Starts nothing yet.
 
@@ -47,10 +52,12 @@ class TritonServer:
             environment: What to run.
             repository: The folder of models.
             models: Those to load at each start; "*" for all that are there.
+            flags: Further ones of its command line.
         """
         self._environment = environment
         self._repository = repository.resolve()
         self._models = tuple(models)
+        self._flags = tuple(flags)
         self._folder = Path(tempfile.mkdtemp(prefix="triton-"))
         self._memory_prefix = f"{self._folder.name}_"
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,6 +84,11 @@ class TritonServer:
     def metrics_url(self) -> str:
         """Where Prometheus would read its metrics."""
         return f"http://127.0.0.1:{self._ports[1]}/metrics"
+
+    @property
+    def folder(self) -> Path:
+        """What is temporary of it."""
+        return self._folder
 
     @property
     def log(self) -> str:
@@ -214,6 +226,7 @@ class TritonServer:
                 f"--backend-config={backend},shm-region-prefix-name={self._memory_prefix}"
                 for backend in ("python", "onnxruntime")
             ),
+            *self._flags,
         ]
 
     def _start_on_free_ports(self) -> None:

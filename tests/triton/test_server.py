@@ -100,7 +100,7 @@ def test_a_server_leaves_nothing_behind(triton_environment: Environment, tmp_pat
     assert not _listening(server.address)
     assert server.memory_regions == []
     assert server.log == ""
-    assert not server._folder.exists()
+    assert not server.folder.exists()
 
 
 def test_a_server_that_cannot_start_tells_its_log(
