@@ -23,7 +23,14 @@ PROTOS = sorted(path.relative_to(ROOT / "protos") for path in (ROOT / "protos").
 
 # What a part may import of the others: always what lies further down.
 MAY_IMPORT = {
-    "embedgrpc.cli": ("embedgrpc.server", "embedgrpc.engine", "embedgrpc.models"),
+    "embedgrpc.cli": (
+        "embedgrpc.server",
+        "embedgrpc.engine",
+        "embedgrpc.models",
+        "embedgrpc.triton",
+        # How many cores there are is asked of the machine, not of what runs on it.
+        "embedgrpc.backends.cores",
+    ),
     "embedgrpc.server": (
         "embedgrpc.engine",
         "embedgrpc.models",
@@ -35,6 +42,8 @@ MAY_IMPORT = {
         "embedgrpc.backends.base",
         "embedgrpc.backends.priority",
     ),
+    # Writes what a Triton server loads.
+    "embedgrpc.triton": ("embedgrpc.models",),
     "embedgrpc.models": (),
     "embedgrpc.backends": (),
     "embedgrpc.client": ("embedgrpc.v1",),
@@ -42,8 +51,20 @@ MAY_IMPORT = {
 # Here alone the server names what it is made of.
 COMPOSITION = ("embedgrpc.server.loading",)
 # What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
-TRANSPORT = ("embedgrpc.v1", "grpc", "google.protobuf", "google.rpc", "grpc_health")
+TRANSPORT = (
+    "embedgrpc.v1",
+    "grpc",
+    "google.protobuf",
+    "google.rpc",
+    "grpc_health",
+    "tritonclient",
+)
 SPEAK_TRANSPORT = ("embedgrpc.server", "embedgrpc.client")
+# A model's configuration is a message that is written as text.
+SPEAK_TRITON = {
+    "embedgrpc.triton.config": ("google.protobuf", "tritonclient.grpc"),
+    "embedgrpc.triton.execution": ("tritonclient.grpc",),
+}
 READS_ONNX = ("embedgrpc.models.imported", "google.protobuf.message")
 READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
@@ -110,6 +131,7 @@ def test_transport_stays_at_the_edge(module: tuple[str, ast.AST]) -> None:
     known = {one for one in imports_of(tree) if within(one, TRANSPORT)}
     if name == READS_ONNX[0]:
         known.discard(READS_ONNX[1])
+    known = {one for one in known if not within(one, SPEAK_TRITON.get(name, ()))}
     assert not known or within(name, SPEAK_TRANSPORT)
 
 
@@ -123,8 +145,8 @@ def test_environment_is_read_in_few_places(module: tuple[str, ast.AST]) -> None:
 def test_every_module_was_found() -> None:
     """The rules above look at every part of both distributions."""
     parts = {name.split(".")[1] for name in SOURCES}
-    assert parts == {"cli", "server", "engine", "models", "backends", "client"}
-    assert set(COMPOSITION) | READ_ENVIRONMENT <= set(SOURCES)
+    assert parts == {"cli", "server", "engine", "models", "backends", "client", "triton"}
+    assert set(COMPOSITION) | READ_ENVIRONMENT | set(SPEAK_TRITON) <= set(SOURCES)
 
 
 def test_namespace_has_no_init() -> None:

@@ -49,8 +49,8 @@ def _project() -> dict[str, Any]:
     return loaded
 
 
-def _services() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+def _services(file: str = "compose.yaml") -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DOCKER / file).read_text())["services"]
     return loaded
 
 
@@ -218,3 +218,52 @@ def test_no_image_of_the_compose_file_is_latest() -> None:
     """Every image has a tag that starts with a version."""
     for service in _services().values():
         assert re.search(r":\d+\.\d+\.\d+[-\w]*$", service["image"])
+
+
+def _with_triton() -> dict[str, Any]:
+    return _services("compose.triton.yaml")
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_triton_serves_what_is_written_for_it(profile: str) -> None:
+    """The repository is written first, for that processor, where Triton then reads it."""
+    services = _with_triton()
+    writer, triton = services[f"repository-{profile}"], services[f"triton-{profile}"]
+    assert writer["profiles"] == triton["profiles"] == [profile]
+    waits = triton["depends_on"][f"repository-{profile}"]
+    assert waits == {"condition": "service_completed_successfully"}
+    command, *flags, model, folder = writer["command"]
+    assert command == "triton-repo"
+    assert flags == (["--kind=gpu"] if profile == "gpu" else [])
+    assert f"--model-repository={folder}" in triton["command"]
+    assert (writer["volumes"], triton["volumes"]) == (["cache:/data"], ["cache:/data:ro"])
+    assert writer["user"] == triton["user"] == "1000:1000"
+    assert ("deploy" in triton) == (profile == "gpu")
+    name = model.partition("=")[0]
+    host, _, port = "triton:8001".partition(":")
+    assert triton["networks"]["default"]["aliases"] == [host]
+    assert f"--grpc-port={port}" in triton["command"]
+    server = services["server"]
+    assert server["command"] == ["serve", "--model", f"{name}=triton:{host}:{port}/{name}"]
+    healthy = {"condition": "service_healthy", "required": False}
+    assert server["depends_on"][f"triton-{profile}"] == healthy
+
+
+def test_what_is_laid_over_fits_what_lies_below() -> None:
+    """The writer is the server's image, and every other service is one of either file."""
+    below, above = _services(), _with_triton()
+    for profile in ("cpu", "gpu"):
+        writer = above[f"repository-{profile}"]
+        for key in ("build", "image", "user", "cap_drop", "security_opt", "read_only", "volumes"):
+            assert writer[key] == below["server"][key]
+    known = below.keys() | above.keys()
+    assert {one for service in above.values() for one in service.get("depends_on", {})} <= known
+
+
+def test_the_image_of_triton_is_pinned_and_its_registry_is_not() -> None:
+    """The tag is a release; whoever runs it says from where, and is told to where it is missing."""
+    for profile in ("cpu", "gpu"):
+        image = _with_triton()[f"triton-{profile}"]["image"]
+        assert re.fullmatch(
+            r"\$\{TRITON_REGISTRY:\?[^}]+\}/nvidia/tritonserver:\d\d\.\d\d-py3", image
+        )
