@@ -38,8 +38,10 @@ MAY_IMPORT = {
 # Here alone the server names what it is made of.
 COMPOSITION = ("embedgrpc.server.loading",)
 # What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
-TRANSPORT = ("embedgrpc.v1", "grpc", "google.protobuf", "google.rpc", "grpc_health")
-SPEAK_TRANSPORT = ("embedgrpc.server", "embedgrpc.client")
+TRANSPORT = ("embedgrpc.v1", "grpc", "google.protobuf", "google.rpc", "grpc_health", "tritonclient")
+# One backend is a client of another protocol, whose messages nobody else sees.
+KSERVE = "embedgrpc.backends.triton"
+SPEAK_TRANSPORT = ("embedgrpc.server", "embedgrpc.client", KSERVE)
 READS_ONNX = ("embedgrpc.models.imported", "google.protobuf.message")
 READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
@@ -107,6 +109,16 @@ def test_transport_stays_at_the_edge(module: tuple[str, ast.AST]) -> None:
     if name == READS_ONNX[0]:
         known.discard(READS_ONNX[1])
     assert not known or within(name, SPEAK_TRANSPORT)
+
+
+def test_one_place_speaks_kserve(module: tuple[str, ast.AST]) -> None:
+    """Triton's messages are known to its backend alone, which knows none of ours."""
+    name, tree = module
+    imports = set(imports_of(tree))
+    assert within(name, (KSERVE,)) or not {one for one in imports if within(one, ("tritonclient",))}
+    assert not within(name, (KSERVE,)) or not {
+        one for one in imports if within(one, ("embedgrpc.v1",))
+    }
 
 
 def test_environment_is_read_in_few_places(module: tuple[str, ast.AST]) -> None:

@@ -75,7 +75,7 @@ def other_value(setting: str) -> Any:
         return "unix:/run/embedgrpc.sock"
     if setting == "caller_metadata":
         return "x-forwarded-client-cert"
-    if info.annotation is Path:
+    if info.annotation is Path or (setting.startswith("triton_") and setting.endswith("_file")):
         return "/var/cache/embedgrpc"
     if get_origin(info.annotation) is Literal:
         return next(one for one in get_args(info.annotation) if one != info.default)
