@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from embedgrpc.cli import check, inspect, pull, serve, verify
+from embedgrpc.cli import check, inspect, pull, serve, triton_repo, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"embedgrpc {version('embedgrpc')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, check, pull, inspect, verify):
+    for command in (serve, check, pull, inspect, verify, triton_repo):
         command.add_parser(commands)
     parsed = parser.parse_args(arguments)
     code: int = parsed.run(parsed)

@@ -37,14 +37,8 @@ from embedgrpc.models.m3_export import (
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.mlm_head import build_mlm_head
 from embedgrpc.models.origin import Format, Origin, open_tensors
-from embedgrpc.models.outputs import (
-    LOGITS,
-    POOLED_EMBEDDING,
-    SENTENCE_EMBEDDING,
-    TOKEN_EMBEDDINGS,
-    TOKEN_WEIGHTS,
-    VOCABULARY_WEIGHTS,
-)
+from embedgrpc.models.output_sizes import output_sizes
+from embedgrpc.models.outputs import LOGITS
 from embedgrpc.models.quantized import quantize
 from embedgrpc.models.token_outputs import (
     append_token_embeddings,
@@ -211,14 +205,8 @@ def _save(
     *,
     exported: Sequence[onnx.ValueInfoProto] = (),
 ) -> None:
-    axes: dict[str, list[str | int]] = {
-        SENTENCE_EMBEDDING: ["batch", metadata.dimensions],
-        POOLED_EMBEDDING: ["batch", metadata.dimensions],
-        LOGITS: ["batch", 1],
-        TOKEN_WEIGHTS: ["batch", "tokens"],
-        VOCABULARY_WEIGHTS: ["batch", metadata.sparse_dimensions],
-        TOKEN_EMBEDDINGS: ["batch", "tokens", metadata.multi_vector_dimensions],
-    }
+    sizes = output_sizes(metadata)
+    axes = {name: ["batch", *(size or "tokens" for size in of)] for name, of in sizes.items()}
     del model.graph.output[:]
     model.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, axes.get(name)) for name in outputs

@@ -16,7 +16,8 @@ from typing import Any
 
 from embedgrpc.models.errors import ModelError
 
-_MANIFEST = "manifest.json"
+# Beside what was built in the folder of an entry.
+MANIFEST_NAME = "manifest.json"
 _UNFINISHED = ".unfinished-"
 # A build takes seconds; what is older was left behind by a process that died.
 _LEFTOVER_AGE_S = 24 * 3600.0
@@ -52,13 +53,13 @@ def load_or_build(
 
 def _read_entry(place: Path) -> Mapping[str, Any] | None:
     try:
-        manifest = json.loads((place / _MANIFEST).read_bytes())
+        manifest = json.loads((place / MANIFEST_NAME).read_bytes())
         digests, remembered = manifest["digests"], manifest["remembered"]
         damaged = [name for name, digest in digests.items() if _digest(place / name) != digest]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        damaged, remembered = [_MANIFEST], None
+        damaged, remembered = [MANIFEST_NAME], None
     if damaged or not isinstance(remembered, dict):
         _logger.warning("damaged cache entry is built anew", extra={"entry": str(place)})
         return None
@@ -83,7 +84,7 @@ def _build_entry(
         remembered = dict(build(folder))
         digests = {path.name: _digest(path) for path in folder.iterdir()}
         manifest = json.dumps({"digests": digests, "remembered": remembered}, indent=1)
-        (folder / _MANIFEST).write_text(manifest)
+        (folder / MANIFEST_NAME).write_text(manifest)
         for path in folder.iterdir():
             _flush(path)
         return _move_into_place(folder, place, remembered)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embedgrpc.models.cache import load_or_build
+from embedgrpc.models.cache import MANIFEST_NAME, load_or_build
 from embedgrpc.models.fetching import fetch_external, fetch_weights
 from embedgrpc.models.layer_weights import find_layer_weights
 from embedgrpc.models.metadata import ModelMetadata
@@ -46,6 +46,12 @@ class Graph:
     weight_type: str
     weight_bytes: int
     content_hash: str
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The ONNX file and those beside it that it keeps its weights in."""
+        beside = self.path.parent.iterdir()
+        return tuple(sorted(path for path in beside if path.name != MANIFEST_NAME))
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,15 @@ class ModelFiles:
     revision: str
     repository: HubRepository | None = None
 
+    @property
+    def pinned_source(self) -> str:
+        """A source that leads to these files from any folder, and to no later state of them."""
+        if self.repository is not None:
+            return f"{_HUB_SCHEME}{self.repository.name}@{self.repository.commit}"
+        if Path(self.source).expanduser().resolve() == self.folder:
+            return str(self.folder)
+        return self.source
+
     def has(self, name: str) -> bool:
         """Tells whether the model has a file, in the folder or in its repository."""
         if self.repository is not None and self.repository.has(name):

@@ -1,0 +1,42 @@
+"""What tests of several folders start."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.triton.environment import Environment, EnvironmentMissingError, find
+from tests.triton.models import write_repository
+from tests.triton.server import TritonServer
+
+
+@pytest.fixture(scope="session")
+def triton_environment() -> Environment:
+    """An installed tritonserver; the checks install it, elsewhere tests do without."""
+    try:
+        return find()
+    except EnvironmentMissingError as obstacle:
+        if os.environ.get("CI"):
+            pytest.fail(str(obstacle))
+        pytest.skip(str(obstacle))
+
+
+@pytest.fixture(scope="session")
+def triton_repository(
+    triton_environment: Environment, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A repository with the models of `tests.triton.models`, not to be changed."""
+    del triton_environment  # without it nothing would read what is written
+    folder = tmp_path_factory.mktemp("triton")
+    write_repository(folder / "repository", folder / "graphs")
+    return folder / "repository"
+
+
+@pytest.fixture(scope="session")
+def triton_server(
+    triton_environment: Environment, triton_repository: Path
+) -> Iterator[TritonServer]:
+    """A server with all those models, which every test leaves as it found it."""
+    with TritonServer(triton_environment, triton_repository) as server:
+        yield server

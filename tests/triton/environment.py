@@ -1,0 +1,164 @@
+"""The environment of a tritonserver for tests: `python -m tests.triton.environment` installs it.
+
+NVIDIA publishes the server inside a wheel, so that no container is needed. It is kept apart from
+the project's own environment: its Python backend reads arrays wrongly with NumPy 2.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PLACE = Path(__file__).parent.parent.parent / ".cache" / "triton"
+
+_PINS = (
+    "nvidia-pytriton==0.7.0",
+    "numpy==1.26.4",
+    "onnxruntime==1.31.1",
+    "flatbuffers==25.12.19",
+    "packaging==25.0",
+    "protobuf==6.33.6",
+)
+# Those for which the wheel has a stub process and NumPy 1 has wheels.
+_PYTHONS = ("3.11", "3.12")
+# Raised when what is installed is the same, but laid out in another way.
+_LAYOUT = 1
+_DESCRIBE = """
+import json, pathlib, sysconfig
+name = sysconfig.get_config_var("INSTSONAME")
+root = pathlib.Path(sysconfig.get_config_var("LIBDIR"))
+places = (root, root / (sysconfig.get_config_var("MULTIARCH") or "."))
+found = [str(one) for one in places if ".so" in name and (one / name).is_file()]
+print(json.dumps({
+    "library": f"libpython{sysconfig.get_python_version()}.so",
+    "library_folder": found[0] if found else "",
+    "version": sysconfig.get_python_version(),
+}))
+"""
+
+
+class EnvironmentMissingError(Exception):
+    """There is no such environment here, or none can be made; one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A tritonserver that is installed.
+
+    Attributes:
+        program: The server.
+        programs: Where the environment's own `python3` is.
+        python_backend: The folder of the Python backend, with its stub process.
+        libraries: Folders in which the loader finds what the server and the stub link to.
+    """
+
+    program: Path
+    programs: Path
+    python_backend: Path
+    libraries: tuple[Path, ...]
+
+    def variables(self) -> Mapping[str, str]:
+        """What the server is to find in its environment, and nothing else."""
+        return {
+            "HOME": str(Path.home()),
+            # The stub takes its packages from where the first python3 has them.
+            "PATH": os.pathsep.join((str(self.programs), "/usr/bin", "/bin")),
+            "LD_LIBRARY_PATH": os.pathsep.join(map(str, self.libraries)),
+            "OMP_NUM_THREADS": "1",
+        }
+
+
+def find(place: Path = PLACE) -> Environment:
+    """Finds the environment that was installed.
+
+    Raises:
+        EnvironmentMissingError: There is none, or it is not of today's pins.
+    """
+    stamp = place / "installed.json"
+    try:
+        installed = json.loads(stamp.read_bytes())
+    except (FileNotFoundError, ValueError):
+        installed = {}
+    library_folder = Path(installed.get("library_folder", place / "none"))
+    if installed.get("pins") != _stamped() or not library_folder.is_dir():
+        raise EnvironmentMissingError("no tritonserver of today's pins: run `uv run poe triton`")
+    packages = _packages(place, installed["version"])
+    return Environment(
+        program=packages / "pytriton/tritonserver/bin/tritonserver",
+        programs=place / "environment/bin",
+        python_backend=place / "python",
+        libraries=(library_folder, packages / "nvidia_pytriton.libs"),
+    )
+
+
+def install(place: Path = PLACE) -> None:
+    """Installs the environment, unless it is there already.
+
+    Raises:
+        EnvironmentMissingError: The interpreter cannot host it.
+        subprocess.CalledProcessError: A package cannot be had; uv has said why.
+    """
+    try:
+        find(place)
+    except EnvironmentMissingError:
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        return
+    place.mkdir(parents=True)
+    uv = os.environ.get("UV", "uv")
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    wanted = sys.executable if running in _PYTHONS else _PYTHONS[-1]
+    environment = place / "environment"
+    subprocess.run([uv, "venv", "--quiet", "--python", wanted, environment], check=True)
+    python = environment / "bin/python"
+    described = _describe(python)
+    # Its dependencies are those of an API that is not used here.
+    install_into = (uv, "pip", "install", "--quiet", "--no-deps", "--python")
+    subprocess.run([*install_into, python, *_PINS], check=True)
+    version = described["version"]
+    _place_backend(_packages(place, version), place / "python", version)
+    # Last, so that what was interrupted counts for nothing.
+    (place / "installed.json").write_text(json.dumps({"pins": _stamped(), **described}))
+
+
+def _stamped() -> list[str | int]:
+    return [_LAYOUT, *_PINS]
+
+
+def _packages(place: Path, version: str) -> Path:
+    return place / f"environment/lib/python{version}/site-packages"
+
+
+def _describe(python: Path) -> dict[str, str]:
+    """Asks an interpreter where its packages and its shared library are."""
+    done = subprocess.run([python, "-c", _DESCRIBE], check=True, capture_output=True, text=True)
+    described: dict[str, str] = json.loads(done.stdout)
+    if not described["library_folder"]:
+        raise EnvironmentMissingError(
+            f"the interpreter has no shared {described['library']}, which Triton's Python backend"
+            f" links to: take one that has it, such as that of `uv python install"
+            f" {described['version']}`, or install the system's package libpython"
+            f"{described['version']}"
+        )
+    return described
+
+
+def _place_backend(packages: Path, folder: Path, version: str) -> None:
+    """Puts the stub of one Python beside the backend, where the backend looks for it."""
+    server = packages / "pytriton/tritonserver"
+    folder.mkdir()
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copy2(server / "backends/python" / name, folder)
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    shutil.copy2(stub, folder)
+
+
+if __name__ == "__main__":
+    try:
+        install()
+    except EnvironmentMissingError as obstacle:
+        sys.exit(f"triton: {obstacle}")

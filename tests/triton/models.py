@@ -1,0 +1,38 @@
+"""The repository of models that a tritonserver of the tests serves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedgrpc.models.graph import prepare
+from embedgrpc.models.metadata import read
+from embedgrpc.models.source import resolve
+from embedgrpc.triton.config import RepositoryModel
+from embedgrpc.triton.execution import Execution, Processor
+from embedgrpc.triton.repository import write_model
+from tests.models.runner import DEFAULT_MODEL, FIXTURES
+
+# Dense; dense with modules after pooling, padded left or right as it says; dense, sparse and
+# multi-vector; sparse; a cross-encoder; the default model.
+FOLDERS = ("bert-mean", "gemma-dense", "xlmr-bge-m3", "splade-bert", "cross-bert")
+SOURCES = {name: str(FIXTURES / name) for name in FOLDERS} | {"minilm": DEFAULT_MODEL}
+CPU = Execution(processor=Processor.CPU, cores=1, max_batch_size=16)
+
+
+def prepare_model(name: str, cache_dir: Path) -> RepositoryModel:
+    """Prepares one of the models for a repository."""
+    files = resolve(SOURCES[name])
+    metadata = read(files)
+    graph = prepare(files, metadata, cache_dir=cache_dir)
+    return RepositoryModel(name, files.pinned_source, metadata, graph)
+
+
+def write_repository(
+    folder: Path,
+    cache_dir: Path,
+    *,
+    names: Sequence[str] = tuple(SOURCES),
+    execution: Execution = CPU,
+) -> None:
+    """Writes models as `embedgrpc triton-repo` does."""
+    for name in names:
+        write_model(folder, prepare_model(name, cache_dir), execution)
