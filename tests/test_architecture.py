@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "embedgrpc.client": ("embedgrpc.v1",),
 }
 # Here alone the server names what it is made of.
-COMPOSITION = ("embedgrpc.server.loading",)
+COMPOSITION = ("embedgrpc.server.loading", "embedgrpc.server.upstream")
 # What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
 TRANSPORT = (
     "embedgrpc.v1",

@@ -75,7 +75,7 @@ class Verification:
         revision = parts.files.revision or "without a revision"
         yield Check("files", True, f"{parts.files.folder}, {revision}")
         weights = f"{parts.graph.weight_type}, {parts.graph.weight_bytes / 1e6:.1f} MB"
-        yield Check("graph", True, f"{weights}, on {parts.backend.device}: {parts.graph.path}")
+        yield Check("graph", True, f"{weights}, on {parts.backend.device}: {parts.graph.place}")
         items = self._choose_items(runner)
         yield _check_texts(runner, items)
         answers = runner.run(items)
