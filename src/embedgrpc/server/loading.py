@@ -152,6 +152,9 @@ async def load(
         loop=loop,
     )
     resources.callback(scheduler.close)
+    if parts.availability is not None:
+        # Before the scheduler waits for lanes, which may wait for a server that never answers.
+        resources.callback(parts.backend.close)
     tokenizing = TokenizingThreads(
         parts.tokenizer, threads=settings.tokenizer_threads, name=model.id
     )

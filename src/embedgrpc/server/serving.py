@@ -156,7 +156,9 @@ class Server:
                 continue
             began = time.perf_counter()
             try:
-                cost = await run_in_daemon(partial(calibrate, loaded, loaded.sample, self._settings))
+                cost = await run_in_daemon(
+                    partial(calibrate, loaded, loaded.sample, self._settings)
+                )
             except (BackendError, EngineError) as error:
                 # It is served with what holds for most models.
                 _logger.warning(

@@ -1,6 +1,7 @@
 """Loads models that run on Triton servers: here is only what tokenizes for them."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from embedgrpc.models.triton_source import TritonSource, parse_triton_source
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.parts import Parts, RunnableGraph
 from embedgrpc.server.settings import Settings
+
+_logger = logging.getLogger(__name__)
 
 # What a batch may cost. It is not measured: that would take the server from others who use it,
 # and tell of the network and of them rather than of the model.
@@ -134,7 +137,7 @@ class _Upstream:
     ) -> ServedFingerprint:
         outputs = [f"{one.name} {one.datatype} {one.dims}" for one in self.graph.outputs]
         place = [*sorted(self.place.endpoints), self.place.model, self.place.version]
-        return find_fingerprint(
+        found = find_fingerprint(
             files,
             described,
             self.model.overrides,
@@ -142,6 +145,15 @@ class _Upstream:
             place=[*place, *self.graph.versions, *sorted(outputs)],
             cache_dir=self.settings.cache_dir,
         )
+        if found.contradicted:
+            _logger.warning(
+                "fingerprint not taken",
+                extra={
+                    "model": self.model.name,
+                    "problem": "the weights here are not those that Triton's configuration names",
+                },
+            )
+        return found
 
     def _count_tokens(self, max_tokens: int) -> int:
         """What a batch may cost: no more than the server takes in one request."""
