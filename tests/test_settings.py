@@ -315,6 +315,46 @@ def test_models_by_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert served(resolve("--model", "./three")) == [("three", "./three")]
 
 
+def test_models_on_several_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commas between endpoints do not separate models."""
+    monkeypatch.setenv("EMBEDGRPC_MODELS", "a=./one,b=triton:h:1,[::1]:2/m:3,triton+tls:h:1/n")
+    assert served(resolve()) == [
+        ("a", "./one"),
+        ("b", "triton:h:1,[::1]:2/m:3"),
+        ("n", "triton+tls:h:1/n"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (
+            "triton:h/m",
+            "'h' is not HOST:PORT",
+        ),
+        ("triton:h:1", "the form is triton:"),
+    ],
+)
+def test_bad_endpoints_are_told(model: str, problem: str) -> None:
+    """A source that names no server is refused before anything is loaded."""
+    (line,) = refusal("--model", model)
+    assert line.startswith("models.0.source (--model): ")
+    assert problem in line
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ('source = "./a"\nfiles = "./b"', "does not run on Triton"),
+        ('source = "triton:h:1/m"\nfiles = "triton:h:1/m"', "files must name a folder"),
+    ],
+)
+def test_files_are_for_triton_alone(tmp_path: Path, keys: str, problem: str) -> None:
+    """The setting files is refused where it would mean nothing."""
+    (line,) = refusal("--config", str(write(tmp_path, f"[[models]]\n{keys}\n")))
+    assert problem in line
+
+
 def test_models_by_file(tmp_path: Path) -> None:
     """The file gives a model as a table with all of its settings, or in the short form."""
     text = """
