@@ -162,8 +162,10 @@ class Pool:
             self._lose(endpoint, str(failure.error))
         elif failure.blamed and (failure.silent or not alone):
             # A server that answers is better than none, and it may be a batch that it fails on.
+            was_closed = endpoint.circuit.closed
             endpoint.circuit.fail()
-            self._note(endpoint, str(failure.error))
+            if was_closed:
+                self._note(endpoint, str(failure.error))
 
     def _lose(self, endpoint: Endpoint, problem: str) -> None:
         was_closed = endpoint.circuit.closed
