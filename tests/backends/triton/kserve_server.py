@@ -85,7 +85,13 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         looks: How often it was asked whether it is ready.
     """
 
-    def __init__(self, model: Model = summary, *, name: str = "m") -> None:
+    def __init__(
+        self,
+        model: Model = summary,
+        *,
+        name: str = "m",
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self.name = name
         self.address = ""
         self.model = model
@@ -107,6 +113,7 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         self.entered = threading.Event()
         self.looks = 0
         self._port = 0
+        self._credentials = credentials
         self._server: Any = None
         self._loop: LoopThread | None = None
 
@@ -138,7 +145,11 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1))
         self._server = grpc.aio.server(options=options)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
+        place = f"127.0.0.1:{self._port}"
+        if self._credentials is None:
+            self._port = self._server.add_insecure_port(place)
+        else:
+            self._port = self._server.add_secure_port(place, self._credentials)
         self.address = f"127.0.0.1:{self._port}"
         await self._server.start()
 
