@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "embedgrpc.client": ("embedgrpc.v1",),
 }
 # Here alone the server names what it is made of.
-COMPOSITION = ("embedgrpc.server.loading",)
+COMPOSITION = ("embedgrpc.server.loading", "embedgrpc.server.upstream")
 # What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
 TRANSPORT = (
     "embedgrpc.v1",
@@ -59,7 +59,9 @@ TRANSPORT = (
     "grpc_health",
     "tritonclient",
 )
-SPEAK_TRANSPORT = ("embedgrpc.server", "embedgrpc.client")
+# One backend is a client of another protocol, whose messages nobody else sees.
+KSERVE = "embedgrpc.backends.triton"
+SPEAK_TRANSPORT = ("embedgrpc.server", "embedgrpc.client", KSERVE)
 # A model's configuration is a message that is written as text.
 SPEAK_TRITON = {
     "embedgrpc.triton.config": ("google.protobuf", "tritonclient.grpc"),
@@ -133,6 +135,15 @@ def test_transport_stays_at_the_edge(module: tuple[str, ast.AST]) -> None:
         known.discard(READS_ONNX[1])
     known = {one for one in known if not within(one, SPEAK_TRITON.get(name, ()))}
     assert not known or within(name, SPEAK_TRANSPORT)
+
+
+def test_one_place_speaks_kserve(module: tuple[str, ast.AST]) -> None:
+    """Triton's messages are known to its backend, which knows none of ours."""
+    name, tree = module
+    imports = set(imports_of(tree))
+    speaks = within(name, (KSERVE,)) or name in SPEAK_TRITON
+    assert speaks or not {one for one in imports if within(one, ("tritonclient",))}
+    assert not speaks or not {one for one in imports if within(one, ("embedgrpc.v1",))}
 
 
 def test_environment_is_read_in_few_places(module: tuple[str, ast.AST]) -> None:

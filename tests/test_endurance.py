@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import BackendError, FloatArray, PaddedBatch
+from embedgrpc.backends.base import NO_CONTEXT, BackendError, FloatArray, PaddedBatch, RunContext
 from embedgrpc.engine.fates import Fate
 from tests.endurance.judging_backend import JudgingBackend
 from tests.endurance.plan import Plan
@@ -42,15 +42,17 @@ def test_thousands_of_texts_through_everything_that_may_happen(
 class _Swapping(JudgingBackend):
     """Gives each row of a batch the answer of the one before it."""
 
-    def run(self, batch: PaddedBatch) -> Mapping[str, FloatArray]:
-        return {output: np.roll(rows, 1, axis=0) for output, rows in super().run(batch).items()}
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
+        return {
+            output: np.roll(rows, 1, axis=0) for output, rows in super().run(batch, context).items()
+        }
 
 
 class _Unreliable(JudgingBackend):
     """Fails on batches of a certain length."""
 
-    def run(self, batch: PaddedBatch) -> Mapping[str, FloatArray]:
-        answers = super().run(batch)
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
+        answers = super().run(batch, context)
         if batch.input_ids.shape[1] == 9:
             raise BackendError("the run failed")
         return answers

@@ -75,7 +75,7 @@ def other_value(setting: str) -> Any:
         return "unix:/run/embedgrpc.sock"
     if setting == "caller_metadata":
         return "x-forwarded-client-cert"
-    if info.annotation is Path:
+    if info.annotation is Path or (setting.startswith("triton_") and setting.endswith("_file")):
         return "/var/cache/embedgrpc"
     if get_origin(info.annotation) is Literal:
         return next(one for one in get_args(info.annotation) if one != info.default)
@@ -313,6 +313,46 @@ def test_models_by_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert served(configuration) == [("a", "./one"), ("two", "./two")]
     assert configuration.origins["models"] == "EMBEDGRPC_MODELS"
     assert served(resolve("--model", "./three")) == [("three", "./three")]
+
+
+def test_models_on_several_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commas between endpoints do not separate models."""
+    monkeypatch.setenv("EMBEDGRPC_MODELS", "a=./one,b=triton:h:1,[::1]:2/m:3,triton+tls:h:1/n")
+    assert served(resolve()) == [
+        ("a", "./one"),
+        ("b", "triton:h:1,[::1]:2/m:3"),
+        ("n", "triton+tls:h:1/n"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (
+            "triton:h/m",
+            "'h' is not HOST:PORT",
+        ),
+        ("triton:h:1", "the form is triton:"),
+    ],
+)
+def test_bad_endpoints_are_told(model: str, problem: str) -> None:
+    """A source that names no server is refused before anything is loaded."""
+    (line,) = refusal("--model", model)
+    assert line.startswith("models.0.source (--model): ")
+    assert problem in line
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ('source = "./a"\nfiles = "./b"', "does not run on Triton"),
+        ('source = "triton:h:1/m"\nfiles = "triton:h:1/m"', "files must name a folder"),
+    ],
+)
+def test_files_are_for_triton_alone(tmp_path: Path, keys: str, problem: str) -> None:
+    """The setting files is refused where it would mean nothing."""
+    (line,) = refusal("--config", str(write(tmp_path, f"[[models]]\n{keys}\n")))
+    assert problem in line
 
 
 def test_models_by_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedgrpc.backends.base import BackendError, FloatArray, PaddedBatch
+from embedgrpc.backends.base import NO_CONTEXT, BackendError, FloatArray, PaddedBatch, RunContext
 from embedgrpc.models.outputs import POOLED_EMBEDDING
 from embedgrpc.server.catalog import ServedModel
 from embedgrpc.server.settings import Settings
@@ -88,8 +88,9 @@ class JudgingBackend:
         """From now on every row must be somebody's; so far there were health checks alone."""
         self._is_judging = True
 
-    def run(self, batch: PaddedBatch) -> Mapping[str, FloatArray]:
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
         """Runs a batch; see `Backend`."""
+        del context
         if not self._running.acquire(blocking=False):
             self._findings.add(f"more than {self.lanes} batches run at once")
             self._running.acquire()

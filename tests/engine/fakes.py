@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from embedgrpc.backends.base import BackendError, FloatArray, IntArray, PaddedBatch
+from embedgrpc.backends.base import (
+    NO_CONTEXT,
+    BackendError,
+    FloatArray,
+    IntArray,
+    PaddedBatch,
+    RunContext,
+)
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.errors import EngineError
@@ -152,8 +159,9 @@ class FakeBackend:
         """Every text that was run, once for each time."""
         return [text for batch in self.batches for text in batch.texts]
 
-    def run(self, batch: PaddedBatch) -> Mapping[str, FloatArray]:
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
         """Runs a batch, once the gate is open."""
+        del context
         texts = tuple(
             text_of(row[mask == 1])
             for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)

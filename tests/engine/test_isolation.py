@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedgrpc.engine.errors import BackendFailedError, BackendUnavailableError, EngineError
+from embedgrpc.engine.errors import (
+    BackendFailedError,
+    BackendUnavailableError,
+    DeadlineExpiredError,
+    EngineError,
+    OverloadedError,
+)
 from embedgrpc.engine.isolation import Outcome, run_isolating
 
 FAILED = BackendFailedError("the run failed")
@@ -90,9 +96,12 @@ def test_backend_that_fails_always_is_not_run_for_every_row() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 9])
-def test_absent_backend_is_not_asked_again(size: int) -> None:
-    """A backend that is away fails the whole batch at once."""
-    away = BackendUnavailableError("away")
+@pytest.mark.parametrize(
+    "away",
+    [BackendUnavailableError("away"), OverloadedError("full"), DeadlineExpiredError("late")],
+)
+def test_absent_backend_is_not_asked_again(size: int, away: EngineError) -> None:
+    """A backend that is away, full or too late fails the whole batch at once."""
     runs = 0
 
     def run(rows: Sequence[int]) -> list[Outcome[int, str]]:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from embedgrpc.backends.base import (
+    NO_CONTEXT,
     BackendUnavailableError,
     FloatArray,
     PaddedBatch,
+    RunContext,
 )
 from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
@@ -231,8 +233,8 @@ async def test_failed_batch_is_divided_until_the_guilty_is_alone() -> None:
 class _Infectious(FakeBackend):
     """Answers NaN to every text of a batch in which one is bad."""
 
-    def run(self, batch: PaddedBatch) -> dict[str, FloatArray]:
-        results = dict(super().run(batch))
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> dict[str, FloatArray]:
+        results = dict(super().run(batch, context))
         for rows in results.values():
             if np.isnan(rows).any():
                 rows[:] = np.nan
@@ -253,19 +255,19 @@ async def test_bad_row_does_not_spoil_others() -> None:
 
 
 class _Away(FakeBackend):
-    def run(self, batch: PaddedBatch) -> dict[str, FloatArray]:
-        del batch
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> dict[str, FloatArray]:
+        del batch, context
         raise BackendUnavailableError("127.0.0.1:1 does not answer")
 
 
 class _Forgetful(FakeBackend):
-    def run(self, batch: PaddedBatch) -> dict[str, FloatArray]:
-        return {name: rows[:-1] for name, rows in super().run(batch).items()}
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> dict[str, FloatArray]:
+        return {name: rows[:-1] for name, rows in super().run(batch, context).items()}
 
 
 class _Silent(FakeBackend):
-    def run(self, batch: PaddedBatch) -> dict[str, FloatArray]:
-        del batch
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> dict[str, FloatArray]:
+        del batch, context
         return {}
 
 

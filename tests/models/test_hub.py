@@ -34,6 +34,19 @@ for name in sys.argv[2:]:
     else:
         print(json.dumps({"folder": str(files.folder), "revision": files.revision}), flush=True)
 """
+SERVED_PROGRAM = """
+import sys
+from pathlib import Path
+from embedgrpc.models import metadata, source
+from embedgrpc.models.overrides import ModelOverrides
+from embedgrpc.models.representations import ServedForms
+from embedgrpc.models.served_fingerprint import find_fingerprint
+files = source.resolve(sys.argv[2])
+read = metadata.read(files, served=ServedForms(True, True, 0))
+print(find_fingerprint(
+    files, read, ModelOverrides(), declared="f", place=(), cache_dir=Path(sys.argv[1])
+).value)
+"""
 UNWANTED = {
     "README.md": b"# A model",
     "pytorch_model.bin": b"weights",
@@ -134,6 +147,22 @@ def test_only_what_is_needed_is_downloaded(hub: Hub, host: Host) -> None:
     assert [result.get("error") for result in results] == [None] * 3
     expected = [one for name in wanted for one in wanted[name] | without_weights(name)]
     assert hub.downloads() == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["gemma-dense", "xlmr-bge-m3"])
+def test_no_backbone_is_downloaded_for_a_server(hub: Hub, host: Host, name: str) -> None:
+    """For a model that runs on a server neither graph nor weights of its backbone are brought."""
+    hub.repositories[f"acme/{name}"] = Repository.of_folder(FIXTURES / name, extra=UNWANTED)
+    done = subprocess.run(
+        [sys.executable, "-c", SERVED_PROGRAM, str(host.graphs), f"acme/{name}"],
+        env=host.environment({}),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "f\n"
+    assert not [one for one in hub.downloads() if "onnx" in one or one.startswith("model.")]
+    assert without_weights(name) <= set(hub.downloads())
 
 
 def test_shards_are_downloaded(hub: Hub, host: Host) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedgrpc.backends.base import FloatArray, IntArray, PaddedBatch
+from embedgrpc.backends.base import NO_CONTEXT, FloatArray, IntArray, PaddedBatch, RunContext
 from embedgrpc.server.catalog import ServedModel
 from embedgrpc.server.settings import Settings
 
@@ -51,8 +51,9 @@ class FakeBackend:
         """How many sequences it was asked to run."""
         return sum(len(batch.input_ids) for batch in self.batches)
 
-    def run(self, batch: PaddedBatch) -> Mapping[str, FloatArray]:
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
         """Runs a batch; see `Backend`."""
+        del context
         self.batches.append(batch)
         self.running.set()
         self.gate.wait()

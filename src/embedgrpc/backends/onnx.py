@@ -11,7 +11,15 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
-from embedgrpc.backends.base import BackendError, DeviceError, FloatArray, IntArray, PaddedBatch
+from embedgrpc.backends.base import (
+    NO_CONTEXT,
+    BackendError,
+    DeviceError,
+    FloatArray,
+    IntArray,
+    PaddedBatch,
+    RunContext,
+)
 from embedgrpc.backends.cores import available_cores
 from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
 from embedgrpc.backends.priority import give_way
@@ -115,11 +123,12 @@ class OnnxBackend:
         """Where it runs: "cpu" or "cuda:0"."""
         return self._device
 
-    def run(self, batch: PaddedBatch) -> Mapping[str, FloatArray]:
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
         """Runs the graph in the calling thread.
 
         Args:
             batch: What to run.
+            context: For whom; a run that has begun is not ended early.
 
         Returns:
             For each name of `batch.outputs` a C-contiguous float32 array [batch, ...].
@@ -127,6 +136,7 @@ class OnnxBackend:
         Raises:
             BackendError: The run failed. The message holds the batch's shape, never its content.
         """
+        del context
         inputs = self._select_inputs(batch)
         try:
             if self._device == "cpu":

@@ -13,7 +13,7 @@ from embedgrpc.models.kinds import Kind
 from embedgrpc.models.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
 from embedgrpc.models.tokenizer import TokenSequence
 from embedgrpc.models.truncation import Truncation
-from embedgrpc.server.loading import Parts
+from embedgrpc.server.parts import Parts
 
 FloatArray = NDArray[np.float32]
 # A text, or a query and a document.

@@ -14,6 +14,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import Kind
 from embedgrpc.models.outputs import SENTENCE_EMBEDDING
 from embedgrpc.server import loading
+from embedgrpc.server.parts import Parts
 from embedgrpc.server.settings import Settings
 
 # No more of a long limit is tried, so that a check takes seconds.
@@ -74,8 +75,7 @@ class Verification:
         parts = runner.parts
         revision = parts.files.revision or "without a revision"
         yield Check("files", True, f"{parts.files.folder}, {revision}")
-        weights = f"{parts.graph.weight_type}, {parts.graph.weight_bytes / 1e6:.1f} MB"
-        yield Check("graph", True, f"{weights}, on {parts.backend.device}: {parts.graph.path}")
+        yield Check("graph", True, _describe_graph(parts))
         items = self._choose_items(runner)
         yield _check_texts(runner, items)
         answers = runner.run(items)
@@ -178,3 +178,11 @@ def unlike_lengths(lengths: Sequence[int]) -> list[list[int]]:
 def _shape(rows: Sequence[object]) -> str:
     shapes = {getattr(row, "shape", ()) for row in rows}
     return " x ".join(str(size) for size in shapes.pop()) if len(shapes) == 1 else "of each text"
+
+
+def _describe_graph(parts: Parts) -> str:
+    known = [parts.graph.weight_type] if parts.graph.weight_type else []
+    if parts.graph.weight_bytes:
+        known.append(f"{parts.graph.weight_bytes / 1e6:.1f} MB")
+    known.append(f"on {parts.backend.device}: {parts.graph.place}")
+    return ", ".join(known)

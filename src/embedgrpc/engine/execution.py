@@ -9,7 +9,10 @@ import numpy as np
 
 from embedgrpc.backends.base import (
     Backend,
+    BackendCancelledError,
+    BackendDeadlineError,
     BackendError,
+    BackendOverloadedError,
     BackendUnavailableError,
     PaddedBatch,
 )
@@ -22,6 +25,9 @@ from embedgrpc.engine.rows import finite_rows
 from embedgrpc.engine.work import Row
 
 _logger = logging.getLogger(__name__)
+
+# When to try again where a backend takes no more work: it does not say how much it has.
+_OVERLOAD_RETRY_S = 1.0
 
 
 class BatchRunner:
@@ -82,6 +88,16 @@ class BatchRunner:
             error: errors.EngineError = errors.BackendUnavailableError(
                 "the backend of the model is away"
             )
+        except BackendOverloadedError as full:
+            _logger.warning(
+                "backend overloaded", extra={"model": self._model, "problem": str(full)}
+            )
+            error = errors.OverloadedError(
+                "the backend of the model has more work than it takes",
+                retry_delay_s=_OVERLOAD_RETRY_S,
+            )
+        except (BackendDeadlineError, BackendCancelledError):
+            error = errors.DeadlineExpiredError("the deadline passed while the model was run")
         except BackendError as failure:
             # Without its causes, which may quote a token or a text.
             _logger.error(  # noqa: TRY400 - see above

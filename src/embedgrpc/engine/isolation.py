@@ -9,13 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from embedgrpc.engine.errors import BackendUnavailableError, EngineError
+from embedgrpc.engine.errors import (
+    BackendUnavailableError,
+    DeadlineExpiredError,
+    EngineError,
+    OverloadedError,
+)
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
 
 # When so many parts of a batch fail, all of them, the fault is not in the sequences.
 _HOPELESS_PARTS = 8
+# No fault of a sequence's: running it again would take time that nobody has.
+_BLAMELESS = (BackendUnavailableError, DeadlineExpiredError, OverloadedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +49,8 @@ def run_isolating(
 ) -> Iterator[Outcome[Row, Answer]]:
     """Runs what failed again in smaller parts, until each failure is one row's own.
 
-    A backend that is away fails at once what is left of the batch. So does one that fails eight
-    parts in a row, of which none came out well.
+    A backend that is away, or full, or too late, fails at once what is left of the batch. So does
+    one that fails eight parts in a row, of which none came out well.
 
     Args:
         run: Runs rows; does not raise.
@@ -61,7 +68,7 @@ def run_isolating(
         for part, part_outcomes in zip(parts, outcomes, strict=True):
             for outcome in part_outcomes:
                 error = outcome.error
-                guilty = len(part) == 1 or isinstance(error, BackendUnavailableError)
+                guilty = len(part) == 1 or isinstance(error, _BLAMELESS)
                 if error is None or guilty:
                     answered = answered or error is None
                     yield outcome

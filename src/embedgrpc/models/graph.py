@@ -210,9 +210,28 @@ def _shape(origin: Origin, metadata: ModelMetadata) -> str:
 
 
 def _content_hash(origin: Origin, metadata: ModelMetadata, weights_digest: str) -> str:
+    return hash_meaning(metadata, weights_digest, encoder=_describe_encoder(origin, metadata))
+
+
+def hash_meaning(
+    metadata: ModelMetadata, weights_digest: str, *, encoder: Mapping[str, Any]
+) -> str:
+    """Hashes what a model's answers depend on.
+
+    Args:
+        metadata: What the model is; its tokenizer is read.
+        weights_digest: Stands for its weights.
+        encoder: What beside the weights says how its encoder computes.
+
+    Returns:
+        In hexadecimal.
+
+    Raises:
+        ModelError: The tokenizer cannot be read.
+    """
     meaning = {
         "kind": metadata.kind,
-        "config": _describe_encoder(origin, metadata),
+        "config": encoder,
         "poolings": metadata.poolings,
         "normalize": metadata.normalize,
         "representations": metadata.representations,

@@ -24,7 +24,7 @@ from embedgrpc.models.limits import find_max_tokens, read_transformer_settings
 from embedgrpc.models.model_kind import find_kind
 from embedgrpc.models.modules import Pipeline, VectorLayer, read_pipeline
 from embedgrpc.models.overrides import ModelOverrides, check_kind, override_pipeline
-from embedgrpc.models.representations import find_representations
+from embedgrpc.models.representations import ServedForms, find_representations
 from embedgrpc.models.source import ModelFiles
 from embedgrpc.models.splade_config import SpladePooling
 from embedgrpc.models.token_heads import TokenHead
@@ -128,12 +128,19 @@ class ModelMetadata:
     origins: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(files: ModelFiles, overrides: ModelOverrides | None = None) -> ModelMetadata:
+def read(
+    files: ModelFiles,
+    overrides: ModelOverrides | None = None,
+    *,
+    served: ServedForms | None = None,
+) -> ModelMetadata:
     """Reads the metadata of a model.
 
     Args:
         files: The model's folder.
         overrides: What the configuration says about it.
+        served: What a server that runs the model makes of its tokens, whatever heads and graphs
+            the folder holds; None for a model that runs here.
 
     Returns:
         What its files say, and what the configuration says instead.
@@ -158,7 +165,7 @@ def read(files: ModelFiles, overrides: ModelOverrides | None = None) -> ModelMet
     check_not_shortened(extras, pipeline.dimensions)
     settings = read_transformer_settings(folder)
     prompts = {**read_prompts(extras), **overrides.prompts}
-    forms = find_representations(files, config, pipeline, overrides)
+    forms = find_representations(files, config, pipeline, overrides, served)
     limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
     evidence = Evidence(files.folder)
     evidence.note_first("kind", [(config, "architectures")])

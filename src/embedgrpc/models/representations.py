@@ -47,8 +47,28 @@ class Representations:
     multi_vector_skip_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class ServedForms:
+    """What a server that runs a model makes of its tokens.
+
+    Attributes:
+        token_weights: Whether it weighs them.
+        token_vectors: Whether it gives them vectors for late interaction.
+        vector_dimensions: Values per such vector; 0 where the server does not tell, and the
+            model's files are asked.
+    """
+
+    token_weights: bool
+    token_vectors: bool
+    vector_dimensions: int
+
+
 def find_representations(
-    files: ModelFiles, config: JsonObject, pipeline: Pipeline, overrides: ModelOverrides
+    files: ModelFiles,
+    config: JsonObject,
+    pipeline: Pipeline,
+    overrides: ModelOverrides,
+    served: ServedForms | None,
 ) -> Representations:
     """Finds the forms of vectors that a model makes.
 
@@ -57,6 +77,7 @@ def find_representations(
         config: `config.json` of the backbone; the tokenizer lies beside it.
         pipeline: The modules after the backbone.
         overrides: What the configuration says about the model.
+        served: What a server makes of its tokens; None for a model that runs here.
 
     Returns:
         The forms; none for a cross-encoder.
@@ -68,7 +89,12 @@ def find_representations(
     has_weights, dimensions = bool(sparse), multi_vector.out_features if multi_vector else 0
     exported = None
     # Who asks for one output of a graph does without the others.
-    if pipeline.poolings and not sparse and not multi_vector and not overrides.output:
+    if served is not None:
+        has_weights, dimensions = served.token_weights, 0
+        if served.token_vectors:
+            dimensions = served.vector_dimensions or _count_dimensions(multi_vector, pipeline)
+        sparse = multi_vector = None
+    elif pipeline.poolings and not sparse and not multi_vector and not overrides.output:
         exported = _find_export(files, config.path.parent, overrides.file)
         has_weights, dimensions = _read_exported(exported, pipeline)
     there = {
@@ -90,6 +116,10 @@ def find_representations(
         ),
         multi_vector_skip_tokens=_SKIPPED_TOKENS if dimensions else 0,
     )
+
+
+def _count_dimensions(head: TokenHead | None, pipeline: Pipeline) -> int:
+    return head.out_features if head else pipeline.token_dimensions
 
 
 def _find_heads(folder: Path, pipeline: Pipeline) -> tuple[TokenHead | None, TokenHead | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.hub import HubRepository
+from embedgrpc.models.triton_source import is_triton_source, parse_triton_source
 
 _PACKAGE_SCHEME = "package:"
 _HUB_SCHEME = "hf:"
@@ -92,6 +93,8 @@ def resolve(source: str) -> ModelFiles:
         return _resolve_package(source)
     if source and folder.exists():
         raise ModelError(f"model source {source!r} is a file: give the folder that holds it")
+    if is_triton_source(source):
+        raise ModelError(f"model source {source!r} runs on a server, and has no files here")
     name = _HUB_NAME.fullmatch(source.removeprefix(_HUB_SCHEME))
     if name is not None:
         return _resolve_repository(source, name["repository"], name["revision"] or "")
@@ -99,7 +102,13 @@ def resolve(source: str) -> ModelFiles:
 
 
 def short_name(source: str) -> str:
-    """The last part of a source, without a revision: a name to call the model by."""
+    """The last part of a source, without a revision: a name to call the model by.
+
+    Raises:
+        ModelError: The source names a server, and has not the form of such sources.
+    """
+    if is_triton_source(source):
+        return parse_triton_source(source).model
     name = _HUB_NAME.fullmatch(source.removeprefix(_HUB_SCHEME))
     path = name["repository"] if name is not None else source.removeprefix(_PACKAGE_SCHEME)
     return path.rstrip("/").rpartition("/")[2]

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from embedgrpc.backends.base import FloatArray, PaddedBatch
+from embedgrpc.backends.base import Availability, FloatArray, PaddedBatch
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.errors import (
@@ -22,6 +22,9 @@ from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX, ModelSettings
 
 _RETRY_DELAY_S = 2.0
+
+# Makes a batch of so many sequences of so many tokens, of nobody's text.
+Sample = Callable[[int, int], PaddedBatch]
 
 
 class ModelState(Enum):
@@ -49,7 +52,8 @@ class LoadedModel:
         device: Where it runs.
         scheduler: Runs its batches.
         admission: Counts what is taken in, and what becomes of it.
-        sample: Makes a batch of so many sequences of so many tokens, to be measured.
+        sample: Makes batches to be measured; None where that would disturb others.
+        availability: Whether what runs it can be reached; None where that is this process.
     """
 
     metadata: ModelMetadata
@@ -64,7 +68,8 @@ class LoadedModel:
     device: str
     scheduler: Scheduler
     admission: Admission
-    sample: Callable[[int, int], PaddedBatch]
+    sample: Sample | None
+    availability: Availability | None
 
 
 @dataclass(slots=True, eq=False)

@@ -37,6 +37,7 @@ _DEVIATION_MAX = 1e-3
 # with: a cosine of 0.96 was seen, which is a distance of 0.28. Another text is 1 away and more.
 _QUANTIZED_DEVIATION_MAX = 0.5
 _QUANTIZED = frozenset({"int4", "uint4", "int8", "uint8"})
+_AWAY = "what runs the model is away"
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # untyped library
@@ -164,17 +165,16 @@ class HealthMonitor:
         """Looks after a model for ever."""
         while True:
             await asyncio.sleep(self._interval_s)
-            problem = await self._examine(model, loaded)
-            healthy = ModelState.FAILED if problem else ModelState.READY
-            if healthy is not model.state:
-                model.state = healthy
-                level = logging.ERROR if problem else logging.INFO
-                _logger.log(
-                    level,
-                    "model unhealthy" if problem else "model healthy again",
-                    extra={"model": model.id, "problem": problem},
-                )
-                await self.publish()
+            await self._check(model, loaded)
+
+    async def note_availability(
+        self, model: ServedModel, loaded: LoadedModel, *, available: bool
+    ) -> None:
+        """Takes that what runs a model went away, or came back: then its answers must be right."""
+        if available:
+            await self._check(model, loaded)
+        else:
+            await self._settle(model, _AWAY)
 
     async def publish(self) -> None:
         """Tells the health service what the models' states mean."""
@@ -187,6 +187,25 @@ class HealthMonitor:
             for name in (model.id, *model.aliases):
                 await self._service.set(f"{EMBEDDING_SERVICE}/{name}", serving=model in embeds)
                 await self._service.set(f"{RERANK_SERVICE}/{name}", serving=model in ranks)
+
+    async def _check(self, model: ServedModel, loaded: LoadedModel) -> None:
+        problem = await self._examine(model, loaded)
+        # It may have gone while it was looked at.
+        away = loaded.availability is not None and not loaded.availability.available
+        await self._settle(model, _AWAY if away else problem)
+
+    async def _settle(self, model: ServedModel, problem: str) -> None:
+        """Sets what is known of a model now, and tells it where it is new."""
+        healthy = ModelState.FAILED if problem else ModelState.READY
+        if healthy is not model.state:
+            model.state = healthy
+            level = logging.ERROR if problem else logging.INFO
+            _logger.log(
+                level,
+                "model unhealthy" if problem else "model healthy again",
+                extra={"model": model.id, "problem": problem},
+            )
+            await self.publish()
 
     async def _examine(self, model: ServedModel, loaded: LoadedModel) -> str:
         """Runs the canary; returns what is wrong, or nothing."""

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +29,11 @@ from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.metadata import Kind
 from embedgrpc.models.outputs import POOLED_EMBEDDING
 from embedgrpc.models.tokenizer import Tokenizer
-from embedgrpc.server.catalog import LoadedModel, ServedModel
+from embedgrpc.models.triton_source import is_triton_source
+from embedgrpc.server.catalog import LoadedModel, Sample, ServedModel
 from embedgrpc.server.daemons import run_in_daemon
 from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.parts import Parts, RunnableGraph
 from embedgrpc.server.settings import Settings
 
 DEFAULT_MODEL = ModelSettings(
@@ -54,25 +55,6 @@ _SAMPLE_TEXT = "Batches of this text are run to see how long they take."
 
 # Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
 _DEVICES: dict[WeightType, Device] = {WeightType.FLOAT16: "cuda", WeightType.INT8: "cpu"}
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What loading gives before the event loop is needed.
-
-    Attributes:
-        files: The model's folder.
-        metadata: What the model is.
-        tokenizer: The model's tokenizer.
-        graph: The graph that runs.
-        backend: What runs it; whoever loads it closes it.
-    """
-
-    files: source.ModelFiles
-    metadata: metadata.ModelMetadata
-    tokenizer: Tokenizer
-    graph: graph.Graph
-    backend: Backend
 
 
 # Why a model cannot be loaded; each is one line.
@@ -140,12 +122,13 @@ async def load(
     Raises:
         ModelError: Its files cannot be used.
         DeviceError: The device cannot be used.
+        BackendUnavailableError: What runs it is away; it may be loaded later.
         BackendError: The graph cannot be loaded.
     """
-    parts = await run_in_daemon(lambda: load_parts(model, settings, open_backend))
+    loop = asyncio.get_running_loop()
+    parts = await run_in_daemon(lambda: load_parts(model, settings, open_backend, loop))
     resources.callback(parts.backend.close)
-    on_cpu = parts.backend.device == "cpu"
-    tokens = settings.batch_tokens or (_CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS)
+    tokens = settings.batch_tokens or parts.batch_tokens
     admission = Admission(
         max_inputs=settings.max_queued_inputs,
         max_tokens=settings.max_queued_tokens,
@@ -154,7 +137,7 @@ async def load(
     )
     budget = BatchBudget(
         tokens=tokens,
-        sequences=settings.batch_sequences,
+        sequences=min(settings.batch_sequences, parts.batch_sequences or settings.batch_sequences),
         overhead_tokens=_BATCH_OVERHEAD_TOKENS,
     )
     scheduler = Scheduler(
@@ -166,9 +149,12 @@ async def load(
         pad_left=parts.metadata.padding_side == "left",
         admission=admission,
         observers=observers,
-        loop=asyncio.get_running_loop(),
+        loop=loop,
     )
     resources.callback(scheduler.close)
+    if parts.availability is not None:
+        # Before the scheduler waits for lanes, which may wait for a server that never answers.
+        resources.callback(parts.backend.close)
     tokenizing = TokenizingThreads(
         parts.tokenizer, threads=settings.tokenizer_threads, name=model.id
     )
@@ -179,8 +165,13 @@ async def load(
     )
 
 
-def calibrate(loaded: LoadedModel, settings: Settings) -> CostModel:
+def calibrate(loaded: LoadedModel, sample: Sample, settings: Settings) -> CostModel:
     """Measures what batches of a model cost, and sets their budget. Blocks while it is in use.
+
+    Args:
+        loaded: The model.
+        sample: Makes its batches.
+        settings: How.
 
     Returns:
         What they cost.
@@ -190,7 +181,7 @@ def calibrate(loaded: LoadedModel, settings: Settings) -> CostModel:
         BackendError: A run failed.
     """
     cost = calibration.calibrate(
-        lambda sequences, length: loaded.scheduler.run_when_idle(loaded.sample(sequences, length)),
+        lambda sequences, length: loaded.scheduler.run_when_idle(sample(sequences, length)),
         max_tokens=loaded.metadata.max_tokens,
         limit_s=settings.calibration_s,
     )
@@ -210,13 +201,19 @@ def _sample(parts: Parts, sequences: int, length: int) -> PaddedBatch:
     return PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (next(outputs),))
 
 
-def load_parts(model: ServedModel, settings: Settings, open_backend: OpenBackend) -> Parts:
+def load_parts(
+    model: ServedModel,
+    settings: Settings,
+    open_backend: OpenBackend,
+    loop: asyncio.AbstractEventLoop | None = None,
+) -> Parts:
     """Loads what takes long. Off the event loop.
 
     Args:
         model: Which.
         settings: How.
-        open_backend: Makes what runs it.
+        open_backend: Makes what runs it, unless its source says that Triton does.
+        loop: Runs the calls to servers; None to run a loop for them.
 
     Returns:
         The parts of the model.
@@ -224,8 +221,14 @@ def load_parts(model: ServedModel, settings: Settings, open_backend: OpenBackend
     Raises:
         ModelError: Its files cannot be used.
         DeviceError: The device cannot be used.
+        BackendUnavailableError: What runs it is away.
         BackendError: The graph cannot be loaded.
     """
+    if is_triton_source(model.source):
+        # Late, as most servers do without, and its library takes longer to load than a model.
+        from embedgrpc.server.upstream import load_upstream  # noqa: PLC0415 - see above
+
+        return load_upstream(model.settings, settings, loop)
     files = source.resolve(model.source)
     described = metadata.read(files, model.settings.overrides)
     tokenizer = Tokenizer.load(
@@ -233,7 +236,16 @@ def load_parts(model: ServedModel, settings: Settings, open_backend: OpenBackend
     )
     prepared = graph.prepare(files, described, cache_dir=settings.cache_dir)
     backend = open_backend(model, prepared.path, settings)
-    return Parts(files, described, tokenizer, prepared, backend)
+    runnable = RunnableGraph(
+        outputs=prepared.outputs,
+        content_hash=prepared.content_hash,
+        weight_type=prepared.weight_type,
+        weight_bytes=prepared.weight_bytes,
+        place=str(prepared.path),
+    )
+    on_cpu = backend.device == "cpu"
+    tokens = _CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS
+    return Parts(files, described, tokenizer, runnable, backend, tokens)
 
 
 def _choose_method(model: ServedModel, parts: Parts) -> RerankMethod | None:
@@ -289,5 +301,6 @@ def _assemble(
         device=parts.backend.device,
         scheduler=scheduler,
         admission=admission,
-        sample=partial(_sample, parts),
+        sample=None if parts.availability else partial(_sample, parts),
+        availability=parts.availability,
     )

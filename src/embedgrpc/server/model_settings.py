@@ -7,9 +7,11 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from embedgrpc.engine.reranking import RerankMethod
+from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import Activation, PaddingSide, Pooling, Similarity, WeightType
 from embedgrpc.models.overrides import ModelOverrides
 from embedgrpc.models.source import short_name
+from embedgrpc.models.triton_source import is_triton_source, parse_triton_source
 from embedgrpc.models.truncation import Truncation
 
 # What a model may be called in requests.
@@ -26,7 +28,15 @@ class ModelSettings(BaseModel):
     source: str = Field(
         min_length=1,
         description="A folder, package:IMPORT_NAME/SUBFOLDER for an installed package, or"
-        " hf:ORG/NAME[@REVISION] or ORG/NAME[@REVISION] for the Hugging Face Hub; a folder wins",
+        " hf:ORG/NAME[@REVISION] or ORG/NAME[@REVISION] for the Hugging Face Hub, or"
+        " triton:HOST:PORT[,HOST:PORT...]/MODEL[:VERSION], with triton+tls: for TLS, for a model"
+        " that runs on Triton; a folder wins",
+    )
+    files: str = Field(
+        default="",
+        description="For a model that runs on Triton: the source of its tokenizer and of what else"
+        " its files say, instead of the one that Triton's configuration of it names. No weights"
+        " are fetched",
     )
     id: str = Field(
         default="",
@@ -100,6 +110,16 @@ class ModelSettings(BaseModel):
         names = [field.name for field in dataclasses.fields(ModelOverrides)]
         return ModelOverrides(**{name: getattr(self, name) for name in names})
 
+    @field_validator("source")
+    @classmethod
+    def _check_source(cls, value: str) -> str:
+        if is_triton_source(value):
+            try:
+                parse_triton_source(value)
+            except ModelError as error:
+                raise ValueError(str(error)) from None
+        return value
+
     @field_validator("default_truncation", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
@@ -109,6 +129,14 @@ class ModelSettings(BaseModel):
     @classmethod
     def _one_or_more(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        if self.files and not is_triton_source(self.source):
+            raise ValueError(f"files is set, but {self.source!r} does not run on Triton")
+        if is_triton_source(self.files):
+            raise ValueError("files must name a folder, a package or a repository")
+        return self
 
     @model_validator(mode="after")
     def _check_name(self) -> Self:

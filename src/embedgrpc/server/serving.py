@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import time
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
@@ -12,12 +13,14 @@ from typing import Any, Self
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
-from embedgrpc.backends.base import BackendError, DeviceError
+from embedgrpc.backends.base import BackendError, BackendUnavailableError, DeviceError
+from embedgrpc.engine import errors
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.reports import BatchObserver
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server import telemetry
-from embedgrpc.server.catalog import Catalog, ModelState, ServedModel
+from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.closing import Doorkeeper
 from embedgrpc.server.daemons import run_in_daemon
 from embedgrpc.server.draining import Draining
@@ -39,6 +42,10 @@ from embedgrpc.v1 import (
 )
 
 _logger = logging.getLogger(__name__)
+
+# Between two attempts to load a model whose server is not there, growing from one to the other.
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 10.0
 
 
 class Server:
@@ -144,11 +151,14 @@ class Server:
     async def _calibrate(self) -> None:
         """Measures what batches cost, one model after the other, while they are served."""
         for model in self.catalog:
-            if (loaded := model.loaded) is None:
+            loaded = model.loaded
+            if loaded is None or loaded.sample is None:
                 continue
             began = time.perf_counter()
             try:
-                cost = await run_in_daemon(partial(calibrate, loaded, self._settings))
+                cost = await run_in_daemon(
+                    partial(calibrate, loaded, loaded.sample, self._settings)
+                )
             except (BackendError, EngineError) as error:
                 # It is served with what holds for most models.
                 _logger.warning(
@@ -170,6 +180,51 @@ class Server:
 
     async def _load_one(self, model: ServedModel) -> str:
         """Loads a model; returns what is wrong with it, or nothing."""
+        try:
+            await self._bring_in(model)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
+            if not _may_come(model, error):
+                return await self._give_up(model, error)
+            self._tasks.start(self._load_later(model, error))
+        return ""
+
+    async def _load_later(self, model: ServedModel, error: Exception) -> None:
+        """Loads a model once what runs it is there."""
+        wait_s = _FIRST_WAIT_S
+        while _may_come(model, error):
+            _logger.warning(
+                "model is waited for",
+                extra={"model": model.id, "problem": str(error), "next_s": wait_s},
+            )
+            # Not in the same moment as all others who wait for it.
+            await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+            try:
+                return await self._bring_in(model)
+            except Exception as next_error:  # noqa: BLE001 - see above
+                error = next_error
+        await self._give_up(model, error)
+        return None
+
+    async def _give_up(self, model: ServedModel, error: Exception) -> str:
+        """Marks a model that cannot be loaded; returns what is wrong with it."""
+        model.state = ModelState.FAILED
+        await self._monitor.publish()
+        # What was not foreseen is logged with its stack.
+        foreseen = isinstance(error, ModelError | DeviceError | BackendError | EngineError)
+        _logger.error(
+            "model failed to load",
+            extra={"model": model.id, "problem": str(error)},
+            exc_info=None if foreseen else error,
+        )
+        return f"{model.id}: {error}"
+
+    async def _bring_in(self, model: ServedModel) -> None:
+        """Loads a model, and serves it.
+
+        Raises:
+            Exception: It cannot be loaded; nothing of it is left.
+        """
         began = time.perf_counter()
         resources = ExitStack()
         try:
@@ -181,20 +236,13 @@ class Server:
                 open_backend=self._open_backend,
             )
             await self._monitor.admit(model, loaded)
-        except Exception as error:
-            # Whatever it is, the others are served. What was not foreseen is logged with its stack.
+        except BaseException:
             await asyncio.to_thread(resources.close)
-            model.state = ModelState.FAILED
-            await self._monitor.publish()
-            foreseen = isinstance(error, ModelError | DeviceError | BackendError | EngineError)
-            _logger.exception(
-                "model failed to load",
-                extra={"model": model.id, "problem": str(error)},
-                exc_info=not foreseen,
-            )
-            return f"{model.id}: {error}"
+            raise
         self._models.push(resources)
         self._tasks.start(self._monitor.watch(model, loaded))
+        if loaded.availability is not None:
+            loaded.availability.watch(partial(self._note_availability, model, loaded))
         metadata = loaded.metadata
         _logger.info(
             "model ready",
@@ -213,12 +261,27 @@ class Server:
                 "seconds": round(time.perf_counter() - began, 2),
             },
         )
-        return ""
+
+    def _note_availability(self, model: ServedModel, loaded: LoadedModel, available: bool) -> None:  # noqa: FBT001 - as watchers are called
+        # Watchers are called on the loop: the backend's calls run there.
+        self._tasks.start(self._monitor.note_availability(model, loaded, available=available))
 
     async def drain(self) -> None:
         """Says NOT_SERVING, and goes on serving until whoever balances load has noticed."""
         await self._health.stop()
         await asyncio.sleep(self._settings.drain_delay_s)
+
+
+def _may_come(model: ServedModel, error: Exception) -> bool:
+    """Tells whether a model may be loaded later that could not be now."""
+    away = isinstance(
+        error,
+        BackendUnavailableError
+        | errors.BackendUnavailableError
+        | errors.DeadlineExpiredError
+        | errors.OverloadedError,
+    )
+    return away and is_triton_source(model.source)
 
 
 class _Tasks:

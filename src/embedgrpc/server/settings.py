@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from embedgrpc.models.triton_source import join_endpoints
 from embedgrpc.server.model_settings import ModelSettings
 
 MIB = 1024 * 1024
@@ -55,14 +56,34 @@ class Settings(BaseModel):
         ge=0,
         le=64,
         description="Batches of one model that run at the same time; 0 takes 2 on the CPU, so that"
-        " an interactive call need not wait for a bulk batch, and 1 on a GPU. Several on the CPU"
-        " keep the weights of models of up to 512 MiB in memory twice",
+        " an interactive call need not wait for a bulk batch, 1 on a GPU, and on Triton one more"
+        " than the model has instances. Several on the CPU keep the weights of models of up to 512"
+        " MiB in memory twice",
     )
     gpu_memory_bytes: int = Field(
         default=0,
         ge=0,
         le=2**48,
         description="The most memory that one model takes of a GPU; 0 for no limit",
+    )
+    triton_timeout_s: float = Field(
+        default=30,
+        gt=0,
+        le=3600,
+        description="The longest that a batch may take on a Triton server; its callers may give it"
+        " less",
+    )
+    triton_ca_file: str = Field(
+        default="",
+        description="Certificates, in PEM, of those who may vouch for Triton servers with"
+        " triton+tls: sources; empty takes those that gRPC brings",
+    )
+    triton_certificate_file: str = Field(
+        default="",
+        description="The certificate, in PEM, that Triton servers are shown; empty shows none",
+    )
+    triton_key_file: str = Field(
+        default="", description="The private key of that certificate, in PEM"
     )
     tokenizer_threads: int = Field(
         default=1, ge=1, le=64, description="Threads that tokenize for one model"
@@ -72,7 +93,8 @@ class Settings(BaseModel):
         ge=0,
         le=1_048_576,
         description="The most padded tokens of a batch; 0 measures, once the model is served, from"
-        " where on larger ones gain nothing, and takes 512 on the CPU and 8192 on a GPU until then",
+        " where on larger ones gain nothing, and takes 512 on the CPU and 8192 on a GPU until then."
+        " On Triton, where measuring would disturb others, it stays at these",
     )
     calibration_s: float = Field(
         default=1,
@@ -203,7 +225,7 @@ class Settings(BaseModel):
     def _parse_models(cls, value: object) -> object:
         """Reads the short form: [ID=]SOURCE, separated by commas or in a list."""
         if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
+            value = join_endpoints([part.strip() for part in value.split(",") if part.strip()])
         if isinstance(value, list | tuple):
             return tuple(_parse_model(one) if isinstance(one, str) else one for one in value)
         return value

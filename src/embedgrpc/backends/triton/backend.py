@@ -1,0 +1,120 @@
+"""Runs batches on a Triton server, or on several that serve the same model."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from embedgrpc.backends.base import (
+    NO_CONTEXT,
+    Availability,
+    FloatArray,
+    PaddedBatch,
+    RunContext,
+)
+from embedgrpc.backends.triton.connection import Connection
+from embedgrpc.backends.triton.messages import Filling, Messages, Recipe
+
+_LANES_MAX = 64
+
+
+class TritonBackend:
+    """A model that runs on servers which speak KServe's protocol, version 2.
+
+    Args:
+        connection: To them; closed with the backend.
+        recipes: How each output of ours is made of theirs.
+        fillings: How inputs beside ids, mask and types are filled.
+        lanes: How many batches may run at once; 0 for one for each instance of the model, and
+            one more that is on its way while they run.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        recipes: Mapping[str, Recipe],
+        fillings: Mapping[str, Filling],
+        lanes: int = 0,
+    ) -> None:
+        self._connection = connection
+        self._lanes = lanes or min(connection.instances + 1, _LANES_MAX)
+        self._messages = Messages(
+            model=connection.model,
+            version=connection.version,
+            graph=connection.graph,
+            recipes=recipes,
+            fillings=fillings,
+        )
+
+    @property
+    def lanes(self) -> int:
+        """How many batches it can run at once."""
+        return self._lanes
+
+    @property
+    def lanes_compete(self) -> bool:
+        """Whether batches that run at once take longer: each has an instance."""
+        return False
+
+    @property
+    def parallelism(self) -> int:
+        """How many batches it runs in the time of one: one for each instance."""
+        return max(self._connection.instances, 1)
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "triton"."""
+        return "triton"
+
+    @property
+    def availability(self) -> Availability:
+        """Whether any server can be reached."""
+        return self._connection.availability
+
+    def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
+        """Runs a batch on a server, in several requests where it takes no larger ones.
+
+        Args:
+            batch: What to run.
+            context: For whom. Its metadata is sent along; when it is cancelled, or its deadline
+                passes, so is the call.
+
+        Returns:
+            For each name of `batch.outputs` a C-contiguous float32 array [batch, ...].
+
+        Raises:
+            BackendUnavailableError: No server is there, or none answered in time.
+            BackendOverloadedError: The server's queue is full.
+            BackendDeadlineError: The context's deadline passed first.
+            BackendCancelledError: The context was cancelled first.
+            BackendError: The run failed, or its answer is none. Messages hold neither what was
+                sent nor what the server says.
+        """
+        self._messages.check(batch)
+        until = self._connection.time_over()
+        parts = []
+        for part in self._split(batch):
+            answer = self._connection.infer(self._messages.write(part), context, until=until)
+            parts.append(self._messages.read(answer, part))
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in batch.outputs}
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._connection.close()
+
+    def _split(self, batch: PaddedBatch) -> list[PaddedBatch]:
+        sequences, most = len(batch.input_ids), self._connection.graph.batch_max
+        if not most or sequences <= most:
+            return [batch]
+        return [
+            replace(
+                batch,
+                input_ids=batch.input_ids[start : start + most],
+                attention_mask=batch.attention_mask[start : start + most],
+                token_type_ids=batch.token_type_ids[start : start + most],
+            )
+            for start in range(0, sequences, most)
+        ]

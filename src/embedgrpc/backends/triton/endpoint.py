@@ -1,0 +1,120 @@
+"""One server: the calls to it, and whether it is well."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2
+
+from embedgrpc.backends.base import BackendError, BackendUnavailableError
+from embedgrpc.backends.triton.circuit import Circuit
+from embedgrpc.backends.triton.served_graph import ServedGraph, describe
+
+_SERVICE = "/inference.GRPCInferenceService"
+_TEXT_CHARACTERS_MAX = 200
+
+
+class Endpoint:
+    """One server that has the model.
+
+    Args:
+        address: HOST:PORT.
+        channel: To it; closed by `close`.
+        model: The model's name there.
+        version: Its version there; empty for the one that the server chooses.
+        circuit: Decides whether it is called.
+
+    Attributes:
+        in_flight: How many batches run there.
+        graph: What it said of the model when it was last found well; None before.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        channel: grpc.aio.Channel,
+        *,
+        model: str,
+        version: str,
+        circuit: Circuit,
+    ) -> None:
+        self.address = address
+        self.circuit = circuit
+        self.in_flight = 0
+        self.graph: ServedGraph | None = None
+        self._channel = channel
+        self._name = {"name": model, "version": version}
+        # Bytes go in and out: messages are made and read on the threads of the lanes.
+        self._infer: Any = channel.unary_unary(f"{_SERVICE}/ModelInfer")
+
+    async def infer(
+        self, request: bytes, *, timeout_s: float, metadata: Sequence[tuple[str, str]]
+    ) -> bytes:
+        """Runs a request.
+
+        Raises:
+            AioRpcError: It failed.
+        """
+        self.in_flight += 1
+        try:
+            answer: bytes = await self._infer(
+                request, timeout=timeout_s, metadata=grpc.aio.Metadata(*metadata)
+            )
+            return answer
+        finally:
+            self.in_flight -= 1
+
+    async def is_ready(self, *, timeout_s: float) -> bool:
+        """Asks whether server and model are ready.
+
+        Raises:
+            AioRpcError: It did not answer.
+        """
+        if not (await self._ask("ServerReady", timeout_s=timeout_s)).ready:
+            return False
+        return bool((await self._ask("ModelReady", timeout_s=timeout_s, **self._name)).ready)
+
+    async def describe(self, *, timeout_s: float) -> ServedGraph:
+        """Asks what the model takes and gives.
+
+        Raises:
+            BackendUnavailableError: Server or model are not there.
+            BackendError: The model cannot be used.
+        """
+        try:
+            if not await self.is_ready(timeout_s=timeout_s):
+                raise BackendUnavailableError(f"{self.address}: the model is not ready")
+            metadata = await self._ask("ModelMetadata", timeout_s=timeout_s, **self._name)
+            config = await self._read_config(timeout_s=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            # Nobody's text was sent, so what the server says is nobody's either.
+            text = " ".join((error.details() or "").split())[:_TEXT_CHARACTERS_MAX]
+            raise BackendUnavailableError(
+                f"{self.address} answered {error.code().name}: {text}"
+            ) from None
+        try:
+            return describe(metadata, config)
+        except BackendError as error:
+            raise BackendError(f"{self.address}: {error}") from None
+
+    async def close(self) -> None:
+        """Ends all calls."""
+        await self._channel.close()
+
+    async def _read_config(self, *, timeout_s: float) -> Any | None:
+        try:
+            answer = await self._ask("ModelConfig", timeout_s=timeout_s, **self._name)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return None  # a server of the same protocol that is not Triton
+            raise
+        return answer.config
+
+    async def _ask(self, method: str, *, timeout_s: float, **request: str) -> Any:
+        call: Any = self._channel.unary_unary(
+            f"{_SERVICE}/{method}",
+            request_serializer=getattr(service_pb2, f"{method}Request").SerializeToString,
+            response_deserializer=getattr(service_pb2, f"{method}Response").FromString,
+        )
+        return await call(getattr(service_pb2, f"{method}Request")(**request), timeout=timeout_s)

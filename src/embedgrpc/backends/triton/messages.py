@@ -1,0 +1,162 @@
+"""The requests that run a model, and what is taken from their answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+
+from embedgrpc.backends.base import BackendError, FloatArray, IntArray, PaddedBatch
+from embedgrpc.backends.triton.served_graph import ServedGraph
+from embedgrpc.backends.triton.tensors import decode, encode
+
+# An input from token ids and mask, int64 [batch, tokens] each: int64 of the same shape.
+Filling = Callable[[IntArray, IntArray], NDArray[np.int64]]
+# An output of ours from one of the server's, float32, and the mask, int64 [batch, tokens].
+Making = Callable[[FloatArray, IntArray], FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an output of ours is made from one of the server's.
+
+    Attributes:
+        served: The name of the server's.
+        make: Makes ours of it; None where it is the same.
+        dims: The length of each axis of ours after the batch; None for the number of tokens.
+    """
+
+    served: str
+    dims: tuple[int | None, ...]
+    make: Making | None = None
+
+
+class Messages:
+    """Writes requests for one model, and reads their answers. Safe to use from any thread.
+
+    Args:
+        model: The model's name at the server.
+        version: Its version there; empty for the one that the server chooses.
+        graph: What the server says of it.
+        recipes: How each output of ours is made.
+        fillings: How inputs beside ids, mask and types are filled.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: str,
+        graph: ServedGraph,
+        recipes: Mapping[str, Recipe],
+        fillings: Mapping[str, Filling],
+    ) -> None:
+        self._model = model
+        self._version = version
+        self._graph = graph
+        self._recipes = recipes
+        self._fillings = fillings
+
+    def check(self, batch: PaddedBatch) -> None:
+        """Refuses what the server would not notice before its model fails on it.
+
+        Raises:
+            BackendError: The batch is empty, its arrays differ in shape, or it asks for an
+                output that nothing is made of.
+        """
+        shape = batch.input_ids.shape
+        arrays = (batch.attention_mask, batch.token_type_ids)
+        if 0 in shape or any(one.shape != shape for one in arrays):
+            others = " and ".join(str(list(one.shape)) for one in arrays)
+            raise BackendError(f"a batch of ids {list(shape)}, with mask and types {others}")
+        for name in batch.outputs:
+            if name not in self._recipes:
+                raise BackendError(f"the model has no output {name}")
+
+    def write(self, batch: PaddedBatch) -> bytes:
+        """Writes the request that runs a batch, which `check` let pass.
+
+        Raises:
+            BackendError: A number of it is too large for what the model takes.
+        """
+        shape = batch.input_ids.shape
+        tensors = service_pb2.ModelInferRequest.InferInputTensor
+        wanted = service_pb2.ModelInferRequest.InferRequestedOutputTensor
+        served = dict.fromkeys(self._recipes[name].served for name in batch.outputs)
+        request = service_pb2.ModelInferRequest(
+            model_name=self._model,
+            model_version=self._version,
+            inputs=[
+                tensors(name=one.name, datatype=one.datatype, shape=shape)
+                for one in self._graph.inputs
+            ],
+            outputs=[wanted(name=name) for name in served],
+            raw_input_contents=[
+                encode(self._fill(one.name, batch), one.datatype) for one in self._graph.inputs
+            ],
+        )
+        written: bytes = request.SerializeToString()
+        return written
+
+    def read(self, answer: bytes, batch: PaddedBatch) -> dict[str, FloatArray]:
+        """Reads the answer to the request for a batch.
+
+        Returns:
+            For each output of the batch float32 [batch, ...], C-contiguous.
+
+        Raises:
+            BackendError: The answer is no such answer. Nothing of its content is told.
+        """
+        try:
+            response = service_pb2.ModelInferResponse.FromString(answer)
+        except DecodeError:
+            raise BackendError(f"the answer of {len(answer)} bytes is no answer") from None
+        raw: Sequence[bytes] = response.raw_output_contents
+        if raw and len(raw) != len(response.outputs):
+            raise BackendError(f"{len(response.outputs)} outputs have {len(raw)} raw contents")
+        found = {tensor.name: index for index, tensor in enumerate(response.outputs)}
+        decoded: dict[str, FloatArray] = {}
+        results: dict[str, FloatArray] = {}
+        for name in batch.outputs:
+            recipe = self._recipes[name]
+            if recipe.served not in found:
+                # A server that caches errors answers without outputs, and says that all is well.
+                raise BackendError(f"the answer lacks the output {recipe.served}")
+            if recipe.served not in decoded:
+                index = found[recipe.served]
+                tensor = response.outputs[index]
+                decoded[recipe.served] = decode(tensor, raw[index] if raw else None)
+            results[name] = _make(recipe, decoded[recipe.served], batch)
+        return results
+
+    def _fill(self, name: str, batch: PaddedBatch) -> NDArray[np.int64]:
+        match name:
+            case "input_ids":
+                return batch.input_ids
+            case "attention_mask":
+                return batch.attention_mask
+            case "token_type_ids":
+                return batch.token_type_ids
+        return self._fillings[name](batch.input_ids, batch.attention_mask)
+
+
+def _make(recipe: Recipe, served: FloatArray, batch: PaddedBatch) -> FloatArray:
+    sequences, tokens = batch.input_ids.shape
+    if served.shape[:1] != (sequences,):
+        raise BackendError(
+            f"the output {recipe.served} has shape {list(served.shape)} for {sequences} sequences"
+        )
+    try:
+        made = recipe.make(served, batch.attention_mask) if recipe.make else served
+    except ValueError:
+        made = served[:0]
+    wanted = (sequences, *(tokens if size is None else size for size in recipe.dims))
+    if made.shape != wanted:
+        raise BackendError(
+            f"the output {recipe.served} has shape {list(served.shape)}, and cannot become"
+            f" {list(wanted)}"
+        )
+    # A copy, as what was received is read only and held by the whole answer.
+    return np.array(made, np.float32, order="C")

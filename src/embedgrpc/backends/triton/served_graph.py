@@ -1,0 +1,137 @@
+"""What a server says of a model: its inputs and outputs, and how much it takes at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2
+
+from embedgrpc.backends.base import BackendError
+
+# Axes of an input: batch and tokens.
+_INPUT_AXES = 2
+_INPUT_TYPES = frozenset({"INT64", "INT32", "BOOL", "FP32", "FP16"})
+_OUTPUT_TYPES = frozenset({"FP32", "FP16", "BF16", "FP64"})
+_REQUIRED = ("input_ids", "attention_mask")
+_TEXT_TYPE = "BYTES"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTensor:
+    """An input or an output.
+
+    Attributes:
+        name: Its name.
+        datatype: The type of its values, as the protocol names it, such as "FP32".
+        dims: The length of each axis after the batch; None where it is free.
+    """
+
+    name: str
+    datatype: str
+    dims: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedGraph:
+    """A model as a server has it.
+
+    Attributes:
+        inputs: What it takes, each [batch, tokens].
+        outputs: What it gives, each [batch, ...].
+        batch_max: The most sequences of a request; 0 for no limit.
+        parameters: What else its configuration says, by name.
+        instances: How many requests its server runs at once.
+        on_gpu: Whether the server runs it on GPUs.
+        versions: Which versions of it are served.
+    """
+
+    inputs: tuple[ServedTensor, ...]
+    outputs: tuple[ServedTensor, ...]
+    batch_max: int
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    instances: int = 1
+    on_gpu: bool = False
+    versions: tuple[str, ...] = ()
+
+    def equals(self, other: "ServedGraph") -> bool:
+        """Tells whether two servers serve the same; how many instances they have is their own."""
+        return (
+            sorted(self.inputs, key=_name_of) == sorted(other.inputs, key=_name_of)
+            and sorted(self.outputs, key=_name_of) == sorted(other.outputs, key=_name_of)
+            and self.batch_max == other.batch_max
+            and dict(self.parameters) == dict(other.parameters)
+        )
+
+
+def describe(metadata: Any, config: Any | None) -> ServedGraph:
+    """Puts together what a server says.
+
+    Args:
+        metadata: Its ModelMetadataResponse.
+        config: Its ModelConfig; None where it does not tell, as other servers than Triton.
+
+    Raises:
+        BackendError: Token ids cannot be sent to the model, or none of its outputs can be read.
+    """
+    name = metadata.name
+    if config is not None and config.model_transaction_policy.decoupled:
+        raise BackendError(f"the model {name} is decoupled: only one answer a request can be taken")
+    inputs = tuple(_describe_input(name, tensor) for tensor in metadata.inputs)
+    given = {tensor.name for tensor in inputs}
+    for required in _REQUIRED:
+        if required not in given:
+            raise BackendError(
+                f"the model {name} has no input {required}; it has {', '.join(sorted(given))}"
+            )
+    outputs = tuple(
+        ServedTensor(tensor.name, tensor.datatype, _dims(tensor.shape[1:]))
+        for tensor in metadata.outputs
+        if tensor.datatype in _OUTPUT_TYPES and tensor.shape and tensor.shape[0] < 0
+    )
+    if not outputs:
+        raise BackendError(
+            f"the model {name} has no output of floating-point numbers for each sequence of a batch"
+        )
+    versions = tuple(metadata.versions)
+    if config is None:
+        return ServedGraph(inputs, outputs, 0, versions=versions)
+    groups = [(group, max(group.count, 1) * max(len(group.gpus), 1)) for group in
+              config.instance_group]  # fmt: skip
+    gpu = model_config_pb2.ModelInstanceGroup.Kind.KIND_GPU
+    return ServedGraph(
+        inputs,
+        outputs,
+        config.max_batch_size,
+        parameters={key: value.string_value for key, value in config.parameters.items()},
+        instances=sum(count for _, count in groups) or 1,
+        on_gpu=any(group.kind == gpu or group.gpus for group, _ in groups),
+        versions=versions,
+    )
+
+
+def _describe_input(model: str, tensor: Any) -> ServedTensor:
+    if tensor.datatype == _TEXT_TYPE:
+        raise BackendError(
+            f"the model {model} takes text in its input {tensor.name}: only models that take token"
+            " ids can be served"
+        )
+    if tensor.datatype not in _INPUT_TYPES:
+        raise BackendError(
+            f"the model {model} has an input {tensor.name} of type {tensor.datatype}; it must be"
+            f" one of {', '.join(sorted(_INPUT_TYPES))}"
+        )
+    # Where max_batch_size is 0 the axis of the batch must stand among the declared ones.
+    if len(tensor.shape) != _INPUT_AXES or any(size >= 0 for size in tensor.shape):
+        raise BackendError(
+            f"the model {model} has an input {tensor.name} of shape {list(tensor.shape)}: both"
+            " batch and tokens must be free, [-1, -1]; set max_batch_size and dims: [ -1 ]"
+        )
+    return ServedTensor(tensor.name, tensor.datatype, _dims(tensor.shape[1:]))
+
+
+def _dims(shape: Sequence[int]) -> tuple[int | None, ...]:
+    return tuple(None if size < 0 else size for size in shape)
+
+
+def _name_of(tensor: ServedTensor) -> str:
+    return tensor.name

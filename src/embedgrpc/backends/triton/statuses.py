@@ -1,0 +1,68 @@
+"""What the status of a failed call means.
+
+Texts of a server are compared and never passed on: they may hold paths, stacks and token ids.
+
+Source: the status codes and texts of Triton's gRPC front end.
+"""
+
+from dataclasses import dataclass
+
+from grpc import StatusCode
+
+from embedgrpc.backends.base import (
+    BackendDeadlineError,
+    BackendError,
+    BackendOverloadedError,
+    BackendUnavailableError,
+)
+
+_QUEUE_FULL = "exceeds maximum queue size"
+_QUEUED_TOO_LONG = "request timeout expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a failed call means.
+
+    Attributes:
+        error: For whoever waits for the batch.
+        lost: Whether the endpoint, or its model, is not there: another one may do it.
+        blamed: Whether the endpoint is to blame, rather than the batch or the load.
+        silent: Whether it did not answer at all.
+    """
+
+    error: BackendError
+    lost: bool = False
+    blamed: bool = False
+    silent: bool = False
+
+
+def judge(endpoint: str, code: StatusCode, text: str, *, callers_gave_up: bool) -> Failure:
+    """Finds out what the status of a failed call means.
+
+    Args:
+        endpoint: Who was called.
+        code: The status.
+        text: What the server says to it.
+        callers_gave_up: Whether the time limit of the call was that of those who wait.
+    """
+    said = f"{endpoint} answered {code.name}"
+    failure = Failure(BackendError(said), blamed=True)
+    match code:
+        case StatusCode.UNAVAILABLE if _QUEUE_FULL in text.lower():
+            failure = Failure(BackendOverloadedError(f"{said}: its queue is full"))
+        case StatusCode.UNAVAILABLE if _QUEUED_TOO_LONG in text.lower():
+            failure = Failure(BackendDeadlineError(f"{said}: the request waited too long there"))
+        case StatusCode.UNAVAILABLE | StatusCode.NOT_FOUND:
+            failure = Failure(BackendUnavailableError(said), lost=True)
+        case StatusCode.RESOURCE_EXHAUSTED:
+            failure = Failure(BackendOverloadedError(said))
+        case StatusCode.DEADLINE_EXCEEDED:
+            late = f"{endpoint} did not answer in time"
+            kind = BackendDeadlineError if callers_gave_up else BackendUnavailableError
+            failure = Failure(kind(late), blamed=True, silent=True)
+        case StatusCode.CANCELLED:
+            failure = Failure(BackendUnavailableError(said), blamed=True)
+        case StatusCode.INVALID_ARGUMENT:
+            failure = Failure(BackendError(said))
+    return failure

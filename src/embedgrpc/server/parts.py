@@ -1,0 +1,52 @@
+"""What loading gives before the event loop is needed."""
+
+from dataclasses import dataclass
+
+from embedgrpc.backends.base import Availability, Backend
+from embedgrpc.models.metadata import ModelMetadata
+from embedgrpc.models.source import ModelFiles
+from embedgrpc.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class RunnableGraph:
+    """A graph that a backend runs, wherever that is.
+
+    Attributes:
+        outputs: What can be asked for, by the names of `embedgrpc.models.outputs`.
+        content_hash: What the model's answers depend on, in hexadecimal.
+        weight_type: What most of the weights are; empty where nobody says.
+        weight_bytes: Their size; 0 where nobody says.
+        place: Where it is, for people.
+    """
+
+    outputs: tuple[str, ...]
+    content_hash: str
+    weight_type: str
+    weight_bytes: int
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A model whose threads are not started yet.
+
+    Attributes:
+        files: The model's folder.
+        metadata: What the model is.
+        tokenizer: The model's tokenizer.
+        graph: The graph that runs.
+        backend: What runs it; whoever loads it closes it.
+        batch_tokens: The most padded tokens of a batch until somebody knows better.
+        batch_sequences: The most sequences of a batch that the backend takes; 0 for no limit.
+        availability: Whether the backend can be reached; None where it is in this process.
+    """
+
+    files: ModelFiles
+    metadata: ModelMetadata
+    tokenizer: Tokenizer
+    graph: RunnableGraph
+    backend: Backend
+    batch_tokens: int
+    batch_sequences: int = 0
+    availability: Availability | None = None

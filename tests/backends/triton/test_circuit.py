@@ -1,0 +1,94 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedgrpc.backends.triton.circuit import FAILURES_MAX, SILENT_LOOKS_MAX, Circuit
+
+# What may happen to a circuit, and how much later.
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["succeed", "fail", "lose", "well", "ill", "gone"]), st.floats(0, 5)),
+    max_size=60,
+)
+
+
+class Timed:
+    """A circuit on a clock that a test moves."""
+
+    def __init__(self, random: float = 0.5) -> None:
+        self.now = 0.0
+        self.circuit = Circuit(clock=lambda: self.now, random=lambda: random)
+
+    def take(self, event: str) -> None:
+        """Has something happen to it."""
+        match event:
+            case "well":
+                self.circuit.find_well()
+            case "ill" | "gone":
+                self.circuit.find_ill(lost=event == "gone")
+            case _:
+                getattr(self.circuit, event)()
+
+
+@given(EVENTS, st.floats(0, 1))
+def test_it_opens_and_closes_for_reasons_alone(
+    events: list[tuple[str, float]], random: float
+) -> None:
+    """It opens when lost, or by failures without success between, and closes by a look alone."""
+    timed = Timed(random)
+    failures = looks = 0
+    closed = True
+    for event, wait_s in events:
+        timed.now += wait_s
+        timed.take(event)
+        if event == "well":
+            failures = failures if closed else 0
+            looks = 0
+            closed = True
+        elif event == "succeed":
+            failures = looks = 0
+        elif closed and event == "fail":
+            failures += 1
+            closed = failures < FAILURES_MAX
+        elif closed and event == "ill":
+            looks += 1
+            closed = looks < SILENT_LOOKS_MAX
+        elif event in ("lose", "gone"):
+            closed = False
+        assert timed.circuit.closed == closed
+
+
+@given(EVENTS, st.floats(0, 1))
+def test_it_is_looked_at_soon(events: list[tuple[str, float]], random: float) -> None:
+    """Whatever happened, the next look is at most two seconds away."""
+    timed = Timed(random)
+    for event, wait_s in events:
+        timed.now += wait_s
+        before = timed.circuit.closed
+        timed.take(event)
+        assert timed.circuit.due_at - timed.now <= 2 + 1e-9
+        if event in ("lose", "gone") and before:
+            assert 0.3 < timed.circuit.due_at - timed.now <= 0.5 + 1e-9
+
+
+def test_looks_become_rarer_while_it_is_open() -> None:
+    """The waits between looks at what is lost grow from half a second to two."""
+    timed = Timed(random=0)
+    timed.circuit.lose()
+    waits = []
+    for _ in range(4):
+        waits.append(timed.circuit.due_at - timed.now)
+        timed.now = timed.circuit.due_at
+        timed.circuit.find_ill(lost=True)
+    assert waits == [0.5, 1.0, 2.0, 2.0]
+    timed.circuit.find_well()
+    timed.circuit.lose()
+    assert timed.circuit.due_at - timed.now == 0.5
+
+
+def test_a_failure_has_it_looked_at_at_once() -> None:
+    """A call that failed is reason to look; one on an open circuit is not."""
+    timed = Timed()
+    timed.circuit.fail()
+    assert timed.circuit.due_at == timed.now
+    timed.circuit.lose()
+    timed.circuit.fail()
+    assert timed.circuit.due_at > timed.now

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from embedgrpc.models.graph import prepare
+from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.metadata import read
+from embedgrpc.models.overrides import ModelOverrides
+from embedgrpc.models.served_fingerprint import ServedFingerprint, find_fingerprint
+from embedgrpc.models.source import resolve
+from tests.models.runner import FIXTURES, copy_fixture
+
+PLACE = ("10.0.0.1:8001", "minilm", "")
+NOTHING = ModelOverrides()
+OTHER = "0" * 64
+
+
+def find(
+    folder: Path,
+    cache: Path,
+    *,
+    declared: str,
+    overrides: ModelOverrides = NOTHING,
+    place: tuple[str, ...] = PLACE,
+) -> ServedFingerprint:
+    """The fingerprint of a model whose files are in a folder."""
+    files = resolve(str(folder))
+    return find_fingerprint(
+        files, read(files, overrides), overrides, declared=declared, place=place, cache_dir=cache
+    )
+
+
+@pytest.fixture
+def without_weights(tmp_path: Path) -> Path:
+    """A folder that holds all but the weights."""
+    return copy_fixture("bert-mean", tmp_path, leave_out=["model.safetensors"])
+
+
+@pytest.mark.parametrize("weight_type", [WeightType.FLOAT32, WeightType.INT8])
+def test_what_the_weights_here_confirm_is_taken(tmp_path: Path, weight_type: WeightType) -> None:
+    """A declared hash that the files lead to is told, whatever the graph was converted to."""
+    folder = FIXTURES / "bert-mean"
+    files = resolve(str(folder))
+    metadata = read(files, ModelOverrides(weight_type=weight_type))
+    declared = prepare(files, metadata, cache_dir=tmp_path).content_hash
+    assert find(folder, tmp_path, declared=declared) == ServedFingerprint(declared, weight_type)
+
+
+def test_without_weights_the_declared_one_is_taken(without_weights: Path, tmp_path: Path) -> None:
+    """Nothing can be compared: what the repository says counts, unless settings change it."""
+    assert find(without_weights, tmp_path, declared=OTHER).value == OTHER
+    changed = ModelOverrides(prompts={"query": "q: "})
+    derived = [
+        find(without_weights, tmp_path, declared=OTHER, overrides=changed, place=place).value
+        for place in (PLACE, ("10.0.0.2:8001", "minilm", ""))
+    ]
+    assert derived[0] == derived[1] != OTHER
+
+
+def test_what_the_weights_here_contradict_is_not_taken(tmp_path: Path) -> None:
+    """The server runs something else than it says, or the files are another model's."""
+    found = find(FIXTURES / "bert-mean", tmp_path, declared=OTHER)
+    assert found.contradicted
+    assert found.value != OTHER
+
+
+def test_undeclared_spaces_are_each_their_own(without_weights: Path, tmp_path: Path) -> None:
+    """Where nothing is declared, another server, version or setting is another space."""
+    values = [
+        find(folder, tmp_path, declared="", place=place, overrides=overrides).value
+        for folder in (without_weights, FIXTURES / "bert-cls")
+        for place in (PLACE, ("10.0.0.2:8001", "minilm", ""), ("10.0.0.1:8001", "minilm", "2"))
+        for overrides in (NOTHING, ModelOverrides(normalize=False))
+    ]
+    assert len(set(values)) == len(values) == 12
+    assert find(without_weights, tmp_path, declared="").value == values[0]
