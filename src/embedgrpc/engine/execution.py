@@ -15,6 +15,7 @@ from embedgrpc.backends.base import (
     BackendOverloadedError,
     BackendUnavailableError,
     PaddedBatch,
+    RunContext,
 )
 from embedgrpc.engine import errors
 from embedgrpc.engine.delivery import Answer, Delivery, address_answer, address_failure
@@ -53,16 +54,21 @@ class BatchRunner:
         except Exception:  # noqa: BLE001 - see above
             return batch
 
-    def run(self, batch: Batch) -> list[Outcome[Row, Answer]]:
+    def run(self, batch: Batch, context: RunContext) -> list[Outcome[Row, Answer]]:
         """Runs a batch, and again in parts where it fails. Does not raise.
+
+        Args:
+            batch: What to run.
+            context: For whom.
 
         Returns:
             What became of every row, each once.
         """
-        first = self._attempt(batch.rows, batch.padded)
+        first = self._attempt(batch.rows, batch.padded, context)
         if all(outcome.error is None for outcome in first):
             return first
-        return list(run_isolating(partial(self._attempt, padded=None), batch.rows, first))
+        again = partial(self._attempt, padded=None, context=context)
+        return list(run_isolating(again, batch.rows, first))
 
     def address(self, outcomes: Iterable[Outcome[Row, Answer]]) -> list[Delivery]:
         """Gives each job its part of what came out."""
@@ -75,11 +81,11 @@ class BatchRunner:
         return deliveries
 
     def _attempt(
-        self, rows: Sequence[Row], padded: PaddedBatch | None
+        self, rows: Sequence[Row], padded: PaddedBatch | None, context: RunContext
     ) -> list[Outcome[Row, Answer]]:
         """Runs rows once: those that came out well, and the others with the reason."""
         try:
-            results = self._backend.run(padded or self._pad(rows))
+            results = self._backend.run(padded or self._pad(rows), context)
             return self._judge(rows, Answer(results, range(len(rows))))
         except BackendUnavailableError as away:
             _logger.warning(

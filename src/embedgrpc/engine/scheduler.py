@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from embedgrpc.backends.base import Backend, PaddedBatch
+from embedgrpc.backends.base import Backend, PaddedBatch, RunContext
 from embedgrpc.backends.priority import give_way
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission import Admission
@@ -27,6 +27,7 @@ from embedgrpc.engine.execution import BatchRunner
 from embedgrpc.engine.in_flight import InFlight
 from embedgrpc.engine.isolation import Outcome
 from embedgrpc.engine.reports import BatchObserver, BatchReporter
+from embedgrpc.engine.running import RunningBatches
 from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
 from embedgrpc.engine.work_class import WorkClass
 
@@ -104,6 +105,7 @@ class Scheduler:
         # What was run and is still to be handed out.
         self._run_batches: deque[_RunBatch] = deque()
         self._in_flight = InFlight()
+        self._running = RunningBatches()
         # Since when the time of the lanes has not been accounted for.
         self._busy_since = 0.0
         self._lanes = [
@@ -161,11 +163,17 @@ class Scheduler:
         ]
 
     def cancel(self, job: Job) -> None:
-        """Takes a job out of the queue, for good; a lane ends what it runs. From any thread."""
+        """Takes a job out of the queue, for good. From any thread.
+
+        A run that was for it alone is ended, where the backend can do that.
+        """
         with self._changed:
             job.cancelled = True
             for one in job.queued:
                 self._dispatcher.queue.remove(one)
+            unwanted = self._running.leave(job)
+        for cancellation in unwanted:
+            cancellation.cancel()
 
     def run_when_idle(self, batch: PaddedBatch) -> float:
         """Runs a batch of nobody's while nothing else runs or waits. Blocks.
@@ -257,11 +265,11 @@ class Scheduler:
         if self._run_batches or dispatcher.can_begin(now) or dispatcher.can_begin_ahead(now):
             self._changed.notify()
 
-    def _begin(self, now: float) -> tuple[Batch, list[Row]] | None:
+    def _begin(self, now: float) -> tuple[Batch, RunContext, list[Row]] | None:
         """Takes a lane and a batch for it; None when there is none.
 
         Returns:
-            What is to be run, and rows for which it is too late.
+            What is to be run, for whom, and rows for which it is too late.
         """
         if not self._dispatcher.busy:
             self._busy_since = time.perf_counter()
@@ -271,7 +279,7 @@ class Scheduler:
         wanted, late = self._in_flight.begin(batch.rows, now)
         if len(wanted) < len(batch.rows):
             batch = Batch(batch.work_class, wanted)
-        return batch, late
+        return batch, self._running.begin(wanted), late
 
     def _give_lane_back(self, work_class: WorkClass) -> float:
         """Returns how long lanes were busy since one was last given back, in seconds."""
@@ -288,19 +296,41 @@ class Scheduler:
         with self._changed:
             self._dispatcher.finish_ahead(laid_out)
 
-    def _run(self, batch: Batch, late: list[Row]) -> None:
+    def _run(self, batch: Batch, context: RunContext, late: list[Row]) -> None:
         """Runs a batch on the lane that was taken for it, and gives the lane back."""
         if late:
             expired = errors.DeadlineExpiredError("the deadline passed in the queue")
             self._deliver_soon(address_failure(late, expired))
         started_ns = time.time_ns()
-        outcomes = self._runner.run(batch) if batch.rows else []
+        outcomes = self._runner.run(batch, context) if batch.rows else []
         with self._changed:
+            self._running.end(context)
             self._in_flight.end(batch.rows)
+            outcomes = self._queue_again(outcomes)
             elapsed_s = self._give_lane_back(batch.work_class)
             if batch.rows:
                 span_ns = (started_ns, time.time_ns())
                 self._run_batches.append(_RunBatch(batch, outcomes, span_ns, elapsed_s))
+
+    def _queue_again(self, outcomes: Sequence[Outcome[Row, Answer]]) -> list[Outcome[Row, Answer]]:
+        """Queues up again who joined a run that was ended because others had no more time.
+
+        Returns:
+            The outcomes without them.
+        """
+        now = time.monotonic()
+        final = []
+        for outcome in outcomes:
+            if not isinstance(outcome.error, errors.DeadlineExpiredError):
+                final.append(outcome)
+                continue
+            for rider in [one for row in outcome.rows for one in row if one.is_wanted(now)]:
+                again = QueuedSequence(rider.job, rider.index, rider.sequence, rider.urgency)
+                rider.job.queued = [*rider.job.queued, again]
+                self._dispatcher.push(again, now)
+            rows = [[one for one in row if not one.is_wanted(now)] for row in outcome.rows]
+            final.append(Outcome([row for row in rows if row], None, outcome.error))
+        return final
 
     def _hand_out(self, done: "_RunBatch") -> None:
         """Hands the results of a batch to those who wait for them, and reports it."""

@@ -28,12 +28,14 @@ class Call:
         deadline: On the clock of `time.monotonic`, in seconds; infinity for none.
         caller: Who shares the machine fairly with the other callers of the same class.
         trace: What the batch's span is linked to; opaque here.
+        forwarded: Keys and values for whatever runs the model elsewhere, such as traceparent.
     """
 
     work_class: WorkClass
     deadline: float = math.inf
     caller: str = ""
     trace: object | None = None
+    forwarded: tuple[tuple[str, str], ...] = ()
 
 
 class Sink(Protocol):

@@ -16,7 +16,7 @@ from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX
 from embedgrpc.server.settings import Settings
-from embedgrpc.server.tracing import current_context
+from embedgrpc.server.tracing import current_context, forwarded_context
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
 ENCODINGS: dict[int, Encoding] = {
@@ -93,6 +93,7 @@ def begin_call(
         deadline=time.monotonic() + limit_s,
         caller=_caller(context, settings.caller_metadata),
         trace=current_context(),
+        forwarded=forwarded_context(),
     )
 
 

@@ -163,6 +163,15 @@ def current_context() -> SpanContext | None:
     return span.get_span_context() if span.is_recording() else None
 
 
+def forwarded_context() -> tuple[tuple[str, str], ...]:
+    """Tells what to send along with a call that is made for the running one; nothing untraced."""
+    if not trace.get_current_span().get_span_context().is_valid:
+        return ()
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return tuple(carrier.items())
+
+
 class _MetadataGetter(Getter[Metadata]):
     """Reads propagation fields from gRPC metadata, whose keys are lower case and may repeat."""
 
