@@ -92,7 +92,11 @@ def test_a_run_that_is_not_alone_leaves_cores_to_the_other(graph_path: Path) -> 
     def threads(session: Any) -> int:
         return int(session.get_session_options().intra_op_num_threads)
 
+    assert backend._opener is not None
     with backend._session_for_run() as first:
+        with backend._session_for_run() as early:
+            assert early is first  # nobody waits until there is another
+        backend._opener.join()
         with backend._session_for_run() as second, backend._session_for_run() as third:
             assert [threads(one) for one in (first, second, third)] == [6, 2, 2]
         with backend._session_for_run() as fourth:

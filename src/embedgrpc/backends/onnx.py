@@ -41,9 +41,9 @@ class OnnxBackend:
     """A graph that runs in this process.
 
     A run that is alone takes all threads. On the CPU one that begins while another runs takes its
-    share of them, in a session of its own: threads of two runs that wait for each other on the
-    same cores cost both a tenth of their speed. A large model has one session for all, whose
-    weights are in memory once.
+    share of them, in a session of its own, opened when that first happens: threads of two runs
+    that wait for each other on the same cores cost both a tenth of their speed. A large model has
+    one session for all, whose weights are in memory once.
     """
 
     def __init__(
@@ -92,13 +92,19 @@ class OnnxBackend:
             self._device = "cpu"
         self._lanes = lanes or (2 if self._device == "cpu" else 1)
         self._shared_threads = threads
-        self._shared_session = self._session
+        self._shared_session: Any = None
+        self._opener: threading.Thread | None = None
         if self._device == "cpu" and self._lanes > 1 < threads and _is_small(graph_path):
             self._shared_threads = max(threads // self._lanes, 1)
             options = _session_options(
                 intra_op_threads=self._shared_threads, spin_duration_us=spin_duration_us
             )
-            self._shared_session = _load(graph_path, options, providers)
+            self._opener = threading.Thread(
+                target=self._open_shared_session,
+                args=(graph_path, options),
+                name=f"open-{graph_path.parent.name}",
+                daemon=True,
+            )
         self._running = 0
         self._changing = threading.Lock()
         self._input_names = tuple(value.name for value in self._session.get_inputs())
@@ -160,19 +166,32 @@ class OnnxBackend:
 
     def close(self) -> None:
         """Frees the weights. No run is in progress."""
+        if self._opener is not None and self._opener.ident is not None:
+            self._opener.join()
         del self._session, self._shared_session
 
     @contextmanager
     def _session_for_run(self) -> Iterator[Any]:
         """Gives the session with all threads to a run that is alone."""
         with self._changing:
-            session = self._shared_session if self._running else self._session
+            session = self._session
+            if self._running and self._opener is not None:
+                session = self._shared_session or self._session
+                if self._opener.ident is None:
+                    self._opener.start()
             self._running += 1
         try:
             yield session
         finally:
             with self._changing:
                 self._running -= 1
+
+    def _open_shared_session(self, graph_path: Path, options: Any) -> None:
+        try:
+            self._shared_session = _load(graph_path, options, ["CPUExecutionProvider"])
+        except BackendError as error:
+            # All runs go on sharing the one there is.
+            _logger.warning("no second session", extra={"problem": str(error)})
 
     def _select_inputs(self, batch: PaddedBatch) -> dict[str, IntArray]:
         arrays = {
