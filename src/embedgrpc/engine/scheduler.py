@@ -38,6 +38,8 @@ _QUEUED_BATCH_TOKENS_MIN = 512
 # How long a run that is under way may take when the scheduler closes. Its thread ends with the
 # process at the latest.
 _LANE_END_S_MAX = 10.0
+# A backend's clock may be ahead of this one by so much.
+_CLOCKS_APART_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +308,8 @@ class Scheduler:
         with self._changed:
             self._running.end(context)
             self._in_flight.end(batch.rows)
-            outcomes = self._queue_again(outcomes)
+            if _was_ended(context):
+                outcomes = self._queue_again(outcomes)
             elapsed_s = self._give_lane_back(batch.work_class)
             if batch.rows:
                 span_ns = (started_ns, time.time_ns())
@@ -345,3 +348,9 @@ class Scheduler:
         # Once the loop is closed nobody waits for results.
         if deliveries and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(hand_over, deliveries)
+
+
+def _was_ended(context: RunContext) -> bool:
+    """Tells whether a backend may have ended a run because nobody was to wait for it any more."""
+    is_over = time.monotonic() >= context.deadline - _CLOCKS_APART_S
+    return is_over or context.cancellation.cancelled
