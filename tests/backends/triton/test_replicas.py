@@ -188,7 +188,7 @@ def test_a_server_that_always_fails_is_left_alone(
     backend = connect(server, second)
     server.fault = Fault.BROKEN
     failed = 0
-    for _ in range(FAILURES_MAX + 3):
+    for _ in range(2 * FAILURES_MAX + 3):
         try:
             check(backend)
         except BackendError:
