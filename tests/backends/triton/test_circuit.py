@@ -70,7 +70,7 @@ def test_it_is_looked_at_soon(events: list[tuple[str, float]], random: float) ->
 
 
 def test_looks_become_rarer_while_it_is_open() -> None:
-    """The waits between looks at what is lost grow from half a second to two."""
+    """The waits between looks at what is lost grow from half a second to one."""
     timed = Timed(random=0)
     timed.circuit.lose()
     waits = []
@@ -78,7 +78,7 @@ def test_looks_become_rarer_while_it_is_open() -> None:
         waits.append(timed.circuit.due_at - timed.now)
         timed.now = timed.circuit.due_at
         timed.circuit.find_ill(lost=True)
-    assert waits == [0.5, 1.0, 2.0, 2.0]
+    assert waits == [0.5, 1.0, 1.0, 1.0]
     timed.circuit.find_well()
     timed.circuit.lose()
     assert timed.circuit.due_at - timed.now == 0.5

@@ -9,7 +9,7 @@ FAILURES_MAX = 5
 SILENT_LOOKS_MAX = 2
 # Between two looks at an endpoint that is not called, growing from the one to the other.
 _FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 2.0
+_LONGEST_WAIT_S = 1.0
 # Between two looks at one that is called: it may go away while nobody calls.
 _WATCH_S = 2.0
 # Waits differ by this part of theirs, so that many clients do not look in the same moment.
