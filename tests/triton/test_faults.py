@@ -237,12 +237,15 @@ async def test_a_paused_server_costs_no_more_than_the_deadline(
     async with in_front_of(upstream, graphs=graphs) as service:
         before = await vectors_of(service)
         upstream.server.pause()
+        patient = asyncio.ensure_future(failure_of(service.client.embed("a call")))
         calls = [service.client.embed(text, timeout=0.3) for text in TEXTS[:6]]
         for failure in await asyncio.gather(*map(failure_of, calls)):
             assert failure.code in (LATE[0], AWAY[0])
         late = time.monotonic()
         await until_status(service, NOT_SERVING)
         tell_time("from the first deadlines to NOT_SERVING", late)
+        given_up = await patient
+        assert (given_up.code, given_up.reason) == AWAY
         refused = await failure_of(service.client.embed("a call"))
         assert (refused.code, refused.reason) == AWAY
         upstream.server.resume()
@@ -325,6 +328,31 @@ async def test_one_of_two_servers_may_die(
             tell_time("back at work beside another", since)
             victim.hold.unlink()
             await load.more(50)
+    assert not load.failures
+    assert not load.wrong
+
+
+async def test_one_of_two_servers_may_hang(
+    upstream: Upstream, second: Upstream, graphs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests that wait for a server that hangs are run by the other: there was time left."""
+    caplog.set_level(logging.INFO)
+    async with (
+        in_front_of(upstream, second, graphs=graphs) as service,
+        under_load(service, callers=8) as load,
+    ):
+        await load.more(20)
+        held = upstream.count("held")
+        upstream.hold.touch()
+        await until_held(upstream, held + 1)
+        upstream.server.pause()
+        since = time.monotonic()
+        await until(lambda: _logged(caplog, "endpoint lost"))
+        tell_time("a hang beside another is seen", since)
+        await load.more(50)
+        upstream.hold.unlink()
+        upstream.server.resume()
+        await until(lambda: _logged(caplog, "endpoint back"))
     assert not load.failures
     assert not load.wrong
 

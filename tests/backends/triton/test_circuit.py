@@ -85,10 +85,11 @@ def test_looks_become_rarer_while_it_is_open() -> None:
 
 
 def test_a_failure_has_it_looked_at_at_once() -> None:
-    """A call that failed is reason to look; one on an open circuit is not."""
-    timed = Timed()
-    timed.circuit.fail()
-    assert timed.circuit.due_at == timed.now
-    timed.circuit.lose()
-    timed.circuit.fail()
-    assert timed.circuit.due_at > timed.now
+    """A call that failed, or was late, is reason to look; one on an open circuit is not."""
+    for take in (Circuit.fail, Circuit.doubt):
+        timed = Timed()
+        take(timed.circuit)
+        assert timed.circuit.due_at == timed.now
+        timed.circuit.lose()
+        take(timed.circuit)
+        assert timed.circuit.due_at > timed.now

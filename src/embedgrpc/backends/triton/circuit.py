@@ -53,11 +53,16 @@ class Circuit:
 
     def fail(self) -> None:
         """Takes a call that failed, or did not end in time: reason enough for a look at once."""
+        self.doubt()
         if self._closed:
             self._failures += 1
-            self._due_at = min(self._due_at, self._clock())
         if self._failures >= FAILURES_MAX:
             self.lose()
+
+    def doubt(self) -> None:
+        """Takes a reason to look at it at once, which proves nothing."""
+        if self._closed:
+            self._due_at = min(self._due_at, self._clock())
 
     def lose(self) -> None:
         """Takes that the endpoint, or its model, is not there."""

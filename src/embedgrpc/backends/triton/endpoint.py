@@ -1,5 +1,6 @@
 """One server: the calls to it, and whether it is well."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,6 @@ class Endpoint:
         circuit: Decides whether it is called.
 
     Attributes:
-        in_flight: How many batches run there.
         graph: What it said of the model when it was last found well; None before.
         turn: The number of its last request, among those of all endpoints.
     """
@@ -46,9 +46,9 @@ class Endpoint:
     ) -> None:
         self.address = address
         self.circuit = circuit
-        self.in_flight = 0
         self.graph: ServedGraph | None = None
         self.turn = 0
+        self._calls: set[Any] = set()
         self._channel = channel
         self._name = {"name": model, "version": version}
         # Bytes go in and out: messages are made and read on the threads of the lanes.
@@ -60,16 +60,32 @@ class Endpoint:
         """Runs a request.
 
         Raises:
+            EndpointSilentError: It was given up.
             AioRpcError: It failed.
         """
-        self.in_flight += 1
+        call = self._infer(request, timeout=timeout_s, metadata=grpc.aio.Metadata(*metadata))
+        self._calls.add(call)
         try:
-            answer: bytes = await self._infer(
-                request, timeout=timeout_s, metadata=grpc.aio.Metadata(*metadata)
-            )
+            answer: bytes = await call
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise EndpointSilentError(f"{self.address} was given up") from None
+        else:
             return answer
         finally:
-            self.in_flight -= 1
+            self._calls.discard(call)
+
+    def give_up(self) -> None:
+        """Ends the requests in progress, which would wait for a server that hangs."""
+        for call in self._calls:
+            call.cancel()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests run there."""
+        return len(self._calls)
 
     async def describe(self, *, timeout_s: float, connect: bool = False) -> ServedGraph:
         """Asks what the model takes and gives.

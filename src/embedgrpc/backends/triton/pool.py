@@ -16,6 +16,8 @@ from embedgrpc.backends.triton.statuses import Failure, judge
 
 # The longest that a look at an endpoint takes.
 _LOOK_S = 2.0
+# So close to its deadline a call that is cancelled is taken to be late.
+_LEAVING_S = 0.1
 # Even where nothing is due, so that an endpoint that was just lost is not forgotten for long.
 _ROUND_S = 0.25
 
@@ -147,8 +149,14 @@ class Pool:
         callers_limit: bool,
         metadata: Sequence[tuple[str, str]],
     ) -> bytes | Failure:
+        until = self._clock() + timeout_s
         try:
             answer = await endpoint.infer(request, timeout_s=timeout_s, metadata=metadata)
+        except asyncio.CancelledError:
+            # Whoever waits leaves at the deadline, and is often the first to say so.
+            if self._clock() > until - _LEAVING_S:
+                endpoint.circuit.doubt()
+            raise
         except grpc.aio.AioRpcError as error:
             failure = judge(
                 endpoint.address,
@@ -158,6 +166,8 @@ class Pool:
             )
             self._take(endpoint, failure)
             return failure
+        except EndpointSilentError as error:
+            return Failure(error, lost=True)
         except grpc.aio.UsageError:
             # The channel is closed.
             return Failure(BackendUnavailableError("the backend is being closed"))
@@ -217,6 +227,9 @@ class Pool:
             endpoint.circuit.find_ill(lost=lost)
             if is_closed:
                 self._note(endpoint, problem)
+            if not lost and not endpoint.circuit.closed:
+                # What waits there may be done by another in time.
+                endpoint.give_up()
         elif is_closed == began_closed:
             endpoint.circuit.find_well()
             if not is_closed:
