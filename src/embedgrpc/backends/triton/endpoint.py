@@ -103,7 +103,8 @@ class Endpoint:
             server = await self._ask("ServerReady", {}, timeout_s=timeout_s, connect=connect)
             model = await self._ask("ModelReady", self._name, timeout_s=timeout_s)
             if not (server.ready and model.ready):
-                raise BackendUnavailableError(f"{self.address}: the model is not ready")
+                name = self._name["name"]
+                raise BackendUnavailableError(f"{self.address}: the model {name} is not ready")
             metadata = await self._ask("ModelMetadata", self._name, timeout_s=timeout_s)
             config = await self._read_config(timeout_s=timeout_s)
         except grpc.aio.AioRpcError as error:
