@@ -110,7 +110,6 @@ async def test_who_has_time_left_is_run_again() -> None:
     backend.late_runs = 1
     with running(backend) as engine:
         backend.gate.close()
-        # What the engine holds to be over when the run ends, and the backend a moment before.
         hasty = _submit(engine, "shared", _call(0.05))
         await asyncio.to_thread(backend.gate.wait_for, 1)
         patient = _submit(engine, "shared", _call(SOON_S))
@@ -123,16 +122,17 @@ async def test_who_has_time_left_is_run_again() -> None:
         assert engine.admission.ledger.is_empty
     assert patient.rows == {0: answer("shared")}
     assert isinstance(hasty.errors[0], DeadlineExpiredError)
-    assert backend.texts == ["shared", "shared"]
+    assert backend.texts == ["shared"] * 2
     assert backend.contexts[-1].deadline > deadline
 
 
-async def test_what_a_backend_takes_too_long_for_is_not_run_again() -> None:
-    """Where its own limit is over, and nobody's here, trying again would be without end."""
+async def test_what_is_late_by_another_measure_is_not_run_again() -> None:
+    """A server that gives up sooner than the caller would is not asked for ever."""
     backend = _EndableBackend()
-    backend.late_runs = 1
+    backend.late_runs = 2
     with running(backend) as engine:
-        sink = _submit(engine, "text", _call(SOON_S))
+        sink = _submit(engine, "alone", _call(SOON_S))
         await asyncio.wait_for(sink.done.wait(), WAIT_S)
+        assert engine.admission.ledger.is_empty
     assert isinstance(sink.errors[0], DeadlineExpiredError)
-    assert backend.texts == ["text"]
+    assert backend.texts == ["alone"]

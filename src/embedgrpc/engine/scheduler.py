@@ -38,8 +38,6 @@ _QUEUED_BATCH_TOKENS_MIN = 512
 # How long a run that is under way may take when the scheduler closes. Its thread ends with the
 # process at the latest.
 _LANE_END_S_MAX = 10.0
-# A backend's clock may be ahead of this one by so much.
-_CLOCKS_APART_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,17 +304,21 @@ class Scheduler:
         started_ns = time.time_ns()
         outcomes = self._runner.run(batch, context) if batch.rows else []
         with self._changed:
-            self._running.end(context)
+            began_for = self._running.end(context)
             self._in_flight.end(batch.rows)
-            if _was_ended(context):
-                outcomes = self._queue_again(outcomes)
+            outcomes = self._queue_again(outcomes, began_for)
             elapsed_s = self._give_lane_back(batch.work_class)
             if batch.rows:
                 span_ns = (started_ns, time.time_ns())
                 self._run_batches.append(_RunBatch(batch, outcomes, span_ns, elapsed_s))
 
-    def _queue_again(self, outcomes: Sequence[Outcome[Row, Answer]]) -> list[Outcome[Row, Answer]]:
+    def _queue_again(
+        self, outcomes: Sequence[Outcome[Row, Answer]], began_for: set[Job]
+    ) -> list[Outcome[Row, Answer]]:
         """Queues up again who joined a run that was ended because others had no more time.
+
+        Only they: whoever the run began for had no more time by its own measure, and to try
+        again would be to try for ever where a server's measure is another than ours.
 
         Returns:
             The outcomes without them.
@@ -327,12 +329,16 @@ class Scheduler:
             if not isinstance(outcome.error, errors.DeadlineExpiredError):
                 final.append(outcome)
                 continue
-            for rider in [one for row in outcome.rows for one in row if one.is_wanted(now)]:
-                again = QueuedSequence(rider.job, rider.index, rider.sequence, rider.urgency)
-                rider.job.queued = [*rider.job.queued, again]
-                self._dispatcher.push(again, now)
-            rows = [[one for one in row if not one.is_wanted(now)] for row in outcome.rows]
-            final.append(Outcome([row for row in rows if row], None, outcome.error))
+            rows: list[Row] = []
+            for row in outcome.rows:
+                joined = [one for one in row if one.job not in began_for and one.is_wanted(now)]
+                for rider in joined:
+                    again = QueuedSequence(rider.job, rider.index, rider.sequence, rider.urgency)
+                    rider.job.queued = [*rider.job.queued, again]
+                    self._dispatcher.push(again, now)
+                if left := [one for one in row if one not in joined]:
+                    rows.append(left)
+            final.append(Outcome(rows, None, outcome.error))
         return final
 
     def _hand_out(self, done: "_RunBatch") -> None:
@@ -348,9 +354,3 @@ class Scheduler:
         # Once the loop is closed nobody waits for results.
         if deliveries and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(hand_over, deliveries)
-
-
-def _was_ended(context: RunContext) -> bool:
-    """Tells whether a backend may have ended a run because nobody was to wait for it any more."""
-    is_over = time.monotonic() >= context.deadline - _CLOCKS_APART_S
-    return is_over or context.cancellation.cancelled
