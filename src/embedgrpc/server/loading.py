@@ -228,8 +228,20 @@ def load_parts(
         # Late, as most servers do without, and its library takes longer to load than a model.
         from embedgrpc.server.upstream import load_upstream  # noqa: PLC0415 - see above
 
-        return load_upstream(model.settings, settings, loop)
-    files = source.resolve(model.source)
+        return load_upstream(
+            model.settings,
+            settings,
+            loop,
+            load_twin=lambda: _load_here(model, model.settings.fallback, settings, open_backend),
+        )
+    return _load_here(model, model.source, settings, open_backend)
+
+
+def _load_here(
+    model: ServedModel, place: str, settings: Settings, open_backend: OpenBackend
+) -> Parts:
+    """Loads a model that runs in this process, whose source is the place."""
+    files = source.resolve(place)
     described = metadata.read(files, model.settings.overrides)
     tokenizer = Tokenizer.load(
         files, described, escape_special_tokens=model.settings.escape_special_tokens

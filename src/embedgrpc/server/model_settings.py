@@ -38,6 +38,14 @@ class ModelSettings(BaseModel):
         " its files say, instead of the one that Triton's configuration of it names. No weights"
         " are fetched",
     )
+    fallback: str = Field(
+        default="",
+        description="For a model that runs on Triton: a source of the same model, which runs here"
+        " while no Triton server can be called. Its fingerprint must be that of the model on"
+        " Triton. It is loaded at the start, and takes the memory of a model that runs here; it is"
+        " as slow as this machine. Tokenizer and what else the model's files say are taken from it"
+        " where files is not set",
+    )
     id: str = Field(
         default="",
         pattern=f"^({_NAME})?$",
@@ -131,11 +139,13 @@ class ModelSettings(BaseModel):
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _check_files(self) -> Self:
-        if self.files and not is_triton_source(self.source):
-            raise ValueError(f"files is set, but {self.source!r} does not run on Triton")
-        if is_triton_source(self.files):
-            raise ValueError("files must name a folder, a package or a repository")
+    def _check_sources(self) -> Self:
+        for name in ("files", "fallback"):
+            value = getattr(self, name)
+            if value and not is_triton_source(self.source):
+                raise ValueError(f"{name} is set, but {self.source!r} does not run on Triton")
+            if is_triton_source(value):
+                raise ValueError(f"{name} must name a folder, a package or a repository")
         return self
 
     @model_validator(mode="after")

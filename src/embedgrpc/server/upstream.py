@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from embedgrpc.backends.fallback import FallbackBackend
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.channels import TlsFiles
 from embedgrpc.backends.triton.connection import Connection
@@ -31,8 +33,16 @@ _CPU_BATCH_TOKENS = 512
 _GPU_BATCH_TOKENS = 8192
 
 
+# How much of a fingerprint a message names.
+_FINGERPRINT_CHARACTERS = 12
+
+
 def load_upstream(
-    model: ModelSettings, settings: Settings, loop: asyncio.AbstractEventLoop | None
+    model: ModelSettings,
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop | None,
+    *,
+    load_twin: Callable[[], Parts],
 ) -> Parts:
     """Loads a model that runs on Triton. Blocks; not on the loop.
 
@@ -40,14 +50,17 @@ def load_upstream(
         model: With a source that names servers.
         settings: How.
         loop: The event loop that calls are to run on; None to run one in a thread.
+        load_twin: Loads the model's fallback. Called where it has one, and once a server is there.
 
     Returns:
         The parts of the model.
 
     Raises:
-        ModelError: Its files cannot be used, or do not fit what the servers serve.
+        ModelError: Its files cannot be used, or do not fit what the servers serve, or its
+            fallback is another model.
         BackendUnavailableError: No server is there, or none has the model.
-        BackendError: The model cannot be run with token ids.
+        BackendError: The model cannot be run with token ids, or its fallback not loaded.
+        DeviceError: The device cannot be used for its fallback.
     """
     place = parse_triton_source(model.source)
     connection = Connection(
@@ -58,11 +71,14 @@ def load_upstream(
         timeout_s=settings.triton_timeout_s,
         loop=loop,
     )
-    try:
-        return _Upstream(model, settings, place, connection).load()
-    except BaseException:
-        connection.close()
-        raise
+    with ExitStack() as failing:
+        failing.callback(connection.close)
+        twin = load_twin() if model.fallback else None
+        if twin is not None:
+            failing.callback(twin.backend.close)
+        parts = _Upstream(model, settings, place, connection, twin).load()
+        failing.pop_all()
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,7 @@ class _Upstream:
     settings: Settings
     place: TritonSource
     connection: Connection
+    twin: Parts | None
 
     @property
     def graph(self) -> ServedGraph:
@@ -85,9 +102,12 @@ class _Upstream:
         described = metadata.read(
             files, self.model.overrides, served=find_forms(outputs, ours=ours)
         )
-        tokenizer = Tokenizer.load(
-            files, described, escape_special_tokens=self.model.escape_special_tokens
-        )
+        if self.twin is not None and files is self.twin.files:
+            tokenizer = self.twin.tokenizer
+        else:
+            tokenizer = Tokenizer.load(
+                files, described, escape_special_tokens=self.model.escape_special_tokens
+            )
         planned = plan_outputs(outputs, described, ours=ours, model=name)
         fingerprint = self._find_fingerprint(files, described)
         backend = TritonBackend(
@@ -98,7 +118,7 @@ class _Upstream:
             ),
             lanes=self.settings.lanes,
         )
-        return Parts(
+        parts = Parts(
             files=files,
             metadata=described,
             tokenizer=tokenizer,
@@ -114,10 +134,32 @@ class _Upstream:
             batch_sequences=self.graph.batch_max,
             availability=self.connection.availability,
         )
+        return parts if self.twin is None else self._join(parts, self.twin)
+
+    def _join(self, parts: Parts, twin: Parts) -> Parts:
+        """Lets the twin run the model while the servers are away.
+
+        Raises:
+            ModelError: It is another model.
+        """
+        served, here = parts.graph.content_hash, twin.graph.content_hash
+        if served != here:
+            raise ModelError(
+                f"{self.model.source} has the fingerprint {served[:_FINGERPRINT_CHARACTERS]}, and"
+                f" its fallback {self.model.fallback} {here[:_FINGERPRINT_CHARACTERS]}: write the"
+                " fallback's source to Triton with `embedgrpc triton-repo` and the same settings,"
+                " or set fallback to the model that runs there"
+            )
+        backend = FallbackBackend(
+            parts.backend, self.connection.availability, twin.backend, model=self.model.name
+        )
+        return replace(parts, backend=backend, availability=backend.availability)
 
     def _find_files(self, parameters: Mapping[str, str]) -> source.ModelFiles:
         if self.model.files:
             return source.resolve(self.model.files)
+        if self.twin is not None:
+            return self.twin.files
         named = parameters.get(SOURCE_PARAMETER, "")
         if not named:
             raise ModelError(
