@@ -116,6 +116,8 @@ async def test_tokens_are_bytes(server: KServeServer, serve: Serve) -> None:
     sizes = [len(text.encode()) for text in TEXTS]
     assert [one.token_count for one in answer.embeddings] == sizes
     assert answer.usage.input_tokens == sum(sizes)
+    budget = service.server.catalog.find("far").ready().scheduler.budget
+    assert (budget.tokens, budget.overhead_tokens) == (4 * 512, 4 * 32)
 
 
 @pytest.mark.parametrize(

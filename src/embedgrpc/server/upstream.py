@@ -26,7 +26,7 @@ from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.models.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
 from embedgrpc.models.triton_source import TritonSource, parse_triton_source
 from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.parts import Parts, RunnableGraph
+from embedgrpc.server.parts import OVERHEAD_TOKENS, Parts, RunnableGraph
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.upstream_tls import read_tls
 
@@ -162,6 +162,7 @@ class _Upstream:
             backend=self._open_backend(planned, {}),
             batch_tokens=self._count_tokens(described.max_tokens, unit=_TOKEN_BYTES),
             batch_sequences=self.graph.batch_max,
+            overhead_tokens=OVERHEAD_TOKENS * _TOKEN_BYTES,
             availability=self.connection.availability,
         )
 
