@@ -49,7 +49,11 @@ MAY_IMPORT = {
     "embedgrpc.client": ("embedgrpc.v1",),
 }
 # Here alone the server names what it is made of.
-COMPOSITION = ("embedgrpc.server.loading", "embedgrpc.server.upstream")
+COMPOSITION = (
+    "embedgrpc.server.loading",
+    "embedgrpc.server.upstream",
+    "embedgrpc.server.upstream_tls",
+)
 # What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
 TRANSPORT = (
     "embedgrpc.v1",

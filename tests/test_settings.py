@@ -347,10 +347,12 @@ def test_bad_endpoints_are_told(model: str, problem: str) -> None:
     [
         ('source = "./a"\nfiles = "./b"', "does not run on Triton"),
         ('source = "triton:h:1/m"\nfiles = "triton:h:1/m"', "files must name a folder"),
+        ('source = "./a"\nfallback = "./b"', "does not run on Triton"),
+        ('source = "triton:h:1/m"\nfallback = "triton:h:1/m"', "fallback must name a folder"),
     ],
 )
 def test_files_are_for_triton_alone(tmp_path: Path, keys: str, problem: str) -> None:
-    """The setting files is refused where it would mean nothing."""
+    """The settings files and fallback are refused where they would mean nothing."""
     (line,) = refusal("--config", str(write(tmp_path, f"[[models]]\n{keys}\n")))
     assert problem in line
 

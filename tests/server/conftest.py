@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 from embedgrpc.server.model_settings import ModelSettings
 from tests.server.fake_backend import FakeBackend
 from tests.server.service import Service, serving, settings_for
+from tests.server.upstream import Upstream, serving_upstream
 
 Serve = Callable[..., Awaitable[Service]]
 
@@ -22,6 +23,13 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def backend() -> FakeBackend:
     """Runs the model of the servers of this test that are given it."""
     return FakeBackend()
+
+
+@pytest.fixture
+def upstream(cache_dir: Path) -> Iterator[Upstream]:
+    """Serves `bert-cls` as `embedgrpc triton-repo` would have it."""
+    with serving_upstream(cache_dir) as serving_model:
+        yield serving_model
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ async def started(
 ) -> AsyncIterator[Process]:
     """Starts a server, and makes sure that none is left."""
     flags = [*arguments, "--address", address, "--cache-dir", str(cache_dir), "--device", "cpu"]
-    if not any(flag.startswith("--model") for flag in arguments):
+    if not any(flag.startswith(("--model", "--config")) for flag in arguments):
         flags += ["--model", f"embed={EMBED.source}"]
     environment = {
         name: value

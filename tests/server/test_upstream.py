@@ -1,6 +1,6 @@
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -9,59 +9,19 @@ import grpc
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import PaddedBatch
-from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.models.graph import Graph, prepare
-from embedgrpc.models.metadata import read
-from embedgrpc.models.source import resolve
 from embedgrpc.server.listening import StartError
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.serving import Server
 from embedgrpc.v1 import model_service_pb2 as models
 from embedgrpc.v1.embedding_service_pb2 import EmbedRequest
-from tests.backends.triton.kserve_server import Array, Fault, KServeServer
+from tests.backends.triton.kserve_server import Fault
 from tests.server.failures import failure_of
-from tests.server.service import EMBED, FIXTURES, PATIENCE_S, Service, serving, settings_for, until
+from tests.server.service import EMBED, PATIENCE_S, Service, serving, settings_for, until
 from tests.server.test_health import EMBEDDING, NOT_SERVING, SERVING
 from tests.server.test_tracing import PARENT_ID, TRACE_ID
+from tests.server.upstream import Upstream
 
 TEXTS = ("a short text", "one that is quite a bit longer than the other one is", "x")
-
-
-class Upstream:
-    """A KServe server that runs a fixture's own graph."""
-
-    def __init__(self, server: KServeServer, graph: Graph, folder: Path) -> None:
-        self.server = server
-        self.graph = graph
-        self.folder = folder
-
-    def settings(self, **changes: Any) -> ModelSettings:
-        """The model as it is served from here."""
-        return ModelSettings(
-            **{"id": "far", "source": f"triton:{self.server.address}/m", **changes}
-        )
-
-
-@pytest.fixture
-def upstream(cache_dir: Path) -> Iterator[Upstream]:
-    """Serves `bert-cls` as `embedgrpc triton-repo` would have it."""
-    folder = FIXTURES / "bert-cls"
-    files = resolve(str(folder))
-    described = read(files)
-    graph = prepare(files, described, cache_dir=cache_dir)
-    backend = OnnxBackend(graph.path, device="cpu", intra_op_threads=1)
-
-    def run(ids: Array, mask: Array, types: Array) -> Mapping[str, Array]:
-        return backend.run(PaddedBatch(ids, mask, types, graph.outputs))
-
-    with KServeServer(run) as server:
-        server.outputs = [(name, "FP32", [described.dimensions]) for name in graph.outputs]
-        server.parameters = {
-            "embedgrpc_source": str(folder),
-            "embedgrpc_fingerprint": graph.content_hash,
-        }
-        yield Upstream(server, graph, folder)
 
 
 @asynccontextmanager
@@ -95,6 +55,7 @@ async def test_vectors_are_those_of_the_graph_here(upstream: Upstream, cache_dir
         here, there = [await description_of(service, one) for one in ("embed", "far")]
         assert there.fingerprint == here.fingerprint == upstream.graph.content_hash
         assert there.weight_type == "float32"
+        assert (here.backend, there.backend) == (models.BACKEND_ONNX_RUNTIME, models.BACKEND_TRITON)
         assert await service.client.status(f"{EMBEDDING}/far") == SERVING
 
 
@@ -168,7 +129,7 @@ async def test_a_server_that_comes_with_another_model(
         ({"outputs": [("scores", "FP32", [1])]}, "has the outputs scores; one must be"),
         ({"inputs": [("input_ids", "INT64"), ("attention_mask", "INT64"), ("task", "INT64")]},
          "has an input 'task', which is not supported"),
-        ({"inputs": [("text", "BYTES")]}, "only models that take token ids can be served"),
+        ({"inputs": [("text", "BYTES"), ("task", "INT64")]}, "takes texts in its input text, and"),
     ],
 )  # fmt: skip
 async def test_what_does_not_fit_is_refused(

@@ -77,6 +77,23 @@ def find_fingerprint(
     return ServedFingerprint(value, "", contradicted=bool(declared))
 
 
+def hash_text_model(overrides: ModelOverrides, *, declared: str, place: Sequence[str]) -> str:
+    """Identifies the space of a model that takes texts, of which nothing is here.
+
+    Args:
+        overrides: What the configuration says about it.
+        declared: What the server's configuration declares; empty for nothing. Who declares
+            something vouches that it changes with the model.
+        place: Servers, name, version and outputs of the model there: they identify it where
+            nothing is declared.
+
+    Returns:
+        In hexadecimal.
+    """
+    changes = json.dumps(dataclasses.asdict(overrides), sort_keys=True)
+    return _digest(["text", *([declared] if declared else place), changes])
+
+
 def _hash_weights(
     files: ModelFiles, overrides: ModelOverrides, cache_dir: Path
 ) -> Iterator[tuple[WeightType, str]]:

@@ -1,6 +1,6 @@
 """From texts to sequences of token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,12 @@ from embedgrpc.models.tokenizer_class import apply_changes, find_changes
 from embedgrpc.models.truncation import IntArray, TokenLimitError, Truncation, cut, share
 
 __all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncation"]
+
+
+# From texts to the token ids of each, int64 [tokens], without special tokens.
+Encode = Callable[[Sequence[str]], list[IntArray]]
+
+_NO_SPECIAL_TOKENS = Frame(specials=((), ()), special_types=((), ()), text_types=(0,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,8 @@ class TokenSequence:
 class Tokenizer:
     """A model's tokenizer; safe to be used by several threads at once."""
 
-    def __init__(
-        self, tokenizer: tokenizers.Tokenizer, *, single: Frame, pair: Frame | None
-    ) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, encode: Encode, *, single: Frame, pair: Frame | None) -> None:
+        self._encode = encode
         self._single = _FrameArrays(single)
         self._pair = _FrameArrays(pair) if pair is not None else None
 
@@ -101,7 +105,17 @@ class Tokenizer:
             )
         # Set after the probing, which must find the special tokens as they are.
         tokenizer.encode_special_tokens = escape_special_tokens
-        return cls(tokenizer, single=single, pair=pair)
+
+        def encode(texts: Sequence[str]) -> list[IntArray]:
+            encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+        return cls(encode, single=single, pair=pair)
+
+    @classmethod
+    def of_bytes(cls) -> "Tokenizer":
+        """Makes the stand-in for a model that takes texts: their tokens are bytes of UTF-8."""
+        return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None)
 
     @property
     def special_token_count(self) -> int:
@@ -109,7 +123,7 @@ class Tokenizer:
         return self._single.special_count
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
-        """Tokenizes texts without holding the interpreter's lock.
+        """Tokenizes texts without holding the interpreter's lock for long.
 
         The work is done in the calling thread where `TOKENIZERS_PARALLELISM` is "false", and
         shared with the library's own threads, one per core, where it is not.
@@ -120,8 +134,7 @@ class Tokenizer:
         Returns:
             For each text int64 [tokens], without special tokens, not cut.
         """
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        return self._encode(texts)
 
     def frame(self, ids: IntArray, *, max_tokens: int, truncation: Truncation) -> TokenSequence:
         """Puts the special tokens around a text, and cuts it where it is too long.
@@ -229,6 +242,10 @@ def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArr
     if len(ids) > max_tokens and truncation is Truncation.NONE:
         raise TokenLimitError(len(ids), max_tokens)
     return cut(ids, max_tokens, truncation)
+
+
+def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
+    return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in texts]
 
 
 def _drop_types(config: JsonObject, frame: Frame) -> Frame:

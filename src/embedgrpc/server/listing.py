@@ -9,6 +9,7 @@ from embedgrpc.engine.reranking import RerankMethod
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import Kind, Similarity
 from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.server.requests import ENCODINGS, REPRESENTATIONS, TRUNCATIONS
@@ -94,7 +95,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             state=_STATES[served.state],
             default_truncation=_TRUNCATIONS[served.default_truncation],
             max_inputs=self._max_inputs,
-            backend=model_service_pb2.BACKEND_ONNX_RUNTIME,
+            backend=model_service_pb2.BACKEND_TRITON
+            if is_triton_source(served.source)
+            else model_service_pb2.BACKEND_ONNX_RUNTIME,
         )
         if served.loaded is not None:
             _describe_loaded(message, served.loaded)

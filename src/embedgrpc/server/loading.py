@@ -44,9 +44,6 @@ DEFAULT_MODEL = ModelSettings(
 
 _FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
 
-# On two cores a batch of the default model takes 1.6 to 2.1 ms beyond what its tokens take, which
-# is what about 32 tokens take.
-_BATCH_OVERHEAD_TOKENS = 32
 # What a batch may cost until batches have been measured.
 _CPU_BATCH_TOKENS = 512
 _GPU_BATCH_TOKENS = 8192
@@ -138,7 +135,7 @@ async def load(
     budget = BatchBudget(
         tokens=tokens,
         sequences=min(settings.batch_sequences, parts.batch_sequences or settings.batch_sequences),
-        overhead_tokens=_BATCH_OVERHEAD_TOKENS,
+        overhead_tokens=parts.overhead_tokens,
     )
     scheduler = Scheduler(
         model=model.id,
@@ -228,8 +225,20 @@ def load_parts(
         # Late, as most servers do without, and its library takes longer to load than a model.
         from embedgrpc.server.upstream import load_upstream  # noqa: PLC0415 - see above
 
-        return load_upstream(model.settings, settings, loop)
-    files = source.resolve(model.source)
+        return load_upstream(
+            model.settings,
+            settings,
+            loop,
+            load_twin=lambda: _load_here(model, model.settings.fallback, settings, open_backend),
+        )
+    return _load_here(model, model.source, settings, open_backend)
+
+
+def _load_here(
+    model: ServedModel, place: str, settings: Settings, open_backend: OpenBackend
+) -> Parts:
+    """Loads a model that runs in this process, whose source is the place."""
+    files = source.resolve(place)
     described = metadata.read(files, model.settings.overrides)
     tokenizer = Tokenizer.load(
         files, described, escape_special_tokens=model.settings.escape_special_tokens

@@ -30,13 +30,21 @@ class ModelSettings(BaseModel):
         description="A folder, package:IMPORT_NAME/SUBFOLDER for an installed package, or"
         " hf:ORG/NAME[@REVISION] or ORG/NAME[@REVISION] for the Hugging Face Hub, or"
         " triton:HOST:PORT[,HOST:PORT...]/MODEL[:VERSION], with triton+tls: for TLS, for a model"
-        " that runs on Triton; a folder wins",
+        " that runs on Triton and takes token ids, or texts; a folder wins",
     )
     files: str = Field(
         default="",
         description="For a model that runs on Triton: the source of its tokenizer and of what else"
         " its files say, instead of the one that Triton's configuration of it names. No weights"
-        " are fetched",
+        " are fetched. Not for models that take texts: they tokenize by themselves",
+    )
+    fallback: str = Field(
+        default="",
+        description="For a model that runs on Triton: a source of the same model, which runs here"
+        " while no Triton server can be called. Its fingerprint must be that of the model on"
+        " Triton. It is loaded at the start, and takes the memory of a model that runs here; it is"
+        " as slow as this machine. Tokenizer and what else the model's files say are taken from it"
+        " where files is not set",
     )
     id: str = Field(
         default="",
@@ -68,10 +76,15 @@ class ModelSettings(BaseModel):
         default=(), description="How token vectors become one, instead of what the files say"
     )
     normalize: bool | None = Field(
-        default=None, description="Whether vectors get unit length, instead of what the files say"
+        default=None,
+        description="Whether vectors get unit length, instead of what the files say; must be set"
+        " for a model on Triton that takes texts",
     )
     max_tokens: int | None = Field(
-        default=None, ge=1, description="The longest sequence, instead of what the files say"
+        default=None,
+        ge=1,
+        description="The longest sequence, instead of what the files say; for a model on Triton"
+        " that takes texts, in bytes of UTF-8, 32768 where it is not set",
     )
     prompts: dict[str, str] = Field(
         default={}, description="Prompts by name, beside or instead of those of the files"
@@ -131,11 +144,13 @@ class ModelSettings(BaseModel):
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _check_files(self) -> Self:
-        if self.files and not is_triton_source(self.source):
-            raise ValueError(f"files is set, but {self.source!r} does not run on Triton")
-        if is_triton_source(self.files):
-            raise ValueError("files must name a folder, a package or a repository")
+    def _check_sources(self) -> Self:
+        for name in ("files", "fallback"):
+            value = getattr(self, name)
+            if value and not is_triton_source(self.source):
+                raise ValueError(f"{name} is set, but {self.source!r} does not run on Triton")
+            if is_triton_source(value):
+                raise ValueError(f"{name} must name a folder, a package or a repository")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,10 @@ from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.source import ModelFiles
 from embedgrpc.models.tokenizer import Tokenizer
 
+# On two cores a batch of the default model takes 1.6 to 2.1 ms beyond what its tokens take, which
+# is what about 32 tokens take.
+OVERHEAD_TOKENS = 32
+
 
 @dataclass(frozen=True, slots=True)
 class RunnableGraph:
@@ -39,6 +43,7 @@ class Parts:
         backend: What runs it; whoever loads it closes it.
         batch_tokens: The most padded tokens of a batch until somebody knows better.
         batch_sequences: The most sequences of a batch that the backend takes; 0 for no limit.
+        overhead_tokens: What it costs to be a batch, in tokens, until somebody knows better.
         availability: Whether the backend can be reached; None where it is in this process.
     """
 
@@ -49,4 +54,5 @@ class Parts:
     backend: Backend
     batch_tokens: int
     batch_sequences: int = 0
+    overhead_tokens: int = OVERHEAD_TOKENS
     availability: Availability | None = None

@@ -1,27 +1,34 @@
-"""Loads models that run on Triton servers: here is only what tokenizes for them."""
+"""Loads models that run on Triton servers: here is at most what tokenizes for them."""
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from embedgrpc.backends.fallback import FallbackBackend
 from embedgrpc.backends.triton.backend import TritonBackend
-from embedgrpc.backends.triton.channels import TlsFiles
 from embedgrpc.backends.triton.connection import Connection
 from embedgrpc.backends.triton.messages import Recipe
 from embedgrpc.backends.triton.served_graph import ServedGraph
 from embedgrpc.models import metadata, source
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.served_fingerprint import ServedFingerprint, find_fingerprint
-from embedgrpc.models.served_inputs import plan_inputs
-from embedgrpc.models.served_outputs import find_forms, plan_outputs
+from embedgrpc.models.served_fingerprint import (
+    ServedFingerprint,
+    find_fingerprint,
+    hash_text_model,
+)
+from embedgrpc.models.served_inputs import Filling, plan_inputs
+from embedgrpc.models.served_outputs import ServedOutput, find_forms, plan_outputs
+from embedgrpc.models.text_model import describe_text_model
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.models.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
 from embedgrpc.models.triton_source import TritonSource, parse_triton_source
 from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.parts import Parts, RunnableGraph
+from embedgrpc.server.parts import OVERHEAD_TOKENS, Parts, RunnableGraph
 from embedgrpc.server.settings import Settings
+from embedgrpc.server.upstream_tls import read_tls
 
 _logger = logging.getLogger(__name__)
 
@@ -31,8 +38,18 @@ _CPU_BATCH_TOKENS = 512
 _GPU_BATCH_TOKENS = 8192
 
 
+# Bytes of text that take about as long as a token.
+_TOKEN_BYTES = 4
+# How much of a fingerprint a message names.
+_FINGERPRINT_CHARACTERS = 12
+
+
 def load_upstream(
-    model: ModelSettings, settings: Settings, loop: asyncio.AbstractEventLoop | None
+    model: ModelSettings,
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop | None,
+    *,
+    load_twin: Callable[[], Parts],
 ) -> Parts:
     """Loads a model that runs on Triton. Blocks; not on the loop.
 
@@ -40,29 +57,46 @@ def load_upstream(
         model: With a source that names servers.
         settings: How.
         loop: The event loop that calls are to run on; None to run one in a thread.
+        load_twin: Loads the model's fallback. Called where it has one, and once a server is there.
 
     Returns:
         The parts of the model.
 
     Raises:
-        ModelError: Its files cannot be used, or do not fit what the servers serve.
+        ModelError: Its files cannot be used, or do not fit what the servers serve, or its
+            fallback is another model.
         BackendUnavailableError: No server is there, or none has the model.
-        BackendError: The model cannot be run with token ids.
+        BackendError: The model can be run neither with token ids nor with texts, or its fallback
+            cannot be loaded.
+        DeviceError: The device cannot be used for its fallback.
     """
     place = parse_triton_source(model.source)
     connection = Connection(
         place.endpoints,
         model=place.model,
         version=place.version,
-        tls=_read_tls(settings) if place.secure else None,
+        tls=read_tls(settings) if place.secure else None,
         timeout_s=settings.triton_timeout_s,
         loop=loop,
     )
-    try:
-        return _Upstream(model, settings, place, connection).load()
-    except BaseException:
-        connection.close()
-        raise
+    with ExitStack() as failing:
+        failing.callback(connection.close)
+        if connection.graph.text is not None:
+            _check_text_settings(model)
+        twin = load_twin() if model.fallback else None
+        if twin is not None:
+            failing.callback(twin.backend.close)
+        parts = _Upstream(model, settings, place, connection, twin).load()
+        failing.pop_all()
+    return parts
+
+
+def _check_text_settings(model: ModelSettings) -> None:
+    for name in ("files", "fallback", "escape_special_tokens"):
+        if getattr(model, name):
+            raise ModelError(
+                f"{name} is set, but {model.source} takes texts: it tokenizes by itself"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,53 +105,115 @@ class _Upstream:
     settings: Settings
     place: TritonSource
     connection: Connection
+    twin: Parts | None
 
     @property
     def graph(self) -> ServedGraph:
         return self.connection.graph
 
+    @property
+    def outputs(self) -> Mapping[str, tuple[int | None, ...]]:
+        return {tensor.name: tensor.dims for tensor in self.graph.outputs}
+
     def load(self) -> Parts:
+        return self._load_for_ids() if self.graph.text is None else self._load_for_texts()
+
+    def _load_for_ids(self) -> Parts:
+        """Loads a model that takes token ids."""
         parameters, name = self.graph.parameters, self.place.model
         files = self._find_files(parameters)
         # Whoever writes the one parameter gives the outputs the names that they have here.
         ours = FINGERPRINT_PARAMETER in parameters
-        outputs = {tensor.name: tensor.dims for tensor in self.graph.outputs}
         described = metadata.read(
-            files, self.model.overrides, served=find_forms(outputs, ours=ours)
+            files, self.model.overrides, served=find_forms(self.outputs, ours=ours)
         )
-        tokenizer = Tokenizer.load(
-            files, described, escape_special_tokens=self.model.escape_special_tokens
-        )
-        planned = plan_outputs(outputs, described, ours=ours, model=name)
+        if self.twin is not None and files is self.twin.files:
+            tokenizer = self.twin.tokenizer
+        else:
+            tokenizer = Tokenizer.load(
+                files, described, escape_special_tokens=self.model.escape_special_tokens
+            )
+        planned = plan_outputs(self.outputs, described, ours=ours, model=name)
+        inputs = [tensor.name for tensor in self.graph.inputs]
         fingerprint = self._find_fingerprint(files, described)
-        backend = TritonBackend(
-            self.connection,
-            recipes={key: Recipe(one.served, one.dims, one.make) for key, one in planned.items()},
-            fillings=plan_inputs(
-                [tensor.name for tensor in self.graph.inputs], described, model=name
-            ),
-            lanes=self.settings.lanes,
-        )
-        return Parts(
+        parts = Parts(
             files=files,
             metadata=described,
             tokenizer=tokenizer,
-            graph=RunnableGraph(
-                outputs=tuple(planned),
-                content_hash=fingerprint.value,
-                weight_type=fingerprint.weight_type,
-                weight_bytes=0,
-                place=self.model.source,
-            ),
-            backend=backend,
+            graph=self._describe_graph(planned, fingerprint),
+            backend=self._open_backend(planned, plan_inputs(inputs, described, model=name)),
             batch_tokens=self._count_tokens(described.max_tokens),
             batch_sequences=self.graph.batch_max,
             availability=self.connection.availability,
         )
+        return parts if self.twin is None else self._join(parts, self.twin)
+
+    def _load_for_texts(self) -> Parts:
+        """Loads a model that takes texts, of which nothing is here."""
+        described = describe_text_model(self.outputs, self.model.overrides, model=self.place.model)
+        planned = plan_outputs(self.outputs, described, ours=False, model=self.place.model)
+        declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
+        value = hash_text_model(self.model.overrides, declared=declared, place=self._identify())
+        return Parts(
+            files=source.ModelFiles(self.model.source, Path(), revision=""),
+            metadata=described,
+            tokenizer=Tokenizer.of_bytes(),
+            graph=self._describe_graph(planned, ServedFingerprint(value, weight_type="")),
+            backend=self._open_backend(planned, {}),
+            batch_tokens=self._count_tokens(described.max_tokens, unit=_TOKEN_BYTES),
+            batch_sequences=self.graph.batch_max,
+            overhead_tokens=OVERHEAD_TOKENS * _TOKEN_BYTES,
+            availability=self.connection.availability,
+        )
+
+    def _open_backend(
+        self, planned: Mapping[str, ServedOutput], fillings: Mapping[str, Filling]
+    ) -> TritonBackend:
+        return TritonBackend(
+            self.connection,
+            recipes={key: Recipe(one.served, one.dims, one.make) for key, one in planned.items()},
+            fillings=fillings,
+            lanes=self.settings.lanes,
+        )
+
+    def _describe_graph(
+        self, planned: Mapping[str, ServedOutput], fingerprint: ServedFingerprint
+    ) -> RunnableGraph:
+        return RunnableGraph(
+            outputs=tuple(planned),
+            content_hash=fingerprint.value,
+            weight_type=fingerprint.weight_type,
+            weight_bytes=0,
+            place=self.model.source,
+        )
+
+    def _join(self, parts: Parts, twin: Parts) -> Parts:
+        """Lets the twin run the model while the servers are away.
+
+        Raises:
+            ModelError: It is another model.
+        """
+        served, here = parts.graph.content_hash, twin.graph.content_hash
+        if served != here:
+            declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
+            # What is declared can be found there, unless it is not that which speaks against it.
+            served = declared if declared not in ("", here) else served
+            raise ModelError(
+                f"{self.model.source} has the fingerprint {served[:_FINGERPRINT_CHARACTERS]}, and"
+                f" its fallback {self.model.fallback} {here[:_FINGERPRINT_CHARACTERS]}: write the"
+                " fallback's source to Triton with `embedgrpc triton-repo` and the same settings,"
+                " or set fallback to the model that runs there"
+            )
+        backend = FallbackBackend(
+            parts.backend, self.connection.availability, twin.backend, model=self.model.name
+        )
+        return replace(parts, backend=backend, availability=backend.availability)
 
     def _find_files(self, parameters: Mapping[str, str]) -> source.ModelFiles:
         if self.model.files:
             return source.resolve(self.model.files)
+        if self.twin is not None:
+            return self.twin.files
         named = parameters.get(SOURCE_PARAMETER, "")
         if not named:
             raise ModelError(
@@ -135,14 +231,12 @@ class _Upstream:
     def _find_fingerprint(
         self, files: source.ModelFiles, described: metadata.ModelMetadata
     ) -> ServedFingerprint:
-        outputs = [f"{one.name} {one.datatype} {one.dims}" for one in self.graph.outputs]
-        place = [*sorted(self.place.endpoints), self.place.model, self.place.version]
         found = find_fingerprint(
             files,
             described,
             self.model.overrides,
             declared=self.graph.parameters.get(FINGERPRINT_PARAMETER, ""),
-            place=[*place, *self.graph.versions, *sorted(outputs)],
+            place=self._identify(),
             cache_dir=self.settings.cache_dir,
         )
         if found.contradicted:
@@ -155,29 +249,13 @@ class _Upstream:
             )
         return found
 
-    def _count_tokens(self, max_tokens: int) -> int:
-        """What a batch may cost: no more than the server takes in one request."""
-        tokens = _GPU_BATCH_TOKENS if self.graph.on_gpu else _CPU_BATCH_TOKENS
+    def _identify(self) -> list[str]:
+        """Tells what is known of a model without its weights: where it runs, and what it gives."""
+        outputs = [f"{one.name} {one.datatype} {one.dims}" for one in self.graph.outputs]
+        place = [*sorted(self.place.endpoints), self.place.model, self.place.version]
+        return [*place, *self.graph.versions, *sorted(outputs)]
+
+    def _count_tokens(self, max_tokens: int, *, unit: int = 1) -> int:
+        """What a batch may cost, in tokens or smaller units: no more than a request may hold."""
+        tokens = unit * (_GPU_BATCH_TOKENS if self.graph.on_gpu else _CPU_BATCH_TOKENS)
         return min(tokens, max_tokens * self.graph.batch_max) if self.graph.batch_max else tokens
-
-
-def _read_tls(settings: Settings) -> TlsFiles:
-    """Reads what TLS needs.
-
-    Raises:
-        ModelError: A file cannot be read, or a certificate has no key.
-    """
-    if bool(settings.triton_certificate_file) != bool(settings.triton_key_file):
-        raise ModelError("triton_certificate_file and triton_key_file must be set together")
-    names = ("triton_ca_file", "triton_certificate_file", "triton_key_file")
-    ca, certificate, key = (_read(name, getattr(settings, name)) for name in names)
-    return TlsFiles(ca, certificate, key)
-
-
-def _read(name: str, path: str) -> bytes | None:
-    if not path:
-        return None
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise ModelError(f"{name} {path} cannot be read: {error.strerror}") from None

@@ -17,6 +17,8 @@ from embedgrpc.backends.triton.loops import LoopThread
 Array = NDArray[Any]
 # From ids, mask and types, int64 [batch, tokens], to the outputs by name.
 Model = Callable[[Array, Array, Array], Mapping[str, Array]]
+# From texts to the outputs by name.
+TextModel = Callable[[Sequence[str]], Mapping[str, Array]]
 PATIENCE_S = 20.0
 PRIVATE = "/models/secret/1/model.onnx: token 4711 out of bounds"
 
@@ -61,12 +63,22 @@ def summary(ids: Array, mask: Array, types: Array) -> Mapping[str, Array]:
     }
 
 
+def spell(texts: Sequence[str]) -> Mapping[str, Array]:
+    """A model whose vector tells length, sum, first and last of its text's code points."""
+    points = [[ord(character) for character in text] for text in texts]
+    rows = [[len(one), sum(one), one[0] if one else 0, one[-1] if one else 0] for one in points]
+    return {"sentence_embedding": np.array(rows, np.float32)}
+
+
 class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # untyped library
     """A server on a free port of this machine, for as long as the block lasts.
 
     Attributes:
         address: HOST:PORT.
         model: What it runs.
+        text_model: What it runs instead where its input is of type BYTES.
+        text_shape: The shape of that input, as it tells it.
+        texts: The texts of each request.
         inputs: Name and type of each input.
         outputs: Name, type and lengths after the batch of each output.
         batch_max: Its max_batch_size.
@@ -95,6 +107,9 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         self.name = name
         self.address = ""
         self.model = model
+        self.text_model: TextModel = spell
+        self.text_shape = [-1, 1]
+        self.texts: list[list[str]] = []
         self.inputs = [("input_ids", "INT64"), ("attention_mask", "INT64"),
                        ("token_type_ids", "INT64")]  # fmt: skip
         self.outputs: list[tuple[str, str, Sequence[int]]] = [("sentence_embedding", "FP32", [4])]
@@ -176,7 +191,12 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         return service_pb2.ModelMetadataResponse(
             name=self.name,
             versions=["1"],
-            inputs=[tensor(name=one, datatype=kind, shape=[-1, -1]) for one, kind in self.inputs],
+            inputs=[
+                tensor(
+                    name=one, datatype=kind, shape=self.text_shape if kind == "BYTES" else [-1, -1]
+                )
+                for one, kind in self.inputs
+            ],
             outputs=[
                 tensor(name=one, datatype=kind, shape=[-1, *dims])
                 for one, kind, dims in self.outputs
@@ -220,6 +240,21 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
             raise
 
     def _answer(self, request: Any) -> Any:
+        values = self._run(request)
+        kinds = {name: kind for name, kind, _ in self.outputs}
+        response = service_pb2.ModelInferResponse(model_name=self.name, model_version="1")
+        for wanted in request.outputs:
+            self._add(response, wanted.name, kinds[wanted.name], np.array(values[wanted.name]))
+        if self.fault is Fault.FEW_RAW:
+            response.raw_output_contents.extend([b""])
+        return response
+
+    def _run(self, request: Any) -> Mapping[str, Array]:
+        if request.inputs[0].datatype == "BYTES":
+            (raw,) = request.raw_input_contents
+            self.texts.append(decode_texts(raw))
+            assert len(self.texts[-1]) == np.prod(request.inputs[0].shape)
+            return self.text_model(self.texts[-1])
         given = {
             tensor.name: np.frombuffer(raw, _DTYPES[tensor.datatype])
             .reshape(tensor.shape)
@@ -228,14 +263,7 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         }
         ids = given["input_ids"]
         types = given.get("token_type_ids", np.zeros_like(ids))
-        values = self.model(ids, given["attention_mask"], types)
-        kinds = {name: kind for name, kind, _ in self.outputs}
-        response = service_pb2.ModelInferResponse(model_name=self.name, model_version="1")
-        for wanted in request.outputs:
-            self._add(response, wanted.name, kinds[wanted.name], np.array(values[wanted.name]))
-        if self.fault is Fault.FEW_RAW:
-            response.raw_output_contents.extend([b""])
-        return response
+        return self.model(ids, given["attention_mask"], types)
 
     def _add(self, response: Any, name: str, kind: str, values: Array) -> None:
         match self.fault:
@@ -263,6 +291,16 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
 
 _DTYPES = {"INT64": "<i8", "INT32": "<i4", "BOOL": "?", "FP32": "<f4", "FP16": "<f2",
            "FP64": "<f8", "INT8": "<i1"}  # fmt: skip
+
+
+def decode_texts(raw: bytes) -> list[str]:
+    """Reads the elements of a tensor of type BYTES, all of which must be UTF-8."""
+    texts = []
+    while raw:
+        end = 4 + int.from_bytes(raw[:4], "little")
+        texts.append(raw[4:end].decode())
+        raw = raw[end:]
+    return texts
 
 
 def encode(values: Array, kind: str) -> bytes:

@@ -320,7 +320,7 @@ async def _end_tasks() -> None:
     ("change", "problem"),
     [
         ({"inputs": [("input_ids", "INT64")]}, "no input attention_mask"),
-        ({"inputs": [("text", "BYTES")]}, "takes text"),
+        ({"inputs": [("text", "BYTES"), ("task", "INT64")]}, "takes text"),
         ({"inputs": [("input_ids", "UINT8")]}, "of type UINT8"),
         ({"outputs": [("scores", "INT64", [1])]}, "no output of floating-point numbers"),
         ({"decoupled": True}, "is decoupled"),

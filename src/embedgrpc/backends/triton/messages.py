@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from embedgrpc.backends.base import BackendError, FloatArray, IntArray, PaddedBatch
-from embedgrpc.backends.triton.served_graph import ServedGraph
-from embedgrpc.backends.triton.tensors import decode, encode
+from embedgrpc.backends.triton.served_graph import ServedGraph, ServedTensor
+from embedgrpc.backends.triton.tensors import decode, encode, encode_texts
 
 # An input from token ids and mask, int64 [batch, tokens] each: int64 of the same shape.
 Filling = Callable[[IntArray, IntArray], NDArray[np.int64]]
@@ -81,7 +81,10 @@ class Messages:
         Raises:
             BackendError: A number of it is too large for what the model takes.
         """
-        shape = batch.input_ids.shape
+        sequences, tokens = batch.input_ids.shape
+        text = self._graph.text
+        # Texts have no axis of tokens; there may be one of texts beside that of the batch.
+        shape = (sequences, tokens) if text is None else (sequences, *(1 for _ in text.dims))
         tensors = service_pb2.ModelInferRequest.InferInputTensor
         wanted = service_pb2.ModelInferRequest.InferRequestedOutputTensor
         served = dict.fromkeys(self._recipes[name].served for name in batch.outputs)
@@ -93,9 +96,7 @@ class Messages:
                 for one in self._graph.inputs
             ],
             outputs=[wanted(name=name) for name in served],
-            raw_input_contents=[
-                encode(self._fill(one.name, batch), one.datatype) for one in self._graph.inputs
-            ],
+            raw_input_contents=[self._encode(one, batch) for one in self._graph.inputs],
         )
         written: bytes = request.SerializeToString()
         return written
@@ -130,6 +131,11 @@ class Messages:
                 decoded[recipe.served] = decode(tensor, raw[index] if raw else None)
             results[name] = _make(recipe, decoded[recipe.served], batch)
         return results
+
+    def _encode(self, tensor: ServedTensor, batch: PaddedBatch) -> bytes:
+        if tensor is self._graph.text:
+            return encode_texts(batch.input_ids, batch.attention_mask)
+        return encode(self._fill(tensor.name, batch), tensor.datatype)
 
     def _fill(self, name: str, batch: PaddedBatch) -> NDArray[np.int64]:
         match name:

@@ -37,7 +37,7 @@ class ServedGraph:
     """A model as a server has it.
 
     Attributes:
-        inputs: What it takes, each [batch, tokens].
+        inputs: What it takes, each [batch, tokens]; or a single one of texts.
         outputs: What it gives, each [batch, ...].
         batch_max: The most sequences of a request; 0 for no limit.
         parameters: What else its configuration says, by name.
@@ -53,6 +53,11 @@ class ServedGraph:
     instances: int = 1
     on_gpu: bool = False
     versions: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> ServedTensor | None:
+        """The input that takes texts; None for a model that takes token ids."""
+        return next((one for one in self.inputs if one.datatype == _TEXT_TYPE), None)
 
     def find_difference(self, other: "ServedGraph") -> str:
         """Tells what keeps this from standing in for another; nothing where nothing does.
@@ -81,14 +86,17 @@ def describe(metadata: Any, config: Any | None) -> ServedGraph:
         config: Its ModelConfig; None where it does not tell, as other servers than Triton.
 
     Raises:
-        BackendError: Token ids cannot be sent to the model, or none of its outputs can be read.
+        BackendError: Neither token ids nor texts can be sent to the model, or none of its outputs
+            can be read.
     """
     name = metadata.name
     if config is not None and config.model_transaction_policy.decoupled:
         raise BackendError(f"the model {name} is decoupled: only one answer a request can be taken")
-    inputs = tuple(_describe_input(name, tensor) for tensor in metadata.inputs)
-    given = {tensor.name for tensor in inputs}
-    for required in _REQUIRED:
+    given = {tensor.name for tensor in metadata.inputs}
+    takes_texts = [tensor.datatype for tensor in metadata.inputs] == [_TEXT_TYPE]
+    describe_input = _describe_text if takes_texts else _describe_input
+    inputs = tuple(describe_input(name, tensor) for tensor in metadata.inputs)
+    for required in () if takes_texts else _REQUIRED:
         if required not in given:
             raise BackendError(
                 f"the model {name} has no input {required}; it has {', '.join(sorted(given))}"
@@ -122,8 +130,8 @@ def describe(metadata: Any, config: Any | None) -> ServedGraph:
 def _describe_input(model: str, tensor: Any) -> ServedTensor:
     if tensor.datatype == _TEXT_TYPE:
         raise BackendError(
-            f"the model {model} takes text in its input {tensor.name}: only models that take token"
-            " ids can be served"
+            f"the model {model} takes texts in its input {tensor.name}, and something else in"
+            " others: only models that take texts alone, or token ids, can be served"
         )
     if tensor.datatype not in _INPUT_TYPES:
         raise BackendError(
@@ -137,6 +145,18 @@ def _describe_input(model: str, tensor: Any) -> ServedTensor:
             " batch and tokens must be free, [-1, -1]; set max_batch_size and dims: [ -1 ]"
         )
     return ServedTensor(tensor.name, tensor.datatype, _dims(tensor.shape[1:]))
+
+
+def _describe_text(model: str, tensor: Any) -> ServedTensor:
+    # Either the batch is the texts, or each of its rows is a text, or any number of them.
+    batch, *others = tensor.shape or (0,)
+    if batch >= 0 or others not in ([], [1], [-1]):
+        raise BackendError(
+            f"the model {model} takes texts in an input {tensor.name} of shape"
+            f" {list(tensor.shape)}: it must take any number of them, [-1, 1]; set max_batch_size"
+            " and dims: [ 1 ]"
+        )
+    return ServedTensor(tensor.name, tensor.datatype, _dims(others))
 
 
 def _dims(shape: Sequence[int]) -> tuple[int | None, ...]:

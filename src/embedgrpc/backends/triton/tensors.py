@@ -1,12 +1,13 @@
 """From arrays to the tensors of the protocol, and back."""
 
 import math
+import struct
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.backends.base import BackendError, FloatArray
+from embedgrpc.backends.base import BackendError, FloatArray, IntArray
 
 _SENT = {"INT64": "<i8", "INT32": "<i4", "BOOL": "?", "FP32": "<f4", "FP16": "<f2"}
 # BF16 is the upper half of an FP32.
@@ -23,6 +24,22 @@ def encode(values: NDArray[np.int64], datatype: str) -> bytes:
     if datatype == "INT32" and values.size and values.max() > np.iinfo(np.int32).max:
         raise BackendError("a token id is too large for an input of type INT32")
     return np.ascontiguousarray(values, dtype=_SENT[datatype]).tobytes()
+
+
+def encode_texts(ids: IntArray, mask: IntArray) -> bytes:
+    """Lays out texts, which are given by their bytes of UTF-8, as what an input of texts takes.
+
+    Where a text was cut inside a character, what is left of that character goes as well.
+
+    Args:
+        ids: int64 [batch, bytes].
+        mask: int64 [batch, bytes]; 0 for what belongs to no text.
+    """
+    elements = []
+    for row, used in zip(ids, mask, strict=True):
+        text = row[used != 0].astype(np.uint8).tobytes().decode("utf-8", "ignore").encode()
+        elements.append(struct.pack("<I", len(text)) + text)
+    return b"".join(elements)
 
 
 def decode(tensor: Any, raw: bytes | None) -> FloatArray:

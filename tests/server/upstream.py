@@ -1,0 +1,51 @@
+"""A fixture's own graph behind KServe's protocol."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from embedgrpc.backends.base import PaddedBatch
+from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.models.graph import Graph, prepare
+from embedgrpc.models.metadata import read
+from embedgrpc.models.source import resolve
+from embedgrpc.server.model_settings import ModelSettings
+from tests.backends.triton.kserve_server import Array, KServeServer
+from tests.server.service import FIXTURES
+
+
+class Upstream:
+    """A KServe server that runs a fixture's own graph."""
+
+    def __init__(self, server: KServeServer, graph: Graph, folder: Path) -> None:
+        self.server = server
+        self.graph = graph
+        self.folder = folder
+
+    def settings(self, **changes: Any) -> ModelSettings:
+        """The model as it is served from here."""
+        return ModelSettings(
+            **{"id": "far", "source": f"triton:{self.server.address}/m", **changes}
+        )
+
+
+@contextmanager
+def serving_upstream(cache_dir: Path) -> Iterator[Upstream]:
+    """Runs `bert-cls`; what describes it is what `embedgrpc triton-repo` writes."""
+    folder = FIXTURES / "bert-cls"
+    files = resolve(str(folder))
+    described = read(files)
+    graph = prepare(files, described, cache_dir=cache_dir)
+    backend = OnnxBackend(graph.path, device="cpu", intra_op_threads=1)
+
+    def run(ids: Array, mask: Array, types: Array) -> Mapping[str, Array]:
+        return backend.run(PaddedBatch(ids, mask, types, graph.outputs))
+
+    with KServeServer(run) as server:
+        server.outputs = [(name, "FP32", [described.dimensions]) for name in graph.outputs]
+        server.parameters = {
+            "embedgrpc_source": str(folder),
+            "embedgrpc_fingerprint": graph.content_hash,
+        }
+        yield Upstream(server, graph, folder)
