@@ -4,7 +4,10 @@ import math
 from collections.abc import Sequence
 
 from embedgrpc.backends.base import Cancellation, RunContext
-from embedgrpc.engine.work import Job, Row
+from embedgrpc.engine.delivery import Answer
+from embedgrpc.engine.errors import DeadlineExpiredError
+from embedgrpc.engine.isolation import Outcome
+from embedgrpc.engine.work import Job, QueuedSequence, Row
 
 
 class RunningBatches:
@@ -44,3 +47,42 @@ class RunningBatches:
         """Forgets a batch that was run; returns the jobs that it was begun for."""
         del self._rows[context.cancellation]
         return self._jobs.pop(context.cancellation)
+
+
+def set_joined_aside(
+    outcomes: Sequence[Outcome[Row, Answer]], began_for: set[Job], now: float
+) -> tuple[list[Outcome[Row, Answer]], list[QueuedSequence]]:
+    """Finds who joined a run that was ended because others had no more time.
+
+    Only they are to be run again: whoever the run began for had no more time by its own measure,
+    and to try again would be to try for ever where a server's measure is another than ours.
+
+    Args:
+        outcomes: What became of the run.
+        began_for: The jobs that it was begun for.
+        now: The time.
+
+    Returns:
+        The outcomes without them, and what is to be queued for them.
+    """
+    final: list[Outcome[Row, Answer]] = []
+    again: list[QueuedSequence] = []
+    for outcome in outcomes:
+        if not isinstance(outcome.error, DeadlineExpiredError):
+            final.append(outcome)
+            continue
+        rows: list[Row] = []
+        for row in outcome.rows:
+            joined = [one for one in row if one.job not in began_for and one.is_wanted(now)]
+            again += map(_queue_anew, joined)
+            if left := [one for one in row if one not in joined]:
+                rows.append(left)
+        final.append(Outcome(rows, None, outcome.error))
+    return final, again
+
+
+def _queue_anew(gone: QueuedSequence) -> QueuedSequence:
+    again = QueuedSequence(gone.job, gone.index, gone.sequence, gone.urgency)
+    # So that it leaves the queue with its job.
+    gone.job.queued = [*gone.job.queued, again]
+    return again

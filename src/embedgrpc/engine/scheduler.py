@@ -27,7 +27,7 @@ from embedgrpc.engine.execution import BatchRunner
 from embedgrpc.engine.in_flight import InFlight
 from embedgrpc.engine.isolation import Outcome
 from embedgrpc.engine.reports import BatchObserver, BatchReporter
-from embedgrpc.engine.running import RunningBatches
+from embedgrpc.engine.running import RunningBatches, set_joined_aside
 from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
 from embedgrpc.engine.work_class import WorkClass
 
@@ -306,40 +306,13 @@ class Scheduler:
         with self._changed:
             began_for = self._running.end(context)
             self._in_flight.end(batch.rows)
-            outcomes = self._queue_again(outcomes, began_for)
+            outcomes, joined = set_joined_aside(outcomes, began_for, time.monotonic())
+            for one in joined:
+                self._dispatcher.push(one, time.monotonic())
             elapsed_s = self._give_lane_back(batch.work_class)
             if batch.rows:
                 span_ns = (started_ns, time.time_ns())
                 self._run_batches.append(_RunBatch(batch, outcomes, span_ns, elapsed_s))
-
-    def _queue_again(
-        self, outcomes: Sequence[Outcome[Row, Answer]], began_for: set[Job]
-    ) -> list[Outcome[Row, Answer]]:
-        """Queues up again who joined a run that was ended because others had no more time.
-
-        Only they: whoever the run began for had no more time by its own measure, and to try
-        again would be to try for ever where a server's measure is another than ours.
-
-        Returns:
-            The outcomes without them.
-        """
-        now = time.monotonic()
-        final = []
-        for outcome in outcomes:
-            if not isinstance(outcome.error, errors.DeadlineExpiredError):
-                final.append(outcome)
-                continue
-            rows: list[Row] = []
-            for row in outcome.rows:
-                joined = [one for one in row if one.job not in began_for and one.is_wanted(now)]
-                for rider in joined:
-                    again = QueuedSequence(rider.job, rider.index, rider.sequence, rider.urgency)
-                    rider.job.queued = [*rider.job.queued, again]
-                    self._dispatcher.push(again, now)
-                if left := [one for one in row if one not in joined]:
-                    rows.append(left)
-            final.append(Outcome(rows, None, outcome.error))
-        return final
 
     def _hand_out(self, done: "_RunBatch") -> None:
         """Hands the results of a batch to those who wait for them, and reports it."""
