@@ -208,6 +208,14 @@ def test_nobody_waits_for_the_twin_beyond_the_deadline(left_s: float, pair: Pair
     assert first.result(PATIENCE_S) == 2
 
 
+def test_a_free_twin_runs_nothing_that_is_late(pair: Pair) -> None:
+    """A batch whose deadline passed elsewhere is given up, though the twin has time."""
+    pair.lose()
+    with pytest.raises(BackendDeadlineError):
+        pair.run(RunContext(deadline=time.monotonic() - 1))
+    assert pair.twin.running_max == 0
+
+
 def test_nobody_waits_for_the_twin_in_vain(pair: Pair) -> None:
     """A batch that is cancelled before the twin is free is given up."""
     pair.lose()
