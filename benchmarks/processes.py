@@ -63,12 +63,12 @@ class RunningServer:
 
 
 @contextmanager
-def server(*flags: str, weight_type: str = "float32") -> Iterator[RunningServer]:
-    """Runs `embedgrpc serve` on a free port, with the default model, until the block ends."""
+def server(
+    *flags: str, source: str = DEFAULT_MODEL.source, weight_type: str = "float32"
+) -> Iterator[RunningServer]:
+    """Runs `embedgrpc serve` on a free port until the block ends."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
-        config.write(
-            f'[[models]]\nsource = "{DEFAULT_MODEL.source}"\nweight_type = "{weight_type}"\n'
-        )
+        config.write(f'[[models]]\nsource = "{source}"\nweight_type = "{weight_type}"\n')
         config.flush()
         with _process(*flags, "--config", config.name) as running:
             yield running

@@ -102,11 +102,12 @@ def _contenders(workload: Workload, raw: RawLoop, served: RunningServer) -> Iter
         f"raw, as they come, {_FIFO_SEQUENCES} texts a batch",
         run_raw(order="given", sequences=_FIFO_SEQUENCES),
     )
-    yield Contender("served, stream", run_served(_stream))
-    yield Contender(f"served, unary, 1 text, {_UNARY_IN_FLIGHT} in flight", run_served(_unary))
+    yield Contender("served, stream", run_served(stream))
+    yield Contender(f"served, unary, 1 text, {_UNARY_IN_FLIGHT} in flight", run_served(unary))
 
 
-async def _stream(client: AsyncClient, workload: Workload) -> None:
+async def stream(client: AsyncClient, workload: Workload) -> None:
+    """Embeds a workload with one stream."""
     answered = 0
     async for result in client.embed_stream(
         workload.texts, batch_size=_STREAM_BATCH, order="completion"
@@ -116,7 +117,8 @@ async def _stream(client: AsyncClient, workload: Workload) -> None:
         raise RuntimeError(f"{answered} of {len(workload.texts)} texts were embedded")
 
 
-async def _unary(client: AsyncClient, workload: Workload) -> None:
+async def unary(client: AsyncClient, workload: Workload) -> None:
+    """Embeds a workload with calls of one text, some of them in flight at a time."""
     texts = iter(workload.texts)
 
     async def work() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.triton.environment import Environment
+
 
 @pytest.mark.parametrize(
     ("arguments", "rows"),
@@ -28,12 +30,8 @@ import pytest
         ),
         (
             [
-                "overload",
-                "--workload",
-                "queries",
-                "--seconds",
-                "0.2",
-                *("--settle-s", "0.1", "--factors", "2"),
+                *("overload", "--workload", "queries", "--seconds", "0.2", "--settle-s", "0.1"),
+                *("--factors", "2"),
             ],
             ["| offered / capacity | 0.8 | 1 | 2 |", "| goodput / best |", "| failed health"],
         ),
@@ -44,7 +42,22 @@ def test_a_benchmark_prints_its_table(
     arguments: list[str], rows: list[str], tmp_path: Path
 ) -> None:
     """A short run ends well and prints the rows that the figures are taken from."""
-    name, *flags = (argument.format(folder=tmp_path) for argument in arguments)
+    output = _run(*(argument.format(folder=tmp_path) for argument in arguments))
+    for row in rows:
+        assert row.format(folder=tmp_path) in output
+
+
+@pytest.mark.triton
+def test_the_benchmark_of_triton_prints_its_tables(triton_environment: Environment) -> None:
+    """It starts a tritonserver of its own."""
+    del triton_environment  # where there is none this is skipped
+    output = _run("upstream", "--rounds", "1", "--texts", "16", "--calls", "3")
+    for row in ("| tritonclient |", "| embedgrpc, stream |", "| embedgrpc, 1 text, 32 in flight |"):
+        assert row in output
+
+
+def _run(name: str, *flags: str) -> str:
+    """Runs a benchmark; returns what it prints."""
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *flags],
         capture_output=True,
@@ -53,5 +66,4 @@ def test_a_benchmark_prints_its_table(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for row in rows:
-        assert row.format(folder=tmp_path) in done.stdout
+    return done.stdout

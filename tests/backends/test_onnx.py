@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from embedgrpc.backends import onnx
+from embedgrpc.backends import onnx, onnx_sessions
 from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch
 from embedgrpc.backends.cuda import find_cuda_obstacle
 from embedgrpc.backends.onnx import Device, OnnxBackend
@@ -92,12 +92,17 @@ def test_a_run_that_is_not_alone_leaves_cores_to_the_other(graph_path: Path) -> 
     def threads(session: Any) -> int:
         return int(session.get_session_options().intra_op_num_threads)
 
-    with backend._session_for_run() as first:
-        with backend._session_for_run() as second, backend._session_for_run() as third:
+    sessions = backend._sessions
+    with sessions.for_run() as first:
+        with sessions.for_run() as early:
+            assert early is first  # nobody waits until there is another
+        assert sessions._opener is not None
+        sessions._opener.join()
+        with sessions.for_run() as second, sessions.for_run() as third:
             assert [threads(one) for one in (first, second, third)] == [6, 2, 2]
-        with backend._session_for_run() as fourth:
+        with sessions.for_run() as fourth:
             assert threads(fourth) == 2
-    with backend._session_for_run() as alone:
+    with sessions.for_run() as alone:
         assert threads(alone) == 6
 
 
@@ -106,9 +111,9 @@ def test_weights_are_in_memory_once(
     graph_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, size_max: int
 ) -> None:
     """Runs of a single lane, or of a large model, share one session."""
-    monkeypatch.setattr(onnx, "_SHARED_SESSION_BYTES_MAX", size_max)
+    monkeypatch.setattr(onnx_sessions, "_TWICE_OPEN_BYTES_MAX", size_max)
     backend = OnnxBackend(graph_path, device="cpu", lanes=lanes, intra_op_threads=4)
-    with backend._session_for_run() as first, backend._session_for_run() as second:
+    with backend._sessions.for_run() as first, backend._sessions.for_run() as second:
         assert first is second
 
 

@@ -2,6 +2,7 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,14 @@ def test_threads_of_a_session_give_way(tmp_path: Path) -> None:
     graph = prepare(files, read(files), cache_dir=tmp_path)
     before = _thread_ids()
     backend = OnnxBackend(graph.path, device="cpu", lanes=1, intra_op_threads=3)
+    # Of the three threads of a run one is the caller's. The one that opened the session may still
+    # be listed for a moment.
     started = _thread_ids() - before
-    assert len(started) == 2  # the third is the caller's
-    assert {_niceness(thread) for thread in started} == {5}
+    found = []
+    for thread in started:
+        with suppress(ProcessLookupError):
+            found.append(_niceness(thread))
+    assert len(found) >= 2
+    assert set(found) == {5}
     assert _niceness(threading.get_native_id()) < 5
     backend.close()

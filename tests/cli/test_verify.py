@@ -9,6 +9,7 @@ from embedgrpc.cli.comparing import compare, is_finite, length_gap
 from embedgrpc.cli.verification import like_lengths, unlike_lengths
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
 from tests.models.runner import copy_fixture, edit_json
+from tests.triton.server import TritonServer
 
 # Plays the library with what the real one answered once: `expected.json` beside the model. It
 # takes one text at a time, as padding changes some answers of the real one.
@@ -120,6 +121,51 @@ def test_another_model_is_told_apart(tmp_path: Path, cache_dir: Path) -> None:
     shapes = embedgrpc(*base, DEFAULT_MODEL)
     assert shapes.code == 1
     assert "text 1 has another shape" in shapes.out
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("name", ["bert-mean", "xlmr-bge-m3", "cross-bert"])
+def test_a_model_on_triton_is_compared_with_its_files(
+    name: str, triton_server: TritonServer, cache_dir: Path
+) -> None:
+    """Every form of a model on a server is what its files give here."""
+    far = f"triton:{triton_server.address}/{name}"
+    done = embedgrpc("verify", far, *_against(FIXTURES / name, cache_dir))
+    assert done.code == 0, done
+    assert f"on triton: {far}" in done.out
+    compared = [line.split() for line in done.out.splitlines() if line.startswith("reference")]
+    assert {words[1] for words in compared} == {"ok"}
+    assert len(compared) == (3 if name == "xlmr-bge-m3" else 1)
+
+
+@pytest.mark.triton
+def test_a_model_on_triton_that_differs_is_told(
+    triton_server: TritonServer, tmp_path: Path, cache_dir: Path
+) -> None:
+    """The line says what differs, where and how much; a model that is not there is a refusal."""
+    far = f"triton:{triton_server.address}/bert-mean"
+    changed = copy_fixture("bert-mean", tmp_path)
+    edit_json(
+        changed / "1_Pooling" / "config.json",
+        pooling_mode_mean_tokens=False,
+        pooling_mode_cls_token=True,
+    )
+    done = embedgrpc("verify", far, *_against(changed, cache_dir))
+    assert done.code == 1, done
+    *lines, last = done.out.splitlines()
+    assert not [line for line in lines if "WRONG" in line]
+    pattern = (
+        r"reference +WRONG +sentence_embedding against .*: numbers max \S+ mean .* at text \d+"
+    )
+    assert re.fullmatch(pattern, last)
+    absent = embedgrpc("verify", far + "-not", *_against(changed, cache_dir))
+    assert (absent.code, absent.out) == (2, "")
+    told = f"embedgrpc: {triton_server.address}: the model bert-mean-not is not ready\n"
+    assert absent.err == told
+
+
+def _against(source: Path, cache_dir: Path) -> tuple[str | Path, ...]:
+    return ("--against", source, "--device", "cpu", "--cache-dir", cache_dir)
 
 
 def test_the_reference_is_asked(tmp_path: Path, cache_dir: Path, library: str) -> None:

@@ -2,8 +2,6 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-import pytest
-
 from embedgrpc.backends.base import (
     NO_CONTEXT,
     BackendCancelledError,
@@ -106,14 +104,12 @@ async def test_a_run_that_somebody_joined_goes_on() -> None:
     assert backend.texts == ["shared"]
 
 
-@pytest.mark.parametrize("late_runs", [1, 2])
-async def test_who_has_time_left_is_run_again(late_runs: int) -> None:
+async def test_who_has_time_left_is_run_again() -> None:
     """A run that ended for the sake of the one it began for costs nobody else his answer."""
     backend = _EndableBackend()
-    backend.late_runs = late_runs
+    backend.late_runs = 1
     with running(backend) as engine:
         backend.gate.close()
-        # What the engine holds to be over when the run ends, and the backend a moment before.
         hasty = _submit(engine, "shared", _call(0.05))
         await asyncio.to_thread(backend.gate.wait_for, 1)
         patient = _submit(engine, "shared", _call(SOON_S))
@@ -126,5 +122,17 @@ async def test_who_has_time_left_is_run_again(late_runs: int) -> None:
         assert engine.admission.ledger.is_empty
     assert patient.rows == {0: answer("shared")}
     assert isinstance(hasty.errors[0], DeadlineExpiredError)
-    assert backend.texts == ["shared"] * (late_runs + 1)
+    assert backend.texts == ["shared"] * 2
     assert backend.contexts[-1].deadline > deadline
+
+
+async def test_what_is_late_by_another_measure_is_not_run_again() -> None:
+    """A server that gives up sooner than the caller would is not asked for ever."""
+    backend = _EndableBackend()
+    backend.late_runs = 2
+    with running(backend) as engine:
+        sink = _submit(engine, "alone", _call(SOON_S))
+        await asyncio.wait_for(sink.done.wait(), WAIT_S)
+        assert engine.admission.ledger.is_empty
+    assert isinstance(sink.errors[0], DeadlineExpiredError)
+    assert backend.texts == ["alone"]

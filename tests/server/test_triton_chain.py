@@ -1,16 +1,17 @@
 """From a client of ours through a real tritonserver and back."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from embedgrpc.engine.work import Call
-from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.client import AsyncClient, Embeddings, StreamResult
+from embedgrpc.client.enums import Representation
 from embedgrpc.server.model_settings import ModelSettings
 from tests.server.service import PATIENCE_S, Service, until
 from tests.server.test_health import EMBEDDING, NOT_SERVING, SERVING
@@ -38,33 +39,76 @@ def near_and_far(server: TritonServer, name: str) -> tuple[ModelSettings, ModelS
     )
 
 
-@pytest.mark.parametrize("name", ["bert-mean", "minilm", "gemma-dense"])
-async def test_dense_vectors_are_the_same(
-    name: str, triton_server: TritonServer, serve: Serve
+def assert_same_answers(
+    far: Sequence[Embeddings | StreamResult], near: Sequence[Embeddings | StreamResult]
+) -> None:
+    """Compares dense vectors, sparse ones and those of tokens."""
+    for one, expected in zip(far, near, strict=True):
+        for found, wanted in zip(_arrays(one), _arrays(expected), strict=True):
+            assert found.shape == wanted.shape
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def _arrays(answer: Embeddings | StreamResult) -> list[NDArray[Any]]:
+    if isinstance(answer, Embeddings):
+        return [
+            answer.vectors,
+            *(array for one in answer.sparse for array in (one.indices, one.values)),
+            *(one.values for one in answer.multi_vectors),
+        ]
+    assert answer.error is None
+    return [
+        *([answer.vector] if answer.vector is not None else []),
+        *((answer.sparse.indices, answer.sparse.values) if answer.sparse else []),
+        *([answer.multi_vector.values] if answer.multi_vector else []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "representations"),
+    [
+        ("bert-mean", ["dense"]),
+        ("minilm", ["dense"]),
+        ("gemma-dense", ["dense"]),
+        ("splade-bert", ["sparse"]),
+        ("xlmr-bge-m3", ["dense", "sparse", "multi_vector"]),
+    ],
+)
+async def test_embeddings_are_the_same(
+    name: str, representations: list[Representation], triton_server: TritonServer, serve: Serve
 ) -> None:
     """A model that `embedgrpc triton-repo` wrote answers as it does in this process."""
     service = await serve(*near_and_far(triton_server, name))
-    near = await service.client.embed(*TEXTS, model="near")
-    far = await service.client.embed(*TEXTS, model="far")
-    assert far.fingerprint == near.fingerprint
-    vectors = [
-        np.array([list(one.dense.values) for one in answer.embeddings], np.float32)
-        for answer in (near, far)
-    ]
-    assert np.abs(vectors[0]).max() > 0.01
-    np.testing.assert_allclose(vectors[1], vectors[0], atol=1e-5)
+    async with AsyncClient(service.address, timeout_s=PATIENCE_S) as client:
+        near, far = [
+            await client.embed(TEXTS, model=model, representations=representations)
+            for model in ("near", "far")
+        ]
+        assert far.fingerprint == near.fingerprint
+        assert np.abs(np.concatenate([one.ravel() for one in _arrays(near)])).max() > 0.01
+        assert_same_answers([far], [near])
+        near_stream, far_stream = [
+            [
+                one
+                async for one in client.embed_stream(
+                    TEXTS * 20, model=model, representations=representations
+                )
+            ]
+            for model in ("near", "far")
+        ]
+        assert_same_answers(far_stream, near_stream)
 
 
-@pytest.mark.parametrize("name", ["xlmr-bge-m3", "splade-bert", "cross-bert"])
-async def test_all_forms_are_the_same(name: str, triton_server: TritonServer, serve: Serve) -> None:
-    """So do sparse and multi-vector models, and cross-encoders."""
+@pytest.mark.parametrize("name", ["cross-bert", "xlmr-bge-m3", "minilm"])
+async def test_rankings_are_the_same(name: str, triton_server: TritonServer, serve: Serve) -> None:
+    """By a cross-encoder, by three representations together, by cosine."""
     service = await serve(*near_and_far(triton_server, name))
-    near, far = [service.server.catalog.find(one).ready() for one in ("near", "far")]
-    for text in TEXTS:
-        call = Call(WorkClass.INTERACTIVE, deadline=time.monotonic() + PATIENCE_S)
-        expected, found = await near.probe(text, call), await far.probe(text, call)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert far.metadata.representations == near.metadata.representations
+    async with AsyncClient(service.address, timeout_s=PATIENCE_S) as client:
+        near, far = [
+            await client.rerank("a fox", list(TEXTS), model=model) for model in ("near", "far")
+        ]
+    assert [one.index for one in far] == [one.index for one in near]
+    np.testing.assert_allclose([one.score for one in far], [one.score for one in near], atol=1e-5)
     assert far.fingerprint == near.fingerprint
 
 

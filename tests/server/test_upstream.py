@@ -13,10 +13,12 @@ from embedgrpc.server.listening import StartError
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.serving import Server
 from embedgrpc.v1 import model_service_pb2 as models
+from embedgrpc.v1.embedding_service_pb2 import EmbedRequest
 from tests.backends.triton.kserve_server import Fault
 from tests.server.failures import failure_of
-from tests.server.service import EMBED, Service, serving, settings_for, until
+from tests.server.service import EMBED, PATIENCE_S, Service, serving, settings_for, until
 from tests.server.test_health import EMBEDDING, NOT_SERVING, SERVING
+from tests.server.test_tracing import PARENT_ID, TRACE_ID
 from tests.server.upstream import Upstream
 
 TEXTS = ("a short text", "one that is quite a bit longer than the other one is", "x")
@@ -234,3 +236,27 @@ async def test_batches_follow_the_servers_limits(upstream: Upstream, cache_dir: 
         scheduler = service.server.catalog.find("far").ready().scheduler
         assert scheduler._backend.lanes == 3
         assert scheduler.budget.sequences == 4
+
+
+async def test_a_trace_goes_on_in_the_servers(
+    upstream: Upstream,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A call that is traced arrives there with its trace, as a child of its span here."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    async with served(cache_dir, upstream.settings(), health_interval_s=3600) as service:
+        upstream.server.metadata.clear()
+        await service.client.embedding.Embed(
+            EmbedRequest(texts=TEXTS),
+            metadata=[("traceparent", f"00-{TRACE_ID}-{PARENT_ID}-01")],
+            timeout=PATIENCE_S,
+        )
+        (sent,) = upstream.server.metadata
+    version, trace, parent, flags = sent["traceparent"].split("-")
+    assert (version, trace, flags) == ("00", TRACE_ID, "01")
+    assert parent != PARENT_ID
+    spans = capsys.readouterr().out
+    assert f'"span_id": "0x{parent}"' in spans
+    assert f'"parent_id": "0x{PARENT_ID}"' in spans

@@ -5,14 +5,19 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from embedgrpc.server.loading import DEFAULT_MODEL
+from tests.service.conftest import running_server
 from tests.service.grpcurl import Grpcurl
 from tests.settings_table import README, render
+from tests.triton.environment import Environment
+from tests.triton.server import TritonServer
 
 DOCUMENTED_TARGET = "127.0.0.1:50051"
+DOCUMENTED_TRITON = "127.0.0.1:8001"
 
 
 def blocks(language: str) -> list[str]:
@@ -71,3 +76,49 @@ def test_the_grpcurl_example_answers_what_stands_below_it(grpcurl: Grpcurl) -> N
     # It changes whenever graphs are built in another way.
     assert len(answer.pop("fingerprint")) == len(shown.pop("fingerprint"))
     assert answer == shown
+
+
+@pytest.mark.triton
+def test_the_way_from_a_name_to_a_call_through_triton(
+    triton_environment: Environment, tmp_path: Path, cache_dir: Path
+) -> None:
+    """The five commands run as they are, but for where models and Triton come from."""
+    (script,) = blocks("sh")
+    lines = [line.replace("uv run ", "") for line in script.replace("\\\n", "").splitlines()]
+    write, run_triton, serve, embed, verify = (shlex.split(line) for line in lines)
+    assert run_triton[:2] == ["docker", "run"]
+    assert {"--model-repository=/models", "--disable-auto-complete-config"} <= set(run_triton)
+    text, pipe, embed = embed[1], embed[2], embed[3:]
+    assert pipe == "|"
+    hub_name = write[2].removeprefix("minilm=")
+    assert serve[:2] == ["embedgrpc", "serve"]
+
+    def run(command: list[str], *, text: str = "", **places: str) -> str:
+        program, *arguments = (places.get(one, one) for one in command)
+        done = subprocess.run(
+            [Path(sys.executable).with_name(program), *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    repository = tmp_path / "repository"
+    places = {
+        write[2]: f"minilm={DEFAULT_MODEL.source}",
+        hub_name: DEFAULT_MODEL.source,
+        "repository": str(repository),
+    }
+    run(write, **places)
+    flags = ("--disable-auto-complete-config",)
+    with TritonServer(triton_environment, repository, flags=flags) as triton:
+        source = serve[3].replace(DOCUMENTED_TRITON, triton.address)
+        with running_server("--model", source, cache_dir=cache_dir) as address:
+            told = run([*embed, "--target", address], text=text)
+            assert len(json.loads(told)["vector"]) == 384
+        told = run(verify, **places, **{verify[2]: source})
+    assert "reference" in told
+    assert "WRONG" not in told

@@ -63,7 +63,84 @@ def write_spelling(repository: Path, name: str) -> None:
     _write(repository / name, _SPELLING_CONFIG.format(name=name), _SPELLING_PROGRAM)
 
 
+# Each vector tells the ids of its text, however it is padded. While the file `hold` lies in the
+# model's folder it writes "held" and waits, and "dropped" once nobody wants the answer any more.
+_EMBEDDING_PROGRAM = """
+import pathlib
+import time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.hold = pathlib.Path(args["model_repository"]) / "hold"
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        if self.hold.exists():
+            print("held", flush=True)
+        while self.hold.exists():
+            if request.is_cancelled():
+                print("dropped", flush=True)
+                gone = pb_utils.TritonError("dropped", pb_utils.TritonError.CANCELLED)
+                return pb_utils.InferenceResponse(error=gone)
+            time.sleep(0.002)
+        ids, mask = [
+            pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+            for name in ("input_ids", "attention_mask")
+        ]
+        waves = np.sin((ids * mask)[:, :, None] * np.arange(1, {dimensions} + 1) * {scale}).sum(1)
+        vectors = waves / np.linalg.norm(waves, axis=1, keepdims=True)
+        tensor = pb_utils.Tensor("sentence_embedding", vectors.astype(np.float32))
+        return pb_utils.InferenceResponse(output_tensors=[tensor])
+"""
+_EMBEDDING_CONFIG = """
+name: "{name}"
+backend: "python"
+max_batch_size: 8
+input [
+  {{ name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] }},
+  {{ name: "attention_mask" data_type: TYPE_INT64 dims: [ -1 ] }}
+]
+output [ {{ name: "sentence_embedding" data_type: TYPE_FP32 dims: [ {dimensions} ] }} ]
+instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
+parameters {{ key: "embedgrpc_source" value: {{ string_value: "{source}" }} }}
+"""
+
+
+def write_embedding(
+    repository: Path,
+    name: str,
+    *,
+    source: Path,
+    dimensions: int = 32,
+    scale: float = 0.37,
+    instances: int = 1,
+) -> Path:
+    """Adds a model that embeds tokens of another's tokenizer; rewrites it where it is there.
+
+    Args:
+        repository: The folder of models.
+        name: The model's name.
+        source: The folder of the other model.
+        dimensions: The length of a vector.
+        scale: Another one gives other vectors.
+        instances: How many requests it runs at once.
+
+    Returns:
+        The file that makes it wait while it exists.
+    """
+    folder = repository / name
+    config = _EMBEDDING_CONFIG.format(
+        name=name, source=source, dimensions=dimensions, scale=scale, instances=instances
+    )
+    _write(folder, config, _EMBEDDING_PROGRAM.format(dimensions=dimensions, scale=scale))
+    return folder / "hold"
+
+
 def _write(folder: Path, config: str, program: str) -> None:
-    (folder / "1").mkdir(parents=True)
+    (folder / "1").mkdir(parents=True, exist_ok=True)
     (folder / "config.pbtxt").write_text(config)
     (folder / "1/model.py").write_text(program)

@@ -1,11 +1,8 @@
 """Runs a graph with ONNX Runtime in this process, on the CPU or on an NVIDIA GPU."""
 
-import functools
 import logging
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,16 +20,9 @@ from embedgrpc.backends.base import (
 )
 from embedgrpc.backends.cores import available_cores
 from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
-from embedgrpc.backends.priority import give_way
+from embedgrpc.backends.onnx_sessions import LOG_FATAL, Sessions, may_be_open_twice, open_session
 
 Device = Literal["cpu", "cuda", "auto"]
-
-# Levels of ONNX Runtime's own log, which goes to stderr and may hold token ids.
-_LOG_ERRORS = 3
-_LOG_FATAL = 4
-# Up to this size, products with weights are kept ready a second time, for runs that share the
-# cores: up to a tenth more throughput for twice the memory.
-_SHARED_SESSION_BYTES_MAX = 512 * 1024**2
 
 _logger = logging.getLogger(__name__)
 
@@ -41,9 +31,9 @@ class OnnxBackend:
     """A graph that runs in this process.
 
     A run that is alone takes all threads. On the CPU one that begins while another runs takes its
-    share of them, in a session of its own: threads of two runs that wait for each other on the
-    same cores cost both a tenth of their speed. A large model has one session for all, whose
-    weights are in memory once.
+    share of them, in a session of its own, opened when that first happens: threads of two runs
+    that wait for each other on the same cores cost both a tenth of their speed. A large model has
+    one session for all, whose weights are in memory once.
     """
 
     def __init__(
@@ -73,14 +63,15 @@ class OnnxBackend:
             DeviceError: The device cannot be used.
             BackendError: The graph cannot be loaded.
         """
-        _share_arena()
         threads = intra_op_threads or available_cores()
-        options = _session_options(intra_op_threads=threads, spin_duration_us=spin_duration_us)
         self._device = _choose_device(device)
         providers: list[Any] = ["CPUExecutionProvider"]
         if self._device != "cpu":
+            preload_cuda_libraries()
             providers.insert(0, ("CUDAExecutionProvider", _cuda_options(gpu_mem_limit_bytes)))
-        self._session = _load(graph_path, options, providers)
+        self._session = open_session(
+            graph_path, threads=threads, spin_duration_us=spin_duration_us, providers=providers
+        )
         if self._device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
             obstacle = (
                 "CUDA could not be started: install the CUDA and cuDNN libraries with "
@@ -91,19 +82,18 @@ class OnnxBackend:
             _logger.warning("running on the CPU", extra={"obstacle": obstacle})
             self._device = "cpu"
         self._lanes = lanes or (2 if self._device == "cpu" else 1)
-        self._shared_threads = threads
-        self._shared_session = self._session
-        if self._device == "cpu" and self._lanes > 1 < threads and _is_small(graph_path):
-            self._shared_threads = max(threads // self._lanes, 1)
-            options = _session_options(
-                intra_op_threads=self._shared_threads, spin_duration_us=spin_duration_us
+        self._threads_at_once = self._lanes * threads
+        open_second: Callable[[], Any] | None = None
+        if self._device == "cpu" and self._lanes > 1 < threads and may_be_open_twice(graph_path):
+            share = max(threads // self._lanes, 1)
+            self._threads_at_once = self._lanes * share
+            open_second = partial(
+                open_session, graph_path, threads=share, spin_duration_us=spin_duration_us
             )
-            self._shared_session = _load(graph_path, options, providers)
-        self._running = 0
-        self._changing = threading.Lock()
+        self._sessions = Sessions(self._session, open_second)
         self._input_names = tuple(value.name for value in self._session.get_inputs())
         self._run_options = onnxruntime.RunOptions()
-        self._run_options.log_severity_level = _LOG_FATAL
+        self._run_options.log_severity_level = LOG_FATAL
 
     @property
     def lanes(self) -> int:
@@ -113,7 +103,7 @@ class OnnxBackend:
     @property
     def lanes_compete(self) -> bool:
         """Whether batches that run at once do so on the same cores, or on one GPU."""
-        return self._device != "cpu" or self._lanes * self._shared_threads > available_cores()
+        return self._device != "cpu" or self._threads_at_once > available_cores()
 
     @property
     def parallelism(self) -> int:
@@ -142,7 +132,7 @@ class OnnxBackend:
         inputs = self._select_inputs(batch)
         try:
             if self._device == "cpu":
-                with self._session_for_run() as session:
+                with self._sessions.for_run() as session:
                     outputs = session.run(list(batch.outputs), inputs, self._run_options)
             else:
                 outputs = self._run_bound(inputs, batch.outputs)
@@ -160,19 +150,8 @@ class OnnxBackend:
 
     def close(self) -> None:
         """Frees the weights. No run is in progress."""
-        del self._session, self._shared_session
-
-    @contextmanager
-    def _session_for_run(self) -> Iterator[Any]:
-        """Gives the session with all threads to a run that is alone."""
-        with self._changing:
-            session = self._shared_session if self._running else self._session
-            self._running += 1
-        try:
-            yield session
-        finally:
-            with self._changing:
-                self._running -= 1
+        self._sessions.close()
+        del self._session
 
     def _select_inputs(self, batch: PaddedBatch) -> dict[str, IntArray]:
         arrays = {
@@ -194,45 +173,6 @@ class OnnxBackend:
         self._session.run_with_iobinding(binding, self._run_options)
         outputs: Sequence[FloatArray] = binding.copy_outputs_to_cpu()
         return outputs
-
-
-def _session_options(*, intra_op_threads: int, spin_duration_us: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = intra_op_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _LOG_FATAL
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    # Patterns are kept per shape, and hardly any two batches have the same. The arena stays on
-    # and grows as it does by default: over random shapes that took the least memory at its peak
-    # (216 MiB for a model of 90; without it 370, grown only as requested 400), and was fastest.
-    options.enable_mem_pattern = False
-    if spin_duration_us > 0:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-        options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_duration_us))
-    else:
-        # By default a thread polls for some 16 ms after each run.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-@functools.cache
-def _share_arena() -> None:
-    """Gives all sessions of the process one arena: what a run leaves, one of another reuses."""
-    memory = onnxruntime.OrtMemoryInfo(
-        "Cpu",
-        onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
-        0,
-        onnxruntime.OrtMemType.DEFAULT,
-    )
-    onnxruntime.create_and_register_allocator(memory, None)
-
-
-def _is_small(graph_path: Path) -> bool:
-    """Tells whether the graph and its weights, which lie beside it, may be in memory twice."""
-    size = sum(path.stat().st_size for path in graph_path.parent.iterdir() if path.is_file())
-    return size <= _SHARED_SESSION_BYTES_MAX
 
 
 def _cuda_options(mem_limit_bytes: int) -> dict[str, str]:
@@ -257,21 +197,3 @@ def _choose_device(device: Device) -> str:
         raise DeviceError(obstacle)
     _logger.warning("running on the CPU", extra={"obstacle": obstacle})
     return "cpu"
-
-
-def _load(graph_path: Path, options: Any, providers: Sequence[Any]) -> Any:
-    if len(providers) > 1:
-        preload_cuda_libraries()
-    # A provider that cannot be loaded is written about by the process-wide log; what failed is
-    # seen from the session, and told by our own error.
-    onnxruntime.set_default_logger_severity(_LOG_FATAL)
-    try:
-        # The session's threads inherit what its maker's priority is.
-        with ThreadPoolExecutor(1, initializer=give_way) as maker:
-            return maker.submit(
-                onnxruntime.InferenceSession, str(graph_path), options, providers=list(providers)
-            ).result()
-    except Exception as error:  # ONNX Runtime has a dozen unrelated classes
-        raise BackendError(f"{graph_path} cannot be loaded: {error}") from error
-    finally:
-        onnxruntime.set_default_logger_severity(_LOG_ERRORS)

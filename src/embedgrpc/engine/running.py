@@ -40,6 +40,7 @@ class RunningBatches:
             and all(rider.job.cancelled for row in self._rows[cancellation] for rider in row)
         ]
 
-    def end(self, context: RunContext) -> None:
-        """Forgets a batch that was run."""
-        del self._rows[context.cancellation], self._jobs[context.cancellation]
+    def end(self, context: RunContext) -> set[Job]:
+        """Forgets a batch that was run; returns the jobs that it was begun for."""
+        del self._rows[context.cancellation]
+        return self._jobs.pop(context.cancellation)

@@ -304,16 +304,21 @@ class Scheduler:
         started_ns = time.time_ns()
         outcomes = self._runner.run(batch, context) if batch.rows else []
         with self._changed:
-            self._running.end(context)
+            began_for = self._running.end(context)
             self._in_flight.end(batch.rows)
-            outcomes = self._queue_again(outcomes)
+            outcomes = self._queue_again(outcomes, began_for)
             elapsed_s = self._give_lane_back(batch.work_class)
             if batch.rows:
                 span_ns = (started_ns, time.time_ns())
                 self._run_batches.append(_RunBatch(batch, outcomes, span_ns, elapsed_s))
 
-    def _queue_again(self, outcomes: Sequence[Outcome[Row, Answer]]) -> list[Outcome[Row, Answer]]:
+    def _queue_again(
+        self, outcomes: Sequence[Outcome[Row, Answer]], began_for: set[Job]
+    ) -> list[Outcome[Row, Answer]]:
         """Queues up again who joined a run that was ended because others had no more time.
+
+        Only they: whoever the run began for had no more time by its own measure, and to try
+        again would be to try for ever where a server's measure is another than ours.
 
         Returns:
             The outcomes without them.
@@ -324,12 +329,16 @@ class Scheduler:
             if not isinstance(outcome.error, errors.DeadlineExpiredError):
                 final.append(outcome)
                 continue
-            for rider in [one for row in outcome.rows for one in row if one.is_wanted(now)]:
-                again = QueuedSequence(rider.job, rider.index, rider.sequence, rider.urgency)
-                rider.job.queued = [*rider.job.queued, again]
-                self._dispatcher.push(again, now)
-            rows = [[one for one in row if not one.is_wanted(now)] for row in outcome.rows]
-            final.append(Outcome([row for row in rows if row], None, outcome.error))
+            rows: list[Row] = []
+            for row in outcome.rows:
+                joined = [one for one in row if one.job not in began_for and one.is_wanted(now)]
+                for rider in joined:
+                    again = QueuedSequence(rider.job, rider.index, rider.sequence, rider.urgency)
+                    rider.job.queued = [*rider.job.queued, again]
+                    self._dispatcher.push(again, now)
+                if left := [one for one in row if one not in joined]:
+                    rows.append(left)
+            final.append(Outcome(rows, None, outcome.error))
         return final
 
     def _hand_out(self, done: "_RunBatch") -> None:

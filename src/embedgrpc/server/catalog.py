@@ -80,16 +80,17 @@ class ServedModel:
         settings: What the configuration says of it.
         state: Whether it can be used now.
         loaded: What was loaded; None before.
+        id: Its name in requests.
     """
 
     settings: ModelSettings
     state: ModelState = field(default=ModelState.LOADING)
     loaded: LoadedModel | None = field(default=None)
+    id: str = field(init=False)
 
-    @property
-    def id(self) -> str:
-        """Its name in requests."""
-        return self.settings.name
+    def __post_init__(self) -> None:
+        """Finds its name once: every call asks for it."""
+        self.id = self.settings.name
 
     @property
     def aliases(self) -> tuple[str, ...]:

@@ -43,9 +43,9 @@ from embedgrpc.v1 import (
 
 _logger = logging.getLogger(__name__)
 
-# Between two attempts to load a model whose server is not there, growing from one to the other.
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 10.0
+# Between two attempts to load a model whose server is not there: one costs no more than a
+# connection that is refused, and whoever starts the server waits for the next.
+_LOAD_WAIT_S = 1.0
 
 
 class Server:
@@ -190,15 +190,12 @@ class Server:
 
     async def _load_later(self, model: ServedModel, error: Exception) -> None:
         """Loads a model once what runs it is there."""
-        wait_s = _FIRST_WAIT_S
+        told = ""
         while _may_come(model, error):
-            _logger.warning(
-                "model is waited for",
-                extra={"model": model.id, "problem": str(error), "next_s": wait_s},
-            )
+            if told != (told := str(error)):
+                _logger.warning("model is waited for", extra={"model": model.id, "problem": told})
             # Not in the same moment as all others who wait for it.
-            await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+            await asyncio.sleep(_LOAD_WAIT_S * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
             try:
                 return await self._bring_in(model)
             except Exception as next_error:  # noqa: BLE001 - see above

@@ -70,7 +70,7 @@ def test_it_is_looked_at_soon(events: list[tuple[str, float]], random: float) ->
 
 
 def test_looks_become_rarer_while_it_is_open() -> None:
-    """The waits between looks at what is lost grow from half a second to two."""
+    """The waits between looks at what is lost grow from half a second to one."""
     timed = Timed(random=0)
     timed.circuit.lose()
     waits = []
@@ -78,17 +78,18 @@ def test_looks_become_rarer_while_it_is_open() -> None:
         waits.append(timed.circuit.due_at - timed.now)
         timed.now = timed.circuit.due_at
         timed.circuit.find_ill(lost=True)
-    assert waits == [0.5, 1.0, 2.0, 2.0]
+    assert waits == [0.5, 1.0, 1.0, 1.0]
     timed.circuit.find_well()
     timed.circuit.lose()
     assert timed.circuit.due_at - timed.now == 0.5
 
 
 def test_a_failure_has_it_looked_at_at_once() -> None:
-    """A call that failed is reason to look; one on an open circuit is not."""
-    timed = Timed()
-    timed.circuit.fail()
-    assert timed.circuit.due_at == timed.now
-    timed.circuit.lose()
-    timed.circuit.fail()
-    assert timed.circuit.due_at > timed.now
+    """A call that failed, or was late, is reason to look; one on an open circuit is not."""
+    for take in (Circuit.fail, Circuit.doubt):
+        timed = Timed()
+        take(timed.circuit)
+        assert timed.circuit.due_at == timed.now
+        timed.circuit.lose()
+        take(timed.circuit)
+        assert timed.circuit.due_at > timed.now

@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -188,7 +189,7 @@ def test_a_server_that_always_fails_is_left_alone(
     backend = connect(server, second)
     server.fault = Fault.BROKEN
     failed = 0
-    for _ in range(FAILURES_MAX + 3):
+    for _ in range(2 * FAILURES_MAX + 3):
         try:
             check(backend)
         except BackendError:
@@ -213,6 +214,48 @@ def test_a_server_of_another_model_is_not_used(
     server.fault = Fault.UNAVAILABLE
     until(lambda: _runs(backend))
     assert second.shapes
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"outputs": [("sentence_embedding", "FP32", [5])]},
+            "outputs sentence_embedding FP32 [5] instead of sentence_embedding FP32 [4]",
+        ),
+        ({"batch_max": 8}, "max_batch_size 8 instead of 64"),
+        ({"parameters": {"embedgrpc_source": "x"}}, "another value of the parameter embedgrpc_so"),
+        ({"inputs": [("input_ids", "INT32"), ("attention_mask", "INT64")]},
+         "inputs input_ids INT32 [-], attention_mask INT64 [-] instead of input_ids INT64 [-]"),
+    ],
+)  # fmt: skip
+def test_a_model_that_changes_is_not_used(
+    change: dict[str, Any],
+    problem: str,
+    server: KServeServer,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A model that is loaded anew with other tensors is found while its server stays ready."""
+    backend = connect(server)
+    before = {name: getattr(server, name) for name in change}
+    for name, value in change.items():
+        setattr(server, name, value)
+    until(lambda: not backend.availability.available)
+    (record,) = [one for one in caplog.records if one.getMessage().startswith("endpoint serves")]
+    assert f"{server.address} has {problem}" in record.__dict__["problem"]
+    for name, value in before.items():
+        setattr(server, name, value)
+    until(lambda: backend.availability.available)
+
+
+def test_a_change_that_does_no_harm_is_none(server: KServeServer, connect: Connect) -> None:
+    """Threads, instances and larger batches are the server's own business."""
+    backend = connect(server)
+    looks = server.looks
+    server.batch_max, server.instances, server.parameters = 128, 3, {"intra_op_threads": "4"}
+    until(lambda: server.looks > looks + 1)
+    assert backend.availability.available
 
 
 def _runs(backend: TritonBackend) -> bool:

@@ -22,6 +22,7 @@ from embedgrpc.backends.triton.loops import LoopThread
 from embedgrpc.backends.triton.messages import Recipe
 from tests.backends.triton.conftest import Connect
 from tests.backends.triton.kserve_server import PATIENCE_S, Fault, KServeServer, summary
+from tests.backends.triton.slow_link import slow_link
 
 
 def make_batch(
@@ -354,3 +355,11 @@ def test_lanes_follow_instances(
     """As many batches run at once as the server has instances, and one is on its way."""
     server.instances = instances
     assert connect(server, lanes=lanes).lanes == expected
+
+
+async def test_a_slow_link_is_no_broken_one(server: KServeServer, connect: Connect) -> None:
+    """A server that is far away takes longer to connect to than to find absent."""
+    async with slow_link(server.address, delay_s=0.15) as address:
+        backend = await asyncio.to_thread(connect, address)
+        await asyncio.to_thread(check, backend)
+        await asyncio.to_thread(backend.close)

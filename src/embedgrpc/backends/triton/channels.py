@@ -12,8 +12,10 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     # A server that was restarted is to be used again at once, not after up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # In spite of its name the longest that an attempt to connect may take, if it is longer than
+    # the wait until the next: with less than that, a slow link is never connected.
+    ("grpc.min_reconnect_backoff_ms", 2000),
     # Else two models on one server share a connection, and its flow control.
     ("grpc.use_local_subchannel_pool", 1),
     # A proxy that is set for downloads from the Hub knows nothing of servers near by.

@@ -9,7 +9,7 @@ FAILURES_MAX = 5
 SILENT_LOOKS_MAX = 2
 # Between two looks at an endpoint that is not called, growing from the one to the other.
 _FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 2.0
+_LONGEST_WAIT_S = 1.0
 # Between two looks at one that is called: it may go away while nobody calls.
 _WATCH_S = 2.0
 # Waits differ by this part of theirs, so that many clients do not look in the same moment.
@@ -53,11 +53,16 @@ class Circuit:
 
     def fail(self) -> None:
         """Takes a call that failed, or did not end in time: reason enough for a look at once."""
+        self.doubt()
         if self._closed:
             self._failures += 1
-            self._due_at = min(self._due_at, self._clock())
         if self._failures >= FAILURES_MAX:
             self.lose()
+
+    def doubt(self) -> None:
+        """Takes a reason to look at it at once, which proves nothing."""
+        if self._closed:
+            self._due_at = min(self._due_at, self._clock())
 
     def lose(self) -> None:
         """Takes that the endpoint, or its model, is not there."""

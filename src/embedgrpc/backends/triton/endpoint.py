@@ -1,6 +1,7 @@
 """One server: the calls to it, and whether it is well."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -15,6 +16,10 @@ _SERVICE = "/inference.GRPCInferenceService"
 _TEXT_CHARACTERS_MAX = 200
 
 
+class EndpointSilentError(BackendUnavailableError):
+    """An endpoint did not answer in time: it may be busy, or hang."""
+
+
 class Endpoint:
     """One server that has the model.
 
@@ -26,8 +31,8 @@ class Endpoint:
         circuit: Decides whether it is called.
 
     Attributes:
-        in_flight: How many batches run there.
         graph: What it said of the model when it was last found well; None before.
+        turn: The number of its last request, among those of all endpoints.
     """
 
     def __init__(
@@ -41,8 +46,9 @@ class Endpoint:
     ) -> None:
         self.address = address
         self.circuit = circuit
-        self.in_flight = 0
         self.graph: ServedGraph | None = None
+        self.turn = 0
+        self._calls: set[Any] = set()
         self._channel = channel
         self._name = {"name": model, "version": version}
         # Bytes go in and out: messages are made and read on the threads of the lanes.
@@ -54,45 +60,59 @@ class Endpoint:
         """Runs a request.
 
         Raises:
+            EndpointSilentError: It was given up.
             AioRpcError: It failed.
         """
-        self.in_flight += 1
+        call = self._infer(request, timeout=timeout_s, metadata=grpc.aio.Metadata(*metadata))
+        self._calls.add(call)
         try:
-            answer: bytes = await self._infer(
-                request, timeout=timeout_s, metadata=grpc.aio.Metadata(*metadata)
-            )
+            answer: bytes = await call
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise EndpointSilentError(f"{self.address} was given up") from None
+        else:
             return answer
         finally:
-            self.in_flight -= 1
+            self._calls.discard(call)
 
-    async def is_ready(self, *, timeout_s: float) -> bool:
-        """Asks whether server and model are ready.
+    def give_up(self) -> None:
+        """Ends the requests in progress, which would wait for a server that hangs."""
+        for call in self._calls:
+            call.cancel()
 
-        Raises:
-            AioRpcError: It did not answer.
-        """
-        if not (await self._ask("ServerReady", timeout_s=timeout_s)).ready:
-            return False
-        return bool((await self._ask("ModelReady", timeout_s=timeout_s, **self._name)).ready)
+    @property
+    def in_flight(self) -> int:
+        """How many requests run there."""
+        return len(self._calls)
 
-    async def describe(self, *, timeout_s: float) -> ServedGraph:
+    async def describe(self, *, timeout_s: float, connect: bool = False) -> ServedGraph:
         """Asks what the model takes and gives.
 
+        Args:
+            timeout_s: The longest that each of the questions may take.
+            connect: Whether to wait that long for a connection where there is none.
+
         Raises:
+            EndpointSilentError: There was no answer in time.
             BackendUnavailableError: Server or model are not there.
             BackendError: The model cannot be used.
         """
         try:
-            if not await self.is_ready(timeout_s=timeout_s):
-                raise BackendUnavailableError(f"{self.address}: the model is not ready")
-            metadata = await self._ask("ModelMetadata", timeout_s=timeout_s, **self._name)
+            server = await self._ask("ServerReady", {}, timeout_s=timeout_s, connect=connect)
+            model = await self._ask("ModelReady", self._name, timeout_s=timeout_s)
+            if not (server.ready and model.ready):
+                name = self._name["name"]
+                raise BackendUnavailableError(f"{self.address}: the model {name} is not ready")
+            metadata = await self._ask("ModelMetadata", self._name, timeout_s=timeout_s)
             config = await self._read_config(timeout_s=timeout_s)
         except grpc.aio.AioRpcError as error:
             # Nobody's text was sent, so what the server says is nobody's either.
             text = " ".join((error.details() or "").split())[:_TEXT_CHARACTERS_MAX]
-            raise BackendUnavailableError(
-                f"{self.address} answered {error.code().name}: {text}"
-            ) from None
+            silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            kind = EndpointSilentError if silent else BackendUnavailableError
+            raise kind(f"{self.address} answered {error.code().name}: {text}") from None
         try:
             return describe(metadata, config)
         except BackendError as error:
@@ -104,17 +124,20 @@ class Endpoint:
 
     async def _read_config(self, *, timeout_s: float) -> Any | None:
         try:
-            answer = await self._ask("ModelConfig", timeout_s=timeout_s, **self._name)
+            answer = await self._ask("ModelConfig", self._name, timeout_s=timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 return None  # a server of the same protocol that is not Triton
             raise
         return answer.config
 
-    async def _ask(self, method: str, *, timeout_s: float, **request: str) -> Any:
+    async def _ask(
+        self, method: str, request: Mapping[str, str], *, timeout_s: float, connect: bool = False
+    ) -> Any:
         call: Any = self._channel.unary_unary(
             f"{_SERVICE}/{method}",
             request_serializer=getattr(service_pb2, f"{method}Request").SerializeToString,
             response_deserializer=getattr(service_pb2, f"{method}Response").FromString,
         )
-        return await call(getattr(service_pb2, f"{method}Request")(**request), timeout=timeout_s)
+        message = getattr(service_pb2, f"{method}Request")(**request)
+        return await call(message, timeout=timeout_s, wait_for_ready=connect)

@@ -1,6 +1,7 @@
 """Sends each request to the endpoint that has least to do, and to another where that is lost."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -9,12 +10,14 @@ import grpc
 import grpc.aio
 
 from embedgrpc.backends.base import Availability, BackendError, BackendUnavailableError
-from embedgrpc.backends.triton.endpoint import Endpoint
+from embedgrpc.backends.triton.endpoint import Endpoint, EndpointSilentError
 from embedgrpc.backends.triton.served_graph import ServedGraph
 from embedgrpc.backends.triton.statuses import Failure, judge
 
 # The longest that a look at an endpoint takes.
 _LOOK_S = 2.0
+# So close to its deadline a call that is cancelled is taken to be late.
+_LEAVING_S = 0.1
 # Even where nothing is due, so that an endpoint that was just lost is not forgotten for long.
 _ROUND_S = 0.25
 
@@ -45,7 +48,8 @@ class Pool:
         self._clock = clock
         self._graph: ServedGraph | None = None
         self._refused: set[str] = set()
-        self._watching: asyncio.Task[None] | None = None
+        self._turns = itertools.count(1)
+        self._watching: list[asyncio.Task[None]] = []
 
     async def begin(self) -> ServedGraph:
         """Asks all endpoints what they serve, and watches them from then on.
@@ -65,9 +69,11 @@ class Pool:
             raise (*wrong, *(one for one in found if isinstance(one, BackendError)))[0]
         self._graph = graphs[0]
         for endpoint, one in zip(self._endpoints, found, strict=True):
-            if not isinstance(one, ServedGraph) or not self._accept(endpoint, one):
+            if not isinstance(one, ServedGraph) or self._refuse(endpoint, one):
                 endpoint.circuit.lose()
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        # Each by itself: one that hangs is no reason to look at the others later.
+        loop = asyncio.get_running_loop()
+        self._watching = [loop.create_task(self._watch(one)) for one in self._endpoints]
         return graphs[0]
 
     @property
@@ -106,6 +112,7 @@ class Pool:
             if endpoint is None:
                 break
             tried.add(endpoint.address)
+            endpoint.turn = next(self._turns)
             failure = await self._try(
                 endpoint, request, timeout_s=left_s, callers_limit=callers_limit, metadata=metadata
             )
@@ -120,15 +127,18 @@ class Pool:
 
     async def close(self) -> None:
         """Ends all calls and stops watching."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         await asyncio.gather(*(one.close() for one in self._endpoints))
 
     def _choose(self, tried: set[str]) -> Endpoint | None:
-        """The endpoint that has least to do of those that are well and were not tried."""
+        """The endpoint that has least to do of those that are well and were not tried.
+
+        Of several that whose last turn is longest ago: each gets its share of a light load.
+        """
         well = [one for one in self._endpoints if one.circuit.closed and one.address not in tried]
-        return min(well, key=lambda one: one.in_flight, default=None)
+        return min(well, key=lambda one: (one.in_flight, one.turn), default=None)
 
     async def _try(
         self,
@@ -139,8 +149,14 @@ class Pool:
         callers_limit: bool,
         metadata: Sequence[tuple[str, str]],
     ) -> bytes | Failure:
+        until = self._clock() + timeout_s
         try:
             answer = await endpoint.infer(request, timeout_s=timeout_s, metadata=metadata)
+        except asyncio.CancelledError:
+            # Whoever waits leaves at the deadline, and is often the first to say so.
+            if self._clock() > until - _LEAVING_S:
+                endpoint.circuit.doubt()
+            raise
         except grpc.aio.AioRpcError as error:
             failure = judge(
                 endpoint.address,
@@ -150,6 +166,8 @@ class Pool:
             )
             self._take(endpoint, failure)
             return failure
+        except EndpointSilentError as error:
+            return Failure(error, lost=True)
         except grpc.aio.UsageError:
             # The channel is closed.
             return Failure(BackendUnavailableError("the backend is being closed"))
@@ -182,55 +200,45 @@ class Pool:
             )
         self._availability.set(any(one.circuit.closed for one in self._endpoints))
 
-    async def _watch(self) -> None:
-        """Looks at every endpoint now and then, for ever."""
+    async def _watch(self, endpoint: Endpoint) -> None:
+        """Looks at an endpoint now and then, for ever."""
         while True:
-            now = self._clock()
-            due = [one for one in self._endpoints if one.circuit.due_at <= now]
-            await asyncio.gather(*(self._look(one) for one in due))
+            if endpoint.circuit.due_at <= self._clock():
+                await self._look(endpoint)
             await asyncio.sleep(_ROUND_S)
 
     async def _look(self, endpoint: Endpoint) -> None:
-        """Looks at an endpoint."""
+        """Looks at an endpoint: it must serve the same model as before, whether called or not."""
+        began_closed = endpoint.circuit.closed
+        lost = True
         try:
-            if endpoint.circuit.closed:
-                await self._look_at_used(endpoint)
-            else:
-                await self._look_at_lost(endpoint)
+            found = await endpoint.describe(timeout_s=_LOOK_S, connect=not began_closed)
+            problem = self._refuse(endpoint, found)
+        except BackendError as error:
+            problem = str(error)
+            lost = not isinstance(error, EndpointSilentError)
         except Exception:
             # Whatever it is, nobody else would ever look again.
-            endpoint.circuit.find_ill(lost=False)
             _logger.exception("endpoint not looked at", extra={"endpoint": endpoint.address})
-
-    async def _look_at_lost(self, endpoint: Endpoint) -> None:
-        """Looks at an endpoint that is not called: it must serve the same model as before."""
-        found = await self._describe(endpoint)
-        if isinstance(found, ServedGraph) and self._accept(endpoint, found):
-            endpoint.circuit.find_well()
-            _logger.info(
-                "endpoint back", extra={"model": self._model, "endpoint": endpoint.address}
-            )
-            self._availability.set(True)
-        else:
-            endpoint.circuit.find_ill(lost=True)
-
-    async def _look_at_used(self, endpoint: Endpoint) -> None:
-        """Looks at an endpoint that is called, unless a call finds it lost meanwhile."""
-        try:
-            ready = await endpoint.is_ready(timeout_s=_LOOK_S)
-            problem = f"{endpoint.address}: the model is not ready"
-            lost = True
-        except grpc.aio.AioRpcError as error:
-            ready = False
-            problem = f"{endpoint.address} answered {error.code().name}"
-            lost = error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
-        was_closed = endpoint.circuit.closed
-        if ready and was_closed:
-            endpoint.circuit.find_well()
-        elif not ready:
+            problem = f"{endpoint.address} could not be looked at"
+            lost = False
+        is_closed = endpoint.circuit.closed
+        if problem:
             endpoint.circuit.find_ill(lost=lost)
-            if was_closed:
+            if is_closed:
                 self._note(endpoint, problem)
+            if not lost and not endpoint.circuit.closed:
+                # What waits there may be done by another in time.
+                endpoint.give_up()
+        elif is_closed == began_closed:
+            endpoint.circuit.find_well()
+            if not is_closed:
+                self._welcome(endpoint)
+        # Else a call found it lost meanwhile, which is newer than what was seen.
+
+    def _welcome(self, endpoint: Endpoint) -> None:
+        _logger.info("endpoint back", extra={"model": self._model, "endpoint": endpoint.address})
+        self._availability.set(True)
 
     async def _describe(self, endpoint: Endpoint) -> ServedGraph | BackendError:
         try:
@@ -238,16 +246,18 @@ class Pool:
         except BackendError as error:
             return error
 
-    def _accept(self, endpoint: Endpoint, found: ServedGraph) -> bool:
-        """Takes what an endpoint serves, if it is what the others do."""
-        if self._graph is not None and found.equals(self._graph):
+    def _refuse(self, endpoint: Endpoint, found: ServedGraph) -> str:
+        """Takes what an endpoint serves if it is what the others do; else tells why not."""
+        difference = found.find_difference(self._graph) if self._graph else ""
+        if not difference:
             endpoint.graph = found
             self._refused.discard(endpoint.address)
-            return True
+            return ""
+        problem = f"{endpoint.address} has {difference}"
         if endpoint.address not in self._refused:
             self._refused.add(endpoint.address)
             _logger.error(
                 "endpoint serves another model: not used",
-                extra={"model": self._model, "endpoint": endpoint.address},
+                extra={"model": self._model, "endpoint": endpoint.address, "problem": problem},
             )
-        return False
+        return problem

@@ -14,6 +14,7 @@ _INPUT_TYPES = frozenset({"INT64", "INT32", "BOOL", "FP32", "FP16"})
 _OUTPUT_TYPES = frozenset({"FP32", "FP16", "BF16", "FP64"})
 _REQUIRED = ("input_ids", "attention_mask")
 _TEXT_TYPE = "BYTES"
+_OUR_PARAMETERS = "embedgrpc_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,23 @@ class ServedGraph:
         """The input that takes texts; None for a model that takes token ids."""
         return next((one for one in self.inputs if one.datatype == _TEXT_TYPE), None)
 
-    def equals(self, other: "ServedGraph") -> bool:
-        """Tells whether two servers serve the same; how many instances they have is their own."""
-        return (
-            sorted(self.inputs, key=_name_of) == sorted(other.inputs, key=_name_of)
-            and sorted(self.outputs, key=_name_of) == sorted(other.outputs, key=_name_of)
-            and self.batch_max == other.batch_max
-            and dict(self.parameters) == dict(other.parameters)
-        )
+    def find_difference(self, other: "ServedGraph") -> str:
+        """Tells what keeps this from standing in for another; nothing where nothing does.
+
+        How many instances a server has is its own, as is how many sequences it takes as long as
+        it takes those that the other does. So are parameters of others than us.
+        """
+        for what, ours, theirs in (
+            ("inputs", self.inputs, other.inputs),
+            ("outputs", self.outputs, other.outputs),
+        ):
+            if sorted(ours, key=_name_of) != sorted(theirs, key=_name_of):
+                return f"{what} {_list(ours)} instead of {_list(theirs)}"
+        if self.batch_max and not 0 < other.batch_max <= self.batch_max:
+            return f"max_batch_size {self.batch_max} instead of {other.batch_max}"
+        mine, others = _identity(self.parameters), _identity(other.parameters)
+        changed = sorted(key for key in mine | others if mine.get(key) != others.get(key))
+        return f"another value of the parameter {changed[0]}" if changed else ""
 
 
 def describe(metadata: Any, config: Any | None) -> ServedGraph:
@@ -155,3 +165,13 @@ def _dims(shape: Sequence[int]) -> tuple[int | None, ...]:
 
 def _name_of(tensor: ServedTensor) -> str:
     return tensor.name
+
+
+def _identity(parameters: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that say which model it is."""
+    return {key: one for key, one in parameters.items() if key.startswith(_OUR_PARAMETERS)}
+
+
+def _list(tensors: Sequence[ServedTensor]) -> str:
+    sizes = ((one, ["-" if size is None else str(size) for size in one.dims]) for one in tensors)
+    return ", ".join(f"{one.name} {one.datatype} [{', '.join(dims)}]" for one, dims in sizes)

@@ -1,0 +1,151 @@
+"""Opens graphs with ONNX Runtime, and chooses the session of each run."""
+
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from embedgrpc.backends.base import BackendError
+from embedgrpc.backends.priority import give_way
+
+# Levels of ONNX Runtime's own log, which goes to stderr and may hold token ids.
+_LOG_ERRORS = 3
+LOG_FATAL = 4
+# Up to this size, products with weights are kept ready a second time, for runs that share the
+# cores: up to a tenth more throughput for twice the memory.
+_TWICE_OPEN_BYTES_MAX = 512 * 1024**2
+
+_logger = logging.getLogger(__name__)
+
+
+class Sessions:
+    """A session for runs that are alone, and a second one for those that share the cores.
+
+    Args:
+        first: Open already.
+        open_second: Opens the second, in a thread of its own, once it is needed first; None to
+            do with the first alone.
+    """
+
+    def __init__(self, first: Any, open_second: Callable[[], Any] | None) -> None:
+        self._first = first
+        self._second: Any = None
+        self._open_second = open_second
+        self._opener: threading.Thread | None = None
+        self._running = 0
+        self._changing = threading.Lock()
+
+    @contextmanager
+    def for_run(self) -> Iterator[Any]:
+        """Gives the session for a run; nobody waits for the second to be opened."""
+        with self._changing:
+            session = self._first
+            if self._running and self._open_second is not None:
+                session = self._second or self._first
+                if self._opener is None:
+                    self._opener = threading.Thread(
+                        target=self._open, args=(self._open_second,), daemon=True
+                    )
+                    self._opener.start()
+            self._running += 1
+        try:
+            yield session
+        finally:
+            with self._changing:
+                self._running -= 1
+
+    def close(self) -> None:
+        """Frees the weights. No run is in progress."""
+        if self._opener is not None:
+            self._opener.join()
+        del self._first, self._second
+
+    def _open(self, open_second: Callable[[], Any]) -> None:
+        try:
+            self._second = open_second()
+        except BackendError as error:
+            # All runs go on sharing the one there is.
+            _logger.warning("no second session", extra={"problem": str(error)})
+
+
+def open_session(
+    graph_path: Path,
+    *,
+    threads: int,
+    spin_duration_us: int,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
+) -> Any:
+    """Loads a graph.
+
+    Args:
+        graph_path: The ONNX file; its weights lie beside it.
+        threads: How many share the work of one run, the caller's included.
+        spin_duration_us: How long an idle one polls for work before it sleeps.
+        providers: What may run it, as ONNX Runtime takes them.
+
+    Returns:
+        The session.
+
+    Raises:
+        BackendError: It cannot be loaded.
+    """
+    _share_arena()
+    options = _session_options(intra_op_threads=threads, spin_duration_us=spin_duration_us)
+    # A provider that cannot be loaded is written about by the process-wide log; what failed is
+    # seen from the session, and told by our own error.
+    onnxruntime.set_default_logger_severity(LOG_FATAL)
+    try:
+        # The session's threads inherit what its maker's priority is.
+        with ThreadPoolExecutor(1, initializer=give_way) as maker:
+            return maker.submit(
+                onnxruntime.InferenceSession, str(graph_path), options, providers=list(providers)
+            ).result()
+    except Exception as error:  # ONNX Runtime has a dozen unrelated classes
+        raise BackendError(f"{graph_path} cannot be loaded: {error}") from error
+    finally:
+        onnxruntime.set_default_logger_severity(_LOG_ERRORS)
+
+
+def may_be_open_twice(graph_path: Path) -> bool:
+    """Tells whether the graph and its weights, which lie beside it, may be in memory twice."""
+    size = sum(path.stat().st_size for path in graph_path.parent.iterdir() if path.is_file())
+    return size <= _TWICE_OPEN_BYTES_MAX
+
+
+def _session_options(*, intra_op_threads: int, spin_duration_us: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = LOG_FATAL
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # Patterns are kept per shape, and hardly any two batches have the same. The arena stays on
+    # and grows as it does by default: over random shapes that took the least memory at its peak
+    # (216 MiB for a model of 90; without it 370, grown only as requested 400), and was fastest.
+    options.enable_mem_pattern = False
+    if spin_duration_us > 0:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_duration_us))
+    else:
+        # By default a thread polls for some 16 ms after each run.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Gives all sessions of the process one arena: what a run leaves, one of another reuses."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu",
+        onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+        0,
+        onnxruntime.OrtMemType.DEFAULT,
+    )
+    onnxruntime.create_and_register_allocator(memory, None)

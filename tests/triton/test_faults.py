@@ -1,0 +1,436 @@
+"""What callers see of a real tritonserver that dies, hangs, changes or comes late."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.v1 import common_pb2 as common
+from tests.server.failures import Failure, failure_of, read_failure
+from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, settings_for, until
+from tests.server.streams import Stream
+from tests.server.test_health import EMBEDDING, NOT_SERVING, SERVING
+from tests.triton.environment import Environment
+from tests.triton.made_up import write_embedding
+from tests.triton.server import TritonServer
+
+pytestmark = pytest.mark.triton
+
+AWAY = (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
+LATE = (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXPIRED")
+MODEL = f"{EMBEDDING}/far"
+SOURCE = FIXTURES / "bert-mean"
+# Two seconds are what we aim at; a machine that is busy with other things takes longer.
+RECOVERY_S_MAX = 8.0
+CYCLES = 20
+TEXTS = tuple(f"text {index} about {word}" for index in range(5) for word in ("rivers", "red", "x"))
+
+
+class Upstream:
+    """A tritonserver with a made-up model, and the file that makes the model wait."""
+
+    def __init__(self, environment: Environment, folder: Path) -> None:
+        self.hold = write_embedding(folder, "made-up", source=SOURCE)
+        self.folder = folder
+        self.server = TritonServer(environment, folder, models=["made-up"])
+
+    def __enter__(self) -> Self:
+        self.server.__enter__()
+        return self
+
+    def __exit__(self, *exit_: object) -> None:
+        # A graceful end takes a second.
+        self.server.kill()
+        self.server.__exit__(*exit_)
+
+    def count(self, word: str) -> int:
+        """How often the model has written a word."""
+        return self.server.log.splitlines().count(word)
+
+
+@dataclass
+class Load:
+    """Calls that follow one another, and how they ended.
+
+    Attributes:
+        answers: How many calls came out well.
+        failures: The others.
+        wrong: Texts whose vector was not the expected one.
+    """
+
+    answers: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    async def more(self, count: int) -> None:
+        """Waits until so many more calls have come out well."""
+        enough = self.answers + count
+        await until(lambda: self.answers >= enough)
+
+    @property
+    def reasons(self) -> set[tuple[grpc.StatusCode, str]]:
+        """Why calls failed."""
+        return {(one.code, one.reason) for one in self.failures}
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where servers keep graphs."""
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture
+def upstream(triton_environment: Environment, tmp_path: Path) -> Iterator[Upstream]:
+    """A tritonserver that is well."""
+    with Upstream(triton_environment, tmp_path / "first") as upstream:
+        yield upstream
+
+
+@asynccontextmanager
+async def in_front_of(
+    *upstreams: Upstream, graphs: Path, load: bool = True
+) -> AsyncIterator[Service]:
+    """Serves the made-up model from tritonservers, without a canary that could see faults first."""
+    addresses = ",".join(one.server.address for one in upstreams)
+    model = ModelSettings(id="far", source=f"triton:{addresses}/made-up")
+    settings = settings_for(model, cache_dir=graphs, health_interval_s=3600)
+    async with serving(settings, load=load) as service:
+        yield service
+
+
+async def vectors_of(service: Service, texts: Sequence[str] = TEXTS) -> NDArray[np.float32]:
+    """The vectors of texts, float32 [texts, dimensions]."""
+    answer = await service.client.embed(*texts)
+    return np.array([list(one.dense.values) for one in answer.embeddings], np.float32)
+
+
+@asynccontextmanager
+async def under_load(service: Service, *, callers: int = 6) -> AsyncIterator[Load]:
+    """Calls without a pause until the block ends; then each call must have ended."""
+    expected = dict(zip(TEXTS, await vectors_of(service), strict=True))
+    load = Load()
+    stopped = False
+
+    async def call(caller: int) -> None:
+        number = caller
+        while not stopped:
+            text = TEXTS[number % len(TEXTS)]
+            number += callers
+            try:
+                answer = await service.client.embed(text, timeout=PATIENCE_S)
+            except grpc.aio.AioRpcError as error:
+                load.failures.append(read_failure(error))
+                # What is refused at once would leave no time for anything else.
+                await asyncio.sleep(0.01)
+                continue
+            load.answers += 1
+            vector = np.array(answer.embeddings[0].dense.values, np.float32)
+            if np.abs(vector - expected[text]).max() > 1e-5:
+                load.wrong.append(text)
+
+    async with asyncio.TaskGroup() as tasks:
+        for caller in range(callers):
+            tasks.create_task(call(caller))
+        try:
+            yield load
+        finally:
+            stopped = True
+
+
+async def recover(service: Service, since: float, what: str) -> None:
+    """Waits until calls succeed again, and says how long that took."""
+    async with asyncio.timeout(RECOVERY_S_MAX):
+        while True:
+            try:
+                await service.client.embed("a call")
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.005)
+    tell_time(what, since)
+    await until_status(service, SERVING)
+
+
+def tell_time(what: str, since: float) -> None:
+    """Tells whoever watches how long something took; shown with `-s`."""
+    print(f"\n{what}: {time.monotonic() - since:.2f} s")  # noqa: T201 - see above
+
+
+async def until_status(service: Service, status: int) -> None:
+    """Waits until the model's health, and that of its service, are so."""
+    async with asyncio.timeout(PATIENCE_S):
+        for name in (MODEL, EMBEDDING):
+            while await service.client.status(name) != status:  # noqa: ASYNC110 - asked, not told
+                await asyncio.sleep(0.005)
+
+
+async def until_held(upstream: Upstream, count: int = 1) -> None:
+    """Waits until so many requests are inside of the model."""
+    await until(lambda: upstream.count("held") >= count)
+
+
+async def test_a_killed_server_lets_go_of_every_caller(upstream: Upstream, graphs: Path) -> None:
+    """Calls and streams in progress end with the reason, each input once; later calls at once.
+
+    Started anew at its address, it is used again.
+    """
+    async with in_front_of(upstream, graphs=graphs) as service:
+        before = await vectors_of(service)
+        await until_status(service, SERVING)
+        upstream.hold.touch()
+        stream = await Stream.open(service.client)
+        identifiers = [str(index) for index in range(40)]
+        await stream.send(*((one, f"input {one}") for one in identifiers))
+        calls = [
+            asyncio.ensure_future(failure_of(service.client.embed(text))) for text in TEXTS[:8]
+        ]
+        await until_held(upstream)
+        await asyncio.to_thread(upstream.server.kill)
+        for failure in await asyncio.gather(*calls):
+            assert (failure.code, failure.reason) == AWAY
+        results = await stream.results(len(identifiers))
+        assert sorted(one.id for one in results) == sorted(identifiers)
+        assert {one.error.reason for one in results} == {common.ERROR_REASON_BACKEND_UNAVAILABLE}
+        await stream.end()
+        await until_status(service, NOT_SERVING)
+        refused = await failure_of(service.client.embed("a call"))
+        assert (refused.code, refused.reason) == AWAY
+        assert refused.retry_delay_s
+        upstream.hold.unlink()
+        await asyncio.to_thread(upstream.server.start)
+        await recover(service, time.monotonic(), "recovery after a kill")
+        np.testing.assert_array_equal(await vectors_of(service), before)
+
+
+async def test_load_survives_a_kill(upstream: Upstream, graphs: Path) -> None:
+    """Of a server that is killed and started under load, calls get right answers or the reason."""
+    async with in_front_of(upstream, graphs=graphs) as service, under_load(service) as load:
+        await load.more(50)
+        await asyncio.to_thread(upstream.server.kill)
+        await until(lambda: load.failures)
+        await until_status(service, NOT_SERVING)
+        await asyncio.to_thread(upstream.server.start)
+        since = time.monotonic()
+        await load.more(50)
+        tell_time("50 calls after a start under load", since)
+    assert load.reasons == {AWAY}
+    assert not load.wrong
+
+
+async def test_a_paused_server_costs_no_more_than_the_deadline(
+    upstream: Upstream, graphs: Path
+) -> None:
+    """Callers get their own deadline, later ones a refusal; it serves when it runs again."""
+    async with in_front_of(upstream, graphs=graphs) as service:
+        before = await vectors_of(service)
+        upstream.server.pause()
+        patient = asyncio.ensure_future(failure_of(service.client.embed("a call")))
+        calls = [service.client.embed(text, timeout=0.3) for text in TEXTS[:6]]
+        for failure in await asyncio.gather(*map(failure_of, calls)):
+            assert failure.code in (LATE[0], AWAY[0])
+        late = time.monotonic()
+        await until_status(service, NOT_SERVING)
+        tell_time("from the first deadlines to NOT_SERVING", late)
+        given_up = await patient
+        assert (given_up.code, given_up.reason) == AWAY
+        refused = await failure_of(service.client.embed("a call"))
+        assert (refused.code, refused.reason) == AWAY
+        upstream.server.resume()
+        await recover(service, time.monotonic(), "recovery after a pause")
+        np.testing.assert_array_equal(await vectors_of(service), before)
+
+
+async def test_an_unloaded_model_is_away(upstream: Upstream, graphs: Path) -> None:
+    """Calls are refused as long as the server is without the model."""
+    async with in_front_of(upstream, graphs=graphs) as service:
+        before = await vectors_of(service)
+        await asyncio.to_thread(upstream.server.unload, "made-up")
+        failure = await failure_of(service.client.embed("a call"))
+        assert (failure.code, failure.reason) == AWAY
+        await until_status(service, NOT_SERVING)
+        await asyncio.to_thread(upstream.server.load, "made-up")
+        await recover(service, time.monotonic(), "recovery after a load")
+        np.testing.assert_array_equal(await vectors_of(service), before)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_model_of_another_size_is_refused(
+    restarted: bool,  # noqa: FBT001 - pytest passes parameters by name
+    upstream: Upstream,
+    graphs: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What comes in the model's place gives no vectors, whatever way it comes; the log says why."""
+    async with in_front_of(upstream, graphs=graphs) as service, under_load(service) as load:
+        await load.more(20)
+        write_embedding(upstream.folder, "made-up", source=SOURCE, dimensions=48)
+        if restarted:
+            await asyncio.to_thread(upstream.server.restart)
+        else:
+            await asyncio.to_thread(upstream.server.load, "made-up")
+        await until_status(service, NOT_SERVING)
+        await until(lambda: _logged(caplog, "endpoint serves another model: not used"))
+        write_embedding(upstream.folder, "made-up", source=SOURCE)
+        await asyncio.to_thread(upstream.server.load, "made-up")
+        await load.more(20)
+    assert not load.wrong
+    assert load.reasons <= {AWAY, (grpc.StatusCode.INTERNAL, "BACKEND_FAILED")}
+    (record,) = _logged(caplog, "endpoint serves another model: not used")
+    assert record.__dict__["endpoint"] == upstream.server.address
+    assert "48" in record.__dict__["problem"]
+
+
+def _logged(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRecord]:
+    return [one for one in caplog.records if one.getMessage() == message]
+
+
+@pytest.fixture
+def second(triton_environment: Environment, tmp_path: Path) -> Iterator[Upstream]:
+    """Another tritonserver that serves the same."""
+    with Upstream(triton_environment, tmp_path / "second") as upstream:
+        yield upstream
+
+
+async def test_one_of_two_servers_may_die(
+    upstream: Upstream, second: Upstream, graphs: Path
+) -> None:
+    """No call is lost with the server it ran on, and one that is back gets its share again."""
+    async with (
+        in_front_of(upstream, second, graphs=graphs) as service,
+        under_load(service, callers=8) as load,
+    ):
+        for victim in (upstream, second):
+            await load.more(50)
+            # A request is there when it dies, for sure.
+            held = victim.count("held")
+            victim.hold.touch()
+            await until_held(victim, held + 1)
+            await asyncio.to_thread(victim.server.kill)
+            victim.hold.unlink()
+            await load.more(50)
+            await asyncio.to_thread(victim.server.start)
+            since = time.monotonic()
+            victim.hold.touch()
+            await until_held(victim, held + 2)
+            tell_time("back at work beside another", since)
+            victim.hold.unlink()
+            await load.more(50)
+    assert not load.failures
+    assert not load.wrong
+
+
+async def test_one_of_two_servers_may_hang(
+    upstream: Upstream, second: Upstream, graphs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests that wait for a server that hangs are run by the other: there was time left."""
+    caplog.set_level(logging.INFO)
+    async with (
+        in_front_of(upstream, second, graphs=graphs) as service,
+        under_load(service, callers=8) as load,
+    ):
+        await load.more(20)
+        held = upstream.count("held")
+        upstream.hold.touch()
+        await until_held(upstream, held + 1)
+        upstream.server.pause()
+        since = time.monotonic()
+        await until(lambda: _logged(caplog, "endpoint lost"))
+        tell_time("a hang beside another is seen", since)
+        await load.more(50)
+        upstream.hold.unlink()
+        upstream.server.resume()
+        await until(lambda: _logged(caplog, "endpoint back"))
+    assert not load.failures
+    assert not load.wrong
+
+
+async def test_a_server_that_comes_and_goes_leaves_nothing(
+    upstream: Upstream, graphs: Path
+) -> None:
+    """After many kills and restarts this process holds no more than after the first."""
+    first: Counter[str] = Counter()
+    first_regions = 0
+    loop = asyncio.get_running_loop()
+    # One thread of ours, as the loop's own would be joined by more and more of them.
+    with ThreadPoolExecutor(1) as pool:
+        async with in_front_of(upstream, graphs=graphs) as service:
+            for cycle in range(CYCLES):
+                upstream.hold.touch()
+                lost = [asyncio.ensure_future(failure_of(service.client.embed(TEXTS[0])))]
+                await until_held(upstream, cycle + 1)
+                await loop.run_in_executor(pool, upstream.server.kill)
+                assert {(one.code, one.reason) for one in await asyncio.gather(*lost)} == {AWAY}
+                upstream.hold.unlink()
+                await loop.run_in_executor(pool, upstream.server.start)
+                await recover(service, time.monotonic(), f"recovery after kill {cycle + 1}")
+                if not cycle:
+                    first, first_regions = holdings(), memory_regions()
+            await until(lambda: holdings() <= first)
+            # Allocators map some more now and then; what leaks does so each time.
+            assert memory_regions() < first_regions + CYCLES
+    upstream.server.kill()
+    assert not upstream.server.memory_regions
+
+
+def holdings() -> Counter[str]:
+    """How much of what could leak this process holds."""
+    return Counter(
+        threads=threading.active_count(),
+        descriptors=len(list(Path("/proc/self/fd").iterdir())),
+        tasks=len(asyncio.all_tasks()),
+        shared=len(list(Path("/dev/shm").iterdir())),  # noqa: S108 - where regions are shared
+    )
+
+
+def memory_regions() -> int:
+    """How many parts of its memory this process has mapped."""
+    return len(Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+async def test_who_leaves_takes_the_request_along(
+    how: str, upstream: Upstream, graphs: Path
+) -> None:
+    """A call that is cancelled, or too late, is dropped inside of the server; its lane is free."""
+    async with in_front_of(upstream, graphs=graphs) as service:
+        scheduler = service.server.catalog.find("far").ready().scheduler
+        upstream.hold.touch()
+        call = service.client.embed("a call", timeout=PATIENCE_S if how == "cancelled" else 0.3)
+        running = asyncio.ensure_future(call)
+        await until_held(upstream)
+        if how == "cancelled":
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        else:
+            assert (await failure_of(running)).code is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: not scheduler._dispatcher.busy)
+        # While the file is there the model lets nobody go who does not leave.
+        await until(lambda: upstream.count("dropped") == 1)
+        upstream.hold.unlink()
+        await service.client.embed("another call")
+        assert await service.client.status(MODEL) == SERVING
+
+
+async def test_a_server_that_comes_late_is_used_soon(upstream: Upstream, graphs: Path) -> None:
+    """Without its server a model is NOT_SERVING; it is served soon after the server is there."""
+    upstream.server.kill()
+    async with in_front_of(upstream, graphs=graphs) as service:
+        await until_status(service, NOT_SERVING)
+        failure = await failure_of(service.client.embed("a call"))
+        assert (failure.code, failure.reason) == AWAY
+        await asyncio.to_thread(upstream.server.start)
+        await recover(service, time.monotonic(), "a server that came late")
