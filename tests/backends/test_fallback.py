@@ -153,34 +153,16 @@ def test_other_failures_are_passed_on(kind: type[BackendError], pair: Pair) -> N
     assert pair.twin.running_max == 0
 
 
-def test_a_silent_upstream_is_not_waited_for_once_it_is_lost(pair: Pair) -> None:
-    """A run that is in progress when the upstream is given up goes to the twin."""
-
-    def be_silent(context: RunContext) -> None:
-        cancelled = threading.Event()
-        context.cancellation.add_callback(cancelled.set)
-        wait(cancelled)
-        raise BackendCancelledError("nobody waits")
-
-    pair.upstream.act = be_silent
-    running = pair.threads.submit(pair.run)
-    assert pair.upstream.entered.acquire(timeout=PATIENCE_S)
-    pair.availability.set(False)
-    assert running.result(PATIENCE_S) == 2
-
-
 def test_a_cancelled_run_is_not_left_to_the_twin(pair: Pair) -> None:
     """What nobody waits for is not run a second time."""
 
     def be_cancelled(context: RunContext) -> None:
-        outer.cancel()
-        assert context.cancellation.cancelled
+        context.cancellation.cancel()
         raise BackendCancelledError("nobody waits")
 
-    outer = Cancellation()
     pair.upstream.act = be_cancelled
     with pytest.raises(BackendCancelledError):
-        pair.run(RunContext(cancellation=outer))
+        pair.run(RunContext(cancellation=Cancellation()))
     assert pair.twin.running_max == 0
 
 
@@ -206,6 +188,14 @@ def test_nobody_waits_for_the_twin_beyond_the_deadline(left_s: float, pair: Pair
         pair.run(RunContext(deadline=time.monotonic() + left_s))
     pair.gate.set()
     assert first.result(PATIENCE_S) == 2
+
+
+def test_a_free_twin_runs_nothing_that_is_late(pair: Pair) -> None:
+    """A batch whose deadline passed elsewhere is given up, though the twin has time."""
+    pair.lose()
+    with pytest.raises(BackendDeadlineError):
+        pair.run(RunContext(deadline=time.monotonic() - 1))
+    assert pair.twin.running_max == 0
 
 
 def test_nobody_waits_for_the_twin_in_vain(pair: Pair) -> None:

@@ -83,7 +83,9 @@ async def test_a_batch_in_progress_is_not_lost(upstream: Upstream, serve: Serve)
     service = await serve(upstream.settings(fallback=str(upstream.folder)))
     before = await embed(service)
     upstream.server.fault = Fault.SILENT
+    upstream.server.entered.clear()
     np.testing.assert_allclose(await embed(service), before, atol=1e-5)
+    assert upstream.server.entered.is_set()
     assert await service.client.status(f"{EMBEDDING}/far") == SERVING
 
 

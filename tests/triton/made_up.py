@@ -63,12 +63,6 @@ def write_spelling(repository: Path, name: str) -> None:
     _write(repository / name, _SPELLING_CONFIG.format(name=name), _SPELLING_PROGRAM)
 
 
-def _write(folder: Path, config: str, program: str) -> None:
-    (folder / "1").mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(config)
-    (folder / "1/model.py").write_text(program)
-
-
 # Each vector tells the ids of its text, however it is padded. While the file `hold` lies in the
 # model's folder it writes "held" and waits, and "dropped" once nobody wants the answer any more.
 _EMBEDDING_PROGRAM = """
@@ -139,12 +133,14 @@ def write_embedding(
         The file that makes it wait while it exists.
     """
     folder = repository / name
-    (folder / "1").mkdir(parents=True, exist_ok=True)
-    (folder / "config.pbtxt").write_text(
-        _EMBEDDING_CONFIG.format(
-            name=name, source=source, dimensions=dimensions, scale=scale, instances=instances
-        )
+    config = _EMBEDDING_CONFIG.format(
+        name=name, source=source, dimensions=dimensions, scale=scale, instances=instances
     )
-    program = _EMBEDDING_PROGRAM.format(dimensions=dimensions, scale=scale)
-    (folder / "1/model.py").write_text(program)
+    _write(folder, config, _EMBEDDING_PROGRAM.format(dimensions=dimensions, scale=scale))
     return folder / "hold"
+
+
+def _write(folder: Path, config: str, program: str) -> None:
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    (folder / "config.pbtxt").write_text(config)
+    (folder / "1/model.py").write_text(program)

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 
 from embedgrpc.backends.base import (
     NO_CONTEXT,
@@ -14,7 +13,6 @@ from embedgrpc.backends.base import (
     BackendCancelledError,
     BackendDeadlineError,
     BackendUnavailableError,
-    Cancellation,
     FloatArray,
     PaddedBatch,
     RunContext,
@@ -31,7 +29,8 @@ class FallbackBackend:
     it has lanes, and the others wait their turn.
 
     Args:
-        upstream: What runs the model, unless it is away. Closed with this one, as is the twin.
+        upstream: What runs the model, unless it is away; its runs must end once it is. Closed
+            with this one, as is the twin.
         availability: Whether it can be reached.
         twin: Runs the same model in this process.
         model: The model's name, for the log.
@@ -44,9 +43,8 @@ class FallbackBackend:
         self._upstream_availability = availability
         self._twin = twin
         self._model = model
-        # Guards all that follows; tells of free lanes of the twin, of cancellation and of the end.
+        # Guards what follows; tells of free lanes of the twin, of cancellation and of the end.
         self._changed = threading.Condition()
-        self._running_upstream: set[Cancellation] = set()
         self._running_on_twin = 0
         self._closing = False
         self._twin_closed = False
@@ -92,11 +90,8 @@ class FallbackBackend:
             BackendError: The run failed.
         """
         try:
-            with self._watched(context) as watched:
-                return self._upstream.run(batch, watched)
-        except (BackendUnavailableError, BackendCancelledError) as problem:
-            if context.cancellation.cancelled:
-                raise
+            return self._upstream.run(batch, context)
+        except BackendUnavailableError as problem:
             # That it went away for good, or for a while, is told once and not by every batch.
             if self._upstream_availability.available and not self._closing:
                 _logger.warning(
@@ -118,23 +113,6 @@ class FallbackBackend:
             was_closed, self._twin_closed = self._twin_closed, True
         if not was_closed:
             self._twin.close()
-
-    @contextmanager
-    def _watched(self, context: RunContext) -> Iterator[RunContext]:
-        """Gives a context that is cancelled also once the one elsewhere is lost.
-
-        Else a run on a server that went silent would wait out its time.
-        """
-        watched = Cancellation()
-        with self._changed:
-            self._running_upstream.add(watched)
-        context.cancellation.add_callback(watched.cancel)
-        try:
-            yield replace(context, cancellation=watched)
-        finally:
-            context.cancellation.remove_callback(watched.cancel)
-            with self._changed:
-                self._running_upstream.discard(watched)
 
     @contextmanager
     def _lane_of_twin(self, context: RunContext) -> Iterator[None]:
@@ -181,9 +159,5 @@ class FallbackBackend:
         fields = {"model": self._model, "device": self.device, "fallback": self._twin.device}
         if available:
             _logger.info("fallback not needed any more", extra=fields)
-            return
-        _logger.warning("fallback takes over", extra=fields)
-        with self._changed:
-            lost = list(self._running_upstream)
-        for cancellation in lost:
-            cancellation.cancel()
+        else:
+            _logger.warning("fallback takes over", extra=fields)
