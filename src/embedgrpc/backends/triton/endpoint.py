@@ -79,7 +79,7 @@ class Endpoint:
 
     def give_up(self) -> None:
         """Ends the requests in progress, which would wait for a server that hangs."""
-        for call in self._calls:
+        for call in tuple(self._calls):
             call.cancel()
 
     @property
