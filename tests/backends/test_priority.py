@@ -49,13 +49,12 @@ def test_threads_of_a_session_give_way(tmp_path: Path) -> None:
     before = _thread_ids()
     backend = OnnxBackend(graph.path, device="cpu", lanes=1, intra_op_threads=3)
     # Of the three threads of a run one is the caller's. The one that opened the session may still
-    # be listed for a moment.
+    # be listed for a moment, and other parts of the process start threads when they like.
     started = _thread_ids() - before
     found = []
     for thread in started:
         with suppress(ProcessLookupError):
             found.append(_niceness(thread))
-    assert len(found) >= 2
-    assert set(found) == {5}
+    assert found.count(5) >= 2
     assert _niceness(threading.get_native_id()) < 5
     backend.close()
