@@ -1,7 +1,7 @@
 """From a client of ours through a real tritonserver and back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embedgrpc.client import AsyncClient, Embeddings, StreamResult
 from embedgrpc.client.enums import Representation
+from embedgrpc.server.catalog import ServedModel
 from embedgrpc.server.model_settings import ModelSettings
 from tests.server.service import PATIENCE_S, Service, until
 from tests.server.test_health import EMBEDDING, NOT_SERVING, SERVING
@@ -112,55 +113,54 @@ async def test_rankings_are_the_same(name: str, triton_server: TritonServer, ser
     assert far.fingerprint == near.fingerprint
 
 
-async def test_a_killed_server_comes_back(
-    triton_environment: Environment, triton_repository: Path, serve: Serve
-) -> None:
+@pytest.fixture
+def own_server(triton_environment: Environment, triton_repository: Path) -> Iterator[TritonServer]:
+    """A server of one model, to be mistreated."""
+    with TritonServer(triton_environment, triton_repository, models=["bert-mean"]) as server:
+        yield server
+
+
+async def serve_far(serve: Serve, server: TritonServer) -> tuple[Service, ServedModel]:
+    """Serves its model, which nothing looks at but what looks at the server."""
+    _, far = near_and_far(server, "bert-mean")
+    service = await serve(far, health_interval_s=3600)
+    return service, service.server.catalog.find("far")
+
+
+async def test_a_killed_server_comes_back(own_server: TritonServer, serve: Serve) -> None:
     """Killed, its model is NOT_SERVING; started again, it answers as before."""
-    with TritonServer(triton_environment, triton_repository, models=["bert-mean"]) as server:
-        _, far = near_and_far(server, "bert-mean")
-        service = await serve(far, health_interval_s=3600)
-        before = await service.client.embed(*TEXTS)
-        model = service.server.catalog.find("far")
-        await asyncio.to_thread(server.kill)
-        await until(lambda: model.state.name == "FAILED")
-        assert await service.client.status(f"{EMBEDDING}/far") == NOT_SERVING
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await service.client.embed(*TEXTS)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        await asyncio.to_thread(server.start)
-        await until(lambda: model.state.name == "READY")
-        assert await service.client.status(f"{EMBEDDING}/far") == SERVING
-        assert (await service.client.embed(*TEXTS)).embeddings == before.embeddings
+    service, model = await serve_far(serve, own_server)
+    before = await service.client.embed(*TEXTS)
+    await asyncio.to_thread(own_server.kill)
+    await until(lambda: model.state.name == "FAILED")
+    assert await service.client.status(f"{EMBEDDING}/far") == NOT_SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.client.embed(*TEXTS)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    await asyncio.to_thread(own_server.start)
+    await until(lambda: model.state.name == "READY")
+    assert await service.client.status(f"{EMBEDDING}/far") == SERVING
+    assert (await service.client.embed(*TEXTS)).embeddings == before.embeddings
 
 
-async def test_a_server_that_hangs_is_seen(
-    triton_environment: Environment, triton_repository: Path, serve: Serve
-) -> None:
+async def test_a_server_that_hangs_is_seen(own_server: TritonServer, serve: Serve) -> None:
     """Stopped by a signal, which leaves its connections open, it is given up until it runs on."""
-    with TritonServer(triton_environment, triton_repository, models=["bert-mean"]) as server:
-        _, far = near_and_far(server, "bert-mean")
-        service = await serve(far, health_interval_s=3600)
-        model = service.server.catalog.find("far")
-        server.pause()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await service.client.embed(*TEXTS, timeout=0.5)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await until(lambda: model.state.name == "FAILED")
-        server.resume()
-        await until(lambda: model.state.name == "READY")
-        await service.client.embed(*TEXTS)
+    service, model = await serve_far(serve, own_server)
+    own_server.pause()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.client.embed(*TEXTS, timeout=0.5)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await until(lambda: model.state.name == "FAILED")
+    own_server.resume()
+    await until(lambda: model.state.name == "READY")
+    await service.client.embed(*TEXTS)
 
 
-async def test_an_unloaded_model_is_seen(
-    triton_environment: Environment, triton_repository: Path, serve: Serve
-) -> None:
+async def test_an_unloaded_model_is_seen(own_server: TritonServer, serve: Serve) -> None:
     """A model that the server unloads is NOT_SERVING until it is loaded again."""
-    with TritonServer(triton_environment, triton_repository, models=["bert-mean"]) as server:
-        _, far = near_and_far(server, "bert-mean")
-        service = await serve(far, health_interval_s=3600)
-        model = service.server.catalog.find("far")
-        await asyncio.to_thread(server.unload, "bert-mean")
-        await until(lambda: model.state.name == "FAILED")
-        await asyncio.to_thread(server.load, "bert-mean")
-        await until(lambda: model.state.name == "READY")
-        await service.client.embed(*TEXTS)
+    service, model = await serve_far(serve, own_server)
+    await asyncio.to_thread(own_server.unload, "bert-mean")
+    await until(lambda: model.state.name == "FAILED")
+    await asyncio.to_thread(own_server.load, "bert-mean")
+    await until(lambda: model.state.name == "READY")
+    await service.client.embed(*TEXTS)

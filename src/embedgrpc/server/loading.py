@@ -6,14 +6,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch
+from embedgrpc.backends.base import Backend, BackendError, DeviceError
 from embedgrpc.backends.onnx import Device, OnnxBackend
-from embedgrpc.engine import calibration
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
-from embedgrpc.engine.calibration import CostModel
 from embedgrpc.engine.cross_encoding import CrossEncoder
 from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.pipeline import Pipeline
@@ -27,10 +23,10 @@ from embedgrpc.models import graph, metadata, source
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.metadata import Kind
-from embedgrpc.models.outputs import POOLED_EMBEDDING
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.models.triton_source import is_triton_source
-from embedgrpc.server.catalog import LoadedModel, Sample, ServedModel
+from embedgrpc.server.calibrating import make_sample
+from embedgrpc.server.catalog import LoadedModel, ServedModel
 from embedgrpc.server.daemons import run_in_daemon
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.parts import Parts, RunnableGraph
@@ -47,7 +43,6 @@ _FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
 # What a batch may cost until batches have been measured.
 _CPU_BATCH_TOKENS = 512
 _GPU_BATCH_TOKENS = 8192
-_SAMPLE_TEXT = "Batches of this text are run to see how long they take."
 
 
 # Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
@@ -162,42 +157,6 @@ async def load(
     )
 
 
-def calibrate(loaded: LoadedModel, sample: Sample, settings: Settings) -> CostModel:
-    """Measures what batches of a model cost, and sets their budget. Blocks while it is in use.
-
-    Args:
-        loaded: The model.
-        sample: Makes its batches.
-        settings: How.
-
-    Returns:
-        What they cost.
-
-    Raises:
-        ShuttingDownError: The server is about to stop.
-        BackendError: A run failed.
-    """
-    cost = calibration.calibrate(
-        lambda sequences, length: loaded.scheduler.run_when_idle(sample(sequences, length)),
-        max_tokens=loaded.metadata.max_tokens,
-        limit_s=settings.calibration_s,
-    )
-    budget = cost.budget(
-        tokens=settings.batch_tokens,
-        sequences=settings.batch_sequences,
-        bulk_batch_s=settings.bulk_batch_ms / 1000,
-    )
-    loaded.scheduler.set_budget(budget)
-    return cost
-
-
-def _sample(parts: Parts, sequences: int, length: int) -> PaddedBatch:
-    """Makes a batch of a given size, of a text that is none of a caller's."""
-    ids = np.resize(parts.tokenizer.encode([_SAMPLE_TEXT])[0], (sequences, length))
-    outputs = (one for one in parts.graph.outputs if one != POOLED_EMBEDDING)
-    return PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (next(outputs),))
-
-
 def load_parts(
     model: ServedModel,
     settings: Settings,
@@ -310,6 +269,6 @@ def _assemble(
         device=parts.backend.device,
         scheduler=scheduler,
         admission=admission,
-        sample=None if parts.availability else partial(_sample, parts),
+        sample=None if parts.availability else partial(make_sample, parts),
         availability=parts.availability,
     )

@@ -20,16 +20,16 @@ from embedgrpc.engine.reports import BatchObserver
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server import telemetry
+from embedgrpc.server.calibrating import calibrate_all
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.closing import Doorkeeper
-from embedgrpc.server.daemons import run_in_daemon
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding import EmbeddingService
 from embedgrpc.server.guard import GuardInterceptor
 from embedgrpc.server.health import HealthMonitor, HealthService, Heartbeat
 from embedgrpc.server.listening import StartError, channel_arguments, listen
 from embedgrpc.server.listing import ModelService
-from embedgrpc.server.loading import OpenBackend, calibrate, load, open_onnx, served_models
+from embedgrpc.server.loading import OpenBackend, load, open_onnx, served_models
 from embedgrpc.server.metrics import configure_metrics
 from embedgrpc.server.reflection import add_reflection
 from embedgrpc.server.reranking import RerankService
@@ -146,37 +146,7 @@ class Server:
         if all(problems):
             raise StartError("\n".join(problems), settings_are_wrong=True)
         if self._settings.calibration_s:
-            self._tasks.start(self._calibrate())
-
-    async def _calibrate(self) -> None:
-        """Measures what batches cost, one model after the other, while they are served."""
-        for model in self.catalog:
-            loaded = model.loaded
-            if loaded is None or loaded.sample is None:
-                continue
-            began = time.perf_counter()
-            try:
-                cost = await run_in_daemon(
-                    partial(calibrate, loaded, loaded.sample, self._settings)
-                )
-            except (BackendError, EngineError) as error:
-                # It is served with what holds for most models.
-                _logger.warning(
-                    "batches not measured", extra={"model": model.id, "problem": str(error)}
-                )
-                continue
-            budget = loaded.scheduler.budget
-            _logger.info(
-                "batches measured",
-                extra={
-                    "model": model.id,
-                    "batch_ms": round(cost.batch_s * 1e3, 3),
-                    "token_us": round(cost.token_s * 1e6, 2),
-                    "batch_tokens": budget.tokens,
-                    "shared_batch_tokens": budget.shared_tokens,
-                    "seconds": round(time.perf_counter() - began, 2),
-                },
-            )
+            self._tasks.start(calibrate_all(self.catalog, self._settings))
 
     async def _load_one(self, model: ServedModel) -> str:
         """Loads a model; returns what is wrong with it, or nothing."""
