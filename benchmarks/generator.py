@@ -6,8 +6,8 @@ meanwhile: "coordinated omission". It tells how much a server can do. An open lo
 plan says so, whatever became of earlier calls, as many independent clients do, and latency counts
 from the plan. It tells what clients see.
 
-The generator shares the cores with the server that it measures. So it sends bytes that were
-serialised before, and does not read the answers.
+As a rule the generator shares the cores with the server that it measures. So it sends bytes that
+were serialised before, and does not read the answers.
 """
 
 import asyncio

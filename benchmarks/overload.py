@@ -1,5 +1,8 @@
 """Goodput, latency, memory and health when more calls come than the server can answer.
 
+A generator that sends ten times what a server can answer takes a good part of a core. So it has one
+to itself, and the server has the others.
+
 uv run python -m benchmarks.overload [--workload NAME] [--factors 2,10] [--seconds S]
 """
 
@@ -11,7 +14,7 @@ from benchmarks import arrivals
 from benchmarks.figures import Figures
 from benchmarks.generator import IN_FLIGHT, IN_FLIGHT_MAX, Generator, run
 from benchmarks.overload_table import Point, print_points
-from benchmarks.processes import RunningServer, peak_rss_bytes, server
+from benchmarks.processes import RunningServer, keep_a_core, peak_rss_bytes, server
 from benchmarks.unary_calls import WORKLOADS, UnaryCalls, health_checks
 
 _SEED = 20
@@ -42,13 +45,22 @@ def main() -> None:
     )
     parser.add_argument("--flags", default="", help="flags of the server")
     parser.add_argument("--deadline-s", type=float, help="deadline of each call; default: none")
+    parser.add_argument(
+        "--shared-cores",
+        action="store_true",
+        help="let the generator run on the server's cores; else it has one to itself",
+    )
     arguments = parser.parse_args()
+    cores = frozenset() if arguments.shared_cores else keep_a_core()
     calls = WORKLOADS[arguments.workload]()
-    with server(*shlex.split(arguments.flags), weight_type=arguments.weight_type) as served:
-        run(_measure(served, calls, arguments))
+    flags = shlex.split(arguments.flags)
+    with server(*flags, weight_type=arguments.weight_type, cores=cores) as served:
+        run(_measure(served, calls, arguments, cores_apart=bool(cores)))
 
 
-async def _measure(served: RunningServer, calls: UnaryCalls, arguments: argparse.Namespace) -> None:
+async def _measure(
+    served: RunningServer, calls: UnaryCalls, arguments: argparse.Namespace, *, cores_apart: bool
+) -> None:
     seconds, settle_s = arguments.seconds, arguments.settle_s
     async with (
         Generator(served, calls, deadline_s=arguments.deadline_s) as generator,
@@ -81,7 +93,9 @@ async def _measure(served: RunningServer, calls: UnaryCalls, arguments: argparse
                 )
             )
     print(f"{calls.name}, {arguments.weight_type}, {arguments.flags or 'defaults'}:")
-    print(f"{calls.what}. Capacity: {capacity_per_s:,.1f} calls/s. Latency counts from the planned")
+    cores = "a core to itself" if cores_apart else "the cores of the server"
+    print(f"{calls.what}. The generator has {cores}.")
+    print(f"Capacity: {capacity_per_s:,.1f} calls/s. Latency counts from the planned")
     print(f"time. At most {IN_FLIGHT_MAX:,} calls are in flight; more are not sent. The first")
     print(f"{settle_s:g} s of each load count where it says so, and for memory and health.\n")
     print_points(points, capacity_per_s=capacity_per_s, rss_bytes_before=rss_bytes_before)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -62,20 +62,42 @@ class RunningServer:
         self.totals: dict[str, dict[str, Any]] = {}
 
 
+def keep_a_core() -> frozenset[int]:
+    """Keeps one core for this process alone; returns the others, none where there is but one.
+
+    To be called before there are threads.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    others = frozenset(cores[:-1])
+    if others:
+        os.sched_setaffinity(0, cores[-1:])
+    return others
+
+
 @contextmanager
 def server(
-    *flags: str, source: str = DEFAULT_MODEL.source, weight_type: str = "float32"
+    *flags: str,
+    source: str = DEFAULT_MODEL.source,
+    weight_type: str = "float32",
+    cores: Collection[int] = (),
 ) -> Iterator[RunningServer]:
-    """Runs `embedgrpc serve` on a free port until the block ends."""
+    """Runs `embedgrpc serve` on a free port until the block ends.
+
+    Args:
+        flags: Its flags.
+        source: Where its model comes from.
+        weight_type: The type of the model's weights.
+        cores: Where it may run; none for everywhere.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
         config.write(f'[[models]]\nsource = "{source}"\nweight_type = "{weight_type}"\n')
         config.flush()
-        with _process(*flags, "--config", config.name) as running:
+        with _process(*flags, "--config", config.name, cores=cores) as running:
             yield running
 
 
 @contextmanager
-def _process(*flags: str) -> Iterator[RunningServer]:
+def _process(*flags: str, cores: Collection[int]) -> Iterator[RunningServer]:
     began = time.perf_counter()
     process = subprocess.Popen(
         [
@@ -85,6 +107,9 @@ def _process(*flags: str) -> Iterator[RunningServer]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    if cores:
+        # At once: it has no other threads yet, and has not counted its cores.
+        os.sched_setaffinity(process.pid, cores)
     try:
         lines = _lines(process)
         target = ""

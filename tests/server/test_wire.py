@@ -12,7 +12,7 @@ from embedgrpc.engine.sparse import SparseVector
 from embedgrpc.engine.vectors import EncodedRows, Encoding, encode
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizer import Truncation
-from embedgrpc.server.wire import delimited, embedding_size, embedding_wires, tag, varint
+from embedgrpc.server.wire import delimited, embedding_wires, embeddings_size, tag, varint
 from embedgrpc.v1 import embedding_service_pb2
 
 # Where the length in bytes of some encoding takes one more byte to write.
@@ -29,8 +29,8 @@ def embeddings_of(
         vectors=rows,
         sparse=None,
         multi_vectors=None,
-        token_counts=np.array(token_counts, np.int32),
-        truncated=np.array(truncated, np.bool_),
+        token_counts=token_counts,
+        truncated=truncated,
     )
 
 
@@ -138,7 +138,7 @@ def test_size_is_a_bound(length: int, encoding: Encoding, token_count: int) -> N
         max_tokens=8,
         representations=(Representation.DENSE,),
     )
-    bound = embedding_size(spec, encoding, multi_vector_dimensions=0, characters=8)
+    bound = embeddings_size(["one text"], spec, encoding, multi_vector_dimensions=0)
     assert size <= bound <= size + 48
 
 
@@ -180,8 +180,8 @@ def test_sparse_and_multi_vectors_are_those_of_the_ordinary_way(
         vectors=None,
         sparse=[sparse],
         multi_vectors=[rows],
-        token_counts=np.array([tokens], np.int32),
-        truncated=np.array([False]),
+        token_counts=[tokens],
+        truncated=[False],
     )
     encoded = encode(rows, encoding)
     multi = embedding_service_pb2.MultiVector(

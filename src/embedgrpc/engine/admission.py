@@ -31,8 +31,8 @@ _CHARACTERS_PER_TOKEN = 4
 _RETRY_DELAY_MIN_S = 0.1
 _RETRY_DELAY_MAX_S = 30.0
 # Overloaded, calls are let in while this many batches, and as much as their own, are ahead: one
-# runs, one is laid out, and without any that wait nobody would have a turn.
-_SHORT_QUEUE_BATCHES = 4
+# runs, and half of the next waits. With more, calls wait longer, and no more are answered.
+_SHORT_QUEUE_BATCHES = 1.5
 # A long call may wait for so many times its own work.
 _PATIENCE = 4
 # How long no call must have been refused for the overload to be over.
@@ -166,7 +166,7 @@ class Admission:
 
     @property
     def _short_queue(self) -> int:
-        return _SHORT_QUEUE_BATCHES * self._batch_tokens
+        return int(_SHORT_QUEUE_BATCHES * self._batch_tokens)
 
     def _fits(self, work_class: WorkClass, inputs: int, tokens: int) -> bool:
         # An empty queue takes anything, else a job larger than the bounds would never run.

@@ -171,14 +171,11 @@ class Embedder:
             vectors=None if dense is None else self._shorten(dense, spec),
             sparse=self._sparse(rows, sequences, spec),
             multi_vectors=self._multi_vectors(rows),
-            token_counts=np.array([len(one.input_ids) for one in sequences], np.int32),
-            truncated=np.array(
-                [
-                    one.truncated or checked[index].cut
-                    for index, one in zip(indices, sequences, strict=True)
-                ],
-                np.bool_,
-            ),
+            token_counts=[len(one.input_ids) for one in sequences],
+            truncated=[
+                one.truncated or checked[index].cut
+                for index, one in zip(indices, sequences, strict=True)
+            ],
         )
 
     def _dense(self, rows: Rows, spec: EmbedSpec) -> FloatArray | None:
@@ -216,12 +213,16 @@ class Embedder:
 
     def outputs(self, spec: EmbedSpec) -> tuple[str, ...]:
         """Names the graph's outputs that the representations are made of."""
-        names = {
-            Representation.DENSE: self._dense_output(spec),
-            Representation.SPARSE: VOCABULARY_WEIGHTS if self.metadata.splade else TOKEN_WEIGHTS,
-            Representation.MULTI_VECTOR: TOKEN_EMBEDDINGS,
-        }
-        return tuple(names[representation] for representation in spec.representations)
+        return tuple(self._output(one, spec) for one in spec.representations)
+
+    def _output(self, representation: Representation, spec: EmbedSpec) -> str:
+        match representation:
+            case Representation.DENSE:
+                return self._dense_output(spec)
+            case Representation.SPARSE:
+                return VOCABULARY_WEIGHTS if self.metadata.splade else TOKEN_WEIGHTS
+            case Representation.MULTI_VECTOR:
+                return TOKEN_EMBEDDINGS
 
     def _dense_output(self, spec: EmbedSpec) -> str:
         """The vectors before Normalize where the model normalises and the caller does not."""

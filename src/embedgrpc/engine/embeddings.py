@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.sparse import SparseVector
 from embedgrpc.models.kinds import Representation
@@ -43,12 +40,12 @@ class Embeddings:
         vectors: float32 [texts, dimensions]; None where no dense vectors were asked for.
         sparse: A sparse vector a text; None likewise.
         multi_vectors: float32 [tokens, dimensions] for each text; None likewise.
-        token_counts: int32 [texts]; tokens that the model read.
-        truncated: bool [texts]; whether the text was cut to fit.
+        token_counts: For each text how many tokens the model read.
+        truncated: For each text whether it was cut to fit.
     """
 
     vectors: FloatArray | None
     sparse: Sequence[SparseVector] | None
     multi_vectors: Sequence[FloatArray] | None
-    token_counts: NDArray[np.int32]
-    truncated: NDArray[np.bool_]
+    token_counts: Sequence[int]
+    truncated: Sequence[bool]

@@ -85,8 +85,16 @@ class BatchRunner:
     ) -> list[Outcome[Row, Answer]]:
         """Runs rows once: those that came out well, and the others with the reason."""
         try:
-            results = self._backend.run(padded or self._pad(rows), context)
-            return self._judge(rows, Answer(results, range(len(rows))))
+            batch = padded or self._pad(rows)
+            results = self._backend.run(batch, context)
+            answer = Answer(results, range(len(rows)))
+            # The usual case, which need not be looked at row by row.
+            if all(
+                len(results[name]) == len(rows) and np.isfinite(results[name]).all()
+                for name in batch.outputs
+            ):
+                return [Outcome(rows, answer, None)]
+            return self._judge(rows, answer)
         except BackendUnavailableError as away:
             _logger.warning(
                 "backend unavailable", extra={"model": self._model, "problem": str(away)}

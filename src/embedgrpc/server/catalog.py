@@ -19,6 +19,7 @@ from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.server.embed_options import EmbedOptionsReader
 from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX, ModelSettings
 
 _RETRY_DELAY_S = 2.0
@@ -44,6 +45,7 @@ class LoadedModel:
         revision: Version of its files; empty when there is none.
         fingerprint: Identifies the space of its vectors, or what its scores come from.
         embedder: Embeds; None for a cross-encoder.
+        embed_options: Reads what requests ask of the embedder; None likewise.
         reranker: Scores; None when the model cannot.
         probe: Runs one text past admission; the rows tell whether the model is well.
         encodings: The encodings it can return.
@@ -60,6 +62,7 @@ class LoadedModel:
     revision: str
     fingerprint: str
     embedder: Embedder | None
+    embed_options: EmbedOptionsReader | None
     reranker: Reranker | None
     probe: Callable[[str, Call], Awaitable[FloatArray]]
     encodings: tuple[Encoding, ...]
@@ -124,21 +127,21 @@ class ServedModel:
             retry_delay_s=None if never else _RETRY_DELAY_S,
         )
 
-    def embedder(self) -> tuple[LoadedModel, Embedder]:
-        """Returns what embeds.
+    def embedder(self) -> tuple[LoadedModel, Embedder, EmbedOptionsReader]:
+        """Returns what embeds, and what reads how.
 
         Raises:
             BackendUnavailableError: The model cannot be used now.
             UnsupportedError: It does not embed.
         """
         loaded = self.ready()
-        if loaded.embedder is None:
+        if loaded.embedder is None or loaded.embed_options is None:
             raise UnsupportedError(
                 f"the model {self.id} does not embed",
                 field="model",
                 metadata={"label": "wrong_task", "model": self.id},
             )
-        return loaded, loaded.embedder
+        return loaded, loaded.embedder, loaded.embed_options
 
     def reranker(self) -> tuple[LoadedModel, Reranker]:
         """Returns what scores.

@@ -8,15 +8,10 @@ from embedgrpc.server.catalog import Catalog
 from embedgrpc.server.checks import check_count, check_response_size
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding_stream import EmbeddingStream
-from embedgrpc.server.requests import (
-    begin_call,
-    client_response_bytes,
-    read_embed_spec,
-    read_encoding,
-)
+from embedgrpc.server.requests import begin_call, client_response_bytes
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
-from embedgrpc.server.wire import delimited, embedding_size, embedding_wires
+from embedgrpc.server.wire import delimited, embedding_wires, embeddings_size
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, embedding_service_pb2_grpc
 
 _EMBEDDINGS_FIELD = 1
@@ -48,26 +43,15 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
         )
         served = self._catalog.find(request.model)
-        loaded, embedder = served.embedder()
+        loaded, embedder, options = served.embedder()
         check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")
-        spec = read_embed_spec(
-            request.options,
-            loaded.metadata,
-            default_truncation=served.default_truncation,
-            special_tokens=embedder.tokenizer.special_token_count,
-            field="options",
-        )
-        embedder.check_spec(spec, field="options")
-        encoding = read_encoding(request.options.encoding, field="options.encoding")
+        spec, encoding = options.read(request.options, field="options")
         check_response_size(
-            sum(
-                embedding_size(
-                    spec,
-                    encoding,
-                    multi_vector_dimensions=loaded.metadata.multi_vector_dimensions,
-                    characters=len(spec.prompt) + len(text),
-                )
-                for text in request.texts
+            embeddings_size(
+                request.texts,
+                spec,
+                encoding,
+                multi_vector_dimensions=loaded.metadata.multi_vector_dimensions,
             ),
             limit=min(self._settings.max_response_bytes, client_response_bytes(context)),
         )
@@ -104,6 +88,5 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
 def usage_of(embeddings: Embeddings) -> common_pb2.Usage:
     """Sums up what some texts cost."""
     return common_pb2.Usage(
-        input_tokens=int(embeddings.token_counts.sum()),
-        truncated_inputs=int(embeddings.truncated.sum()),
+        input_tokens=sum(embeddings.token_counts), truncated_inputs=sum(embeddings.truncated)
     )

@@ -85,8 +85,8 @@ class EmbeddingSink:
             encoding=self._encoding,
             sparse_dimensions=self._embedder.metadata.sparse_dimensions,
         )
-        tokens = embeddings.token_counts.tolist()
-        truncated = embeddings.truncated.tolist()
+        tokens = embeddings.token_counts
+        truncated = embeddings.truncated
         for row, index in enumerate(indices):
             self._stream.succeed(
                 self._positions[index],

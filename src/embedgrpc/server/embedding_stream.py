@@ -19,12 +19,7 @@ from embedgrpc.server.checks import check_count, check_enum, check_id, response_
 from embedgrpc.server.embedding_sink import EmbeddingSink
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
-from embedgrpc.server.requests import (
-    begin_call,
-    client_response_bytes,
-    read_embed_spec,
-    read_encoding,
-)
+from embedgrpc.server.requests import begin_call, client_response_bytes
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
 from embedgrpc.server.wire import delimited
@@ -105,16 +100,8 @@ class EmbeddingStream:
         self, setup: embedding_service_pb2.StreamEmbedSetup
     ) -> tuple[Embedder, EmbedSpec, Encoding]:
         served = self._catalog.find(setup.model, field="setup.model")
-        loaded, embedder = served.embedder()
-        spec = read_embed_spec(
-            setup.options,
-            loaded.metadata,
-            default_truncation=served.default_truncation,
-            special_tokens=embedder.tokenizer.special_token_count,
-            field="setup.options",
-        )
-        embedder.check_spec(spec, field="setup.options")
-        encoding = read_encoding(setup.options.encoding, field="setup.options.encoding")
+        loaded, embedder, options = served.embedder()
+        spec, encoding = options.read(setup.options, field="setup.options")
         check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
         limit = min(self._settings.max_response_bytes, client_response_bytes(self._context))
         self._answer_bytes = limit - _MESSAGE_OVERHEAD_BYTES

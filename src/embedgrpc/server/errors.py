@@ -1,5 +1,7 @@
 """From the engine's errors to gRPC statuses, as AIP-193 asks: one ErrorInfo, stable reasons."""
 
+from functools import lru_cache
+
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
@@ -28,6 +30,8 @@ _CODES = {
 }
 # From about 16 KB on, clients see "Stream removed" instead of the status.
 _MESSAGE_CHARACTERS_MAX = 1024
+# Refusals of one overload differ in when to retry alone.
+_KNOWN_METADATA_MAX = 1024
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -47,30 +51,43 @@ def trailing_metadata(error: EngineError) -> Metadata:
 
     Source: gRFC A6 for the pushback, which official clients honour.
     """
-    number: int = status_code(error).value[0]
-    status = status_pb2.Status(code=number, message=message_of(error))
+    milliseconds = 0
+    if error.retry_delay_s is not None:
+        milliseconds = max(round(error.retry_delay_s * 1000), 1)
+    return _metadata_of(
+        error.reason, message_of(error), error.field, tuple(error.metadata.items()), milliseconds
+    )
+
+
+# An overloaded server says the same a thousand times a second.
+@lru_cache(_KNOWN_METADATA_MAX)
+def _metadata_of(
+    reason: Reason,
+    message: str,
+    field: str,
+    variables: tuple[tuple[str, str], ...],
+    retry_delay_ms: int,
+) -> Metadata:
+    """Returns the details; 0 ms where it is not for us to say when to retry."""
+    number: int = _CODES[reason].value[0]
+    status = status_pb2.Status(code=number, message=message)
     details = [
-        error_details_pb2.ErrorInfo(
-            reason=error.reason.value, domain=DOMAIN, metadata=error.metadata
-        )
+        error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN, metadata=dict(variables))
     ]
-    if error.field:
+    if field:
         details.append(
             error_details_pb2.BadRequest(
                 field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=error.field, description=message_of(error)
-                    )
+                    error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
                 ]
             )
         )
     metadata: list[tuple[str, str | bytes]] = []
-    if error.retry_delay_s is not None:
-        milliseconds = max(int(error.retry_delay_s * 1000), 1)
+    if retry_delay_ms:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(milliseconds)
+        delay.FromMilliseconds(retry_delay_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-        metadata.append(("grpc-retry-pushback-ms", str(milliseconds)))
+        metadata.append(("grpc-retry-pushback-ms", str(retry_delay_ms)))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)

@@ -71,7 +71,10 @@ def _guard(handler: Any, method: str) -> Any:
             return await behavior(request, context)
         except EngineError as error:
             await _abort(context, error)
-        except (grpc.aio.AbortError, grpc.aio.InternalError):
+        except grpc.aio.AbortError:
+            raise
+        except grpc.aio.InternalError:
+            await _end_quietly()
             raise
         except asyncio.CancelledError:
             # gRPC cancels the task of a call that the client or the deadline ended; any
@@ -85,27 +88,15 @@ def _guard(handler: Any, method: str) -> Any:
             log_fault(error, fault, method=method)
             await _abort(context, fault)
 
-    return make_handler(
-        handler,
-        _ending_quietly(answer),
-        _guard_deserializer(handler.request_deserializer, method),
-    )
+    return make_handler(handler, answer, _guard_deserializer(handler.request_deserializer, method))
 
 
-def _ending_quietly(
-    answer: Callable[[Any, Any], Awaitable[Any]],
-) -> Callable[[Any, Any], Awaitable[Any]]:
-    """Makes no incident of a write to a call that its client has just left."""
+async def _end_quietly() -> None:
+    """Makes no incident of a write to a call that its client has just left.
 
-    async def guarded(request: Any, context: Any) -> Any:
-        try:
-            return await answer(request, context)
-        except grpc.aio.InternalError:
-            # The cancellation is on its way, and ends this.
-            await asyncio.sleep(_CANCELLATION_S_MAX)
-            raise
-
-    return guarded
+    The cancellation is on its way, and ends this.
+    """
+    await asyncio.sleep(_CANCELLATION_S_MAX)
 
 
 def _guard_deserializer(
@@ -156,4 +147,8 @@ def stray_cancellation(method: str) -> EngineError:
 
 
 async def _abort(context: Any, error: EngineError) -> None:
-    await context.abort(status_code(error), message_of(error), trailing_metadata(error))
+    try:
+        await context.abort(status_code(error), message_of(error), trailing_metadata(error))
+    except grpc.aio.InternalError:
+        await _end_quietly()
+        raise

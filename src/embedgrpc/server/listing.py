@@ -12,7 +12,8 @@ from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.checks import check_enum, check_not_negative
-from embedgrpc.server.requests import ENCODINGS, REPRESENTATIONS, TRUNCATIONS
+from embedgrpc.server.embed_options import ENCODINGS, REPRESENTATIONS
+from embedgrpc.server.requests import TRUNCATIONS
 from embedgrpc.v1 import model_service_pb2, model_service_pb2_grpc
 
 _PAGE_SIZE = 100

@@ -28,6 +28,7 @@ from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server.calibrating import make_sample
 from embedgrpc.server.catalog import LoadedModel, ServedModel
 from embedgrpc.server.daemons import run_in_daemon
+from embedgrpc.server.embed_options import EmbedOptionsReader
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.parts import Parts, RunnableGraph
 from embedgrpc.server.settings import Settings
@@ -243,10 +244,12 @@ def _assemble(
     max_characters = settings.max_characters_per_token * parts.metadata.max_tokens
     common = (parts.metadata, parts.tokenizer, pipeline, max_characters)
     embedder: Embedder | None = None
+    embed_options: EmbedOptionsReader | None = None
     reranker: Reranker | None = None
     if parts.metadata.kind is Kind.EMBEDDING:
         embedder = Embedder(*common, graph_outputs=parts.graph.outputs)
         probe = embedder.probe
+        embed_options = EmbedOptionsReader(embedder, default_truncation=model.default_truncation)
         method = _choose_method(model, parts)
         if method:
             limit = model.settings.max_query_tokens or parts.metadata.max_tokens
@@ -261,6 +264,7 @@ def _assemble(
         revision=parts.files.revision,
         fingerprint=parts.graph.content_hash,
         embedder=embedder,
+        embed_options=embed_options,
         reranker=reranker,
         probe=probe,
         encodings=tuple(Encoding) if embedder else (),

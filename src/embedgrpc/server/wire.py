@@ -8,6 +8,7 @@ Source: protobuf encoding specification; fields of `embedgrpc.v1.Embedding` and 
 """
 
 import struct
+from collections.abc import Sequence
 
 from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.sparse import SparseVector
@@ -83,7 +84,7 @@ def embedding_wires(
         (tag(4, _VARINT) + varint(token_count) if token_count else b"")
         + (_TRUNCATED if truncated else b"")
         for token_count, truncated in zip(
-            embeddings.token_counts.tolist(), embeddings.truncated.tolist(), strict=True
+            embeddings.token_counts, embeddings.truncated, strict=True
         )
     ]
     return [b"".join(parts) for parts in zip(dense, sparse, multi, ends, strict=True)]
@@ -152,28 +153,37 @@ def _packed(field: int, data: bytes) -> bytes:
     return delimited(field, data) if data else b""
 
 
-def embedding_size(
-    spec: EmbedSpec, encoding: Encoding, *, multi_vector_dimensions: int, characters: int
+def embeddings_size(
+    texts: Sequence[str], spec: EmbedSpec, encoding: Encoding, *, multi_vector_dimensions: int
 ) -> int:
-    """Bounds the bytes of one `Embedding` with its own key, before it is made.
+    """Bounds the bytes of one `Embedding` a text, each with its own key, before they are made.
 
     Args:
+        texts: The texts, without the prompt.
         spec: What is asked.
         encoding: How its numbers are written.
         multi_vector_dimensions: Length of a token's vector.
-        characters: Of the text with its prompt; no tokenizer makes more than four tokens of one,
-            but for a few special ones.
     """
-    tokens = min(spec.max_tokens, 4 * characters + 8)
     # Varints of lengths and counts, their keys, encoding, scale and flag.
-    size = 48
+    fixed = 48
+    per_token = 0
     if Representation.DENSE in spec.representations:
-        size += _numbers_size(spec.dimensions, encoding)
+        fixed += _numbers_size(spec.dimensions, encoding)
     if Representation.SPARSE in spec.representations:
-        size += 8 * (spec.max_sparse_terms or _SPARSE_TERMS_PER_TOKEN * tokens) + 24
+        fixed += 8 * spec.max_sparse_terms + 24
+        per_token += 0 if spec.max_sparse_terms else 8 * _SPARSE_TERMS_PER_TOKEN
     if Representation.MULTI_VECTOR in spec.representations:
-        size += tokens * (_numbers_size(multi_vector_dimensions, encoding) + 4) + 40
+        fixed += 40
+        per_token += _numbers_size(multi_vector_dimensions, encoding) + 4
+    size = len(texts) * fixed
+    if per_token:
+        size += per_token * sum(_tokens_max(text, spec) for text in texts)
     return size
+
+
+def _tokens_max(text: str, spec: EmbedSpec) -> int:
+    # No tokenizer makes more than four tokens of a character, but for a few special ones.
+    return min(spec.max_tokens, 4 * (len(spec.prompt) + len(text)) + 8)
 
 
 def _numbers_size(count: int, encoding: Encoding) -> int:

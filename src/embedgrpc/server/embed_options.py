@@ -1,0 +1,177 @@
+"""Reads how texts are to be embedded; each check names its field."""
+
+from typing import Final
+
+from embedgrpc.engine.embedding import Embedder
+from embedgrpc.engine.embeddings import EmbedSpec
+from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
+from embedgrpc.engine.vectors import Encoding
+from embedgrpc.models.kinds import Representation
+from embedgrpc.models.metadata import ModelMetadata
+from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.server.checks import check_enum, check_not_negative
+from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX
+from embedgrpc.server.requests import prompt_for, read_max_tokens, read_truncation
+from embedgrpc.v1 import common_pb2, embedding_service_pb2
+
+ENCODINGS: Final[dict[int, Encoding]] = {
+    embedding_service_pb2.VECTOR_ENCODING_UNSPECIFIED: Encoding.FLOAT32,
+    embedding_service_pb2.VECTOR_ENCODING_FLOAT32: Encoding.FLOAT32,
+    embedding_service_pb2.VECTOR_ENCODING_FLOAT16: Encoding.FLOAT16,
+    embedding_service_pb2.VECTOR_ENCODING_BFLOAT16: Encoding.BFLOAT16,
+    embedding_service_pb2.VECTOR_ENCODING_INT8: Encoding.INT8,
+    embedding_service_pb2.VECTOR_ENCODING_UBINARY: Encoding.UBINARY,
+}
+REPRESENTATIONS: Final[dict[int, Representation]] = {
+    embedding_service_pb2.REPRESENTATION_DENSE: Representation.DENSE,
+    embedding_service_pb2.REPRESENTATION_SPARSE: Representation.SPARSE,
+    embedding_service_pb2.REPRESENTATION_MULTI_VECTOR: Representation.MULTI_VECTOR,
+}
+_PROMPT_CHARACTERS_MAX = 8192
+# Callers of one model ask for few different things; a long prompt is hardly asked for twice.
+_KNOWN_MAX = 64
+_KNOWN_BYTES_MAX = 1024
+
+
+class EmbedOptionsReader:
+    """Reads the options of requests to one model, and remembers what it has read.
+
+    Nearly all requests of a caller have the same options, which cost more to check than all else
+    that comes before tokenizing.
+
+    Args:
+        embedder: The model.
+        default_truncation: Used where options say nothing.
+    """
+
+    def __init__(self, embedder: Embedder, *, default_truncation: Truncation) -> None:
+        self._embedder = embedder
+        self._default_truncation = default_truncation
+        self._known: dict[bytes, tuple[EmbedSpec, Encoding]] = {}
+
+    def read(
+        self, options: embedding_service_pb2.EmbedOptions, *, field: str
+    ) -> tuple[EmbedSpec, Encoding]:
+        """Reads how texts are to be embedded, and how their numbers are to be written.
+
+        Args:
+            options: The request's options.
+            field: Where they stand in the request.
+
+        Raises:
+            InvalidRequestError: A value is wrong for every model.
+            UnsupportedError: This model lacks what is asked for.
+        """
+        wire = options.SerializeToString()
+        known = self._known.get(wire)
+        if known is None:
+            spec = self._read_spec(options, field=field)
+            self._embedder.check_spec(spec, field=field)
+            known = (spec, _read_encoding(options.encoding, field=f"{field}.encoding"))
+            if len(wire) <= _KNOWN_BYTES_MAX:
+                if len(self._known) >= _KNOWN_MAX:
+                    self._known.clear()
+                self._known[wire] = known
+        return known
+
+    def _read_spec(self, options: embedding_service_pb2.EmbedOptions, *, field: str) -> EmbedSpec:
+        metadata = self._embedder.metadata
+        representations = _read_representations(options, metadata, field=field)
+        check_not_negative(options.dimensions, field=f"{field}.dimensions")
+        if options.dimensions and Representation.DENSE not in metadata.representations:
+            raise UnsupportedError(
+                "the model has no dense vectors",
+                field=f"{field}.dimensions",
+                metadata={"label": "missing_dimensions"},
+            )
+        if options.dimensions > metadata.dimensions:
+            raise InvalidRequestError(
+                f"{field}.dimensions is {options.dimensions}; the model has {metadata.dimensions}",
+                field=f"{field}.dimensions",
+                metadata={
+                    "dimensions": str(options.dimensions),
+                    "maxDimensions": str(metadata.dimensions),
+                },
+            )
+        check_not_negative(options.max_sparse_terms, field=f"{field}.max_sparse_terms")
+        return EmbedSpec(
+            prompt=_read_prompt(options, metadata, field=field),
+            dimensions=options.dimensions or metadata.dimensions,
+            normalize=options.normalize if options.HasField("normalize") else metadata.normalize,
+            truncation=read_truncation(
+                options.truncation, default=self._default_truncation, field=f"{field}.truncation"
+            ),
+            max_tokens=read_max_tokens(
+                options.max_tokens,
+                limit=metadata.max_tokens,
+                special_tokens=self._embedder.tokenizer.special_token_count,
+                field=f"{field}.max_tokens",
+            ),
+            representations=representations,
+            max_sparse_terms=options.max_sparse_terms,
+        )
+
+
+def _read_encoding(value: int, *, field: str) -> Encoding:
+    check_enum(embedding_service_pb2.VectorEncoding, value, field=field)
+    return ENCODINGS[value]
+
+
+def _read_representations(
+    options: embedding_service_pb2.EmbedOptions, metadata: ModelMetadata, *, field: str
+) -> tuple[Representation, ...]:
+    chosen: list[Representation] = []
+    for index, asked in enumerate(options.representations):
+        place = f"{field}.representations[{index}]"
+        check_enum(embedding_service_pb2.Representation, asked, field=place)
+        if asked == embedding_service_pb2.REPRESENTATION_UNSPECIFIED:
+            raise InvalidRequestError(f"{place} is unspecified", field=place)
+        representation = REPRESENTATIONS[asked]
+        if representation in chosen:
+            raise InvalidRequestError(f"{place} is asked for twice", field=place)
+        if representation not in metadata.representations:
+            raise UnsupportedError(
+                f"the model does not return {representation}",
+                field=place,
+                metadata={
+                    "label": "missing_representation",
+                    "representation": representation.value,
+                },
+            )
+        chosen.append(representation)
+    return tuple(chosen) or metadata.representations[:1]
+
+
+def _read_prompt(
+    options: embedding_service_pb2.EmbedOptions, metadata: ModelMetadata, *, field: str
+) -> str:
+    match options.WhichOneof("prompt"):
+        case "prompt_text":
+            # It is tokenized once for every text, so that a long one multiplies.
+            if len(options.prompt_text) > _PROMPT_CHARACTERS_MAX:
+                raise InvalidRequestError(
+                    f"{field}.prompt_text has {len(options.prompt_text)} characters; the limit"
+                    f" is {_PROMPT_CHARACTERS_MAX}",
+                    field=f"{field}.prompt_text",
+                )
+            return options.prompt_text
+        case "prompt_name":
+            return _named_prompt(options.prompt_name, metadata, field=f"{field}.prompt_name")
+        case _:
+            check_enum(common_pb2.InputType, options.input_type, field=f"{field}.input_type")
+            return prompt_for(options.input_type, metadata)
+
+
+def _named_prompt(name: str, metadata: ModelMetadata, *, field: str) -> str:
+    if not name or len(name) > NAME_CHARACTERS_MAX:
+        raise InvalidRequestError(
+            f"{field} has {len(name)} characters; it must have 1 to {NAME_CHARACTERS_MAX}",
+            field=field,
+        )
+    if name not in metadata.prompts:
+        raise UnsupportedError(
+            f"the model has no prompt of this name; it has {len(metadata.prompts)}",
+            field=field,
+            metadata={"label": "missing_prompt"},
+        )
+    return metadata.prompts[name]
