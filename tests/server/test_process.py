@@ -2,6 +2,7 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import grpc
@@ -247,3 +248,35 @@ async def test_no_model_can_be_loaded(cache_dir: Path, tmp_path: Path) -> None:
 def _check_problems(server: Process, *models_in_order: str) -> None:
     named = [line.removeprefix("embedgrpc: ").partition(":")[0] for line in server.problems]
     assert named == list(models_in_order)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU time of threads is read from /proc")
+@pytest.mark.parametrize("chosen", ["", "event_engine_listener"], ids=["default", "chosen"])
+async def test_connections_are_read_on_one_thread(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    """The threads of gRPC's event engine have nothing to do, unless that is asked for."""
+    if chosen:
+        monkeypatch.setenv("GRPC_EXPERIMENTS", chosen)
+    else:
+        monkeypatch.delenv("GRPC_EXPERIMENTS")
+    async with started(cache_dir=cache_dir) as server:
+        client = Client((await server.until("serving"))["address"])
+        async with client.channel:
+            await client.status("")
+            before = _run_ns(server.process.pid, "event_engine")
+            for _ in range(200):
+                await client.status("")
+            used_ns = _run_ns(server.process.pid, "event_engine") - before
+    # Reading a call takes 10 us and more.
+    assert (used_ns > 200 * 10_000) == bool(chosen)
+
+
+def _run_ns(pid: int, name: str) -> int:
+    """The CPU time of all threads of a name, in nanoseconds."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(
+        int((task / "schedstat").read_text().split()[0])
+        for task in tasks
+        if (task / "comm").read_text().strip() == name
+    )

@@ -143,7 +143,7 @@ class Settings(BaseModel):
         ge=1,
         le=65_536,
         description="An interactive call is refused when so many full batches are to be run before"
-        " its own; once that happened, when four are, until none was refused for a second",
+        " its own; from then on when one and a half are, until none was refused for a second",
     )
     caller_metadata: str = Field(
         default="",

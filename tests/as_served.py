@@ -1,0 +1,8 @@
+"""Makes servers inside of the tests' process read connections as `embedgrpc serve` does.
+
+Loaded before all else: gRPC's core reads its environment once.
+"""
+
+from embedgrpc.server.grpc_core import read_on_one_thread
+
+read_on_one_thread()
