@@ -76,6 +76,8 @@ READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
     "embedgrpc.client.cli",
     "embedgrpc.server.configuration",
+    # Told to gRPC's core, which has no other settings of its own.
+    "embedgrpc.server.grpc_core",
     # Handed to telemetry, whose variables are OpenTelemetry's.
     "embedgrpc.server.process",
     "embedgrpc.server.serving",

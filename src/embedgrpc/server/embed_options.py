@@ -1,5 +1,6 @@
 """Reads how texts are to be embedded; each check names its field."""
 
+from functools import lru_cache
 from typing import Final
 
 from embedgrpc.engine.embedding import Embedder
@@ -28,9 +29,8 @@ REPRESENTATIONS: Final[dict[int, Representation]] = {
     embedding_service_pb2.REPRESENTATION_MULTI_VECTOR: Representation.MULTI_VECTOR,
 }
 _PROMPT_CHARACTERS_MAX = 8192
-# Callers of one model ask for few different things; a long prompt is hardly asked for twice.
+# Callers of one model ask for few different things.
 _KNOWN_MAX = 64
-_KNOWN_BYTES_MAX = 1024
 
 
 class EmbedOptionsReader:
@@ -47,7 +47,7 @@ class EmbedOptionsReader:
     def __init__(self, embedder: Embedder, *, default_truncation: Truncation) -> None:
         self._embedder = embedder
         self._default_truncation = default_truncation
-        self._known: dict[bytes, tuple[EmbedSpec, Encoding]] = {}
+        self._read_known = lru_cache(_KNOWN_MAX)(self._read)
 
     def read(
         self, options: embedding_service_pb2.EmbedOptions, *, field: str
@@ -62,17 +62,13 @@ class EmbedOptionsReader:
             InvalidRequestError: A value is wrong for every model.
             UnsupportedError: This model lacks what is asked for.
         """
-        wire = options.SerializeToString()
-        known = self._known.get(wire)
-        if known is None:
-            spec = self._read_spec(options, field=field)
-            self._embedder.check_spec(spec, field=field)
-            known = (spec, _read_encoding(options.encoding, field=f"{field}.encoding"))
-            if len(wire) <= _KNOWN_BYTES_MAX:
-                if len(self._known) >= _KNOWN_MAX:
-                    self._known.clear()
-                self._known[wire] = known
-        return known
+        return self._read_known(options.SerializeToString(), field)
+
+    def _read(self, wire: bytes, field: str) -> tuple[EmbedSpec, Encoding]:
+        options = embedding_service_pb2.EmbedOptions.FromString(wire)
+        spec = self._read_spec(options, field=field)
+        self._embedder.check_spec(spec, field=field)
+        return spec, _read_encoding(options.encoding, field=f"{field}.encoding")
 
     def _read_spec(self, options: embedding_service_pb2.EmbedOptions, *, field: str) -> EmbedSpec:
         metadata = self._embedder.metadata

@@ -31,7 +31,7 @@ _CODES = {
 # From about 16 KB on, clients see "Stream removed" instead of the status.
 _MESSAGE_CHARACTERS_MAX = 1024
 # Refusals of one overload differ in when to retry alone.
-_KNOWN_METADATA_MAX = 1024
+_KNOWN_METADATA_MAX = 256
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
