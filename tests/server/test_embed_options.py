@@ -1,10 +1,12 @@
 """Options are remembered once they were read: whatever was asked before changes no answer."""
 
 import random
+import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import numpy as np
 
+from embedgrpc.server.wire import delimited
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from tests.server.failures import failure_of
 from tests.server.service import Service
@@ -13,6 +15,7 @@ from tests.server.streams import Stream
 Serve = Callable[..., Awaitable[Service]]
 
 _PROMPT_CHARACTERS_MAX = 8192
+_MIB = 1024 * 1024
 
 
 async def test_options_are_never_mixed_up(serve: Serve) -> None:
@@ -50,6 +53,23 @@ async def test_wrong_options_are_refused_each_time(serve: Serve) -> None:
         failure = await stream.failure()
         assert failure.fields == ("setup.options.dimensions",)
         await service.client.embed("a text")
+
+
+async def test_long_options_are_not_kept(serve: Serve) -> None:
+    """Megabytes of fields that the contract does not have are passed over, and forgotten."""
+    service = await serve()
+    await service.client.embed("a text")
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            unknown = delimited(1000, bytes([number]) * _MIB)
+            options = embedding.EmbedOptions.FromString(unknown)
+            await service.client.embed("a text", options=options)
+        del unknown, options
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 5 * _MIB
 
 
 async def test_long_prompts_are_all_taken(serve: Serve) -> None:

@@ -29,15 +29,16 @@ REPRESENTATIONS: Final[dict[int, Representation]] = {
     embedding_service_pb2.REPRESENTATION_MULTI_VECTOR: Representation.MULTI_VECTOR,
 }
 _PROMPT_CHARACTERS_MAX = 8192
-# Callers of one model ask for few different things.
+# Callers of one model ask for few different things; what is long is hardly asked for twice, and
+# may be megabytes of fields that nobody knows.
 _KNOWN_MAX = 64
+_KNOWN_BYTES_MAX = 1024
 
 
 class EmbedOptionsReader:
     """Reads the options of requests to one model, and remembers what it has read.
 
-    Nearly all requests of a caller have the same options, which cost more to check than all else
-    that comes before tokenizing.
+    Nearly all requests of a caller have the same options, a dozen things to check each time.
 
     Args:
         embedder: The model.
@@ -62,7 +63,9 @@ class EmbedOptionsReader:
             InvalidRequestError: A value is wrong for every model.
             UnsupportedError: This model lacks what is asked for.
         """
-        return self._read_known(options.SerializeToString(), field)
+        wire = options.SerializeToString()
+        read = self._read_known if len(wire) <= _KNOWN_BYTES_MAX else self._read
+        return read(wire, field)
 
     def _read(self, wire: bytes, field: str) -> tuple[EmbedSpec, Encoding]:
         options = embedding_service_pb2.EmbedOptions.FromString(wire)
