@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tests.as_served  # noqa: F401 - before gRPC is loaded
 from tests.endurance.plan import Plan, Summary
 from tests.endurance.run import run
 

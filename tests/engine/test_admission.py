@@ -273,6 +273,21 @@ def test_overload_keeps_the_queue_short_until_it_is_over() -> None:
     assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_OVERLOADED] == 1
 
 
+def test_refusals_of_an_overload_say_the_same() -> None:
+    """What is told of the limit does not depend on the call, so that it need be written once."""
+    admission = admission_of(batch_tokens=100, queued_batches=10, clock=Clock())
+    for _ in range(51):
+        admission.admit(inputs=1, tokens=20, remaining_s=math.inf)
+    assert label_of(admission, 20) == "queue_full"
+    told = set()
+    for tokens in (18, 20, 25):
+        with pytest.raises(OverloadedError) as refused:
+            admission.admit(inputs=1, tokens=tokens, remaining_s=math.inf)
+        told.add(refused.value.message)
+    (message,) = told
+    assert "150 tokens" in message
+
+
 def test_modest_caller_gets_in_while_another_overloads() -> None:
     """Of another caller's calls no more count than the own: who sends few is not refused."""
     admission = admission_of(batch_tokens=100, queued_batches=4)

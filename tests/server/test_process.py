@@ -259,7 +259,7 @@ async def test_connections_are_read_on_one_thread(
     if chosen:
         monkeypatch.setenv("GRPC_EXPERIMENTS", chosen)
     else:
-        monkeypatch.delenv("GRPC_EXPERIMENTS")
+        monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
     async with started(cache_dir=cache_dir) as server:
         client = Client((await server.until("serving"))["address"])
         async with client.channel:

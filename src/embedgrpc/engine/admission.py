@@ -119,9 +119,12 @@ class Admission:
                 f" {self._max_inputs} and {self._max_tokens}",
             )
         limit = max(self._queued_batches * self._batch_tokens, _PATIENCE * tokens)
+        told = f"{limit} tokens"
         overloaded = self._clock() - self._refused_at < _CALM_S
-        if overloaded:
-            limit = min(limit, self._short_queue + tokens)
+        if overloaded and self._short_queue + tokens < limit:
+            limit = self._short_queue + tokens
+            # The same for calls of all lengths: then its answer is put together once.
+            told = f"{self._short_queue} tokens, and as many as its own,"
         # No more than all that waits can be ahead: as a rule nothing needs to be summed up.
         ahead = self.ledger.tokens(WorkClass.INTERACTIVE)
         if ahead > limit or self.seconds(ahead + tokens) > remaining_s:
@@ -137,12 +140,12 @@ class Admission:
             )
         if ahead > limit:
             self._refused_at = self._clock()
-            until = "; until the overload is over" if overloaded else ";"
+            until = " until the overload is over" if overloaded else ""
             self._refuse(
                 inputs,
                 Fate.REFUSED_OVERLOADED if overloaded else Fate.REFUSED_FULL,
                 "overloaded" if overloaded else "queue_full",
-                f"more than {limit} tokens are ahead of this call{until} the limit is {limit}",
+                f"more than {told} are ahead of this call, which is the limit{until}",
             )
         return self.ledger.reserve(WorkClass.INTERACTIVE, caller, inputs, tokens)
 

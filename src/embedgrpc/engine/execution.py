@@ -86,15 +86,8 @@ class BatchRunner:
         """Runs rows once: those that came out well, and the others with the reason."""
         try:
             batch = padded or self._pad(rows)
-            results = self._backend.run(batch, context)
-            answer = Answer(results, range(len(rows)))
-            # The usual case, which need not be looked at row by row.
-            if all(
-                len(results[name]) == len(rows) and np.isfinite(results[name]).all()
-                for name in batch.outputs
-            ):
-                return [Outcome(rows, answer, None)]
-            return self._judge(rows, answer)
+            answer = Answer(self._backend.run(batch, context), range(len(rows)))
+            return self._judge(rows, answer, batch.outputs)
         except BackendUnavailableError as away:
             _logger.warning(
                 "backend unavailable", extra={"model": self._model, "problem": str(away)}
@@ -133,8 +126,14 @@ class BatchRunner:
             outputs=tuple(dict.fromkeys(name for row in rows for name in row[0].job.outputs)),
         )
 
-    def _judge(self, rows: Sequence[Row], answer: Answer) -> list[Outcome[Row, Answer]]:
+    def _judge(
+        self, rows: Sequence[Row], answer: Answer, outputs: Sequence[str]
+    ) -> list[Outcome[Row, Answer]]:
         """Tells rows whose numbers are finite from the others."""
+        wanted = [answer.results[name] for name in outputs]
+        # As a rule all of it is, padding included, and no row need be looked at by itself.
+        if all(len(one) == len(rows) and np.isfinite(one).all() for one in wanted):
+            return [Outcome(rows, answer, None)]
         finite = finite_rows(
             answer.results, lengths=[row[0].tokens for row in rows], pad_left=self._pad_left
         )

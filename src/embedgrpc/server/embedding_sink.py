@@ -85,15 +85,13 @@ class EmbeddingSink:
             encoding=self._encoding,
             sparse_dimensions=self._embedder.metadata.sparse_dimensions,
         )
-        tokens = embeddings.token_counts
-        truncated = embeddings.truncated
         for row, index in enumerate(indices):
             self._stream.succeed(
                 self._positions[index],
                 self._ids[index],
                 wires[row],
-                tokens=tokens[row],
-                truncated=truncated[row],
+                tokens=embeddings.token_counts[row],
+                truncated=embeddings.truncated[row],
             )
         self._count(len(indices))
 
