@@ -1,0 +1,5 @@
+"""All attacks."""
+
+from tests.attacks.attack import Attack
+
+ATTACKS: tuple[Attack, ...] = ()
