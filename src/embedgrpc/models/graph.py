@@ -11,7 +11,8 @@ from embedgrpc.models.cache import MANIFEST_NAME, load_or_build
 from embedgrpc.models.fetching import fetch_external, fetch_weights
 from embedgrpc.models.layer_weights import find_layer_weights
 from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.origin import Format, Origin, find_external, find_origin, hash_file
+from embedgrpc.models.model_file import hash_file
+from embedgrpc.models.origin import Format, Origin, find_external, find_origin
 from embedgrpc.models.source import ModelFiles
 from embedgrpc.models.tokenizer_class import find_changes
 
@@ -121,12 +122,12 @@ def identify(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> 
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
     fetch_weights(files, metadata.transformer_folder, file=metadata.file)
-    origin = find_origin(metadata.transformer_folder, file=metadata.file)
+    origin = find_origin(metadata.transformer_folder, metadata.folder, file=metadata.file)
     external = _find_externals(files, origin, cache_dir)
     weights_digest = _digest(
         [
             origin.digest,
-            *(hash_file(path) for path in external),
+            *(hash_file(path, metadata.folder) for path in external),
             *_layer_digests(metadata),
             *_head_digests(metadata),
         ]
@@ -158,13 +159,15 @@ def _find_externals(files: ModelFiles, origin: Origin, cache_dir: Path) -> tuple
 
 def _layer_digests(metadata: ModelMetadata) -> list[str]:
     """The digests of the weights of the modules after pooling."""
-    return [hash_file(find_layer_weights(layer)) for layer in metadata.dense_layers]
+    return [
+        hash_file(find_layer_weights(layer), metadata.folder) for layer in metadata.dense_layers
+    ]
 
 
 def _head_digests(metadata: ModelMetadata) -> list[str]:
     """The digests of the weights that make more of the tokens than a dense vector."""
     heads = (metadata.sparse_head, metadata.multi_vector_head)
-    return [hash_file(head.path) if head else "" for head in heads if any(heads)]
+    return [hash_file(head.path, metadata.folder) if head else "" for head in heads if any(heads)]
 
 
 def _describe_splade(metadata: ModelMetadata) -> list[Any] | None:
@@ -249,8 +252,8 @@ def hash_meaning(
         "lowercase": metadata.lowercase,
     }
     folder = metadata.transformer_folder
-    tokenizer_digest = hash_file(folder / "tokenizer.json")
-    changes = find_changes(folder, metadata.model_type)
+    tokenizer_digest = hash_file(folder / "tokenizer.json", metadata.folder)
+    changes = find_changes(folder, metadata.folder, metadata.model_type)
     if changes:
         meaning["tokenizer"] = changes
     return _digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])

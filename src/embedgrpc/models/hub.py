@@ -143,7 +143,7 @@ class HubRepository:
                 f"{self.commit}: it holds no model that can be served"
             )
         self.fetch(roots or [_CONFIG_NAME])
-        folders = _read_module_folders(self.folder / _MODULES_NAME)
+        folders = read_module_folders(self.folder)
         names = [name for name in self._sizes if _is_settings(name, ("", *folders))]
         # The first module is the backbone, wherever it lies.
         modules = [folder for folder in folders[1:] if folder]
@@ -176,28 +176,6 @@ class HubRepository:
             )
 
 
-def is_cached_blob(folder: Path, path: Path) -> bool:
-    """Tells whether a file of a snapshot is a link into the same repository's part of the cache.
-
-    The cache keeps each content once, as a file in `blobs`, and links to it from snapshots.
-
-    Args:
-        folder: A model's folder, `REPOSITORY/snapshots/COMMIT` where it is a snapshot.
-        path: A file inside it.
-
-    Returns:
-        Whether the two are laid out so, and nothing else.
-    """
-    folder = folder.resolve()
-    snapshots = folder.parent
-    in_cache = snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
-    return (
-        in_cache
-        and path.parent.resolve().is_relative_to(folder)
-        and path.resolve().parent == snapshots.parent / "blobs"
-    )
-
-
 def _progress_class() -> type[Any]:
     """The library's progress bar, on terminals only: its own shows in log files as well."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # noqa: PLC0415 - lazy there
@@ -210,9 +188,17 @@ def _progress_class() -> type[Any]:
     return Progress
 
 
-def _read_module_folders(path: Path) -> tuple[str, ...]:
-    """The folders that modules.json names; what is wrong with it is told by its reader."""
-    modules = read_json(path) if path.exists() else []
+def read_module_folders(root: Path) -> tuple[str, ...]:
+    """The folders that modules.json names; what is wrong with it is told by its reader.
+
+    Args:
+        root: The model's folder.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    path = root / _MODULES_NAME
+    modules = read_json(path, root) if path.exists() else []
     if not isinstance(modules, list):
         return ()
     folders = [module.get("path", "") for module in modules if isinstance(module, dict)]
