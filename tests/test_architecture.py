@@ -75,6 +75,8 @@ READS_ONNX = ("embedgrpc.models.imported", "google.protobuf.message")
 READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
     "embedgrpc.client.cli",
+    # Handed to another process, but for what is secret.
+    "embedgrpc.models.child_process",
     "embedgrpc.server.configuration",
     # Told to gRPC's core, which has no other settings of its own.
     "embedgrpc.server.grpc_core",

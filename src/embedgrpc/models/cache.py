@@ -25,8 +25,25 @@ _LEFTOVER_AGE_S = 24 * 3600.0
 _logger = logging.getLogger(__name__)
 
 
+class NotBuiltError(ModelError):
+    """The cache lacks an entry, and it must not be built here."""
+
+
+def find_entry(cache_dir: Path, key: str) -> Mapping[str, Any] | None:
+    """Finds an entry of the cache.
+
+    Args:
+        cache_dir: The cache; it need not exist.
+        key: Of the entry.
+
+    Returns:
+        What was remembered about it; None where there is none, or it is damaged.
+    """
+    return _read_entry(cache_dir / key)
+
+
 def load_or_build(
-    cache_dir: Path, key: str, build: Callable[[Path], Mapping[str, Any]]
+    cache_dir: Path, key: str, build: Callable[[Path], Mapping[str, Any]], *, may_build: bool = True
 ) -> tuple[Path, Mapping[str, Any]]:
     """Gives an entry of the cache, and makes it where there is none or it is damaged.
 
@@ -34,17 +51,21 @@ def load_or_build(
         cache_dir: The cache; made where it does not exist.
         key: Of the entry, usable as the name of a folder.
         build: Fills an empty folder, and tells what to remember about it, as JSON has it.
+        may_build: Whether it may be made.
 
     Returns:
         The entry's folder, and what was remembered.
 
     Raises:
+        NotBuiltError: There is none, and it may not be made.
         ModelError: The cache cannot be written to.
     """
     place = cache_dir / key
     remembered = _read_entry(place)
     if remembered is not None:
         return place, remembered
+    if not may_build:
+        raise NotBuiltError(f"cache folder {cache_dir} has no entry {key}")
     try:
         return place, _build_entry(cache_dir, place, build)
     except OSError as error:

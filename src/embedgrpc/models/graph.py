@@ -72,21 +72,25 @@ class Identity:
     content_hash: str
 
 
-def prepare(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> Graph:
+def prepare(
+    files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path, may_build: bool = True
+) -> Graph:
     """Makes the graph of a model, or finds it in the cache.
 
     Args:
         files: The model's folder.
         metadata: What the model is.
         cache_dir: Where graphs are kept from one start to the next.
+        may_build: Whether it may be made here, which parses the model's weights.
 
     Returns:
         The graph.
 
     Raises:
+        NotBuiltError: It is not in the cache, and may not be made here.
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
-    identity = identify(files, metadata, cache_dir=cache_dir)
+    identity = identify(files, metadata, cache_dir=cache_dir, may_build=may_build)
     origin = identity.origin
     key = _digest([str(_BUILDER_VERSION), identity.weights_digest, _shape(origin, metadata)])
 
@@ -96,7 +100,7 @@ def prepare(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> G
 
         return asdict(build_graph(origin, metadata, folder))
 
-    folder, built = load_or_build(cache_dir, key, build)
+    folder, built = load_or_build(cache_dir, key, build, may_build=may_build)
     return Graph(
         path=folder / "model.onnx",
         inputs=tuple(built["inputs"]),
@@ -107,23 +111,27 @@ def prepare(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> G
     )
 
 
-def identify(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> Identity:
+def identify(
+    files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path, may_build: bool = True
+) -> Identity:
     """Finds a model's weights and what its answers depend on, without making its graph.
 
     Args:
         files: The model's folder.
         metadata: What the model is.
         cache_dir: Where graphs are kept from one start to the next.
+        may_build: Whether an ONNX graph may be parsed here.
 
     Returns:
         The weights, brought where they come from a repository, and their hashes.
 
     Raises:
+        NotBuiltError: The cache does not say where the weights are, and it may not be found here.
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
     fetch_weights(files, metadata.transformer_folder, file=metadata.file)
     origin = find_origin(metadata.transformer_folder, metadata.folder, file=metadata.file)
-    external = _find_externals(files, origin, cache_dir)
+    external = _find_externals(files, origin, cache_dir, may_build=may_build)
     weights_digest = _digest(
         [
             origin.digest,
@@ -137,7 +145,9 @@ def identify(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> 
     )
 
 
-def _find_externals(files: ModelFiles, origin: Origin, cache_dir: Path) -> tuple[Path, ...]:
+def _find_externals(
+    files: ModelFiles, origin: Origin, cache_dir: Path, *, may_build: bool
+) -> tuple[Path, ...]:
     """The files in which an ONNX graph keeps its weights."""
     if origin.format is not Format.ONNX:
         return ()
@@ -151,7 +161,9 @@ def _find_externals(files: ModelFiles, origin: Origin, cache_dir: Path) -> tuple
         return {"locations": external_locations(load_proto(origin))}
 
     # The names stand in the graph: the same graph always has the same.
-    _, remembered = load_or_build(cache_dir, f"{origin.digest}-external", build)
+    _, remembered = load_or_build(
+        cache_dir, f"{origin.digest}-external", build, may_build=may_build
+    )
     locations = remembered["locations"]
     fetch_external(files, origin, locations)
     return tuple(find_external(origin, name) for name in locations)

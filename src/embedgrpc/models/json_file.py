@@ -26,6 +26,8 @@ _LIMITS = {
     "n_heads": 4096,
     "hidden_size": 262_144,
     "dim": 262_144,
+    "n_embd": 262_144,
+    "d_model": 262_144,
     "embedding_size": 262_144,
     "intermediate_size": 2_097_152,
     "hidden_dim": 2_097_152,

@@ -43,7 +43,7 @@ def find_member(root: Path, folder: Path, name: str, *, named_by: str) -> Path:
     place = PurePosixPath(name)
     path = folder / place
     if "\0" in name or place.is_absolute() or ".." in place.parts or not is_inside(path, root):
-        raise ModelError(f"{named_by}: {name!r} leads out of the model folder {root}")
+        raise ModelError(f"{named_by} {name!r} leads out of the model folder {root}")
     return path
 
 

@@ -114,7 +114,14 @@ def find_padding_side(model_type: str, tokenizer_config: JsonObject) -> PaddingS
 def find_pad_token_id(
     folder: Path, root: Path, config: JsonObject, tokenizer_config: JsonObject
 ) -> int:
-    """Finds the token that fills a batch."""
+    """Finds the token that fills a batch.
+
+    Args:
+        folder: Of the backbone.
+        root: The model's folder.
+        config: `config.json`.
+        tokenizer_config: `tokenizer_config.json`.
+    """
     # Padding is masked out; only graphs that number positions look at it, and they know the
     # id of config.json.
     pad_token_id = config.count("pad_token_id")
