@@ -73,7 +73,8 @@ class Tokenizer:
             metadata: What the model is.
             escape_special_tokens: Whether a special token's name inside a text, such as "[SEP]",
                 is taken as plain characters. The reference takes it as the special token.
-            digest: The SHA-256 that `tokenizer.json` must have, in hexadecimal; empty for any.
+            digest: The SHA-256 of the `tokenizer.json` that was tried before, in hexadecimal;
+                empty where none was.
 
         Returns:
             The tokenizer.
@@ -87,9 +88,10 @@ class Tokenizer:
             raise ModelError(f"{path} is missing: only tokenizers in this format are supported")
         content = read_file(path, metadata.folder, limit_bytes=limit_bytes(path.name))
         refuse_pointer(path, content)
-        if digest and hashlib.sha256(content).hexdigest() != digest:
+        if not digest:
+            check_growth(path, content)
+        elif hashlib.sha256(content).hexdigest() != digest:
             raise ModelError(f"{path} was changed while the model was loaded: start again")
-        check_growth(path, content)
         try:
             tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises no narrower class

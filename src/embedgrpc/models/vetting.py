@@ -190,6 +190,7 @@ def _version(name: str) -> str:
 
 def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
     repository = vetting.files.repository
+    failed: list[ModelError] = []
     memory_bytes = vetting.limits.memory_bytes or _choose_memory(vetting.files)
     job = ChildJob(
         vetting=dataclasses.replace(
@@ -203,7 +204,7 @@ def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
         module=_CHILD,
         job=job,
         timeout_s=vetting.limits.timeout_s,
-        answer=lambda message: _answer(message, vetting.files),
+        answer=lambda message: _answer(message, vetting.files, failed),
     )
     place = vetting.files.folder
     try:
@@ -214,6 +215,8 @@ def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
         ) from error
     except ChildError as error:
         raise ModelError(f"{place} cannot be read: {_explain(error, memory_bytes)}") from None
+    if failed:
+        raise failed[0]
     if result.get("memory"):
         raise ModelError(f"{place} cannot be read: {_explain_memory(memory_bytes)}")
     if result.get("stack"):
@@ -241,13 +244,23 @@ def _explain_memory(memory_bytes: int) -> str:
     )
 
 
-def _answer(message: Message, files: ModelFiles) -> Message | None:
-    """Answers the child: brings files from the repository, and repeats its log."""
+def _answer(message: Message, files: ModelFiles, failed: list[ModelError]) -> Message | None:
+    """Answers the child: brings files from the repository, and repeats its log.
+
+    Args:
+        message: From the child.
+        files: The model.
+        failed: Takes why files cannot be brought.
+
+    Returns:
+        What the child waits for; None where it waits for nothing.
+    """
     if "fetch" in message:
         try:
             # Only what the repository itself lists is brought.
             files.fetch([str(name) for name in message["fetch"]])
         except ModelError as error:
+            failed.append(error)
             return {"error": str(error)}
         return {}
     if "log" in message:
