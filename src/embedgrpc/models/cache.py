@@ -22,11 +22,32 @@ _UNFINISHED = ".unfinished-"
 # A build takes seconds; what is older was left behind by a process that died.
 _LEFTOVER_AGE_S = 24 * 3600.0
 
+# What the unfinished entries of this process are called, so that another can remove them where
+# this one is killed.
+_tag = ""
+
 _logger = logging.getLogger(__name__)
 
 
 class NotBuiltError(ModelError):
     """The cache lacks an entry, and it must not be built here."""
+
+
+def tag_unfinished(tag: str) -> None:
+    """Names what this process leaves unfinished when it is killed; see `remove_unfinished`."""
+    global _tag  # noqa: PLW0603 - it is the process that has one
+    _tag = f"{tag}-"
+
+
+def remove_unfinished(cache_dir: Path, tag: str) -> None:
+    """Removes what a process left unfinished that was killed.
+
+    Args:
+        cache_dir: The cache; it need not exist.
+        tag: Of the process, which no other has.
+    """
+    for path in cache_dir.glob(f"{_UNFINISHED}{tag}-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def find_entry(cache_dir: Path, key: str) -> Mapping[str, Any] | None:
@@ -100,7 +121,7 @@ def _build_entry(
 ) -> Mapping[str, Any]:
     cache_dir.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(cache_dir)
-    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=cache_dir))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{_tag}", dir=cache_dir))
     try:
         remembered = dict(build(folder))
         digests = {path.name: _digest(path) for path in folder.iterdir()}

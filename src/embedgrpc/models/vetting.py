@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import secrets
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from embedgrpc.models.cache import NotBuiltError, find_entry
+from embedgrpc.models.cache import NotBuiltError, find_entry, remove_unfinished
 from embedgrpc.models.child_process import ChildError, Leash, Message, Work, run_child
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.hub import HEAD_NAMES, is_settings_name, read_module_folders
@@ -96,12 +97,14 @@ class ChildJob:
         key: Of the description that it must find.
         listing: What the repository holds; None where there is none.
         memory_bytes: The most memory that it may take.
+        tag: Names what it leaves unfinished in the cache.
     """
 
     vetting: Vetting
     key: str
     listing: frozenset[str] | None
     memory_bytes: int
+    tag: str
 
 
 def load_vetted(vetting: Vetting, leash: Leash, use: Callable[[Description], T]) -> T:
@@ -199,6 +202,7 @@ def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
         key=description.key,
         listing=repository.names if repository is not None else None,
         memory_bytes=memory_bytes,
+        tag=secrets.token_hex(8),
     )
     work = Work(
         module=_CHILD,
@@ -214,6 +218,7 @@ def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
             f"{place} cannot be read: no process can be started: {error.strerror}"
         ) from error
     except ChildError as error:
+        remove_unfinished(vetting.cache_dir, job.tag)
         raise ModelError(f"{place} cannot be read: {_explain(error, memory_bytes)}") from None
     if failed:
         raise failed[0]

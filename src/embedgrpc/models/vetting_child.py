@@ -9,6 +9,7 @@ from typing import Any
 from embedgrpc.models.child_process import Channel, limit_process
 from embedgrpc.models.errors import ModelError
 
+_MESSAGE_CHARACTERS_MAX = 4000
 # Of every kind of character that tokenizers treat in a way of its own.
 _SCRIPTS = (
     "\u6771\u4eac\u90fd \u041c\u043e\u0441\u043a\u0432\u0430 \u0645\u0631\u062d\u0628\u0627"
@@ -33,14 +34,14 @@ def main() -> None:
     try:
         _vet(job, channel)
     except ModelError as error:
-        result: dict[str, Any] = {"error": str(error)}
+        result: dict[str, Any] = {"error": str(error)[:_MESSAGE_CHARACTERS_MAX]}
     except MemoryError:
         result = {"memory": True}
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
         place = job.vetting.files.folder
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         result = {
-            "error": f"{place} cannot be read: {problem[:1000]}",
+            "error": f"{place} cannot be read: {problem[:_MESSAGE_CHARACTERS_MAX]}",
             "stack": traceback.format_exc()[-8000:],
         }
     else:
@@ -51,11 +52,12 @@ def main() -> None:
 def _vet(job: Any, channel: Channel) -> None:
     # Late, once this process is limited.
     from embedgrpc.models import graph, metadata  # noqa: PLC0415 - see above
-    from embedgrpc.models.cache import load_or_build  # noqa: PLC0415 - see above
+    from embedgrpc.models.cache import load_or_build, tag_unfinished  # noqa: PLC0415 - see above
     from embedgrpc.models.served_fingerprint import find_fingerprint  # noqa: PLC0415 - see above
     from embedgrpc.models.tokenizer import Tokenizer  # noqa: PLC0415 - see above
     from embedgrpc.models.vetting import describe  # noqa: PLC0415 - see above
 
+    tag_unfinished(job.tag)
     vetting = job.vetting
     files = vetting.files
     if job.listing is not None:

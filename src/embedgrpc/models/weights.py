@@ -21,6 +21,8 @@ from embedgrpc.models.model_file import check_file, open_regular
 _HEADER_BYTES_MAX = 8 << 20
 _TENSORS_MAX = 65_536
 _SHARDS_MAX = 1024
+# Of a model with another size all tensors are wrong.
+_FAULTS_SHOWN = 8
 _HEADER_SIZE = struct.Struct("<Q")
 _DTYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
@@ -60,7 +62,7 @@ class Tensors(ABC):
         """Checks that tensors are there, of floating point and of these shapes.
 
         Raises:
-            ModelError: Some are not; it names each.
+            ModelError: Some are not; it names the first of them.
         """
         faults = []
         for name, shape in shapes.items():
@@ -73,7 +75,11 @@ class Tensors(ABC):
             elif kind not in _DTYPES:
                 faults.append(f"{name} has type {kind}, which is not supported")
         if faults:
-            raise ModelError(f"{self.path} does not fit config.json: {'; '.join(faults)}")
+            more = (
+                f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+            )
+            told = "; ".join(faults[:_FAULTS_SHOWN])
+            raise ModelError(f"{self.path} does not fit config.json: {told}{more}")
 
 
 class TensorFile(Tensors):
