@@ -20,6 +20,9 @@ from tests.models.breaking import edit_graph
 from tests.models.hostile import endless_graph
 from tests.models.runner import copy_fixture, edit_json
 
+_NOT_ROOT = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all"
+)
 _LIMITS = VettingLimits(timeout_s=120, memory_bytes=0)
 
 
@@ -197,7 +200,20 @@ def test_an_error_of_the_child_is_that_of_the_model(tmp_path: Path) -> None:
     assert str(folder / "model.safetensors") in str(caught.value)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
+@_NOT_ROOT
+def test_a_cache_that_is_only_read_serves(tmp_path: Path, children: Children) -> None:
+    """Where the graph is there, but no note, a child reads the model at each start."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    asked = _vetting(folder)
+    built = _load(asked)
+    shutil.rmtree(asked.cache_dir / vetting.describe(asked).key)
+    asked.cache_dir.chmod(0o500)
+    assert _load(asked) == built
+    assert _load(asked) == built
+    assert children.count == 3
+
+
+@_NOT_ROOT
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     """A model that is not in a read-only cache is told so in one line."""
     folder = copy_fixture("bert-mean", tmp_path)

@@ -29,8 +29,13 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ORT_DISABL
 _BOOT = """
 import sys
 sys.path[:] = {path!r}
-from {module} import main
-main()
+try:
+    from {module} import main
+except Exception as error:
+    import json, traceback
+    print(json.dumps({{"result": {{"error": repr(error), "stack": traceback.format_exc()}}}}))
+else:
+    main()
 """
 
 Message = Mapping[str, Any]

@@ -42,6 +42,8 @@ _MEMORY_BASE_BYTES = 2 << 30
 _MEMORY_PER_WEIGHT_BYTE = 6
 _WEIGHT_SUFFIXES = (".onnx", ".safetensors", ".bin", ".pt", "_data", ".data")
 _LISTED_MAX = 10_000
+# A head is one layer. It is hashed here, where nothing limits the time.
+_HEAD_BYTES_MAX = 256 << 20
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
@@ -148,8 +150,7 @@ def describe(vetting: Vetting) -> Description:
             path = folder / name
             if not path.exists() and not path.is_symlink():
                 continue
-            if name.endswith(".json"):
-                _check_size(path, root)
+            _check_size(path, root)
             digests[path.relative_to(root).as_posix()] = hash_file(path, root)
     meaning = {
         "version": _VERSION,
@@ -177,7 +178,7 @@ def _names_of_settings(folder: Path) -> list[str]:
 
 
 def _check_size(path: Path, root: Path) -> None:
-    limit = limit_bytes(path.name)
+    limit = _HEAD_BYTES_MAX if path.name in HEAD_NAMES else limit_bytes(path.name)
     with open_file(path, root) as file:
         size = file.seek(0, 2)
     if size > limit:

@@ -10,6 +10,7 @@ from embedgrpc.models.child_process import Channel, limit_process
 from embedgrpc.models.errors import ModelError
 
 _MESSAGE_CHARACTERS_MAX = 4000
+_logger = logging.getLogger(__name__)
 # Of every kind of character that tokenizers treat in a way of its own.
 _SCRIPTS = (
     "\u6771\u4eac\u90fd \u041c\u043e\u0441\u043a\u0432\u0430 \u0645\u0631\u062d\u0628\u0627"
@@ -77,7 +78,11 @@ def _vet(job: Any, channel: Channel) -> None:
     description = describe(vetting)
     if description.key != job.key:
         raise ModelError(f"{files.folder} was changed while it was read: start again")
-    load_or_build(vetting.cache_dir, job.key, lambda _: {"files": dict(description.digests)})
+    try:
+        load_or_build(vetting.cache_dir, job.key, lambda _: {"files": dict(description.digests)})
+    except ModelError as error:
+        # Of a cache that is only read all else was there; the next start does the same again.
+        _logger.warning("model is read anew at each start", extra={"problem": str(error)})
 
 
 class _Repository:
@@ -112,9 +117,9 @@ class _Forwarder(logging.Handler):
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Sends the line, with the entry of the cache that it is about."""
-        entry = getattr(record, "entry", "")
-        extra = {"entry": str(entry)} if entry else {}
+        """Sends the line, with what it is about."""
+        told = {name: getattr(record, name, None) for name in ("entry", "problem")}
+        extra = {name: str(value) for name, value in told.items() if value is not None}
         self._channel.send({"log": record.getMessage(), "extra": extra})
 
 
