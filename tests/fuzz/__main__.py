@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.fuzz.catalog import TARGETS
+from tests.fuzz.catalog import TARGETS, find
 from tests.fuzz.run import fuzz
 from tests.fuzz.target import MIB, Finding, Target
 from tests.fuzz.worker import replay
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help=", ".join(target.name for target in TARGETS))
+    parser.add_argument("names", nargs="*", help=", ".join(TARGETS))
     parser.add_argument("--runs", type=int, default=sys.maxsize, help="inputs of each at most")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each at most")
     parser.add_argument("--seed", type=int, default=0, help="which inputs")
@@ -30,10 +30,9 @@ def main() -> None:
     parser.add_argument("--findings", type=Path, default=Path(".fuzz"), help="a folder for inputs")
     parser.add_argument("--replay", type=Path, help="run the input in this file, unguarded")
     arguments = parser.parse_args()
-    known = {target.name: target for target in TARGETS}
-    if unknown := set(arguments.names) - known.keys():
+    if unknown := set(arguments.names) - TARGETS.keys():
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
-    chosen = [known[name] for name in arguments.names or known]
+    chosen = [find(name) for name in arguments.names or TARGETS]
     if arguments.replay:
         replay(chosen[0], arguments.replay.read_bytes())
         return

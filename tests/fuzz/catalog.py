@@ -1,13 +1,28 @@
-"""All targets."""
+"""All targets, each loaded when it is asked for."""
 
-from tests.fuzz import folders, onnx_files, safetensors_files, texts, torch_files
+import importlib
+from collections.abc import Mapping
+
 from tests.fuzz.target import Target
 
-TARGETS: tuple[Target, ...] = (
-    torch_files.TARGET,
-    safetensors_files.TARGET,
-    folders.CONFIGS,
-    folders.TOKENIZERS,
-    onnx_files.TARGET,
-    texts.TARGET,
-)
+# Module and variable by the target's name.
+TARGETS: Mapping[str, str] = {
+    "torch": "tests.fuzz.torch_files:TARGET",
+    "safetensors": "tests.fuzz.safetensors_files:TARGET",
+    "configs": "tests.fuzz.folders:CONFIGS",
+    "tokenizer-files": "tests.fuzz.folders:TOKENIZERS",
+    "onnx": "tests.fuzz.onnx_files:TARGET",
+    "texts": "tests.fuzz.texts:TARGET",
+}
+# Fails in every way there is, for the tests of the frame.
+_FAULTY = "tests.fuzz.faulty:TARGET"
+
+
+def find(name: str) -> Target:
+    """Finds a target by its name."""
+    place = _FAULTY if name == "faulty" else TARGETS[name]
+    module, _, variable = place.partition(":")
+    target = getattr(importlib.import_module(module), variable)
+    assert isinstance(target, Target)
+    assert target.name == name
+    return target

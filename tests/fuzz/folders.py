@@ -24,7 +24,14 @@ from tests.models.runner import FIXTURES
 
 # One of each way to read a folder.
 _FOLDERS = ("bert-mean", "cross-bert", "gemma-dense", "albert-dense", "splade-bert", "xlmr-bge-m3")
-_TOKENIZERS = ("bert-mean", "roberta-mean", "cross-xlmr", "gemma-dense", "qwen3-last", "cross-mpnet")
+_TOKENIZERS = (
+    "bert-mean",
+    "roberta-mean",
+    "cross-xlmr",
+    "gemma-dense",
+    "qwen3-last",
+    "cross-mpnet",
+)
 _TOKENIZER_NAME = "tokenizer.json"
 _NOT_CONFIGS = frozenset({_TOKENIZER_NAME, "expected.json"})
 # A graph is made for one of so many configurations that can be read: it takes a hundred times as

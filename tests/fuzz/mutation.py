@@ -148,7 +148,7 @@ def _change_value(random: Random, holder: Any, others: Sequence[Any]) -> None:
     if chance < 0.5:
         holder[key] = _new_value(random)
     elif chance < 0.65 and isinstance(present, (int, float)):
-        holder[key] = present + random.choice((1, -1, 0.5))
+        holder[key] = present + random.choice((1, -1))
         if chance < 0.6:
             holder[key] = present * random.choice((2, -1, 1000, 10**9))
     elif chance < 0.75 and others:

@@ -52,74 +52,90 @@ def fuzz(
 
     Returns:
         What came of it.
+
+    Raises:
+        RuntimeError: The target cannot be opened.
     """
     began = time.monotonic()
-    findings: dict[str, Finding] = {}
-    executions = refused = grown_bytes = deaths = 0
-
-    def note(finding: Finding) -> None:
-        if finding.place not in findings:
-            findings[finding.place] = finding
-            tell(finding, make_input(target, seed, finding.index))
-
+    run = _Run(target, seed, tell)
     end = first + runs
-    with _scratch() as folder:
-        progress = Path(folder) / "progress"
-        while first < end and len(findings) < _PLACES_MAX:
-            if deaths >= _DEATHS_MAX and not target.vetted:
-                break
-            left_s = seconds - (time.monotonic() - began)
-            if left_s <= 0:
-                break
-            progress.write_bytes(_NOT_STARTED.to_bytes(8, "little"))
-            lines, code, errors = _work(target, seed, first, end - first, left_s, progress)
-            for line in lines:
-                if "index" in line:
-                    note(Finding(**line))
-                else:
-                    executions += line["executions"]
-                    refused += line["refused"]
-                    grown_bytes = line["grown_bytes"]
-            if code == 0:
-                break
-            index = int.from_bytes(progress.read_bytes(), "little")
-            if index == _NOT_STARTED:
-                raise RuntimeError(f"the target {target.name} cannot be opened: {errors}")
-            deaths += 1
-            executions += index - first + 1
-            fault = _name_death(target, code, errors)
-            if code > 0 or not target.vetted:
-                note(Finding(index=index, fault=fault, place=fault, details=errors[-6000:]))
-            first = index + 1
+    while first < end and not run.has_enough:
+        left_s = seconds - (time.monotonic() - began)
+        if left_s <= 0:
+            break
+        first = run.work(first, end - first, left_s)
     return Report(
-        executions=executions,
-        refused=refused,
-        deaths=deaths,
-        findings=tuple(findings.values()),
+        executions=run.executions,
+        refused=run.refused,
+        deaths=run.deaths,
+        findings=tuple(run.findings.values()),
         seconds=time.monotonic() - began,
-        grown_bytes=grown_bytes,
+        grown_bytes=run.grown_bytes,
     )
 
 
-def _work(
-    target: Target, seed: int, first: int, count: int, seconds: float, progress: Path
-) -> tuple[list[dict[str, Any]], int, str]:
-    """Runs one process; returns its lines, its exit code and what it wrote to its log."""
-    with _scratch() as scratch, tempfile.TemporaryFile() as log:
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "tests.fuzz.worker", target.name, str(seed)),
-                *(str(first), str(count), str(seconds), str(progress), scratch),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            check=False,
-            env=os.environ | _ENVIRONMENT,
-        )
-        log.seek(0)
-        errors = log.read().decode(errors="replace")
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.endswith(b"}")]
-    return lines, done.returncode, errors
+class _Run:
+    """What came of the processes so far."""
+
+    def __init__(self, target: Target, seed: int, tell: Callable[[Finding, bytes], None]) -> None:
+        self._target = target
+        self._seed = seed
+        self._tell = tell
+        self.findings: dict[str, Finding] = {}
+        self.executions = 0
+        self.refused = 0
+        self.deaths = 0
+        self.grown_bytes = 0
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether to go on would tell little more."""
+        died = self.deaths >= _DEATHS_MAX and not self._target.vetted
+        return died or len(self.findings) >= _PLACES_MAX
+
+    def work(self, first: int, count: int, seconds: float) -> int:
+        """Runs one process until it is done or dies; returns the number of the next input."""
+        with _scratch() as folder, tempfile.TemporaryFile() as log:
+            progress = Path(folder) / "progress"
+            progress.write_bytes(_NOT_STARTED.to_bytes(8, "little"))
+            inputs = (self._target.name, self._seed, first, count, seconds, progress, folder)
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.fuzz.worker", *map(str, inputs)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                check=False,
+                env=os.environ | _ENVIRONMENT,
+            )
+            log.seek(0)
+            errors = log.read().decode(errors="replace")
+            index = int.from_bytes(progress.read_bytes(), "little")
+        for line in done.stdout.splitlines():
+            # The last line may be half of one.
+            if line.endswith(b"}"):
+                self._take(json.loads(line))
+        if done.returncode == 0:
+            return first + count
+        if index == _NOT_STARTED:
+            raise RuntimeError(f"the target {self._target.name} cannot be opened: {errors}")
+        self.deaths += 1
+        self.executions += index - first + 1
+        fault = _name_death(self._target, done.returncode, errors)
+        if done.returncode > 0 or not self._target.vetted:
+            self._note(Finding(index=index, fault=fault, place=fault, details=errors[-6000:]))
+        return index + 1
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "index" in line:
+            self._note(Finding(**line))
+        else:
+            self.executions += line["executions"]
+            self.refused += line["refused"]
+            self.grown_bytes = line["grown_bytes"]
+
+    def _note(self, finding: Finding) -> None:
+        if finding.place not in self.findings:
+            self.findings[finding.place] = finding
+            self._tell(finding, make_input(self._target, self._seed, finding.index))
 
 
 def _name_death(target: Target, code: int, errors: str) -> str:

@@ -32,11 +32,13 @@ _MODELS = (
 _CUTS = tuple(Truncation)
 _MAX_CHARACTERS = 8000
 _SEEDS = (
-    "The tower is 330 metres tall.", "a", "naïve café, Ångström", "東京は日本の首都です。", "한국어",
-    "Русский текст", "שלום עולם", "مرحبا بالعالم", "नमस्ते", "👩\u200d👩\u200d👧\u200d👦🏳️\u200d🌈", "x\u0301" * 20,
-    "[CLS] [SEP] <s> </s> <pad> [MASK]", "<|endoftext|><|im_start|>", "▁a▁b", "##ing ##", "Ġa",
-    "https://example.com/a?b=c&d=%20#e", "1e308 0x7f -0 1,000,000.00", "\t\r\n \u00a0\u3000", "\0\x01\x7f",
-    "def f(x):\n    return {'a': [x] * 3}", "\u202egnihtemos\u202c", "ﬁ ﬀ ß İ ı ſ", "\ufeff\ufffd\uffff",
+    "The tower is 330 metres tall.", "a", "naïve café, Ångström", "東京は日本の首都です。",
+    "한국어", "Русский текст", "שלום עולם", "مرحبا بالعالم", "नमस्ते", "x\u0301" * 20,
+    "👩\u200d👩\u200d👧\u200d👦🏳️\u200d🌈", "[CLS] [SEP] <s> </s> <pad> [MASK]",
+    "<|endoftext|><|im_start|>", "\u2581a\u2581b", "##ing ##", "\u0120a",
+    "https://example.com/a?b=c&d=%20#e", "1e308 0x7f -0 1,000,000.00", "\t\r\n \u00a0\u3000",
+    "\0\x01\x7f", "def f(x):\n    return {'a': [x] * 3}", "\u202egnihtemos\u202c",
+    "\ufb01 \ufb00 \u00df \u0130 \u0131 \u017f", "\ufeff\ufffd\uffff",
 )  # fmt: skip
 
 

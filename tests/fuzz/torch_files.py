@@ -97,12 +97,14 @@ def _contents() -> tuple[Mapping[str, bytes], ...]:
 def _attacks() -> Iterator[bytes]:
     """Programs that broke a reader, so that what is like them is tried, too."""
     storage = Storage("FloatStorage", "0", 6)
-    for state in (
+    states: tuple[object, ...] = (
         (storage, 0, (1, 100), (0, 1 << 34)),
         {"storage": storage, "shape": (1, 100)},
         ("0", "float32", 1 << 40),
-    ):
-        for value in (tensor(), storage, Global("torch", "FloatStorage"), OrderedDict()):
+    )
+    values: tuple[object, ...] = (tensor(), storage, Global("torch", "FloatStorage"), OrderedDict())
+    for state in states:
+        for value in values:
             program = io.BytesIO()
             Pickler(program, protocol=2).dump({"x": tensor(), "weight": Built(value, state)})
             yield program.getvalue()
@@ -114,7 +116,9 @@ def _attacks() -> Iterator[bytes]:
 @cache
 def _files() -> tuple[bytes, ...]:
     """Whole files: as torch wrote them, and as they are put together here."""
-    paths = [FIXTURES / "xlmr-bge-m3" / f"{name}.pt" for name in ("sparse_linear", "colbert_linear")]
+    paths = [
+        FIXTURES / "xlmr-bge-m3" / f"{name}.pt" for name in ("sparse_linear", "colbert_linear")
+    ]
     return (*(path.read_bytes() for path in paths), *(write_zip(c) for c in _contents()))
 
 
@@ -126,9 +130,7 @@ def _programs() -> tuple[tuple[bytes, ...], ...]:
         program = members[_DESCRIPTION]
         starts = [place for _, _, place in pickletools.genops(program) if place is not None]
         ends = [*starts[1:], len(program)]
-        programs.append(
-            tuple(program[start:end] for start, end in zip(starts, ends, strict=True))
-        )
+        programs.append(tuple(program[start:end] for start, end in zip(starts, ends, strict=True)))
     return tuple(programs)
 
 
@@ -169,9 +171,9 @@ def _mutate_program(random: Random, program: tuple[bytes, ...]) -> list[bytes]:
             case 0:
                 del changed[place : place + random.choice((1, 1, 1, 3, 10))]
             case 1:
-                changed[place:place] = changed[place - random.randrange(12) : place] * random.choice(
-                    (1, 1, 2, 300)
-                )
+                changed[place:place] = changed[
+                    place - random.randrange(12) : place
+                ] * random.choice((1, 1, 2, 300))
             case 2 if place < len(changed):
                 other = random.randrange(len(changed))
                 changed[place], changed[other] = changed[other], changed[place]
@@ -203,7 +205,9 @@ def _mutate_members(random: Random, members: dict[str, bytes]) -> None:
                 if not members:
                     return
             case 1:
-                members[random.choice((name + "x", "x/data.pkl", "data.pkl", "\xe9", "", "/"))] = b""
+                members[random.choice((name + "x", "x/data.pkl", "data.pkl", "\xe9", "", "/"))] = (
+                    b""
+                )
             case 2:
                 members[name] = members[name][: random.randrange(len(members[name]) + 1)]
             case 3:
@@ -247,7 +251,9 @@ def write_zip(members: Mapping[str, bytes]) -> bytes:
     place = 0
     for name, content in members.items():
         encoded = name.encode()
-        sizes = struct.pack("<3L2H", zlib.crc32(content), len(content), len(content), len(encoded), 0)
+        sizes = struct.pack(
+            "<3L2H", zlib.crc32(content), len(content), len(content), len(encoded), 0
+        )
         start = struct.pack("<5H", 20, 0x800, 0, 0, 0x21)
         head = b"PK\x03\x04" + start + sizes + encoded
         tail = struct.pack("<3H2L", 0, 0, 0, 0, place)

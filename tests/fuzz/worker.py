@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 from random import Random
 
-from tests.fuzz.catalog import TARGETS
+from tests.fuzz.catalog import find
 from tests.fuzz.target import Refusals, Target
 
 _FINDINGS_MAX = 200
@@ -41,7 +41,7 @@ def make_input(target: Target, seed: int, index: int) -> bytes:
 def main() -> None:
     """Runs what the command line says."""
     name, seed, first, count, seconds, progress_path, scratch = sys.argv[1:]
-    target = next(target for target in TARGETS if target.name == name)
+    target = find(name)
     with (
         Path(progress_path).open("r+b") as file,
         mmap.mmap(file.fileno(), _NUMBER.size) as progress,
