@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from embedgrpc.cli import check, inspect, pull, serve, triton_repo, verify
+from embedgrpc.libraries.silence import send_nothing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
+    send_nothing()
     parser = argparse.ArgumentParser(
         prog="embedgrpc",
         description="Serves embeddings and reranking over gRPC.",

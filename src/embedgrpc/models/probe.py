@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from embedgrpc.libraries.onnx_runtime import onnxruntime
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.origin import Origin
