@@ -31,8 +31,11 @@ MAY_IMPORT = {
         # How many cores there are is asked of the machine, not of what runs on it.
         "embedgrpc.backends.cores",
         "embedgrpc.libraries",
+        # `health` asks a server.
+        "embedgrpc.client",
     ),
     "embedgrpc.server": (
+        "embedgrpc.libraries",
         "embedgrpc.engine",
         "embedgrpc.models",
         "embedgrpc.backends.base",
@@ -80,6 +83,7 @@ READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
     "embedgrpc.client.cli",
     # Told to libraries that have no other settings.
+    "embedgrpc.libraries.propagation",
     "embedgrpc.libraries.silence",
     "embedgrpc.server.configuration",
     # Told to gRPC's core, which has no other settings of its own.

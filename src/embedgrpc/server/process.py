@@ -19,7 +19,7 @@ _SWITCH_INTERVAL_S = 0.0005
 
 
 async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT; a second signal ends the process at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second signal ends the process at once.
 
     Raises:
         StartError: It cannot start.
@@ -68,7 +68,7 @@ async def _until(stopping: asyncio.Event, work: Any) -> None:
 
 @contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Calls back at the first SIGTERM or SIGINT, and leaves at once at the second."""
+    """Call back at the first signal that asks for a stop, and leave at once at the second."""
     received = False
 
     def receive(number: int) -> None:
@@ -80,7 +80,10 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
         stop()
 
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # What `nohup` had ignored stays so. A terminal that is closed is to lose no calls.
+        numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, receive, number)
     try:

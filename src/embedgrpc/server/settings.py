@@ -273,7 +273,13 @@ class Settings(BaseModel):
     @field_validator("cache_dir")
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError(
+                "this user has no home folder: set cache_dir (--cache-dir) to a folder that the"
+                " server may write to"
+            ) from None
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
