@@ -73,6 +73,8 @@ def other_value(setting: str) -> Any:
     info = FIELDS[setting]
     if setting == "address":
         return "unix:/run/embedgrpc.sock"
+    if setting == "unix_socket_mode":
+        return "0660"
     if setting == "caller_metadata":
         return "x-forwarded-client-cert"
     if info.annotation is Path or (setting.startswith("triton_") and setting.endswith("_file")):

