@@ -214,6 +214,16 @@ def test_the_collector_listens_where_the_server_sends() -> None:
         assert set(parts) <= set(config[kind])
 
 
+def test_the_collector_takes_what_is_exported() -> None:
+    """An endpoint asks for traces and for metrics; one without a pipeline would always fail."""
+    collector = yaml.safe_load((DOCKER / "collector.yaml").read_text())
+    pipelines = collector["service"]["pipelines"]
+    assert set(pipelines) == {"traces", "metrics"}
+    for pipeline in pipelines.values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= set(collector[kind])
+
+
 def test_no_image_of_the_compose_file_is_latest() -> None:
     """Every image has a tag that starts with a version."""
     for service in _services().values():
