@@ -84,6 +84,7 @@ READ_ENVIRONMENT = {
     "embedgrpc.client.cli",
     # Told to libraries that have no other settings.
     "embedgrpc.libraries.propagation",
+    "embedgrpc.libraries.proxies",
     "embedgrpc.libraries.silence",
     "embedgrpc.server.configuration",
     # Told to gRPC's core, which has no other settings of its own.

@@ -1,15 +1,18 @@
 """When a service is ready, what is tried again, and what ends the start."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.server.listening import StartError
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.serving import Server
 from tests.models.hub_server import Hub, Repository, serve_hub
+from tests.server.fake_backend import FakeBackend, vector_of
 from tests.server.process import Process, started
 from tests.server.service import CROSS, EMBED, FIXTURES, Client, serving, settings_for
 from tests.server.test_health import EMBEDDING, NOT_SERVING, RERANK, SERVING, Watcher
@@ -108,6 +111,29 @@ async def test_nothing_serves_while_every_model_is_waited_for(hub: Hub, cache_di
         hub.status = 0
         await server.until("serving")
         assert [line["model"] for line in server.events("model ready")] == ["far"]
+
+
+async def test_a_model_that_is_slow_at_first_is_tried_again(cache_dir: Path) -> None:
+    """A machine that is busy while models load costs a model time, and not its service."""
+    backend = FakeBackend()
+    slow = threading.Event()
+
+    def answer(ids: IntArray) -> FloatArray:
+        if not slow.is_set():
+            slow.set()
+            # Far longer than the check may take.
+            threading.Event().wait(1)
+        return vector_of(ids)
+
+    backend.answer = answer
+    settings = settings_for(EMBED, cache_dir=cache_dir, health_timeout_s=0.2)
+    async with serving(settings, backend.open) as service:
+        assert await service.client.status(EMBEDDING) == NOT_SERVING
+        watcher = Watcher(service.client, EMBEDDING)
+        assert await watcher.next() == NOT_SERVING
+        backend.answer = vector_of
+        assert await watcher.next() == SERVING
+        await service.client.embed("a text")
 
 
 async def test_what_turns_out_wrong_is_given_up(hub: Hub, cache_dir: Path) -> None:

@@ -282,15 +282,15 @@ class _Failure:
     @property
     def may_pass(self) -> bool:
         """Whether the model may be loaded later."""
-        away = isinstance(
+        # A model that was loaded and does not answer in time may do so on a machine that is less
+        # busy: others are loaded at the same time.
+        return isinstance(
             self.error,
-            BackendUnavailableError
+            ModelUnavailableError
+            | BackendUnavailableError
             | errors.BackendUnavailableError
             | errors.DeadlineExpiredError
             | errors.OverloadedError,
-        )
-        return isinstance(self.error, ModelUnavailableError) or (
-            away and is_triton_source(self.model.source)
         )
 
     @property
