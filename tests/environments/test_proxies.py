@@ -42,9 +42,9 @@ def test_this_machine_is_left_out(
     spare_loopback()
     here = "localhost,127.0.0.1,::1,[::1]"
     wanted: dict[str, str | None] = {"no_proxy": lower, "NO_PROXY": upper}
-    for name, value in wanted.items():
-        if value is not None:
-            assert os.environ[name] == value.replace("HERE", here)
+    for name, expected in wanted.items():
+        if expected is not None:
+            assert os.environ[name] == expected.replace("HERE", here)
     if not given.keys() & set(VARIABLES[:8]):
         for name in wanted:
             assert os.environ.get(name) == given.get(name)
