@@ -147,6 +147,18 @@ async def test_what_turns_out_wrong_is_given_up(hub: Hub, cache_dir: Path) -> No
         assert (failed["model"], failed["level"]) == ("far", "error")
 
 
+async def test_without_hope_it_ends(hub: Hub, cache_dir: Path) -> None:
+    """A server that waited for its only model ends once that turns out to be wrong."""
+    hub.status = 503
+    async with started(*FROM_HUB, cache_dir=cache_dir) as server:
+        await server.until("model is waited for")
+        hub.repositories.clear()
+        hub.status = 0
+        ended, (problem,) = await _refusal(server)
+        assert ended == 2
+        assert problem.startswith("embedgrpc: far: ")
+
+
 async def _refusal(server: Process) -> tuple[int, list[str]]:
     return await server.ended(), server.problems
 

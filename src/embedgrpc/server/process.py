@@ -41,7 +41,7 @@ async def serve(settings: Settings) -> None:
                 _logger.info("listening on all addresses of IPv6, too")
             await _until(stopping, server.load())
             _settle_memory()
-            await stopping.wait()
+            await _until(stopping, server.keep_serving())
             _logger.info("stopping", extra={"grace_s": settings.shutdown_grace_s})
             await server.drain()
     _logger.info("stopped")

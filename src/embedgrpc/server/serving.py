@@ -73,6 +73,8 @@ class Server:
         self._open_backend = open_backend
         self._resources = AsyncExitStack()
         self._told_serving = False
+        self._given_up = asyncio.Event()
+        self._problems: dict[str, str] = {}
         self._health = HealthService()
         self._heartbeat = Heartbeat()
         self._draining = Draining()
@@ -158,11 +160,21 @@ class Server:
         if self._settings.require_all_models:
             fatal = [failure for failure in failures if failure]
         if fatal:
-            problems = [f"{failure.model.id}: {failure.error}" for failure in fatal]
-            raise StartError("\n".join(problems), settings_are_wrong=bool(lasting))
+            raise StartError(
+                "\n".join(failure.line for failure in fatal), settings_are_wrong=bool(lasting)
+            )
         self._tell_serving()
         if self._settings.calibration_s:
             self._tasks.start(calibrate_all(self.catalog, self._settings))
+
+    async def keep_serving(self) -> None:
+        """Wait as long as there is a model, or hope for one.
+
+        Raises:
+            StartError: Each of those that were waited for turned out to be wrong.
+        """
+        await self._given_up.wait()
+        raise StartError("\n".join(self._problems.values()), settings_are_wrong=True)
 
     def _tell_serving(self) -> None:
         """Log that calls are answered, once a model answers them."""
@@ -210,6 +222,9 @@ class Server:
         """Mark a model that cannot be loaded."""
         model, error = failure.model, failure.error
         model.state = ModelState.FAILED
+        self._problems[model.id] = failure.line
+        if len(self._problems) == len(tuple(self.catalog)):
+            self._given_up.set()
         await self._monitor.publish()
         # What was not foreseen is logged with its stack.
         foreseen = isinstance(error, ModelError | DeviceError | BackendError | EngineError)
@@ -292,6 +307,11 @@ class _Failure:
             | errors.DeadlineExpiredError
             | errors.OverloadedError,
         )
+
+    @property
+    def line(self) -> str:
+        """Which model, and why, for people."""
+        return f"{self.model.id}: {self.error}"
 
     @property
     def wait_s_max(self) -> float:
