@@ -13,6 +13,8 @@ TARGETS: Mapping[str, str] = {
     "tokenizer-files": "tests.fuzz.folders:TOKENIZERS",
     "onnx": "tests.fuzz.onnx_files:TARGET",
     "texts": "tests.fuzz.texts:TARGET",
+    "rpc-bodies": "tests.fuzz.rpc_bodies:TARGET",
+    "http2-frames": "tests.fuzz.http2_frames:TARGET",
 }
 # Fails in every way there is, for the tests of the frame.
 _FAULTY = "tests.fuzz.faulty:TARGET"
