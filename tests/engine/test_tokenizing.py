@@ -6,8 +6,15 @@ from dataclasses import dataclass, field
 import pytest
 
 from embedgrpc.backends.base import IntArray
-from embedgrpc.engine.errors import EngineError, Reason
-from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
+from embedgrpc.engine.errors import EmptyInputError, EngineError, Reason
+from embedgrpc.engine.texts import CheckedText
+from embedgrpc.engine.tokenizing import (
+    Outcome,
+    Reading,
+    Tokenization,
+    Tokenized,
+    TokenizingThreads,
+)
 from embedgrpc.engine.work_class import WorkClass
 from tests.engine.fakes import WAIT_S, CharacterTokenizer, text_of
 
@@ -24,8 +31,13 @@ class _Caller:
 
     texts: list[str]
     work_class: WorkClass = WorkClass.INTERACTIVE
+    name: str = ""
+    atomic: bool = True
+    reading: Reading | None = None
     wanted: bool = True
     fault: type[Exception] | None = None
+    checked: list[int] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     ids: list[IntArray] = field(default_factory=list)
     errors: list[EngineError] = field(default_factory=list)
     told: threading.Event = field(default_factory=threading.Event)
@@ -33,16 +45,28 @@ class _Caller:
     def tokenization(self) -> Tokenization:
         return Tokenization(
             texts=self.texts,
+            check=self.check,
             work_class=self.work_class,
+            caller=self.name,
+            atomic=self.atomic,
+            reading=self.reading,
             wanted=lambda: self.wanted,
             done=self.take,
             failed=self.fail,
         )
 
-    def take(self, ids: list[IntArray]) -> None:
+    def check(self, index: int, text: str) -> CheckedText:
+        assert self.texts[index] == text
+        self.checked.append(index)
+        if text.startswith("refused"):
+            raise EmptyInputError(f"text {index}")
+        return CheckedText(text, cut=False)
+
+    def take(self, outcomes: list[Outcome]) -> None:
         if self.fault:
             raise self.fault("a fault of ours")
-        self.ids = ids
+        self.outcomes = outcomes
+        self.ids = [one.ids for one in outcomes if isinstance(one, Tokenized)]
         self.told.set()
 
     def fail(self, error: EngineError) -> None:
