@@ -34,7 +34,7 @@ async def serve(settings: Settings) -> None:
         async with Server(settings) as server:
             _logger.info("listening", extra={"address": server.address})
             await _until(stopping, server.load())
-            _settle_memory()
+            settle_memory()
             if not stopping.is_set():
                 _logger.info("serving", extra={"address": server.address})
             await stopping.wait()
@@ -43,7 +43,7 @@ async def serve(settings: Settings) -> None:
     _logger.info("stopped")
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Keeps the garbage collector away from what lives as long as the process.
 
     It would go through all modules and models again and again, for a seventh of the event
