@@ -29,6 +29,7 @@ from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.tokenizing import Outcome, Tokenization, TokenizingThreads
 from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.models.borders import Borders
 from embedgrpc.models.tokenizer import Tokenizer, TokenSequence
 
 # Characters that make the backend fail: for their own row, or for the whole batch.
@@ -61,13 +62,16 @@ class CharacterTokenizer(Tokenizer):
     """Makes one token of each character, and remembers what it was given.
 
     Attributes:
+        borders: Where texts may be cut, if anywhere.
         calls: The texts of each call.
+        silent: Characters that are no tokens.
         poison: Texts that it cannot take.
         fault: What it raises for those.
     """
 
     def __init__(self) -> None:
-        self.borders = None
+        self.borders: Borders | None = None
+        self.silent = ""
         self.calls: list[list[str]] = []
         self.poison: set[str] = set()
         self.fault: type[BaseException] = ValueError
@@ -79,7 +83,8 @@ class CharacterTokenizer(Tokenizer):
         self.calls.append(list(texts))
         if self.poison & set(texts):
             raise self.fault(f"these cannot be taken: {texts}")
-        return [tokens_of(text) for text in texts]
+        kept = str.maketrans("", "", self.silent)
+        return [tokens_of(text.translate(kept)) for text in texts]
 
 
 class Gate:

@@ -8,7 +8,9 @@ may go.
 Source: protobuf encoding specification.
 """
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
 
 # What is no longer than this has no more fields than are parsed within two milliseconds.
 SMALL_BYTES = 256 * 1024
@@ -27,7 +29,7 @@ class _MalformedError(Exception):
     """It is not a message."""
 
 
-def has_more_fields(data: bytes, descriptor: Descriptor, limit: int) -> bool:
+def has_more_fields(data: bytes, descriptor: Any, limit: int) -> bool:
     """Tells whether parsing a large message would make more than so many fields.
 
     Numbers that are packed into one field count one each, at a byte a number. What is not a
@@ -35,7 +37,7 @@ def has_more_fields(data: bytes, descriptor: Descriptor, limit: int) -> bool:
 
     Args:
         data: The message in wire form.
-        descriptor: What it is.
+        descriptor: What it is: a descriptor of protobuf.
         limit: The most fields, those of messages inside of it included.
     """
     if len(data) <= SMALL_BYTES:
@@ -49,7 +51,7 @@ def has_more_fields(data: bytes, descriptor: Descriptor, limit: int) -> bool:
     return False
 
 
-def _count(data: bytes, start: int, end: int, descriptor: Descriptor, left: int) -> int:
+def _count(data: bytes, start: int, end: int, descriptor: Any, left: int) -> int:
     """Counts the fields of a part of a message; returns how many are left to the limit."""
     fields = descriptor.fields_by_number
     position = start
