@@ -29,7 +29,8 @@ BITS = [
     *("  ", "   ", "\r\n", "\u00a0", "\u3000", "\u200b", "\u200d", "\ufeff", "\u2581", "\x00"),
     *("the", "don't", "we'll", "'s", "'S", "internationalization", "x" * 120, "3.14", "2024"),
     *("caf\u00e9", "cafe\u0301", "\u0301", "\u0308", "\u0130", "\u03a3\u03a3", "\u03c3", "\ufb01"),
-    *("\u4e2d", "\u4e2d\u56fd", "\u4eba\u6c11", "\u3002", "\u30ab\u3099", "\u3042", "\u1100\u1161"),
+    *("\u4e2d", "\u4e2d\u56fd\uff01", "\u4eba\u6c11", "\u3002", "\u30ab\u3099", "\u3042\uff0c"),
+    "\u1100\u1161",
     *("\ud55c\uad6d", "\u043c\u0438\u0440", "\u0639\u0631\u0628", "\u05e9\u05c1", "\u0939\u093f"),
     *("\u0e44\u0e17\u0e22", "\u037a", "\ufdfa", "\ufe70", "\u3164", "\u1160", "\u0d4e", "\uff21"),
     *("\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "\U0001d400", "\U00020000", "\ue000"),
@@ -92,6 +93,17 @@ def test_chinese_is_cut_where_each_character_stands_alone() -> None:
     assert borders is not None
     pieces = Pieces("\u4e2d\u56fd" * 1000, borders, from_end=False, characters=500)
     assert len(pieces.take()) == 500
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"), [("qwen3-last", True), ("roberta-mean", True), ("xlmr-bge-m3", False)]
+)
+def test_chinese_is_cut_at_punctuation(name: str, *, cut: bool) -> None:
+    """Where a tokenizer splits in front of punctuation, sentences of other scripts are parted."""
+    borders = load(str(FIXTURES / name)).borders
+    assert borders is not None
+    pieces = Pieces("\u4e2d\u56fd\u4eba\u6c11\u3002" * 400, borders, from_end=False, characters=500)
+    assert len(pieces.take()) == (504 if cut else 2000)
 
 
 def test_a_text_without_borders_is_one_piece(tokenizer: Tokenizer) -> None:

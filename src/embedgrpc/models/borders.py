@@ -2,8 +2,9 @@
 
 Of a long text only the first or the last tokens are read, so only that end of it should be
 tokenized. That gives the same tokens only where nothing that a tokenizer does reaches across the
-cut: a cut is made in front of a single space between two words and, where a tokenizer takes each
-Chinese character by itself, between two of those. Whether a tokenizer is made of parts that allow
+cut: a cut is made in front of a single space between two words, in front of Chinese punctuation
+where a tokenizer splits there, and between two Chinese characters where it takes each by itself.
+Whether a tokenizer is made of parts that allow
 this is looked up here; any other is given whole texts.
 """
 
@@ -32,7 +33,10 @@ _WORD_RANGES = (
     "\u0904\u0939",  # Devanagari
     "\uac00\ud7a3",  # Hangul
 )
-_CHINESE = "\u4e00-\u9fff"
+_CHINESE = "[\u4e00-\u9fff]"
+# Chinese characters and kana that are letters in every version of Unicode.
+_EAST_ASIAN_LETTERS = "[\u3041-\u3094\u30a1-\u30fa\u4e00-\u9fa5]"
+_EAST_ASIAN_STOPS = "[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f]"
 # What SentencePiece models write for a space.
 _METASPACE = "\u2581"
 _BLANK = re.compile(rf"[\s{_METASPACE}]")
@@ -63,8 +67,11 @@ _LOCAL_NORMALIZERS = frozenset(
         "StripAccents",
     }
 )
+_REPLACING_NORMALIZERS = frozenset({"Precompiled", "Replace"})
 # Pre-tokenizers that look at no more than a word and what is right next to it.
 _LOCAL_PRE_TOKENIZERS = frozenset({"Digits", "Punctuation"})
+# Those that split between a letter and punctuation, too.
+_PUNCTUATION_SPLITTERS = frozenset({"BertPreTokenizer", "ByteLevel", "Split", "Whitespace"})
 # Those that split at every space, and drop it.
 _BLANK_SPLITTERS = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit"})
 # How far to look for a place to cut.
@@ -174,16 +181,17 @@ def find_borders(tokenizer: tokenizers.Tokenizer) -> Borders | None:
     words = "".join(f"{one[0]}-{one[1]}" for one in _WORD_RANGES if _stays(tokenizer, one))
     if not words or not all(_is_apart(token, words) for token in added):
         return None
-    pattern = f"[{words}](?= [{words}])"
-    # With spaces around each of them, which nothing may join.
-    chinese_alone = splitter in _BLANK_SPLITTERS and any(
-        step.get("handle_chinese_chars") for step in normalizers
-    )
-    replaces = any(step.get("type") == "Replace" for step in normalizers)
-    chinese = re.compile(f"[{_CHINESE}]")
-    if chinese_alone and not replaces and not any(chinese.search(one.content) for one in added):
-        pattern += f"|[{_CHINESE}](?=[{_CHINESE}])"
-    borders = Borders(pattern)
+    patterns = [f"[{words}](?= [{words}])"]
+    # These may make other characters of punctuation, or join what stands between two spaces.
+    if not any(step.get("type") in _REPLACING_NORMALIZERS for step in normalizers):
+        names = "".join(one.content for one in added)
+        if splitter in _PUNCTUATION_SPLITTERS and not re.search(_EAST_ASIAN_STOPS, names):
+            patterns.append(f"{_EAST_ASIAN_LETTERS}(?={_EAST_ASIAN_STOPS})")
+        # With a space on either side of each of them.
+        alone = any(step.get("handle_chinese_chars") for step in normalizers)
+        if alone and splitter in _BLANK_SPLITTERS and not re.search(_CHINESE, names):
+            patterns.append(f"{_CHINESE}(?={_CHINESE})")
+    borders = Borders("|".join(patterns))
     return borders if _agrees(tokenizer, borders) else None
 
 
@@ -263,7 +271,9 @@ def _is_apart(token: tokenizers.AddedToken, words: str) -> bool:
 def _agrees(tokenizer: tokenizers.Tokenizer, borders: Borders) -> bool:
     """Tries borders of every kind, in case a part of the tokenizer is not what it is called."""
     words = [chr(code) for one in _WORD_RANGES for code in map(ord, one)]
-    text = " ".join(f"{word}{other}" for word in words for other in words) + "\u4e2d\u56fd" * 8
+    text = (
+        " ".join(f"{word}{other}" for word in words for other in words) + "\u4e2d\u56fd\u3002" * 8
+    )
     whole: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     for from_end in (False, True):
         pieces = Pieces(text, borders, from_end=from_end, characters=1)
