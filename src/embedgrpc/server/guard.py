@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from embedgrpc.engine.errors import (
     BackendUnavailableError,
@@ -124,11 +125,11 @@ def _guard_deserializer(
 ) -> Callable[[bytes], Any] | None:
     if deserialize is None:
         return None
-    # It is the message class's `FromString`.
-    descriptor = deserialize.__self__.DESCRIPTOR  # type: ignore[attr-defined]  # see above
+    # In generated code it is the `FromString` of a message class.
+    descriptor = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
 
     def guarded(data: bytes) -> Any:
-        if has_more_fields(data, descriptor, max_fields):
+        if descriptor is not None and has_more_fields(data, descriptor, max_fields):
             return _TooManyFields(max_fields)
         try:
             return deserialize(data)
@@ -154,7 +155,7 @@ async def _well_formed(request: Any) -> Any:
             f"the message has more than {request.limit} fields: send fewer inputs",
             metadata={"label": "too_many_fields", "maxFields": str(request.limit)},
         )
-    if request.ByteSize() > _LARGE_BYTES:
+    if isinstance(request, Message) and request.ByteSize() > _LARGE_BYTES:
         # To parse it took a turn of the event loop, to look at it may take another.
         await asyncio.sleep(0)
     return request
