@@ -71,12 +71,13 @@ class EmbeddingSink:
 
     def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
         """Takes rows; see `embedgrpc.engine.work.Sink`."""
+        job = self._job()
         if not rows.are_large:
-            self._answer(self._pack(indices, rows))
+            self._answer(self._pack(job, indices, rows))
             return
         # It would hold up the event loop.
-        packing = asyncio.get_running_loop().run_in_executor(None, self._pack, indices, rows)
-        packing.add_done_callback(partial(self._packed, indices))
+        packing = asyncio.get_running_loop().run_in_executor(None, self._pack, job, indices, rows)
+        packing.add_done_callback(partial(self._packed, job, indices))
 
     def failed(self, indices: Sequence[int], error: EngineError) -> None:
         """Takes a failure; see `embedgrpc.engine.work.Sink`."""
@@ -84,7 +85,7 @@ class EmbeddingSink:
             self._stream.fail(self._first + index, self._ids[index], error)
         self._count(len(indices))
 
-    def _pack(self, indices: Sequence[int], rows: Rows) -> "_Packed":
+    def _pack(self, job: Job, indices: Sequence[int], rows: Rows) -> "_Packed":
         """Writes embeddings in wire form. On any thread."""
         zero = self._embedder.has_no_direction(rows, self._spec)
         without: list[int] = []
@@ -94,7 +95,7 @@ class EmbeddingSink:
             indices, rows = [indices[row] for row in kept], rows.keep(kept)
         if not indices:
             return _Packed(without, (), (), (), ())
-        embeddings = self._embedder.finish(self._job(), indices, rows, self._spec)
+        embeddings = self._embedder.finish(job, indices, rows, self._spec)
         wires = embedding_wires(
             embeddings,
             encoding=self._encoding,
@@ -102,7 +103,9 @@ class EmbeddingSink:
         )
         return _Packed(without, indices, wires, embeddings.token_counts, embeddings.truncated)
 
-    def _packed(self, indices: Sequence[int], packing: "asyncio.Future[_Packed]") -> None:
+    def _packed(self, job: Job, indices: Sequence[int], packing: "asyncio.Future[_Packed]") -> None:
+        if job.cancelled or packing.cancelled():
+            return
         try:
             packed = packing.result()
         except Exception as error:  # noqa: BLE001 - a stream waits for every answer

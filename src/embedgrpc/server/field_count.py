@@ -8,9 +8,12 @@ may go.
 Source: protobuf encoding specification.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
+
+from embedgrpc.engine.errors import InvalidRequestError
 
 # What is no longer than this has no more fields than are parsed within two milliseconds.
 SMALL_BYTES = 256 * 1024
@@ -27,6 +30,31 @@ class _TooManyError(Exception):
 
 class _MalformedError(Exception):
     """It is not a message."""
+
+
+def bound_fields(parse: Callable[[bytes], Any], max_fields: int) -> Callable[[bytes], Any]:
+    """Make a parser that refuses messages with too many fields.
+
+    Args:
+        parse: The `FromString` of a message class; any other parser stays as it is.
+        max_fields: The most fields of a large message.
+
+    Returns:
+        A parser that raises an InvalidRequestError for them.
+    """
+    descriptor = getattr(getattr(parse, "__self__", None), "DESCRIPTOR", None)
+    if descriptor is None:
+        return parse
+
+    def bounded(data: bytes) -> Any:
+        if has_more_fields(data, descriptor, max_fields):
+            raise InvalidRequestError(
+                f"the message has more than {max_fields} fields: send fewer inputs",
+                metadata={"label": "too_many_fields", "maxFields": str(max_fields)},
+            )
+        return parse(data)
+
+    return bounded
 
 
 def has_more_fields(data: bytes, descriptor: Any, limit: int) -> bool:

@@ -21,7 +21,7 @@ from embedgrpc.engine.errors import (
     InvalidRequestError,
 )
 from embedgrpc.server.errors import message_of, status_code, trailing_metadata
-from embedgrpc.server.field_count import has_more_fields
+from embedgrpc.server.field_count import bound_fields
 from embedgrpc.server.handlers import behavior_of, make_handler, write_all
 
 _logger = logging.getLogger(__name__)
@@ -38,13 +38,6 @@ class _Malformed:
 
 
 _MALFORMED = _Malformed()
-
-
-class _TooManyFields:
-    """Stands for a message that was not parsed, as that would hold up the event loop."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
@@ -125,14 +118,13 @@ def _guard_deserializer(
 ) -> Callable[[bytes], Any] | None:
     if deserialize is None:
         return None
-    # In generated code it is the `FromString` of a message class.
-    descriptor = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
+    parse = bound_fields(deserialize, max_fields)
 
     def guarded(data: bytes) -> Any:
-        if descriptor is not None and has_more_fields(data, descriptor, max_fields):
-            return _TooManyFields(max_fields)
         try:
-            return deserialize(data)
+            return parse(data)
+        except InvalidRequestError as refusal:
+            return refusal.with_traceback(None)
         except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
             _logger.debug(
                 "malformed message",
@@ -150,11 +142,8 @@ async def _well_formed(request: Any) -> Any:
             "the message is not a valid protobuf message of this method",
             metadata={"label": "malformed_message"},
         )
-    if isinstance(request, _TooManyFields):
-        raise InvalidRequestError(
-            f"the message has more than {request.limit} fields: send fewer inputs",
-            metadata={"label": "too_many_fields", "maxFields": str(request.limit)},
-        )
+    if isinstance(request, InvalidRequestError):
+        raise request
     if isinstance(request, Message) and request.ByteSize() > _LARGE_BYTES:
         # To parse it took a turn of the event loop, to look at it may take another.
         await asyncio.sleep(0)
