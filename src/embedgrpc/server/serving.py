@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,8 @@ from embedgrpc.server.health import HealthMonitor, HealthService, Heartbeat
 from embedgrpc.server.listening import StartError, channel_arguments, listen
 from embedgrpc.server.listing import ModelService
 from embedgrpc.server.loading import OpenBackend, load, open_onnx, served_models
-from embedgrpc.server.metrics import configure_metrics
+from embedgrpc.server.loop_lag import LoopLag
+from embedgrpc.server.metrics import Reading, configure_metrics
 from embedgrpc.server.reflection import add_reflection
 from embedgrpc.server.reranking import RerankService
 from embedgrpc.server.settings import Settings
@@ -87,6 +89,8 @@ class Server:
         self._heartbeat = Heartbeat()
         self._draining = Draining()
         self._totals = BatchTotals(self.catalog)
+        self._lag = LoopLag()
+        self._lag.warns = False
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         self._monitor = HealthMonitor(
             self.catalog,
@@ -108,10 +112,10 @@ class Server:
 
     async def _start(self, resources: AsyncExitStack) -> None:
         door = Doorkeeper()
-        interceptors: list[Any] = [door, GuardInterceptor()]
+        interceptors: list[Any] = [door, GuardInterceptor(max_fields=self._settings.max_fields)]
         try:
             tracing = telemetry.configure(version("embedgrpc"), os.environ)
-            metrics = configure_metrics(version("embedgrpc"), os.environ, self._totals.read)
+            metrics = configure_metrics(version("embedgrpc"), os.environ, self._read_metrics)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
         if metrics:
@@ -121,6 +125,7 @@ class Server:
             interceptors.insert(1, tracing.interceptor())
             self._observers.append(tracing.batch_tracer())
         resources.callback(self._totals.log)
+        await resources.enter_async_context(self._lag)
         models = self._models = ExitStack()
         # Off the event loop, which must go on to hear signals: a lane ends its batch first.
         resources.push_async_callback(asyncio.to_thread, models.close)
@@ -140,6 +145,10 @@ class Server:
         resources.callback(self._draining.drain)
         # Their streams never end by themselves, and the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
+
+    def _read_metrics(self) -> Iterator[Reading]:
+        yield from self._totals.read()
+        yield from self._lag.read()
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings = self._settings
@@ -172,6 +181,7 @@ class Server:
                 "\n".join(failure.line for failure in fatal), settings_are_wrong=bool(lasting)
             )
         self._tell_serving()
+        self._lag.warns = True
         if self._settings.calibration_s:
             self._tasks.start(calibrate_all(self.catalog, self._settings))
 

@@ -17,6 +17,9 @@ MIB = 1024 * 1024
 _ID_AND_SOURCE = re.compile(r"(?P<id>[\w.\-:]+)=(?P<source>.*)", re.DOTALL)
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
+# With room for fields that later clients may send.
+_FIELDS_OF_AN_INPUT = 4
+_OTHER_FIELDS = 1024
 
 
 class Settings(BaseModel):
@@ -252,6 +255,13 @@ class Settings(BaseModel):
     log_format: Literal["auto", "human", "json"] = Field(
         default="auto", description="auto writes for people on a terminal, JSON lines elsewhere"
     )
+
+    @property
+    def max_fields(self) -> int:
+        """The most fields of a message: an input has up to three, and all else some hundred."""
+        return _OTHER_FIELDS + _FIELDS_OF_AN_INPUT * max(
+            self.max_inputs, self.max_stream_batch_inputs
+        )
 
     @field_validator("models", mode="before")
     @classmethod
