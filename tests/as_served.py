@@ -3,6 +3,6 @@
 Loaded before all else: gRPC's core reads its environment once.
 """
 
-from embedgrpc.server.grpc_core import read_on_one_thread
+from embedgrpc.server.grpc_core import prepare_core
 
-read_on_one_thread()
+prepare_core(trusted_network=False)

@@ -32,7 +32,8 @@ async def serve(settings: Settings) -> None:
     stopping = asyncio.Event()
     with _signals(stopping.set):
         async with Server(settings) as server:
-            _logger.info("listening", extra={"address": server.address})
+            where = {"address": server.address, "health_address": server.health_address}
+            _logger.info("listening", extra={name: at for name, at in where.items() if at})
             await _until(stopping, server.load())
             _settle_memory()
             if not stopping.is_set():

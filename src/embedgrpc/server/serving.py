@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from importlib.metadata import version
@@ -21,16 +22,19 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server import telemetry
 from embedgrpc.server.calibrating import calibrate_all
+from embedgrpc.server.call_register import CallRegister
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.closing import Doorkeeper
+from embedgrpc.server.connection_keeper import ConnectionKeeper, Limits
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding import EmbeddingService
 from embedgrpc.server.guard import GuardInterceptor
 from embedgrpc.server.health import HealthMonitor, HealthService, Heartbeat
-from embedgrpc.server.listening import StartError, channel_arguments, listen
+from embedgrpc.server.health_listener import HealthListener
+from embedgrpc.server.listening import StartError, allow_descriptors, channel_arguments, listen
 from embedgrpc.server.listing import ModelService
 from embedgrpc.server.loading import OpenBackend, load, open_onnx, served_models
-from embedgrpc.server.metrics import configure_metrics
+from embedgrpc.server.metrics import Reading, configure_metrics
 from embedgrpc.server.reflection import add_reflection
 from embedgrpc.server.reranking import RerankService
 from embedgrpc.server.settings import Settings
@@ -59,11 +63,13 @@ class Server:
 
     Attributes:
         address: Where it listens; with the port that was taken for port 0.
+        health_address: Where it serves health alone; empty where it does not.
         catalog: Its models.
     """
 
     def __init__(self, settings: Settings, *, open_backend: OpenBackend = open_onnx) -> None:
         self.address = settings.address
+        self.health_address = settings.health_address
         self.catalog = Catalog(served_models(settings))
         self._settings = settings
         self._open_backend = open_backend
@@ -72,6 +78,7 @@ class Server:
         self._heartbeat = Heartbeat()
         self._draining = Draining()
         self._totals = BatchTotals(self.catalog)
+        self._readers: list[Callable[[], Iterable[Reading]]] = [self._totals.read]
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         self._monitor = HealthMonitor(
             self.catalog,
@@ -91,11 +98,17 @@ class Server:
         await self._resources.aclose()
 
     async def _start(self, resources: AsyncExitStack) -> None:
+        settings = self._settings
         door = Doorkeeper()
-        interceptors: list[Any] = [door, GuardInterceptor()]
+        limits = Limits(settings.max_connections, settings.max_connections_per_address)
+        backstop = limits.backstop(settings.address)
+        allow_descriptors(backstop)
+        register = CallRegister(max_calls=settings.max_calls, max_peers=2 * backstop)
+        self._readers.append(register.read)
+        interceptors: list[Any] = [door, register, GuardInterceptor()]
         try:
             tracing = telemetry.configure(version("embedgrpc"), os.environ)
-            metrics = configure_metrics(version("embedgrpc"), os.environ, self._totals.read)
+            metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
         if metrics:
@@ -109,17 +122,34 @@ class Server:
         # Off the event loop, which must go on to hear signals: a lane ends its batch first.
         resources.push_async_callback(asyncio.to_thread, models.close)
         self._tasks = await resources.enter_async_context(_Tasks())
+        await self._monitor.begin()
+        if settings.health_address:
+            # It ends last: whoever asks is told of the stop.
+            health = HealthListener(self._health, settings.health_address)
+            await resources.enter_async_context(health)
+            self.health_address = health.address
+            self._keep(health.keeper)
         server = grpc.aio.server(
-            interceptors=interceptors, options=channel_arguments(self._settings)
+            interceptors=interceptors,
+            options=channel_arguments(settings, max_connections=backstop),
         )
         self._add_services(server)
-        await self._monitor.begin()
-        self.address = listen(server, self._settings.address)
+        self.address = listen(server, settings.address)
         await server.start()
-        resources.push_async_callback(door.stop, server, self._settings.shutdown_grace_s)
+        self._keep(ConnectionKeeper("calls", self.address, register.activity_of, limits))
+        resources.push_async_callback(door.stop, server, settings.shutdown_grace_s)
         resources.callback(self._draining.drain)
         # Their streams never end by themselves, and the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
+
+    def _keep(self, keeper: ConnectionKeeper) -> None:
+        self._readers.append(keeper.read)
+        self._tasks.start(keeper.run())
+
+    def _read(self) -> Iterator[Reading]:
+        """Tell what every counter stands at. From any thread."""
+        for read in tuple(self._readers):
+            yield from read()
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings = self._settings

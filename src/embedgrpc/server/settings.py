@@ -28,6 +28,13 @@ class Settings(BaseModel):
         pattern=r"^(unix:.+|.+:\d{1,5})$",
         description="Where to listen: HOST:PORT, or unix:PATH; port 0 takes a free one",
     )
+    health_address: str = Field(
+        default="",
+        pattern=r"^(|unix:.+|.+:\d{1,5})$",
+        description="Where to serve grpc.health.v1 as well: HOST:PORT, or unix:PATH. Connections"
+        " there have limits of their own, so that liveness probes get through when clients use up"
+        " the others; empty listens nowhere else",
+    )
     models: tuple[ModelSettings, ...] = Field(
         default=(),
         description="Models to serve, the default first, as [ID=]SOURCE; none serves"
@@ -180,16 +187,51 @@ class Settings(BaseModel):
         description="A stream ends when its client neither sends nor reads for this long",
     )
     max_connections: int = Field(
-        default=512, ge=1, le=65_536, description="The most connections at once"
+        default=512,
+        ge=1,
+        le=65_536,
+        description="The most connections at once. Beyond it the idlest connection of the address"
+        " that holds the most is closed; one with calls in flight stays",
+    )
+    max_connections_per_address: int = Field(
+        default=0,
+        ge=0,
+        le=65_536,
+        description="The most connections from one address, or from one /64 network of IPv6; 0 sets"
+        " no limit, which suits servers behind a proxy",
     )
     max_connection_streams: int = Field(
-        default=128, ge=1, le=65_536, description="The most calls at once on one connection"
+        default=4096,
+        ge=1,
+        le=65_536,
+        description="The most calls at once on one connection. A client may exceed it before it"
+        " has heard of it, and those calls fail with a bare UNAVAILABLE: use max_calls to bound"
+        " calls",
+    )
+    max_calls: int = Field(
+        default=16_384,
+        ge=2,
+        le=1_048_576,
+        description="The most calls at once over all connections. One address may have as many as"
+        " are still free, so that one alone gets half of them, and others always find room",
+    )
+    max_connection_idle_s: float = Field(
+        default=120,
+        gt=0,
+        le=31_536_000,
+        description="A connection without calls is closed after this time",
     )
     max_connection_age_s: float = Field(
         default=1800,
         gt=0,
         le=31_536_000,
         description="A connection older than this is asked to make place for a new one",
+    )
+    trusted_network: bool = Field(
+        default=False,
+        description="Read connections on the thread that waits for calls, which saves a call up to"
+        " a third of its cost in gRPC. One connection that floods the server can then hold up all"
+        " others: only for networks where no client does that",
     )
     reflection: bool = Field(
         default=True, description="Whether grpcurl and others may ask for the contract"
@@ -251,11 +293,11 @@ class Settings(BaseModel):
                 )
         return value
 
-    @field_validator("address")
+    @field_validator("address", "health_address")
     @classmethod
     def _check_port(cls, value: str) -> str:
         port = value.rpartition(":")[2]
-        if not value.startswith("unix:") and int(port) > _PORT_MAX:
+        if value and not value.startswith("unix:") and int(port) > _PORT_MAX:
             raise ValueError(f"the port must not be above {_PORT_MAX}")
         return value
 
