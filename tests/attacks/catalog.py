@@ -1,6 +1,9 @@
 """All attacks."""
 
-from tests.attacks import http2_floods
+from tests.attacks import crowds, http2_floods
 from tests.attacks.attack import Attack
 
-ATTACKS: tuple[Attack, ...] = (*http2_floods.ATTACKS,)
+ATTACKS: tuple[Attack, ...] = (
+    *crowds.ATTACKS,
+    *http2_floods.ATTACKS,
+)

@@ -30,19 +30,21 @@ class Activity:
     """What goes on at one connection.
 
     Attributes:
-        calls: Unary calls in flight.
-        streams: Streams that are open.
+        open: Calls of every kind that are open.
+        calls: Unary calls among them, but for those to gRPC's own services.
+        streams: Streams, likewise.
         active_at: When a call last began or ended, or a message of a stream came or went, on the
             monotonic clock.
     """
 
+    open: int = 0
     calls: int = 0
     streams: int = 0
     active_at: float = 0.0
 
     @property
     def idle(self) -> bool:
-        """Whether no call is open."""
+        """Whether no call is open but to gRPC's own services."""
         return not self.calls and not self.streams
 
     def quiet(self, now: float) -> bool:
@@ -63,8 +65,9 @@ def note_activity() -> None:
 class CallRegister(grpc.aio.ServerInterceptor):
     """Counts the calls of each connection, and refuses those beyond the bound.
 
-    An address may have as many calls as are still free. So one alone gets half of them, two get
-    a third each, and however many there are, another finds room.
+    An address may have as many calls as are still free, and a connection as many as are still
+    free to its address. So one connection alone gets a third of them, and however many there
+    are, another connection finds room, and another address more.
 
     Args:
         max_calls: The most calls at once.
@@ -114,12 +117,15 @@ class CallRegister(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: Any) -> Any:
             peer = context.peer()
             address = address_of(peer)
-            if self._by_address.get(address, 0) >= self._max_calls - self._calls:
+            of_address = self._by_address.get(address, 0)
+            activity = self._enter(peer)
+            if activity.open >= self._max_calls - self._calls - of_address:
                 # The frames of a refused call outlive it, and the request would with them.
                 del request
                 return await self._refuse(context)
-            self._count(address, 1)
-            activity = self._enter(peer) if works else Activity()
+            self._calls += 1
+            self._by_address[address] = of_address + 1
+            activity.open += 1
             if works:
                 activity.streams += streams
                 activity.calls += 1 - streams
@@ -130,7 +136,8 @@ class CallRegister(grpc.aio.ServerInterceptor):
                     return await write_all(behavior(request, context), context)
                 return await behavior(request, context)
             finally:
-                self._count(address, -1)
+                self._leave(address)
+                activity.open -= 1
                 if works:
                     activity.streams -= streams
                     activity.calls -= 1 - streams
@@ -141,19 +148,17 @@ class CallRegister(grpc.aio.ServerInterceptor):
     async def _refuse(self, context: Any) -> None:
         self.refused += 1
         error = OverloadedError(
-            f"too many calls are open: the server takes {self._max_calls} at once, and from one"
-            " address as many as are still free",
+            f"too many calls are open: the server takes {self._max_calls} at once, and keeps some"
+            " of them for other connections and addresses",
             metadata={"label": "too_many_calls", "maxCalls": str(self._max_calls)},
             retry_delay_s=_RETRY_S,
         )
         await context.abort(status_code(error), message_of(error), trailing_metadata(error))
 
-    def _count(self, address: str, calls: int) -> None:
-        self._calls += calls
-        count = self._by_address.get(address, 0) + calls
-        if count:
-            self._by_address[address] = count
-        else:
+    def _leave(self, address: str) -> None:
+        self._calls -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
             del self._by_address[address]
 
     def _enter(self, peer: str) -> Activity:
@@ -163,6 +168,6 @@ class CallRegister(grpc.aio.ServerInterceptor):
         if len(self._by_peer) > self._max_peers:
             oldest = next(iter(self._by_peer))
             record = self._by_peer.pop(oldest)
-            if not record.idle or oldest == peer:
+            if record.open or oldest == peer:
                 self._by_peer[oldest] = record
         return activity

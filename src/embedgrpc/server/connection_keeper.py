@@ -26,10 +26,11 @@ _BUSY_INTERVAL_S = 0.05
 # Connections are many from this share of the limit on.
 _MANY = 0.75
 # How much longer than a look the pause after it is, whatever the number of connections.
-_PAUSE = 10
+_PAUSE = 5
 # Time between two lines of the log that say the same.
 _LOG_INTERVAL_S = 10.0
-_BACKSTOP_MIN = 64
+# How many times the limit gRPC's own is.
+_BACKSTOP = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +45,23 @@ class Limits:
     total: int
     per_address: int = 0
 
+    @property
+    def busy(self) -> int:
+        """How many may stay that have calls in flight."""
+        return self.total + self.total // 2
+
     def backstop(self, address: str) -> int:
         """Return from how many connections on gRPC is to refuse new ones.
 
-        That many may come in between two looks, on top of those that may stay. Where nobody
-        looks it is the limit itself.
+        It leaves room for those that come in between two looks, several thousand a second. Where
+        nobody looks it is the limit itself.
 
         Args:
             address: Where the server listens.
         """
         if not _can_look(address):
             return self.total
-        return self.total + max(self.total // 2, _BACKSTOP_MIN)
+        return self.total * _BACKSTOP
 
 
 def _can_look(address: str) -> bool:
@@ -98,8 +104,8 @@ def choose(candidates: Sequence[Candidate], limits: Limits) -> Choice:
 
     An address that has more than its limit loses its idlest ones and, if none is idle, its
     newest. Where there are too many in all, the address that has the most loses its idlest one,
-    again and again; connections without a call go before those with quiet streams, and others
-    stay, whatever their number.
+    again and again. Connections without a call go before those with quiet streams. Others stay
+    until they are half as many again; then the newest go.
     """
     by_address: dict[str, list[Candidate]] = {}
     for one in candidates:
@@ -112,26 +118,28 @@ def choose(candidates: Sequence[Candidate], limits: Limits) -> Choice:
             over_address += (one.connection for one in own[:excess])
             by_address[address] = own[excess:]
     over_total: list[Connection] = []
-    excess = len(candidates) - len(over_address) - limits.total
-    for stage in (_is_idle, _is_quiet):
-        over_total += _largest_lose(by_address, stage, excess - len(over_total))
+    left = len(candidates) - len(over_address)
+    for rank, most in enumerate((limits.total, limits.total, limits.busy)):
+        over_total += _largest_lose(by_address, rank, left - len(over_total) - most)
     return Choice(over_address, over_total)
 
 
 def _largest_lose(
-    by_address: dict[str, list[Candidate]], may_go: Callable[[Candidate], bool], excess: int
+    by_address: dict[str, list[Candidate]], rank: int, excess: int
 ) -> list[Connection]:
-    """Take so many connections, the idlest of whatever address has the most."""
+    """Take so many connections of a rank, the first to go of whatever address has the most."""
     if excess <= 0:
         return []
-    # The idlest is last, where it is taken from.
+    # The first to go is last, where it is taken from.
     going = {
-        address: sorted(filter(may_go, own), key=lambda one: -one.idle_since)
+        address: sorted(
+            (one for one in own if _first_to_go(one)[0] == rank), key=_first_to_go, reverse=True
+        )
         for address, own in by_address.items()
     }
     counts = {address: len(own) for address, own in by_address.items()}
     heap = [
-        (-counts[address], own[-1].idle_since, address) for address, own in going.items() if own
+        (-counts[address], _first_to_go(own[-1]), address) for address, own in going.items() if own
     ]
     heapq.heapify(heap)
     taken: list[Candidate] = []
@@ -141,7 +149,7 @@ def _largest_lose(
         taken.append(own.pop())
         counts[address] -= 1
         if own:
-            heapq.heappush(heap, (-counts[address], own[-1].idle_since, address))
+            heapq.heappush(heap, (-counts[address], _first_to_go(own[-1]), address))
     gone = {one.connection.inode for one in taken}
     for address, own in by_address.items():
         by_address[address] = [one for one in own if one.connection.inode not in gone]
@@ -149,19 +157,12 @@ def _largest_lose(
 
 
 def _first_to_go(candidate: Candidate) -> tuple[int, float]:
+    """Return the rank of a connection and its place there; what is least goes first."""
     if candidate.idle:
         return 0, candidate.idle_since
     if candidate.quiet:
         return 1, candidate.idle_since
     return 2, -candidate.connection.seen_at
-
-
-def _is_idle(candidate: Candidate) -> bool:
-    return candidate.idle
-
-
-def _is_quiet(candidate: Candidate) -> bool:
-    return candidate.quiet
 
 
 class ConnectionKeeper:
@@ -216,21 +217,25 @@ class ConnectionKeeper:
                 estimate = self._table.estimate()
                 interval_s = _BUSY_INTERVAL_S if estimate >= _MANY * total else _INTERVAL_S
                 if estimate > total or self._limits.per_address:
-                    began = time.monotonic()
-                    self._report(*await loop.run_in_executor(thread, self._look))
-                    took_s = time.monotonic() - began
+                    connections, choice, took_s = await loop.run_in_executor(thread, self._look)
+                    self._report(connections, choice)
                     interval_s = max(interval_s, took_s * _PAUSE)
 
-    def _look(self) -> tuple[Sequence[Connection], Choice]:
-        """Read the connections and close those that must go. On any thread."""
+    def _look(self) -> tuple[Sequence[Connection], Choice, float]:
+        """Read the connections and close those that must go. On any thread.
+
+        Returns:
+            The connections, those that were closed, and the CPU time in seconds.
+        """
+        began = time.thread_time()
         connections = self._table.read()
-        if len(connections) <= self._limits.total and not self._limits.per_address:
-            return connections, Choice()
-        now = time.monotonic()
-        choice = choose([self._consider(one, now) for one in connections], self._limits)
-        for limit, chosen in (("address", choice.over_address), ("total", choice.over_total)):
-            self.closed[limit] += sum(map(self._table.close, chosen))
-        return connections, choice
+        choice = Choice()
+        if len(connections) > self._limits.total or self._limits.per_address:
+            now = time.monotonic()
+            choice = choose([self._consider(one, now) for one in connections], self._limits)
+            for limit, chosen in (("address", choice.over_address), ("total", choice.over_total)):
+                self.closed[limit] += sum(map(self._table.close, chosen))
+        return connections, choice, time.thread_time() - began
 
     def _consider(self, connection: Connection, now: float) -> Candidate:
         activity = self._activity_of(connection.peer)

@@ -89,22 +89,27 @@ def port_of(address: str) -> int:
     return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
 
 
-def allow_descriptors(connections: int) -> None:
-    """Raise the number of files that the process may have open, where that many need more.
+def allow_descriptors(*, needed: int, wanted: int) -> None:
+    """Raise the number of files that the process may have open, if it has to be raised.
 
     The limit that a shell, or systemd, gives a process is often 1,024, which the process may
     raise itself.
+
+    Args:
+        needed: So many connections there may be.
+        wanted: So many there may be for a moment.
     """
-    needed = connections + _DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
+    if soft == resource.RLIM_INFINITY or soft >= wanted + _DESCRIPTORS:
         return
-    possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    possible = wanted + _DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        possible = min(possible, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
-    if possible < needed:
+    if possible < needed + _DESCRIPTORS:
         _logger.warning(
             "the process may open too few files for its connections",
-            extra={"limit": possible, "needed": needed},
+            extra={"limit": possible, "needed": needed + _DESCRIPTORS},
         )
 
 

@@ -102,7 +102,7 @@ class Server:
         door = Doorkeeper()
         limits = Limits(settings.max_connections, settings.max_connections_per_address)
         backstop = limits.backstop(settings.address)
-        allow_descriptors(backstop)
+        allow_descriptors(needed=limits.total, wanted=backstop)
         register = CallRegister(max_calls=settings.max_calls, max_peers=2 * backstop)
         self._readers.append(register.read)
         interceptors: list[Any] = [door, register, GuardInterceptor()]

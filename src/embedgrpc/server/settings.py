@@ -190,8 +190,9 @@ class Settings(BaseModel):
         default=512,
         ge=1,
         le=65_536,
-        description="The most connections at once. Beyond it the idlest connection of the address"
-        " that holds the most is closed; one with calls in flight stays",
+        description="The most connections at once. Beyond it the address that has the most loses"
+        " its idlest one; those with calls in flight may be half as many again. Over a Unix socket,"
+        " and where the system does not list connections, new ones are refused instead",
     )
     max_connections_per_address: int = Field(
         default=0,
@@ -209,11 +210,12 @@ class Settings(BaseModel):
         " calls",
     )
     max_calls: int = Field(
-        default=16_384,
+        default=8192,
         ge=2,
         le=1_048_576,
-        description="The most calls at once over all connections. One address may have as many as"
-        " are still free, so that one alone gets half of them, and others always find room",
+        description="The most calls at once over all connections. One connection gets a third of"
+        " them at most, and one address half, and less while others have many, so that another"
+        " always finds room",
     )
     max_connection_idle_s: float = Field(
         default=120,
