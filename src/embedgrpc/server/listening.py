@@ -124,6 +124,10 @@ def channel_arguments(settings: Settings, *, max_connections: int) -> list[tuple
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         ("grpc.max_send_message_length", settings.max_response_bytes),
         ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        # Calls that were received and not yet taken over. Beyond the first number gRPC cancels
+        # some of them, and beyond the second all; no client tries a cancelled call again.
+        ("grpc.server.max_pending_requests", max(settings.max_calls // 2, 1000)),
+        ("grpc.server.max_pending_requests_hard_limit", max(settings.max_calls, 3000)),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_connection_idle_ms", int(settings.max_connection_idle_s * 1000)),
