@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -101,7 +102,6 @@ def _count(failures: list[BaseException | None]) -> tuple[dict[str, int], int]:
             continue
         assert isinstance(failure, grpc.RpcError)
         statuses[failure.code().name] += 1
-        detailed += any(
-            key == "grpc-status-details-bin" for key, _ in failure.trailing_metadata() or ()
-        )
+        metadata: Any = failure.trailing_metadata()
+        detailed += any(key == "grpc-status-details-bin" for key, _ in metadata or ())
     return dict(statuses), detailed
