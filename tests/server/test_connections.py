@@ -9,7 +9,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from h2.exceptions import StreamClosedError
 
 from embedgrpc.server.connection_keeper import Candidate, Limits, choose
 from embedgrpc.server.connections import Connection, ConnectionTable, address_of
@@ -238,41 +237,6 @@ async def test_one_address_with_too_many(serve: Serve) -> None:
             await asyncio.sleep(0.05)
         await own[0].closed.wait()
         assert not any(one.closed.is_set() for one in (other, *own[1:]))
-
-
-async def test_calls_that_leave_others_room(serve: Serve) -> None:
-    """One connection gets a third of the calls there may be, one address half."""
-    service = await serve(max_calls=12)
-    async with AsyncExitStack() as opened:
-        await opened.enter_async_context(asyncio.timeout(PATIENCE_S))
-        streams: list[tuple[RawConnection, int]] = []
-        # So many each of its connections gets, the most first.
-        for most in (4, 2, 0):
-            hog = await opened.enter_async_context(raw_connection(service.address))
-            before = value_of(service, "embedgrpc.calls.open")
-            for _ in range(5):
-                stream, answer = await hog.send(headers(STREAM), end=False)
-                if answer.ended.is_set():
-                    break
-                streams.append((hog, stream))
-            await hog.ping()
-            await until(lambda: value_of(service, "embedgrpc.calls.open") == before + most)  # noqa: B023 - awaited at once
-        failure = await failure_of(service.client.embed("a text"))
-        assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert failure.reason == "OVERLOADED"
-        assert failure.label == "too_many_calls"
-        assert failure.retry_delay_s == 1
-        other = await opened.enter_async_context(
-            raw_connection(service.address, source="127.0.0.2")
-        )
-        answer = await other.call(headers(EMBED), frame(REQUEST))
-        assert answer.status == OK
-        for connection, stream in streams:
-            with suppress(StreamClosedError):
-                await connection.reset(stream)
-        await until(lambda: value_of(service, "embedgrpc.calls.open") == 0)
-        assert value_of(service, "embedgrpc.calls.refused") > 0
-    await service.check_alive()
 
 
 @pytest.mark.parametrize("unix", [False, True], ids=["port", "unix"])

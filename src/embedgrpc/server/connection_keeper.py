@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from embedgrpc.server.call_register import Activity
+from embedgrpc.server.connection_activity import Activity
 from embedgrpc.server.connections import Connection, ConnectionTable, can_be_listed
 from embedgrpc.server.listening import port_of
 from embedgrpc.server.metrics import Reading

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, ShuttingDownError
-from embedgrpc.server.call_register import note_activity
+from embedgrpc.server.connection_activity import note_activity
 
 Answer = TypeVar("Answer")
 

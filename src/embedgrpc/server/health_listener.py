@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
-from embedgrpc.server.call_register import CallRegister
+from embedgrpc.server.connection_activity import ConnectionActivity
 from embedgrpc.server.connection_keeper import ConnectionKeeper, Limits
 from embedgrpc.server.guard import GuardInterceptor
 from embedgrpc.server.health import HealthService
@@ -17,7 +17,6 @@ from embedgrpc.server.listening import health_channel_arguments, listen
 
 # Probes are few; these are what a flood of them may take.
 _LIMITS = Limits(total=64)
-_MAX_CALLS = 256
 
 
 class HealthListener:
@@ -38,9 +37,9 @@ class HealthListener:
 
     def __init__(self, service: HealthService, address: str) -> None:
         self.address = address
-        self._register = CallRegister(max_calls=_MAX_CALLS, max_peers=2 * _LIMITS.total)
+        self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
         backstop = _LIMITS.backstop(address)
-        interceptors: list[Any] = [self._register, GuardInterceptor()]
+        interceptors: list[Any] = [self._activity, GuardInterceptor()]
         self._server = grpc.aio.server(
             interceptors=interceptors, options=health_channel_arguments(max_connections=backstop)
         )
@@ -54,7 +53,7 @@ class HealthListener:
         """
         self.address = listen(self._server, self.address)
         await self._server.start()
-        self.keeper = ConnectionKeeper("health", self.address, self._register.activity_of, _LIMITS)
+        self.keeper = ConnectionKeeper("health", self.address, self._activity.of, _LIMITS)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -11,6 +11,8 @@ from embedgrpc.server.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
+# The most calls that wait to be taken over before gRPC begins to cancel some.
+_UNREAD_CALLS = 4096
 # Files that the process has open besides its connections: libraries, models, upstream channels.
 _DESCRIPTORS = 256
 # The longest name of a service in a health request is far shorter.
@@ -124,10 +126,10 @@ def channel_arguments(settings: Settings, *, max_connections: int) -> list[tuple
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         ("grpc.max_send_message_length", settings.max_response_bytes),
         ("grpc.max_concurrent_streams", settings.max_connection_streams),
-        # Calls that were received and not yet taken over. Beyond the first number gRPC cancels
-        # some of them, and beyond the second all; no client tries a cancelled call again.
-        ("grpc.server.max_pending_requests", max(settings.max_calls // 2, 1000)),
-        ("grpc.server.max_pending_requests_hard_limit", max(settings.max_calls, 3000)),
+        # Beyond the first number gRPC cancels some of the calls that wait to be taken over, and
+        # beyond the second all others; no client tries a cancelled call again.
+        ("grpc.server.max_pending_requests", _UNREAD_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _UNREAD_CALLS),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_connection_idle_ms", int(settings.max_connection_idle_s * 1000)),

@@ -44,8 +44,6 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
     "embedgrpc.sequences": ("{sequence}", "Sequences by what became of them.", True),
     "embedgrpc.sequences.admitted": ("{sequence}", "Sequences that wait or run.", False),
     "embedgrpc.tokens.admitted": ("{token}", "Tokens that wait or run.", False),
-    "embedgrpc.calls.open": ("{call}", "Calls that are open.", False),
-    "embedgrpc.calls.refused": ("{call}", "Calls refused since too many were open.", True),
     "embedgrpc.connections.open": ("{connection}", "Connections by listener.", False),
     "embedgrpc.connections.closed": (
         "{connection}",

@@ -22,9 +22,9 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server import telemetry
 from embedgrpc.server.calibrating import calibrate_all
-from embedgrpc.server.call_register import CallRegister
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.closing import Doorkeeper
+from embedgrpc.server.connection_activity import ConnectionActivity
 from embedgrpc.server.connection_keeper import ConnectionKeeper, Limits
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding import EmbeddingService
@@ -111,9 +111,8 @@ class Server:
         limits = Limits(settings.max_connections, settings.max_connections_per_address)
         backstop = limits.backstop(settings.address)
         allow_descriptors(needed=limits.total, wanted=backstop)
-        register = CallRegister(max_calls=settings.max_calls, max_peers=2 * backstop)
-        self._readers.append(register.read)
-        interceptors: list[Any] = [door, register, GuardInterceptor()]
+        activity = ConnectionActivity(max_peers=2 * backstop)
+        interceptors: list[Any] = [door, activity, GuardInterceptor()]
         try:
             tracing = telemetry.configure(version("embedgrpc"), os.environ)
             metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
@@ -144,7 +143,7 @@ class Server:
         self._add_services(server)
         self.address = listen(server, settings.address)
         await server.start()
-        self._keep(ConnectionKeeper("calls", self.address, register.activity_of, limits))
+        self._keep(ConnectionKeeper("calls", self.address, activity.of, limits))
         resources.push_async_callback(door.stop, server, settings.shutdown_grace_s)
         resources.callback(self._draining.drain)
         # Their streams never end by themselves, and the stop would wait out its grace for them.

@@ -221,17 +221,9 @@ class Settings(BaseModel):
         default=4096,
         ge=1,
         le=65_536,
-        description="The most calls at once on one connection. A client may exceed it before it"
-        " has heard of it, and those calls fail with a bare UNAVAILABLE: use max_calls to bound"
-        " calls",
-    )
-    max_calls: int = Field(
-        default=8192,
-        ge=2,
-        le=1_048_576,
-        description="The most calls at once over all connections. One connection gets a third of"
-        " them at most, and one address half, and less while others have many, so that another"
-        " always finds room",
+        description="The most calls at once on one connection. Clients exceed it before they have"
+        " heard of it, and those calls fail with a bare UNAVAILABLE: set it above what a client"
+        " sends at once",
     )
     max_connection_idle_s: float = Field(
         default=120,
