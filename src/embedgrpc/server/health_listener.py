@@ -27,6 +27,7 @@ class HealthListener:
     Args:
         service: What it serves.
         address: Where: HOST:PORT, or unix:PATH.
+        unix_socket_mode: Who may connect to a Unix socket; see the setting.
 
     Attributes:
         address: Where it listens; with the port that was taken for port 0.
@@ -35,7 +36,8 @@ class HealthListener:
 
     keeper: ConnectionKeeper
 
-    def __init__(self, service: HealthService, address: str) -> None:
+    def __init__(self, service: HealthService, address: str, *, unix_socket_mode: str) -> None:
+        self._unix_socket_mode = unix_socket_mode
         self.address = address
         self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
         backstop = _LIMITS.backstop(address)
@@ -51,7 +53,7 @@ class HealthListener:
         Raises:
             StartError: The address cannot be bound.
         """
-        self.address = listen(self._server, self.address)
+        self.address = listen(self._server, self.address, unix_socket_mode=self._unix_socket_mode)
         await self._server.start()
         self.keeper = ConnectionKeeper("health", self.address, self._activity.of, _LIMITS)
         return self
