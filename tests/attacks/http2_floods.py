@@ -174,7 +174,7 @@ ATTACKS = (
     ),
     _attack("continuations", "headers without an end", _headers_without_end),
     _attack("empty-data", "a body of empty DATA frames", _empty_data),
-    _attack("resets", "calls that are taken back at once", _resets, in_suite=True),
+    _attack("resets", "calls that are taken back at once", _resets),
     _attack(
         "gzip-bombs",
         "messages of 64 MiB in 64 KiB of gzip",
