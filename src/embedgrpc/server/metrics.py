@@ -44,6 +44,12 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
     "embedgrpc.sequences": ("{sequence}", "Sequences by what became of them.", True),
     "embedgrpc.sequences.admitted": ("{sequence}", "Sequences that wait or run.", False),
     "embedgrpc.tokens.admitted": ("{token}", "Tokens that wait or run.", False),
+    "embedgrpc.connections.open": ("{connection}", "Connections by listener.", False),
+    "embedgrpc.connections.closed": (
+        "{connection}",
+        "Connections closed to stay within a limit.",
+        True,
+    ),
     "embedgrpc.batches": ("{batch}", "Batches that were run.", True),
     "embedgrpc.batch.sequences": ("{sequence}", "Sequences that were run in batches.", True),
     "embedgrpc.batch.shared_sequences": (

@@ -36,7 +36,9 @@ async def serve(settings: Settings) -> None:
     with _signals(stopping.set):
         async with Server(settings) as server:
             start = {"version": version("embedgrpc"), "threads": count_threads(settings)}
-            _logger.info("listening", extra={"address": server.address, **start})
+            where = {"address": server.address, "health_address": server.health_address}
+            where = {name: address for name, address in where.items() if address}
+            _logger.info("listening", extra={**where, **start})
             if is_dual_stack(settings.address):
                 _logger.info("listening on all addresses of IPv6, too")
             await _until(stopping, server.load())
