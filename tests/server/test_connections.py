@@ -269,7 +269,7 @@ async def test_where_connections_cannot_be_listed(
     assert any("new ones are refused" in one.message for one in caplog.records)
 
 
-def value_of(service: Service, metric: str, **attributes: str) -> int:
+def value_of(service: Service, metric: str, **attributes: str) -> float:
     """What a counter of the server stands at."""
     (value,) = [
         one.value

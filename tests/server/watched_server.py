@@ -14,7 +14,7 @@ import time
 
 import uvloop
 
-from embedgrpc.server.grpc_core import read_on_one_thread
+from embedgrpc.server.grpc_core import prepare_core
 from embedgrpc.server.loop_lag import LoopLag
 from embedgrpc.server.process import settle_memory
 from embedgrpc.server.serving import Server
@@ -34,6 +34,6 @@ async def _serve(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    read_on_one_thread()
+    prepare_core(trusted_network=False)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     uvloop.run(_serve(Settings.model_validate_json(sys.argv[1])))

@@ -18,6 +18,9 @@ from embedgrpc.server.listening import health_channel_arguments, listen
 # Probes are few; these are what a flood of them may take.
 _LIMITS = Limits(total=64)
 
+# A health check has one field; a few that newer clients may add are let through.
+_FIELDS_MAX = 100
+
 
 class HealthListener:
     """Serves Check and Watch of grpc.health.v1 on an address of its own.
@@ -41,7 +44,7 @@ class HealthListener:
         self.address = address
         self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
         backstop = _LIMITS.backstop(address)
-        interceptors: list[Any] = [self._activity, GuardInterceptor()]
+        interceptors: list[Any] = [self._activity, GuardInterceptor(max_fields=_FIELDS_MAX)]
         self._server = grpc.aio.server(
             interceptors=interceptors, options=health_channel_arguments(max_connections=backstop)
         )
