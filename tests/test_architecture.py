@@ -75,6 +75,8 @@ READS_ONNX = ("embedgrpc.models.imported", "google.protobuf.message")
 READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
     "embedgrpc.client.cli",
+    # Handed to another process, but for what is secret.
+    "embedgrpc.models.child_process",
     "embedgrpc.server.configuration",
     # Told to gRPC's core, which has no other settings of its own.
     "embedgrpc.server.grpc_core",
@@ -242,3 +244,37 @@ def test_every_error_has_a_status() -> None:
         error = EngineError("message")
         error.reason = reason
         assert status_code(error).value[0] > 0
+
+
+# These open files of a model's folder: all others go through the first, which has the one rule.
+OPEN_MODEL_FILES = {
+    "embedgrpc.models.model_file",
+    # Libraries that take paths: each path was checked by the first.
+    "embedgrpc.models.weights",
+    "embedgrpc.models.torch_file",
+    "embedgrpc.models.imported",
+    # Files of the cache, of this machine, and of this process.
+    "embedgrpc.models.cache",
+    "embedgrpc.models.graph_writer",
+    "embedgrpc.models.external_tensors",
+    "embedgrpc.models.build",
+    "embedgrpc.models.products",
+    "embedgrpc.models.halved",
+    "embedgrpc.models.quantized",
+    "embedgrpc.models.memory",
+    "embedgrpc.models.child_process",
+}
+_OPENS = {"open", "read_bytes", "read_text", "from_file", "memmap", "ZipFile", "safe_open"}
+
+
+def test_one_place_opens_the_files_of_a_model(module: tuple[str, ast.AST]) -> None:
+    """No other module of `models` opens a file, so that the one rule holds for all."""
+    name, tree = module
+    if not within(name, ("embedgrpc.models",)):
+        return
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    opened = {
+        called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        for called in calls
+    } & _OPENS
+    assert not opened or name in OPEN_MODEL_FILES

@@ -412,7 +412,7 @@ def cached(tmp_path: Path, *, target: str, place: str = "hub/models--a--b") -> O
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"weights")
     (folder / "onnx" / "model.onnx_data").symlink_to(path)
-    return Origin(Format.ONNX, folder, folder / "onnx" / "model.onnx", "")
+    return Origin(Format.ONNX, folder, folder, folder / "onnx" / "model.onnx", "")
 
 
 def test_external_data_may_be_a_link_into_the_cache(tmp_path: Path) -> None:

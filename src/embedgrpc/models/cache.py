@@ -22,11 +22,49 @@ _UNFINISHED = ".unfinished-"
 # A build takes seconds; what is older was left behind by a process that died.
 _LEFTOVER_AGE_S = 24 * 3600.0
 
+# What the unfinished entries of this process are called, so that another can remove them where
+# this one is killed.
+_tag = ""
+
 _logger = logging.getLogger(__name__)
 
 
+class NotBuiltError(ModelError):
+    """The cache lacks an entry, and it must not be built here."""
+
+
+def tag_unfinished(tag: str) -> None:
+    """Names what this process leaves unfinished when it is killed; see `remove_unfinished`."""
+    global _tag  # noqa: PLW0603 - it is the process that has one
+    _tag = f"{tag}-"
+
+
+def remove_unfinished(cache_dir: Path, tag: str) -> None:
+    """Removes what a process left unfinished that was killed.
+
+    Args:
+        cache_dir: The cache; it need not exist.
+        tag: Of the process, which no other has.
+    """
+    for path in cache_dir.glob(f"{_UNFINISHED}{tag}-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def find_entry(cache_dir: Path, key: str) -> Mapping[str, Any] | None:
+    """Finds an entry of the cache.
+
+    Args:
+        cache_dir: The cache; it need not exist.
+        key: Of the entry.
+
+    Returns:
+        What was remembered about it; None where there is none, or it is damaged.
+    """
+    return _read_entry(cache_dir / key)
+
+
 def load_or_build(
-    cache_dir: Path, key: str, build: Callable[[Path], Mapping[str, Any]]
+    cache_dir: Path, key: str, build: Callable[[Path], Mapping[str, Any]], *, may_build: bool = True
 ) -> tuple[Path, Mapping[str, Any]]:
     """Gives an entry of the cache, and makes it where there is none or it is damaged.
 
@@ -34,17 +72,21 @@ def load_or_build(
         cache_dir: The cache; made where it does not exist.
         key: Of the entry, usable as the name of a folder.
         build: Fills an empty folder, and tells what to remember about it, as JSON has it.
+        may_build: Whether it may be made.
 
     Returns:
         The entry's folder, and what was remembered.
 
     Raises:
+        NotBuiltError: There is none, and it may not be made.
         ModelError: The cache cannot be written to.
     """
     place = cache_dir / key
     remembered = _read_entry(place)
     if remembered is not None:
         return place, remembered
+    if not may_build:
+        raise NotBuiltError(f"cache folder {cache_dir} has no entry {key}")
     try:
         return place, _build_entry(cache_dir, place, build)
     except OSError as error:
@@ -79,7 +121,7 @@ def _build_entry(
 ) -> Mapping[str, Any]:
     cache_dir.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(cache_dir)
-    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=cache_dir))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{_tag}", dir=cache_dir))
     try:
         remembered = dict(build(folder))
         digests = {path.name: _digest(path) for path in folder.iterdir()}

@@ -56,17 +56,25 @@ class Server:
     Args:
         settings: The settings.
         open_backend: Makes what runs a model's graph.
+        patience_s: How long `load` waits for another model once one is served.
 
     Attributes:
         address: Where it listens; with the port that was taken for port 0.
         catalog: Its models.
     """
 
-    def __init__(self, settings: Settings, *, open_backend: OpenBackend = open_onnx) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        open_backend: OpenBackend = open_onnx,
+        patience_s: float = 10,
+    ) -> None:
         self.address = settings.address
         self.catalog = Catalog(served_models(settings))
         self._settings = settings
         self._open_backend = open_backend
+        self._patience_s = patience_s
         self._resources = AsyncExitStack()
         self._health = HealthService()
         self._heartbeat = Heartbeat()
@@ -142,11 +150,44 @@ class Server:
         Raises:
             StartError: None could be loaded.
         """
-        problems = await asyncio.gather(*(self._load_one(model) for model in self.catalog))
+        problems = await self._load_all()
         if all(problems):
             raise StartError("\n".join(problems), settings_are_wrong=True)
         if self._settings.calibration_s:
             self._tasks.start(calibrate_all(self.catalog, self._settings))
+
+    async def _load_all(self) -> list[str]:
+        """Load the models side by side; return what is wrong with each, or nothing.
+
+        Once a model is served, the server goes on without those that take much longer: they are
+        served when they come.
+        """
+        loads = {asyncio.ensure_future(self._load_one(one)): one for one in self.catalog}
+        pending = set(loads)
+        try:
+            while pending:
+                served = any(model.loaded for model in self.catalog)
+                done, pending = await asyncio.wait(
+                    pending,
+                    timeout=self._patience_s if served else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    break
+        except BaseException:
+            for load in pending:
+                load.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+            raise
+        for load in pending:
+            _logger.warning("model is slow to load", extra={"model": loads[load].id})
+            self._tasks.start(self._take_late(loads[load], load))
+        return [load.result() for load in loads if load not in pending]
+
+    async def _take_late(self, model: ServedModel, load: "asyncio.Future[str]") -> None:
+        """Wait for a model that the start of the others did not wait for."""
+        if not await load and self._settings.calibration_s:
+            await calibrate_all((model,), self._settings)
 
     async def _load_one(self, model: ServedModel) -> str:
         """Loads a model; returns what is wrong with it, or nothing."""

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from embedgrpc.models.triton_source import join_endpoints
+from embedgrpc.models.vetting_limits import VettingLimits
 from embedgrpc.server.model_settings import ModelSettings
 
 MIB = 1024 * 1024
@@ -36,6 +37,21 @@ class Settings(BaseModel):
     )
     cache_dir: Path = Field(
         default=Path("~/.cache/embedgrpc"), description="Where graphs that were built are kept"
+    )
+    load_timeout_s: float = Field(
+        default=600,
+        gt=0,
+        le=86_400,
+        description="The longest that a model's files may take to be read and built into a graph,"
+        " in a process of its own, before the model is given up. Downloads are left out. A model"
+        " whose graph is in the cache needs no such process",
+    )
+    load_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        le=2**48,
+        description="The most memory that this process may take; 0 allows 2 GiB and six times the"
+        " size of the weights, and no more than the machine or the container has",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
@@ -263,6 +279,11 @@ class Settings(BaseModel):
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
         return value.expanduser()
+
+    @property
+    def vetting_limits(self) -> VettingLimits:
+        """What a process may take that reads a model's files."""
+        return VettingLimits(timeout_s=self.load_timeout_s, memory_bytes=self.load_memory_bytes)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
