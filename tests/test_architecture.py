@@ -252,6 +252,7 @@ OPEN_MODEL_FILES = {
     # Libraries that take paths: each path was checked by the first.
     "embedgrpc.models.weights",
     "embedgrpc.models.torch_file",
+    "embedgrpc.models.torch_zip",
     "embedgrpc.models.imported",
     # Files of the cache, of this machine, and of this process.
     "embedgrpc.models.cache",
