@@ -147,6 +147,8 @@ def _open_configs(scratch: Path) -> Iterator[Execute]:
         try:
             with folders.changed(content) as files:
                 metadata = read(files)
+                for text in (*metadata.prompts, *metadata.prompts.values(), metadata.model_type):
+                    text.encode()
                 if files.folder.name == _SHARDED or zlib.crc32(content) % _GRAPH_EVERY == 0:
                     Tokenizer.load(files, metadata)
                     _prepare(files, metadata, scratch)

@@ -11,7 +11,6 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.origin import Origin
 
-_NoKernelError = onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented
 # Two sequences of unlike length: every pooling gives another vector.
 _LENGTHS = (7, 4)
 # Loose enough for half precision, far below what another pooling makes.
@@ -65,7 +64,7 @@ def try_graph(
     try:
         run_probe(graph_path, origin, metadata, names)
     except ModelError as error:
-        if not isinstance(error.__cause__, _NoKernelError):
+        if not isinstance(error.__cause__, NoKernelError):
             raise
 
 
