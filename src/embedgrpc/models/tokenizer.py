@@ -1,8 +1,10 @@
 """From texts to sequences of token ids."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -104,23 +106,22 @@ class Tokenizer:
             check_growth(path, content)
         elif hashlib.sha256(content).hexdigest() != digest:
             raise ModelError(f"{path} was changed while the model was loaded: start again")
-        try:
-            tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises no narrower class
-            raise ModelError(f"{path} cannot be read: {error}") from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         folder = metadata.transformer_folder
-        apply_changes(tokenizer, find_changes(folder, metadata.folder, metadata.model_type))
-        if metadata.lowercase:
-            _lowercase_first(tokenizer)
-        try:
-            config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
-            single = find_frame(tokenizer, 1)
-            pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
-            single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
-        except ValueError as error:
-            raise ModelError(f"{path}: post_processor is not supported: {error}") from error
+        changes = find_changes(folder, metadata.folder, metadata.model_type)
+        config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
+        with _told_by_library(path):
+            tokenizer = tokenizers.Tokenizer.from_buffer(content)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            apply_changes(tokenizer, changes)
+            if metadata.lowercase:
+                _lowercase_first(tokenizer)
+            try:
+                single = find_frame(tokenizer, 1)
+                pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
+            except ValueError as error:
+                raise ModelError(f"{path}: post_processor is not supported: {error}") from error
+        single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
         if single.special_count >= metadata.max_tokens:
             raise ModelError(
                 f"{path}: {single.special_count} special tokens leave no room for a text in "
@@ -265,6 +266,20 @@ def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArr
     if len(ids) > max_tokens and truncation is Truncation.NONE:
         raise TokenLimitError(len(ids), max_tokens)
     return cut(ids, max_tokens, truncation)
+
+
+@contextmanager
+def _told_by_library(path: Path) -> Iterator[None]:
+    """Makes what the tokenizers library raises an error that names the file."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except BaseException as error:
+        # The library raises no narrower class, and its panics are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{path} cannot be read: {error}") from error
 
 
 def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
