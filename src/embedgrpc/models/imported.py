@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,19 @@ def load_proto(origin: Origin) -> onnx.ModelProto:
     if not model.graph.node:
         raise ModelError(f"{origin.path} is no ONNX file: it holds no graph")
     return model
+
+
+@contextmanager
+def refuse_odd_names(origin: Origin) -> Iterator[None]:
+    """Makes the error at a name that is no text, which comes when it is read, one of the model.
+
+    Raises:
+        ModelError: There was such a name.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{origin.path} is no ONNX file: a name in it is no UTF-8") from error
 
 
 def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:

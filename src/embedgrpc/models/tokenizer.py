@@ -1,7 +1,8 @@
 """From texts to sequences of token ids."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,23 +93,19 @@ class Tokenizer:
             check_growth(path, content)
         elif hashlib.sha256(content).hexdigest() != digest:
             raise ModelError(f"{path} was changed while the model was loaded: start again")
-        try:
+        with _refusing(f"{path} cannot be read"):
             tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises no narrower class
-            raise ModelError(f"{path} cannot be read: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         folder = metadata.transformer_folder
         apply_changes(tokenizer, find_changes(folder, metadata.folder, metadata.model_type))
         if metadata.lowercase:
             _lowercase_first(tokenizer)
-        try:
-            config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
+        config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
+        with _refusing(f"{path}: post_processor is not supported"):
             single = find_frame(tokenizer, 1)
             pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
-            single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
-        except ValueError as error:
-            raise ModelError(f"{path}: post_processor is not supported: {error}") from error
+        single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
         if single.special_count >= metadata.max_tokens:
             raise ModelError(
                 f"{path}: {single.special_count} special tokens leave no room for a text in "
@@ -253,6 +250,18 @@ def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArr
     if len(ids) > max_tokens and truncation is Truncation.NONE:
         raise TokenLimitError(len(ids), max_tokens)
     return cut(ids, max_tokens, truncation)
+
+
+@contextmanager
+def _refusing(problem: str) -> Iterator[None]:
+    """Makes what the library raises about a file an error of the model."""
+    try:
+        yield
+    except (MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # The library panics at some files, and a panic is no `Exception`.
+        raise ModelError(f"{problem}: {error}") from error
 
 
 def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
