@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from embedgrpc.models.borders import EVERYWHERE, Borders, find_borders
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.framing import Frame, find_frame
 from embedgrpc.models.json_file import JsonObject, limit_bytes
@@ -36,23 +37,34 @@ class TokenSequence:
     Attributes:
         input_ids: int64 [tokens], special tokens included.
         token_type_ids: int64 [tokens]; None where all are 0.
-        token_count_before: Tokens before it was cut, special tokens included.
+        token_count_before: Tokens before it was cut, special tokens included; of a text that was
+            not tokenized as a whole, more than it may have.
+        characters_cut: Whether characters were cut from the text before it was tokenized.
     """
 
     input_ids: IntArray
     token_type_ids: IntArray | None
     token_count_before: int
+    characters_cut: bool = False
 
     @property
     def truncated(self) -> bool:
         """Whether it was cut."""
-        return self.token_count_before > len(self.input_ids)
+        return self.characters_cut or self.token_count_before > len(self.input_ids)
 
 
 class Tokenizer:
-    """A model's tokenizer; safe to be used by several threads at once."""
+    """A model's tokenizer; safe to be used by several threads at once.
 
-    def __init__(self, encode: Encode, *, single: Frame, pair: Frame | None) -> None:
+    Attributes:
+        borders: Where a text may be cut so that the tokens of its parts are those of the whole;
+            None where that is not known.
+    """
+
+    def __init__(
+        self, encode: Encode, *, single: Frame, pair: Frame | None, borders: Borders | None
+    ) -> None:
+        self.borders = borders
         self._encode = encode
         self._single = _FrameArrays(single)
         self._pair = _FrameArrays(pair) if pair is not None else None
@@ -122,12 +134,12 @@ class Tokenizer:
             encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
-        return cls(encode, single=single, pair=pair)
+        return cls(encode, single=single, pair=pair, borders=find_borders(tokenizer))
 
     @classmethod
     def of_bytes(cls) -> "Tokenizer":
         """Makes the stand-in for a model that takes texts: their tokens are bytes of UTF-8."""
-        return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None)
+        return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None, borders=EVERYWHERE)
 
     @property
     def special_token_count(self) -> int:
