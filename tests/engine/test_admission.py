@@ -613,6 +613,16 @@ def test_unreachable_deadline_is_refused(beside_bulk: bool, seconds: float) -> N
     assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_LATE] == 1
 
 
+def test_with_nothing_ahead_a_call_is_tried() -> None:
+    """However slow the model seems, a call that is alone runs: else the guess would stay wrong."""
+    admission = admission_of(tokens_per_s=1, max_queue_s=1)
+    first = admission.admit(inputs=1, tokens=1000, remaining_s=0.01)
+    with pytest.raises(OverloadedError):
+        admission.admit(inputs=1, tokens=1000, remaining_s=0.01)
+    first.release_all()
+    assert admission.admit(inputs=1, tokens=1000, remaining_s=0.01).inputs == 1
+
+
 def test_late_calls_are_no_overload() -> None:
     """Callers with impossible deadlines do not shorten the queue for the others."""
     admission = admission_of(batch_tokens=100, tokens_per_s=1000, max_queue_s=10)
