@@ -110,3 +110,5 @@ class EmbeddingSink:
         self._missing -= inputs
         if not self._missing and self.running is not None:
             self._stream.finished(self.running)
+            # The job holds this sink: else both would wait for the garbage collector.
+            self.running = None
