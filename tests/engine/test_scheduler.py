@@ -275,7 +275,7 @@ class _Silent(FakeBackend):
     ("backend", "reason"),
     [
         (_Away, Reason.BACKEND_UNAVAILABLE),
-        (_Forgetful, Reason.INTERNAL),
+        (_Forgetful, Reason.BACKEND_FAILED),
         (_Silent, Reason.INTERNAL),
     ],
 )
