@@ -94,8 +94,12 @@ def find_mutants(module: Path) -> list[Mutant]:
         count = sum(_count(operator, node) for node in _nodes(get_ast(source)))
         for occurrence in range(count):
             code = mutate_code(source, operator, occurrence)
-            if code is not None and code != source and _is_python(code):
-                mutants.append(_mutant(module, kind, source, code))
+            if code is None or code == source or not _is_python(code):
+                continue
+            mutant = _mutant(module, kind, source, code)
+            # Slots and frozen fields are there for people and for memory.
+            if not source.splitlines()[mutant.line - 1].startswith("@dataclass"):
+                mutants.append(mutant)
     return mutants
 
 
