@@ -10,6 +10,7 @@ survivors that are known and left stand in survivors.md, with reasons.
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -40,12 +41,14 @@ def main() -> None:
     chooser.shuffle(mutants)
     print(f"{len(mutants)} mutants of {len(modules)} modules, seed {arguments.seed}.", flush=True)
     fates: dict[str, Counter[Fate]] = {}
+    # A shell lets what runs in the background ignore it, and what that starts as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _try_all(mutants, fates, until=time.monotonic() + arguments.seconds)
     except KeyboardInterrupt:
         print("Ended early.")
     _print_table(fates)
-    sys.exit(any(counts[Fate.SURVIVED] for counts in fates.values()))
+    sys.exit(any(counts[Fate.SURVIVED] + counts[Fate.UNTRIED] for counts in fates.values()))
 
 
 def _try_all(mutants: list[Mutant], fates: dict[str, Counter[Fate]], *, until: float) -> None:
@@ -67,7 +70,8 @@ def _try_all(mutants: list[Mutant], fates: dict[str, Counter[Fate]], *, until: f
 
 def _print_table(fates: dict[str, Counter[Fate]]) -> None:
     total: Counter[Fate] = Counter()
-    print("| package | mutants | killed | survived | killed share |\n|---|---|---|---|---|")
+    print("| package | mutants | killed | survived | killed share | not tried |")
+    print(f"{'|---' * 6}|")
     for package, counts in sorted(fates.items()):
         total += counts
         _print_row(package, counts)
@@ -78,7 +82,7 @@ def _print_row(name: str, counts: Counter[Fate]) -> None:
     killed, survived = counts[Fate.KILLED] + counts[Fate.HUNG], counts[Fate.SURVIVED]
     tried = killed + survived
     share = f"{killed / tried:.0%}" if tried else "-"
-    print(f"| {name} | {tried} | {killed} | {survived} | {share} |")
+    print(f"| {name} | {tried} | {killed} | {survived} | {share} | {counts[Fate.UNTRIED]} |")
 
 
 if __name__ == "__main__":
