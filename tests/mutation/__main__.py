@@ -54,12 +54,14 @@ def main() -> None:
 def _try_all(mutants: list[Mutant], fates: dict[str, Counter[Fate]], *, until: float) -> None:
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         workshop = Workshop(Path(folder))
+        # Now, for the copy does not follow what is changed meanwhile.
+        tests = {mutant.module: find_tests(mutant.module) for mutant in mutants}
         for number, mutant in enumerate(mutants, start=1):
             if time.monotonic() > until:
                 print(f"The time is over: {number - 1} of {len(mutants)} were tried.")
                 return
             began = time.monotonic()
-            fate = workshop.try_out(mutant, find_tests(mutant.module))
+            fate = workshop.try_out(mutant, tests[mutant.module])
             package = mutant.module.relative_to(ROOT).parent
             fates.setdefault(str(package), Counter())[fate] += 1
             seconds = time.monotonic() - began
