@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.mutation.mutants import Mutant, find_mutants
+from tests.mutation.mutants import Mutant, sample_mutants
 from tests.mutation.suites import ROOT, find_modules, find_tests
 from tests.mutation.workshop import Fate, Workshop
 
@@ -36,8 +36,7 @@ def main() -> None:
     chooser = random.Random(arguments.seed)  # noqa: S311 - no secret
     mutants: list[Mutant] = []
     for module in modules:
-        found = find_mutants(module)
-        mutants += chooser.sample(found, min(arguments.sample, len(found)))
+        mutants += sample_mutants(module, arguments.sample, chooser)
     chooser.shuffle(mutants)
     print(f"{len(mutants)} mutants of {len(modules)} modules, seed {arguments.seed}.", flush=True)
     fates: dict[str, Counter[Fate]] = {}

@@ -1,15 +1,18 @@
 """Finds the small mistakes that could be made in a module."""
 
 import difflib
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cosmic_ray.ast import get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Example, Operator
-from cosmic_ray.plugins import get_operator
+from cosmic_ray.plugins import get_operator, operator_names
 
 from tests.mutation.suites import ROOT
 
@@ -87,34 +90,49 @@ class Mutant:
 
 
 def find_mutants(module: Path) -> list[Mutant]:
-    """Make all mutants of a module that still are Python."""
+    """Make all mutants of a module."""
+    return list(_mutants(module, find_places(module)))
+
+
+def sample_mutants(module: Path, count: int, chooser: random.Random) -> list[Mutant]:
+    """Make some mutants of a module, by chance."""
+    places = find_places(module)
+    chooser.shuffle(places)
+    return list(islice(_mutants(module, places), count))
+
+
+def find_places(module: Path) -> list[tuple[str, int]]:
+    """Return what may be done to a module: a kind of mistake, and which of its places."""
+    nodes = list(_nodes(get_ast(module.read_text("utf-8"))))
+    return [
+        (kind, occurrence)
+        for kind, operator in _operators().items()
+        for occurrence in range(sum(_count(operator, node) for node in nodes))
+    ]
+
+
+def _mutants(module: Path, places: Iterable[tuple[str, int]]) -> Iterator[Mutant]:
+    """Make mutants that still are Python."""
     source = module.read_text("utf-8")
-    mutants = []
-    for kind, operator in _operators():
-        count = sum(_count(operator, node) for node in _nodes(get_ast(source)))
-        for occurrence in range(count):
-            code = mutate_code(source, operator, occurrence)
-            if code is None or code == source or not _is_python(code):
-                continue
-            mutant = _mutant(module, kind, source, code)
-            # Slots and frozen fields are there for people and for memory.
-            if not source.splitlines()[mutant.line - 1].startswith("@dataclass"):
-                mutants.append(mutant)
-    return mutants
+    lines = source.splitlines()
+    for kind, occurrence in places:
+        code = mutate_code(source, _operators()[kind], occurrence)
+        if code is None or code == source or not _is_python(code):
+            continue
+        mutant = _mutant(module, kind, source, code)
+        # Slots and frozen fields are there for people and for memory.
+        if not lines[mutant.line - 1].startswith("@dataclass"):
+            yield mutant
 
 
-def _operators() -> Iterator[tuple[str, Operator]]:
+@cache
+def _operators() -> Mapping[str, Operator]:
+    known = set(operator_names())
+    operators = {"ForgetStatement": _ForgetStatement()}
     for name in _OPERATORS:
-        for prefix in _PREFIXES:
-            try:
-                operator = get_operator(prefix + name)
-            except KeyError:
-                continue
-            yield name, operator()
-            break
-        else:
-            raise LookupError(f"cosmic-ray has no operator {name}")
-    yield "ForgetStatement", _ForgetStatement()
+        full = next(prefix + name for prefix in _PREFIXES if prefix + name in known)
+        operators[name] = get_operator(full)()
+    return operators
 
 
 def _nodes(node: Any) -> Iterator[Any]:
