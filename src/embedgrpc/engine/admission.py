@@ -166,8 +166,8 @@ class Admission:
                 inputs,
                 Fate.REFUSED_FULL,
                 "queue_full",
-                f"the work ahead of this call takes longer than {self._max_queue_s:g} s, which is"
-                " the limit",
+                f"the work ahead of this call takes longer than {self._max_queue_s:g} s, and"
+                f" {_PATIENCE} times as long as its own, which is the limit",
             )
         self._overload.let_in(tokens)
         return self.ledger.reserve(WorkClass.INTERACTIVE, caller, inputs, tokens)
