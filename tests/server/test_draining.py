@@ -1,10 +1,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
+from embedgrpc.server.closing import Doorkeeper
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.serving import Server
@@ -159,6 +161,38 @@ async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: FakeBac
     backend.release()
     await stopping
     assert backend.closed.is_set()
+
+
+class _Core:
+    """Stands for gRPC's server: knows when it was told to stop."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self.grace_s = 0.0
+
+    async def stop(self, grace_s: float) -> None:
+        """Begins to stop."""
+        self.grace_s = grace_s
+        self.stopping.set()
+
+
+async def test_calls_are_held_back_until_the_core_knows_of_the_stop() -> None:
+    """A call that comes while a stop is prepared goes on when it has begun, and not before."""
+    door, core = Doorkeeper(), _Core()
+
+    async def handle(_: object) -> bool:
+        return core.stopping.is_set()
+
+    details: Any = None
+    assert await door.intercept_service(handle, details) is False
+    stopping = asyncio.ensure_future(door.stop(core, 7.0))  # type: ignore[arg-type]  # a stand-in
+    await asyncio.sleep(0)
+    assert not core.stopping.is_set()
+    late = [asyncio.ensure_future(door.intercept_service(handle, details)) for _ in range(3)]
+    await stopping
+    assert await asyncio.gather(*late) == [True] * 3
+    assert core.grace_s == 7.0
+    assert await door.intercept_service(handle, details) is True
 
 
 async def test_a_stream_that_comes_too_late_is_told_so() -> None:
