@@ -23,10 +23,19 @@ SERVER_PACKAGES = ("server", "engine", "models", "backends", "cli")
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_a_client_can_be_pickled(kind: type[Client] | type[AsyncClient], target: str) -> None:
     """The settings travel, the channel does not, and a copy of a closed client is open."""
-    made = kind(target, timeout_s=7, metadata=[("k", "v")], health_check=True)
+    made = kind(
+        target,
+        timeout_s=7,
+        metadata=[("k", "v")],
+        health_check=True,
+        max_request_bytes=5000,
+        max_concurrent_calls=3,
+    )
     copy = pickle.loads(pickle.dumps(made))  # noqa: S301 -- our own
-    for name in ("_target", "_timeout_s", "_metadata", "_health_check"):
+    for name in ("_target", "_timeout_s", "_metadata", "_health_check", "_max_request_bytes"):
         assert getattr(copy, name) == getattr(made, name)
+    assert copy._in_flight.max_calls == 3
+    assert copy._request_limit.max_bytes == 5000
 
 
 def test_a_pickled_client_works_after_the_original_connected(target: str) -> None:

@@ -17,6 +17,8 @@ from embedgrpc.client import (
     ModelNotFoundError,
     StreamResult,
 )
+from embedgrpc.client.enums import ResultOrder
+from embedgrpc.client.sizes import RequestLimit
 from embedgrpc.client.stream import MESSAGE_TEXT_BYTES, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import vector_of
@@ -315,11 +317,25 @@ async def test_asynchronous_inputs_are_taken(target: str) -> None:
     assert seen == ["0", "1", "2"]
 
 
-def _state() -> StreamState[list[str]]:
-    state = StreamState(["a"], model="", order="input", batch_size=1, timeout_s=1.0)
-    ready = pb.StreamEmbedReady(max_in_flight_inputs=4, max_batch_inputs=4)
+def ready_state(
+    *, batch_size: int, order: ResultOrder = "input", max_bytes: int = 2**22, window: int = 4
+) -> StreamState[list[str]]:
+    """Makes the state of a stream that the server has accepted."""
+    state = StreamState(
+        ["a"],
+        model="",
+        order=order,
+        batch_size=batch_size,
+        timeout_s=1.0,
+        request_limit=RequestLimit(max_bytes),
+    )
+    ready = pb.StreamEmbedReady(max_in_flight_inputs=window, max_batch_inputs=window)
     state.receive(pb.StreamEmbedResponse(ready=ready))
     return state
+
+
+def _state() -> StreamState[list[str]]:
+    return ready_state(batch_size=1)
 
 
 @pytest.mark.parametrize(
