@@ -48,6 +48,7 @@ class Script:
     page_size: int = 2
     page_tokens: Iterator[str] | None = None  # instead of those of the pages
     model_count: int = 5
+    one_by_one: bool = False  # one result an answer
     reverse: bool = False  # answer each batch from its end
     end_stream_after: int | None = None  # results, then UNAVAILABLE
     stay_silent: bool = False  # never answer on a stream
@@ -138,6 +139,10 @@ class Servicer(
                 results = [stream_result(each, setup.options) for each in held]
                 held = []
                 script.answered_count += len(results)
+                while script.one_by_one and len(results) > 1:
+                    yield pb.StreamEmbedResponse(
+                        results=pb.StreamEmbedResults(results=[results.pop(0)])
+                    )
                 yield pb.StreamEmbedResponse(
                     results=pb.StreamEmbedResults(
                         results=reversed(results) if script.reverse else results,
