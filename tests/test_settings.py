@@ -77,6 +77,8 @@ def other_value(setting: str) -> Any:
         return "x-forwarded-client-cert"
     if info.annotation is Path or (setting.startswith("triton_") and setting.endswith("_file")):
         return "/var/cache/embedgrpc"
+    if info.default is None:
+        return 1.0
     if get_origin(info.annotation) is Literal:
         return next(one for one in get_args(info.annotation) if one != info.default)
     return not info.default if isinstance(info.default, bool) else info.default + 1
@@ -235,7 +237,8 @@ def bounds_of(info: FieldInfo) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize(
-    "setting", [name for name, info in FIELDS.items() if info.annotation in (int, float)]
+    "setting",
+    [name for name, info in FIELDS.items() if info.annotation in (int, float, float | None)],
 )
 def test_every_number_is_bounded(setting: str) -> None:
     """Each number has a least and a greatest value, and is refused beyond either."""
@@ -257,6 +260,40 @@ def test_window_smaller_than_a_message() -> None:
     """A stream's window must have room for one message of it."""
     (line,) = refusal("--max-stream-batch-inputs", "10", "--max-stream-in-flight-inputs", "9")
     assert line == "max_stream_batch_inputs 10 is more than max_stream_in_flight_inputs 9"
+
+
+def test_a_stop_must_fit_into_its_time() -> None:
+    """What a stop may take is added up, and refused where it is more than it may take as a whole."""
+    (line,) = refusal("--drain-delay-s", "6", "--shutdown-grace-s", "20.5")
+    assert line == (
+        "a stop may take 30.5 s: drain_delay_s 6, shutdown_grace_s 20.5 and 4 for the rest;"
+        " that is more than shutdown_timeout_s 30"
+    )
+    Settings(drain_delay_s=6, shutdown_grace_s=20)
+    Settings(drain_delay_s=6, shutdown_grace_s=20.5, shutdown_timeout_s=30.5)
+    (line,) = refusal("--address", "0.0.0.0:1", "--shutdown-grace-s", "21.5")
+    assert "a stop may take 30.5 s: drain_delay_s 5," in line
+
+
+@pytest.mark.parametrize(
+    ("address", "drain_s"),
+    [
+        ("127.0.0.1:50051", 0),
+        ("127.0.0.2:50051", 0),
+        ("localhost:50051", 0),
+        ("[::1]:50051", 0),
+        ("unix:/run/embedgrpc.sock", 0),
+        ("0.0.0.0:50051", 5),
+        ("[::]:50051", 5),
+        ("10.1.2.3:50051", 5),
+        ("some-host:50051", 5),
+    ],
+)
+def test_a_server_on_a_network_waits_for_load_balancers(address: str, drain_s: float) -> None:
+    """Only where nobody but this machine can call, a stop begins at once; a value that is set wins."""
+    assert Settings(address=address).drain_time_s == drain_s
+    assert Settings(address=address, drain_delay_s=0).drain_time_s == 0
+    assert Settings(address=address, drain_delay_s=1.5).drain_time_s == 1.5
 
 
 def test_unknown_key_is_refused(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ async def test_a_stream_is_answered_what_was_read_of_it(
 
 async def test_idle_streams_end_at_once(serve: Serve) -> None:
     """Streams that wait for their client do not hold up a stop: before the setup, and after."""
-    service = await serve(shutdown_grace_s=3600)
+    service = await serve(shutdown_grace_s=3600, shutdown_timeout_s=3700)
     silent = Stream(service.client)
     await silent.call.wait_for_connection()
     opened = await Stream.open(service.client)
@@ -163,7 +163,7 @@ async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: FakeBac
 
 async def test_a_stream_that_comes_too_late_is_told_so() -> None:
     """A stream whose handler begins after the drain is drained as well."""
-    draining = Draining()
+    draining = Draining(max_age_s=PATIENCE_S)
     draining.drain()
     late: Exchange[None] = Exchange(None, _never(), idle_timeout_s=PATIENCE_S)
     with draining.watch(late):

@@ -61,6 +61,11 @@ def _check_address(address: str) -> None:
             )
 
 
+def _ms(seconds: float) -> int:
+    """Returns milliseconds as gRPC takes them: its largest number means without end."""
+    return min(int(seconds * 1000), 2**31 - 1)
+
+
 def channel_arguments(settings: Settings) -> list[tuple[str, int]]:
     """Returns gRPC's own settings; a key that it does not know is ignored in silence."""
     return [
@@ -79,8 +84,12 @@ def channel_arguments(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_idle_ms", 300_000),
-        ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
-        ("grpc.max_connection_age_grace_ms", 60_000),
+        ("grpc.max_connection_age_ms", _ms(settings.max_connection_age_s)),
+        # A stream may begin as late as when its connection is told to go; see `draining`.
+        (
+            "grpc.max_connection_age_grace_ms",
+            _ms(settings.max_connection_age_s + settings.max_connection_age_grace_s),
+        ),
         # Else a second server takes half of the first one's connections in silence.
         ("grpc.so_reuseport", 0),
     ]

@@ -12,6 +12,7 @@ from typing import Any
 
 from embedgrpc.server.serving import Server
 from embedgrpc.server.settings import Settings
+from embedgrpc.server.stopping import StopDeadline
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +31,13 @@ async def serve(settings: Settings) -> None:
     # interpreter, and the cores of the model with it.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     stopping = asyncio.Event()
-    with _signals(stopping.set):
+    deadline = StopDeadline(settings.shutdown_timeout_s)
+
+    def stop() -> None:
+        deadline.begin()
+        stopping.set()
+
+    with _signals(stop):
         async with Server(settings) as server:
             _logger.info("listening", extra={"address": server.address})
             await _until(stopping, server.load())
@@ -38,7 +45,10 @@ async def serve(settings: Settings) -> None:
             if not stopping.is_set():
                 _logger.info("serving", extra={"address": server.address})
             await stopping.wait()
-            _logger.info("stopping", extra={"grace_s": settings.shutdown_grace_s})
+            _logger.info(
+                "stopping",
+                extra={"drain_s": settings.drain_time_s, "grace_s": settings.shutdown_grace_s},
+            )
             await server.drain()
     _logger.info("stopped")
 

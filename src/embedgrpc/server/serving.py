@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from importlib.metadata import version
@@ -30,10 +31,11 @@ from embedgrpc.server.health import HealthMonitor, HealthService, Heartbeat
 from embedgrpc.server.listening import StartError, channel_arguments, listen
 from embedgrpc.server.listing import ModelService
 from embedgrpc.server.loading import OpenBackend, load, open_onnx, served_models
-from embedgrpc.server.metrics import configure_metrics
+from embedgrpc.server.metrics import Metrics, configure_metrics
 from embedgrpc.server.reflection import add_reflection
 from embedgrpc.server.reranking import RerankService
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings import FLUSH_S, Settings
+from embedgrpc.server.telemetry import Telemetry
 from embedgrpc.server.totals import BatchTotals
 from embedgrpc.v1 import (
     embedding_service_pb2_grpc,
@@ -70,7 +72,7 @@ class Server:
         self._resources = AsyncExitStack()
         self._health = HealthService()
         self._heartbeat = Heartbeat()
-        self._draining = Draining()
+        self._draining = Draining(max_age_s=settings.max_connection_age_s)
         self._totals = BatchTotals(self.catalog)
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         self._monitor = HealthMonitor(
@@ -92,17 +94,17 @@ class Server:
 
     async def _start(self, resources: AsyncExitStack) -> None:
         door = Doorkeeper()
-        interceptors: list[Any] = [door, GuardInterceptor()]
+        interceptors: list[Any] = [GuardInterceptor(), door]
         try:
             tracing = telemetry.configure(version("embedgrpc"), os.environ)
             metrics = configure_metrics(version("embedgrpc"), os.environ, self._totals.read)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
-        if metrics:
-            resources.push_async_callback(asyncio.to_thread, metrics.shutdown)
+        exporting = [each for each in (metrics, tracing) if each]
+        if exporting:
+            resources.push_async_callback(_flush, exporting)
         if tracing:
-            resources.push_async_callback(asyncio.to_thread, tracing.shutdown)
-            interceptors.insert(1, tracing.interceptor())
+            interceptors.insert(0, tracing.interceptor())
             self._observers.append(tracing.batch_tracer())
         resources.callback(self._totals.log)
         models = self._models = ExitStack()
@@ -236,7 +238,12 @@ class Server:
     async def drain(self) -> None:
         """Says NOT_SERVING, and goes on serving until whoever balances load has noticed."""
         await self._health.stop()
-        await asyncio.sleep(self._settings.drain_delay_s)
+        await asyncio.sleep(self._settings.drain_time_s)
+
+
+async def _flush(exporting: Sequence[Telemetry | Metrics]) -> None:
+    """Exports what is left, all at once: a collector that is gone costs its time only once."""
+    await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))
 
 
 def _may_come(model: ServedModel, error: Exception) -> bool:
