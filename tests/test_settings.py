@@ -263,7 +263,7 @@ def test_window_smaller_than_a_message() -> None:
 
 
 def test_a_stop_must_fit_into_its_time() -> None:
-    """What a stop may take is added up, and refused where it is more than it may take as a whole."""
+    """What the parts of a stop may take is added up, and refused where it is too much."""
     (line,) = refusal("--drain-delay-s", "6", "--shutdown-grace-s", "20.5")
     assert line == (
         "a stop may take 30.5 s: drain_delay_s 6, shutdown_grace_s 20.5 and 4 for the rest;"
@@ -290,7 +290,7 @@ def test_a_stop_must_fit_into_its_time() -> None:
     ],
 )
 def test_a_server_on_a_network_waits_for_load_balancers(address: str, drain_s: float) -> None:
-    """Only where nobody but this machine can call, a stop begins at once; a value that is set wins."""
+    """Only where no other machine can call, a stop begins at once; a value that is set wins."""
     assert Settings(address=address).drain_time_s == drain_s
     assert Settings(address=address, drain_delay_s=0).drain_time_s == 0
     assert Settings(address=address, drain_delay_s=1.5).drain_time_s == 1.5

@@ -36,15 +36,15 @@ def test_a_text_that_fits_into_no_request_is_named_before_it_is_sent(
     client: Client, script: Script, call: Any, field: str
 ) -> None:
     """The error names the text, its size in UTF-8 and the limit, and holds none of the text."""
-    text = "é" * (2 * MIB + 1)
+    text = "𝄞" * (MIB + 1)  # four bytes each
     with pytest.raises(InputTooLongError) as caught:
         call(client, text)
     error = caught.value
-    assert error.message.startswith(f"{field} has {4 * MIB + 2} bytes, and a request has room for")
+    assert error.message.startswith(f"{field} has {4 * MIB + 4} bytes, and a request has room for")
     assert error.field_violations[0][0] == field
-    assert error.metadata == {"bytes": str(4 * MIB + 2), "maxBytes": str(4 * MIB - 64)}
+    assert error.metadata == {"bytes": str(4 * MIB + 4), "maxBytes": str(4 * MIB - 64)}
     assert error.reason == "INPUT_TOO_LONG"
-    assert "é" not in str(error)
+    assert "𝄞" not in str(error)
     assert script.calls == []
 
 
@@ -161,6 +161,30 @@ async def test_failures_are_told_while_asynchronous_inputs_pause(order: ResultOr
             told.set()
             assert [result async for result in stream] == []
     assert sorted(seen) == ["0", "1", "2"]
+
+
+async def test_a_failure_wakes_a_caller_that_waits() -> None:
+    """With nothing in flight no answer comes, and the failure is told all the same."""
+    waits, told = asyncio.Event(), asyncio.Event()
+
+    async def inputs() -> AsyncIterator[str]:
+        yield "a"
+        await waits.wait()
+        yield "x" * SMALL_BYTES
+        await told.wait()
+
+    with serving() as (_, target):
+        async with (
+            AsyncClient(target, max_request_bytes=SMALL_BYTES) as client,
+            client.embed_stream(inputs(), batch_size=1) as stream,
+        ):
+            assert (await anext(stream)).error is None
+            waiting = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            waits.set()
+            assert isinstance((await waiting).error, InputTooLongError)
+            told.set()
+            assert [result async for result in stream] == []
 
 
 def test_the_window_counts_inputs_that_failed_here() -> None:
