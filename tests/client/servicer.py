@@ -60,6 +60,7 @@ class Script:
     watch_status: str = "SERVING"
     watched: list[str] = field(default_factory=list)
     on_call: Callable[[Any], object] = id  # told of each unary call
+    hold_calls: bool = False  # never answer unary calls
     hold_answers: threading.Event | None = None  # answer nothing before it is set
     window_full: threading.Event = field(default_factory=threading.Event)
 
@@ -223,6 +224,8 @@ class Servicer(
         self.script.calls.append(request)
         self.script.on_call(context)
         self.script.metadata = list(context.invocation_metadata())
+        if self.script.hold_calls:
+            await asyncio.Event().wait()
         if self.script.refusals:
             await _abort(context, self.script.refusals.popleft())
 

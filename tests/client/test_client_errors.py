@@ -132,7 +132,7 @@ def test_a_deadline_that_passes_here_is_a_deadline_error(client_class: type[Clie
         client.close()
 
 
-@pytest.mark.parametrize("name", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+@pytest.mark.parametrize("name", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"])
 def test_a_busy_server_is_tried_three_times(client: Client, script: Script, name: str) -> None:
     """The retry policy of the channel gives up after the third attempt."""
     code = grpc.StatusCode[name]

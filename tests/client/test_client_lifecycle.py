@@ -139,6 +139,25 @@ async def test_a_cancelled_wait_for_a_result_loses_nothing(target: str, script: 
         assert [result.id async for result in stream] == [str(number) for number in range(20)]
 
 
+async def test_a_call_that_its_caller_cancels_is_not_tried_again(
+    target: str, script: Script
+) -> None:
+    """A server that stops may cancel a call, which is then tried again; a caller means it."""
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    script.on_call = lambda _: loop.call_soon_threadsafe(begun.set)
+    script.hold_calls = True
+    async with AsyncClient(target) as client:
+        calling = asyncio.ensure_future(client.embed(["a"]))
+        await begun.wait()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        script.hold_calls = False
+        assert await client.health() is HealthStatus.SERVING
+    assert [type(call).__name__ for call in script.calls] == ["EmbedRequest", "HealthCheckRequest"]
+
+
 async def test_streams_of_one_client_run_side_by_side(target: str) -> None:
     """Tasks with a stream each do not mix up their results."""
     async with AsyncClient(target) as client:

@@ -102,7 +102,7 @@ class Server:
             raise StartError(str(error), settings_are_wrong=True) from None
         exporting = [each for each in (metrics, tracing) if each]
         if exporting:
-            resources.push_async_callback(_flush, exporting)
+            resources.push_async_callback(flush, exporting)
         if tracing:
             interceptors.insert(0, tracing.interceptor())
             self._observers.append(tracing.batch_tracer())
@@ -241,8 +241,12 @@ class Server:
         await asyncio.sleep(self._settings.drain_time_s)
 
 
-async def _flush(exporting: Sequence[Telemetry | Metrics]) -> None:
-    """Exports what is left, all at once: a collector that is gone costs its time only once."""
+async def flush(exporting: Sequence[Telemetry | Metrics]) -> None:
+    """Exports what is left, all at once: a collector that is gone costs its time only once.
+
+    Args:
+        exporting: What exports; each gets `FLUSH_S`.
+    """
     await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))
 
 
