@@ -71,14 +71,16 @@ def write(folder: Path, text: str) -> Path:
 def other_value(setting: str) -> Any:
     """A value that is allowed and not the default."""
     info = FIELDS[setting]
-    if setting == "address":
-        return "unix:/run/embedgrpc.sock"
-    if setting == "caller_metadata":
-        return "x-forwarded-client-cert"
+    special = {
+        "address": "unix:/run/embedgrpc.sock",
+        "unix_socket_mode": "0660",
+        "caller_metadata": "x-forwarded-client-cert",
+        "drain_delay_s": 1.0,
+    }
+    if setting in special:
+        return special[setting]
     if info.annotation is Path or (setting.startswith("triton_") and setting.endswith("_file")):
         return "/var/cache/embedgrpc"
-    if info.default is None:
-        return 1.0
     if get_origin(info.annotation) is Literal:
         return next(one for one in get_args(info.annotation) if one != info.default)
     return not info.default if isinstance(info.default, bool) else info.default + 1
@@ -203,6 +205,8 @@ def test_file_is_named_by_variable_or_flag(monkeypatch: pytest.MonkeyPatch, tmp_
         ("max_unary_s", "0", "greater than 0"),
         ("max_unary_s", "nan", "less than or equal to 3600"),
         ("drain_delay_s", "inf", "less than or equal to 600"),
+        ("unix_socket_mode", "0999", "pattern"),
+        ("readiness", "most", "'default', 'all' or 'any'"),
         ("log_level", "trace", "'debug', 'info', 'warning' or 'error'"),
     ],
 )

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from embedgrpc.client.errors import DeadlineExpiredError, EmbedGrpcError
 from embedgrpc.client.in_flight import DEFAULT_CONCURRENT_CALLS, InFlight, Place, is_refused
+from embedgrpc.client.proxies import proxy_options
 from embedgrpc.client.sizes import DEFAULT_REQUEST_BYTES, RequestLimit
 from embedgrpc.client.status import error_of_call
 from embedgrpc.v1 import embedding_service_pb2_grpc, model_service_pb2_grpc, rerank_service_pb2_grpc
@@ -127,6 +128,7 @@ class ChannelOwner:
                         "grpc.per_rpc_retry_buffer_size",
                         self._max_request_bytes + _RETRY_OVERHEAD_BYTES,
                     ),
+                    *proxy_options(self._target),
                     ("grpc.service_config", service_config(health_check=self._health_check)),
                 )
                 self._channel = (
