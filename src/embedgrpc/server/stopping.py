@@ -8,7 +8,7 @@ _logger = logging.getLogger(__name__)
 
 _EXIT_CODE = 1
 # A log that is blocked must not keep the process.
-_LOG_S_MAX = 0.5
+_LOG_S_MAX = 1.0
 
 
 class StopDeadline:
@@ -31,12 +31,12 @@ class StopDeadline:
         timer.start()
 
     def _end(self) -> None:
-        telling = threading.Thread(
-            target=_logger.error,
-            args=("stop took too long",),
-            kwargs={"extra": {"shutdown_timeout_s": self._timeout_s}},
-            daemon=True,
-        )
+        telling = threading.Thread(target=self._tell, daemon=True)
         telling.start()
         telling.join(_LOG_S_MAX)
         os._exit(_EXIT_CODE)
+
+    def _tell(self) -> None:
+        _logger.error("stop took too long", extra={"shutdown_timeout_s": self._timeout_s})
+        for handler in logging.getLogger().handlers:
+            handler.flush()
