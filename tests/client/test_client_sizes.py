@@ -30,6 +30,9 @@ SMALL_BYTES = 4096
         (lambda client, text: client.rerank(text, ["a"]), "query"),
         (lambda client, text: client.embed(["a"], prompt_text=text), "prompt_text"),
         (lambda client, text: client.get_model(text), "name"),
+        (lambda client, text: client.health(text), "service"),
+        (lambda client, text: client.embed_stream(["a"], prompt_text=text), "prompt_text"),
+        (lambda client, text: client.embed_stream(["a"], model=text), "model"),
     ],
 )
 def test_a_text_that_fits_into_no_request_is_named_before_it_is_sent(

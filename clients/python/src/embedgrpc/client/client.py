@@ -99,6 +99,7 @@ class Client(ChannelOwner):
             The results: iterate, and close it when leaving early.
 
         Raises:
+            InputTooLongError: The prompt, or the name of the model, fits into no message.
             TypeError: An option has the wrong type, or the inputs are one str.
             ValueError: An option is out of its range.
         """

@@ -47,6 +47,7 @@ class StreamState(Generic[InputsT]):
         options: How to embed.
 
     Raises:
+        InputTooLongError: The prompt, or the name of the model, fits into no message.
         TypeError: An option has the wrong type, or the inputs are one str.
         ValueError: An option is out of its range.
     """
@@ -74,6 +75,8 @@ class StreamState(Generic[InputsT]):
                 order=enum_value(pb.ResultOrder, order),
             )
         )
+        names = {name: str(options.get(name) or "") for name in ("prompt_name", "prompt_text")}
+        request_limit.check(self.setup, {"model": model, **names})
         self.timeout_s: Final = timeout_s
         self.ready: StreamReady | None = None
         self.input_tokens = 0
