@@ -25,7 +25,7 @@ from embedgrpc.models.families import FAMILIES
 from embedgrpc.models.graph_writer import GraphWriter
 from embedgrpc.models.halved import halve
 from embedgrpc.models.heads import append_embedding_head, append_outputs
-from embedgrpc.models.imported import move_weights, read_graph, refuse_odd_names
+from embedgrpc.models.imported import move_weights, read_graph
 from embedgrpc.models.json_file import JsonObject
 from embedgrpc.models.kinds import Kind, WeightType
 from embedgrpc.models.m3_export import (
@@ -98,8 +98,7 @@ def build_graph(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltG
 
 def _build_plain(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
     if origin.format is Format.ONNX:
-        with refuse_odd_names(origin):
-            return _import(origin, metadata, folder)
+        return _import(origin, metadata, folder)
     family = FAMILIES.get(metadata.model_type)
     config = JsonObject(path=origin.folder / "config.json", values=metadata.config)
     if family is None:

@@ -156,11 +156,9 @@ def _find_externals(
         from embedgrpc.models.imported import (  # noqa: PLC0415 - not on a hit
             external_locations,
             load_proto,
-            refuse_odd_names,
         )
 
-        with refuse_odd_names(origin):
-            return {"locations": external_locations(load_proto(origin))}
+        return {"locations": external_locations(load_proto(origin))}
 
     # The names stand in the graph: the same graph always has the same.
     _, remembered = load_or_build(

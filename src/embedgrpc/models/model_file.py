@@ -49,7 +49,7 @@ def find_member(root: Path, folder: Path, name: str, *, named_by: str) -> Path:
     check_name(name, named_by=named_by)
     place = PurePosixPath(name)
     path = folder / place
-    if place.is_absolute() or ".." in place.parts or not is_inside(path, root):
+    if "\0" in name or place.is_absolute() or ".." in place.parts or not is_inside(path, root):
         raise ModelError(f"{named_by} {name!r} leads out of the model folder {root}")
     return path
 
@@ -71,7 +71,8 @@ def check_name(name: str, *, named_by: str) -> None:
         fits = False
     if not fits:
         raise ModelError(
-            f"{named_by} must name a file or a folder, not {name[:_SHOWN_CHARACTERS]!r}"
+            f"{named_by} must name a file or a folder, of at most {_PATH_BYTES_MAX} bytes and "
+            f"{_NAME_BYTES_MAX} a part, not {name[:_SHOWN_CHARACTERS]!r} of {len(name)} characters"
         )
 
 
