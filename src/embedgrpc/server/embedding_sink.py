@@ -27,8 +27,8 @@ class Answers(Protocol):
         """Answers an input with the reason why there is no embedding."""
         ...
 
-    def finished(self, running: Running) -> None:
-        """Forgets a job of which every input is answered."""
+    def finished(self, sink: "EmbeddingSink") -> None:
+        """Forget a message of which every input is answered."""
         ...
 
 
@@ -101,6 +101,12 @@ class EmbeddingSink:
             self._stream.fail(self._positions[index], self._ids[index], error)
         self._count(len(indices))
 
+    def cancel(self) -> None:
+        """Drop what has not been run. Nothing is delivered from here on."""
+        if self.running is not None:
+            self.running.cancel()
+            self.running = None
+
     def _job(self) -> Job:
         if self.running is None:
             raise RuntimeError("rows came before the job was started")
@@ -109,4 +115,6 @@ class EmbeddingSink:
     def _count(self, inputs: int) -> None:
         self._missing -= inputs
         if not self._missing and self.running is not None:
-            self._stream.finished(self.running)
+            # The job holds this sink, too.
+            self.running = None
+            self._stream.finished(self)

@@ -8,7 +8,6 @@ from typing import Any
 from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
-from embedgrpc.engine.pipeline import Running
 from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call
@@ -65,7 +64,7 @@ class EmbeddingStream:
             context, requests, idle_timeout_s=settings.stream_idle_timeout_s
         )
         self._ids: set[str] = set()
-        self._running: set[Running] = set()
+        self._sinks: set[EmbeddingSink] = set()
         self._in_input_order = True
         self._taken = 0
         self._next_position = 0
@@ -78,8 +77,10 @@ class EmbeddingStream:
         try:
             await self.exchange.run(self._read, self._pack)
         finally:
-            for running in self._running:
-                running.cancel()
+            for sink in self._sinks:
+                sink.cancel()
+            # Each holds this stream, too.
+            self._sinks.clear()
             describe_call(input_tokens=self._input_tokens)
 
     async def _read(self) -> None:
@@ -173,11 +174,11 @@ class EmbeddingStream:
                 ids=[ids[position - first] for position in positions],
             )
             sink.running = await embedder.submit(checked, spec, call, sink)
-            self._running.add(sink.running)
+            self._sinks.add(sink)
 
-    def finished(self, running: Running) -> None:
-        """Forgets a job of which every input is answered."""
-        self._running.discard(running)
+    def finished(self, sink: EmbeddingSink) -> None:
+        """Forget a message of which every input is answered."""
+        self._sinks.discard(sink)
 
     def succeed(
         self, position: int, identifier: str, embedding: bytes, *, tokens: int, truncated: bool

@@ -75,6 +75,7 @@ class Exchange(Generic[Answer]):
                     reader.result()
                 if self._in_flight or not reader.done():
                     await self._changed.wait()
+            reader.result()
         except asyncio.CancelledError:
             # Cancelled by our own watch, and by nobody else?
             if not self._gave_up or handler is None or handler.uncancel():
@@ -83,6 +84,8 @@ class Exchange(Generic[Answer]):
             watch.cancel()
             reader.cancel()
             await asyncio.gather(watch, reader, return_exceptions=True)
+            # It holds this exchange, too.
+            self._reader = None
         if self._failure is not None:
             raise self._failure
 
@@ -137,7 +140,8 @@ class Exchange(Generic[Answer]):
         try:
             await read()
         except EngineError as error:
-            self._failure = error
+            # Its frames hold this exchange.
+            self._failure = error.with_traceback(None)
         except asyncio.CancelledError:
             if not self._draining:
                 raise

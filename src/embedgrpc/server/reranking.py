@@ -20,7 +20,7 @@ from embedgrpc.server.checks import (
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
-from embedgrpc.server.guard import log_fault, stray_cancellation
+from embedgrpc.server.guard import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.requests import (
     begin_call,
     client_response_bytes,
@@ -87,8 +87,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
             except EngineError as error:
                 response.error.CopyFrom(item_error(error))
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_cancelled():
                     raise
                 response.error.CopyFrom(item_error(stray_cancellation("StreamRerank")))
             except Exception as error:  # noqa: BLE001 - a stream waits for every answer

@@ -31,6 +31,7 @@ from embedgrpc.server.listening import StartError, channel_arguments, listen
 from embedgrpc.server.listing import ModelService
 from embedgrpc.server.loading import OpenBackend, load, open_onnx, served_models
 from embedgrpc.server.metrics import configure_metrics
+from embedgrpc.server.open_calls import OpenCalls
 from embedgrpc.server.reflection import add_reflection
 from embedgrpc.server.reranking import RerankService
 from embedgrpc.server.settings import Settings
@@ -60,11 +61,13 @@ class Server:
     Attributes:
         address: Where it listens; with the port that was taken for port 0.
         catalog: Its models.
+        open_calls: Keeps account of its calls.
     """
 
     def __init__(self, settings: Settings, *, open_backend: OpenBackend = open_onnx) -> None:
         self.address = settings.address
         self.catalog = Catalog(served_models(settings))
+        self.open_calls = OpenCalls(settings)
         self._settings = settings
         self._open_backend = open_backend
         self._resources = AsyncExitStack()
@@ -92,7 +95,7 @@ class Server:
 
     async def _start(self, resources: AsyncExitStack) -> None:
         door = Doorkeeper()
-        interceptors: list[Any] = [door, GuardInterceptor()]
+        interceptors: list[Any] = [door, GuardInterceptor(self.open_calls)]
         try:
             tracing = telemetry.configure(version("embedgrpc"), os.environ)
             metrics = configure_metrics(version("embedgrpc"), os.environ, self._totals.read)
@@ -109,6 +112,7 @@ class Server:
         # Off the event loop, which must go on to hear signals: a lane ends its batch first.
         resources.push_async_callback(asyncio.to_thread, models.close)
         self._tasks = await resources.enter_async_context(_Tasks())
+        self._tasks.start(self.open_calls.watch())
         server = grpc.aio.server(
             interceptors=interceptors, options=channel_arguments(self._settings)
         )

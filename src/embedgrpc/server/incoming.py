@@ -1,0 +1,107 @@
+"""The messages that a client sends in one call: read, counted, and parsed."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Self
+
+import grpc.aio
+
+from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.server.open_calls import OpenCall
+
+_logger = logging.getLogger(__name__)
+
+# A client that has left looks at first like one that has sent all that it wanted to.
+_CANCELLATION_S = 0.01
+
+
+class Requests:
+    """The messages of one call, in the order in which they come.
+
+    Args:
+        call: The call.
+        parse: Makes a message of bytes; raises whatever it likes where they hold none.
+        method: The method's full name, for the log.
+        max_bytes: The most bytes of one message.
+        idle_timeout_s: How long the client of a stream may send none; infinity where the handler
+            looks at that.
+
+    Attributes:
+        last_bytes: The size of the message that was read last.
+    """
+
+    def __init__(
+        self,
+        call: OpenCall,
+        parse: Callable[[bytes], Any],
+        *,
+        method: str,
+        max_bytes: float,
+        idle_timeout_s: float,
+    ) -> None:
+        self.last_bytes = 0
+        self._call = call
+        self._parse = parse
+        self._method = method
+        self._max_bytes = max_bytes
+        self._idle_timeout_s = idle_timeout_s
+        self._began = False
+
+    async def only(self) -> Any:
+        """Read the message of a call that has one.
+
+        Raises:
+            InvalidRequestError: There is none, or it cannot be parsed.
+        """
+        data = await self._call.read_first()
+        if data is grpc.aio.EOF:
+            await asyncio.sleep(_CANCELLATION_S)
+            raise InvalidRequestError(
+                "the call ended without a message; this method takes one",
+                metadata={"label": "no_message"},
+            )
+        return self._read(data)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._began:
+            data = await self._call.read_next(idle_timeout_s=self._idle_timeout_s)
+        else:
+            data = await self._call.read_first()
+            self._began = True
+            if data is not grpc.aio.EOF:
+                self._call.release_request(len(data))
+        if data is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return self._read(data)
+
+    def _read(self, data: bytes) -> Any:
+        """Parse a message.
+
+        Raises:
+            InvalidRequestError: It is too large, or holds something else.
+        """
+        size = self.last_bytes = len(data)
+        if size > self._max_bytes:
+            raise InvalidRequestError(
+                f"the message has {size} bytes; the limit of this method is {self._max_bytes}",
+                metadata={
+                    "label": "message_too_large",
+                    "bytes": str(size),
+                    "limit": str(self._max_bytes),
+                },
+            )
+        try:
+            return self._parse(data)
+        except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
+            _logger.debug(
+                "malformed message",
+                extra={"method": self._method, "bytes": size, "error": type(error).__name__},
+            )
+        raise InvalidRequestError(
+            "the message is not a valid protobuf message of this method",
+            metadata={"label": "malformed_message"},
+        )
