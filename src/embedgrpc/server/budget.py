@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 _GREED = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Caller:
-    """Who holds a part of a budget.
+    """Who holds a part of a budget; one object for each connection.
 
     Attributes:
         address: Who calls, whatever the number of connections.
@@ -49,14 +49,21 @@ class Budget:
 
     total: int
     held: int = 0
+    # Up to here there is room for everybody.
+    _quiet: int = field(init=False)
     _by_address: dict[str, int] = field(default_factory=dict)
     _by_connection: dict[Caller, int] = field(default_factory=dict)
     # One line for each caller; the caller that was served last stands last.
     _lines: dict[Caller, deque[_Waiter]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._quiet = self.largest(self.total)
+
     def try_take(self, caller: Caller, amount: int) -> bool:
         """Take an amount at once, if the caller's share has room and none of its calls waits."""
-        if caller in self._lines or not self._has_room(caller, amount):
+        if self._lines and caller in self._lines:
+            return False
+        if self.held + amount > self._quiet and not self._has_room(caller, amount):
             return False
         self.force(caller, amount)
         return True

@@ -8,6 +8,7 @@ from embedgrpc.server.catalog import Catalog
 from embedgrpc.server.checks import check_count, check_response_size
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding_stream import EmbeddingStream
+from embedgrpc.server.open_calls import reserve_answer
 from embedgrpc.server.requests import begin_call, client_response_bytes
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
@@ -46,14 +47,14 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         loaded, embedder, options = served.embedder()
         check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")
         spec, encoding = options.read(request.options, field="options")
+        size = embeddings_size(
+            request.texts,
+            spec,
+            encoding,
+            multi_vector_dimensions=loaded.metadata.multi_vector_dimensions,
+        )
         check_response_size(
-            embeddings_size(
-                request.texts,
-                spec,
-                encoding,
-                multi_vector_dimensions=loaded.metadata.multi_vector_dimensions,
-            ),
-            limit=min(self._settings.max_response_bytes, client_response_bytes(context)),
+            size, limit=min(self._settings.max_response_bytes, client_response_bytes(context))
         )
         describe_call(
             operation="embeddings",
@@ -62,6 +63,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             dimensions=spec.dimensions,
             encoding=encoding.value,
         )
+        await reserve_answer(size)
         embeddings = await embedder.embed(request.texts, spec, call)
         response = embedding_service_pb2.EmbedResponse(
             model=served.id,

@@ -21,7 +21,7 @@ from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.requests import begin_call, client_response_bytes
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
-from embedgrpc.server.wire import delimited
+from embedgrpc.server.wire import delimited, embeddings_size
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
 # Larger messages are slower to send, and late results wait for early ones to be written.
@@ -152,7 +152,13 @@ class EmbeddingStream:
         for index, identifier in enumerate(ids):
             check_id(identifier, self._ids, field=f"batch.inputs[{index}].id")
             self._ids.add(identifier)
-        await self.exchange.take(len(inputs))
+        size = embeddings_size(
+            [one.text for one in inputs],
+            spec,
+            encoding,
+            multi_vector_dimensions=embedder.metadata.multi_vector_dimensions,
+        )
+        await self.exchange.take(len(inputs), answer_bytes=size + sum(map(len, ids)))
         first = self._taken
         self._taken += len(inputs)
         checked: list[CheckedText] = []

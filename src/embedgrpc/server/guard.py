@@ -24,7 +24,7 @@ from embedgrpc.server.handlers import (
     serializer_of,
     write_all,
 )
-from embedgrpc.server.incoming import Requests
+from embedgrpc.server.incoming import Messages, Requests, read_only
 from embedgrpc.server.open_calls import OpenCall, OpenCalls
 
 _logger = logging.getLogger(__name__)
@@ -71,13 +71,16 @@ class _Guarded:
         self._generates = inspect.isasyncgenfunction(self._behavior)
         self._takes_stream = handler.request_streaming
         self._gives_stream = handler.response_streaming
-        self._parse = handler.request_deserializer or bytes
         self._serialize = serializer_of(handler)
         self._method = method
         self._calls = calls
-        self._max_bytes = _NAMING_BYTES_MAX if method.startswith(_NAMING) else math.inf
-        # Handlers that are written for streams look at this themselves.
-        self._idle_timeout_s = calls.stream_idle_timeout_s if self._generates else math.inf
+        self._messages = Messages(
+            parse=handler.request_deserializer or bytes,
+            method=method,
+            max_bytes=_NAMING_BYTES_MAX if method.startswith(_NAMING) else math.inf,
+            # Handlers that are written for streams look at this themselves.
+            idle_timeout_s=calls.stream_idle_timeout_s if self._generates else math.inf,
+        )
 
     async def answer(self, _: Any, context: Any) -> bytes | None:
         """Answer one call; gRPC calls this."""
@@ -112,20 +115,13 @@ class _Guarded:
     async def _serve(self, call: OpenCall, context: Any) -> bytes | None:
         """Take in what the client sends and let the handler answer."""
         self._calls.take_place(call)
-        requests = Requests(
-            call,
-            self._parse,
-            method=self._method,
-            max_bytes=self._max_bytes,
-            idle_timeout_s=self._idle_timeout_s,
-        )
         # Nothing here holds on to a request while it is worked on.
         if self._takes_stream:
-            answering = self._behavior(requests, context)
+            answering = self._behavior(Requests(call, self._messages), context)
         else:
-            answering = self._behavior(await requests.only(), context)
+            answering = self._behavior(await read_only(call, self._messages), context)
         if self._generates:
-            await write_all(answering, context)
+            await write_all(answering, call)
             return None
         response = await answering
         if self._gives_stream:

@@ -76,7 +76,7 @@ def forget_frames(error: BaseException) -> None:
 
 
 async def write_all(responses: AsyncGenerator[Any], context: Any) -> None:
-    """Turns a generator of responses into writes.
+    """Turns a generator of responses into writes to a context, or what writes to one.
 
     A generator left suspended at a `yield` by a cancelled call is closed later and by another
     task; this one is closed at once, in the call's own.

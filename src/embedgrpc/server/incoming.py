@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import grpc.aio
@@ -16,59 +17,90 @@ _logger = logging.getLogger(__name__)
 _CANCELLATION_S = 0.01
 
 
-class Requests:
-    """The messages of one call, in the order in which they come.
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """What the messages of a method are.
 
-    Args:
-        call: The call.
+    Attributes:
         parse: Makes a message of bytes; raises whatever it likes where they hold none.
         method: The method's full name, for the log.
         max_bytes: The most bytes of one message.
         idle_timeout_s: How long the client of a stream may send none; infinity where the handler
             looks at that.
+    """
+
+    parse: Callable[[bytes], Any]
+    method: str
+    max_bytes: float
+    idle_timeout_s: float
+
+    def read(self, data: bytes) -> Any:
+        """Parse a message.
+
+        Raises:
+            InvalidRequestError: It is too large, or holds something else.
+        """
+        if len(data) > self.max_bytes:
+            raise InvalidRequestError(
+                f"the message has {len(data)} bytes; the limit of this method is {self.max_bytes}",
+                metadata={
+                    "label": "message_too_large",
+                    "bytes": str(len(data)),
+                    "limit": str(self.max_bytes),
+                },
+            )
+        try:
+            return self.parse(data)
+        except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
+            _logger.debug(
+                "malformed message",
+                extra={"method": self.method, "bytes": len(data), "error": type(error).__name__},
+            )
+        raise InvalidRequestError(
+            "the message is not a valid protobuf message of this method",
+            metadata={"label": "malformed_message"},
+        )
+
+
+async def read_only(call: OpenCall, messages: Messages) -> Any:
+    """Read the message of a call that has one; more than one are not looked at.
+
+    Raises:
+        InvalidRequestError: There is none, or it cannot be parsed.
+    """
+    data = await call.read_first()
+    if data is grpc.aio.EOF:
+        await asyncio.sleep(_CANCELLATION_S)
+        raise InvalidRequestError(
+            "the call ended without a message; this method takes one",
+            metadata={"label": "no_message"},
+        )
+    return messages.read(data)
+
+
+class Requests:
+    """The messages of a stream, in the order in which they come.
+
+    Args:
+        call: The call.
+        messages: What its messages are.
 
     Attributes:
         last_bytes: The size of the message that was read last.
     """
 
-    def __init__(
-        self,
-        call: OpenCall,
-        parse: Callable[[bytes], Any],
-        *,
-        method: str,
-        max_bytes: float,
-        idle_timeout_s: float,
-    ) -> None:
+    def __init__(self, call: OpenCall, messages: Messages) -> None:
         self.last_bytes = 0
         self._call = call
-        self._parse = parse
-        self._method = method
-        self._max_bytes = max_bytes
-        self._idle_timeout_s = idle_timeout_s
+        self._messages = messages
         self._began = False
-
-    async def only(self) -> Any:
-        """Read the message of a call that has one.
-
-        Raises:
-            InvalidRequestError: There is none, or it cannot be parsed.
-        """
-        data = await self._call.read_first()
-        if data is grpc.aio.EOF:
-            await asyncio.sleep(_CANCELLATION_S)
-            raise InvalidRequestError(
-                "the call ended without a message; this method takes one",
-                metadata={"label": "no_message"},
-            )
-        return self._read(data)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
         if self._began:
-            data = await self._call.read_next(idle_timeout_s=self._idle_timeout_s)
+            data = await self._call.read_next(idle_timeout_s=self._messages.idle_timeout_s)
         else:
             data = await self._call.read_first()
             self._began = True
@@ -76,32 +108,5 @@ class Requests:
                 self._call.release_request(len(data))
         if data is grpc.aio.EOF:
             raise StopAsyncIteration
-        return self._read(data)
-
-    def _read(self, data: bytes) -> Any:
-        """Parse a message.
-
-        Raises:
-            InvalidRequestError: It is too large, or holds something else.
-        """
-        size = self.last_bytes = len(data)
-        if size > self._max_bytes:
-            raise InvalidRequestError(
-                f"the message has {size} bytes; the limit of this method is {self._max_bytes}",
-                metadata={
-                    "label": "message_too_large",
-                    "bytes": str(size),
-                    "limit": str(self._max_bytes),
-                },
-            )
-        try:
-            return self._parse(data)
-        except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
-            _logger.debug(
-                "malformed message",
-                extra={"method": self._method, "bytes": size, "error": type(error).__name__},
-            )
-        raise InvalidRequestError(
-            "the message is not a valid protobuf message of this method",
-            metadata={"label": "malformed_message"},
-        )
+        self.last_bytes = len(data)
+        return self._messages.read(data)

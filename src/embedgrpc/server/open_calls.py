@@ -14,6 +14,7 @@ import math
 import time
 from contextvars import ContextVar
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Any
 
 import grpc.aio
@@ -22,6 +23,7 @@ from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, Overloade
 from embedgrpc.server.budget import Budget, Caller
 from embedgrpc.server.errors import message_of, status_code, trailing_metadata
 from embedgrpc.server.handlers import forget_frames
+from embedgrpc.server.malloc import trim_memory
 from embedgrpc.server.requests import caller_of
 from embedgrpc.server.settings import Settings
 
@@ -36,8 +38,11 @@ _END_S_MAX = 5.0
 # How long gRPC may take to tell that a call is over.
 _CANCELLATION_S_MAX = 1.0
 _RETRY_DELAY_S = 1.0
+# What is worth returning to the system.
+_BURST_BYTES = 16 * 1024 * 1024
 # An answer is there twice until it is taken: as it was made, and in gRPC's core.
 _ANSWER_COPIES = 2
+_KNOWN_CONNECTIONS_MAX = 16_384
 # The event loop serves others between so many tasks that are looked at.
 _TASKS_AT_ONCE = 500
 # The names of the two tasks in which gRPC runs a call: one waits for the end of the call.
@@ -147,22 +152,49 @@ class OpenCall:
         self.request_bytes -= size
         self._books.requests.give_back(self.caller, size)
 
-    async def reserve_answer(self, size: int) -> int:
-        """Wait until there is room for an answer, before it is made.
+    async def reserve_only_answer(self, size: int) -> None:
+        """Wait until there is room for the answer of a unary call, before it is made.
+
+        Raises:
+            OverloadedError: There was none for as long as the call may take.
+        """
+        books = self._books
+        reserved = books.answers.largest(size * _ANSWER_COPIES)
+        if not books.answers.try_take(self.caller, reserved):
+            try:
+                async with asyncio.timeout(books.max_unary_s):
+                    await books.answers.take(self.caller, reserved)
+            except TimeoutError:
+                raise OverloadedError(
+                    "answers that were not taken left no room for this one, of up to"
+                    f" {size} bytes, for {books.max_unary_s:g} s",
+                    retry_delay_s=_RETRY_DELAY_S,
+                    metadata={"label": "no_room_for_answer"},
+                ) from None
+        self.answer_bytes += reserved
+
+    async def reserve_answers(self, size: int) -> int:
+        """Wait until there is room for answers of a stream, before they are made.
 
         Returns:
-            The bytes that are reserved; they may be released before the call ends.
+            The bytes that are reserved, to be released once they have been taken.
         """
-        answers = self._books.answers
-        reserved = answers.largest(size * _ANSWER_COPIES)
-        await answers.take(self.caller, reserved)
+        reserved = self._books.answers.largest(size)
+        await self._books.answers.take(self.caller, reserved)
         self.answer_bytes += reserved
         return reserved
 
-    def release_answer(self, size: int) -> None:
+    def release_answers(self, size: int) -> None:
         """Count out what was reserved for answers that have been taken."""
         self.answer_bytes -= size
         self._books.answers.give_back(self.caller, size)
+
+    async def write(self, message: Any) -> None:
+        """Write a message of a stream that nobody else looks at; end a client that is too slow."""
+        self.since = now = time.monotonic()
+        self.state, self.until = _State.ANSWERING, now + self._books.stream_idle_timeout_s
+        await self.context.write(message)
+        self.state, self.until = _State.WORKING, math.inf
 
     def answer(self, size: int) -> None:
         """Count the bytes of the only answer, which gRPC is about to send."""
@@ -215,6 +247,12 @@ class OpenCall:
         self.context = None
 
 
+# A connection that was forgotten while it had calls would have two shares for a while.
+@lru_cache(_KNOWN_CONNECTIONS_MAX)
+def _caller(address: str, connection: str) -> Caller:
+    return Caller(address, connection)
+
+
 _current: ContextVar[OpenCall | None] = ContextVar("open_call", default=None)
 
 
@@ -227,7 +265,13 @@ async def reserve_answer(size: int) -> None:
     """Wait until there is room for the answer of the running call, in bytes."""
     call = _current.get()
     if call is not None:
-        await call.reserve_answer(size)
+        await call.reserve_only_answer(size)
+
+
+async def write(context: Any, message: Any) -> None:
+    """Write a message of the running call; end it if the client does not take it."""
+    call = _current.get()
+    await (context if call is None else call).write(message)
 
 
 class OpenCalls:
@@ -256,6 +300,7 @@ class OpenCalls:
         self._caller_metadata = settings.caller_metadata
         self._open: dict[asyncio.Task[Any], OpenCall] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._held_bytes_max = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -265,7 +310,7 @@ class OpenCalls:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
-        caller = Caller(caller_of(context, self._caller_metadata), context.peer())
+        caller = _caller(caller_of(context, self._caller_metadata), context.peer())
         call = self._open[task] = OpenCall(self, caller, context, time.monotonic())
         task.add_done_callback(self._closed)
         _current.set(call)
@@ -292,6 +337,7 @@ class OpenCalls:
             await asyncio.sleep(_SWEEP_INTERVAL_S)
             try:
                 await self._sweep()
+                await self._return_memory()
             except Exception:
                 _logger.exception("calls could not be looked at")
 
@@ -309,6 +355,14 @@ class OpenCalls:
                 self._end_later(call, self._too_late(call, now))
         if stuck:
             await _end_at_once(stuck)
+
+    async def _return_memory(self) -> None:
+        """Return to the system what calls have let go of; malloc would keep it."""
+        held = self.requests.held + self.answers.held
+        self._held_bytes_max = max(self._held_bytes_max, held)
+        if self._held_bytes_max > _BURST_BYTES and held < self._held_bytes_max // 4:
+            self._held_bytes_max = held
+            await asyncio.to_thread(trim_memory)
 
     def _give_way(self, now: float) -> list[tuple["asyncio.Task[Any]", OpenCall]]:
         """Choose slow calls of callers whose other calls wait for what these hold."""

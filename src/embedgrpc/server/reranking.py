@@ -21,6 +21,7 @@ from embedgrpc.server.draining import Draining
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.guard import is_cancelled, log_fault, stray_cancellation
+from embedgrpc.server.open_calls import reserve_answer
 from embedgrpc.server.requests import (
     begin_call,
     client_response_bytes,
@@ -62,6 +63,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         call = begin_call(
             context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
         )
+        await reserve_answer(_answer_bytes(request))
         response = await self._rerank(request, call, client_response_bytes(context))
         describe_call(input_tokens=response.usage.input_tokens)
         return response
@@ -101,7 +103,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
                 check_id(request.id, ids, field="id")
                 ids.add(request.id)
                 inputs = max(len(request.request.documents), 1)
-                await exchange.take(inputs)
+                await exchange.take(inputs, answer_bytes=_answer_bytes(request.request))
                 task = asyncio.create_task(answer(request, inputs))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
@@ -145,6 +147,12 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         )
         ranking = await reranker.rerank(request.query, documents, spec, call)
         return _pack(request, served, loaded, ranking, count)
+
+
+def _answer_bytes(request: rerank_service_pb2.RerankRequest) -> int:
+    """Bound the bytes of an answer before anything is looked at."""
+    documents = request.ByteSize() if request.return_documents else 0
+    return len(request.documents) * _RESULT_BYTES + documents
 
 
 def _read_spec(
