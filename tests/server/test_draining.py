@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -165,7 +166,8 @@ async def test_a_stream_that_comes_too_late_is_told_so() -> None:
     """A stream whose handler begins after the drain is drained as well."""
     draining = Draining()
     draining.drain()
-    late: Exchange[None] = Exchange(None, _never(), idle_timeout_s=PATIENCE_S)
+    never: Any = _never()
+    late: Exchange[None] = Exchange(None, never, idle_timeout_s=PATIENCE_S)
     with draining.watch(late):
         assert late._draining
 

@@ -63,7 +63,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         call = begin_call(
             context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
         )
-        await reserve_answer(_answer_bytes(request))
+        await reserve_answer(_answer_bytes(request, max_inputs=self._settings.max_inputs))
         response = await self._rerank(request, call, client_response_bytes(context))
         describe_call(input_tokens=response.usage.input_tokens)
         return response
@@ -103,7 +103,12 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
                 check_id(request.id, ids, field="id")
                 ids.add(request.id)
                 inputs = max(len(request.request.documents), 1)
-                await exchange.take(inputs, answer_bytes=_answer_bytes(request.request))
+                await exchange.take(
+                    inputs,
+                    answer_bytes=_answer_bytes(
+                        request.request, max_inputs=self._settings.max_inputs
+                    ),
+                )
                 task = asyncio.create_task(answer(request, inputs))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
@@ -149,10 +154,10 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         return _pack(request, served, loaded, ranking, count)
 
 
-def _answer_bytes(request: rerank_service_pb2.RerankRequest) -> int:
+def _answer_bytes(request: rerank_service_pb2.RerankRequest, *, max_inputs: int) -> int:
     """Bound the bytes of an answer before anything is looked at."""
     documents = request.ByteSize() if request.return_documents else 0
-    return len(request.documents) * _RESULT_BYTES + documents
+    return min(len(request.documents), max_inputs) * _RESULT_BYTES + documents
 
 
 def _read_spec(

@@ -192,7 +192,7 @@ class Settings(BaseModel):
         " one of its connections of that: four ninths, where nobody else calls",
     )
     max_held_request_bytes: int = Field(
-        default=96 * MIB,
+        default=64 * MIB,
         ge=MIB,
         le=2**40,
         description="The most bytes of requests that are received or worked on at once, shared"
