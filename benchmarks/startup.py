@@ -18,7 +18,8 @@ from embedgrpc.client import Client
 # The libraries that a gRPC service on ONNX Runtime imports, a bare session on the graph, the
 # tokenizer: what cannot be saved.
 _FLOOR = """
-import grpc.aio, numpy, onnxruntime, tokenizers
+from embedgrpc.libraries.onnx_runtime import onnxruntime
+import grpc.aio, numpy, tokenizers
 import grpc_health.v1.health_pb2_grpc, grpc_reflection.v1alpha.reflection, opentelemetry.trace
 from pathlib import Path
 from embedgrpc.backends.onnx import OnnxBackend

@@ -1,8 +1,10 @@
-"""Makes servers inside of the tests' process read connections as `embedgrpc serve` does.
+"""Prepares the tests' process as `embedgrpc serve` prepares its own.
 
-Loaded before all else: gRPC's core reads its environment once.
+Loaded before all else: ONNX Runtime and gRPC's core read their environment once.
 """
 
+from embedgrpc.libraries.silence import send_nothing
 from embedgrpc.server.grpc_core import read_on_one_thread
 
+send_nothing()
 read_on_one_thread()

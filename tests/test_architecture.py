@@ -30,8 +30,12 @@ MAY_IMPORT = {
         "embedgrpc.triton",
         # How many cores there are is asked of the machine, not of what runs on it.
         "embedgrpc.backends.cores",
+        "embedgrpc.libraries",
+        # `health` asks a server.
+        "embedgrpc.client",
     ),
     "embedgrpc.server": (
+        "embedgrpc.libraries",
         "embedgrpc.engine",
         "embedgrpc.models",
         "embedgrpc.backends.base",
@@ -44,8 +48,9 @@ MAY_IMPORT = {
     ),
     # Writes what a Triton server loads.
     "embedgrpc.triton": ("embedgrpc.models",),
-    "embedgrpc.models": (),
-    "embedgrpc.backends": (),
+    "embedgrpc.models": ("embedgrpc.libraries",),
+    "embedgrpc.backends": ("embedgrpc.libraries",),
+    "embedgrpc.libraries": (),
     "embedgrpc.client": ("embedgrpc.v1",),
 }
 # Here alone the server names what it is made of.
@@ -71,10 +76,18 @@ SPEAK_TRITON = {
     "embedgrpc.triton.config": ("google.protobuf", "tritonclient.grpc"),
     "embedgrpc.triton.execution": ("tritonclient.grpc",),
 }
+# Turns its telemetry off first.
+ONNX_RUNTIME = "embedgrpc.libraries.onnx_runtime"
 READS_ONNX = ("embedgrpc.models.imported", "google.protobuf.message")
 READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
     "embedgrpc.client.cli",
+    # Handed to another process, but for what is secret.
+    "embedgrpc.models.child_process",
+    # Told to libraries that have no other settings.
+    "embedgrpc.libraries.propagation",
+    "embedgrpc.libraries.proxies",
+    "embedgrpc.libraries.silence",
     "embedgrpc.server.configuration",
     # Told to gRPC's core, which has no other settings of its own.
     "embedgrpc.server.grpc_core",
@@ -143,6 +156,13 @@ def test_transport_stays_at_the_edge(module: tuple[str, ast.AST]) -> None:
     assert not known or within(name, SPEAK_TRANSPORT)
 
 
+def test_one_place_loads_onnx_runtime(module: tuple[str, ast.AST]) -> None:
+    """Everything takes it from where its telemetry was turned off before it is loaded."""
+    name, tree = module
+    loads = {one for one in imports_of(tree) if within(one, ("onnxruntime",))}
+    assert not loads or name == ONNX_RUNTIME
+
+
 def test_one_place_speaks_kserve(module: tuple[str, ast.AST]) -> None:
     """Triton's messages are known to its backend, which knows none of ours."""
     name, tree = module
@@ -162,7 +182,7 @@ def test_environment_is_read_in_few_places(module: tuple[str, ast.AST]) -> None:
 def test_every_module_was_found() -> None:
     """The rules above look at every part of both distributions."""
     parts = {name.split(".")[1] for name in SOURCES}
-    assert parts == {"cli", "server", "engine", "models", "backends", "client", "triton"}
+    assert parts == {part.split(".")[1] for part in MAY_IMPORT}
     assert set(COMPOSITION) | READ_ENVIRONMENT | set(SPEAK_TRITON) <= set(SOURCES)
 
 
@@ -242,3 +262,37 @@ def test_every_error_has_a_status() -> None:
         error = EngineError("message")
         error.reason = reason
         assert status_code(error).value[0] > 0
+
+
+# These open files of a model's folder: all others go through the first, which has the one rule.
+OPEN_MODEL_FILES = {
+    "embedgrpc.models.model_file",
+    # Libraries that take paths: each path was checked by the first.
+    "embedgrpc.models.weights",
+    "embedgrpc.models.torch_file",
+    "embedgrpc.models.imported",
+    # Files of the cache, of this machine, and of this process.
+    "embedgrpc.models.cache",
+    "embedgrpc.models.graph_writer",
+    "embedgrpc.models.external_tensors",
+    "embedgrpc.models.build",
+    "embedgrpc.models.products",
+    "embedgrpc.models.halved",
+    "embedgrpc.models.quantized",
+    "embedgrpc.models.memory",
+    "embedgrpc.models.child_process",
+}
+_OPENS = {"open", "read_bytes", "read_text", "from_file", "memmap", "ZipFile", "safe_open"}
+
+
+def test_one_place_opens_the_files_of_a_model(module: tuple[str, ast.AST]) -> None:
+    """No other module of `models` opens a file, so that the one rule holds for all."""
+    name, tree = module
+    if not within(name, ("embedgrpc.models",)):
+        return
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    opened = {
+        called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        for called in calls
+    } & _OPENS
+    assert not opened or name in OPEN_MODEL_FILES

@@ -74,7 +74,7 @@ def test_the_program_is_process_1(name: str) -> None:
     (check,) = _of(last, "HEALTHCHECK")
     options, _, command = check.partition(" CMD ")
     assert json.loads(command) == [
-        "embedgrpc-client",
+        "embedgrpc",
         "health",
         "--any",
         "embedgrpc.v1.EmbeddingService",
@@ -130,7 +130,7 @@ def test_an_image_listens_to_the_outside_and_caches_in_its_volume(name: str) -> 
     assert {"EMBEDGRPC_ADDRESS=0.0.0.0:50051", "EMBEDGRPC_CACHE_DIR=/data"} <= set(env.split())
     assert _of(last, "EXPOSE") == ["50051"]
     assert _of(last, "VOLUME") == ["/data"]
-    assert "--owner=1000 --group=1000 --mode=0750 /data" in _of(last, "RUN")[-1]
+    assert "--owner=1000 --group=0 --mode=0770 /data" in _of(last, "RUN")[-1]
 
 
 def test_every_variable_of_ours_is_a_setting() -> None:
@@ -212,6 +212,16 @@ def test_the_collector_listens_where_the_server_sends() -> None:
     for kind, parts in config["service"]["pipelines"]["traces"].items():
         assert parts
         assert set(parts) <= set(config[kind])
+
+
+def test_the_collector_takes_what_is_exported() -> None:
+    """An endpoint asks for traces and for metrics; one without a pipeline would always fail."""
+    collector = yaml.safe_load((DOCKER / "collector.yaml").read_text())
+    pipelines = collector["service"]["pipelines"]
+    assert set(pipelines) == {"traces", "metrics"}
+    for pipeline in pipelines.values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= set(collector[kind])
 
 
 def test_no_image_of_the_compose_file_is_latest() -> None:

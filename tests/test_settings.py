@@ -73,6 +73,8 @@ def other_value(setting: str) -> Any:
     info = FIELDS[setting]
     if setting == "address":
         return "unix:/run/embedgrpc.sock"
+    if setting == "unix_socket_mode":
+        return "0660"
     if setting == "caller_metadata":
         return "x-forwarded-client-cert"
     if info.annotation is Path or (setting.startswith("triton_") and setting.endswith("_file")):
@@ -201,6 +203,8 @@ def test_file_is_named_by_variable_or_flag(monkeypatch: pytest.MonkeyPatch, tmp_
         ("max_unary_s", "0", "greater than 0"),
         ("max_unary_s", "nan", "less than or equal to 3600"),
         ("drain_delay_s", "inf", "less than or equal to 600"),
+        ("unix_socket_mode", "0999", "pattern"),
+        ("readiness", "most", "'default', 'all' or 'any'"),
         ("log_level", "trace", "'debug', 'info', 'warning' or 'error'"),
     ],
 )

@@ -21,27 +21,63 @@ def four_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
 
 
+def _write(folder: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+PODS = "0::/pods/pod"
+V1 = "11:memory:/m\n4:cpu,cpuacct:/docker/c1\n0::/\n"
+
+
 @pytest.mark.usefixtures("four_processors")
 @pytest.mark.parametrize(
-    ("siblings", "quota", "wanted"),
+    ("siblings", "membership", "files", "wanted"),
     [
-        ({}, None, 4),
-        ({0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, None, 2),
-        ({0: "0", 1: "1", 2: "2", 3: "3"}, None, 4),
-        ({}, "max 100000", 4),
-        ({}, "250000 100000", 3),
-        ({}, "10000 100000", 1),
-        ({}, "800000 100000", 4),
+        ({}, "0::/", {}, 4),
+        ({0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, "0::/", {}, 2),
+        ({0: "0", 1: "1", 2: "2", 3: "3"}, "0::/", {}, 4),
+        ({}, "0::/", {"cpu.max": "max 100000"}, 4),
+        ({}, "0::/", {"cpu.max": "250000 100000"}, 3),
+        ({}, "0::/", {"cpu.max": "10000 100000"}, 1),
+        ({}, "0::/", {"cpu.max": "800000 100000"}, 4),
+        ({}, "", {"cpu.max": "100000 100000"}, 1),
+        ({}, "nonsense", {"cpu.max": "0 0"}, 4),
+        ({}, PODS, {"pods/pod/cpu.max": "200000 100000"}, 2),
+        ({}, PODS, {"pods/cpu.max": "100000 100000", "pods/pod/cpu.max": "max 100000"}, 1),
+        ({}, PODS, {"pods/other/cpu.max": "100000 100000"}, 4),
+        (
+            {},
+            V1,
+            {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            1,
+        ),
+        (
+            {},
+            V1,
+            {
+                "cpu,cpuacct/docker/c1/cpu.cfs_quota_us": "-1",
+                "cpu,cpuacct/docker/c1/cpu.cfs_period_us": "100000",
+                "cpu,cpuacct/docker/cpu.cfs_quota_us": "150000",
+                "cpu,cpuacct/docker/cpu.cfs_period_us": "100000",
+            },
+            2,
+        ),
     ],
 )
 def test_available_cores(
-    tmp_path: Path, siblings: dict[int, str], quota: str | None, wanted: int
+    tmp_path: Path, siblings: dict[int, str], membership: str, files: dict[str, str], wanted: int
 ) -> None:
-    """Threads of one core count once, and a control group's quota is kept to."""
-    path = tmp_path / "cpu.max"
-    if quota is not None:
-        path.write_text(quota)
-    assert available_cores(cpus=_describe(tmp_path, siblings), quota=path) == wanted
+    """Threads of one core count once, and the quota of every control group above is kept to."""
+    groups = _write(tmp_path / "cgroup", files) if files else tmp_path
+    _write(tmp_path, {"membership": membership})
+    found = available_cores(
+        cpus=_describe(tmp_path, siblings), cgroups=groups, membership=tmp_path / "membership"
+    )
+    assert found == wanted
 
 
 def test_available_cores_of_this_machine() -> None:

@@ -85,7 +85,9 @@ def test_activations(tmp_path: Path, name: str) -> None:
     }
     folder = _write(tmp_path / "2_Dense", config, {"linear.weight": np.eye(6, dtype=np.float32)})
     wanted = FUNCTIONS[name](VECTORS.astype(np.float64))
-    np.testing.assert_allclose(_run(tmp_path, read_dense(folder)), wanted, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        _run(tmp_path, read_dense(folder, folder)), wanted, rtol=0, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -104,7 +106,9 @@ def test_dense(tmp_path: Path, *, bias: bool, out_features: int, residual: bool)
     wanted = np.tanh(VECTORS @ weight.T + (shift if bias else 0))
     if residual:
         wanted += VECTORS if out_features == 6 else VECTORS @ passed.T
-    np.testing.assert_allclose(_run(tmp_path, read_dense(folder)), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        _run(tmp_path, read_dense(folder, folder)), wanted, rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("opset", [13, 17])
@@ -116,7 +120,7 @@ def test_layer_norm(tmp_path: Path, opset: int) -> None:
     folder = _write(tmp_path / "2_LayerNorm", {"dimension": 6}, tensors)
     centred = VECTORS - VECTORS.mean(axis=1, keepdims=True)
     wanted = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * scale + shift
-    layer = read_norm(folder)
+    layer = read_norm(folder, folder)
     np.testing.assert_allclose(_run(tmp_path, layer, opset=opset), wanted, rtol=0, atol=1e-5)
 
 

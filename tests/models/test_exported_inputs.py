@@ -46,7 +46,7 @@ def _bind(
     else:
         graph.input.append(given)
     graph.node.append(helper.make_node("Identity", [name], ["fed"]))
-    origin = Origin(Format.ONNX, folder, folder / "model.onnx", "")
+    origin = Origin(Format.ONNX, folder, folder, folder / "model.onnx", "")
     with GraphWriter(folder, graph, opset=13) as writer:
         inputs = bind_inputs(writer, origin, metadata)
     graph.output.append(helper.make_tensor_value_info("fed", kind, None))

@@ -301,7 +301,7 @@ def test_external_weights_stay_in_the_folder(tmp_path: Path, location: str) -> N
     _externalise(folder, location)
     (tmp_path / "secret").write_bytes(b"\0" * 10**6)
     (folder / "onnx" / "leaving").symlink_to(tmp_path / "secret")
-    with pytest.raises(ModelError, match="leads out of the model folder"):
+    with pytest.raises(ModelError, match=r"leads out of the model folder|must name a file"):
         _prepare(folder, tmp_path / "cache")
 
 

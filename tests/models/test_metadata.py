@@ -233,7 +233,7 @@ def test_a_wrong_key_is_named(
         (_modules("Transformer"), "has no Pooling module"),
         (_modules("Transformer", "Normalize", "Pooling"), "Normalize needs a Pooling before it"),
         (_modules("Transformer", "Pooling", "Pooling"), "Pooling must come once"),
-        ([{"type": "a.Transformer", "path": "../other"}], "[0].path '../other' leaves the folder"),
+        ([{"type": "a.Transformer", "path": "../other"}], "[0].path '../other' leads out of"),
         ([], "must hold a list of modules"),
         ({}, "must hold a list of modules"),
         (["Transformer"], "[0] must be an object"),

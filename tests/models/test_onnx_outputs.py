@@ -3,6 +3,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from embedgrpc.models.errors import ModelError
 from embedgrpc.models.onnx_outputs import read_outputs
 from tests.models.runner import FIXTURES
 
@@ -20,7 +21,7 @@ def test_outputs_are_those_of_the_graph(path: Path) -> None:
         )
         for value in model.graph.output
     }
-    assert read_outputs(path) == wanted
+    assert read_outputs(path, path.parent) == wanted
     assert wanted
 
 
@@ -28,17 +29,18 @@ def test_outputs_are_those_of_the_graph(path: Path) -> None:
 def test_what_is_no_graph_has_no_outputs(tmp_path: Path, content: bytes) -> None:
     """Broken files are told about where they are loaded."""
     (tmp_path / "model.onnx").write_bytes(content)
-    assert read_outputs(tmp_path / "model.onnx") == {}
-    assert read_outputs(tmp_path / "missing.onnx") == {}
+    assert read_outputs(tmp_path / "model.onnx", tmp_path) == {}
+    with pytest.raises(ModelError, match="is missing"):
+        read_outputs(tmp_path / "missing.onnx", tmp_path)
 
 
 def test_every_cut_is_harmless(tmp_path: Path) -> None:
     """A graph that is cut short has no outputs, unless what follows the graph alone is lost."""
     original = FIXTURES / "xlmr-bge-m3" / "onnx" / "model.onnx"
-    whole, outputs = original.read_bytes(), read_outputs(original)
+    whole, outputs = original.read_bytes(), read_outputs(original, original.parent)
     path = tmp_path / "model.onnx"
     for kept in range(len(whole) - 400, len(whole)):
         path.write_bytes(whole[:kept])
-        assert read_outputs(path) in ({}, outputs)
+        assert read_outputs(path, path.parent) in ({}, outputs)
     path.write_bytes(whole[:-400])
-    assert read_outputs(path) == {}
+    assert read_outputs(path, path.parent) == {}

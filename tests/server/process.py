@@ -22,7 +22,8 @@ class Process:
     @property
     def problems(self) -> list[str]:
         """The lines by which it refuses to start."""
-        return [line for line in self.lines if line.startswith("embedgrpc: ")]
+        plain = [line for line in self.lines if line.startswith("embedgrpc: ")]
+        return plain + [f"embedgrpc: {entry['problem']}" for entry in self.events("cannot start")]
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Its log lines of one event."""

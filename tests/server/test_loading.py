@@ -93,7 +93,7 @@ async def test_a_broken_model_fails_alone(
         assert failure.label == "model_not_ready"
         await service.client.embed("a text", model="embed")
         assert await service.client.status(f"{EMBEDDING}/broken") == NOT_SERVING
-        assert await service.client.status(EMBEDDING) == SERVING
+        assert await service.client.status(f"{EMBEDDING}/embed") == SERVING
 
 
 async def test_a_fault_that_nobody_foresaw_fails_one_model(

@@ -69,6 +69,7 @@ class Environment:
             "PATH": os.pathsep.join((str(self.programs), "/usr/bin", "/bin")),
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, self.libraries)),
             "OMP_NUM_THREADS": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
         }
 
 

@@ -2,13 +2,19 @@
 
 import math
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 _CPUS = Path("/sys/devices/system/cpu")
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+# Where version 1 of control groups is mounted.
+_CPU_CONTROLLERS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
 
 
-def available_cores(*, cpus: Path = _CPUS, quota: Path = _CGROUP_QUOTA) -> int:
+def available_cores(
+    *, cpus: Path = _CPUS, cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP
+) -> int:
     """Counts physical cores, within the process's affinity and its control group's quota.
 
     The two threads of one core share the units that matrices are multiplied on, so a second
@@ -16,7 +22,8 @@ def available_cores(*, cpus: Path = _CPUS, quota: Path = _CGROUP_QUOTA) -> int:
 
     Args:
         cpus: Where the kernel describes the processors.
-        quota: Where it tells the quota of the control group.
+        cgroups: Where control groups are mounted, of either version.
+        membership: Where the kernel tells which groups the process is in.
 
     Returns:
         At least 1.
@@ -26,7 +33,7 @@ def available_cores(*, cpus: Path = _CPUS, quota: Path = _CGROUP_QUOTA) -> int:
     except AttributeError:  # not on this system
         return os.cpu_count() or 1
     cores = {_siblings(cpus / f"cpu{processor}") or str(processor) for processor in processors}
-    return max(1, min(len(cores), _quota(quota)))
+    return max(1, min([len(cores), *_quotas(cgroups, membership)]))
 
 
 def _siblings(cpu: Path) -> str:
@@ -36,9 +43,40 @@ def _siblings(cpu: Path) -> str:
         return ""
 
 
-def _quota(path: Path) -> int:
+def _quotas(cgroups: Path, membership: Path) -> Iterator[int]:
+    """Tell the cores that each control group above the process may use, rounded up."""
+    groups = _groups(membership)
+    for mount in (cgroups, *(cgroups / name for name in _CPU_CONTROLLERS)):
+        for group in groups:
+            # Parents have quotas, too. In a container the path may be that of the host, of which
+            # only the last part is mounted: at the root.
+            for folder in (group, *group.parents):
+                quota = _read_quota(mount / folder.relative_to("/"))
+                if quota:
+                    yield quota
+
+
+def _groups(membership: Path) -> set[PurePosixPath]:
+    """Tell the control groups of the process, as paths from where they are mounted."""
     try:
-        allowed, period = path.read_text().split()
-        return math.ceil(int(allowed) / int(period))
-    except (OSError, ValueError):  # no such file, or "max"
-        return os.cpu_count() or 1
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    # HIERARCHY:CONTROLLERS:PATH, where version 2 has no controllers.
+    parts = [line.split(":", 2) for line in lines]
+    named = {part[2] for part in parts if len(part) == 3 and part[1] in ("", *_CPU_CONTROLLERS)}  # noqa: PLR2004 - see above
+    return {PurePosixPath(path) for path in named if path.startswith("/")} | {PurePosixPath("/")}
+
+
+def _read_quota(folder: Path) -> int:
+    """Tell the cores that a control group may use, rounded up; 0 for no limit."""
+    try:
+        if (folder / "cpu.max").exists():
+            allowed, period = (folder / "cpu.max").read_text().split()
+        else:
+            allowed = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        # "max" and -1 are no limit.
+        return max(0, math.ceil(int(allowed) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        return 0

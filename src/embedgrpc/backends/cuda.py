@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import onnxruntime
+from embedgrpc.libraries.onnx_runtime import onnxruntime
 
 _DRIVER = "libcuda.so.1"
 

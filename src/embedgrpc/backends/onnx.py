@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 
 from embedgrpc.backends.base import (
     NO_CONTEXT,
@@ -21,6 +20,7 @@ from embedgrpc.backends.base import (
 from embedgrpc.backends.cores import available_cores
 from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
 from embedgrpc.backends.onnx_sessions import LOG_FATAL, Sessions, may_be_open_twice, open_session
+from embedgrpc.libraries.onnx_runtime import onnxruntime
 
 Device = Literal["cpu", "cuda", "auto"]
 

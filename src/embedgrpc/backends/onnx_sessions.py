@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from embedgrpc.backends.base import BackendError
 from embedgrpc.backends.priority import give_way
+from embedgrpc.libraries.onnx_runtime import onnxruntime
 
 # Levels of ONNX Runtime's own log, which goes to stderr and may hold token ids.
 _LOG_ERRORS = 3

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from embedgrpc.cli.vetted import check_vetted
 from embedgrpc.engine.reranking import RerankMethod
 from embedgrpc.engine.similarity import method_for
 from embedgrpc.models import graph, metadata
@@ -11,17 +12,18 @@ from embedgrpc.models.source import resolve
 from embedgrpc.models.stored_type import find_stored_type
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.settings import Settings
 
 # Its name, its value as JSON has it, and the file and key that say so; empty where none does.
 Row = tuple[str, Any, str]
 
 
-def describe(model: ModelSettings, cache_dir: Path) -> Iterator[Row]:
+def describe(model: ModelSettings, settings: Settings) -> Iterator[Row]:
     """Describes a model, without running it.
 
     Args:
         model: Which.
-        cache_dir: Where graphs are kept.
+        settings: Where graphs are kept, and the limits of the process that reads files first.
 
     Yields:
         What was found.
@@ -30,9 +32,10 @@ def describe(model: ModelSettings, cache_dir: Path) -> Iterator[Row]:
         ModelError: The model cannot be served.
     """
     files = resolve(model.source)
+    check_vetted(files, model, settings)
     read = metadata.read(files, model.overrides)
     Tokenizer.load(files, read)
-    identity = graph.identify(files, read, cache_dir=cache_dir)
+    identity = graph.identify(files, read, cache_dir=settings.cache_dir)
     embeds = read.kind is metadata.Kind.EMBEDDING
     method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER
     origins = read.origins

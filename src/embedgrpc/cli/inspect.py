@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("source", metavar="SOURCE", help="a model, as in --model")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_flags(parser, ("cache_dir",))
+    add_flags(parser, ("cache_dir", "load_timeout_s", "load_memory_bytes"))
     parser.set_defaults(run=run)
 
 
@@ -37,7 +37,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     try:
         settings = read_configuration(parsed).settings
-        rows = list(describe(find_model(settings, parsed.source), settings.cache_dir))
+        rows = list(describe(find_model(settings, parsed.source), settings))
     except (SettingsError, ModelError) as error:
         return refuse(error, code=2)
     if parsed.json:

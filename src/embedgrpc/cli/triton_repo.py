@@ -12,6 +12,7 @@ from embedgrpc.cli.sources import find_named_model
 from embedgrpc.models.errors import ModelError
 from embedgrpc.server.configuration import SettingsError
 from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.settings import Settings
 
 if TYPE_CHECKING:
     from embedgrpc.triton.execution import Execution
@@ -84,7 +85,7 @@ def add_parser(commands: Any) -> None:
         metavar="FOLDER",
         help="where the server keeps what TensorRT has built, as the server sees it",
     )
-    add_flags(parser, ("cache_dir",))
+    add_flags(parser, ("cache_dir", "load_timeout_s", "load_memory_bytes"))
     parser.set_defaults(run=run)
 
 
@@ -104,7 +105,7 @@ def run(parsed: argparse.Namespace) -> int:
         execution = _execution(parsed)
         for model in models:
             try:
-                print(_write(model, parsed.folder, execution, settings.cache_dir), flush=True)
+                print(_write(model, parsed.folder, execution, settings), flush=True)
             except ModelError as error:
                 code = refuse(error, code=1)
     except (SettingsError, RepositoryError, ModelError) as error:
@@ -141,16 +142,15 @@ def _execution(parsed: argparse.Namespace) -> "Execution":
     )
 
 
-def _write(settings: ModelSettings, folder: Path, execution: "Execution", cache_dir: Path) -> str:
-    from embedgrpc.models import graph, metadata  # noqa: PLC0415 - as above
+def _write(named: ModelSettings, folder: Path, execution: "Execution", settings: Settings) -> str:
+    from embedgrpc.cli.vetted import prepare_vetted  # noqa: PLC0415 - as above
     from embedgrpc.models.source import resolve  # noqa: PLC0415 - as above
     from embedgrpc.triton.config import RepositoryModel  # noqa: PLC0415 - as above
     from embedgrpc.triton.repository import write_model  # noqa: PLC0415 - as above
 
-    files = resolve(settings.source)
-    read = metadata.read(files, settings.overrides)
-    prepared = graph.prepare(files, read, cache_dir=cache_dir)
-    model = RepositoryModel(settings.name, files.pinned_source, read, prepared)
+    files = resolve(named.source)
+    read, prepared = prepare_vetted(files, named, settings)
+    model = RepositoryModel(named.name, files.pinned_source, read, prepared)
     place = write_model(folder, model, execution)
     fingerprint = execution.fingerprint(prepared.content_hash)
     return "\t".join((model.name, model.source, fingerprint, str(place)))

@@ -36,7 +36,10 @@ def add_parser(commands: Any) -> None:
         metavar="NUMBER",
         help="how far a number may be from that of the other (default: %(default)s)",
     )
-    add_flags(parser, ("cache_dir", "device", "intra_op_threads"))
+    add_flags(
+        parser,
+        ("cache_dir", "device", "intra_op_threads", "load_timeout_s", "load_memory_bytes"),
+    )
     parser.set_defaults(run=run)
 
 

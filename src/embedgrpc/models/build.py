@@ -39,6 +39,7 @@ from embedgrpc.models.mlm_head import build_mlm_head
 from embedgrpc.models.origin import Format, Origin, open_tensors
 from embedgrpc.models.output_sizes import output_sizes
 from embedgrpc.models.outputs import LOGITS
+from embedgrpc.models.probe import try_graph
 from embedgrpc.models.quantized import quantize
 from embedgrpc.models.token_outputs import (
     append_token_embeddings,
@@ -170,6 +171,10 @@ def _import(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph
         _save(model, folder, outputs, metadata, exported=m3.described)
         check_m3_outputs(folder / GRAPH_NAME, origin, metadata, m3)
     _save(model, folder, outputs, metadata)
+    if not (pooled or exported or metadata.splade or m3):
+        # The others have been run. A graph is a program: one that does not end, or takes all
+        # memory, must do so here.
+        try_graph(folder / GRAPH_NAME, origin, metadata, outputs)
     return BuiltGraph(inputs, outputs, imported.weight_type, writer.weight_bytes)
 
 

@@ -35,6 +35,7 @@ def build(writer: GraphWriter, tensors: Tensors, config: JsonObject, family: Fam
         ModelError: The weights do not fit the configuration, or it is not supported.
     """
     encoder = _Encoder(writer, tensors, EncoderConfig.read(config, family), family)
+    _check_layers(tensors, config, family, encoder.config.layers)
     tensors.check(encoder_shapes(encoder.config, family, encoder.prefix, encoder.norm_names))
     hidden = encoder.embed()
     bias = encoder.attention_bias()
@@ -70,6 +71,17 @@ def build_classifier(
     inner = encoder.linear(dense, first, exact=True)
     active = gelu(writer, inner) if head.activation == "Gelu" else writer.op(head.activation, inner)
     return encoder.linear(head.out, active, exact=True)
+
+
+def _check_layers(tensors: Tensors, config: JsonObject, family: Family, layers: int) -> None:
+    """Checks that the weights can have so many layers, before the tensors of each are named."""
+    if layers > len(tensors.names):
+        key = family.keys.layers
+        raise config.wrong(
+            key,
+            f"the number of layers of {tensors.path}, which has {len(tensors.names)} tensors, "
+            f"not {layers}",
+        )
 
 
 class _Encoder:

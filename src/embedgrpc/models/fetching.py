@@ -35,7 +35,7 @@ def fetch_weights(files: ModelFiles, folder: Path, *, file: str = "") -> None:
         )
     files.fetch([str(place / name)])
     if name.endswith(_INDEX_SUFFIX):
-        shards = sorted(set(read_shard_names(folder / name).values()))
+        shards = sorted(set(read_shard_names(folder / name, files.folder).values()))
         files.fetch([str((place / name).parent / shard) for shard in shards])
 
 

@@ -11,7 +11,8 @@ from embedgrpc.models.cache import MANIFEST_NAME, load_or_build
 from embedgrpc.models.fetching import fetch_external, fetch_weights
 from embedgrpc.models.layer_weights import find_layer_weights
 from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.origin import Format, Origin, find_external, find_origin, hash_file
+from embedgrpc.models.model_file import hash_file
+from embedgrpc.models.origin import Format, Origin, find_external, find_origin
 from embedgrpc.models.source import ModelFiles
 from embedgrpc.models.tokenizer_class import find_changes
 
@@ -71,21 +72,25 @@ class Identity:
     content_hash: str
 
 
-def prepare(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> Graph:
+def prepare(
+    files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path, may_build: bool = True
+) -> Graph:
     """Makes the graph of a model, or finds it in the cache.
 
     Args:
         files: The model's folder.
         metadata: What the model is.
         cache_dir: Where graphs are kept from one start to the next.
+        may_build: Whether it may be made here, which parses the model's weights.
 
     Returns:
         The graph.
 
     Raises:
+        NotBuiltError: It is not in the cache, and may not be made here.
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
-    identity = identify(files, metadata, cache_dir=cache_dir)
+    identity = identify(files, metadata, cache_dir=cache_dir, may_build=may_build)
     origin = identity.origin
     key = _digest([str(_BUILDER_VERSION), identity.weights_digest, _shape(origin, metadata)])
 
@@ -95,7 +100,7 @@ def prepare(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> G
 
         return asdict(build_graph(origin, metadata, folder))
 
-    folder, built = load_or_build(cache_dir, key, build)
+    folder, built = load_or_build(cache_dir, key, build, may_build=may_build)
     return Graph(
         path=folder / "model.onnx",
         inputs=tuple(built["inputs"]),
@@ -106,27 +111,31 @@ def prepare(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> G
     )
 
 
-def identify(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> Identity:
+def identify(
+    files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path, may_build: bool = True
+) -> Identity:
     """Finds a model's weights and what its answers depend on, without making its graph.
 
     Args:
         files: The model's folder.
         metadata: What the model is.
         cache_dir: Where graphs are kept from one start to the next.
+        may_build: Whether an ONNX graph may be parsed here.
 
     Returns:
         The weights, brought where they come from a repository, and their hashes.
 
     Raises:
+        NotBuiltError: The cache does not say where the weights are, and it may not be found here.
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
     fetch_weights(files, metadata.transformer_folder, file=metadata.file)
-    origin = find_origin(metadata.transformer_folder, file=metadata.file)
-    external = _find_externals(files, origin, cache_dir)
+    origin = find_origin(metadata.transformer_folder, metadata.folder, file=metadata.file)
+    external = _find_externals(files, origin, cache_dir, may_build=may_build)
     weights_digest = _digest(
         [
             origin.digest,
-            *(hash_file(path) for path in external),
+            *(hash_file(path, metadata.folder) for path in external),
             *_layer_digests(metadata),
             *_head_digests(metadata),
         ]
@@ -136,7 +145,9 @@ def identify(files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path) -> 
     )
 
 
-def _find_externals(files: ModelFiles, origin: Origin, cache_dir: Path) -> tuple[Path, ...]:
+def _find_externals(
+    files: ModelFiles, origin: Origin, cache_dir: Path, *, may_build: bool
+) -> tuple[Path, ...]:
     """The files in which an ONNX graph keeps its weights."""
     if origin.format is not Format.ONNX:
         return ()
@@ -150,7 +161,9 @@ def _find_externals(files: ModelFiles, origin: Origin, cache_dir: Path) -> tuple
         return {"locations": external_locations(load_proto(origin))}
 
     # The names stand in the graph: the same graph always has the same.
-    _, remembered = load_or_build(cache_dir, f"{origin.digest}-external", build)
+    _, remembered = load_or_build(
+        cache_dir, f"{origin.digest}-external", build, may_build=may_build
+    )
     locations = remembered["locations"]
     fetch_external(files, origin, locations)
     return tuple(find_external(origin, name) for name in locations)
@@ -158,13 +171,15 @@ def _find_externals(files: ModelFiles, origin: Origin, cache_dir: Path) -> tuple
 
 def _layer_digests(metadata: ModelMetadata) -> list[str]:
     """The digests of the weights of the modules after pooling."""
-    return [hash_file(find_layer_weights(layer)) for layer in metadata.dense_layers]
+    return [
+        hash_file(find_layer_weights(layer), metadata.folder) for layer in metadata.dense_layers
+    ]
 
 
 def _head_digests(metadata: ModelMetadata) -> list[str]:
     """The digests of the weights that make more of the tokens than a dense vector."""
     heads = (metadata.sparse_head, metadata.multi_vector_head)
-    return [hash_file(head.path) if head else "" for head in heads if any(heads)]
+    return [hash_file(head.path, metadata.folder) if head else "" for head in heads if any(heads)]
 
 
 def _describe_splade(metadata: ModelMetadata) -> list[Any] | None:
@@ -249,8 +264,8 @@ def hash_meaning(
         "lowercase": metadata.lowercase,
     }
     folder = metadata.transformer_folder
-    tokenizer_digest = hash_file(folder / "tokenizer.json")
-    changes = find_changes(folder, metadata.model_type)
+    tokenizer_digest = hash_file(folder / "tokenizer.json", metadata.folder)
+    changes = find_changes(folder, metadata.folder, metadata.model_type)
     if changes:
         meaning["tokenizer"] = changes
     return _digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from embedgrpc.libraries.silence import send_nothing
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.hub_errors import explain, explain_absence
 from embedgrpc.models.json_file import read_json
@@ -33,6 +34,9 @@ _SETTINGS = (
 )
 # Of each group the first that is there. The backbone's own weights are asked for later, by what
 # chooses among them.
+HEAD_NAMES = tuple(
+    f"{name}{suffix}" for name in (SPARSE_NAME, MULTI_VECTOR_NAME) for suffix in HEAD_SUFFIXES
+)
 _HEADS = tuple(
     tuple(f"{name}{suffix}" for suffix in HEAD_SUFFIXES)
     for name in (SPARSE_NAME, MULTI_VECTOR_NAME)
@@ -63,6 +67,7 @@ class HubRepository:
             ModelError: The repository or the revision does not exist or is not allowed, the Hub
                 cannot be reached and the cache lacks the files, or the cache cannot be written.
         """
+        send_nothing()
         # Late, as it takes longer to load than a model's settings take to read.
         import huggingface_hub  # noqa: PLC0415 - see above
         from huggingface_hub.file_download import repo_folder_name  # noqa: PLC0415 - see above
@@ -78,9 +83,14 @@ class HubRepository:
         self.folder = place / "snapshots" / self.commit
         self._fetch_description()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The files that the repository holds, be they here or not."""
+        return frozenset(self.sizes)
+
     def has(self, name: str) -> bool:
         """Tells whether the repository holds a file, be it here or not."""
-        return name in self._sizes
+        return name in self.sizes
 
     def fetch(self, names: Iterable[str]) -> None:
         """Brings files that the repository holds; those that are here already cost nothing.
@@ -97,7 +107,7 @@ class HubRepository:
             here = self.folder.exists()
             raise explain_absence(self._source, ", ".join(missing) if here else self.name)
         if missing:
-            size = sum(self._sizes.get(name, 0) for name in missing)
+            size = sum(self.sizes.get(name, 0) for name in missing)
             extra = {"repository": self.name, "files": len(missing), "bytes": size}
             logger.info("downloading", extra=extra)
             # Names may hold what patterns take for wildcards.
@@ -106,7 +116,7 @@ class HubRepository:
             self._check(name)
 
     @cached_property
-    def _sizes(self) -> Mapping[str, int]:
+    def sizes(self) -> Mapping[str, int]:
         """The bytes of each file of the repository."""
         listed = self._read_listing()
         if listed is None and not self._offline:
@@ -137,14 +147,14 @@ class HubRepository:
     def _fetch_description(self) -> None:
         """Brings all but the backbone's weights: these may be large, and the rest may be wrong."""
         roots = [name for name in (_CONFIG_NAME, _MODULES_NAME) if self.has(name)]
-        if not roots and self._sizes:
+        if not roots and self.sizes:
             raise ModelError(
                 f"model source {self._source!r}: the repository has no {_CONFIG_NAME} at commit "
                 f"{self.commit}: it holds no model that can be served"
             )
         self.fetch(roots or [_CONFIG_NAME])
-        folders = _read_module_folders(self.folder / _MODULES_NAME)
-        names = [name for name in self._sizes if _is_settings(name, ("", *folders))]
+        folders = read_module_folders(self.folder)
+        names = [name for name in self.sizes if _is_settings(name, ("", *folders))]
         # The first module is the backbone, wherever it lies.
         modules = [folder for folder in folders[1:] if folder]
         weights = [[f"{folder}/{name}" for name in LAYER_WEIGHTS] for folder in modules]
@@ -168,34 +178,12 @@ class HubRepository:
         if not path.exists():
             # The library takes what there is where the Hub does not answer.
             raise explain_absence(self._source, name)
-        size, wanted = path.stat().st_size, self._sizes.get(name)
+        size, wanted = path.stat().st_size, self.sizes.get(name)
         if wanted is not None and size != wanted:
             raise ModelError(
                 f"{path} has {size} of {wanted} bytes: delete {path.resolve()}, and run "
                 f"`embedgrpc pull {self._source}`"
             )
-
-
-def is_cached_blob(folder: Path, path: Path) -> bool:
-    """Tells whether a file of a snapshot is a link into the same repository's part of the cache.
-
-    The cache keeps each content once, as a file in `blobs`, and links to it from snapshots.
-
-    Args:
-        folder: A model's folder, `REPOSITORY/snapshots/COMMIT` where it is a snapshot.
-        path: A file inside it.
-
-    Returns:
-        Whether the two are laid out so, and nothing else.
-    """
-    folder = folder.resolve()
-    snapshots = folder.parent
-    in_cache = snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
-    return (
-        in_cache
-        and path.parent.resolve().is_relative_to(folder)
-        and path.resolve().parent == snapshots.parent / "blobs"
-    )
 
 
 def _progress_class() -> type[Any]:
@@ -210,9 +198,17 @@ def _progress_class() -> type[Any]:
     return Progress
 
 
-def _read_module_folders(path: Path) -> tuple[str, ...]:
-    """The folders that modules.json names; what is wrong with it is told by its reader."""
-    modules = read_json(path) if path.exists() else []
+def read_module_folders(root: Path) -> tuple[str, ...]:
+    """The folders that modules.json names; what is wrong with it is told by its reader.
+
+    Args:
+        root: The model's folder.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    path = root / _MODULES_NAME
+    modules = read_json(path, root) if path.exists() else []
     if not isinstance(modules, list):
         return ()
     folders = [module.get("path", "") for module in modules if isinstance(module, dict)]
@@ -222,4 +218,9 @@ def _read_module_folders(path: Path) -> tuple[str, ...]:
 def _is_settings(name: str, folders: Sequence[str]) -> bool:
     path = PurePosixPath(name)
     parent = "" if path.parent == PurePosixPath() else str(path.parent)
-    return parent in folders and any(fnmatchcase(path.name, pattern) for pattern in _SETTINGS)
+    return parent in folders and is_settings_name(path.name)
+
+
+def is_settings_name(name: str) -> bool:
+    """Tells whether a file of this name says what a model is, in the folder of a module."""
+    return any(fnmatchcase(name, pattern) for pattern in _SETTINGS)

@@ -2,10 +2,13 @@
 
 import errno
 
-from embedgrpc.models.errors import ModelError
+from embedgrpc.models.errors import ModelError, ModelUnavailableError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({401, 403})
+# The client was too slow or asks too often.
+_PASSING = frozenset({408, 425, 429})
+_SERVER_ERRORS = range(500, 600)
 
 
 def explain(error: Exception, source: str) -> ModelError:
@@ -16,7 +19,7 @@ def explain(error: Exception, source: str) -> ModelError:
         source: As the user named the model.
 
     Returns:
-        The error to raise.
+        The error to raise; a `ModelUnavailableError` where a later attempt may succeed.
     """
     from huggingface_hub import errors, is_offline_mode  # noqa: PLC0415 - it loads slowly
 
@@ -25,15 +28,22 @@ def explain(error: Exception, source: str) -> ModelError:
     cause = error.__cause__ if not_cached and error.__cause__ is not None else error
     if is_offline_mode() and (not_cached or isinstance(cause, errors.OfflineModeIsEnabled)):
         return explain_absence(source, "it")
-    advice = _advise_refusal(cause) or _advise_cache(cause) or _advise_network(cause, source)
-    return ModelError(f"{_subject(source)}: {advice}")
+    lasting = _advise_refusal(cause) or _advise_cache(cause)
+    if lasting:
+        return ModelError(f"{_subject(source)}: {lasting}")
+    passing = _advise_failure(cause) or _advise_network(cause, source)
+    return ModelUnavailableError(f"{_subject(source)}: {passing}")
 
 
 def explain_absence(source: str, what: str) -> ModelError:
-    """Says that the cache lacks a file, and that it cannot be downloaded now."""
-    from huggingface_hub import constants  # noqa: PLC0415 - it loads slowly
+    """Say that the cache lacks a file, and that it cannot be downloaded now.
 
-    return ModelError(
+    That passes, unless the library is told to stay offline.
+    """
+    from huggingface_hub import constants, is_offline_mode  # noqa: PLC0415 - it loads slowly
+
+    kind = ModelError if is_offline_mode() else ModelUnavailableError
+    return kind(
         f"{_subject(source)}: {what} is not in the cache {constants.HF_HUB_CACHE}: "
         + _elsewhere(source)
     )
@@ -46,7 +56,7 @@ def _subject(source: str) -> str:
 
 
 def _advise_refusal(cause: BaseException) -> str:
-    """What to do where the Hub answered; empty where it did not."""
+    """What to do where the Hub refused for good; empty where it did not."""
     from huggingface_hub import errors  # noqa: PLC0415 - it loads slowly
 
     # The narrowest first: the error of a gated repository is also that of a missing one.
@@ -68,7 +78,18 @@ def _advise_refusal(cause: BaseException) -> str:
     status = cause.response.status_code
     if status in _DENIED:
         return f"the Hub refused access (HTTP {status}): set HF_TOKEN to a token that may read it"
-    return f"the Hub answered with HTTP {status}: try again later"
+    if status in _PASSING or status in _SERVER_ERRORS:
+        return ""
+    return f"the Hub refused the request (HTTP {status})"
+
+
+def _advise_failure(cause: BaseException) -> str:
+    """What to do where the Hub answered that it cannot now; empty where it did not answer."""
+    from huggingface_hub import errors  # noqa: PLC0415 - it loads slowly
+
+    if not isinstance(cause, errors.HfHubHTTPError):
+        return ""
+    return f"the Hub answered with HTTP {cause.response.status_code}: try again later"
 
 
 def _advise_cache(cause: BaseException) -> str:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graph_writer import GraphWriter
+from embedgrpc.models.model_file import open_file
 from embedgrpc.models.origin import Origin, find_external
 
 # The head's operators are written as they have been since this version.
@@ -76,7 +77,8 @@ def load_proto(origin: Origin) -> onnx.ModelProto:
         ModelError: It is no ONNX file.
     """
     try:
-        model = onnx.load(str(origin.path), load_external_data=False)
+        with open_file(origin.path, origin.root) as file:
+            model = onnx.load_model_from_string(file.read())
     except (DecodeError, OSError) as error:
         raise ModelError(f"{origin.path} is no ONNX file") from error
     if not model.graph.node:
@@ -150,29 +152,45 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 
 def _nested_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    for sparse in model.graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
+    """All tensors but the graph's own weights, wherever a message can hold one."""
+    yield from _sparse_tensors(model.graph.sparse_initializer)
     yield from _node_tensors(model.graph.node)
     for function in model.functions:
         yield from _node_tensors(function.node)
+        # What an attribute is where the caller of the function does not set it.
+        yield from _attribute_tensors(function.attribute_proto)
+    for training in model.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
+    yield from _sparse_tensors(graph.sparse_initializer)
     yield from _node_tensors(graph.node)
 
 
 def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-    for attribute in itertools.chain.from_iterable(node.attribute for node in nodes):
+    return _attribute_tensors(itertools.chain.from_iterable(node.attribute for node in nodes))
+
+
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from _sparse_tensors([attribute.sparse_tensor])
+        yield from _sparse_tensors(attribute.sparse_tensors)
         if attribute.HasField("g"):
             yield from _graph_tensors(attribute.g)
         for graph in attribute.graphs:
             yield from _graph_tensors(graph)
+
+
+def _sparse_tensors(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[TensorProto]:
+    for sparse in tensors:
+        yield from (sparse.values, sparse.indices)
 
 
 def find_weight_type(model: onnx.ModelProto) -> str:

@@ -18,7 +18,7 @@ def find_layer_weights(layer: VectorLayer) -> Path:
         ModelError: There is none.
     """
     for name in LAYER_WEIGHTS:
-        if (layer.folder / name).is_file():
+        if (layer.folder / name).exists():
             return layer.folder / name
     raise ModelError(f"{layer.folder / LAYER_WEIGHTS[0]} is missing: it holds the module's weights")
 

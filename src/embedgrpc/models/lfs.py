@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.model_file import open_regular
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -11,12 +12,18 @@ def check_no_pointer(path: Path) -> None:
     """Checks that a file is not what Git leaves where large files were not fetched.
 
     Raises:
-        ModelError: It is, or it cannot be read.
+        ModelError: It is, it cannot be read, or it is no regular file.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_POINTER))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    if start == _POINTER:
+    with open_regular(path) as file:
+        start = file.read(len(_POINTER))
+    refuse_pointer(path, start)
+
+
+def refuse_pointer(path: Path, content: bytes) -> None:
+    """Checks the content of a file as `check_no_pointer` does.
+
+    Raises:
+        ModelError: It is what Git leaves.
+    """
+    if content.startswith(_POINTER):
         raise ModelError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` there")

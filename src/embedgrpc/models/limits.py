@@ -59,15 +59,19 @@ class TokenLimit:
     key: str
 
 
-def read_transformer_settings(folder: Path) -> TransformerSettings:
+def read_transformer_settings(folder: Path, root: Path) -> TransformerSettings:
     """Reads `sentence_bert_config.json`, or one of the names that it had before.
+
+    Args:
+        folder: Of the backbone.
+        root: The model's folder.
 
     Raises:
         ModelError: The file cannot be used, or sets what is not supported.
     """
     paths = [folder / name for name in _TRANSFORMER_CONFIGS]
     path = next((path for path in paths if path.exists()), paths[0])
-    config = JsonObject.read_if_present(path)
+    config = JsonObject.read_if_present(path, root)
     for key in ("processing_kwargs", "query_expansion", "query_length", "document_length"):
         if config.values.get(key):
             raise ModelError(f"{path}: {key} is not supported")

@@ -75,6 +75,7 @@ class ModelMetadata:
             cross-encoder.
         sparse_dimensions: Entries of the vocabulary; 0 without sparse vectors.
         multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
+        folder: The model's folder, out of which nothing is read.
         transformer_folder: Where `config.json`, `tokenizer.json` and the weights are.
         dense_layers: What the pooled vector goes through before it is scaled to length 1: Dense
             and LayerNorm modules, in order.
@@ -109,6 +110,7 @@ class ModelMetadata:
     padding_side: PaddingSide
     pad_token_id: int
     config: Mapping[str, Any]
+    folder: Path
     transformer_folder: Path
     representations: tuple[Representation, ...]
     sparse_dimensions: int = 0
@@ -153,9 +155,10 @@ def read(
     folder = files.folder / pipeline.transformer
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder / 'config.json'} is missing: the folder holds no model")
-    config = JsonObject.read(folder / "config.json")
-    extras = JsonObject.read_if_present(files.folder / "config_sentence_transformers.json")
-    tokenizer_config = JsonObject.read_if_present(folder / "tokenizer_config.json")
+    root = files.folder
+    config = JsonObject.read(folder / "config.json", root)
+    extras = JsonObject.read_if_present(root / "config_sentence_transformers.json", root)
+    tokenizer_config = JsonObject.read_if_present(folder / "tokenizer_config.json", root)
     model_type = config.text("model_type", default="")
     if not model_type:
         raise config.wrong("model_type", "the name of an architecture")
@@ -163,7 +166,7 @@ def read(
     kind = find_kind(config, extras, pipeline)
     check_kind(kind, str(files.folder), overrides)
     check_not_shortened(extras, pipeline.dimensions)
-    settings = read_transformer_settings(folder)
+    settings = read_transformer_settings(folder, root)
     prompts = {**read_prompts(extras), **overrides.prompts}
     forms = find_representations(files, config, pipeline, overrides, served)
     limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
@@ -196,10 +199,11 @@ def read(
         ),
         activation=overrides.activation or read_activation(config, extras),
         padding_side=overrides.padding_side or find_padding_side(model_type, tokenizer_config),
-        pad_token_id=find_pad_token_id(folder, config, tokenizer_config)
+        pad_token_id=find_pad_token_id(folder, root, config, tokenizer_config)
         if overrides.pad_token_id is None
         else overrides.pad_token_id,
         config=config.values,
+        folder=root,
         transformer_folder=folder,
         dense_layers=pipeline.layers,
         lowercase=settings.lowercase if overrides.lowercase is None else overrides.lowercase,

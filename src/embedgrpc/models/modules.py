@@ -11,6 +11,7 @@ from pathlib import Path
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.json_file import JsonObject, read_json
 from embedgrpc.models.kinds import Pooling
+from embedgrpc.models.model_file import find_member
 from embedgrpc.models.splade_config import SpladePooling
 from embedgrpc.models.vector_layers import DenseLayer, NormLayer, VectorLayer, read_dense, read_norm
 
@@ -25,6 +26,11 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": Pooling.WEIGHTED_MEAN,
     "pooling_mode_lasttoken": Pooling.LAST_TOKEN,
 }
+
+
+# Real models have up to six modules.
+_MODULES_MAX = 64
+_POOLINGS_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +76,13 @@ def read_pipeline(folder: Path) -> Pipeline:
         ModelError: A file is missing or wrong, or a module is not supported.
     """
     path = folder / "modules.json"
-    entries = read_json(path)
+    entries = read_json(path, folder)
     if not isinstance(entries, list) or not entries:
         raise ModelError(f"{path} must hold a list of modules")
+    if len(entries) > _MODULES_MAX:
+        raise ModelError(
+            f"{path} has {len(entries)} modules, more than the limit of {_MODULES_MAX}"
+        )
     pipeline = Pipeline(poolings=(), token_dimensions=0, normalize=False)
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -87,13 +97,14 @@ def read_pipeline(folder: Path) -> Pipeline:
             raise ModelError(
                 f"{path}: [{index}].type {name!r} is out of place: one Transformer first"
             )
-        pipeline = read(folder, module.text("path", default=""), pipeline)
+        subfolder = module.text("path", default="")
+        find_member(folder, folder, subfolder, named_by=f"{path}: [{index}].path")
+        pipeline = read(folder, subfolder, pipeline)
     return pipeline
 
 
 def _read_transformer(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    if not (folder / subfolder).resolve().is_relative_to(folder.resolve()):
-        raise ModelError(f"{folder / 'modules.json'}: [0].path {subfolder!r} leaves the folder")
+    del folder
     return replace(pipeline, transformer=subfolder)
 
 
@@ -103,7 +114,7 @@ def _read_pooling(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
     path = folder / subfolder / "config.json"
     if not path.exists():
         raise ModelError(f"{path} is missing: it says how token vectors are pooled")
-    config = JsonObject.read(path)
+    config = JsonObject.read(path, folder)
     if not config.flag("include_prompt", default=True):
         raise ModelError(f"{path}: include_prompt false is not supported")
     key = "embedding_dimension"
@@ -122,6 +133,8 @@ def _read_poolings(config: JsonObject) -> tuple[Pooling, ...]:
     if value is None:
         return _read_pooling_flags(config)
     names = value if isinstance(value, list) else [value]
+    if len(names) > _POOLINGS_MAX:
+        raise config.wrong("pooling_mode", f"at most {_POOLINGS_MAX} names, not {len(names)}")
     try:
         poolings = tuple(Pooling(name) for name in names)
     except ValueError:
@@ -152,7 +165,7 @@ def _read_normalize(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipelin
     if not pipeline.poolings:
         raise ModelError(f"{folder / 'modules.json'}: Normalize needs a Pooling before it")
     # The folder often does not exist: git keeps no empty folders.
-    config = JsonObject.read_if_present(folder / subfolder / "config.json")
+    config = JsonObject.read_if_present(folder / subfolder / "config.json", folder)
     for key in ("module_input_name", "module_output_name"):
         if config.text(key, default="sentence_embedding") != "sentence_embedding":
             raise config.wrong(key, "sentence_embedding")
@@ -160,11 +173,11 @@ def _read_normalize(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipelin
 
 
 def _read_dense(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    return _append_layer(folder, pipeline, read_dense(folder / subfolder), "Dense")
+    return _append_layer(folder, pipeline, read_dense(folder / subfolder, folder), "Dense")
 
 
 def _read_norm(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    return _append_layer(folder, pipeline, read_norm(folder / subfolder), "LayerNorm")
+    return _append_layer(folder, pipeline, read_norm(folder / subfolder, folder), "LayerNorm")
 
 
 def _append_layer(folder: Path, pipeline: Pipeline, layer: VectorLayer, name: str) -> Pipeline:
@@ -191,7 +204,7 @@ def _read_dropout(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
 def _read_splade(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
     if pipeline.poolings or pipeline.splade:
         raise ModelError(f"{folder / 'modules.json'}: SpladePooling must be the only pooling")
-    return replace(pipeline, splade=SpladePooling.read(folder / subfolder / "config.json"))
+    return replace(pipeline, splade=SpladePooling.read(folder / subfolder / "config.json", folder))
 
 
 # Newer releases name the transformer of a sparse model as that of any other.

@@ -9,6 +9,8 @@ import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from embedgrpc.models.model_file import open_file
+
 # Numbers of fields in onnx.proto.
 _MODEL_GRAPH = 7
 _GRAPH_OUTPUT = 12
@@ -24,25 +26,31 @@ _LENGTH = 2
 # Bytes of the other types of fields.
 _FIXED = {1: 8, 5: 4}
 _VARINT_BYTES_MAX = 10
+# A graph has some fields for each of its nodes; real ones have up to 20,000 nodes.
+_FIELDS_MAX = 1_000_000
 
 Shape = tuple[int | None, ...]
 # The number of a field with its value: where it starts and ends, or a number.
 _Field = tuple[int, int, int]
 
 
-def read_outputs(path: Path) -> Mapping[str, Shape]:
+def read_outputs(path: Path, root: Path) -> Mapping[str, Shape]:
     """Reads the names and shapes of a graph's outputs.
 
     Args:
         path: An ONNX file.
+        root: The model's folder.
 
     Returns:
         The length of each axis by output, None where it is free; nothing where the file is
         no ONNX graph, which is told about where it is loaded.
+
+    Raises:
+        ModelError: The file is missing, no regular file, or outside the folder.
     """
     try:
         with (
-            path.open("rb") as file,
+            open_file(path, root) as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
             return _read_model(content)
@@ -87,7 +95,9 @@ def _within(content: mmap.mmap, start: int, end: int, wanted: int) -> Iterator[t
 def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
     """The fields of a message; for a number, its value and -1 stand for start and end."""
     place = start
-    while place < end:
+    for _ in range(_FIELDS_MAX):
+        if place >= end:
+            return
         tag, place = _read_varint(content, place, end)
         kind = tag & 7
         if kind == _VARINT:
@@ -103,6 +113,7 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
             raise ValueError("the field leaves its message")
         yield tag >> 3, place, place + size
         place += size
+    raise ValueError("the message has too many fields")
 
 
 def _read_varint(content: mmap.mmap, place: int, end: int) -> tuple[int, int]:

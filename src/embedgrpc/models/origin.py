@@ -7,8 +7,8 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.hub import is_cached_blob
 from embedgrpc.models.lfs import check_no_pointer
+from embedgrpc.models.model_file import check_file, find_member, hash_file
 from embedgrpc.models.torch_tensors import TorchTensors
 from embedgrpc.models.weights import TensorFile, Tensors, TensorShards, read_shards
 
@@ -44,22 +44,25 @@ class Origin:
 
     Attributes:
         format: What it is.
-        folder: The model's folder.
+        root: The model's folder, out of which nothing is read.
+        folder: The folder of the model's backbone.
         path: The file, inside the folder; the index where there are several.
         digest: The SHA-256 of the content, in hexadecimal.
     """
 
     format: Format
+    root: Path
     folder: Path
     path: Path
     digest: str
 
 
-def find_origin(folder: Path, *, file: str = "") -> Origin:
+def find_origin(folder: Path, root: Path, *, file: str = "") -> Origin:
     """Chooses a model's weights: an ONNX export where there is one, else safetensors.
 
     Args:
         folder: The folder of the model's backbone.
+        root: The model's folder.
         file: The file to take instead, relative to the folder; empty for none.
 
     Returns:
@@ -69,14 +72,14 @@ def find_origin(folder: Path, *, file: str = "") -> Origin:
         ModelError: There is none that can be used.
     """
     if file:
-        return _find_asked_for(folder, file)
+        return _find_asked_for(folder, root, file)
     name = choose_weights(lambda name: (folder / name).exists())
     if name is None:
         raise ModelError(
             f"{folder / _SAFETENSORS_NAME} is missing, and so is {folder / _ONNX_NAMES[0]}"
             + _describe_others(folder)
         )
-    return _hash(folder, folder / name, _WEIGHTS.get(name, Format.ONNX))
+    return _hash(folder, root, folder / name, _WEIGHTS.get(name, Format.ONNX))
 
 
 def choose_weights(has: Callable[[str], bool]) -> str | None:
@@ -100,18 +103,16 @@ def _describe_others(folder: Path) -> str:
     return f"; set file for this model in the configuration to one of {', '.join(others)}"
 
 
-def _find_asked_for(folder: Path, file: str) -> Origin:
+def _find_asked_for(folder: Path, root: Path, file: str) -> Origin:
+    path = find_member(root, folder, file, named_by="file in the configuration")
     name = PurePosixPath(file)
-    if name.is_absolute() or ".." in name.parts:
-        raise ModelError(f"file {file!r} leads out of the model folder {folder}")
-    path = folder / name
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"{path} is missing: it is the file that the configuration names")
     if name.name.endswith(".index.json"):
-        return _hash(folder, path, Format.SHARDS)
+        return _hash(folder, root, path, Format.SHARDS)
     if name.suffix not in _SUFFIXES:
         raise ModelError(f"{path}: file must end with {', '.join(_SUFFIXES)}")
-    return _hash(folder, path, _SUFFIXES[name.suffix])
+    return _hash(folder, root, path, _SUFFIXES[name.suffix])
 
 
 def find_external(origin: Origin, location: str) -> Path:
@@ -127,40 +128,24 @@ def find_external(origin: Origin, location: str) -> Path:
     Raises:
         ModelError: It is not there, or the location leads out of the model's folder.
     """
-    name = PurePosixPath(location)
-    path = origin.path.parent / name
-    inside = not name.is_absolute() and ".." not in name.parts and location
-    stays = path.resolve().is_relative_to(origin.folder.resolve())
-    if not inside or not (stays or is_cached_blob(origin.folder, path)):
-        raise ModelError(f"{origin.path}: external data {location!r} leads out of the model folder")
-    if not path.is_file():
-        raise ModelError(f"{origin.path}: external data {location!r} is missing")
+    named_by = f"{origin.path}: external data"
+    path = find_member(origin.root, origin.path.parent, location, named_by=named_by)
+    if not path.exists():
+        raise ModelError(f"{named_by} {location!r} is missing")
+    if path == origin.path.parent:
+        raise ModelError(f"{named_by} must name a file, not {location!r}")
+    check_file(path, origin.root)
     check_no_pointer(path)
     return path
 
 
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal.
-
-    Raises:
-        ModelError: It cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing") from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _hash(folder: Path, path: Path, kind: Format) -> Origin:
+def _hash(folder: Path, root: Path, path: Path, kind: Format) -> Origin:
+    digest = hash_file(path, root)
     check_no_pointer(path)
-    digest = hash_file(path)
     if kind is Format.SHARDS:
-        parts = [digest, *(hash_file(shard) for shard in read_shards(path))]
+        parts = [digest, *(hash_file(shard, root) for shard in read_shards(path, root))]
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return Origin(format=kind, folder=folder, path=path, digest=digest)
+    return Origin(format=kind, root=root, folder=folder, path=path, digest=digest)
 
 
 def open_tensors(origin: Origin) -> Tensors:
@@ -170,7 +155,7 @@ def open_tensors(origin: Origin) -> Tensors:
         ModelError: They cannot be read.
     """
     if origin.format is Format.SHARDS:
-        return TensorShards(origin.path)
+        return TensorShards(origin.path, origin.root)
     if origin.format is Format.TORCH:
         return TorchTensors(origin.path)
     return TensorFile(origin.path)

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernelError
 
+from embedgrpc.libraries.onnx_runtime import onnxruntime
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.origin import Origin
@@ -40,6 +41,35 @@ def run_probe(
     Raises:
         ModelError: It cannot be loaded or run.
     """
+    try:
+        return _run(graph_path, metadata, names)
+    except Exception as error:  # the library raises no narrower class
+        line = " ".join(str(error).split())
+        raise ModelError(f"{origin.path} cannot be run by ONNX Runtime: {line}") from error
+
+
+def try_graph(
+    graph_path: Path, origin: Origin, metadata: ModelMetadata, names: tuple[str, ...]
+) -> None:
+    """Runs a graph as `run_probe` does, unless it is made for other devices than the CPU.
+
+    Args:
+        graph_path: The graph.
+        origin: What it was made from, to be named in messages.
+        metadata: What the model is.
+        names: The outputs to give.
+
+    Raises:
+        ModelError: It cannot be loaded or run.
+    """
+    try:
+        run_probe(graph_path, origin, metadata, names)
+    except ModelError as error:
+        if not isinstance(error.__cause__, NoKernelError):
+            raise
+
+
+def _run(graph_path: Path, metadata: ModelMetadata, names: tuple[str, ...]) -> list[NDArray[Any]]:
     mask = probe_mask()
     ids = np.where(
         mask == 1, np.arange(mask.shape[1]) + np.array(_LENGTHS)[:, None], metadata.pad_token_id
@@ -47,16 +77,14 @@ def run_probe(
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(
-            str(graph_path), options, providers=["CPUExecutionProvider"]
-        )
-        wanted = {value.name for value in session.get_inputs()}
-        fed = {name: value for name, value in feeds.items() if name in wanted}
-        results: list[NDArray[Any]] = session.run(list(names), fed)
-    except Exception as error:  # the library raises no narrower class
-        line = " ".join(str(error).split())
-        raise ModelError(f"{origin.path} cannot be run by ONNX Runtime: {line}") from error
+    # Two short texts need no more, and each thread takes memory.
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        str(graph_path), options, providers=["CPUExecutionProvider"]
+    )
+    wanted = {value.name for value in session.get_inputs()}
+    fed = {name: value for name, value in feeds.items() if name in wanted}
+    results: list[NDArray[Any]] = session.run(list(names), fed)
     return results
 
 

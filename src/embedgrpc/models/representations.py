@@ -96,7 +96,7 @@ def find_representations(
         sparse = multi_vector = None
     elif pipeline.poolings and not sparse and not multi_vector and not overrides.output:
         exported = _find_export(files, config.path.parent, overrides.file)
-        has_weights, dimensions = _read_exported(exported, pipeline)
+        has_weights, dimensions = _read_exported(exported, files.folder, pipeline)
     there = {
         Representation.DENSE: bool(pipeline.poolings),
         Representation.SPARSE: bool(pipeline.splade) or has_weights,
@@ -112,7 +112,9 @@ def find_representations(
         multi_vector_head=multi_vector,
         exported=exported if has_weights or dimensions else None,
         unweighted_token_ids=frozenset(
-            find_special_ids(config.path.parent, _UNWEIGHTED).values() if has_weights else ()
+            find_special_ids(config.path.parent, files.folder, _UNWEIGHTED).values()
+            if has_weights
+            else ()
         ),
         multi_vector_skip_tokens=_SKIPPED_TOKENS if dimensions else 0,
     )
@@ -143,13 +145,13 @@ def _find_export(files: ModelFiles, folder: Path, file: str) -> Path | None:
     return folder / name
 
 
-def _read_exported(path: Path | None, pipeline: Pipeline) -> tuple[bool, int]:
+def _read_exported(path: Path | None, root: Path, pipeline: Pipeline) -> tuple[bool, int]:
     """Whether a graph weighs its tokens, and the length of its tokens' vectors.
 
     Where the graph does not tell the length, it is taken to be that of the token vectors, and
     tested when the graph is built.
     """
-    outputs = read_outputs(path) if path is not None else {}
+    outputs = read_outputs(path, root) if path is not None else {}
     if not outputs.keys() & set(DENSE_NAMES):
         return False, 0
     vectors = next((outputs[name] for name in VECTOR_NAMES if name in outputs), None)

@@ -9,11 +9,12 @@ from embedgrpc.models.json_file import JsonObject
 _FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
-def find_special_ids(folder: Path, keys: Sequence[str]) -> Mapping[str, int]:
+def find_special_ids(folder: Path, root: Path, keys: Sequence[str]) -> Mapping[str, int]:
     """Finds the ids of special tokens.
 
     Args:
-        folder: A model folder with a `tokenizer.json`.
+        folder: Of the backbone, with a `tokenizer.json`.
+        root: The model's folder.
         keys: Names of the tokens' meanings, such as `cls_token`.
 
     Returns:
@@ -23,7 +24,7 @@ def find_special_ids(folder: Path, keys: Sequence[str]) -> Mapping[str, int]:
         ModelError: No file names any of them, a file cannot be used, or a token that is named
             is not in the vocabulary.
     """
-    tables = [JsonObject.read_if_present(folder / name) for name in _FILES]
+    tables = [JsonObject.read_if_present(folder / name, root) for name in _FILES]
     found: dict[str, int] = {}
     vocabulary: Mapping[str, int] | None = None
     for key in keys:
@@ -32,7 +33,7 @@ def find_special_ids(folder: Path, keys: Sequence[str]) -> Mapping[str, int]:
             if token is None:
                 continue
             if vocabulary is None:
-                vocabulary = _read_vocabulary(folder)
+                vocabulary = _read_vocabulary(folder, root)
             if token not in vocabulary:
                 raise table.wrong(key, "a token of tokenizer.json")
             found[key] = vocabulary[token]
@@ -51,8 +52,8 @@ def _read_token(table: JsonObject, key: str) -> str | None:
     return content
 
 
-def _read_vocabulary(folder: Path) -> Mapping[str, int]:
-    tokenizer = JsonObject.read(folder / "tokenizer.json")
+def _read_vocabulary(folder: Path, root: Path) -> Mapping[str, int]:
+    tokenizer = JsonObject.read(folder / "tokenizer.json", root)
     model = JsonObject(path=tokenizer.path, values=tokenizer.table("model"))
     entries = model.values.get("vocab")
     if isinstance(entries, list):

@@ -37,15 +37,19 @@ class SpladePooling:
     dimensions: int
 
     @classmethod
-    def read(cls, path: Path) -> "SpladePooling":
+    def read(cls, path: Path, root: Path) -> "SpladePooling":
         """Reads the `config.json` of a SpladePooling module.
+
+        Args:
+            path: The file.
+            root: The model's folder.
 
         Raises:
             ModelError: The file is missing or wrong.
         """
         if not path.exists():
             raise ModelError(f"{path} is missing: it says how logits become a sparse vector")
-        config = JsonObject.read(path)
+        config = JsonObject.read(path, root)
         strategy = config.text("pooling_strategy", default=SpladeStrategy.MAX)
         if strategy not in list(SpladeStrategy):
             raise config.wrong("pooling_strategy", "one of " + ", ".join(SpladeStrategy))

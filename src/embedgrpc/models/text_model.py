@@ -68,6 +68,7 @@ def describe_text_model(
         padding_side="right",
         pad_token_id=0,
         config={},
+        folder=Path(),
         transformer_folder=Path(),
         representations=(Representation.DENSE,),
         output=output,

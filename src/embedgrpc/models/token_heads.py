@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.model_file import check_file
 from embedgrpc.models.torch_file import read_tensors
 from embedgrpc.models.weights import TensorFile
 
@@ -71,6 +72,7 @@ def find_head(folder: Path, name: str, *, hidden_size: int) -> TokenHead | None:
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None
+    check_file(path, folder)
     rows, columns = _read_layer(path)["weight"].shape
     if columns != hidden_size:
         raise ModelError(

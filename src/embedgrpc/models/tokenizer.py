@@ -1,5 +1,6 @@
 """From texts to sequences of token ids."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,10 +9,12 @@ import tokenizers
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.framing import Frame, find_frame
-from embedgrpc.models.json_file import JsonObject
-from embedgrpc.models.lfs import check_no_pointer
+from embedgrpc.models.json_file import JsonObject, limit_bytes
+from embedgrpc.models.lfs import refuse_pointer
 from embedgrpc.models.metadata import Kind, ModelMetadata
+from embedgrpc.models.model_file import read_file
 from embedgrpc.models.source import ModelFiles
+from embedgrpc.models.text_growth import check_growth
 from embedgrpc.models.tokenizer_class import apply_changes, find_changes
 from embedgrpc.models.truncation import IntArray, TokenLimitError, Truncation, cut, share
 
@@ -59,6 +62,7 @@ class Tokenizer:
         metadata: ModelMetadata,
         *,
         escape_special_tokens: bool = False,
+        digest: str = "",
     ) -> "Tokenizer":
         """Loads `tokenizer.json`, and sets what `tokenizer_config.json` says instead.
 
@@ -69,30 +73,37 @@ class Tokenizer:
             metadata: What the model is.
             escape_special_tokens: Whether a special token's name inside a text, such as "[SEP]",
                 is taken as plain characters. The reference takes it as the special token.
+            digest: The SHA-256 of the `tokenizer.json` that was tried before, in hexadecimal;
+                empty where none was.
 
         Returns:
             The tokenizer.
 
         Raises:
-            ModelError: A file is missing or cannot be read, or adds special tokens in a way that
-                cannot be told.
+            ModelError: A file is missing or cannot be read, makes far longer texts of texts, or
+                adds special tokens in a way that cannot be told.
         """
         path = metadata.transformer_folder / "tokenizer.json"
         if not path.exists():
             raise ModelError(f"{path} is missing: only tokenizers in this format are supported")
-        check_no_pointer(path)
+        content = read_file(path, metadata.folder, limit_bytes=limit_bytes(path.name))
+        refuse_pointer(path, content)
+        if not digest:
+            check_growth(path, content)
+        elif hashlib.sha256(content).hexdigest() != digest:
+            raise ModelError(f"{path} was changed while the model was loaded: start again")
         try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises no narrower class
             raise ModelError(f"{path} cannot be read: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         folder = metadata.transformer_folder
-        apply_changes(tokenizer, find_changes(folder, metadata.model_type))
+        apply_changes(tokenizer, find_changes(folder, metadata.folder, metadata.model_type))
         if metadata.lowercase:
             _lowercase_first(tokenizer)
         try:
-            config = JsonObject.read_if_present(folder / "tokenizer_config.json")
+            config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
             single = find_frame(tokenizer, 1)
             pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
             single, pair = _drop_types(config, single), pair and _drop_types(config, pair)

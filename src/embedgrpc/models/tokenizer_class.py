@@ -25,11 +25,12 @@ _CLASSES = {
 }
 
 
-def find_changes(folder: Path, model_type: str) -> Mapping[str, bool]:
+def find_changes(folder: Path, root: Path, model_type: str) -> Mapping[str, bool]:
     """Finds what `tokenizer_config.json` says otherwise than `tokenizer.json`.
 
     Args:
         folder: Where both are.
+        root: The model's folder.
         model_type: The architecture.
 
     Returns:
@@ -40,7 +41,7 @@ def find_changes(folder: Path, model_type: str) -> Mapping[str, bool]:
 
     Source: transformers `BertTokenizer`, `MPNetTokenizer` and `RobertaTokenizer`.
     """
-    config = JsonObject.read_if_present(folder / "tokenizer_config.json")
+    config = JsonObject.read_if_present(folder / "tokenizer_config.json", root)
     name = config.text("tokenizer_class", default=_CLASSES.get(model_type, ""))
     name = name.removesuffix("Fast")
     wanted: dict[str, bool] = {}
@@ -55,7 +56,7 @@ def find_changes(folder: Path, model_type: str) -> Mapping[str, bool]:
         wanted["add_prefix_space"] = config.flag("add_prefix_space", default=False)
     else:
         return {}
-    present = JsonObject.read(folder / "tokenizer.json").table(part)
+    present = JsonObject.read(folder / "tokenizer.json", root).table(part)
     if present.get("type") != kind:
         return {}
     # Where it does not say, accents go where capitals do.

@@ -4,8 +4,7 @@ Source: the zip format of PyTorch 1.6 and later: `NAME/data.pkl` describes the t
 `NAME/data/KEY` hold their values.
 """
 
-import struct
-import zipfile
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,14 @@ from numpy.typing import NDArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.lfs import check_no_pointer
 from embedgrpc.models.torch_pickle import Storage, TensorView, read_pickle
+from embedgrpc.models.torch_zip import TorchZip
 
 _ZIP_START = b"PK\x03\x04"
 _DESCRIPTION = "data.pkl"
 # Of a model with many thousand tensors; each takes some 200 bytes.
-_DESCRIPTION_BYTES_MAX = 16 << 20
-_ENCRYPTED_FLAG = 1
-# What zipfile raises on broken headers, besides its own error.
-_DAMAGES = (
-    zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError,
-    struct.error,
-)  # fmt: skip
+_DESCRIPTION_BYTES_MAX = 8 << 20
+_BYTEORDER_BYTES_MAX = 16
+_EXTENT_MAX = (1 << 31) - 1
 
 
 def read_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
@@ -38,7 +34,7 @@ def read_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
 
     Returns:
         The tensors by name: float32 where they are of floating point in any width, and as they
-        are where they are not. They are read-only.
+        are where they are not. They are read-only; equal views of one storage share memory.
 
     Raises:
         ModelError: The file cannot be read, is cut short, is of another format, or asks for
@@ -46,11 +42,8 @@ def read_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
     """
     check_no_pointer(path)
     _check_format(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _Archive(path, archive).read()
-    except _DAMAGES as error:
-        raise ModelError(f"{path} is damaged or cut short: it is no whole zip file") from error
+    with TorchZip(path) as archive:
+        return _TorchFile(archive).read()
 
 
 def _check_format(path: Path) -> None:
@@ -63,82 +56,111 @@ def _check_format(path: Path) -> None:
         )
 
 
-class _Archive:
+class _TorchFile:
     """An open file."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self.path = path
-        self.archive = archive
-        self.size = path.stat().st_size
-        self.storages: dict[str, NDArray[np.uint8]] = {}
-        _check_members(path, archive, self.size)
-        self.prefix = _find_prefix(path, archive)
+    def __init__(self, archive: TorchZip) -> None:
+        self._path = archive.path
+        self._archive = archive
+        self._prefix = _find_prefix(archive)
+        self._storages: dict[str, bytes] = {}
+        self._tensors: dict[TensorView, NDArray[Any]] = {}
 
     def read(self) -> Mapping[str, NDArray[Any]]:
-        """All tensors."""
-        if self._member("byteorder", default=b"little").strip() != b"little":
-            raise ModelError(f"{self.path}: byteorder must be little")
-        views = _find_views(self.path, read_pickle(self.path, self._description()))
+        """Returns all tensors by name."""
+        byteorder = self._read_member("byteorder", bytes_max=_BYTEORDER_BYTES_MAX)
+        if byteorder is not None and byteorder.strip() != b"little":
+            raise ModelError(f"{self._path}: byteorder must be little")
+        description = self._read_member(_DESCRIPTION, bytes_max=_DESCRIPTION_BYTES_MAX)
+        views = _find_views(self._path, read_pickle(self._path, description or b""))
+        for name, view in views.items():
+            self._check_inside(name, view)
         # Views may overlap, but no file of use has more values than bytes.
-        if sum(view.count for view in views.values()) > self.size:
-            raise ModelError(f"{self.path}: its tensors have more values than the file has bytes")
+        if sum(math.prod(view.shape) for view in set(views.values())) > self._archive.size:
+            raise ModelError(f"{self._path}: its tensors have more values than the file has bytes")
         return {name: self._tensor(view) for name, view in views.items()}
 
-    def _description(self) -> bytes:
-        size = self.archive.getinfo(self.prefix + _DESCRIPTION).file_size
-        if size > _DESCRIPTION_BYTES_MAX:
+    def _check_inside(self, name: str, view: TensorView) -> None:
+        """Checks a view against its storage, and the storage against the file."""
+        storage = view.storage
+        member = f"data/{storage.key}"
+        size = self._archive.sizes.get(self._prefix + member)
+        if size is None:
+            raise ModelError(f"{self._path}: {member} is missing in it")
+        wanted = storage.count * _stored_type(storage).itemsize
+        if wanted > size:
+            raise ModelError(f"{self._path}: {member} has {size} bytes, not {wanted}")
+        if 0 in view.shape:
+            # It holds nothing, but NumPy multiplies the other axes.
+            if math.prod(filter(None, view.shape)) > _EXTENT_MAX:
+                raise ModelError(f"{self._path}: tensor {name!r} has axes that are too long")
+            return
+        steps = zip(view.shape, view.strides, strict=True)
+        last = view.offset + sum((length - 1) * step for length, step in steps)
+        if last >= storage.count:
             raise ModelError(
-                f"{self.path}: data.pkl has {size} bytes, more than {_DESCRIPTION_BYTES_MAX}"
+                f"{self._path}: tensor {name!r} ends at value {last} of {member}, "
+                f"which has {storage.count}"
             )
-        return self.archive.read(self.prefix + _DESCRIPTION)
 
     def _tensor(self, view: TensorView) -> NDArray[Any]:
-        values = self._storage(view.storage)[view.offset :]
-        strides = tuple(step * values.itemsize for step in view.strides)
-        tensor = np.lib.stride_tricks.as_strided(values, view.shape, strides, writeable=False)
+        made = self._tensors.get(view)
+        if made is None:
+            made = self._tensors[view] = self._make_tensor(view)
+        return made
+
+    def _make_tensor(self, view: TensorView) -> NDArray[Any]:
+        stored = _stored_type(view.storage)
+        if 0 in view.shape:
+            values: NDArray[Any] = np.empty(view.shape, stored)
+            values.flags.writeable = False
+        else:
+            # NumPy checks the bounds once more, unlike with as_strided. The step along an axis
+            # of one value may be any number in the file.
+            steps = zip(view.shape, view.strides, strict=True)
+            values = np.ndarray(
+                view.shape,
+                stored,
+                buffer=self._storage(view.storage),
+                offset=view.offset * stored.itemsize,
+                strides=[stored.itemsize * step if length > 1 else 0 for length, step in steps],
+            )
         if view.storage.dtype == "bfloat16":
             # The upper half of a float32.
-            return (tensor.astype(np.uint32) << 16).view(np.float32)
-        if tensor.dtype.kind == "f":
-            return tensor.astype(np.float32, copy=False)
-        return tensor
+            wide = values.astype("<u4")
+            wide <<= 16
+            values = wide.view("<f4")
+        if values.dtype.kind == "f":
+            values = values.astype(np.float32, copy=False)
+            values.flags.writeable = False
+        return values
 
-    def _storage(self, storage: Storage) -> NDArray[Any]:
-        raw = self.storages.get(storage.key)
-        if raw is None:
-            content = self._member(f"data/{storage.key}")
-            raw = self.storages[storage.key] = np.frombuffer(content, dtype=np.uint8)
-        stored = np.dtype("uint16" if storage.dtype == "bfloat16" else storage.dtype)
-        if len(raw) < storage.count * stored.itemsize:
-            raise ModelError(
-                f"{self.path}: data/{storage.key} has {len(raw)} bytes, "
-                f"not {storage.count * stored.itemsize}"
-            )
-        return raw[: storage.count * stored.itemsize].view(stored.newbyteorder("<"))
+    def _storage(self, storage: Storage) -> bytes:
+        content = self._storages.get(storage.key)
+        if content is None:
+            name = f"{self._prefix}data/{storage.key}"
+            content = self._storages[storage.key] = self._archive.read(name)
+        return content
 
-    def _member(self, name: str, *, default: bytes | None = None) -> bytes:
-        try:
-            return self.archive.read(self.prefix + name)
-        except KeyError:
-            if default is not None:
-                return default
-            raise ModelError(f"{self.path}: {name} is missing in it") from None
+    def _read_member(self, name: str, *, bytes_max: int) -> bytes | None:
+        size = self._archive.sizes.get(self._prefix + name)
+        if size is None:
+            return None
+        if size > bytes_max:
+            raise ModelError(f"{self._path}: {name} has {size} bytes; the limit is {bytes_max}")
+        return self._archive.read(self._prefix + name)
 
 
-def _check_members(path: Path, archive: zipfile.ZipFile, size: int) -> None:
-    members = archive.infolist()
-    for member in members:
-        stored = member.compress_type == zipfile.ZIP_STORED
-        if not stored or member.flag_bits & _ENCRYPTED_FLAG:
-            raise ModelError(f"{path}: {member.filename!r} is compressed, as torch never does")
-    if sum(member.file_size for member in members) > size:
-        raise ModelError(f"{path}: its members claim more bytes than the {size} it has")
+def _stored_type(storage: Storage) -> np.dtype[Any]:
+    return np.dtype("uint16" if storage.dtype == "bfloat16" else storage.dtype).newbyteorder("<")
 
 
-def _find_prefix(path: Path, archive: zipfile.ZipFile) -> str:
-    names = [name for name in archive.namelist() if name.rpartition("/")[2] == _DESCRIPTION]
+def _find_prefix(archive: TorchZip) -> str:
+    names = [name for name in archive.sizes if name.rpartition("/")[2] == _DESCRIPTION]
     if len(names) != 1:
-        raise ModelError(f"{path} is a zip file, but not of torch: it has {len(names)} data.pkl")
+        raise ModelError(
+            f"{archive.path} is a zip file, but not of torch: it has {len(names)} data.pkl"
+        )
     return names[0].removesuffix(_DESCRIPTION)
 
 
@@ -153,9 +175,5 @@ def _find_views(path: Path, content: object) -> Mapping[str, TensorView]:
     raise ModelError(f"{path} must hold a dictionary of tensors")
 
 
-def _views(table: Mapping[Any, Any]) -> Mapping[str, TensorView]:
-    return {
-        name: value
-        for name, value in table.items()
-        if isinstance(name, str) and isinstance(value, TensorView)
-    }
+def _views(table: Mapping[str, object]) -> Mapping[str, TensorView]:
+    return {name: value for name, value in table.items() if isinstance(value, TensorView)}

@@ -13,6 +13,10 @@ from embedgrpc.models.kinds import Activation, PaddingSide, Similarity
 from embedgrpc.models.limits import EDGE_POSITIONS
 from embedgrpc.models.overrides import ModelOverrides
 
+# Real models have up to a hundred, of some hundred characters.
+_PROMPTS_MAX = 1024
+_PROMPT_CHARACTERS_MAX = 65_536
+_SHOWN_CHARACTERS = 64
 _ACTIVATIONS = {"Sigmoid": Activation.SIGMOID, "Identity": Activation.IDENTITY}
 
 
@@ -21,9 +25,17 @@ def read_prompts(extras: JsonObject) -> Mapping[str, str]:
     prompts = {
         name: "" if prompt is None else prompt for name, prompt in extras.table("prompts").items()
     }
+    if len(prompts) > _PROMPTS_MAX:
+        raise extras.wrong("prompts", f"at most {_PROMPTS_MAX}, not {len(prompts)}")
     for name, prompt in prompts.items():
         if not isinstance(prompt, str):
             raise extras.wrong(f"prompts.{name}", "a string")
+        if len(name) + len(prompt) > _PROMPT_CHARACTERS_MAX:
+            raise extras.wrong(
+                f"prompts.{name[:_SHOWN_CHARACTERS]}",
+                f"at most {_PROMPT_CHARACTERS_MAX} characters with its name, not "
+                f"{len(name) + len(prompt)}",
+            )
     return prompts
 
 
@@ -99,8 +111,17 @@ def find_padding_side(model_type: str, tokenizer_config: JsonObject) -> PaddingS
     return "right" if model_type in EDGE_POSITIONS else cast("PaddingSide", side)
 
 
-def find_pad_token_id(folder: Path, config: JsonObject, tokenizer_config: JsonObject) -> int:
-    """Finds the token that fills a batch."""
+def find_pad_token_id(
+    folder: Path, root: Path, config: JsonObject, tokenizer_config: JsonObject
+) -> int:
+    """Finds the token that fills a batch.
+
+    Args:
+        folder: Of the backbone.
+        root: The model's folder.
+        config: `config.json`.
+        tokenizer_config: `tokenizer_config.json`.
+    """
     # Padding is masked out; only graphs that number positions look at it, and they know the
     # id of config.json.
     pad_token_id = config.count("pad_token_id")
@@ -112,7 +133,7 @@ def find_pad_token_id(folder: Path, config: JsonObject, tokenizer_config: JsonOb
     token = tokenizer_config.values.get("pad_token")
     content = token.get("content") if isinstance(token, dict) else token
     if content is not None and (folder / "tokenizer.json").exists():
-        tokenizer = JsonObject.read(folder / "tokenizer.json")
+        tokenizer = JsonObject.read(folder / "tokenizer.json", root)
         for added in tokenizer.values.get("added_tokens") or ():
             if added.get("content") == content:
                 return int(added["id"])

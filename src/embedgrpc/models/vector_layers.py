@@ -75,11 +75,12 @@ class NormLayer:
 VectorLayer = DenseLayer | NormLayer
 
 
-def read_dense(folder: Path, *, input_name: str = _SENTENCE_EMBEDDING) -> DenseLayer:
+def read_dense(folder: Path, root: Path, *, input_name: str = _SENTENCE_EMBEDDING) -> DenseLayer:
     """Reads the `config.json` of a Dense module.
 
     Args:
         folder: The module's.
+        root: The model's.
         input_name: What the module must work on.
 
     Returns:
@@ -88,7 +89,7 @@ def read_dense(folder: Path, *, input_name: str = _SENTENCE_EMBEDDING) -> DenseL
     Raises:
         ModelError: The file is missing or wrong, or asks for what is not supported.
     """
-    config = _read_config(folder, "Dense")
+    config = _read_config(folder, root, "Dense")
     taken = config.text("module_input_name", default=_SENTENCE_EMBEDDING)
     if taken != input_name:
         raise config.wrong("module_input_name", f"{input_name} here, not {taken}")
@@ -105,21 +106,25 @@ def read_dense(folder: Path, *, input_name: str = _SENTENCE_EMBEDDING) -> DenseL
     )
 
 
-def read_norm(folder: Path) -> NormLayer:
+def read_norm(folder: Path, root: Path) -> NormLayer:
     """Reads the `config.json` of a LayerNorm module.
+
+    Args:
+        folder: The module's.
+        root: The model's.
 
     Raises:
         ModelError: The file is missing or wrong.
     """
-    size = _read_config(folder, "LayerNorm").size("dimension")
+    size = _read_config(folder, root, "LayerNorm").size("dimension")
     return NormLayer(folder=folder, in_features=size, out_features=size)
 
 
-def _read_config(folder: Path, module: str) -> JsonObject:
+def _read_config(folder: Path, root: Path, module: str) -> JsonObject:
     path = folder / "config.json"
     if not path.exists():
         raise ModelError(f"{path} is missing: it says what the {module} module is")
-    return JsonObject.read(path)
+    return JsonObject.read(path, root)
 
 
 def _read_activation(config: JsonObject) -> str:

@@ -1,5 +1,6 @@
 """Reads the tensors of a model's files, one by one."""
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,7 +15,15 @@ from safetensors import SafetensorError, safe_open
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.json_file import JsonObject
 from embedgrpc.models.lfs import check_no_pointer
+from embedgrpc.models.model_file import check_file, open_regular
 
+# The header of a model with 20,000 tensors has 2 MB; one of 95 MB takes 24 s and 1.4 GB to read.
+_HEADER_BYTES_MAX = 8 << 20
+_TENSORS_MAX = 65_536
+_SHARDS_MAX = 1024
+# Of a model with another size all tensors are wrong.
+_FAULTS_SHOWN = 8
+_HEADER_SIZE = struct.Struct("<Q")
 _DTYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
 
@@ -53,7 +62,7 @@ class Tensors(ABC):
         """Checks that tensors are there, of floating point and of these shapes.
 
         Raises:
-            ModelError: Some are not; it names each.
+            ModelError: Some are not; it names the first of them.
         """
         faults = []
         for name, shape in shapes.items():
@@ -66,7 +75,11 @@ class Tensors(ABC):
             elif kind not in _DTYPES:
                 faults.append(f"{name} has type {kind}, which is not supported")
         if faults:
-            raise ModelError(f"{self.path} does not fit config.json: {'; '.join(faults)}")
+            more = (
+                f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+            )
+            told = "; ".join(faults[:_FAULTS_SHOWN])
+            raise ModelError(f"{self.path} does not fit config.json: {told}{more}")
 
 
 class TensorFile(Tensors):
@@ -79,6 +92,7 @@ class TensorFile(Tensors):
             ModelError: It cannot be read, or is no safetensors file.
         """
         check_no_pointer(path)
+        _check_header(path)
         self.path = path
         try:
             opened: Any = safe_open(str(path), framework="numpy")
@@ -108,11 +122,12 @@ class TensorFile(Tensors):
 class TensorShards(Tensors):
     """The safetensors files among which the tensors of one model are shared out."""
 
-    def __init__(self, index_path: Path) -> None:
+    def __init__(self, index_path: Path, root: Path) -> None:
         """Opens the files.
 
         Args:
             index_path: The index, which names the file of each tensor.
+            root: The model's folder.
 
         Raises:
             ModelError: A file cannot be read or does not hold what the index says.
@@ -120,7 +135,7 @@ class TensorShards(Tensors):
         self.path = index_path
         self._homes: dict[str, TensorFile] = {}
         with ExitStack() as opening:
-            for path, names in read_shards(index_path).items():
+            for path, names in read_shards(index_path, root).items():
                 file = opening.enter_context(TensorFile(path))
                 lost = sorted(names - file.names)
                 if lost:
@@ -146,11 +161,31 @@ class TensorShards(Tensors):
         return self._homes[name].read(name)
 
 
-def read_shards(index_path: Path) -> Mapping[Path, frozenset[str]]:
+def _check_header(path: Path) -> None:
+    """Checks that the list of tensors is of a size that is read in no time.
+
+    Raises:
+        ModelError: It is not. What else is wrong with it is told by the library.
+    """
+    with open_regular(path) as file:
+        start = file.read(_HEADER_SIZE.size)
+        size = _HEADER_SIZE.unpack(start)[0] if len(start) == _HEADER_SIZE.size else 0
+        if size > _HEADER_BYTES_MAX:
+            raise ModelError(
+                f"{path} is no safetensors file: its header has {size} bytes, more than the limit "
+                f"of {_HEADER_BYTES_MAX}"
+            )
+        count = file.read(size).count(b'"data_offsets"')
+    if count > _TENSORS_MAX:
+        raise ModelError(f"{path} has {count} tensors, more than the limit of {_TENSORS_MAX}")
+
+
+def read_shards(index_path: Path, root: Path) -> Mapping[Path, frozenset[str]]:
     """Reads which files hold a model's tensors.
 
     Args:
         index_path: `model.safetensors.index.json`.
+        root: The model's folder.
 
     Returns:
         The names of the tensors in each file.
@@ -158,22 +193,25 @@ def read_shards(index_path: Path) -> Mapping[Path, frozenset[str]]:
     Raises:
         ModelError: The index cannot be used, or files are missing; it names each.
     """
-    homes = read_shard_names(index_path)
-    files = sorted(set(homes.values()))
-    missing = [name for name in files if not (index_path.parent / name).is_file()]
+    homes = read_shard_names(index_path, root)
+    held: dict[str, set[str]] = {}
+    for name, home in homes.items():
+        held.setdefault(home, set()).add(name)
+    files = sorted(held)
+    missing = [name for name in files if not (index_path.parent / name).exists()]
     if missing:
         raise ModelError(f"{index_path}: {', '.join(missing)} missing in {index_path.parent}")
-    return {
-        index_path.parent / file: frozenset(name for name, home in homes.items() if home == file)
-        for file in files
-    }
+    for file in files:
+        check_file(index_path.parent / file, root)
+    return {index_path.parent / file: frozenset(held[file]) for file in files}
 
 
-def read_shard_names(index_path: Path) -> Mapping[str, str]:
+def read_shard_names(index_path: Path, root: Path) -> Mapping[str, str]:
     """Reads which files hold a model's tensors, be they there or not.
 
     Args:
         index_path: `model.safetensors.index.json`.
+        root: The model's folder.
 
     Returns:
         For each tensor the name of a file beside the index.
@@ -181,11 +219,14 @@ def read_shard_names(index_path: Path) -> Mapping[str, str]:
     Raises:
         ModelError: The index cannot be used.
     """
-    index = JsonObject.read(index_path)
+    index = JsonObject.read(index_path, root)
     homes = index.table("weight_map")
     if not homes or not all(isinstance(name, str) for name in homes.values()):
         raise index.wrong("weight_map", "an object that names the file of each tensor")
-    for name in homes.values():
+    names = set(homes.values())
+    if len(names) > _SHARDS_MAX:
+        raise index.wrong("weight_map", f"at most {_SHARDS_MAX} files, not {len(names)}")
+    for name in names:
         if Path(name).name != name or name in {"", ".", ".."}:
             raise ModelError(f"{index_path}: weight_map: {name!r} is not the name of a file")
     return homes

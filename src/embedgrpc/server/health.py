@@ -8,7 +8,8 @@ time is forgiven as long as other batches get through.
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from grpc import StatusCode
@@ -126,6 +127,7 @@ class HealthMonitor:
         catalog: The models.
         service: What is told.
         heartbeat: When models last ran a batch.
+        readiness: Which models have to serve for a service to be SERVING.
         interval_s: Time between two canaries of a model.
         timeout_s: How long a canary may take.
     """
@@ -136,9 +138,11 @@ class HealthMonitor:
         service: HealthService,
         heartbeat: Heartbeat,
         *,
+        readiness: Literal["default", "all", "any"],
         interval_s: float,
         timeout_s: float,
     ) -> None:
+        self._readiness = readiness
         self._catalog = catalog
         self._service = service
         self._heartbeat = heartbeat
@@ -180,15 +184,25 @@ class HealthMonitor:
 
     async def publish(self) -> None:
         """Tells the health service what the models' states mean."""
-        ready = [model for model in self._catalog if model.state is ModelState.READY]
-        embeds = [model for model in ready if model.loaded and model.loaded.embedder]
-        await self._service.set(EMBEDDING_SERVICE, serving=bool(embeds))
-        ranks = [model for model in ready if model.loaded and model.loaded.reranker]
-        await self._service.set(RERANK_SERVICE, serving=bool(ranks))
+        await self._publish_service(EMBEDDING_SERVICE, lambda loaded: loaded.embedder is not None)
+        await self._publish_service(RERANK_SERVICE, lambda loaded: loaded.reranker is not None)
+
+    async def _publish_service(self, service: str, can: Callable[[LoadedModel], bool]) -> None:
+        """Tell what the models' states mean for a service and for each model's part in it."""
+        counted = []
         for model in self._catalog:
+            able = model.loaded is not None and can(model.loaded)
+            serves = able and model.state is ModelState.READY
+            if able or model.loaded is None:
+                # What a model can do is known once it was loaded; until then it may be this.
+                counted.append(serves)
             for name in (model.id, *model.aliases):
-                await self._service.set(f"{EMBEDDING_SERVICE}/{name}", serving=model in embeds)
-                await self._service.set(f"{RERANK_SERVICE}/{name}", serving=model in ranks)
+                await self._service.set(f"{service}/{name}", serving=serves)
+        if self._readiness == "default":
+            # The first model is the one that calls without a name get.
+            counted = counted[:1]
+        serving = any(counted) if self._readiness == "any" else all(counted)
+        await self._service.set(service, serving=bool(counted) and serving)
 
     async def _check(self, model: ServedModel, loaded: LoadedModel) -> None:
         problem = await self._examine(model, loaded)

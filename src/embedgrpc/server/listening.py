@@ -1,11 +1,24 @@
 """Where the server listens, and how gRPC treats its connections."""
 
+import errno
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 
 from embedgrpc.server.settings import Settings
+
+# The address of a Unix socket has 108 bytes, of which the last is a zero.
+_PATH_BYTES_MAX = 107
+_REASONS = {
+    errno.EADDRINUSE: "another server is running there",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "this user may not use the port",
+}
 
 
 class StartError(Exception):
@@ -20,45 +33,114 @@ class StartError(Exception):
         self.settings_are_wrong = settings_are_wrong
 
 
-def listen(server: grpc.aio.Server, address: str) -> str:
-    """Binds the address; returns it with the port that was taken.
+def listen(server: grpc.aio.Server, address: str, *, unix_socket_mode: str = "") -> str:
+    """Bind an address; return it with the port that was taken.
+
+    Args:
+        server: What is to listen there.
+        address: HOST:PORT or unix:PATH.
+        unix_socket_mode: Who may connect to a Unix socket, in octal; empty goes by the umask.
 
     Raises:
         StartError: It cannot be bound.
     """
     _check_address(address)
     try:
-        port = server.add_insecure_port(address)
+        with _umask(unix_socket_mode if address.startswith("unix:") else ""):
+            port = server.add_insecure_port(address)
     except RuntimeError:
         port = 0
     if not port:
-        raise StartError(
-            f"address {address}: cannot listen there; is another server running?",
-            settings_are_wrong=False,
-        )
+        raise StartError(f"address {address}: cannot listen there", settings_are_wrong=False)
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
-def _check_address(address: str) -> None:
-    """Refuses what gRPC would refuse without a reason, or take away from another server."""
-    if not address.startswith("unix:"):
-        host = address.rpartition(":")[0].strip("[]")
-        try:
-            socket.getaddrinfo(host, None)
-        except OSError as error:
-            raise StartError(
-                f"address {address}: host {host!r}: {error.strerror}", settings_are_wrong=True
-            ) from None
+def is_dual_stack(address: str) -> bool:
+    """Whether gRPC listens on all addresses of IPv6, too, where those of IPv4 are asked for."""
+    return _host_of(address) == "0.0.0.0" and socket.has_dualstack_ipv6()  # noqa: S104 - compared
+
+
+@contextmanager
+def _umask(mode: str) -> Iterator[None]:
+    """Give a socket its mode from its first moment on. Nothing else makes files meanwhile."""
+    if not mode:
+        yield
         return
-    path = Path(address.removeprefix("unix:").removeprefix("//"))
-    if not path.parent.is_dir():
+    before = os.umask(0o777 & ~int(mode, 8))
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _host_of(address: str) -> str:
+    return "" if address.startswith("unix:") else address.rpartition(":")[0].strip("[]")
+
+
+def _check_address(address: str) -> None:
+    """Refuse what gRPC would refuse without a reason, or take away from another server."""
+    if address.startswith("unix:"):
+        _check_path(address, address.removeprefix("unix:").removeprefix("//"))
+        return
+    host, port = _host_of(address), address.rpartition(":")[2]
+    try:
+        found = socket.getaddrinfo(
+            host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise StartError(
+            f"address {address}: host {host!r}: {error.strerror}", settings_are_wrong=True
+        ) from None
+    refusals = [why for one in found if (why := _try_to_bind(one[0], one[4]))]
+    taken = [error for error in refusals if error.errno == errno.EADDRINUSE]
+    # A name may have addresses that this machine has not, such as those of IPv6.
+    if taken or len(refusals) == len(found):
+        refusal = (taken or refusals)[0]
+        reason = _REASONS.get(refusal.errno or 0, refusal.strerror)
+        raise StartError(
+            f"address {address}: cannot listen there: {reason}",
+            settings_are_wrong=refusal.errno in (errno.EADDRNOTAVAIL, errno.EACCES),
+        )
+
+
+def _try_to_bind(family: socket.AddressFamily, place: Any) -> OSError | None:
+    """Bind and let go of an address as gRPC is about to; return why that fails."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As gRPC: what ended a moment ago is in nobody's way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(place)
+    except OSError as error:
+        return error
+    return None
+
+
+def _check_path(address: str, path: str) -> None:
+    size = len(os.fsencode(path))
+    if size > _PATH_BYTES_MAX:
+        raise StartError(
+            f"address {address}: the path has {size} bytes; the limit is {_PATH_BYTES_MAX}",
+            settings_are_wrong=True,
+        )
+    parent = Path(path).parent
+    if not parent.is_dir():
         raise StartError(f"address {address}: there is no such folder", settings_are_wrong=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # gRPC would remove the socket of a server that runs, and take its place.
-        if probe.connect_ex(str(path)) == 0:
+        if probe.connect_ex(path) == 0:
             raise StartError(
                 f"address {address}: another server is running there", settings_are_wrong=False
             )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise StartError(
+            f"address {address}: the folder {parent} cannot be written", settings_are_wrong=True
+        )
+    if Path(path).exists() and not Path(path).is_socket():
+        raise StartError(
+            f"address {address}: there is something else than a socket", settings_are_wrong=True
+        )
 
 
 def channel_arguments(settings: Settings) -> list[tuple[str, int]]:

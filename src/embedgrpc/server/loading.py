@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from embedgrpc.backends.base import Backend, BackendError, DeviceError
+from embedgrpc.backends.cores import available_cores
 from embedgrpc.backends.onnx import Device, OnnxBackend
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
@@ -20,11 +21,13 @@ from embedgrpc.engine.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.models import graph, metadata, source
+from embedgrpc.models.child_process import Leash
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.metadata import Kind
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.models.triton_source import is_triton_source
+from embedgrpc.models.vetting import Description, Vetting, load_vetted
 from embedgrpc.server.calibrating import make_sample
 from embedgrpc.server.catalog import LoadedModel, ServedModel
 from embedgrpc.server.daemons import run_in_daemon
@@ -66,6 +69,11 @@ def default_model() -> ModelSettings:
     """The model to serve where none is named: from its package, or else from the Hub."""
     installed = source.is_package_installed(DEFAULT_MODEL.source)
     return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
+
+
+def count_threads(settings: Settings) -> int:
+    """Tell how many threads a model run in this process takes on the CPU."""
+    return settings.intra_op_threads or available_cores()
 
 
 def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backend:
@@ -119,7 +127,12 @@ async def load(
         BackendError: The graph cannot be loaded.
     """
     loop = asyncio.get_running_loop()
-    parts = await run_in_daemon(lambda: load_parts(model, settings, open_backend, loop))
+    leash = Leash()
+    try:
+        parts = await run_in_daemon(lambda: load_parts(model, settings, open_backend, loop, leash))
+    finally:
+        # A child that reads the model's files is not needed where nobody waits for it.
+        leash.end()
     resources.callback(parts.backend.close)
     tokens = settings.batch_tokens or parts.batch_tokens
     admission = Admission(
@@ -163,6 +176,7 @@ def load_parts(
     settings: Settings,
     open_backend: OpenBackend,
     loop: asyncio.AbstractEventLoop | None = None,
+    leash: Leash | None = None,
 ) -> Parts:
     """Loads what takes long. Off the event loop.
 
@@ -171,6 +185,7 @@ def load_parts(
         settings: How.
         open_backend: Makes what runs it, unless its source says that Triton does.
         loop: Runs the calls to servers; None to run a loop for them.
+        leash: Ends early the processes that read the model's files.
 
     Returns:
         The parts of the model.
@@ -181,6 +196,7 @@ def load_parts(
         BackendUnavailableError: What runs it is away.
         BackendError: The graph cannot be loaded.
     """
+    leash = leash or Leash()
     if is_triton_source(model.source):
         # Late, as most servers do without, and its library takes longer to load than a model.
         from embedgrpc.server.upstream import load_upstream  # noqa: PLC0415 - see above
@@ -189,21 +205,37 @@ def load_parts(
             model.settings,
             settings,
             loop,
-            load_twin=lambda: _load_here(model, model.settings.fallback, settings, open_backend),
+            leash,
+            load_twin=lambda: _load_here(
+                model, model.settings.fallback, settings, open_backend, leash
+            ),
         )
-    return _load_here(model, model.source, settings, open_backend)
+    return _load_here(model, model.source, settings, open_backend, leash)
 
 
 def _load_here(
-    model: ServedModel, place: str, settings: Settings, open_backend: OpenBackend
+    model: ServedModel, place: str, settings: Settings, open_backend: OpenBackend, leash: Leash
 ) -> Parts:
     """Loads a model that runs in this process, whose source is the place."""
     files = source.resolve(place)
-    described = metadata.read(files, model.settings.overrides)
-    tokenizer = Tokenizer.load(
-        files, described, escape_special_tokens=model.settings.escape_special_tokens
+    escape = model.settings.escape_special_tokens
+    cache_dir = settings.cache_dir
+
+    def read(vetted: Description) -> tuple[metadata.ModelMetadata, Tokenizer, graph.Graph]:
+        described = metadata.read(files, model.settings.overrides)
+        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
+        prepared = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
+        return described, tokenizer, prepared
+
+    vetting = Vetting(
+        files=files,
+        overrides=model.settings.overrides,
+        escape_special_tokens=escape,
+        cache_dir=cache_dir,
+        limits=settings.vetting_limits,
     )
-    prepared = graph.prepare(files, described, cache_dir=settings.cache_dir)
+    described, tokenizer, prepared = load_vetted(vetting, leash, read)
     backend = open_backend(model, prepared.path, settings)
     runnable = RunnableGraph(
         outputs=prepared.outputs,

@@ -1,8 +1,15 @@
-"""Log lines: for people on a terminal, JSON elsewhere. Never texts, never vectors."""
+"""Log lines: for people on a terminal, JSON elsewhere. Never texts, never vectors.
+
+They are written by a thread of their own: whoever logs, such as the event loop, never waits for
+somebody to read them.
+"""
 
 import json
 import logging
+import os
 import sys
+import threading
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -10,23 +17,105 @@ from typing import Any, Literal
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
+# Lines that wait to be written: some ten thousand.
+_WAITING_BYTES_MAX = 4 * 1024 * 1024
+# How long the end of the process waits for its last lines to be read.
+_FLUSH_S = 1.0
+
 # They write a line for each request of a download, whose address may hold a signature.
 _CHATTY = ("httpx2", "httpcore2", "filelock")
 
 
-def configure(level: str, log_format: Literal["auto", "human", "json"]) -> None:
-    """Sends log lines to stderr.
+def configure(level: str, log_format: Literal["auto", "human", "json"]) -> bool:
+    """Send log lines to stderr.
 
     Args:
         level: The least severe level that is written, in lower case.
         log_format: "auto" is human on a terminal.
+
+    Returns:
+        Whether they are JSON.
     """
     human = log_format == "human" or (log_format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BackgroundHandler(sys.stderr.fileno())
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    return not human
+
+
+class BackgroundHandler(logging.Handler):
+    """Writes lines to a file from a thread, and drops those that there is no room for.
+
+    Args:
+        descriptor: Of the file.
+        bytes_max: The most that waits to be written.
+    """
+
+    def __init__(self, descriptor: int, *, bytes_max: int = _WAITING_BYTES_MAX) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._bytes_max = bytes_max
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._dropped = 0
+        self._changed = threading.Condition()
+        self._busy = False
+        # It may hang for good where nobody reads, which must not keep the process.
+        self._writer = threading.Thread(target=self._write_all, name="logs", daemon=True)
+        self._writer.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record, to be written soon."""
+        try:
+            line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        except Exception:  # noqa: BLE001 - as every handler: a line that fails ends nothing
+            self.handleError(record)
+            return
+        with self._changed:
+            if self._waiting_bytes + len(line) > self._bytes_max:
+                self._dropped += 1
+                return
+            self._waiting.append(line)
+            self._waiting_bytes += len(line)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until all is written, or until nobody seems to read it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._busy, _FLUSH_S)
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                lines, dropped = b"".join(self._waiting), self._dropped
+                self._waiting.clear()
+                self._waiting_bytes = self._dropped = 0
+                self._busy = True
+            if dropped:
+                lines += f"{self.format(_tell_dropped(dropped))}\n".encode()
+            self._write(lines)
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def _write(self, lines: bytes) -> None:
+        rest = memoryview(lines)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except OSError:
+                # Nobody reads any more, or the disk is full: serving goes on.
+                return
+
+
+def _tell_dropped(count: int) -> logging.LogRecord:
+    message = "log lines were dropped, as they were not read in time"
+    record = logging.LogRecord(__name__, logging.WARNING, "", 0, message, (), None)
+    record.__dict__["lines"] = count
+    return record
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -8,8 +8,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
+from embedgrpc.server.listening import is_dual_stack
+from embedgrpc.server.loading import count_threads
 from embedgrpc.server.serving import Server
 from embedgrpc.server.settings import Settings
 
@@ -19,7 +22,7 @@ _SWITCH_INTERVAL_S = 0.0005
 
 
 async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT; a second signal ends the process at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second signal ends the process at once.
 
     Raises:
         StartError: It cannot start.
@@ -32,12 +35,13 @@ async def serve(settings: Settings) -> None:
     stopping = asyncio.Event()
     with _signals(stopping.set):
         async with Server(settings) as server:
-            _logger.info("listening", extra={"address": server.address})
+            start = {"version": version("embedgrpc"), "threads": count_threads(settings)}
+            _logger.info("listening", extra={"address": server.address, **start})
+            if is_dual_stack(settings.address):
+                _logger.info("listening on all addresses of IPv6, too")
             await _until(stopping, server.load())
             _settle_memory()
-            if not stopping.is_set():
-                _logger.info("serving", extra={"address": server.address})
-            await stopping.wait()
+            await _until(stopping, server.keep_serving())
             _logger.info("stopping", extra={"grace_s": settings.shutdown_grace_s})
             await server.drain()
     _logger.info("stopped")
@@ -70,7 +74,7 @@ async def _until(stopping: asyncio.Event, work: Any) -> None:
 
 @contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Calls back at the first SIGTERM or SIGINT, and leaves at once at the second."""
+    """Call back at the first signal that asks for a stop, and leave at once at the second."""
     received = False
 
     def receive(number: int) -> None:
@@ -82,7 +86,10 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
         stop()
 
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # What `nohup` had ignored stays so. A terminal that is closed is to lose no calls.
+        numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, receive, number)
     try:

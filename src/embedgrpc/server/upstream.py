@@ -13,6 +13,7 @@ from embedgrpc.backends.triton.connection import Connection
 from embedgrpc.backends.triton.messages import Recipe
 from embedgrpc.backends.triton.served_graph import ServedGraph
 from embedgrpc.models import metadata, source
+from embedgrpc.models.child_process import Leash
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.served_fingerprint import (
     ServedFingerprint,
@@ -25,6 +26,7 @@ from embedgrpc.models.text_model import describe_text_model
 from embedgrpc.models.tokenizer import Tokenizer
 from embedgrpc.models.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
 from embedgrpc.models.triton_source import TritonSource, parse_triton_source
+from embedgrpc.models.vetting import Description, Vetting, load_vetted
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.parts import OVERHEAD_TOKENS, Parts, RunnableGraph
 from embedgrpc.server.settings import Settings
@@ -48,6 +50,7 @@ def load_upstream(
     model: ModelSettings,
     settings: Settings,
     loop: asyncio.AbstractEventLoop | None,
+    leash: Leash,
     *,
     load_twin: Callable[[], Parts],
 ) -> Parts:
@@ -57,6 +60,7 @@ def load_upstream(
         model: With a source that names servers.
         settings: How.
         loop: The event loop that calls are to run on; None to run one in a thread.
+        leash: Ends early the process that reads the model's files.
         load_twin: Loads the model's fallback. Called where it has one, and once a server is there.
 
     Returns:
@@ -86,7 +90,7 @@ def load_upstream(
         twin = load_twin() if model.fallback else None
         if twin is not None:
             failing.callback(twin.backend.close)
-        parts = _Upstream(model, settings, place, connection, twin).load()
+        parts = _Upstream(model, settings, place, connection, twin, leash).load()
         failing.pop_all()
     return parts
 
@@ -106,6 +110,7 @@ class _Upstream:
     place: TritonSource
     connection: Connection
     twin: Parts | None
+    leash: Leash
 
     @property
     def graph(self) -> ServedGraph:
@@ -124,15 +129,18 @@ class _Upstream:
         files = self._find_files(parameters)
         # Whoever writes the one parameter gives the outputs the names that they have here.
         ours = FINGERPRINT_PARAMETER in parameters
-        described = metadata.read(
-            files, self.model.overrides, served=find_forms(self.outputs, ours=ours)
+        vetting = Vetting(
+            files=files,
+            overrides=self.model.overrides,
+            served=find_forms(self.outputs, ours=ours),
+            escape_special_tokens=self.model.escape_special_tokens,
+            build=False,
+            cache_dir=self.settings.cache_dir,
+            limits=self.settings.vetting_limits,
         )
-        if self.twin is not None and files is self.twin.files:
-            tokenizer = self.twin.tokenizer
-        else:
-            tokenizer = Tokenizer.load(
-                files, described, escape_special_tokens=self.model.escape_special_tokens
-            )
+        described, tokenizer = load_vetted(
+            vetting, self.leash, lambda vetted: self._read(vetting, vetted)
+        )
         planned = plan_outputs(self.outputs, described, ours=ours, model=name)
         inputs = [tensor.name for tensor in self.graph.inputs]
         fingerprint = self._find_fingerprint(files, described)
@@ -147,6 +155,19 @@ class _Upstream:
             availability=self.connection.availability,
         )
         return parts if self.twin is None else self._join(parts, self.twin)
+
+    def _read(
+        self, vetting: Vetting, vetted: Description
+    ) -> tuple[metadata.ModelMetadata, Tokenizer]:
+        """Reads what was read before without harm."""
+        files = vetting.files
+        described = metadata.read(files, vetting.overrides, served=vetting.served)
+        if self.twin is not None and files is self.twin.files:
+            return described, self.twin.tokenizer
+        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        escape = vetting.escape_special_tokens
+        tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
+        return described, tokenizer
 
     def _load_for_texts(self) -> Parts:
         """Loads a model that takes texts, of which nothing is here."""
@@ -223,7 +244,7 @@ class _Upstream:
         try:
             return source.resolve(named)
         except ModelError as error:
-            raise ModelError(
+            raise type(error)(
                 f"{error}; that is what {SOURCE_PARAMETER} says in Triton's configuration of"
                 f" {self.place.model}: set files for this model instead"
             ) from None

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from embedgrpc.client.proxies import proxy_options
 from embedgrpc.v1 import embedding_service_pb2_grpc, model_service_pb2_grpc, rerank_service_pb2_grpc
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
@@ -103,6 +104,7 @@ class ChannelOwner:
             if self._stubs is None:
                 options = (
                     *_OPTIONS,
+                    *proxy_options(self._target),
                     ("grpc.service_config", service_config(health_check=self._health_check)),
                 )
                 self._channel = (

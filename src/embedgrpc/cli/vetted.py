@@ -1,0 +1,62 @@
+"""Has the files of a model read by another process first, as the server does."""
+
+from embedgrpc.models.child_process import Leash
+from embedgrpc.models.graph import Graph, prepare
+from embedgrpc.models.metadata import ModelMetadata, read
+from embedgrpc.models.source import ModelFiles
+from embedgrpc.models.vetting import Vetting, load_vetted
+from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.settings import Settings
+
+
+def prepare_vetted(
+    files: ModelFiles, model: ModelSettings, settings: Settings
+) -> tuple[ModelMetadata, Graph]:
+    """Builds the graph of a model, or finds it in the cache.
+
+    Args:
+        files: The model.
+        model: Its settings.
+        settings: Where the cache is, and the limits of the process.
+
+    Returns:
+        What the model is, and its graph.
+
+    Raises:
+        ModelError: The files cannot be used, or take too long or too much memory to read.
+    """
+    return load_vetted(
+        _vetting(files, model, settings, build=True),
+        Leash(),
+        lambda _: (
+            described := read(files, model.overrides),
+            prepare(files, described, cache_dir=settings.cache_dir, may_build=False),
+        ),
+    )
+
+
+def check_vetted(files: ModelFiles, model: ModelSettings, settings: Settings) -> None:
+    """Has the files read that say what a model is, without its weights.
+
+    Args:
+        files: The model.
+        model: Its settings.
+        settings: Where the cache is, and the limits of the process.
+
+    Raises:
+        ModelError: The files cannot be used, or take too long or too much memory to read.
+    """
+    load_vetted(_vetting(files, model, settings, build=False), Leash(), lambda _: None)
+
+
+def _vetting(
+    files: ModelFiles, model: ModelSettings, settings: Settings, *, build: bool
+) -> Vetting:
+    return Vetting(
+        files=files,
+        overrides=model.overrides,
+        escape_special_tokens=model.escape_special_tokens,
+        build=build,
+        cache_dir=settings.cache_dir,
+        limits=settings.vetting_limits,
+    )

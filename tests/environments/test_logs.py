@@ -1,0 +1,62 @@
+"""Whoever logs never waits for somebody to read."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from embedgrpc.server.logs import BackgroundHandler
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """The two ends of a pipe: to read and to write."""
+    ends = os.pipe()
+    yield ends
+    os.close(ends[0])
+
+
+def _record(message: str) -> logging.LogRecord:
+    return logging.LogRecord("embedgrpc", logging.INFO, "", 0, message, (), None)
+
+
+def test_lines_come_in_their_order(pipe: tuple[int, int]) -> None:
+    """What was logged before `flush` can be read after it."""
+    handler = BackgroundHandler(pipe[1])
+    for number in range(100):
+        handler.emit(_record(f"line {number}"))
+    handler.flush()
+    os.close(pipe[1])
+    with os.fdopen(os.dup(pipe[0])) as reader:
+        assert reader.read().splitlines() == [f"line {number}" for number in range(100)]
+
+
+def test_what_nobody_reads_is_dropped_and_counted(pipe: tuple[int, int]) -> None:
+    """A full pipe holds up nobody; once it is read again, the log says how much is missing."""
+    handler = BackgroundHandler(pipe[1], bytes_max=64 * 1024)
+    handler.setFormatter(logging.Formatter("%(message)s %(lines)s", defaults={"lines": ""}))
+    line, count = "x" * 1023, 1000
+    for _ in range(count):
+        handler.emit(_record(line))
+    found: list[str] = []
+    with os.fdopen(os.dup(pipe[0])) as reader:
+        while not (found and "dropped" in found[-1]):
+            found.append(reader.readline().rstrip())
+    os.close(pipe[1])
+    whole = [one for one in found if one == line]
+    missing = int(found[-1].split()[-1])
+    assert len(whole) + missing == count
+    # What the pipe holds, what is being written, and what waits.
+    assert len(whole) < 300
+
+
+def test_a_reader_that_left_is_no_fault(pipe: tuple[int, int]) -> None:
+    """Lines that cannot be written are lost, and nothing else happens."""
+    handler = BackgroundHandler(os.dup(pipe[1]))
+    os.close(pipe[1])
+    reader = os.dup(pipe[0])
+    os.close(reader)
+    handler.emit(_record("one"))
+    handler.flush()
+    assert not handler._waiting

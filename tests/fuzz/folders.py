@@ -1,0 +1,196 @@
+"""Mutated JSON files of model folders: what they say of a model, and what is made of it.
+
+An input is the name of a fixture, that of a file in it and the file's new content, each in a line.
+"""
+
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.graph import prepare
+from embedgrpc.models.metadata import ModelMetadata, read
+from embedgrpc.models.source import ModelFiles, resolve
+from embedgrpc.models.tokenizer import Tokenizer, Truncation
+from tests.fuzz.mutation import mutate_bytes, mutate_json
+from tests.fuzz.target import MIB, Execute, Target, check_refusal
+from tests.models.runner import FIXTURES
+
+# One of each way to read a folder.
+_FOLDERS = ("bert-mean", "cross-bert", "gemma-dense", "albert-dense", "splade-bert", "xlmr-bge-m3")
+_TOKENIZERS = (
+    "bert-mean",
+    "roberta-mean",
+    "cross-xlmr",
+    "gemma-dense",
+    "qwen3-last",
+    "cross-mpnet",
+)
+_TOKENIZER_NAME = "tokenizer.json"
+_NOT_CONFIGS = frozenset({_TOKENIZER_NAME, "expected.json"})
+# A graph is made for one of so many configurations that can be read: it takes a hundred times as
+# long as reading them.
+_GRAPH_EVERY = 16
+_TEXTS = ("a", "", "The tower is 330 metres tall. \u4e00\u4e8c [SEP] </s> \U0001f600\u0301")
+
+
+@cache
+def _configs() -> Mapping[tuple[str, str], str]:
+    """The content of each file that is mutated."""
+    found = {}
+    for folder in _FOLDERS:
+        for path in sorted((FIXTURES / folder).rglob("*.json")):
+            if path.name not in _NOT_CONFIGS:
+                found[folder, str(path.relative_to(FIXTURES / folder))] = path.read_text()
+    index = {"metadata": {}, "weight_map": dict.fromkeys(("a.weight", "b"), "model.safetensors")}
+    found["bert-mean", "model.safetensors.index.json"] = json.dumps(index)
+    return found
+
+
+@cache
+def _tokenizers() -> Mapping[tuple[str, str], str]:
+    return {
+        (folder, _TOKENIZER_NAME): _shorten((FIXTURES / folder / _TOKENIZER_NAME).read_text())
+        for folder in _TOKENIZERS
+    }
+
+
+def _shorten(content: str) -> str:
+    """Leaves most of the words out, so that more inputs are run in a second."""
+    document = json.loads(content)
+    model = document["model"]
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, list):
+        model["vocab"] = vocabulary[:400]
+    elif not model.get("merges"):
+        special = {token["content"] for token in document["added_tokens"]}
+        model["vocab"] = {
+            word: number
+            for word, number in vocabulary.items()
+            if number < 300 or word in special or len(word) < 2
+        }
+    return json.dumps(document)
+
+
+@cache
+def _documents(content: Mapping[tuple[str, str], str] | None = None) -> tuple[object, ...]:
+    del content
+    return tuple(json.loads(content) for content in (*_configs().values(), *_tokenizers().values()))
+
+
+def _mutate(random: Random, files: Mapping[tuple[str, str], str]) -> bytes:
+    (folder, name), content = random.choice(list(files.items()))
+    if random.random() < 0.85:
+        changed = mutate_json(random, json.loads(content), _documents())
+    else:
+        changed = mutate_bytes(random, content.encode(), _JSON_WORDS)
+    return b"\n".join((folder.encode(), name.encode(), changed))
+
+
+_JSON_WORDS = (b"{", b"}", b"[", b"]", b",", b'"', b"null", b"true", b"1e999", b"\\ud800", b"\xff")
+
+
+def mutate_config(random: Random) -> bytes:
+    """Makes one file of a folder that says what a model is."""
+    return _mutate(random, _configs())
+
+
+def mutate_tokenizer(random: Random) -> bytes:
+    """Makes the file that says how a model tokenizes."""
+    return _mutate(random, _tokenizers())
+
+
+class _Folders:
+    """Copies of fixtures of which one file at a time is another."""
+
+    def __init__(self, scratch: Path, names: tuple[str, ...]) -> None:
+        self._scratch = scratch
+        for name in names:
+            shutil.copytree(FIXTURES / name, scratch / name)
+
+    @contextmanager
+    def changed(self, content: bytes) -> Iterator[ModelFiles]:
+        """Changes one file meanwhile."""
+        folder, name, changed = content.split(b"\n", 2)
+        path = self._scratch / folder.decode() / name.decode()
+        before = path.read_bytes() if path.exists() else None
+        path.write_bytes(changed)
+        try:
+            yield resolve(str(self._scratch / folder.decode()))
+        finally:
+            if before is None:
+                path.unlink()
+            else:
+                path.write_bytes(before)
+
+
+@contextmanager
+def _open_configs(scratch: Path) -> Iterator[Execute]:
+    folders = _Folders(scratch, _FOLDERS)
+
+    def execute(content: bytes) -> None:
+        try:
+            with folders.changed(content) as files:
+                metadata = read(files)
+                if zlib.crc32(content) % _GRAPH_EVERY == 0:
+                    Tokenizer.load(files, metadata)
+                    _prepare(files, metadata, scratch)
+        except ModelError as error:
+            check_refusal(error, names=str(scratch))
+
+    for name in _FOLDERS:
+        files = resolve(str(scratch / name))
+        metadata = read(files)
+        Tokenizer.load(files, metadata)
+        _prepare(files, metadata, scratch)
+    yield execute
+
+
+def _prepare(files: ModelFiles, metadata: ModelMetadata, scratch: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=scratch) as cache_dir:
+        assert prepare(files, metadata, cache_dir=Path(cache_dir)).outputs
+
+
+@contextmanager
+def _open_tokenizers(scratch: Path) -> Iterator[Execute]:
+    folders = _Folders(scratch, _TOKENIZERS)
+    metadata = {name: read(resolve(str(scratch / name))) for name in _TOKENIZERS}
+
+    def execute(content: bytes) -> None:
+        try:
+            with folders.changed(content) as files:
+                model = metadata[files.folder.name]
+                tokenizer = Tokenizer.load(files, model)
+        except ModelError as error:
+            check_refusal(error, names=str(scratch))
+            return
+        for ids in tokenizer.encode(_TEXTS):
+            tokenizer.frame(ids, max_tokens=model.max_tokens, truncation=Truncation.END)
+
+    for (folder, name), content in _tokenizers().items():
+        execute(f"{folder}\n{name}\n{content}".encode())
+    yield execute
+
+
+CONFIGS = Target(
+    name="configs",
+    what="JSON files of model folders, read as what a model is and, one in 16, made a graph of",
+    mutate=mutate_config,
+    open=_open_configs,
+    test_runs=3000,
+    memory_bytes=256 * MIB,
+)
+TOKENIZERS = Target(
+    name="tokenizer-files",
+    what="tokenizer.json of model folders, loaded and used",
+    mutate=mutate_tokenizer,
+    open=_open_tokenizers,
+    test_runs=1500,
+    vetted=True,
+)

@@ -1,0 +1,85 @@
+"""The server whose doors are fuzzed: on a socket, in a thread of this process."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from embedgrpc.v1 import embedding_service_pb2 as embedding
+from embedgrpc.v1 import embedding_service_pb2_grpc as embedding_grpc
+from tests.server.service import CROSS, EMBED, PATIENCE_S, serving, settings_for
+
+_START_S_MAX = 120.0
+
+
+class Incidents(logging.Handler):
+    """Keeps what the server logs as an error: no input may cause one."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message of a record; `logging` calls this."""
+        self.messages.append(f"{record.name}: {record.getMessage()[:500]} {record.exc_info or ''}")
+
+    def check(self) -> None:
+        """Raise AssertionError with what was logged since the last check, if anything."""
+        messages, self.messages = self.messages, []
+        assert not messages, messages
+
+
+class FuzzedServer:
+    """A server that runs until its block ends.
+
+    Attributes:
+        address: Where it listens.
+        channel: A connection to it.
+        incidents: What it logged as errors.
+    """
+
+    def __init__(self, address: str, channel: grpc.Channel, incidents: Incidents) -> None:
+        self.address = address
+        self.channel = channel
+        self.incidents = incidents
+        self._stub = embedding_grpc.EmbeddingServiceStub(channel)  # type: ignore[no-untyped-call]
+
+    def check(self) -> None:
+        """Make a plain call, which must be answered, and see that nothing was logged."""
+        request = embedding.EmbedRequest(model="embed", texts=["a plain call"])
+        response = self._stub.Embed(request, timeout=PATIENCE_S)
+        assert len(response.embeddings) == 1
+        self.incidents.check()
+
+
+@contextmanager
+def fuzzed_server(scratch: Path) -> Iterator[FuzzedServer]:
+    """Serve an embedding model and a cross-encoder until the block ends."""
+    ready, ended = threading.Event(), asyncio.Event()
+    started: list[tuple[str, asyncio.AbstractEventLoop]] = []
+
+    async def serve() -> None:
+        settings = settings_for(EMBED, CROSS, cache_dir=scratch, max_inputs=64)
+        async with serving(settings) as service:
+            started.append((service.address, asyncio.get_running_loop()))
+            ready.set()
+            await ended.wait()
+
+    incidents = Incidents()
+    logging.getLogger().addHandler(incidents)
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="server")
+    thread.start()
+    try:
+        assert ready.wait(_START_S_MAX), "the server does not start"
+        address, _ = started[0]
+        with grpc.insecure_channel(address) as channel:
+            yield FuzzedServer(address, channel, incidents)
+    finally:
+        if started:
+            started[0][1].call_soon_threadsafe(ended.set)
+        thread.join(_START_S_MAX)
+        logging.getLogger().removeHandler(incidents)
