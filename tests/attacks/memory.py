@@ -68,14 +68,14 @@ async def _half_sent_streams(target: str, seconds: float) -> str:
 async def _full_streams(target: str, seconds: float) -> str:
     setup = pb.StreamEmbedRequest(setup=pb.StreamEmbedSetup())
     texts = [
-        pb.StreamEmbedInput(id=str(number), text=f"{number} text " * 1500) for number in range(240)
+        pb.StreamEmbedInput(id=str(number), text="the same text " * 1000) for number in range(240)
     ]
     messages = [setup.SerializeToString()]
     for begin in range(0, 240, 60):
         batch = pb.StreamEmbedBatch(inputs=texts[begin : begin + 60])
         messages.append(pb.StreamEmbedRequest(batch=batch).SerializeToString())
     rest = b"".join(map(frame, messages))
-    return await _hold(target, seconds, _STREAM_EMBED, first=b"", rest=rest, calls=30)
+    return await _hold(target, seconds, _STREAM_EMBED, first=b"", rest=rest, calls=20)
 
 
 async def _long_watches(target: str, seconds: float) -> str:
@@ -130,7 +130,7 @@ async def _refused(target: str, seconds: float, request: pb.EmbedRequest, caller
         nonlocal refused
         while time.monotonic() < until:
             try:
-                await call(data)
+                await call(data, timeout=max(until - time.monotonic(), 0.1))
             except grpc.aio.AioRpcError:
                 refused += 1
 

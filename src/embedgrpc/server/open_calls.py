@@ -30,6 +30,8 @@ from embedgrpc.server.settings import Settings
 _logger = logging.getLogger(__name__)
 
 _SWEEP_INTERVAL_S = 0.25
+# A caller that waits longer for room had better try elsewhere; slow calls give way sooner.
+_ROOM_WAIT_S_MAX = 2.0
 # What gives way to others may be as slow as it likes for this long.
 _RECEIVE_S_MIN = 1.0
 _TAKE_S_MIN = 5.0
@@ -103,12 +105,11 @@ class OpenCall:
         books = self._books
         if not books.requests.try_take(self.caller, books.message_bytes):
             try:
-                async with asyncio.timeout(books.max_receive_s):
+                async with asyncio.timeout(_ROOM_WAIT_S_MAX):
                     await books.requests.take(self.caller, books.message_bytes)
             except TimeoutError:
                 raise OverloadedError(
-                    f"other requests left no room to receive this one for {books.max_receive_s:g}"
-                    " s",
+                    f"other requests left no room to receive this one for {_ROOM_WAIT_S_MAX:g} s",
                     retry_delay_s=_RETRY_DELAY_S,
                     metadata={"label": "no_room_to_receive"},
                 ) from None
@@ -156,18 +157,18 @@ class OpenCall:
         """Wait until there is room for the answer of a unary call, before it is made.
 
         Raises:
-            OverloadedError: There was none for as long as the call may take.
+            OverloadedError: Answers of others leave no room for it.
         """
         books = self._books
         reserved = books.answers.largest(size * _ANSWER_COPIES)
         if not books.answers.try_take(self.caller, reserved):
             try:
-                async with asyncio.timeout(books.max_unary_s):
+                async with asyncio.timeout(_ROOM_WAIT_S_MAX):
                     await books.answers.take(self.caller, reserved)
             except TimeoutError:
                 raise OverloadedError(
-                    "answers that were not taken left no room for this one, of up to"
-                    f" {size} bytes, for {books.max_unary_s:g} s",
+                    "other answers that are made, or not taken, left no room for this one, of up"
+                    f" to {size} bytes, for {_ROOM_WAIT_S_MAX:g} s",
                     retry_delay_s=_RETRY_DELAY_S,
                     metadata={"label": "no_room_for_answer"},
                 ) from None
