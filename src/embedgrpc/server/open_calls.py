@@ -42,6 +42,8 @@ _CANCELLATION_S_MAX = 1.0
 _RETRY_DELAY_S = 1.0
 # What is worth returning to the system.
 _BURST_BYTES = 16 * 1024 * 1024
+# A message that has come in is parsed, and its texts are made of that.
+_REQUEST_COPIES = 2
 # An answer is there twice until it is taken: as it was made, and in gRPC's core.
 _ANSWER_COPIES = 2
 _KNOWN_CONNECTIONS_MAX = 16_384
@@ -118,9 +120,12 @@ class OpenCall:
         self.state, self.until = _State.RECEIVING, now + books.max_receive_s
         message = await self.context.read()
         self.state, self.until = _State.WORKING, math.inf
-        size = len(message) if isinstance(message, bytes) else 0
-        self.request_bytes = size
-        books.requests.give_back(self.caller, books.message_bytes - size)
+        held = len(message) * _REQUEST_COPIES if isinstance(message, bytes) else 0
+        self.request_bytes = held
+        if held <= books.message_bytes:
+            books.requests.give_back(self.caller, books.message_bytes - held)
+        else:
+            books.requests.force(self.caller, held - books.message_bytes)
         return message
 
     async def read_next(self, *, idle_timeout_s: float) -> Any:
@@ -144,14 +149,16 @@ class OpenCall:
             books.streams.give_back(self.caller, books.message_bytes)
 
     def hold_request(self, size: int) -> None:
-        """Count in a message that has been received."""
-        self.request_bytes += size
-        self._books.requests.force(self.caller, size)
+        """Count in a message of a stream that has been received."""
+        held = size * _REQUEST_COPIES
+        self.request_bytes += held
+        self._books.requests.force(self.caller, held)
 
     def release_request(self, size: int) -> None:
         """Count out what is no longer needed of the messages of a stream."""
-        self.request_bytes -= size
-        self._books.requests.give_back(self.caller, size)
+        held = size * _REQUEST_COPIES
+        self.request_bytes -= held
+        self._books.requests.give_back(self.caller, held)
 
     async def reserve_only_answer(self, size: int) -> None:
         """Wait until there is room for the answer of a unary call, before it is made.

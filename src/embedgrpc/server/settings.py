@@ -229,8 +229,8 @@ class Settings(BaseModel):
         ge=MIB,
         le=2**40,
         description="The most bytes of requests that are received or worked on at once, shared"
-        " between callers like max_calls; what is too much waits to be read. As much again may be"
-        " on its way on streams",
+        " between callers like max_calls; each counts twice once it has come in, as it is parsed."
+        " What is too much waits to be read. As much again may be on its way on streams",
     )
     max_held_answer_bytes: int = Field(
         default=96 * MIB,
