@@ -90,10 +90,27 @@ def load_or_build(
     try:
         return place, _build_entry(cache_dir, place, build)
     except OSError as error:
-        raise ModelError(
-            f"cache folder {cache_dir} cannot be used: {error.strerror}: set cache_dir"
-            " (--cache-dir) to another one, or run `embedgrpc pull` as a user who may write there"
-        ) from error
+        raise _cannot_be_used(cache_dir, error) from error
+
+
+def check_writable(cache_dir: Path) -> None:
+    """Check that an entry can be made, before work is done for it.
+
+    Raises:
+        ModelError: The cache cannot be written to.
+    """
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        _make_folder(cache_dir).rmdir()
+    except OSError as error:
+        raise _cannot_be_used(cache_dir, error) from error
+
+
+def _cannot_be_used(cache_dir: Path, error: OSError) -> ModelError:
+    return ModelError(
+        f"cache folder {cache_dir} cannot be used: {error.strerror}: set cache_dir"
+        " (--cache-dir) to another one, or run `embedgrpc pull` as a user who may write there"
+    )
 
 
 def _read_entry(place: Path) -> Mapping[str, Any] | None:

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernelError
 
-from embedgrpc.libraries.onnx_runtime import onnxruntime
+from embedgrpc.libraries.onnx_runtime import NoKernelError, onnxruntime
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.origin import Origin

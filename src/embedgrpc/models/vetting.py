@@ -18,7 +18,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from embedgrpc.models.cache import NotBuiltError, find_entry, remove_unfinished
+from embedgrpc.models.cache import (
+    NotBuiltError,
+    check_writable,
+    find_entry,
+    remove_unfinished,
+)
 from embedgrpc.models.child_process import ChildError, Leash, Message, Work, run_child
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.hub import HEAD_NAMES, is_settings_name, read_module_folders
@@ -193,6 +198,7 @@ def _version(name: str) -> str:
 
 
 def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
+    check_writable(vetting.cache_dir)
     repository = vetting.files.repository
     failed: list[ModelError] = []
     memory_bytes = vetting.limits.memory_bytes or _choose_memory(vetting.files)
