@@ -156,13 +156,15 @@ async def _overload(target: str, seconds: float) -> str:
 
 ATTACKS = (
     Attack("half-sent", "unary messages of 4 MiB without their last byte", _half_sent),
-    Attack("half-sent-streams", "the same on streams", _half_sent_streams),
-    Attack("full-streams", "streams with all that they may send at once", _full_streams),
-    Attack("long-watches", "health watches of names of 4 MiB", _long_watches),
-    Attack("long-symbols", "reflection of symbols of 4 MiB", _long_symbols),
+    Attack("half-sent-streams", "the same on streams", _half_sent_streams, test_s=1.5),
+    Attack(
+        "full-streams", "streams with all that they may send at once", _full_streams, test_s=1.5
+    ),
+    Attack("long-watches", "health watches of names of 4 MiB", _long_watches, test_s=1.5),
+    Attack("long-symbols", "reflection of symbols of 4 MiB", _long_symbols, test_s=1.5),
     Attack("unread", "large answers that are not taken", _unread, test_s=4.0),
     Attack("no-message", "unary calls that end without a message", _no_message, test_s=1.0),
-    Attack("long-names", "models with names of 4 MiB", _long_names),
-    Attack("many-texts", "two million empty texts", _many_texts),
+    Attack("long-names", "models with names of 4 MiB", _long_names, test_s=1.5),
+    Attack("many-texts", "two million empty texts", _many_texts, test_s=1.5),
     Attack("refused", "calls of 1,000 long texts that are refused", _overload),
 )
