@@ -10,6 +10,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import h2.settings
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 Headers = list[tuple[bytes, bytes]]
@@ -68,6 +69,7 @@ class RawConnection:
         self._reader = reader
         self._writer = writer
         self._answers: dict[int, Answer] = {}
+        self._opened = asyncio.Event()
         self._pongs = 0
         self._ponged = asyncio.Condition()
         self._h2 = h2.connection.H2Connection(
@@ -85,10 +87,33 @@ class RawConnection:
         """How many calls at once the server allows."""
         return self._h2.remote_settings.max_concurrent_streams
 
-    async def begin(self) -> None:
-        """Sends the preface and the settings."""
+    async def begin(self, *, window: int | None = None) -> None:
+        """Sends the preface and the settings.
+
+        Args:
+            window: The most bytes that the server may send on a stream and that are not
+                acknowledged; 0 takes no answers.
+        """
         self._h2.initiate_connection()
+        if window is not None:
+            self._h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         await self._flush()
+
+    async def pour(self, stream: int, data: bytes) -> None:
+        """Sends data on a stream, as the server takes it. The stream is left open."""
+        while data and not self.closed.is_set() and not self._answers[stream].ended.is_set():
+            size = min(
+                self._h2.local_flow_control_window(stream),
+                self._h2.max_outbound_frame_size,
+                len(data),
+            )
+            if size <= 0:
+                self._opened.clear()
+                await self._opened.wait()
+                continue
+            self._h2.send_data(stream, data[:size])
+            data = data[size:]
+            await self._flush()
 
     async def send(self, request: Headers, *parts: bytes, end: bool = True) -> tuple[int, Answer]:
         """Sends a call.
@@ -139,6 +164,7 @@ class RawConnection:
             pass  # the server had enough of it, which is one way to answer
         finally:
             self.closed.set()
+            self._opened.set()
             for answer in self._answers.values():
                 answer.ended.set()
             async with self._ponged:
@@ -153,9 +179,13 @@ class RawConnection:
                 self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             case h2.events.StreamEnded():
                 self._answers[event.stream_id].ended.set()
+                self._opened.set()
             case h2.events.StreamReset():
                 self._answers[event.stream_id].reset = event.error_code
                 self._answers[event.stream_id].ended.set()
+                self._opened.set()
+            case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
+                self._opened.set()
             case h2.events.PingAckReceived():
                 async with self._ponged:
                     self._pongs += 1
@@ -182,11 +212,13 @@ async def raw_socket(
 
 
 @asynccontextmanager
-async def raw_connection(address: str, *, source: str = "") -> AsyncIterator[RawConnection]:
-    """Opens an HTTP/2 connection; from another address if one is given."""
+async def raw_connection(
+    address: str, *, source: str = "", window: int | None = None
+) -> AsyncIterator[RawConnection]:
+    """Opens an HTTP/2 connection, from `source` if given; see `RawConnection.begin`."""
     async with raw_socket(address, source=source) as (reader, writer):
         connection = RawConnection(reader, writer)
-        await connection.begin()
+        await connection.begin(window=window)
         listening = asyncio.create_task(connection.listen())
         try:
             yield connection

@@ -169,7 +169,8 @@ async def test_a_stream_that_comes_too_late_is_told_so() -> None:
     """A stream whose handler begins after the drain is drained as well."""
     draining = Draining(max_age_s=PATIENCE_S)
     draining.drain()
-    late: Exchange[None] = Exchange(None, _never(), idle_timeout_s=PATIENCE_S)
+    never: Any = _never()
+    late: Exchange[None] = Exchange(None, never, idle_timeout_s=PATIENCE_S)
     with draining.watch(late):
         assert late._draining
 

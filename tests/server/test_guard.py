@@ -10,6 +10,8 @@ import pytest
 
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.server.guard import GuardInterceptor
+from embedgrpc.server.open_calls import OpenCalls
+from embedgrpc.server.settings import Settings
 from tests.server.failures import Failure, failure_of
 from tests.server.service import PATIENCE_S
 
@@ -49,7 +51,8 @@ class _StrayCancellation:
 
 @asynccontextmanager
 async def _serving(methods: dict[str, Any]) -> AsyncIterator[Any]:
-    server = grpc.aio.server(interceptors=[GuardInterceptor(max_fields=10_000)])
+    guard = GuardInterceptor(OpenCalls(Settings()), max_fields=10_000)
+    server = grpc.aio.server(interceptors=[guard])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Guard", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

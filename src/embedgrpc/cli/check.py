@@ -7,7 +7,10 @@ from typing import Any
 
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
+from embedgrpc.models.memory import available_memory_bytes
 from embedgrpc.server.configuration import SettingsError
+from embedgrpc.server.settings import MIB
+from embedgrpc.server.worst_case import client_bytes, memory_warning
 
 
 def add_parser(commands: Any) -> None:
@@ -33,4 +36,11 @@ def run(parsed: argparse.Namespace) -> int:
         print(f"{setting} = {json.dumps(value)}  # {configuration.origins[setting]}")
     for name in configuration.unknown_variables:
         sys.stderr.write(f"embedgrpc: variable {name} sets nothing\n")
+    worst = client_bytes(configuration.settings)
+    sys.stderr.write(
+        f"embedgrpc: clients can make the server hold {worst // MIB} MiB at most, beside the"
+        " models\n"
+    )
+    if warning := memory_warning(configuration.settings, available_memory_bytes()):
+        sys.stderr.write(f"embedgrpc: {warning}\n")
     return 0

@@ -171,6 +171,8 @@ class Scheduler:
             job.cancelled = True
             for one in job.queued:
                 self._dispatcher.queue.remove(one)
+            # Its entries hold the job.
+            job.queued = ()
             unwanted = self._running.leave(job)
         for cancellation in unwanted:
             cancellation.cancel()

@@ -79,7 +79,7 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
                 await self._open.wait()
             return response
 
-        return make_handler(handler, answer, handler.request_deserializer)
+        return make_handler(handler, answer)
 
     async def stop(self, server: grpc.aio.Server, grace_s: float) -> None:
         """Stops a server.

@@ -8,6 +8,7 @@ from embedgrpc.server.catalog import Catalog
 from embedgrpc.server.checks import check_count
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding_stream import EmbeddingStream
+from embedgrpc.server.open_calls import reserve_answer
 from embedgrpc.server.requests import begin_call, client_response_bytes
 from embedgrpc.server.response_sizes import check_embeddings_size
 from embedgrpc.server.settings import Settings
@@ -48,7 +49,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")
         spec, encoding = options.read(request.options, field="options")
         size_bytes = request.ByteSize()
-        await check_embeddings_size(
+        answer_bytes = await check_embeddings_size(
             request.texts,
             spec,
             encoding,
@@ -63,6 +64,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             dimensions=spec.dimensions,
             encoding=encoding.value,
         )
+        await reserve_answer(answer_bytes)
 
         def pack(embeddings: Embeddings) -> tuple[bytes, int]:
             response = embedding_service_pb2.EmbedResponse(

@@ -30,8 +30,8 @@ class Answers(Protocol):
         """Answers an input with the reason why there is no embedding."""
         ...
 
-    def finished(self, running: Running) -> None:
-        """Forgets a job of which every input is answered."""
+    def finished(self, sink: "EmbeddingSink") -> None:
+        """Forget a message of which every input is answered."""
         ...
 
 
@@ -126,6 +126,12 @@ class EmbeddingSink:
             )
         self._count(len(packed.indices))
 
+    def cancel(self) -> None:
+        """Drop what has not been run. Nothing is delivered from here on."""
+        if self.running is not None:
+            self.running.cancel()
+            self.running = None
+
     def _job(self) -> Job:
         if self.running is None:
             raise RuntimeError("rows came before the job was started")
@@ -134,9 +140,9 @@ class EmbeddingSink:
     def _count(self, inputs: int) -> None:
         self._missing -= inputs
         if inputs and not self._missing and self.running is not None:
-            self._stream.finished(self.running)
             # The job holds this sink: else both would wait for the garbage collector.
             self.running = None
+            self._stream.finished(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import Any, overload
 from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
-from embedgrpc.engine.pipeline import Running
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
@@ -19,6 +18,7 @@ from embedgrpc.server.embedding_sink import EmbeddingSink
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.requests import begin_call, client_response_bytes
+from embedgrpc.server.response_sizes import bound_embeddings_size
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
 from embedgrpc.server.wire import delimited
@@ -85,7 +85,7 @@ class EmbeddingStream:
             context, requests, idle_timeout_s=settings.stream_idle_timeout_s
         )
         self._ids: set[str] = set()
-        self._running: set[Running] = set()
+        self._sinks: set[EmbeddingSink] = set()
         self._in_input_order = True
         self._taken = 0
         self._next_position = 0
@@ -98,8 +98,10 @@ class EmbeddingStream:
         try:
             await self.exchange.run(self._read, self._pack)
         finally:
-            for running in self._running:
-                running.cancel()
+            for sink in self._sinks:
+                sink.cancel()
+            # Each holds this stream, too.
+            self._sinks.clear()
             describe_call(input_tokens=self._input_tokens)
 
     async def _read(self) -> None:
@@ -172,7 +174,14 @@ class EmbeddingStream:
         for index, identifier in enumerate(ids):
             check_id(identifier, self._ids, field=f"batch.inputs[{index}].id")
             self._ids.add(identifier)
-        await self.exchange.take(len(inputs))
+        size = bound_embeddings_size(
+            len(inputs),
+            spec,
+            encoding,
+            size_bytes=size_bytes,
+            multi_vector_dimensions=embedder.metadata.multi_vector_dimensions,
+        )
+        await self.exchange.take(len(inputs), answer_bytes=size + sum(map(len, ids)))
         first = self._taken
         self._taken += len(inputs)
         sink = EmbeddingSink(
@@ -186,11 +195,11 @@ class EmbeddingStream:
         sink.running = await embedder.submit(
             _Texts(inputs), spec, call, sink, size_bytes=size_bytes
         )
-        self._running.add(sink.running)
+        self._sinks.add(sink)
 
-    def finished(self, running: Running) -> None:
-        """Forgets a job of which every input is answered."""
-        self._running.discard(running)
+    def finished(self, sink: EmbeddingSink) -> None:
+        """Forget a message of which every input is answered."""
+        self._sinks.discard(sink)
 
     def succeed(
         self, position: int, identifier: str, embedding: bytes, *, tokens: int, truncated: bool

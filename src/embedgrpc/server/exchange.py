@@ -8,12 +8,24 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, ShuttingDownError
 from embedgrpc.server.connection_activity import note_activity
+from embedgrpc.server.incoming import Requests
+from embedgrpc.server.open_calls import current_call
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What is held for a message until its inputs are answered."""
+
+    inputs: int
+    request_bytes: int
+    answer_bytes: int = 0
 
 
 class Exchange(Generic[Answer]):
@@ -26,11 +38,13 @@ class Exchange(Generic[Answer]):
             read what is written.
     """
 
-    def __init__(
-        self, context: Any, requests: AsyncIterator[Any], *, idle_timeout_s: float
-    ) -> None:
+    def __init__(self, context: Any, requests: Requests, *, idle_timeout_s: float) -> None:
         self._context = context
         self._requests = requests
+        self._call = current_call()
+        # The size of the message that was read last, until its inputs are taken in.
+        self._untaken_bytes = 0
+        self._taken: deque[_Taken] = deque()
         self._idle_timeout_s = idle_timeout_s
         self._window = 1
         self._in_flight = 0
@@ -76,6 +90,7 @@ class Exchange(Generic[Answer]):
                     reader.result()
                 if self._in_flight or not reader.done():
                     await self._changed.wait()
+            reader.result()
         except asyncio.CancelledError:
             # Cancelled by our own watch, and by nobody else?
             if not self._gave_up or handler is None or handler.uncancel():
@@ -84,6 +99,8 @@ class Exchange(Generic[Answer]):
             watch.cancel()
             reader.cancel()
             await asyncio.gather(watch, reader, return_exceptions=True)
+            # It holds this exchange, too.
+            self._reader = None
         if self._failure is not None:
             raise self._failure
 
@@ -103,21 +120,33 @@ class Exchange(Generic[Answer]):
             note_activity()
             if request is None:
                 return
+            self._hold(self._requests.last_bytes)
             yield request
+            self._hold(0)
 
     def set_window(self, inputs: int) -> None:
         """Sets how many inputs may be in flight."""
         self._window = inputs
 
-    async def take(self, inputs: int) -> None:
-        """Waits until the window has room for so many inputs, and counts them in.
+    async def take(self, inputs: int, *, answer_bytes: int) -> None:
+        """Waits until the window has room for the inputs of a message, and counts them in.
 
-        More than the whole window are let in when nothing else is in flight.
+        More than the whole window are let in when nothing else is in flight. Then it waits until
+        the server has room for their answers.
+
+        Args:
+            inputs: How many there are.
+            answer_bytes: The most bytes of their answers.
         """
         while self._in_flight and self._in_flight + inputs > self._window:
             self._room.clear()
             await self._room.wait()
         self._in_flight += inputs
+        taken = _Taken(inputs, self._untaken_bytes)
+        self._taken.append(taken)
+        self._untaken_bytes = 0
+        if self._call is not None:
+            taken.answer_bytes = await self._call.reserve_answers(answer_bytes)
 
     def answer(self, answer: Answer) -> None:
         """Puts an answer into the outbox. On the event loop."""
@@ -144,7 +173,8 @@ class Exchange(Generic[Answer]):
         try:
             await read()
         except EngineError as error:
-            self._failure = error
+            # Its frames hold this exchange.
+            self._failure = error.with_traceback(None)
         except asyncio.CancelledError:
             if not self._draining:
                 raise
@@ -162,6 +192,24 @@ class Exchange(Generic[Answer]):
     def _answered(self, inputs: int) -> None:
         self._in_flight -= inputs
         self._room.set()
+        # Which message an answer belongs to does not matter: all of them are let go in the end.
+        while inputs:
+            first = self._taken[0]
+            answered = min(first.inputs, inputs)
+            first.inputs -= answered
+            inputs -= answered
+            if not first.inputs:
+                self._taken.popleft()
+                if self._call is not None:
+                    self._call.release_request(first.request_bytes)
+                    self._call.release_answers(first.answer_bytes)
+
+    def _hold(self, size: int) -> None:
+        """Count in a message, and the one before it out, unless its inputs were taken in."""
+        if self._call is not None:
+            self._call.release_request(self._untaken_bytes)
+            self._call.hold_request(size)
+        self._untaken_bytes = size
 
     async def _watch(self, handler: "asyncio.Task[Any] | None") -> None:
         """Ends the stream of a client that went silent."""

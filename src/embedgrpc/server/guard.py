@@ -2,53 +2,50 @@
 
 Bare grpc.aio answers a malformed message and an unexpected exception with UNKNOWN and the text
 of the exception, which may hold what the caller sent; and it answers a stray CancelledError not
-at all, which leaves the client hanging.
+at all, which leaves the client hanging. A unary call without a message it never answers.
 """
 
 import asyncio
+import contextlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
 
-from embedgrpc.engine.errors import (
-    BackendUnavailableError,
-    EngineError,
-    InvalidRequestError,
-)
-from embedgrpc.server.errors import message_of, status_code, trailing_metadata
+from embedgrpc.engine.errors import BackendUnavailableError, EngineError
 from embedgrpc.server.field_count import bound_fields
-from embedgrpc.server.handlers import behavior_of, make_handler, write_all
+from embedgrpc.server.handlers import (
+    behavior_of,
+    forget_frames,
+    make_reading_handler,
+    serializer_of,
+    write_all,
+)
+from embedgrpc.server.incoming import Messages, Requests, read_only
+from embedgrpc.server.open_calls import OpenCall, OpenCalls
 
 _logger = logging.getLogger(__name__)
 
-
-# How long gRPC may take to tell that a call is over.
-_CANCELLATION_S_MAX = 1.0
-# So much is parsed, and made strings of, within a millisecond.
-_LARGE_BYTES = 1024 * 1024
-
-
-class _Malformed:
-    """Stands for a message that could not be parsed."""
-
-
-_MALFORMED = _Malformed()
+# Methods whose messages hold names alone, and the most bytes of one: a name has 128 characters.
+_NAMING = ("/grpc.health.", "/grpc.reflection.", "/embedgrpc.v1.ModelService/")
+_NAMING_BYTES_MAX = 4096
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps deserializers and handlers of every call shape; the innermost of the interceptors.
+    """Wraps handlers of every call shape, and reads for them; the innermost of the interceptors.
 
     Args:
+        calls: Keeps account of all calls.
         max_fields: The most fields of a message that is large, those of messages inside of it
             included.
     """
 
-    def __init__(self, *, max_fields: int) -> None:
+    def __init__(self, calls: OpenCalls, *, max_fields: int) -> None:
+        self._calls = calls
         self._max_fields = max_fields
         # What gRPC has for a method is the same for every call.
         self._guarded: dict[str, Any] = {}
@@ -65,94 +62,77 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         guarded = self._guarded.get(method)
         if guarded is None:
-            guarded = self._guarded[method] = _guard(handler, method, self._max_fields)
+            answer = _Guarded(handler, method, self._calls, self._max_fields).answer
+            guarded = self._guarded[method] = make_reading_handler(handler, answer)
         return guarded
 
 
-def _guard(handler: Any, method: str, max_fields: int) -> Any:
-    behavior = behavior_of(handler)
-    generates = inspect.isasyncgenfunction(behavior)
+class _Guarded:
+    """One method: answers its calls, whatever becomes of them."""
 
-    async def answer(request: Any, context: Any) -> Any:
+    def __init__(self, handler: Any, method: str, calls: OpenCalls, max_fields: int) -> None:
+        self._behavior = behavior_of(handler)
+        self._generates = inspect.isasyncgenfunction(self._behavior)
+        self._takes_stream = handler.request_streaming
+        self._gives_stream = handler.response_streaming
+        self._serialize = serializer_of(handler)
+        self._method = method
+        self._calls = calls
+        self._messages = Messages(
+            parse=bound_fields(handler.request_deserializer or bytes, max_fields),
+            method=method,
+            max_bytes=_NAMING_BYTES_MAX if method.startswith(_NAMING) else math.inf,
+            # Handlers that are written for streams look at this themselves.
+            idle_timeout_s=calls.stream_idle_timeout_s if self._generates else math.inf,
+        )
+
+    async def answer(self, _: Any, context: Any) -> bytes | None:
+        """Answer one call; gRPC calls this."""
+        failure: EngineError | None = None
+        call = self._calls.open(context)
         try:
-            if handler.request_streaming:
-                request = _well_formed_stream(request)
-            else:
-                request = await _well_formed(request)
-            if generates:
-                return await write_all(behavior(request, context), context)
-            return await behavior(request, context)
+            return await self._serve(call, context)
         except EngineError as error:
-            await _abort(context, error)
+            failure = error
         except grpc.aio.AbortError:
             raise
         except grpc.aio.InternalError:
-            await _end_quietly()
-            raise
+            # A write failed: the client has left.
+            pass
         except asyncio.CancelledError:
             # gRPC cancels the task of a call that the client or the deadline ended; any
             # other cancellation came in through something that was awaited.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
-            await _abort(context, stray_cancellation(method))
+            failure = stray_cancellation(self._method)
         except Exception as error:  # noqa: BLE001 - the last place that can answer
-            fault = EngineError.fault()
-            log_fault(error, fault, method=method)
-            await _abort(context, fault)
-
-    deserialize = _guard_deserializer(handler.request_deserializer, method, max_fields)
-    return make_handler(handler, answer, deserialize)
-
-
-async def _end_quietly() -> None:
-    """Makes no incident of a write to a call that its client has just left.
-
-    The cancellation is on its way, and ends this.
-    """
-    await asyncio.sleep(_CANCELLATION_S_MAX)
-
-
-def _guard_deserializer(
-    deserialize: Callable[[bytes], Any] | None, method: str, max_fields: int
-) -> Callable[[bytes], Any] | None:
-    if deserialize is None:
+            failure = EngineError.fault()
+            log_fault(error, failure, method=self._method)
+        # Outside of the block, or the failure of the abort would hold this one and its frames.
+        if failure is not None:
+            forget_frames(failure)
+            with contextlib.suppress(grpc.aio.InternalError):
+                await call.end(failure)
+        await call.leave()
         return None
-    parse = bound_fields(deserialize, max_fields)
 
-    def guarded(data: bytes) -> Any:
-        try:
-            return parse(data)
-        except InvalidRequestError as refusal:
-            return refusal.with_traceback(None)
-        except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
-            _logger.debug(
-                "malformed message",
-                extra={"method": method, "bytes": len(data), "error": type(error).__name__},
-            )
-            return _MALFORMED
-
-    return guarded
-
-
-async def _well_formed(request: Any) -> Any:
-    """Lets a request pass unless it could not be parsed."""
-    if request is _MALFORMED:
-        raise InvalidRequestError(
-            "the message is not a valid protobuf message of this method",
-            metadata={"label": "malformed_message"},
-        )
-    if isinstance(request, InvalidRequestError):
-        raise request
-    if isinstance(request, Message) and request.ByteSize() > _LARGE_BYTES:
-        # To parse it took a turn of the event loop, to look at it may take another.
-        await asyncio.sleep(0)
-    return request
-
-
-async def _well_formed_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield await _well_formed(request)
+    async def _serve(self, call: OpenCall, context: Any) -> bytes | None:
+        """Take in what the client sends and let the handler answer."""
+        self._calls.take_place(call)
+        # Nothing here holds on to a request while it is worked on.
+        if self._takes_stream:
+            answering = self._behavior(Requests(call, self._messages), context)
+        else:
+            answering = self._behavior(await read_only(call, self._messages), context)
+        if self._generates:
+            await write_all(answering, call)
+            return None
+        response = await answering
+        if self._gives_stream:
+            return None
+        data = self._serialize(response)
+        call.answer(len(data))
+        return data
 
 
 def log_fault(error: Exception, fault: EngineError, *, method: str) -> None:
@@ -160,15 +140,17 @@ def log_fault(error: Exception, fault: EngineError, *, method: str) -> None:
     _logger.error("unexpected exception", extra={"method": method, **fault.log_fields(error)})
 
 
+def is_cancelled() -> bool:
+    """Tell whether somebody has asked for the end of the running task.
+
+    A task that ends so keeps its exception, and with it the frames that this came through: none
+    of them may hold the task.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 def stray_cancellation(method: str) -> EngineError:
     """Makes the answer to a cancellation that neither the caller nor the deadline asked for."""
     _logger.warning("stray cancellation", extra={"method": method})
     return BackendUnavailableError("the work was cancelled; try again")
-
-
-async def _abort(context: Any, error: EngineError) -> None:
-    try:
-        await context.abort(status_code(error), message_of(error), trailing_metadata(error))
-    except grpc.aio.InternalError:
-        await _end_quietly()
-        raise

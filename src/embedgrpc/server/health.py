@@ -21,6 +21,7 @@ from embedgrpc.engine.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
+from embedgrpc.server.open_calls import write
 
 _logger = logging.getLogger(__name__)
 
@@ -92,14 +93,15 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
             ShuttingDownError: The server is about to stop.
         """
         told = None
+        service = request.service
         while True:
             async with self._changed:
-                while self._statuses.get(request.service, _UNKNOWN) == told:
+                while self._statuses.get(service, _UNKNOWN) == told:
                     if self._ended:
                         raise ShuttingDownError("the server is about to stop")
                     await self._changed.wait()
-                told = self._statuses.get(request.service, _UNKNOWN)
-            await context.write(health_pb2.HealthCheckResponse(status=told))
+                told = self._statuses.get(service, _UNKNOWN)
+            await write(context, health_pb2.HealthCheckResponse(status=told))
 
 
 class Heartbeat:

@@ -14,6 +14,8 @@ from embedgrpc.server.connection_keeper import ConnectionKeeper, Limits
 from embedgrpc.server.guard import GuardInterceptor
 from embedgrpc.server.health import HealthService
 from embedgrpc.server.listening import health_channel_arguments, listen
+from embedgrpc.server.open_calls import OpenCalls
+from embedgrpc.server.settings import Settings
 
 # Probes are few; these are what a flood of them may take.
 _LIMITS = Limits(total=64)
@@ -29,22 +31,25 @@ class HealthListener:
 
     Args:
         service: What it serves.
-        address: Where: HOST:PORT, or unix:PATH.
-        unix_socket_mode: Who may connect to a Unix socket; see the setting.
+        settings: The settings; `health_address` is set.
 
     Attributes:
         address: Where it listens; with the port that was taken for port 0.
         keeper: Looks after its connections; to be run once it listens.
+        open_calls: Keeps account of its calls; to be run as well.
     """
 
     keeper: ConnectionKeeper
 
-    def __init__(self, service: HealthService, address: str, *, unix_socket_mode: str) -> None:
-        self._unix_socket_mode = unix_socket_mode
-        self.address = address
+    def __init__(self, service: HealthService, settings: Settings) -> None:
+        self._unix_socket_mode = settings.unix_socket_mode
+        self.address = address = settings.health_address
+        # Its own account: calls for vectors must not take the places of probes.
+        self.open_calls = OpenCalls(settings)
         self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
         backstop = _LIMITS.backstop(address)
-        interceptors: list[Any] = [self._activity, GuardInterceptor(max_fields=_FIELDS_MAX)]
+        guard = GuardInterceptor(self.open_calls, max_fields=_FIELDS_MAX)
+        interceptors: list[Any] = [self._activity, guard]
         self._server = grpc.aio.server(
             interceptors=interceptors, options=health_channel_arguments(max_connections=backstop)
         )

@@ -26,6 +26,17 @@ _FLUSH_S = 1.0
 _CHATTY = ("httpx2", "httpcore2", "filelock")
 
 
+_GRPC = "grpc._cython.cygrpc"
+
+
+def is_not_a_client_that_left(record: logging.LogRecord) -> bool:
+    """Tell whether a record of gRPC is more than that an answer could not be sent.
+
+    gRPC logs an error with a stack where a client leaves while it is answered.
+    """
+    return "ExecuteBatchError raised in core" not in str(record.msg)
+
+
 def configure(level: str, log_format: Literal["auto", "human", "json"]) -> bool:
     """Send log lines to stderr.
 
@@ -40,6 +51,8 @@ def configure(level: str, log_format: Literal["auto", "human", "json"]) -> bool:
     handler = BackgroundHandler(sys.stderr.fileno())
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Of the library that writes it, and once: filters are kept across calls.
+    logging.getLogger(_GRPC).addFilter(is_not_a_client_that_left)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     return not human

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
+from embedgrpc.models.memory import available_memory_bytes
 from embedgrpc.server.listening import is_dual_stack
 from embedgrpc.server.loading import count_threads
 from embedgrpc.server.serving import Server
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.stopping import StopDeadline
+from embedgrpc.server.worst_case import memory_warning
 
 _logger = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ async def serve(settings: Settings) -> None:
             where = {"address": server.address, "health_address": server.health_address}
             where = {name: address for name, address in where.items() if address}
             _logger.info("listening", extra={**where, **start})
+            if warning := memory_warning(settings, available_memory_bytes()):
+                _logger.warning(warning)
             if is_dual_stack(settings.address):
                 _logger.info("listening on all addresses of IPv6, too")
             await _until(stopping, server.load())

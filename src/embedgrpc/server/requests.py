@@ -76,13 +76,13 @@ def begin_call(
     return Call(
         work_class=work_class if named is None else _WORK_CLASSES[named],
         deadline=time.monotonic() + limit_s,
-        caller=_caller(context, settings.caller_metadata),
+        caller=caller_of(context, settings.caller_metadata),
         trace=current_context(),
         forwarded=forwarded_context(),
     )
 
 
-def _caller(context: Any, key: str) -> str:
+def caller_of(context: Any, key: str) -> str:
     """Tells who calls: what a trusted proxy says, or else the address, without its port.
 
     Whoever opens more connections gets no more of the machine.

@@ -22,7 +22,8 @@ from embedgrpc.server.checks import (
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
-from embedgrpc.server.guard import log_fault, stray_cancellation
+from embedgrpc.server.guard import is_cancelled, log_fault, stray_cancellation
+from embedgrpc.server.open_calls import reserve_answer
 from embedgrpc.server.requests import (
     begin_call,
     client_response_bytes,
@@ -72,6 +73,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         call = begin_call(
             context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
         )
+        await reserve_answer(_answer_bytes(request, max_inputs=self._settings.max_inputs))
         answer = await self._rerank(request, call, client_response_bytes(context))
         describe_call(input_tokens=answer.input_tokens)
         return answer.wire
@@ -101,8 +103,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
             except EngineError as error:
                 outcome = _failure(error)
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_cancelled():
                     raise
                 outcome = _failure(stray_cancellation("StreamRerank"))
             except Exception as error:  # noqa: BLE001 - a stream waits for every answer
@@ -117,7 +118,12 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
                 check_id(identifier, ids, field="id")
                 ids.add(identifier)
                 inputs = max(len(request.request.documents), 1)
-                await exchange.take(inputs)
+                await exchange.take(
+                    inputs,
+                    answer_bytes=_answer_bytes(
+                        request.request, max_inputs=self._settings.max_inputs
+                    ),
+                )
                 task = asyncio.create_task(answer(identifier, request.request, inputs))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
@@ -221,6 +227,12 @@ def _largest(documents: Sequence[str], count: int) -> int:
     """Sums the bytes of the largest documents."""
     sizes = sorted((len(document.encode()) for document in documents), reverse=True)
     return sum(sizes[:count])
+
+
+def _answer_bytes(request: rerank_service_pb2.RerankRequest, *, max_inputs: int) -> int:
+    """Bound the bytes of an answer before anything is looked at."""
+    documents = request.ByteSize() if request.return_documents else 0
+    return min(len(request.documents), max_inputs) * _RESULT_BYTES + documents
 
 
 def _read_spec(

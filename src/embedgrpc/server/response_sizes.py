@@ -30,7 +30,7 @@ async def check_embeddings_size(
     size_bytes: int,
     multi_vector_dimensions: int,
     limit: int,
-) -> None:
+) -> int:
     """Refuses work whose answer would be too large.
 
     Args:
@@ -41,22 +41,52 @@ async def check_embeddings_size(
         multi_vector_dimensions: Length of a token's vector.
         limit: The most bytes.
 
+    Returns:
+        A bound of the answer's bytes.
+
     Raises:
         InvalidRequestError: The answer is larger than the limit.
     """
-    fixed, per_token = _sizes(spec, encoding, multi_vector_dimensions)
-    characters = size_bytes + len(spec.prompt) * len(texts)
-    tokens = min(
-        spec.max_tokens * len(texts),
-        _TOKENS_PER_CHARACTER * characters + _SPECIAL_TOKENS * len(texts),
+    bound = bound_embeddings_size(
+        len(texts),
+        spec,
+        encoding,
+        size_bytes=size_bytes,
+        multi_vector_dimensions=multi_vector_dimensions,
     )
-    if len(texts) * fixed + per_token * tokens <= limit:
-        return
+    if bound <= limit:
+        return bound
     # To look at every text may take milliseconds.
     size = await asyncio.to_thread(
         embeddings_size, texts, spec, encoding, multi_vector_dimensions=multi_vector_dimensions
     )
     check_response_size(size, limit=limit)
+    return size
+
+
+def bound_embeddings_size(
+    count: int,
+    spec: EmbedSpec,
+    encoding: Encoding,
+    *,
+    size_bytes: int,
+    multi_vector_dimensions: int,
+) -> int:
+    """Bound the bytes of the embeddings of some texts without a look at any of them.
+
+    Args:
+        count: How many texts there are.
+        spec: What is asked.
+        encoding: How its numbers are written.
+        size_bytes: At least how many bytes of UTF-8 the texts have together.
+        multi_vector_dimensions: Length of a token's vector.
+    """
+    fixed, per_token = _sizes(spec, encoding, multi_vector_dimensions)
+    characters = size_bytes + len(spec.prompt) * count
+    tokens = min(
+        spec.max_tokens * count, _TOKENS_PER_CHARACTER * characters + _SPECIAL_TOKENS * count
+    )
+    return count * fixed + per_token * tokens
 
 
 def embeddings_size(

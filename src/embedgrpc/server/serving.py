@@ -37,6 +37,7 @@ from embedgrpc.server.listing import ModelService
 from embedgrpc.server.loading import OpenBackend, load, open_onnx, served_models
 from embedgrpc.server.loop_lag import LoopLag
 from embedgrpc.server.metrics import Metrics, Reading, configure_metrics
+from embedgrpc.server.open_calls import OpenCalls
 from embedgrpc.server.reflection import add_reflection
 from embedgrpc.server.reranking import RerankService
 from embedgrpc.server.settings import FLUSH_S, Settings
@@ -72,6 +73,7 @@ class Server:
         address: Where it listens; with the port that was taken for port 0.
         health_address: Where it serves health alone; empty where it does not.
         catalog: Its models.
+        open_calls: Keeps account of its calls.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Server:
         self.address = settings.address
         self.health_address = settings.health_address
         self.catalog = Catalog(served_models(settings))
+        self.open_calls = OpenCalls(settings)
         self._settings = settings
         self._open_backend = open_backend
         self._patience_s = patience_s
@@ -129,7 +132,7 @@ class Server:
         activity = ConnectionActivity(max_peers=2 * backstop)
         interceptors: list[Any] = [
             activity,
-            GuardInterceptor(max_fields=settings.max_fields),
+            GuardInterceptor(self.open_calls, max_fields=settings.max_fields),
             door,
         ]
         try:
@@ -152,12 +155,12 @@ class Server:
         await self._monitor.begin()
         if settings.health_address:
             # It ends last: whoever asks is told of the stop.
-            health = HealthListener(
-                self._health, settings.health_address, unix_socket_mode=settings.unix_socket_mode
-            )
+            health = HealthListener(self._health, settings)
             await resources.enter_async_context(health)
             self.health_address = health.address
             self._keep(health.keeper)
+            self._tasks.start(health.open_calls.watch())
+        self._tasks.start(self.open_calls.watch())
         server = grpc.aio.server(
             interceptors=interceptors,
             options=channel_arguments(settings, max_connections=backstop),

@@ -223,7 +223,41 @@ class Settings(BaseModel):
         " accepts is taken to accept 4 MiB",
     )
     max_unary_s: float = Field(
-        default=60, gt=0, le=3600, description="The longest a unary call may take"
+        default=60,
+        gt=0,
+        le=3600,
+        description="The longest a unary call may take, until its answer has been taken",
+    )
+    max_receive_s: float = Field(
+        default=20,
+        gt=0,
+        le=3600,
+        description="The longest that the message of a unary call, or the first of a stream, may"
+        " take to come in; 4 MiB in 20 s are 1.7 Mbit/s",
+    )
+    max_calls: int = Field(
+        default=3072,
+        ge=1,
+        le=1_048_576,
+        description="The most calls that are open at once on all connections, streams and health"
+        " watches included. One caller gets at most twice what is left for others, and so does"
+        " one of its connections of that: four ninths, where nobody else calls",
+    )
+    max_held_request_bytes: int = Field(
+        default=64 * MIB,
+        ge=MIB,
+        le=2**40,
+        description="The most bytes of requests that are received or worked on at once, shared"
+        " between callers like max_calls; each counts twice once it has come in, as it is parsed."
+        " What is too much waits to be read. As much again may be on its way on streams",
+    )
+    max_held_answer_bytes: int = Field(
+        default=96 * MIB,
+        ge=MIB,
+        le=2**40,
+        description="The most bytes of answers that are made, or wait for their clients to take"
+        " them, shared between callers like max_calls; each counts twice, as it is copied to be"
+        " sent",
     )
     stream_idle_timeout_s: float = Field(
         default=60,

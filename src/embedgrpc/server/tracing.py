@@ -98,7 +98,7 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
                     return await write_all(behavior(request, context), context)
                 return await behavior(request, context)
 
-        return make_handler(handler, answer, handler.request_deserializer)
+        return make_handler(handler, answer)
 
     @contextmanager
     def _span(self, method: str, metadata: Metadata, context: Any) -> Iterator[None]:

@@ -1,0 +1,183 @@
+"""Every RPC as clients call it, well and badly, from a process of its own.
+
+python -m tests.server.every_call TARGET
+
+Reads lines of a name and a count, makes so many calls, one after the other, and answers "done".
+"""
+
+import asyncio
+import contextlib
+import random
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from embedgrpc.v1 import embedding_service_pb2 as embedding
+from embedgrpc.v1 import model_service_pb2 as listing
+from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.service import PATIENCE_S, Client
+
+Call = Callable[[Client], Awaitable[Any]]
+
+
+def _embed(*, timeout: float = PATIENCE_S, **request: Any) -> Call:
+    return lambda client: client.embedding.Embed(embedding.EmbedRequest(**request), timeout=timeout)
+
+
+def _rerank(**request: Any) -> Call:
+    return lambda client: client.rerank.Rerank(rerank.RerankRequest(**request), timeout=PATIENCE_S)
+
+
+def _stream_embed(*messages: embedding.StreamEmbedRequest) -> Call:
+    async def call(client: Client) -> None:
+        stream = client.embedding.StreamEmbed(iter(messages), timeout=PATIENCE_S)
+        _ = [one async for one in stream]
+
+    return call
+
+
+def _stream_rerank(*messages: rerank.StreamRerankRequest) -> Call:
+    async def call(client: Client) -> None:
+        stream = client.rerank.StreamRerank(iter(messages), timeout=PATIENCE_S)
+        _ = [one async for one in stream]
+
+    return call
+
+
+def _watch(service: str, *, end: bool) -> Call:
+    async def call(client: Client) -> None:
+        watch = client.health.Watch(health_pb2.HealthCheckRequest(service=service))
+        await watch.read()
+        if end:
+            watch.cancel()
+            await watch.code()
+
+    return call
+
+
+def _reflect(*requests: reflection_pb2.ServerReflectionRequest) -> Call:
+    async def call(client: Client) -> None:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(client.channel)
+        stream = stub.ServerReflectionInfo(iter(requests), timeout=PATIENCE_S)
+        _ = [one async for one in stream]
+
+    return call
+
+
+def _bytes(method: str, data: bytes) -> Call:
+    return lambda client: client.send_bytes(method, data)
+
+
+def _nothing(method: str) -> Call:
+    """Half-close without a message."""
+
+    async def call(client: Client) -> None:
+        raw: Any = client.channel.stream_unary(method)
+        await raw(iter(()), timeout=PATIENCE_S)
+
+    return call
+
+
+def _setup(**setup: Any) -> embedding.StreamEmbedRequest:
+    return embedding.StreamEmbedRequest(setup=embedding.StreamEmbedSetup(**setup))
+
+
+def _batch(*inputs: tuple[str, str]) -> embedding.StreamEmbedRequest:
+    return embedding.StreamEmbedRequest(
+        batch=embedding.StreamEmbedBatch(
+            inputs=[embedding.StreamEmbedInput(id=key, text=text) for key, text in inputs]
+        )
+    )
+
+
+def _cancelled(begin: Callable[[Client], Any]) -> Call:
+    async def call(client: Client) -> None:
+        begun = begin(client)
+        await begun.wait_for_connection()
+        # Some are cancelled before the server has begun, and some while it works.
+        await asyncio.sleep(random.uniform(0, 0.005))  # noqa: S311 - no secret
+        begun.cancel()
+        await begun.code()
+
+    return call
+
+
+_EMBED = "/embedgrpc.v1.EmbeddingService/Embed"
+_REQUEST = rerank.RerankRequest(query="q", documents=["a", "b"], model="cross")
+
+CASES: dict[str, Call] = {
+    "Embed": _embed(texts=["a"]),
+    "Embed no model": _embed(texts=["a"], model="none"),
+    "Embed no texts": _embed(),
+    "Embed empty text": _embed(texts=[""]),
+    "Embed malformed": _bytes(_EMBED, b"\xff\xff"),
+    "Embed no message": _nothing(_EMBED),
+    "Rerank": _rerank(query="q", documents=["a"], model="cross"),
+    "Rerank no documents": _rerank(query="q", model="cross"),
+    "Rerank no query": _rerank(documents=["a"], model="cross"),
+    "StreamEmbed": _stream_embed(_setup(), _batch(("1", "a"), ("2", "b"))),
+    "StreamEmbed bad text": _stream_embed(_setup(), _batch(("1", ""), ("2", "b"))),
+    "StreamEmbed no setup": _stream_embed(_batch(("1", "a"))),
+    "StreamEmbed no model": _stream_embed(_setup(model="none"), _batch(("1", "a"))),
+    "StreamEmbed id twice": _stream_embed(_setup(), _batch(("1", "a"), ("1", "b"))),
+    "StreamRerank": _stream_rerank(rerank.StreamRerankRequest(id="1", request=_REQUEST)),
+    "StreamRerank bad": _stream_rerank(rerank.StreamRerankRequest(id="1")),
+    "StreamRerank id": _stream_rerank(rerank.StreamRerankRequest(id="1" * 300, request=_REQUEST)),
+    "ListModels": lambda client: client.models.ListModels(listing.ListModelsRequest()),
+    "ListModels bad page": lambda client: client.models.ListModels(
+        listing.ListModelsRequest(page_token="?")  # noqa: S106 - of a list
+    ),
+    "GetModel none": lambda client: client.models.GetModel(listing.GetModelRequest(model="none")),
+    "GetModel long": lambda client: client.models.GetModel(
+        listing.GetModelRequest(model="n" * 5000)
+    ),
+    "Check": lambda client: client.health.Check(health_pb2.HealthCheckRequest()),
+    "Check none": lambda client: client.health.Check(health_pb2.HealthCheckRequest(service="?")),
+    "Check no message": _nothing("/grpc.health.v1.Health/Check"),
+    "Watch": _watch("", end=True),
+    "Watch long": _watch("n" * 5000, end=False),
+    "Embed cancelled": _cancelled(_embed(texts=[str(number) for number in range(50)])),
+    "Embed too late": _embed(texts=[str(number) for number in range(200)], timeout=0.004),
+    "Rerank cancelled": _cancelled(
+        _rerank(query="q", documents=[str(number) for number in range(50)], model="cross")
+    ),
+    "StreamEmbed cancelled": _cancelled(
+        lambda client: client.embedding.StreamEmbed(
+            iter((_setup(), _batch(*((str(number), "text") for number in range(50)))))
+        )
+    ),
+    "StreamRerank cancelled": _cancelled(
+        lambda client: client.rerank.StreamRerank(
+            iter((rerank.StreamRerankRequest(id="1", request=_REQUEST),))
+        )
+    ),
+    "Reflect": _reflect(
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="none"),
+    ),
+    "Reflect long": _reflect(
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="n" * 5000),
+    ),
+}
+
+
+async def _main(target: str) -> None:
+    client = Client(target)
+    async with client.channel:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            name, _, count = line.rpartition(" ")
+            for _ in range(int(count)):
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await CASES[name](client)
+            sys.stdout.write("done\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1]))

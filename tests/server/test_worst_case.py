@@ -1,0 +1,50 @@
+"""How much clients can make a server hold, as it says itself."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from embedgrpc.server.logs import is_not_a_client_that_left
+from embedgrpc.server.settings import MIB, Settings
+from embedgrpc.server.worst_case import client_bytes, memory_warning
+
+
+def test_the_default_fits_a_small_pod() -> None:
+    """With the default settings clients get no more than half of 2 GiB."""
+    assert memory_warning(Settings(), 2048 * MIB) == ""
+
+
+@pytest.mark.parametrize(
+    "setting", ["max_held_request_bytes", "max_held_answer_bytes", "max_calls", "max_connections"]
+)
+def test_every_limit_counts(setting: str) -> None:
+    """Whatever is raised raises the worst case, up to a warning that names it."""
+    default = Settings()
+    raised = Settings(**{setting: getattr(default, setting) * 16})
+    assert client_bytes(raised) > client_bytes(default)
+    assert memory_warning(default, 2 * client_bytes(default)) == ""
+    warning = memory_warning(raised, 2 * client_bytes(default))
+    assert setting in warning
+    assert f"{client_bytes(raised) // MIB} MiB" in warning
+
+
+def test_check_says_it() -> None:
+    """`embedgrpc check` prints the worst case, and warns where it is too much."""
+    command = (sys.executable, "-m", "embedgrpc.cli.main", "check")
+    flags = ("--max-held-answer-bytes", str(2**40))
+    done = subprocess.run((*command, *flags), capture_output=True, text=True, check=True)
+    assert "clients can make the server hold 1048" in done.stderr
+    assert "more than half of the" in done.stderr
+
+
+def test_a_client_that_leaves_is_not_logged() -> None:
+    """GRPC's error for an answer that could not be sent is passed over, and no other."""
+
+    def record(message: str) -> logging.LogRecord:
+        return logging.LogRecord("grpc", logging.ERROR, "", 0, message, None, None)
+
+    left = "ExecuteBatchError raised in core by servicer method [/a/b]"
+    assert not is_not_a_client_that_left(record(left))
+    assert is_not_a_client_that_left(record("Unexpected [KeyError] raised by servicer method"))
