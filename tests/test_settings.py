@@ -71,7 +71,7 @@ def write(folder: Path, text: str) -> Path:
 def other_value(setting: str) -> Any:
     """A value that is allowed and not the default."""
     info = FIELDS[setting]
-    if setting == "address":
+    if setting in ("address", "health_address"):
         return "unix:/run/embedgrpc.sock"
     if setting == "unix_socket_mode":
         return "0660"
