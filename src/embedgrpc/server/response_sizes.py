@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.models.kinds import Representation
-from embedgrpc.server.checks import check_response_size
+from embedgrpc.server.checks import COMMON_BYTES, check_response_size
 
 _BITS = {
     Encoding.FLOAT32: 32,
@@ -50,7 +50,7 @@ async def check_embeddings_size(
         spec.max_tokens * len(texts),
         _TOKENS_PER_CHARACTER * characters + _SPECIAL_TOKENS * len(texts),
     )
-    if len(texts) * fixed + per_token * tokens <= limit:
+    if len(texts) * fixed + per_token * tokens + COMMON_BYTES <= limit:
         return
     # To look at every text may take milliseconds.
     size = await asyncio.to_thread(
