@@ -99,3 +99,9 @@ def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
     assert resolve("model").folder == tmp_path.resolve() / "model"
+
+
+def test_errors_are_one_line() -> None:
+    """What a library says in several lines becomes one; what we say stays as it is."""
+    assert str(ModelError("one\n   two\nthree")) == "one two three"
+    assert str(ModelError("a  name")) == "a  name"

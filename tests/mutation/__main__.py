@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument("paths", nargs="*", type=Path, help="folders or modules; default: all")
     parser.add_argument("--sample", type=int, default=2, help="mutants of each module")
     parser.add_argument(
-        "--files", type=int, help="run the nearest so many test files alone: sooner, and less sure"
+        "--files",
+        type=int,
+        help="run the nearest so many test files alone: sooner, but most survivors are none",
     )
     parser.add_argument("--seed", type=int, default=20, help="the same seed gives the same sample")
     parser.add_argument("--seconds", type=float, default=3600, help="start no mutant after this")
