@@ -230,7 +230,7 @@ async def test_watchers_hear_of_the_stop_and_do_not_hold_it_up(
     serve: Serve, backend: FakeBackend
 ) -> None:
     """A stop tells NOT_SERVING, then ends the streams of watchers: none of the grace is lost."""
-    service = await serve(backend=backend, shutdown_grace_s=3600)
+    service = await serve(backend=backend, shutdown_grace_s=3600, shutdown_timeout_s=3700)
     names = ("", EMBEDDING, MODEL, "nobody")
     watchers = [Watcher(service.client, name) for name in names]
     assert [await watcher.next() for watcher in watchers] == [SERVING] * 3 + [UNKNOWN]
