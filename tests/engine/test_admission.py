@@ -674,3 +674,11 @@ def test_estimate_is_bounded(characters: int, inputs: int, max_tokens: int) -> N
     """No guess is above what the model can read."""
     guess = estimate_tokens(characters, inputs, max_tokens)
     assert 0 < guess <= inputs * max_tokens
+
+
+@pytest.mark.parametrize(
+    ("characters", "inputs", "tokens"), [(400, 1, 102), (3, 1, 2), (4000, 10, 1020), (9999, 1, 512)]
+)
+def test_estimate_is_that_of_english(characters: int, inputs: int, tokens: int) -> None:
+    """Four characters make a token, and each text has two special ones."""
+    assert estimate_tokens(characters, inputs, 512) == tokens

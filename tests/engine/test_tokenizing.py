@@ -128,6 +128,21 @@ def test_interactive_goes_before_bulk(
     assert order == ["first", "query", "aaaaa", "bbbbb", "ccccc"]
 
 
+def test_bulk_waits_for_four_slices_and_no_longer(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """Beside queries without end, every fifth slice begins with bulk texts."""
+    hold(threads, tokenizer)
+    queries = [_Caller([str(number) * (SLICE + 1)]) for number in range(9)]
+    bulk = [_Caller([letter * (SLICE + 1)], WorkClass.BULK) for letter in "ab"]
+    for caller in (*queries, *bulk):
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    for caller in (*queries, *bulk):
+        assert caller.read() == caller.texts
+    assert "".join(call[0][0] for call in tokenizer.calls[1:]) == "0123a4567b8"
+
+
 def test_small_jobs_share_a_call(threads: TokenizingThreads, tokenizer: CharacterTokenizer) -> None:
     """Texts of many callers are tokenized in one call."""
     hold(threads, tokenizer)

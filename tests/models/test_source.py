@@ -16,6 +16,16 @@ def test_a_folder_is_found() -> None:
     assert files.revision == ""
 
 
+def test_a_pinned_source_leads_to_the_same_files_from_anywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A relative folder is pinned by its whole path; a package stays what it is."""
+    monkeypatch.chdir(FIXTURES)
+    files = resolve("./bert-mean")
+    assert files.pinned_source == str((FIXTURES / "bert-mean").resolve())
+    assert resolve(DEFAULT_MODEL).pinned_source == DEFAULT_MODEL
+
+
 def test_a_package_is_found_without_importing_it() -> None:
     """Files of a package are found, and its version is their revision."""
     files = resolve(DEFAULT_MODEL)
@@ -89,3 +99,9 @@ def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
     assert resolve("model").folder == tmp_path.resolve() / "model"
+
+
+def test_errors_are_one_line() -> None:
+    """What a library says in several lines becomes one; what we say stays as it is."""
+    assert str(ModelError("one\n   two\nthree")) == "one two three"
+    assert str(ModelError("a  name")) == "a  name"

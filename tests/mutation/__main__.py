@@ -27,6 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("paths", nargs="*", type=Path, help="folders or modules; default: all")
     parser.add_argument("--sample", type=int, default=2, help="mutants of each module")
+    parser.add_argument(
+        "--files",
+        type=int,
+        help="run the nearest so many test files alone: sooner, but most survivors are none",
+    )
     parser.add_argument("--seed", type=int, default=20, help="the same seed gives the same sample")
     parser.add_argument("--seconds", type=float, default=3600, help="start no mutant after this")
     arguments = parser.parse_args()
@@ -43,18 +48,20 @@ def main() -> None:
     # A shell lets what runs in the background ignore it, and what that starts as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _try_all(mutants, fates, until=time.monotonic() + arguments.seconds)
+        _try_all(mutants, fates, files=arguments.files, until=time.monotonic() + arguments.seconds)
     except KeyboardInterrupt:
         print("Ended early.")
     _print_table(fates)
     sys.exit(any(counts[Fate.SURVIVED] + counts[Fate.UNTRIED] for counts in fates.values()))
 
 
-def _try_all(mutants: list[Mutant], fates: dict[str, Counter[Fate]], *, until: float) -> None:
+def _try_all(
+    mutants: list[Mutant], fates: dict[str, Counter[Fate]], *, files: int | None, until: float
+) -> None:
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         workshop = Workshop(Path(folder))
         # Now, for the copy does not follow what is changed meanwhile.
-        tests = {mutant.module: find_tests(mutant.module) for mutant in mutants}
+        tests = {mutant.module: find_tests(mutant.module)[:files] for mutant in mutants}
         for number, mutant in enumerate(mutants, start=1):
             if time.monotonic() > until:
                 print(f"The time is over: {number - 1} of {len(mutants)} were tried.")

@@ -7,7 +7,7 @@ from embedgrpc.engine.errors import InvalidRequestError
 
 _ID_CHARACTERS_MAX = 256
 # The model's id of 128 characters at most, a revision, a fingerprint, the usage, and their keys.
-_COMMON_BYTES = 512
+COMMON_BYTES = 512
 
 
 def check_count(count: int, *, limit: int, field: str) -> None:
@@ -71,7 +71,7 @@ def check_response_size(size: int, *, limit: int) -> None:
     Raises:
         InvalidRequestError: The answer is larger than the limit, in bytes.
     """
-    size += _COMMON_BYTES
+    size += COMMON_BYTES
     if size > limit:
         raise response_too_large(size, limit)
 

@@ -13,6 +13,7 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.metadata import Kind
 from embedgrpc.server.catalog import Catalog, LoadedModel, ServedModel
 from embedgrpc.server.checks import (
+    COMMON_BYTES,
     check_count,
     check_enum,
     check_id,
@@ -216,7 +217,7 @@ async def _check_size(
         InvalidRequestError: The answer may be larger than the limit.
     """
     size = count * _RESULT_BYTES
-    if request.return_documents and size + size_bytes > limit:
+    if request.return_documents and size + size_bytes + COMMON_BYTES > limit:
         # Which ones are returned is not known yet: perhaps the largest. To look at every document
         # may take milliseconds.
         size += await asyncio.to_thread(_largest, request.documents, count)

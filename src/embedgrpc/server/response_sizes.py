@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.models.kinds import Representation
-from embedgrpc.server.checks import check_response_size
+from embedgrpc.server.checks import COMMON_BYTES, check_response_size
 
 _BITS = {
     Encoding.FLOAT32: 32,
@@ -86,7 +86,7 @@ def bound_embeddings_size(
     tokens = min(
         spec.max_tokens * count, _TOKENS_PER_CHARACTER * characters + _SPECIAL_TOKENS * count
     )
-    return count * fixed + per_token * tokens
+    return count * fixed + per_token * tokens + COMMON_BYTES
 
 
 def embeddings_size(
