@@ -73,6 +73,7 @@ def other_value(setting: str) -> Any:
     info = FIELDS[setting]
     special = {
         "address": "unix:/run/embedgrpc.sock",
+        "health_address": "unix:/run/embedgrpc.sock",
         "unix_socket_mode": "0660",
         "caller_metadata": "x-forwarded-client-cert",
         "drain_delay_s": 1.0,

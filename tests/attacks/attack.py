@@ -18,6 +18,7 @@ class Attack:
             all that it holds; returns what it did, such as "412 refusals".
         flags: Flags of `embedgrpc serve` to attack.
         test_s: How long the test suite attacks.
+        in_suite: Whether the test suite attacks at all, and not the command alone.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Attack:
     run: Callable[[str, float], Awaitable[str]]
     flags: tuple[str, ...] = ()
     test_s: float = 3.0
+    in_suite: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,10 @@ from embedgrpc.engine.reports import BatchObserver
 from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.texts import CheckedText
-from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
+from embedgrpc.engine.tokenizing import Outcome, Tokenization, TokenizingThreads
 from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.models.borders import Borders
 from embedgrpc.models.tokenizer import Tokenizer, TokenSequence
 
 # Characters that make the backend fail: for their own row, or for the whole batch.
@@ -61,12 +62,16 @@ class CharacterTokenizer(Tokenizer):
     """Makes one token of each character, and remembers what it was given.
 
     Attributes:
+        borders: Where texts may be cut, if anywhere.
         calls: The texts of each call.
+        silent: Characters that are no tokens.
         poison: Texts that it cannot take.
         fault: What it raises for those.
     """
 
     def __init__(self) -> None:
+        self.borders: Borders | None = None
+        self.silent = ""
         self.calls: list[list[str]] = []
         self.poison: set[str] = set()
         self.fault: type[BaseException] = ValueError
@@ -78,7 +83,8 @@ class CharacterTokenizer(Tokenizer):
         self.calls.append(list(texts))
         if self.poison & set(texts):
             raise self.fault(f"these cannot be taken: {texts}")
-        return [tokens_of(text) for text in texts]
+        kept = str.maketrans("", "", self.silent)
+        return [tokens_of(text.translate(kept)) for text in texts]
 
 
 class Gate:
@@ -180,9 +186,17 @@ class FakeBackend:
         """Holds nothing."""
 
 
-def frame_all(ids: list[IntArray]) -> list[TokenSequence | EngineError]:
+def frame_all(outcomes: list[Outcome]) -> list[TokenSequence | EngineError]:
     """Makes a sequence of each text, whatever its length."""
-    return [TokenSequence(one, None, len(one)) for one in ids]
+    return [
+        one if isinstance(one, EngineError) else TokenSequence(one.ids, None, len(one.ids))
+        for one in outcomes
+    ]
+
+
+def unchecked(_: int, text: str) -> CheckedText:
+    """Lets every text pass."""
+    return CheckedText(text, cut=False)
 
 
 def inputs_of(
@@ -194,11 +208,12 @@ def inputs_of(
 ) -> Inputs:
     """Makes the inputs of a job of one sequence per text."""
     return Inputs(
-        texts=[CheckedText(text, cut=False) for text in texts],
+        texts=texts,
+        check=unchecked,
         sequences=len(texts),
         prepare=prepare,
         outputs=(output,),
-        characters=sum(map(len, texts)),
+        size_bytes=sum(map(len, texts)),
         max_tokens=512,
         atomic=atomic,
     )
@@ -257,7 +272,11 @@ class Engine:
             self.tokenizing.submit(
                 Tokenization(
                     texts=["last"],
+                    check=unchecked,
                     work_class=work_class,
+                    caller="",
+                    atomic=True,
+                    reading=None,
                     wanted=lambda: True,
                     done=lambda _, last=last: last.set(),  # type: ignore[misc]  # bound early
                     failed=lambda _: None,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.errors import (
     BackendFailedError,
@@ -21,6 +20,7 @@ from embedgrpc.engine.errors import (
 )
 from embedgrpc.engine.pipeline import Running
 from embedgrpc.engine.reports import BatchReport
+from embedgrpc.engine.tokenizing import Outcome
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence
@@ -44,11 +44,13 @@ BULK = Call(WorkClass.BULK)
 KINDS = ("answered", "cancelled", "NaN", "broken", "refused")
 
 
-def refuse_long(ids: list[IntArray]) -> list[TokenSequence | EngineError]:
+def refuse_long(outcomes: list[Outcome]) -> list[TokenSequence | EngineError]:
     """Makes sequences of texts of at most five characters."""
     return [
-        sequence if len(one) <= 5 else InputTooLongError("too long")
-        for one, sequence in zip(ids, frame_all(ids), strict=True)
+        one
+        if isinstance(one, EngineError) or len(one.input_ids) <= 5
+        else InputTooLongError("too long")
+        for one in frame_all(outcomes)
     ]
 
 
@@ -319,8 +321,8 @@ async def test_other_texts_of_a_stream_are_run() -> None:
 async def test_fault_while_preparing_is_told() -> None:
     """A fault of ours between tokenizing and queueing fails the call, not the thread."""
 
-    def fail(ids: list[IntArray]) -> list[TokenSequence | EngineError]:
-        raise ZeroDivisionError(len(ids))
+    def fail(outcomes: list[Outcome]) -> list[TokenSequence | EngineError]:
+        raise ZeroDivisionError(len(outcomes))
 
     with running(FakeBackend()) as engine:
         with pytest.raises(EngineError) as failed:

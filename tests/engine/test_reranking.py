@@ -74,7 +74,9 @@ def similarity(
 async def test_best_document_comes_first(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
     """Documents are sorted by score, and each score stays with its document."""
     with cross_encoder(metadata, tokenizer, by_position([0.5], [-2], [3])) as reranker:
-        ranking = await reranker.rerank("query", ["a b", "c d", "e f"], SPEC, CALL)
+        ranking = await reranker.rerank(
+            "query", ["a b", "c d", "e f"], SPEC, CALL, documents_bytes=1
+        )
     assert ranking.indices.tolist() == [2, 0, 1]
     assert ranking.scores.tolist() == [3, 0.5, -2]
     assert ranking.truncated.tolist() == [False] * 3
@@ -85,7 +87,7 @@ async def test_equal_scores_keep_their_order(metadata: ModelMetadata, tokenizer:
     """Of documents with the same score the first stays the first, minus zero being zero."""
     scores = [[0.0], [1.0], [-0.0], [1.0], [0.0]] * 20
     with cross_encoder(metadata, tokenizer, by_position(*scores)) as reranker:
-        ranking = await reranker.rerank("query", some_documents(100), SPEC, CALL)
+        ranking = await reranker.rerank("query", some_documents(100), SPEC, CALL, documents_bytes=1)
     best = [index for index in range(100) if index % 5 in (1, 3)]
     rest = [index for index in range(100) if index % 5 not in (1, 3)]
     assert ranking.indices.tolist() == best + rest
@@ -118,7 +120,7 @@ async def test_scale_of_scores(
     ):
         warnings.simplefilter("error")
         ranking = await reranker.rerank(
-            "query", some_documents(7), replace(SPEC, scale=scale), CALL
+            "query", some_documents(7), replace(SPEC, scale=scale), CALL, documents_bytes=1
         )
     assert ranking.scores.dtype == np.float32
     raw = np.array(logits)[:, 0]
@@ -131,7 +133,9 @@ async def test_cut_documents_are_told(metadata: ModelMetadata, tokenizer: Tokeni
     """A document over its own limit is cut, counted, and flagged wherever it is ranked."""
     spec = replace(SPEC, max_tokens=2)
     with cross_encoder(metadata, tokenizer, by_position([1], [2])) as reranker:
-        ranking = await reranker.rerank("query", ["of the of the of", "of"], spec, CALL)
+        ranking = await reranker.rerank(
+            "query", ["of the of the of", "of"], spec, CALL, documents_bytes=1
+        )
     assert ranking.indices.tolist() == [1, 0]
     assert ranking.truncated.tolist() == [False, True]
     assert ranking.truncated_inputs == 1
@@ -144,7 +148,7 @@ async def test_document_that_may_not_be_cut(metadata: ModelMetadata, tokenizer: 
         cross_encoder(metadata, tokenizer, by_position()) as reranker,
         pytest.raises(InputTooLongError) as refused,
     ):
-        await reranker.rerank("query", ["of", "of the of the of"], spec, CALL)
+        await reranker.rerank("query", ["of", "of the of the of"], spec, CALL, documents_bytes=1)
     assert refused.value.field == "documents[1]"
     assert refused.value.metadata["maxTokens"] == "2"
 
@@ -153,7 +157,7 @@ async def test_similarity_is_the_cosine(metadata: ModelMetadata, tokenizer: Toke
     """Scores are cosines with the query, whatever the lengths of the vectors."""
     rows = by_position([3, 4], [-6, -8], [4, 3], [30, 40])
     with similarity(metadata, tokenizer, rows) as reranker:
-        ranking = await reranker.rerank("query", ["a", "b", "c"], SPEC, CALL)
+        ranking = await reranker.rerank("query", ["a", "b", "c"], SPEC, CALL, documents_bytes=1)
     assert ranking.indices.tolist() == [2, 1, 0]
     assert ranking.scores.tolist() == pytest.approx([1, 0.96, -1], abs=1e-6)
 
@@ -168,7 +172,7 @@ async def test_zeros_have_no_cosine(
         similarity(metadata, tokenizer, by_position(*rows)) as reranker,
         pytest.raises(NonFiniteOutputError) as failed,
     ):
-        await reranker.rerank("query", ["a", "b"], SPEC, CALL)
+        await reranker.rerank("query", ["a", "b"], SPEC, CALL, documents_bytes=1)
     assert failed.value.field == ("documents[1]" if zero else "query")
 
 
@@ -185,7 +189,7 @@ async def test_empty_texts_are_named(
             make(metadata, tokenizer, by_position()) as reranker,
             pytest.raises(EngineError) as refused,
         ):
-            await reranker.rerank(query, documents, SPEC, CALL)
+            await reranker.rerank(query, documents, SPEC, CALL, documents_bytes=1)
         assert refused.value.field == field
 
 
@@ -194,8 +198,8 @@ async def test_prompts_go_in_front(metadata: ModelMetadata, tokenizer: Tokenizer
     spec = replace(SPEC, query_prompt="of the ", document_prompt="of ")
     with similarity(metadata, tokenizer, lambda _: [1.0, 0.0]) as reranker:
         plain, prompted = await asyncio.gather(
-            reranker.rerank("query", ["a", "b"], SPEC, CALL),
-            reranker.rerank("query", ["a", "b"], spec, CALL),
+            reranker.rerank("query", ["a", "b"], SPEC, CALL, documents_bytes=1),
+            reranker.rerank("query", ["a", "b"], spec, CALL, documents_bytes=1),
         )
     prompts = tokenizer.encode(["of the query", "of a", "of b"])
     texts = tokenizer.encode(["query", "a", "b"])

@@ -1,11 +1,13 @@
+import sys
+import time
 import unicodedata
-from types import SimpleNamespace
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from embedgrpc.engine import texts
 from embedgrpc.engine.errors import EmptyInputError, InputTooLongError, Reason
-from embedgrpc.engine.texts import CheckedText, check_text
+from embedgrpc.engine.texts import CheckedText, _has_visible, check_text
 from embedgrpc.models.tokenizer import Truncation
 
 # By Unicode category: one character of each that draws nothing, and of each that may be drawn.
@@ -84,20 +86,74 @@ def test_nothing_is_no_text() -> None:
         check("")
 
 
-def test_a_flood_of_invisible_characters_is_not_looked_up_one_by_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Megabytes of nothing cost a look at each different character, so that nobody waits."""
-    looked_up: list[str] = []
+def test_visibility_is_what_unicode_says() -> None:
+    """Of every character there is, those that draw nothing are known, and no others."""
+    wrong = [
+        hex(code)
+        for code in range(sys.maxunicode + 1)
+        if _has_visible(chr(code))
+        != (unicodedata.category(chr(code)) not in ("Zs", "Zl", "Zp", "Cc", "Cf", "Cs"))
+    ]
+    assert not wrong
 
-    def category(character: str) -> str:
-        looked_up.append(character)
-        return unicodedata.category(character)
 
-    monkeypatch.setattr(texts, "unicodedata", SimpleNamespace(category=category))
-    with pytest.raises(EmptyInputError):
-        check(" \u200b" * 1_000_000)
-    assert len(looked_up) < 100
+def thread_s(work: Callable[[], object]) -> float:
+    """Measures how long work computes; the shortest of five times, as noise only adds."""
+    times = []
+    for _ in range(5):
+        began = time.thread_time()
+        work()
+        times.append(time.thread_time() - began)
+    return min(times)
+
+
+def refuse(text: str, **changes: Any) -> str:
+    """Checks a text that must be refused, and returns why."""
+    with pytest.raises(EmptyInputError) as refused:
+        check(text, **changes)
+    return refused.value.message
+
+
+@pytest.mark.parametrize("flood", ["\u200b", "\u2003\u200b\u3000"])
+def test_a_flood_of_invisible_characters_is_not_looked_up_one_by_one(flood: str) -> None:
+    """To go through megabytes of nothing takes far less than to make a string of each character.
+
+    Those are what looking each of them up would take at least.
+    """
+    text = flood * (2_000_000 // len(flood))
+    one_by_one = thread_s(lambda: set(text))
+    assert thread_s(lambda: refuse(text, max_characters=len(text))) < one_by_one / 2
+
+
+@pytest.mark.parametrize("truncation", [Truncation.END, Truncation.START])
+def test_what_is_not_read_costs_nothing(truncation: Truncation) -> None:
+    """Of megabytes of nothing only the part is looked at that is read."""
+    text = "\u200b" * 2_000_000
+    all_of_it = thread_s(lambda: refuse(text, max_characters=len(text)))
+    message = ""
+
+    def work() -> None:
+        nonlocal message
+        message = refuse(text, max_characters=20_000, truncation=truncation)
+
+    assert thread_s(work) < all_of_it / 10
+    assert "20000, which are read" in message
+
+
+def test_what_is_read_must_be_visible() -> None:
+    """A text whose visible part is cut away is empty; one whose visible part is kept is not."""
+    text = " " * 100 + "visible"
+    assert check(text, truncation=Truncation.START).text.endswith("visible")
+    with pytest.raises(EmptyInputError, match="107 characters, none of the first 100"):
+        check(text, truncation=Truncation.END)
+    with pytest.raises(InputTooLongError):
+        check(text, truncation=Truncation.NONE)
+
+
+def test_a_visible_character_is_found_far_behind_invisible_ones() -> None:
+    """However long the blank part is, as long as it is read."""
+    text = "\u200b" * 200_000 + "x"
+    assert check(text, max_characters=200_001) == CheckedText(text, cut=False)
 
 
 @pytest.mark.parametrize(

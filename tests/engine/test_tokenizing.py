@@ -6,9 +6,17 @@ from dataclasses import dataclass, field
 import pytest
 
 from embedgrpc.backends.base import IntArray
-from embedgrpc.engine.errors import EngineError, Reason
-from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
+from embedgrpc.engine.errors import EmptyInputError, EngineError, Reason
+from embedgrpc.engine.texts import CheckedText
+from embedgrpc.engine.tokenizing import (
+    Outcome,
+    Reading,
+    Tokenization,
+    Tokenized,
+    TokenizingThreads,
+)
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.models.borders import EVERYWHERE
 from tests.engine.fakes import WAIT_S, CharacterTokenizer, text_of
 
 SLICE = 32_768
@@ -24,8 +32,13 @@ class _Caller:
 
     texts: list[str]
     work_class: WorkClass = WorkClass.INTERACTIVE
+    name: str = ""
+    atomic: bool = True
+    reading: Reading | None = None
     wanted: bool = True
     fault: type[Exception] | None = None
+    checked: list[int] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     ids: list[IntArray] = field(default_factory=list)
     errors: list[EngineError] = field(default_factory=list)
     told: threading.Event = field(default_factory=threading.Event)
@@ -33,16 +46,28 @@ class _Caller:
     def tokenization(self) -> Tokenization:
         return Tokenization(
             texts=self.texts,
+            check=self.check,
             work_class=self.work_class,
+            caller=self.name,
+            atomic=self.atomic,
+            reading=self.reading,
             wanted=lambda: self.wanted,
             done=self.take,
             failed=self.fail,
         )
 
-    def take(self, ids: list[IntArray]) -> None:
+    def check(self, index: int, text: str) -> CheckedText:
+        assert self.texts[index] == text
+        self.checked.append(index)
+        if text.startswith("refused"):
+            raise EmptyInputError(f"text {index}")
+        return CheckedText(text, cut=False)
+
+    def take(self, outcomes: list[Outcome]) -> None:
         if self.fault:
             raise self.fault("a fault of ours")
-        self.ids = ids
+        self.outcomes = outcomes
+        self.ids = [one.ids for one in outcomes if isinstance(one, Tokenized)]
         self.told.set()
 
     def fail(self, error: EngineError) -> None:
@@ -245,3 +270,168 @@ def test_close_ends_the_threads(tokenizer: CharacterTokenizer) -> None:
     threads.submit(late.tokenization())
     assert not [one for one in threading.enumerate() if one.name.startswith("tokenize-ending")]
     assert not late.told.is_set()
+
+
+def test_callers_take_turns(threads: TokenizingThreads, tokenizer: CharacterTokenizer) -> None:
+    """A query waits for one slice of each other caller, however many jobs that one has."""
+    hold(threads, tokenizer)
+    floods = [
+        _Caller([letter * SLICE], name=name)
+        for name, letters in (("anna", "abcde"), ("zoe", "vwxyz"))
+        for letter in letters
+    ]
+    query = _Caller(["query"], name="other")
+    for caller in (*floods, query):
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    for caller in (*floods, query):
+        assert caller.read() == caller.texts
+    order = "".join(text[0] for call in tokenizer.calls[1:] for text in call)
+    assert order == "avqbwcxdyez"
+
+
+def test_jobs_of_a_large_job_s_caller_take_turns_with_others(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """A job of many slices is one caller's, and gives way to others after each."""
+    hold(threads, tokenizer)
+    large = _Caller([letter * SLICE for letter in "abcd"], name="anna")
+    others = [_Caller([letter * SLICE], name=f"caller {letter}") for letter in "xy"]
+    for caller in (large, *others):
+        threads.submit(caller.tokenization())
+    tokenizer.gate.open()
+    for caller in (large, *others):
+        assert caller.read() == caller.texts
+    order = "".join(text[0] for call in tokenizer.calls[1:] for text in call)
+    assert order == "axybcd"
+
+
+def test_no_caller_is_kept_that_has_no_jobs(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """Names that are the client's choice are forgotten with their last job."""
+    callers = [_Caller(["text"], name=f"caller {number}") for number in range(100)]
+    for caller in callers:
+        threads.submit(caller.tokenization())
+    for caller in callers:
+        caller.read()
+    assert not any(turns._by_caller for turns in threads._waiting.values())
+    assert tokenizer.calls
+
+
+@pytest.mark.parametrize("from_end", [False, True])
+def test_no_more_is_tokenized_than_is_read(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer, *, from_end: bool
+) -> None:
+    """Of a long text a piece of the right end is enough, as long as it has more than is read."""
+    tokenizer.borders = EVERYWHERE
+    text = "".join(chr(0x4E00 + number) for number in range(20_000))
+    caller = _Caller([text], reading=Reading(200, from_end=from_end))
+    threads.submit(caller.tokenization())
+    (kept,) = caller.read()
+    assert 200 < len(kept) < 2000
+    assert kept == (text[-len(kept) :] if from_end else text[: len(kept)])
+    assert tokenizer.calls == [[kept]]
+
+
+@pytest.mark.parametrize("from_end", [False, True])
+def test_more_is_tokenized_until_it_is_enough(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer, *, from_end: bool
+) -> None:
+    """A text of few tokens is tokenized piece after piece, as a whole where it must be."""
+    tokenizer.borders = EVERYWHERE
+    tokenizer.silent = "."
+    dots = "." * 10_000
+    text = f"abc{dots}d{dots}efg"
+    callers = [_Caller([text], reading=Reading(tokens, from_end=from_end)) for tokens in (3, 6, 7)]
+    for caller in callers:
+        threads.submit(caller.tokenization())
+    found = [caller.read()[0] for caller in callers]
+    assert found[0] == ("defg" if from_end else "abcd")
+    assert found[1] == found[2] == "abcdefg"
+
+
+def test_pieces_of_many_texts_stay_apart(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """Short texts and pieces of long ones come out in the order of the texts."""
+    tokenizer.borders = EVERYWHERE
+    tokenizer.silent = "."
+    texts = ["short", "a" * 3000, "b" + "." * 50_000 + "c", "", "x" * 100_000, "end"]
+    caller = _Caller(texts, reading=Reading(100))
+    threads.submit(caller.tokenization())
+    found = caller.read()
+    assert [text[:1] + text[-1:] for text in found] == ["st", "aa", "bc", "", "xx", "ed"]
+    assert [len(text) > 100 for text in found] == [False, True, False, False, True, False]
+    assert caller.checked == list(range(6))
+
+
+@pytest.mark.parametrize("query", ["q" * 5, "q" * 40_000])
+def test_documents_are_read_as_far_as_the_query_is_long(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer, query: str
+) -> None:
+    """The longer of a query and a document is cut, so it must be known which one that is."""
+    tokenizer.borders = EVERYWHERE
+    documents = ["d" * 39_000, "e" * 40_001, "f" * 90_000, "g"]
+    caller = _Caller([query, *documents], reading=Reading(100, with_first=True))
+    threads.submit(caller.tokenization())
+    found = caller.read()
+    assert found[0] == query
+    for document, kept in zip(documents, found[1:], strict=True):
+        assert document.startswith(kept)
+        assert kept == document or len(kept) > max(100, len(query))
+    assert len(found[3]) < len(documents[2])
+
+
+def test_a_text_that_may_not_be_cut_is_tokenized_as_a_whole(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """Without a reading every token is counted, slice by slice."""
+    tokenizer.borders = EVERYWHERE
+    caller = _Caller(["a" * 5 * SLICE])
+    threads.submit(caller.tokenization())
+    assert caller.read() == caller.texts
+    assert len(tokenizer.calls) == 5
+
+
+def test_a_refused_text_ends_an_atomic_job(
+    threads: TokenizingThreads, tokenizer: CharacterTokenizer
+) -> None:
+    """What was wrong is told; texts behind it are neither checked nor tokenized."""
+    caller = _Caller(["good", "refused", "never"])
+    threads.submit(caller.tokenization())
+    assert caller.told.wait(WAIT_S)
+    assert [error.message for error in caller.errors] == ["text 1"]
+    assert caller.checked == [0, 1]
+    assert tokenizer.calls == []
+
+
+def test_a_refused_text_of_a_stream_fails_alone(threads: TokenizingThreads) -> None:
+    """The others are tokenized; what was wrong stands in its place."""
+    caller = _Caller(["refused", "good", "refused too"], atomic=False)
+    threads.submit(caller.tokenization())
+    assert caller.read() == ["good"]
+    assert [isinstance(one, Tokenized) for one in caller.outcomes] == [False, True, False]
+    nothing_left = _Caller(["refused"], atomic=False)
+    threads.submit(nothing_left.tokenization())
+    assert nothing_left.read() == []
+
+
+def test_texts_are_checked_without_holding_up_those_who_submit(
+    threads: TokenizingThreads,
+) -> None:
+    """The event loop submits while a thread checks megabytes."""
+    checking, submitted = threading.Event(), threading.Event()
+
+    class Slow(_Caller):
+        def check(self, index: int, text: str) -> CheckedText:
+            checking.set()
+            assert submitted.wait(WAIT_S)
+            return super().check(index, text)
+
+    slow, other = Slow(["slow"]), _Caller(["other"])
+    threads.submit(slow.tokenization())
+    assert checking.wait(WAIT_S)
+    threads.submit(other.tokenization())
+    submitted.set()
+    assert (slow.read(), other.read()) == (["slow"], ["other"])

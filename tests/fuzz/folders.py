@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+from safetensors import safe_open
+
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graph import prepare
 from embedgrpc.models.metadata import ModelMetadata, read
@@ -33,6 +35,11 @@ _TOKENIZERS = (
     "cross-mpnet",
 )
 _TOKENIZER_NAME = "tokenizer.json"
+# A copy of bert-mean whose weights an index names.
+_SHARDED = "sharded"
+_WEIGHTS_NAME = "model.safetensors"
+_SHARD_NAME = "model-00001-of-00001.safetensors"
+_INDEX_NAME = "model.safetensors.index.json"
 _NOT_CONFIGS = frozenset({_TOKENIZER_NAME, "expected.json"})
 # A graph is made for one of so many configurations that can be read: it takes a hundred times as
 # long as reading them.
@@ -48,8 +55,9 @@ def _configs() -> Mapping[tuple[str, str], str]:
         for path in sorted((FIXTURES / folder).rglob("*.json")):
             if path.name not in _NOT_CONFIGS:
                 found[folder, str(path.relative_to(FIXTURES / folder))] = path.read_text()
-    index = {"metadata": {}, "weight_map": dict.fromkeys(("a.weight", "b"), "model.safetensors")}
-    found["bert-mean", "model.safetensors.index.json"] = json.dumps(index)
+    with safe_open(FIXTURES / "bert-mean" / _WEIGHTS_NAME, "numpy") as tensors:
+        homes = dict.fromkeys(tensors.keys(), _SHARD_NAME)
+    found[_SHARDED, _INDEX_NAME] = json.dumps({"metadata": {}, "weight_map": homes})
     return found
 
 
@@ -112,39 +120,42 @@ class _Folders:
     def __init__(self, scratch: Path, names: tuple[str, ...]) -> None:
         self._scratch = scratch
         for name in names:
-            shutil.copytree(FIXTURES / name, scratch / name)
+            source = "bert-mean" if name == _SHARDED else name
+            shutil.copytree(FIXTURES / source, scratch / name)
+            if name == _SHARDED:
+                (scratch / name / _WEIGHTS_NAME).rename(scratch / name / _SHARD_NAME)
+                (scratch / name / _INDEX_NAME).write_text(_configs()[name, _INDEX_NAME])
 
     @contextmanager
     def changed(self, content: bytes) -> Iterator[ModelFiles]:
         """Changes one file meanwhile."""
         folder, name, changed = content.split(b"\n", 2)
         path = self._scratch / folder.decode() / name.decode()
-        before = path.read_bytes() if path.exists() else None
+        before = path.read_bytes()
         path.write_bytes(changed)
         try:
             yield resolve(str(self._scratch / folder.decode()))
         finally:
-            if before is None:
-                path.unlink()
-            else:
-                path.write_bytes(before)
+            path.write_bytes(before)
 
 
 @contextmanager
 def _open_configs(scratch: Path) -> Iterator[Execute]:
-    folders = _Folders(scratch, _FOLDERS)
+    folders = _Folders(scratch, (*_FOLDERS, _SHARDED))
 
     def execute(content: bytes) -> None:
         try:
             with folders.changed(content) as files:
                 metadata = read(files)
-                if zlib.crc32(content) % _GRAPH_EVERY == 0:
+                for text in (*metadata.prompts, *metadata.prompts.values(), metadata.model_type):
+                    text.encode()
+                if files.folder.name == _SHARDED or zlib.crc32(content) % _GRAPH_EVERY == 0:
                     Tokenizer.load(files, metadata)
                     _prepare(files, metadata, scratch)
         except ModelError as error:
             check_refusal(error, names=str(scratch))
 
-    for name in _FOLDERS:
+    for name in (*_FOLDERS, _SHARDED):
         files = resolve(str(scratch / name))
         metadata = read(files)
         Tokenizer.load(files, metadata)

@@ -139,10 +139,8 @@ def _scalar(random: Random, field: FieldDescriptor, present: Any) -> Any:
 
 @contextmanager
 def _open(scratch: Path) -> Iterator[Execute]:
-    metadata = {}
     for name in _FOLDERS:
         shutil.copytree(FIXTURES / name, scratch / name)
-        metadata[name] = read(resolve(str(scratch / name)))
 
     def execute(content: bytes) -> None:
         name, _, changed = content.partition(b"\n")
@@ -150,7 +148,7 @@ def _open(scratch: Path) -> Iterator[Execute]:
         (files.folder / _GRAPH_NAME).write_bytes(changed)
         with tempfile.TemporaryDirectory(dir=scratch) as cache_dir:
             try:
-                prepare(files, metadata[name.decode()], cache_dir=Path(cache_dir))
+                prepare(files, read(files), cache_dir=Path(cache_dir))
             except ModelError as error:
                 check_refusal(error, names=str(files.folder))
 
@@ -164,7 +162,7 @@ TARGET = Target(
     what="ONNX files of model folders, taken over with a head of ours",
     mutate=mutate,
     open=_open,
-    test_runs=300,
+    test_runs=200,
     # ONNX Runtime makes threads and arenas where it tests what a graph claims.
     memory_bytes=512 * MIB,
     cpu_s=2.0,

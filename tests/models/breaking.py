@@ -53,6 +53,17 @@ def truncate(name: str, *, kept: float = 0.5) -> Break:
     return apply
 
 
+def replace_bytes(name: str, old: bytes, new: bytes) -> Break:
+    """Replaces some bytes of a file, wherever they are."""
+
+    def apply(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        assert old in content
+        (folder / name).write_bytes(content.replace(old, new))
+
+    return apply
+
+
 def edit(name: str, **changes: Any) -> Break:
     """Sets keys of a JSON object; those set to None are taken out."""
     return lambda folder: edit_json(folder / name, **changes)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from embedgrpc.models.errors import ModelError
@@ -20,12 +21,18 @@ from tests.models.breaking import (
     remove,
     rename_output,
     repath_module,
+    replace_bytes,
     reshape_tensor,
     retype_module,
     truncate,
     write,
 )
 from tests.models.runner import Runner, copy_fixture
+
+
+def _retype(model: onnx.ModelProto, kind: int) -> None:
+    model.graph.initializer[0].data_type = kind
+
 
 _POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868376\n"
 _WORDS = "embeddings.word_embeddings.weight"
@@ -60,6 +67,10 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "unknown module": ("bert-mean", retype_module(2, "Whitening"), "modules.json",
                        ("[2].type", "'Whitening'")),
     "module outside": ("bert-mean", repath_module(0, "../.."), "modules.json", ("[0].path",)),
+    "module of a long name": ("bert-mean", repath_module(1, "x" * 256, kind="Pooling"),
+                              "modules.json", ("[1].path must name a file or a folder",)),
+    "module of many names": ("bert-mean", repath_module(1, "x/" * 2048, kind="Pooling"),
+                             "modules.json", ("[1].path must name a file or a folder",)),
     "no modules": ("bert-mean", remove("modules.json"), "modules.json", ("is missing",)),
     "no pooling": ("bert-mean", remove("1_Pooling/config.json"), "1_Pooling/config.json",
                    ("is missing",)),
@@ -81,6 +92,11 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                                              activation_function="torch.nn.Softmax"),
                          "2_Dense/config.json", ("activation_function", "torch.nn.Softmax")),
     # config_sentence_transformers.json, limits, tokenizer
+    "half a character": ("bert-mean", edit("config_sentence_transformers.json",
+                                           prompts={"query": "a \ud800"}),
+                         "config_sentence_transformers.json", ("half a surrogate pair",)),
+    "half a character in bytes": ("bert-mean", write("config.json", b'{"a": "\xed\xa0\x80"}'),
+                                  "config.json", ("half a surrogate pair",)),
     "unknown prompt": ("bert-mean", edit("config_sentence_transformers.json",
                                          default_prompt_name="query"),
                        "config_sentence_transformers.json", ("default_prompt_name",)),
@@ -94,6 +110,13 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "no tokenizer": ("bert-mean", remove("tokenizer.json"), "tokenizer.json", ("is missing",)),
     "broken tokenizer": ("bert-mean", truncate("tokenizer.json"), "tokenizer.json",
                          ("is no JSON",)),
+    "tokenizer of no library": ("bert-mean", edit("tokenizer.json", normalizer={
+        "type": "Precompiled", "precompiled_charsmap": "AAAA"}), "tokenizer.json",
+        ("cannot be read",)),
+    "tokenizer without a word": ("bert-mean", edit("tokenizer.json", model={
+        "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100, "vocab": {"b": 0}}), "tokenizer.json",
+        ("cannot be read", "Missing [UNK] token")),
     "tokenizer not fetched": ("bert-mean", write("tokenizer.json", _POINTER), "tokenizer.json",
                               ("Git LFS pointer",)),
     "no room for a text": ("bert-mean", edit("sentence_bert_config.json", max_seq_length=2),
@@ -119,6 +142,10 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
         write("model.safetensors.index.json",
               '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')),
         "model.safetensors.index.json", ("model-00001-of-00002.safetensors",)),
+    "shard of a long name": ("bert-mean", both(
+        remove("model.safetensors"),
+        write("model.safetensors.index.json", f'{{"weight_map": {{"a": "{"x" * 256}"}}}}')),
+        "model.safetensors.index.json", ("weight_map must name a file or a folder",)),
     # ONNX graphs
     "two graphs and no choice": ("bert-cls", both(remove("model.safetensors"), both(
         move("onnx/model.onnx", "onnx/model_O2.onnx"), write("onnx/model_int8.onnx", b"x"))),
@@ -146,6 +173,11 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                              ("'model.onnx_data'", "is too short for")),
     "external not fetched": ("gemma-dense", write("onnx/model.onnx_data", _POINTER),
                              "onnx/model.onnx_data", ("Git LFS pointer",)),
+    "names that are no text": ("bert-cls", replace_bytes(
+        "onnx/model.onnx", b"last_hidden_state", b"last_hidden_stat\xff"), "onnx/model.onnx",
+        ("a name in it is no UTF-8",)),
+    "weights of no type": ("bert-cls", edit_graph(lambda model: _retype(model, 127)),
+                           "onnx/model.onnx", ("has type 127",)),
     # heads of tokens
     "malicious head": ("xlmr-bge-m3", both(remove("sparse_linear.safetensors"),
                                            malicious_pickle("sparse_linear.pt", "/tmp/never")),  # noqa: S108 - it is not to be made

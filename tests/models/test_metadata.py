@@ -312,3 +312,11 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str, message: str) -> N
         _read(folder)
     assert message in str(caught.value)
     assert str(folder / "config.json") in str(caught.value)
+
+
+def test_characters_that_json_writes_as_two_are_text(tmp_path: Path) -> None:
+    """A pair of escapes is one character; half of a pair is refused elsewhere."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    edit_json(folder / "config_sentence_transformers.json", prompts={"query": "\U0001f600 "})
+    assert rb"\ud83d\ude00" in (folder / "config_sentence_transformers.json").read_bytes()
+    assert _read(folder).prompts == {"query": "\U0001f600 "}

@@ -168,11 +168,13 @@ class RawConnection:
 
 @asynccontextmanager
 async def raw_socket(
-    address: str,
+    address: str, *, source: str = ""
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Opens a connection on which nothing has been said."""
+    """Opens a connection on which nothing has been said; from another address if one is given."""
     host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(
+        host, int(port), local_addr=(source, 0) if source else None
+    )
     try:
         yield reader, writer
     finally:
@@ -180,9 +182,9 @@ async def raw_socket(
 
 
 @asynccontextmanager
-async def raw_connection(address: str) -> AsyncIterator[RawConnection]:
-    """Opens an HTTP/2 connection."""
-    async with raw_socket(address) as (reader, writer):
+async def raw_connection(address: str, *, source: str = "") -> AsyncIterator[RawConnection]:
+    """Opens an HTTP/2 connection; from another address if one is given."""
+    async with raw_socket(address, source=source) as (reader, writer):
         connection = RawConnection(reader, writer)
         await connection.begin()
         listening = asyncio.create_task(connection.listen())

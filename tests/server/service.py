@@ -50,8 +50,11 @@ class Client:
     async def embed(self, *texts: str, **request: Any) -> Any:
         """Embeds texts."""
         timeout_s = request.pop("timeout", PATIENCE_S)
+        wait = request.pop("wait_for_ready", False)
         return await self.embedding.Embed(
-            embedding_service_pb2.EmbedRequest(texts=texts, **request), timeout=timeout_s
+            embedding_service_pb2.EmbedRequest(texts=texts, **request),
+            timeout=timeout_s,
+            wait_for_ready=wait,
         )
 
     async def send_bytes(self, method: str, data: bytes, **call: Any) -> Any:

@@ -11,7 +11,8 @@ import pytest
 from embedgrpc.backends.base import BackendError, BackendUnavailableError, FloatArray, IntArray
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.reranking import Ranking, RerankMethod, RerankSpec
-from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
+from embedgrpc.engine.texts import CheckedText
+from embedgrpc.engine.tokenizing import Outcome, Tokenization, TokenizingThreads
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.v1 import common_pb2 as common
@@ -265,10 +266,16 @@ class _Cancelled:
     method = RerankMethod.SIMILARITY
 
     async def rerank(
-        self, query: str, documents: Sequence[str], spec: RerankSpec, call: Call
+        self,
+        query: str,
+        documents: Sequence[str],
+        spec: RerankSpec,
+        call: Call,
+        *,
+        documents_bytes: int,
     ) -> Ranking:
         """Never ends well; see `Reranker`."""
-        del query, documents, spec, call
+        del query, documents, spec, call, documents_bytes
         future: asyncio.Future[Ranking] = asyncio.get_running_loop().create_future()
         future.get_loop().call_soon(future.cancel)
         return await future
@@ -293,6 +300,8 @@ async def test_a_stray_cancellation_is_answered(serve: Serve) -> None:
 class _Panicking:
     """A tokenizer that fails as the library's native code does: not with an `Exception`."""
 
+    borders = None
+
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
         """Fails over one text, which its message quotes."""
         if CANARY in texts:
@@ -310,7 +319,7 @@ async def test_a_tokenizer_that_panics_is_survived(caplog: pytest.LogCaptureFixt
     async def run(text: str, done: Callable[[], None]) -> EngineError | None:
         outcome: asyncio.Future[EngineError | None] = loop.create_future()
 
-        def succeeded(_ids: list[IntArray]) -> None:
+        def succeeded(_: list[Outcome]) -> None:
             done()
             loop.call_soon_threadsafe(outcome.set_result, None)
 
@@ -320,7 +329,11 @@ async def test_a_tokenizer_that_panics_is_survived(caplog: pytest.LogCaptureFixt
         threads.submit(
             Tokenization(
                 texts=[text],
+                check=lambda _, text: CheckedText(text, cut=False),
                 work_class=WorkClass.INTERACTIVE,
+                caller="",
+                atomic=True,
+                reading=None,
                 wanted=lambda: True,
                 done=succeeded,
                 failed=failed,

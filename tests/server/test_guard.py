@@ -49,7 +49,7 @@ class _StrayCancellation:
 
 @asynccontextmanager
 async def _serving(methods: dict[str, Any]) -> AsyncIterator[Any]:
-    server = grpc.aio.server(interceptors=[GuardInterceptor()])
+    server = grpc.aio.server(interceptors=[GuardInterceptor(max_fields=10_000)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Guard", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

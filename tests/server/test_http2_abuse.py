@@ -237,23 +237,3 @@ async def test_half_a_preface(serve: Serve) -> None:
         async with raw_socket(service.address), raw_socket(service.address):
             await service.check_alive()
     await service.check_alive()
-
-
-async def test_more_connections_than_are_allowed(serve: Serve) -> None:
-    """One connection too many is closed; those that are open live on."""
-    service = await serve(max_connections=3)
-    await service.client.embed("a text")
-    async with _patience(), raw_connection(service.address) as one:
-        assert await _serves(one)
-        async with raw_connection(service.address) as two:
-            assert await _serves(two)
-            async with raw_socket(service.address) as (reader, writer):
-                writer.write(PREFACE)
-                try:
-                    while await reader.read(65_536):
-                        pass
-                except ConnectionError:
-                    pass  # a reset is as good an end as any
-            assert await _serves(one)
-            assert await _serves(two)
-        await service.client.embed("a text")

@@ -253,16 +253,34 @@ def _check_problems(server: Process, *models_in_order: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU time of threads is read from /proc")
-@pytest.mark.parametrize("chosen", ["", "event_engine_listener"], ids=["default", "chosen"])
-async def test_connections_are_read_on_one_thread(
-    cache_dir: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
+@pytest.mark.parametrize(
+    ("experiments", "flags", "apart"),
+    [
+        (None, (), True),
+        (None, ("--trusted-network",), False),
+        ("", ("--trusted-network",), False),
+        ("multiping", ("--trusted-network",), False),
+        ("event_engine_listener", ("--trusted-network",), True),
+        ("-event_engine_listener", (), False),
+    ],
+)
+async def test_what_reads_connections(
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    experiments: str | None,
+    flags: tuple[str, ...],
+    *,
+    apart: bool,
 ) -> None:
-    """The threads of gRPC's event engine have nothing to do, unless that is asked for."""
-    if chosen:
-        monkeypatch.setenv("GRPC_EXPERIMENTS", chosen)
-    else:
+    """Threads apart from the one that waits for calls do, unless the network is trusted.
+
+    The environment wins, and where it says the opposite a warning says so.
+    """
+    if experiments is None:
         monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
-    async with started(cache_dir=cache_dir) as server:
+    else:
+        monkeypatch.setenv("GRPC_EXPERIMENTS", experiments)
+    async with started(*flags, cache_dir=cache_dir) as server:
         client = Client((await server.until("serving"))["address"])
         async with client.channel:
             await client.status("")
@@ -270,8 +288,10 @@ async def test_connections_are_read_on_one_thread(
             for _ in range(200):
                 await client.status("")
             used_ns = _run_ns(server.process.pid, "event_engine") - before
+        warned = bool(server.events("the environment overrides trusted_network"))
     # Reading a call takes 10 us and more.
-    assert (used_ns > 200 * 10_000) == bool(chosen)
+    assert (used_ns > 200 * 10_000) == apart
+    assert warned == (apart == bool(flags))
 
 
 def _run_ns(pid: int, name: str) -> int:

@@ -117,7 +117,7 @@ async def _collect(stream: AsyncEmbedStream, ids: list[Any]) -> None:
 async def test_the_core_waits_for_streams(age_s: float, grace_s: float, expected: int) -> None:
     """It cuts nothing off before a stream that began last had its age and its grace."""
     settings = Settings(max_connection_age_s=age_s, max_connection_age_grace_s=grace_s)
-    arguments: dict[str, Any] = dict(channel_arguments(settings))
+    arguments: dict[str, Any] = dict(channel_arguments(settings, max_connections=1))
     assert arguments["grpc.max_connection_age_grace_ms"] == expected
     assert arguments["grpc.max_connection_age_ms"] == min(age_s * 1000, 2**31 - 1)
     # Too large a number would be an OverflowError.

@@ -12,7 +12,8 @@ from embedgrpc.engine.sparse import SparseVector
 from embedgrpc.engine.vectors import EncodedRows, Encoding, encode
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizer import Truncation
-from embedgrpc.server.wire import delimited, embedding_wires, embeddings_size, tag, varint
+from embedgrpc.server.response_sizes import embeddings_size
+from embedgrpc.server.wire import delimited, embedding_wires, tag, varint
 from embedgrpc.v1 import embedding_service_pb2
 
 # Where the length in bytes of some encoding takes one more byte to write.

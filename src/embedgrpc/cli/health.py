@@ -8,7 +8,7 @@ from embedgrpc.cli.refusing import refuse
 from embedgrpc.server.configuration import SettingsError
 from embedgrpc.server.settings import Settings
 
-_ADDRESSES = tuple(name for name in ("address", "health_address") if name in Settings.model_fields)
+_ADDRESSES = ("address", "health_address")
 # Hosts that stand for every address of this machine, and the one to call in their place.
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}  # noqa: S104 - to be replaced
 
@@ -58,8 +58,7 @@ def run(parsed: argparse.Namespace) -> int:
 def target_of(settings: Settings) -> str:
     """Tell where a server with these settings answers health checks from this machine."""
     # The listener for health alone answers while clients use up the other one.
-    named = [getattr(settings, name) for name in reversed(_ADDRESSES)]
-    address: str = next(one for one in named if one)
+    address = settings.health_address or settings.address
     if address.startswith("unix:"):
         return address
     host, _, port = address.rpartition(":")

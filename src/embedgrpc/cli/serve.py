@@ -10,7 +10,7 @@ from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
 from embedgrpc.server import logs
 from embedgrpc.server.configuration import SettingsError
-from embedgrpc.server.grpc_core import read_on_one_thread
+from embedgrpc.server.grpc_core import prepare_core
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def run(parsed: argparse.Namespace) -> int:
     in_json = logs.configure(settings.log_level, settings.log_format)
     for name in configuration.unknown_variables:
         _logger.warning("variable sets nothing", extra={"variable": name})
-    read_on_one_thread()
+    prepare_core(trusted_network=settings.trusted_network)
     # Late, so that a wrong setting is told before seconds of imports.
     from embedgrpc.server.listening import StartError  # noqa: PLC0415 - see above
     from embedgrpc.server.process import serve  # noqa: PLC0415 - see above

@@ -24,10 +24,10 @@ from embedgrpc.engine.fates import Fate
 from embedgrpc.engine.ledger import Ledger, Reservation
 from embedgrpc.engine.work_class import WorkClass
 
-# A token of English text has about four characters; of Chinese, one or two. Too high a
-# guess would refuse work that there is room for, so this leans towards the former; the true
-# count replaces it as soon as it is known.
-_CHARACTERS_PER_TOKEN = 4
+# A token of English text has about four bytes, of Chinese three to six. Too high a guess would
+# refuse work that there is room for, so this leans towards the former; the true count replaces it
+# as soon as it is known. Bytes, because they are known without looking at the texts.
+_BYTES_PER_TOKEN = 4
 _RETRY_DELAY_MIN_S = 0.1
 _RETRY_DELAY_MAX_S = 30.0
 # Overloaded, calls are let in while this many batches, and as much as their own, are ahead: one
@@ -41,9 +41,9 @@ _CALM_S = 1.0
 _INTERACTIVE_SHARE = 0.8
 
 
-def estimate_tokens(characters: int, inputs: int, max_tokens: int) -> int:
+def estimate_tokens(size_bytes: int, inputs: int, max_tokens: int) -> int:
     """Guesses how many tokens some texts have, before they are tokenized."""
-    return min(characters // _CHARACTERS_PER_TOKEN + 2 * inputs, max_tokens * inputs)
+    return min(size_bytes // _BYTES_PER_TOKEN + 2 * inputs, max_tokens * inputs)
 
 
 class Admission:

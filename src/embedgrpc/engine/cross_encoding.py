@@ -5,18 +5,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, Pipeline
 from embedgrpc.engine.reranking import (
+    QueryAndDocuments,
     Ranking,
     RerankMethod,
     RerankSpec,
     ScoreScale,
-    check_texts,
+    check_input,
     rank,
 )
 from embedgrpc.engine.texts import too_many_tokens
+from embedgrpc.engine.tokenizing import Outcome, Reading
 from embedgrpc.engine.work import Call
 from embedgrpc.models.metadata import Activation, ModelMetadata
 from embedgrpc.models.outputs import LOGITS
@@ -51,10 +53,16 @@ class CrossEncoder:
         return RerankMethod.CROSS_ENCODER
 
     async def rerank(
-        self, query: str, documents: Sequence[str], spec: RerankSpec, call: Call
+        self,
+        query: str,
+        documents: Sequence[str],
+        spec: RerankSpec,
+        call: Call,
+        *,
+        documents_bytes: int,
     ) -> Ranking:
         """Scores every document; see `Reranker`."""
-        inputs = self._inputs(query, documents, spec)
+        inputs = self._inputs(query, documents, spec, documents_bytes)
         try:
             job, rows = await self.pipeline.run(inputs, call)
         except errors.NonFiniteOutputError as error:
@@ -63,49 +71,66 @@ class CrossEncoder:
         return rank(
             self._score(rows.by_sequence[LOGITS][:, 0], spec.scale),
             sequences=[one for one in job.sequences if one],
-            cut=[inputs.texts[0].cut or document.cut for document in inputs.texts[1:]],
         )
 
     async def probe(self, text: str, call: Call) -> FloatArray:
         """Scores a health check's text against itself, past admission; float32 [1, 1]."""
         spec = RerankSpec(scale=ScoreScale.RAW, truncation=Truncation.END, max_tokens=0)
-        rows = await self.pipeline.probe(self._inputs(text, [text], spec), call)
+        rows = await self.pipeline.probe(self._inputs(text, [text], spec, len(text)), call)
         return rows.by_sequence[LOGITS]
 
-    def _inputs(self, query: str, documents: Sequence[str], spec: RerankSpec) -> Inputs:
-        texts = check_texts(query, documents, spec, self.max_characters)
+    def _inputs(
+        self, query: str, documents: Sequence[str], spec: RerankSpec, documents_bytes: int
+    ) -> Inputs:
+        # Every pair holds the query.
+        queries_bytes = min(len(query), self.max_characters) * len(documents)
+        reading = None
+        if spec.truncation is not Truncation.NONE:
+            reading = Reading(
+                spec.max_tokens or self.metadata.max_tokens,
+                from_end=spec.truncation is Truncation.START,
+                with_first=True,
+            )
         return Inputs(
-            texts=texts,
+            texts=QueryAndDocuments(query, documents),
+            check=lambda position, text: check_input(position, text, spec, self.max_characters),
             sequences=len(documents),
-            prepare=lambda ids: [
-                self._frame(ids[0], document, spec, field=f"documents[{index}]")
-                for index, document in enumerate(ids[1:])
+            prepare=lambda outcomes: [
+                self._frame(outcomes[0], document, spec, field=f"documents[{index}]")
+                for index, document in enumerate(outcomes[1:])
             ],
             outputs=(LOGITS,),
-            # Every pair holds the query.
-            characters=sum(len(texts[0].text) + len(one.text) for one in texts[1:]),
+            size_bytes=queries_bytes + documents_bytes,
             max_tokens=self.metadata.max_tokens,
             atomic=True,
+            reading=reading,
         )
 
     def _frame(
-        self, query: IntArray, document: IntArray, spec: RerankSpec, *, field: str
+        self, query: Outcome, document: Outcome, spec: RerankSpec, *, field: str
     ) -> TokenSequence | errors.EngineError:
+        if isinstance(query, errors.EngineError):
+            return query
+        if isinstance(document, errors.EngineError):
+            return document
         try:
-            kept = document
+            kept = document.ids
             if spec.max_tokens:
-                kept = cut_tokens(document, spec.max_tokens, spec.truncation)
+                kept = cut_tokens(kept, spec.max_tokens, spec.truncation)
             pair = self.tokenizer.frame_pair(
-                query,
+                query.ids,
                 kept,
                 max_tokens=self.metadata.max_tokens,
                 truncation=spec.truncation,
             )
         except TokenLimitError as error:
-            alone = len(query) >= self.metadata.max_tokens
+            alone = len(query.ids) >= self.metadata.max_tokens
             return too_many_tokens(error, field="query" if alone else field)
-        dropped = len(document) - len(kept)
-        return replace(pair, token_count_before=pair.token_count_before + dropped)
+        return replace(
+            pair,
+            token_count_before=pair.token_count_before + len(document.ids) - len(kept),
+            characters_cut=query.characters_cut or document.characters_cut,
+        )
 
     def _score(self, logits: FloatArray, scale: ScoreScale) -> FloatArray:
         raw = self.metadata.activation is Activation.IDENTITY

@@ -1,18 +1,21 @@
 """Embeds texts with one model."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Running
 from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.sparse import SparseVector, from_token_weights, from_vocabulary_weights
 from embedgrpc.engine.texts import CheckedText, check_text, too_many_tokens
+from embedgrpc.engine.tokenizing import Outcome, Reading
 from embedgrpc.engine.vectors import shorten
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.models.kinds import Representation
@@ -25,6 +28,9 @@ from embedgrpc.models.outputs import (
     VOCABULARY_WEIGHTS,
 )
 from embedgrpc.models.tokenizer import Tokenizer, TokenLimitError, TokenSequence, Truncation
+
+# What is made of embeddings.
+Packed = TypeVar("Packed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,55 +52,66 @@ class Embedder:
     graph_outputs: Collection[str]
 
     async def embed(
-        self, texts: Sequence[str], spec: EmbedSpec, call: Call, *, field: str = "texts"
-    ) -> Embeddings:
+        self,
+        texts: Sequence[str],
+        spec: EmbedSpec,
+        call: Call,
+        *,
+        size_bytes: int,
+        pack: Callable[[Embeddings], Packed],
+        field: str = "texts",
+    ) -> Packed:
         """Embeds texts of which every one must succeed.
 
         Args:
-            texts: At least one.
+            texts: At least one. Each is asked for when it is needed, and not before.
             spec: How.
             call: For whom.
+            size_bytes: About how many bytes of UTF-8 they have together.
+            pack: Makes the answer of one embedding per text, in their order. Called off the event
+                loop where that takes long.
             field: The request's field that holds them, for errors.
 
         Returns:
-            One row per text, in their order.
+            The answer.
 
         Raises:
             EngineError: One of them failed, or there is no room or time for them.
         """
-        checked = [
-            self.check(text, spec, field=f"{field}[{index}]") for index, text in enumerate(texts)
-        ]
-        inputs = self._inputs(checked, spec, field=field, atomic=True)
+        inputs = self._inputs(texts, spec, size_bytes=size_bytes, field=field, atomic=True)
         try:
             job, rows = await self.pipeline.run(inputs, call)
         except errors.NonFiniteOutputError as error:
             error.field = f"{field}[{error.index}]"
             raise
-        zero = self.has_no_direction(rows, spec)
-        if zero.any():
-            raise errors.NonFiniteOutputError(
-                "a vector of zeros has no direction", field=f"{field}[{int(zero.argmax())}]"
-            )
-        return self.finish(job, checked, range(len(texts)), rows, spec)
+
+        def finish() -> Packed:
+            zero = self.has_no_direction(rows, spec)
+            if zero.any():
+                raise errors.NonFiniteOutputError(
+                    "a vector of zeros has no direction", field=f"{field}[{int(zero.argmax())}]"
+                )
+            return pack(self.finish(job, range(len(texts)), rows, spec))
+
+        return await asyncio.to_thread(finish) if rows.are_large else finish()
 
     async def submit(
-        self, checked: Sequence[CheckedText], spec: EmbedSpec, call: Call, sink: Sink
+        self, texts: Sequence[str], spec: EmbedSpec, call: Call, sink: Sink, *, size_bytes: int
     ) -> Running:
         """Starts texts that succeed or fail one by one, as soon as there is room for them.
 
         Args:
-            checked: Texts that `check` let pass, at least one.
+            texts: At least one.
             spec: How.
             call: For whom.
             sink: Takes rows, to be given to `finish`.
+            size_bytes: About how many bytes of UTF-8 they have together.
 
         Returns:
             The job, to be cancelled when nobody waits for it any more.
         """
-        return await self.pipeline.submit(
-            self._inputs(checked, spec, field="text", atomic=False), call, sink
-        )
+        inputs = self._inputs(texts, spec, size_bytes=size_bytes, field="text", atomic=False)
+        return await self.pipeline.submit(inputs, call, sink)
 
     async def probe(self, text: str, call: Call) -> FloatArray:
         """Embeds a health check's text past admission; the numbers of its representations."""
@@ -106,8 +123,7 @@ class Embedder:
             max_tokens=self.metadata.max_tokens,
             representations=self.metadata.representations,
         )
-        checked = [self.check(text, spec, field="text")]
-        inputs = self._inputs(checked, spec, field="text", atomic=True)
+        inputs = self._inputs([text], spec, size_bytes=len(text), field="text", atomic=True)
         rows = await self.pipeline.probe(inputs, call)
         parts = [*rows.by_sequence.values(), *(ragged[0] for ragged in rows.by_token.values())]
         return np.concatenate([np.ravel(part) for part in parts])
@@ -125,18 +141,6 @@ class Embedder:
                 metadata={"label": "missing_normalize"},
             )
 
-    def check(self, text: str, spec: EmbedSpec, *, field: str) -> CheckedText:
-        """Checks a text and puts the prompt in front.
-
-        Raises:
-            EmptyInputError: It holds no text.
-            InputTooLongError: It has too many characters and may not be cut.
-        """
-        checked = check_text(
-            text, max_characters=self.max_characters, truncation=spec.truncation, field=field
-        )
-        return CheckedText(spec.prompt + checked.text, cut=checked.cut) if spec.prompt else checked
-
     def has_no_direction(self, rows: Rows, spec: EmbedSpec) -> NDArray[np.bool_]:
         """Tells which dense vectors are zeros that should get unit length; bool [texts]."""
         dense = self._dense(rows, spec)
@@ -148,7 +152,6 @@ class Embedder:
     def finish(
         self,
         job: Job,
-        checked: Sequence[CheckedText],
         indices: Sequence[int],
         rows: Rows,
         spec: EmbedSpec,
@@ -157,7 +160,6 @@ class Embedder:
 
         Args:
             job: The job.
-            checked: All its texts.
             indices: Whose rows these are.
             rows: The rows; dense ones all have a direction.
             spec: What was asked.
@@ -172,10 +174,7 @@ class Embedder:
             sparse=self._sparse(rows, sequences, spec),
             multi_vectors=self._multi_vectors(rows),
             token_counts=[len(one.input_ids) for one in sequences],
-            truncated=[
-                one.truncated or checked[index].cut
-                for index, one in zip(indices, sequences, strict=True)
-            ],
+            truncated=[one.truncated for one in sequences],
         )
 
     def _dense(self, rows: Rows, spec: EmbedSpec) -> FloatArray | None:
@@ -231,28 +230,76 @@ class Embedder:
         return SENTENCE_EMBEDDING
 
     def _inputs(
-        self, checked: Sequence[CheckedText], spec: EmbedSpec, *, field: str, atomic: bool
+        self,
+        texts: Sequence[str],
+        spec: EmbedSpec,
+        *,
+        size_bytes: int,
+        field: str,
+        atomic: bool,
     ) -> Inputs:
-        def prepare(ids: list[IntArray]) -> list[TokenSequence | errors.EngineError]:
+        def name(index: int) -> str:
+            return f"{field}[{index}]" if atomic else field
+
+        def check(index: int, text: str) -> CheckedText:
+            checked = check_text(
+                text,
+                max_characters=self.max_characters,
+                truncation=spec.truncation,
+                field=name(index),
+            )
+            if not spec.prompt:
+                return checked
+            return CheckedText(spec.prompt + checked.text, cut=checked.cut)
+
+        def prepare(outcomes: list[Outcome]) -> list[TokenSequence | errors.EngineError]:
             return [
-                self._frame(one, spec, field=f"{field}[{index}]" if atomic else field)
-                for index, one in enumerate(ids)
+                self.frame(
+                    one,
+                    max_tokens=spec.max_tokens,
+                    truncation=spec.truncation,
+                    field=name(index),
+                )
+                for index, one in enumerate(outcomes)
             ]
 
         return Inputs(
-            texts=checked,
-            sequences=len(checked),
+            texts=texts,
+            check=check,
+            sequences=len(texts),
             prepare=prepare,
             outputs=self.outputs(spec),
-            characters=sum(len(one.text) for one in checked),
+            size_bytes=size_bytes + len(spec.prompt) * len(texts),
             max_tokens=spec.max_tokens,
             atomic=atomic,
+            reading=reading_of(spec),
         )
 
-    def _frame(
-        self, ids: IntArray, spec: EmbedSpec, *, field: str
+    def frame(
+        self, outcome: Outcome, *, max_tokens: int, truncation: Truncation, field: str
     ) -> TokenSequence | errors.EngineError:
+        """Makes a sequence of a tokenized text, or tells why there is none.
+
+        Args:
+            outcome: What became of the text.
+            max_tokens: The longest sequence, special tokens included.
+            truncation: Which end to cut.
+            field: Its place in the request, for errors.
+        """
+        if isinstance(outcome, errors.EngineError):
+            return outcome
         try:
-            return self.tokenizer.frame(ids, max_tokens=spec.max_tokens, truncation=spec.truncation)
+            sequence = self.tokenizer.frame(
+                outcome.ids, max_tokens=max_tokens, truncation=truncation
+            )
         except TokenLimitError as error:
             return too_many_tokens(error, field=field)
+        return replace(sequence, characters_cut=True) if outcome.characters_cut else sequence
+
+
+def reading_of(spec: EmbedSpec) -> Reading | None:
+    """Tells how much of each text is read."""
+    if spec.truncation is Truncation.NONE:
+        # A refusal tells how many tokens there are.
+        return None
+    return Reading(spec.max_tokens, from_end=spec.truncation is Truncation.START)

@@ -1,6 +1,6 @@
 """From texts to rows of the model's output, for one model.
 
-check the text -> admit -> tokenize -> prepare -> schedule -> run -> sink
+admit -> check the text -> tokenize -> prepare -> schedule -> run -> sink
 """
 
 import asyncio
@@ -9,22 +9,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from embedgrpc.backends.base import IntArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission import Admission, estimate_tokens
 from embedgrpc.engine.ledger import Reservation
 from embedgrpc.engine.rows import Rows, RowsInOrder
 from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.texts import CheckedText
-from embedgrpc.engine.tokenizing import Tokenization, TokenizingThreads
+from embedgrpc.engine.tokenizing import Outcome, Reading, Tokenization, TokenizingThreads
 from embedgrpc.engine.waiting_line import WaitingLine
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence
 
-# From the token ids of each text, without special tokens, to the sequences that are run, or
-# the reason why one cannot be. Called on a tokenizing thread.
-Prepare = Callable[[list[IntArray]], "list[TokenSequence | errors.EngineError]"]
+# Checks the text at an index, and puts the prompt in front. Called on a tokenizing thread.
+Check = Callable[[int, str], CheckedText]
+# From what became of each text to the sequences that are run, or the reason why one cannot be.
+# Called on a tokenizing thread.
+Prepare = Callable[[list[Outcome]], "list[TokenSequence | errors.EngineError]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +33,32 @@ class Inputs:
     """Texts of one job and what is made of them.
 
     Attributes:
-        texts: Checked texts, prompts in front.
+        texts: The texts, as they were sent: nothing that takes as long as they are is done
+            with them on the event loop.
+        check: Checks each of them; raises an EngineError if it cannot be used.
         sequences: How many sequences `prepare` gives.
         prepare: Makes the sequences.
         outputs: The graph's outputs that are wanted.
-        characters: How many characters all sequences have together.
+        size_bytes: About how many bytes of UTF-8 all sequences have together.
         max_tokens: The most tokens of a sequence.
         atomic: Whether nothing is run when one input cannot be prepared.
+        reading: How much of each text is read; None where all of it is.
     """
 
-    texts: Sequence[CheckedText]
+    texts: Sequence[str]
+    check: Check
     sequences: int
     prepare: Prepare
     outputs: tuple[str, ...]
-    characters: int
+    size_bytes: int
     max_tokens: int
     atomic: bool
+    reading: Reading | None = None
 
     @property
     def estimated_tokens(self) -> int:
         """How many tokens they probably have."""
-        return estimate_tokens(self.characters, self.sequences, self.max_tokens)
+        return estimate_tokens(self.size_bytes, self.sequences, self.max_tokens)
 
 
 class Pipeline:
@@ -149,10 +155,16 @@ class Pipeline:
         whole = range(inputs.sequences)
         self._tokenizing.submit(
             Tokenization(
-                texts=[checked.text for checked in inputs.texts],
+                texts=inputs.texts,
+                check=inputs.check,
                 work_class=call.work_class,
+                caller=call.caller,
+                atomic=inputs.atomic,
+                reading=inputs.reading,
                 wanted=lambda: not job.cancelled,
-                done=lambda ids: self._schedule(job, inputs.prepare(ids), atomic=inputs.atomic),
+                done=lambda outcomes: self._schedule(
+                    job, inputs.prepare(outcomes), atomic=inputs.atomic
+                ),
                 failed=lambda error: self._scheduler.deliver(job, [(whole, error)]),
             )
         )

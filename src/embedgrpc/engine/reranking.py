@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,13 @@ class Reranker(Protocol):
         ...
 
     async def rerank(
-        self, query: str, documents: Sequence[str], spec: RerankSpec, call: Call
+        self,
+        query: str,
+        documents: Sequence[str],
+        spec: RerankSpec,
+        call: Call,
+        *,
+        documents_bytes: int,
     ) -> Ranking:
         """Scores every document.
 
@@ -88,6 +94,7 @@ class Reranker(Protocol):
             documents: At least one.
             spec: How.
             call: For whom.
+            documents_bytes: About how many bytes of UTF-8 the documents have together.
 
         Raises:
             EngineError: One of them failed, or there is no room or time for them.
@@ -100,35 +107,55 @@ def field_of(position: int) -> str:
     return f"documents[{position - 1}]" if position else "query"
 
 
-def check_texts(
-    query: str, documents: Sequence[str], spec: RerankSpec, max_characters: int
-) -> list[CheckedText]:
-    """Checks the query and the documents, in this order, and puts their prompts in front."""
-    prompts = [spec.query_prompt] + [spec.document_prompt] * len(documents)
-    checked = []
-    for position, (text, prompt) in enumerate(zip([query, *documents], prompts, strict=True)):
-        one = check_text(
-            text,
-            max_characters=max_characters,
-            truncation=spec.truncation,
-            field=field_of(position),
-        )
-        checked.append(CheckedText(prompt + one.text, cut=one.cut))
-    return checked
+class QueryAndDocuments(Sequence[str]):
+    """The texts of a job that ranks documents: the query, and the documents after it.
+
+    Args:
+        query: The query.
+        documents: The documents; each is asked for when it is needed, and not before.
+    """
+
+    def __init__(self, query: str, documents: Sequence[str]) -> None:
+        self._query = query
+        self._documents = documents
+
+    def __len__(self) -> int:
+        return 1 + len(self._documents)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        return self._documents[index - 1] if index else self._query
 
 
-def rank(scores: FloatArray, *, sequences: Sequence[TokenSequence], cut: Sequence[bool]) -> Ranking:
+def check_input(position: int, text: str, spec: RerankSpec, max_characters: int) -> CheckedText:
+    """Checks the query, at position 0, or a document, and puts its prompt in front.
+
+    Raises:
+        EngineError: It cannot be used.
+    """
+    checked = check_text(
+        text, max_characters=max_characters, truncation=spec.truncation, field=field_of(position)
+    )
+    prompt = spec.document_prompt if position else spec.query_prompt
+    return CheckedText(prompt + checked.text, cut=checked.cut) if prompt else checked
+
+
+def rank(scores: FloatArray, *, sequences: Sequence[TokenSequence]) -> Ranking:
     """Sorts documents by score.
 
     Args:
         scores: float32 [documents].
         sequences: All that the model read; the last `documents` of them are the documents'.
-        cut: For each sequence whether characters were cut from it.
     """
     order = np.argsort(-scores, kind="stable")
-    truncated = np.array(
-        [one.truncated or was_cut for one, was_cut in zip(sequences, cut, strict=True)], np.bool_
-    )
+    truncated = np.array([one.truncated for one in sequences], np.bool_)
     return Ranking(
         indices=order,
         scores=scores[order],

@@ -10,6 +10,9 @@ from embedgrpc.backends.base import FloatArray
 from embedgrpc.models.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 
 _PER_TOKEN = frozenset({TOKEN_WEIGHTS, TOKEN_EMBEDDINGS})
+# To go through so many numbers, or to make an array instead, takes about a millisecond.
+_NUMBERS_MAX = 131_072
+_NUMBERS_OF_AN_ARRAY = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,14 @@ class Rows:
 
     by_sequence: Mapping[str, FloatArray]
     by_token: Mapping[str, Sequence[FloatArray]]
+
+    @property
+    def are_large(self) -> bool:
+        """Whether working on them takes long enough to hold up the event loop."""
+        numbers = sum(rows.size for rows in self.by_sequence.values())
+        numbers += sum(one.size for ragged in self.by_token.values() for one in ragged)
+        ragged_rows = sum(len(ragged) for ragged in self.by_token.values())
+        return numbers + _NUMBERS_OF_AN_ARRAY * ragged_rows > _NUMBERS_MAX
 
     def keep(self, positions: Sequence[int]) -> "Rows":
         """Keeps some of the sequences."""

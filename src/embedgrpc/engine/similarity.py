@@ -6,23 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
-from embedgrpc.engine.embedding import Embedder
+from embedgrpc.engine.embedding import Embedder, reading_of
 from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.pipeline import Inputs
 from embedgrpc.engine.reranking import (
+    QueryAndDocuments,
     Ranking,
     RerankMethod,
     RerankSpec,
-    check_texts,
+    check_input,
     field_of,
     rank,
 )
-from embedgrpc.engine.texts import too_many_tokens
+from embedgrpc.engine.tokenizing import Outcome
 from embedgrpc.engine.work import Call
 from embedgrpc.models.kinds import Representation
-from embedgrpc.models.tokenizer import TokenLimitError, TokenSequence
+from embedgrpc.models.tokenizer import TokenSequence
 
 # Source: the published weights of BGE-M3 for reranking with all three of its representations.
 _DENSE_WEIGHT, _SPARSE_WEIGHT, _MULTI_VECTOR_WEIGHT = 0.4, 0.2, 0.4
@@ -66,7 +67,13 @@ class SimilarityReranker:
     max_query_tokens: int
 
     async def rerank(
-        self, query: str, documents: Sequence[str], spec: RerankSpec, call: Call
+        self,
+        query: str,
+        documents: Sequence[str],
+        spec: RerankSpec,
+        call: Call,
+        *,
+        documents_bytes: int,
     ) -> Ranking:
         """Scores every document; see `Reranker`."""
         metadata = self.embedder.metadata
@@ -78,41 +85,47 @@ class SimilarityReranker:
             max_tokens=metadata.max_tokens,
             representations=_REPRESENTATIONS[self.method],
         )
-        checked = check_texts(query, documents, spec, self.embedder.max_characters)
-        self._check_size([len(one.text) for one in checked])
+        texts = QueryAndDocuments(query, documents)
+        prompts = len(spec.query_prompt) + len(spec.document_prompt) * len(documents)
+        size_bytes = min(len(query), self.embedder.max_characters) + documents_bytes + prompts
+        await self._check_size(texts, size_bytes, spec)
         inputs = Inputs(
-            texts=checked,
-            sequences=len(checked),
-            prepare=lambda ids: [
-                self._frame(one, spec, position=position) for position, one in enumerate(ids)
+            texts=texts,
+            check=lambda position, text: check_input(
+                position, text, spec, self.embedder.max_characters
+            ),
+            sequences=len(texts),
+            prepare=lambda outcomes: [
+                self._frame(one, spec, position=position) for position, one in enumerate(outcomes)
             ],
             outputs=self.embedder.outputs(embed_spec),
-            characters=sum(len(one.text) for one in checked),
+            size_bytes=size_bytes,
             max_tokens=metadata.max_tokens,
             atomic=True,
+            reading=reading_of(embed_spec),
         )
         try:
             job, rows = await self.embedder.pipeline.run(inputs, call)
         except errors.NonFiniteOutputError as error:
             error.field = field_of(error.index)
             raise
-        zero = self.embedder.has_no_direction(rows, embed_spec)
-        if zero.any():
-            raise errors.NonFiniteOutputError(
-                "a vector of zeros has no direction", field=field_of(int(zero.argmax()))
-            )
-        embeddings = self.embedder.finish(job, checked, range(len(checked)), rows, embed_spec)
-        score = _SCORES[self.method]
-        # Token by token it takes long enough to hold up other calls.
-        cheap = self.method is RerankMethod.SIMILARITY
-        scores = score(embeddings) if cheap else await asyncio.to_thread(score, embeddings)
-        return rank(
-            scores,
-            sequences=[one for one in job.sequences if one],
-            cut=[one.cut for one in checked],
-        )
 
-    def _check_size(self, characters: Sequence[int]) -> None:
+        def score() -> Ranking:
+            zero = self.embedder.has_no_direction(rows, embed_spec)
+            if zero.any():
+                raise errors.NonFiniteOutputError(
+                    "a vector of zeros has no direction", field=field_of(int(zero.argmax()))
+                )
+            embeddings = self.embedder.finish(job, range(len(texts)), rows, embed_spec)
+            return rank(
+                _SCORES[self.method](embeddings), sequences=[one for one in job.sequences if one]
+            )
+
+        # Token by token it takes long enough to hold up other calls, and so do long vectors.
+        cheap = self.method is RerankMethod.SIMILARITY and not rows.are_large
+        return score() if cheap else await asyncio.to_thread(score)
+
+    async def _check_size(self, texts: Sequence[str], size_bytes: int, spec: RerankSpec) -> None:
         """Refuses documents whose vectors, one a token, would not fit into memory.
 
         Raises:
@@ -121,8 +134,19 @@ class SimilarityReranker:
         metadata = self.embedder.metadata
         if Representation.MULTI_VECTOR not in _REPRESENTATIONS[self.method]:
             return
-        tokens = sum(min(metadata.max_tokens, one + _SPECIAL_TOKENS) for one in characters)
-        size = tokens * metadata.multi_vector_dimensions * _FLOAT_BYTES
+        token_bytes = metadata.multi_vector_dimensions * _FLOAT_BYTES
+        # A token has a byte at least. Only where that is no bound are the texts looked at.
+        if (size_bytes + len(texts) * _SPECIAL_TOKENS) * token_bytes <= _VECTORS_BYTES_MAX:
+            return
+
+        def count_tokens() -> int:
+            prompts = [spec.query_prompt] + [spec.document_prompt] * (len(texts) - 1)
+            return sum(
+                min(metadata.max_tokens, len(prompt) + len(text) + _SPECIAL_TOKENS)
+                for prompt, text in zip(prompts, texts, strict=True)
+            )
+
+        size = await asyncio.to_thread(count_tokens) * token_bytes
         if size > _VECTORS_BYTES_MAX:
             raise errors.InvalidRequestError(
                 f"the vectors of all tokens may take {size} bytes; the limit is"
@@ -132,16 +156,16 @@ class SimilarityReranker:
             )
 
     def _frame(
-        self, ids: IntArray, spec: RerankSpec, *, position: int
+        self, outcome: Outcome, spec: RerankSpec, *, position: int
     ) -> TokenSequence | errors.EngineError:
         limit = self.embedder.metadata.max_tokens
         own_limit = (spec.max_tokens or limit) if position else self.max_query_tokens
-        try:
-            return self.embedder.tokenizer.frame(
-                ids, max_tokens=min(own_limit, limit), truncation=spec.truncation
-            )
-        except TokenLimitError as error:
-            return too_many_tokens(error, field=field_of(position))
+        return self.embedder.frame(
+            outcome,
+            max_tokens=min(own_limit, limit),
+            truncation=spec.truncation,
+            field=field_of(position),
+        )
 
 
 # Each takes the embeddings of the query and, after it, of the documents, and gives float32

@@ -3,10 +3,12 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -21,6 +23,7 @@ _QUANTIZED = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "MatMulNBits",
      "DynamicQuantizeMatMul", "QAttention", "MatMulIntegerToFloat"}
 )  # fmt: skip
+_TYPES = frozenset(helper.get_all_tensor_dtypes())
 _MOVED_BYTES_MIN = 1024
 
 
@@ -83,7 +86,37 @@ def load_proto(origin: Origin) -> onnx.ModelProto:
         raise ModelError(f"{origin.path} is no ONNX file") from error
     if not model.graph.node:
         raise ModelError(f"{origin.path} is no ONNX file: it holds no graph")
+    if not _is_text(model):
+        raise ModelError(f"{origin.path} is no ONNX file: a name in it is no UTF-8")
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in _TYPES:
+            raise ModelError(
+                f"{origin.path}: {tensor.name!r} has type {tensor.data_type}, which ONNX lacks"
+            )
     return model
+
+
+def _is_text(message: Message) -> bool:
+    """Whether all texts of a message are: the parser takes any bytes, and gives those as bytes."""
+    for name, repeated, is_message in _text_fields(message.DESCRIPTOR):
+        if is_message and not repeated and not message.HasField(name):
+            continue
+        value = getattr(message, name)
+        for part in value if repeated else (value,):
+            if not (_is_text(part) if is_message else isinstance(part, str)):
+                return False
+    return True
+
+
+@cache
+def _text_fields(descriptor: Descriptor) -> tuple[tuple[str, bool, bool], ...]:
+    """The fields of a message that hold text: their names, whether repeated, whether messages."""
+    held = {FieldDescriptor.TYPE_STRING: False, FieldDescriptor.TYPE_MESSAGE: True}
+    return tuple(
+        (field.name, field.is_repeated, held[field.type])
+        for field in descriptor.fields
+        if field.type in held
+    )
 
 
 def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Reads the JSON files of a model folder, naming file and key of what is wrong."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,9 @@ _LIMITS = {
     "out_features": 2_097_152,
     "dimension": 2_097_152,
 }
+# Half a surrogate pair, written out or as it would be encoded if it could be; or UTF-16 or 32.
+# Python takes one alone for text, which then fails wherever it is sent or logged.
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
 # Digits of a number that a message repeats.
 _SHOWN_DIGITS = 20
 
@@ -70,11 +74,17 @@ def read_json(path: Path, root: Path) -> Any:
     content = read_file(path, root, limit_bytes=limit_bytes(path.name))
     refuse_pointer(path, content)
     try:
-        return json.loads(content)
+        values = json.loads(content)
+        if _HALF_CHARACTER.search(content):
+            # Fails where a half has no other half.
+            json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(f"{path} holds text that is no Unicode: half a surrogate pair") from error
     except ValueError as error:
         raise ModelError(f"{path} is no JSON: {error}") from error
     except RecursionError as error:
         raise ModelError(f"{path} is nested too deeply") from error
+    return values
 
 
 @dataclass(frozen=True, slots=True)

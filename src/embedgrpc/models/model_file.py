@@ -21,6 +21,11 @@ _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
 }
+# What file systems take of a name; of a path they take four times this.
+_NAME_BYTES_MAX = 255
+_PATH_BYTES_MAX = 1024
+# How much of a name that is none stands in a message.
+_SHOWN_CHARACTERS = 100
 # A pipe without a writer must not block, and a terminal must not become the process's own.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
@@ -38,13 +43,36 @@ def find_member(root: Path, folder: Path, name: str, *, named_by: str) -> Path:
         Where it is. It need not exist.
 
     Raises:
-        ModelError: The name is absolute, has `..` in it, or leads out of the model's folder.
+        ModelError: No file can have the name, it is absolute, has `..` in it, or leads out of the
+            model's folder.
     """
+    check_name(name, named_by=named_by)
     place = PurePosixPath(name)
     path = folder / place
     if "\0" in name or place.is_absolute() or ".." in place.parts or not is_inside(path, root):
         raise ModelError(f"{named_by} {name!r} leads out of the model folder {root}")
     return path
+
+
+def check_name(name: str, *, named_by: str) -> None:
+    """Checks that a file can have a name: file systems answer others with errors of their own.
+
+    Args:
+        name: As a file has it, with `/` between its parts.
+        named_by: The file and key that hold the name, for messages.
+
+    Raises:
+        ModelError: It is too long, or no text.
+    """
+    try:
+        longest = max((len(part.encode()) for part in PurePosixPath(name).parts), default=0)
+        fits = longest <= _NAME_BYTES_MAX and len(name.encode()) <= _PATH_BYTES_MAX
+    except UnicodeEncodeError:  # half of a surrogate pair
+        fits = False
+    if not fits:
+        raise ModelError(
+            f"{named_by} must name a file or a folder, not {name[:_SHOWN_CHARACTERS]!r}"
+        )
 
 
 def check_inside(path: Path, root: Path) -> None:
@@ -167,7 +195,8 @@ def read_file(path: Path, root: Path, *, limit_bytes: int) -> bytes:
     with open_file(path, root) as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            content = file.read(limit_bytes + 1) if size <= limit_bytes else b""
+            # Room is made for all that is asked for, however little there is.
+            content = file.read(size + 1) if size <= limit_bytes else b""
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     # It may have grown meanwhile.

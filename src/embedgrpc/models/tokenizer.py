@@ -1,12 +1,15 @@
 """From texts to sequences of token ids."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import tokenizers
 
+from embedgrpc.models.borders import EVERYWHERE, Borders, find_borders
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.framing import Frame, find_frame
 from embedgrpc.models.json_file import JsonObject, limit_bytes
@@ -34,23 +37,34 @@ class TokenSequence:
     Attributes:
         input_ids: int64 [tokens], special tokens included.
         token_type_ids: int64 [tokens]; None where all are 0.
-        token_count_before: Tokens before it was cut, special tokens included.
+        token_count_before: Tokens before it was cut, special tokens included; of a text that was
+            not tokenized as a whole, more than it may have.
+        characters_cut: Whether characters were cut from the text before it was tokenized.
     """
 
     input_ids: IntArray
     token_type_ids: IntArray | None
     token_count_before: int
+    characters_cut: bool = False
 
     @property
     def truncated(self) -> bool:
         """Whether it was cut."""
-        return self.token_count_before > len(self.input_ids)
+        return self.characters_cut or self.token_count_before > len(self.input_ids)
 
 
 class Tokenizer:
-    """A model's tokenizer; safe to be used by several threads at once."""
+    """A model's tokenizer; safe to be used by several threads at once.
 
-    def __init__(self, encode: Encode, *, single: Frame, pair: Frame | None) -> None:
+    Attributes:
+        borders: Where a text may be cut so that the tokens of its parts are those of the whole;
+            None where that is not known.
+    """
+
+    def __init__(
+        self, encode: Encode, *, single: Frame, pair: Frame | None, borders: Borders | None
+    ) -> None:
+        self.borders = borders
         self._encode = encode
         self._single = _FrameArrays(single)
         self._pair = _FrameArrays(pair) if pair is not None else None
@@ -92,23 +106,22 @@ class Tokenizer:
             check_growth(path, content)
         elif hashlib.sha256(content).hexdigest() != digest:
             raise ModelError(f"{path} was changed while the model was loaded: start again")
-        try:
-            tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises no narrower class
-            raise ModelError(f"{path} cannot be read: {error}") from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         folder = metadata.transformer_folder
-        apply_changes(tokenizer, find_changes(folder, metadata.folder, metadata.model_type))
-        if metadata.lowercase:
-            _lowercase_first(tokenizer)
-        try:
-            config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
-            single = find_frame(tokenizer, 1)
-            pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
-            single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
-        except ValueError as error:
-            raise ModelError(f"{path}: post_processor is not supported: {error}") from error
+        changes = find_changes(folder, metadata.folder, metadata.model_type)
+        config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
+        with _told_by_library(path):
+            tokenizer = tokenizers.Tokenizer.from_buffer(content)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            apply_changes(tokenizer, changes)
+            if metadata.lowercase:
+                _lowercase_first(tokenizer)
+            try:
+                single = find_frame(tokenizer, 1)
+                pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
+            except ValueError as error:
+                raise ModelError(f"{path}: post_processor is not supported: {error}") from error
+        single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
         if single.special_count >= metadata.max_tokens:
             raise ModelError(
                 f"{path}: {single.special_count} special tokens leave no room for a text in "
@@ -121,12 +134,12 @@ class Tokenizer:
             encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
-        return cls(encode, single=single, pair=pair)
+        return cls(encode, single=single, pair=pair, borders=find_borders(tokenizer))
 
     @classmethod
     def of_bytes(cls) -> "Tokenizer":
         """Makes the stand-in for a model that takes texts: their tokens are bytes of UTF-8."""
-        return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None)
+        return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None, borders=EVERYWHERE)
 
     @property
     def special_token_count(self) -> int:
@@ -253,6 +266,20 @@ def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArr
     if len(ids) > max_tokens and truncation is Truncation.NONE:
         raise TokenLimitError(len(ids), max_tokens)
     return cut(ids, max_tokens, truncation)
+
+
+@contextmanager
+def _told_by_library(path: Path) -> Iterator[None]:
+    """Makes what the tokenizers library raises an error that names the file."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except BaseException as error:
+        # The library raises no narrower class, and its panics are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{path} cannot be read: {error}") from error
 
 
 def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:

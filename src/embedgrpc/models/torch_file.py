@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.lfs import check_no_pointer
+from embedgrpc.models.model_file import open_regular
 from embedgrpc.models.torch_pickle import Storage, TensorView, read_pickle
 from embedgrpc.models.torch_zip import TorchZip
 
@@ -47,7 +48,7 @@ def read_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
 
 
 def _check_format(path: Path) -> None:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(len(_ZIP_START))
     if start != _ZIP_START:
         raise ModelError(

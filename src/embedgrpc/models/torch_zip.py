@@ -4,6 +4,7 @@
 there are, and reads files whose members overlap. So the directory is measured before it is read.
 """
 
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.model_file import open_regular
 
 _END = struct.Struct("<4s4H2LH")
 _END_SIGNATURE = b"PK\x05\x06"
@@ -46,12 +48,9 @@ class TorchZip:
             ModelError: It is damaged or cut short, or is no zip file as torch writes it.
         """
         self.path = path
+        file = open_regular(path)
         try:
-            file = path.open("rb")
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-        try:
-            self.size = path.stat().st_size
+            self.size = os.fstat(file.fileno()).st_size
             directory_place = self._check_end(file)
             self._archive = zipfile.ZipFile(file)
             self._check_members(directory_place)

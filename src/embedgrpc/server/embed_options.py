@@ -48,7 +48,7 @@ class EmbedOptionsReader:
     def __init__(self, embedder: Embedder, *, default_truncation: Truncation) -> None:
         self._embedder = embedder
         self._default_truncation = default_truncation
-        self._read_known = lru_cache(_KNOWN_MAX)(self._read)
+        self._read_known = lru_cache(_KNOWN_MAX)(self._read_wire)
 
     def read(
         self, options: embedding_service_pb2.EmbedOptions, *, field: str
@@ -63,12 +63,16 @@ class EmbedOptionsReader:
             InvalidRequestError: A value is wrong for every model.
             UnsupportedError: This model lacks what is asked for.
         """
-        wire = options.SerializeToString()
-        read = self._read_known if len(wire) <= _KNOWN_BYTES_MAX else self._read
-        return read(wire, field)
+        if options.ByteSize() > _KNOWN_BYTES_MAX:
+            return self._read(options, field)
+        return self._read_known(options.SerializeToString(), field)
 
-    def _read(self, wire: bytes, field: str) -> tuple[EmbedSpec, Encoding]:
-        options = embedding_service_pb2.EmbedOptions.FromString(wire)
+    def _read_wire(self, wire: bytes, field: str) -> tuple[EmbedSpec, Encoding]:
+        return self._read(embedding_service_pb2.EmbedOptions.FromString(wire), field)
+
+    def _read(
+        self, options: embedding_service_pb2.EmbedOptions, field: str
+    ) -> tuple[EmbedSpec, Encoding]:
         spec = self._read_spec(options, field=field)
         self._embedder.check_spec(spec, field=field)
         return spec, _read_encoding(options.encoding, field=f"{field}.encoding")
@@ -147,13 +151,15 @@ def _read_prompt(
     match options.WhichOneof("prompt"):
         case "prompt_text":
             # It is tokenized once for every text, so that a long one multiplies.
-            if len(options.prompt_text) > _PROMPT_CHARACTERS_MAX:
+            # And read once: it may be megabytes.
+            text = options.prompt_text
+            if len(text) > _PROMPT_CHARACTERS_MAX:
                 raise InvalidRequestError(
-                    f"{field}.prompt_text has {len(options.prompt_text)} characters; the limit"
-                    f" is {_PROMPT_CHARACTERS_MAX}",
+                    f"{field}.prompt_text has {len(text)} characters; the limit is"
+                    f" {_PROMPT_CHARACTERS_MAX}",
                     field=f"{field}.prompt_text",
                 )
-            return options.prompt_text
+            return text
         case "prompt_name":
             return _named_prompt(options.prompt_name, metadata, field=f"{field}.prompt_name")
         case _:

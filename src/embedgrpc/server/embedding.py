@@ -5,13 +5,14 @@ from typing import Any
 from embedgrpc.engine.embeddings import Embeddings
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.catalog import Catalog
-from embedgrpc.server.checks import check_count, check_response_size
+from embedgrpc.server.checks import check_count
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding_stream import EmbeddingStream
 from embedgrpc.server.requests import begin_call, client_response_bytes
+from embedgrpc.server.response_sizes import check_embeddings_size
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
-from embedgrpc.server.wire import delimited, embedding_wires, embeddings_size
+from embedgrpc.server.wire import delimited, embedding_wires
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, embedding_service_pb2_grpc
 
 _EMBEDDINGS_FIELD = 1
@@ -46,13 +47,13 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         loaded, embedder, options = served.embedder()
         check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")
         spec, encoding = options.read(request.options, field="options")
-        check_response_size(
-            embeddings_size(
-                request.texts,
-                spec,
-                encoding,
-                multi_vector_dimensions=loaded.metadata.multi_vector_dimensions,
-            ),
+        size_bytes = request.ByteSize()
+        await check_embeddings_size(
+            request.texts,
+            spec,
+            encoding,
+            size_bytes=size_bytes,
+            multi_vector_dimensions=loaded.metadata.multi_vector_dimensions,
             limit=min(self._settings.max_response_bytes, client_response_bytes(context)),
         )
         describe_call(
@@ -62,19 +63,25 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             dimensions=spec.dimensions,
             encoding=encoding.value,
         )
-        embeddings = await embedder.embed(request.texts, spec, call)
-        response = embedding_service_pb2.EmbedResponse(
-            model=served.id,
-            revision=loaded.revision,
-            fingerprint=loaded.fingerprint,
-            usage=usage_of(embeddings),
+
+        def pack(embeddings: Embeddings) -> tuple[bytes, int]:
+            response = embedding_service_pb2.EmbedResponse(
+                model=served.id,
+                revision=loaded.revision,
+                fingerprint=loaded.fingerprint,
+                usage=usage_of(embeddings),
+            )
+            wires = embedding_wires(
+                embeddings, encoding=encoding, sparse_dimensions=loaded.metadata.sparse_dimensions
+            )
+            parts = [delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]
+            return b"".join([*parts, response.SerializeToString()]), response.usage.input_tokens
+
+        answer, input_tokens = await embedder.embed(
+            request.texts, spec, call, size_bytes=size_bytes, pack=pack
         )
-        describe_call(input_tokens=response.usage.input_tokens)
-        wires = embedding_wires(
-            embeddings, encoding=encoding, sparse_dimensions=loaded.metadata.sparse_dimensions
-        )
-        parts = [delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]
-        return b"".join([*parts, response.SerializeToString()])
+        describe_call(input_tokens=input_tokens)
+        return answer
 
     async def StreamEmbed(  # noqa: N802 - the contract's name
         self, request_iterator: Any, context: Any

@@ -1,6 +1,9 @@
 """From the rows of one message of a stream to its answers."""
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from embedgrpc.engine.embedding import Embedder
@@ -8,9 +11,9 @@ from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.errors import EngineError, NonFiniteOutputError
 from embedgrpc.engine.pipeline import Running
 from embedgrpc.engine.rows import Rows
-from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Job
+from embedgrpc.server.guard import log_fault
 from embedgrpc.server.wire import embedding_wires
 
 
@@ -40,9 +43,8 @@ class EmbeddingSink:
         embedder: Embeds.
         spec: How.
         encoding: How numbers are written.
-        checked: The texts.
-        positions: Their places in the stream.
-        ids: Their ids.
+        first: The place in the stream of the first text.
+        ids: The ids of the texts.
 
     Attributes:
         running: The job; to be set once it was started.
@@ -55,8 +57,7 @@ class EmbeddingSink:
         embedder: Embedder,
         spec: EmbedSpec,
         encoding: Encoding,
-        checked: list[CheckedText],
-        positions: list[int],
+        first: int,
         ids: list[str],
     ) -> None:
         self.running: Running | None = None
@@ -64,42 +65,66 @@ class EmbeddingSink:
         self._embedder = embedder
         self._spec = spec
         self._encoding = encoding
-        self._checked = checked
-        self._positions = positions
+        self._first = first
         self._ids = ids
         self._missing = len(ids)
 
     def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
         """Takes rows; see `embedgrpc.engine.work.Sink`."""
+        job = self._job()
+        if not rows.are_large:
+            self._answer(self._pack(job, indices, rows))
+            return
+        # It would hold up the event loop.
+        packing = asyncio.get_running_loop().run_in_executor(None, self._pack, job, indices, rows)
+        packing.add_done_callback(partial(self._packed, job, indices))
+
+    def failed(self, indices: Sequence[int], error: EngineError) -> None:
+        """Takes a failure; see `embedgrpc.engine.work.Sink`."""
+        for index in indices:
+            self._stream.fail(self._first + index, self._ids[index], error)
+        self._count(len(indices))
+
+    def _pack(self, job: Job, indices: Sequence[int], rows: Rows) -> "_Packed":
+        """Writes embeddings in wire form. On any thread."""
         zero = self._embedder.has_no_direction(rows, self._spec)
+        without: list[int] = []
         if zero.any():
-            error = NonFiniteOutputError("a vector of zeros has no direction")
-            self.failed([indices[row] for row in zero.nonzero()[0].tolist()], error)
+            without = [indices[row] for row in zero.nonzero()[0].tolist()]
             kept = (~zero).nonzero()[0].tolist()
             indices, rows = [indices[row] for row in kept], rows.keep(kept)
         if not indices:
-            return
-        embeddings = self._embedder.finish(self._job(), self._checked, indices, rows, self._spec)
+            return _Packed(without, (), (), (), ())
+        embeddings = self._embedder.finish(job, indices, rows, self._spec)
         wires = embedding_wires(
             embeddings,
             encoding=self._encoding,
             sparse_dimensions=self._embedder.metadata.sparse_dimensions,
         )
-        for row, index in enumerate(indices):
-            self._stream.succeed(
-                self._positions[index],
-                self._ids[index],
-                wires[row],
-                tokens=embeddings.token_counts[row],
-                truncated=embeddings.truncated[row],
-            )
-        self._count(len(indices))
+        return _Packed(without, indices, wires, embeddings.token_counts, embeddings.truncated)
 
-    def failed(self, indices: Sequence[int], error: EngineError) -> None:
-        """Takes a failure; see `embedgrpc.engine.work.Sink`."""
-        for index in indices:
-            self._stream.fail(self._positions[index], self._ids[index], error)
-        self._count(len(indices))
+    def _packed(self, job: Job, indices: Sequence[int], packing: "asyncio.Future[_Packed]") -> None:
+        if job.cancelled or packing.cancelled():
+            return
+        try:
+            packed = packing.result()
+        except Exception as error:  # noqa: BLE001 - a stream waits for every answer
+            fault = EngineError.fault()
+            log_fault(error, fault, method="StreamEmbed")
+            self.failed(indices, fault)
+        else:
+            self._answer(packed)
+
+    def _answer(self, packed: "_Packed") -> None:
+        if packed.without_direction:
+            error = NonFiniteOutputError("a vector of zeros has no direction")
+            self.failed(packed.without_direction, error)
+        rows = zip(packed.indices, packed.wires, packed.token_counts, packed.truncated, strict=True)
+        for index, wire, tokens, truncated in rows:
+            self._stream.succeed(
+                self._first + index, self._ids[index], wire, tokens=tokens, truncated=truncated
+            )
+        self._count(len(packed.indices))
 
     def _job(self) -> Job:
         if self.running is None:
@@ -108,5 +133,16 @@ class EmbeddingSink:
 
     def _count(self, inputs: int) -> None:
         self._missing -= inputs
-        if not self._missing and self.running is not None:
+        if inputs and not self._missing and self.running is not None:
             self._stream.finished(self.running)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Answers to some texts: those without a direction, and the others row by row."""
+
+    without_direction: Sequence[int]
+    indices: Sequence[int]
+    wires: Sequence[bytes]
+    token_counts: Sequence[int]
+    truncated: Sequence[bool]

@@ -3,13 +3,12 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.engine.pipeline import Running
-from embedgrpc.engine.texts import CheckedText
 from embedgrpc.engine.vectors import Encoding
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
@@ -45,6 +44,27 @@ class _Answer:
     wire: bytes
     input_tokens: int
     truncated: bool
+
+
+class _Texts(Sequence[str]):
+    """The texts of a message, each made when it is asked for."""
+
+    def __init__(self, inputs: Sequence[embedding_service_pb2.StreamEmbedInput]) -> None:
+        self._inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [one.text for one in self._inputs[index]]
+        return self._inputs[index].text
 
 
 class EmbeddingStream:
@@ -94,7 +114,7 @@ class EmbeddingStream:
         async for request in requests:
             if request.WhichOneof("step") != "batch":
                 raise _out_of_order("every message after the first must hold batch")
-            await self._take(request.batch.inputs, embedder, spec, encoding, call)
+            await self._take(request.batch, embedder, spec, encoding, call)
 
     async def _set_up(
         self, setup: embedding_service_pb2.StreamEmbedSetup
@@ -139,13 +159,14 @@ class EmbeddingStream:
 
     async def _take(
         self,
-        inputs: Sequence[embedding_service_pb2.StreamEmbedInput],
+        batch: embedding_service_pb2.StreamEmbedBatch,
         embedder: Embedder,
         spec: EmbedSpec,
         encoding: Encoding,
         call: Call,
     ) -> None:
         """Takes in one batch message, as soon as the window has room for it."""
+        inputs, size_bytes = batch.inputs, batch.ByteSize()
         check_count(len(inputs), limit=self._settings.max_stream_batch_inputs, field="batch.inputs")
         ids = [one.id for one in inputs]
         for index, identifier in enumerate(ids):
@@ -154,26 +175,18 @@ class EmbeddingStream:
         await self.exchange.take(len(inputs))
         first = self._taken
         self._taken += len(inputs)
-        checked: list[CheckedText] = []
-        positions: list[int] = []
-        for position, one in enumerate(inputs, start=first):
-            try:
-                checked.append(embedder.check(one.text, spec, field="text"))
-                positions.append(position)
-            except EngineError as error:
-                self.fail(position, one.id, error)
-        if checked:
-            sink = EmbeddingSink(
-                stream=self,
-                embedder=embedder,
-                spec=spec,
-                encoding=encoding,
-                checked=checked,
-                positions=positions,
-                ids=[ids[position - first] for position in positions],
-            )
-            sink.running = await embedder.submit(checked, spec, call, sink)
-            self._running.add(sink.running)
+        sink = EmbeddingSink(
+            stream=self,
+            embedder=embedder,
+            spec=spec,
+            encoding=encoding,
+            first=first,
+            ids=ids,
+        )
+        sink.running = await embedder.submit(
+            _Texts(inputs), spec, call, sink, size_bytes=size_bytes
+        )
+        self._running.add(sink.running)
 
     def finished(self, running: Running) -> None:
         """Forgets a job of which every input is answered."""

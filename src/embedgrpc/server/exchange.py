@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, ShuttingDownError
+from embedgrpc.server.connection_activity import note_activity
 
 Answer = TypeVar("Answer")
 
@@ -99,6 +100,7 @@ class Exchange(Generic[Answer]):
                 request = await anext(self._requests, None)
             finally:
                 self._reading = False
+            note_activity()
             if request is None:
                 return
             yield request
@@ -153,6 +155,7 @@ class Exchange(Generic[Answer]):
         self._writing = True
         self._active_at = time.monotonic()
         await self._context.write(message)
+        note_activity()
         self._writing = False
         self._active_at = time.monotonic()
 

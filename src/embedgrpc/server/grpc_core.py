@@ -1,13 +1,32 @@
 """What gRPC's core is told by its environment, which it reads once, when it is loaded."""
 
+import logging
 import os
 
+_logger = logging.getLogger(__name__)
 
-def read_on_one_thread() -> None:
-    """Makes gRPC's core read connections on the thread that waits for calls.
+_VARIABLE = "GRPC_EXPERIMENTS"
+_EVENT_ENGINE = "event_engine_listener"
 
-    Its event engine reads on a pool of threads, and so wakes two more of them for every call: a
-    quarter of what gRPC costs a server whose calls all end up on one event loop. Whoever sets
-    `GRPC_EXPERIMENTS` has said what is wanted. To be called before `grpc` is imported.
+
+def prepare_core(*, trusted_network: bool) -> None:
+    """Chooses the threads that read connections. Call it before `grpc` is imported.
+
+    By default gRPC's event engine reads on a pool of threads. Without it the thread that waits
+    for calls reads too. That saves two thread switches a call, but a connection that floods the
+    server keeps that thread busy, and no other connection is served meanwhile.
+
+    A `GRPC_EXPERIMENTS` in the environment that names the event engine is left as it is.
+
+    Args:
+        trusted_network: Whether to do without the event engine.
     """
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+    experiments = [one.strip() for one in os.environ.get(_VARIABLE, "").split(",") if one.strip()]
+    named = [one for one in experiments if one.removeprefix("-") == _EVENT_ENGINE]
+    if trusted_network and not named:
+        os.environ[_VARIABLE] = ",".join([*experiments, f"-{_EVENT_ENGINE}"])
+    elif named and named[-1].startswith("-") is not trusted_network:
+        _logger.warning(
+            "the environment overrides trusted_network",
+            extra={"variable": _VARIABLE, "value": os.environ[_VARIABLE]},
+        )

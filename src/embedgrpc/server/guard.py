@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from embedgrpc.engine.errors import (
     BackendUnavailableError,
@@ -20,6 +21,7 @@ from embedgrpc.engine.errors import (
     InvalidRequestError,
 )
 from embedgrpc.server.errors import message_of, status_code, trailing_metadata
+from embedgrpc.server.field_count import bound_fields
 from embedgrpc.server.handlers import behavior_of, make_handler, write_all
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ _logger = logging.getLogger(__name__)
 
 # How long gRPC may take to tell that a call is over.
 _CANCELLATION_S_MAX = 1.0
+# So much is parsed, and made strings of, within a millisecond.
+_LARGE_BYTES = 1024 * 1024
 
 
 class _Malformed:
@@ -37,9 +41,15 @@ _MALFORMED = _Malformed()
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps deserializers and handlers of every call shape; the innermost of the interceptors."""
+    """Wraps deserializers and handlers of every call shape; the innermost of the interceptors.
 
-    def __init__(self) -> None:
+    Args:
+        max_fields: The most fields of a message that is large, those of messages inside of it
+            included.
+    """
+
+    def __init__(self, *, max_fields: int) -> None:
+        self._max_fields = max_fields
         # What gRPC has for a method is the same for every call.
         self._guarded: dict[str, Any] = {}
 
@@ -55,17 +65,20 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         guarded = self._guarded.get(method)
         if guarded is None:
-            guarded = self._guarded[method] = _guard(handler, method)
+            guarded = self._guarded[method] = _guard(handler, method, self._max_fields)
         return guarded
 
 
-def _guard(handler: Any, method: str) -> Any:
+def _guard(handler: Any, method: str, max_fields: int) -> Any:
     behavior = behavior_of(handler)
     generates = inspect.isasyncgenfunction(behavior)
 
     async def answer(request: Any, context: Any) -> Any:
         try:
-            request = _well_formed(request, streaming=handler.request_streaming)
+            if handler.request_streaming:
+                request = _well_formed_stream(request)
+            else:
+                request = await _well_formed(request)
             if generates:
                 return await write_all(behavior(request, context), context)
             return await behavior(request, context)
@@ -88,7 +101,8 @@ def _guard(handler: Any, method: str) -> Any:
             log_fault(error, fault, method=method)
             await _abort(context, fault)
 
-    return make_handler(handler, answer, _guard_deserializer(handler.request_deserializer, method))
+    deserialize = _guard_deserializer(handler.request_deserializer, method, max_fields)
+    return make_handler(handler, answer, deserialize)
 
 
 async def _end_quietly() -> None:
@@ -100,14 +114,17 @@ async def _end_quietly() -> None:
 
 
 def _guard_deserializer(
-    deserialize: Callable[[bytes], Any] | None, method: str
+    deserialize: Callable[[bytes], Any] | None, method: str, max_fields: int
 ) -> Callable[[bytes], Any] | None:
     if deserialize is None:
         return None
+    parse = bound_fields(deserialize, max_fields)
 
     def guarded(data: bytes) -> Any:
         try:
-            return deserialize(data)
+            return parse(data)
+        except InvalidRequestError as refusal:
+            return refusal.with_traceback(None)
         except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
             _logger.debug(
                 "malformed message",
@@ -118,21 +135,24 @@ def _guard_deserializer(
     return guarded
 
 
-def _well_formed(request: Any, *, streaming: bool) -> Any:
-    """Lets a request, or a stream of them, pass unless it could not be parsed."""
-    if streaming:
-        return _well_formed_stream(request)
+async def _well_formed(request: Any) -> Any:
+    """Lets a request pass unless it could not be parsed."""
     if request is _MALFORMED:
         raise InvalidRequestError(
             "the message is not a valid protobuf message of this method",
             metadata={"label": "malformed_message"},
         )
+    if isinstance(request, InvalidRequestError):
+        raise request
+    if isinstance(request, Message) and request.ByteSize() > _LARGE_BYTES:
+        # To parse it took a turn of the event loop, to look at it may take another.
+        await asyncio.sleep(0)
     return request
 
 
 async def _well_formed_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
-        yield _well_formed(request, streaming=False)
+        yield await _well_formed(request)
 
 
 def log_fault(error: Exception, fault: EngineError, *, method: str) -> None:

@@ -1,7 +1,9 @@
 """Where the server listens, and how gRPC treats its connections."""
 
 import errno
+import logging
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,28 @@ import grpc.aio
 
 from embedgrpc.server.settings import Settings
 
+_logger = logging.getLogger(__name__)
+
+# The most calls that wait to be taken over before gRPC begins to cancel some.
+_UNREAD_CALLS = 4096
+# Files that the process has open besides its connections: libraries, models, upstream channels.
+_DESCRIPTORS = 256
+# The longest name of a service in a health request is far shorter.
+_HEALTH_MESSAGE_BYTES = 4096
+_HEALTH_STREAMS = 16
+_COMMON_ARGUMENTS = (
+    # Both alike, or a header between the two is refused at random.
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.absolute_max_metadata_size", 16_384),
+    # Else a stream that is not read takes in far more than its window.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Else a second server takes half of the first one's connections in silence.
+    ("grpc.so_reuseport", 0),
+)
 # The address of a Unix socket has 108 bytes, of which the last is a zero.
 _PATH_BYTES_MAX = 107
 _REASONS = {
@@ -148,30 +172,71 @@ def _ms(seconds: float) -> int:
     return min(int(seconds * 1000), 2**31 - 1)
 
 
-def channel_arguments(settings: Settings) -> list[tuple[str, int]]:
-    """Returns gRPC's own settings; a key that it does not know is ignored in silence."""
+def port_of(address: str) -> int:
+    """Return the port of an address; 0 for a Unix socket."""
+    return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
+
+
+def allow_descriptors(*, needed: int, wanted: int) -> None:
+    """Raise the number of files that the process may have open, if it has to be raised.
+
+    The limit that a shell, or systemd, gives a process is often 1,024, which the process may
+    raise itself.
+
+    Args:
+        needed: So many connections there may be.
+        wanted: So many there may be for a moment.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted + _DESCRIPTORS:
+        return
+    possible = wanted + _DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        possible = min(possible, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    if possible < needed + _DESCRIPTORS:
+        _logger.warning(
+            "the process may open too few files for its connections",
+            extra={"limit": possible, "needed": needed + _DESCRIPTORS},
+        )
+
+
+def channel_arguments(settings: Settings, *, max_connections: int) -> list[tuple[str, int]]:
+    """Return gRPC's own settings; a key that it does not know is ignored in silence.
+
+    Args:
+        settings: The settings.
+        max_connections: From how many connections on gRPC refuses new ones.
+    """
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         ("grpc.max_send_message_length", settings.max_response_bytes),
         ("grpc.max_concurrent_streams", settings.max_connection_streams),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        # Both alike, or a header between the two is refused at random.
-        ("grpc.max_metadata_size", 16_384),
-        ("grpc.absolute_max_metadata_size", 16_384),
-        # Else a stream that is not read takes in far more than its window.
-        ("grpc.http2.bdp_probe", 0),
+        # Beyond the first number gRPC cancels some of the calls that wait to be taken over, and
+        # beyond the second all others; no client tries a cancelled call again.
+        ("grpc.server.max_pending_requests", _UNREAD_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _UNREAD_CALLS),
+        ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_connection_idle_ms", 300_000),
+        ("grpc.max_connection_idle_ms", _ms(settings.max_connection_idle_s)),
         ("grpc.max_connection_age_ms", _ms(settings.max_connection_age_s)),
         # A stream may begin as late as when its connection is told to go; see `draining`.
         (
             "grpc.max_connection_age_grace_ms",
             _ms(settings.max_connection_age_s + settings.max_connection_age_grace_s),
         ),
-        # Else a second server takes half of the first one's connections in silence.
-        ("grpc.so_reuseport", 0),
+        *_COMMON_ARGUMENTS,
+    ]
+
+
+def health_channel_arguments(*, max_connections: int) -> list[tuple[str, int]]:
+    """Return gRPC's settings for a listener that serves health alone."""
+    return [
+        ("grpc.max_receive_message_length", _HEALTH_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", _HEALTH_MESSAGE_BYTES),
+        ("grpc.max_concurrent_streams", _HEALTH_STREAMS),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.max_connection_idle_ms", 60_000),
+        *_COMMON_ARGUMENTS,
     ]

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
@@ -13,11 +14,14 @@ from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.server.embed_options import ENCODINGS, REPRESENTATIONS
+from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX
 from embedgrpc.server.requests import TRUNCATIONS
 from embedgrpc.v1 import model_service_pb2, model_service_pb2_grpc
 
 _PAGE_SIZE = 100
 _PAGE_SIZE_MAX = 1000
+# Base64 of the UTF-8 of a name of greatest length.
+_PAGE_TOKEN_CHARACTERS_MAX = (4 * NAME_CHARACTERS_MAX + 2) // 3 * 4
 
 _STATES = {
     ModelState.LOADING: model_service_pb2.STATE_LOADING,
@@ -80,13 +84,13 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     ) -> model_service_pb2.GetModelResponse:
         """Describes one model."""
         del context
-        if not request.model:
+        # Read once: it may be megabytes.
+        name = request.model
+        if not name:
             raise InvalidRequestError(
                 "model is empty; an id or an alias is required", field="model"
             )
-        return model_service_pb2.GetModelResponse(
-            model=self._describe(self._catalog.find(request.model))
-        )
+        return model_service_pb2.GetModelResponse(model=self._describe(self._catalog.find(name)))
 
     def _describe(self, served: ServedModel) -> model_service_pb2.Model:
         message = model_service_pb2.Model(
@@ -137,10 +141,10 @@ def _page_token(last_id: str) -> str:
 
 def _read_page_token(token: str) -> str:
     """Returns the id after which the page begins; empty for the first page."""
-    try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (ValueError, binascii.Error):
-        raise InvalidRequestError(
-            f"page_token, of {len(token)} characters, is not one that ListModels gave",
-            field="page_token",
-        ) from None
+    if len(token) <= _PAGE_TOKEN_CHARACTERS_MAX:
+        with contextlib.suppress(ValueError, binascii.Error):
+            return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    raise InvalidRequestError(
+        f"page_token, of {len(token)} characters, is not one that ListModels gave",
+        field="page_token",
+    )

@@ -35,7 +35,7 @@ class Reading:
     """
 
     metric: str
-    value: int
+    value: float
     attributes: Mapping[str, str]
 
 
@@ -44,6 +44,12 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
     "embedgrpc.sequences": ("{sequence}", "Sequences by what became of them.", True),
     "embedgrpc.sequences.admitted": ("{sequence}", "Sequences that wait or run.", False),
     "embedgrpc.tokens.admitted": ("{token}", "Tokens that wait or run.", False),
+    "embedgrpc.connections.open": ("{connection}", "Connections by listener.", False),
+    "embedgrpc.connections.closed": (
+        "{connection}",
+        "Connections closed to stay within a limit.",
+        True,
+    ),
     "embedgrpc.batches": ("{batch}", "Batches that were run.", True),
     "embedgrpc.batch.sequences": ("{sequence}", "Sequences that were run in batches.", True),
     "embedgrpc.batch.shared_sequences": (
@@ -53,7 +59,11 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
     ),
     "embedgrpc.batch.tokens": ("{token}", "Tokens that were run in batches.", True),
     "embedgrpc.batch.padded_tokens": ("{token}", "Tokens that were computed for them.", True),
+    "embedgrpc.event_loop.lag": ("s", "How late the event loop was at most in a minute.", False),
+    "embedgrpc.event_loop.stalls": ("{stall}", "Times that it was late by over 0.1 s.", True),
 }
+# What cannot be summed up over servers.
+_GAUGES = frozenset({"embedgrpc.event_loop.lag"})
 
 
 class Metrics:
@@ -81,11 +91,12 @@ class Metrics:
             ]
 
         for metric, (unit, what, grows) in METRICS.items():
-            counter, gauge = (
-                meter.create_observable_counter,
-                meter.create_observable_up_down_counter,
-            )
-            (counter if grows else gauge)(metric, [observe(metric)], unit, what)
+            if metric in _GAUGES:
+                meter.create_observable_gauge(metric, [observe(metric)], unit, what)
+            elif grows:
+                meter.create_observable_counter(metric, [observe(metric)], unit, what)
+            else:
+                meter.create_observable_up_down_counter(metric, [observe(metric)], unit, what)
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
         """Exports once more and closes the exporters. Blocks; never raises.

@@ -43,11 +43,13 @@ async def serve(settings: Settings) -> None:
     with _signals(stop):
         async with Server(settings) as server:
             start = {"version": version("embedgrpc"), "threads": count_threads(settings)}
-            _logger.info("listening", extra={"address": server.address, **start})
+            where = {"address": server.address, "health_address": server.health_address}
+            where = {name: address for name, address in where.items() if address}
+            _logger.info("listening", extra={**where, **start})
             if is_dual_stack(settings.address):
                 _logger.info("listening on all addresses of IPv6, too")
             await _until(stopping, server.load())
-            _settle_memory()
+            settle_memory()
             await _until(stopping, server.keep_serving())
             _logger.info(
                 "stopping",
@@ -57,7 +59,7 @@ async def serve(settings: Settings) -> None:
     _logger.info("stopped")
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """Keeps the garbage collector away from what lives as long as the process.
 
     It would go through all modules and models again and again, for a seventh of the event

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from embedgrpc.engine.errors import EngineError, UnsupportedError
@@ -30,6 +32,7 @@ from embedgrpc.server.requests import (
 )
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
+from embedgrpc.server.wire import delimited
 from embedgrpc.v1 import common_pb2, rerank_service_pb2, rerank_service_pb2_grpc
 
 _SCALES: dict[int, ScoreScale] = {
@@ -39,6 +42,9 @@ _SCALES: dict[int, ScoreScale] = {
 }
 # Index, score, flag and keys of one document, without its text.
 _RESULT_BYTES = 24
+# So many results are packed in a quarter of a millisecond.
+_FEW_DOCUMENTS = 128
+_ID_FIELD, _RESPONSE_FIELD, _ERROR_FIELD = 1, 2, 3
 
 
 class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
@@ -57,20 +63,24 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
 
     async def Rerank(  # noqa: N802 - the contract's name
         self, request: rerank_service_pb2.RerankRequest, context: Any
-    ) -> rerank_service_pb2.RerankResponse:
-        """Scores the documents of one query and returns them best first."""
+    ) -> bytes:
+        """Scores the documents of one query and returns them best first.
+
+        Returns:
+            A `RerankResponse` in wire form.
+        """
         call = begin_call(
             context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
         )
-        response = await self._rerank(request, call, client_response_bytes(context))
-        describe_call(input_tokens=response.usage.input_tokens)
-        return response
+        answer = await self._rerank(request, call, client_response_bytes(context))
+        describe_call(input_tokens=answer.input_tokens)
+        return answer.wire
 
     async def StreamRerank(  # noqa: N802 - the contract's name
         self, request_iterator: Any, context: Any
     ) -> None:
         """Reranks many queries; one that fails does not end the stream."""
-        exchange: Exchange[tuple[rerank_service_pb2.StreamRerankResponse, int]] = Exchange(
+        exchange: Exchange[_StreamAnswer] = Exchange(
             context, request_iterator, idle_timeout_s=self._settings.stream_idle_timeout_s
         )
         exchange.set_window(self._settings.max_stream_in_flight_inputs)
@@ -80,41 +90,45 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         tasks: set[asyncio.Task[None]] = set()
         input_tokens = 0
 
-        async def answer(request: rerank_service_pb2.StreamRerankRequest, inputs: int) -> None:
-            response = rerank_service_pb2.StreamRerankResponse(id=request.id)
+        async def answer(
+            identifier: str, request: rerank_service_pb2.RerankRequest, inputs: int
+        ) -> None:
+            tokens = 0
             try:
-                response.response.CopyFrom(await self._rerank(request.request, call, limit))
+                ranked = await self._rerank(request, call, limit)
+                outcome = delimited(_RESPONSE_FIELD, ranked.wire)
+                tokens = ranked.input_tokens
             except EngineError as error:
-                response.error.CopyFrom(item_error(error))
+                outcome = _failure(error)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                response.error.CopyFrom(item_error(stray_cancellation("StreamRerank")))
+                outcome = _failure(stray_cancellation("StreamRerank"))
             except Exception as error:  # noqa: BLE001 - a stream waits for every answer
                 fault = EngineError.fault()
                 log_fault(error, fault, method="StreamRerank")
-                response.error.CopyFrom(item_error(fault))
-            exchange.answer((response, inputs))
+                outcome = _failure(fault)
+            exchange.answer(_StreamAnswer(identifier, outcome, inputs, tokens))
 
         async def read() -> None:
             async for request in exchange.receive():
-                check_id(request.id, ids, field="id")
-                ids.add(request.id)
+                identifier = request.id
+                check_id(identifier, ids, field="id")
+                ids.add(identifier)
                 inputs = max(len(request.request.documents), 1)
                 await exchange.take(inputs)
-                task = asyncio.create_task(answer(request, inputs))
+                task = asyncio.create_task(answer(identifier, request.request, inputs))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 
-        def pack(
-            outbox: deque[tuple[rerank_service_pb2.StreamRerankResponse, int]],
-        ) -> tuple[Any, int]:
+        def pack(outbox: deque[_StreamAnswer]) -> tuple[Any, int]:
             nonlocal input_tokens
-            response, inputs = outbox.popleft()
-            ids.discard(response.id)
-            input_tokens += response.response.usage.input_tokens
-            return response, inputs
+            answered = outbox.popleft()
+            ids.discard(answered.id)
+            input_tokens += answered.input_tokens
+            wire = delimited(_ID_FIELD, answered.id.encode()) if answered.id else b""
+            return wire + answered.outcome, answered.inputs
 
         with self._draining.watch(exchange):
             try:
@@ -127,7 +141,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
 
     async def _rerank(
         self, request: rerank_service_pb2.RerankRequest, call: Call, max_response_bytes: int
-    ) -> rerank_service_pb2.RerankResponse:
+    ) -> "_Answer":
         served = self._catalog.find(request.model)
         loaded, reranker = served.reranker()
         documents = request.documents
@@ -135,17 +149,78 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         check_not_negative(request.top_n, field="top_n")
         spec = _read_spec(request, served, loaded)
         count = min(request.top_n or len(documents), len(documents))
-        size = count * _RESULT_BYTES
-        if request.return_documents:
-            # Which ones are returned is not known yet: perhaps the largest.
-            sizes = sorted((len(document.encode()) for document in documents), reverse=True)
-            size += sum(sizes[:count])
-        check_response_size(size, limit=min(self._settings.max_response_bytes, max_response_bytes))
+        documents_bytes = request.ByteSize()
+        await _check_size(
+            request,
+            count,
+            documents_bytes,
+            limit=min(self._settings.max_response_bytes, max_response_bytes),
+        )
         describe_call(
             operation="rerank", request_model=request.model or served.id, response_model=served.id
         )
-        ranking = await reranker.rerank(request.query, documents, spec, call)
-        return _pack(request, served, loaded, ranking, count)
+        ranking = await reranker.rerank(
+            request.query, documents, spec, call, documents_bytes=documents_bytes
+        )
+
+        def pack() -> _Answer:
+            response = _pack(request, served, loaded, ranking, count)
+            return _Answer(response.SerializeToString(), ranking.input_tokens)
+
+        if count <= _FEW_DOCUMENTS and not request.return_documents:
+            return pack()
+        # It would hold up the event loop.
+        return await asyncio.to_thread(pack)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A `RerankResponse` in wire form, and what it cost."""
+
+    wire: bytes
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamAnswer:
+    """A `StreamRerankResponse`, of which the outcome is in wire form, and what it cost."""
+
+    id: str
+    outcome: bytes
+    inputs: int
+    input_tokens: int
+
+
+def _failure(error: EngineError) -> bytes:
+    return delimited(_ERROR_FIELD, item_error(error).SerializeToString())
+
+
+async def _check_size(
+    request: rerank_service_pb2.RerankRequest, count: int, size_bytes: int, *, limit: int
+) -> None:
+    """Refuses a request whose answer would be too large.
+
+    Args:
+        request: The request.
+        count: How many documents it asks for.
+        size_bytes: Its size.
+        limit: The most bytes.
+
+    Raises:
+        InvalidRequestError: The answer may be larger than the limit.
+    """
+    size = count * _RESULT_BYTES
+    if request.return_documents and size + size_bytes > limit:
+        # Which ones are returned is not known yet: perhaps the largest. To look at every document
+        # may take milliseconds.
+        size += await asyncio.to_thread(_largest, request.documents, count)
+    check_response_size(size, limit=limit)
+
+
+def _largest(documents: Sequence[str], count: int) -> int:
+    """Sums the bytes of the largest documents."""
+    sizes = sorted((len(document.encode()) for document in documents), reverse=True)
+    return sum(sizes[:count])
 
 
 def _read_spec(

@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -25,14 +25,18 @@ from embedgrpc.server import telemetry
 from embedgrpc.server.calibrating import calibrate_all
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.closing import Doorkeeper
+from embedgrpc.server.connection_activity import ConnectionActivity
+from embedgrpc.server.connection_keeper import ConnectionKeeper, Limits
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.embedding import EmbeddingService
 from embedgrpc.server.guard import GuardInterceptor
 from embedgrpc.server.health import HealthMonitor, HealthService, Heartbeat
-from embedgrpc.server.listening import StartError, channel_arguments, listen
+from embedgrpc.server.health_listener import HealthListener
+from embedgrpc.server.listening import StartError, allow_descriptors, channel_arguments, listen
 from embedgrpc.server.listing import ModelService
 from embedgrpc.server.loading import OpenBackend, load, open_onnx, served_models
-from embedgrpc.server.metrics import Metrics, configure_metrics
+from embedgrpc.server.loop_lag import LoopLag
+from embedgrpc.server.metrics import Metrics, Reading, configure_metrics
 from embedgrpc.server.reflection import add_reflection
 from embedgrpc.server.reranking import RerankService
 from embedgrpc.server.settings import FLUSH_S, Settings
@@ -66,6 +70,7 @@ class Server:
 
     Attributes:
         address: Where it listens; with the port that was taken for port 0.
+        health_address: Where it serves health alone; empty where it does not.
         catalog: Its models.
     """
 
@@ -77,6 +82,7 @@ class Server:
         patience_s: float = 10,
     ) -> None:
         self.address = settings.address
+        self.health_address = settings.health_address
         self.catalog = Catalog(served_models(settings))
         self._settings = settings
         self._open_backend = open_backend
@@ -89,6 +95,12 @@ class Server:
         self._heartbeat = Heartbeat()
         self._draining = Draining(max_age_s=settings.max_connection_age_s)
         self._totals = BatchTotals(self.catalog)
+        self._lag = LoopLag()
+        self._lag.warns = False
+        self._readers: list[Callable[[], Iterable[Reading]]] = [
+            self._totals.read,
+            self._lag.read,
+        ]
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         self._monitor = HealthMonitor(
             self.catalog,
@@ -109,11 +121,16 @@ class Server:
         await self._resources.aclose()
 
     async def _start(self, resources: AsyncExitStack) -> None:
+        settings = self._settings
         door = Doorkeeper()
-        interceptors: list[Any] = [GuardInterceptor(), door]
+        limits = Limits(settings.max_connections, settings.max_connections_per_address)
+        backstop = limits.backstop(settings.address)
+        allow_descriptors(needed=limits.total, wanted=backstop)
+        activity = ConnectionActivity(max_peers=2 * backstop)
+        interceptors: list[Any] = [activity, GuardInterceptor(max_fields=settings.max_fields), door]
         try:
             tracing = telemetry.configure(version("embedgrpc"), os.environ)
-            metrics = configure_metrics(version("embedgrpc"), os.environ, self._totals.read)
+            metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
         exporting = [each for each in (metrics, tracing) if each]
@@ -123,25 +140,41 @@ class Server:
             interceptors.insert(0, tracing.interceptor())
             self._observers.append(tracing.batch_tracer())
         resources.callback(self._totals.log)
+        await resources.enter_async_context(self._lag)
         models = self._models = ExitStack()
         # Off the event loop, which must go on to hear signals: a lane ends its batch first.
         resources.push_async_callback(asyncio.to_thread, models.close)
         self._tasks = await resources.enter_async_context(_Tasks())
+        await self._monitor.begin()
+        if settings.health_address:
+            # It ends last: whoever asks is told of the stop.
+            health = HealthListener(
+                self._health, settings.health_address, unix_socket_mode=settings.unix_socket_mode
+            )
+            await resources.enter_async_context(health)
+            self.health_address = health.address
+            self._keep(health.keeper)
         server = grpc.aio.server(
-            interceptors=interceptors, options=channel_arguments(self._settings)
+            interceptors=interceptors,
+            options=channel_arguments(settings, max_connections=backstop),
         )
         self._add_services(server)
-        await self._monitor.begin()
-        self.address = listen(
-            server,
-            self._settings.address,
-            unix_socket_mode=self._settings.unix_socket_mode,
-        )
+        self.address = listen(server, settings.address, unix_socket_mode=settings.unix_socket_mode)
         await server.start()
-        resources.push_async_callback(door.stop, server, self._settings.shutdown_grace_s)
+        self._keep(ConnectionKeeper("calls", self.address, activity.of, limits))
+        resources.push_async_callback(door.stop, server, settings.shutdown_grace_s)
         resources.callback(self._draining.drain)
         # Their streams never end by themselves, and the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
+
+    def _keep(self, keeper: ConnectionKeeper) -> None:
+        self._readers.append(keeper.read)
+        self._tasks.start(keeper.run())
+
+    def _read(self) -> Iterator[Reading]:
+        """Tell what every counter stands at. From any thread."""
+        for read in tuple(self._readers):
+            yield from read()
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings = self._settings
@@ -174,6 +207,7 @@ class Server:
                 "\n".join(failure.line for failure in fatal), settings_are_wrong=bool(lasting)
             )
         self._tell_serving()
+        self._lag.warns = True
         if self._settings.calibration_s:
             self._tasks.start(calibrate_all(self.catalog, self._settings))
 

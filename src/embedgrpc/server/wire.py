@@ -8,12 +8,10 @@ Source: protobuf encoding specification; fields of `embedgrpc.v1.Embedding` and 
 """
 
 import struct
-from collections.abc import Sequence
 
-from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
+from embedgrpc.engine.embeddings import Embeddings
 from embedgrpc.engine.sparse import SparseVector
 from embedgrpc.engine.vectors import EncodedRows, Encoding, encode
-from embedgrpc.models.kinds import Representation
 from embedgrpc.v1 import embedding_service_pb2
 
 _ENCODINGS = {
@@ -23,15 +21,6 @@ _ENCODINGS = {
     Encoding.INT8: embedding_service_pb2.VECTOR_ENCODING_INT8,
     Encoding.UBINARY: embedding_service_pb2.VECTOR_ENCODING_UBINARY,
 }
-_BITS = {
-    Encoding.FLOAT32: 32,
-    Encoding.FLOAT16: 16,
-    Encoding.BFLOAT16: 16,
-    Encoding.INT8: 8,
-    Encoding.UBINARY: 1,
-}
-# An expanding model gives many terms for a token; more than this has not been seen.
-_SPARSE_TERMS_PER_TOKEN = 16
 _TRUNCATED = b"\x28\x01"
 _LENGTH_DELIMITED = 2
 _VARINT = 0
@@ -151,40 +140,3 @@ def _shape(encoded: EncodedRows) -> bytes:
 def _packed(field: int, data: bytes) -> bytes:
     """Writes packed numbers, or bytes; a field without any is not written."""
     return delimited(field, data) if data else b""
-
-
-def embeddings_size(
-    texts: Sequence[str], spec: EmbedSpec, encoding: Encoding, *, multi_vector_dimensions: int
-) -> int:
-    """Bounds the bytes of one `Embedding` a text, each with its own key, before they are made.
-
-    Args:
-        texts: The texts, without the prompt.
-        spec: What is asked.
-        encoding: How its numbers are written.
-        multi_vector_dimensions: Length of a token's vector.
-    """
-    # Varints of lengths and counts, their keys, encoding, scale and flag.
-    fixed = 48
-    per_token = 0
-    if Representation.DENSE in spec.representations:
-        fixed += _numbers_size(spec.dimensions, encoding)
-    if Representation.SPARSE in spec.representations:
-        fixed += 8 * spec.max_sparse_terms + 24
-        per_token += 0 if spec.max_sparse_terms else 8 * _SPARSE_TERMS_PER_TOKEN
-    if Representation.MULTI_VECTOR in spec.representations:
-        fixed += 40
-        per_token += _numbers_size(multi_vector_dimensions, encoding) + 4
-    size = len(texts) * fixed
-    if per_token:
-        size += per_token * sum(_tokens_max(text, spec) for text in texts)
-    return size
-
-
-def _tokens_max(text: str, spec: EmbedSpec) -> int:
-    # No tokenizer makes more than four tokens of a character, but for a few special ones.
-    return min(spec.max_tokens, 4 * (len(spec.prompt) + len(text)) + 8)
-
-
-def _numbers_size(count: int, encoding: Encoding) -> int:
-    return (count * _BITS[encoding] + 7) // 8

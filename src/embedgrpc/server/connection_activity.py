@@ -1,0 +1,124 @@
+"""Knows what goes on at each connection: which calls are open, and when it was last used."""
+
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+# Health and reflection: a connection that does nothing else is idle.
+_OWN_SERVICES = "/grpc."
+_SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+# A stream on which nothing came and went for this long does not keep its connection open when
+# others need one.
+_STREAM_QUIET_S = 10.0
+
+
+@dataclass(slots=True)
+class Activity:
+    """What goes on at one connection. Health and reflection do not count.
+
+    Attributes:
+        calls: Unary calls in flight.
+        streams: Streams that are open.
+        active_at: When a call last began or ended, or a message of a stream came or went, on the
+            monotonic clock.
+    """
+
+    calls: int = 0
+    streams: int = 0
+    active_at: float = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is open."""
+        return not self.calls and not self.streams
+
+    def quiet(self, now: float) -> bool:
+        """Return whether nothing is open but streams on which nothing happens."""
+        return not self.calls and now - self.active_at >= _STREAM_QUIET_S
+
+
+_current: ContextVar[Activity | None] = ContextVar("activity", default=None)
+
+
+def note_activity() -> None:
+    """Take note that a message came or went on the stream of this task."""
+    activity = _current.get()
+    if activity is not None:
+        activity.active_at = time.monotonic()
+
+
+class ConnectionActivity(grpc.aio.ServerInterceptor):
+    """Watches the calls of every connection. Its handlers must be coroutine functions.
+
+    Args:
+        max_peers: How many connections are remembered.
+    """
+
+    def __init__(self, *, max_peers: int) -> None:
+        self._max_peers = max_peers
+        # The connection whose last call began earliest is first.
+        self._by_peer: dict[str, Activity] = {}
+        self._handlers: dict[str, Any] = {}
+
+    def of(self, peer: str) -> Activity:
+        """Return what goes on at a connection. From any thread.
+
+        Args:
+            peer: Its other end, as gRPC's contexts name it.
+        """
+        return self._by_peer.get(peer) or Activity()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler of one call; gRPC calls this."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(_OWN_SERVICES):
+            return handler
+        watched = self._handlers.get(method)
+        if watched is None:
+            watched = self._handlers[method] = self._watch(handler)
+        return watched
+
+    def _watch(self, handler: Any) -> Any:
+        shape = next(one for one in _SHAPES if getattr(handler, one))
+        behavior = getattr(handler, shape)
+        streams = int(handler.request_streaming and handler.response_streaming)
+
+        async def answer(request: Any, context: Any) -> Any:
+            activity = self._enter(context.peer())
+            activity.streams += streams
+            activity.calls += 1 - streams
+            activity.active_at = time.monotonic()
+            _current.set(activity)
+            try:
+                return await behavior(request, context)
+            except BaseException:
+                # gRPC keeps the exception with the call, and with it this frame.
+                request = context = None
+                raise
+            finally:
+                activity.streams -= streams
+                activity.calls -= 1 - streams
+                activity.active_at = time.monotonic()
+
+        return handler._replace(**{shape: answer})
+
+    def _enter(self, peer: str) -> Activity:
+        """Return the record of a connection, as the one that was used last."""
+        activity = self._by_peer.pop(peer, None) or Activity()
+        self._by_peer[peer] = activity
+        if len(self._by_peer) > self._max_peers:
+            oldest = next(iter(self._by_peer))
+            record = self._by_peer.pop(oldest)
+            if not record.idle or oldest == peer:
+                self._by_peer[oldest] = record
+        return activity

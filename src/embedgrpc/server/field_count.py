@@ -1,0 +1,128 @@
+"""Bounds how many fields a message has before it is parsed.
+
+Parsing holds the interpreter, on whatever thread. Of the bytes of a text it takes a fraction of a
+nanosecond each, but of a field some ten: four megabytes of empty texts take tens of milliseconds,
+in which nobody else is served. So the fields of a large message are counted first, as far as they
+may go.
+
+Source: protobuf encoding specification.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from embedgrpc.engine.errors import InvalidRequestError
+
+# What is no longer than this has no more fields than are parsed within two milliseconds.
+SMALL_BYTES = 256 * 1024
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+_FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
+_VARINT_BYTES_MAX = 10
+_MORE = 0x80
+_TEXTS = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
+
+
+class _TooManyError(Exception):
+    """There are more than may be."""
+
+
+class _MalformedError(Exception):
+    """It is not a message."""
+
+
+def bound_fields(parse: Callable[[bytes], Any], max_fields: int) -> Callable[[bytes], Any]:
+    """Make a parser that refuses messages with too many fields.
+
+    Args:
+        parse: The `FromString` of a message class; any other parser stays as it is.
+        max_fields: The most fields of a large message.
+
+    Returns:
+        A parser that raises an InvalidRequestError for them.
+    """
+    descriptor = getattr(getattr(parse, "__self__", None), "DESCRIPTOR", None)
+    if descriptor is None:
+        return parse
+
+    def bounded(data: bytes) -> Any:
+        if has_more_fields(data, descriptor, max_fields):
+            raise InvalidRequestError(
+                f"the message has more than {max_fields} fields: send fewer inputs",
+                metadata={"label": "too_many_fields", "maxFields": str(max_fields)},
+            )
+        return parse(data)
+
+    return bounded
+
+
+def has_more_fields(data: bytes, descriptor: Any, limit: int) -> bool:
+    """Tells whether parsing a large message would make more than so many fields.
+
+    Numbers that are packed into one field count one each, at a byte a number. What is not a
+    well-formed message is left to the parser, which refuses it.
+
+    Args:
+        data: The message in wire form.
+        descriptor: What it is: a descriptor of protobuf.
+        limit: The most fields, those of messages inside of it included.
+    """
+    if len(data) <= SMALL_BYTES:
+        return False
+    try:
+        _count(data, 0, len(data), descriptor, limit)
+    except (IndexError, _MalformedError):
+        return False
+    except _TooManyError:
+        return True
+    return False
+
+
+def _count(data: bytes, start: int, end: int, descriptor: Any, left: int) -> int:
+    """Counts the fields of a part of a message; returns how many are left to the limit."""
+    fields = descriptor.fields_by_number
+    position = start
+    while position < end:
+        left -= 1
+        if left < 0:
+            raise _TooManyError
+        key, position = _read_varint(data, position)
+        kind = key & 7
+        if kind == _DELIMITED:
+            size, position = _read_varint(data, position)
+            left = _count_inside(data, position, position + size, fields.get(key >> 3), left)
+            position += size
+        elif kind == _VARINT:
+            _, position = _read_varint(data, position)
+        else:
+            # Groups begin and end without a value: what is inside of them is counted as well.
+            position += _FIXED_BYTES.get(kind, 0)
+    return left
+
+
+def _count_inside(
+    data: bytes, start: int, end: int, field: FieldDescriptor | None, left: int
+) -> int:
+    # What is unknown is kept as it is.
+    if field is None or field.type in _TEXTS:
+        return left
+    if field.message_type is not None:
+        return _count(data, start, min(end, len(data)), field.message_type, left)
+    if end - start > left:
+        raise _TooManyError
+    return left - (end - start)
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Reads a number; returns it, and where it ends."""
+    byte = data[position]
+    if byte < _MORE:
+        return byte, position + 1
+    value = 0
+    for count in range(_VARINT_BYTES_MAX):
+        byte = data[position + count]
+        value |= (byte & 0x7F) << 7 * count
+        if byte < _MORE:
+            return value, position + count + 1
+    raise _MalformedError

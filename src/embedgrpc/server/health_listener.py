@@ -1,0 +1,66 @@
+"""A listener that serves health alone, for probes.
+
+A probe that connects to the listener of the calls shares its limits: where clients use them up,
+the probe fails and the process is restarted, for everybody.
+"""
+
+from typing import Any, Self
+
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+
+from embedgrpc.server.connection_activity import ConnectionActivity
+from embedgrpc.server.connection_keeper import ConnectionKeeper, Limits
+from embedgrpc.server.guard import GuardInterceptor
+from embedgrpc.server.health import HealthService
+from embedgrpc.server.listening import health_channel_arguments, listen
+
+# Probes are few; these are what a flood of them may take.
+_LIMITS = Limits(total=64)
+
+# A health check has one field; a few that newer clients may add are let through.
+_FIELDS_MAX = 100
+
+
+class HealthListener:
+    """Serves Check and Watch of grpc.health.v1 on an address of its own.
+
+    Use as an async context manager.
+
+    Args:
+        service: What it serves.
+        address: Where: HOST:PORT, or unix:PATH.
+        unix_socket_mode: Who may connect to a Unix socket; see the setting.
+
+    Attributes:
+        address: Where it listens; with the port that was taken for port 0.
+        keeper: Looks after its connections; to be run once it listens.
+    """
+
+    keeper: ConnectionKeeper
+
+    def __init__(self, service: HealthService, address: str, *, unix_socket_mode: str) -> None:
+        self._unix_socket_mode = unix_socket_mode
+        self.address = address
+        self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
+        backstop = _LIMITS.backstop(address)
+        interceptors: list[Any] = [self._activity, GuardInterceptor(max_fields=_FIELDS_MAX)]
+        self._server = grpc.aio.server(
+            interceptors=interceptors, options=health_channel_arguments(max_connections=backstop)
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(service, self._server)
+
+    async def __aenter__(self) -> Self:
+        """Listen.
+
+        Raises:
+            StartError: The address cannot be bound.
+        """
+        self.address = listen(self._server, self.address, unix_socket_mode=self._unix_socket_mode)
+        await self._server.start()
+        self.keeper = ConnectionKeeper("health", self.address, self._activity.of, _LIMITS)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # What is asked now has its answer at once: there is nothing to wait for.
+        await self._server.stop(None)

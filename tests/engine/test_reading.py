@@ -1,0 +1,144 @@
+"""What is read of a text is the same whether all of it was tokenized or not."""
+
+import queue
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from embedgrpc.engine import tokenizing
+from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.tokenizing import (
+    Outcome,
+    Reading,
+    Tokenization,
+    Tokenized,
+    TokenizingThreads,
+)
+from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.models.metadata import read
+from embedgrpc.models.source import resolve
+from embedgrpc.models.tokenizer import Tokenizer, TokenSequence, Truncation
+from tests.engine.fakes import WAIT_S, unchecked
+from tests.models.runner import FIXTURES
+
+MODELS = ("cross-bert", "cross-xlmr", "cross-mpnet", "qwen3-last", "gemma-dense")
+PAIRS = tuple(name for name in MODELS if name.startswith("cross"))
+WORDS = st.sampled_from(
+    [
+        *("the", "cat", "internationalization", "\u4e2d\u56fd", "\u043c\u0438\u0440", "don't"),
+        *("caf\u00e9", "a\u0301", ".", "\n", "[SEP]", "<mask>", "  ", "\u200b", "\u3002", "x" * 70),
+    ]
+)
+TEXTS = st.lists(WORDS, min_size=1, max_size=80).map(" ".join) | st.lists(WORDS).map("".join)
+TRUNCATIONS = st.sampled_from([Truncation.END, Truncation.START])
+
+
+class Tokens:
+    """A model's tokenizer, used directly and on threads that read no more than they must."""
+
+    def __init__(self, name: str) -> None:
+        files = resolve(str(FIXTURES / name))
+        self.tokenizer = Tokenizer.load(files, read(files))
+        self.threads = TokenizingThreads(self.tokenizer, threads=1, name=name)
+
+    def read(self, texts: Sequence[str], reading: Reading) -> list[Tokenized]:
+        """Tokenizes texts as far as they are read."""
+        told: queue.Queue[list[Outcome] | EngineError] = queue.Queue()
+        self.threads.submit(
+            Tokenization(
+                texts=texts,
+                check=unchecked,
+                work_class=WorkClass.INTERACTIVE,
+                caller="",
+                atomic=True,
+                reading=reading,
+                wanted=lambda: True,
+                done=told.put,
+                failed=told.put,
+            )
+        )
+        outcomes = told.get(timeout=WAIT_S)
+        assert isinstance(outcomes, list)
+        return [one for one in outcomes if isinstance(one, Tokenized)]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def tokens(request: pytest.FixtureRequest) -> Iterator[Tokens]:
+    """The tokens of each kind of tokenizer."""
+    made = Tokens(request.param)
+    yield made
+    made.threads.close()
+
+
+@pytest.fixture(scope="module", params=PAIRS)
+def pairs(request: pytest.FixtureRequest) -> Iterator[Tokens]:
+    """The tokens of models that read pairs."""
+    made = Tokens(request.param)
+    yield made
+    made.threads.close()
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cuts texts of every length, so that short examples have many pieces."""
+    monkeypatch.setattr(tokenizing, "_PIECE_CHARACTERS_MIN", 1)
+    monkeypatch.setattr(tokenizing, "_PIECE_CHARACTERS_PER_TOKEN", 2)
+    monkeypatch.setattr(tokenizing, "_SLICE_CHARACTERS", 64)
+
+
+def same(first: TokenSequence, second: TokenSequence) -> bool:
+    """Tells whether two sequences are the same to the model and to the caller."""
+    return (
+        first.input_ids.tolist() == second.input_ids.tolist()
+        and first.truncated == second.truncated
+        and (first.token_type_ids is None) == (second.token_type_ids is None)
+        and (
+            first.token_type_ids is None
+            or second.token_type_ids is None
+            or first.token_type_ids.tolist() == second.token_type_ids.tolist()
+        )
+    )
+
+
+EXAMPLES = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4), limit=st.integers(3, 40), cut=TRUNCATIONS)
+@EXAMPLES
+def test_texts_read_in_part_are_the_same(
+    tokens: Tokens, texts: list[str], limit: int, cut: Truncation
+) -> None:
+    """A text that is too long is cut to the same tokens, and is said to be cut just as well."""
+    reading = Reading(limit, from_end=cut is Truncation.START)
+    frame = tokens.tokenizer.frame
+    for whole, part in zip(
+        tokens.tokenizer.encode(texts), tokens.read(texts, reading), strict=True
+    ):
+        assert same(
+            frame(part.ids, max_tokens=limit, truncation=cut),
+            frame(whole, max_tokens=limit, truncation=cut),
+        )
+
+
+@given(
+    query=TEXTS, documents=st.lists(TEXTS, min_size=1), limit=st.integers(5, 40), cut=TRUNCATIONS
+)
+@EXAMPLES
+def test_pairs_read_in_part_are_the_same(
+    pairs: Tokens, query: str, documents: list[str], limit: int, cut: Truncation
+) -> None:
+    """Of a query and a document the longer one is cut to the same tokens, also of two long ones."""
+    reading = Reading(limit, from_end=cut is Truncation.START, with_first=True)
+    frame = pairs.tokenizer.frame_pair
+    texts = [query, *documents]
+    first, *wholes = pairs.tokenizer.encode(texts)
+    read_first, *parts = pairs.read(texts, reading)
+    for whole, part in zip(wholes, parts, strict=True):
+        assert same(
+            frame(read_first.ids, part.ids, max_tokens=limit, truncation=cut),
+            frame(first, whole, max_tokens=limit, truncation=cut),
+        )
