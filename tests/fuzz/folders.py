@@ -194,7 +194,7 @@ CONFIGS = Target(
     what="JSON files of model folders, read as what a model is and, one in 16, made a graph of",
     mutate=mutate_config,
     open=_open_configs,
-    test_runs=3000,
+    test_runs=1500,
     memory_bytes=256 * MIB,
 )
 TOKENIZERS = Target(

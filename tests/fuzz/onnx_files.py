@@ -162,7 +162,7 @@ TARGET = Target(
     what="ONNX files of model folders, taken over with a head of ours",
     mutate=mutate,
     open=_open,
-    test_runs=200,
+    test_runs=120,
     # ONNX Runtime makes threads and arenas where it tests what a graph claims.
     memory_bytes=512 * MIB,
     cpu_s=2.0,

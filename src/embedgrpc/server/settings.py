@@ -189,12 +189,13 @@ class Settings(BaseModel):
         le=4_194_304,
         description="The most inputs of one model that wait or run, for each class of work",
     )
-    max_queued_batches: int = Field(
-        default=32,
-        ge=1,
-        le=65_536,
-        description="An interactive call is refused when so many full batches are to be run before"
-        " its own; from then on when one and a half are, until none was refused for a second",
+    max_queue_s: float = Field(
+        default=10,
+        gt=0,
+        le=3600,
+        description="Refuse an interactive call when the work ahead of it would take longer than"
+        " this. While more work comes than can be done for longer than a moment, the limit is one"
+        " and a half batches instead",
     )
     caller_metadata: str = Field(
         default="",
