@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.engine.embedding import Embedder
-from embedgrpc.engine.embeddings import EmbedSpec
+from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.errors import InputTooLongError, NonFiniteOutputError
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
@@ -37,6 +37,14 @@ class _Vectors(FakeBackend):
         super().__init__(answers=lambda text: special.get(len(text), [len(text), 1]))
 
 
+async def _embed(embedder: Embedder, texts: list[str], spec: EmbedSpec) -> Embeddings:
+    """Embed texts; the answer is what would be packed."""
+    size_bytes = sum(map(len, texts))
+    return await embedder.embed(
+        texts, spec, CALL, size_bytes=size_bytes, pack=lambda embeddings: embeddings
+    )
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     """The model's tokenizer."""
@@ -49,7 +57,7 @@ async def test_nothing_runs_when_one_text_is_too_long(tokenizer: Tokenizer) -> N
     with running(backend, tokenizer=tokenizer) as engine:
         embedder = Embedder(METADATA, tokenizer, engine.pipeline, 1000, [SENTENCE_EMBEDDING])
         with pytest.raises(InputTooLongError) as failed:
-            await embedder.embed(["a", "a a a a a", "a a"], SPEC, CALL)
+            await _embed(embedder, ["a", "a a a a a", "a a"], SPEC)
         assert failed.value.field == "texts[1]"
         assert failed.value.metadata["tokens"] == "7"
     assert not backend.batches
@@ -59,7 +67,7 @@ async def test_rows_are_those_of_the_texts(tokenizer: Tokenizer) -> None:
     """A text of exactly the limit is whole; counts hold the special tokens."""
     with running(_Vectors({}), tokenizer=tokenizer) as engine:
         embedder = Embedder(METADATA, tokenizer, engine.pipeline, 1000, [SENTENCE_EMBEDDING])
-        embeddings = await embedder.embed(["a", "a a a a", "a a"], SPEC, CALL)
+        embeddings = await _embed(embedder, ["a", "a a a a", "a a"], SPEC)
     assert embeddings.vectors is not None
     assert embeddings.vectors.tolist() == [[3, 1], [6, 1], [4, 1]]
     assert embeddings.token_counts == [3, 6, 4]
@@ -82,9 +90,9 @@ async def test_a_vector_without_direction_names_its_text(
     with running(_Vectors({5: row}), tokenizer=tokenizer) as engine:
         embedder = Embedder(METADATA, tokenizer, engine.pipeline, 1000, [SENTENCE_EMBEDDING])
         with pytest.raises(NonFiniteOutputError) as failed:
-            await embedder.embed(["a", "a a", "a a a"], spec, CALL)
+            await _embed(embedder, ["a", "a a", "a a a"], spec)
         assert failed.value.field == "texts[2]"
-        embeddings = await embedder.embed(["a", "a a a a a a a a"], spec, CALL)
+        embeddings = await _embed(embedder, ["a", "a a a a a a a a"], spec)
     assert embeddings.truncated == [False, True]
     assert embeddings.vectors is not None
     assert np.linalg.norm(embeddings.vectors, axis=1).tolist() == pytest.approx([1, 1])

@@ -170,16 +170,14 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "a long path": ("bert-mean", repath_module(1, "x/" * 600, kind="Pooling"), "modules.json",
                     ("[1].path", "1200", "1024")),
     "a name of no file": ("bert-mean", repath_module(1, "a\0b", kind="Pooling"), "modules.json",
-                          ("[1].path", "is no name of a file")),
-    "a name of half a character": ("bert-mean", repath_module(1, "\ud800", kind="Pooling"),
-                                   "modules.json", ("half a surrogate pair",)),
+                          ("[1].path", _OUT)),
     "a long shard": ("bert-mean", both(remove("model.safetensors"), write(
         "model.safetensors.index.json", '{"weight_map": {"a": "' + "x" * 300 + '"}}')),
         "model.safetensors.index.json", ("weight_map", "300", "255")),
     "shards by a link": ("bert-mean", both(link_out("model.safetensors"), both(
         move("model.safetensors", "model-1.safetensors"),
         write("model.safetensors.index.json", '{"weight_map": {"a": "model-1.safetensors"}}'))),
-        "model.safetensors.index.json", ("'model-1.safetensors'", _OUT)),
+        "model-1.safetensors", (_OUT,)),
     "many shards": ("bert-mean", both(remove("model.safetensors"), write(
         "model.safetensors.index.json",
         '{"weight_map": {' + ", ".join(f'"{n}": "m{n}"' for n in range(1025)) + "}}")),

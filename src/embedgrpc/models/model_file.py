@@ -21,11 +21,11 @@ _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
 }
-# Of one file or folder, as Linux has it; and of all of them in a row, which leaves room for the
-# model's folder.
+# What file systems take of a name; of a path they take four times this.
 _NAME_BYTES_MAX = 255
 _PATH_BYTES_MAX = 1024
-_SHOWN_CHARACTERS = 64
+# How much of a name that is none stands in a message.
+_SHOWN_CHARACTERS = 100
 # A pipe without a writer must not block, and a terminal must not become the process's own.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
@@ -43,30 +43,36 @@ def find_member(root: Path, folder: Path, name: str, *, named_by: str) -> Path:
         Where it is. It need not exist.
 
     Raises:
-        ModelError: The name can be that of no file, is absolute, has `..` in it, or leads out of
-            the model's folder.
+        ModelError: No file can have the name, it is absolute, has `..` in it, or leads out of the
+            model's folder.
     """
-    _check_name(name, named_by)
+    check_name(name, named_by=named_by)
     place = PurePosixPath(name)
     path = folder / place
-    if place.is_absolute() or ".." in place.parts or not is_inside(path, root):
+    if "\0" in name or place.is_absolute() or ".." in place.parts or not is_inside(path, root):
         raise ModelError(f"{named_by} {name!r} leads out of the model folder {root}")
     return path
 
 
-def _check_name(name: str, named_by: str) -> None:
-    """Checks that a name can be that of a file, which the system tells by other errors."""
+def check_name(name: str, *, named_by: str) -> None:
+    """Checks that a file can have a name: file systems answer others with errors of their own.
+
+    Args:
+        name: As a file has it, with `/` between its parts.
+        named_by: The file and key that hold the name, for messages.
+
+    Raises:
+        ModelError: It is too long, or no text.
+    """
     try:
-        raw = os.fsencode(name)
-    except UnicodeEncodeError:
-        raw = b"\0"
-    if b"\0" in raw:
-        raise ModelError(f"{named_by} {name[:_SHOWN_CHARACTERS]!r} is no name of a file")
-    length = max(map(len, raw.split(b"/")))
-    if length > _NAME_BYTES_MAX or len(raw) > _PATH_BYTES_MAX:
+        longest = max((len(part.encode()) for part in PurePosixPath(name).parts), default=0)
+        fits = longest <= _NAME_BYTES_MAX and len(name.encode()) <= _PATH_BYTES_MAX
+    except UnicodeEncodeError:  # half of a surrogate pair
+        fits = False
+    if not fits:
         raise ModelError(
-            f"{named_by} has {len(raw)} bytes, {length} of them in one part: the limits are "
-            f"{_PATH_BYTES_MAX} and {_NAME_BYTES_MAX}"
+            f"{named_by} must name a file or a folder, of at most {_PATH_BYTES_MAX} bytes and "
+            f"{_NAME_BYTES_MAX} a part, not {name[:_SHOWN_CHARACTERS]!r} of {len(name)} characters"
         )
 
 
@@ -190,7 +196,7 @@ def read_file(path: Path, root: Path, *, limit_bytes: int) -> bytes:
     with open_file(path, root) as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            # No more than there is: a library's buffer is as large as what is asked for.
+            # Room is made for all that is asked for, however little there is.
             content = file.read(size + 1) if size <= limit_bytes else b""
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error

@@ -109,7 +109,7 @@ class Tokenizer:
         folder = metadata.transformer_folder
         changes = find_changes(folder, metadata.folder, metadata.model_type)
         config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
-        with _refusing(path):
+        with _told_by_library(path):
             tokenizer = tokenizers.Tokenizer.from_buffer(content)
             tokenizer.no_truncation()
             tokenizer.no_padding()
@@ -269,14 +269,16 @@ def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArr
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Make what the tokenizers library raises about a file an error of the model."""
+def _told_by_library(path: Path) -> Iterator[None]:
+    """Makes what the tokenizers library raises an error that names the file."""
     try:
         yield
-    except (ModelError, MemoryError, KeyboardInterrupt, SystemExit):
+    except ModelError:
         raise
     except BaseException as error:
-        # The library raises no narrower class, and its panics are no `Exception`.
+        # The library raises no narrower class, and its panics are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ModelError(f"{path} cannot be read: {error}") from error
 
 

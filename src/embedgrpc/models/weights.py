@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.json_file import JsonObject
 from embedgrpc.models.lfs import check_no_pointer
-from embedgrpc.models.model_file import check_file, find_member, open_regular
+from embedgrpc.models.model_file import check_file, check_name, open_regular
 
 # The header of a model with 20,000 tensors has 2 MB; one of 95 MB takes 24 s and 1.4 GB to read.
 _HEADER_BYTES_MAX = 8 << 20
@@ -229,5 +229,5 @@ def read_shard_names(index_path: Path, root: Path) -> Mapping[str, str]:
     for name in names:
         if Path(name).name != name or name in {"", ".", ".."}:
             raise ModelError(f"{index_path}: weight_map: {name!r} is not the name of a file")
-        find_member(root, index_path.parent, name, named_by=f"{index_path}: weight_map:")
+        check_name(name, named_by=f"{index_path}: weight_map")
     return homes

@@ -127,7 +127,11 @@ class Server:
         backstop = limits.backstop(settings.address)
         allow_descriptors(needed=limits.total, wanted=backstop)
         activity = ConnectionActivity(max_peers=2 * backstop)
-        interceptors: list[Any] = [activity, GuardInterceptor(max_fields=settings.max_fields), door]
+        interceptors: list[Any] = [
+            activity,
+            GuardInterceptor(max_fields=settings.max_fields),
+            door,
+        ]
         try:
             tracing = telemetry.configure(version("embedgrpc"), os.environ)
             metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)

@@ -325,18 +325,18 @@ class Settings(BaseModel):
     )
 
     @property
-    def drain_time_s(self) -> float:
-        """How long new calls are taken after NOT_SERVING, in seconds."""
-        if self.drain_delay_s is not None:
-            return self.drain_delay_s
-        return 0.0 if _is_local(self.address) else _NETWORK_DRAIN_S
-
-    @property
     def max_fields(self) -> int:
         """The most fields of a message: an input has up to three, and all else some hundred."""
         return _OTHER_FIELDS + _FIELDS_OF_AN_INPUT * max(
             self.max_inputs, self.max_stream_batch_inputs
         )
+
+    @property
+    def drain_time_s(self) -> float:
+        """How long new calls are taken after NOT_SERVING, in seconds."""
+        if self.drain_delay_s is not None:
+            return self.drain_delay_s
+        return 0.0 if _is_local(self.address) else _NETWORK_DRAIN_S
 
     @field_validator("models", mode="before")
     @classmethod
