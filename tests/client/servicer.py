@@ -51,6 +51,7 @@ class Script:
     one_by_one: bool = False  # one result an answer
     reverse: bool = False  # answer each batch from its end
     end_stream_after: int | None = None  # results, then UNAVAILABLE
+    end_stream_message: str = "gone"
     stay_silent: bool = False  # never answer on a stream
     calls: list[Any] = field(default_factory=list)
     metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
@@ -151,7 +152,7 @@ class Servicer(
                     )
                 )
                 if script.answered_count == script.end_stream_after:
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, script.end_stream_message)
         finally:
             script.stream_ended.set()
 

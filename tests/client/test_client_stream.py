@@ -266,6 +266,16 @@ def test_a_broken_stream_tells_what_is_unanswered(client: Client, script: Script
     assert answered + list(caught.value.unanswered_ids) == [number for number, _ in taken]
 
 
+def test_a_stream_that_has_begun_is_not_begun_again(client: Client, script: Script) -> None:
+    """Only a stream that the server has not looked at starts anew: of others, inputs were taken."""
+    script.max_in_flight_inputs, script.max_batch_inputs = 8, 2
+    script.end_stream_after = 4
+    script.end_stream_message = "Received RST_STREAM with error code 7"
+    with pytest.raises(ConnectionFailedError):
+        list(client.embed_stream(map(str, range(100))))
+    assert len(script.calls) == 1
+
+
 def test_a_silent_server_is_given_up(client: Client, script: Script) -> None:
     """A stream has no deadline, but the wait for an answer has."""
     script.stay_silent = True
@@ -436,6 +446,11 @@ def test_an_early_end_is_an_error() -> None:
     outcome = state.outcome(None)
     assert isinstance(outcome, ConnectionFailedError)
     assert outcome.unanswered_ids == ("0",)
+
+
+def test_an_end_before_the_inputs_are_known_is_an_error() -> None:
+    """A server that ends a stream with OK, while more inputs may come, has failed as well."""
+    assert isinstance(_state().outcome(None), ConnectionFailedError)
 
 
 def test_the_time_a_caller_takes_is_not_the_server_s() -> None:

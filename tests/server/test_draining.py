@@ -180,10 +180,11 @@ class _Core:
 
     def __init__(self) -> None:
         self.told = asyncio.Event()
+        self.grace_s = 0.0
 
     async def stop(self, grace_s: float) -> None:
         """Stops."""
-        del grace_s
+        self.grace_s = grace_s
         self.told.set()
 
 
@@ -242,6 +243,7 @@ async def test_no_caller_hears_anything_before_the_core_is_told_to_stop() -> Non
         call.add_done_callback(note)
     go.set()
     await asyncio.gather(stopping, *calls, return_exceptions=True)
+    assert core.grace_s == 1
     assert sorted(ended) == [
         ("NoneType", True),
         ("NoneType", True),

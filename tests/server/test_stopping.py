@@ -29,6 +29,37 @@ while True:
 """
 
 
+_HANGING = """
+import asyncio, os, signal, sys
+import embedgrpc.server.process
+from embedgrpc.server import logs
+from embedgrpc.server.settings import Settings
+
+class Hanging(embedgrpc.server.process.Server):
+    async def load(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    async def drain(self):
+        await asyncio.Event().wait()
+
+embedgrpc.server.process.Server = Hanging
+logs.configure("info", "json")
+settings = Settings(address="127.0.0.1:0", cache_dir=sys.argv[1])
+asyncio.run(embedgrpc.server.process.serve(settings.model_copy(update={"shutdown_timeout_s": 0.1})))
+"""
+
+
+def test_the_clock_of_a_stop_starts_with_the_signal(tmp_path: Path) -> None:
+    """A server that hangs as soon as it is told to stop is ended all the same."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _HANGING, str(tmp_path)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert "stop took too long" in process.stderr.read()
+        assert process.wait(PATIENCE_S) == 1
+
+
 @pytest.mark.parametrize("how", ["busy", "blocked"])
 def test_a_stop_that_takes_too_long_is_ended(how: str) -> None:
     """Neither a busy interpreter, nor a thread that does not end, nor a blocked log prevents it."""

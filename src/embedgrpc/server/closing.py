@@ -72,8 +72,11 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: Any) -> Any:
             try:
                 response = await behavior(request, context)
-            except EngineError:
-                await self._open.wait()
+            except BaseException as error:
+                # The exception keeps this frame, and may be kept for long.
+                request = context = None
+                if isinstance(error, EngineError) and not self._open.is_set():
+                    await self._open.wait()
                 raise
             if not self._open.is_set():
                 await self._open.wait()
