@@ -34,8 +34,9 @@ def main() -> None:
     parser.add_argument(
         "--settle-s",
         type=float,
-        default=5,
-        help="what is left out of each at its beginning, in which the queue fills up and empties",
+        default=15,
+        help="what is left out of each at its beginning, in which the queue fills up and empties:"
+        " longer than max_queue_s",
     )
     parser.add_argument(
         "--factors",

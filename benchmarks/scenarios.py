@@ -1,5 +1,6 @@
 """Situations that a scheduler has to deal with, each as a trace of what comes."""
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from embedgrpc.engine.calibration import CostModel
 _TEXTS = log_normal(48, 1.0)
 _QUERIES = log_normal(14, 0.5, longest=64)
 _HEAVY = zipf(0.7)
+_CROWD = 100
+_CROWD_TOKENS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,21 @@ def _bursts(offer: Offer) -> Trace:
     source = chooser(offer.seed, "bursts")
     times = bursts(rate_per_s, offer.seconds, on_s=0.2, off_s=0.6, source=source)
     return Trace(offer.seconds, _calls(times, _TEXTS, source))
+
+
+def _crowds(offer: Offer) -> Trace:
+    """A fifth of the tokens comes at random, the others in crowds of 100 calls at once."""
+    rate_per_s = 0.2 * offer.tokens_per_s / mean_length(_TEXTS)
+    times = arrivals.poisson(rate_per_s, offer.seconds, offer.seed)
+    calls = _calls(times, _TEXTS, chooser(offer.seed, "texts"))
+    every_s = _CROWD * _CROWD_TOKENS / (0.8 * offer.tokens_per_s)
+    crowds = range(1, math.ceil(offer.seconds / every_s))
+    calls += [
+        Arrival(number * every_s, (_CROWD_TOKENS,), deadline_s=60.0)
+        for number in crowds
+        for _ in range(_CROWD)
+    ]
+    return Trace(offer.seconds, sorted(calls, key=lambda call: call.at_s))
 
 
 def _heavy(offer: Offer) -> Trace:
@@ -169,6 +187,16 @@ SCENARIOS: Mapping[str, Scenario] = {
         load=50,
         trace=_bursts,
     ),
+    "crowds": Scenario(
+        what="A fifth of the tokens at random, the others in crowds of 100 calls of 200 at once",
+        load=40,
+        trace=_crowds,
+    ),
+    "overload": Scenario(
+        what="The calls of the first scenario, for longer than any burst",
+        load=200,
+        trace=_poisson,
+    ),
     "heavy": Scenario(
         what="Calls of 1 to 64 texts of 8 to 512 tokens, both with heavy tails",
         load=60,
@@ -200,7 +228,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         settings={
             "max_queued_inputs": 65_536,
             "max_queued_tokens": 2**24,
-            "max_queued_batches": 1024,
+            "max_queue_s": 60,
         },
     ),
 }

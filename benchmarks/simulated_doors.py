@@ -30,7 +30,7 @@ class Door:
             max_inputs=settings.max_queued_inputs,
             max_tokens=settings.max_queued_tokens,
             batch_tokens=batch_tokens,
-            queued_batches=settings.max_queued_batches,
+            max_queue_s=settings.max_queue_s,
             clock=clock,
         )
         self._clock = clock

@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
         type=lambda text: tuple(text.split("=", 1)),
         default=[],
         metavar="NAME=VALUE",
-        help="settings of the server, such as max_queued_batches=64 batch_tokens=512",
+        help="settings of the server, such as max_queue_s=5 batch_tokens=512",
     )
     parser.add_argument("--plots", type=Path, help="folder for a plot of each scenario")
     parser.add_argument(

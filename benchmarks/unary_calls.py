@@ -52,7 +52,7 @@ def health_checks() -> UnaryCalls:
 _COPIES = 50
 
 
-def _embed_calls(name: str, workload: Workload) -> UnaryCalls:
+def embed_calls(name: str, workload: Workload) -> UnaryCalls:
     """Asks for one text a call; each is like no other, for equal ones in flight are run once."""
     requests = tuple(
         embedding_service_pb2.EmbedRequest(texts=[f"{copy} {text}"]).SerializeToString()
@@ -77,9 +77,9 @@ def _rerank_calls() -> UnaryCalls:
 
 
 WORKLOADS: Mapping[str, Callable[[], UnaryCalls]] = {
-    "queries": lambda: _embed_calls("queries", workloads.short()),
-    "passages": lambda: _embed_calls("passages", workloads.passages()),
-    "mixed": lambda: _embed_calls("mixed", workloads.mixed()),
-    "uniform": lambda: _embed_calls("uniform", workloads.uniform()),
+    "queries": lambda: embed_calls("queries", workloads.short()),
+    "passages": lambda: embed_calls("passages", workloads.passages()),
+    "mixed": lambda: embed_calls("mixed", workloads.mixed()),
+    "uniform": lambda: embed_calls("uniform", workloads.uniform()),
     "rerank": _rerank_calls,
 }

@@ -35,8 +35,12 @@ from tests.triton.environment import Environment
             ],
             ["| offered / capacity | 0.8 | 1 | 2 |", "| goodput / best |", "| failed health"],
         ),
+        (
+            ["bursts", "--rounds", "1", "--long", "4", "--short", "8", "--quiet-s", "0.1"],
+            ["| 4 times 1 text a call: about 150 words | 4 | 0 |", "| 8 times 1 text a call"],
+        ),
     ],
-    ids=["throughput", "latency", "startup", "load", "overload"],
+    ids=["throughput", "latency", "startup", "load", "overload", "bursts"],
 )
 def test_a_benchmark_prints_its_table(
     arguments: list[str], rows: list[str], tmp_path: Path

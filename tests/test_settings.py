@@ -71,12 +71,15 @@ def write(folder: Path, text: str) -> Path:
 def other_value(setting: str) -> Any:
     """A value that is allowed and not the default."""
     info = FIELDS[setting]
-    if setting in ("address", "health_address"):
-        return "unix:/run/embedgrpc.sock"
-    if setting == "unix_socket_mode":
-        return "0660"
-    if setting == "caller_metadata":
-        return "x-forwarded-client-cert"
+    special = {
+        "address": "unix:/run/embedgrpc.sock",
+        "health_address": "unix:/run/embedgrpc.sock",
+        "unix_socket_mode": "0660",
+        "caller_metadata": "x-forwarded-client-cert",
+        "drain_delay_s": 1.0,
+    }
+    if setting in special:
+        return special[setting]
     if info.annotation is Path or (setting.startswith("triton_") and setting.endswith("_file")):
         return "/var/cache/embedgrpc"
     if get_origin(info.annotation) is Literal:
@@ -239,7 +242,8 @@ def bounds_of(info: FieldInfo) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize(
-    "setting", [name for name, info in FIELDS.items() if info.annotation in (int, float)]
+    "setting",
+    [name for name, info in FIELDS.items() if info.annotation in (int, float, float | None)],
 )
 def test_every_number_is_bounded(setting: str) -> None:
     """Each number has a least and a greatest value, and is refused beyond either."""
@@ -261,6 +265,40 @@ def test_window_smaller_than_a_message() -> None:
     """A stream's window must have room for one message of it."""
     (line,) = refusal("--max-stream-batch-inputs", "10", "--max-stream-in-flight-inputs", "9")
     assert line == "max_stream_batch_inputs 10 is more than max_stream_in_flight_inputs 9"
+
+
+def test_a_stop_must_fit_into_its_time() -> None:
+    """What the parts of a stop may take is added up, and refused where it is too much."""
+    (line,) = refusal("--drain-delay-s", "6", "--shutdown-grace-s", "20.5")
+    assert line == (
+        "a stop may take 30.5 s: drain_delay_s 6, shutdown_grace_s 20.5 and 4 for the rest;"
+        " that is more than shutdown_timeout_s 30"
+    )
+    Settings(drain_delay_s=6, shutdown_grace_s=20)
+    Settings(drain_delay_s=6, shutdown_grace_s=20.5, shutdown_timeout_s=30.5)
+    (line,) = refusal("--address", "0.0.0.0:1", "--shutdown-grace-s", "21.5")
+    assert "a stop may take 30.5 s: drain_delay_s 5," in line
+
+
+@pytest.mark.parametrize(
+    ("address", "drain_s"),
+    [
+        ("127.0.0.1:50051", 0),
+        ("127.0.0.2:50051", 0),
+        ("localhost:50051", 0),
+        ("[::1]:50051", 0),
+        ("unix:/run/embedgrpc.sock", 0),
+        ("0.0.0.0:50051", 5),
+        ("[::]:50051", 5),
+        ("10.1.2.3:50051", 5),
+        ("some-host:50051", 5),
+    ],
+)
+def test_a_server_on_a_network_waits_for_load_balancers(address: str, drain_s: float) -> None:
+    """Only where no other machine can call, a stop begins at once; a value that is set wins."""
+    assert Settings(address=address).drain_time_s == drain_s
+    assert Settings(address=address, drain_delay_s=0).drain_time_s == 0
+    assert Settings(address=address, drain_delay_s=1.5).drain_time_s == 1.5
 
 
 def test_unknown_key_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from embedgrpc.server.settings import Settings
 COST = CostModel(batch_s=0.002, token_s=100e-6, largest_tokens=65_536)
 SETTINGS = Settings()
 # Lets everything in, so that what the queue does shows.
-OPEN = Settings(max_queued_inputs=65_536, max_queued_tokens=2**24, max_queued_batches=1024)
+OPEN = Settings(max_queued_inputs=65_536, max_queued_tokens=2**24, max_queue_s=3600)
 
 
 def machine(*, lanes: int = 2, sequences: int = 512, processors: int = 1) -> Machine:
@@ -126,11 +126,23 @@ def test_unequal_callers_are_served_equally() -> None:
     ]
     trace = Trace(20, sorted(arrived))
     assert backlogged(trace.tokens_by_caller, 20 * 64 * texts_per_s) == {"five", "one"}
-    own, fifo = (simulate(trace, machine(), policy, settings=SETTINGS) for policy in (Own, Fifo))
+    # What counts is the overload itself, not the long queue that fills up before it is noticed.
+    short = Settings(max_queue_s=1)
+    own, fifo = (simulate(trace, machine(), policy, settings=short) for policy in (Own, Fifo))
     assert own.jain(frozenset({"five", "one"})) > 0.9
     assert fifo.jain(frozenset({"five", "one"})) < 0.8
     assert own.service("little").texts_per_s == pytest.approx(0.05 * texts_per_s, rel=0.2)
     assert own.service("little").p99_s < 0.5 < fifo.service("little").p99_s
+
+
+def test_crowds_are_answered_and_overloads_are_not() -> None:
+    """A hundred calls at once after a quiet time are all let in; twice the load for long is not."""
+    crowds = simulate(trace_of("crowds", load=40, seconds=30), machine(), Own, settings=SETTINGS)
+    assert crowds.share(Ending.ANSWERED) == 1
+    trace = trace_of("overload", load=200, seconds=30)
+    overload = simulate(trace, machine(), Own, settings=SETTINGS, warm_up_share=0.3)
+    assert overload.share(Ending.REFUSED) > 0.3
+    assert overload.latency_s(99) < 1
 
 
 def test_unequal_streams_are_served_equally() -> None:

@@ -46,7 +46,9 @@ class Script:
     max_in_flight_inputs: int = 8
     max_batch_inputs: int = 4
     page_size: int = 2
+    page_tokens: Iterator[str] | None = None  # instead of those of the pages
     model_count: int = 5
+    one_by_one: bool = False  # one result an answer
     reverse: bool = False  # answer each batch from its end
     end_stream_after: int | None = None  # results, then UNAVAILABLE
     stay_silent: bool = False  # never answer on a stream
@@ -57,6 +59,8 @@ class Script:
     stream_ended: threading.Event = field(default_factory=threading.Event)
     watch_status: str = "SERVING"
     watched: list[str] = field(default_factory=list)
+    on_call: Callable[[Any], object] = id  # told of each unary call
+    hold_calls: bool = False  # never answer unary calls
     hold_answers: threading.Event | None = None  # answer nothing before it is set
     window_full: threading.Event = field(default_factory=threading.Event)
 
@@ -136,6 +140,10 @@ class Servicer(
                 results = [stream_result(each, setup.options) for each in held]
                 held = []
                 script.answered_count += len(results)
+                while script.one_by_one and len(results) > 1:
+                    yield pb.StreamEmbedResponse(
+                        results=pb.StreamEmbedResults(results=[results.pop(0)])
+                    )
                 yield pb.StreamEmbedResponse(
                     results=pb.StreamEmbedResults(
                         results=reversed(results) if script.reverse else results,
@@ -172,11 +180,17 @@ class Servicer(
     ) -> model_service_pb2.ListModelsResponse:
         """Lists `script.model_count` models by pages of `script.page_size`."""
         await self._begin(request, context)
-        first = int(request.page_token or 0)
+        first = int(request.page_token or 0) if self.script.page_tokens is None else 0
         last = min(first + self.script.page_size, self.script.model_count)
         return model_service_pb2.ListModelsResponse(
             models=[model(f"model-{number}") for number in range(first, last)],
-            next_page_token=str(last) if last < self.script.model_count else "",
+            next_page_token=(
+                next(self.script.page_tokens)
+                if self.script.page_tokens is not None
+                else str(last)
+                if last < self.script.model_count
+                else ""
+            ),
         )
 
     async def GetModel(  # noqa: N802
@@ -208,7 +222,10 @@ class Servicer(
 
     async def _begin(self, request: Any, context: Any) -> None:
         self.script.calls.append(request)
+        self.script.on_call(context)
         self.script.metadata = list(context.invocation_metadata())
+        if self.script.hold_calls:
+            await asyncio.Event().wait()
         if self.script.refusals:
             await _abort(context, self.script.refusals.popleft())
 
@@ -239,15 +256,20 @@ _ADD_SERVICES: list[Callable[[Servicer, Any], None]] = [
 
 
 @contextmanager
-def serving(address: str = "127.0.0.1:0") -> Iterator[tuple[Servicer, str]]:
+def serving(
+    address: str = "127.0.0.1:0", *, max_request_bytes: int = 16 * 2**20, max_streams: int = 0
+) -> Iterator[tuple[Servicer, str]]:
     """Serves from a thread with a loop of its own; gives the servicer and its target."""
+    options = [("grpc.max_receive_message_length", max_request_bytes)]
+    if max_streams:
+        options.append(("grpc.max_concurrent_streams", max_streams))
     servicer = Servicer()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test-server")
     thread.start()
 
     async def start() -> tuple[Any, int]:
-        server = grpc.aio.server(options=[("grpc.max_receive_message_length", 16 * 2**20)])
+        server = grpc.aio.server(options=options)
         for add in _ADD_SERVICES:
             add(servicer, server)
         port = server.add_insecure_port(address)

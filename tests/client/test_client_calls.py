@@ -1,9 +1,11 @@
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from embedgrpc.client import Client, HealthStatus
+from embedgrpc.client import BadResponseError, Client, HealthStatus
 from embedgrpc.client.options import EmbedOptions
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import DIMENSIONS, VOCABULARY, vector_of
@@ -187,6 +189,25 @@ def test_rerank_returns_the_best_first(client: Client, script: Script) -> None:
         4,
         "i",
     )
+
+
+@pytest.mark.parametrize("tokens", [itertools.repeat("1"), itertools.cycle("12")])
+def test_pages_that_go_in_circles_are_an_error(
+    client: Client, script: Script, tokens: Iterator[str]
+) -> None:
+    """A page that names itself, or an earlier one, as the next ends the call."""
+    script.page_tokens = tokens
+    with pytest.raises(BadResponseError, match="names an earlier page"):
+        client.list_models()
+    assert len(script.calls) <= 3
+
+
+def test_pages_without_an_end_are_an_error(client: Client, script: Script) -> None:
+    """A server that always has another page is given up, and the list stays bounded."""
+    script.page_tokens, script.model_count = map(str, itertools.count(1)), 0
+    with pytest.raises(BadResponseError, match="more than 1000 pages"):
+        client.list_models()
+    assert len(script.calls) == 1000
 
 
 def test_list_models_follows_the_pages(client: Client, script: Script) -> None:

@@ -20,7 +20,11 @@ def test_there_is_a_class_for_each_reason_of_the_contract() -> None:
     """No reason without a class, no class without a reason, and each is public."""
     assert sorted(errors.ERRORS_BY_REASON) == sorted(REASONS)
     leaves = set(errors.EmbedGrpcError.__subclasses__())
-    without_reason = {errors.ConnectionFailedError, errors.BadResponseError}
+    without_reason = {
+        errors.ConnectionFailedError,
+        errors.BadResponseError,
+        errors.MessageTooLargeError,
+    }
     assert leaves - set(errors.ERRORS_BY_REASON.values()) == without_reason
     for error in leaves:
         assert error.__name__ in package.__all__
@@ -128,7 +132,7 @@ def test_a_deadline_that_passes_here_is_a_deadline_error(client_class: type[Clie
         client.close()
 
 
-@pytest.mark.parametrize("name", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+@pytest.mark.parametrize("name", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"])
 def test_a_busy_server_is_tried_three_times(client: Client, script: Script, name: str) -> None:
     """The retry policy of the channel gives up after the third attempt."""
     code = grpc.StatusCode[name]

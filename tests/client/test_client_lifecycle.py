@@ -23,10 +23,19 @@ SERVER_PACKAGES = ("server", "engine", "models", "backends", "cli")
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_a_client_can_be_pickled(kind: type[Client] | type[AsyncClient], target: str) -> None:
     """The settings travel, the channel does not, and a copy of a closed client is open."""
-    made = kind(target, timeout_s=7, metadata=[("k", "v")], health_check=True)
+    made = kind(
+        target,
+        timeout_s=7,
+        metadata=[("k", "v")],
+        health_check=True,
+        max_request_bytes=5000,
+        max_concurrent_calls=3,
+    )
     copy = pickle.loads(pickle.dumps(made))  # noqa: S301 -- our own
-    for name in ("_target", "_timeout_s", "_metadata", "_health_check"):
+    for name in ("_target", "_timeout_s", "_metadata", "_health_check", "_max_request_bytes"):
         assert getattr(copy, name) == getattr(made, name)
+    assert copy._in_flight.max_calls == 3
+    assert copy._request_limit.max_bytes == 5000
 
 
 def test_a_pickled_client_works_after_the_original_connected(target: str) -> None:
@@ -128,6 +137,25 @@ async def test_a_cancelled_wait_for_a_result_loses_nothing(target: str, script: 
             await waiting
         script.hold_answers.set()
         assert [result.id async for result in stream] == [str(number) for number in range(20)]
+
+
+async def test_a_call_that_its_caller_cancels_is_not_tried_again(
+    target: str, script: Script
+) -> None:
+    """A server that stops may cancel a call, which is then tried again; a caller means it."""
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    script.on_call = lambda _: loop.call_soon_threadsafe(begun.set)
+    script.hold_calls = True
+    async with AsyncClient(target) as client:
+        calling = asyncio.ensure_future(client.embed(["a"]))
+        await begun.wait()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        script.hold_calls = False
+        assert await client.health() is HealthStatus.SERVING
+    assert [type(call).__name__ for call in script.calls] == ["EmbedRequest", "HealthCheckRequest"]
 
 
 async def test_streams_of_one_client_run_side_by_side(target: str) -> None:

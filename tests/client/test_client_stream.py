@@ -17,7 +17,10 @@ from embedgrpc.client import (
     ModelNotFoundError,
     StreamResult,
 )
+from embedgrpc.client.enums import ResultOrder
+from embedgrpc.client.sizes import RequestLimit
 from embedgrpc.client.stream import MESSAGE_TEXT_BYTES, StreamState
+from embedgrpc.client.sync_stream import _Exchange
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import vector_of
 from tests.client.servicer import Script
@@ -315,11 +318,89 @@ async def test_asynchronous_inputs_are_taken(target: str) -> None:
     assert seen == ["0", "1", "2"]
 
 
-def _state() -> StreamState[list[str]]:
-    state = StreamState(["a"], model="", order="input", batch_size=1, timeout_s=1.0)
-    ready = pb.StreamEmbedReady(max_in_flight_inputs=4, max_batch_inputs=4)
+def ready_state(
+    *, batch_size: int, order: ResultOrder = "input", max_bytes: int = 2**22, window: int = 4
+) -> StreamState[list[str]]:
+    """Makes the state of a stream that the server has accepted."""
+    state = StreamState(
+        ["a"],
+        model="",
+        order=order,
+        batch_size=batch_size,
+        timeout_s=1.0,
+        request_limit=RequestLimit(max_bytes),
+    )
+    ready = pb.StreamEmbedReady(max_in_flight_inputs=window, max_batch_inputs=window)
     state.receive(pb.StreamEmbedResponse(ready=ready))
     return state
+
+
+def test_a_message_is_begun_only_when_it_can_be_filled() -> None:
+    """With room for one input there is no message of one: a trickle of them would be slow."""
+    state = ready_state(batch_size=4, window=8)
+    sent = [state.add("a") for _ in range(8)]
+    assert [message is not None for message in sent] == [False, False, False, True] * 2
+    for answered in range(3):
+        assert not state.has_room()
+        state.receive(_answer(str(answered)))
+    assert not state.has_room()
+    state.receive(_answer("3"))
+    for _ in range(4):
+        assert state.has_room()
+        message = state.add("a")
+    assert message is not None
+    assert len(message.batch.inputs) == 4
+    assert not state.has_room()
+
+
+def test_messages_are_full_however_slowly_answers_come(client: Client, script: Script) -> None:
+    """Answers one by one make room for one input at a time, and messages are full all the same."""
+    script.max_in_flight_inputs, script.max_batch_inputs = 8, 4
+    script.one_by_one = True
+    assert len(list(client.embed_stream(map(str, range(101))))) == 101
+    assert [len(message.batch.inputs) for message in script.messages] == [4] * 25 + [1]
+
+
+def test_answers_that_nobody_takes_do_not_pile_up() -> None:
+    """The reader takes a few answers ahead of its caller, and leaves the others to the server."""
+    state: StreamState[Any] = ready_state(batch_size=1, window=100)
+    exchange = _Exchange(state)
+    taken: list[int] = []
+
+    def answers() -> Iterator[pb.StreamEmbedResponse]:
+        for number in range(100):
+            taken.append(number)
+            yield _answer(str(number))
+
+    reading = threading.Thread(target=exchange.read, args=(answers(),))
+    reading.start()
+    try:
+        while reading.is_alive() and not exchange._changed._waiters:  # type: ignore[attr-defined] # undocumented
+            pass
+        assert len(taken) == 3  # two that wait for the caller, and one in hand
+    finally:
+        exchange.stop()
+        reading.join()
+
+
+async def test_answers_are_read_only_when_results_are_wanted(target: str, script: Script) -> None:
+    """On an event loop, no answer is read before the results of the last one are taken."""
+    script.max_in_flight_inputs, script.max_batch_inputs = 100, 10
+    async with AsyncClient(target) as client:
+        stream = client.embed_stream(map(str, range(1000)))
+        for number in range(500):
+            assert (await anext(stream)).id == str(number)
+            assert len(stream._results) < 10
+        await stream.aclose()
+
+
+def _answer(position: str) -> pb.StreamEmbedResponse:
+    result = pb.StreamEmbedResult(id=position, error={"code": 3})
+    return pb.StreamEmbedResponse(results=pb.StreamEmbedResults(results=[result]))
+
+
+def _state() -> StreamState[list[str]]:
+    return ready_state(batch_size=1)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from embedgrpc.client import BadResponseError
-from embedgrpc.client.reading import read_embeddings, read_ready, read_stream_result
+from embedgrpc.client.reading import read_embeddings, read_ranking, read_ready, read_stream_result
 from embedgrpc.client.vectors import read_floats, read_multi_vector, read_rows, read_sparse
 from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.v1 import rerank_service_pb2
 
 FLOAT32 = "VECTOR_ENCODING_FLOAT32"
 FLOAT16 = "VECTOR_ENCODING_FLOAT16"
@@ -92,6 +93,12 @@ def test_a_malformed_answer_is_refused() -> None:
     wider = pb.Embedding(dense=pb.DenseVector(values=[1.0, 2.0], dimensions=2, encoding=FLOAT32))
     with pytest.raises(BadResponseError, match="1 embeddings came back for 2 texts"):
         read_embeddings(pb.EmbedResponse(embeddings=[dense]), 2)
+    with pytest.raises(BadResponseError, match="2 embeddings came back for 1 texts"):
+        read_embeddings(pb.EmbedResponse(embeddings=[pb.Embedding()] * 2), 1)
+    for index in (-1, 3):
+        results = [rerank_service_pb2.RankedDocument(index=index)]
+        with pytest.raises(BadResponseError, match="none of the 3 documents"):
+            read_ranking(rerank_service_pb2.RerankResponse(results=results), 3)
     with pytest.raises(BadResponseError, match="only 1 of 2 embeddings have dense"):
         read_embeddings(pb.EmbedResponse(embeddings=[dense, pb.Embedding()]), 2)
     with pytest.raises(BadResponseError, match="differ"):

@@ -22,7 +22,7 @@ LIMITS = {
     "batch_tokens": 512,
     "batch_sequences": 24,
     "max_inputs": 64,
-    "max_queued_batches": 6,
+    "max_queue_s": 0.2,
     "max_stream_in_flight_inputs": 128,
     "max_stream_batch_inputs": 32,
     "tokenizer_threads": 2,

@@ -293,7 +293,7 @@ def running(
     budget: BatchBudget | None = None,
     observers: Iterable[BatchObserver] = (),
     max_inputs: int = 1_000_000,
-    queued_batches: int = 1_000_000,
+    max_queue_s: float = 3600,
 ) -> Iterator[Engine]:
     """Runs an engine on the event loop of the caller."""
     tokenizer = tokenizer or CharacterTokenizer()
@@ -302,7 +302,7 @@ def running(
         max_inputs=max_inputs,
         max_tokens=1_000_000,
         batch_tokens=budget.tokens,
-        queued_batches=queued_batches,
+        max_queue_s=max_queue_s,
     )
     scheduler = Scheduler(
         model="fake",

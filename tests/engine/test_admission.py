@@ -2,6 +2,7 @@ import asyncio
 import math
 import random
 import threading
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -43,17 +44,25 @@ def admission_of(
     max_inputs: int = 1_000_000,
     max_tokens: int = 100_000_000,
     batch_tokens: int = 1_000_000,
-    queued_batches: int = 1_000,
+    max_queue_s: float = 3600,
+    tokens_per_s: float = 1_000_000,
     clock: Clock | None = None,
 ) -> Admission:
     """Makes an admission that has room for anything that is not told."""
-    return Admission(
+    admission = Admission(
         max_inputs=max_inputs,
         max_tokens=max_tokens,
         batch_tokens=batch_tokens,
-        queued_batches=queued_batches,
+        max_queue_s=max_queue_s,
         clock=clock or Clock(),
     )
+    learn(admission, tokens_per_s)
+    return admission
+
+
+def learn(admission: Admission, tokens_per_s: float) -> None:
+    """Lets an admission learn how fast work is done, once and for all."""
+    admission.drain_rate.add(10**9, 10**9 / tokens_per_s)
 
 
 def label_of(admission: Admission, tokens: int, *, caller: str = "", inputs: int = 1) -> str:
@@ -227,16 +236,16 @@ async def test_health_check_is_always_taken_in() -> None:
 
 def test_short_call_does_not_wait_for_the_whole_of_a_long_one() -> None:
     """Of a job ahead only as much counts as the call has itself: jobs take turns."""
-    admission = admission_of(batch_tokens=100, queued_batches=4)
+    admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=4)
     admission.admit(inputs=1000, tokens=100_000, remaining_s=math.inf)
     assert label_of(admission, 20) == ""
     assert label_of(admission, 1_000) == ""
     assert label_of(admission, 100_000) == ""
 
 
-def test_queue_of_many_batches_is_full() -> None:
-    """When more batches than allowed are ahead of a call, it is refused."""
-    admission = admission_of(batch_tokens=100, queued_batches=4)
+def test_queue_of_many_seconds_is_full() -> None:
+    """When more work than allowed is ahead of a call, it is refused."""
+    admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=4)
     for _ in range(21):
         admission.admit(inputs=1, tokens=20, remaining_s=math.inf)
     assert label_of(admission, 20) == "queue_full"
@@ -244,7 +253,7 @@ def test_queue_of_many_batches_is_full() -> None:
 
 def test_long_call_waits_for_a_few_of_its_kind() -> None:
     """A call may wait for four times its own work, however much that is."""
-    admission = admission_of(batch_tokens=100, queued_batches=4)
+    admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=4)
     for _ in range(5):
         admission.admit(inputs=50, tokens=5000, remaining_s=math.inf)
     assert label_of(admission, 5000) == "queue_full"
@@ -254,7 +263,7 @@ def test_long_call_waits_for_a_few_of_its_kind() -> None:
 def test_overload_keeps_the_queue_short_until_it_is_over() -> None:
     """Once the queue was full, calls get in while it is short, until none was refused for 1 s."""
     clock = Clock()
-    admission = admission_of(batch_tokens=100, queued_batches=10, clock=clock)
+    admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=10, clock=clock)
     inside = [admission.admit(inputs=1, tokens=20, remaining_s=math.inf) for _ in range(51)]
     assert label_of(admission, 20) == "queue_full"
     for one in inside[:20]:
@@ -264,7 +273,7 @@ def test_overload_keeps_the_queue_short_until_it_is_over() -> None:
     for one in inside[20:43]:
         one.release(1, 20, Fate.ANSWERED)
     assert label_of(admission, 20) == ""
-    # Nobody was refused for a second: a burst finds a long queue again.
+    # No call was refused for a second: a burst finds a long queue again.
     clock.now += 1.1
     for _ in range(20):
         assert label_of(admission, 20) == ""
@@ -273,9 +282,167 @@ def test_overload_keeps_the_queue_short_until_it_is_over() -> None:
     assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_OVERLOADED] == 1
 
 
+class Server:
+    """Answers calls in order at a given rate, on a clock that is set by hand."""
+
+    def __init__(self, *, max_queue_s: float = 10, tokens_per_s: int = 1000) -> None:
+        self.clock = Clock()
+        self.admission = admission_of(
+            batch_tokens=50, tokens_per_s=tokens_per_s, max_queue_s=max_queue_s, clock=self.clock
+        )
+        self.tokens_per_s = tokens_per_s
+        self.inside: deque[Reservation] = deque()
+        self._done = 0.0
+
+    @property
+    def queue_s(self) -> float:
+        """How long it takes to answer what is inside."""
+        return self.admission.ledger.tokens(INTERACTIVE) / self.tokens_per_s
+
+    def offer(self, tokens: int = 20, *, caller: str = "") -> str:
+        """Sends a call; tells why it was refused, or nothing."""
+        try:
+            reservation = self.admission.admit(
+                inputs=1, tokens=tokens, remaining_s=math.inf, caller=caller
+            )
+        except OverloadedError as refused:
+            return refused.metadata["label"]
+        self.inside.append(reservation)
+        return ""
+
+    def work(self, seconds: float) -> None:
+        """Lets some time pass."""
+        self.clock.now += seconds
+        self._done += seconds * self.tokens_per_s
+        while self.inside and self.inside[0].tokens <= self._done:
+            first = self.inside.popleft()
+            self._done -= first.tokens
+            first.release(1, first.tokens, Fate.ANSWERED)
+        if not self.inside:
+            self._done = 0.0
+
+    def load(self, share: float, seconds: float, *, caller: str = "") -> Counter[str]:
+        """Sends calls of 20 tokens at a share of the capacity; counts how they fared."""
+        labels: Counter[str] = Counter()
+        calls = round(seconds * share * self.tokens_per_s / 20)
+        for _ in range(calls):
+            labels[self.offer(caller=caller)] += 1
+            self.work(seconds / calls)
+        return labels
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4])
+def test_burst_after_quiet_gets_in(share: float) -> None:
+    """Nine seconds of work at once are let in, and so is what comes while they are done."""
+    server = Server()
+    server.work(5)
+    assert {server.offer() for _ in range(450)} == {""}
+    assert set(server.load(share, 20)) == {""}
+    assert server.queue_s < 1
+
+
+def test_burst_beyond_the_longest_wait_is_cut_off() -> None:
+    """Of a burst that takes longer than `max_queue_s` the rest is refused, and may come again."""
+    server = Server(max_queue_s=3)
+    labels = Counter(server.offer() for _ in range(200))
+    assert labels[""] == 151
+    assert labels["queue_full"] == 1
+    assert labels["overloaded"] == 48
+    server.work(1.2)
+    assert {server.offer() for _ in range(50)} == {""}
+
+
+@pytest.mark.parametrize("share", [1.3, 2, 5])
+def test_lasting_overload_keeps_the_queue_short(share: float) -> None:
+    """When more comes than can be done for some seconds, the queue is short from then on."""
+    server = Server()
+    server.load(share, 30)
+    assert server.queue_s <= 0.1
+    labels = server.load(share, 10)
+    assert labels["queue_full"] == 0
+    assert labels[""] == pytest.approx(500, rel=0.05)
+    assert labels["overloaded"] == pytest.approx(500 * (share - 1), rel=0.2)
+    assert server.queue_s <= 0.1
+
+
+def test_overload_is_noticed_before_the_queue_is_full() -> None:
+    """At twice the load no call waits longer than some seconds, though ten are allowed."""
+    server = Server()
+    longest_s = 0.0
+    for _ in range(50):
+        server.load(2, 0.5)
+        longest_s = max(longest_s, server.queue_s)
+    assert 1 < longest_s < 4
+
+
+def test_burst_after_an_overload_gets_in() -> None:
+    """An overload that is over is forgotten."""
+    server = Server()
+    server.load(3, 20)
+    server.work(2)
+    assert {server.offer() for _ in range(450)} == {""}
+
+
+def test_what_comes_while_a_refused_burst_drains_gets_in() -> None:
+    """Few calls beside a long queue that drains are not refused until it is empty."""
+    server = Server()
+    refused = Counter(server.offer() for _ in range(1000))
+    assert refused[""] == 501
+    server.load(0.2, 2.5)
+    assert set(server.load(0.2, 4)) == {""}
+    assert server.queue_s > 3
+
+
+@pytest.mark.parametrize(("callers", "tokens"), [(33, 250), (5, 3000)])
+def test_callers_who_wait_for_their_answers_are_no_overload(callers: int, tokens: int) -> None:
+    """Callers who send the next call when the last is answered keep a long queue, and get in."""
+    server = Server()
+    for _ in range(callers):
+        assert server.offer(tokens) == ""
+    for _ in range(100):
+        server.work(tokens / server.tokens_per_s)
+        assert server.offer(tokens) == ""
+
+
+def test_steady_queue_of_less_than_a_second_is_no_overload() -> None:
+    """Callers with many short calls in flight, who send when they are answered, get in."""
+    server = Server()
+    for _ in range(45):
+        assert server.offer() == ""
+    for _ in range(1000):
+        server.work(0.02)
+        assert server.offer() == ""
+
+
+def test_before_any_batch_the_rate_is_guessed() -> None:
+    """Right after the start a burst is let in, though not beyond a sane guess."""
+    admission = Admission(
+        max_inputs=10**6, max_tokens=10**9, batch_tokens=512, max_queue_s=10, clock=Clock()
+    )
+    # A guess of 50 ms a batch.
+    assert admission.seconds(512) == pytest.approx(0.05)
+    taken = 0
+    while label_of(admission, 200) == "":
+        admission.admit(inputs=1, tokens=200, remaining_s=math.inf)
+        taken += 200
+    assert taken == pytest.approx(102_400, rel=0.01)
+
+
+def test_first_slow_run_is_not_taken_for_the_rule() -> None:
+    """One run of few tokens hardly moves the guess; full batches soon replace it."""
+    admission = Admission(
+        max_inputs=10**6, max_tokens=10**9, batch_tokens=512, max_queue_s=10, clock=Clock()
+    )
+    admission.drain_rate.add(40, 0.1)
+    assert admission.seconds(512) < 0.2
+    for _ in range(5):
+        admission.drain_rate.add(512, 1.0)
+    assert admission.seconds(512) == pytest.approx(1.0, rel=0.2)
+
+
 def test_refusals_of_an_overload_say_the_same() -> None:
     """What is told of the limit does not depend on the call, so that it need be written once."""
-    admission = admission_of(batch_tokens=100, queued_batches=10, clock=Clock())
+    admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=10)
     for _ in range(51):
         admission.admit(inputs=1, tokens=20, remaining_s=math.inf)
     assert label_of(admission, 20) == "queue_full"
@@ -290,7 +457,7 @@ def test_refusals_of_an_overload_say_the_same() -> None:
 
 def test_modest_caller_gets_in_while_another_overloads() -> None:
     """Of another caller's calls no more count than the own: who sends few is not refused."""
-    admission = admission_of(batch_tokens=100, queued_batches=4)
+    admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=4)
     for _ in range(21):
         admission.admit(inputs=1, tokens=20, remaining_s=math.inf, caller="flood")
     assert label_of(admission, 20, caller="flood") == "queue_full"
@@ -300,7 +467,7 @@ def test_modest_caller_gets_in_while_another_overloads() -> None:
 
 def test_streams_that_hurry_leave_room_for_calls() -> None:
     """Interactive work that can wait gets in only while the queue is short."""
-    admission = admission_of(batch_tokens=100, queued_batches=100)
+    admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=100)
     taken = 0
     while admission.admit_if_room(INTERACTIVE, inputs=1, tokens=20):
         taken += 1
@@ -433,11 +600,10 @@ async def test_job_beyond_the_bounds_runs_alone() -> None:
 @pytest.mark.parametrize(("beside_bulk", "seconds"), [(False, 5.0), (True, 6.25)])
 def test_unreachable_deadline_is_refused(beside_bulk: bool, seconds: float) -> None:  # noqa: FBT001 - pytest passes it by name
     """A call that would outlast its deadline is refused before any work is done for it."""
-    admission = admission_of()
+    admission = admission_of(tokens_per_s=1000)
     if beside_bulk:
         assert admission.admit_if_room(BULK, inputs=1, tokens=10)
     admission.admit(inputs=1, tokens=2500, remaining_s=0.001)
-    admission.drain_rate.add(tokens=1000, seconds=1)
     with pytest.raises(OverloadedError) as refused:
         admission.admit(inputs=1, tokens=2500, remaining_s=seconds - 0.1)
     assert refused.value.metadata == {"label": "deadline_unreachable"}
@@ -447,12 +613,21 @@ def test_unreachable_deadline_is_refused(beside_bulk: bool, seconds: float) -> N
     assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_LATE] == 1
 
 
+def test_with_nothing_ahead_a_call_is_tried() -> None:
+    """However slow the model seems, a call that is alone runs: else the guess would stay wrong."""
+    admission = admission_of(tokens_per_s=1, max_queue_s=1)
+    first = admission.admit(inputs=1, tokens=1000, remaining_s=0.01)
+    with pytest.raises(OverloadedError):
+        admission.admit(inputs=1, tokens=1000, remaining_s=0.01)
+    first.release_all()
+    assert admission.admit(inputs=1, tokens=1000, remaining_s=0.01).inputs == 1
+
+
 def test_late_calls_are_no_overload() -> None:
     """Callers with impossible deadlines do not shorten the queue for the others."""
-    admission = admission_of(batch_tokens=100, queued_batches=100)
+    admission = admission_of(batch_tokens=100, tokens_per_s=1000, max_queue_s=10)
     for _ in range(50):
         admission.admit(inputs=1, tokens=20, remaining_s=math.inf)
-    admission.drain_rate.add(tokens=1000, seconds=1)
     with pytest.raises(OverloadedError):
         admission.admit(inputs=1, tokens=20, remaining_s=0.01)
     assert label_of(admission, 20) == ""
@@ -460,7 +635,9 @@ def test_late_calls_are_no_overload() -> None:
 
 def test_drain_rate_is_a_moving_average() -> None:
     """A batch counts for a tenth of what is known of the rate; long ones for more."""
-    admission = admission_of()
+    admission = Admission(
+        max_inputs=1, max_tokens=1, batch_tokens=512, max_queue_s=10, clock=Clock()
+    )
     for _ in range(200):
         admission.drain_rate.add(tokens=1000, seconds=1)
     admission.drain_rate.add(tokens=0, seconds=1)

@@ -24,7 +24,7 @@ from tests.engine.fakes import OUTPUT, RecordingSink, sequence_of
 from tests.engine.test_batching import BUDGETS
 
 INTERACTIVE, BULK = WorkClass.INTERACTIVE, WorkClass.BULK
-ADMISSION = Admission(max_inputs=2**60, max_tokens=2**60, batch_tokens=2**30, queued_batches=2**30)
+ADMISSION = Admission(max_inputs=2**60, max_tokens=2**60, batch_tokens=2**30, max_queue_s=3600)
 NUMBERS = iter(range(10**9))
 
 

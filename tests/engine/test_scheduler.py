@@ -3,6 +3,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -275,7 +276,7 @@ class _Silent(FakeBackend):
     ("backend", "reason"),
     [
         (_Away, Reason.BACKEND_UNAVAILABLE),
-        (_Forgetful, Reason.INTERNAL),
+        (_Forgetful, Reason.BACKEND_FAILED),
         (_Silent, Reason.INTERNAL),
     ],
 )
@@ -657,3 +658,19 @@ async def test_text_that_was_laid_out_joins_its_equal_in_flight() -> None:
         assert all(lane.is_alive() for lane in engine.scheduler._lanes)
     assert sinks[2].rows == {number: answer(f"text{number:02}") for number in range(16)}
     assert sinks[3].rows == {0: answer("text00")}
+
+
+def test_results_for_a_closed_loop_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """A run that ends after the event loop was closed is no fault: nobody waits for it."""
+    backend = FakeBackend()
+    with ExitStack() as resources:
+
+        async def begin() -> None:
+            engine = resources.enter_context(running(backend))
+            await hold(engine, backend)
+            await submit(engine, ["waits"])
+
+        asyncio.run(begin())
+        backend.gate.open()
+    assert not caplog.records
+    assert backend.texts[0] == "first"

@@ -68,6 +68,7 @@ SERVED = {
     ),
     "B3 and traced, every address, a proxy": Case(
         address="0.0.0.0:{port}",
+        flags=("--drain-delay-s=0",),
         variables={"OTEL_PROPAGATORS": "b3multi, tracecontext", **CONSOLE, **PROXIES},
         said='"threads": ',
     ),

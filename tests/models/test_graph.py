@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,41 @@ def test_a_hit_is_the_same_entry(tmp_path: Path) -> None:
     assert _prepare(FIXTURES / "bert-mean", tmp_path) == first
     assert first.path.stat().st_mtime_ns == written
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_shapes_the_graph_has_an_entry_of_its_own(tmp_path: Path) -> None:
+    """A graph for another padding token is no hit: its positions would be counted wrongly."""
+    files = resolve(str(FIXTURES / "roberta-mean"))
+    metadata = read(files)
+    changed = replace(metadata, pad_token_id=metadata.pad_token_id + 1)
+    first, second = (prepare(files, one, cache_dir=tmp_path) for one in (metadata, changed))
+    assert first.path != second.path
+    assert first.path.exists()
+    assert second.path.exists()
+
+
+def test_entries_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves no entry whose files are empty: each is flushed before the rename."""
+    flushed: set[int] = set()
+    flush, rename = os.fsync, Path.rename
+    unflushed: list[str] = []
+
+    def note_flush(file: int) -> None:
+        flush(file)
+        flushed.add(os.fstat(file).st_ino)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        unflushed.extend(one.name for one in path.iterdir() if one.stat().st_ino not in flushed)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_flush)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    graph = _prepare(FIXTURES / "bert-mean", tmp_path)
+    assert len(list(graph.path.parent.iterdir())) >= 3
+    assert len(flushed) >= 3
+    assert unflushed == []
 
 
 @pytest.mark.parametrize("name", ["bert-mean", "bert-cls"])

@@ -10,7 +10,7 @@ from embedgrpc.models import graph, metadata
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.source import ModelFiles, resolve
 from embedgrpc.models.tokenizer import Tokenizer
-from tests.models.breaking import Break, both, edit, move, remove, write
+from tests.models.breaking import Break, both, edit, move, remove, repath_module, write
 from tests.models.hostile import (
     LEAKS,
     folder_instead,
@@ -167,6 +167,15 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                         ("[4].path '../outside'", _OUT)),
     "SpladePooling above": ("splade-bert", move_module(1, "../outside"), "modules.json",
                             ("[1].path '../outside'", _OUT)),
+    "a long name": ("bert-mean", repath_module(1, "x" * 256, kind="Pooling"), "modules.json",
+                    ("[1].path", "256", "255")),
+    "a long path": ("bert-mean", repath_module(1, "x/" * 600, kind="Pooling"), "modules.json",
+                    ("[1].path", "1200", "1024")),
+    "a name of no file": ("bert-mean", repath_module(1, "a\0b", kind="Pooling"), "modules.json",
+                          ("[1].path", _OUT)),
+    "a long shard": ("bert-mean", both(remove("model.safetensors"), write(
+        "model.safetensors.index.json", '{"weight_map": {"a": "' + "x" * 300 + '"}}')),
+        "model.safetensors.index.json", ("weight_map", "300", "255")),
     "shards by a link": ("bert-mean", both(link_out("model.safetensors"), both(
         move("model.safetensors", "model-1.safetensors"),
         write("model.safetensors.index.json", '{"weight_map": {"a": "model-1.safetensors"}}'))),

@@ -12,7 +12,13 @@ from tokenizers import processors
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.metadata import read
 from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer, TokenLimitError, TokenSequence, Truncation
+from embedgrpc.models.tokenizer import (
+    Tokenizer,
+    TokenLimitError,
+    TokenSequence,
+    Truncation,
+    cut_tokens,
+)
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json
 
 DIRECTIONS = {Truncation.END: "right", Truncation.START: "left"}
@@ -91,6 +97,25 @@ def test_too_long_is_an_error_where_cutting_is_not_allowed() -> None:
     assert (caught.value.token_count, caught.value.max_tokens) == (12, 11)
     with pytest.raises(TokenLimitError, match="13 tokens are more than the 12 allowed"):
         tokenizer.frame_pair(ids[:5], ids[:5], max_tokens=12, truncation=Truncation.NONE)
+
+
+def test_an_exact_fit_is_whole() -> None:
+    """A pair, or a part of one, with as many tokens as are allowed is left as it is."""
+    tokenizer = _load(FIXTURES / "cross-bert")
+    ids = np.arange(5, 10)
+    for truncation in Truncation:
+        pair = tokenizer.frame_pair(ids, ids, max_tokens=13, truncation=truncation)
+        assert (len(pair.input_ids), pair.truncated) == (13, False)
+        assert cut_tokens(ids, 5, truncation).tolist() == ids.tolist()
+    with pytest.raises(TokenLimitError):
+        cut_tokens(ids, 4, Truncation.NONE)
+    assert cut_tokens(ids, 4, Truncation.END).tolist() == ids[:4].tolist()
+    assert cut_tokens(ids, 4, Truncation.START).tolist() == ids[1:].tolist()
+    # As many as the special tokens alone: nothing is left of the text, and that is allowed.
+    empty = tokenizer.frame(ids, max_tokens=2, truncation=Truncation.END)
+    assert (len(empty.input_ids), empty.truncated) == (2, True)
+    nothing = tokenizer.frame_pair(ids, ids, max_tokens=3, truncation=Truncation.END)
+    assert len(nothing.input_ids) == 3
 
 
 def test_no_room_for_special_tokens_is_an_error() -> None:

@@ -140,7 +140,13 @@ async def test_an_answer_that_the_client_would_not_accept(
     failure = await failure_of(service.client.rerank.Rerank(ranking, metadata=accepts))
     assert failure.label == "response_too_large"
     assert len(backend.batches) == before
+    # Which documents are returned is not known yet: perhaps the largest.
+    ranking.documents[:] = ["d", "d" * 12_000, "d"]
     ranking.top_n = 1
+    failure = await failure_of(service.client.rerank.Rerank(ranking, metadata=accepts))
+    assert failure.label == "response_too_large"
+    assert len(backend.batches) == before
+    ranking.documents[:] = ["d" * 3000] * 4
     assert len((await service.client.rerank.Rerank(ranking, metadata=accepts)).results) == 1
     await service.check_alive()
 
@@ -173,3 +179,41 @@ async def test_a_size_that_is_no_number(serve: Serve, value: str) -> None:
     )
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
     assert failure.fields == ("embedgrpc-max-response-bytes",)
+
+
+@pytest.mark.parametrize("documents", [1, 300])
+@pytest.mark.parametrize("size", [1, 130, 3000])
+@pytest.mark.parametrize("top_n", [0, 1])
+async def test_no_ranking_is_larger_than_was_thought(
+    serve: Serve, backend: FakeBackend, documents: int, size: int, top_n: int
+) -> None:
+    """A ranking that is a byte too large for the client is refused before it is made."""
+    service = await serve(backend=backend)
+    request = rerank.RerankRequest(
+        query="q",
+        documents=[f"d{number:_>{size}}" for number in range(documents)],
+        return_documents=True,
+        top_n=top_n,
+    )
+    whole = await service.client.rerank.Rerank(request)
+    accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() - 1)),)
+    failure = await failure_of(service.client.rerank.Rerank(request, metadata=accepts))
+    assert failure.label == "response_too_large"
+    # Not by far: else work that has room would be refused.
+    accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() * 2 + 30 * documents + 512)),)
+    assert await service.client.rerank.Rerank(request, metadata=accepts) == whole
+
+
+@pytest.mark.parametrize("texts", [1, 200])
+async def test_no_answer_is_larger_than_was_thought(
+    serve: Serve, backend: FakeBackend, texts: int
+) -> None:
+    """Embeddings that are a byte too large for the client are refused before they are made."""
+    service = await serve(backend=backend)
+    request = embedding.EmbedRequest(texts=[f"a {number}" for number in range(texts)])
+    whole = await service.client.embedding.Embed(request)
+    accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() - 1)),)
+    failure = await failure_of(service.client.embedding.Embed(request, metadata=accepts))
+    assert failure.label == "response_too_large"
+    accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() * 2 + 512)),)
+    assert await service.client.embedding.Embed(request, metadata=accepts) == whole

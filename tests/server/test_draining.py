@@ -1,10 +1,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
+from embedgrpc.engine.errors import OverloadedError
+from embedgrpc.server.closing import HOLD_S_MAX, Doorkeeper
 from embedgrpc.server.draining import Draining
 from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.serving import Server
@@ -85,7 +89,7 @@ async def test_a_stream_is_answered_what_was_read_of_it(
 
 async def test_idle_streams_end_at_once(serve: Serve) -> None:
     """Streams that wait for their client do not hold up a stop: before the setup, and after."""
-    service = await serve(shutdown_grace_s=3600)
+    service = await serve(shutdown_grace_s=3600, shutdown_timeout_s=3700)
     silent = Stream(service.client)
     await silent.call.wait_for_connection()
     opened = await Stream.open(service.client)
@@ -163,11 +167,107 @@ async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: FakeBac
 
 async def test_a_stream_that_comes_too_late_is_told_so() -> None:
     """A stream whose handler begins after the drain is drained as well."""
-    draining = Draining()
+    draining = Draining(max_age_s=PATIENCE_S)
     draining.drain()
     late: Exchange[None] = Exchange(None, _never(), idle_timeout_s=PATIENCE_S)
     with draining.watch(late):
         assert late._draining
+
+
+class _Core:
+    """Stands for gRPC's server: knows when it was told to stop."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+
+    async def stop(self, grace_s: float) -> None:
+        """Stops."""
+        del grace_s
+        self.told.set()
+
+
+def _call(door: Doorkeeper, behavior: Callable[..., Awaitable[str]]) -> "asyncio.Task[Any]":
+    """Makes a call that comes in through the door, of the method that `behavior` is named."""
+    handler: Any = grpc.unary_unary_rpc_method_handler(behavior)
+
+    async def find(details: Any) -> Any:
+        del details
+        return handler
+
+    async def call() -> Any:
+        details: Any = SimpleNamespace(method=behavior.__name__)
+        found: Any = await door.intercept_service(find, details)
+        return await found.unary_unary(None, None)
+
+    return asyncio.ensure_future(call())
+
+
+async def test_no_caller_hears_anything_before_the_core_is_told_to_stop() -> None:
+    """Answers, refusals and new calls are held back, so that nobody sends a call meanwhile.
+
+    A call that arrives between the stop and the reading of its GOAWAY would be CANCELLED.
+    """
+    door, core, go = Doorkeeper(), _Core(), asyncio.Event()
+    ended: list[tuple[str, bool]] = []
+
+    async def answered() -> str:
+        await go.wait()
+        return "answer"
+
+    async def answer(request: None, context: None) -> str:
+        del request, context
+        return await answered()
+
+    async def refuse(request: None, context: None) -> str:
+        del request, context
+        await answered()
+        raise OverloadedError("full")
+
+    async def new(request: None, context: None) -> str:
+        del request, context
+        ended.append(("begun", core.told.is_set()))
+        return "new"
+
+    def note(task: "asyncio.Task[Any]") -> None:
+        ended.append((type(task.exception()).__name__, core.told.is_set()))
+
+    calls = [_call(door, answer), _call(door, refuse)]
+    await asyncio.sleep(0)
+    server: Any = core
+    stopping = asyncio.ensure_future(door.stop(server, 1))
+    await asyncio.sleep(0)
+    calls.append(_call(door, new))
+    for call in calls:
+        call.add_done_callback(note)
+    go.set()
+    await asyncio.gather(stopping, *calls, return_exceptions=True)
+    assert sorted(ended) == [
+        ("NoneType", True),
+        ("NoneType", True),
+        ("OverloadedError", True),
+        ("begun", True),
+    ]
+
+
+async def test_a_stop_waits_until_no_call_comes_but_not_without_end() -> None:
+    """While calls come one after the other the stop waits, for half a second at the most."""
+    door, core = Doorkeeper(), _Core()
+    server: Any = core
+    calls: list[asyncio.Task[Any]] = []
+
+    async def late(request: None, context: None) -> str:
+        del request, context
+        return "answer"
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    stopping = asyncio.ensure_future(door.stop(server, 1))
+    while not core.told.is_set():
+        calls.append(_call(door, late))
+        await asyncio.sleep(0.01)
+    assert loop.time() - began >= HOLD_S_MAX
+    await stopping
+    assert set(await asyncio.gather(*calls)) == {"answer"}
 
 
 async def _never() -> AsyncIterator[None]:

@@ -226,6 +226,26 @@ async def test_a_full_queue_refuses(serve: Serve, backend: FakeBackend) -> None:
     await service.check_alive()
 
 
+async def test_a_burst_is_answered_as_a_whole(serve: Serve, backend: FakeBackend) -> None:
+    """Many calls at once, whose deadlines are far, all get in, though they are many batches."""
+    service = await serve(backend=backend, batch_tokens=512)
+    backend.hold()
+    first = asyncio.ensure_future(service.client.embed("first"))
+    await _started(backend)
+    clients = [await service.connect() for _ in range(4)]
+    calls = [
+        asyncio.ensure_future(client.embed(f"{number} " + "a " * 90, timeout=60))
+        for client in clients
+        for number in range(100)
+    ]
+    # Some ninety tokens each, of which the server knows once they are tokenized.
+    await until(lambda: service.admission().inputs == 401 or any(one.done() for one in calls))
+    assert service.admission().inputs == 401
+    backend.release()
+    assert len(await asyncio.gather(first, *calls)) == 401
+    await service.check_alive()
+
+
 async def test_a_full_queue_of_tokens_refuses(serve: Serve, backend: FakeBackend) -> None:
     """Few inputs with many tokens fill the queue as well."""
     service = await serve(backend=backend, max_queued_tokens=100)

@@ -230,7 +230,7 @@ async def test_watchers_hear_of_the_stop_and_do_not_hold_it_up(
     serve: Serve, backend: FakeBackend
 ) -> None:
     """A stop tells NOT_SERVING, then ends the streams of watchers: none of the grace is lost."""
-    service = await serve(backend=backend, shutdown_grace_s=3600)
+    service = await serve(backend=backend, shutdown_grace_s=3600, shutdown_timeout_s=3700)
     names = ("", EMBEDDING, MODEL, "nobody")
     watchers = [Watcher(service.client, name) for name in names]
     assert [await watcher.next() for watcher in watchers] == [SERVING] * 3 + [UNKNOWN]
@@ -242,3 +242,18 @@ async def test_watchers_hear_of_the_stop_and_do_not_hold_it_up(
         failure = await failure_of(watcher.call.read())
         assert failure.code is grpc.StatusCode.UNAVAILABLE
         assert failure.reason == "SHUTTING_DOWN"
+
+
+async def test_nothing_serves_again_once_the_stop_has_begun(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """A model that recovers, or a service that is told of, during a stop stays NOT_SERVING."""
+    service = await serve(backend=backend)
+    watcher = Watcher(service.client, EMBEDDING)
+    assert await watcher.next() == SERVING
+    await service.server.drain()
+    assert await watcher.next() == NOT_SERVING
+    await service.server._monitor.begin()
+    await service.server._health.set("another", serving=True)
+    for name in ("", EMBEDDING, MODEL, f"{EMBEDDING}/embed", "another"):
+        assert await service.client.status(name) == NOT_SERVING

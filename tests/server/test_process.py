@@ -16,6 +16,8 @@ from tests.server.raw_http2 import headers, raw_connection
 from tests.server.service import EMBED, PATIENCE_S, Client
 from tests.server.test_health import EMBEDDING, NOT_SERVING, SERVING, Watcher
 
+# A stop that waits for its calls would outlast the test.
+LONG_GRACE = ("--shutdown-grace-s", "3600", "--shutdown-timeout-s", "3700")
 EMBED_PATH = b"/embedgrpc.v1.EmbeddingService/Embed"
 
 
@@ -63,7 +65,7 @@ async def test_a_second_signal_ends_it_at_once(
     cache_dir: Path, number: signal.Signals, code: int
 ) -> None:
     """The first waits for a call that never ends; the second does not."""
-    async with started("--shutdown-grace-s", "3600", cache_dir=cache_dir) as server:
+    async with started(*LONG_GRACE, cache_dir=cache_dir) as server:
         address = (await server.until("serving"))["address"]
         async with raw_connection(address) as connection:
             # No message follows, so that the call stays in flight.
@@ -78,7 +80,7 @@ async def test_a_second_signal_ends_it_at_once(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 async def test_one_signal_is_enough(cache_dir: Path, number: signal.Signals) -> None:
     """Without calls in flight either signal ends it cleanly, watchers or not."""
-    async with started("--shutdown-grace-s", "3600", cache_dir=cache_dir) as server:
+    async with started(*LONG_GRACE, cache_dir=cache_dir) as server:
         address = (await server.until("serving"))["address"]
         client = Client(address)
         async with client.channel:

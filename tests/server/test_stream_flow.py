@@ -1,6 +1,8 @@
 import asyncio
+import gc
 import itertools
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -8,13 +10,15 @@ import numpy as np
 import pytest
 
 from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.engine.pipeline import Running
 from embedgrpc.models import metadata, source
 from embedgrpc.models.tokenizer import Tokenizer, Truncation
+from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of
 from tests.server.fake_backend import FakeBackend, vector_of
-from tests.server.service import FIXTURES, PATIENCE_S, Service, until
+from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, settings_for, until
 from tests.server.streams import Stream, batch
 
 Serve = Callable[..., Awaitable[Service]]
@@ -315,6 +319,51 @@ async def test_a_rerank_stream_answers_each_request_once(serve: Serve) -> None:
             [one.score for one in alone.results],
             atol=1e-5,
         )
+
+
+def _running_jobs() -> int:
+    return sum(type(one) is Running for one in gc.get_objects())
+
+
+async def test_answered_batches_of_an_open_stream_are_forgotten(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """A stream that stays open for days keeps nothing of what it has answered."""
+    service = await serve(backend=backend)
+    stream = await Stream.open(service.client)
+    gc.collect()
+    gc.disable()
+    try:
+        before = _running_jobs()
+        for number in range(40):
+            await stream.send((f"id {number}", f"text {number}"))
+            await stream.results(1)
+        after = _running_jobs()
+    finally:
+        gc.enable()
+    # What a thread did last it may still hold.
+    assert after - before <= 4
+    assert await stream.end() == []
+
+
+async def test_vectors_of_all_tokens_make_the_window_smaller(cache_dir: Path) -> None:
+    """A stream whose answers may be large takes in fewer inputs, whatever the settings allow."""
+    model = ModelSettings(id="m3", source=str(FIXTURES / "xlmr-bge-m3"))
+    most = 1_048_576
+    settings = settings_for(model, cache_dir=cache_dir, max_stream_in_flight_inputs=most)
+    async with serving(settings) as service:
+        loaded = service.server.catalog.find("m3", field="model").ready()
+        largest = loaded.metadata.max_tokens * loaded.metadata.multi_vector_dimensions * 4
+        windows = {}
+        for representation in (pb.REPRESENTATION_DENSE, pb.REPRESENTATION_MULTI_VECTOR):
+            stream = Stream(service.client)
+            options = pb.EmbedOptions(representations=[representation])
+            await stream.set_up(options=options)
+            ready = (await stream.call.read()).ready
+            windows[representation] = ready.max_in_flight_inputs
+            assert await stream.end() == []
+        assert windows[pb.REPRESENTATION_DENSE] == most
+        assert windows[pb.REPRESENTATION_MULTI_VECTOR] == 2**28 // largest < most
 
 
 async def _flood(stream: Stream, *, batches: int, inputs: int, id_length: int = 1) -> None:

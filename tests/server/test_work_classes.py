@@ -127,7 +127,6 @@ async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: Fake
         backend=backend,
         caller_metadata="x-caller",
         batch_tokens=28,
-        max_queued_batches=1000,
     )
     backend.hold()
     first = asyncio.ensure_future(embed(service.client, "first", x_caller="many"))

@@ -64,6 +64,8 @@ def _add_flag(parser: argparse.ArgumentParser, setting: str, info: FieldInfo) ->
 
 
 def _default(info: FieldInfo) -> str:
+    if info.default is None:
+        return "depends on other settings"
     if info.default in ((), {}, ""):
         return "none"
     return str(info.default)

@@ -1,9 +1,10 @@
 """Decides what is taken in, so that everything behind it is bounded.
 
-Interactive work is refused where there is no room for it; bulk work waits for room, which stops
-its stream from reading. A burst finds room in a queue of many batches. Once that was full, calls
-come faster than they can be answered, and waiting only makes answers late: from then on calls
-are let in only while the queue is short, until for a while none had to be refused.
+Interactive work is refused when it would not be done in time, or when there is no room for it;
+bulk work waits for room, which stops its stream from reading. How long a call may wait depends on
+what made the queue long. A burst after a quiet time may fill the queue up to a bound in seconds:
+all of it will be answered. In an overload, when more comes than can be answered for longer than a
+moment, waiting only makes answers late: then calls are let in only while the queue is short.
 
 What counts is the work ahead of a call, not all that waits: callers have turns, and so have the
 jobs of one caller, so that a short call waits neither for the whole of a long one nor for all the
@@ -22,6 +23,7 @@ from embedgrpc.engine.drain_rate import DrainRate
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.fates import Fate
 from embedgrpc.engine.ledger import Ledger, Reservation
+from embedgrpc.engine.overload import OverloadDetector
 from embedgrpc.engine.work_class import WorkClass
 
 # A token of English text has about four bytes, of Chinese three to six. Too high a guess would
@@ -35,8 +37,14 @@ _RETRY_DELAY_MAX_S = 30.0
 _SHORT_QUEUE_BATCHES = 1.5
 # A long call may wait for so many times its own work.
 _PATIENCE = 4
-# How long no call must have been refused for the overload to be over.
-_CALM_S = 1.0
+# A queue is long when it takes longer than this, and holds more jobs than this: callers who send
+# the next call when the last one is answered keep a queue as long as there are callers, and no
+# overload ever comes of it.
+_LONG_QUEUE_S = 1.0
+_LONG_QUEUE_JOBS = 32
+# How long a full batch takes, until some were run. Most models that run where they should take
+# less; too high a guess would refuse work that could be done.
+_GUESSED_BATCH_S = 0.05
 # Bulk work that waits gets one batch of five.
 _INTERACTIVE_SHARE = 0.8
 
@@ -55,7 +63,7 @@ class Admission:
         max_inputs: The most inputs of a class.
         max_tokens: The most tokens of a class, estimated until they are counted.
         batch_tokens: The tokens of a full batch.
-        queued_batches: The most work ahead of an interactive call, in full batches.
+        max_queue_s: The longest that an interactive call may wait, in seconds, as predicted.
         clock: Tells the time, in seconds.
 
     Attributes:
@@ -69,18 +77,17 @@ class Admission:
         max_inputs: int,
         max_tokens: int,
         batch_tokens: int,
-        queued_batches: int,
+        max_queue_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = Ledger()
-        self.drain_rate = DrainRate()
+        self.drain_rate = DrainRate(_GUESSED_BATCH_S / batch_tokens)
         self._max_inputs = max_inputs
         self._max_tokens = max_tokens
         self._batch_tokens = batch_tokens
-        self._queued_batches = queued_batches
+        self._max_queue_s = max_queue_s
         self._clock = clock
-        # When an interactive call was last refused although its deadline was far.
-        self._refused_at = -_CALM_S
+        self._overload = OverloadDetector()
 
     @property
     def inputs(self) -> int:
@@ -108,8 +115,15 @@ class Admission:
         Raises:
             OverloadedError: There is no room, or it would not be done in the time that it has.
         """
+        now = self._clock()
+        token_s = self.seconds(1)
+        overloaded = self._overload.arrive(
+            now,
+            is_long=self._is_long(token_s),
+            done=self.ledger.done_tokens(WorkClass.INTERACTIVE),
+        )
         if not self._fits(WorkClass.INTERACTIVE, inputs, tokens):
-            self._refused_at = self._clock()
+            self._overload.refuse(now, tokens)
             self._refuse(
                 inputs,
                 Fate.REFUSED_FULL,
@@ -118,35 +132,44 @@ class Admission:
                 f" {self.ledger.tokens(WorkClass.INTERACTIVE)} tokens; the limits are"
                 f" {self._max_inputs} and {self._max_tokens}",
             )
-        limit = max(self._queued_batches * self._batch_tokens, _PATIENCE * tokens)
-        told = f"{limit} tokens"
-        overloaded = self._clock() - self._refused_at < _CALM_S
-        if overloaded and self._short_queue + tokens < limit:
-            limit = self._short_queue + tokens
-            # The same for calls of all lengths: then its answer is put together once.
-            told = f"{self._short_queue} tokens, and as many as its own,"
+        if overloaded:
+            limit: float = self._short_queue + tokens
+        else:
+            limit = max(self._max_queue_s / token_s, self._short_queue, _PATIENCE * tokens)
+        in_time = remaining_s / token_s - tokens
         # No more than all that waits can be ahead: as a rule nothing needs to be summed up.
         ahead = self.ledger.tokens(WorkClass.INTERACTIVE)
-        if ahead > limit or self.seconds(ahead + tokens) > remaining_s:
-            ahead = self.ledger.ahead(WorkClass.INTERACTIVE, caller, tokens, limit=limit)
-        wait_s = self.seconds(ahead + tokens)
+        if ahead > min(limit, in_time):
+            most = max(min(limit, in_time), 0)
+            ahead = self.ledger.ahead(WorkClass.INTERACTIVE, caller, tokens, limit=most)
         # With nothing ahead it is tried: else a wrong guess of the rate would never be corrected.
-        if ahead and wait_s > remaining_s:
+        if ahead and ahead > in_time:
             self._refuse(
                 inputs,
                 Fate.REFUSED_LATE,
                 "deadline_unreachable",
-                f"this would take about {wait_s:.2f} s, and the call has {remaining_s:.2f} s",
+                f"this would take {(ahead + tokens) * token_s:.2f} s or more, and the call has"
+                f" {remaining_s:.2f} s",
             )
         if ahead > limit:
-            self._refused_at = self._clock()
-            until = " until the overload is over" if overloaded else ""
+            self._overload.refuse(now, tokens)
+            # The same for calls of all lengths: then the answer is put together once.
+            if overloaded:
+                self._refuse(
+                    inputs,
+                    Fate.REFUSED_OVERLOADED,
+                    "overloaded",
+                    f"more than {self._short_queue} tokens, and as many as its own, are ahead of"
+                    " this call, which is the limit until the overload is over",
+                )
             self._refuse(
                 inputs,
-                Fate.REFUSED_OVERLOADED if overloaded else Fate.REFUSED_FULL,
-                "overloaded" if overloaded else "queue_full",
-                f"more than {told} are ahead of this call, which is the limit{until}",
+                Fate.REFUSED_FULL,
+                "queue_full",
+                f"the work ahead of this call takes longer than {self._max_queue_s:g} s, and"
+                f" {_PATIENCE} times as long as its own, which is the limit",
             )
+        self._overload.let_in(tokens)
         return self.ledger.reserve(WorkClass.INTERACTIVE, caller, inputs, tokens)
 
     def admit_if_room(
@@ -171,6 +194,13 @@ class Admission:
     def _short_queue(self) -> int:
         return int(_SHORT_QUEUE_BATCHES * self._batch_tokens)
 
+    def _is_long(self, token_s: float) -> bool:
+        """Whether the interactive queue is long enough to be an overload's."""
+        ledger = self.ledger
+        return ledger.jobs(WorkClass.INTERACTIVE) > _LONG_QUEUE_JOBS and ledger.tokens(
+            WorkClass.INTERACTIVE
+        ) > max(_LONG_QUEUE_S / token_s, 2 * self._short_queue)
+
     def _fits(self, work_class: WorkClass, inputs: int, tokens: int) -> bool:
         # An empty queue takes anything, else a job larger than the bounds would never run.
         return self.ledger.inputs(work_class) == 0 or (
@@ -185,7 +215,7 @@ class Admission:
         )
 
     def seconds(self, tokens: int) -> float:
-        """Predicts how long it takes to run so many interactive tokens. 0 before any batch."""
+        """Predicts how long it takes to run so many interactive tokens, in seconds."""
         share = _INTERACTIVE_SHARE if self.ledger.inputs(WorkClass.BULK) else 1.0
         return tokens / share * self.drain_rate.token_s
 

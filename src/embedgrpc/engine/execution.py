@@ -129,10 +129,17 @@ class BatchRunner:
     def _judge(
         self, rows: Sequence[Row], answer: Answer, outputs: Sequence[str]
     ) -> list[Outcome[Row, Answer]]:
-        """Tells rows whose numbers are finite from the others."""
+        """Tell rows whose numbers are finite from the others.
+
+        Raises:
+            BackendError: There are more rows, or fewer, than were asked for.
+        """
         wanted = [answer.results[name] for name in outputs]
+        for one in wanted:
+            if len(one) != len(rows):
+                raise BackendError(f"the model answered {len(one)} rows for {len(rows)} texts")
         # As a rule all of it is, padding included, and no row need be looked at by itself.
-        if all(len(one) == len(rows) and np.isfinite(one).all() for one in wanted):
+        if all(np.isfinite(one).all() for one in wanted):
             return [Outcome(rows, answer, None)]
         finite = finite_rows(
             answer.results, lengths=[row[0].tokens for row in rows], pad_left=self._pad_left

@@ -62,6 +62,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._inputs = dict.fromkeys(WorkClass, 0)
         self._tokens = dict.fromkeys(WorkClass, 0)
+        self._done_tokens = dict.fromkeys(WorkClass, 0)
+        self._job_counts = dict.fromkeys(WorkClass, 0)
         # Tokens by class and caller; of those that have none there is no entry.
         self._held: Counter[tuple[WorkClass, str]] = Counter()
         self._jobs: dict[WorkClass, dict[str, dict[Reservation, None]]] = {
@@ -86,11 +88,19 @@ class Ledger:
         """Tells how many tokens of a class take room now."""
         return self._tokens[work_class]
 
+    def jobs(self, work_class: WorkClass) -> int:
+        """Return how many jobs of a class take room now."""
+        return self._job_counts[work_class]
+
+    def done_tokens(self, work_class: WorkClass) -> int:
+        """Return how many tokens of a class have given their room back since the start."""
+        return self._done_tokens[work_class]
+
     def held_tokens(self, work_class: WorkClass, caller: str) -> int:
         """Tells how many tokens of a caller take room now."""
         return self._held[work_class, caller]
 
-    def ahead(self, work_class: WorkClass, caller: str, tokens: int, *, limit: int) -> int:
+    def ahead(self, work_class: WorkClass, caller: str, tokens: int, *, limit: float) -> int:
         """Tells how many tokens of a class are run before a job would be done.
 
         Of every other job as many as its own; and of every other caller's jobs as many as those
@@ -129,6 +139,7 @@ class Ledger:
             self._add(work_class, caller, inputs, tokens)
         job = Reservation(self, work_class, caller=caller, inputs=inputs, tokens=tokens)
         self._jobs[work_class].setdefault(caller, {})[job] = None
+        self._job_counts[work_class] += 1
         return job
 
     def settle(self, reservation: Reservation, tokens: int) -> None:
@@ -150,6 +161,7 @@ class Ledger:
             tokens = min(tokens, reservation.tokens)
             reservation.inputs -= inputs
             reservation.tokens -= tokens
+            self._done_tokens[reservation.work_class] += tokens
             self._add(reservation.work_class, reservation.caller, -inputs, -tokens)
             if inputs:
                 self.fates[reservation.work_class, fate] += inputs
@@ -159,6 +171,7 @@ class Ledger:
 
     def _forget(self, reservation: Reservation) -> None:
         jobs = self._jobs[reservation.work_class]
+        self._job_counts[reservation.work_class] -= 1
         del jobs[reservation.caller][reservation]
         if not jobs[reservation.caller]:
             del jobs[reservation.caller]

@@ -93,6 +93,14 @@ def load_or_build(
         raise _cannot_be_used(cache_dir, error) from error
 
 
+def has_entries(cache_dir: Path) -> bool:
+    """Whether the cache holds anything, by the name."""
+    try:
+        return any(not path.name.startswith(".") for path in cache_dir.iterdir())
+    except OSError:
+        return False
+
+
 def check_writable(cache_dir: Path) -> None:
     """Check that an entry can be made, before work is done for it.
 

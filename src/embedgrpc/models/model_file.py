@@ -71,7 +71,8 @@ def check_name(name: str, *, named_by: str) -> None:
         fits = False
     if not fits:
         raise ModelError(
-            f"{named_by} must name a file or a folder, not {name[:_SHOWN_CHARACTERS]!r}"
+            f"{named_by} must name a file or a folder, of at most {_PATH_BYTES_MAX} bytes and "
+            f"{_NAME_BYTES_MAX} a part, not {name[:_SHOWN_CHARACTERS]!r} of {len(name)} characters"
         )
 
 
@@ -199,10 +200,10 @@ def read_file(path: Path, root: Path, *, limit_bytes: int) -> bytes:
             content = file.read(size + 1) if size <= limit_bytes else b""
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    # It may have grown meanwhile.
-    size = max(size, len(content))
     if size > limit_bytes:
         raise ModelError(f"{path} has {size} bytes, more than the limit of {limit_bytes}")
+    if len(content) > size:
+        raise ModelError(f"{path} grows while it is read")
     return content
 
 

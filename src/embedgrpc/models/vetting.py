@@ -22,6 +22,7 @@ from embedgrpc.models.cache import (
     NotBuiltError,
     check_writable,
     find_entry,
+    has_entries,
     remove_unfinished,
 )
 from embedgrpc.models.child_process import ChildError, Leash, Message, Work, run_child
@@ -198,7 +199,9 @@ def _version(name: str) -> str:
 
 
 def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
-    check_writable(vetting.cache_dir)
+    if not has_entries(vetting.cache_dir):
+        # Of a cache that is only read the graph may be there.
+        check_writable(vetting.cache_dir)
     repository = vetting.files.repository
     failed: list[ModelError] = []
     memory_bytes = vetting.limits.memory_bytes or _choose_memory(vetting.files)

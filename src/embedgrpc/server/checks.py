@@ -6,6 +6,8 @@ from typing import Any
 from embedgrpc.engine.errors import InvalidRequestError
 
 _ID_CHARACTERS_MAX = 256
+# The model's id of 128 characters at most, a revision, a fingerprint, the usage, and their keys.
+_COMMON_BYTES = 512
 
 
 def check_count(count: int, *, limit: int, field: str) -> None:
@@ -62,9 +64,14 @@ def check_id(identifier: str, in_flight: Collection[str], *, field: str) -> None
 def check_response_size(size: int, *, limit: int) -> None:
     """Refuses work whose answer the client would not accept.
 
+    Args:
+        size: The bytes of what is asked for; what every answer says besides is added here.
+        limit: The most bytes of an answer.
+
     Raises:
         InvalidRequestError: The answer is larger than the limit, in bytes.
     """
+    size += _COMMON_BYTES
     if size > limit:
         raise response_too_large(size, limit)
 

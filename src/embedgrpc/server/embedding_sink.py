@@ -135,6 +135,8 @@ class EmbeddingSink:
         self._missing -= inputs
         if inputs and not self._missing and self.running is not None:
             self._stream.finished(self.running)
+            # The job holds this sink: else both would wait for the garbage collector.
+            self.running = None
 
 
 @dataclass(frozen=True, slots=True)

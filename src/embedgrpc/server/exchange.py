@@ -124,14 +124,19 @@ class Exchange(Generic[Answer]):
         self._outbox.append(answer)
         self._changed.set()
 
-    def drain(self) -> None:
-        """Takes in no more; the stream ends when all is answered. On the event loop."""
+    def drain(self, why: str, *, label: str) -> None:
+        """Takes in no more; the stream ends when all is answered. On the event loop.
+
+        Args:
+            why: What the client is told then.
+            label: The same for programs.
+        """
         if self._reader is not None and self._reader.done():
             # The client has sent all that it wanted to: nothing is refused.
             return
         self._draining = True
         if self._failure is None:
-            self._failure = ShuttingDownError("the server is about to stop")
+            self._failure = ShuttingDownError(why, metadata={"label": label})
         if self._reading and self._reader is not None:
             self._reader.cancel()
 

@@ -167,6 +167,11 @@ def _check_path(address: str, path: str) -> None:
         )
 
 
+def _ms(seconds: float) -> int:
+    """Returns milliseconds as gRPC takes them: its largest number means without end."""
+    return min(int(seconds * 1000), 2**31 - 1)
+
+
 def port_of(address: str) -> int:
     """Return the port of an address; 0 for a Unix socket."""
     return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
@@ -213,9 +218,13 @@ def channel_arguments(settings: Settings, *, max_connections: int) -> list[tuple
         ("grpc.server.max_pending_requests_hard_limit", 2 * _UNREAD_CALLS),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.max_connection_idle_ms", int(settings.max_connection_idle_s * 1000)),
-        ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
-        ("grpc.max_connection_age_grace_ms", 60_000),
+        ("grpc.max_connection_idle_ms", _ms(settings.max_connection_idle_s)),
+        ("grpc.max_connection_age_ms", _ms(settings.max_connection_age_s)),
+        # A stream may begin as late as when its connection is told to go; see `draining`.
+        (
+            "grpc.max_connection_age_grace_ms",
+            _ms(settings.max_connection_age_s + settings.max_connection_age_grace_s),
+        ),
         *_COMMON_ARGUMENTS,
     ]
 

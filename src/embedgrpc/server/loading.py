@@ -139,7 +139,7 @@ async def load(
         max_inputs=settings.max_queued_inputs,
         max_tokens=settings.max_queued_tokens,
         batch_tokens=tokens,
-        queued_batches=settings.max_queued_batches,
+        max_queue_s=settings.max_queue_s,
     )
     budget = BatchBudget(
         tokens=tokens,

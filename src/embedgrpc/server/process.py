@@ -15,6 +15,7 @@ from embedgrpc.server.listening import is_dual_stack
 from embedgrpc.server.loading import count_threads
 from embedgrpc.server.serving import Server
 from embedgrpc.server.settings import Settings
+from embedgrpc.server.stopping import StopDeadline
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +34,13 @@ async def serve(settings: Settings) -> None:
     # interpreter, and the cores of the model with it.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     stopping = asyncio.Event()
-    with _signals(stopping.set):
+    deadline = StopDeadline(settings.shutdown_timeout_s)
+
+    def stop() -> None:
+        deadline.begin()
+        stopping.set()
+
+    with _signals(stop):
         async with Server(settings) as server:
             start = {"version": version("embedgrpc"), "threads": count_threads(settings)}
             where = {"address": server.address, "health_address": server.health_address}
@@ -44,7 +51,10 @@ async def serve(settings: Settings) -> None:
             await _until(stopping, server.load())
             settle_memory()
             await _until(stopping, server.keep_serving())
-            _logger.info("stopping", extra={"grace_s": settings.shutdown_grace_s})
+            _logger.info(
+                "stopping",
+                extra={"drain_s": settings.drain_time_s, "grace_s": settings.shutdown_grace_s},
+            )
             await server.drain()
     _logger.info("stopped")
 

@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -36,10 +36,11 @@ from embedgrpc.server.listening import StartError, allow_descriptors, channel_ar
 from embedgrpc.server.listing import ModelService
 from embedgrpc.server.loading import OpenBackend, load, open_onnx, served_models
 from embedgrpc.server.loop_lag import LoopLag
-from embedgrpc.server.metrics import Reading, configure_metrics
+from embedgrpc.server.metrics import Metrics, Reading, configure_metrics
 from embedgrpc.server.reflection import add_reflection
 from embedgrpc.server.reranking import RerankService
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings import FLUSH_S, Settings
+from embedgrpc.server.telemetry import Telemetry
 from embedgrpc.server.totals import BatchTotals
 from embedgrpc.v1 import (
     embedding_service_pb2_grpc,
@@ -92,7 +93,7 @@ class Server:
         self._problems: dict[str, str] = {}
         self._health = HealthService()
         self._heartbeat = Heartbeat()
-        self._draining = Draining()
+        self._draining = Draining(max_age_s=settings.max_connection_age_s)
         self._totals = BatchTotals(self.catalog)
         self._lag = LoopLag()
         self._lag.warns = False
@@ -126,17 +127,21 @@ class Server:
         backstop = limits.backstop(settings.address)
         allow_descriptors(needed=limits.total, wanted=backstop)
         activity = ConnectionActivity(max_peers=2 * backstop)
-        interceptors: list[Any] = [door, activity, GuardInterceptor(max_fields=settings.max_fields)]
+        interceptors: list[Any] = [
+            activity,
+            GuardInterceptor(max_fields=settings.max_fields),
+            door,
+        ]
         try:
             tracing = telemetry.configure(version("embedgrpc"), os.environ)
             metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
-        if metrics:
-            resources.push_async_callback(asyncio.to_thread, metrics.shutdown)
+        exporting = [each for each in (metrics, tracing) if each]
+        if exporting:
+            resources.push_async_callback(flush, exporting)
         if tracing:
-            resources.push_async_callback(asyncio.to_thread, tracing.shutdown)
-            interceptors.insert(1, tracing.interceptor())
+            interceptors.insert(0, tracing.interceptor())
             self._observers.append(tracing.batch_tracer())
         resources.callback(self._totals.log)
         await resources.enter_async_context(self._lag)
@@ -362,7 +367,16 @@ class Server:
     async def drain(self) -> None:
         """Says NOT_SERVING, and goes on serving until whoever balances load has noticed."""
         await self._health.stop()
-        await asyncio.sleep(self._settings.drain_delay_s)
+        await asyncio.sleep(self._settings.drain_time_s)
+
+
+async def flush(exporting: Sequence[Telemetry | Metrics]) -> None:
+    """Exports what is left, all at once: a collector that is gone costs its time only once.
+
+    Args:
+        exporting: What exports; each gets `FLUSH_S`.
+    """
+    await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Everything that can be set, with its default, its unit and its bounds."""
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,13 @@ from embedgrpc.server.model_settings import ModelSettings
 
 MIB = 1024 * 1024
 
+
+# Traces and metrics that are left get this long, beside each other, when the server stops.
+FLUSH_S = 2.0
+# What else a stop takes: calls on their way, batches that run, threads and memory.
+_STOP_OVERHEAD_S = 2.0
+# Where clients come over a network, whoever balances their load must hear of a stop in time.
+_NETWORK_DRAIN_S = 5.0
 
 _ID_AND_SOURCE = re.compile(r"(?P<id>[\w.\-:]+)=(?P<source>.*)", re.DOTALL)
 _PORT_MAX = 65_535
@@ -181,12 +189,13 @@ class Settings(BaseModel):
         le=4_194_304,
         description="The most inputs of one model that wait or run, for each class of work",
     )
-    max_queued_batches: int = Field(
-        default=32,
-        ge=1,
-        le=65_536,
-        description="An interactive call is refused when so many full batches are to be run before"
-        " its own; from then on when one and a half are, until none was refused for a second",
+    max_queue_s: float = Field(
+        default=10,
+        gt=0,
+        le=3600,
+        description="Refuse an interactive call when the work ahead of it would take longer than"
+        " this. While more work comes than can be done for longer than a moment, the limit is one"
+        " and a half batches instead",
     )
     caller_metadata: str = Field(
         default="",
@@ -255,7 +264,16 @@ class Settings(BaseModel):
         default=1800,
         gt=0,
         le=31_536_000,
-        description="A connection older than this is asked to make place for a new one",
+        description="A connection older than this is asked to make place for a new one. A stream"
+        " that has been open this long takes in no more, answers what it has, and ends with"
+        " SHUTTING_DOWN; its client goes on with another",
+    )
+    max_connection_age_grace_s: float = Field(
+        default=60,
+        gt=0,
+        le=31_536_000,
+        description="How long such a stream may take to answer what it has taken in, before its"
+        " connection is closed",
     )
     trusted_network: bool = Field(
         default=False,
@@ -275,15 +293,29 @@ class Settings(BaseModel):
         le=3600,
         description="A model that takes longer for a check is not healthy",
     )
-    drain_delay_s: float = Field(
-        default=0,
+    drain_delay_s: float | None = Field(
+        default=None,
         ge=0,
         le=600,
-        description="Time between the health service's NOT_SERVING and the refusal of new calls;"
-        " behind a load balancer, as long as it takes to notice",
+        description="When the server is told to stop, the health service says NOT_SERVING at once,"
+        " and new calls are taken for this long: the time that load balancers and Kubernetes need"
+        " to notice. By default 0 on a loopback address or a Unix socket, and"
+        f" {_NETWORK_DRAIN_S:g} elsewhere",
     )
     shutdown_grace_s: float = Field(
-        default=25, ge=0, le=3600, description="Time that calls in flight get to finish"
+        default=20,
+        ge=0,
+        le=3600,
+        description="Time that calls in flight get to finish after that",
+    )
+    shutdown_timeout_s: float = Field(
+        default=30,
+        gt=0,
+        le=7200,
+        description="The longest that a stop may take as a whole; then the process ends at once,"
+        " with exit code 1. Not more than the orchestrator waits before it kills (Kubernetes: 30,"
+        " terminationGracePeriodSeconds; Docker: 10, stop_grace_period). drain_delay_s,"
+        f" shutdown_grace_s and {FLUSH_S + _STOP_OVERHEAD_S:g} s for the rest must fit into it",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe log lines that are written"
@@ -298,6 +330,13 @@ class Settings(BaseModel):
         return _OTHER_FIELDS + _FIELDS_OF_AN_INPUT * max(
             self.max_inputs, self.max_stream_batch_inputs
         )
+
+    @property
+    def drain_time_s(self) -> float:
+        """How long new calls are taken after NOT_SERVING, in seconds."""
+        if self.drain_delay_s is not None:
+            return self.drain_delay_s
+        return 0.0 if _is_local(self.address) else _NETWORK_DRAIN_S
 
     @field_validator("models", mode="before")
     @classmethod
@@ -361,6 +400,14 @@ class Settings(BaseModel):
                 f"max_stream_batch_inputs {self.max_stream_batch_inputs} is more than"
                 f" max_stream_in_flight_inputs {self.max_stream_in_flight_inputs}"
             )
+        rest_s = FLUSH_S + _STOP_OVERHEAD_S
+        stop_s = self.drain_time_s + self.shutdown_grace_s + rest_s
+        if stop_s > self.shutdown_timeout_s:
+            raise ValueError(
+                f"a stop may take {stop_s:g} s: drain_delay_s {self.drain_time_s:g},"
+                f" shutdown_grace_s {self.shutdown_grace_s:g} and {rest_s:g} for the rest; that is"
+                f" more than shutdown_timeout_s {self.shutdown_timeout_s:g}"
+            )
         owners: dict[str, str] = {}
         for model in self.models:
             for name in (model.name, *model.aliases):
@@ -371,6 +418,17 @@ class Settings(BaseModel):
                     )
                 owners[name] = model.source
         return self
+
+
+def _is_local(address: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _parse_model(text: str) -> dict[str, str]:

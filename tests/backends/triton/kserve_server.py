@@ -29,6 +29,7 @@ class Fault(Enum):
     NONE = auto()
     UNAVAILABLE = auto()
     QUEUE_FULL = auto()
+    EXHAUSTED = auto()
     QUEUED_TOO_LONG = auto()
     UNLOADED = auto()
     REFUSED = auto()
@@ -46,6 +47,7 @@ class Fault(Enum):
 STATUSES = {
     Fault.UNAVAILABLE: (grpc.StatusCode.UNAVAILABLE, "Socket closed"),
     Fault.QUEUE_FULL: (grpc.StatusCode.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size"),
+    Fault.EXHAUSTED: (grpc.StatusCode.RESOURCE_EXHAUSTED, PRIVATE),
     Fault.QUEUED_TOO_LONG: (grpc.StatusCode.UNAVAILABLE, "Request timeout expired"),
     Fault.UNLOADED: (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'm' is not found"),
     Fault.REFUSED: (grpc.StatusCode.INVALID_ARGUMENT, PRIVATE),

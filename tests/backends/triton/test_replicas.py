@@ -40,6 +40,40 @@ def test_the_less_busy_server_is_called(
         assert all(isinstance(run.exception(), BackendUnavailableError) for run in runs)
 
 
+def test_a_server_that_is_held_up_gets_nothing_more(
+    server: KServeServer, second: KServeServer, connect: Connect
+) -> None:
+    """While one call hangs on a server, all that come go to the other, not every second one."""
+    backend = connect(server, second)
+    server.fault = second.fault = Fault.SILENT
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(backend.run, make_batch())
+        until(lambda: server.shapes or second.shapes)
+        free = second if server.shapes else server
+        free.fault = Fault.NONE
+        for _ in range(5):
+            check(backend)
+        assert len(free.shapes) == 5
+        backend.close()
+        assert isinstance(held.exception(), BackendUnavailableError)
+
+
+@pytest.mark.parametrize("fault", [Fault.QUEUE_FULL, Fault.EXHAUSTED])
+def test_a_full_server_is_not_given_up(
+    fault: Fault, server: KServeServer, second: KServeServer, connect: Connect
+) -> None:
+    """However often a server refuses for having too much to do, it gets its share of the calls."""
+    backend = connect(server, second)
+    server.fault = fault
+    refused = 0
+    for _ in range(4 * FAILURES_MAX):
+        try:
+            backend.run(make_batch())
+        except BackendOverloadedError:
+            refused += 1
+    assert refused == len(server.shapes) == len(second.shapes) == 2 * FAILURES_MAX
+
+
 def test_lanes_are_those_of_all_servers(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:

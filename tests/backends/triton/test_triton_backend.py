@@ -183,6 +183,7 @@ def test_nan_is_passed_on(server: KServeServer, connect: Connect) -> None:
     ("fault", "error"),
     [
         (Fault.QUEUE_FULL, BackendOverloadedError),
+        (Fault.EXHAUSTED, BackendOverloadedError),
         (Fault.QUEUED_TOO_LONG, BackendDeadlineError),
         (Fault.UNAVAILABLE, BackendUnavailableError),
         (Fault.UNLOADED, BackendUnavailableError),

@@ -9,13 +9,13 @@ import grpc
 
 from embedgrpc.client import calls
 from embedgrpc.client.aio_stream import AsyncEmbedStream
-from embedgrpc.client.channel import ChannelOwner, Stubs
+from embedgrpc.client.channel import Attempts, ChannelOwner, Stubs
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.in_flight import Place
 from embedgrpc.client.models import Model
 from embedgrpc.client.options import EmbedOptions, RerankOptions
 from embedgrpc.client.results import Embeddings, Ranking
-from embedgrpc.client.status import error_of_call
 from embedgrpc.client.stream import BATCH_SIZE, AsyncStreamInputs, StreamState
 
 AnswerT = TypeVar("AnswerT")
@@ -81,6 +81,7 @@ class AsyncClient(ChannelOwner):
             The results: iterate, and close it when leaving early.
 
         Raises:
+            InputTooLongError: The prompt, or the name of the model, fits into no message.
             TypeError: An option has the wrong type, or the inputs are one str.
             ValueError: An option is out of its range.
         """
@@ -90,9 +91,10 @@ class AsyncClient(ChannelOwner):
             order=order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
             **options,
         )
-        return AsyncEmbedStream(self._start_stream, state)
+        return AsyncEmbedStream(self, state)
 
     async def rerank(
         self,
@@ -138,11 +140,10 @@ class AsyncClient(ChannelOwner):
             EmbedGrpcError: A call failed.
             ValueError: There is no such task.
         """
-        models, token = await self._run(calls.list_models_call(task, ""), timeout_s)
-        while token:
-            page, token = await self._run(calls.list_models_call(task, token), timeout_s)
-            models += page
-        return models
+        pages = calls.ModelPages(task)
+        while (call := pages.next_call()) is not None:
+            await self._run(call, timeout_s)
+        return pages.models
 
     async def get_model(self, name: str, *, timeout_s: float | None = None) -> Model:
         """Describes one model.
@@ -198,17 +199,52 @@ class AsyncClient(ChannelOwner):
     ) -> None:
         await self.close()
 
+    async def start_stream(self, attempts: Attempts) -> tuple[Any, Place]:
+        """Starts a call of StreamEmbed; for `AsyncEmbedStream`."""
+        stubs = self._connect()
+        place = await self._enter(attempts)
+        call = stubs.embedding.StreamEmbed(metadata=self._call_metadata)
+        call.add_done_callback(lambda _: self._in_flight.leave(place))
+        return call, place
+
     async def _run(self, call: calls.Call[AnswerT], timeout_s: float | None) -> AnswerT:
         method = call.method(self._connect())
-        deadline_s = self._deadline_s(timeout_s)
-        try:
-            response = await method(call.request, timeout=deadline_s, metadata=self._call_metadata)
-        except grpc.RpcError as error:
-            raise error_of_call(error) from error
-        return call.read(response)
+        attempts = self.attempts(self._deadline_s(timeout_s))
+        self._request_limit.check(call.request, call.texts)
+        while True:
+            place = await self._enter(attempts)
+            try:
+                response = await method(
+                    call.request, timeout=attempts.left_s(), metadata=self._call_metadata
+                )
+            except grpc.RpcError as error:
+                delay_s = attempts.delay_s(error, place)
+                if delay_s is None:
+                    raise self.error_of(error) from error
+            else:
+                return call.read(response)
+            finally:
+                self._in_flight.leave(place)
+            await asyncio.sleep(delay_s)
 
-    def _start_stream(self) -> Any:
-        return self._connect().embedding.StreamEmbed(metadata=self._call_metadata)
+    async def _enter(self, attempts: Attempts) -> Place:
+        """Waits for a place among the calls in flight."""
+        loop = asyncio.get_running_loop()
+        granted: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            # From any thread: a stream that is collected leaves its place, wherever that happens.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_settle, granted)
+
+        place = self._in_flight.enter(wake)
+        try:
+            while not place.granted:
+                await asyncio.wait({granted}, timeout=attempts.left_s())
+        except BaseException:
+            self._in_flight.leave(place)
+            raise
+        return place
 
     def _connect(self) -> Stubs:
         loop = asyncio.get_running_loop()
@@ -217,3 +253,8 @@ class AsyncClient(ChannelOwner):
         elif self._loop is not loop:
             raise RuntimeError("the client belongs to another event loop; make one for each loop")
         return self._open(grpc.aio)
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

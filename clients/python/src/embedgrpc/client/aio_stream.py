@@ -6,20 +6,35 @@ One task writes requests; the caller's own reads answers. The writer does not re
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import grpc
 
+from embedgrpc.client.channel import Attempts
 from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.in_flight import Place
 from embedgrpc.client.results import StreamReady, StreamResult
-from embedgrpc.client.status import error_of_call
+from embedgrpc.client.status import is_status_lost
 from embedgrpc.client.stream import AsyncStreamInputs, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 _END: Final = object()
+
+
+class AsyncStarter(Protocol):
+    """What a stream needs of its client."""
+
+    def attempts(self, timeout_s: float) -> Attempts:
+        """Gives the time to start a call in."""
+
+    async def start_stream(self, attempts: Attempts) -> tuple[Any, Place]:
+        """Starts a call, once fewer others are in flight."""
+
+    def error_of(self, failure: Any) -> EmbedGrpcError:
+        """Reads why a call failed."""
 
 
 class AsyncEmbedStream(AsyncIterator[StreamResult]):
@@ -31,10 +46,13 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
     advanced on the event loop: where that takes long, give an asynchronous one.
     """
 
-    def __init__(self, start: Callable[[], Any], state: StreamState[AsyncStreamInputs]) -> None:
-        self._start = start
+    def __init__(self, client: AsyncStarter, state: StreamState[AsyncStreamInputs]) -> None:
+        self._client = client
         self._state = state
+        self._attempts: Attempts | None = None
+        self._place: Place | None = None
         self._room = asyncio.Event()
+        self._failures = _Bell()
         self._results: deque[StreamResult] = deque()
         self._call: Any = None
         self._writing: asyncio.Task[None] | None = None
@@ -93,18 +111,24 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
         if self._finished:
             return False
         if self._call is None:
-            self._call = self._start()
-            self._writing = asyncio.create_task(_write(self._call, self._state, self._room))
+            await self._begin()
         failure: EmbedGrpcError | None = None
         cause: Exception | None = self._state.input_error
         try:
             answer = await self._read()
-            if answer is not grpc.aio.EOF:
-                self._results.extend(self._state.receive(answer))
-                self._room.set()
+            results = (
+                self._state.take_failed()
+                if answer is None or answer is grpc.aio.EOF
+                else self._state.receive(answer)
+            )
+            self._results.extend(results)
+            self._room.set()
+            if results or answer is not grpc.aio.EOF:
                 return True
         except grpc.RpcError as error:
-            failure, cause = error_of_call(error), error
+            if await self._begins_again(error):
+                return True
+            failure, cause = self._client.error_of(error), error
         except EmbedGrpcError as error:
             failure = error
         await self.aclose()
@@ -113,8 +137,39 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
             raise outcome from cause
         return False
 
+    async def _begin(self) -> None:
+        if self._attempts is None:
+            self._attempts = self._client.attempts(self._state.timeout_s)
+        self._call, self._place = await self._client.start_stream(self._attempts)
+        self._writing = asyncio.create_task(
+            _write(self._call, self._state, self._room, self._failures)
+        )
+
+    async def _begins_again(self, failure: grpc.RpcError) -> bool:
+        """Prepares another call where the server refused this one without a look at it.
+
+        Also where the reason was lost: no input was taken yet, and the next call may tell.
+        """
+        if self._state.ready is not None or self._attempts is None or self._place is None:
+            return False
+        delay_s = (
+            self._attempts.next_delay_s()
+            if is_status_lost(failure)
+            else self._attempts.delay_s(failure, self._place)
+        )
+        if delay_s is None or self._writing is None:
+            return False
+        self._writing.cancel()
+        await asyncio.gather(self._writing, return_exceptions=True)
+        self._call = self._writing = None
+        await asyncio.sleep(delay_s)
+        return True
+
     async def _read(self) -> Any:
-        """Waits for the next answer; a wait that is cancelled loses nothing."""
+        """Waits for the next answer; None once an input failed without one.
+
+        A wait that is cancelled loses nothing.
+        """
         self._state.begin_wait()
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._call.read())
@@ -122,7 +177,13 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
             patience_s = self._state.patience_s()
             if patience_s <= 0:
                 raise self._state.overdue_error()
-            await asyncio.wait({self._reading}, timeout=patience_s)
+            if self._state.has_failed():
+                return None
+            await asyncio.wait(
+                {self._reading, self._failures.next()},
+                timeout=patience_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         reading, self._reading = self._reading, None
         return reading.result()
 
@@ -134,10 +195,15 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
             self._call.cancel()
 
 
-async def _write(call: Any, state: StreamState[AsyncStreamInputs], room: asyncio.Event) -> None:
+async def _write(
+    call: Any,
+    state: StreamState[AsyncStreamInputs],
+    room: asyncio.Event,
+    failures: "_Bell",
+) -> None:
     try:
         await call.write(state.setup)
-        async with aclosing(_messages(state, room)) as messages:
+        async with aclosing(_messages(state, room, failures)) as messages:
             async for message in messages:
                 await call.write(message)
         await call.done_writing()
@@ -146,7 +212,7 @@ async def _write(call: Any, state: StreamState[AsyncStreamInputs], room: asyncio
 
 
 async def _messages(
-    state: StreamState[AsyncStreamInputs], room: asyncio.Event
+    state: StreamState[AsyncStreamInputs], room: asyncio.Event, failures: "_Bell"
 ) -> AsyncGenerator[pb.StreamEmbedRequest]:
     failure: Exception | None = None
     try:
@@ -160,6 +226,8 @@ async def _messages(
             if item is _END:
                 break
             message = state.add(item)
+            if state.has_failed():
+                failures.ring()
             if message is not None:
                 yield message
     except Exception as error:  # noqa: BLE001 -- the caller's own, raised where it iterates
@@ -173,3 +241,21 @@ async def _next(iterator: AsyncIterator[Any] | Iterator[Any]) -> Any:
     if isinstance(iterator, AsyncIterator):
         return await anext(iterator, _END)
     return next(iterator, _END)
+
+
+class _Bell:
+    """Wakes the one who waits for it, if somebody does."""
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Future[None] | None = None
+
+    def next(self) -> "asyncio.Future[None]":
+        """Returns what ends with the next `ring`."""
+        if self._waiting is None or self._waiting.done():
+            self._waiting = asyncio.get_running_loop().create_future()
+        return self._waiting
+
+    def ring(self) -> None:
+        """Wakes."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)

@@ -2,9 +2,9 @@
 
 import enum
 import functools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar, Unpack
 
 from grpc_health.v1 import health_pb2
 
@@ -26,6 +26,8 @@ from embedgrpc.v1 import embedding_service_pb2, model_service_pb2
 
 AnswerT = TypeVar("AnswerT")
 
+_PAGES_MAX: Final = 1000
+
 
 class HealthStatus(enum.StrEnum):
     """What a server says of one of its services."""
@@ -44,11 +46,13 @@ class Call(Generic[AnswerT]):
         method: Finds the method among the stubs.
         request: What is sent.
         read: Turns the response into what the caller gets.
+        texts: All that is sent and may be of any length, by the name of its argument.
     """
 
     method: Callable[[Stubs], Any]
     request: Any
     read: Callable[[Any], AnswerT]
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def embed_call(
@@ -68,15 +72,20 @@ def embed_call(
         TypeError: A text or an option has the wrong type.
         ValueError: A text is not valid Unicode, or an option is out of its range.
     """
+    valid = valid_texts("texts", texts)
     request = embedding_service_pb2.EmbedRequest(
-        model=valid_text("model", model),
-        texts=valid_texts("texts", texts),
-        options=embed_options(**options),
+        model=valid_text("model", model), texts=valid, options=embed_options(**options)
     )
     return Call(
         lambda stubs: stubs.embedding.Embed,
         request,
-        functools.partial(read_embeddings, text_count=len(request.texts)),
+        functools.partial(read_embeddings, text_count=len(valid)),
+        {
+            "texts": valid,
+            "model": model,
+            "prompt_name": options.get("prompt_name") or "",
+            "prompt_text": options.get("prompt_text") or "",
+        },
     )
 
 
@@ -98,37 +107,62 @@ def rerank_call(
         TypeError: A text or an option has the wrong type.
         ValueError: A text is not valid Unicode, or an option is out of its range.
     """
-    request = rerank_request(query, documents, model, **options)
+    valid = valid_texts("documents", documents)
+    request = rerank_request(query, valid, model, **options)
     return Call(
         lambda stubs: stubs.rerank.Rerank,
         request,
-        functools.partial(read_ranking, document_count=len(request.documents)),
+        functools.partial(read_ranking, document_count=len(valid)),
+        {
+            "query": query,
+            "documents": valid,
+            "model": model,
+            "instruction": options.get("instruction", ""),
+        },
     )
 
 
-def list_models_call(task: Task | None, page_token: str) -> Call[tuple[list[Model], str]]:
-    """Prepares one page of ListModels.
+class ModelPages:
+    """The pages of ListModels, one call after the other.
 
     Args:
         task: Only models for this task; None for all.
-        page_token: "" for the first page.
 
-    Returns:
-        The call; it answers with the models and the token of the next page, "" on the last.
+    Attributes:
+        models: The models of the pages so far.
 
     Raises:
         ValueError: There is no such task.
     """
 
-    def read(response: model_service_pb2.ListModelsResponse) -> tuple[list[Model], str]:
-        if page_token and response.next_page_token == page_token:
-            raise BadResponseError("a page of models names itself as the next one")
-        return [read_model(model) for model in response.models], response.next_page_token
+    def __init__(self, task: Task | None) -> None:
+        self.models: list[Model] = []
+        self._task = enum_value(model_service_pb2.Task, task)
+        self._tokens = {""}
+        self._next_token: str | None = ""
 
-    request = model_service_pb2.ListModelsRequest(
-        task=enum_value(model_service_pb2.Task, task), page_token=page_token
-    )
-    return Call(lambda stubs: stubs.model.ListModels, request, read)
+    def next_call(self) -> Call[None] | None:
+        """Prepares the call for the next page; None after the last.
+
+        Its answer is nothing: reading it adds to `models`, and raises BadResponseError where the
+        pages have no end.
+        """
+        if self._next_token is None:
+            return None
+        request = model_service_pb2.ListModelsRequest(task=self._task, page_token=self._next_token)
+        return Call(lambda stubs: stubs.model.ListModels, request, self._read)
+
+    def _read(self, response: model_service_pb2.ListModelsResponse) -> None:
+        self.models += map(read_model, response.models)
+        token = response.next_page_token
+        self._next_token = token or None
+        if not token:
+            return
+        if token in self._tokens:
+            raise BadResponseError("a page of models names an earlier page as the next one")
+        self._tokens.add(token)
+        if len(self._tokens) > _PAGES_MAX:
+            raise BadResponseError(f"the list of models has more than {_PAGES_MAX} pages")
 
 
 def get_model_call(name: str) -> Call[Model]:
@@ -146,7 +180,10 @@ def get_model_call(name: str) -> Call[Model]:
     """
     request = model_service_pb2.GetModelRequest(model=valid_text("name", name))
     return Call(
-        lambda stubs: stubs.model.GetModel, request, lambda response: read_model(response.model)
+        lambda stubs: stubs.model.GetModel,
+        request,
+        lambda response: read_model(response.model),
+        {"name": name},
     )
 
 
@@ -171,4 +208,4 @@ def health_call(service: str) -> Call[HealthStatus]:
         return HealthStatus(names.Name(number)) if known else HealthStatus.UNKNOWN
 
     request = health_pb2.HealthCheckRequest(service=valid_text("service", service))
-    return Call(lambda stubs: stubs.health.Check, request, read)
+    return Call(lambda stubs: stubs.health.Check, request, read, {"service": service})

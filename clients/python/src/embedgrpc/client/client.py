@@ -1,5 +1,7 @@
 """The client for threads."""
 
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -7,13 +9,13 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from embedgrpc.client import calls
-from embedgrpc.client.channel import ChannelOwner
+from embedgrpc.client.channel import Attempts, ChannelOwner
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.in_flight import Place
 from embedgrpc.client.models import Model
 from embedgrpc.client.options import EmbedOptions, RerankOptions
 from embedgrpc.client.results import Embeddings, Ranking
-from embedgrpc.client.status import error_of_call
 from embedgrpc.client.stream import BATCH_SIZE, StreamInputs, StreamState
 from embedgrpc.client.sync_stream import EmbedStream
 from embedgrpc.v1 import embedding_service_pb2
@@ -34,9 +36,15 @@ class Client(ChannelOwner):
         metadata: Sent with every call.
         health_check: Whether to spread calls over all addresses of the target that report
             SERVING, instead of using the first one that connects.
+        max_request_bytes: The most bytes of a request, `max_request_bytes` of the server. A text
+            that fits into none fails alone, before it is sent.
+        max_concurrent_calls: The most calls at once, streams included; further ones wait for
+            their turn, in the order in which they were made. More than the server, or a proxy
+            before it, takes on one connection are not lost, but slower.
 
     Raises:
-        ValueError: The target is empty, or the timeout is not positive and finite.
+        ValueError: The target is empty, the timeout is not positive and finite, or a limit is
+            out of its range.
     """
 
     def embed(
@@ -91,6 +99,7 @@ class Client(ChannelOwner):
             The results: iterate, and close it when leaving early.
 
         Raises:
+            InputTooLongError: The prompt, or the name of the model, fits into no message.
             TypeError: An option has the wrong type, or the inputs are one str.
             ValueError: An option is out of its range.
         """
@@ -100,9 +109,10 @@ class Client(ChannelOwner):
             order=order,
             batch_size=batch_size,
             timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
             **options,
         )
-        return EmbedStream(self._start_stream, state)
+        return EmbedStream(self, state)
 
     def rerank(
         self,
@@ -148,11 +158,10 @@ class Client(ChannelOwner):
             EmbedGrpcError: A call failed.
             ValueError: There is no such task.
         """
-        models, token = self._run(calls.list_models_call(task, ""), timeout_s)
-        while token:
-            page, token = self._run(calls.list_models_call(task, token), timeout_s)
-            models += page
-        return models
+        pages = calls.ModelPages(task)
+        while (call := pages.next_call()) is not None:
+            self._run(call, timeout_s)
+        return pages.models
 
     def get_model(self, name: str, *, timeout_s: float | None = None) -> Model:
         """Describes one model.
@@ -206,14 +215,45 @@ class Client(ChannelOwner):
     ) -> None:
         self.close()
 
+    def start_stream(
+        self, requests: Iterator[embedding_service_pb2.StreamEmbedRequest], attempts: Attempts
+    ) -> tuple[Any, Place]:
+        """Starts a call of StreamEmbed; for `EmbedStream`."""
+        stubs = self._open(grpc)
+        place = self._enter(attempts)
+        call = stubs.embedding.StreamEmbed(requests, metadata=self._call_metadata)
+        if not call.add_callback(lambda: self._in_flight.leave(place)):
+            self._in_flight.leave(place)  # it is over already
+        return call, place
+
     def _run(self, call: calls.Call[AnswerT], timeout_s: float | None) -> AnswerT:
         method = call.method(self._open(grpc))
-        deadline_s = self._deadline_s(timeout_s)
-        try:
-            response = method(call.request, timeout=deadline_s, metadata=self._call_metadata)
-        except grpc.RpcError as error:
-            raise error_of_call(error) from error
-        return call.read(response)
+        attempts = self.attempts(self._deadline_s(timeout_s))
+        self._request_limit.check(call.request, call.texts)
+        while True:
+            place = self._enter(attempts)
+            try:
+                response = method(
+                    call.request, timeout=attempts.left_s(), metadata=self._call_metadata
+                )
+            except grpc.RpcError as error:
+                delay_s = attempts.delay_s(error, place)
+                if delay_s is None:
+                    raise self.error_of(error) from error
+            else:
+                return call.read(response)
+            finally:
+                self._in_flight.leave(place)
+            time.sleep(delay_s)
 
-    def _start_stream(self, requests: Iterator[embedding_service_pb2.StreamEmbedRequest]) -> Any:
-        return self._open(grpc).embedding.StreamEmbed(requests, metadata=self._call_metadata)
+    def _enter(self, attempts: Attempts) -> Place:
+        """Waits for a place among the calls in flight."""
+        granted = threading.Event()
+        place = self._in_flight.enter(granted.set)
+        try:
+            while not place.granted:
+                granted.wait(attempts.left_s())
+        except BaseException:
+            self._in_flight.leave(place)
+            raise
+        return place

@@ -18,6 +18,7 @@
       InternalError            INTERNAL             INTERNAL
       ConnectionFailedError    UNAVAILABLE          ""  no server answered, or the connection broke
       BadResponseError         INTERNAL             ""  the answer breaks the contract
+      MessageTooLargeError     RESOURCE_EXHAUSTED   ""  a message is too large: do not try it again
 
 The second column is `code`, the third `reason`: the name of a value of `ErrorReason`.
 """
@@ -183,6 +184,16 @@ class BadResponseError(EmbedGrpcError):
     """The server's answer breaks the contract."""
 
     code = grpc.StatusCode.INTERNAL
+
+
+class MessageTooLargeError(EmbedGrpcError):
+    """A message has more bytes than the server, a proxy or this client takes.
+
+    Trying it again does not help. `metadata` has `bytes` and `maxBytes` of a request, or
+    `answerBytes` and `maxAnswerBytes` of an answer, where they are known.
+    """
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 ERRORS_BY_REASON: Final[Mapping[str, type[EmbedGrpcError]]] = {

@@ -109,13 +109,13 @@ def embed_options(**options: Unpack[EmbedOptions]) -> pb.EmbedOptions:
 
 
 def rerank_request(
-    query: str, documents: Iterable[str], model: str, **options: Unpack[RerankOptions]
+    query: str, documents: Sequence[str], model: str, **options: Unpack[RerankOptions]
 ) -> rerank_service_pb2.RerankRequest:
     """Builds the request of Rerank.
 
     Args:
         query: What the documents are compared with.
-        documents: The documents.
+        documents: The documents, checked before.
         model: Id of the model; "" for the server's default.
         options: As the caller gave them.
 
@@ -131,7 +131,7 @@ def rerank_request(
     return rerank_service_pb2.RerankRequest(
         model=valid_text("model", model),
         query=valid_text("query", query),
-        documents=valid_texts("documents", documents),
+        documents=documents,
         top_n=options.get("top_n", 0),
         return_documents=options.get("return_documents", False),
         score_scale=enum_value(rerank_service_pb2.ScoreScale, options.get("score_scale")),

@@ -14,6 +14,7 @@ from embedgrpc.client.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
+from embedgrpc.client.sizes import too_large_error
 from embedgrpc.v1 import common_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -42,8 +43,11 @@ def error_of_call(failure: Any) -> EmbedGrpcError:
         The most specific error of the tree, to be raised from `failure`.
     """
     code: grpc.StatusCode = failure.code()
-    if code is grpc.StatusCode.INTERNAL and failure.details() == _STATUS_LOST:
+    if is_status_lost(failure):
         return ConnectionFailedError("the server ended the stream while a message was being sent")
+    too_large = too_large_error(failure.details() or "")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large is not None:
+        return too_large
     reason = ""
     metadata: dict[str, str] = {}
     violations: list[tuple[str, str]] = []
@@ -66,6 +70,15 @@ def error_of_call(failure: Any) -> EmbedGrpcError:
         field_violations=tuple(violations),
         retry_delay_s=retry_delay_s,
     )
+
+
+def is_status_lost(failure: Any) -> bool:
+    """Tells whether a call failed with a status that is not known here.
+
+    Args:
+        failure: The `grpc.RpcError` that the call raised, of either kind of channel.
+    """
+    return failure.code() is grpc.StatusCode.INTERNAL and failure.details() == _STATUS_LOST
 
 
 def error_of_item(item: common_pb2.ItemError) -> EmbedGrpcError:

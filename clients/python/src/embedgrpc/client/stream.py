@@ -2,7 +2,8 @@
 
 An input is taken from the caller only when the window of the server has room for it, so an
 endless input costs no more memory than the window. Inputs travel under their position; what
-the caller knows them by stays here.
+the caller knows them by stays here. A text that fits into no message fails here and alone: its
+result waits for its turn, within the window too.
 """
 
 import time
@@ -17,10 +18,12 @@ from embedgrpc.client.errors import (
     ConnectionFailedError,
     DeadlineExpiredError,
     EmbedGrpcError,
+    InputTooLongError,
 )
 from embedgrpc.client.options import EmbedOptions, embed_options, valid_text
 from embedgrpc.client.reading import read_ready, read_stream_result
 from embedgrpc.client.results import StreamReady, StreamResult
+from embedgrpc.client.sizes import INPUT_OVERHEAD_BYTES, RequestLimit
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 BATCH_SIZE: Final = 64
@@ -40,9 +43,11 @@ class StreamState(Generic[InputsT]):
         order: In what order to answer.
         batch_size: The most inputs in one message, at least 1.
         timeout_s: The longest wait for the next answer, in seconds.
+        request_limit: How large a message may be.
         options: How to embed.
 
     Raises:
+        InputTooLongError: The prompt, or the name of the model, fits into no message.
         TypeError: An option has the wrong type, or the inputs are one str.
         ValueError: An option is out of its range.
     """
@@ -55,6 +60,7 @@ class StreamState(Generic[InputsT]):
         order: ResultOrder,
         batch_size: int,
         timeout_s: float,
+        request_limit: RequestLimit,
         **options: Unpack[EmbedOptions],
     ) -> None:
         if batch_size < 1:
@@ -69,16 +75,22 @@ class StreamState(Generic[InputsT]):
                 order=enum_value(pb.ResultOrder, order),
             )
         )
+        names = {name: str(options.get(name) or "") for name in ("prompt_name", "prompt_text")}
+        request_limit.check(self.setup, {"model": model, **names})
         self.timeout_s: Final = timeout_s
         self.ready: StreamReady | None = None
         self.input_tokens = 0
         self.input_error: Exception | None = None
+        self._request_limit = request_limit
+        self._in_input_order = order == "input"
         self._batch_size = batch_size
         self._inputs_ended = False
         self._taken_count = 0
         self._pending = pb.StreamEmbedRequest()  # the message that is being filled
         self._pending_bytes = 0
         self._caller_ids: dict[str, Any] = {}  # of inputs without an answer, by their position
+        # Of inputs that were not sent, until they are handed out; by their position.
+        self._failed: dict[int, StreamResult] = {}
         self._waiting_since = time.monotonic()
 
     def has_room(self) -> bool:
@@ -88,7 +100,7 @@ class StreamState(Generic[InputsT]):
         """
         if self.ready is None:
             return False
-        room = self.ready.max_in_flight_inputs - len(self._caller_ids)
+        room = self.ready.max_in_flight_inputs - len(self._caller_ids) - len(self._failed)
         return room >= (1 if self._pending.batch.inputs else self._batch_size)
 
     def add(self, item: object) -> pb.StreamEmbedRequest | None:
@@ -98,7 +110,7 @@ class StreamState(Generic[InputsT]):
             item: A text, or an id with its text.
 
         Returns:
-            A message to be sent now, if one is full.
+            A message to be sent now, if one is full or nothing may be added to it.
 
         Raises:
             TypeError: The item is neither.
@@ -113,13 +125,20 @@ class StreamState(Generic[InputsT]):
         else:
             raise TypeError(f"{field} is neither a str nor a pair of id and str")
         text_bytes = len(valid_text(field, text).encode())
-        full = None
-        if self._pending.batch.inputs and self._pending_bytes + text_bytes > MESSAGE_TEXT_BYTES:
-            full = self._take_pending()
-        self._pending.batch.inputs.add(id=position, text=text)
-        self._pending_bytes += text_bytes
-        self._caller_ids[position] = caller_id
         self._taken_count += 1
+        try:
+            self._request_limit.check_text(field, text_bytes)
+        except InputTooLongError as error:
+            self._failed[int(position)] = StreamResult(caller_id, error=error)
+            # What came before is answered before: it must not wait for inputs that come after.
+            return self._take_pending() if self._pending.batch.inputs else None
+        input_bytes = text_bytes + INPUT_OVERHEAD_BYTES
+        full = None
+        if self._pending_bytes + input_bytes > self._message_bytes_max():
+            full = self._take_pending() if self._pending.batch.inputs else None
+        self._pending.batch.inputs.add(id=position, text=text)
+        self._pending_bytes += input_bytes
+        self._caller_ids[position] = caller_id
         if len(self._pending.batch.inputs) == self._batch_size:
             full = self._take_pending()
         return full
@@ -144,7 +163,8 @@ class StreamState(Generic[InputsT]):
             response: The answer.
 
         Returns:
-            The results in it; none in the first answer.
+            The results in it, and those of inputs that failed before them; none in the first
+            answer.
 
         Raises:
             BadResponseError: It is not the step that is due, or answers what was not sent.
@@ -166,9 +186,21 @@ class StreamState(Generic[InputsT]):
             if result.id not in self._caller_ids or result.id in answered:
                 raise BadResponseError("a result has an id that no unanswered input has")
             answered[result.id] = read_stream_result(result, self._caller_ids[result.id])
-        for position in answered:
+        results: list[StreamResult] = []
+        for position, result_of_input in answered.items():
+            results += self.take_failed()
             del self._caller_ids[position]
-        return list(answered.values())
+            results.append(result_of_input)
+        return results + self.take_failed()
+
+    def take_failed(self) -> list[StreamResult]:
+        """Hands out the results of inputs that failed without being sent, if it is their turn."""
+        due = self._due()
+        return [self._failed.pop(position) for position in due]
+
+    def has_failed(self) -> bool:
+        """Tells whether `take_failed` has something to hand out."""
+        return bool(self._due())
 
     def begin_wait(self) -> None:
         """Notes that the caller waits from now on: what it did before is not the server's fault."""
@@ -201,8 +233,21 @@ class StreamState(Generic[InputsT]):
             if self._inputs_ended and not self._caller_ids:
                 return self.input_error
             failure = ConnectionFailedError("the server ended the stream before its last answer")
-        failure.unanswered_ids = tuple(self._caller_ids.values())
+        unanswered = [(int(position), each) for position, each in self._caller_ids.items()]
+        unanswered += [(position, result.id) for position, result in self._failed.items()]
+        unanswered.sort(key=lambda pair: pair[0])
+        failure.unanswered_ids = tuple(caller_id for _, caller_id in unanswered)
         return failure
+
+    def _due(self) -> list[int]:
+        """Finds the inputs that failed and whose turn it is."""
+        if not self._failed or not self._in_input_order or not self._caller_ids:
+            return list(self._failed)
+        oldest = int(next(iter(self._caller_ids)))
+        return [position for position in self._failed if position < oldest]
+
+    def _message_bytes_max(self) -> int:
+        return min(MESSAGE_TEXT_BYTES, self._request_limit.max_bytes)
 
     def _take_pending(self) -> pb.StreamEmbedRequest:
         message, self._pending = self._pending, pb.StreamEmbedRequest()

@@ -6,21 +6,38 @@ is dropped is collected, and that ends the call.
 """
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import grpc
 
+from embedgrpc.client.channel import Attempts
 from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.in_flight import Place
 from embedgrpc.client.results import StreamReady, StreamResult
-from embedgrpc.client.status import error_of_call
 from embedgrpc.client.stream import StreamInputs, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 _ANSWERS_AHEAD: Final = 2
 _END: Final = object()
+
+
+class Starter(Protocol):
+    """What a stream needs of its client."""
+
+    def attempts(self, timeout_s: float) -> Attempts:
+        """Gives the time to start a call in."""
+
+    def start_stream(
+        self, requests: Iterator[pb.StreamEmbedRequest], attempts: Attempts
+    ) -> tuple[Any, Place]:
+        """Starts a call, once fewer others are in flight."""
+
+    def error_of(self, failure: Any) -> EmbedGrpcError:
+        """Reads why a call failed."""
 
 
 class EmbedStream(Iterator[StreamResult]):
@@ -33,11 +50,13 @@ class EmbedStream(Iterator[StreamResult]):
 
     def __init__(
         self,
-        start: Callable[[Iterator[pb.StreamEmbedRequest]], Any],
+        client: Starter,
         state: StreamState[StreamInputs],
     ) -> None:
-        self._start = start
+        self._client = client
         self._state = state
+        self._attempts: Attempts | None = None
+        self._place: Place | None = None
         self._exchange = _Exchange(state)
         self._results: deque[StreamResult] = deque()
         self._call: Any = None
@@ -95,17 +114,15 @@ class EmbedStream(Iterator[StreamResult]):
         if self._finished:
             return False
         if self._call is None:
-            self._call = self._start(self._exchange.requests())
-            self._reader = threading.Thread(
-                target=self._exchange.read, args=(self._call,), name="embed-stream", daemon=True
-            )
-            self._reader.start()
+            self._begin()
         failure: EmbedGrpcError | None = None
         cause: Exception | None = self._state.input_error
         try:
             results = self._exchange.next_results()
         except grpc.RpcError as error:
-            failure, cause = error_of_call(error), error
+            if self._begins_again(error):
+                return True
+            failure, cause = self._client.error_of(error), error
         except EmbedGrpcError as error:
             failure = error
         else:
@@ -117,6 +134,29 @@ class EmbedStream(Iterator[StreamResult]):
         if outcome is not None:
             raise outcome from cause
         return False
+
+    def _begin(self) -> None:
+        if self._attempts is None:
+            self._attempts = self._client.attempts(self._state.timeout_s)
+        requests = self._exchange.requests()
+        self._call, self._place = self._client.start_stream(requests, self._attempts)
+        self._reader = threading.Thread(
+            target=self._exchange.read, args=(self._call,), name="embed-stream", daemon=True
+        )
+        self._reader.start()
+
+    def _begins_again(self, failure: grpc.RpcError) -> bool:
+        """Prepares another call where the server refused this one without a look at it."""
+        if self._state.ready is not None or self._attempts is None or self._place is None:
+            return False
+        delay_s = self._attempts.delay_s(failure, self._place)
+        if delay_s is None:
+            return False
+        self._exchange.stop()
+        self._exchange = _Exchange(self._state)
+        self._call = None
+        time.sleep(delay_s)
+        return True
 
     def _cancel(self) -> None:
         self._finished = True
@@ -149,6 +189,8 @@ class _Exchange:
                     break
                 with self._changed:
                     message = self._state.add(item)
+                    if self._state.has_failed():
+                        self._changed.notify_all()
                 if message is not None:
                     yield message
         except Exception as error:  # noqa: BLE001 -- the caller's own, raised in its thread
@@ -184,7 +226,7 @@ class _Exchange:
         """
         with self._changed:
             self._state.begin_wait()
-            while not self._answers and not self._ended:
+            while not (self._answers or self._ended or self._state.has_failed()):
                 patience_s = self._state.patience_s()
                 if patience_s <= 0:
                     raise self._state.overdue_error()
@@ -193,6 +235,9 @@ class _Exchange:
                 results = self._state.receive(self._answers.popleft())
                 self._changed.notify_all()
                 return results
+            if failed := self._state.take_failed():
+                self._changed.notify_all()
+                return failed
             if self._failure is not None:
                 raise self._failure
             return None

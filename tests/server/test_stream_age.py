@@ -1,0 +1,124 @@
+"""Streams end by themselves before gRPC cuts their connection off."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from embedgrpc.client import AsyncClient, AsyncEmbedStream, ShuttingDownError
+from embedgrpc.server.listening import channel_arguments
+from embedgrpc.server.settings import Settings
+from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.failures import failure_of
+from tests.server.fake_backend import FakeBackend
+from tests.server.service import PATIENCE_S, Service, until
+from tests.server.streams import Stream
+
+Serve = Callable[..., Awaitable[Service]]
+
+AGE_S = 0.5
+
+
+async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: FakeBackend) -> None:
+    """What was taken in is answered first, however long that takes within the grace."""
+    service = await serve(backend=backend, max_connection_age_s=AGE_S)
+    backend.hold()
+    stream = await Stream.open(service.client)
+    await stream.send(("a", "a"), ("b", "b"))
+    ranking = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
+    request = rerank.RerankRequest(query="q", documents=["one"])
+    await ranking.write(rerank.StreamRerankRequest(id="r", request=request))
+    await until(lambda: service.open_streams == 2)
+    exchanges = service.server._draining._exchanges
+    await until(lambda: all(each._draining and each._in_flight for each in exchanges))
+    # Long after the core told the connection to go.
+    await asyncio.sleep(AGE_S)
+    backend.release()
+    assert [result.id for result in await stream.results(2)] == ["a", "b"]
+    assert (await ranking.read()).id == "r"
+    for failure in (await stream.failure(), await failure_of(ranking.read())):
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
+        assert (failure.reason, failure.label) == ("SHUTTING_DOWN", "max_age")
+        assert "open another" in failure.details
+    assert service.open_streams == 0
+
+
+async def test_a_late_stream_on_an_old_connection_is_not_cut_off(serve: Serve) -> None:
+    """A stream that begins just before its connection is told to go lives as long as others."""
+    service = await serve(max_connection_age_s=1, max_connection_age_grace_s=20)
+    client = await service.connect()
+    await client.embed("the connection's age begins here")
+    await asyncio.sleep(0.8)
+    stream = await Stream.open(client)
+    began = asyncio.get_running_loop().time()
+    answered: list[str] = []
+    for number in itertools.count():
+        try:
+            await stream.send((str(number), "text"))
+            answered += [result.id for result in await stream.results(1)]
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, AssertionError):
+            break
+    failure = await stream.failure()
+    lived_s = asyncio.get_running_loop().time() - began
+    assert failure.reason == "SHUTTING_DOWN"
+    assert lived_s >= 0.9
+    assert answered == [str(number) for number in range(len(answered))]
+
+
+async def test_a_stream_that_had_said_all_may_take_its_grace(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """A client that half-closed in time gets its answers and OK, though the stream is too old."""
+    service = await serve(backend=backend, max_connection_age_s=AGE_S)
+    backend.hold()
+    stream = await Stream.open(service.client)
+    await stream.send(("a", "a"))
+    await stream.call.done_writing()
+    await until(lambda: (reader := service.exchange._reader) and reader.done())
+    await asyncio.sleep(2 * AGE_S)
+    backend.release()
+    assert [result.id for result in await stream.rest()] == ["a"]
+    assert await stream.call.code() is grpc.StatusCode.OK
+
+
+async def test_a_client_learns_what_to_send_again(serve: Serve) -> None:
+    """Each input of an endless stream is either answered or named, and none is both."""
+    service = await serve(max_connection_age_s=AGE_S)
+    taken: list[int] = []
+
+    async def inputs() -> AsyncIterator[tuple[int, str]]:
+        for number in itertools.count():
+            taken.append(number)
+            yield number, "text"
+            await asyncio.sleep(0)
+
+    answered: list[int] = []
+    async with AsyncClient(service.address) as client:
+        stream = client.embed_stream(inputs(), batch_size=8)
+        with pytest.raises(ShuttingDownError) as caught:
+            await _collect(stream, answered)
+    assert answered
+    assert answered + list(caught.value.unanswered_ids) == taken
+
+
+async def _collect(stream: AsyncEmbedStream, ids: list[Any]) -> None:
+    async for result in stream:
+        ids.append(result.id)  # noqa: PERF401 - kept when the stream fails
+
+
+@pytest.mark.parametrize(
+    ("age_s", "grace_s", "expected"),
+    [(1800, 60, 1_860_000), (0.25, 0.5, 750), (31_536_000, 31_536_000, 2**31 - 1)],
+)
+async def test_the_core_waits_for_streams(age_s: float, grace_s: float, expected: int) -> None:
+    """It cuts nothing off before a stream that began last had its age and its grace."""
+    settings = Settings(max_connection_age_s=age_s, max_connection_age_grace_s=grace_s)
+    arguments: dict[str, Any] = dict(channel_arguments(settings, max_connections=1))
+    assert arguments["grpc.max_connection_age_grace_ms"] == expected
+    assert arguments["grpc.max_connection_age_ms"] == min(age_s * 1000, 2**31 - 1)
+    # Too large a number would be an OverflowError.
+    grpc.aio.server(options=list(arguments.items()))
