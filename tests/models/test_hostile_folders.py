@@ -102,6 +102,8 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                           "tokenizer.json", ("65 steps", "64")),
     "one of long words": ("bert-mean", word_length(10**9), "tokenizer.json",
                           ("max_input_chars_per_word", "10000")),
+    "one of endless words": ("bert-mean", word_length(10**400), "tokenizer.json",
+                             ("max_input_chars_per_word above 1e+18", "10000")),
     # files that are none
     "a pipe": ("bert-mean", pipe("config.json"), "config.json", ("is a pipe",)),
     "a pipe for modules": ("bert-mean", pipe("modules.json"), "modules.json", ("is a pipe",)),

@@ -19,6 +19,7 @@ _GROWTH_MAX = 4096
 _STEPS_MAX = 64
 # A word is looked up from each of its characters on. Real models say 100 or 200.
 _WORD_CHARACTERS_MAX = 10_000
+_SHOWN_MAX = 10**18
 # What one character becomes at most. A form that a text has already adds nothing, so that these
 # count once however often they stand there.
 _ONCE = {
@@ -66,8 +67,10 @@ def check_growth(path: Path, content: bytes) -> None:
     model = tokenizer.get("model")
     length = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
     if isinstance(length, int) and length > _WORD_CHARACTERS_MAX:
+        # A number of more than 308 digits is no float.
+        shown = f"{length:.3g}" if length < _SHOWN_MAX else f"above {_SHOWN_MAX:.0e}"
         raise ModelError(
-            f"{path}: model.max_input_chars_per_word {length:.3g} is more than the limit of "
+            f"{path}: model.max_input_chars_per_word {shown} is more than the limit of "
             f"{_WORD_CHARACTERS_MAX}"
         )
 
