@@ -1,6 +1,4 @@
 import asyncio
-import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -185,19 +183,6 @@ async def test_a_wrong_variable_of_telemetry(
         assert await server.ended() == 2
         (problem,) = server.problems
         assert "OTEL_TRACES_EXPORTER" in problem
-
-
-async def test_a_stop_while_a_model_hangs(cache_dir: Path, tmp_path: Path) -> None:
-    """A model whose files never come does not keep the process."""
-    shutil.copytree(EMBED.source, tmp_path / "hangs")
-    config = tmp_path / "hangs" / "config.json"
-    config.unlink()
-    # Whoever opens it waits for somebody to write.
-    os.mkfifo(config)
-    async with started("--model", f"hangs={tmp_path / 'hangs'}", cache_dir=cache_dir) as server:
-        await server.until("listening")
-        server.signal(signal.SIGTERM)
-        assert await server.ended() == 0
 
 
 async def test_a_unix_socket_that_was_left_behind(cache_dir: Path, tmp_path: Path) -> None:

@@ -164,7 +164,8 @@ class Tokenization:
                 except EngineError as error:
                     if self._atomic:
                         raise
-                    self._settle(index, error)
+                    # Its frames hold this, which holds the error.
+                    self._settle(index, error.with_traceback(None))
                     continue
                 piece = self._begin(index, checked, borders)
             else:

@@ -47,7 +47,9 @@ class EmbeddingSink:
         ids: The ids of the texts.
 
     Attributes:
-        running: The job; to be set once it was started.
+        running: The job; to be set once it was started, unless every text has been answered by
+            then: the job holds this sink.
+        missing: How many texts are not answered yet.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class EmbeddingSink:
         self._encoding = encoding
         self._first = first
         self._ids = ids
-        self._missing = len(ids)
+        self.missing = len(ids)
 
     def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
         """Takes rows; see `embedgrpc.engine.work.Sink`."""
@@ -138,8 +140,8 @@ class EmbeddingSink:
         return self.running.job
 
     def _count(self, inputs: int) -> None:
-        self._missing -= inputs
-        if inputs and not self._missing and self.running is not None:
+        self.missing -= inputs
+        if inputs and not self.missing and self.running is not None:
             # The job holds this sink: else both would wait for the garbage collector.
             self.running = None
             self._stream.finished(self)

@@ -192,10 +192,10 @@ class EmbeddingStream:
             first=first,
             ids=ids,
         )
-        sink.running = await embedder.submit(
-            _Texts(inputs), spec, call, sink, size_bytes=size_bytes
-        )
-        self._sinks.add(sink)
+        running = await embedder.submit(_Texts(inputs), spec, call, sink, size_bytes=size_bytes)
+        if sink.missing:
+            sink.running = running
+            self._sinks.add(sink)
 
     def finished(self, sink: EmbeddingSink) -> None:
         """Forget a message of which every input is answered."""
