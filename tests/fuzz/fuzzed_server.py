@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 
+from embedgrpc.server.logs import is_no_fault_of_a_client
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import embedding_service_pb2_grpc as embedding_grpc
 from tests.server.service import CROSS, EMBED, PATIENCE_S, serving, settings_for
@@ -71,6 +72,8 @@ def fuzzed_server(scratch: Path) -> Iterator[FuzzedServer]:
 
     incidents = Incidents()
     logging.getLogger().addHandler(incidents)
+    # As the server's own log does it.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(is_no_fault_of_a_client)
     thread = threading.Thread(target=asyncio.run, args=(serve(),), name="server")
     thread.start()
     try:
@@ -83,3 +86,4 @@ def fuzzed_server(scratch: Path) -> Iterator[FuzzedServer]:
             started[0][1].call_soon_threadsafe(ended.set)
         thread.join(_START_S_MAX)
         logging.getLogger().removeHandler(incidents)
+        logging.getLogger("grpc._cython.cygrpc").removeFilter(is_no_fault_of_a_client)

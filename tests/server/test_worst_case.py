@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from embedgrpc.server.logs import is_not_a_client_that_left
+from embedgrpc.server.logs import is_no_fault_of_a_client
 from embedgrpc.server.settings import MIB, Settings
 from embedgrpc.server.worst_case import client_bytes, memory_warning
 
@@ -46,5 +46,6 @@ def test_a_client_that_leaves_is_not_logged() -> None:
         return logging.LogRecord("grpc", logging.ERROR, "", 0, message, None, None)
 
     left = "ExecuteBatchError raised in core by servicer method [/a/b]"
-    assert not is_not_a_client_that_left(record(left))
-    assert is_not_a_client_that_left(record("Unexpected [KeyError] raised by servicer method"))
+    assert not is_no_fault_of_a_client(record(left))
+    assert not is_no_fault_of_a_client(record("Invalid encoding on %s"))
+    assert is_no_fault_of_a_client(record("Unexpected [KeyError] raised by servicer method"))

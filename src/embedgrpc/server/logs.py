@@ -27,14 +27,14 @@ _CHATTY = ("httpx2", "httpcore2", "filelock")
 
 
 _GRPC = "grpc._cython.cygrpc"
+# What gRPC logs as errors, with a stack, and clients cause: one leaves while it is answered, one
+# sends metadata that is no UTF-8, which the line would hold.
+_CAUSED_BY_CLIENTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
 
 
-def is_not_a_client_that_left(record: logging.LogRecord) -> bool:
-    """Tell whether a record of gRPC is more than that an answer could not be sent.
-
-    gRPC logs an error with a stack where a client leaves while it is answered.
-    """
-    return "ExecuteBatchError raised in core" not in str(record.msg)
+def is_no_fault_of_a_client(record: logging.LogRecord) -> bool:
+    """Return whether a record of gRPC is about more than what a client did."""
+    return not any(one in str(record.msg) for one in _CAUSED_BY_CLIENTS)
 
 
 def configure(level: str, log_format: Literal["auto", "human", "json"]) -> bool:
@@ -52,7 +52,7 @@ def configure(level: str, log_format: Literal["auto", "human", "json"]) -> bool:
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Of the library that writes it, and once: filters are kept across calls.
-    logging.getLogger(_GRPC).addFilter(is_not_a_client_that_left)
+    logging.getLogger(_GRPC).addFilter(is_no_fault_of_a_client)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     return not human
