@@ -47,5 +47,7 @@ def test_a_client_that_leaves_is_not_logged() -> None:
 
     left = "ExecuteBatchError raised in core by servicer method [/a/b]"
     assert not is_no_fault_of_a_client(record(left))
-    assert not is_no_fault_of_a_client(record("Invalid encoding on %s"))
+    assert not is_no_fault_of_a_client(record("Invalid encoding on b'text'"))
+    refused = "Unexpected [UnicodeDecodeError] raised by servicer method [/a]"
+    assert not is_no_fault_of_a_client(record(refused))
     assert is_no_fault_of_a_client(record("Unexpected [KeyError] raised by servicer method"))

@@ -27,14 +27,20 @@ _CHATTY = ("httpx2", "httpcore2", "filelock")
 
 
 _GRPC = "grpc._cython.cygrpc"
-# What gRPC logs as errors, with a stack, and clients cause: one leaves while it is answered, one
-# sends metadata that is no UTF-8, which the line would hold.
-_CAUSED_BY_CLIENTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
+# What gRPC logs as errors, with a stack, and clients cause. One leaves while it is answered or
+# refused; one sends metadata or a path that is no UTF-8, which the line would hold.
+_CAUSED_BY_CLIENTS = (
+    "ExecuteBatchError raised in core",
+    "Failed sending error status from server",
+    "Invalid encoding on ",
+    "Unexpected [UnicodeDecodeError] raised by servicer method",
+)
 
 
 def is_no_fault_of_a_client(record: logging.LogRecord) -> bool:
     """Return whether a record of gRPC is about more than what a client did."""
-    return not any(one in str(record.msg) for one in _CAUSED_BY_CLIENTS)
+    message = record.getMessage()
+    return not any(one in message for one in _CAUSED_BY_CLIENTS)
 
 
 def configure(level: str, log_format: Literal["auto", "human", "json"]) -> bool:
