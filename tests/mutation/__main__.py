@@ -1,6 +1,6 @@
 """Makes small mistakes in the code, one at a time, and counts those that no test notices.
 
-uv run --group mutation python -m tests.mutation [PATH...] [--sample N] [--seed K] [--seconds S]
+uv run python -m tests.mutation [PATH...] [--sample N] [--seed K] [--seconds S]
 
 A PATH is a folder or module below `src/embedgrpc` or the client's; without any, all that serve
 calls are taken. N mutants of each module are tried, in an order by chance, so that a run that is

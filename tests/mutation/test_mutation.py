@@ -1,5 +1,4 @@
-import pytest
-
+from tests.mutation import mutants
 from tests.mutation.suites import ROOT, find_modules, find_tests
 
 ENGINE = ROOT / "src" / "embedgrpc" / "engine"
@@ -18,7 +17,6 @@ def test_every_module_has_tests() -> None:
 
 def test_mutants_are_python_with_one_mistake() -> None:
     """A mutant compiles, differs from its module, and says where."""
-    mutants = pytest.importorskip("tests.mutation.mutants", exc_type=ImportError)
     module = ENGINE / "overload.py"
     found = mutants.find_mutants(module)
     assert {"ForgetStatement", "NumberReplacer", "AddNot"} <= {one.kind for one in found}
