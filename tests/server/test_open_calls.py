@@ -19,6 +19,7 @@ from tests.server.fake_backend import FakeBackend
 from tests.server.raw_http2 import frame, headers, raw_connection
 from tests.server.service import CROSS, EMBED, PATIENCE_S, until
 from tests.server.streams import Stream
+from tests.server.test_health import SERVING, Watcher
 
 EMBED_PATH = b"/embedgrpc.v1.EmbeddingService/Embed"
 UNARY_PATHS = (
@@ -159,8 +160,8 @@ async def test_a_long_name_is_refused(serve: Serve, path: bytes, message: object
 
 async def test_one_connection_cannot_take_all_places(serve: Serve) -> None:
     """Calls beyond the share of a connection are refused; another connection has room."""
-    service = await serve(max_calls=9)
-    streams = [await Stream.open(service.client) for _ in range(4)]
+    service = await serve(max_calls=16)
+    streams = [await Stream.open(service.client) for _ in range(6)]
     failure = await Stream(service.client).failure()
     assert (failure.code, failure.label) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many_calls")
     other = await service.connect()
@@ -260,3 +261,60 @@ async def test_a_client_that_leaves_is_no_error(
             await until(lambda: len(calls) == 4 and calls.answers.held > 4 * 500 * 36 * 4)
         await until(lambda: not len(calls))
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+async def test_a_watch_keeps_no_room(serve: Serve) -> None:
+    """What watches health for hours does not take the room of the largest request."""
+    service = await serve(max_request_bytes=MIB, max_held_request_bytes=4 * MIB)
+    watcher = Watcher(service.client, "")
+    assert await watcher.next() == SERVING
+    other = await service.connect()
+    await other.embed("a" * (MIB // 2))
+    calls = service.server.open_calls
+    assert (calls.requests.held, calls.small_requests.held) == (0, 0)
+
+
+async def test_health_is_told_when_there_is_no_room_and_no_place(serve: Serve) -> None:
+    """A check of health does not wait for calls with texts, however many there are."""
+    service = await serve(max_calls=16)
+    calls, other = service.server.open_calls, Caller("elsewhere", "elsewhere:1")
+    calls.requests.force(other, calls.requests.total)
+    calls.places.force(other, calls.places.total)
+    assert await service.client.status("") == SERVING
+    failure = await failure_of(service.client.embed("a"))
+    assert failure.label == "too_many_calls"
+
+
+async def test_idle_streams_give_way_to_active_ones(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many streams wait for their clients, one with something to read is read."""
+    monkeypatch.setattr("embedgrpc.server.open_calls._IDLE_S_MIN", 0.1)
+    service = await serve()
+    calls = service.server.open_calls
+    fit = calls.streams.largest(calls.streams.total) // calls.waiting_bytes
+    streams = [await Stream.open(service.client) for _ in range(fit + 1)]
+    active = streams[-1]
+    await active.send(("a", "a"))
+    assert [result.id for result in await active.results(1)] == ["a"]
+    failure = await streams[0].failure()
+    assert failure.label == "stream_gave_way"
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_stream_that_waits_for_room_is_not_idle(serve: Serve) -> None:
+    """What is not read for want of room is no silence of its client."""
+    service = await serve(stream_idle_timeout_s=0.5)
+    calls, other = service.server.open_calls, Caller("elsewhere", "elsewhere:1")
+    stream = await Stream.open(service.client)
+    await stream.send(("a", "a"))
+    await stream.results(1)
+    calls.streams.force(other, calls.streams.total)
+    # The read that waits already has its room; the next one finds none.
+    await stream.send(("b", "b"))
+    await stream.results(1)
+    await stream.send(("c", "c"))
+    await until(lambda: calls.streams.waiting(since=time.monotonic() - 1))
+    calls.streams.give_back(other, calls.streams.total)
+    assert [result.id for result in await stream.results(1)] == ["c"]
+    await stream.end()

@@ -113,7 +113,9 @@ class Budget:
 
     def largest(self, amount: int) -> int:
         """Return the amount, or the most that any caller may take where that is less."""
-        return min(amount, self.total * _GREED * _GREED // (_GREED + 1) ** 2)
+        # Rounded as in `_has_room`, or an empty budget might not take it.
+        share = _GREED * self.total // (_GREED + 1)
+        return min(amount, _GREED * share // (_GREED + 1))
 
     def _has_room(self, caller: Caller, amount: int) -> bool:
         address = self._by_address.get(caller.address, 0)
@@ -152,6 +154,9 @@ class Budget:
             line.remove(waiter)
             if not line:
                 del self._lines[waiter.caller]
+            if self._lines:
+                # It may have stood in front of one for which there is room.
+                self._let_in()
 
 
 def _subtract(amounts: dict, key: object, amount: int) -> None:  # type: ignore[type-arg]

@@ -214,8 +214,15 @@ class Exchange(Generic[Answer]):
     async def _watch(self, handler: "asyncio.Task[Any] | None") -> None:
         """Ends the stream of a client that went silent."""
         while True:
+            waits_for_message = self._reading and not self._in_flight
+            if waits_for_message and self._call is not None and not self._writing:
+                if self._call.waits_for_client:
+                    self._active_at = max(self._active_at, self._call.since)
+                else:
+                    # It has not been read for want of room, which is not the client's fault.
+                    waits_for_message = False
             idle_s = time.monotonic() - self._active_at
-            waits_for_client = self._writing or (self._reading and not self._in_flight)
+            waits_for_client = self._writing or waits_for_message
             if waits_for_client and idle_s >= self._idle_timeout_s:
                 break
             left_s = self._idle_timeout_s - idle_s if waits_for_client else self._idle_timeout_s

@@ -33,6 +33,7 @@ _logger = logging.getLogger(__name__)
 # Methods whose messages hold names alone, and the most bytes of one: a name has 128 characters.
 _NAMING = ("/grpc.health.", "/grpc.reflection.", "/embedgrpc.v1.ModelService/")
 _NAMING_BYTES_MAX = 4096
+_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
@@ -76,12 +77,15 @@ class _Guarded:
         self._takes_stream = handler.request_streaming
         self._gives_stream = handler.response_streaming
         self._serialize = serializer_of(handler)
+        self._takes_names = method.startswith(_NAMING)
+        # Whether a server is alive must not depend on how much it has to do.
+        self._needs_place = method != _HEALTH_CHECK
         self._method = method
         self._calls = calls
         self._messages = Messages(
             parse=bound_fields(handler.request_deserializer or bytes, max_fields),
             method=method,
-            max_bytes=_NAMING_BYTES_MAX if method.startswith(_NAMING) else math.inf,
+            max_bytes=_NAMING_BYTES_MAX if self._takes_names else math.inf,
             # Handlers that are written for streams look at this themselves.
             idle_timeout_s=calls.stream_idle_timeout_s if self._generates else math.inf,
         )
@@ -118,12 +122,20 @@ class _Guarded:
 
     async def _serve(self, call: OpenCall, context: Any) -> bytes | None:
         """Take in what the client sends and let the handler answer."""
-        self._calls.take_place(call)
+        if self._needs_place:
+            self._calls.take_place(call)
+        if self._takes_names:
+            call.use_small_messages()
         # Nothing here holds on to a request while it is worked on.
         if self._takes_stream:
             answering = self._behavior(Requests(call, self._messages), context)
         else:
-            answering = self._behavior(await read_only(call, self._messages), context)
+            request = await read_only(call, self._messages)
+            if self._takes_names:
+                # A watch goes on for hours, and holds no more than a name.
+                call.release_only_request()
+            answering = self._behavior(request, context)
+            del request
         if self._generates:
             await write_all(answering, call)
             return None

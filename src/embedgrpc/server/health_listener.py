@@ -13,7 +13,11 @@ from embedgrpc.server.connection_activity import ConnectionActivity
 from embedgrpc.server.connection_keeper import ConnectionKeeper, Limits
 from embedgrpc.server.guard import GuardInterceptor
 from embedgrpc.server.health import HealthService
-from embedgrpc.server.listening import health_channel_arguments, listen
+from embedgrpc.server.listening import (
+    HEALTH_MESSAGE_BYTES,
+    health_channel_arguments,
+    listen,
+)
 from embedgrpc.server.open_calls import OpenCalls
 from embedgrpc.server.settings import Settings
 
@@ -45,7 +49,7 @@ class HealthListener:
         self._unix_socket_mode = settings.unix_socket_mode
         self.address = address = settings.health_address
         # Its own account: calls for vectors must not take the places of probes.
-        self.open_calls = OpenCalls(settings)
+        self.open_calls = OpenCalls(settings, message_bytes_max=HEALTH_MESSAGE_BYTES)
         self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
         backstop = _LIMITS.backstop(address)
         guard = GuardInterceptor(self.open_calls, max_fields=_FIELDS_MAX)

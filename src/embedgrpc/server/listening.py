@@ -21,7 +21,7 @@ _UNREAD_CALLS = 4096
 # Files that the process has open besides its connections: libraries, models, upstream channels.
 _DESCRIPTORS = 256
 # The longest name of a service in a health request is far shorter.
-_HEALTH_MESSAGE_BYTES = 4096
+HEALTH_MESSAGE_BYTES = 4096
 _HEALTH_STREAMS = 16
 _COMMON_ARGUMENTS = (
     # Both alike, or a header between the two is refused at random.
@@ -232,8 +232,8 @@ def channel_arguments(settings: Settings, *, max_connections: int) -> list[tuple
 def health_channel_arguments(*, max_connections: int) -> list[tuple[str, int]]:
     """Return gRPC's settings for a listener that serves health alone."""
     return [
-        ("grpc.max_receive_message_length", _HEALTH_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", _HEALTH_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", HEALTH_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", HEALTH_MESSAGE_BYTES),
         ("grpc.max_concurrent_streams", _HEALTH_STREAMS),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.server_handshake_timeout_ms", 5_000),

@@ -30,11 +30,11 @@ from embedgrpc.server.settings import Settings
 _logger = logging.getLogger(__name__)
 
 _SWEEP_INTERVAL_S = 0.25
-# A caller that waits longer for room had better try elsewhere; slow calls give way sooner.
-_ROOM_WAIT_S_MAX = 2.0
 # What gives way to others may be as slow as it likes for this long.
 _RECEIVE_S_MIN = 1.0
 _TAKE_S_MIN = 5.0
+# A stream that waits for its client for longer gives way to streams that wait to be read.
+_IDLE_S_MIN = 5.0
 # How long gRPC may take to send a status: it waits behind an answer that is not taken.
 _END_S_MAX = 5.0
 # How long gRPC may take to tell that a call is over.
@@ -47,6 +47,12 @@ _REQUEST_COPIES = 2
 # An answer is there twice until it is taken: as it was made, and in gRPC's core.
 _ANSWER_COPIES = 2
 _KNOWN_CONNECTIONS_MAX = 16_384
+# Most streams that wait for a message have not been sent a part of one: they reserve this share.
+_WAITING_SHARE = 3 / 8
+# What one answer to a stream may reserve of the budget, so that it fits in beside others.
+_STREAM_ANSWER_SHARE = 9
+# How many of the largest messages may come in at once for methods whose messages are small.
+_SMALL_MESSAGES = 8
 # The event loop serves others between so many tasks that are looked at.
 _TASKS_AT_ONCE = 500
 # The names of the two tasks in which gRPC runs a call: one waits for the end of the call.
@@ -58,6 +64,7 @@ class _State(Enum):
 
     WORKING = auto()
     RECEIVING = auto()
+    IDLE = auto()
     ANSWERING = auto()
     ENDING = auto()
 
@@ -75,6 +82,7 @@ class OpenCall:
 
     __slots__ = (
         "_books",
+        "_requests",
         "answer_bytes",
         "began",
         "caller",
@@ -89,6 +97,7 @@ class OpenCall:
 
     def __init__(self, books: "OpenCalls", caller: Caller, context: Any, now: float) -> None:
         self._books = books
+        self._requests = books.requests
         self.caller = caller
         self.context = context
         self.state = _State.WORKING
@@ -97,6 +106,23 @@ class OpenCall:
         self.placed = False
         self.request_bytes = self.stream_bytes = self.answer_bytes = 0
 
+    def use_small_messages(self) -> None:
+        """Receive from a budget of its own, which calls with texts do not use.
+
+        For methods whose messages are small, such as health checks. A client may send part of a
+        large message to them all the same.
+        """
+        self._requests = self._books.small_requests
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it waits for the client to send a message, and not for room to receive it."""
+        return self.state in (_State.RECEIVING, _State.IDLE)
+
+    def is_receiving_from(self, budget: Budget) -> bool:
+        """Whether the message of this call comes in, and takes its room of a budget."""
+        return self.state is _State.RECEIVING and self._requests is budget
+
     async def read_first(self) -> Any:
         """Read the first message, in bytes; gRPC's EOF where there is none.
 
@@ -104,14 +130,14 @@ class OpenCall:
             OverloadedError: Messages of others leave no room for it.
             grpc.aio.AbortError: It did not come in time; the client has been told.
         """
-        books = self._books
-        if not books.requests.try_take(self.caller, books.message_bytes):
+        books, requests = self._books, self._requests
+        if not requests.try_take(self.caller, books.message_bytes):
             try:
-                async with asyncio.timeout(_ROOM_WAIT_S_MAX):
-                    await books.requests.take(self.caller, books.message_bytes)
+                async with asyncio.timeout(books.room_wait_s):
+                    await requests.take(self.caller, books.message_bytes)
             except TimeoutError:
                 raise OverloadedError(
-                    f"other requests left no room to receive this one for {_ROOM_WAIT_S_MAX:g} s",
+                    f"other requests left no room to receive this one for {books.room_wait_s:g} s",
                     retry_delay_s=_RETRY_DELAY_S,
                     metadata={"label": "no_room_to_receive"},
                 ) from None
@@ -123,10 +149,16 @@ class OpenCall:
         held = len(message) * _REQUEST_COPIES if isinstance(message, bytes) else 0
         self.request_bytes = held
         if held <= books.message_bytes:
-            books.requests.give_back(self.caller, books.message_bytes - held)
+            requests.give_back(self.caller, books.message_bytes - held)
         else:
-            books.requests.force(self.caller, held - books.message_bytes)
+            requests.force(self.caller, held - books.message_bytes)
         return message
+
+    def release_only_request(self) -> None:
+        """Count out the message of a call that is not needed any more."""
+        if self.request_bytes:
+            self._requests.give_back(self.caller, self.request_bytes)
+            self.request_bytes = 0
 
     async def read_next(self, *, idle_timeout_s: float) -> Any:
         """Read a message of a stream after the first, in bytes; gRPC's EOF after the last.
@@ -138,27 +170,30 @@ class OpenCall:
         # As long as what the client has sent before takes all the room, it stays where it is.
         await books.requests.take(self.caller, books.message_bytes)
         books.requests.give_back(self.caller, books.message_bytes)
-        await books.streams.take(self.caller, books.message_bytes)
-        self.stream_bytes = books.message_bytes
+        await books.streams.take(self.caller, books.waiting_bytes)
+        self.stream_bytes = books.waiting_bytes
         try:
-            self.until = time.monotonic() + idle_timeout_s
+            self.since = now = time.monotonic()
+            self.state, self.until = _State.IDLE, now + idle_timeout_s
             return await self.context.read()
         finally:
-            self.state, self.until = _State.WORKING, math.inf
-            self.stream_bytes = 0
-            books.streams.give_back(self.caller, books.message_bytes)
+            if self.state is _State.IDLE:
+                self.state, self.until = _State.WORKING, math.inf
+            reserved, self.stream_bytes = self.stream_bytes, 0
+            if reserved:
+                books.streams.give_back(self.caller, reserved)
 
     def hold_request(self, size: int) -> None:
         """Count in a message of a stream that has been received."""
         held = size * _REQUEST_COPIES
         self.request_bytes += held
-        self._books.requests.force(self.caller, held)
+        self._requests.force(self.caller, held)
 
     def release_request(self, size: int) -> None:
         """Count out what is no longer needed of the messages of a stream."""
         held = size * _REQUEST_COPIES
         self.request_bytes -= held
-        self._books.requests.give_back(self.caller, held)
+        self._requests.give_back(self.caller, held)
 
     async def reserve_only_answer(self, size: int) -> None:
         """Wait until there is room for the answer of a unary call, before it is made.
@@ -170,12 +205,12 @@ class OpenCall:
         reserved = books.answers.largest(size * _ANSWER_COPIES)
         if not books.answers.try_take(self.caller, reserved):
             try:
-                async with asyncio.timeout(_ROOM_WAIT_S_MAX):
+                async with asyncio.timeout(books.room_wait_s):
                     await books.answers.take(self.caller, reserved)
             except TimeoutError:
                 raise OverloadedError(
                     "other answers that are made, or not taken, left no room for this one, of up"
-                    f" to {size} bytes, for {_ROOM_WAIT_S_MAX:g} s",
+                    f" to {size} bytes, for {books.room_wait_s:g} s",
                     retry_delay_s=_RETRY_DELAY_S,
                     metadata={"label": "no_room_for_answer"},
                 ) from None
@@ -187,7 +222,7 @@ class OpenCall:
         Returns:
             The bytes that are reserved, to be released once they have been taken.
         """
-        reserved = self._books.answers.largest(size)
+        reserved = min(size, self._books.answers.total // _STREAM_ANSWER_SHARE)
         await self._books.answers.take(self.caller, reserved)
         self.answer_bytes += reserved
         return reserved
@@ -213,9 +248,7 @@ class OpenCall:
         elif self.answer_bytes > held:
             books.answers.give_back(self.caller, self.answer_bytes - held)
         self.answer_bytes = held
-        if self.request_bytes:
-            books.requests.give_back(self.caller, self.request_bytes)
-            self.request_bytes = 0
+        self.release_only_request()
         self.since = now = time.monotonic()
         self.state = _State.ANSWERING
         self.until = max(self.began + books.max_unary_s, now + _TAKE_S_MIN)
@@ -244,7 +277,7 @@ class OpenCall:
         if self.placed:
             books.places.give_back(self.caller, 1)
         if self.request_bytes:
-            books.requests.give_back(self.caller, self.request_bytes)
+            self._requests.give_back(self.caller, self.request_bytes)
         if self.stream_bytes:
             books.streams.give_back(self.caller, self.stream_bytes)
         if self.answer_bytes:
@@ -287,20 +320,26 @@ class OpenCalls:
 
     Args:
         settings: The limits.
+        message_bytes_max: The most bytes of a message, where the listener takes less than the
+            settings say.
 
     Attributes:
         places: How many calls are open.
         requests: Bytes of requests that come in, or that are worked on.
+        small_requests: The same of methods whose messages are small.
         streams: Bytes that streams may be sent while they wait for their next message.
         answers: Bytes of answers that are made, or wait to be taken.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, message_bytes_max: int | None = None) -> None:
         self.places = Budget(settings.max_calls)
         self.requests = Budget(settings.max_held_request_bytes)
         self.streams = Budget(settings.max_held_request_bytes)
         self.answers = Budget(settings.max_held_answer_bytes)
-        self.message_bytes = self.requests.largest(settings.max_request_bytes)
+        self.message_bytes = self.requests.largest(message_bytes_max or settings.max_request_bytes)
+        self.waiting_bytes = max(int(_WAITING_SHARE * self.message_bytes), 1)
+        self.small_requests = Budget(_SMALL_MESSAGES * self.message_bytes)
+        self.room_wait_s = settings.max_queue_s
         self.max_receive_s = settings.max_receive_s
         self.max_unary_s = settings.max_unary_s
         self.stream_idle_timeout_s = settings.stream_idle_timeout_s
@@ -366,7 +405,7 @@ class OpenCalls:
 
     async def _return_memory(self) -> None:
         """Return to the system what calls have let go of; malloc would keep it."""
-        held = self.requests.held + self.answers.held
+        held = self.requests.held + self.small_requests.held + self.answers.held
         self._held_bytes_max = max(self._held_bytes_max, held)
         if self._held_bytes_max > _BURST_BYTES and held < self._held_bytes_max // 4:
             self._held_bytes_max = held
@@ -377,8 +416,11 @@ class OpenCalls:
         chosen = []
         for budget, state, least_s in (
             (self.requests, _State.RECEIVING, _RECEIVE_S_MIN),
+            (self.small_requests, _State.RECEIVING, _RECEIVE_S_MIN),
+            (self.streams, _State.IDLE, _IDLE_S_MIN),
             (self.answers, _State.ANSWERING, _TAKE_S_MIN),
         ):
+            receiving = state is _State.RECEIVING
             waiting: dict[str, int] = {}
             for caller, count in budget.waiting(since=now - _RECEIVE_S_MIN).items():
                 waiting[caller.address] = waiting.get(caller.address, 0) + count
@@ -389,6 +431,7 @@ class OpenCalls:
                 address = call.caller.address
                 if (
                     call.state is state
+                    and (not receiving or call.is_receiving_from(budget))
                     and now - call.since >= least_s
                     and call.until > now
                     and waiting.get(address)
@@ -399,6 +442,13 @@ class OpenCalls:
 
     def _too_late(self, call: OpenCall, now: float) -> EngineError:
         """Tell why a call is ended that waits for a message of its client."""
+        if call.state is _State.IDLE and call.until > now:
+            return OverloadedError(
+                f"the client sent no message for {now - call.since:.1f} s, and other streams wait"
+                " to be read",
+                retry_delay_s=_RETRY_DELAY_S,
+                metadata={"label": "stream_gave_way"},
+            )
         if call.state is not _State.RECEIVING:
             return DeadlineExpiredError(
                 f"the client sent no message for {self.stream_idle_timeout_s:g} s",

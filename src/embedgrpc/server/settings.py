@@ -19,6 +19,8 @@ MIB = 1024 * 1024
 FLUSH_S = 2.0
 # What else a stop takes: calls on their way, batches that run, threads and memory.
 _STOP_OVERHEAD_S = 2.0
+# With less room than for so many of the largest requests, calls would wait for each other.
+_HELD_REQUESTS_MIN = 4
 # Where clients come over a network, whoever balances their load must hear of a stop in time.
 _NETWORK_DRAIN_S = 5.0
 
@@ -237,7 +239,7 @@ class Settings(BaseModel):
     )
     max_calls: int = Field(
         default=3072,
-        ge=1,
+        ge=16,
         le=1_048_576,
         description="The most calls that are open at once on all connections, streams and health"
         " watches included. One caller gets at most twice what is left for others, and so does"
@@ -249,7 +251,8 @@ class Settings(BaseModel):
         le=2**40,
         description="The most bytes of requests that are received or worked on at once, shared"
         " between callers like max_calls; each counts twice once it has come in, as it is parsed."
-        " What is too much waits to be read. As much again may be on its way on streams",
+        " What is too much waits to be read, for max_queue_s at most. At least four times"
+        " max_request_bytes",
     )
     max_held_answer_bytes: int = Field(
         default=96 * MIB,
@@ -433,6 +436,11 @@ class Settings(BaseModel):
             raise ValueError(
                 f"max_stream_batch_inputs {self.max_stream_batch_inputs} is more than"
                 f" max_stream_in_flight_inputs {self.max_stream_in_flight_inputs}"
+            )
+        if self.max_held_request_bytes < _HELD_REQUESTS_MIN * self.max_request_bytes:
+            raise ValueError(
+                f"max_held_request_bytes {self.max_held_request_bytes} is less than"
+                f" {_HELD_REQUESTS_MIN} times max_request_bytes {self.max_request_bytes}"
             )
         rest_s = FLUSH_S + _STOP_OVERHEAD_S
         stop_s = self.drain_time_s + self.shutdown_grace_s + rest_s

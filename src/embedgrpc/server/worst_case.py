@@ -17,7 +17,12 @@ def client_bytes(settings: Settings) -> int:
     return (
         settings.max_connections * _CONNECTION_BYTES
         + settings.max_calls * _CALL_BYTES
+        # Once they have come in, requests may take twice what was reserved for them; streams that
+        # wait for a message reserve three eighths of the largest.
         + 2 * settings.max_held_request_bytes
+        + settings.max_held_request_bytes * 8 // 3
+        # Half-sent messages to methods that take names.
+        + 8 * settings.max_request_bytes
         + settings.max_held_answer_bytes
     )
 
