@@ -48,7 +48,7 @@ _REQUEST_COPIES = 2
 _ANSWER_COPIES = 2
 _KNOWN_CONNECTIONS_MAX = 16_384
 # Most streams that wait for a message have not been sent a part of one: they reserve this share.
-_WAITING_SHARE = 3 / 8
+_WAITING_SHARE = 1 / 4
 # What one answer to a stream may reserve of the budget, so that it fits in beside others.
 _STREAM_ANSWER_SHARE = 9
 # How many of the largest messages may come in at once for methods whose messages are small.

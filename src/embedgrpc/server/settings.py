@@ -246,7 +246,7 @@ class Settings(BaseModel):
         " one of its connections of that: four ninths, where nobody else calls",
     )
     max_held_request_bytes: int = Field(
-        default=64 * MIB,
+        default=48 * MIB,
         ge=MIB,
         le=2**40,
         description="The most bytes of requests that are received or worked on at once, shared"

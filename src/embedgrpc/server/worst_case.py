@@ -18,9 +18,8 @@ def client_bytes(settings: Settings) -> int:
         settings.max_connections * _CONNECTION_BYTES
         + settings.max_calls * _CALL_BYTES
         # Once they have come in, requests may take twice what was reserved for them; streams that
-        # wait for a message reserve three eighths of the largest.
-        + 2 * settings.max_held_request_bytes
-        + settings.max_held_request_bytes * 8 // 3
+        # wait for a message reserve a quarter of the largest.
+        + (2 + 4) * settings.max_held_request_bytes
         # Half-sent messages to methods that take names.
         + 8 * settings.max_request_bytes
         + settings.max_held_answer_bytes
