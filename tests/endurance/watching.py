@@ -65,8 +65,9 @@ class CountingAdmission(Admission):
         self.reached[work_class] += room.inputs
         held = self.ledger.inputs(work_class)
         self.most_inputs[work_class] = max(self.most_inputs[work_class], held)
-        # An empty queue takes anything; and a health check is always let in.
-        if held > self._limit + 1 and held != room.inputs:
+        # A queue without anything but health checks takes anything; and they are always let in.
+        others = held - self.ledger.probe_inputs(work_class)
+        if held > self._limit + 1 and others != room.inputs:
             self._findings.add(f"{held} inputs take room; the limit is {self._limit}")
         return room
 

@@ -234,6 +234,21 @@ async def test_health_check_is_always_taken_in() -> None:
     assert admission.inputs == 1
 
 
+async def test_job_beyond_the_bounds_runs_beside_a_health_check() -> None:
+    """A job that only an empty queue takes gets in although a canary is inside."""
+    admission = admission_of(max_inputs=2, max_tokens=10)
+    canary = admission.admit_always()
+    huge = admission.admit(inputs=50, tokens=500, remaining_s=math.inf)
+    assert label_of(admission, 1) == "queue_full"
+    huge.release_all()
+    canary.release(1, 1, Fate.ANSWERED)
+    canary.release_all()
+    call = admission.admit(inputs=1, tokens=1, remaining_s=math.inf)
+    assert label_of(admission, 500, inputs=50) == "queue_full"
+    call.release_all()
+    assert admission.ledger.is_empty
+
+
 def test_short_call_does_not_wait_for_the_whole_of_a_long_one() -> None:
     """Of a job ahead only as much counts as the call has itself: jobs take turns."""
     admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=4)
@@ -283,14 +298,29 @@ def test_overload_keeps_the_queue_short_until_it_is_over() -> None:
 
 
 class Server:
-    """Answers calls in order at a given rate, on a clock that is set by hand."""
+    """Answers calls in order at a given rate, on a clock that is set by hand.
 
-    def __init__(self, *, max_queue_s: float = 10, tokens_per_s: int = 1000) -> None:
+    What is estimated for a call is `estimate` times the tokens that it turns out to have.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_queue_s: float = 10,
+        tokens_per_s: int = 1000,
+        max_inputs: int = 1_000_000,
+        estimate: float = 1,
+    ) -> None:
         self.clock = Clock()
         self.admission = admission_of(
-            batch_tokens=50, tokens_per_s=tokens_per_s, max_queue_s=max_queue_s, clock=self.clock
+            batch_tokens=50,
+            tokens_per_s=tokens_per_s,
+            max_queue_s=max_queue_s,
+            max_inputs=max_inputs,
+            clock=self.clock,
         )
         self.tokens_per_s = tokens_per_s
+        self.estimate = estimate
         self.inside: deque[Reservation] = deque()
         self._done = 0.0
 
@@ -299,14 +329,18 @@ class Server:
         """How long it takes to answer what is inside."""
         return self.admission.ledger.tokens(INTERACTIVE) / self.tokens_per_s
 
-    def offer(self, tokens: int = 20, *, caller: str = "") -> str:
+    def offer(self, tokens: int = 20, *, inputs: int = 1, caller: str = "") -> str:
         """Sends a call; tells why it was refused, or nothing."""
         try:
             reservation = self.admission.admit(
-                inputs=1, tokens=tokens, remaining_s=math.inf, caller=caller
+                inputs=inputs,
+                tokens=round(tokens * self.estimate),
+                remaining_s=math.inf,
+                caller=caller,
             )
         except OverloadedError as refused:
             return refused.metadata["label"]
+        reservation.settle(tokens)
         self.inside.append(reservation)
         return ""
 
@@ -363,6 +397,71 @@ def test_lasting_overload_keeps_the_queue_short(share: float) -> None:
     assert labels[""] == pytest.approx(500, rel=0.05)
     assert labels["overloaded"] == pytest.approx(500 * (share - 1), rel=0.2)
     assert server.queue_s <= 0.1
+
+
+@pytest.mark.parametrize("estimate", [0.3, 3])
+@pytest.mark.parametrize("share", [1.3, 2])
+def test_overload_is_noticed_however_wrong_the_estimates_are(share: float, estimate: float) -> None:
+    """Digits and code have three times the tokens that are estimated; other texts have fewer."""
+    server = Server(estimate=estimate)
+    server.load(share, 30)
+    labels = server.load(share, 10)
+    assert labels["queue_full"] == 0
+    assert labels[""] == pytest.approx(500, rel=0.05)
+    # A call that seems short counts as short a part of each job ahead.
+    assert server.queue_s <= 0.3
+
+
+@pytest.mark.parametrize("estimate", [0.3, 3])
+def test_burst_drains_however_wrong_the_estimates_are(estimate: float) -> None:
+    """What comes beside a burst that drains gets in, though three times as much is estimated."""
+    server = Server(estimate=estimate)
+    assert {server.offer() for _ in range(450)} == {""}
+    assert set(server.load(0.4, 20)) == {""}
+
+
+def test_parts_of_a_job_are_done_as_they_were_estimated() -> None:
+    """The parts of an estimate add up to it, whatever the true counts of the parts are."""
+    ledger = admission_of().ledger
+    job = ledger.reserve(INTERACTIVE, "", 7, 100)
+    job.settle(9)
+    done = []
+    for inputs, tokens in [(1, 9), (0, 3), (3, 0), (2, 9)]:
+        job.release(inputs, tokens, Fate.ANSWERED)
+        done.append(ledger.estimated_tokens_done(INTERACTIVE))
+    assert done == [14, 14, 57, 85]
+    job.release_all()
+    job.release_all()
+    assert ledger.estimated_tokens_done(INTERACTIVE) == 100
+
+
+@pytest.mark.parametrize("waiting", [10, 450])
+def test_calls_that_fit_into_no_queue_are_no_overload(waiting: int) -> None:
+    """A caller whose calls are refused for their size alone does not shorten others' queue."""
+    server = Server(max_inputs=1000)
+    assert {server.offer() for _ in range(waiting)} == {""}
+    for _ in range(10):
+        assert server.offer(inputs=1000, caller="huge") == "queue_full"
+        server.work(0.5)
+        assert {server.offer() for _ in range(10)} == {""}
+
+
+def test_queue_full_of_inputs_is_an_overload() -> None:
+    """A long queue with no room for a call of usual size is kept short from then on."""
+    server = Server(max_inputs=100)
+    assert {server.offer() for _ in range(100)} == {""}
+    assert server.offer() == "queue_full"
+    server.work(0.9)
+    assert server.offer() == "overloaded"
+
+
+def test_queue_full_of_few_calls_is_no_overload() -> None:
+    """After a refusal beside two large calls, small ones still get in as in any burst."""
+    server = Server(max_inputs=1000)
+    assert {server.offer(500, inputs=500) for _ in range(2)} == {""}
+    assert server.offer(inputs=20) == "queue_full"
+    server.inside.popleft().release_all()
+    assert {server.offer() for _ in range(20)} == {""}
 
 
 def test_overload_is_noticed_before_the_queue_is_full() -> None:

@@ -117,13 +117,15 @@ class Admission:
         """
         now = self._clock()
         token_s = self.seconds(1)
+        is_long = self._is_long(token_s)
         overloaded = self._overload.arrive(
             now,
-            is_long=self._is_long(token_s),
-            done=self.ledger.done_tokens(WorkClass.INTERACTIVE),
+            is_long=is_long,
+            done=self.ledger.estimated_tokens_done(WorkClass.INTERACTIVE),
         )
         if not self._fits(WorkClass.INTERACTIVE, inputs, tokens):
-            self._overload.refuse(now, tokens)
+            if is_long and not self._is_huge(inputs, tokens):
+                self._overload.refuse(now, tokens)
             self._refuse(
                 inputs,
                 Fate.REFUSED_FULL,
@@ -188,7 +190,7 @@ class Admission:
 
     def admit_always(self) -> Reservation:
         """Takes in a health check's single input, whatever else waits."""
-        return self.ledger.reserve(WorkClass.INTERACTIVE, "", 1, 1)
+        return self.ledger.reserve(WorkClass.INTERACTIVE, "", 1, 1, is_probe=True)
 
     @property
     def _short_queue(self) -> int:
@@ -202,11 +204,19 @@ class Admission:
         ) > max(_LONG_QUEUE_S / token_s, 2 * self._short_queue)
 
     def _fits(self, work_class: WorkClass, inputs: int, tokens: int) -> bool:
-        # An empty queue takes anything, else a job larger than the bounds would never run.
-        return self.ledger.inputs(work_class) == 0 or (
+        # An empty queue takes anything, else a job larger than the bounds would never run; and a
+        # health check, which is one input, must not keep it out.
+        return self.ledger.inputs(work_class) == self.ledger.probe_inputs(work_class) or (
             self.ledger.inputs(work_class) + inputs <= self._max_inputs
             and self.ledger.tokens(work_class) + tokens <= self._max_tokens
         )
+
+    def _is_huge(self, inputs: int, tokens: int) -> bool:
+        """Whether a call that does not fit is to blame for that itself, rather than the queue.
+
+        Else a caller whose calls fit into no queue would keep all others in an overload.
+        """
+        return 2 * inputs > self._max_inputs or 2 * tokens > self._max_tokens
 
     def _refuse(self, inputs: int, fate: Fate, label: str, message: str) -> NoReturn:
         self.ledger.fates[WorkClass.INTERACTIVE, fate] += inputs

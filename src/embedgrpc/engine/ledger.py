@@ -16,9 +16,20 @@ class Reservation:
         caller: Whose job it is.
         inputs: Inputs that still take room.
         tokens: Tokens that still take room.
+        estimated_tokens: What was estimated, before the tokens were counted, for the inputs that
+            still take room.
+        is_probe: Whether it is a health check's.
     """
 
-    __slots__ = ("_ledger", "caller", "inputs", "tokens", "work_class")
+    __slots__ = (
+        "_ledger",
+        "caller",
+        "estimated_tokens",
+        "inputs",
+        "is_probe",
+        "tokens",
+        "work_class",
+    )
 
     def __init__(
         self,
@@ -28,12 +39,15 @@ class Reservation:
         caller: str,
         inputs: int,
         tokens: int,
+        is_probe: bool,
     ) -> None:
         self._ledger = ledger
         self.work_class = work_class
         self.caller = caller
         self.inputs = inputs
         self.tokens = tokens
+        self.estimated_tokens = tokens
+        self.is_probe = is_probe
 
     def settle(self, tokens: int) -> None:
         """Replaces the estimate by the true number of tokens. From any thread."""
@@ -62,7 +76,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._inputs = dict.fromkeys(WorkClass, 0)
         self._tokens = dict.fromkeys(WorkClass, 0)
-        self._done_tokens = dict.fromkeys(WorkClass, 0)
+        self._estimated_tokens_done = dict.fromkeys(WorkClass, 0)
+        self._probe_inputs = dict.fromkeys(WorkClass, 0)
         self._job_counts = dict.fromkeys(WorkClass, 0)
         # Tokens by class and caller; of those that have none there is no entry.
         self._held: Counter[tuple[WorkClass, str]] = Counter()
@@ -92,9 +107,17 @@ class Ledger:
         """Return how many jobs of a class take room now."""
         return self._job_counts[work_class]
 
-    def done_tokens(self, work_class: WorkClass) -> int:
-        """Return how many tokens of a class have given their room back since the start."""
-        return self._done_tokens[work_class]
+    def probe_inputs(self, work_class: WorkClass) -> int:
+        """Return how many of the inputs that take room are health checks'."""
+        return self._probe_inputs[work_class]
+
+    def estimated_tokens_done(self, work_class: WorkClass) -> int:
+        """Return how many tokens of a class have given their room back since the start.
+
+        They are counted as they were estimated when they came, so that they can be compared with
+        the estimates of what comes. An estimate may be a third of the truth, or three times it.
+        """
+        return self._estimated_tokens_done[work_class]
 
     def held_tokens(self, work_class: WorkClass, caller: str) -> int:
         """Tells how many tokens of a caller take room now."""
@@ -133,11 +156,23 @@ class Ledger:
                 break
         return ahead
 
-    def reserve(self, work_class: WorkClass, caller: str, inputs: int, tokens: int) -> Reservation:
+    def reserve(
+        self,
+        work_class: WorkClass,
+        caller: str,
+        inputs: int,
+        tokens: int,
+        *,
+        is_probe: bool = False,
+    ) -> Reservation:
         """Takes room. On the event loop."""
         with self._lock:
             self._add(work_class, caller, inputs, tokens)
-        job = Reservation(self, work_class, caller=caller, inputs=inputs, tokens=tokens)
+            if is_probe:
+                self._probe_inputs[work_class] += inputs
+        job = Reservation(
+            self, work_class, caller=caller, inputs=inputs, tokens=tokens, is_probe=is_probe
+        )
         self._jobs[work_class].setdefault(caller, {})[job] = None
         self._job_counts[work_class] += 1
         return job
@@ -159,9 +194,15 @@ class Ledger:
             if inputs == reservation.inputs:
                 tokens = reservation.tokens
             tokens = min(tokens, reservation.tokens)
+            if inputs:
+                # The last input takes what is left: nothing is lost by rounding.
+                estimated = reservation.estimated_tokens * inputs // reservation.inputs
+                reservation.estimated_tokens -= estimated
+                self._estimated_tokens_done[reservation.work_class] += estimated
+            if reservation.is_probe:
+                self._probe_inputs[reservation.work_class] -= inputs
             reservation.inputs -= inputs
             reservation.tokens -= tokens
-            self._done_tokens[reservation.work_class] += tokens
             self._add(reservation.work_class, reservation.caller, -inputs, -tokens)
             if inputs:
                 self.fates[reservation.work_class, fate] += inputs

@@ -41,7 +41,8 @@ class OverloadDetector:
         Args:
             now: The time.
             is_long: Whether the queue that it finds is a long one.
-            done: How many tokens have left the queue since the start.
+            done: How many tokens have left the queue since the start, estimated as those that are
+                let in and refused.
 
         Returns:
             Whether the server is overloaded.
