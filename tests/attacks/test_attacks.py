@@ -6,6 +6,9 @@ from tests.attacks.attack import MIB, Attack
 from tests.attacks.catalog import ATTACKS
 from tests.attacks.trial import measure
 
+pytestmark = pytest.mark.long
+
+
 RSS_GROWTH_MAX = 128 * MIB
 # A call that had to wait for the attack's end took about as long as what was left of it.
 WAIT_SHARE_MAX = 0.8

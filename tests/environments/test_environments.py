@@ -21,6 +21,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from embedgrpc.client import Client
 from tests.server.service import FIXTURES, PATIENCE_S
 
+pytestmark = pytest.mark.long
+
+
 EMBEDGRPC = str(Path(sys.executable).parent / "embedgrpc")
 SOURCE = str(FIXTURES / "bert-cls")
 SERVICE = "embedgrpc.v1.EmbeddingService"

@@ -6,6 +6,9 @@ from tests.fuzz.run import fuzz
 from tests.fuzz.target import Finding
 from tests.fuzz.worker import make_input, replay
 
+pytestmark = pytest.mark.long
+
+
 _SEED = 1
 # Every way to fail comes up among its first inputs, and each of the slow ones once.
 _FAULTY_SEED = 1334

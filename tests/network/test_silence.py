@@ -13,6 +13,9 @@ from tests.models.hub_server import Repository, serve_hub
 from tests.network.tracing import Tracer, TracerMissingError, variables
 from tests.server.service import FIXTURES
 
+pytestmark = pytest.mark.long
+
+
 EMBEDGRPC = str(Path(sys.executable).parent / "embedgrpc")
 SOURCE = str(FIXTURES / "bert-cls")
 GRAPH = str(FIXTURES / "bert-cls/onnx/model.onnx")

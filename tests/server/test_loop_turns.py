@@ -21,6 +21,9 @@ from embedgrpc.v1 import model_service_pb2 as listing
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.service import FIXTURES, PATIENCE_S, Client, settings_for
 
+pytestmark = pytest.mark.long
+
+
 TURN_MS_MAX = 5.0
 TRIES = 6
 REQUEST_BYTES = 4 * 1024 * 1024 - 512

@@ -17,6 +17,9 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import embedding_service_pb2_grpc
 from tests.service.conftest import TOOLS
 
+pytestmark = pytest.mark.long
+
+
 CALLS = 1000
 METHOD = "/embedgrpc.v1.EmbeddingService/Embed"
 REQUEST = pb.EmbedRequest(texts=["one of many"])

@@ -1,7 +1,12 @@
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from tests.soak.run import Plan, soak
+
+pytestmark = pytest.mark.long
+
 
 # Of these every soak, however short, sees some.
 KINDS = ("embed OK", "be_refused INVALID_ARGUMENT", "cancel OK", "stream OK")

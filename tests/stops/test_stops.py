@@ -4,6 +4,8 @@ import pytest
 
 from tests.stops.trial import stop_under_load
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("pause_ms", [0.0, 10.0], ids=["at-once", "after-a-pause"])
 async def test_no_call_is_lost(pause_ms: float, tmp_path: Path) -> None:
