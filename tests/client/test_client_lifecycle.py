@@ -5,18 +5,26 @@ import pickle
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import resources
+from typing import cast
 
 import grpc
 import pytest
 
 from embedgrpc import client as package
-from embedgrpc.client import AsyncClient, Client, ConnectionFailedError, HealthStatus
+from embedgrpc.client import (
+    AsyncClient,
+    Client,
+    ConnectionFailedError,
+    EmbedGrpcError,
+    HealthStatus,
+)
 from embedgrpc.client.channel import service_config
 from tests.client.made_up import vector_of
 from tests.client.servicer import Script
 
+_PATIENCE_S = 60.0
 SERVER_PACKAGES = ("server", "engine", "models", "backends", "cli")
 
 
@@ -87,6 +95,77 @@ def test_a_closed_client_stays_closed(target: str) -> None:
             await used.health()
 
     asyncio.run(use_closed())
+
+
+def test_closing_a_client_ends_the_calls_that_wait(target: str, script: Script) -> None:
+    """The call in flight is cancelled; those in line learn at once that the client is closed."""
+    begun = threading.Event()
+    script.on_call = lambda _: begun.set()
+    script.hold_calls = True
+    client = Client(target, timeout_s=_PATIENCE_S, max_concurrent_calls=1)
+    with ThreadPoolExecutor(4) as pool:
+        in_flight = pool.submit(client.embed, ["a"])
+        assert begun.wait(_PATIENCE_S)
+        waiting: list[Future[object]] = []
+        for call in (client.health, lambda: list(client.embed_stream(["a"])), client.health):
+            waiting.append(pool.submit(call))
+            while len(client._in_flight._line) < len(waiting):
+                pass
+        client.close()
+        with pytest.raises(EmbedGrpcError) as caught:
+            in_flight.result()
+        assert caught.value.code is grpc.StatusCode.CANCELLED
+        for each in waiting:
+            with pytest.raises(RuntimeError, match="the client is closed"):
+                each.result()
+    assert client._in_flight._count == 0
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_closing_an_asynchronous_client_cancels_no_task(
+    target: str, script: Script, *, streams: bool
+) -> None:
+    """The same on an event loop, where only a task that was cancelled may see CancelledError."""
+    script.hold_calls = True
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    script.on_call = lambda _: loop.call_soon_threadsafe(begun.set)
+    script.hold_answers = threading.Event()
+    client = AsyncClient(target, timeout_s=_PATIENCE_S, max_concurrent_calls=1)
+    stream = client.embed_stream(map(str, range(100)))
+    if streams:
+        await stream.ready()
+        in_flight = asyncio.ensure_future(anext(stream))
+        await asyncio.to_thread(script.window_full.wait)
+    else:
+        in_flight = asyncio.ensure_future(client.embed(["a"]))  # type: ignore[arg-type] # either
+        await begun.wait()
+    waiting = [
+        asyncio.ensure_future(each)
+        for each in (client.health(), anext(client.embed_stream(["a"])), client.health())
+    ]
+    await asyncio.sleep(0)
+    assert len(client._in_flight._line) == len(waiting)
+    await client.close()
+    error, *errors = await asyncio.gather(in_flight, *waiting, return_exceptions=True)
+    script.hold_answers.set()
+    assert isinstance(error, EmbedGrpcError)
+    assert error.code is grpc.StatusCode.CANCELLED
+    assert [str(each) for each in errors] == ["the client is closed"] * 3
+    assert {type(each) for each in errors} == {RuntimeError}
+    assert client._in_flight._count == 0
+
+
+def test_a_stream_that_cannot_be_started_leaves_its_place(
+    client_class: type[Client], target: str
+) -> None:
+    """Metadata that gRPC does not take fails each stream at once, and holds no later one back."""
+    metadata = [("key", cast("str", 1))]
+    client = client_class(target, timeout_s=10, max_concurrent_calls=1, metadata=metadata)
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            next(client.embed_stream(["a"]))
+    client.close()
 
 
 def test_threads_share_a_client(target: str) -> None:

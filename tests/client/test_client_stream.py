@@ -453,6 +453,53 @@ def test_an_end_before_the_inputs_are_known_is_an_error() -> None:
     assert isinstance(_state().outcome(None), ConnectionFailedError)
 
 
+@pytest.mark.parametrize("ended_by", ["caller", "server"])
+def test_an_exchange_that_was_given_up_ends_no_inputs(ended_by: str) -> None:
+    """A stream that begins again keeps its inputs, and an early end is still an error."""
+    inputs = _CountedInputs("abcdef")
+    state: StreamState[Any] = StreamState(
+        inputs,
+        model="",
+        order="input",
+        batch_size=1,
+        timeout_s=60,
+        request_limit=RequestLimit(10_000),
+    )
+    first = _Exchange(state)
+    first_requests = first.requests()
+    assert next(first_requests) == state.setup
+    if ended_by == "server":
+        first.read(iter(()))
+    first.stop()
+    second = _Exchange(state)
+    requests = second.requests()
+    next(requests)
+    state.receive(
+        pb.StreamEmbedResponse(
+            ready=pb.StreamEmbedReady(max_in_flight_inputs=4, max_batch_inputs=4)
+        )
+    )
+    assert next(requests).batch.inputs[0].text == "a"
+    assert list(first_requests) == []
+    state.receive(_answer("0"))
+    second.read(iter(()))  # the server ends the stream with OK
+    assert list(requests) == []
+    assert isinstance(state.outcome(None), ConnectionFailedError)
+    assert inputs.begun_count == 1
+
+
+class _CountedInputs:
+    """Texts that note how often somebody begins to take them."""
+
+    def __init__(self, texts: str) -> None:
+        self._texts = texts
+        self.begun_count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.begun_count += 1
+        return iter(self._texts)
+
+
 def test_the_time_a_caller_takes_is_not_the_server_s() -> None:
     """The wait for an answer counts from when the caller waits, not from the last answer."""
     state = _state()

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from embedgrpc.client import calls
+from embedgrpc.client.aio_cancelling import ended_here_error, is_task_cancelled
 from embedgrpc.client.aio_stream import AsyncEmbedStream
 from embedgrpc.client.channel import Attempts, ChannelOwner, Stubs
 from embedgrpc.client.enums import ResultOrder, Task
@@ -183,7 +184,7 @@ class AsyncClient(ChannelOwner):
             raise
 
     async def close(self) -> None:
-        """Closes the channel and ends its calls; later calls raise RuntimeError."""
+        """Closes the channel and ends its calls; later and waiting ones raise RuntimeError."""
         channel = self._release()
         if channel is not None:
             await channel.close()
@@ -203,8 +204,14 @@ class AsyncClient(ChannelOwner):
         """Starts a call of StreamEmbed; for `AsyncEmbedStream`."""
         stubs = self._connect()
         place = await self._enter(attempts)
-        call = stubs.embedding.StreamEmbed(metadata=self._call_metadata)
-        call.add_done_callback(lambda _: self._in_flight.leave(place))
+        try:
+            call = stubs.embedding.StreamEmbed(metadata=self._call_metadata)
+            call.add_done_callback(lambda _: self._in_flight.leave(place))
+        except BaseException as error:
+            self._in_flight.leave(place)
+            if isinstance(error, grpc.aio.UsageError):
+                self._check_open()  # this is what gRPC says of a closed channel
+            raise
         return call, place
 
     async def _run(self, call: calls.Call[AnswerT], timeout_s: float | None) -> AnswerT:
@@ -221,6 +228,13 @@ class AsyncClient(ChannelOwner):
                 delay_s = attempts.delay_s(error, place)
                 if delay_s is None:
                     raise self.error_of(error) from error
+            except grpc.aio.UsageError:
+                self._check_open()  # this is what gRPC says of a closed channel
+                raise
+            except asyncio.CancelledError as error:
+                if not self._closed or is_task_cancelled():
+                    raise
+                raise ended_here_error() from error
             else:
                 return call.read(response)
             finally:
@@ -241,6 +255,7 @@ class AsyncClient(ChannelOwner):
         try:
             while not place.granted:
                 await asyncio.wait({granted}, timeout=attempts.left_s())
+            self._check_open()
         except BaseException:
             self._in_flight.leave(place)
             raise

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, Self
 
 import grpc
 
+from embedgrpc.client.aio_cancelling import ended_here_error
 from embedgrpc.client.channel import Attempts
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.in_flight import Place
@@ -131,6 +132,9 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
             failure, cause = self._client.error_of(error), error
         except EmbedGrpcError as error:
             failure = error
+        except Exception:
+            await self.aclose()  # else a call that could not be started keeps its place
+            raise
         await self.aclose()
         outcome = self._state.outcome(failure)
         if outcome is not None:
@@ -185,6 +189,8 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
                 return_when=asyncio.FIRST_COMPLETED,
             )
         reading, self._reading = self._reading, None
+        if reading.cancelled():
+            raise ended_here_error()  # the call was: a task that is cancelled stops above
         return reading.result()
 
     def _cancel(self) -> None:

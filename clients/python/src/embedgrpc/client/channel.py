@@ -145,6 +145,12 @@ class ChannelOwner:
             channel, self._channel, self._stubs, self._closed = self._channel, None, None, True
             return channel
 
+    def _check_open(self) -> None:
+        """Raise RuntimeError if the client is closed, as it may be after a wait."""
+        with self._opening:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+
     def _deadline_s(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else valid_timeout(timeout_s)
 

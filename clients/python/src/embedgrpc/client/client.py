@@ -199,7 +199,7 @@ class Client(ChannelOwner):
             raise
 
     def close(self) -> None:
-        """Closes the channel and ends its calls; later calls raise RuntimeError."""
+        """Closes the channel and ends its calls; later and waiting ones raise RuntimeError."""
         channel = self._release()
         if channel is not None:
             channel.close()
@@ -221,9 +221,15 @@ class Client(ChannelOwner):
         """Starts a call of StreamEmbed; for `EmbedStream`."""
         stubs = self._open(grpc)
         place = self._enter(attempts)
-        call = stubs.embedding.StreamEmbed(requests, metadata=self._call_metadata)
-        if not call.add_callback(lambda: self._in_flight.leave(place)):
-            self._in_flight.leave(place)  # it is over already
+        try:
+            call = stubs.embedding.StreamEmbed(requests, metadata=self._call_metadata)
+            if not call.add_callback(lambda: self._in_flight.leave(place)):
+                self._in_flight.leave(place)  # it is over already
+        except BaseException as error:
+            self._in_flight.leave(place)
+            if isinstance(error, ValueError):
+                self._check_open()  # this is what gRPC says of a closed channel
+            raise
         return call, place
 
     def _run(self, call: calls.Call[AnswerT], timeout_s: float | None) -> AnswerT:
@@ -240,6 +246,9 @@ class Client(ChannelOwner):
                 delay_s = attempts.delay_s(error, place)
                 if delay_s is None:
                     raise self.error_of(error) from error
+            except ValueError:
+                self._check_open()  # this is what gRPC says of a closed channel
+                raise
             else:
                 return call.read(response)
             finally:
@@ -253,6 +262,7 @@ class Client(ChannelOwner):
         try:
             while not place.granted:
                 granted.wait(attempts.left_s())
+            self._check_open()
         except BaseException:
             self._in_flight.leave(place)
             raise

@@ -181,9 +181,14 @@ class _Exchange:
         """Yields the requests; runs in gRPC's thread, which ends with it."""
         yield self._state.setup
         failure: Exception | None = None
+        inputs: Iterator[Any] | None = None
         try:
-            inputs = iter(self._state.inputs)
-            while self._wait_for_room():
+            while True:
+                if not self._wait_for_room():
+                    # The inputs have not ended, and another exchange may take them.
+                    return
+                if inputs is None:
+                    inputs = iter(self._state.inputs)
                 item = next(inputs, _END)
                 if item is _END:
                     break
