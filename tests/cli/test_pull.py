@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
 from tests.models.hub_server import Repository, serve_hub
 
@@ -59,6 +61,31 @@ def test_what_cannot_be_pulled_is_told(cache_dir: Path) -> None:
     ]
     (line,) = done.err.splitlines()
     assert line.startswith("embedgrpc: model source './nothing' is no folder here")
+
+
+def test_a_source_without_a_name_stops_no_other(tmp_path: Path, cache_dir: Path) -> None:
+    """Each is told in a line of its own; with a name before it, the folder can be pulled."""
+    folder = tmp_path / "my model"
+    folder.symlink_to(FIXTURES / "bert-cls")
+    named = f"m={folder}"
+    done = embedgrpc("pull", folder, "", "triton://h:1/m", named, "--cache-dir", cache_dir)
+    assert done.code == 1
+    first, second, third = done.err.splitlines()
+    assert first == f"embedgrpc: no name can be taken from {str(folder)!r}: give NAME=SOURCE"
+    assert second == "embedgrpc: a model source is empty"
+    assert third.startswith("embedgrpc: model source 'triton://h:1/m': ")
+    (line,) = done.out.splitlines()
+    assert line.startswith(f"{named}\t")
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+@pytest.mark.parametrize("source", ["./my model", "", "triton://h:1/m", "m=triton://h:1/m"])
+def test_the_other_commands_tell_it_too(command: str, source: str) -> None:
+    """One line, and the exit code of what cannot be served."""
+    done = embedgrpc(command, source)
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("embedgrpc: ")
 
 
 def test_wrong_settings_are_told_apart() -> None:

@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
         description="Reads a model's files, without running it, and prints what was found, each"
         " with the file and key that says it. Exits with 2 when the model cannot be served.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="a model, as in --model")
+    parser.add_argument("source", metavar="[ID=]SOURCE", help="a model, as in --model")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_flags(parser, ("cache_dir", "load_timeout_s", "load_memory_bytes"))
     parser.set_defaults(run=run)

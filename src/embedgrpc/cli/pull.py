@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
         epilog="A host without network then serves them: copy HF_HOME (~/.cache/huggingface) and"
         " the cache there, and set HF_HUB_OFFLINE=1.",
     )
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a model, as in --model")
+    parser.add_argument("sources", nargs="+", metavar="[ID=]SOURCE", help="a model, as in --model")
     add_flags(parser, ("cache_dir", "load_timeout_s", "load_memory_bytes"))
     parser.set_defaults(run=run)
 

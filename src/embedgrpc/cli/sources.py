@@ -11,41 +11,48 @@ from embedgrpc.server.settings import Settings
 _NAME_AND_SOURCE = re.compile(r"(?P<name>[\w.-]{1,128})=(?P<source>.+)", re.ASCII)
 
 
-def find_model(settings: Settings, source: str) -> ModelSettings:
-    """Finds a model of the configuration by its name or its source.
-
-    Args:
-        settings: With the models of the configuration.
-        source: As the command line has it.
-
-    Returns:
-        Its settings; those of an unconfigured model where the configuration does not name it.
-    """
-    for model in settings.models:
-        if source in (model.source, model.name, *model.aliases):
-            return model
-    return ModelSettings(source=source)
-
-
-def find_named_model(settings: Settings, text: str) -> ModelSettings:
-    """Finds a model as `find_model` does, which may be given another name.
+def find_model(settings: Settings, text: str) -> ModelSettings:
+    """Find a model of the configuration by its name or its source.
 
     Args:
         settings: With the models of the configuration.
         text: [NAME=]SOURCE, as the command line has it.
 
     Returns:
-        Its settings, with that name.
+        Its settings, with that name; those of an unconfigured model where the configuration does
+        not name it.
 
     Raises:
-        ModelError: No name can be taken from the source, and none is given.
+        ModelError: The source cannot be one, or no name can be taken from it and none is given.
     """
+    found = _find_configured(settings, text)
+    if found is not None:
+        return found
     both = _NAME_AND_SOURCE.fullmatch(text)
-    if both:
-        named = ModelSettings(source=both["source"], id=both["name"])
-        found = find_model(settings, both["source"])
-        return found.model_copy(update={"id": named.id})
+    if both is None:
+        return _unconfigured(text)
+    found = _find_configured(settings, both["source"])
+    if found is not None:
+        return found.model_copy(update={"id": both["name"]})
+    return _unconfigured(both["source"], name=both["name"])
+
+
+def _find_configured(settings: Settings, source: str) -> ModelSettings | None:
+    for model in settings.models:
+        if source in (model.source, model.name, *model.aliases):
+            return model
+    return None
+
+
+def _unconfigured(source: str, *, name: str = "") -> ModelSettings:
     try:
-        return find_model(settings, text)
-    except ValidationError:
-        raise ModelError(f"no name can be taken from {text!r}: give NAME=SOURCE") from None
+        return ModelSettings(source=source, id=name)
+    except ValidationError as error:
+        (problem, *_) = error.errors()
+        if not source:
+            reason = "a model source is empty"
+        elif problem["loc"]:
+            reason = f"model source {source!r}: {problem['msg'].removeprefix('Value error, ')}"
+        else:
+            reason = f"no name can be taken from {source!r}: give NAME=SOURCE"
+        raise ModelError(reason) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from embedgrpc.backends.cores import available_cores
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
-from embedgrpc.cli.sources import find_named_model
+from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
 from embedgrpc.server.configuration import SettingsError
 from embedgrpc.server.model_settings import ModelSettings
@@ -98,7 +98,7 @@ def run(parsed: argparse.Namespace) -> int:
     code = 0
     try:
         settings = read_configuration(parsed).settings
-        models = [find_named_model(settings, source) for source in parsed.sources]
+        models = [find_model(settings, source) for source in parsed.sources]
         _check_names(models)
         for model in models:
             check_place(parsed.folder, model.name)

@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
         " with 0 when all is well, with 1 when it is not, and with 2 when a source or a setting"
         " cannot be used.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="a model, as in --model")
+    parser.add_argument("source", metavar="[ID=]SOURCE", help="a model, as in --model")
     parser.add_argument("--against", metavar="SOURCE", help="another model to compare with")
     parser.add_argument(
         "--texts", type=Path, metavar="FILE", help="texts to run, one a line (default: 24 of ours)"
