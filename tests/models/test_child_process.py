@@ -50,6 +50,8 @@ def test_it_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in environment.values()
     assert environment["HF_HOME"] == "kept"
     assert environment["ORT_DISABLE_TELEMETRY"] == "1"
+    # Its name looks like that of a secret. Without it a tokenizer starts a thread for each core.
+    assert environment["TOKENIZERS_PARALLELISM"] == "false"
 
 
 def test_it_imports_nothing_from_the_working_directory(

@@ -1,5 +1,7 @@
 """A child reads a model's files first; this process reads again only what the child has read."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models import graph, metadata, vetting
 from embedgrpc.models.child_process import Leash, Message, Work, run_child
-from embedgrpc.models.errors import ModelError
+from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.overrides import ModelOverrides
 from embedgrpc.models.source import resolve
 from embedgrpc.models.tokenizer import Tokenizer
@@ -103,6 +105,29 @@ def test_what_was_read_once_needs_no_child(tmp_path: Path, children: Children) -
     moved = shutil.move(folder, tmp_path / "elsewhere")
     assert _load(_vetting(Path(moved))) == first
     assert children.count == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EAGAIN, ModelUnavailableError),
+        (errno.ENOMEM, ModelUnavailableError),
+        (errno.EMFILE, ModelUnavailableError),
+        (errno.ENOENT, ModelError),
+    ],
+)
+def test_a_machine_without_room_for_a_child_may_have_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[ModelError]
+) -> None:
+    """A lack that passes is told apart from one that lasts, so that the model is tried again."""
+
+    def run(_work: Work, _leash: Leash) -> Message:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(vetting, "run_child", run)
+    with pytest.raises(ModelError, match="no process can be started") as caught:
+        _load(_vetting(copy_fixture("bert-mean", tmp_path)))
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,13 @@ _LINE_BYTES_MAX = 1 << 20
 _READ_BYTES = 1 << 16
 # What a variable is called that the child must not know: it reads what strangers wrote.
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL")
-# One thread for each core, and memory for each, is not needed to convert numbers.
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+# One thread for each core, and memory for each, is not needed to convert numbers or to try texts.
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 _BOOT = """
 import sys
 sys.path[:] = {path!r}

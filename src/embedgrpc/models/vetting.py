@@ -7,6 +7,7 @@ was built. Where there is such a note no child is started.
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
@@ -26,7 +27,7 @@ from embedgrpc.models.cache import (
     remove_unfinished,
 )
 from embedgrpc.models.child_process import ChildError, Leash, Message, Work, run_child
-from embedgrpc.models.errors import ModelError
+from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.hub import HEAD_NAMES, is_settings_name, read_module_folders
 from embedgrpc.models.json_file import limit_bytes
 from embedgrpc.models.memory import available_memory_bytes
@@ -48,6 +49,8 @@ _MEMORY_BASE_BYTES = 2 << 30
 _MEMORY_PER_WEIGHT_BYTE = 6
 _WEIGHT_SUFFIXES = (".onnx", ".safetensors", ".bin", ".pt", "_data", ".data")
 _LISTED_MAX = 10_000
+# Why a process cannot be started now.
+_PASSING_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 # A head is one layer. It is hashed here, where nothing limits the time.
 _HEAD_BYTES_MAX = 256 << 20
 
@@ -129,6 +132,7 @@ def load_vetted(vetting: Vetting, leash: Leash, use: Callable[[Description], T])
 
     Raises:
         ModelError: The files cannot be used; the child crashed, took too long or too much memory.
+        ModelUnavailableError: The machine cannot start a child now.
     """
     description = describe(vetting)
     if find_entry(vetting.cache_dir, description.key) is not None:
@@ -224,7 +228,9 @@ def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
     try:
         result = run_child(work, leash)["result"]
     except OSError as error:
-        raise ModelError(
+        # A machine that is short of processes, memory or open files may have them later.
+        kind = ModelUnavailableError if error.errno in _PASSING_ERRORS else ModelError
+        raise kind(
             f"{place} cannot be read: no process can be started: {error.strerror}"
         ) from error
     except ChildError as error:
