@@ -2,7 +2,7 @@
 
 When a server stops, gRPC's core asks the clients to leave (GOAWAY). Calls that it has received and
 not handed over, and those that arrive before a client has read the GOAWAY, it answers with
-CANCELLED, which no client tries again. It has no way to ask first and to go on taking calls in.
+CANCELLED, which few clients try again. It has no way to ask first and to go on taking calls in.
 
 So nobody may be about to send a call at that moment. New calls are held back, and so is the end of
 every call: whoever waits for an answer sends nothing more, and the last calls of those who had
@@ -35,7 +35,8 @@ HOLD_S_MAX = 0.5
 class Doorkeeper(grpc.aio.ServerInterceptor):
     """Lets calls in and answers out; holds both back while the server is about to stop.
 
-    The innermost of the interceptors, so that refusals are held back as well.
+    The innermost of the interceptors, so that refusals of handlers are held back as well. Those of
+    the guard, which looks at messages before, are not.
     """
 
     def __init__(self) -> None:
