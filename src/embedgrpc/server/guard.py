@@ -37,7 +37,7 @@ _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps handlers of every call shape, and reads for them; the innermost of the interceptors.
+    """Wraps handlers of every call shape, and reads for them. Only the doorkeeper is inside of it.
 
     Args:
         calls: Keeps account of all calls.
