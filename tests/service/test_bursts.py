@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf import json_format
 
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import embedding_service_pb2_grpc
@@ -56,11 +57,26 @@ async def test_from_asyncio(target: str) -> None:
 
 
 def test_from_go(target: str) -> None:
-    """A connection of grpc-go."""
-    program = TOOLS / "burst-go"
+    """A connection of grpc-go, which ghz calls on: it learns the contract by reflection.
+
+    It tells no details of refusals: so there must be none.
+    """
+    program = TOOLS / "ghz"
     if not program.exists():
         _do_without("go")
-    check(*_run([str(program)], target))
+    done = subprocess.run(
+        [
+            *(str(program), "--insecure", "--call", METHOD.removeprefix("/"), "--format", "json"),
+            *("--total", str(CALLS), "--concurrency", str(CALLS), "--connections", "1"),
+            *("--timeout", f"{TIMEOUT_S:g}s", "--data", json_format.MessageToJson(REQUEST)),
+            target,
+        ],
+        capture_output=True,
+        env=_environment(),
+        timeout=2 * TIMEOUT_S,
+        check=True,
+    )
+    assert json.loads(done.stdout)["statusCodeDistribution"] == {"OK": CALLS}
 
 
 def test_from_javascript(target: str) -> None:
@@ -78,15 +94,18 @@ def _do_without(tool: str) -> None:
     pytest.skip(f".ci/run installs the client where there is {tool}")
 
 
-def _run(command: list[str], target: str, **variables: str) -> tuple[dict[str, int], int]:
-    environment = {
+def _environment() -> dict[str, str]:
+    return {
         name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
     }
+
+
+def _run(command: list[str], target: str, **variables: str) -> tuple[dict[str, int], int]:
     done = subprocess.run(
         [*command, target, METHOD, str(CALLS)],
         input=REQUEST.SerializeToString(),
         capture_output=True,
-        env=environment | variables,
+        env=_environment() | variables,
         timeout=2 * TIMEOUT_S,
         check=False,
     )
