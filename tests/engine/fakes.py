@@ -26,7 +26,8 @@ from embedgrpc.engine.reports import BatchObserver
 from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.texts import CheckedText
-from embedgrpc.engine.tokenizing import Outcome, Tokenization, TokenizingThreads
+from embedgrpc.engine.tokenization import Outcome, Tokenization
+from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.borders import Borders

@@ -20,7 +20,7 @@ from embedgrpc.engine.errors import (
 )
 from embedgrpc.engine.pipeline import Running
 from embedgrpc.engine.reports import BatchReport
-from embedgrpc.engine.tokenizing import Outcome
+from embedgrpc.engine.tokenization import Outcome
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence

@@ -7,15 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedgrpc.engine import tokenizing
+from embedgrpc.engine import tokenization, tokenizing
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.tokenizing import (
-    Outcome,
-    Reading,
-    Tokenization,
-    Tokenized,
-    TokenizingThreads,
-)
+from embedgrpc.engine.tokenization import Outcome, Reading, Tokenization, Tokenized
+from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.metadata import read
 from embedgrpc.models.source import resolve
@@ -83,9 +78,10 @@ def pairs(request: pytest.FixtureRequest) -> Iterator[Tokens]:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cuts texts of every length, so that short examples have many pieces."""
-    monkeypatch.setattr(tokenizing, "_PIECE_CHARACTERS_MIN", 1)
-    monkeypatch.setattr(tokenizing, "_PIECE_CHARACTERS_PER_TOKEN", 2)
-    monkeypatch.setattr(tokenizing, "_SLICE_CHARACTERS", 64)
+    monkeypatch.setattr(tokenization, "_PIECE_CHARACTERS_MIN", 1)
+    monkeypatch.setattr(tokenization, "_PIECE_CHARACTERS_PER_TOKEN", 2)
+    for module in (tokenization, tokenizing):
+        monkeypatch.setattr(module, "SLICE_CHARACTERS", 64)
 
 
 def same(first: TokenSequence, second: TokenSequence) -> bool:

@@ -12,7 +12,8 @@ from embedgrpc.backends.base import BackendError, BackendUnavailableError, Float
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.reranking import Ranking, RerankMethod, RerankSpec
 from embedgrpc.engine.texts import CheckedText
-from embedgrpc.engine.tokenizing import Outcome, Tokenization, TokenizingThreads
+from embedgrpc.engine.tokenization import Outcome, Tokenization
+from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.v1 import common_pb2 as common

@@ -18,7 +18,7 @@ from embedgrpc.engine.reranking import (
     rank,
 )
 from embedgrpc.engine.texts import too_many_tokens
-from embedgrpc.engine.tokenizing import Outcome, Reading
+from embedgrpc.engine.tokenization import Outcome, Reading
 from embedgrpc.engine.work import Call
 from embedgrpc.models.metadata import Activation, ModelMetadata
 from embedgrpc.models.outputs import LOGITS

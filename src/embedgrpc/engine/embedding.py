@@ -15,7 +15,7 @@ from embedgrpc.engine.pipeline import Inputs, Pipeline, Running
 from embedgrpc.engine.rows import Rows
 from embedgrpc.engine.sparse import SparseVector, from_token_weights, from_vocabulary_weights
 from embedgrpc.engine.texts import CheckedText, check_text, too_many_tokens
-from embedgrpc.engine.tokenizing import Outcome, Reading
+from embedgrpc.engine.tokenization import Outcome, Reading
 from embedgrpc.engine.vectors import shorten
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.models.kinds import Representation

@@ -15,7 +15,8 @@ from embedgrpc.engine.ledger import Reservation
 from embedgrpc.engine.rows import Rows, RowsInOrder
 from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.texts import CheckedText
-from embedgrpc.engine.tokenizing import Outcome, Reading, Tokenization, TokenizingThreads
+from embedgrpc.engine.tokenization import Outcome, Reading, Tokenization
+from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.waiting_line import WaitingLine
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.engine.work_class import WorkClass

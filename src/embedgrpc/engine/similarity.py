@@ -20,7 +20,7 @@ from embedgrpc.engine.reranking import (
     field_of,
     rank,
 )
-from embedgrpc.engine.tokenizing import Outcome
+from embedgrpc.engine.tokenization import Outcome
 from embedgrpc.engine.work import Call
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizer import TokenSequence
