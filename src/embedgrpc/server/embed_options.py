@@ -12,7 +12,7 @@ from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX
-from embedgrpc.server.requests import prompt_for, read_max_tokens, read_truncation
+from embedgrpc.server.options import prompt_for, read_max_tokens, read_truncation
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
 ENCODINGS: Final[dict[int, Encoding]] = {

@@ -15,7 +15,7 @@ from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedMod
 from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.server.embed_options import ENCODINGS, REPRESENTATIONS
 from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX
-from embedgrpc.server.requests import TRUNCATIONS
+from embedgrpc.server.options import TRUNCATIONS
 from embedgrpc.v1 import model_service_pb2, model_service_pb2_grpc
 
 _PAGE_SIZE = 100

@@ -25,13 +25,8 @@ from embedgrpc.server.errors import item_error
 from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.guard import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.open_calls import reserve_answer
-from embedgrpc.server.requests import (
-    begin_call,
-    client_response_bytes,
-    prompt_for,
-    read_max_tokens,
-    read_truncation,
-)
+from embedgrpc.server.options import prompt_for, read_max_tokens, read_truncation
+from embedgrpc.server.requests import begin_call, client_response_bytes
 from embedgrpc.server.settings import Settings
 from embedgrpc.server.tracing import describe_call
 from embedgrpc.server.wire import delimited
