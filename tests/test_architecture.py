@@ -29,7 +29,7 @@ MAY_IMPORT = {
         "embedgrpc.models",
         "embedgrpc.triton",
         # How many cores there are is asked of the machine, not of what runs on it.
-        "embedgrpc.backends.cores",
+        "embedgrpc.machine.cores",
         "embedgrpc.libraries",
         # `health` asks a server.
         "embedgrpc.client",
@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "embedgrpc.engine": (
         "embedgrpc.models",
         "embedgrpc.backends.base",
-        "embedgrpc.backends.priority",
+        "embedgrpc.machine.thread_priority",
     ),
     # Writes what a Triton server loads.
     "embedgrpc.triton": ("embedgrpc.models",),
@@ -282,7 +282,7 @@ OPEN_MODEL_FILES = {
     "embedgrpc.models.products",
     "embedgrpc.models.halved",
     "embedgrpc.models.quantized",
-    "embedgrpc.models.memory",
+    "embedgrpc.machine.memory",
     "embedgrpc.models.child_process",
 }
 _OPENS = {"open", "read_bytes", "read_text", "from_file", "memmap", "ZipFile", "safe_open"}

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from embedgrpc.backends.cores import available_cores
+from embedgrpc.machine.cores import available_cores
 
 
 def _describe(folder: Path, siblings: dict[int, str]) -> Path:

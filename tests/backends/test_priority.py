@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.backends.priority import give_way
+from embedgrpc.machine.thread_priority import give_way
 from embedgrpc.models.graph import prepare
 from embedgrpc.models.metadata import read
 from embedgrpc.models.source import resolve

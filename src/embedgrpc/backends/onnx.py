@@ -17,10 +17,10 @@ from embedgrpc.backends.base import (
     PaddedBatch,
     RunContext,
 )
-from embedgrpc.backends.cores import available_cores
 from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
 from embedgrpc.backends.onnx_sessions import LOG_FATAL, Sessions, may_be_open_twice, open_session
 from embedgrpc.libraries.onnx_runtime import onnxruntime
+from embedgrpc.machine.cores import available_cores
 
 Device = Literal["cpu", "cuda", "auto"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from embedgrpc.backends.base import BackendError
-from embedgrpc.backends.priority import give_way
 from embedgrpc.libraries.onnx_runtime import onnxruntime
+from embedgrpc.machine.thread_priority import give_way
 
 # Levels of ONNX Runtime's own log, which goes to stderr and may hold token ids.
 _LOG_ERRORS = 3

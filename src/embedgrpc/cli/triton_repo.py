@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedgrpc.backends.cores import available_cores
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
 from embedgrpc.cli.sources import find_model
+from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
 from embedgrpc.server.configuration import SettingsError
 from embedgrpc.server.model_settings import ModelSettings

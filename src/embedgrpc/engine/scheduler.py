@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from embedgrpc.backends.base import Backend, PaddedBatch, RunContext
-from embedgrpc.backends.priority import give_way
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
@@ -30,6 +29,7 @@ from embedgrpc.engine.reports import BatchObserver, BatchReporter
 from embedgrpc.engine.running import RunningBatches, set_joined_aside
 from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.machine.thread_priority import give_way
 
 _logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from embedgrpc.machine.memory import available_memory_bytes
 from embedgrpc.models.cache import (
     NotBuiltError,
     check_writable,
@@ -30,7 +31,6 @@ from embedgrpc.models.child_process import ChildError, Leash, Message, Work, run
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.hub import HEAD_NAMES, is_settings_name, read_module_folders
 from embedgrpc.models.json_file import limit_bytes
-from embedgrpc.models.memory import available_memory_bytes
 from embedgrpc.models.model_file import find_member, hash_file, open_file
 from embedgrpc.models.overrides import ModelOverrides
 from embedgrpc.models.representations import ServedForms

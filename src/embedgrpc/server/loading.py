@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from embedgrpc.backends.base import Backend, BackendError, DeviceError
-from embedgrpc.backends.cores import available_cores
 from embedgrpc.backends.onnx import Device, OnnxBackend
 from embedgrpc.engine.admission import Admission
 from embedgrpc.engine.batching import BatchBudget
@@ -20,6 +19,7 @@ from embedgrpc.engine.scheduler import Scheduler
 from embedgrpc.engine.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing import TokenizingThreads
 from embedgrpc.engine.vectors import Encoding
+from embedgrpc.machine.cores import available_cores
 from embedgrpc.models import graph, metadata, source
 from embedgrpc.models.child_process import Leash
 from embedgrpc.models.errors import ModelError

@@ -20,10 +20,10 @@ from typing import Any
 import grpc.aio
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, OverloadedError
+from embedgrpc.machine.malloc import trim_memory
 from embedgrpc.server.budget import Budget, Caller
 from embedgrpc.server.errors import message_of, status_code, trailing_metadata
 from embedgrpc.server.handlers import forget_frames
-from embedgrpc.server.malloc import trim_memory
 from embedgrpc.server.requests import caller_of
 from embedgrpc.server.settings import Settings
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from embedgrpc.models.memory import available_memory_bytes
+from embedgrpc.machine.memory import available_memory_bytes
 from embedgrpc.server.listening import is_dual_stack
 from embedgrpc.server.loading import count_threads
 from embedgrpc.server.serving import Server
