@@ -17,7 +17,7 @@ from typing import Any
 
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.engine.padding import pad
+from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.models import graph, metadata, source
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.outputs import SENTENCE_EMBEDDING

@@ -18,7 +18,7 @@ from benchmarks.traces import (
     mean_length,
     zipf,
 )
-from embedgrpc.engine.calibration import CostModel
+from embedgrpc.engine.scheduling.calibration import CostModel
 
 _TEXTS = log_normal(48, 1.0)
 _QUERIES = log_normal(14, 0.5, longest=64)

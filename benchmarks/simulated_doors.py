@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from embedgrpc.engine.admission import Admission
+from embedgrpc.engine.admission.admission import Admission
+from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.engine.fates import Fate
-from embedgrpc.engine.ledger import Reservation
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.settings import Settings

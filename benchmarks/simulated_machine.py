@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from benchmarks.simulated_time import VirtualTime
-from embedgrpc.engine.batching import BatchBudget
-from embedgrpc.engine.calibration import CostModel
-from embedgrpc.engine.dispatch import Batch
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.calibration import CostModel
+from embedgrpc.engine.scheduling.dispatch import Batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.simulated_doors import Door, OwnDoor
 from benchmarks.simulated_machine import Machine
-from embedgrpc.engine.batching import BatchBudget, Filling
-from embedgrpc.engine.dispatch import Batch, Dispatcher
+from embedgrpc.engine.scheduling.batching import BatchBudget, Filling
+from embedgrpc.engine.scheduling.dispatch import Batch, Dispatcher
 from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.settings import Settings

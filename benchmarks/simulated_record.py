@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from benchmarks.figures import percentile
 from benchmarks.traces import Arrival
-from embedgrpc.engine.dispatch import Batch
+from embedgrpc.engine.scheduling.dispatch import Batch
 from embedgrpc.engine.work_class import WorkClass
 
 

@@ -15,11 +15,11 @@ from benchmarks.simulated_policies import Policy
 from benchmarks.simulated_record import Ending, Record
 from benchmarks.simulated_time import VirtualTime
 from benchmarks.traces import Arrival, Stream, Trace
-from embedgrpc.engine.dispatch import Batch
+from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.fates import Fate
-from embedgrpc.engine.ledger import Reservation
-from embedgrpc.engine.rows import Rows
+from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.scheduling.dispatch import Batch
 from embedgrpc.engine.work import Call, Job, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence

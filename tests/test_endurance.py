@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.backends.base import NO_CONTEXT, BackendError, FloatArray, PaddedBatch, RunContext
-from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.admission.fates import Fate
 from tests.endurance.judging_backend import JudgingBackend
 from tests.endurance.plan import Plan
 from tests.endurance.run import run

@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 
-from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.work_class import WorkClass
 from tests.endurance.holdings import holdings
 from tests.endurance.trial import Outcome, Trial

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.admission.fates import Fate
 from tests.endurance.judging_backend import JudgingBackend
 from tests.endurance.ledger import Account
 from tests.endurance.trial import Outcome

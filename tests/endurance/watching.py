@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.engine.admission import Admission
+from embedgrpc.engine.admission.admission import Admission
+from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.engine.ledger import Reservation
-from embedgrpc.engine.scheduler import Scheduler
+from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.work import Job
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server import loading

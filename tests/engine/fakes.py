@@ -18,16 +18,16 @@ from embedgrpc.backends.base import (
     PaddedBatch,
     RunContext,
 )
-from embedgrpc.engine.admission import Admission
-from embedgrpc.engine.batching import BatchBudget
+from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Prepare
-from embedgrpc.engine.reports import BatchObserver
-from embedgrpc.engine.rows import Rows
-from embedgrpc.engine.scheduler import Scheduler
-from embedgrpc.engine.texts import CheckedText
-from embedgrpc.engine.tokenization import Outcome, Tokenization
-from embedgrpc.engine.tokenizing import TokenizingThreads
+from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.reports import BatchObserver
+from embedgrpc.engine.scheduling.scheduler import Scheduler
+from embedgrpc.engine.tokenizing.jobs import Outcome, Tokenization
+from embedgrpc.engine.tokenizing.texts import CheckedText
+from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.borders import Borders

@@ -16,11 +16,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from embedgrpc.engine.admission import Admission, estimate_tokens
+from embedgrpc.engine.admission.admission import Admission, estimate_tokens
+from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.ledger import Reservation
+from embedgrpc.engine.admission.waiting_line import WaitingLine
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.engine.fates import Fate
-from embedgrpc.engine.ledger import Reservation
-from embedgrpc.engine.waiting_line import WaitingLine
 from embedgrpc.engine.work_class import WorkClass
 from tests.engine.fakes import next_turn
 

@@ -3,7 +3,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedgrpc.engine.batching import BatchBudget, Filling, choose_group
+from embedgrpc.engine.scheduling.batching import BatchBudget, Filling, choose_group
 
 LENGTHS = st.integers(1, 12) | st.integers(1, 80)
 BUDGETS = st.builds(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedgrpc.engine.calibration import CostModel, calibrate, fit
+from embedgrpc.engine.scheduling.calibration import CostModel, calibrate, fit
 
 
 class _Machine:

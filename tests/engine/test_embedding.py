@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embedgrpc.engine.embedding import Embedder
-from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.errors import InputTooLongError, NonFiniteOutputError
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.kinds import Representation

@@ -11,7 +11,7 @@ from embedgrpc.engine.errors import (
     EngineError,
     OverloadedError,
 )
-from embedgrpc.engine.isolation import Outcome, run_isolating
+from embedgrpc.engine.scheduling.isolation import Outcome, run_isolating
 
 FAILED = BackendFailedError("the run failed")
 SIZES = st.integers(1, 40)

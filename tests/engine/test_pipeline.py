@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from embedgrpc.engine.batching import BatchBudget
 from embedgrpc.engine.errors import (
     BackendFailedError,
     DeadlineExpiredError,
@@ -19,8 +18,9 @@ from embedgrpc.engine.errors import (
     Reason,
 )
 from embedgrpc.engine.pipeline import Running
-from embedgrpc.engine.reports import BatchReport
-from embedgrpc.engine.tokenization import Outcome
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.reports import BatchReport
+from embedgrpc.engine.tokenizing.jobs import Outcome
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence

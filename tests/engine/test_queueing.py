@@ -14,10 +14,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from embedgrpc.engine.admission import Admission
-from embedgrpc.engine.batching import BatchBudget
-from embedgrpc.engine.class_queue import _STALE_ENTRIES, CallerQueue
-from embedgrpc.engine.queueing import BatchQueue
+from embedgrpc.engine.admission.admission import Admission
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.class_queue import _STALE_ENTRIES, CallerQueue
+from embedgrpc.engine.scheduling.queueing import BatchQueue
 from embedgrpc.engine.work import Call, Job, QueuedSequence, Row
 from embedgrpc.engine.work_class import WorkClass
 from tests.engine.fakes import OUTPUT, RecordingSink, sequence_of

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedgrpc.engine import tokenization, tokenizing
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.tokenization import Outcome, Reading, Tokenization, Tokenized
-from embedgrpc.engine.tokenizing import TokenizingThreads
+from embedgrpc.engine.tokenizing import jobs as tokenization
+from embedgrpc.engine.tokenizing import threads as tokenizing
+from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tokenized
+from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.metadata import read
 from embedgrpc.models.source import resolve

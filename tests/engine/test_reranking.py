@@ -8,11 +8,11 @@ from itertools import islice, product
 import numpy as np
 import pytest
 
-from embedgrpc.engine.cross_encoding import CrossEncoder
-from embedgrpc.engine.embedding import Embedder
 from embedgrpc.engine.errors import EngineError, InputTooLongError, NonFiniteOutputError
-from embedgrpc.engine.reranking import RerankMethod, RerankSpec, ScoreScale
-from embedgrpc.engine.similarity import SimilarityReranker
+from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.reranking import RerankMethod, RerankSpec, ScoreScale
+from embedgrpc.engine.tasks.similarity import SimilarityReranker
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.kinds import Activation, Representation

@@ -16,11 +16,11 @@ from embedgrpc.backends.base import (
     PaddedBatch,
     RunContext,
 )
-from embedgrpc.engine.batching import BatchBudget
+from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
-from embedgrpc.engine.fates import Fate
-from embedgrpc.engine.reports import BatchReport
-from embedgrpc.engine.rows import Rows
+from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from tests.engine.fakes import (

@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
 
-from embedgrpc.engine.embeddings import Embeddings
-from embedgrpc.engine.reranking import RerankMethod
-from embedgrpc.engine.similarity import _SCORES, can_rank, method_for
-from embedgrpc.engine.sparse import SparseVector, from_token_weights, from_vocabulary_weights
+from embedgrpc.engine.results.sparse import (
+    SparseVector,
+    from_token_weights,
+    from_vocabulary_weights,
+)
+from embedgrpc.engine.tasks.embeddings import Embeddings
+from embedgrpc.engine.tasks.reranking import RerankMethod
+from embedgrpc.engine.tasks.similarity import _SCORES, can_rank, method_for
 from embedgrpc.models.kinds import Representation
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EmptyInputError, EngineError, Reason
-from embedgrpc.engine.texts import CheckedText
-from embedgrpc.engine.tokenization import Outcome, Reading, Tokenization, Tokenized
-from embedgrpc.engine.tokenizing import TokenizingThreads
+from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tokenized
+from embedgrpc.engine.tokenizing.texts import CheckedText
+from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.borders import EVERYWHERE
 from tests.engine.fakes import WAIT_S, CharacterTokenizer, text_of

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from embedgrpc.backends.base import FloatArray
-from embedgrpc.engine.vectors import EncodedRows, Encoding, encode, shorten
+from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode, shorten
 
 ROWS = arrays.arrays(
     np.float32,

@@ -17,13 +17,13 @@ from embedgrpc.backends.base import (
     PaddedBatch,
     RunContext,
 )
-from embedgrpc.engine.admission import Admission
+from embedgrpc.engine.admission.admission import Admission
+from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.errors import Reason
-from embedgrpc.engine.fates import Fate
-from embedgrpc.engine.in_flight import InFlight
 from embedgrpc.engine.pipeline import _Gathered
-from embedgrpc.engine.rows import Rows, cut_rows
-from embedgrpc.engine.sparse import SparseVector
+from embedgrpc.engine.results.rows import Rows, cut_rows
+from embedgrpc.engine.results.sparse import SparseVector
+from embedgrpc.engine.scheduling.in_flight import InFlight
 from embedgrpc.engine.work import Call, Job, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS

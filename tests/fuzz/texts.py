@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.texts import check_text
+from embedgrpc.engine.tokenizing.texts import check_text
 from embedgrpc.models.metadata import Kind, ModelMetadata, read
 from embedgrpc.models.source import resolve
 from embedgrpc.models.tokenizer import Tokenizer, TokenLimitError, Truncation

@@ -25,4 +25,4 @@ def test_mutants_are_python_with_one_mistake() -> None:
         compile(one.code, "mutant", "exec")
         assert one.code.splitlines() != lines
         assert one.diff.startswith("")
-        assert one.where.startswith("src/embedgrpc/engine/overload.py:")
+        assert one.where.startswith("src/embedgrpc/engine/admission/overload.py:")

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from embedgrpc.engine.admission import Admission
+from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.server.exchange import Exchange
 from embedgrpc.server.loading import OpenBackend, open_onnx
 from embedgrpc.server.model_settings import ModelSettings

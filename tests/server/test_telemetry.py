@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-from embedgrpc.engine.reports import BatchReport
+from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.telemetry import Telemetry, configure
 from embedgrpc.server.tracing import current_context

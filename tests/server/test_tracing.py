@@ -23,7 +23,7 @@ from opentelemetry.semconv.attributes import (
 )
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 
-from embedgrpc.engine.reports import BatchReport
+from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.batch_tracing import BatchTracer
 from embedgrpc.server.tracing import (

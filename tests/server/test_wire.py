@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedgrpc.backends.base import FloatArray
-from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
-from embedgrpc.engine.sparse import SparseVector
-from embedgrpc.engine.vectors import EncodedRows, Encoding, encode
+from embedgrpc.engine.results.sparse import SparseVector
+from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode
+from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizer import Truncation
 from embedgrpc.server.response_sizes import embeddings_size

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.metrics import METRICS
 from embedgrpc.server.requests import begin_call

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from embedgrpc.cli.vetted import check_vetted
-from embedgrpc.engine.reranking import RerankMethod
-from embedgrpc.engine.similarity import method_for
+from embedgrpc.engine.tasks.reranking import RerankMethod
+from embedgrpc.engine.tasks.similarity import method_for
 from embedgrpc.models import graph, metadata
 from embedgrpc.models.source import resolve
 from embedgrpc.models.stored_type import find_stored_type

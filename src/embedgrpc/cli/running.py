@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.engine.padding import pad
-from embedgrpc.engine.rows import cut_rows
+from embedgrpc.engine.results.rows import cut_rows
+from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.models.kinds import Kind
 from embedgrpc.models.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
 from embedgrpc.models.tokenizer import TokenSequence

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from embedgrpc.engine import errors
-from embedgrpc.engine.admission import Admission, estimate_tokens
-from embedgrpc.engine.ledger import Reservation
-from embedgrpc.engine.rows import Rows, RowsInOrder
-from embedgrpc.engine.scheduler import Scheduler
-from embedgrpc.engine.texts import CheckedText
-from embedgrpc.engine.tokenization import Outcome, Reading, Tokenization
-from embedgrpc.engine.tokenizing import TokenizingThreads
-from embedgrpc.engine.waiting_line import WaitingLine
+from embedgrpc.engine.admission.admission import Admission, estimate_tokens
+from embedgrpc.engine.admission.ledger import Reservation
+from embedgrpc.engine.admission.waiting_line import WaitingLine
+from embedgrpc.engine.results.rows import Rows, RowsInOrder
+from embedgrpc.engine.scheduling.scheduler import Scheduler
+from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization
+from embedgrpc.engine.tokenizing.texts import CheckedText
+from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence

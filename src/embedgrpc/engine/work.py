@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.ledger import Reservation
-from embedgrpc.engine.rows import Rows
+from embedgrpc.engine.results.rows import Rows
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import TokenSequence
 

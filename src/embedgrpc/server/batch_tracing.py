@@ -3,7 +3,7 @@
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, Tracer
 
-from embedgrpc.engine.reports import BatchReport
+from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.server.tracing import Attribute
 
 

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 
 from embedgrpc.backends.base import BackendError, PaddedBatch
-from embedgrpc.engine import calibration
-from embedgrpc.engine.calibration import CostModel
 from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.scheduling import calibration
+from embedgrpc.engine.scheduling.calibration import CostModel
 from embedgrpc.models.outputs import POOLED_EMBEDDING
 from embedgrpc.server.catalog import LoadedModel, Sample, ServedModel
 from embedgrpc.server.daemons import run_in_daemon

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from embedgrpc.backends.base import Availability, FloatArray, PaddedBatch
-from embedgrpc.engine.admission import Admission
-from embedgrpc.engine.embedding import Embedder
+from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.errors import (
     BackendUnavailableError,
     InvalidRequestError,
     ModelNotFoundError,
     UnsupportedError,
 )
-from embedgrpc.engine.reranking import Reranker
-from embedgrpc.engine.scheduler import Scheduler
-from embedgrpc.engine.vectors import Encoding
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.scheduling.scheduler import Scheduler
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.work import Call
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation

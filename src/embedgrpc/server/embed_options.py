@@ -3,10 +3,10 @@
 from functools import lru_cache
 from typing import Final
 
-from embedgrpc.engine.embedding import Embedder
-from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
-from embedgrpc.engine.vectors import Encoding
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import ModelMetadata
 from embedgrpc.models.tokenizer import Truncation

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from embedgrpc.engine.embeddings import Embeddings
+from embedgrpc.engine.tasks.embeddings import Embeddings
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.catalog import Catalog
 from embedgrpc.server.checks import check_count

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from embedgrpc.engine.embedding import Embedder
-from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.errors import EngineError, NonFiniteOutputError
 from embedgrpc.engine.pipeline import Running
-from embedgrpc.engine.rows import Rows
-from embedgrpc.engine.vectors import Encoding
+from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Job
 from embedgrpc.server.guard import log_fault
 from embedgrpc.server.wire import embedding_wires

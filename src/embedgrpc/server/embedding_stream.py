@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from embedgrpc.engine.embedding import Embedder
-from embedgrpc.engine.embeddings import EmbedSpec
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
-from embedgrpc.engine.vectors import Encoding
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.kinds import Representation

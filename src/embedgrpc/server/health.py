@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
-from embedgrpc.engine.reports import BatchReport
+from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.engine.reranking import RerankMethod
+from embedgrpc.engine.tasks.reranking import RerankMethod
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import Kind, Similarity
 from embedgrpc.models.tokenizer import Truncation

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from embedgrpc.backends.base import Backend, BackendError, DeviceError
 from embedgrpc.backends.onnx import Device, OnnxBackend
-from embedgrpc.engine.admission import Admission
-from embedgrpc.engine.batching import BatchBudget
-from embedgrpc.engine.cross_encoding import CrossEncoder
-from embedgrpc.engine.embedding import Embedder
+from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.pipeline import Pipeline
-from embedgrpc.engine.reports import BatchObserver
-from embedgrpc.engine.reranking import Reranker, RerankMethod
-from embedgrpc.engine.scheduler import Scheduler
-from embedgrpc.engine.similarity import SimilarityReranker, can_rank, method_for
-from embedgrpc.engine.tokenizing import TokenizingThreads
-from embedgrpc.engine.vectors import Encoding
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.reports import BatchObserver
+from embedgrpc.engine.scheduling.scheduler import Scheduler
+from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.reranking import Reranker, RerankMethod
+from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, method_for
+from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models import graph, metadata, source
 from embedgrpc.models.child_process import Leash

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from embedgrpc.engine.reranking import RerankMethod
+from embedgrpc.engine.tasks.reranking import RerankMethod
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import Activation, PaddingSide, Pooling, Similarity, WeightType
 from embedgrpc.models.overrides import ModelOverrides

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedgrpc.engine.errors import EngineError, UnsupportedError
-from embedgrpc.engine.reranking import Ranking, RerankSpec, ScoreScale
+from embedgrpc.engine.tasks.reranking import Ranking, RerankSpec, ScoreScale
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.metadata import Kind

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
-from embedgrpc.engine.embeddings import EmbedSpec
-from embedgrpc.engine.vectors import Encoding
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.kinds import Representation
 from embedgrpc.server.checks import COMMON_BYTES, check_response_size
 

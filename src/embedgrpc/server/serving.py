@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2_grpc
 from embedgrpc.backends.base import BackendError, BackendUnavailableError, DeviceError
 from embedgrpc.engine import errors
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.reports import BatchObserver
+from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.triton_source import is_triton_source
 from embedgrpc.server import telemetry

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from embedgrpc.engine.reports import BatchReport
+from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.catalog import Catalog
 from embedgrpc.server.metrics import Reading

@@ -9,9 +9,9 @@ Source: protobuf encoding specification; fields of `embedgrpc.v1.Embedding` and 
 
 import struct
 
-from embedgrpc.engine.embeddings import Embeddings
-from embedgrpc.engine.sparse import SparseVector
-from embedgrpc.engine.vectors import EncodedRows, Encoding, encode
+from embedgrpc.engine.results.sparse import SparseVector
+from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode
+from embedgrpc.engine.tasks.embeddings import Embeddings
 from embedgrpc.v1 import embedding_service_pb2
 
 _ENCODINGS = {

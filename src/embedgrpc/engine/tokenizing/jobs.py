@@ -9,7 +9,7 @@ import numpy as np
 
 from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.texts import CheckedText
+from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.borders import Borders, Pieces
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 from embedgrpc.backends.base import Cancellation, RunContext
-from embedgrpc.engine.delivery import Answer
 from embedgrpc.engine.errors import DeadlineExpiredError
-from embedgrpc.engine.isolation import Outcome
+from embedgrpc.engine.scheduling.delivery import Answer
+from embedgrpc.engine.scheduling.isolation import Outcome
 from embedgrpc.engine.work import Job, QueuedSequence, Row
 
 

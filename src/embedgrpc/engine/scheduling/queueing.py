@@ -6,8 +6,8 @@ taken out together, whatever their class and caller.
 
 from collections.abc import Collection, Mapping
 
-from embedgrpc.engine.batching import BatchBudget
-from embedgrpc.engine.class_queue import ClassQueue
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.class_queue import ClassQueue
 from embedgrpc.engine.work import QueuedSequence, Row, SequenceKey
 from embedgrpc.engine.work_class import WorkClass
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from embedgrpc.engine.delivery import Answer
-from embedgrpc.engine.dispatch import Batch
-from embedgrpc.engine.isolation import Outcome
+from embedgrpc.engine.scheduling.delivery import Answer
+from embedgrpc.engine.scheduling.dispatch import Batch
+from embedgrpc.engine.scheduling.isolation import Outcome
 from embedgrpc.engine.work import Row
 from embedgrpc.engine.work_class import WorkClass
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedgrpc.engine.batching import BatchBudget
+from embedgrpc.engine.scheduling.batching import BatchBudget
 
 # The part of a full batch's time that it takes for being a batch.
 _OVERHEAD_SHARE = 0.06

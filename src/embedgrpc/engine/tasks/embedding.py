@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
-from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Running
-from embedgrpc.engine.rows import Rows
-from embedgrpc.engine.sparse import SparseVector, from_token_weights, from_vocabulary_weights
-from embedgrpc.engine.texts import CheckedText, check_text, too_many_tokens
-from embedgrpc.engine.tokenization import Outcome, Reading
-from embedgrpc.engine.vectors import shorten
+from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.results.sparse import (
+    SparseVector,
+    from_token_weights,
+    from_vocabulary_weights,
+)
+from embedgrpc.engine.results.vectors import shorten
+from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
+from embedgrpc.engine.tokenizing.jobs import Outcome, Reading
+from embedgrpc.engine.tokenizing.texts import CheckedText, check_text, too_many_tokens
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.metadata import ModelMetadata

@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from embedgrpc.engine.drain_rate import DrainRate
+from embedgrpc.engine.admission.drain_rate import DrainRate
+from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.ledger import Ledger, Reservation
+from embedgrpc.engine.admission.overload import OverloadDetector
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.engine.fates import Fate
-from embedgrpc.engine.ledger import Ledger, Reservation
-from embedgrpc.engine.overload import OverloadDetector
 from embedgrpc.engine.work_class import WorkClass
 
 # A token of English text has about four bytes, of Chinese three to six. Too high a guess would

@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.tokenization import SLICE_CHARACTERS, Piece, Tokenization
+from embedgrpc.engine.tokenizing.jobs import SLICE_CHARACTERS, Piece, Tokenization
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizer import Tokenizer
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
-from embedgrpc.engine.embedding import Embedder, reading_of
-from embedgrpc.engine.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.pipeline import Inputs
-from embedgrpc.engine.reranking import (
+from embedgrpc.engine.tasks.embedding import Embedder, reading_of
+from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
+from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
     Ranking,
     RerankMethod,
@@ -20,7 +20,7 @@ from embedgrpc.engine.reranking import (
     field_of,
     rank,
 )
-from embedgrpc.engine.tokenization import Outcome
+from embedgrpc.engine.tokenizing.jobs import Outcome
 from embedgrpc.engine.work import Call
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizer import TokenSequence

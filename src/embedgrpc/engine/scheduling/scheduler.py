@@ -18,15 +18,15 @@ from functools import partial
 
 from embedgrpc.backends.base import Backend, PaddedBatch, RunContext
 from embedgrpc.engine import errors
-from embedgrpc.engine.admission import Admission
-from embedgrpc.engine.batching import BatchBudget
-from embedgrpc.engine.delivery import Answer, Delivery, address_failure, hand_over
-from embedgrpc.engine.dispatch import Batch, Dispatcher
-from embedgrpc.engine.execution import BatchRunner
-from embedgrpc.engine.in_flight import InFlight
-from embedgrpc.engine.isolation import Outcome
-from embedgrpc.engine.reports import BatchObserver, BatchReporter
-from embedgrpc.engine.running import RunningBatches, set_joined_aside
+from embedgrpc.engine.admission.admission import Admission
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.delivery import Answer, Delivery, address_failure, hand_over
+from embedgrpc.engine.scheduling.dispatch import Batch, Dispatcher
+from embedgrpc.engine.scheduling.execution import BatchRunner
+from embedgrpc.engine.scheduling.in_flight import InFlight
+from embedgrpc.engine.scheduling.isolation import Outcome
+from embedgrpc.engine.scheduling.reports import BatchObserver, BatchReporter
+from embedgrpc.engine.scheduling.running import RunningBatches, set_joined_aside
 from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.machine.thread_priority import give_way

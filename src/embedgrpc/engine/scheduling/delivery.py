@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
-from embedgrpc.engine.fates import Fate
-from embedgrpc.engine.rows import Rows, cut_rows
+from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.results.rows import Rows, cut_rows
 from embedgrpc.engine.work import Job, QueuedSequence, Row
 
 _logger = logging.getLogger(__name__)

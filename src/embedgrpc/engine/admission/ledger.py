@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from embedgrpc.engine.fates import Fate
+from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.work_class import WorkClass
 
 

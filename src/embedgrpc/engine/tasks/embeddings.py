@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embedgrpc.backends.base import FloatArray
-from embedgrpc.engine.sparse import SparseVector
+from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.truncation import Truncation
 

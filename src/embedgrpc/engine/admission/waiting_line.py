@@ -4,8 +4,8 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from embedgrpc.engine.admission import Admission
-from embedgrpc.engine.ledger import Reservation
+from embedgrpc.engine.admission.admission import Admission
+from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.work_class import WorkClass
 
 

@@ -18,11 +18,11 @@ from embedgrpc.backends.base import (
     RunContext,
 )
 from embedgrpc.engine import errors
-from embedgrpc.engine.delivery import Answer, Delivery, address_answer, address_failure
-from embedgrpc.engine.dispatch import Batch
-from embedgrpc.engine.isolation import Outcome, run_isolating
-from embedgrpc.engine.padding import pad
-from embedgrpc.engine.rows import finite_rows
+from embedgrpc.engine.results.rows import finite_rows
+from embedgrpc.engine.scheduling.delivery import Answer, Delivery, address_answer, address_failure
+from embedgrpc.engine.scheduling.dispatch import Batch
+from embedgrpc.engine.scheduling.isolation import Outcome, run_isolating
+from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.engine.work import Row
 
 _logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import numpy as np
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, Pipeline
-from embedgrpc.engine.reranking import (
+from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
     Ranking,
     RerankMethod,
@@ -17,8 +17,8 @@ from embedgrpc.engine.reranking import (
     check_input,
     rank,
 )
-from embedgrpc.engine.texts import too_many_tokens
-from embedgrpc.engine.tokenization import Outcome, Reading
+from embedgrpc.engine.tokenizing.jobs import Outcome, Reading
+from embedgrpc.engine.tokenizing.texts import too_many_tokens
 from embedgrpc.engine.work import Call
 from embedgrpc.models.metadata import Activation, ModelMetadata
 from embedgrpc.models.outputs import LOGITS

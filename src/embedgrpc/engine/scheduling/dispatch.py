@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from embedgrpc.backends.base import PaddedBatch
-from embedgrpc.engine.batching import BatchBudget
-from embedgrpc.engine.queueing import BatchQueue
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.queueing import BatchQueue
 from embedgrpc.engine.work import QueuedSequence, Row
 from embedgrpc.engine.work_class import WorkClass
 

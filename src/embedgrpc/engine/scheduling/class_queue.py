@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from operator import attrgetter
 
-from embedgrpc.engine.batching import BatchBudget, Filling, choose_group
+from embedgrpc.engine.scheduling.batching import BatchBudget, Filling, choose_group
 from embedgrpc.engine.work import QueuedSequence, Row
 
 # A queue holds this many sequences that are gone, and as many again as wait, before it is

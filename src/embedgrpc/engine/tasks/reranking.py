@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.backends.base import FloatArray
-from embedgrpc.engine.texts import CheckedText, check_text
+from embedgrpc.engine.tokenizing.texts import CheckedText, check_text
 from embedgrpc.engine.work import Call
 from embedgrpc.models.tokenizer import TokenSequence, Truncation
 
