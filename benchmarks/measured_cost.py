@@ -6,7 +6,7 @@ import numpy as np
 
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.engine.scheduling.calibration import CostModel, calibrate
-from embedgrpc.models.outputs import SENTENCE_EMBEDDING
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.server.loading import load_parts, open_onnx, served_models
 from embedgrpc.server.settings import Settings
 

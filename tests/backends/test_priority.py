@@ -9,9 +9,9 @@ import pytest
 
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.machine.thread_priority import give_way
-from embedgrpc.models.graph import prepare
-from embedgrpc.models.metadata import read
-from embedgrpc.models.source import resolve
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.graphs.graph import prepare
+from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="priorities are of processes here")

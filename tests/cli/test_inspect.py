@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.models import graph, metadata, source
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.sources import source
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
 from tests.models.runner import copy_fixture, edit_json
 

@@ -5,11 +5,11 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from embedgrpc.models.graph import identify
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs.graph import identify
 from embedgrpc.models.kinds import Pooling
-from embedgrpc.models.metadata import read
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.source import resolve
+from embedgrpc.models.sources.source import resolve
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
 from tests.models.hub_server import Repository, serve_hub
 from tests.triton.environment import Environment

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from embedgrpc.backends.base import NO_CONTEXT, BackendError, FloatArray, PaddedBatch, RunContext
-from embedgrpc.models.outputs import POOLED_EMBEDDING
+from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING
 from embedgrpc.server.catalog import ServedModel
 from embedgrpc.server.settings import Settings
 from tests.endurance.findings import Findings

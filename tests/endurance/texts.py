@@ -10,8 +10,9 @@ from enum import Enum, auto
 import numpy as np
 
 from embedgrpc.backends.base import FloatArray, IntArray
-from embedgrpc.models import metadata, source
-from embedgrpc.models.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.sources import source
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
 from tests.server.fake_backend import WIDTH
 from tests.server.service import EMBED
 

@@ -30,8 +30,8 @@ from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.borders import Borders
-from embedgrpc.models.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.cut_points import Borders
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 
 # Characters that make the backend fail: for their own row, or for the whole batch.
 NAN, BROKEN = "!", "#"

@@ -8,11 +8,11 @@ from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Representation
-from embedgrpc.models.metadata import read
-from embedgrpc.models.outputs import SENTENCE_EMBEDDING
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
 from tests.engine.fakes import FakeBackend, running
 from tests.models.runner import FIXTURES
 

@@ -13,9 +13,9 @@ from embedgrpc.engine.tokenizing import threads as tokenizing
 from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tokenized
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.metadata import read
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer, TokenSequence, Truncation
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
 from tests.engine.fakes import WAIT_S, unchecked
 from tests.models.runner import FIXTURES
 

@@ -15,10 +15,10 @@ from embedgrpc.engine.tasks.reranking import RerankMethod, RerankSpec, ScoreScal
 from embedgrpc.engine.tasks.similarity import SimilarityReranker
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.models.folder.metadata import ModelMetadata, read
 from embedgrpc.models.kinds import Activation, Representation
-from embedgrpc.models.metadata import ModelMetadata, read
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
 from tests.engine.fakes import FakeBackend, running
 from tests.models.runner import FIXTURES
 

@@ -11,7 +11,7 @@ from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tok
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.borders import EVERYWHERE
+from embedgrpc.models.tokenizers.cut_points import EVERYWHERE
 from tests.engine.fakes import WAIT_S, CharacterTokenizer, text_of
 
 SLICE = 32_768

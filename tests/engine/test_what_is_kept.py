@@ -26,7 +26,7 @@ from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.scheduling.in_flight import InFlight
 from embedgrpc.engine.work import Call, Job, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 from tests.engine.fakes import (
     BROKEN,
     OUTPUT,

@@ -16,10 +16,10 @@ from random import Random
 from safetensors import safe_open
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graph import prepare
-from embedgrpc.models.metadata import ModelMetadata, read
-from embedgrpc.models.source import ModelFiles, resolve
-from embedgrpc.models.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.graphs.graph import prepare
+from embedgrpc.models.sources.source import ModelFiles, resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
 from tests.fuzz.mutation import mutate_bytes, mutate_json
 from tests.fuzz.target import MIB, Execute, Target, check_refusal
 from tests.models.runner import FIXTURES

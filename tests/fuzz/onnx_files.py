@@ -17,10 +17,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graph import prepare
-from embedgrpc.models.metadata import read
-from embedgrpc.models.outputs import SENTENCE_EMBEDDING
-from embedgrpc.models.source import resolve
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.graphs.graph import prepare
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
+from embedgrpc.models.sources.source import resolve
 from tests.fuzz.mutation import NUMBERS, mutate_bytes, some
 from tests.fuzz.target import MIB, Execute, Target, check_refusal
 from tests.models.runner import FIXTURES

@@ -12,8 +12,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.token_heads import SPARSE_NAME, find_head
-from embedgrpc.models.weights import TensorFile
+from embedgrpc.models.tensors.token_heads import SPARSE_NAME, find_head
+from embedgrpc.models.tensors.weights import TensorFile
 from tests.fuzz.mutation import NUMBERS, mutate_bytes, mutate_json
 from tests.fuzz.target import Execute, Target, check_refusal
 from tests.models.runner import FIXTURES

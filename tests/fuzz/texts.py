@@ -14,9 +14,9 @@ import numpy as np
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.texts import check_text
-from embedgrpc.models.metadata import Kind, ModelMetadata, read
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer, TokenLimitError, Truncation
+from embedgrpc.models.folder.metadata import Kind, ModelMetadata, read
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenLimitError, Truncation
 from tests.fuzz.mutation import some
 from tests.fuzz.target import Execute, Refusals, Target, check_refusal
 from tests.models.runner import DEFAULT_MODEL, FIXTURES

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.torch_file import read_tensors
+from embedgrpc.models.tensors.torch_file import read_tensors
 from tests.fuzz.mutation import NUMBERS, mutate_bytes, some
 from tests.fuzz.target import Execute, Target, check_refusal
 from tests.models.runner import FIXTURES

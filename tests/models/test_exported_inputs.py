@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.exported_inputs import bind_inputs
-from embedgrpc.models.graph_writer import GraphWriter
-from embedgrpc.models.metadata import ModelMetadata, read
-from embedgrpc.models.origin import Format, Origin
-from embedgrpc.models.source import resolve
+from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.graphs.exports.exported_inputs import bind_inputs
+from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.sources.weight_file import Format, Origin
 from tests.models.runner import FIXTURES, Runner, copy_fixture, expected
 
 LEFT = np.array([[0, 0, 1, 1], [1, 1, 1, 1]])

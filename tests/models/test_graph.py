@@ -15,9 +15,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graph import Graph, prepare
-from embedgrpc.models.metadata import read
-from embedgrpc.models.source import resolve
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 
 
@@ -328,7 +328,7 @@ def test_processes_may_build_at_once(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from embedgrpc.models import graph, metadata, source\n"
-        "import embedgrpc.models.build\n"
+        "import embedgrpc.models.graphs.build\n"
         f"files = source.resolve({str(FIXTURES / 'bert-mean')!r})\n"
         "told = metadata.read(files)\n"
         "print('ready', flush=True)\n"

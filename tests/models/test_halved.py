@@ -7,13 +7,13 @@ from onnx import TensorProto
 
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graph import prepare
-from embedgrpc.models.halved import halve
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs.graph import prepare
+from embedgrpc.models.graphs.types.float16 import halve
 from embedgrpc.models.kinds import WeightType
-from embedgrpc.models.metadata import read
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.models.runner import DEFAULT_MODEL, FIXTURES, Runner, expected
 
 FLOAT16 = ModelOverrides(weight_type=WeightType.FLOAT16)

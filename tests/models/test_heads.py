@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from embedgrpc.models.graph_writer import GraphWriter
-from embedgrpc.models.heads import append_embedding_head
-from embedgrpc.models.metadata import Pooling
+from embedgrpc.models.folder.metadata import Pooling
+from embedgrpc.models.graphs.heads.heads import append_embedding_head
+from embedgrpc.models.graphs.writer import GraphWriter
 
 HIDDEN_SIZE = 6
 # The oldest version that graphs are taken in, those between which reductions changed, a new one.

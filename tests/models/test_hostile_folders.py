@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from embedgrpc.models import graph, metadata
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.source import ModelFiles, resolve
-from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.sources.source import ModelFiles, resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.models.breaking import Break, both, edit, move, remove, repath_module, write
 from tests.models.hostile import (
     LEAKS,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.torch_file import read_tensors
+from embedgrpc.models.tensors.torch_file import read_tensors
 from tests.models.test_torch_file import Built, Call, Global, Pickler, Storage, save, tensor
 
 # Reads a file in a process of its own, which may die of it, and prints what came of it. The
@@ -23,7 +23,7 @@ _CHILD = """
 import json, resource, sys
 from pathlib import Path
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.torch_file import read_tensors
+from embedgrpc.models.tensors.torch_file import read_tensors
 resource.setrlimit(resource.RLIMIT_CPU, (
     int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2])) + 5, resource.RLIM_INFINITY))
 def peak_kib():

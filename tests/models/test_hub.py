@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.origin import Format, Origin, find_external
+from embedgrpc.models.sources.weight_file import Format, Origin, find_external
 from tests.models.hub_server import GATED_TOKEN, Hub, Repository, serve_hub
 from tests.models.runner import FIXTURES
 
@@ -23,7 +23,9 @@ MIB = 1024 * 1024
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from embedgrpc.models import graph, metadata, source
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.sources import source
 from embedgrpc.models.errors import ModelError
 for name in sys.argv[2:]:
     try:
@@ -38,10 +40,11 @@ for name in sys.argv[2:]:
 SERVED_PROGRAM = """
 import sys
 from pathlib import Path
-from embedgrpc.models import metadata, source
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.representations import ServedForms
-from embedgrpc.models.served_fingerprint import find_fingerprint
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.sources import source
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.representations import ServedForms
+from embedgrpc.models.remote.fingerprint import find_fingerprint
 files = source.resolve(sys.argv[2])
 read = metadata.read(files, served=ServedForms(True, True, 0))
 print(find_fingerprint(
@@ -373,7 +376,9 @@ def test_a_folder_wins_over_the_hub(hub: Hub, host: Host, tmp_path: Path) -> Non
     """A folder of the same name is taken, and the Hub is not asked."""
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "bert").symlink_to(FIXTURES / "bert-mean")
-    program = "from embedgrpc.models.source import resolve; print(resolve('acme/bert').folder)"
+    program = (
+        "from embedgrpc.models.sources.source import resolve; print(resolve('acme/bert').folder)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

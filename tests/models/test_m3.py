@@ -9,12 +9,12 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 from embedgrpc.models.kinds import Representation, Similarity
-from embedgrpc.models.metadata import read
-from embedgrpc.models.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import TokenSequence
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 from tests.models.sparse_vectors import assert_same_weights
 

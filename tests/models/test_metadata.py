@@ -5,8 +5,15 @@ from typing import Any
 import pytest
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.metadata import Activation, Kind, ModelMetadata, Pooling, Similarity, read
-from embedgrpc.models.source import resolve
+from embedgrpc.models.folder.metadata import (
+    Activation,
+    Kind,
+    ModelMetadata,
+    Pooling,
+    Similarity,
+    read,
+)
+from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, copy_fixture, edit_json
 
 

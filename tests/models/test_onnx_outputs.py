@@ -4,7 +4,7 @@ import onnx
 import pytest
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.onnx_outputs import read_outputs
+from embedgrpc.models.files.onnx_outputs import read_outputs
 from tests.models.runner import FIXTURES
 
 _GRAPHS = sorted(FIXTURES.glob("*/onnx/model.onnx"))

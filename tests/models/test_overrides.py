@@ -10,12 +10,12 @@ from onnx import helper
 
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graph import prepare
+from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.kinds import Activation, Pooling, Similarity, WeightType
-from embedgrpc.models.metadata import ModelMetadata, read
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graph import Graph, prepare
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.graphs.types.int8 import quantize
 from embedgrpc.models.kinds import WeightType
-from embedgrpc.models.metadata import read
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.quantized import quantize
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.models.runner import DEFAULT_MODEL, FIXTURES, Runner, copy_fixture, expected
 
 INT8 = ModelOverrides(weight_type=WeightType.INT8)

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from embedgrpc.models.graph import prepare
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.kinds import WeightType
-from embedgrpc.models.metadata import read
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.served_fingerprint import ServedFingerprint, find_fingerprint
-from embedgrpc.models.source import resolve
+from embedgrpc.models.remote.fingerprint import ServedFingerprint, find_fingerprint
+from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, copy_fixture
 
 PLACE = ("10.0.0.1:8001", "minilm", "")

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.kinds import Pooling
-from embedgrpc.models.metadata import ModelMetadata, read
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.served_inputs import plan_inputs
-from embedgrpc.models.served_outputs import ServedOutput, find_forms, plan_outputs
-from embedgrpc.models.source import resolve
+from embedgrpc.models.remote.inputs import plan_inputs
+from embedgrpc.models.remote.outputs import ServedOutput, find_forms, plan_outputs
+from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES
 
 Outputs = dict[str, tuple[int | None, ...]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.source import is_package_installed, resolve, short_name
+from embedgrpc.models.sources.source import is_package_installed, resolve, short_name
 from tests.models.runner import DEFAULT_MODEL, FIXTURES
 
 

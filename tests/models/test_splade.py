@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.graphs.outputs import VOCABULARY_WEIGHTS
 from embedgrpc.models.kinds import Representation, Similarity
-from embedgrpc.models.outputs import VOCABULARY_WEIGHTS
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 from tests.models.sparse_vectors import assert_reference, assert_same_weights
 

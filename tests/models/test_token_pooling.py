@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedgrpc.models.kinds import Pooling
-from embedgrpc.models.token_pooling import pool, scale_to_unit
+from embedgrpc.models.remote.token_pooling import pool, scale_to_unit
 
 HIDDEN = 6
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.metadata import read
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import (
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import (
     Tokenizer,
     TokenLimitError,
     TokenSequence,

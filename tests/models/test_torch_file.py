@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.torch_file import read_tensors
+from embedgrpc.models.tensors.torch_file import read_tensors
 from tests.models.runner import FIXTURES
 
 M3 = FIXTURES / "xlmr-bge-m3"

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.source import short_name
-from embedgrpc.models.triton_source import (
+from embedgrpc.models.sources.source import short_name
+from embedgrpc.models.sources.triton_source import (
     TritonSource,
     is_triton_source,
     join_endpoints,

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from embedgrpc.models import graph, metadata, vetting
-from embedgrpc.models.child_process import Leash, Message, Work, run_child
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.source import resolve
-from embedgrpc.models.tokenizer import Tokenizer
-from embedgrpc.models.vetting import Description, Vetting, load_vetted
-from embedgrpc.models.vetting_limits import VettingLimits
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.models.vetting import vetting
+from embedgrpc.models.vetting.child_process import Leash, Message, Work, run_child
+from embedgrpc.models.vetting.limits import VettingLimits
+from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
 from tests.models.breaking import edit_graph
 from tests.models.hostile import endless_graph
 from tests.models.runner import copy_fixture, edit_json
@@ -184,7 +186,7 @@ def test_what_is_parsed_here_is_what_was_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No file is parsed here that is not part of the note, for any kind of model."""
-    from embedgrpc.models import json_file  # noqa: PLC0415 - its function is replaced
+    from embedgrpc.models.files import json_file  # noqa: PLC0415 - its function is replaced
 
     for fixture in ("gemma-dense", "xlmr-bge-m3", "splade-bert", "cross-bert", "bert-st54"):
         folder = copy_fixture(fixture, tmp_path)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.graph import Graph, prepare
-from embedgrpc.models.metadata import read
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.source import resolve
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 from tests.models.test_torch_file import save, tensor
 

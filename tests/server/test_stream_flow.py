@@ -11,8 +11,9 @@ import pytest
 
 from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.engine.pipeline import Running
-from embedgrpc.models import metadata, source
-from embedgrpc.models.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.sources import source
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank

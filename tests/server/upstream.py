@@ -7,9 +7,9 @@ from typing import Any
 
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.models.graph import Graph, prepare
-from embedgrpc.models.metadata import read
-from embedgrpc.models.source import resolve
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.sources.source import resolve
 from embedgrpc.server.model_settings import ModelSettings
 from tests.backends.triton.kserve_server import Array, KServeServer
 from tests.server.service import FIXTURES

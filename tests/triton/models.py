@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedgrpc.models.graph import prepare
-from embedgrpc.models.metadata import read
-from embedgrpc.models.source import resolve
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.graphs.graph import prepare
+from embedgrpc.models.sources.source import resolve
 from embedgrpc.triton.config import RepositoryModel
 from embedgrpc.triton.execution import Execution, Processor
 from embedgrpc.triton.repository import write_model

@@ -7,10 +7,11 @@ from typing import Any
 from embedgrpc.cli.vetted import check_vetted
 from embedgrpc.engine.tasks.reranking import RerankMethod
 from embedgrpc.engine.tasks.similarity import method_for
-from embedgrpc.models import graph, metadata
-from embedgrpc.models.source import resolve
-from embedgrpc.models.stored_type import find_stored_type
-from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.graphs.stored_type import find_stored_type
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.settings import Settings
 

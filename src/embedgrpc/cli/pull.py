@@ -46,7 +46,7 @@ def run(parsed: argparse.Namespace) -> int:
 def _pull(source: str, settings: Settings) -> str:
     # Late, so that help and wrong settings do not wait for it.
     from embedgrpc.cli.vetted import prepare_vetted  # noqa: PLC0415 - see above
-    from embedgrpc.models.source import resolve  # noqa: PLC0415 - see above
+    from embedgrpc.models.sources.source import resolve  # noqa: PLC0415 - see above
 
     model = find_model(settings, source)
     files = resolve(model.source)

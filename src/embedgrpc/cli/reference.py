@@ -9,10 +9,10 @@ import numpy as np
 
 from embedgrpc.cli.running import Answers, Item
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.graphs.outputs import LOGITS, SENTENCE_EMBEDDING, VOCABULARY_WEIGHTS
 from embedgrpc.models.kinds import Kind, Representation
-from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.outputs import LOGITS, SENTENCE_EMBEDDING, VOCABULARY_WEIGHTS
-from embedgrpc.models.source import ModelFiles
+from embedgrpc.models.sources.source import ModelFiles
 
 _PACKAGE = "sentence_transformers"
 # Padding on the left moves the positions of some architectures, and changes their answers.

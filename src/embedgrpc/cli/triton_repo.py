@@ -144,7 +144,7 @@ def _execution(parsed: argparse.Namespace) -> "Execution":
 
 def _write(named: ModelSettings, folder: Path, execution: "Execution", settings: Settings) -> str:
     from embedgrpc.cli.vetted import prepare_vetted  # noqa: PLC0415 - as above
-    from embedgrpc.models.source import resolve  # noqa: PLC0415 - as above
+    from embedgrpc.models.sources.source import resolve  # noqa: PLC0415 - as above
     from embedgrpc.triton.config import RepositoryModel  # noqa: PLC0415 - as above
     from embedgrpc.triton.repository import write_model  # noqa: PLC0415 - as above
 

@@ -11,8 +11,8 @@ from embedgrpc.cli.running import Answers, Item, LocalRunner, Runner
 from embedgrpc.cli.sample_texts import pair_up, read_texts, sample_texts
 from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Kind
-from embedgrpc.models.outputs import SENTENCE_EMBEDDING
 from embedgrpc.server import loading
 from embedgrpc.server.parts import Parts
 from embedgrpc.server.settings import Settings

@@ -1,10 +1,10 @@
 """Has the files of a model read by another process first, as the server does."""
 
-from embedgrpc.models.child_process import Leash
-from embedgrpc.models.graph import Graph, prepare
-from embedgrpc.models.metadata import ModelMetadata, read
-from embedgrpc.models.source import ModelFiles
-from embedgrpc.models.vetting import Vetting, load_vetted
+from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.sources.source import ModelFiles
+from embedgrpc.models.vetting.child_process import Leash
+from embedgrpc.models.vetting.vetting import Vetting, load_vetted
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.settings import Settings
 

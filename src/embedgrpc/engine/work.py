@@ -9,7 +9,7 @@ from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.rows import Rows
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 # A sequence without a deadline is as urgent as one that has this much time left: so nothing
 # waits for ever behind calls with short deadlines.

@@ -11,7 +11,7 @@ from embedgrpc.backends.base import BackendError, PaddedBatch
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.scheduling import calibration
 from embedgrpc.engine.scheduling.calibration import CostModel
-from embedgrpc.models.outputs import POOLED_EMBEDDING
+from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING
 from embedgrpc.server.catalog import LoadedModel, Sample, ServedModel
 from embedgrpc.server.daemons import run_in_daemon
 from embedgrpc.server.parts import Parts

@@ -17,8 +17,8 @@ from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.work import Call
-from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.embed_options import EmbedOptionsReader
 from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX, ModelSettings
 

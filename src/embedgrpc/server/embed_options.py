@@ -7,9 +7,9 @@ from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
+from embedgrpc.models.folder.metadata import ModelMetadata
 from embedgrpc.models.kinds import Representation
-from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.server.model_settings import NAME_CHARACTERS_MAX
 from embedgrpc.server.options import prompt_for, read_max_tokens, read_truncation

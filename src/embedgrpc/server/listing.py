@@ -7,10 +7,10 @@ from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.tasks.reranking import RerankMethod
+from embedgrpc.models.folder.metadata import Kind, Similarity
 from embedgrpc.models.kinds import Representation
-from embedgrpc.models.metadata import Kind, Similarity
-from embedgrpc.models.tokenizer import Truncation
-from embedgrpc.models.triton_source import is_triton_source
+from embedgrpc.models.sources.triton_source import is_triton_source
+from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.server.embed_options import ENCODINGS, REPRESENTATIONS

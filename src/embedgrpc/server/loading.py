@@ -20,14 +20,16 @@ from embedgrpc.engine.tasks.reranking import Reranker, RerankMethod
 from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
-from embedgrpc.models import graph, metadata, source
-from embedgrpc.models.child_process import Leash
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder.metadata import Kind
+from embedgrpc.models.graphs import graph
 from embedgrpc.models.kinds import WeightType
-from embedgrpc.models.metadata import Kind
-from embedgrpc.models.tokenizer import Tokenizer
-from embedgrpc.models.triton_source import is_triton_source
-from embedgrpc.models.vetting import Description, Vetting, load_vetted
+from embedgrpc.models.sources import source
+from embedgrpc.models.sources.triton_source import is_triton_source
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.models.vetting.child_process import Leash
+from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
 from embedgrpc.server.calibrating import make_sample
 from embedgrpc.server.catalog import LoadedModel, ServedModel
 from embedgrpc.server.daemons import run_in_daemon

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from embedgrpc.engine.tasks.reranking import RerankMethod
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.kinds import Activation, PaddingSide, Pooling, Similarity, WeightType
-from embedgrpc.models.overrides import ModelOverrides
-from embedgrpc.models.source import short_name
-from embedgrpc.models.triton_source import is_triton_source, parse_triton_source
-from embedgrpc.models.truncation import Truncation
+from embedgrpc.models.sources.source import short_name
+from embedgrpc.models.sources.triton_source import is_triton_source, parse_triton_source
+from embedgrpc.models.tokenizers.truncation import Truncation
 
 # What a model may be called in requests.
 NAME_CHARACTERS_MAX = 128

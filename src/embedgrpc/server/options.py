@@ -1,8 +1,8 @@
 """Reads the options that requests to any model have; each check names its field."""
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.tokenizer import Truncation
+from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.checks import check_enum, check_not_negative
 from embedgrpc.v1 import common_pb2
 

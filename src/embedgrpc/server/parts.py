@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from embedgrpc.backends.base import Availability, Backend
-from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.source import ModelFiles
-from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.sources.source import ModelFiles
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
 # On two cores a batch of the default model takes 1.6 to 2.1 ms beyond what its tokens take, which
 # is what about 32 tokens take.
@@ -17,7 +17,7 @@ class RunnableGraph:
     """A graph that a backend runs, wherever that is.
 
     Attributes:
-        outputs: What can be asked for, by the names of `embedgrpc.models.outputs`.
+        outputs: What can be asked for, by the names of `embedgrpc.models.graphs.outputs`.
         content_hash: What the model's answers depend on, in hexadecimal.
         weight_type: What most of the weights are; empty where nobody says.
         weight_bytes: Their size; 0 where nobody says.

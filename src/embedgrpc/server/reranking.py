@@ -10,7 +10,7 @@ from embedgrpc.engine.errors import EngineError, UnsupportedError
 from embedgrpc.engine.tasks.reranking import Ranking, RerankSpec, ScoreScale
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.metadata import Kind
+from embedgrpc.models.folder.metadata import Kind
 from embedgrpc.server.catalog import Catalog, LoadedModel, ServedModel
 from embedgrpc.server.checks import (
     COMMON_BYTES,

@@ -20,7 +20,7 @@ from embedgrpc.engine import errors
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
-from embedgrpc.models.triton_source import is_triton_source
+from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.server import telemetry
 from embedgrpc.server.calibrating import calibrate_all
 from embedgrpc.server.catalog import Catalog, LoadedModel, ModelState, ServedModel

@@ -8,8 +8,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from embedgrpc.models.triton_source import join_endpoints
-from embedgrpc.models.vetting_limits import VettingLimits
+from embedgrpc.models.sources.triton_source import join_endpoints
+from embedgrpc.models.vetting.limits import VettingLimits
 from embedgrpc.server.model_settings import ModelSettings
 
 MIB = 1024 * 1024

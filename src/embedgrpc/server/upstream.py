@@ -12,21 +12,22 @@ from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.connection import Connection
 from embedgrpc.backends.triton.messages import Recipe
 from embedgrpc.backends.triton.served_graph import ServedGraph
-from embedgrpc.models import metadata, source
-from embedgrpc.models.child_process import Leash
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.served_fingerprint import (
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.remote.fingerprint import (
     ServedFingerprint,
     find_fingerprint,
     hash_text_model,
 )
-from embedgrpc.models.served_inputs import Filling, plan_inputs
-from embedgrpc.models.served_outputs import ServedOutput, find_forms, plan_outputs
-from embedgrpc.models.text_model import describe_text_model
-from embedgrpc.models.tokenizer import Tokenizer
-from embedgrpc.models.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
-from embedgrpc.models.triton_source import TritonSource, parse_triton_source
-from embedgrpc.models.vetting import Description, Vetting, load_vetted
+from embedgrpc.models.remote.inputs import Filling, plan_inputs
+from embedgrpc.models.remote.outputs import ServedOutput, find_forms, plan_outputs
+from embedgrpc.models.remote.text_model import describe_text_model
+from embedgrpc.models.sources import source
+from embedgrpc.models.sources.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
+from embedgrpc.models.sources.triton_source import TritonSource, parse_triton_source
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.models.vetting.child_process import Leash
+from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
 from embedgrpc.server.model_settings import ModelSettings
 from embedgrpc.server.parts import OVERHEAD_TOKENS, Parts, RunnableGraph
 from embedgrpc.server.settings import Settings

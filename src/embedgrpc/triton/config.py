@@ -7,10 +7,10 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from embedgrpc.models.graph import Graph
-from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.output_sizes import output_sizes
-from embedgrpc.models.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
+from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.graphs.graph import Graph
+from embedgrpc.models.graphs.output_sizes import output_sizes
+from embedgrpc.models.sources.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
 from embedgrpc.triton.execution import Execution, Shape
 
 # An axis of any length.

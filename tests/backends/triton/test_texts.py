@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedgrpc.backends.triton.tensors import encode_texts
-from embedgrpc.models.tokenizer import Tokenizer, TokenLimitError, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenLimitError, Truncation
 from tests.backends.triton.kserve_server import decode_texts
 
 # What a protobuf string can hold.

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.backends.base import FloatArray
-from embedgrpc.models.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
+from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 
 _PER_TOKEN = frozenset({TOKEN_WEIGHTS, TOKEN_EMBEDDINGS})
 # To go through so many numbers, or to make an array instead, takes about a millisecond.

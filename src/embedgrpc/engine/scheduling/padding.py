@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedgrpc.backends.base import PaddedBatch
-from embedgrpc.models.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 
 def pad(

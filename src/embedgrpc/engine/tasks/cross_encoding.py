@@ -20,9 +20,9 @@ from embedgrpc.engine.tasks.reranking import (
 from embedgrpc.engine.tokenizing.jobs import Outcome, Reading
 from embedgrpc.engine.tokenizing.texts import too_many_tokens
 from embedgrpc.engine.work import Call
-from embedgrpc.models.metadata import Activation, ModelMetadata
-from embedgrpc.models.outputs import LOGITS
-from embedgrpc.models.tokenizer import (
+from embedgrpc.models.folder.metadata import Activation, ModelMetadata
+from embedgrpc.models.graphs.outputs import LOGITS
+from embedgrpc.models.tokenizers.tokenizer import (
     Tokenizer,
     TokenLimitError,
     TokenSequence,

@@ -22,16 +22,21 @@ from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.tokenizing.jobs import Outcome, Reading
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text, too_many_tokens
 from embedgrpc.engine.work import Call, Job, Sink
-from embedgrpc.models.kinds import Representation
-from embedgrpc.models.metadata import ModelMetadata
-from embedgrpc.models.outputs import (
+from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.tokenizer import Tokenizer, TokenLimitError, TokenSequence, Truncation
+from embedgrpc.models.kinds import Representation
+from embedgrpc.models.tokenizers.tokenizer import (
+    Tokenizer,
+    TokenLimitError,
+    TokenSequence,
+    Truncation,
+)
 
 # What is made of embeddings.
 Packed = TypeVar("Packed")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text
 from embedgrpc.engine.work import Call
-from embedgrpc.models.tokenizer import TokenSequence, Truncation
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence, Truncation
 
 
 class RerankMethod(StrEnum):

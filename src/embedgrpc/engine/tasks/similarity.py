@@ -23,7 +23,7 @@ from embedgrpc.engine.tasks.reranking import (
 from embedgrpc.engine.tokenizing.jobs import Outcome
 from embedgrpc.engine.work import Call
 from embedgrpc.models.kinds import Representation
-from embedgrpc.models.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 # Source: the published weights of BGE-M3 for reranking with all three of its representations.
 _DENSE_WEIGHT, _SPARSE_WEIGHT, _MULTI_VECTOR_WEIGHT = 0.4, 0.2, 0.4

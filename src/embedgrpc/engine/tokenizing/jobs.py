@@ -11,7 +11,7 @@ from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.borders import Borders, Pieces
+from embedgrpc.models.tokenizers.cut_points import Borders, Pieces
 
 # About 10 ms of work for one core: the longest that an interactive text waits for a slice.
 SLICE_CHARACTERS = 32_768

@@ -5,7 +5,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from embedgrpc.engine.errors import EmptyInputError, InputTooLongError
-from embedgrpc.models.truncation import TokenLimitError, Truncation
+from embedgrpc.models.tokenizers.truncation import TokenLimitError, Truncation
 
 # Where characters stand that draw nothing: separators (Z), controls (Cc), format characters (Cf)
 # and surrogates (Cs). Unassigned ones and those of private use may well be drawn.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.jobs import SLICE_CHARACTERS, Piece, Tokenization
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizer import Tokenizer
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
 _logger = logging.getLogger(__name__)
 

@@ -1,0 +1,138 @@
+"""Finds how many tokens a model takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.json_file import JsonObject
+
+_TRANSFORMER_CONFIGS = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+
+# What is larger stands for no limit.
+_NO_LIMIT = 10**9
+
+# Their position table starts after the padding token, so the first rows are never used.
+OFFSET_POSITIONS = frozenset(
+    {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet",
+     "longformer", "luke", "mluke", "xmod", "data2vec-text", "ibert"}
+)  # fmt: skip
+# Their position table has a row per position and no more, so no setting may exceed it.
+EDGE_POSITIONS = frozenset({"bert", "distilbert", "electra", "albert", "ernie"})
+_TABLE_POSITIONS = OFFSET_POSITIONS | EDGE_POSITIONS
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerSettings:
+    """What sentence-transformers sets on top of the backbone's own files.
+
+    Attributes:
+        max_tokens: The longest sequence, special tokens included; None where it does not say.
+        lowercase: Whether texts are lowercased before anything else.
+        config: The file that was read.
+    """
+
+    max_tokens: int | None
+    lowercase: bool
+    config: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLimit:
+    """The longest sequence that a model takes.
+
+    Attributes:
+        tokens: Special tokens included.
+        config: The file that says so.
+        key: Its key; empty where the configuration says so.
+    """
+
+    tokens: int
+    config: JsonObject
+    key: str
+
+
+def read_transformer_settings(folder: Path, root: Path) -> TransformerSettings:
+    """Reads `sentence_bert_config.json`, or one of the names that it had before.
+
+    Args:
+        folder: Of the backbone.
+        root: The model's folder.
+
+    Raises:
+        ModelError: The file cannot be used, or sets what is not supported.
+    """
+    paths = [folder / name for name in _TRANSFORMER_CONFIGS]
+    path = next((path for path in paths if path.exists()), paths[0])
+    config = JsonObject.read_if_present(path, root)
+    for key in ("processing_kwargs", "query_expansion", "query_length", "document_length"):
+        if config.values.get(key):
+            raise ModelError(f"{path}: {key} is not supported")
+    max_tokens = None
+    if config.values.get("max_seq_length") is not None:
+        max_tokens = config.size("max_seq_length")
+    return TransformerSettings(
+        max_tokens=max_tokens,
+        lowercase=config.flag("do_lower_case", default=False),
+        config=config,
+    )
+
+
+def find_max_tokens(
+    settings: TransformerSettings,
+    config: JsonObject,
+    tokenizer_config: JsonObject,
+    *,
+    wanted: int | None = None,
+) -> TokenLimit:
+    """Finds the longest sequence that a model takes.
+
+    Args:
+        settings: Of sentence-transformers; what it says counts, within the position table.
+        config: `config.json`.
+        tokenizer_config: `tokenizer_config.json`.
+        wanted: What the configuration asks for; None where it does not.
+
+    Returns:
+        The limit.
+
+    Raises:
+        ModelError: No file says, a limit is no number, or more is asked for than there is.
+    """
+    positions = _usable_positions(config)
+    model_type = config.text("model_type", default="")
+    if wanted is not None:
+        if wanted < 1 or (model_type in _TABLE_POSITIONS and positions and wanted > positions):
+            raise ModelError(
+                f"{config.path}: max_tokens is set to {wanted}, but must be from 1 to {positions}"
+            )
+        return TokenLimit(wanted, config, "")
+    table = TokenLimit(positions, config, "max_position_embeddings") if positions else None
+    if settings.max_tokens is not None:
+        if table and model_type in _TABLE_POSITIONS and table.tokens < settings.max_tokens:
+            return table
+        return TokenLimit(settings.max_tokens, settings.config, "max_seq_length")
+    asked = tokenizer_config.count("model_max_length")
+    known = [TokenLimit(asked, tokenizer_config, "model_max_length")] if asked is not None else []
+    known = [limit for limit in (*known, table) if limit and limit.tokens < _NO_LIMIT]
+    if not known or min(limit.tokens for limit in known) < 1:
+        raise ModelError(
+            f"{config.path.parent / _TRANSFORMER_CONFIGS[0]}: max_seq_length must be set, "
+            "as neither model_max_length nor max_position_embeddings says how long a text may be; "
+            "or set max_tokens for this model in the configuration"
+        )
+    return min(known, key=lambda limit: limit.tokens)
+
+
+def _usable_positions(config: JsonObject) -> int | None:
+    positions = config.count("max_position_embeddings")
+    if positions is None or config.text("model_type", default="") not in OFFSET_POSITIONS:
+        return positions
+    return positions - (config.count("pad_token_id") or 0) - 1

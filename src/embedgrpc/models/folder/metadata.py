@@ -1,0 +1,230 @@
+"""Reads from a model's own files what it is and how it is to be used.
+
+Nothing is guessed: what no file says is an error that names the file which should say it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.limits import find_max_tokens, read_transformer_settings
+from embedgrpc.models.folder.model_kind import find_kind
+from embedgrpc.models.folder.modules import Pipeline, VectorLayer, read_pipeline
+from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_pipeline
+from embedgrpc.models.folder.provenance import Evidence
+from embedgrpc.models.folder.representations import ServedForms, find_representations
+from embedgrpc.models.folder.splade_config import SpladePooling
+from embedgrpc.models.folder.usage import (
+    activation_places,
+    check_not_shortened,
+    find_default_prompt_name,
+    find_pad_token_id,
+    find_padding_side,
+    read_activation,
+    read_prompts,
+    read_similarity,
+)
+from embedgrpc.models.kinds import (
+    Activation,
+    Kind,
+    PaddingSide,
+    Pooling,
+    Representation,
+    Similarity,
+    WeightType,
+)
+from embedgrpc.models.sources.source import ModelFiles
+from embedgrpc.models.tensors.token_heads import TokenHead
+
+__all__ = [
+    "Activation",
+    "Kind",
+    "ModelMetadata",
+    "PaddingSide",
+    "Pooling",
+    "Representation",
+    "Similarity",
+    "read",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a model is and how it is to be used.
+
+    Attributes:
+        kind: What it answers with.
+        model_type: The architecture, as `config.json` names it.
+        poolings: In order of concatenation; empty for a cross-encoder.
+        normalize: Whether its vectors are scaled to length 1.
+        token_dimensions: Values per token vector of the backbone, as the Pooling module says; 0
+            without one.
+        dimensions: Values per vector; 0 for a cross-encoder.
+        max_tokens: The longest sequence, special tokens included.
+        prompts: Text to put in front of a text, by name.
+        default_prompt_name: The prompt to take where none is asked for; empty for no prompt.
+        similarity: How two vectors are meant to be compared.
+        activation: What turns a cross-encoder's logit into its score.
+        padding_side: Where padding goes.
+        pad_token_id: The token that fills it.
+        config: `config.json`.
+        representations: The forms that its vectors have, the default first; empty for a
+            cross-encoder.
+        sparse_dimensions: Entries of the vocabulary; 0 without sparse vectors.
+        multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
+        folder: The model's folder, out of which nothing is read.
+        transformer_folder: Where `config.json`, `tokenizer.json` and the weights are.
+        dense_layers: What the pooled vector goes through before it is scaled to length 1: Dense
+            and LayerNorm modules, in order.
+        lowercase: Whether texts are lowercased before anything else.
+        file: The file of weights to take, relative to `transformer_folder`; empty where none is
+            asked for.
+        output: The output of an ONNX graph to take; empty where none is asked for.
+        task_id: What to feed a graph that chooses a task by number.
+        weight_type: What the graph is to compute in.
+        pooling_is_set: Whether the configuration says how to pool, so that a graph which pools by
+            itself need not agree.
+        splade: What makes a sparse vector of a masked-language head's logits; None without.
+        sparse_head: What makes the weights of tokens; None without.
+        multi_vector_head: What makes the vectors of tokens; None without.
+        unweighted_token_ids: Tokens whose weights are left out of a sparse vector.
+        multi_vector_skip_tokens: Tokens at the start whose vectors are left out.
+        origins: For each of these that a file says "FILE: KEY", relative to the model's folder;
+            or "configuration: KEY". What is in none of them is a default.
+    """
+
+    kind: Kind
+    model_type: str
+    poolings: tuple[Pooling, ...]
+    normalize: bool
+    token_dimensions: int
+    dimensions: int
+    max_tokens: int
+    prompts: Mapping[str, str]
+    default_prompt_name: str
+    similarity: Similarity
+    activation: Activation
+    padding_side: PaddingSide
+    pad_token_id: int
+    config: Mapping[str, Any]
+    folder: Path
+    transformer_folder: Path
+    representations: tuple[Representation, ...]
+    sparse_dimensions: int = 0
+    multi_vector_dimensions: int = 0
+    dense_layers: tuple[VectorLayer, ...] = ()
+    lowercase: bool = False
+    file: str = ""
+    output: str = ""
+    task_id: int | None = None
+    weight_type: WeightType = WeightType.FLOAT32
+    pooling_is_set: bool = False
+    splade: SpladePooling | None = None
+    sparse_head: TokenHead | None = None
+    multi_vector_head: TokenHead | None = None
+    unweighted_token_ids: frozenset[int] = frozenset()
+    multi_vector_skip_tokens: int = 0
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+def read(
+    files: ModelFiles,
+    overrides: ModelOverrides | None = None,
+    *,
+    served: ServedForms | None = None,
+) -> ModelMetadata:
+    """Reads the metadata of a model.
+
+    Args:
+        files: The model's folder.
+        overrides: What the configuration says about it.
+        served: What a server that runs the model makes of its tokens, whatever heads and graphs
+            the folder holds; None for a model that runs here.
+
+    Returns:
+        What its files say, and what the configuration says instead.
+
+    Raises:
+        ModelError: A file is missing or wrong, or asks for what is not supported.
+    """
+    overrides = overrides or ModelOverrides()
+    pipeline = _read_pipeline_if_present(files.folder)
+    folder = files.folder / pipeline.transformer
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{folder / 'config.json'} is missing: the folder holds no model")
+    root = files.folder
+    config = JsonObject.read(folder / "config.json", root)
+    extras = JsonObject.read_if_present(root / "config_sentence_transformers.json", root)
+    tokenizer_config = JsonObject.read_if_present(folder / "tokenizer_config.json", root)
+    model_type = config.text("model_type", default="")
+    if not model_type:
+        raise config.wrong("model_type", "the name of an architecture")
+    pipeline = override_pipeline(pipeline, config, overrides)
+    kind = find_kind(config, extras, pipeline)
+    check_kind(kind, str(files.folder), overrides)
+    check_not_shortened(extras, pipeline.dimensions)
+    settings = read_transformer_settings(folder, root)
+    prompts = {**read_prompts(extras), **overrides.prompts}
+    forms = find_representations(files, config, pipeline, overrides, served)
+    limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
+    evidence = Evidence(files.folder)
+    evidence.note_first("kind", [(config, "architectures")])
+    evidence.note_pipeline(pipeline, forms)
+    evidence.note_first("model_type", [(config, "model_type")])
+    evidence.note_first("max_tokens", [(limit.config, limit.key)])
+    evidence.note_first("lowercase", [(settings.config, "do_lower_case")])
+    for name in ("prompts", "default_prompt_name"):
+        evidence.note_first(name, [(extras, name)])
+    evidence.note_first("similarity", [(extras, "similarity_fn_name")])
+    evidence.note_first("activation", activation_places(config, extras))
+    evidence.note_first("padding_side", [(tokenizer_config, "padding_side")])
+    evidence.note_first("pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")])
+    evidence.note_overrides(overrides)
+    return ModelMetadata(
+        kind=kind,
+        model_type=model_type,
+        poolings=pipeline.poolings,
+        normalize=pipeline.normalize,
+        token_dimensions=pipeline.token_dimensions,
+        dimensions=pipeline.dimensions,
+        max_tokens=limit.tokens,
+        prompts=prompts,
+        default_prompt_name=find_default_prompt_name(extras, prompts, overrides),
+        similarity=overrides.similarity
+        or read_similarity(
+            extras, default=Similarity.DOT if pipeline.splade else Similarity.COSINE
+        ),
+        activation=overrides.activation or read_activation(config, extras),
+        padding_side=overrides.padding_side or find_padding_side(model_type, tokenizer_config),
+        pad_token_id=find_pad_token_id(folder, root, config, tokenizer_config)
+        if overrides.pad_token_id is None
+        else overrides.pad_token_id,
+        config=config.values,
+        folder=root,
+        transformer_folder=folder,
+        dense_layers=pipeline.layers,
+        lowercase=settings.lowercase if overrides.lowercase is None else overrides.lowercase,
+        file=overrides.file,
+        output=overrides.output,
+        task_id=overrides.task_id,
+        pooling_is_set=bool(overrides.pooling),
+        weight_type=overrides.weight_type,
+        representations=forms.names,
+        sparse_dimensions=forms.sparse_dimensions,
+        multi_vector_dimensions=forms.multi_vector_dimensions,
+        splade=pipeline.splade,
+        sparse_head=forms.sparse_head,
+        multi_vector_head=forms.multi_vector_head,
+        unweighted_token_ids=forms.unweighted_token_ids,
+        multi_vector_skip_tokens=forms.multi_vector_skip_tokens,
+        origins=evidence.origins,
+    )
+
+
+def _read_pipeline_if_present(folder: Path) -> Pipeline:
+    if (folder / "modules.json").exists():
+        return read_pipeline(folder)
+    return Pipeline(poolings=(), token_dimensions=0, normalize=False)

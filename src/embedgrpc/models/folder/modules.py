@@ -1,0 +1,227 @@
+"""Reads the pipeline of a sentence-transformers folder: `modules.json` and the module folders.
+
+Releases before 5.4 and those since write other module paths and another pooling schema; both are
+read. Modules are known by the last component of their type.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.json_file import JsonObject, read_json
+from embedgrpc.models.files.model_file import find_member
+from embedgrpc.models.folder.splade_config import SpladePooling
+from embedgrpc.models.kinds import Pooling
+from embedgrpc.models.tensors.vector_layers import (
+    DenseLayer,
+    NormLayer,
+    VectorLayer,
+    read_dense,
+    read_norm,
+)
+
+__all__ = ["DenseLayer", "NormLayer", "Pipeline", "VectorLayer", "read_pipeline"]
+
+# In the order in which the poolings that are true are concatenated.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": Pooling.CLS,
+    "pooling_mode_max_tokens": Pooling.MAX,
+    "pooling_mode_mean_tokens": Pooling.MEAN,
+    "pooling_mode_mean_sqrt_len_tokens": Pooling.MEAN_SQRT_LEN,
+    "pooling_mode_weightedmean_tokens": Pooling.WEIGHTED_MEAN,
+    "pooling_mode_lasttoken": Pooling.LAST_TOKEN,
+}
+
+
+# Real models have up to six modules.
+_MODULES_MAX = 64
+_POOLINGS_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What is done with the backbone's token vectors.
+
+    Attributes:
+        poolings: In order of concatenation; empty where no Pooling module is.
+        token_dimensions: Values per token vector, as the Pooling module says; 0 without one.
+        normalize: Whether the pooled vector is scaled to length 1.
+        splade: What makes a sparse vector of a masked-language head's logits; None without.
+        layers: What the pooled vector goes through before it is scaled, in order.
+        transformer: The subfolder of the backbone, its configuration and tokenizer; mostly empty.
+        pooling: The Pooling module's `config.json`; None without one.
+    """
+
+    poolings: tuple[Pooling, ...]
+    token_dimensions: int
+    normalize: bool
+    splade: SpladePooling | None = None
+    layers: tuple[VectorLayer, ...] = ()
+    transformer: str = ""
+    pooling: JsonObject | None = None
+
+    @property
+    def dimensions(self) -> int:
+        """Values of the vector that the modules make; 0 without Pooling."""
+        if self.layers:
+            return self.layers[-1].out_features
+        return self.token_dimensions * len(self.poolings)
+
+
+def read_pipeline(folder: Path) -> Pipeline:
+    """Reads the modules of a folder.
+
+    Args:
+        folder: A model folder with a `modules.json`.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        ModelError: A file is missing or wrong, or a module is not supported.
+    """
+    path = folder / "modules.json"
+    entries = read_json(path, folder)
+    if not isinstance(entries, list) or not entries:
+        raise ModelError(f"{path} must hold a list of modules")
+    if len(entries) > _MODULES_MAX:
+        raise ModelError(
+            f"{path} has {len(entries)} modules, more than the limit of {_MODULES_MAX}"
+        )
+    pipeline = Pipeline(poolings=(), token_dimensions=0, normalize=False)
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ModelError(f"{path}: [{index}] must be an object")
+        module = JsonObject(path=path, values=entry)
+        name = module.text("type", default="").rpartition(".")[2]
+        read = _MODULES.get(name)
+        if read is None:
+            known = ", ".join(_MODULES)
+            raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
+        if (index == 0) != (name in _TRANSFORMERS):
+            raise ModelError(
+                f"{path}: [{index}].type {name!r} is out of place: one Transformer first"
+            )
+        subfolder = module.text("path", default="")
+        find_member(folder, folder, subfolder, named_by=f"{path}: [{index}].path")
+        pipeline = read(folder, subfolder, pipeline)
+    return pipeline
+
+
+def _read_transformer(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    del folder
+    return replace(pipeline, transformer=subfolder)
+
+
+def _read_pooling(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    if pipeline.poolings or pipeline.normalize or pipeline.splade or pipeline.layers:
+        raise ModelError(f"{folder / 'modules.json'}: Pooling must come once, before Normalize")
+    path = folder / subfolder / "config.json"
+    if not path.exists():
+        raise ModelError(f"{path} is missing: it says how token vectors are pooled")
+    config = JsonObject.read(path, folder)
+    if not config.flag("include_prompt", default=True):
+        raise ModelError(f"{path}: include_prompt false is not supported")
+    key = "embedding_dimension"
+    if key not in config.values:
+        key = "word_embedding_dimension"
+    return replace(
+        pipeline,
+        poolings=_read_poolings(config),
+        token_dimensions=config.size(key),
+        pooling=config,
+    )
+
+
+def _read_poolings(config: JsonObject) -> tuple[Pooling, ...]:
+    value = config.values.get("pooling_mode")
+    if value is None:
+        return _read_pooling_flags(config)
+    names = value if isinstance(value, list) else [value]
+    if len(names) > _POOLINGS_MAX:
+        raise config.wrong("pooling_mode", f"at most {_POOLINGS_MAX} names, not {len(names)}")
+    try:
+        poolings = tuple(Pooling(name) for name in names)
+    except ValueError:
+        poolings = ()
+    if not poolings:
+        raise config.wrong("pooling_mode", "one or several of " + ", ".join(Pooling))
+    return poolings
+
+
+def _read_pooling_flags(config: JsonObject) -> tuple[Pooling, ...]:
+    unknown = sorted(
+        key
+        for key in config.values
+        if key.startswith("pooling_mode_") and key not in _POOLING_FLAGS
+    )
+    if unknown:
+        raise ModelError(f"{config.path}: {unknown[0]} is not supported")
+    if not _POOLING_FLAGS.keys() & config.values.keys():
+        raise config.wrong("pooling_mode", "one or several of " + ", ".join(Pooling))
+    chosen = tuple(
+        pooling for key, pooling in _POOLING_FLAGS.items() if config.flag(key, default=False)
+    )
+    # The reference takes the mean where every flag is false.
+    return chosen or (Pooling.MEAN,)
+
+
+def _read_normalize(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    if not pipeline.poolings:
+        raise ModelError(f"{folder / 'modules.json'}: Normalize needs a Pooling before it")
+    # The folder often does not exist: git keeps no empty folders.
+    config = JsonObject.read_if_present(folder / subfolder / "config.json", folder)
+    for key in ("module_input_name", "module_output_name"):
+        if config.text(key, default="sentence_embedding") != "sentence_embedding":
+            raise config.wrong(key, "sentence_embedding")
+    return replace(pipeline, normalize=True)
+
+
+def _read_dense(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    return _append_layer(folder, pipeline, read_dense(folder / subfolder, folder), "Dense")
+
+
+def _read_norm(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    return _append_layer(folder, pipeline, read_norm(folder / subfolder, folder), "LayerNorm")
+
+
+def _append_layer(folder: Path, pipeline: Pipeline, layer: VectorLayer, name: str) -> Pipeline:
+    if not pipeline.poolings:
+        raise ModelError(
+            f"{folder / 'modules.json'}: {name} needs a Pooling before it: models of one vector "
+            "per token are not supported"
+        )
+    if pipeline.normalize:
+        raise ModelError(f"{folder / 'modules.json'}: {name} must come before Normalize")
+    if layer.in_features != pipeline.dimensions:
+        raise ModelError(
+            f"{layer.folder / 'config.json'}: the {name} module takes {layer.in_features} values, "
+            f"but the module before it gives {pipeline.dimensions}"
+        )
+    return replace(pipeline, layers=(*pipeline.layers, layer))
+
+
+def _read_dropout(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    del folder, subfolder  # it does nothing outside of training
+    return pipeline
+
+
+def _read_splade(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+    if pipeline.poolings or pipeline.splade:
+        raise ModelError(f"{folder / 'modules.json'}: SpladePooling must be the only pooling")
+    return replace(pipeline, splade=SpladePooling.read(folder / subfolder / "config.json", folder))
+
+
+# Newer releases name the transformer of a sparse model as that of any other.
+_TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
+_MODULES: dict[str, Callable[[Path, str, Pipeline], Pipeline]] = {
+    "Transformer": _read_transformer,
+    "MLMTransformer": _read_transformer,
+    "Pooling": _read_pooling,
+    "Dense": _read_dense,
+    "LayerNorm": _read_norm,
+    "Dropout": _read_dropout,
+    "Normalize": _read_normalize,
+    "SpladePooling": _read_splade,
+}

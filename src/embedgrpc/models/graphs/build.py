@@ -1,0 +1,224 @@
+"""Makes the graph that is served: a backbone, built or imported, and the model's head.
+
+This is the only way to the `onnx` package, which a start from the cache does not load.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.graphs.encoders import encoder
+from embedgrpc.models.graphs.encoders.families import FAMILIES
+from embedgrpc.models.graphs.encoders.mlm_head import build_mlm_head
+from embedgrpc.models.graphs.exports.exported_head import (
+    check_no_heads,
+    check_pooled,
+    check_sentence_embedding,
+    find_hidden,
+    find_pooled,
+)
+from embedgrpc.models.graphs.exports.exported_inputs import bind_inputs
+from embedgrpc.models.graphs.exports.exported_logits import (
+    check_vocabulary,
+    find_logits,
+    find_token_logits,
+)
+from embedgrpc.models.graphs.exports.imported import move_weights, read_graph
+from embedgrpc.models.graphs.exports.m3_export import (
+    adopt_m3_outputs,
+    check_m3_outputs,
+    find_m3_hidden,
+    find_m3_outputs,
+)
+from embedgrpc.models.graphs.heads.heads import append_embedding_head, append_outputs
+from embedgrpc.models.graphs.heads.token_outputs import (
+    append_token_embeddings,
+    append_token_weights,
+    append_vocabulary_weights,
+)
+from embedgrpc.models.graphs.output_sizes import output_sizes
+from embedgrpc.models.graphs.outputs import LOGITS
+from embedgrpc.models.graphs.probe import try_graph
+from embedgrpc.models.graphs.types.float16 import halve
+from embedgrpc.models.graphs.types.int8 import quantize
+from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.kinds import Kind, WeightType
+from embedgrpc.models.sources.weight_file import Format, Origin, open_tensors
+
+GRAPH_NAME = "model.onnx"
+
+_CONVERSIONS = {WeightType.FLOAT16: halve, WeightType.INT8: quantize}
+
+# Old enough for other runtimes; LayerNormalization is a single operator since this version.
+_OPSET = 17
+_IR_VERSION = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltGraph:
+    """A graph that was written to a folder.
+
+    Attributes:
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
+        weight_type: What most of its weights are, such as "float32".
+        weight_bytes: Their size.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weight_type: str
+    weight_bytes: int
+
+
+def build_graph(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
+    """Writes the graph of a model and its weights to an empty folder.
+
+    Args:
+        origin: What to make it from.
+        metadata: What the model is.
+        folder: Where to write.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ModelError: The origin cannot be used, or does not fit the metadata.
+    """
+    if metadata.weight_type is WeightType.FLOAT32:
+        return _build_plain(origin, metadata, folder)
+    with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
+        plain = _build_plain(origin, metadata, Path(plain_folder))
+        convert = _CONVERSIONS[metadata.weight_type]
+        weight_bytes = convert(Path(plain_folder) / GRAPH_NAME, folder)
+    return replace(plain, weight_type=str(metadata.weight_type), weight_bytes=weight_bytes)
+
+
+def _build_plain(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
+    if origin.format is Format.ONNX:
+        return _import(origin, metadata, folder)
+    family = FAMILIES.get(metadata.model_type)
+    config = JsonObject(path=origin.folder / "config.json", values=metadata.config)
+    if family is None:
+        known = ", ".join(FAMILIES)
+        raise config.wrong("model_type", f"one of {known} where there is no onnx/model.onnx")
+    graph = onnx.GraphProto(name=metadata.model_type)
+    _describe_inputs(graph, family.inputs)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+    )
+    with (
+        open_tensors(origin) as tensors,
+        GraphWriter(folder, model.graph, opset=_OPSET) as writer,
+    ):
+        hidden = encoder.build(writer, tensors, config, family)
+        if metadata.kind is Kind.CROSS_ENCODER:
+            logits = encoder.build_classifier(writer, tensors, config, family, hidden)
+            outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
+        elif metadata.splade is not None:
+            logits = build_mlm_head(
+                writer, tensors, config, hidden, vocabulary_size=metadata.sparse_dimensions
+            )
+            outputs = (
+                append_vocabulary_weights(writer, metadata.splade, logits, "attention_mask"),
+            )
+        else:
+            outputs = _append_head(writer, metadata, hidden)
+    _save(model, folder, outputs, metadata)
+    return BuiltGraph(family.inputs, outputs, "float32", writer.weight_bytes)
+
+
+def _import(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
+    imported = read_graph(origin, asked_for=bool(metadata.file))
+    model = imported.model
+    pooled = False
+    with GraphWriter(folder, model.graph, opset=imported.opset) as writer:
+        move_weights(writer, origin, model)
+        inputs = bind_inputs(writer, origin, metadata)
+        m3 = None if metadata.output else find_m3_outputs(model.graph)
+        if metadata.kind is Kind.CROSS_ENCODER:
+            outputs: tuple[str, ...] = (find_logits(writer, origin, metadata),)
+            exported = m3 = None
+        elif metadata.splade is not None:
+            logits = find_token_logits(writer, origin, metadata)
+            outputs = (
+                append_vocabulary_weights(writer, metadata.splade, logits, "attention_mask"),
+            )
+            exported = m3 = None
+        elif m3 is not None:
+            outputs = _append_head(writer, metadata, find_m3_hidden(writer, origin, m3))
+            outputs += adopt_m3_outputs(writer, metadata, m3)
+            exported = None
+        elif (vector := find_pooled(writer, origin, metadata)) is not None:
+            check_no_heads(origin, metadata)
+            outputs = append_outputs(writer, vector, normalize=metadata.normalize)
+            exported, pooled = None, True
+        else:
+            hidden, exported = find_hidden(writer, origin, metadata)
+            outputs = _append_head(writer, metadata, hidden)
+    if pooled:
+        _save(model, folder, outputs, metadata)
+        outputs = check_pooled(folder / GRAPH_NAME, origin, metadata, outputs)
+    if exported is not None and not metadata.pooling_is_set:
+        _save(model, folder, (*outputs, exported), metadata)
+        check_sentence_embedding(folder / GRAPH_NAME, origin, metadata, outputs, exported)
+    if metadata.splade is not None:
+        _save(model, folder, outputs, metadata)
+        check_vocabulary(folder / GRAPH_NAME, origin, metadata)
+    if m3 is not None:
+        _save(model, folder, outputs, metadata, exported=m3.described)
+        check_m3_outputs(folder / GRAPH_NAME, origin, metadata, m3)
+    _save(model, folder, outputs, metadata)
+    if not (pooled or exported or metadata.splade or m3):
+        # The others have been run. A graph is a program: one that does not end, or takes all
+        # memory, must do so here.
+        try_graph(folder / GRAPH_NAME, origin, metadata, outputs)
+    return BuiltGraph(inputs, outputs, imported.weight_type, writer.weight_bytes)
+
+
+def _append_head(writer: GraphWriter, metadata: ModelMetadata, hidden: str) -> tuple[str, ...]:
+    outputs = append_embedding_head(
+        writer,
+        hidden=hidden,
+        attention_mask="attention_mask",
+        hidden_size=metadata.token_dimensions,
+        poolings=metadata.poolings,
+        layers=metadata.dense_layers,
+        normalize=metadata.normalize,
+    )
+    if metadata.sparse_head is not None:
+        outputs += (append_token_weights(writer, metadata.sparse_head, hidden),)
+    if metadata.multi_vector_head is not None:
+        outputs += (append_token_embeddings(writer, metadata.multi_vector_head, hidden),)
+    return outputs
+
+
+def _describe_inputs(graph: onnx.GraphProto, names: tuple[str, ...]) -> None:
+    graph.input.extend(
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
+        for name in names
+    )
+
+
+def _save(
+    model: onnx.ModelProto,
+    folder: Path,
+    outputs: tuple[str, ...],
+    metadata: ModelMetadata,
+    *,
+    exported: Sequence[onnx.ValueInfoProto] = (),
+) -> None:
+    sizes = output_sizes(metadata)
+    axes = {name: ["batch", *(size or "tokens" for size in of)] for name, of in sizes.items()}
+    del model.graph.output[:]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, axes.get(name)) for name in outputs
+    )
+    model.graph.output.extend(exported)
+    (folder / GRAPH_NAME).write_bytes(model.SerializeToString())

@@ -1,0 +1,56 @@
+"""The functions between the two halves of a feed-forward layer, as ONNX nodes."""
+
+import math
+from collections.abc import Callable
+
+from embedgrpc.models.graphs.writer import GraphWriter
+
+
+def gelu(writer: GraphWriter, source: str) -> str:
+    """The Gaussian error linear unit, exact."""
+    # In the order of steps that ONNX Runtime makes one of.
+    error = writer.op("Erf", writer.op("Div", source, writer.scalar(math.sqrt(2.0))))
+    product = writer.op("Mul", source, writer.op("Add", error, writer.scalar(1.0)))
+    return writer.op("Mul", product, writer.scalar(0.5))
+
+
+def _gelu_new(writer: GraphWriter, source: str) -> str:
+    # The approximation by a hyperbolic tangent, written out.
+    cube = writer.op("Pow", source, writer.scalar(3.0))
+    inner = writer.op("Add", source, writer.op("Mul", cube, writer.scalar(0.044715)))
+    tanh = writer.op("Tanh", writer.op("Mul", inner, writer.scalar(math.sqrt(2.0 / math.pi))))
+    product = writer.op("Mul", source, writer.op("Add", tanh, writer.scalar(1.0)))
+    return writer.op("Mul", product, writer.scalar(0.5))
+
+
+def _silu(writer: GraphWriter, source: str) -> str:
+    return writer.op("Mul", source, writer.op("Sigmoid", source))
+
+
+def _quick_gelu(writer: GraphWriter, source: str) -> str:
+    # The approximation by a logistic function.
+    gate = writer.op("Sigmoid", writer.op("Mul", source, writer.scalar(1.702)))
+    return writer.op("Mul", source, gate)
+
+
+def _tanh(writer: GraphWriter, source: str) -> str:
+    return writer.op("Tanh", source)
+
+
+def _relu(writer: GraphWriter, source: str) -> str:
+    return writer.op("Relu", source)
+
+
+# By the name that `hidden_act` of config.json has.
+ACTIVATIONS: dict[str, Callable[[GraphWriter, str], str]] = {
+    "gelu": gelu,
+    "gelu_new": _gelu_new,
+    "gelu_python": gelu,
+    "gelu_fast": _gelu_new,
+    "gelu_pytorch_tanh": _gelu_new,
+    "quick_gelu": _quick_gelu,
+    "relu": _relu,
+    "silu": _silu,
+    "swish": _silu,
+    "tanh": _tanh,
+}

@@ -1,0 +1,69 @@
+"""The tensors that an encoder needs, and their shapes."""
+
+from embedgrpc.models.graphs.encoders.config import EncoderConfig
+from embedgrpc.models.graphs.encoders.families import Family
+from embedgrpc.models.graphs.encoders.relative_positions import BUCKETS
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def encoder_shapes(
+    config: EncoderConfig, family: Family, prefix: str, norm_names: tuple[str, str]
+) -> Shapes:
+    """The tensors of a backbone.
+
+    Args:
+        config: Its sizes.
+        family: Of encoders.
+        prefix: What all names start with.
+        norm_names: Scale and shift of layer normalisations.
+
+    Returns:
+        The shape of each tensor.
+    """
+    size, inner, short = config.hidden_size, config.intermediate_size, config.embedding_size
+    shapes: Shapes = {
+        "embeddings.word_embeddings.weight": (config.vocabulary_size, short),
+        "embeddings.position_embeddings.weight": (config.positions, short),
+    }
+    norms = {"embeddings.LayerNorm": short}
+    linears: Shapes = {}
+    if family.token_types:
+        shapes["embeddings.token_type_embeddings.weight"] = (config.token_types, short)
+    if short != size:
+        linears[family.projection] = (size, short)
+    if family.relative:
+        shapes[family.relative] = (BUCKETS, config.heads)
+    for number in range(config.layers):
+        layer = family.layer.format(number)
+        for name in (family.query, family.key, family.value, family.attended):
+            linears[layer + name] = (size, size)
+        linears[layer + family.inner] = (inner, size)
+        linears[layer + family.outer] = (size, inner)
+        norms |= dict.fromkeys((layer + family.attention_norm, layer + family.output_norm), size)
+    for name, shape in linears.items():
+        shapes[f"{name}.weight"] = shape
+        shapes[f"{name}.bias"] = shape[:1]
+    for name, length in norms.items():
+        shapes |= {f"{name}.{part}": (length,) for part in norm_names}
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def classifier_shapes(config: EncoderConfig, dense: str, out: str) -> Shapes:
+    """The tensors of the head that scores with one number.
+
+    Args:
+        config: Sizes of the backbone.
+        dense: Name of the first layer.
+        out: Name of the second.
+
+    Returns:
+        The shape of each tensor.
+    """
+    size = config.hidden_size
+    return {
+        f"{dense}.weight": (size, size),
+        f"{dense}.bias": (size,),
+        f"{out}.weight": (1, size),
+        f"{out}.bias": (1,),
+    }

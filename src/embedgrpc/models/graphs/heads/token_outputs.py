@@ -1,0 +1,104 @@
+"""The outputs that hold something for each token or vocabulary entry, as ONNX nodes."""
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from embedgrpc.models.folder.splade_config import SpladePooling, SpladeStrategy
+from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS, VOCABULARY_WEIGHTS
+from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.tensors.token_heads import TokenHead
+
+
+def append_token_weights(writer: GraphWriter, head: TokenHead, hidden: str) -> str:
+    """Weighs each token: the positive part of a linear layer.
+
+    Args:
+        writer: Of the graph.
+        head: The layer, of one output.
+        hidden: float32 [batch, tokens, hidden_size].
+
+    Returns:
+        The name of the graph's output, float32 [batch, tokens].
+
+    Raises:
+        ModelError: The layer cannot be read.
+    """
+    weights = writer.op("Relu", _linear(writer, head, hidden))
+    return writer.output(writer.reshape(weights, [0, -1]), TOKEN_WEIGHTS)
+
+
+def append_token_embeddings(writer: GraphWriter, head: TokenHead, hidden: str) -> str:
+    """Makes a vector of length 1 of each token.
+
+    Args:
+        writer: Of the graph.
+        head: The layer that is applied to the token vectors.
+        hidden: float32 [batch, tokens, hidden_size].
+
+    Returns:
+        The name of the graph's output, float32 [batch, tokens, out_features].
+
+    Raises:
+        ModelError: The layer cannot be read.
+    """
+    return writer.output(scale_to_unit(writer, _linear(writer, head, hidden)), TOKEN_EMBEDDINGS)
+
+
+def append_vocabulary_weights(
+    writer: GraphWriter, pooling: SpladePooling, logits: str, attention_mask: str
+) -> str:
+    """Makes one sparse vector of the logits of a masked-language head.
+
+    Args:
+        writer: Of the graph.
+        pooling: How.
+        logits: float32 [batch, tokens, vocabulary].
+        attention_mask: int64 [batch, tokens]; 1 for a real token.
+
+    Returns:
+        The name of the graph's output, float32 [batch, vocabulary].
+
+    Source: sentence-transformers `SpladePooling`.
+    """
+    mask = writer.op("Cast", attention_mask, to=TensorProto.FLOAT)
+    # A logit of 0 weighs nothing.
+    real = writer.op("Mul", logits, writer.reshape(mask, [0, -1, 1]))
+    if pooling.strategy is SpladeStrategy.MAX:
+        # The logarithm grows with the logit, so it need not be taken of every token's.
+        largest = _squeeze(writer, writer.reduce("ReduceMax", real, 1))
+        weights = _grow(writer, largest, pooling.logarithms)
+    else:
+        weights = _squeeze(
+            writer, writer.reduce("ReduceSum", _grow(writer, real, pooling.logarithms), 1)
+        )
+    return writer.output(weights, VOCABULARY_WEIGHTS)
+
+
+def scale_to_unit(writer: GraphWriter, vectors: str) -> str:
+    """Scales vectors, float32 [..., dimensions], to length 1."""
+    # As torch.nn.functional.normalize: x / max(|x|, 1e-12).
+    length = writer.op("Max", writer.reduce("ReduceL2", vectors, -1), writer.scalar(1e-12))
+    return writer.op("Div", vectors, length)
+
+
+def _linear(writer: GraphWriter, head: TokenHead, hidden: str) -> str:
+    weight, bias = head.read()  # float32 [out_features, in_features], [out_features]
+    product = writer.op("MatMul", hidden, _name(writer, head, weight.T, "weight"))
+    return writer.op("Add", product, _name(writer, head, bias, "bias"))
+
+
+def _name(writer: GraphWriter, head: TokenHead, values: NDArray[np.float32], part: str) -> str:
+    return writer.weight(values, f"{head.path.stem}.{part}")
+
+
+def _grow(writer: GraphWriter, logits: str, logarithms: int) -> str:
+    weights = writer.op("Relu", logits)
+    for _ in range(logarithms):
+        weights = writer.op("Log", writer.op("Add", weights, writer.scalar(1.0)))
+    return weights
+
+
+def _squeeze(writer: GraphWriter, source: str) -> str:
+    # [batch, 1, vocabulary], where one of the two may be 0.
+    return writer.op("Gather", source, writer.constant(np.array(0, np.int64), "first"), axis=1)

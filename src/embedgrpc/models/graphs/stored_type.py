@@ -1,0 +1,29 @@
+"""Finds what a model's weights are stored as."""
+
+from collections import Counter
+from math import prod
+
+from embedgrpc.models.sources.weight_file import Format, Origin, open_tensors
+
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def find_stored_type(origin: Origin) -> str:
+    """Finds the type of most of the weights of a file, such as "float16".
+
+    Args:
+        origin: The file; what an ONNX graph keeps in other files counts.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    if origin.format is Format.ONNX:
+        from embedgrpc.models.graphs.exports.imported import find_weight_type, load_proto  # noqa: PLC0415 - slow
+
+        return find_weight_type(load_proto(origin))
+    counts: Counter[str] = Counter()
+    with open_tensors(origin) as tensors:
+        for name in tensors.names:
+            shape, kind = tensors.describe(name)
+            counts[_NAMES.get(kind, kind.lower())] += prod(shape)
+    return max(counts, key=counts.__getitem__, default="none")

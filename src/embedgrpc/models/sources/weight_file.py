@@ -1,0 +1,161 @@
+"""Chooses the file that holds a model's weights, and identifies its content."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.lfs import check_no_pointer
+from embedgrpc.models.files.model_file import check_file, find_member, hash_file
+from embedgrpc.models.tensors.torch_tensors import TorchTensors
+from embedgrpc.models.tensors.weights import TensorFile, Tensors, TensorShards, read_shards
+
+# Only these names: a variant such as `model_quantized.onnx` is never taken unasked.
+_ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
+_SAFETENSORS_NAME = "model.safetensors"
+
+
+_INDEX_NAME = f"{_SAFETENSORS_NAME}.index.json"
+_TORCH_NAME = "pytorch_model.bin"
+
+
+class Format(StrEnum):
+    """What a model's weights are stored as."""
+
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+    SHARDS = "shards"
+    TORCH = "torch"
+
+
+_WEIGHTS = {
+    _SAFETENSORS_NAME: Format.SAFETENSORS,
+    _INDEX_NAME: Format.SHARDS,
+    _TORCH_NAME: Format.TORCH,
+}
+_SUFFIXES = {".onnx": Format.ONNX, ".safetensors": Format.SAFETENSORS, ".bin": Format.TORCH}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The file that a graph is made from.
+
+    Attributes:
+        format: What it is.
+        root: The model's folder, out of which nothing is read.
+        folder: The folder of the model's backbone.
+        path: The file, inside the folder; the index where there are several.
+        digest: The SHA-256 of the content, in hexadecimal.
+    """
+
+    format: Format
+    root: Path
+    folder: Path
+    path: Path
+    digest: str
+
+
+def find_origin(folder: Path, root: Path, *, file: str = "") -> Origin:
+    """Chooses a model's weights: an ONNX export where there is one, else safetensors.
+
+    Args:
+        folder: The folder of the model's backbone.
+        root: The model's folder.
+        file: The file to take instead, relative to the folder; empty for none.
+
+    Returns:
+        The file, hashed.
+
+    Raises:
+        ModelError: There is none that can be used.
+    """
+    if file:
+        return _find_asked_for(folder, root, file)
+    name = choose_weights(lambda name: (folder / name).exists())
+    if name is None:
+        raise ModelError(
+            f"{folder / _SAFETENSORS_NAME} is missing, and so is {folder / _ONNX_NAMES[0]}"
+            + _describe_others(folder)
+        )
+    return _hash(folder, root, folder / name, _WEIGHTS.get(name, Format.ONNX))
+
+
+def choose_weights(has: Callable[[str], bool]) -> str | None:
+    """Chooses the file that a graph is made from, unless another is asked for.
+
+    Args:
+        has: Tells whether there is a file of a name, relative to the backbone's folder.
+
+    Returns:
+        Its name; None where there is none that can be used.
+    """
+    return next((name for name in (*_ONNX_NAMES, *_WEIGHTS) if has(name)), None)
+
+
+def _describe_others(folder: Path) -> str:
+    """Names the exports between which nobody has chosen; empty where there are none."""
+    paths = [*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")]
+    others = sorted(str(path.relative_to(folder)) for path in paths)
+    if not others:
+        return ""
+    return f"; set file for this model in the configuration to one of {', '.join(others)}"
+
+
+def _find_asked_for(folder: Path, root: Path, file: str) -> Origin:
+    path = find_member(root, folder, file, named_by="file in the configuration")
+    name = PurePosixPath(file)
+    if not path.exists():
+        raise ModelError(f"{path} is missing: it is the file that the configuration names")
+    if name.name.endswith(".index.json"):
+        return _hash(folder, root, path, Format.SHARDS)
+    if name.suffix not in _SUFFIXES:
+        raise ModelError(f"{path}: file must end with {', '.join(_SUFFIXES)}")
+    return _hash(folder, root, path, _SUFFIXES[name.suffix])
+
+
+def find_external(origin: Origin, location: str) -> Path:
+    """Finds a file that an ONNX graph names as the place of its weights.
+
+    Args:
+        origin: The graph.
+        location: As the graph has it, relative to the graph's own folder.
+
+    Returns:
+        The file, inside the model's folder.
+
+    Raises:
+        ModelError: It is not there, or the location leads out of the model's folder.
+    """
+    named_by = f"{origin.path}: external data"
+    path = find_member(origin.root, origin.path.parent, location, named_by=named_by)
+    if not path.exists():
+        raise ModelError(f"{named_by} {location!r} is missing")
+    if path == origin.path.parent:
+        raise ModelError(f"{named_by} must name a file, not {location!r}")
+    check_file(path, origin.root)
+    check_no_pointer(path)
+    return path
+
+
+def _hash(folder: Path, root: Path, path: Path, kind: Format) -> Origin:
+    digest = hash_file(path, root)
+    check_no_pointer(path)
+    if kind is Format.SHARDS:
+        parts = [digest, *(hash_file(shard, root) for shard in read_shards(path, root))]
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return Origin(format=kind, root=root, folder=folder, path=path, digest=digest)
+
+
+def open_tensors(origin: Origin) -> Tensors:
+    """Opens the weights of a model that is no ONNX graph.
+
+    Raises:
+        ModelError: They cannot be read.
+    """
+    if origin.format is Format.SHARDS:
+        return TensorShards(origin.path, origin.root)
+    if origin.format is Format.TORCH:
+        return TorchTensors(origin.path)
+    return TensorFile(origin.path)

@@ -1,0 +1,33 @@
+"""Finds the weights of a module that comes after pooling."""
+
+from pathlib import Path
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.tensors.torch_tensors import TorchTensors
+from embedgrpc.models.tensors.vector_layers import VectorLayer
+from embedgrpc.models.tensors.weights import TensorFile, Tensors
+
+# The reference wrote the second before it knew the first.
+LAYER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def find_layer_weights(layer: VectorLayer) -> Path:
+    """Finds the file that holds the weights of a module.
+
+    Raises:
+        ModelError: There is none.
+    """
+    for name in LAYER_WEIGHTS:
+        if (layer.folder / name).exists():
+            return layer.folder / name
+    raise ModelError(f"{layer.folder / LAYER_WEIGHTS[0]} is missing: it holds the module's weights")
+
+
+def open_layer(layer: VectorLayer) -> Tensors:
+    """Opens the weights of a module.
+
+    Raises:
+        ModelError: There are none, or they cannot be read.
+    """
+    path = find_layer_weights(layer)
+    return TensorFile(path) if path.suffix == ".safetensors" else TorchTensors(path)

@@ -1,0 +1,42 @@
+"""Takes the tensors of a file that torch.save wrote as those of any other file."""
+
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedgrpc.models.tensors.torch_file import read_tensors
+from embedgrpc.models.tensors.weights import Tensors
+
+
+class TorchTensors(Tensors):
+    """The tensors of a `.bin` or `.pt` file, all in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the file.
+
+        Raises:
+            ModelError: It cannot be read, or holds anything but tensors.
+        """
+        self.path = path
+        self._tensors = dict(read_tensors(path))
+        self.names = frozenset(self._tensors)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._tensors.clear()
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
+        """The shape of a tensor and its type, named as safetensors names it."""
+        values = self._tensors[name]
+        floating = values.dtype == np.float32
+        return values.shape, "F32" if floating else str(values.dtype)
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """Reads a tensor as float32, whatever it is stored as."""
+        return self._tensors[name].astype(np.float32, copy=False)

@@ -1,0 +1,305 @@
+"""From texts to sequences of token ids."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.json_file import JsonObject, limit_bytes
+from embedgrpc.models.files.lfs import refuse_pointer
+from embedgrpc.models.files.model_file import read_file
+from embedgrpc.models.folder.metadata import Kind, ModelMetadata
+from embedgrpc.models.sources.source import ModelFiles
+from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, Borders, find_borders
+from embedgrpc.models.tokenizers.special_token_frame import Frame, find_frame
+from embedgrpc.models.tokenizers.text_growth import check_growth
+from embedgrpc.models.tokenizers.tokenizer_class import apply_changes, find_changes
+from embedgrpc.models.tokenizers.truncation import IntArray, TokenLimitError, Truncation, cut, share
+
+__all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncation"]
+
+
+# From texts to the token ids of each, int64 [tokens], without special tokens.
+Encode = Callable[[Sequence[str]], list[IntArray]]
+
+_NO_SPECIAL_TOKENS = Frame(specials=((), ()), special_types=((), ()), text_types=(0,))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """A tokenized text or pair, ready for a model.
+
+    Attributes:
+        input_ids: int64 [tokens], special tokens included.
+        token_type_ids: int64 [tokens]; None where all are 0.
+        token_count_before: Tokens before it was cut, special tokens included; of a text that was
+            not tokenized as a whole, more than it may have.
+        characters_cut: Whether characters were cut from the text before it was tokenized.
+    """
+
+    input_ids: IntArray
+    token_type_ids: IntArray | None
+    token_count_before: int
+    characters_cut: bool = False
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it was cut."""
+        return self.characters_cut or self.token_count_before > len(self.input_ids)
+
+
+class Tokenizer:
+    """A model's tokenizer; safe to be used by several threads at once.
+
+    Attributes:
+        borders: Where a text may be cut so that the tokens of its parts are those of the whole;
+            None where that is not known.
+    """
+
+    def __init__(
+        self, encode: Encode, *, single: Frame, pair: Frame | None, borders: Borders | None
+    ) -> None:
+        self.borders = borders
+        self._encode = encode
+        self._single = _FrameArrays(single)
+        self._pair = _FrameArrays(pair) if pair is not None else None
+
+    @classmethod
+    def load(
+        cls,
+        files: ModelFiles,  # noqa: ARG003 - as `graph.prepare` is called
+        metadata: ModelMetadata,
+        *,
+        escape_special_tokens: bool = False,
+        digest: str = "",
+    ) -> "Tokenizer":
+        """Loads `tokenizer.json`, and sets what `tokenizer_config.json` says instead.
+
+        Truncation and padding that the file asks for are switched off.
+
+        Args:
+            files: The model's folder.
+            metadata: What the model is.
+            escape_special_tokens: Whether a special token's name inside a text, such as "[SEP]",
+                is taken as plain characters. The reference takes it as the special token.
+            digest: The SHA-256 of the `tokenizer.json` that was tried before, in hexadecimal;
+                empty where none was.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ModelError: A file is missing or cannot be read, makes far longer texts of texts, or
+                adds special tokens in a way that cannot be told.
+        """
+        path = metadata.transformer_folder / "tokenizer.json"
+        if not path.exists():
+            raise ModelError(f"{path} is missing: only tokenizers in this format are supported")
+        content = read_file(path, metadata.folder, limit_bytes=limit_bytes(path.name))
+        refuse_pointer(path, content)
+        if not digest:
+            check_growth(path, content)
+        elif hashlib.sha256(content).hexdigest() != digest:
+            raise ModelError(f"{path} was changed while the model was loaded: start again")
+        folder = metadata.transformer_folder
+        changes = find_changes(folder, metadata.folder, metadata.model_type)
+        config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
+        with _told_by_library(path):
+            tokenizer = tokenizers.Tokenizer.from_buffer(content)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            apply_changes(tokenizer, changes)
+            if metadata.lowercase:
+                _lowercase_first(tokenizer)
+            try:
+                single = find_frame(tokenizer, 1)
+                pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
+            except ValueError as error:
+                raise ModelError(f"{path}: post_processor is not supported: {error}") from error
+        single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
+        if single.special_count >= metadata.max_tokens:
+            raise ModelError(
+                f"{path}: {single.special_count} special tokens leave no room for a text in "
+                f"{metadata.max_tokens} ({metadata.origins.get('max_tokens', 'max_tokens')})"
+            )
+        # Set after the probing, which must find the special tokens as they are.
+        tokenizer.encode_special_tokens = escape_special_tokens
+
+        def encode(texts: Sequence[str]) -> list[IntArray]:
+            encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+        return cls(encode, single=single, pair=pair, borders=find_borders(tokenizer))
+
+    @classmethod
+    def of_bytes(cls) -> "Tokenizer":
+        """Makes the stand-in for a model that takes texts: their tokens are bytes of UTF-8."""
+        return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None, borders=EVERYWHERE)
+
+    @property
+    def special_token_count(self) -> int:
+        """How many special tokens are put around one text."""
+        return self._single.special_count
+
+    def encode(self, texts: Sequence[str]) -> list[IntArray]:
+        """Tokenizes texts without holding the interpreter's lock for long.
+
+        The work is done in the calling thread where `TOKENIZERS_PARALLELISM` is "false", and
+        shared with the library's own threads, one per core, where it is not.
+
+        Args:
+            texts: Any number of them.
+
+        Returns:
+            For each text int64 [tokens], without special tokens, not cut.
+        """
+        return self._encode(texts)
+
+    def frame(self, ids: IntArray, *, max_tokens: int, truncation: Truncation) -> TokenSequence:
+        """Puts the special tokens around a text, and cuts it where it is too long.
+
+        Args:
+            ids: int64 [tokens], as `encode` gives them.
+            max_tokens: The longest sequence, special tokens included.
+            truncation: Which end to cut.
+
+        Returns:
+            The sequence.
+
+        Raises:
+            TokenLimitError: It is too long and must not be cut, or `max_tokens` leaves no room
+                for the special tokens.
+        """
+        token_count = len(ids) + self._single.special_count
+        if token_count > max_tokens:
+            budget = max_tokens - self._single.special_count
+            if truncation is Truncation.NONE or budget < 0:
+                raise TokenLimitError(token_count, max_tokens)
+            ids = cut(ids, budget, truncation)
+        return self._single.around((ids,), token_count)
+
+    def frame_pair(
+        self,
+        query_ids: IntArray,
+        document_ids: IntArray,
+        *,
+        max_tokens: int,
+        truncation: Truncation,
+    ) -> TokenSequence:
+        """Puts the special tokens around a pair, and cuts the longer side where it is too long.
+
+        Args:
+            query_ids: int64 [tokens], as `encode` gives them.
+            document_ids: int64 [tokens], as `encode` gives them.
+            max_tokens: The longest sequence, special tokens included.
+            truncation: Which end of the longer side to cut, as often as it takes.
+
+        Returns:
+            The sequence.
+
+        Raises:
+            TokenLimitError: It is too long and must not be cut, or `max_tokens` leaves no room
+                for the special tokens.
+            ValueError: The model takes no pairs.
+        """
+        if self._pair is None:
+            raise ValueError("the model takes no pairs")
+        token_count = len(query_ids) + len(document_ids) + self._pair.special_count
+        if token_count > max_tokens:
+            budget = max_tokens - self._pair.special_count
+            if truncation is Truncation.NONE or budget < 0:
+                raise TokenLimitError(token_count, max_tokens)
+            query_budget, document_budget = share(len(query_ids), len(document_ids), budget)
+            query_ids = cut(query_ids, query_budget, truncation)
+            document_ids = cut(document_ids, document_budget, truncation)
+        return self._pair.around((query_ids, document_ids), token_count)
+
+
+class _FrameArrays:
+    """A frame as arrays, so that framing a text is one concatenation."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.special_count = frame.special_count
+        self._specials = [np.array(group, dtype=np.int64) for group in frame.specials]
+        self._special_types = [np.array(group, dtype=np.int64) for group in frame.special_types]
+        self._text_types = frame.text_types
+        self._has_types = frame.has_types
+
+    def around(self, texts: tuple[IntArray, ...], token_count_before: int) -> TokenSequence:
+        """Puts the special tokens around one text or two: ids int64 [tokens] each."""
+        parts = [self._specials[0]]
+        for ids, special in zip(texts, self._specials[1:], strict=True):
+            parts += (ids, special)
+        return TokenSequence(
+            input_ids=np.concatenate(parts),
+            token_type_ids=self._type_ids(texts) if self._has_types else None,
+            token_count_before=token_count_before,
+        )
+
+    def _type_ids(self, texts: tuple[IntArray, ...]) -> IntArray:
+        parts = [self._special_types[0]]
+        rows = zip(texts, self._text_types, self._special_types[1:], strict=True)
+        for ids, text_type, special_types in rows:
+            parts += (np.full(len(ids), text_type, dtype=np.int64), special_types)
+        return np.concatenate(parts)
+
+
+def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArray:
+    """Cuts a text that is a part of a longer sequence, special tokens left aside.
+
+    Args:
+        ids: int64 [tokens], as `Tokenizer.encode` gives them.
+        max_tokens: The most tokens to keep.
+        truncation: Which end to cut.
+
+    Returns:
+        int64 [at most max_tokens].
+
+    Raises:
+        TokenLimitError: It is too long and must not be cut.
+    """
+    if len(ids) > max_tokens and truncation is Truncation.NONE:
+        raise TokenLimitError(len(ids), max_tokens)
+    return cut(ids, max_tokens, truncation)
+
+
+@contextmanager
+def _told_by_library(path: Path) -> Iterator[None]:
+    """Makes what the tokenizers library raises an error that names the file."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except BaseException as error:
+        # The library raises no narrower class, and its panics are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{path} cannot be read: {error}") from error
+
+
+def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
+    return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in texts]
+
+
+def _drop_types(config: JsonObject, frame: Frame) -> Frame:
+    """Makes all type ids 0 where the tokenizer's configuration leaves them out."""
+    names = config.values.get("model_input_names")
+    if not isinstance(names, list) or "token_type_ids" in names:
+        return frame
+    return replace(
+        frame,
+        special_types=tuple(tuple(0 for _ in group) for group in frame.special_types),
+        text_types=tuple(0 for _ in frame.text_types),
+    )
+
+
+def _lowercase_first(tokenizer: tokenizers.Tokenizer) -> None:
+    lowercase = tokenizers.normalizers.Lowercase()
+    present = tokenizer.normalizer
+    steps = [lowercase] if present is None else [lowercase, present]
+    tokenizer.normalizer = tokenizers.normalizers.Sequence(steps)

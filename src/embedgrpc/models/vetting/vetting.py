@@ -1,0 +1,310 @@
+"""Has a child process read a model's files before this process does.
+
+The child reads all that a model's folder holds, tries the tokenizer and builds the graph into the
+cache. Where it succeeds it leaves a note in the cache that names what it read by its content. This
+process then reads the same content again, which is known to do no harm, and loads the graph that
+was built. Where there is such a note no child is started.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import secrets
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from embedgrpc.machine.memory import available_memory_bytes
+from embedgrpc.models.errors import ModelError, ModelUnavailableError
+from embedgrpc.models.files.json_file import limit_bytes
+from embedgrpc.models.files.model_file import find_member, hash_file, open_file
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.representations import ServedForms
+from embedgrpc.models.graphs.cache import (
+    NotBuiltError,
+    check_writable,
+    find_entry,
+    has_entries,
+    remove_unfinished,
+)
+from embedgrpc.models.sources.hub import HEAD_NAMES, is_settings_name, read_module_folders
+from embedgrpc.models.sources.source import ModelFiles
+from embedgrpc.models.vetting.child_process import ChildError, Leash, Message, Work, run_child
+from embedgrpc.models.vetting.limits import VettingLimits
+
+# To be raised whenever more is checked than before.
+_VERSION = 1
+# What parses files: another release may do otherwise.
+_PARSERS = ("embedgrpc", "tokenizers", "safetensors")
+_CHILD = "embedgrpc.models.vetting.child"
+
+# Python, its libraries and a tokenizer, whatever the size of the weights.
+_MEMORY_BASE_BYTES = 2 << 30
+# An ONNX graph is read, parsed, written and opened again.
+_MEMORY_PER_WEIGHT_BYTE = 6
+_WEIGHT_SUFFIXES = (".onnx", ".safetensors", ".bin", ".pt", "_data", ".data")
+_LISTED_MAX = 10_000
+# Why a process cannot be started now.
+_PASSING_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+# A head is one layer. It is hashed here, where nothing limits the time.
+_HEAD_BYTES_MAX = 256 << 20
+
+T = TypeVar("T")
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vetting:
+    """What is to be read, and how.
+
+    Attributes:
+        files: The model.
+        overrides: What the configuration says about it.
+        served: What a server that runs the model makes of its tokens; None for a model that runs
+            here.
+        escape_special_tokens: As `Tokenizer.load` takes it.
+        build: Whether the graph is built.
+        cache_dir: Where graphs and notes are kept.
+        limits: Of the child.
+    """
+
+    files: ModelFiles
+    overrides: ModelOverrides
+    served: ServedForms | None = None
+    escape_special_tokens: bool = False
+    build: bool = True
+    cache_dir: Path
+    limits: VettingLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The files that say what a model is, as they were read.
+
+    Attributes:
+        key: Of the note in the cache that a child read them.
+        digests: The SHA-256 of each in hexadecimal, by its path within the model's folder.
+    """
+
+    key: str
+    digests: Mapping[str, str]
+
+    def digest_of(self, path: Path, root: Path) -> str:
+        """The SHA-256 that a file must have; that of no file where it was not there."""
+        return self.digests.get(path.relative_to(root).as_posix(), "-")
+
+
+@dataclass(frozen=True, slots=True)
+class ChildJob:
+    """What the child is told.
+
+    Attributes:
+        vetting: What is to be read, without the repository.
+        key: Of the description that it must find.
+        listing: What the repository holds; None where there is none.
+        memory_bytes: The most memory that it may take.
+        tag: Names what it leaves unfinished in the cache.
+    """
+
+    vetting: Vetting
+    key: str
+    listing: frozenset[str] | None
+    memory_bytes: int
+    tag: str
+
+
+def load_vetted(vetting: Vetting, leash: Leash, use: Callable[[Description], T]) -> T:
+    """Loads a model from files that a child process has read.
+
+    Args:
+        vetting: What is read.
+        leash: Ends the child early.
+        use: Loads the model. It must not build anything: `NotBuiltError` says that it lacks an
+            entry of the cache.
+
+    Returns:
+        What `use` gives.
+
+    Raises:
+        ModelError: The files cannot be used; the child crashed, took too long or too much memory.
+        ModelUnavailableError: The machine cannot start a child now.
+    """
+    description = describe(vetting)
+    if find_entry(vetting.cache_dir, description.key) is not None:
+        try:
+            return use(description)
+        except NotBuiltError:
+            pass  # the weights are others, or the cache was cleared
+    _run(vetting, description, leash)
+    return use(description)
+
+
+def describe(vetting: Vetting) -> Description:
+    """Reads which files say what a model is, and their content. Parses next to nothing.
+
+    Raises:
+        ModelError: A file cannot be read, is too large, is no regular file, or is outside of the
+            model's folder.
+    """
+    root = vetting.files.folder
+    digests: dict[str, str] = {}
+    for folder in _folders(root):
+        names = set(_names_of_settings(folder))
+        names.update(HEAD_NAMES if folder == root else ())
+        for name in sorted(names):
+            path = folder / name
+            if not path.exists() and not path.is_symlink():
+                continue
+            _check_size(path, root)
+            digests[path.relative_to(root).as_posix()] = hash_file(path, root)
+    meaning = {
+        "version": _VERSION,
+        "parsers": [_version(name) for name in _PARSERS],
+        "overrides": dataclasses.asdict(vetting.overrides),
+        "served": vetting.served and dataclasses.asdict(vetting.served),
+        "escape_special_tokens": vetting.escape_special_tokens,
+        "digests": digests,
+    }
+    key = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+    return Description(key=f"{key}-vetted", digests=digests)
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders in which files that describe a model may lie, each once."""
+    named_by = f"{root / 'modules.json'}: path"
+    names = ("", *read_module_folders(root))
+    return list(dict.fromkeys(find_member(root, root, name, named_by=named_by) for name in names))
+
+
+def _names_of_settings(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []  # a module without settings
+    return [path.name for path in folder.iterdir() if is_settings_name(path.name)]
+
+
+def _check_size(path: Path, root: Path) -> None:
+    limit = _HEAD_BYTES_MAX if path.name in HEAD_NAMES else limit_bytes(path.name)
+    with open_file(path, root) as file:
+        size = file.seek(0, 2)
+    if size > limit:
+        raise ModelError(f"{path} has {size} bytes, more than the limit of {limit}")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
+    if not has_entries(vetting.cache_dir):
+        # Of a cache that is only read the graph may be there.
+        check_writable(vetting.cache_dir)
+    repository = vetting.files.repository
+    failed: list[ModelError] = []
+    memory_bytes = vetting.limits.memory_bytes or _choose_memory(vetting.files)
+    job = ChildJob(
+        vetting=dataclasses.replace(
+            vetting, files=dataclasses.replace(vetting.files, repository=None)
+        ),
+        key=description.key,
+        listing=repository.names if repository is not None else None,
+        memory_bytes=memory_bytes,
+        tag=secrets.token_hex(8),
+    )
+    work = Work(
+        module=_CHILD,
+        job=job,
+        timeout_s=vetting.limits.timeout_s,
+        answer=lambda message: _answer(message, vetting.files, failed),
+    )
+    place = vetting.files.folder
+    try:
+        result = run_child(work, leash)["result"]
+    except OSError as error:
+        # A machine that is short of processes, memory or open files may have them later.
+        kind = ModelUnavailableError if error.errno in _PASSING_ERRORS else ModelError
+        raise kind(
+            f"{place} cannot be read: no process can be started: {error.strerror}"
+        ) from error
+    except ChildError as error:
+        remove_unfinished(vetting.cache_dir, job.tag)
+        raise ModelError(f"{place} cannot be read: {_explain(error, memory_bytes)}") from None
+    if failed:
+        raise failed[0]
+    if result.get("memory"):
+        raise ModelError(f"{place} cannot be read: {_explain_memory(memory_bytes)}")
+    if result.get("stack"):
+        # What nobody foresaw is told with its stack.
+        _logger.error("model cannot be read", extra={"stack": result["stack"]})
+    if result.get("error"):
+        raise ModelError(str(result["error"]))
+
+
+def _explain(error: ChildError, memory_bytes: int) -> str:
+    who = f"the process that reads it {error}"
+    if error.timed_out:
+        return f"{who}: set load_timeout_s higher if its files are to be trusted"
+    if error.signal in (signal.SIGABRT, signal.SIGKILL):
+        return f"{who}, as where memory runs out; its limit is {memory_bytes} bytes"
+    if error.signal:
+        return f"{who}: one of its files breaks a library"
+    return who
+
+
+def _explain_memory(memory_bytes: int) -> str:
+    return (
+        f"it takes more than {memory_bytes} bytes of memory: set load_memory_bytes higher if its"
+        " files are to be trusted"
+    )
+
+
+def _answer(message: Message, files: ModelFiles, failed: list[ModelError]) -> Message | None:
+    """Answers the child: brings files from the repository, and repeats its log.
+
+    Args:
+        message: From the child.
+        files: The model.
+        failed: Takes why files cannot be brought.
+
+    Returns:
+        What the child waits for; None where it waits for nothing.
+    """
+    if "fetch" in message:
+        try:
+            # Only what the repository itself lists is brought.
+            files.fetch([str(name) for name in message["fetch"]])
+        except ModelError as error:
+            failed.append(error)
+            return {"error": str(error)}
+        return {}
+    if "log" in message:
+        extra: dict[str, Any] = message.get("extra", {})
+        _logger.log(logging.WARNING, "%s", message["log"], extra={"child": True, **extra})
+    return None
+
+
+def _choose_memory(files: ModelFiles) -> int:
+    """What reading a model may take: by the size of its weights, and no more than there is."""
+    wanted = _MEMORY_BASE_BYTES + _MEMORY_PER_WEIGHT_BYTE * _count_weight_bytes(files)
+    return min(wanted, available_memory_bytes())
+
+
+def _count_weight_bytes(files: ModelFiles) -> int:
+    if files.repository is not None:
+        return sum(
+            size for name, size in files.repository.sizes.items() if name.endswith(_WEIGHT_SUFFIXES)
+        )
+    total = 0
+    for number, path in enumerate(files.folder.rglob("*")):
+        if number > _LISTED_MAX:
+            break
+        if path.name.endswith(_WEIGHT_SUFFIXES) and path.is_file():
+            total += path.stat().st_size
+    return total
