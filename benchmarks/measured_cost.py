@@ -7,8 +7,8 @@ import numpy as np
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.engine.scheduling.calibration import CostModel, calibrate
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
-from embedgrpc.server.loading import load_parts, open_onnx, served_models
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.loading.loading import load_parts, open_onnx, served_models
+from embedgrpc.server.settings.settings import Settings
 
 # Of a machine that others use, too, longer than the server takes for it.
 _LIMIT_S = 3.0

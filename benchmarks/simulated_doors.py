@@ -8,7 +8,7 @@ from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.settings import Settings
 
 
 class Door:

@@ -11,7 +11,7 @@ from embedgrpc.engine.scheduling.batching import BatchBudget, Filling
 from embedgrpc.engine.scheduling.dispatch import Batch, Dispatcher
 from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.settings import Settings
 
 _COUNT = 32
 _DELAY_S = 0.005

@@ -9,7 +9,7 @@ from benchmarks.simulated_record import Record
 from benchmarks.simulated_server import SimulatedServer
 from benchmarks.simulated_time import VirtualTime
 from benchmarks.traces import Trace
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.settings import Settings
 
 _WARM_UP_SHARE = 0.1
 

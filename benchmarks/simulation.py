@@ -19,7 +19,7 @@ from benchmarks.simulated_record import Record
 from benchmarks.simulated_run import simulate
 from benchmarks.traces import Trace
 from embedgrpc.engine.scheduling.calibration import CostModel
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.settings import Settings
 
 _LOADS = (10, 30, 50, 70, 80, 90, 95, 100, 120, 200)
 _SEED = 20

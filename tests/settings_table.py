@@ -5,9 +5,9 @@ uv run python -m tests.settings_table     writes them into README.md
 
 from pathlib import Path
 
-from embedgrpc.server.configuration import flag_name
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.configuration import flag_name
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
 
 README = Path(__file__).parent.parent / "README.md"
 

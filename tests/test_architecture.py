@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedgrpc.engine.errors import EngineError, Reason
-from embedgrpc.server.errors import status_code
+from embedgrpc.server.rpc.errors import status_code
 from embedgrpc.v1 import common_pb2
 
 ROOT = Path(__file__).parent.parent
@@ -55,9 +55,9 @@ MAY_IMPORT = {
 }
 # Here alone the server names what it is made of.
 COMPOSITION = (
-    "embedgrpc.server.loading",
-    "embedgrpc.server.upstream",
-    "embedgrpc.server.upstream_tls",
+    "embedgrpc.server.loading.loading",
+    "embedgrpc.server.loading.triton",
+    "embedgrpc.server.loading.triton_tls",
 )
 # What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
 TRANSPORT = (
@@ -91,12 +91,12 @@ READ_ENVIRONMENT = {
     "embedgrpc.libraries.propagation",
     "embedgrpc.libraries.proxies",
     "embedgrpc.libraries.silence",
-    "embedgrpc.server.configuration",
+    "embedgrpc.server.settings.configuration",
     # Told to gRPC's core, which has no other settings of its own.
-    "embedgrpc.server.grpc_core",
+    "embedgrpc.server.process.grpc_core",
     # Handed to telemetry, whose variables are OpenTelemetry's.
-    "embedgrpc.server.process",
-    "embedgrpc.server.serving",
+    "embedgrpc.server.process.process",
+    "embedgrpc.server.process.composition",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"

@@ -16,14 +16,14 @@ from pydantic.fields import FieldInfo
 
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.models.tokenizers.tokenizer import Truncation
-from embedgrpc.server.configuration import (
+from embedgrpc.server.settings.configuration import (
     Configuration,
     SettingsError,
     flag_name,
     variable_name,
 )
-from embedgrpc.server.logs import HumanFormatter, JsonFormatter
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.logs import HumanFormatter, JsonFormatter
 
 FIELDS = Settings.model_fields
 PLAIN_FIELDS = sorted(FIELDS.keys() - {"models", "caller_weights"})
@@ -580,7 +580,7 @@ def test_human_line_has_event_and_extras() -> None:
 
 LOG_PROGRAM = """
 import logging, sys
-from embedgrpc.server import logs
+from embedgrpc.server.telemetry import logs
 logs.configure(sys.argv[1], sys.argv[2])
 logging.getLogger("a").info("quiet")
 logging.getLogger("b").warning("loud", extra={"size": 3})

@@ -17,7 +17,7 @@ from benchmarks.simulated_server import SimulatedServer
 from benchmarks.simulated_time import VirtualTime
 from benchmarks.traces import Arrival, Stream, Trace, bursts, chooser
 from embedgrpc.engine.scheduling.calibration import CostModel
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.settings import Settings
 
 COST = CostModel(batch_s=0.002, token_s=100e-6, largest_tokens=65_536)
 SETTINGS = Settings()

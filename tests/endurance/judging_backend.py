@@ -11,8 +11,8 @@ import numpy as np
 
 from embedgrpc.backends.base import NO_CONTEXT, BackendError, FloatArray, PaddedBatch, RunContext
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING
-from embedgrpc.server.catalog import ServedModel
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.loading.catalog import ServedModel
+from embedgrpc.server.settings.settings import Settings
 from tests.endurance.findings import Findings
 from tests.endurance.ledger import Ledger
 from tests.endurance.texts import Kind, Vocabulary, digest_of, vector_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from embedgrpc.server.catalog import LoadedModel
+from embedgrpc.server.loading.catalog import LoadedModel
 from tests.endurance.findings import Findings
 from tests.endurance.ledger import Ledger
 from tests.endurance.texts import TextSource

@@ -14,7 +14,7 @@ from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.work import Job
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server import loading
+from embedgrpc.server.loading import loading
 from tests.endurance.findings import Findings
 from tests.endurance.ledger import Ledger
 from tests.endurance.texts import digest_of

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedgrpc.server.logs import BackgroundHandler
+from embedgrpc.server.telemetry.logs import BackgroundHandler
 
 
 @pytest.fixture

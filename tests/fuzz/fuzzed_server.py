@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from embedgrpc.server.logs import is_no_fault_of_a_client
+from embedgrpc.server.telemetry.logs import is_no_fault_of_a_client
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import embedding_service_pb2_grpc as embedding_grpc
 from tests.server.service import CROSS, EMBED, PATIENCE_S, serving, settings_for

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.fake_backend import FakeBackend
 from tests.server.service import Service, serving, settings_for
 from tests.server.upstream import Upstream, serving_upstream

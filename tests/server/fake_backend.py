@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from embedgrpc.backends.base import NO_CONTEXT, FloatArray, IntArray, PaddedBatch, RunContext
-from embedgrpc.server.catalog import ServedModel
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.loading.catalog import ServedModel
+from embedgrpc.server.settings.settings import Settings
 
 # Of the fixture `bert-cls`, which stands behind every fake.
 WIDTH = 36

@@ -11,11 +11,11 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from embedgrpc.engine.admission.admission import Admission
-from embedgrpc.server.exchange import Exchange
-from embedgrpc.server.loading import OpenBackend, open_onnx
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.serving import Server
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.calls.exchange import Exchange
+from embedgrpc.server.loading.loading import OpenBackend, open_onnx
+from embedgrpc.server.process.composition import Server
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import (
     embedding_service_pb2,
     embedding_service_pb2_grpc,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from embedgrpc.server.budget import Budget, Caller
+from embedgrpc.server.calls.budget import Budget, Caller
 
 ONE, OTHER = Caller("one", "one:1"), Caller("other", "other:1")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.backends.base import BackendError, FloatArray, IntArray
-from embedgrpc.server.logs import HumanFormatter, JsonFormatter
+from embedgrpc.server.telemetry.logs import HumanFormatter, JsonFormatter
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import model_service_pb2 as models

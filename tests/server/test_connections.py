@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from embedgrpc.server.connection_keeper import Candidate, Limits, choose
-from embedgrpc.server.connections import Connection, ConnectionTable, address_of
+from embedgrpc.server.connections.keeper import Candidate, Limits, choose
+from embedgrpc.server.connections.kernel import Connection, ConnectionTable, address_of
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.server.failures import failure_of
 from tests.server.fake_backend import FakeBackend

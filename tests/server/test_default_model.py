@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from embedgrpc.server.loading import default_model, served_models
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.loading.loading import default_model, served_models
+from embedgrpc.server.settings.settings import Settings
 
 
 def test_the_default_model_is_that_of_the_package() -> None:

@@ -8,10 +8,10 @@ import grpc.aio
 import pytest
 
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.closing import HOLD_S_MAX, Doorkeeper
-from embedgrpc.server.draining import Draining
-from embedgrpc.server.exchange import Exchange
-from embedgrpc.server.serving import Server
+from embedgrpc.server.calls.exchange import Exchange
+from embedgrpc.server.calls.graceful_stop import HOLD_S_MAX, Doorkeeper
+from embedgrpc.server.calls.open_streams import Draining
+from embedgrpc.server.process.composition import Server
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of

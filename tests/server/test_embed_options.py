@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from embedgrpc.server.wire import delimited
+from embedgrpc.server.contract.wire import delimited
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from tests.server.failures import failure_of
 from tests.server.service import Service

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedgrpc.server.field_count import SMALL_BYTES, has_more_fields
-from embedgrpc.server.wire import delimited, tag, varint
+from embedgrpc.server.calls.field_count import SMALL_BYTES, has_more_fields
+from embedgrpc.server.contract.wire import delimited, tag, varint
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.conftest import Serve

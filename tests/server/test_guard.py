@@ -9,9 +9,9 @@ import grpc.aio
 import pytest
 
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.guard import GuardInterceptor
-from embedgrpc.server.open_calls import OpenCalls
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.calls.guard import GuardInterceptor
+from embedgrpc.server.calls.open_calls import OpenCalls
+from embedgrpc.server.settings.settings import Settings
 from tests.server.failures import Failure, failure_of
 from tests.server.service import PATIENCE_S
 

@@ -7,9 +7,9 @@ from typing import Literal
 import grpc
 import pytest
 
-from embedgrpc.server.listening import StartError
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.serving import Server
+from embedgrpc.server.connections.listening import StartError
+from embedgrpc.server.process.composition import Server
+from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.failures import failure_of
 from tests.server.service import EMBED, FIXTURES, serving, settings_for
 from tests.server.test_health import EMBEDDING, NOT_SERVING, SERVING

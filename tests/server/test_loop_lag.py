@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from embedgrpc.server.loop_lag import LoopLag
+from embedgrpc.server.telemetry.loop_lag import LoopLag
 
 
 @dataclass

@@ -14,8 +14,8 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.wire import delimited
+from embedgrpc.server.contract.wire import delimited
+from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import model_service_pb2 as listing
 from embedgrpc.v1 import rerank_service_pb2 as rerank

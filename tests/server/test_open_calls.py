@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from embedgrpc.server.budget import Budget, Caller
+from embedgrpc.server.calls.budget import Budget, Caller
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
@@ -91,7 +91,7 @@ async def test_an_answer_that_is_not_taken_is_let_go(
     serve: Serve, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`max_unary_s` ends a call whose client takes no answer, and what it held is free."""
-    monkeypatch.setattr("embedgrpc.server.open_calls._TAKE_S_MIN", 0.1)
+    monkeypatch.setattr("embedgrpc.server.calls.open_calls._TAKE_S_MIN", 0.1)
     service = await serve(backend=backend, max_unary_s=1)
     calls = service.server.open_calls
     message = frame(pb.EmbedRequest(texts=["equal"] * 500).SerializeToString())
@@ -289,7 +289,7 @@ async def test_idle_streams_give_way_to_active_ones(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many streams wait for their clients, one with something to read is read."""
-    monkeypatch.setattr("embedgrpc.server.open_calls._IDLE_S_MIN", 0.1)
+    monkeypatch.setattr("embedgrpc.server.calls.open_calls._IDLE_S_MIN", 0.1)
     service = await serve()
     calls = service.server.open_calls
     fit = calls.streams.largest(calls.streams.total) // calls.waiting_bytes

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from embedgrpc.backends.base import FloatArray, IntArray
-from embedgrpc.server.listening import StartError
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.serving import Server
+from embedgrpc.server.connections.listening import StartError
+from embedgrpc.server.process.composition import Server
+from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.models.hub_server import Hub, Repository, serve_hub
 from tests.server.fake_backend import FakeBackend, vector_of
 from tests.server.process import Process, started

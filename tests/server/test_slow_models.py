@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from embedgrpc.backends.base import Backend
-from embedgrpc.server.catalog import ServedModel
-from embedgrpc.server.loading import open_onnx
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.serving import Server
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.loading.catalog import ServedModel
+from embedgrpc.server.loading.loading import open_onnx
+from embedgrpc.server.process.composition import Server
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
 from tests.models.breaking import edit_graph
 from tests.models.hostile import endless_graph
 from tests.server.process import started

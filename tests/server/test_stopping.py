@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.server.serving import flush
-from embedgrpc.server.settings import FLUSH_S
+from embedgrpc.server.process.composition import flush
+from embedgrpc.server.settings.settings import FLUSH_S
 from tests.server.process import started
 from tests.server.service import PATIENCE_S, Client
 
 _STUCK = """
 import sys, threading
-from embedgrpc.server import logs
-from embedgrpc.server.stopping import StopDeadline
+from embedgrpc.server.telemetry import logs
+from embedgrpc.server.process.stopping import StopDeadline
 
 logs.configure("info", "json")
 threading.Thread(target=threading.Event().wait).start()  # the interpreter would wait for it
@@ -31,11 +31,11 @@ while True:
 
 _HANGING = """
 import asyncio, os, signal, sys
-import embedgrpc.server.process
-from embedgrpc.server import logs
-from embedgrpc.server.settings import Settings
+import embedgrpc.server.process.process
+from embedgrpc.server.telemetry import logs
+from embedgrpc.server.settings.settings import Settings
 
-class Hanging(embedgrpc.server.process.Server):
+class Hanging(embedgrpc.server.process.process.Server):
     async def load(self):
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.Event().wait()
@@ -43,10 +43,10 @@ class Hanging(embedgrpc.server.process.Server):
     async def drain(self):
         await asyncio.Event().wait()
 
-embedgrpc.server.process.Server = Hanging
+embedgrpc.server.process.process.Server = Hanging
 logs.configure("info", "json")
 settings = Settings(address="127.0.0.1:0", cache_dir=sys.argv[1])
-asyncio.run(embedgrpc.server.process.serve(settings.model_copy(update={"shutdown_timeout_s": 0.1})))
+asyncio.run(embedgrpc.server.process.process.serve(settings.model_copy(update={"shutdown_timeout_s": 0.1})))
 """
 
 

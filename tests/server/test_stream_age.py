@@ -16,8 +16,8 @@ from embedgrpc.client import (
     ConnectionFailedError,
     ShuttingDownError,
 )
-from embedgrpc.server.listening import channel_arguments
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.connections.listening import channel_arguments
+from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of
 from tests.server.fake_backend import FakeBackend

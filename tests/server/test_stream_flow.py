@@ -14,7 +14,7 @@ from embedgrpc.engine.pipeline import Running
 from embedgrpc.models.folder import metadata
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
-from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of

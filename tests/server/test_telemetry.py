@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.telemetry import Telemetry, configure
-from embedgrpc.server.tracing import current_context
+from embedgrpc.server.telemetry.sdk import Telemetry, configure
+from embedgrpc.server.telemetry.tracing import current_context
 
 Export = trace_service_pb2.ExportTraceServiceRequest
 
@@ -224,7 +224,7 @@ def test_telemetry_that_is_not_asked_for_costs_nothing(environ: dict[str, str]) 
     """Without a wish for traces the SDK is not even imported."""
     program = (
         "import json, sys\n"
-        "from embedgrpc.server.telemetry import configure\n"
+        "from embedgrpc.server.telemetry.sdk import configure\n"
         "assert configure('1.2.3', json.loads(sys.argv[1])) is None\n"
         "names = ('opentelemetry.sdk', 'opentelemetry.exporter', 'opentelemetry.proto')\n"
         "print([name for name in sys.modules if name.startswith(names)])\n"

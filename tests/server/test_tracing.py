@@ -25,8 +25,8 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.batch_tracing import BatchTracer
-from embedgrpc.server.tracing import (
+from embedgrpc.server.telemetry.batch_tracing import BatchTracer
+from embedgrpc.server.telemetry.tracing import (
     Attribute,
     TracingInterceptor,
     _peer,

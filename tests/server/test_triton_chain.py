@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from embedgrpc.client import AsyncClient, Embeddings, StreamResult
 from embedgrpc.client.enums import Representation
-from embedgrpc.server.catalog import ServedModel
-from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.loading.catalog import ServedModel
+from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.service import PATIENCE_S, Service, until
 from tests.server.test_health import EMBEDDING, NOT_SERVING, SERVING
 from tests.triton.environment import Environment

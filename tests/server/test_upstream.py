@@ -9,9 +9,9 @@ import grpc
 import numpy as np
 import pytest
 
-from embedgrpc.server.listening import StartError
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.serving import Server
+from embedgrpc.server.connections.listening import StartError
+from embedgrpc.server.process.composition import Server
+from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import model_service_pb2 as models
 from embedgrpc.v1.embedding_service_pb2 import EmbedRequest
 from tests.backends.triton.kserve_server import Fault

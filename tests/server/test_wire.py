@@ -12,8 +12,8 @@ from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizers.tokenizer import Truncation
-from embedgrpc.server.response_sizes import embeddings_size
-from embedgrpc.server.wire import delimited, embedding_wires, tag, varint
+from embedgrpc.server.contract.response_sizes import embeddings_size
+from embedgrpc.server.contract.wire import delimited, embedding_wires, tag, varint
 from embedgrpc.v1 import embedding_service_pb2
 
 # Where the length in bytes of some encoding takes one more byte to write.

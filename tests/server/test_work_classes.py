@@ -11,9 +11,9 @@ import pytest
 
 from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.metrics import METRICS
-from embedgrpc.server.requests import begin_call
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.calls.begin import begin_call
+from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.metrics import METRICS
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import model_service_pb2
 from tests.server.conftest import Serve

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from embedgrpc.server.logs import is_no_fault_of_a_client
-from embedgrpc.server.settings import MIB, Settings
-from embedgrpc.server.worst_case import client_bytes, memory_warning
+from embedgrpc.server.settings.settings import MIB, Settings
+from embedgrpc.server.settings.worst_case import client_bytes, memory_warning
+from embedgrpc.server.telemetry.logs import is_no_fault_of_a_client
 
 
 def test_the_default_fits_a_small_pod() -> None:

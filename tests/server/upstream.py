@@ -10,7 +10,7 @@ from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.folder.metadata import read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.backends.triton.kserve_server import Array, KServeServer
 from tests.server.service import FIXTURES
 

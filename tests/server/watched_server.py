@@ -14,11 +14,11 @@ import time
 
 import uvloop
 
-from embedgrpc.server.grpc_core import prepare_core
-from embedgrpc.server.loop_lag import LoopLag
-from embedgrpc.server.process import settle_memory
-from embedgrpc.server.serving import Server
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.process.composition import Server
+from embedgrpc.server.process.grpc_core import prepare_core
+from embedgrpc.server.process.process import settle_memory
+from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.loop_lag import LoopLag
 
 
 async def _serve(settings: Settings) -> None:

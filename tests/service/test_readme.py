@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from embedgrpc.server.loading import DEFAULT_MODEL
+from embedgrpc.server.loading.loading import DEFAULT_MODEL
 from tests.service.conftest import running_server
 from tests.service.grpcurl import Grpcurl
 from tests.settings_table import README, render

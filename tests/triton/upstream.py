@@ -13,7 +13,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.server.model_settings import ModelSettings
+from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.failures import Failure, read_failure
 from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, settings_for, until
 from tests.server.test_health import EMBEDDING, SERVING

@@ -8,9 +8,9 @@ from typing import Any
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
 from embedgrpc.machine.memory import available_memory_bytes
-from embedgrpc.server.configuration import SettingsError
-from embedgrpc.server.settings import MIB
-from embedgrpc.server.worst_case import client_bytes, memory_warning
+from embedgrpc.server.settings.configuration import SettingsError
+from embedgrpc.server.settings.settings import MIB
+from embedgrpc.server.settings.worst_case import client_bytes, memory_warning
 
 
 def add_parser(commands: Any) -> None:

@@ -12,8 +12,8 @@ from embedgrpc.models.graphs import graph
 from embedgrpc.models.graphs.stored_type import find_stored_type
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
 
 # Its name, its value as JSON has it, and the file and key that say so; empty where none does.
 Row = tuple[str, Any, str]

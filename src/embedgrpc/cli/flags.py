@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from embedgrpc.server.configuration import Configuration, configure, flag_name
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.configuration import Configuration, configure, flag_name
+from embedgrpc.server.settings.settings import Settings
 
 
 def add_flags(

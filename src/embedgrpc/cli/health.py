@@ -5,8 +5,8 @@ from typing import Any
 
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
-from embedgrpc.server.configuration import SettingsError
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.configuration import SettingsError
+from embedgrpc.server.settings.settings import Settings
 
 _ADDRESSES = ("address", "health_address")
 # Hosts that stand for every address of this machine, and the one to call in their place.

@@ -9,7 +9,7 @@ from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
 from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
-from embedgrpc.server.configuration import SettingsError
+from embedgrpc.server.settings.configuration import SettingsError
 
 # Longer values push what stands beside them to the right.
 _COLUMN_MAX = 48

@@ -7,8 +7,8 @@ from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
 from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
-from embedgrpc.server.configuration import SettingsError
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.configuration import SettingsError
+from embedgrpc.server.settings.settings import Settings
 
 
 def add_parser(commands: Any) -> None:

@@ -13,7 +13,7 @@ from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
 from embedgrpc.models.kinds import Kind
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from embedgrpc.models.tokenizers.truncation import Truncation
-from embedgrpc.server.parts import Parts
+from embedgrpc.server.loading.loaded_model import Parts
 
 FloatArray = NDArray[np.float32]
 # A text, or a query and a document.

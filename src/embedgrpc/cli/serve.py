@@ -8,9 +8,9 @@ from typing import Any
 
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
-from embedgrpc.server import logs
-from embedgrpc.server.configuration import SettingsError
-from embedgrpc.server.grpc_core import prepare_core
+from embedgrpc.server.process.grpc_core import prepare_core
+from embedgrpc.server.settings.configuration import SettingsError
+from embedgrpc.server.telemetry import logs
 
 _logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def run(parsed: argparse.Namespace) -> int:
         _logger.warning("variable sets nothing", extra={"variable": name})
     prepare_core(trusted_network=settings.trusted_network)
     # Late, so that a wrong setting is told before seconds of imports.
-    from embedgrpc.server.listening import StartError  # noqa: PLC0415 - see above
-    from embedgrpc.server.process import serve  # noqa: PLC0415 - see above
+    from embedgrpc.server.connections.listening import StartError  # noqa: PLC0415 - see above
+    from embedgrpc.server.process.process import serve  # noqa: PLC0415 - see above
 
     try:
         with asyncio.Runner(loop_factory=_choose_event_loop()) as runner:

@@ -5,8 +5,8 @@ import re
 from pydantic import ValidationError
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
 
 _NAME_AND_SOURCE = re.compile(r"(?P<name>[\w.-]{1,128})=(?P<source>.+)", re.ASCII)
 

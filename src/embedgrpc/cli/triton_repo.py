@@ -10,9 +10,9 @@ from embedgrpc.cli.refusing import refuse
 from embedgrpc.cli.sources import find_model
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
-from embedgrpc.server.configuration import SettingsError
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.configuration import SettingsError
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
 
 if TYPE_CHECKING:
     from embedgrpc.triton.execution import Execution

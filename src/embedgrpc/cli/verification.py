@@ -13,9 +13,9 @@ from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Kind
-from embedgrpc.server import loading
-from embedgrpc.server.parts import Parts
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.loading import loading
+from embedgrpc.server.loading.loaded_model import Parts
+from embedgrpc.server.settings.settings import Settings
 
 # No more of a long limit is tried, so that a check takes seconds.
 _TOKENS_MAX = 2048

@@ -7,8 +7,8 @@ from typing import Any
 
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.refusing import refuse
-from embedgrpc.server import logs
-from embedgrpc.server.configuration import SettingsError
+from embedgrpc.server.settings.configuration import SettingsError
+from embedgrpc.server.telemetry import logs
 
 _STATES = {True: "ok", False: "WRONG", None: "-"}
 
@@ -52,7 +52,7 @@ def run(parsed: argparse.Namespace) -> int:
     logs.configure(settings.log_level, settings.log_format)
     # Late, as it loads ONNX Runtime.
     from embedgrpc.cli.verification import Verification  # noqa: PLC0415 - see above
-    from embedgrpc.server.loading import LOAD_ERRORS  # noqa: PLC0415 - see above
+    from embedgrpc.server.loading.loading import LOAD_ERRORS  # noqa: PLC0415 - see above
 
     verification = Verification(
         settings=settings,

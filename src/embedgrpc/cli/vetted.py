@@ -5,8 +5,8 @@ from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.vetting.child_process import Leash
 from embedgrpc.models.vetting.vetting import Vetting, load_vetted
-from embedgrpc.server.model_settings import ModelSettings
-from embedgrpc.server.settings import Settings
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
 
 
 def prepare_vetted(

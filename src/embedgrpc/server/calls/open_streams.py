@@ -1,0 +1,62 @@
+"""Knows the streams that are open, and ends them in time.
+
+A stream ends when the server is about to stop, and when it has been open for as long as a
+connection may be: gRPC's core asks a client to leave an old connection, and later cuts off what is
+still open on it. It cannot tell Python which connections those are. So no stream may last longer
+than a connection, and the core waits that long and some more; then a stream has always ended by
+itself before, with an answer to all that was taken in.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from embedgrpc.server.calls.exchange import Exchange
+
+# Streams that began together do not end, and begin anew, in the same moment.
+_JITTER = 0.1
+
+
+class Draining:
+    """The open streams.
+
+    Args:
+        max_age_s: How long a stream may be open, in seconds.
+    """
+
+    def __init__(self, *, max_age_s: float) -> None:
+        self._max_age_s = max_age_s
+        self._exchanges: set[Exchange[Any]] = set()
+        self._draining = False
+
+    @contextmanager
+    def watch(self, exchange: Exchange[Any]) -> Iterator[None]:
+        """Counts a stream as open; one that comes too late ends at once."""
+        self._exchanges.add(exchange)
+        if self._draining:
+            _end_for_stop(exchange)
+        age_s = self._max_age_s * random.uniform(1 - _JITTER, 1)  # noqa: S311 - no secret
+        ending = asyncio.get_running_loop().call_later(age_s, _end_for_age, exchange)
+        try:
+            yield
+        finally:
+            ending.cancel()
+            self._exchanges.discard(exchange)
+
+    def drain(self) -> None:
+        """Lets every stream answer what it has taken in, and then end."""
+        self._draining = True
+        for exchange in self._exchanges:
+            _end_for_stop(exchange)
+
+
+def _end_for_stop(exchange: Exchange[Any]) -> None:
+    exchange.drain("the server is about to stop", label="stopping")
+
+
+def _end_for_age(exchange: Exchange[Any]) -> None:
+    exchange.drain(
+        "the stream has been open as long as a connection may be: open another", label="max_age"
+    )

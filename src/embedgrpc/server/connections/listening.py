@@ -1,0 +1,242 @@
+"""Where the server listens, and how gRPC treats its connections."""
+
+import errno
+import logging
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from embedgrpc.server.settings.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+# The most calls that wait to be taken over before gRPC begins to cancel some.
+_UNREAD_CALLS = 4096
+# Files that the process has open besides its connections: libraries, models, upstream channels.
+_DESCRIPTORS = 256
+# The longest name of a service in a health request is far shorter.
+HEALTH_MESSAGE_BYTES = 4096
+_HEALTH_STREAMS = 16
+_COMMON_ARGUMENTS = (
+    # Both alike, or a header between the two is refused at random.
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.absolute_max_metadata_size", 16_384),
+    # Else a stream that is not read takes in far more than its window.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Else a second server takes half of the first one's connections in silence.
+    ("grpc.so_reuseport", 0),
+)
+# The address of a Unix socket has 108 bytes, of which the last is a zero.
+_PATH_BYTES_MAX = 107
+_REASONS = {
+    errno.EADDRINUSE: "another server is running there",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "this user may not use the port",
+}
+
+
+class StartError(Exception):
+    """The server cannot start; one line that says what to change.
+
+    Attributes:
+        settings_are_wrong: Whether other settings would help, rather than another machine.
+    """
+
+    def __init__(self, message: str, *, settings_are_wrong: bool) -> None:
+        super().__init__(message)
+        self.settings_are_wrong = settings_are_wrong
+
+
+def listen(server: grpc.aio.Server, address: str, *, unix_socket_mode: str = "") -> str:
+    """Bind an address; return it with the port that was taken.
+
+    Args:
+        server: What is to listen there.
+        address: HOST:PORT or unix:PATH.
+        unix_socket_mode: Who may connect to a Unix socket, in octal; empty goes by the umask.
+
+    Raises:
+        StartError: It cannot be bound.
+    """
+    _check_address(address)
+    try:
+        with _umask(unix_socket_mode if address.startswith("unix:") else ""):
+            port = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise StartError(f"address {address}: cannot listen there", settings_are_wrong=False)
+    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def is_dual_stack(address: str) -> bool:
+    """Whether gRPC listens on all addresses of IPv6, too, where those of IPv4 are asked for."""
+    return _host_of(address) == "0.0.0.0" and socket.has_dualstack_ipv6()  # noqa: S104 - compared
+
+
+@contextmanager
+def _umask(mode: str) -> Iterator[None]:
+    """Give a socket its mode from its first moment on. Nothing else makes files meanwhile."""
+    if not mode:
+        yield
+        return
+    before = os.umask(0o777 & ~int(mode, 8))
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _host_of(address: str) -> str:
+    return "" if address.startswith("unix:") else address.rpartition(":")[0].strip("[]")
+
+
+def _check_address(address: str) -> None:
+    """Refuse what gRPC would refuse without a reason, or take away from another server."""
+    if address.startswith("unix:"):
+        _check_path(address, address.removeprefix("unix:").removeprefix("//"))
+        return
+    host, port = _host_of(address), address.rpartition(":")[2]
+    try:
+        found = socket.getaddrinfo(
+            host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise StartError(
+            f"address {address}: host {host!r}: {error.strerror}", settings_are_wrong=True
+        ) from None
+    refusals = [why for one in found if (why := _try_to_bind(one[0], one[4]))]
+    taken = [error for error in refusals if error.errno == errno.EADDRINUSE]
+    # A name may have addresses that this machine has not, such as those of IPv6.
+    if taken or len(refusals) == len(found):
+        refusal = (taken or refusals)[0]
+        reason = _REASONS.get(refusal.errno or 0, refusal.strerror)
+        raise StartError(
+            f"address {address}: cannot listen there: {reason}",
+            settings_are_wrong=refusal.errno in (errno.EADDRNOTAVAIL, errno.EACCES),
+        )
+
+
+def _try_to_bind(family: socket.AddressFamily, place: Any) -> OSError | None:
+    """Bind and let go of an address as gRPC is about to; return why that fails."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As gRPC: what ended a moment ago is in nobody's way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(place)
+    except OSError as error:
+        return error
+    return None
+
+
+def _check_path(address: str, path: str) -> None:
+    size = len(os.fsencode(path))
+    if size > _PATH_BYTES_MAX:
+        raise StartError(
+            f"address {address}: the path has {size} bytes; the limit is {_PATH_BYTES_MAX}",
+            settings_are_wrong=True,
+        )
+    parent = Path(path).parent
+    if not parent.is_dir():
+        raise StartError(f"address {address}: there is no such folder", settings_are_wrong=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # gRPC would remove the socket of a server that runs, and take its place.
+        if probe.connect_ex(path) == 0:
+            raise StartError(
+                f"address {address}: another server is running there", settings_are_wrong=False
+            )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise StartError(
+            f"address {address}: the folder {parent} cannot be written", settings_are_wrong=True
+        )
+    if Path(path).exists() and not Path(path).is_socket():
+        raise StartError(
+            f"address {address}: there is something else than a socket", settings_are_wrong=True
+        )
+
+
+def _ms(seconds: float) -> int:
+    """Returns milliseconds as gRPC takes them: its largest number means without end."""
+    return min(int(seconds * 1000), 2**31 - 1)
+
+
+def port_of(address: str) -> int:
+    """Return the port of an address; 0 for a Unix socket."""
+    return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
+
+
+def allow_descriptors(*, needed: int, wanted: int) -> None:
+    """Raise the number of files that the process may have open, if it has to be raised.
+
+    The limit that a shell, or systemd, gives a process is often 1,024, which the process may
+    raise itself.
+
+    Args:
+        needed: So many connections there may be.
+        wanted: So many there may be for a moment.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted + _DESCRIPTORS:
+        return
+    possible = wanted + _DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        possible = min(possible, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    if possible < needed + _DESCRIPTORS:
+        _logger.warning(
+            "the process may open too few files for its connections",
+            extra={"limit": possible, "needed": needed + _DESCRIPTORS},
+        )
+
+
+def channel_arguments(settings: Settings, *, max_connections: int) -> list[tuple[str, int]]:
+    """Return gRPC's own settings; a key that it does not know is ignored in silence.
+
+    Args:
+        settings: The settings.
+        max_connections: From how many connections on gRPC refuses new ones.
+    """
+    return [
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_send_message_length", settings.max_response_bytes),
+        ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        # Beyond the first number gRPC cancels some of the calls that wait to be taken over, and
+        # beyond the second all others; no client tries a cancelled call again.
+        ("grpc.server.max_pending_requests", _UNREAD_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _UNREAD_CALLS),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", _ms(settings.max_connection_idle_s)),
+        ("grpc.max_connection_age_ms", _ms(settings.max_connection_age_s)),
+        # A stream may begin as late as when its connection is told to go; see `draining`.
+        (
+            "grpc.max_connection_age_grace_ms",
+            _ms(settings.max_connection_age_s + settings.max_connection_age_grace_s),
+        ),
+        *_COMMON_ARGUMENTS,
+    ]
+
+
+def health_channel_arguments(*, max_connections: int) -> list[tuple[str, int]]:
+    """Return gRPC's settings for a listener that serves health alone."""
+    return [
+        ("grpc.max_receive_message_length", HEALTH_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", HEALTH_MESSAGE_BYTES),
+        ("grpc.max_concurrent_streams", _HEALTH_STREAMS),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.max_connection_idle_ms", 60_000),
+        *_COMMON_ARGUMENTS,
+    ]

@@ -1,0 +1,182 @@
+"""Reads how texts are to be embedded; each check names its field."""
+
+from functools import lru_cache
+from typing import Final
+
+from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embeddings import EmbedSpec
+from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.kinds import Representation
+from embedgrpc.models.tokenizers.tokenizer import Truncation
+from embedgrpc.server.contract.checks import check_enum, check_not_negative
+from embedgrpc.server.contract.options import prompt_for, read_max_tokens, read_truncation
+from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX
+from embedgrpc.v1 import common_pb2, embedding_service_pb2
+
+ENCODINGS: Final[dict[int, Encoding]] = {
+    embedding_service_pb2.VECTOR_ENCODING_UNSPECIFIED: Encoding.FLOAT32,
+    embedding_service_pb2.VECTOR_ENCODING_FLOAT32: Encoding.FLOAT32,
+    embedding_service_pb2.VECTOR_ENCODING_FLOAT16: Encoding.FLOAT16,
+    embedding_service_pb2.VECTOR_ENCODING_BFLOAT16: Encoding.BFLOAT16,
+    embedding_service_pb2.VECTOR_ENCODING_INT8: Encoding.INT8,
+    embedding_service_pb2.VECTOR_ENCODING_UBINARY: Encoding.UBINARY,
+}
+REPRESENTATIONS: Final[dict[int, Representation]] = {
+    embedding_service_pb2.REPRESENTATION_DENSE: Representation.DENSE,
+    embedding_service_pb2.REPRESENTATION_SPARSE: Representation.SPARSE,
+    embedding_service_pb2.REPRESENTATION_MULTI_VECTOR: Representation.MULTI_VECTOR,
+}
+_PROMPT_CHARACTERS_MAX = 8192
+# Callers of one model ask for few different things; what is long is hardly asked for twice, and
+# may be megabytes of fields that nobody knows.
+_KNOWN_MAX = 64
+_KNOWN_BYTES_MAX = 1024
+
+
+class EmbedOptionsReader:
+    """Reads the options of requests to one model, and remembers what it has read.
+
+    Nearly all requests of a caller have the same options, a dozen things to check each time.
+
+    Args:
+        embedder: The model.
+        default_truncation: Used where options say nothing.
+    """
+
+    def __init__(self, embedder: Embedder, *, default_truncation: Truncation) -> None:
+        self._embedder = embedder
+        self._default_truncation = default_truncation
+        self._read_known = lru_cache(_KNOWN_MAX)(self._read_wire)
+
+    def read(
+        self, options: embedding_service_pb2.EmbedOptions, *, field: str
+    ) -> tuple[EmbedSpec, Encoding]:
+        """Reads how texts are to be embedded, and how their numbers are to be written.
+
+        Args:
+            options: The request's options.
+            field: Where they stand in the request.
+
+        Raises:
+            InvalidRequestError: A value is wrong for every model.
+            UnsupportedError: This model lacks what is asked for.
+        """
+        if options.ByteSize() > _KNOWN_BYTES_MAX:
+            return self._read(options, field)
+        return self._read_known(options.SerializeToString(), field)
+
+    def _read_wire(self, wire: bytes, field: str) -> tuple[EmbedSpec, Encoding]:
+        return self._read(embedding_service_pb2.EmbedOptions.FromString(wire), field)
+
+    def _read(
+        self, options: embedding_service_pb2.EmbedOptions, field: str
+    ) -> tuple[EmbedSpec, Encoding]:
+        spec = self._read_spec(options, field=field)
+        self._embedder.check_spec(spec, field=field)
+        return spec, _read_encoding(options.encoding, field=f"{field}.encoding")
+
+    def _read_spec(self, options: embedding_service_pb2.EmbedOptions, *, field: str) -> EmbedSpec:
+        metadata = self._embedder.metadata
+        representations = _read_representations(options, metadata, field=field)
+        check_not_negative(options.dimensions, field=f"{field}.dimensions")
+        if options.dimensions and Representation.DENSE not in metadata.representations:
+            raise UnsupportedError(
+                "the model has no dense vectors",
+                field=f"{field}.dimensions",
+                metadata={"label": "missing_dimensions"},
+            )
+        if options.dimensions > metadata.dimensions:
+            raise InvalidRequestError(
+                f"{field}.dimensions is {options.dimensions}; the model has {metadata.dimensions}",
+                field=f"{field}.dimensions",
+                metadata={
+                    "dimensions": str(options.dimensions),
+                    "maxDimensions": str(metadata.dimensions),
+                },
+            )
+        check_not_negative(options.max_sparse_terms, field=f"{field}.max_sparse_terms")
+        return EmbedSpec(
+            prompt=_read_prompt(options, metadata, field=field),
+            dimensions=options.dimensions or metadata.dimensions,
+            normalize=options.normalize if options.HasField("normalize") else metadata.normalize,
+            truncation=read_truncation(
+                options.truncation, default=self._default_truncation, field=f"{field}.truncation"
+            ),
+            max_tokens=read_max_tokens(
+                options.max_tokens,
+                limit=metadata.max_tokens,
+                special_tokens=self._embedder.tokenizer.special_token_count,
+                field=f"{field}.max_tokens",
+            ),
+            representations=representations,
+            max_sparse_terms=options.max_sparse_terms,
+        )
+
+
+def _read_encoding(value: int, *, field: str) -> Encoding:
+    check_enum(embedding_service_pb2.VectorEncoding, value, field=field)
+    return ENCODINGS[value]
+
+
+def _read_representations(
+    options: embedding_service_pb2.EmbedOptions, metadata: ModelMetadata, *, field: str
+) -> tuple[Representation, ...]:
+    chosen: list[Representation] = []
+    for index, asked in enumerate(options.representations):
+        place = f"{field}.representations[{index}]"
+        check_enum(embedding_service_pb2.Representation, asked, field=place)
+        if asked == embedding_service_pb2.REPRESENTATION_UNSPECIFIED:
+            raise InvalidRequestError(f"{place} is unspecified", field=place)
+        representation = REPRESENTATIONS[asked]
+        if representation in chosen:
+            raise InvalidRequestError(f"{place} is asked for twice", field=place)
+        if representation not in metadata.representations:
+            raise UnsupportedError(
+                f"the model does not return {representation}",
+                field=place,
+                metadata={
+                    "label": "missing_representation",
+                    "representation": representation.value,
+                },
+            )
+        chosen.append(representation)
+    return tuple(chosen) or metadata.representations[:1]
+
+
+def _read_prompt(
+    options: embedding_service_pb2.EmbedOptions, metadata: ModelMetadata, *, field: str
+) -> str:
+    match options.WhichOneof("prompt"):
+        case "prompt_text":
+            # It is tokenized once for every text, so that a long one multiplies.
+            # And read once: it may be megabytes.
+            text = options.prompt_text
+            if len(text) > _PROMPT_CHARACTERS_MAX:
+                raise InvalidRequestError(
+                    f"{field}.prompt_text has {len(text)} characters; the limit is"
+                    f" {_PROMPT_CHARACTERS_MAX}",
+                    field=f"{field}.prompt_text",
+                )
+            return text
+        case "prompt_name":
+            return _named_prompt(options.prompt_name, metadata, field=f"{field}.prompt_name")
+        case _:
+            check_enum(common_pb2.InputType, options.input_type, field=f"{field}.input_type")
+            return prompt_for(options.input_type, metadata)
+
+
+def _named_prompt(name: str, metadata: ModelMetadata, *, field: str) -> str:
+    if not name or len(name) > NAME_CHARACTERS_MAX:
+        raise InvalidRequestError(
+            f"{field} has {len(name)} characters; it must have 1 to {NAME_CHARACTERS_MAX}",
+            field=field,
+        )
+    if name not in metadata.prompts:
+        raise UnsupportedError(
+            f"the model has no prompt of this name; it has {len(metadata.prompts)}",
+            field=field,
+            metadata={"label": "missing_prompt"},
+        )
+    return metadata.prompts[name]

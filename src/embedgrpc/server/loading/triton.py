@@ -1,0 +1,283 @@
+"""Loads models that run on Triton servers: here is at most what tokenizes for them."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from embedgrpc.backends.fallback import FallbackBackend
+from embedgrpc.backends.triton.backend import TritonBackend
+from embedgrpc.backends.triton.connection import Connection
+from embedgrpc.backends.triton.messages import Recipe
+from embedgrpc.backends.triton.served_graph import ServedGraph
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.remote.fingerprint import (
+    ServedFingerprint,
+    find_fingerprint,
+    hash_text_model,
+)
+from embedgrpc.models.remote.inputs import Filling, plan_inputs
+from embedgrpc.models.remote.outputs import ServedOutput, find_forms, plan_outputs
+from embedgrpc.models.remote.text_model import describe_text_model
+from embedgrpc.models.sources import source
+from embedgrpc.models.sources.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
+from embedgrpc.models.sources.triton_source import TritonSource, parse_triton_source
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.models.vetting.child_process import Leash
+from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
+from embedgrpc.server.loading.loaded_model import OVERHEAD_TOKENS, Parts, RunnableGraph
+from embedgrpc.server.loading.triton_tls import read_tls
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+# What a batch may cost. It is not measured: that would take the server from others who use it,
+# and tell of the network and of them rather than of the model.
+_CPU_BATCH_TOKENS = 512
+_GPU_BATCH_TOKENS = 8192
+
+
+# Bytes of text that take about as long as a token.
+_TOKEN_BYTES = 4
+# How much of a fingerprint a message names.
+_FINGERPRINT_CHARACTERS = 12
+
+
+def load_upstream(
+    model: ModelSettings,
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop | None,
+    leash: Leash,
+    *,
+    load_twin: Callable[[], Parts],
+) -> Parts:
+    """Loads a model that runs on Triton. Blocks; not on the loop.
+
+    Args:
+        model: With a source that names servers.
+        settings: How.
+        loop: The event loop that calls are to run on; None to run one in a thread.
+        leash: Ends early the process that reads the model's files.
+        load_twin: Loads the model's fallback. Called where it has one, and once a server is there.
+
+    Returns:
+        The parts of the model.
+
+    Raises:
+        ModelError: Its files cannot be used, or do not fit what the servers serve, or its
+            fallback is another model.
+        BackendUnavailableError: No server is there, or none has the model.
+        BackendError: The model can be run neither with token ids nor with texts, or its fallback
+            cannot be loaded.
+        DeviceError: The device cannot be used for its fallback.
+    """
+    place = parse_triton_source(model.source)
+    connection = Connection(
+        place.endpoints,
+        model=place.model,
+        version=place.version,
+        tls=read_tls(settings) if place.secure else None,
+        timeout_s=settings.triton_timeout_s,
+        loop=loop,
+    )
+    with ExitStack() as failing:
+        failing.callback(connection.close)
+        if connection.graph.text is not None:
+            _check_text_settings(model)
+        twin = load_twin() if model.fallback else None
+        if twin is not None:
+            failing.callback(twin.backend.close)
+        parts = _Upstream(model, settings, place, connection, twin, leash).load()
+        failing.pop_all()
+    return parts
+
+
+def _check_text_settings(model: ModelSettings) -> None:
+    for name in ("files", "fallback", "escape_special_tokens"):
+        if getattr(model, name):
+            raise ModelError(
+                f"{name} is set, but {model.source} takes texts: it tokenizes by itself"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Upstream:
+    model: ModelSettings
+    settings: Settings
+    place: TritonSource
+    connection: Connection
+    twin: Parts | None
+    leash: Leash
+
+    @property
+    def graph(self) -> ServedGraph:
+        return self.connection.graph
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[int | None, ...]]:
+        return {tensor.name: tensor.dims for tensor in self.graph.outputs}
+
+    def load(self) -> Parts:
+        return self._load_for_ids() if self.graph.text is None else self._load_for_texts()
+
+    def _load_for_ids(self) -> Parts:
+        """Loads a model that takes token ids."""
+        parameters, name = self.graph.parameters, self.place.model
+        files = self._find_files(parameters)
+        # Whoever writes the one parameter gives the outputs the names that they have here.
+        ours = FINGERPRINT_PARAMETER in parameters
+        vetting = Vetting(
+            files=files,
+            overrides=self.model.overrides,
+            served=find_forms(self.outputs, ours=ours),
+            escape_special_tokens=self.model.escape_special_tokens,
+            build=False,
+            cache_dir=self.settings.cache_dir,
+            limits=self.settings.vetting_limits,
+        )
+        described, tokenizer = load_vetted(
+            vetting, self.leash, lambda vetted: self._read(vetting, vetted)
+        )
+        planned = plan_outputs(self.outputs, described, ours=ours, model=name)
+        inputs = [tensor.name for tensor in self.graph.inputs]
+        fingerprint = self._find_fingerprint(files, described)
+        parts = Parts(
+            files=files,
+            metadata=described,
+            tokenizer=tokenizer,
+            graph=self._describe_graph(planned, fingerprint),
+            backend=self._open_backend(planned, plan_inputs(inputs, described, model=name)),
+            batch_tokens=self._count_tokens(described.max_tokens),
+            batch_sequences=self.graph.batch_max,
+            availability=self.connection.availability,
+        )
+        return parts if self.twin is None else self._join(parts, self.twin)
+
+    def _read(
+        self, vetting: Vetting, vetted: Description
+    ) -> tuple[metadata.ModelMetadata, Tokenizer]:
+        """Reads what was read before without harm."""
+        files = vetting.files
+        described = metadata.read(files, vetting.overrides, served=vetting.served)
+        if self.twin is not None and files is self.twin.files:
+            return described, self.twin.tokenizer
+        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        escape = vetting.escape_special_tokens
+        tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
+        return described, tokenizer
+
+    def _load_for_texts(self) -> Parts:
+        """Loads a model that takes texts, of which nothing is here."""
+        described = describe_text_model(self.outputs, self.model.overrides, model=self.place.model)
+        planned = plan_outputs(self.outputs, described, ours=False, model=self.place.model)
+        declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
+        value = hash_text_model(self.model.overrides, declared=declared, place=self._identify())
+        return Parts(
+            files=source.ModelFiles(self.model.source, Path(), revision=""),
+            metadata=described,
+            tokenizer=Tokenizer.of_bytes(),
+            graph=self._describe_graph(planned, ServedFingerprint(value, weight_type="")),
+            backend=self._open_backend(planned, {}),
+            batch_tokens=self._count_tokens(described.max_tokens, unit=_TOKEN_BYTES),
+            batch_sequences=self.graph.batch_max,
+            overhead_tokens=OVERHEAD_TOKENS * _TOKEN_BYTES,
+            availability=self.connection.availability,
+        )
+
+    def _open_backend(
+        self, planned: Mapping[str, ServedOutput], fillings: Mapping[str, Filling]
+    ) -> TritonBackend:
+        return TritonBackend(
+            self.connection,
+            recipes={key: Recipe(one.served, one.dims, one.make) for key, one in planned.items()},
+            fillings=fillings,
+            lanes=self.settings.lanes,
+        )
+
+    def _describe_graph(
+        self, planned: Mapping[str, ServedOutput], fingerprint: ServedFingerprint
+    ) -> RunnableGraph:
+        return RunnableGraph(
+            outputs=tuple(planned),
+            content_hash=fingerprint.value,
+            weight_type=fingerprint.weight_type,
+            weight_bytes=0,
+            place=self.model.source,
+        )
+
+    def _join(self, parts: Parts, twin: Parts) -> Parts:
+        """Lets the twin run the model while the servers are away.
+
+        Raises:
+            ModelError: It is another model.
+        """
+        served, here = parts.graph.content_hash, twin.graph.content_hash
+        if served != here:
+            declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
+            # What is declared can be found there, unless it is not that which speaks against it.
+            served = declared if declared not in ("", here) else served
+            raise ModelError(
+                f"{self.model.source} has the fingerprint {served[:_FINGERPRINT_CHARACTERS]}, and"
+                f" its fallback {self.model.fallback} {here[:_FINGERPRINT_CHARACTERS]}: write the"
+                " fallback's source to Triton with `embedgrpc triton-repo` and the same settings,"
+                " or set fallback to the model that runs there"
+            )
+        backend = FallbackBackend(
+            parts.backend, self.connection.availability, twin.backend, model=self.model.name
+        )
+        return replace(parts, backend=backend, availability=backend.availability)
+
+    def _find_files(self, parameters: Mapping[str, str]) -> source.ModelFiles:
+        if self.model.files:
+            return source.resolve(self.model.files)
+        if self.twin is not None:
+            return self.twin.files
+        named = parameters.get(SOURCE_PARAMETER, "")
+        if not named:
+            raise ModelError(
+                f"{self.model.source}: Triton's configuration of the model has no parameter"
+                f" {SOURCE_PARAMETER}: set files for this model to the source of its tokenizer"
+            )
+        try:
+            return source.resolve(named)
+        except ModelError as error:
+            raise type(error)(
+                f"{error}; that is what {SOURCE_PARAMETER} says in Triton's configuration of"
+                f" {self.place.model}: set files for this model instead"
+            ) from None
+
+    def _find_fingerprint(
+        self, files: source.ModelFiles, described: metadata.ModelMetadata
+    ) -> ServedFingerprint:
+        found = find_fingerprint(
+            files,
+            described,
+            self.model.overrides,
+            declared=self.graph.parameters.get(FINGERPRINT_PARAMETER, ""),
+            place=self._identify(),
+            cache_dir=self.settings.cache_dir,
+        )
+        if found.contradicted:
+            _logger.warning(
+                "fingerprint not taken",
+                extra={
+                    "model": self.model.name,
+                    "problem": "the weights here are not those that Triton's configuration names",
+                },
+            )
+        return found
+
+    def _identify(self) -> list[str]:
+        """Tells what is known of a model without its weights: where it runs, and what it gives."""
+        outputs = [f"{one.name} {one.datatype} {one.dims}" for one in self.graph.outputs]
+        place = [*sorted(self.place.endpoints), self.place.model, self.place.version]
+        return [*place, *self.graph.versions, *sorted(outputs)]
+
+    def _count_tokens(self, max_tokens: int, *, unit: int = 1) -> int:
+        """What a batch may cost, in tokens or smaller units: no more than a request may hold."""
+        tokens = unit * (_GPU_BATCH_TOKENS if self.graph.on_gpu else _CPU_BATCH_TOKENS)
+        return min(tokens, max_tokens * self.graph.batch_max) if self.graph.batch_max else tokens

@@ -1,0 +1,75 @@
+"""A listener that serves health alone, for probes.
+
+A probe that connects to the listener of the calls shares its limits: where clients use them up,
+the probe fails and the process is restarted, for everybody.
+"""
+
+from typing import Any, Self
+
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+
+from embedgrpc.server.calls.guard import GuardInterceptor
+from embedgrpc.server.calls.open_calls import OpenCalls
+from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.connections.keeper import ConnectionKeeper, Limits
+from embedgrpc.server.connections.listening import (
+    HEALTH_MESSAGE_BYTES,
+    health_channel_arguments,
+    listen,
+)
+from embedgrpc.server.services.health import HealthService
+from embedgrpc.server.settings.settings import Settings
+
+# Probes are few; these are what a flood of them may take.
+_LIMITS = Limits(total=64)
+
+# A health check has one field; a few that newer clients may add are let through.
+_FIELDS_MAX = 100
+
+
+class HealthListener:
+    """Serves Check and Watch of grpc.health.v1 on an address of its own.
+
+    Use as an async context manager.
+
+    Args:
+        service: What it serves.
+        settings: The settings; `health_address` is set.
+
+    Attributes:
+        address: Where it listens; with the port that was taken for port 0.
+        keeper: Looks after its connections; to be run once it listens.
+        open_calls: Keeps account of its calls; to be run as well.
+    """
+
+    keeper: ConnectionKeeper
+
+    def __init__(self, service: HealthService, settings: Settings) -> None:
+        self._unix_socket_mode = settings.unix_socket_mode
+        self.address = address = settings.health_address
+        # Its own account: calls for vectors must not take the places of probes.
+        self.open_calls = OpenCalls(settings, message_bytes_max=HEALTH_MESSAGE_BYTES)
+        self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
+        backstop = _LIMITS.backstop(address)
+        guard = GuardInterceptor(self.open_calls, max_fields=_FIELDS_MAX)
+        interceptors: list[Any] = [self._activity, guard]
+        self._server = grpc.aio.server(
+            interceptors=interceptors, options=health_channel_arguments(max_connections=backstop)
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(service, self._server)
+
+    async def __aenter__(self) -> Self:
+        """Listen.
+
+        Raises:
+            StartError: The address cannot be bound.
+        """
+        self.address = listen(self._server, self.address, unix_socket_mode=self._unix_socket_mode)
+        await self._server.start()
+        self.keeper = ConnectionKeeper("health", self.address, self._activity.of, _LIMITS)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # What is asked now has its answer at once: there is nothing to wait for.
+        await self._server.stop(None)

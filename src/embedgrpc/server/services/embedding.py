@@ -1,0 +1,101 @@
+"""EmbeddingService: validates and unpacks requests, packs answers."""
+
+from typing import Any
+
+from embedgrpc.engine.tasks.embeddings import Embeddings
+from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.calls.begin import begin_call, client_response_bytes
+from embedgrpc.server.calls.open_calls import reserve_answer
+from embedgrpc.server.calls.open_streams import Draining
+from embedgrpc.server.contract.checks import check_count
+from embedgrpc.server.contract.response_sizes import check_embeddings_size
+from embedgrpc.server.contract.wire import delimited, embedding_wires
+from embedgrpc.server.loading.catalog import Catalog
+from embedgrpc.server.services.embedding_stream import EmbeddingStream
+from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.tracing import describe_call
+from embedgrpc.v1 import common_pb2, embedding_service_pb2, embedding_service_pb2_grpc
+
+_EMBEDDINGS_FIELD = 1
+
+
+class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
+    """Serves Embed and StreamEmbed.
+
+    Args:
+        catalog: The models.
+        settings: The limits.
+        draining: Knows the streams that are open.
+    """
+
+    def __init__(self, catalog: Catalog, settings: Settings, draining: Draining) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._draining = draining
+
+    async def Embed(  # noqa: N802 - the contract's name
+        self, request: embedding_service_pb2.EmbedRequest, context: Any
+    ) -> bytes:
+        """Embeds a batch; all texts succeed or the call fails.
+
+        Returns:
+            An `EmbedResponse` in wire form.
+        """
+        call = begin_call(
+            context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
+        )
+        served = self._catalog.find(request.model)
+        loaded, embedder, options = served.embedder()
+        check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")
+        spec, encoding = options.read(request.options, field="options")
+        size_bytes = request.ByteSize()
+        answer_bytes = await check_embeddings_size(
+            request.texts,
+            spec,
+            encoding,
+            size_bytes=size_bytes,
+            multi_vector_dimensions=loaded.metadata.multi_vector_dimensions,
+            limit=min(self._settings.max_response_bytes, client_response_bytes(context)),
+        )
+        describe_call(
+            operation="embeddings",
+            request_model=request.model or served.id,
+            response_model=served.id,
+            dimensions=spec.dimensions,
+            encoding=encoding.value,
+        )
+        await reserve_answer(answer_bytes)
+
+        def pack(embeddings: Embeddings) -> tuple[bytes, int]:
+            response = embedding_service_pb2.EmbedResponse(
+                model=served.id,
+                revision=loaded.revision,
+                fingerprint=loaded.fingerprint,
+                usage=usage_of(embeddings),
+            )
+            wires = embedding_wires(
+                embeddings, encoding=encoding, sparse_dimensions=loaded.metadata.sparse_dimensions
+            )
+            parts = [delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]
+            return b"".join([*parts, response.SerializeToString()]), response.usage.input_tokens
+
+        answer, input_tokens = await embedder.embed(
+            request.texts, spec, call, size_bytes=size_bytes, pack=pack
+        )
+        describe_call(input_tokens=input_tokens)
+        return answer
+
+    async def StreamEmbed(  # noqa: N802 - the contract's name
+        self, request_iterator: Any, context: Any
+    ) -> None:
+        """Embeds a stream of any length; a bad text fails alone."""
+        stream = EmbeddingStream(self._catalog, self._settings, request_iterator, context)
+        with self._draining.watch(stream.exchange):
+            await stream.run()
+
+
+def usage_of(embeddings: Embeddings) -> common_pb2.Usage:
+    """Sums up what some texts cost."""
+    return common_pb2.Usage(
+        input_tokens=sum(embeddings.token_counts), truncated_inputs=sum(embeddings.truncated)
+    )

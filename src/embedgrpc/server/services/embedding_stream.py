@@ -1,0 +1,251 @@
+"""One StreamEmbed call: ids in, results out, in the order that was asked for."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embeddings import EmbedSpec
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.models.kinds import Representation
+from embedgrpc.server.calls.begin import begin_call, client_response_bytes
+from embedgrpc.server.calls.exchange import Exchange
+from embedgrpc.server.contract.checks import check_count, check_enum, check_id, response_too_large
+from embedgrpc.server.contract.response_sizes import bound_embeddings_size
+from embedgrpc.server.contract.wire import delimited
+from embedgrpc.server.loading.catalog import Catalog, LoadedModel
+from embedgrpc.server.rpc.errors import item_error
+from embedgrpc.server.services.embedding_sink import EmbeddingSink
+from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.tracing import describe_call
+from embedgrpc.v1 import common_pb2, embedding_service_pb2
+
+# Larger messages are slower to send, and late results wait for early ones to be written.
+_MESSAGE_BYTES = 1024 * 1024
+# Keys and lengths of a message with one result, and its usage.
+_MESSAGE_OVERHEAD_BYTES = 64
+# What the vectors of all tokens may take up in one stream's window.
+_WINDOW_BYTES = 256 * 1024 * 1024
+_FLOAT_BYTES = 4
+_RESULTS_FIELD, _USAGE_FIELD = 1, 2
+_STREAM_RESULTS_FIELD = 2
+_ID_FIELD, _EMBEDDING_FIELD, _ERROR_FIELD = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A `StreamEmbedResult` in wire form, and what it cost."""
+
+    id: str
+    wire: bytes
+    input_tokens: int
+    truncated: bool
+
+
+class _Texts(Sequence[str]):
+    """The texts of a message, each made when it is asked for."""
+
+    def __init__(self, inputs: Sequence[embedding_service_pb2.StreamEmbedInput]) -> None:
+        self._inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [one.text for one in self._inputs[index]]
+        return self._inputs[index].text
+
+
+class EmbeddingStream:
+    """The state of one call.
+
+    Args:
+        catalog: The models.
+        settings: The limits.
+        requests: Its messages.
+        context: The RPC's context.
+    """
+
+    def __init__(self, catalog: Catalog, settings: Settings, requests: Any, context: Any) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._context = context
+        self.exchange: Exchange[_Answer] = Exchange(
+            context, requests, idle_timeout_s=settings.stream_idle_timeout_s
+        )
+        self._ids: set[str] = set()
+        self._sinks: set[EmbeddingSink] = set()
+        self._in_input_order = True
+        self._taken = 0
+        self._next_position = 0
+        self._early: dict[int, _Answer] = {}
+        self._input_tokens = 0
+        self._answer_bytes = 0
+
+    async def run(self) -> None:
+        """Serves the call to its end."""
+        try:
+            await self.exchange.run(self._read, self._pack)
+        finally:
+            for sink in self._sinks:
+                sink.cancel()
+            # Each holds this stream, too.
+            self._sinks.clear()
+            describe_call(input_tokens=self._input_tokens)
+
+    async def _read(self) -> None:
+        requests = self.exchange.receive()
+        first = await anext(requests, None)
+        if first is None:
+            return
+        if first.WhichOneof("step") != "setup":
+            raise _out_of_order("the first message must hold setup")
+        call = begin_call(self._context, WorkClass.BULK, self._settings)
+        embedder, spec, encoding = await self._set_up(first.setup)
+        async for request in requests:
+            if request.WhichOneof("step") != "batch":
+                raise _out_of_order("every message after the first must hold batch")
+            await self._take(request.batch, embedder, spec, encoding, call)
+
+    async def _set_up(
+        self, setup: embedding_service_pb2.StreamEmbedSetup
+    ) -> tuple[Embedder, EmbedSpec, Encoding]:
+        served = self._catalog.find(setup.model, field="setup.model")
+        loaded, embedder, options = served.embedder()
+        spec, encoding = options.read(setup.options, field="setup.options")
+        check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
+        limit = min(self._settings.max_response_bytes, client_response_bytes(self._context))
+        self._answer_bytes = limit - _MESSAGE_OVERHEAD_BYTES
+        self._in_input_order = setup.order != embedding_service_pb2.RESULT_ORDER_COMPLETION
+        describe_call(
+            operation="embeddings",
+            request_model=setup.model or served.id,
+            response_model=served.id,
+            dimensions=spec.dimensions,
+            encoding=encoding.value,
+        )
+        window = self._window(spec, loaded)
+        self.exchange.set_window(window)
+        await self.exchange.write_first(
+            embedding_service_pb2.StreamEmbedResponse(
+                ready=embedding_service_pb2.StreamEmbedReady(
+                    model=served.id,
+                    revision=loaded.revision,
+                    fingerprint=loaded.fingerprint,
+                    dimensions=spec.dimensions,
+                    max_in_flight_inputs=window,
+                    max_batch_inputs=min(self._settings.max_stream_batch_inputs, window),
+                )
+            )
+        )
+        return embedder, spec, encoding
+
+    def _window(self, spec: EmbedSpec, loaded: LoadedModel) -> int:
+        """Tells how many inputs may be in flight: fewer when each may give a vector a token."""
+        window = self._settings.max_stream_in_flight_inputs
+        if Representation.MULTI_VECTOR not in spec.representations:
+            return window
+        largest = spec.max_tokens * loaded.metadata.multi_vector_dimensions * _FLOAT_BYTES
+        return min(window, max(_WINDOW_BYTES // largest, 1))
+
+    async def _take(
+        self,
+        batch: embedding_service_pb2.StreamEmbedBatch,
+        embedder: Embedder,
+        spec: EmbedSpec,
+        encoding: Encoding,
+        call: Call,
+    ) -> None:
+        """Takes in one batch message, as soon as the window has room for it."""
+        inputs, size_bytes = batch.inputs, batch.ByteSize()
+        check_count(len(inputs), limit=self._settings.max_stream_batch_inputs, field="batch.inputs")
+        ids = [one.id for one in inputs]
+        for index, identifier in enumerate(ids):
+            check_id(identifier, self._ids, field=f"batch.inputs[{index}].id")
+            self._ids.add(identifier)
+        size = bound_embeddings_size(
+            len(inputs),
+            spec,
+            encoding,
+            size_bytes=size_bytes,
+            multi_vector_dimensions=embedder.metadata.multi_vector_dimensions,
+        )
+        await self.exchange.take(len(inputs), answer_bytes=size + sum(map(len, ids)))
+        first = self._taken
+        self._taken += len(inputs)
+        sink = EmbeddingSink(
+            stream=self,
+            embedder=embedder,
+            spec=spec,
+            encoding=encoding,
+            first=first,
+            ids=ids,
+        )
+        running = await embedder.submit(_Texts(inputs), spec, call, sink, size_bytes=size_bytes)
+        if sink.missing:
+            sink.running = running
+            self._sinks.add(sink)
+
+    def finished(self, sink: EmbeddingSink) -> None:
+        """Forget a message of which every input is answered."""
+        self._sinks.discard(sink)
+
+    def succeed(
+        self, position: int, identifier: str, embedding: bytes, *, tokens: int, truncated: bool
+    ) -> None:
+        """Answers an input with its embedding in wire form."""
+        wire = delimited(_ID_FIELD, identifier.encode()) + delimited(_EMBEDDING_FIELD, embedding)
+        if len(wire) > self._answer_bytes:
+            self.fail(position, identifier, response_too_large(len(wire), self._answer_bytes))
+            return
+        self._answer(position, _Answer(identifier, wire, tokens, truncated))
+
+    def fail(self, position: int, identifier: str, error: EngineError) -> None:
+        """Answers an input with the reason why there is no embedding."""
+        wire = delimited(_ID_FIELD, identifier.encode())
+        wire += delimited(_ERROR_FIELD, item_error(error).SerializeToString())
+        self._answer(position, _Answer(identifier, wire, 0, truncated=False))
+
+    def _answer(self, position: int, answer: _Answer) -> None:
+        if not self._in_input_order:
+            self.exchange.answer(answer)
+            return
+        self._early[position] = answer
+        while self._next_position in self._early:
+            self.exchange.answer(self._early.pop(self._next_position))
+            self._next_position += 1
+
+    def _pack(self, outbox: deque[_Answer]) -> tuple[Any, int]:
+        """Makes one message, in wire form, of the answers at the front."""
+        parts: list[bytes] = []
+        size = tokens = truncated = 0
+        budget = min(_MESSAGE_BYTES, self._answer_bytes)
+        while outbox and (not parts or size + len(outbox[0].wire) < budget):
+            answer = outbox.popleft()
+            parts.append(delimited(_RESULTS_FIELD, answer.wire))
+            size += len(parts[-1])
+            tokens += answer.input_tokens
+            truncated += answer.truncated
+            # From here on the client may use the id again: it can only do so once it has read
+            # this message.
+            self._ids.discard(answer.id)
+        usage = common_pb2.Usage(input_tokens=tokens, truncated_inputs=truncated)
+        self._input_tokens += tokens
+        answers = len(parts)
+        parts.append(delimited(_USAGE_FIELD, usage.SerializeToString()))
+        return delimited(_STREAM_RESULTS_FIELD, b"".join(parts)), answers
+
+
+def _out_of_order(what: str) -> InvalidRequestError:
+    return InvalidRequestError(what, field="step", metadata={"label": "out_of_order"})

@@ -1,0 +1,233 @@
+"""Gives each call a span that continues the trace of its caller.
+
+No span ever holds a text, a vector or the message of an exception. The propagator is the
+process's own, so `OTEL_PROPAGATORS` means what it means everywhere; the tracer is handed in, so
+nothing here reads settings or knows of exporters.
+
+Source: OpenTelemetry semantic conventions 1.44, RPC, gRPC and generative AI; only the names that
+a registry does not have begin with `embedgrpc.`.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.util.types import AttributeValue
+
+from embedgrpc.libraries.propagation import propagate
+from embedgrpc.server.rpc.handlers import behavior_of, make_handler, write_all
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class Attribute:
+    """Every name of an attribute that a span of this server may have."""
+
+    ERROR_TYPE: Final = "error.type"
+    NETWORK_PEER_ADDRESS: Final = "network.peer.address"
+    NETWORK_PEER_PORT: Final = "network.peer.port"
+    RPC_METHOD: Final = "rpc.method"
+    RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
+    RPC_SYSTEM_NAME: Final = "rpc.system.name"
+    SERVER_ADDRESS: Final = "server.address"
+    SERVER_PORT: Final = "server.port"
+
+    GEN_AI_EMBEDDINGS_DIMENSION_COUNT: Final = "gen_ai.embeddings.dimension.count"
+    GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+    GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
+    GEN_AI_REQUEST_ENCODING_FORMATS: Final = "gen_ai.request.encoding_formats"
+    GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+    GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+    GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+
+    BATCH_PADDED_TOKENS: Final = "embedgrpc.batch.padded_tokens"
+    BATCH_SEQUENCES: Final = "embedgrpc.batch.sequences"
+    BATCH_TOKENS: Final = "embedgrpc.batch.tokens"
+
+
+class TracingInterceptor(grpc.aio.ServerInterceptor):
+    """Gives each call a SERVER span that continues the caller's trace.
+
+    Install it first, so that it is outermost and sees the status that the others decide on.
+    gRPC's own services (health, reflection) leave no spans, nor do methods that nobody serves.
+    A handler is traced if it is a coroutine function or an async generator function, as gRPC
+    itself tells them apart; the plain functions of a migrating server are left as they are.
+
+    Args:
+        tracer: Makes the spans.
+        server_address: What clients call this server; empty leaves the attribute out.
+        server_port: The port beside it; 0 leaves the attribute out.
+    """
+
+    def __init__(self, tracer: Tracer, *, server_address: str = "", server_port: int = 0) -> None:
+        self._tracer = tracer
+        self._server: dict[str, AttributeValue] = {Attribute.RPC_SYSTEM_NAME: "grpc"}
+        if server_address:
+            self._server[Attribute.SERVER_ADDRESS] = server_address
+        if server_port:
+            self._server[Attribute.SERVER_PORT] = server_port
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler of one call; gRPC calls this."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method.removeprefix("/")
+        if handler is None or method.startswith("grpc."):
+            return handler
+        behavior = behavior_of(handler)
+        generates = inspect.isasyncgenfunction(behavior)
+        if not generates and not inspect.iscoroutinefunction(behavior):
+            return handler
+        metadata = tuple(handler_call_details.invocation_metadata or ())
+
+        async def answer(request: Any, context: Any) -> Any:
+            with self._span(method, metadata, context):
+                if generates:
+                    return await write_all(behavior(request, context), context)
+                return await behavior(request, context)
+
+        return make_handler(handler, answer)
+
+    @contextmanager
+    def _span(self, method: str, metadata: Metadata, context: Any) -> Iterator[None]:
+        parent = propagate.extract(metadata, context=Context(), getter=_METADATA_GETTER)
+        span = self._tracer.start_span(
+            method,
+            context=parent,
+            kind=SpanKind.SERVER,
+            attributes={**self._server, Attribute.RPC_METHOD: method, **_peer(context.peer())},
+        )
+        token = attach(trace.set_span_in_context(span, parent))
+        try:
+            yield
+        except BaseException as error:
+            _set_outcome(span, context, error)
+            raise
+        else:
+            _set_outcome(span, context, None)
+        finally:
+            detach(token)
+            span.end()
+
+
+def describe_call(
+    *,
+    operation: str = "",
+    request_model: str = "",
+    response_model: str = "",
+    dimensions: int = 0,
+    encoding: str = "",
+    input_tokens: int = 0,
+) -> None:
+    """Adds what a service knows of its call to the span of that call, if there is one.
+
+    May be called as often as something becomes known; empty and 0 leave an attribute as it is.
+
+    Args:
+        operation: "embeddings", or "rerank", for which the registry has no name.
+        request_model: The model that was asked for.
+        response_model: The model that answers.
+        dimensions: The length of the dense vectors.
+        encoding: How vectors are written, such as "float32".
+        input_tokens: How many tokens the call has cost so far.
+    """
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return
+    told: dict[str, AttributeValue] = {
+        Attribute.GEN_AI_OPERATION_NAME: operation,
+        Attribute.GEN_AI_PROVIDER_NAME: "embedgrpc",
+        Attribute.GEN_AI_REQUEST_MODEL: request_model,
+        Attribute.GEN_AI_RESPONSE_MODEL: response_model,
+        Attribute.GEN_AI_EMBEDDINGS_DIMENSION_COUNT: dimensions,
+        Attribute.GEN_AI_REQUEST_ENCODING_FORMATS: (encoding,) if encoding else (),
+        Attribute.GEN_AI_USAGE_INPUT_TOKENS: input_tokens,
+    }
+    span.set_attributes({name: value for name, value in told.items() if value})
+
+
+def current_context() -> SpanContext | None:
+    """Names the span of the running call, to link a batch to; None where none is recorded."""
+    span = trace.get_current_span()
+    return span.get_span_context() if span.is_recording() else None
+
+
+def forwarded_context() -> tuple[tuple[str, str], ...]:
+    """Tells what to send along with a call that is made for the running one; nothing untraced."""
+    if not trace.get_current_span().get_span_context().is_valid:
+        return ()
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return tuple(carrier.items())
+
+
+class _MetadataGetter(Getter[Metadata]):
+    """Reads propagation fields from gRPC metadata, whose keys are lower case and may repeat."""
+
+    def get(self, carrier: Metadata, key: str) -> list[str] | None:
+        wanted = key.lower()
+        return [
+            value for name, value in carrier if name == wanted and isinstance(value, str)
+        ] or None
+
+    def keys(self, carrier: Metadata) -> list[str]:
+        return [name for name, _ in carrier]
+
+
+_METADATA_GETTER: Final = _MetadataGetter()
+
+_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+
+# Other codes tell a caller of its own mistake or wish, which is no error of the server.
+_SERVER_FAULTS: Final = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
+
+def _set_outcome(span: Span, context: Any, error: BaseException | None) -> None:
+    """Records how a call ended, as its client is told: a status that was set beats the error."""
+    # aio hands the code out as the number it keeps, whatever its annotation says.
+    told = context.code()
+    code = told if isinstance(told, grpc.StatusCode) else _CODES[told or 0]
+    error_type = ""
+    if error is not None and code is grpc.StatusCode.OK:
+        # A write to a call that its client has left fails before the cancellation is told.
+        if isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.InternalError):
+            code = grpc.StatusCode.CANCELLED
+        else:
+            code, error_type = grpc.StatusCode.UNKNOWN, type(error).__qualname__
+    span.set_attribute(Attribute.RPC_RESPONSE_STATUS_CODE, code.name)
+    if code in _SERVER_FAULTS:
+        span.set_attribute(Attribute.ERROR_TYPE, error_type or code.name)
+        span.set_status(Status(StatusCode.ERROR))
+
+
+def _peer(peer: str) -> dict[str, AttributeValue]:
+    """Splits gRPC's "ipv4:1.2.3.4:5", "ipv6:%5B::1%5D:5" or "unix:/path"; {} for others."""
+    kind, _, place = unquote(peer).partition(":")
+    address, _, port = place.rpartition(":")
+    if kind in {"ipv4", "ipv6"} and port.isdecimal():
+        return {
+            Attribute.NETWORK_PEER_ADDRESS: address.strip("[]"),
+            Attribute.NETWORK_PEER_PORT: int(port),
+        }
+    return {Attribute.NETWORK_PEER_ADDRESS: place} if kind == "unix" and place else {}
