@@ -8,8 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.tokenizing import jobs as tokenization
-from embedgrpc.engine.tokenizing import threads as tokenizing
+from embedgrpc.engine.tokenizing import jobs, threads
 from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tokenized
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
@@ -79,9 +78,9 @@ def pairs(request: pytest.FixtureRequest) -> Iterator[Tokens]:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cuts texts of every length, so that short examples have many pieces."""
-    monkeypatch.setattr(tokenization, "_PIECE_CHARACTERS_MIN", 1)
-    monkeypatch.setattr(tokenization, "_PIECE_CHARACTERS_PER_TOKEN", 2)
-    for module in (tokenization, tokenizing):
+    monkeypatch.setattr(jobs, "_PIECE_CHARACTERS_MIN", 1)
+    monkeypatch.setattr(jobs, "_PIECE_CHARACTERS_PER_TOKEN", 2)
+    for module in (jobs, threads):
         monkeypatch.setattr(module, "SLICE_CHARACTERS", 64)
 
 

@@ -31,11 +31,11 @@ while True:
 
 _HANGING = """
 import asyncio, os, signal, sys
-import embedgrpc.server.process.process
+from embedgrpc.server.process import process
 from embedgrpc.server.telemetry import logs
 from embedgrpc.server.settings.settings import Settings
 
-class Hanging(embedgrpc.server.process.process.Server):
+class Hanging(process.Server):
     async def load(self):
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.Event().wait()
@@ -43,10 +43,10 @@ class Hanging(embedgrpc.server.process.process.Server):
     async def drain(self):
         await asyncio.Event().wait()
 
-embedgrpc.server.process.process.Server = Hanging
+process.Server = Hanging
 logs.configure("info", "json")
 settings = Settings(address="127.0.0.1:0", cache_dir=sys.argv[1])
-asyncio.run(embedgrpc.server.process.process.serve(settings.model_copy(update={"shutdown_timeout_s": 0.1})))
+asyncio.run(process.serve(settings.model_copy(update={"shutdown_timeout_s": 0.1})))
 """
 
 

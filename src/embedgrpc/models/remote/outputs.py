@@ -1,7 +1,7 @@
 """Finds what a model gives whose graph runs on a server, by the names of its outputs there.
 
-A repository that `embedgrpc` wrote serves the outputs of `embedgrpc.models.graphs.outputs`, as they are.
-In others names mean what exporters mean by them, and what is missing is made here.
+A repository that `embedgrpc` wrote serves the outputs of `embedgrpc.models.graphs.outputs`. In
+others, names mean what exporters mean by them, and what is missing is made here.
 """
 
 from collections.abc import Callable, Mapping

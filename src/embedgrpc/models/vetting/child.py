@@ -53,7 +53,7 @@ def main() -> None:
 def _vet(job: Any, channel: Channel) -> None:
     # Late, once this process is limited.
     from embedgrpc.models.folder import metadata  # noqa: PLC0415 - see above
-    from embedgrpc.models.graphs import graph
+    from embedgrpc.models.graphs import graph  # noqa: PLC0415 - see above
     from embedgrpc.models.graphs.cache import load_or_build, tag_unfinished  # noqa: PLC0415 - see above
     from embedgrpc.models.remote.fingerprint import find_fingerprint  # noqa: PLC0415 - see above
     from embedgrpc.models.tokenizers.tokenizer import Tokenizer  # noqa: PLC0415 - see above

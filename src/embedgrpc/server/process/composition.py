@@ -43,7 +43,7 @@ from embedgrpc.server.services.models import ModelService
 from embedgrpc.server.services.reflection import add_reflection
 from embedgrpc.server.services.reranking import RerankService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
-from embedgrpc.server.telemetry import sdk as telemetry
+from embedgrpc.server.telemetry import sdk
 from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Metrics, Reading, configure_metrics
 from embedgrpc.server.telemetry.sdk import Telemetry
@@ -141,7 +141,7 @@ class Server:
             door,
         ]
         try:
-            tracing = telemetry.configure(version("embedgrpc"), os.environ)
+            tracing = sdk.configure(version("embedgrpc"), os.environ)
             metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None

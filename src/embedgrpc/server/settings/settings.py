@@ -33,7 +33,7 @@ _OTHER_FIELDS = 1024
 
 
 class Settings(BaseModel):
-    """The settings of a server; see `embedgrpc.server.settings.configuration` for where they come from."""
+    """The settings of a server; `configuration` beside this file puts them together."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 

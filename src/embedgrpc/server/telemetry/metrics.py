@@ -117,8 +117,8 @@ def configure_metrics(
 
     It is asked for by `OTEL_METRICS_EXPORTER` (`otlp`, `console`, both with a comma, `none`) or,
     where that is unset, by `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`;
-    see `embedgrpc.server.telemetry.sdk.configure` for the rest. `OTEL_METRIC_EXPORT_INTERVAL` is the
-    SDK's.
+    see `embedgrpc.server.telemetry.sdk.configure` for the rest. The SDK reads
+    `OTEL_METRIC_EXPORT_INTERVAL`.
 
     Args:
         service_version: Version of this server, for the resource `service.version`.
