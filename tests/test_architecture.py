@@ -21,21 +21,21 @@ SOURCES = {
 }
 PROTOS = sorted(path.relative_to(ROOT / "protos") for path in (ROOT / "protos").rglob("*.proto"))
 
-# What a part may import of the others: always what lies further down.
+# What each package may import from the others: only what lies below it.
 MAY_IMPORT = {
     "embedgrpc.cli": (
         "embedgrpc.server",
         "embedgrpc.engine",
         "embedgrpc.models",
         "embedgrpc.triton",
-        # How many cores there are is asked of the machine, not of what runs on it.
-        "embedgrpc.machine.cores",
         "embedgrpc.libraries",
+        "embedgrpc.machine",
         # `health` asks a server.
         "embedgrpc.client",
     ),
     "embedgrpc.server": (
         "embedgrpc.libraries",
+        "embedgrpc.machine",
         "embedgrpc.engine",
         "embedgrpc.models",
         "embedgrpc.backends.base",
@@ -43,17 +43,70 @@ MAY_IMPORT = {
     ),
     "embedgrpc.engine": (
         "embedgrpc.models",
+        "embedgrpc.machine",
         "embedgrpc.backends.base",
-        "embedgrpc.machine.thread_priority",
     ),
     # Writes what a Triton server loads.
     "embedgrpc.triton": ("embedgrpc.models",),
-    "embedgrpc.models": ("embedgrpc.libraries",),
-    "embedgrpc.backends": ("embedgrpc.libraries",),
+    "embedgrpc.models": ("embedgrpc.libraries", "embedgrpc.machine"),
+    "embedgrpc.backends": ("embedgrpc.libraries", "embedgrpc.machine"),
     "embedgrpc.libraries": (),
+    "embedgrpc.machine": (),
     "embedgrpc.client": ("embedgrpc.v1",),
 }
-# Here alone the server names what it is made of.
+# The rooms and files of each package, from the top floor down. Imports point down the list.
+FLOORS = {
+    "embedgrpc.server": (
+        "process",
+        "services",
+        "calls",
+        "connections",
+        "telemetry",
+        "loading",
+        "contract",
+        "rpc",
+        "settings",
+    ),
+    "embedgrpc.engine": (
+        "tasks",
+        "pipeline",
+        "scheduling",
+        "work",
+        "tokenizing",
+        "admission",
+        "results",
+        "work_class",
+        "errors",
+    ),
+    "embedgrpc.models": (
+        "vetting",
+        "remote",
+        "graphs",
+        "tokenizers",
+        "folder",
+        "sources",
+        "tensors",
+        "files",
+        "kinds",
+        "errors",
+    ),
+    "embedgrpc.models.graphs": (
+        "graph",
+        "build",
+        "stored_type",
+        "exports",
+        "heads",
+        "encoders",
+        "types",
+        "probe",
+        "output_sizes",
+        "writer",
+        "outputs",
+        "external_tensors",
+        "cache",
+    ),
+}
+# Only these modules of the server name concrete backends.
 COMPOSITION = (
     "embedgrpc.server.loading.loading",
     "embedgrpc.server.loading.triton",
@@ -147,6 +200,32 @@ def test_imports_point_one_way(module: tuple[str, ast.AST]) -> None:
         allowed = () if name == "embedgrpc.backends.base" else allowed
     ours = {one for one in imports_of(tree) if within(one, ("embedgrpc",))}
     assert not {one for one in ours if not within(one, allowed)}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_point_down_the_floors(package: str) -> None:
+    """Inside a package, a room imports itself and the rooms below it, so there is no circle."""
+    floors = FLOORS[package]
+    for name, path in SOURCES.items():
+        if not within(name, (package,)):
+            continue
+        room = name.removeprefix(f"{package}.").split(".")[0]
+        above = tuple(f"{package}.{one}" for one in floors[: floors.index(room)])
+        upward = {
+            one for one in imports_of(ast.parse(path.read_text("utf-8"))) if within(one, above)
+        }
+        assert not upward, name
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_is_on_a_floor(package: str) -> None:
+    """The floors list what is there, and nothing else."""
+    rooms = {
+        name.removeprefix(f"{package}.").split(".")[0]
+        for name in SOURCES
+        if within(name, (package,))
+    }
+    assert rooms == set(FLOORS[package])
 
 
 def test_transport_stays_at_the_edge(module: tuple[str, ast.AST]) -> None:

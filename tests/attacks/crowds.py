@@ -13,7 +13,7 @@ import grpc.aio
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import embedding_service_pb2_grpc
 from tests.attacks.attack import Attack
-from tests.server.raw_http2 import PREFACE, frame, headers, raw_connection
+from tests.server.connections.raw_http2 import PREFACE, frame, headers, raw_connection
 
 _WATCH = b"/grpc.health.v1.Health/Watch"
 _STREAM = b"/embedgrpc.v1.EmbeddingService/StreamEmbed"

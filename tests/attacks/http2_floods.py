@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import hpack
 
 from tests.attacks.attack import MIB, Attack
-from tests.server.raw_http2 import PREFACE, frame, headers
+from tests.server.connections.raw_http2 import PREFACE, frame, headers
 
 _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PING, _WINDOW_UPDATE, _CONTINUATION = (
     *(0, 1, 2, 3, 4, 6, 8, 9),

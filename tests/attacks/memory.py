@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.attacks.attack import MIB, Attack
-from tests.server.raw_http2 import RawConnection, frame, headers, raw_connection
+from tests.server.connections.raw_http2 import RawConnection, frame, headers, raw_connection
 
 _MESSAGE_BYTES = 4 * MIB - 1024
 _CONNECTIONS = 2

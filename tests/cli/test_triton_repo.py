@@ -11,7 +11,7 @@ from embedgrpc.models.graphs.graph import identify
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.sources.source import resolve
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
-from tests.models.hub_server import Repository, serve_hub
+from tests.models.sources.hub_server import Repository, serve_hub
 from tests.triton.environment import Environment
 from tests.triton.server import TritonServer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedgrpc.libraries.proxies import spare_loopback
-from tests.server.process import started
+from tests.server.server_process import started
 
 VARIABLES = [
     name

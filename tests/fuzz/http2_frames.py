@@ -13,7 +13,7 @@ from embedgrpc.v1 import embedding_service_pb2 as embedding
 from tests.fuzz.fuzzed_server import fuzzed_server
 from tests.fuzz.mutation import mutate_bytes, some
 from tests.fuzz.target import Execute, Refusals, Target
-from tests.server.raw_http2 import PREFACE, frame, headers
+from tests.server.connections.raw_http2 import PREFACE, frame, headers
 
 _FIELDS = struct.Struct(">I")
 _DATA, _HEADERS, _PRIORITY, _RESET, _SETTINGS, _PUSH, _PING, _GOAWAY, _WINDOW, _MORE = range(10)

@@ -20,7 +20,7 @@ from embedgrpc.models.tensors.torch_file import read_tensors
 from tests.fuzz.mutation import NUMBERS, mutate_bytes, some
 from tests.fuzz.target import Execute, Target, check_refusal
 from tests.models.runner import FIXTURES
-from tests.models.test_torch_file import Built, Call, Global, Pickler, Storage, tensor
+from tests.models.tensors.test_torch_file import Built, Call, Global, Pickler, Storage, tensor
 
 _FOLDER = "archive/"
 _DESCRIPTION = _FOLDER + "data.pkl"

@@ -24,5 +24,5 @@ def test_mutants_are_python_with_one_mistake() -> None:
     for one in found:
         compile(one.code, "mutant", "exec")
         assert one.code.splitlines() != lines
-        assert one.diff.startswith("")
+        assert one.diff.startswith("@@")
         assert one.where.startswith("src/embedgrpc/engine/admission/overload.py:")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.hub_server import Repository, serve_hub
+from tests.models.sources.hub_server import Repository, serve_hub
 from tests.network.tracing import Tracer, TracerMissingError, variables
 from tests.server.service import FIXTURES
 

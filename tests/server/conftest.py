@@ -7,8 +7,8 @@ import pytest
 
 from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.fake_backend import FakeBackend
+from tests.server.loading.triton_server import Upstream, serving_upstream
 from tests.server.service import Service, serving, settings_for
-from tests.server.upstream import Upstream, serving_upstream
 
 Serve = Callable[..., Awaitable[Service]]
 

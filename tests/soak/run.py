@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.attacks.trial import MODEL
-from tests.server.process import started
+from tests.server.server_process import started
 from tests.soak.sampling import Sample, Trend, sample, trend, watch
 
 # How long connections that clients have closed may take to be gone.

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.server.process import started
+from tests.server.server_process import started
 
 
 @dataclass(frozen=True, slots=True)

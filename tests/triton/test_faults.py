@@ -16,8 +16,8 @@ import pytest
 from embedgrpc.v1 import common_pb2 as common
 from tests.server.failures import failure_of
 from tests.server.service import PATIENCE_S, until
+from tests.server.services.test_health import NOT_SERVING, SERVING
 from tests.server.streams import Stream
-from tests.server.test_health import NOT_SERVING, SERVING
 from tests.triton.environment import Environment
 from tests.triton.made_up import write_embedding
 from tests.triton.upstream import (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.failures import Failure, read_failure
 from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, settings_for, until
-from tests.server.test_health import EMBEDDING, SERVING
+from tests.server.services.test_health import EMBEDDING, SERVING
 from tests.triton.environment import Environment
 from tests.triton.made_up import write_embedding
 from tests.triton.server import TritonServer

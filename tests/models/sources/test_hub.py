@@ -1,0 +1,474 @@
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.sources.weight_file import Format, Origin, find_external
+from tests.models.runner import FIXTURES
+from tests.models.sources.hub_server import GATED_TOKEN, Hub, Repository, serve_hub
+
+MIB = 1024 * 1024
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from embedgrpc.models.graphs import graph
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.sources import source
+from embedgrpc.models.errors import ModelError
+for name in sys.argv[2:]:
+    try:
+        files = source.resolve(name)
+        graph.prepare(files, metadata.read(files), cache_dir=Path(sys.argv[1]))
+    except ModelError as error:
+        kind = type(error).__name__
+        print(json.dumps({"error": str(error), "kind": kind}), flush=True)
+    else:
+        print(json.dumps({"folder": str(files.folder), "revision": files.revision}), flush=True)
+"""
+SERVED_PROGRAM = """
+import sys
+from pathlib import Path
+from embedgrpc.models.folder import metadata
+from embedgrpc.models.sources import source
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.representations import ServedForms
+from embedgrpc.models.remote.fingerprint import find_fingerprint
+files = source.resolve(sys.argv[2])
+read = metadata.read(files, served=ServedForms(True, True, 0))
+print(find_fingerprint(
+    files, read, ModelOverrides(), declared="f", place=(), cache_dir=Path(sys.argv[1])
+).value)
+"""
+# What is tried again, and what is given up.
+PASSING, LASTING = "ModelUnavailableError", "ModelError"
+UNWANTED = {
+    "README.md": b"# A model",
+    "pytorch_model.bin": b"weights",
+    "tf_model.h5": b"weights",
+    "flax_model.msgpack": b"weights",
+    "onnx/model_fp16.onnx": b"graph",
+    "onnx/model_quantized.onnx": b"graph",
+    "onnx/model.onnx_data_of_another": b"weights",
+    "openvino/openvino_model.bin": b"weights",
+    "train_script.py": b"",
+    "1_Pooling/README.md": b"",
+}
+
+
+@dataclass
+class Host:
+    """A machine of its own: a cache, variables, and a Hub that it can reach."""
+
+    folder: Path
+    graphs: Path
+    url: str
+    errors: str = field(default="", init=False)
+
+    def load(self, *sources: str, **variables: str) -> list[dict[str, str]]:
+        """Loads models one after the other, in one new process."""
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(self.graphs), *sources],
+            env=self.environment(variables),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        self.errors = done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def load_one(self, source: str, **variables: str) -> dict[str, str]:
+        """Loads one model."""
+        (result,) = self.load(source, **variables)
+        return result
+
+    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """The variables of a process on this machine."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        return {**kept, "HF_HOME": str(self.home), "HF_ENDPOINT": self.url, **variables}
+
+    @property
+    def home(self) -> Path:
+        """Where the Hub's library keeps everything."""
+        return self.folder / "hf"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A Hub without repositories."""
+    with serve_hub() as served:
+        yield served
+
+
+@pytest.fixture
+def host(tmp_path: Path, graphs: Path, hub: Hub) -> Host:
+    """A machine with an empty cache."""
+    return Host(tmp_path, graphs, hub.url)
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where graphs are kept, so that each is built once."""
+    return tmp_path_factory.mktemp("graphs")
+
+
+def without_weights(name: str) -> set[str]:
+    """The files of a fixture that describe the model, all of which are read."""
+    left_out = {"expected.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"}
+    paths = [path for path in (FIXTURES / name).rglob("*") if path.is_file()]
+    names = {path.relative_to(FIXTURES / name).as_posix() for path in paths}
+    return {one for one in names if one.endswith(".json")} - left_out
+
+
+def test_only_what_is_needed_is_downloaded(hub: Hub, host: Host) -> None:
+    """Descriptions, an ONNX export with its own external data, else safetensors, and heads."""
+    wanted = {
+        "gemma-dense": {
+            "onnx/model.onnx",
+            "onnx/model.onnx_data",
+            "2_Dense/model.safetensors",
+            "3_Dense/model.safetensors",
+        },
+        "bert-mean": {"model.safetensors"},
+        "xlmr-bge-m3": {
+            "onnx/model.onnx",
+            "sparse_linear.safetensors",
+            "colbert_linear.safetensors",
+        },
+    }
+    for name in wanted:
+        hub.repositories[f"acme/{name}"] = Repository.of_folder(FIXTURES / name, extra=UNWANTED)
+    results = host.load(*(f"acme/{name}" for name in wanted))
+    assert [result.get("error") for result in results] == [None] * 3
+    expected = [one for name in wanted for one in wanted[name] | without_weights(name)]
+    assert hub.downloads() == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["gemma-dense", "xlmr-bge-m3"])
+def test_no_backbone_is_downloaded_for_a_server(hub: Hub, host: Host, name: str) -> None:
+    """For a model that runs on a server neither graph nor weights of its backbone are brought."""
+    hub.repositories[f"acme/{name}"] = Repository.of_folder(FIXTURES / name, extra=UNWANTED)
+    done = subprocess.run(
+        [sys.executable, "-c", SERVED_PROGRAM, str(host.graphs), f"acme/{name}"],
+        env=host.environment({}),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "f\n"
+    assert not [one for one in hub.downloads() if "onnx" in one or one.startswith("model.")]
+    assert without_weights(name) <= set(hub.downloads())
+
+
+def test_shards_are_downloaded(hub: Hub, host: Host) -> None:
+    """The files that an index names are brought, and no others that look like them."""
+    tensors = load_file(FIXTURES / "bert-mean" / "model.safetensors")
+    shards = {f"model-0000{i}-of-00002.safetensors": list(tensors)[i - 1 :: 2] for i in (1, 2)}
+    files = {name: save({key: tensors[key] for key in keys}) for name, keys in shards.items()}
+    index = {"weight_map": {key: name for name, keys in shards.items() for key in keys}}
+    repository = Repository.of_folder(FIXTURES / "bert-mean")
+    content = dict(repository.commits[repository.branches["main"]])
+    del content["model.safetensors"]
+    content |= files | {"model.safetensors.index.json": json.dumps(index).encode()}
+    repository.commit(content | {"model-00003-of-00002.safetensors": b"weights"})
+    hub.repositories["acme/shards"] = repository
+    assert "error" not in host.load_one("hf:acme/shards")
+    weights = [name for name in hub.downloads() if name.startswith("model")]
+    assert weights == [*sorted(shards), "model.safetensors.index.json"]
+
+
+def test_a_second_start_downloads_nothing(hub: Hub, host: Host) -> None:
+    """A branch is looked up again, a commit is not; offline nothing is asked at all."""
+    hub.repositories["acme/gemma"] = Repository.of_folder(FIXTURES / "gemma-dense")
+    first = host.load_one("hf:acme/gemma")
+    commit = hub.repositories["acme/gemma"].branches["main"]
+    assert first["revision"] == commit
+    hub.requests.clear()
+    assert host.load_one("hf:acme/gemma") == first
+    assert hub.requests == ["GET /api/models/acme/gemma"]
+    hub.requests.clear()
+    assert host.load_one(f"hf:acme/gemma@{commit}") == first
+    offline = host.load(
+        "hf:acme/gemma", "acme/gemma", f"acme/gemma@{commit}", "acme/gemma@main", HF_HUB_OFFLINE="1"
+    )
+    assert offline == [first] * 4
+    # Caches that older releases of the library filled hold no listings of repositories.
+    shutil.rmtree(host.home / "hub/models--acme--gemma/trees")
+    assert host.load_one("acme/gemma", HF_HUB_OFFLINE="1") == first
+    assert hub.requests == []
+    assert host.errors == ""
+
+
+def test_a_revision_is_pinned(hub: Hub, host: Host) -> None:
+    """A commit, a tag and a branch each give their own files; what is alike is kept once."""
+    repository = Repository.of_folder(FIXTURES / "bert-mean")
+    old = repository.branches["main"]
+    changed = repository.commits[old] | {"config_sentence_transformers.json": b'{"prompts": {}}'}
+    new = repository.commit(changed)
+    repository.branches |= {"v1": old, "refs/pr/2": new}
+    hub.repositories["acme/bert"] = repository
+    pinned, tagged = host.load(f"hf:acme/bert@{old}", "hf:acme/bert@v1")
+    assert pinned == tagged
+    assert pinned["revision"] == old
+    hub.requests.clear()
+    newest, branch = host.load("acme/bert", "acme/bert@refs/pr/2")
+    assert newest == branch
+    assert newest["revision"] == new
+    assert hub.downloads() == ["config_sentence_transformers.json"]
+    blobs = list((host.home / "hub/models--acme--bert/blobs").iterdir())
+    assert len(blobs) == len({hashlib.sha256(blob.read_bytes()).digest() for blob in blobs})
+
+
+def test_a_branch_is_followed(hub: Hub, host: Host) -> None:
+    """A start with network takes the newest commit; one without keeps the last that it had."""
+    repository = hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
+    old = repository.branches["main"]
+    assert host.load_one("acme/bert")["revision"] == old
+    new = repository.commit(repository.commits[old] | {"notes.txt": b"new"})
+    assert host.load_one("acme/bert", HF_HUB_OFFLINE="1")["revision"] == old
+    assert host.load_one("acme/bert")["revision"] == new
+    assert host.load_one("acme/bert", HF_ENDPOINT="http://127.0.0.1:9")["revision"] == new
+
+
+def test_a_broken_download_is_resumed(hub: Hub, host: Host) -> None:
+    """A file that was cut off goes on where it stopped, and is whole."""
+    # The library writes what it gets in pieces of 10 MiB.
+    tensors = load_file(FIXTURES / "bert-mean" / "model.safetensors")
+    content = save(tensors | {"unused": np.zeros(24 * MIB, np.uint8)})
+    extra = {"model.safetensors": content}
+    hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean", extra=extra)
+    hub.break_once = {"model.safetensors"}
+    result = host.load_one("acme/bert")
+    assert (Path(result["folder"]) / "model.safetensors").read_bytes() == content
+    assert hub.ranges == {"model.safetensors": f"bytes={10 * MIB}-"}
+    assert hub.downloads().count("model.safetensors") == 2
+
+
+def test_a_download_that_failed_is_continued(hub: Hub, host: Host) -> None:
+    """What was brought before the Hub failed is kept; offline, what lacks is named."""
+    hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
+    hub.failing = {"model.safetensors"}
+    assert "the Hub refused access (HTTP 403)" in host.load_one("acme/bert")["error"]
+    offline = host.load_one("acme/bert", HF_HUB_OFFLINE="1")["error"]
+    assert "Hub: model.safetensors is not in the cache" in offline
+    assert "run `embedgrpc pull acme/bert` on a host with network" in offline
+    hub.failing.clear()
+    hub.requests.clear()
+    assert "error" not in host.load_one("acme/bert")
+    assert hub.downloads() == ["model.safetensors"]
+
+
+def test_a_token_opens_what_is_not_public(hub: Hub, host: Host) -> None:
+    """HF_TOKEN is sent; without it the message says what to do."""
+    gated = Repository.of_folder(FIXTURES / "bert-mean")
+    gated.gated = True
+    private = Repository.of_folder(FIXTURES / "bert-cls")
+    private.private = True
+    hub.repositories |= {"acme/gated": gated, "acme/private": private}
+    refused, hidden = host.load("hf:acme/gated", "hf:acme/private")
+    assert "is gated: accept its terms" in refused["error"]
+    assert "set HF_TOKEN" in refused["error"]
+    assert "check the name, and set HF_TOKEN" in hidden["error"]
+    results = host.load("hf:acme/gated", "hf:acme/private", HF_TOKEN=GATED_TOKEN)
+    assert not [result for result in results if "error" in result]
+
+
+def test_what_the_hub_lacks_is_told(hub: Hub, host: Host) -> None:
+    """Each failure is one line that names the source and says what to change."""
+    whole = Repository.of_folder(FIXTURES / "bert-mean")
+    files = whole.commits[whole.branches["main"]]
+    without = {
+        "config": {"README.md": b""},
+        "weights": {name: content for name, content in files.items() if "model.s" not in name},
+        "data": Repository.of_folder(FIXTURES / "gemma-dense").commits.popitem()[1],
+    }
+    del without["data"]["onnx/model.onnx_data"]
+    hub.repositories["acme/bert"] = whole
+    for name, content in without.items():
+        hub.repositories[f"acme/{name}"] = Repository(commits={}, branches={})
+        hub.repositories[f"acme/{name}"].commit(content)
+    wanted = {
+        "hf:acme/nothing": "the Hub has no such repository",
+        "acme/nothing": "'acme/nothing', which is no folder here but may be a repository",
+        "hf:acme/bert@v9": "no such revision: give a branch, a tag or a commit",
+        f"hf:acme/bert@{'0' * 40}": "no such revision",
+        "hf:acme/bert--x": "this cannot be the name of a repository",
+        "hf:acme/config": "the repository has no config.json at commit",
+        "hf:acme/weights": "has no onnx/model.onnx and no model.safetensors at commit",
+        "hf:acme/data": "external data 'model.onnx_data' is missing",
+    }
+    results = host.load(*wanted)
+    # Nothing of this passes by itself.
+    assert {result.get("kind") for result in results} == {"ModelError"}
+    messages = [result.get("error", "") for result in results]
+    for message, part in zip(messages, wanted.values(), strict=True):
+        assert part in message
+        assert "\n" not in message
+    assert not [name for name in hub.downloads() if name == "model.safetensors"]
+
+
+def test_a_hub_that_fails_is_told(hub: Hub, host: Host, tmp_path: Path) -> None:
+    """An error of the server, no network, a cache that cannot be written, offline and empty."""
+    hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
+    for status, kind in ((503, PASSING), (429, PASSING), (410, LASTING)):
+        hub.status = status
+        result = host.load_one("hf:acme/bert")
+        assert f"HTTP {status}" in result["error"]
+        assert result["kind"] == kind
+    hub.status = 0
+    cases: list[tuple[dict[str, str], str, str]] = [
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "check the network and HF_ENDPOINT", PASSING),
+        ({"HF_HUB_OFFLINE": "1"}, "is not in the cache", LASTING),
+    ]
+    for variables, part, kind in cases:
+        result = host.load_one("hf:acme/bert", **variables)
+        message = result["error"]
+        assert result["kind"] == kind
+        assert part in message
+        assert "run `embedgrpc pull hf:acme/bert` on a host with network" in message
+        assert "\n" not in message
+    (tmp_path / "file").write_text("in the way")
+    message = host.load_one("hf:acme/bert", HF_HOME=str(tmp_path / "file"))["error"]
+    assert "cannot be written" in message
+    assert "set HF_HOME to another folder" in message
+
+
+def test_a_full_disk_is_told(hub: Hub, host: Host) -> None:
+    """The message names the cache, and leaves nothing half-written behind."""
+    hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
+    command = [sys.executable, "-c", PROGRAM, str(host.graphs), "acme/bert"]
+    # In units of 1024 bytes: more than the descriptions, and less than the weights.
+    limited = ["bash", "-c", 'ulimit -f 128; exec "$@"', "bash", *command]
+    done = subprocess.run(
+        limited, env=host.environment({}), check=True, capture_output=True, text=True
+    )
+    message = json.loads(done.stdout)["error"]
+    assert f"the cache {host.home / 'hub'} cannot be written: File too large" in message
+    assert "free some space, or set HF_HOME" in message
+    assert not list(host.home.rglob("*.incomplete"))
+
+
+def test_a_truncated_file_is_told(hub: Hub, host: Host) -> None:
+    """A file of the cache that is not as long as the Hub says is named, with what to delete."""
+    hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
+    path = Path(host.load_one("acme/bert")["folder"]) / "model.safetensors"
+    size = path.stat().st_size
+    path.resolve().write_bytes(path.read_bytes()[:1000])
+    message = host.load_one("acme/bert", HF_HUB_OFFLINE="1")["error"]
+    assert f"{path} has 1000 of {size} bytes: delete {path.resolve()}" in message
+    path.resolve().unlink()
+    assert "error" not in host.load_one("acme/bert")
+    assert path.stat().st_size == size
+
+
+def test_a_folder_wins_over_the_hub(hub: Hub, host: Host, tmp_path: Path) -> None:
+    """A folder of the same name is taken, and the Hub is not asked."""
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "bert").symlink_to(FIXTURES / "bert-mean")
+    program = (
+        "from embedgrpc.models.sources.source import resolve; print(resolve('acme/bert').folder)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=host.environment({}),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert Path(done.stdout.strip()) == FIXTURES / "bert-mean"
+    assert hub.requests == []
+
+
+def test_progress_is_for_terminals(hub: Hub, host: Host) -> None:
+    """Where the output is no terminal, nothing is written while files are brought."""
+    hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
+    host.load_one("acme/bert")
+    assert host.errors == ""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 200))
+    home = host.folder / "second"
+    environment = host.environment({"HF_HOME": str(home)})
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(host.graphs), "acme/bert"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    ):
+        os.close(theirs)
+        shown = b"".join(iter(lambda: _read(ours), b""))
+    os.close(ours)
+    assert b"Fetching 1 files: 100%" in shown
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # the other end was closed
+        return b""
+
+
+def cached(tmp_path: Path, *, target: str, place: str = "hub/models--a--b") -> Origin:
+    """A graph in a snapshot whose external data is a link to a target in the same cache."""
+    repository = tmp_path / place
+    folder = repository / "snapshots" / ("0" * 40)
+    (folder / "onnx").mkdir(parents=True)
+    path = tmp_path / target
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"weights")
+    (folder / "onnx" / "model.onnx_data").symlink_to(path)
+    return Origin(Format.ONNX, folder, folder, folder / "onnx" / "model.onnx", "")
+
+
+def test_external_data_may_be_a_link_into_the_cache(tmp_path: Path) -> None:
+    """The layout of the Hub's cache is known: a snapshot links to blobs of its repository."""
+    origin = cached(tmp_path, target="hub/models--a--b/blobs/abc")
+    assert find_external(origin, "model.onnx_data").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"target": "hub/models--a--c/blobs/abc"},
+        {"target": "hub/models--a--b/blobs/deeper/abc"},
+        {"target": "hub/models--a--b/refs/abc"},
+        {"target": "hub/models--a--b/snapshots/other/abc"},
+        {"target": "blobs/abc"},
+        {"target": "hub/datasets--a--b/blobs/abc", "place": "hub/datasets--a--b"},
+        {"target": "secret"},
+    ],
+    ids=lambda places: places["target"],
+)
+def test_other_links_are_refused(tmp_path: Path, places: dict[str, Any]) -> None:
+    """External data never leads to other places, even within the cache."""
+    with pytest.raises(ModelError, match="leads out of the model folder"):
+        find_external(cached(tmp_path, **places), "model.onnx_data")
+
+
+def test_a_blob_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """What a blob links to counts, not that it lies among the blobs."""
+    origin = cached(tmp_path, target="hub/models--a--b/blobs/abc")
+    blob = tmp_path / "hub/models--a--b/blobs/abc"
+    blob.rename(tmp_path / "secret")
+    blob.symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError, match="leads out of the model folder"):
+        find_external(origin, "model.onnx_data")
+
+
+def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """Only files are linked in a snapshot; a linked folder leads out of it."""
+    origin = cached(tmp_path, target="hub/models--a--b/blobs/abc")
+    (origin.path.parent / "data").symlink_to(tmp_path / "hub/models--a--b/blobs")
+    with pytest.raises(ModelError, match="leads out of the model folder"):
+        find_external(origin, "data/abc")

@@ -1,0 +1,180 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.sources.source import resolve
+from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
+from tests.models.tensors.test_torch_file import save, tensor
+
+INDEX = "model.safetensors.index.json"
+
+
+def _shard(folder: Path) -> dict[str, str]:
+    """Shares the tensors of a folder out among two files; gives the file of each."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    homes: dict[str, str] = {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file)
+        homes |= dict.fromkeys(part, file)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": homes}))
+    return homes
+
+
+def _vectors(folder: Path, cache_dir: Path) -> NDArray[np.float32]:
+    runner = Runner.load(folder, cache_dir)
+    return runner.run(runner.frame(["one text", "and another one"]), "sentence_embedding")
+
+
+def _prepare(folder: Path, cache_dir: Path, **overrides: Any) -> Graph:
+    files = resolve(str(folder))
+    return prepare(files, read(files, ModelOverrides(**overrides)), cache_dir=cache_dir)
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    """Shards give what one file gives, and each of them counts as content."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    homes = _shard(folder)
+    cache = tmp_path / "cache"
+    np.testing.assert_array_equal(_vectors(folder, cache), _vectors(FIXTURES / "bert-mean", cache))
+    before = _prepare(folder, cache).content_hash
+    last = folder / max(homes.values())
+    tensors = load_file(last)
+    name = max(tensors)
+    tensors[name] = tensors[name] + 1
+    save_file(tensors, last)
+    assert _prepare(folder, cache).content_hash != before
+
+
+def test_shards_that_are_missing_or_wrong(tmp_path: Path) -> None:
+    """Missing files are named, each; so is one that lacks a tensor, and one elsewhere."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    homes = _shard(folder)
+    first, second = sorted(set(homes.values()))
+    whole = (folder / first).read_bytes()
+    save_file({"other": np.zeros(1, np.float32)}, folder / first)
+    with pytest.raises(ModelError, match=f"{first} has no .*, which {INDEX} puts there"):
+        _prepare(folder, tmp_path / "cache")
+    (folder / first).write_bytes(whole)
+    for name in (first, second):
+        (folder / name).unlink()
+    with pytest.raises(ModelError, match=f"{INDEX}: {first}, {second} missing in"):
+        _prepare(folder, tmp_path / "cache")
+    for place in ("../other.safetensors", "/etc/passwd", ""):
+        homes[min(homes)] = place
+        (folder / INDEX).write_text(json.dumps({"weight_map": homes}))
+        with pytest.raises(ModelError, match="is not the name of a file"):
+            _prepare(folder, tmp_path / "cache")
+
+
+def test_weights_that_torch_saved(tmp_path: Path) -> None:
+    """A folder from before safetensors gives the same vectors."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    floats = {name: values for name, values in tensors.items() if values.dtype == np.float32}
+    _save_torch(folder / "pytorch_model.bin", floats)
+    cache = tmp_path / "cache"
+    np.testing.assert_array_equal(_vectors(folder, cache), _vectors(FIXTURES / "bert-mean", cache))
+
+
+def test_dense_weights_that_torch_saved(tmp_path: Path) -> None:
+    """So does a Dense module of that age."""
+    folder = copy_fixture("gemma-dense", tmp_path)
+    for name in ("2_Dense", "3_Dense"):
+        tensors = load_file(folder / name / "model.safetensors")
+        _save_torch(folder / name / "pytorch_model.bin", tensors)
+        (folder / name / "model.safetensors").unlink()
+    cache = tmp_path / "cache"
+    np.testing.assert_array_equal(
+        _vectors(folder, cache), _vectors(FIXTURES / "gemma-dense", cache)
+    )
+
+
+@pytest.mark.parametrize("name", ["bert-mean", "bert-cls"])
+def test_a_transformer_in_a_folder_of_its_own(tmp_path: Path, name: str) -> None:
+    """Older folders keep the backbone, its tokenizer and its limits in a subfolder."""
+    folder = copy_fixture(name, tmp_path)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "0_Transformer").mkdir()
+    for path in list(folder.iterdir()):
+        stays = path.name in {"modules.json", "config_sentence_transformers.json"}
+        if not stays and not path.name[0].isdigit():
+            shutil.move(path, folder / "0_Transformer")
+    runner = Runner.load(folder, tmp_path / "cache")
+    reference = expected(name)
+    assert runner.metadata.max_tokens == reference["settings"]["max_seq_length"]
+    sequences = runner.frame(reference["texts"])
+    assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
+    np.testing.assert_allclose(
+        runner.run(sequences, "sentence_embedding"),
+        reference["outputs"]["default"]["vectors"],
+        rtol=0,
+        atol=reference["tolerance"],
+    )
+
+
+def test_a_file_that_is_asked_for(tmp_path: Path) -> None:
+    """The configuration chooses among several files; without it the usual one is taken."""
+    folder = copy_fixture("bert-cls", tmp_path)
+    cache = tmp_path / "cache"
+    usual = _prepare(folder, cache)
+    built = _prepare(folder, cache, file="model.safetensors")
+    assert built.content_hash != usual.content_hash
+    shutil.move(folder / "onnx" / "model.onnx", folder / "onnx" / "model_O2.onnx")
+    assert _prepare(folder, cache, file="onnx/model_O2.onnx") == usual
+    assert _prepare(folder, cache) == built
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("../bert-mean/model.safetensors", "leads out of the model folder"),
+        ("/etc/passwd", "leads out of the model folder"),
+        ("onnx/model_q4.onnx", "is missing: it is the file that the configuration names"),
+        ("config.json", "file must end with .onnx, .safetensors, .bin"),
+    ],
+)
+def test_a_file_that_cannot_be_taken(tmp_path: Path, file: str, message: str) -> None:
+    """One line says what is wrong with the file that is asked for."""
+    with pytest.raises(ModelError, match="file") as caught:
+        _prepare(FIXTURES / "bert-cls", tmp_path, file=file)
+    assert message in str(caught.value)
+
+
+def test_other_words_for_the_activation(tmp_path: Path) -> None:
+    """Three names stand for the approximation by a hyperbolic tangent."""
+    cache = tmp_path / "cache"
+    found = []
+    for number, name in enumerate(("gelu_new", "gelu_pytorch_tanh", "gelu_fast")):
+        folder = copy_fixture("bert-mean", tmp_path / str(number))
+        edit_json(folder / "config.json", hidden_act=name)
+        found.append(_vectors(folder, cache))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+    assert np.abs(found[0] - _vectors(FIXTURES / "bert-mean", cache)).max() > 1e-5
+
+
+def _save_torch(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
+    """Writes tensors as views of one storage."""
+    total = sum(values.size for values in tensors.values())
+    content, offset = {}, 0
+    for name, values in tensors.items():
+        strides = tuple(step // values.itemsize for step in values.strides)
+        content[name] = tensor(count=total, offset=offset, shape=values.shape, strides=strides)
+        offset += values.size
+    save(path, content, b"".join(values.tobytes() for values in tensors.values()))

@@ -1,0 +1,219 @@
+import gzip
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from embedgrpc.v1 import embedding_service_pb2 as embedding
+from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.connections.raw_http2 import frame, headers, raw_connection
+from tests.server.failures import failure_of
+from tests.server.fake_backend import FakeBackend
+from tests.server.service import PATIENCE_S, Service
+
+Serve = Callable[..., Awaitable[Service]]
+
+EMBED_PATH = "/embedgrpc.v1.EmbeddingService/Embed"
+RERANK_PATH = "/embedgrpc.v1.RerankService/Rerank"
+GET_MODEL_PATH = "/embedgrpc.v1.ModelService/GetModel"
+CHECK_PATH = "/grpc.health.v1.Health/Check"
+
+
+def _nested(depth: int) -> bytes:
+    """An unknown group within groups: each level is a start and an end."""
+    return b"\x7b" * depth + b"\x7c" * depth
+
+
+@pytest.mark.parametrize("path", [EMBED_PATH, RERANK_PATH, GET_MODEL_PATH, CHECK_PATH])
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\x0a\x02\xff\xfe", id="string that is not UTF-8"),
+        pytest.param(b"\x0a\x03\xed\xa0\x80", id="lone surrogate"),
+        pytest.param(b"\x0a\x7f", id="length beyond the end"),
+        pytest.param(b"\xff" * 11, id="endless varint"),
+        pytest.param(b"\x07", id="wire type that does not exist"),
+        pytest.param(_nested(200), id="nested too deep"),
+    ],
+)
+async def test_a_message_that_cannot_be_parsed(serve: Serve, path: str, data: bytes) -> None:
+    """Bytes that are no message of the method are the caller's fault, and harm nobody else."""
+    service = await serve()
+    failure = await failure_of(service.client.send_bytes(path, data))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert (failure.reason, failure.label) == ("INVALID_REQUEST", "malformed_message")
+    await service.check_alive()
+
+
+async def test_unknown_fields_are_ignored(serve: Serve) -> None:
+    """A field of a later version of the contract does not trouble an earlier server."""
+    service = await serve()
+    known = embedding.EmbedRequest(texts=["a text"]).SerializeToString()
+    later = known + b"\xa2\x06\x05later"
+    plain = await service.client.send_bytes(EMBED_PATH, known)
+    assert await service.client.send_bytes(EMBED_PATH, later) == plain
+
+
+async def test_malformed_bytes_end_a_stream(serve: Serve) -> None:
+    """A message of a stream that cannot be parsed ends it with the same reason."""
+    service = await serve()
+    raw: Any = service.client.channel.stream_stream("/embedgrpc.v1.EmbeddingService/StreamEmbed")
+
+    async def answers() -> list[object]:
+        return [answer async for answer in raw(iter([b"\x0a\x02\xff\xfe"]), timeout=PATIENCE_S)]
+
+    failure = await failure_of(answers())
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.label == "malformed_message"
+    await service.check_alive()
+
+
+async def test_a_message_over_the_limit(serve: Serve) -> None:
+    """More bytes than the server takes are refused from their declared length alone."""
+    service = await serve(max_request_bytes=100_000)
+    failure = await failure_of(service.client.embed("a" * 100_001))
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    async with raw_connection(service.address) as connection:
+        answer = await connection.call(headers(EMBED_PATH.encode()), frame(b"", length=5_000_000))
+        assert answer.status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    await service.check_alive()
+
+
+async def test_a_compression_bomb(serve: Serve) -> None:
+    """Some kilobytes that would inflate to many times the limit are refused half-way."""
+    service = await serve()
+    bomb = gzip.compress(bytes(20_000_000), compresslevel=9)
+    assert len(bomb) < 40_000
+    async with raw_connection(service.address) as connection:
+        sent = b"\x01" + frame(bomb)[1:]
+        parts = [sent[start : start + 16_000] for start in range(0, len(sent), 16_000)]
+        answer = await connection.call(
+            headers(EMBED_PATH.encode(), (b"grpc-encoding", b"gzip")), *parts
+        )
+        assert answer.status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    await service.check_alive()
+
+
+async def test_a_compressed_request_is_served(serve: Serve) -> None:
+    """Compression itself is no offence."""
+    service = await serve()
+    plain = await service.client.embed("a text")
+    request = embedding.EmbedRequest(texts=["a text"])
+    compressed = await service.client.embedding.Embed(request, compression=grpc.Compression.Gzip)
+    assert compressed == plain
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/embedgrpc.v1.EmbeddingService/Nothing",
+        "/embedgrpc.v1.Nothing/Embed",
+        "/embedgrpc.v1.EmbeddingService/",
+        "/" + "x" * 5000,
+    ],
+)
+async def test_an_unknown_method(serve: Serve, path: str) -> None:
+    """A method that does not exist is UNIMPLEMENTED."""
+    service = await serve()
+    failure = await failure_of(service.client.send_bytes(path, b""))
+    assert failure.code is grpc.StatusCode.UNIMPLEMENTED
+    await service.check_alive()
+
+
+async def test_an_answer_that_the_client_would_not_accept(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """It is refused before any of the work is done, with its size and the limit."""
+    service = await serve(backend=backend)
+    before = len(backend.batches)
+    request = embedding.EmbedRequest(texts=["a"] * 100)
+    accepts = (("embedgrpc-max-response-bytes", "10000"),)
+    failure = await failure_of(service.client.embedding.Embed(request, metadata=accepts))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert (failure.reason, failure.label) == ("INVALID_REQUEST", "response_too_large")
+    assert int(failure.metadata["responseBytes"]) > 10_000
+    assert failure.metadata["maxResponseBytes"] == "10000"
+    assert len(backend.batches) == before
+
+    ranking = rerank.RerankRequest(query="q", documents=["d" * 3000] * 4, return_documents=True)
+    failure = await failure_of(service.client.rerank.Rerank(ranking, metadata=accepts))
+    assert failure.label == "response_too_large"
+    assert len(backend.batches) == before
+    # Which documents are returned is not known yet: perhaps the largest.
+    ranking.documents[:] = ["d", "d" * 12_000, "d"]
+    ranking.top_n = 1
+    failure = await failure_of(service.client.rerank.Rerank(ranking, metadata=accepts))
+    assert failure.label == "response_too_large"
+    assert len(backend.batches) == before
+    ranking.documents[:] = ["d" * 3000] * 4
+    assert len((await service.client.rerank.Rerank(ranking, metadata=accepts)).results) == 1
+    await service.check_alive()
+
+
+async def test_an_answer_is_never_larger_than_was_foretold(serve: Serve) -> None:
+    """Whatever the size check lets pass, the client gets: the estimate is an upper bound."""
+    service = await serve()
+    for encoding in embedding.VectorEncoding.values():
+        request = embedding.EmbedRequest(texts=["a", "b", "a text"])
+        request.options.encoding = encoding  # type: ignore[assignment]  # a value of the enum
+        answer = await service.client.embedding.Embed(request)
+        embeddings_bytes = sum(one.ByteSize() + 3 for one in answer.embeddings)
+        refused = await failure_of(
+            service.client.embedding.Embed(
+                request, metadata=(("embedgrpc-max-response-bytes", "1"),)
+            )
+        )
+        assert embeddings_bytes <= int(refused.metadata["responseBytes"])
+
+
+@pytest.mark.parametrize("value", ["", "-1", "1e6", "many", "9" * 12])
+async def test_a_size_that_is_no_number(serve: Serve, value: str) -> None:
+    """A wrong size in the metadata is refused and named."""
+    service = await serve()
+    failure = await failure_of(
+        service.client.embedding.Embed(
+            embedding.EmbedRequest(texts=["a"]),
+            metadata=(("embedgrpc-max-response-bytes", value),),
+        )
+    )
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.fields == ("embedgrpc-max-response-bytes",)
+
+
+@pytest.mark.parametrize("documents", [1, 300])
+@pytest.mark.parametrize("size", [1, 130, 3000])
+@pytest.mark.parametrize("top_n", [0, 1])
+async def test_no_ranking_is_larger_than_was_thought(
+    serve: Serve, backend: FakeBackend, documents: int, size: int, top_n: int
+) -> None:
+    """A ranking that is a byte too large for the client is refused before it is made."""
+    service = await serve(backend=backend)
+    request = rerank.RerankRequest(
+        query="q",
+        documents=[f"d{number:_>{size}}" for number in range(documents)],
+        return_documents=True,
+        top_n=top_n,
+    )
+    whole = await service.client.rerank.Rerank(request)
+    accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() - 1)),)
+    failure = await failure_of(service.client.rerank.Rerank(request, metadata=accepts))
+    assert failure.label == "response_too_large"
+    # Not by far: else work that has room would be refused.
+    accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() * 2 + 30 * documents + 512)),)
+    assert await service.client.rerank.Rerank(request, metadata=accepts) == whole
+
+
+@pytest.mark.parametrize("texts", [1, 200])
+async def test_no_answer_is_larger_than_was_thought(
+    serve: Serve, backend: FakeBackend, texts: int
+) -> None:
+    """Embeddings that are a byte too large for the client are refused before they are made."""
+    service = await serve(backend=backend)
+    request = embedding.EmbedRequest(texts=[f"a {number}" for number in range(texts)])
+    whole = await service.client.embedding.Embed(request)
+    accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() - 1)),)
+    failure = await failure_of(service.client.embedding.Embed(request, metadata=accepts))
+    assert failure.label == "response_too_large"
+    accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() * 2 + 512)),)
+    assert await service.client.embedding.Embed(request, metadata=accepts) == whole

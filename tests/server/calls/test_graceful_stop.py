@@ -1,0 +1,278 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from embedgrpc.engine.errors import OverloadedError
+from embedgrpc.server.calls.exchange import Exchange
+from embedgrpc.server.calls.graceful_stop import HOLD_S_MAX, Doorkeeper
+from embedgrpc.server.calls.open_streams import Draining
+from embedgrpc.server.process.composition import Server
+from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.failures import failure_of
+from tests.server.fake_backend import FakeBackend
+from tests.server.service import PATIENCE_S, Client, Service, until
+from tests.server.services.test_health import EMBEDDING, NOT_SERVING, SERVING, Watcher
+from tests.server.streams import Stream
+
+Serve = Callable[..., Awaitable[Service]]
+
+
+async def _stop(server: Server) -> None:
+    await server.drain()
+    await server.__aexit__(None, None, None)
+
+
+async def test_calls_in_flight_finish_and_new_ones_are_refused(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """A stop answers what was taken in before it, and takes in no more."""
+    service = await serve(backend=backend)
+    await service.client.embed("warm up")
+    backend.hold()
+    running = asyncio.ensure_future(service.client.embed("running"))
+    assert await asyncio.to_thread(backend.running.wait, PATIENCE_S)
+    waiting = asyncio.ensure_future(service.client.embed("waiting"))
+    await until(lambda: service.admission().inputs == 2)
+    watcher = Watcher(service.client, EMBEDDING)
+    assert await watcher.next() == SERVING
+    stopping = asyncio.ensure_future(_stop(service.server))
+    assert await watcher.next() == NOT_SERVING
+    assert (await failure_of(watcher.call.read())).reason == "SHUTTING_DOWN"
+    async with asyncio.timeout(PATIENCE_S):
+        while (failure := await _outcome(service)) is None:
+            pass  # a call that came before the listener was closed waits, and gives up
+    assert failure is grpc.StatusCode.UNAVAILABLE
+    assert not stopping.done()
+    backend.release()
+    answers = await asyncio.gather(running, waiting)
+    assert all(len(answer.embeddings) == 1 for answer in answers)
+    await stopping
+    assert backend.closed.is_set()
+
+
+async def _outcome(service: Service) -> grpc.StatusCode | None:
+    """The status of a new call on a new connection; None where it was taken in."""
+    client = Client(service.address)
+    async with client.channel:
+        failure = await failure_of(client.embed("new", timeout=0.5))
+    return failure.code if failure.code is grpc.StatusCode.UNAVAILABLE else None
+
+
+@pytest.mark.parametrize("order", [pb.RESULT_ORDER_INPUT, pb.RESULT_ORDER_COMPLETION])
+async def test_a_stream_is_answered_what_was_read_of_it(
+    serve: Serve, backend: FakeBackend, order: pb.ResultOrder
+) -> None:
+    """Its client hears of the stop at once it is answered, and resumes elsewhere by id."""
+    service = await serve(backend=backend)
+    backend.hold()
+    stream = await Stream.open(service.client, order=order)
+    await stream.send(("a", "a"), ("b", "b"))
+    await stream.send(("c", ""))
+    await asyncio.to_thread(backend.running.wait, PATIENCE_S)
+    await until(lambda: service.exchange._in_flight == (3 if order == pb.RESULT_ORDER_INPUT else 2))
+    stopping = asyncio.ensure_future(_stop(service.server))
+    await until(lambda: service.exchange._draining)
+    backend.release()
+    results = await stream.results(3)
+    assert sorted(result.id for result in results) == ["a", "b", "c"]
+    failure = await stream.failure()
+    assert failure.code is grpc.StatusCode.UNAVAILABLE
+    assert failure.reason == "SHUTTING_DOWN"
+    await stopping
+
+
+async def test_idle_streams_end_at_once(serve: Serve) -> None:
+    """Streams that wait for their client do not hold up a stop: before the setup, and after."""
+    service = await serve(shutdown_grace_s=3600, shutdown_timeout_s=3700)
+    silent = Stream(service.client)
+    await silent.call.wait_for_connection()
+    opened = await Stream.open(service.client)
+    used = await Stream.open(service.client)
+    await used.send(("a", "a"))
+    await used.results(1)
+    ranking = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
+    await ranking.wait_for_connection()
+    await until(lambda: service.open_streams == 4)
+    async with asyncio.timeout(PATIENCE_S):
+        await _stop(service.server)
+    for failure in (
+        await silent.failure(),
+        await opened.failure(),
+        await used.failure(),
+        await failure_of(ranking.read()),
+    ):
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
+        assert failure.reason == "SHUTTING_DOWN"
+
+
+async def test_a_stream_that_had_said_all_ends_well(serve: Serve, backend: FakeBackend) -> None:
+    """A client that had half-closed before the stop gets its answers and OK."""
+    service = await serve(backend=backend)
+    backend.hold()
+    stream = await Stream.open(service.client)
+    await stream.send(("a", "a"))
+    await stream.call.done_writing()
+    await until(lambda: (reader := service.exchange._reader) and reader.done())
+    stopping = asyncio.ensure_future(_stop(service.server))
+    await until(lambda: service.server._draining._draining)
+    backend.release()
+    assert [result.id for result in await stream.rest()] == ["a"]
+    assert await stream.call.code() is grpc.StatusCode.OK
+    await stopping
+
+
+async def test_a_rerank_stream_is_answered_what_was_read_of_it(
+    serve: Serve, backend: FakeBackend
+) -> None:
+    """Rankings that were begun are finished before the stream ends."""
+    service = await serve(backend=backend)
+    backend.hold()
+    stream = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
+    for number in range(3):
+        request = rerank.RerankRequest(query="q", documents=["one", "two"])
+        await stream.write(rerank.StreamRerankRequest(id=str(number), request=request))
+    await until(lambda: service.open_streams and service.exchange._in_flight == 6)
+    stopping = asyncio.ensure_future(_stop(service.server))
+    await until(lambda: service.exchange._draining)
+    backend.release()
+    answers = [await stream.read() for _ in range(3)]
+    assert sorted(answer.id for answer in answers) == ["0", "1", "2"]
+    assert all(len(answer.response.results) == 2 for answer in answers)
+    assert (await failure_of(stream.read())).reason == "SHUTTING_DOWN"
+    await stopping
+
+
+async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: FakeBackend) -> None:
+    """Calls that do not finish in time are cancelled; the signals are still heard meanwhile."""
+    service = await serve(backend=backend, shutdown_grace_s=0.1)
+    backend.hold()
+    stuck = asyncio.ensure_future(service.client.embed("stuck"))
+    assert await asyncio.to_thread(backend.running.wait, PATIENCE_S)
+    stopping = asyncio.ensure_future(_stop(service.server))
+    failure = await failure_of(stuck)
+    assert failure.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    # The lane is still in its run, and the event loop goes on.
+    assert not backend.closed.is_set()
+    assert not stopping.done()
+    backend.release()
+    await stopping
+    assert backend.closed.is_set()
+
+
+async def test_a_stream_that_comes_too_late_is_told_so() -> None:
+    """A stream whose handler begins after the drain is drained as well."""
+    draining = Draining(max_age_s=PATIENCE_S)
+    draining.drain()
+    never: Any = _never()
+    late: Exchange[None] = Exchange(None, never, idle_timeout_s=PATIENCE_S)
+    with draining.watch(late):
+        assert late._draining
+
+
+class _Core:
+    """Stands for gRPC's server: knows when it was told to stop."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.grace_s = 0.0
+
+    async def stop(self, grace_s: float) -> None:
+        """Stops."""
+        self.grace_s = grace_s
+        self.told.set()
+
+
+def _call(door: Doorkeeper, behavior: Callable[..., Awaitable[str]]) -> "asyncio.Task[Any]":
+    """Makes a call that comes in through the door, of the method that `behavior` is named."""
+    handler: Any = grpc.unary_unary_rpc_method_handler(behavior)
+
+    async def find(details: Any) -> Any:
+        del details
+        return handler
+
+    async def call() -> Any:
+        details: Any = SimpleNamespace(method=behavior.__name__)
+        found: Any = await door.intercept_service(find, details)
+        return await found.unary_unary(None, None)
+
+    return asyncio.ensure_future(call())
+
+
+async def test_no_caller_hears_anything_before_the_core_is_told_to_stop() -> None:
+    """Answers, refusals and new calls are held back, so that nobody sends a call meanwhile.
+
+    A call that arrives between the stop and the reading of its GOAWAY would be CANCELLED.
+    """
+    door, core, go = Doorkeeper(), _Core(), asyncio.Event()
+    ended: list[tuple[str, bool]] = []
+
+    async def answered() -> str:
+        await go.wait()
+        return "answer"
+
+    async def answer(request: None, context: None) -> str:
+        del request, context
+        return await answered()
+
+    async def refuse(request: None, context: None) -> str:
+        del request, context
+        await answered()
+        raise OverloadedError("full")
+
+    async def new(request: None, context: None) -> str:
+        del request, context
+        ended.append(("begun", core.told.is_set()))
+        return "new"
+
+    def note(task: "asyncio.Task[Any]") -> None:
+        ended.append((type(task.exception()).__name__, core.told.is_set()))
+
+    calls = [_call(door, answer), _call(door, refuse)]
+    await asyncio.sleep(0)
+    server: Any = core
+    stopping = asyncio.ensure_future(door.stop(server, 1))
+    await asyncio.sleep(0)
+    calls.append(_call(door, new))
+    for call in calls:
+        call.add_done_callback(note)
+    go.set()
+    await asyncio.gather(stopping, *calls, return_exceptions=True)
+    assert core.grace_s == 1
+    assert sorted(ended) == [
+        ("NoneType", True),
+        ("NoneType", True),
+        ("OverloadedError", True),
+        ("begun", True),
+    ]
+
+
+async def test_a_stop_waits_until_no_call_comes_but_not_without_end() -> None:
+    """While calls come one after the other the stop waits, for half a second at the most."""
+    door, core = Doorkeeper(), _Core()
+    server: Any = core
+    calls: list[asyncio.Task[Any]] = []
+
+    async def late(request: None, context: None) -> str:
+        del request, context
+        return "answer"
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    stopping = asyncio.ensure_future(door.stop(server, 1))
+    while not core.told.is_set():
+        calls.append(_call(door, late))
+        await asyncio.sleep(0.01)
+    assert loop.time() - began >= HOLD_S_MAX
+    await stopping
+    assert set(await asyncio.gather(*calls)) == {"answer"}
+
+
+async def _never() -> AsyncIterator[None]:
+    await asyncio.Event().wait()
+    yield

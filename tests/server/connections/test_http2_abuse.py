@@ -1,0 +1,239 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from embedgrpc.v1 import embedding_service_pb2 as pb
+from tests.server.connections.raw_http2 import (
+    PREFACE,
+    Answer,
+    RawConnection,
+    frame,
+    headers,
+    raw_connection,
+    raw_socket,
+)
+from tests.server.fake_backend import FakeBackend
+from tests.server.service import PATIENCE_S, Service
+from tests.server.services.test_health import NOT_SERVING, SERVING, Watcher
+
+Serve = Callable[..., Awaitable[Service]]
+
+EMBED = b"/embedgrpc.v1.EmbeddingService/Embed"
+REQUEST = pb.EmbedRequest(texts=["a text"]).SerializeToString()
+OK = grpc.StatusCode.OK.value[0]
+
+
+@asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    async with asyncio.timeout(PATIENCE_S):
+        yield
+
+
+async def _serves(connection: RawConnection) -> bool:
+    answer = await connection.call(headers(EMBED), frame(REQUEST))
+    return answer.status == OK
+
+
+async def test_a_plain_call(serve: Serve) -> None:
+    """What this file takes for a good call is one."""
+    service = await serve()
+    async with _patience(), raw_connection(service.address) as connection:
+        answer = await connection.call(headers(EMBED), frame(REQUEST))
+        assert answer.status == OK
+        response = pb.EmbedResponse.FromString(answer.body[5:])
+        assert response == await service.client.embed("a text")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b"/\xff\xfe", b"/embedgrpc.v1.EmbeddingService/\xc3\x28", b"\xff", b"", b"no/slash", b"*"],
+)
+async def test_a_path_that_is_no_text(serve: Serve, backend: FakeBackend, path: bytes) -> None:
+    """A request for nowhere harms nobody: not the calls in flight, and not those to come."""
+    service = await serve(backend=backend)
+    watcher = Watcher(service.client, "")
+    assert await watcher.next() == SERVING
+    backend.hold()
+    slow = asyncio.ensure_future(service.client.embed("slow"))
+    assert await asyncio.to_thread(backend.running.wait, PATIENCE_S)
+    async with _patience(), raw_connection(service.address) as connection:
+        for _ in range(3):
+            answer = await connection.call(headers(path), frame(REQUEST))
+            assert answer.status != OK
+        backend.release()
+        assert await _serves(connection)
+    await slow
+    await service.check_alive()
+    await service.server.drain()
+    assert await watcher.next() == NOT_SERVING
+
+
+def _lie(length: int) -> bytes:
+    return frame(REQUEST, length=length)
+
+
+PARTS: dict[str, tuple[bytes, ...]] = {
+    "no body": (),
+    "an empty frame": (b"",),
+    "part of a prefix": (b"\x00\x00\x00",),
+    "a prefix alone": (frame(b"", length=100),),
+    "a length that is too large": (_lie(len(REQUEST) + 50),),
+    "a length that is too small": (_lie(2),),
+    "a length of 4 GiB": (_lie(2**32 - 1),),
+    "a flag that does not exist": (b"\x7f" + frame(REQUEST)[1:],),
+    "compressed without an encoding": (b"\x01" + frame(REQUEST)[1:],),
+    "two messages": (frame(REQUEST), frame(REQUEST)),
+    "two messages in a frame": (frame(REQUEST) + frame(REQUEST),),
+    "one byte at a time": tuple(bytes([byte]) for byte in frame(REQUEST)),
+}
+# The library never answers these, and holds them until the connection closes.
+UNANSWERED = {
+    "no body", "an empty frame", "part of a prefix", "a prefix alone", "a length that is too large",
+}  # fmt: skip
+SERVED = {
+    "two messages", "two messages in a frame", "one byte at a time",
+    "compressed without an encoding",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+async def test_a_body_that_is_no_message(serve: Serve, name: str) -> None:
+    """Whatever follows the headers, the connection and the server go on."""
+    service = await serve()
+    async with _patience(), raw_connection(service.address) as connection:
+        # One more that is left open while the rest goes on.
+        await connection.send(headers(EMBED), *PARTS[name], end=False)
+        stream, answer = await connection.send(headers(EMBED), *PARTS[name])
+        if name in UNANSWERED:
+            await connection.ping()
+            assert not answer.ended.is_set()
+            await connection.reset(stream)
+        else:
+            await answer.ended.wait()
+            assert (answer.status == OK) == (name in SERVED)
+        assert await _serves(connection)
+    await service.check_alive()
+
+
+@pytest.mark.parametrize("size", [7_000, 12_000])
+async def test_headers_within_the_limit_always_pass(serve: Serve, size: int) -> None:
+    """Large tokens of a mesh are served every time, not three times out of four."""
+    service = await serve()
+    padding = (b"x-padding", b"p" * size)
+    async with _patience():
+        for wait_for_settings in (True, False):
+            async with raw_connection(service.address) as connection:
+                if wait_for_settings:
+                    await connection.ping()
+                for _ in range(8):
+                    answer = await connection.call(headers(EMBED, padding), frame(REQUEST))
+                    assert answer.status == OK
+    await service.check_alive()
+
+
+@pytest.mark.parametrize("size", [17_000, 40_000])
+async def test_headers_over_the_limit_never_pass(serve: Serve, size: int) -> None:
+    """More is refused every time, once the client has learnt the limit; the server goes on."""
+    service = await serve()
+    padding = (b"x-padding", b"p" * size)
+    async with _patience(), raw_connection(service.address) as connection:
+        assert await _serves(connection)
+        for _ in range(4):
+            answer = await connection.call(headers(EMBED, padding), frame(REQUEST))
+            assert answer.status != OK
+        assert await _serves(connection) or connection.closed.is_set()
+    await service.check_alive()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (b"x-not-text", b"\xff\xfe\x00"),
+        (b"x-not-base64-bin", b"!!!"),
+        (b"grpc-timeout", b"soon"),
+        (b"grpc-timeout", b"0n"),
+        (b"grpc-encoding", b"nonsense"),
+        (b"traceparent", b"\xff" * 55),
+        (b"traceparent", b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01"),
+        (b"embedgrpc-max-response-bytes", b"\xd9\xa3"),
+        (b"x-many", b""),
+    ],
+)
+async def test_odd_headers(serve: Serve, extra: tuple[bytes, bytes]) -> None:
+    """A header that cannot be read costs its own call at most."""
+    service = await serve()
+    async with _patience(), raw_connection(service.address) as connection:
+        answer = await connection.call(headers(EMBED, extra), frame(REQUEST))
+        assert answer.ended.is_set()
+        assert await _serves(connection) or connection.closed.is_set()
+    await service.check_alive()
+
+
+async def test_rapid_resets(serve: Serve) -> None:
+    """A thousand calls that are taken back at once leave nothing behind."""
+    service = await serve()
+    tasks = len(asyncio.all_tasks())
+    async with _patience():
+        async with raw_connection(service.address) as connection:
+            for _ in range(1000):
+                if connection.closed.is_set():
+                    break
+                stream, _ = await connection.send(headers(EMBED), frame(REQUEST), end=False)
+                await connection.reset(stream)
+            await service.check_alive()
+        while len(asyncio.all_tasks()) > tasks:
+            # Each wakes the loop once more, which is how handlers that were cancelled end.
+            await service.client.status("")
+    assert service.admission().inputs == 0
+    await service.check_alive()
+
+
+async def test_more_calls_than_a_connection_may_have(serve: Serve) -> None:
+    """The limit on calls at once is told to the client, and holds."""
+    service = await serve(max_connection_streams=10)
+    async with _patience(), raw_connection(service.address) as connection:
+        await connection.ping()
+        answers: list[Answer] = []
+        for _ in range(10):
+            _, answer = await connection.send(headers(EMBED), end=False)
+            answers.append(answer)
+        await connection.ping()
+        assert not any(answer.ended.is_set() for answer in answers)
+        assert connection.max_streams == 10
+        await service.check_alive()
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", id="HTTP/1.1"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), id="TLS"),
+        pytest.param(bytes(1000), id="zeros"),
+        pytest.param(PREFACE + b"\xff" * 1000, id="a preface and garbage"),
+        pytest.param(PREFACE + b"\x00\x40\x00\x09\x00\x00\x00\x00\x01", id="CONTINUATION first"),
+    ],
+)
+async def test_another_protocol(serve: Serve, opening: bytes) -> None:
+    """Whoever does not speak HTTP/2 is hung up on."""
+    service = await serve()
+    async with _patience(), raw_socket(service.address) as (reader, writer):
+        writer.write(opening)
+        try:
+            while await reader.read(65_536):
+                pass
+        except ConnectionError:
+            pass  # a reset is as good an end as any
+    await service.check_alive()
+
+
+async def test_half_a_preface(serve: Serve) -> None:
+    """Connections that never get round to speaking do not keep others out."""
+    service = await serve()
+    async with _patience(), raw_socket(service.address) as (_, half):
+        half.write(PREFACE[:10])
+        async with raw_socket(service.address), raw_socket(service.address):
+            await service.check_alive()
+    await service.check_alive()

@@ -1,0 +1,289 @@
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from embedgrpc.v1 import model_service_pb2 as models
+from tests.server.connections.raw_http2 import headers, raw_connection
+from tests.server.failures import failure_of
+from tests.server.server_process import Process, started
+from tests.server.service import EMBED, PATIENCE_S, Client
+from tests.server.services.test_health import EMBEDDING, NOT_SERVING, SERVING, Watcher
+
+# A stop that waits for its calls would outlast the test.
+LONG_GRACE = ("--shutdown-grace-s", "3600", "--shutdown-timeout-s", "3700")
+EMBED_PATH = b"/embedgrpc.v1.EmbeddingService/Embed"
+
+
+async def test_a_stop_under_load_loses_nothing(cache_dir: Path) -> None:
+    """SIGTERM: NOT_SERVING first, calls go on while the balancer notices, then exit code 0."""
+    async with started("--drain-delay-s", "0.5", cache_dir=cache_dir) as server:
+        address = (await server.until("serving"))["address"]
+        client = Client(address)
+        async with client.channel:
+            watcher = Watcher(client, EMBEDDING)
+            assert await watcher.next() == SERVING
+            told = asyncio.Event()
+            answered_after = [asyncio.Event() for _ in range(8)]
+
+            async def call_on_and_on(answered: asyncio.Event) -> grpc.aio.AioRpcError:
+                while True:
+                    knew = told.is_set()
+                    try:
+                        await client.embed("a text under load")
+                    except grpc.aio.AioRpcError as error:
+                        return error
+                    if knew:
+                        answered.set()
+
+            load = [asyncio.ensure_future(call_on_and_on(event)) for event in answered_after]
+            await client.embed("load has begun")
+            server.signal(signal.SIGTERM)
+            assert await watcher.next() == NOT_SERVING
+            told.set()
+            # Whoever has not noticed yet is served.
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.gather(*(event.wait() for event in answered_after))
+            failures = await asyncio.gather(*load)
+        # Each caller's first failure is a call that was begun too late; none was cut off.
+        assert {failure.code() for failure in failures} == {grpc.StatusCode.UNAVAILABLE}
+        assert await server.ended() == 0
+        assert server.events("stopped")
+        assert not [line for line in server.lines if '"level": "error"' in line]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+async def test_a_second_signal_ends_it_at_once(
+    cache_dir: Path, number: signal.Signals, code: int
+) -> None:
+    """The first waits for a call that never ends; the second does not."""
+    async with started(*LONG_GRACE, cache_dir=cache_dir) as server:
+        address = (await server.until("serving"))["address"]
+        async with raw_connection(address) as connection:
+            # No message follows, so that the call stays in flight.
+            await connection.send(headers(EMBED_PATH), end=False)
+            await connection.ping()
+            server.signal(number)
+            await server.until("stopping")
+            server.signal(number)
+            assert await server.ended() == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+async def test_one_signal_is_enough(cache_dir: Path, number: signal.Signals) -> None:
+    """Without calls in flight either signal ends it cleanly, watchers or not."""
+    async with started(*LONG_GRACE, cache_dir=cache_dir) as server:
+        address = (await server.until("serving"))["address"]
+        client = Client(address)
+        async with client.channel:
+            watcher = Watcher(client, "")
+            assert await watcher.next() == SERVING
+            server.signal(number)
+            assert await watcher.next() == NOT_SERVING
+            assert (await failure_of(watcher.call.read())).reason == "SHUTTING_DOWN"
+            assert await server.ended() == 0
+
+
+async def test_a_signal_before_it_is_ready(tmp_path: Path) -> None:
+    """A stop while models load is a clean one, too."""
+    async with started(cache_dir=tmp_path / "cold") as server:
+        await server.until("listening")
+        server.signal(signal.SIGTERM)
+        assert await server.ended() == 0
+        assert server.events("stopped")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--max-inputs", "0"),
+        ("--max-inputs", "many"),
+        ("--max-stream-batch-inputs", "8", "--max-stream-in-flight-inputs", "4"),
+        ("--config", "/nowhere/embedgrpc.toml"),
+        ("--model", "same=./a", "--model", "same=./b"),
+    ],
+)
+async def test_bad_settings(cache_dir: Path, arguments: tuple[str, ...]) -> None:
+    """A setting that cannot be is one line that names it, and exit code 2."""
+    async with started(*arguments, cache_dir=cache_dir) as server:
+        assert await server.ended() == 2
+        assert len(server.problems) == len(server.lines) == 1
+
+
+async def test_an_address_in_use(cache_dir: Path) -> None:
+    """A second server says in one line that the address is taken, and does not share it."""
+    async with started(cache_dir=cache_dir) as first:
+        address = (await first.until("listening"))["address"]
+        async with started(cache_dir=cache_dir, address=address) as second:
+            assert await second.ended() not in (0, None)
+            (problem,) = second.problems
+            assert address in problem
+        await first.until("serving")
+        client = Client(address)
+        async with client.channel:
+            await client.embed("the first is served on")
+
+
+async def test_a_unix_socket(cache_dir: Path, tmp_path: Path) -> None:
+    """It listens on a socket file, which is gone after the stop."""
+    path = tmp_path / "s"
+    async with started(cache_dir=cache_dir, address=f"unix:{path}") as server:
+        assert (await server.until("serving"))["address"] == f"unix:{path}"
+        assert path.is_socket()
+        client = Client(f"unix:{path}")
+        async with client.channel:
+            await client.embed("a text")
+        server.signal(signal.SIGTERM)
+        assert await server.ended() == 0
+    assert not path.exists()
+
+
+async def test_a_unix_socket_in_use(cache_dir: Path, tmp_path: Path) -> None:
+    """A second server does not take the socket of one that runs away from it."""
+    path = tmp_path / "s"
+    async with started(cache_dir=cache_dir, address=f"unix:{path}") as first:
+        await first.until("serving")
+        async with started(cache_dir=cache_dir, address=f"unix:{path}") as second:
+            assert await second.ended() == 1
+            (problem,) = second.problems
+            assert "another server" in problem
+        client = Client(f"unix:{path}")
+        async with client.channel:
+            await client.embed("the first is served on")
+
+
+@pytest.mark.parametrize(
+    ("address", "cause"),
+    [
+        ("127.0.0.1:70000", "the port must not be above 65535"),
+        ("no-such-host.invalid:0", "host 'no-such-host.invalid'"),
+        ("unix:/nowhere/at/all/s", "there is no such folder"),
+    ],
+)
+async def test_an_address_that_cannot_be(cache_dir: Path, address: str, cause: str) -> None:
+    """The one line says what is wrong with it, and the exit code that settings would help."""
+    async with started(cache_dir=cache_dir, address=address) as server:
+        assert await server.ended() == 2
+        (problem,) = server.problems
+        assert cause in problem
+
+
+async def test_a_wrong_variable_of_telemetry(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused in one line, as any other setting."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "bogus")
+    async with started(cache_dir=cache_dir, telemetry=True) as server:
+        assert await server.ended() == 2
+        (problem,) = server.problems
+        assert "OTEL_TRACES_EXPORTER" in problem
+
+
+async def test_a_unix_socket_that_was_left_behind(cache_dir: Path, tmp_path: Path) -> None:
+    """The socket file of a server that was killed does not keep the next one out."""
+    path = tmp_path / "s"
+    async with started(cache_dir=cache_dir, address=f"unix:{path}") as killed:
+        await killed.until("listening")
+        killed.signal(signal.SIGKILL)
+        await killed.ended()
+    assert path.is_socket()
+    async with started(cache_dir=cache_dir, address=f"unix:{path}") as server:
+        await server.until("serving")
+        client = Client(f"unix:{path}")
+        async with client.channel:
+            await client.embed("a text")
+
+
+async def test_a_model_that_cannot_be_loaded_leaves_the_others(
+    cache_dir: Path, tmp_path: Path
+) -> None:
+    """It is reported and refused; the rest is served, and the process ends cleanly."""
+    sources = ("--model", f"missing={tmp_path / 'nothing'}", "--model", f"embed={EMBED.source}")
+    async with started(*sources, cache_dir=cache_dir) as server:
+        address = (await server.until("serving"))["address"]
+        (failed,) = server.events("model failed to load")
+        assert failed["model"] == "missing"
+        client = Client(address)
+        async with client.channel:
+            failure = await failure_of(client.embed("a text"))
+            assert failure.code is grpc.StatusCode.UNAVAILABLE
+            assert failure.label == "model_not_ready"
+            await client.embed("a text", model="embed")
+            listing = await client.models.ListModels(models.ListModelsRequest())
+            assert {model.id: model.state for model in listing.models} == {
+                "embed": models.STATE_READY,
+                "missing": models.STATE_FAILED,
+            }
+        server.signal(signal.SIGTERM)
+        assert await server.ended() == 0
+
+
+async def test_no_model_can_be_loaded(cache_dir: Path, tmp_path: Path) -> None:
+    """With nothing to serve it refuses to run, in one line for each model."""
+    sources = ("--model", f"a={tmp_path / 'nothing'}", "--model", f"b={tmp_path / 'void'}")
+    async with started(*sources, cache_dir=cache_dir) as server:
+        assert await server.ended() not in (0, None)
+        _check_problems(server, "a", "b")
+
+
+def _check_problems(server: Process, *models_in_order: str) -> None:
+    named = [line.removeprefix("embedgrpc: ").partition(":")[0] for line in server.problems]
+    assert named == list(models_in_order)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU time of threads is read from /proc")
+@pytest.mark.parametrize(
+    ("experiments", "flags", "apart"),
+    [
+        (None, (), True),
+        (None, ("--trusted-network",), False),
+        ("", ("--trusted-network",), False),
+        ("multiping", ("--trusted-network",), False),
+        ("event_engine_listener", ("--trusted-network",), True),
+        ("-event_engine_listener", (), False),
+    ],
+)
+async def test_what_reads_connections(
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    experiments: str | None,
+    flags: tuple[str, ...],
+    *,
+    apart: bool,
+) -> None:
+    """Threads apart from the one that waits for calls do, unless the network is trusted.
+
+    The environment wins, and where it says the opposite a warning says so.
+    """
+    if experiments is None:
+        monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
+    else:
+        monkeypatch.setenv("GRPC_EXPERIMENTS", experiments)
+    async with started(*flags, cache_dir=cache_dir) as server:
+        client = Client((await server.until("serving"))["address"])
+        async with client.channel:
+            await client.status("")
+            before = _run_ns(server.process.pid, "event_engine")
+            for _ in range(200):
+                await client.status("")
+            used_ns = _run_ns(server.process.pid, "event_engine") - before
+        warned = bool(server.events("the environment overrides trusted_network"))
+    # Reading a call takes 10 us and more.
+    assert (used_ns > 200 * 10_000) == apart
+    assert warned == (apart == bool(flags))
+
+
+def _run_ns(pid: int, name: str) -> int:
+    """The CPU time of all threads of a name, in nanoseconds."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(
+        int((task / "schedstat").read_text().split()[0])
+        for task in tasks
+        if (task / "comm").read_text().strip() == name
+    )
