@@ -16,6 +16,7 @@ _TESTS: Mapping[Path, str] = {
     _SERVER / "models": "tests/models",
     _SERVER / "backends" / "triton": "tests/backends/triton",
     _SERVER / "backends": "tests/backends",
+    _SERVER / "machine": "tests/machine",
     _CLIENT / "client": "tests/client",
 }
 

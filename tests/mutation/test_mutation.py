@@ -9,15 +9,16 @@ def test_every_module_has_tests() -> None:
     modules = find_modules([])
     assert len(modules) > 150
     assert all(find_tests(module) for module in modules)
-    assert find_tests(ENGINE / "ledger.py")[0].name == "test_admission.py"
-    assert {test.parent.name for test in find_tests(ENGINE / "ledger.py")} == {"engine"}
-    settings = find_tests(ROOT / "src" / "embedgrpc" / "server" / "settings.py")
-    assert ROOT / "tests" / "test_settings.py" in settings
+    ledger = find_tests(ENGINE / "admission" / "ledger.py")
+    assert ledger[0].name == "test_admission.py"
+    assert all(test.is_relative_to(ROOT / "tests" / "engine") for test in ledger)
+    settings = find_tests(ROOT / "src/embedgrpc/server/settings/settings.py")
+    assert ROOT / "tests/server/settings/test_settings.py" in settings
 
 
 def test_mutants_are_python_with_one_mistake() -> None:
     """A mutant compiles, differs from its module, and says where."""
-    module = ENGINE / "overload.py"
+    module = ENGINE / "admission" / "overload.py"
     found = mutants.find_mutants(module)
     assert {"ForgetStatement", "NumberReplacer", "AddNot"} <= {one.kind for one in found}
     lines = module.read_text().splitlines()
