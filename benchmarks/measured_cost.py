@@ -21,13 +21,13 @@ def measure() -> CostModel:
 
     def run(sequences: int, length: int) -> float:
         # What the tokens are makes no difference to the time.
-        ids = np.full((sequences, length), parts.metadata.pad_token_id, np.int64)
+        ids = np.full((sequences, length), parts.properties.pad_token_id, np.int64)
         batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (SENTENCE_EMBEDDING,))
         began = time.perf_counter()
         parts.backend.run(batch)
         return time.perf_counter() - began
 
     try:
-        return calibrate(run, max_tokens=parts.metadata.max_tokens, limit_s=_LIMIT_S)
+        return calibrate(run, max_tokens=parts.properties.max_tokens, limit_s=_LIMIT_S)
     finally:
         parts.backend.close()

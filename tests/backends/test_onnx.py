@@ -13,7 +13,7 @@ from embedgrpc.backends import onnx, onnx_sessions
 from embedgrpc.backends.base import Backend, BackendError, DeviceError, PaddedBatch
 from embedgrpc.backends.cuda import find_cuda_obstacle
 from embedgrpc.backends.onnx import Device, OnnxBackend
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, Runner

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.sources import source
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
@@ -72,7 +72,7 @@ def test_what_a_model_is_and_which_file_says_so(name: str, cache_dir: Path) -> N
     wanted = EXPECTED[name]
     assert {key: (found[key]["value"], found[key]["from"]) for key in wanted} == wanted
     files = source.resolve(str(FIXTURES / name))
-    read = metadata.read(files)
+    read = properties.read(files)
     assert found["max_tokens"]["value"] == read.max_tokens
     prepared = graph.identify(files, read, cache_dir=cache_dir)
     assert found["fingerprint"]["value"] == prepared.content_hash

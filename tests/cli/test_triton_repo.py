@@ -5,8 +5,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from embedgrpc.models.folder.metadata import read
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import identify
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.sources.source import resolve

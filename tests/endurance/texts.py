@@ -10,7 +10,7 @@ from enum import Enum, auto
 import numpy as np
 
 from embedgrpc.backends.base import FloatArray, IntArray
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
 from tests.server.fake_backend import WIDTH
@@ -100,7 +100,7 @@ class Vocabulary:
 
     def __init__(self) -> None:
         files = source.resolve(EMBED.source)
-        described = metadata.read(files)
+        described = properties.read(files)
         tokenizer = Tokenizer.load(files, described)
         known = (described.transformer_folder / "vocab.txt").read_text("utf-8").split("\n")
         words = [word for word in known if word.isascii() and word.isalpha()]

@@ -16,7 +16,7 @@ from random import Random
 from safetensors import safe_open
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.sources.source import ModelFiles, resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
@@ -146,37 +146,41 @@ def _open_configs(scratch: Path) -> Iterator[Execute]:
     def execute(content: bytes) -> None:
         try:
             with folders.changed(content) as files:
-                metadata = read(files)
-                for text in (*metadata.prompts, *metadata.prompts.values(), metadata.model_type):
+                properties = read(files)
+                for text in (
+                    *properties.prompts,
+                    *properties.prompts.values(),
+                    properties.model_type,
+                ):
                     text.encode()
                 if files.folder.name == _SHARDED or zlib.crc32(content) % _GRAPH_EVERY == 0:
-                    Tokenizer.load(files, metadata)
-                    _prepare(files, metadata, scratch)
+                    Tokenizer.load(files, properties)
+                    _prepare(files, properties, scratch)
         except ModelError as error:
             check_refusal(error, names=str(scratch))
 
     for name in (*_FOLDERS, _SHARDED):
         files = resolve(str(scratch / name))
-        metadata = read(files)
-        Tokenizer.load(files, metadata)
-        _prepare(files, metadata, scratch)
+        properties = read(files)
+        Tokenizer.load(files, properties)
+        _prepare(files, properties, scratch)
     yield execute
 
 
-def _prepare(files: ModelFiles, metadata: ModelMetadata, scratch: Path) -> None:
+def _prepare(files: ModelFiles, properties: ModelProperties, scratch: Path) -> None:
     with tempfile.TemporaryDirectory(dir=scratch) as cache_dir:
-        assert prepare(files, metadata, cache_dir=Path(cache_dir)).outputs
+        assert prepare(files, properties, cache_dir=Path(cache_dir)).outputs
 
 
 @contextmanager
 def _open_tokenizers(scratch: Path) -> Iterator[Execute]:
     folders = _Folders(scratch, _TOKENIZERS)
-    metadata = {name: read(resolve(str(scratch / name))) for name in _TOKENIZERS}
+    properties = {name: read(resolve(str(scratch / name))) for name in _TOKENIZERS}
 
     def execute(content: bytes) -> None:
         try:
             with folders.changed(content) as files:
-                model = metadata[files.folder.name]
+                model = properties[files.folder.name]
                 tokenizer = Tokenizer.load(files, model)
         except ModelError as error:
             check_refusal(error, names=str(scratch))

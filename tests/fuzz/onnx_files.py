@@ -17,7 +17,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.sources.source import resolve

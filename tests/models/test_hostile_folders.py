@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.sources.source import ModelFiles, resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
@@ -191,7 +191,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
 
 
 def _load(files: ModelFiles, cache_dir: Path) -> None:
-    described = metadata.read(files)
+    described = properties.read(files)
     Tokenizer.load(files, described)
     graph.prepare(files, described, cache_dir=cache_dir)
 

@@ -73,7 +73,7 @@ def test_embedding_vectors(embedding: tuple[str, Runner], entry: str, output: st
     """A text becomes the vector of the reference, before and after Normalize."""
     name, runner = embedding
     reference = expected(name)
-    if not runner.metadata.normalize:
+    if not runner.properties.normalize:
         output = "sentence_embedding"
     vectors = runner.run(runner.frame(reference["texts"]), output)
     np.testing.assert_allclose(
@@ -86,9 +86,9 @@ def test_prompts(embedding: tuple[str, Runner]) -> None:
     name, runner = embedding
     reference = expected(name)
     entries = {k: v for k, v in reference["outputs"].items() if k.startswith("prompt_")}
-    assert set(entries) <= {f"prompt_{prompt}" for prompt in runner.metadata.prompts}
+    assert set(entries) <= {f"prompt_{prompt}" for prompt in runner.properties.prompts}
     for entry, asked in entries.items():
-        prompt = runner.metadata.prompts[entry.removeprefix("prompt_")]
+        prompt = runner.properties.prompts[entry.removeprefix("prompt_")]
         assert prompt == asked["prompt_applied"]
         sequences = runner.frame([prompt + text for text in reference["texts"]])
         np.testing.assert_allclose(
@@ -105,14 +105,14 @@ def test_padding_changes_nothing(load: Load, name: str) -> None:
     runner = load(FIXTURES / name)
     (short,) = runner.frame(["two words"])
     alone = runner.run([short], "sentence_embedding")
-    padded = runner.run([short], "sentence_embedding", tokens=runner.metadata.max_tokens - 1)
+    padded = runner.run([short], "sentence_embedding", tokens=runner.properties.max_tokens - 1)
     np.testing.assert_allclose(padded, alone, rtol=0, atol=2e-6)
 
 
 def test_embedding_settings(embedding: tuple[str, Runner]) -> None:
     """What the reference finds out from the folder is found out here."""
     name, runner = embedding
-    settings, metadata = expected(name)["settings"], runner.metadata
+    settings, metadata = expected(name)["settings"], runner.properties
     assert metadata.max_tokens == settings["max_seq_length"]
     assert metadata.dimensions == settings["dimension"]
     poolings = [str(pooling) for pooling in metadata.poolings]
@@ -128,7 +128,7 @@ def test_pair_token_ids(cross_encoder: tuple[str, Runner]) -> None:
     reference = expected(name)
     sequences = runner.frame_pairs(reference["pairs"])
     assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
-    assert max(map(len, reference["token_ids"])) == runner.metadata.max_tokens
+    assert max(map(len, reference["token_ids"])) == runner.properties.max_tokens
 
 
 def test_pair_logits(cross_encoder: tuple[str, Runner]) -> None:

@@ -26,7 +26,7 @@ def splade(load: Load) -> Runner:
 
 def test_metadata(splade: Runner) -> None:
     """A sparse model has no dense vectors, and compares by dot product."""
-    metadata = splade.metadata
+    metadata = splade.properties
     assert metadata.representations == (Representation.SPARSE,)
     assert metadata.dimensions == metadata.multi_vector_dimensions == 0
     assert metadata.sparse_dimensions == 1250
@@ -62,7 +62,7 @@ def test_similarity_defaults_to_dot(tmp_path: Path, load: Load) -> None:
     """Where no file says how sparse vectors are compared, the reference takes the dot product."""
     folder = copy_fixture("splade-bert", tmp_path)
     edit_json(folder / "config_sentence_transformers.json", similarity_fn_name=None)
-    assert load(folder).metadata.similarity is Similarity.DOT
+    assert load(folder).properties.similarity is Similarity.DOT
 
 
 def test_the_newer_metadata(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_newer_metadata(tmp_path: Path) -> None:
     )
     edit_json(folder / "tokenizer_config.json", model_max_length=80)
     runner = Runner.load(folder, tmp_path / "cache")
-    assert runner.metadata.max_tokens == 80
+    assert runner.properties.max_tokens == 80
     assert_reference(runner)
 
 

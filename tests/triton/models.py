@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.triton.config import RepositoryModel
@@ -21,9 +21,9 @@ CPU = Execution(processor=Processor.CPU, cores=1, max_batch_size=16)
 def prepare_model(name: str, cache_dir: Path) -> RepositoryModel:
     """Prepares one of the models for a repository."""
     files = resolve(SOURCES[name])
-    metadata = read(files)
-    graph = prepare(files, metadata, cache_dir=cache_dir)
-    return RepositoryModel(name, files.pinned_source, metadata, graph)
+    properties = read(files)
+    graph = prepare(files, properties, cache_dir=cache_dir)
+    return RepositoryModel(name, files.pinned_source, properties, graph)
 
 
 def write_repository(

@@ -159,7 +159,7 @@ def test_warming_up_runs_what_every_model_takes(bert: RepositoryModel) -> None:
         assert set(warm_up.inputs) == set(bert.graph.inputs)
         for name, value in warm_up.inputs.items():
             (tokens,) = value.dims
-            assert tokens <= bert.metadata.max_tokens
+            assert tokens <= bert.properties.max_tokens
             if name == "attention_mask":
                 ones = np.frombuffer(files[value.input_data_file], "<i8")
                 assert ones.tolist() == [1] * tokens
@@ -193,7 +193,7 @@ def test_weights_of_the_other_processor(
     processor: str,
 ) -> None:
     """A graph that would crawl or fail where it is to run is refused."""
-    model = replace(bert, metadata=replace(bert.metadata, weight_type=weight_type))
+    model = replace(bert, properties=replace(bert.properties, weight_type=weight_type))
     with pytest.raises(RepositoryError, match=f"set kind to {processor}"):
         write_model(tmp_path, model, execution)
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from typing import Any
 from embedgrpc.cli.vetted import check_vetted
 from embedgrpc.engine.tasks.reranking import RerankMethod
 from embedgrpc.engine.tasks.similarity import method_for
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.graphs.stored_type import find_stored_type
 from embedgrpc.models.sources.source import resolve
@@ -34,10 +34,10 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Row]:
     """
     files = resolve(model.source)
     check_vetted(files, model, settings)
-    read = metadata.read(files, model.overrides)
+    read = properties.read(files, model.overrides)
     Tokenizer.load(files, read)
     identity = graph.identify(files, read, cache_dir=settings.cache_dir)
-    embeds = read.kind is metadata.Kind.EMBEDDING
+    embeds = read.kind is properties.Kind.EMBEDDING
     method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER
     origins = read.origins
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedgrpc.cli.running import Answers, Item
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS, SENTENCE_EMBEDDING, VOCABULARY_WEIGHTS
 from embedgrpc.models.kinds import Kind, Representation
 from embedgrpc.models.sources.source import ModelFiles
@@ -27,12 +27,12 @@ def is_reference_installed() -> bool:
 class ReferenceRunner:
     """A model in sentence-transformers, on the CPU in float32."""
 
-    def __init__(self, files: ModelFiles, metadata: ModelMetadata, *, max_tokens: int) -> None:
+    def __init__(self, files: ModelFiles, properties: ModelProperties, *, max_tokens: int) -> None:
         """Loads the model.
 
         Args:
             files: The model. Of a repository the library brings the files that it needs itself.
-            metadata: What the model is.
+            properties: What the model is.
             max_tokens: Where texts are to be cut, at most the model's own limit.
 
         Raises:
@@ -42,8 +42,8 @@ class ReferenceRunner:
         # Late: it brings PyTorch, and may not be installed.
         import sentence_transformers as library  # type: ignore[import-not-found]  # noqa: PLC0415 - see above
 
-        self._crosses = metadata.kind is Kind.CROSS_ENCODER
-        self._is_sparse = Representation.DENSE not in metadata.representations
+        self._crosses = properties.kind is Kind.CROSS_ENCODER
+        self._is_sparse = Representation.DENSE not in properties.representations
         kinds = ("CrossEncoder", "SparseEncoder", "SentenceTransformer")
         kind = kinds[0 if self._crosses else 1 if self._is_sparse else 2]
         repository = files.repository
@@ -59,7 +59,7 @@ class ReferenceRunner:
             raise ModelError(
                 f"{self.name} cannot load {files.source!r}: {type(error).__name__}: {reason}"
             ) from error
-        if max_tokens < metadata.max_tokens:
+        if max_tokens < properties.max_tokens:
             setattr(self._model, "max_length" if self._crosses else "max_seq_length", max_tokens)
 
     def run(self, items: Sequence[Item]) -> Answers:

@@ -69,9 +69,9 @@ class LocalRunner:
 
     def tokenize(self, items: Sequence[Item]) -> list[TokenSequence]:
         """Tokenizes items, with the model's default prompt, cut at their ends."""
-        metadata, tokenizer = self.parts.metadata, self.parts.tokenizer
-        prompt = metadata.prompts.get(metadata.default_prompt_name, "")
-        if metadata.kind is Kind.CROSS_ENCODER:
+        properties, tokenizer = self.parts.properties, self.parts.tokenizer
+        prompt = properties.prompts.get(properties.default_prompt_name, "")
+        if properties.kind is Kind.CROSS_ENCODER:
             pairs = [item for item in items if not isinstance(item, str)]
             queries = tokenizer.encode([prompt + query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
@@ -100,12 +100,14 @@ class LocalRunner:
         Raises:
             BackendError: The run failed.
         """
-        metadata = self.parts.metadata
-        left = metadata.padding_side == "left"
+        properties = self.parts.properties
+        left = properties.padding_side == "left"
         found: dict[str, dict[int, FloatArray]] = {name: {} for name in self.outputs}
         for indices in batches:
             batch = [sequences[index] for index in indices]
-            padded = pad(batch, pad_token_id=metadata.pad_token_id, left=left, outputs=self.outputs)
+            padded = pad(
+                batch, pad_token_id=properties.pad_token_id, left=left, outputs=self.outputs
+            )
             rows = cut_rows(
                 self.parts.backend.run(padded),
                 outputs=self.outputs,
@@ -118,6 +120,6 @@ class LocalRunner:
                 found[name] |= dict(zip(indices, values, strict=True))
         answers = {name: [rows[index] for index in sorted(rows)] for name, rows in found.items()}
         if TOKEN_EMBEDDINGS in answers:
-            skipped = metadata.multi_vector_skip_tokens
+            skipped = properties.multi_vector_skip_tokens
             answers[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in answers[TOKEN_EMBEDDINGS]]
         return answers

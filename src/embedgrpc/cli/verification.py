@@ -94,18 +94,18 @@ class Verification:
         (served,) = loading.served_models(settings)
         parts = loading.load_parts(served, settings, loading.open_onnx)
         resources.callback(parts.backend.close)
-        return LocalRunner(source, parts, min(parts.metadata.max_tokens, _TOKENS_MAX))
+        return LocalRunner(source, parts, min(parts.properties.max_tokens, _TOKENS_MAX))
 
     def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
         texts = read_texts(self.texts) if self.texts else sample_texts(runner.max_tokens)
-        return pair_up(texts) if runner.parts.metadata.kind is Kind.CROSS_ENCODER else texts
+        return pair_up(texts) if runner.parts.properties.kind is Kind.CROSS_ENCODER else texts
 
     def _check_alone(
         self, runner: LocalRunner, items: Sequence[Item], answers: Answers
     ) -> Iterator[Check]:
         for name, rows in answers.items():
             yield Check(name, is_finite(rows), f"shape {_shape(rows)}, all numbers finite")
-        if runner.parts.metadata.normalize:
+        if runner.parts.properties.normalize:
             gap = length_gap(answers[SENTENCE_EMBEDDING])
             yield Check("unit length", gap <= _LENGTH_TOLERANCE, f"lengths within {gap:.1e} of 1")
         exact = runner.parts.graph.weight_type == "float32" and runner.parts.backend.device == "cpu"
@@ -127,7 +127,7 @@ class Verification:
         if not is_reference_installed():
             return None
         parts = runner.parts
-        return ReferenceRunner(parts.files, parts.metadata, max_tokens=runner.max_tokens)
+        return ReferenceRunner(parts.files, parts.properties, max_tokens=runner.max_tokens)
 
     def _check_against(
         self, answers: Answers, other: Runner, items: Sequence[Item]

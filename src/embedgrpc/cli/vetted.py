@@ -1,6 +1,6 @@
 """Has the files of a model read by another process first, as the server does."""
 
-from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.vetting.child_process import Leash
@@ -11,7 +11,7 @@ from embedgrpc.server.settings.settings import Settings
 
 def prepare_vetted(
     files: ModelFiles, model: ModelSettings, settings: Settings
-) -> tuple[ModelMetadata, Graph]:
+) -> tuple[ModelProperties, Graph]:
     """Builds the graph of a model, or finds it in the cache.
 
     Args:

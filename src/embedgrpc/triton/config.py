@@ -7,7 +7,7 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.graph import Graph
 from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.sources.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
@@ -28,14 +28,14 @@ class RepositoryModel:
 
     Attributes:
         name: What it is called there.
-        source: Where tokenizer and metadata can be read when it is served.
-        metadata: What it is.
+        source: Where tokenizer and properties can be read when it is served.
+        properties: What it is.
         graph: What runs.
     """
 
     name: str
     source: str
-    metadata: ModelMetadata
+    properties: ModelProperties
     graph: Graph
 
 
@@ -56,12 +56,12 @@ def make_config(model: RepositoryModel, execution: Execution) -> model_config_pb
     config = model_config_pb2.ModelConfig(name=model.name, backend="onnxruntime")
     for name in model.graph.inputs:
         config.input.add(name=name, data_type=model_config_pb2.TYPE_INT64, dims=[_FREE])
-    sizes = output_sizes(model.metadata)
+    sizes = output_sizes(model.properties)
     for name in model.graph.outputs:
         dims = [_FREE if size is None else size for size in sizes[name]]
         config.output.add(name=name, data_type=model_config_pb2.TYPE_FP32, dims=dims)
     config.version_policy.latest.num_versions = 1
-    execution.write(config, inputs=model.graph.inputs, max_tokens=model.metadata.max_tokens)
+    execution.write(config, inputs=model.graph.inputs, max_tokens=model.properties.max_tokens)
     fingerprint = execution.fingerprint(model.graph.content_hash)
     config.parameters[SOURCE_PARAMETER].string_value = model.source
     config.parameters[FINGERPRINT_PARAMETER].string_value = fingerprint
@@ -86,7 +86,7 @@ def warm_up_files(model: RepositoryModel, execution: Execution) -> Mapping[str, 
 
 def _warm_up_shapes(model: RepositoryModel, execution: Execution) -> Iterator[Shape]:
     """A lone short text and a batch."""
-    smallest, tuned, largest = execution.shapes(model.metadata.max_tokens)
+    smallest, tuned, largest = execution.shapes(model.properties.max_tokens)
     wanted = _WARM_UP if execution.tensorrt is None else (smallest, tuned)
     shapes = (
         Shape(min(one.sequences, largest.sequences), min(one.tokens, largest.tokens))

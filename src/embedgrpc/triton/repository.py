@@ -68,7 +68,7 @@ def write_model(repository: Path, model: RepositoryModel, execution: Execution) 
         RepositoryError: It may not be written there, cannot be, or cannot run like that.
     """
     check_place(repository, model.name)
-    weight_type = model.metadata.weight_type
+    weight_type = model.properties.weight_type
     if _PROCESSORS.get(weight_type, execution.processor) is not execution.processor:
         raise RepositoryError(
             f"weight_type {weight_type} runs on a {_PROCESSORS[weight_type]} alone: set kind to"

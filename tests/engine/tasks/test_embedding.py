@@ -8,7 +8,7 @@ from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.sources.source import resolve

@@ -15,7 +15,7 @@ from embedgrpc.engine.tasks.reranking import RerankMethod, RerankSpec, ScoreScal
 from embedgrpc.engine.tasks.similarity import SimilarityReranker
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.kinds import Activation, Representation
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
@@ -27,15 +27,15 @@ SPEC = RerankSpec(scale=ScoreScale.RAW, truncation=Truncation.END, max_tokens=64
 
 
 @pytest.fixture(scope="module")
-def metadata() -> ModelMetadata:
+def properties() -> ModelProperties:
     """What the cross-encoder is."""
     return read(resolve(str(FIXTURES / "cross-bert")))
 
 
 @pytest.fixture(scope="module")
-def tokenizer(metadata: ModelMetadata) -> Tokenizer:
+def tokenizer(properties: ModelProperties) -> Tokenizer:
     """The cross-encoder's tokenizer."""
-    return Tokenizer.load(resolve(str(FIXTURES / "cross-bert")), metadata)
+    return Tokenizer.load(resolve(str(FIXTURES / "cross-bert")), properties)
 
 
 def by_position(*answers: Sequence[float]) -> Callable[[str], Sequence[float]]:
@@ -51,29 +51,29 @@ def some_documents(count: int) -> list[str]:
 
 @contextmanager
 def cross_encoder(
-    metadata: ModelMetadata, tokenizer: Tokenizer, answers: Callable[[str], Sequence[float]]
+    properties: ModelProperties, tokenizer: Tokenizer, answers: Callable[[str], Sequence[float]]
 ) -> Iterator[CrossEncoder]:
     """A cross-encoder whose logits are told."""
     with running(FakeBackend(answers=answers), tokenizer=tokenizer) as engine:
-        yield CrossEncoder(metadata, tokenizer, engine.pipeline, 1000)
+        yield CrossEncoder(properties, tokenizer, engine.pipeline, 1000)
 
 
 @contextmanager
 def similarity(
-    metadata: ModelMetadata, tokenizer: Tokenizer, answers: Callable[[str], Sequence[float]]
+    properties: ModelProperties, tokenizer: Tokenizer, answers: Callable[[str], Sequence[float]]
 ) -> Iterator[SimilarityReranker]:
     """A reranker by cosine whose vectors are told."""
     with running(FakeBackend(answers=answers), tokenizer=tokenizer) as engine:
         described = replace(
-            metadata, dimensions=2, normalize=False, representations=(Representation.DENSE,)
+            properties, dimensions=2, normalize=False, representations=(Representation.DENSE,)
         )
         embedder = Embedder(described, tokenizer, engine.pipeline, 1000, [])
-        yield SimilarityReranker(embedder, RerankMethod.SIMILARITY, metadata.max_tokens)
+        yield SimilarityReranker(embedder, RerankMethod.SIMILARITY, properties.max_tokens)
 
 
-async def test_best_document_comes_first(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+async def test_best_document_comes_first(properties: ModelProperties, tokenizer: Tokenizer) -> None:
     """Documents are sorted by score, and each score stays with its document."""
-    with cross_encoder(metadata, tokenizer, by_position([0.5], [-2], [3])) as reranker:
+    with cross_encoder(properties, tokenizer, by_position([0.5], [-2], [3])) as reranker:
         ranking = await reranker.rerank(
             "query", ["a b", "c d", "e f"], SPEC, CALL, documents_bytes=1
         )
@@ -83,10 +83,12 @@ async def test_best_document_comes_first(metadata: ModelMetadata, tokenizer: Tok
     assert ranking.truncated_inputs == 0
 
 
-async def test_equal_scores_keep_their_order(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+async def test_equal_scores_keep_their_order(
+    properties: ModelProperties, tokenizer: Tokenizer
+) -> None:
     """Of documents with the same score the first stays the first, minus zero being zero."""
     scores = [[0.0], [1.0], [-0.0], [1.0], [0.0]] * 20
-    with cross_encoder(metadata, tokenizer, by_position(*scores)) as reranker:
+    with cross_encoder(properties, tokenizer, by_position(*scores)) as reranker:
         ranking = await reranker.rerank("query", some_documents(100), SPEC, CALL, documents_bytes=1)
     best = [index for index in range(100) if index % 5 in (1, 3)]
     rest = [index for index in range(100) if index % 5 not in (1, 3)]
@@ -103,7 +105,7 @@ async def test_equal_scores_keep_their_order(metadata: ModelMetadata, tokenizer:
     ],
 )
 async def test_scale_of_scores(
-    metadata: ModelMetadata,
+    properties: ModelProperties,
     tokenizer: Tokenizer,
     activation: Activation,
     scale: ScoreScale,
@@ -112,7 +114,7 @@ async def test_scale_of_scores(
 ) -> None:
     """The sigmoid is taken where it was asked for, or where the model's files ask for it."""
     logits = [[1000.0], [20.0], [1.5], [0.0], [-1.5], [-80.0], [-1000.0]]
-    described = replace(metadata, activation=activation)
+    described = replace(properties, activation=activation)
     with (
         warnings.catch_warnings(),
         np.errstate(over="raise", divide="raise", invalid="raise"),
@@ -129,10 +131,10 @@ async def test_scale_of_scores(
     assert ranking.indices.tolist() == list(range(7))
 
 
-async def test_cut_documents_are_told(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+async def test_cut_documents_are_told(properties: ModelProperties, tokenizer: Tokenizer) -> None:
     """A document over its own limit is cut, counted, and flagged wherever it is ranked."""
     spec = replace(SPEC, max_tokens=2)
-    with cross_encoder(metadata, tokenizer, by_position([1], [2])) as reranker:
+    with cross_encoder(properties, tokenizer, by_position([1], [2])) as reranker:
         ranking = await reranker.rerank(
             "query", ["of the of the of", "of"], spec, CALL, documents_bytes=1
         )
@@ -141,11 +143,13 @@ async def test_cut_documents_are_told(metadata: ModelMetadata, tokenizer: Tokeni
     assert ranking.truncated_inputs == 1
 
 
-async def test_document_that_may_not_be_cut(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+async def test_document_that_may_not_be_cut(
+    properties: ModelProperties, tokenizer: Tokenizer
+) -> None:
     """The refusal names the document."""
     spec = replace(SPEC, max_tokens=2, truncation=Truncation.NONE)
     with (
-        cross_encoder(metadata, tokenizer, by_position()) as reranker,
+        cross_encoder(properties, tokenizer, by_position()) as reranker,
         pytest.raises(InputTooLongError) as refused,
     ):
         await reranker.rerank("query", ["of", "of the of the of"], spec, CALL, documents_bytes=1)
@@ -153,10 +157,10 @@ async def test_document_that_may_not_be_cut(metadata: ModelMetadata, tokenizer: 
     assert refused.value.metadata["maxTokens"] == "2"
 
 
-async def test_similarity_is_the_cosine(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+async def test_similarity_is_the_cosine(properties: ModelProperties, tokenizer: Tokenizer) -> None:
     """Scores are cosines with the query, whatever the lengths of the vectors."""
     rows = by_position([3, 4], [-6, -8], [4, 3], [30, 40])
-    with similarity(metadata, tokenizer, rows) as reranker:
+    with similarity(properties, tokenizer, rows) as reranker:
         ranking = await reranker.rerank("query", ["a", "b", "c"], SPEC, CALL, documents_bytes=1)
     assert ranking.indices.tolist() == [2, 1, 0]
     assert ranking.scores.tolist() == pytest.approx([1, 0.96, -1], abs=1e-6)
@@ -164,12 +168,12 @@ async def test_similarity_is_the_cosine(metadata: ModelMetadata, tokenizer: Toke
 
 @pytest.mark.parametrize("zero", [0, 2])
 async def test_zeros_have_no_cosine(
-    metadata: ModelMetadata, tokenizer: Tokenizer, zero: int
+    properties: ModelProperties, tokenizer: Tokenizer, zero: int
 ) -> None:
     """A vector of zeros is told with the field of its text."""
     rows = [[0.0, 0.0] if position == zero else [1.0, 0.0] for position in range(3)]
     with (
-        similarity(metadata, tokenizer, by_position(*rows)) as reranker,
+        similarity(properties, tokenizer, by_position(*rows)) as reranker,
         pytest.raises(NonFiniteOutputError) as failed,
     ):
         await reranker.rerank("query", ["a", "b"], SPEC, CALL, documents_bytes=1)
@@ -181,22 +185,22 @@ async def test_zeros_have_no_cosine(
     [(" ", ["a", "b"], "query"), ("query", ["a", "\u200b"], "documents[1]")],
 )
 async def test_empty_texts_are_named(
-    metadata: ModelMetadata, tokenizer: Tokenizer, query: str, documents: list[str], field: str
+    properties: ModelProperties, tokenizer: Tokenizer, query: str, documents: list[str], field: str
 ) -> None:
     """An empty query or document is refused before anything is run."""
     for make in (cross_encoder, similarity):
         with (
-            make(metadata, tokenizer, by_position()) as reranker,
+            make(properties, tokenizer, by_position()) as reranker,
             pytest.raises(EngineError) as refused,
         ):
             await reranker.rerank(query, documents, SPEC, CALL, documents_bytes=1)
         assert refused.value.field == field
 
 
-async def test_prompts_go_in_front(metadata: ModelMetadata, tokenizer: Tokenizer) -> None:
+async def test_prompts_go_in_front(properties: ModelProperties, tokenizer: Tokenizer) -> None:
     """The query's prompt and the documents' reach the model, and cost tokens."""
     spec = replace(SPEC, query_prompt="of the ", document_prompt="of ")
-    with similarity(metadata, tokenizer, lambda _: [1.0, 0.0]) as reranker:
+    with similarity(properties, tokenizer, lambda _: [1.0, 0.0]) as reranker:
         plain, prompted = await asyncio.gather(
             reranker.rerank("query", ["a", "b"], SPEC, CALL, documents_bytes=1),
             reranker.rerank("query", ["a", "b"], spec, CALL, documents_bytes=1),

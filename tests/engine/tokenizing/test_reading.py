@@ -12,7 +12,7 @@ from embedgrpc.engine.tokenizing import jobs, threads
 from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tokenized
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
 from tests.engine.fakes import WAIT_S, unchecked

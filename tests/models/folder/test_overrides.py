@@ -10,8 +10,8 @@ from onnx import helper
 
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import ModelMetadata, read
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.kinds import Activation, Pooling, Similarity, WeightType
 from embedgrpc.models.sources.source import resolve
@@ -19,16 +19,16 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 
 
-def _read(folder: Path, **overrides: Any) -> ModelMetadata:
+def _read(folder: Path, **overrides: Any) -> ModelProperties:
     return read(resolve(str(folder)), ModelOverrides(**overrides))
 
 
 def _load(folder: Path, cache_dir: Path, **overrides: Any) -> Runner:
     files = resolve(str(folder))
-    metadata = read(files, ModelOverrides(**overrides))
-    graph = prepare(files, metadata, cache_dir=cache_dir)
+    properties = read(files, ModelOverrides(**overrides))
+    graph = prepare(files, properties, cache_dir=cache_dir)
     backend = OnnxBackend(graph.path, device="cpu")
-    return Runner(metadata, Tokenizer.load(files, metadata), graph, backend)
+    return Runner(properties, Tokenizer.load(files, properties), graph, backend)
 
 
 def test_nothing_set_changes_nothing() -> None:
@@ -40,7 +40,7 @@ def test_nothing_set_changes_nothing() -> None:
 def test_settings_win_over_files(tmp_path: Path) -> None:
     """What is set counts, and prompts are added to those of the files."""
     folder = copy_fixture("gemma-dense", tmp_path)
-    metadata = _read(
+    properties = _read(
         folder,
         pooling=(Pooling.CLS,),
         normalize=False,
@@ -52,16 +52,16 @@ def test_settings_win_over_files(tmp_path: Path) -> None:
         similarity=Similarity.DOT,
         lowercase=True,
     )
-    assert metadata.poolings == (Pooling.CLS,)
-    assert not metadata.normalize
-    assert metadata.max_tokens == 100
-    assert metadata.prompts["query"] == "q: "
-    assert metadata.prompts["document"] == "title: none | text: "
-    assert metadata.default_prompt_name == "other"
-    assert (metadata.padding_side, metadata.pad_token_id) == ("left", 7)
-    assert metadata.similarity is Similarity.DOT
-    assert metadata.lowercase
-    assert len(metadata.dense_layers) == 2
+    assert properties.poolings == (Pooling.CLS,)
+    assert not properties.normalize
+    assert properties.max_tokens == 100
+    assert properties.prompts["query"] == "q: "
+    assert properties.prompts["document"] == "title: none | text: "
+    assert properties.default_prompt_name == "other"
+    assert (properties.padding_side, properties.pad_token_id) == ("left", 7)
+    assert properties.similarity is Similarity.DOT
+    assert properties.lowercase
+    assert len(properties.dense_layers) == 2
 
 
 def test_a_default_prompt_can_be_taken_away(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_a_default_prompt_can_be_taken_away(tmp_path: Path) -> None:
 
 def test_the_activation_of_a_cross_encoder() -> None:
     """A score may be the logit."""
-    metadata = _read(FIXTURES / "cross-bert", activation=Activation.IDENTITY)
-    assert metadata.activation is Activation.IDENTITY
+    properties = _read(FIXTURES / "cross-bert", activation=Activation.IDENTITY)
+    assert properties.activation is Activation.IDENTITY
 
 
 def test_a_folder_without_modules(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-from embedgrpc.models.folder.metadata import read
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES

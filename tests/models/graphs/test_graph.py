@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
@@ -246,9 +246,9 @@ def test_a_hit_is_the_same_entry(tmp_path: Path) -> None:
 def test_what_shapes_the_graph_has_an_entry_of_its_own(tmp_path: Path) -> None:
     """A graph for another padding token is no hit: its positions would be counted wrongly."""
     files = resolve(str(FIXTURES / "roberta-mean"))
-    metadata = read(files)
-    changed = replace(metadata, pad_token_id=metadata.pad_token_id + 1)
-    first, second = (prepare(files, one, cache_dir=tmp_path) for one in (metadata, changed))
+    properties = read(files)
+    changed = replace(properties, pad_token_id=properties.pad_token_id + 1)
+    first, second = (prepare(files, one, cache_dir=tmp_path) for one in (properties, changed))
     assert first.path != second.path
     assert first.path.exists()
     assert second.path.exists()
@@ -285,11 +285,11 @@ def test_a_hit_does_not_load_the_builders(tmp_path: Path, name: str) -> None:
     _prepare(folder, tmp_path)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from embedgrpc.models.folder import metadata\n"
+        "from embedgrpc.models.folder import properties\n"
         "from embedgrpc.models.graphs import graph\n"
         "from embedgrpc.models.sources import source\n"
         f"files = source.resolve({str(folder)!r})\n"
-        f"graph.prepare(files, metadata.read(files), cache_dir=Path({str(tmp_path)!r}))\n"
+        f"graph.prepare(files, properties.read(files), cache_dir=Path({str(tmp_path)!r}))\n"
         "print('onnx' in sys.modules, 'onnxruntime' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -329,12 +329,12 @@ def test_processes_may_build_at_once(tmp_path: Path) -> None:
     """Several processes that start on an empty cache end with one whole entry."""
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from embedgrpc.models.folder import metadata\n"
+        "from embedgrpc.models.folder import properties\n"
         "from embedgrpc.models.graphs import graph\n"
         "from embedgrpc.models.sources import source\n"
         "import embedgrpc.models.graphs.build\n"
         f"files = source.resolve({str(FIXTURES / 'bert-mean')!r})\n"
-        "told = metadata.read(files)\n"
+        "told = properties.read(files)\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
         f"print(graph.prepare(files, told, cache_dir=Path({str(tmp_path)!r})).path)\n"

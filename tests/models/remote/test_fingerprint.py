@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from embedgrpc.models.folder.metadata import read
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.remote.fingerprint import ServedFingerprint, find_fingerprint
@@ -41,8 +41,8 @@ def test_what_the_weights_here_confirm_is_taken(tmp_path: Path, weight_type: Wei
     """A declared hash that the files lead to is told, whatever the graph was converted to."""
     folder = FIXTURES / "bert-mean"
     files = resolve(str(folder))
-    metadata = read(files, ModelOverrides(weight_type=weight_type))
-    declared = prepare(files, metadata, cache_dir=tmp_path).content_hash
+    properties = read(files, ModelOverrides(weight_type=weight_type))
+    declared = prepare(files, properties, cache_dir=tmp_path).content_hash
     assert find(folder, tmp_path, declared=declared) == ServedFingerprint(declared, weight_type)
 
 

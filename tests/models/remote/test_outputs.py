@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import ModelMetadata, read
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.remote.inputs import plan_inputs
 from embedgrpc.models.remote.outputs import ServedOutput, find_forms, plan_outputs
@@ -19,12 +19,12 @@ MASK = np.array([[1, 1, 1], [1, 1, 0]], np.int64)
 
 def plan(
     fixture: str, outputs: Outputs, *, ours: bool = False, **overrides: Any
-) -> tuple[ModelMetadata, dict[str, ServedOutput]]:
+) -> tuple[ModelProperties, dict[str, ServedOutput]]:
     """What is planned for a fixture of which a server gives these outputs."""
     files = resolve(str(FIXTURES / fixture))
     forms = find_forms(outputs, ours=ours)
-    metadata = read(files, ModelOverrides(**overrides), served=forms)
-    return metadata, dict(plan_outputs(outputs, metadata, ours=ours, model="m"))
+    properties = read(files, ModelOverrides(**overrides), served=forms)
+    return properties, dict(plan_outputs(outputs, properties, ours=ours, model="m"))
 
 
 def test_our_own_outputs_are_taken_as_they_are() -> None:
@@ -35,8 +35,8 @@ def test_our_own_outputs_are_taken_as_they_are() -> None:
         "token_weights": (None,),
         "token_embeddings": (None, 32),
     }
-    metadata, planned = plan("xlmr-bge-m3", outputs, ours=True)
-    assert metadata.representations == ("dense", "sparse", "multi_vector")
+    properties, planned = plan("xlmr-bge-m3", outputs, ours=True)
+    assert properties.representations == ("dense", "sparse", "multi_vector")
     assert {name: (one.served, one.make) for name, one in planned.items()} == {
         name: (name, None) for name in outputs
     }
@@ -44,8 +44,8 @@ def test_our_own_outputs_are_taken_as_they_are() -> None:
 
 def test_heads_that_are_not_served_are_not_offered() -> None:
     """Whatever the folder holds, the server's graph says which forms there are."""
-    metadata, planned = plan("xlmr-bge-m3", {"last_hidden_state": (None, 32)})
-    assert metadata.representations == ("dense",)
+    properties, planned = plan("xlmr-bge-m3", {"last_hidden_state": (None, 32)})
+    assert properties.representations == ("dense",)
     assert planned.keys() == {"sentence_embedding", "pooled_embedding"}
 
 
@@ -56,8 +56,8 @@ def test_exports_of_bge_m3_are_understood() -> None:
         "sparse_vecs": (None, 1),
         "colbert_vecs": (None, None),
     }
-    metadata, planned = plan("xlmr-bge-m3", outputs)
-    assert metadata.representations == ("dense", "sparse", "multi_vector")
+    properties, planned = plan("xlmr-bge-m3", outputs)
+    assert properties.representations == ("dense", "sparse", "multi_vector")
     weights = planned["token_weights"].make
     assert weights
     raw = np.array([[1, -1, 2], [3, 0, 5]], np.float32)
@@ -76,13 +76,13 @@ def test_exports_of_bge_m3_are_understood() -> None:
 @pytest.mark.parametrize("name", ["last_hidden_state", "token_embeddings"])
 def test_token_vectors_are_pooled(name: str) -> None:
     """Where a server gives token vectors alone, they are pooled as the model's files say."""
-    metadata, planned = plan("bert-mean", {name: (None, None)}, normalize=True)
+    properties, planned = plan("bert-mean", {name: (None, None)}, normalize=True)
     hidden = np.random.default_rng(1).normal(size=(2, 3, 8)).astype(np.float32)
     pooled = planned["pooled_embedding"].make
     made = planned["sentence_embedding"].make
     assert pooled
     assert made
-    assert metadata.poolings == (Pooling.MEAN,)
+    assert properties.poolings == (Pooling.MEAN,)
     expected = np.stack([hidden[0].mean(axis=0), hidden[1, :2].mean(axis=0)])
     np.testing.assert_allclose(pooled(hidden, MASK), expected, atol=1e-6)
     lengths = np.linalg.norm(made(hidden, MASK), axis=1)
@@ -149,8 +149,8 @@ def test_what_does_not_fit_is_told(
 )
 def test_positions_count_real_tokens(model_type: str, expected: list[list[int]]) -> None:
     """Positions are those that an export gets which runs here."""
-    metadata = replace(read(resolve(str(FIXTURES / "bert-mean"))), model_type=model_type)
-    metadata = replace(metadata, pad_token_id=1)
-    (filling,) = plan_inputs(["input_ids", "position_ids"], metadata, model="m").values()
+    properties = replace(read(resolve(str(FIXTURES / "bert-mean"))), model_type=model_type)
+    properties = replace(properties, pad_token_id=1)
+    (filling,) = plan_inputs(["input_ids", "position_ids"], properties, model="m").values()
     ids = np.where(MASK == 1, 7, 1).astype(np.int64)
     assert filling(ids, MASK).tolist() == expected

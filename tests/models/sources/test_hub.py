@@ -24,13 +24,13 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.errors import ModelError
 for name in sys.argv[2:]:
     try:
         files = source.resolve(name)
-        graph.prepare(files, metadata.read(files), cache_dir=Path(sys.argv[1]))
+        graph.prepare(files, properties.read(files), cache_dir=Path(sys.argv[1]))
     except ModelError as error:
         kind = type(error).__name__
         print(json.dumps({"error": str(error), "kind": kind}), flush=True)
@@ -40,13 +40,13 @@ for name in sys.argv[2:]:
 SERVED_PROGRAM = """
 import sys
 from pathlib import Path
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.representations import ServedForms
 from embedgrpc.models.remote.fingerprint import find_fingerprint
 files = source.resolve(sys.argv[2])
-read = metadata.read(files, served=ServedForms(True, True, 0))
+read = properties.read(files, served=ServedForms(True, True, 0))
 print(find_fingerprint(
     files, read, ModelOverrides(), declared="f", place=(), cache_dir=Path(sys.argv[1])
 ).value)

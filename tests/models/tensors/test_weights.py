@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import read
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
@@ -117,7 +117,7 @@ def test_a_transformer_in_a_folder_of_its_own(tmp_path: Path, name: str) -> None
             shutil.move(path, folder / "0_Transformer")
     runner = Runner.load(folder, tmp_path / "cache")
     reference = expected(name)
-    assert runner.metadata.max_tokens == reference["settings"]["max_seq_length"]
+    assert runner.properties.max_tokens == reference["settings"]["max_seq_length"]
     sequences = runner.frame(reference["texts"])
     assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
     np.testing.assert_allclose(

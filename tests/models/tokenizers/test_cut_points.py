@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.cut_points import Borders, Pieces, find_borders
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer

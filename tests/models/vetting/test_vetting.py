@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.sources.source import resolve
@@ -90,7 +90,7 @@ def _vetting(folder: Path, **changes: Any) -> Vetting:
 
 def _load(asked: Vetting) -> graph.Graph:
     def use(vetted: Description) -> graph.Graph:
-        described = metadata.read(asked.files, asked.overrides)
+        described = properties.read(asked.files, asked.overrides)
         path = described.transformer_folder / "tokenizer.json"
         digest = vetted.digest_of(path, asked.files.folder)
         Tokenizer.load(asked.files, described, digest=digest)
@@ -199,7 +199,7 @@ def test_what_is_parsed_here_is_what_was_noted(
 
         with monkeypatch.context() as patched:
             patched.setattr(json_file, "read_file", spy)
-            described = metadata.read(resolve(str(folder)))
+            described = properties.read(resolve(str(folder)))
             Tokenizer.load(resolve(str(folder)), described)
         assert read
         assert read <= noted.keys()
@@ -216,7 +216,7 @@ def test_a_tokenizer_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
 
     def use(vetted: Description) -> None:
         edit_json(folder / "tokenizer.json", version="1.1")
-        described = metadata.read(asked.files)
+        described = properties.read(asked.files)
         digest = vetted.digest_of(folder / "tokenizer.json", folder)
         Tokenizer.load(asked.files, described, digest=digest)
 

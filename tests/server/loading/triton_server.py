@@ -7,7 +7,7 @@ from typing import Any
 
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.server.settings.model_settings import ModelSettings

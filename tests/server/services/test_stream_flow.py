@@ -11,7 +11,7 @@ import pytest
 
 from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.engine.pipeline import Running
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
 from embedgrpc.server.settings.model_settings import ModelSettings
@@ -40,7 +40,7 @@ def _texts(count: int) -> list[str]:
 def _expected(texts: list[str]) -> list[FloatArray]:
     """The vectors that the fake backend has for these texts."""
     files = source.resolve(str(FIXTURES / "bert-cls"))
-    tokenizer = Tokenizer.load(files, metadata.read(files))
+    tokenizer = Tokenizer.load(files, properties.read(files))
     return [
         vector_of(tokenizer.frame(ids, max_tokens=96, truncation=Truncation.END).input_ids)
         for ids in tokenizer.encode(texts)
@@ -354,7 +354,7 @@ async def test_vectors_of_all_tokens_make_the_window_smaller(cache_dir: Path) ->
     settings = settings_for(model, cache_dir=cache_dir, max_stream_in_flight_inputs=most)
     async with serving(settings) as service:
         loaded = service.server.catalog.find("m3", field="model").ready()
-        largest = loaded.metadata.max_tokens * loaded.metadata.multi_vector_dimensions * 4
+        largest = loaded.properties.max_tokens * loaded.properties.multi_vector_dimensions * 4
         windows = {}
         for representation in (pb.REPRESENTATION_DENSE, pb.REPRESENTATION_MULTI_VECTOR):
             stream = Stream(service.client)

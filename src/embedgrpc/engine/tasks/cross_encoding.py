@@ -20,7 +20,7 @@ from embedgrpc.engine.tasks.reranking import (
 from embedgrpc.engine.tokenizing.jobs import Outcome, Reading
 from embedgrpc.engine.tokenizing.texts import too_many_tokens
 from embedgrpc.engine.work import Call
-from embedgrpc.models.folder.metadata import Activation, ModelMetadata
+from embedgrpc.models.folder.properties import Activation, ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.tokenizers.tokenizer import (
     Tokenizer,
@@ -36,13 +36,13 @@ class CrossEncoder:
     """Reads query and document together.
 
     Attributes:
-        metadata: What the model is.
+        properties: What the model is.
         tokenizer: Its tokenizer.
         pipeline: Runs its sequences.
         max_characters: The most characters of a text that are tokenized.
     """
 
-    metadata: ModelMetadata
+    properties: ModelProperties
     tokenizer: Tokenizer
     pipeline: Pipeline
     max_characters: int
@@ -87,7 +87,7 @@ class CrossEncoder:
         reading = None
         if spec.truncation is not Truncation.NONE:
             reading = Reading(
-                spec.max_tokens or self.metadata.max_tokens,
+                spec.max_tokens or self.properties.max_tokens,
                 from_end=spec.truncation is Truncation.START,
                 with_first=True,
             )
@@ -101,7 +101,7 @@ class CrossEncoder:
             ],
             outputs=(LOGITS,),
             size_bytes=queries_bytes + documents_bytes,
-            max_tokens=self.metadata.max_tokens,
+            max_tokens=self.properties.max_tokens,
             atomic=True,
             reading=reading,
         )
@@ -120,11 +120,11 @@ class CrossEncoder:
             pair = self.tokenizer.frame_pair(
                 query.ids,
                 kept,
-                max_tokens=self.metadata.max_tokens,
+                max_tokens=self.properties.max_tokens,
                 truncation=spec.truncation,
             )
         except TokenLimitError as error:
-            alone = len(query.ids) >= self.metadata.max_tokens
+            alone = len(query.ids) >= self.properties.max_tokens
             return too_many_tokens(error, field="query" if alone else field)
         return replace(
             pair,
@@ -133,7 +133,7 @@ class CrossEncoder:
         )
 
     def _score(self, logits: FloatArray, scale: ScoreScale) -> FloatArray:
-        raw = self.metadata.activation is Activation.IDENTITY
+        raw = self.properties.activation is Activation.IDENTITY
         if scale is ScoreScale.RAW or (scale is ScoreScale.MODEL and raw):
             return logits
         # In float32 whatever the model's own type: in half precision, good scores tie at 1.

@@ -22,7 +22,7 @@ from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.tokenizing.jobs import Outcome, Reading
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text, too_many_tokens
 from embedgrpc.engine.work import Call, Job, Sink
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
@@ -47,14 +47,14 @@ class Embedder:
     """Turns texts into vectors.
 
     Attributes:
-        metadata: What the model is.
+        properties: What the model is.
         tokenizer: Its tokenizer.
         pipeline: Runs its sequences.
         max_characters: The most characters of a text that are tokenized.
         graph_outputs: What its graph gives.
     """
 
-    metadata: ModelMetadata
+    properties: ModelProperties
     tokenizer: Tokenizer
     pipeline: Pipeline
     max_characters: int
@@ -126,11 +126,11 @@ class Embedder:
         """Embeds a health check's text past admission; the numbers of its representations."""
         spec = EmbedSpec(
             prompt="",
-            dimensions=self.metadata.dimensions,
-            normalize=self.metadata.normalize,
+            dimensions=self.properties.dimensions,
+            normalize=self.properties.normalize,
             truncation=Truncation.END,
-            max_tokens=self.metadata.max_tokens,
-            representations=self.metadata.representations,
+            max_tokens=self.properties.max_tokens,
+            representations=self.properties.representations,
         )
         inputs = self._inputs([text], spec, size_bytes=len(text), field="text", atomic=True)
         rows = await self.pipeline.probe(inputs, call)
@@ -191,7 +191,7 @@ class Embedder:
 
     def _shorten(self, dense: FloatArray, spec: EmbedSpec) -> FloatArray:
         as_is = spec.dimensions == dense.shape[1] and spec.normalize == (
-            self._dense_output(spec) == SENTENCE_EMBEDDING and self.metadata.normalize
+            self._dense_output(spec) == SENTENCE_EMBEDDING and self.properties.normalize
         )
         if as_is:
             return dense
@@ -202,7 +202,7 @@ class Embedder:
     ) -> list[SparseVector] | None:
         if TOKEN_WEIGHTS in rows.by_token:
             vectors = [
-                from_token_weights(weights, one.input_ids, self.metadata.unweighted_token_ids)
+                from_token_weights(weights, one.input_ids, self.properties.unweighted_token_ids)
                 for weights, one in zip(rows.by_token[TOKEN_WEIGHTS], sequences, strict=True)
             ]
         elif VOCABULARY_WEIGHTS in rows.by_sequence:
@@ -216,7 +216,7 @@ class Embedder:
     def _multi_vectors(self, rows: Rows) -> list[FloatArray] | None:
         if TOKEN_EMBEDDINGS not in rows.by_token:
             return None
-        skip = self.metadata.multi_vector_skip_tokens
+        skip = self.properties.multi_vector_skip_tokens
         return [vectors[skip:] for vectors in rows.by_token[TOKEN_EMBEDDINGS]]
 
     def outputs(self, spec: EmbedSpec) -> tuple[str, ...]:
@@ -228,13 +228,13 @@ class Embedder:
             case Representation.DENSE:
                 return self._dense_output(spec)
             case Representation.SPARSE:
-                return VOCABULARY_WEIGHTS if self.metadata.splade else TOKEN_WEIGHTS
+                return VOCABULARY_WEIGHTS if self.properties.splade else TOKEN_WEIGHTS
             case Representation.MULTI_VECTOR:
                 return TOKEN_EMBEDDINGS
 
     def _dense_output(self, spec: EmbedSpec) -> str:
         """The vectors before Normalize where the model normalises and the caller does not."""
-        if self.metadata.normalize and not spec.normalize:
+        if self.properties.normalize and not spec.normalize:
             return POOLED_EMBEDDING
         return SENTENCE_EMBEDDING
 

@@ -76,13 +76,13 @@ class SimilarityReranker:
         documents_bytes: int,
     ) -> Ranking:
         """Scores every document; see `Reranker`."""
-        metadata = self.embedder.metadata
+        properties = self.embedder.properties
         embed_spec = EmbedSpec(
             prompt="",
-            dimensions=metadata.dimensions,
+            dimensions=properties.dimensions,
             normalize=True,
             truncation=spec.truncation,
-            max_tokens=metadata.max_tokens,
+            max_tokens=properties.max_tokens,
             representations=_REPRESENTATIONS[self.method],
         )
         texts = QueryAndDocuments(query, documents)
@@ -100,7 +100,7 @@ class SimilarityReranker:
             ],
             outputs=self.embedder.outputs(embed_spec),
             size_bytes=size_bytes,
-            max_tokens=metadata.max_tokens,
+            max_tokens=properties.max_tokens,
             atomic=True,
             reading=reading_of(embed_spec),
         )
@@ -131,10 +131,10 @@ class SimilarityReranker:
         Raises:
             InvalidRequestError: They would not.
         """
-        metadata = self.embedder.metadata
+        properties = self.embedder.properties
         if Representation.MULTI_VECTOR not in _REPRESENTATIONS[self.method]:
             return
-        token_bytes = metadata.multi_vector_dimensions * _FLOAT_BYTES
+        token_bytes = properties.multi_vector_dimensions * _FLOAT_BYTES
         # A token has a byte at least. Only where that is no bound are the texts looked at.
         if (size_bytes + len(texts) * _SPECIAL_TOKENS) * token_bytes <= _VECTORS_BYTES_MAX:
             return
@@ -142,7 +142,7 @@ class SimilarityReranker:
         def count_tokens() -> int:
             prompts = [spec.query_prompt] + [spec.document_prompt] * (len(texts) - 1)
             return sum(
-                min(metadata.max_tokens, len(prompt) + len(text) + _SPECIAL_TOKENS)
+                min(properties.max_tokens, len(prompt) + len(text) + _SPECIAL_TOKENS)
                 for prompt, text in zip(prompts, texts, strict=True)
             )
 
@@ -158,7 +158,7 @@ class SimilarityReranker:
     def _frame(
         self, outcome: Outcome, spec: RerankSpec, *, position: int
     ) -> TokenSequence | errors.EngineError:
-        limit = self.embedder.metadata.max_tokens
+        limit = self.embedder.properties.max_tokens
         own_limit = (spec.max_tokens or limit) if position else self.max_query_tokens
         return self.embedder.frame(
             outcome,

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.encoders import encoder
 from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.graphs.encoders.mlm_head import build_mlm_head
@@ -77,38 +77,38 @@ class BuiltGraph:
     weight_bytes: int
 
 
-def build_graph(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
+def build_graph(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
     """Writes the graph of a model and its weights to an empty folder.
 
     Args:
         origin: What to make it from.
-        metadata: What the model is.
+        properties: What the model is.
         folder: Where to write.
 
     Returns:
         What was written.
 
     Raises:
-        ModelError: The origin cannot be used, or does not fit the metadata.
+        ModelError: The origin cannot be used, or does not fit the properties.
     """
-    if metadata.weight_type is WeightType.FLOAT32:
-        return _build_plain(origin, metadata, folder)
+    if properties.weight_type is WeightType.FLOAT32:
+        return _build_plain(origin, properties, folder)
     with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
-        plain = _build_plain(origin, metadata, Path(plain_folder))
-        convert = _CONVERSIONS[metadata.weight_type]
+        plain = _build_plain(origin, properties, Path(plain_folder))
+        convert = _CONVERSIONS[properties.weight_type]
         weight_bytes = convert(Path(plain_folder) / GRAPH_NAME, folder)
-    return replace(plain, weight_type=str(metadata.weight_type), weight_bytes=weight_bytes)
+    return replace(plain, weight_type=str(properties.weight_type), weight_bytes=weight_bytes)
 
 
-def _build_plain(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
+def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
     if origin.format is Format.ONNX:
-        return _import(origin, metadata, folder)
-    family = FAMILIES.get(metadata.model_type)
-    config = JsonObject(path=origin.folder / "config.json", values=metadata.config)
+        return _import(origin, properties, folder)
+    family = FAMILIES.get(properties.model_type)
+    config = JsonObject(path=origin.folder / "config.json", values=properties.config)
     if family is None:
         known = ", ".join(FAMILIES)
         raise config.wrong("model_type", f"one of {known} where there is no onnx/model.onnx")
-    graph = onnx.GraphProto(name=metadata.model_type)
+    graph = onnx.GraphProto(name=properties.model_type)
     _describe_inputs(graph, family.inputs)
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
@@ -118,84 +118,84 @@ def _build_plain(origin: Origin, metadata: ModelMetadata, folder: Path) -> Built
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = encoder.build(writer, tensors, config, family)
-        if metadata.kind is Kind.CROSS_ENCODER:
+        if properties.kind is Kind.CROSS_ENCODER:
             logits = encoder.build_classifier(writer, tensors, config, family, hidden)
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
-        elif metadata.splade is not None:
+        elif properties.splade is not None:
             logits = build_mlm_head(
-                writer, tensors, config, hidden, vocabulary_size=metadata.sparse_dimensions
+                writer, tensors, config, hidden, vocabulary_size=properties.sparse_dimensions
             )
             outputs = (
-                append_vocabulary_weights(writer, metadata.splade, logits, "attention_mask"),
+                append_vocabulary_weights(writer, properties.splade, logits, "attention_mask"),
             )
         else:
-            outputs = _append_head(writer, metadata, hidden)
-    _save(model, folder, outputs, metadata)
+            outputs = _append_head(writer, properties, hidden)
+    _save(model, folder, outputs, properties)
     return BuiltGraph(family.inputs, outputs, "float32", writer.weight_bytes)
 
 
-def _import(origin: Origin, metadata: ModelMetadata, folder: Path) -> BuiltGraph:
-    imported = read_graph(origin, asked_for=bool(metadata.file))
+def _import(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
+    imported = read_graph(origin, asked_for=bool(properties.file))
     model = imported.model
     pooled = False
     with GraphWriter(folder, model.graph, opset=imported.opset) as writer:
         move_weights(writer, origin, model)
-        inputs = bind_inputs(writer, origin, metadata)
-        m3 = None if metadata.output else find_m3_outputs(model.graph)
-        if metadata.kind is Kind.CROSS_ENCODER:
-            outputs: tuple[str, ...] = (find_logits(writer, origin, metadata),)
+        inputs = bind_inputs(writer, origin, properties)
+        m3 = None if properties.output else find_m3_outputs(model.graph)
+        if properties.kind is Kind.CROSS_ENCODER:
+            outputs: tuple[str, ...] = (find_logits(writer, origin, properties),)
             exported = m3 = None
-        elif metadata.splade is not None:
-            logits = find_token_logits(writer, origin, metadata)
+        elif properties.splade is not None:
+            logits = find_token_logits(writer, origin, properties)
             outputs = (
-                append_vocabulary_weights(writer, metadata.splade, logits, "attention_mask"),
+                append_vocabulary_weights(writer, properties.splade, logits, "attention_mask"),
             )
             exported = m3 = None
         elif m3 is not None:
-            outputs = _append_head(writer, metadata, find_m3_hidden(writer, origin, m3))
-            outputs += adopt_m3_outputs(writer, metadata, m3)
+            outputs = _append_head(writer, properties, find_m3_hidden(writer, origin, m3))
+            outputs += adopt_m3_outputs(writer, properties, m3)
             exported = None
-        elif (vector := find_pooled(writer, origin, metadata)) is not None:
-            check_no_heads(origin, metadata)
-            outputs = append_outputs(writer, vector, normalize=metadata.normalize)
+        elif (vector := find_pooled(writer, origin, properties)) is not None:
+            check_no_heads(origin, properties)
+            outputs = append_outputs(writer, vector, normalize=properties.normalize)
             exported, pooled = None, True
         else:
-            hidden, exported = find_hidden(writer, origin, metadata)
-            outputs = _append_head(writer, metadata, hidden)
+            hidden, exported = find_hidden(writer, origin, properties)
+            outputs = _append_head(writer, properties, hidden)
     if pooled:
-        _save(model, folder, outputs, metadata)
-        outputs = check_pooled(folder / GRAPH_NAME, origin, metadata, outputs)
-    if exported is not None and not metadata.pooling_is_set:
-        _save(model, folder, (*outputs, exported), metadata)
-        check_sentence_embedding(folder / GRAPH_NAME, origin, metadata, outputs, exported)
-    if metadata.splade is not None:
-        _save(model, folder, outputs, metadata)
-        check_vocabulary(folder / GRAPH_NAME, origin, metadata)
+        _save(model, folder, outputs, properties)
+        outputs = check_pooled(folder / GRAPH_NAME, origin, properties, outputs)
+    if exported is not None and not properties.pooling_is_set:
+        _save(model, folder, (*outputs, exported), properties)
+        check_sentence_embedding(folder / GRAPH_NAME, origin, properties, outputs, exported)
+    if properties.splade is not None:
+        _save(model, folder, outputs, properties)
+        check_vocabulary(folder / GRAPH_NAME, origin, properties)
     if m3 is not None:
-        _save(model, folder, outputs, metadata, exported=m3.described)
-        check_m3_outputs(folder / GRAPH_NAME, origin, metadata, m3)
-    _save(model, folder, outputs, metadata)
-    if not (pooled or exported or metadata.splade or m3):
+        _save(model, folder, outputs, properties, exported=m3.described)
+        check_m3_outputs(folder / GRAPH_NAME, origin, properties, m3)
+    _save(model, folder, outputs, properties)
+    if not (pooled or exported or properties.splade or m3):
         # The others have been run. A graph is a program: one that does not end, or takes all
         # memory, must do so here.
-        try_graph(folder / GRAPH_NAME, origin, metadata, outputs)
+        try_graph(folder / GRAPH_NAME, origin, properties, outputs)
     return BuiltGraph(inputs, outputs, imported.weight_type, writer.weight_bytes)
 
 
-def _append_head(writer: GraphWriter, metadata: ModelMetadata, hidden: str) -> tuple[str, ...]:
+def _append_head(writer: GraphWriter, properties: ModelProperties, hidden: str) -> tuple[str, ...]:
     outputs = append_embedding_head(
         writer,
         hidden=hidden,
         attention_mask="attention_mask",
-        hidden_size=metadata.token_dimensions,
-        poolings=metadata.poolings,
-        layers=metadata.dense_layers,
-        normalize=metadata.normalize,
+        hidden_size=properties.token_dimensions,
+        poolings=properties.poolings,
+        layers=properties.dense_layers,
+        normalize=properties.normalize,
     )
-    if metadata.sparse_head is not None:
-        outputs += (append_token_weights(writer, metadata.sparse_head, hidden),)
-    if metadata.multi_vector_head is not None:
-        outputs += (append_token_embeddings(writer, metadata.multi_vector_head, hidden),)
+    if properties.sparse_head is not None:
+        outputs += (append_token_weights(writer, properties.sparse_head, hidden),)
+    if properties.multi_vector_head is not None:
+        outputs += (append_token_embeddings(writer, properties.multi_vector_head, hidden),)
     return outputs
 
 
@@ -210,11 +210,11 @@ def _save(
     model: onnx.ModelProto,
     folder: Path,
     outputs: tuple[str, ...],
-    metadata: ModelMetadata,
+    properties: ModelProperties,
     *,
     exported: Sequence[onnx.ValueInfoProto] = (),
 ) -> None:
-    sizes = output_sizes(metadata)
+    sizes = output_sizes(properties)
     axes = {name: ["batch", *(size or "tokens" for size in of)] for name, of in sizes.items()}
     del model.graph.output[:]
     model.graph.output.extend(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embedgrpc.models.files.model_file import hash_file
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import MANIFEST_NAME, load_or_build
 from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
@@ -73,13 +73,13 @@ class Identity:
 
 
 def prepare(
-    files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path, may_build: bool = True
+    files: ModelFiles, properties: ModelProperties, *, cache_dir: Path, may_build: bool = True
 ) -> Graph:
     """Makes the graph of a model, or finds it in the cache.
 
     Args:
         files: The model's folder.
-        metadata: What the model is.
+        properties: What the model is.
         cache_dir: Where graphs are kept from one start to the next.
         may_build: Whether it may be made here, which parses the model's weights.
 
@@ -90,15 +90,15 @@ def prepare(
         NotBuiltError: It is not in the cache, and may not be made here.
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
-    identity = identify(files, metadata, cache_dir=cache_dir, may_build=may_build)
+    identity = identify(files, properties, cache_dir=cache_dir, may_build=may_build)
     origin = identity.origin
-    key = _digest([str(_BUILDER_VERSION), identity.weights_digest, _shape(origin, metadata)])
+    key = _digest([str(_BUILDER_VERSION), identity.weights_digest, _shape(origin, properties)])
 
     def build(folder: Path) -> Mapping[str, Any]:
         # The builders need the onnx package, which takes longer to load than a cached graph.
         from embedgrpc.models.graphs.build import build_graph  # noqa: PLC0415 - not on a hit
 
-        return asdict(build_graph(origin, metadata, folder))
+        return asdict(build_graph(origin, properties, folder))
 
     folder, built = load_or_build(cache_dir, key, build, may_build=may_build)
     return Graph(
@@ -112,13 +112,13 @@ def prepare(
 
 
 def identify(
-    files: ModelFiles, metadata: ModelMetadata, *, cache_dir: Path, may_build: bool = True
+    files: ModelFiles, properties: ModelProperties, *, cache_dir: Path, may_build: bool = True
 ) -> Identity:
     """Finds a model's weights and what its answers depend on, without making its graph.
 
     Args:
         files: The model's folder.
-        metadata: What the model is.
+        properties: What the model is.
         cache_dir: Where graphs are kept from one start to the next.
         may_build: Whether an ONNX graph may be parsed here.
 
@@ -129,19 +129,19 @@ def identify(
         NotBuiltError: The cache does not say where the weights are, and it may not be found here.
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
-    fetch_weights(files, metadata.transformer_folder, file=metadata.file)
-    origin = find_origin(metadata.transformer_folder, metadata.folder, file=metadata.file)
+    fetch_weights(files, properties.transformer_folder, file=properties.file)
+    origin = find_origin(properties.transformer_folder, properties.folder, file=properties.file)
     external = _find_externals(files, origin, cache_dir, may_build=may_build)
     weights_digest = _digest(
         [
             origin.digest,
-            *(hash_file(path, metadata.folder) for path in external),
-            *_layer_digests(metadata),
-            *_head_digests(metadata),
+            *(hash_file(path, properties.folder) for path in external),
+            *_layer_digests(properties),
+            *_head_digests(properties),
         ]
     )
     return Identity(
-        origin, external, weights_digest, _content_hash(origin, metadata, weights_digest)
+        origin, external, weights_digest, _content_hash(origin, properties, weights_digest)
     )
 
 
@@ -169,72 +169,72 @@ def _find_externals(
     return tuple(find_external(origin, name) for name in locations)
 
 
-def _layer_digests(metadata: ModelMetadata) -> list[str]:
+def _layer_digests(properties: ModelProperties) -> list[str]:
     """The digests of the weights of the modules after pooling."""
     return [
-        hash_file(find_layer_weights(layer), metadata.folder) for layer in metadata.dense_layers
+        hash_file(find_layer_weights(layer), properties.folder) for layer in properties.dense_layers
     ]
 
 
-def _head_digests(metadata: ModelMetadata) -> list[str]:
+def _head_digests(properties: ModelProperties) -> list[str]:
     """The digests of the weights that make more of the tokens than a dense vector."""
-    heads = (metadata.sparse_head, metadata.multi_vector_head)
-    return [hash_file(head.path, metadata.folder) if head else "" for head in heads if any(heads)]
+    heads = (properties.sparse_head, properties.multi_vector_head)
+    return [hash_file(head.path, properties.folder) if head else "" for head in heads if any(heads)]
 
 
-def _describe_splade(metadata: ModelMetadata) -> list[Any] | None:
+def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     """How logits become a sparse vector."""
-    splade = metadata.splade
+    splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
 
 
-def _describe_layers(metadata: ModelMetadata) -> list[Any]:
+def _describe_layers(properties: ModelProperties) -> list[Any]:
     """What the modules after pooling are, wherever they lie."""
     return [
-        [type(layer).__name__, {**asdict(layer), "folder": ""}] for layer in metadata.dense_layers
+        [type(layer).__name__, {**asdict(layer), "folder": ""}] for layer in properties.dense_layers
     ]
 
 
-def _describe_encoder(origin: Origin, metadata: ModelMetadata) -> Mapping[str, Any]:
+def _describe_encoder(origin: Origin, properties: ModelProperties) -> Mapping[str, Any]:
     """What of `config.json` changes what is computed with the same weights."""
     if origin.format is Format.ONNX:
         return {}  # it stands in the graph
-    return {key: metadata.config[key] for key in _ENCODER_KEYS if key in metadata.config}
+    return {key: properties.config[key] for key in _ENCODER_KEYS if key in properties.config}
 
 
-def _shape(origin: Origin, metadata: ModelMetadata) -> str:
+def _shape(origin: Origin, properties: ModelProperties) -> str:
     """Everything but the weights that shapes the graph."""
     return json.dumps(
         {
             "format": origin.format,
-            "kind": metadata.kind,
-            "poolings": metadata.poolings,
-            "normalize": metadata.normalize,
-            "dimensions": metadata.dimensions,
-            "layers": _describe_layers(metadata),
-            "representations": metadata.representations,
-            "splade": _describe_splade(metadata),
-            "pad_token_id": metadata.pad_token_id,
-            "output": metadata.output,
-            "task_id": metadata.task_id,
-            "weight_type": metadata.weight_type,
-            "config": metadata.config,
+            "kind": properties.kind,
+            "poolings": properties.poolings,
+            "normalize": properties.normalize,
+            "dimensions": properties.dimensions,
+            "layers": _describe_layers(properties),
+            "representations": properties.representations,
+            "splade": _describe_splade(properties),
+            "pad_token_id": properties.pad_token_id,
+            "output": properties.output,
+            "task_id": properties.task_id,
+            "weight_type": properties.weight_type,
+            "config": properties.config,
         },
         sort_keys=True,
     )
 
 
-def _content_hash(origin: Origin, metadata: ModelMetadata, weights_digest: str) -> str:
-    return hash_meaning(metadata, weights_digest, encoder=_describe_encoder(origin, metadata))
+def _content_hash(origin: Origin, properties: ModelProperties, weights_digest: str) -> str:
+    return hash_meaning(properties, weights_digest, encoder=_describe_encoder(origin, properties))
 
 
 def hash_meaning(
-    metadata: ModelMetadata, weights_digest: str, *, encoder: Mapping[str, Any]
+    properties: ModelProperties, weights_digest: str, *, encoder: Mapping[str, Any]
 ) -> str:
     """Hashes what a model's answers depend on.
 
     Args:
-        metadata: What the model is; its tokenizer is read.
+        properties: What the model is; its tokenizer is read.
         weights_digest: Stands for its weights.
         encoder: What beside the weights says how its encoder computes.
 
@@ -245,27 +245,27 @@ def hash_meaning(
         ModelError: The tokenizer cannot be read.
     """
     meaning = {
-        "kind": metadata.kind,
+        "kind": properties.kind,
         "config": encoder,
-        "poolings": metadata.poolings,
-        "normalize": metadata.normalize,
-        "representations": metadata.representations,
-        "splade": _describe_splade(metadata),
-        "unweighted_token_ids": sorted(metadata.unweighted_token_ids),
-        "multi_vector_skip_tokens": metadata.multi_vector_skip_tokens,
-        "layers": _describe_layers(metadata),
-        "output": metadata.output,
-        "task_id": metadata.task_id,
-        "weight_type": metadata.weight_type,
-        "max_tokens": metadata.max_tokens,
-        "prompts": dict(metadata.prompts),
-        "default_prompt_name": metadata.default_prompt_name,
-        "activation": metadata.activation,
-        "lowercase": metadata.lowercase,
+        "poolings": properties.poolings,
+        "normalize": properties.normalize,
+        "representations": properties.representations,
+        "splade": _describe_splade(properties),
+        "unweighted_token_ids": sorted(properties.unweighted_token_ids),
+        "multi_vector_skip_tokens": properties.multi_vector_skip_tokens,
+        "layers": _describe_layers(properties),
+        "output": properties.output,
+        "task_id": properties.task_id,
+        "weight_type": properties.weight_type,
+        "max_tokens": properties.max_tokens,
+        "prompts": dict(properties.prompts),
+        "default_prompt_name": properties.default_prompt_name,
+        "activation": properties.activation,
+        "lowercase": properties.lowercase,
     }
-    folder = metadata.transformer_folder
-    tokenizer_digest = hash_file(folder / "tokenizer.json", metadata.folder)
-    changes = find_changes(folder, metadata.folder, metadata.model_type)
+    folder = properties.transformer_folder
+    tokenizer_digest = hash_file(folder / "tokenizer.json", properties.folder)
+    changes = find_changes(folder, properties.folder, properties.model_type)
     if changes:
         meaning["tokenizer"] = changes
     return _digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import (
     LOGITS,
     POOLED_EMBEDDING,
@@ -13,21 +13,21 @@ from embedgrpc.models.graphs.outputs import (
 )
 
 
-def output_sizes(metadata: ModelMetadata) -> Mapping[str, tuple[int | None, ...]]:
+def output_sizes(properties: ModelProperties) -> Mapping[str, tuple[int | None, ...]]:
     """The lengths of each output's axes after that of the batch.
 
     Args:
-        metadata: What the model is.
+        properties: What the model is.
 
     Returns:
         By name; None for an axis that is as long as the sequences are. Which of the outputs a
         graph has, the graph says.
     """
     return {
-        SENTENCE_EMBEDDING: (metadata.dimensions,),
-        POOLED_EMBEDDING: (metadata.dimensions,),
+        SENTENCE_EMBEDDING: (properties.dimensions,),
+        POOLED_EMBEDDING: (properties.dimensions,),
         LOGITS: (1,),
         TOKEN_WEIGHTS: (None,),
-        VOCABULARY_WEIGHTS: (metadata.sparse_dimensions,),
-        TOKEN_EMBEDDINGS: (None, metadata.multi_vector_dimensions),
+        VOCABULARY_WEIGHTS: (properties.sparse_dimensions,),
+        TOKEN_EMBEDDINGS: (None, properties.multi_vector_dimensions),
     }

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from embedgrpc.libraries.onnx_runtime import NoKernelError, onnxruntime
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.sources.weight_file import Origin
 
 # Two sequences of unlike length: every pooling gives another vector.
@@ -24,14 +24,14 @@ def probe_mask() -> NDArray[np.int64]:
 
 
 def run_probe(
-    graph_path: Path, origin: Origin, metadata: ModelMetadata, names: tuple[str, ...]
+    graph_path: Path, origin: Origin, properties: ModelProperties, names: tuple[str, ...]
 ) -> list[NDArray[Any]]:
     """Runs a graph.
 
     Args:
         graph_path: The graph.
         origin: What it was made from, to be named in messages.
-        metadata: What the model is.
+        properties: What the model is.
         names: The outputs to give.
 
     Returns:
@@ -41,37 +41,39 @@ def run_probe(
         ModelError: It cannot be loaded or run.
     """
     try:
-        return _run(graph_path, metadata, names)
+        return _run(graph_path, properties, names)
     except Exception as error:  # the library raises no narrower class
         line = " ".join(str(error).split())
         raise ModelError(f"{origin.path} cannot be run by ONNX Runtime: {line}") from error
 
 
 def try_graph(
-    graph_path: Path, origin: Origin, metadata: ModelMetadata, names: tuple[str, ...]
+    graph_path: Path, origin: Origin, properties: ModelProperties, names: tuple[str, ...]
 ) -> None:
     """Runs a graph as `run_probe` does, unless it is made for other devices than the CPU.
 
     Args:
         graph_path: The graph.
         origin: What it was made from, to be named in messages.
-        metadata: What the model is.
+        properties: What the model is.
         names: The outputs to give.
 
     Raises:
         ModelError: It cannot be loaded or run.
     """
     try:
-        run_probe(graph_path, origin, metadata, names)
+        run_probe(graph_path, origin, properties, names)
     except ModelError as error:
         if not isinstance(error.__cause__, NoKernelError):
             raise
 
 
-def _run(graph_path: Path, metadata: ModelMetadata, names: tuple[str, ...]) -> list[NDArray[Any]]:
+def _run(
+    graph_path: Path, properties: ModelProperties, names: tuple[str, ...]
+) -> list[NDArray[Any]]:
     mask = probe_mask()
     ids = np.where(
-        mask == 1, np.arange(mask.shape[1]) + np.array(_LENGTHS)[:, None], metadata.pad_token_id
+        mask == 1, np.arange(mask.shape[1]) + np.array(_LENGTHS)[:, None], properties.pad_token_id
     )
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
     options = onnxruntime.SessionOptions()

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder import metadata
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources.source import ModelFiles
@@ -34,7 +34,7 @@ class ServedFingerprint:
 
 def find_fingerprint(
     files: ModelFiles,
-    described: ModelMetadata,
+    described: ModelProperties,
     overrides: ModelOverrides,
     *,
     declared: str,
@@ -105,7 +105,7 @@ def _hash_weights(
     for weight_type in (overrides.weight_type, *others):
         try:
             changed = dataclasses.replace(overrides, weight_type=weight_type)
-            described = metadata.read(here, changed)
+            described = properties.read(here, changed)
             if not _has_choice(files, described):
                 return
             yield weight_type, graph.identify(here, described, cache_dir=cache_dir).content_hash
@@ -113,7 +113,7 @@ def _hash_weights(
             return
 
 
-def _has_choice(files: ModelFiles, described: ModelMetadata) -> bool:
+def _has_choice(files: ModelFiles, described: ModelProperties) -> bool:
     """Tells whether the file is here that would be chosen where all files are."""
     place = described.transformer_folder.relative_to(files.folder)
     chosen = described.file or choose_weights(lambda name: files.has(str(place / name)))

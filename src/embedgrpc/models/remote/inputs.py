@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.limits import OFFSET_POSITIONS
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 
 IntArray = NDArray[np.int64]
 # From ids and mask, int64 [batch, tokens] each, to an input of the same shape.
@@ -17,12 +17,14 @@ _SERVED = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 _POSITIONS = "position_ids"
 
 
-def plan_inputs(names: Iterable[str], metadata: ModelMetadata, *, model: str) -> dict[str, Filling]:
+def plan_inputs(
+    names: Iterable[str], properties: ModelProperties, *, model: str
+) -> dict[str, Filling]:
     """Finds how each further input is filled.
 
     Args:
         names: The inputs that the server wants.
-        metadata: What the model is.
+        properties: What the model is.
         model: What the server calls it, for messages.
 
     Raises:
@@ -31,7 +33,7 @@ def plan_inputs(names: Iterable[str], metadata: ModelMetadata, *, model: str) ->
     fillings: dict[str, Filling] = {}
     for name in names:
         if name == _POSITIONS:
-            fillings[name] = _find_positions(metadata)
+            fillings[name] = _find_positions(properties)
         elif name not in _SERVED:
             raise ModelError(
                 f"the model {model} on Triton has an input {name!r}, which is not supported"
@@ -39,8 +41,8 @@ def plan_inputs(names: Iterable[str], metadata: ModelMetadata, *, model: str) ->
     return fillings
 
 
-def _find_positions(metadata: ModelMetadata) -> Filling:
-    padding = metadata.pad_token_id
+def _find_positions(properties: ModelProperties) -> Filling:
+    padding = properties.pad_token_id
 
     def count(ids: IntArray, mask: IntArray) -> IntArray:
         del ids
@@ -52,4 +54,4 @@ def _find_positions(metadata: ModelMetadata) -> Filling:
         real = (ids != padding).astype(np.int64)
         return np.asarray(real.cumsum(axis=1) * real + padding, np.int64)
 
-    return count_after_padding if metadata.model_type in OFFSET_POSITIONS else count
+    return count_after_padding if properties.model_type in OFFSET_POSITIONS else count

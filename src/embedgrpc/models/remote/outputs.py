@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.onnx_outputs import Shape
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.representations import ServedForms
 from embedgrpc.models.graphs.outputs import (
     LOGITS,
@@ -68,13 +68,13 @@ def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedForms:
 
 
 def plan_outputs(
-    outputs: Mapping[str, Shape], metadata: ModelMetadata, *, ours: bool, model: str
+    outputs: Mapping[str, Shape], properties: ModelProperties, *, ours: bool, model: str
 ) -> Mapping[str, ServedOutput]:
     """Finds how each output that the engine may ask for is made.
 
     Args:
         outputs: The length of each axis after the batch by output, None where it is free.
-        metadata: What the model is.
+        properties: What the model is.
         ours: Whether `embedgrpc` wrote the repository.
         model: What the server calls it, for messages.
 
@@ -85,20 +85,20 @@ def plan_outputs(
         ModelError: An output that the model needs is not served, or has another shape than the
             model's files say.
     """
-    plan = _Plan(outputs, metadata, model)
+    plan = _Plan(outputs, properties, model)
     if ours:
         return plan.take_ours()
-    if metadata.kind is Kind.CROSS_ENCODER:
-        name = plan.find((metadata.output or LOGITS,))
+    if properties.kind is Kind.CROSS_ENCODER:
+        name = plan.find((properties.output or LOGITS,))
         return {LOGITS: plan.checked(LOGITS, name, (1,), _as_column)}
     found: dict[str, ServedOutput] = {}
-    if Representation.DENSE in metadata.representations:
+    if Representation.DENSE in properties.representations:
         found |= plan.find_dense()
-    if Representation.SPARSE in metadata.representations:
+    if Representation.SPARSE in properties.representations:
         found |= plan.find_sparse()
-    if Representation.MULTI_VECTOR in metadata.representations:
+    if Representation.MULTI_VECTOR in properties.representations:
         name = plan.find(VECTOR_NAMES)
-        dims = (None, metadata.multi_vector_dimensions)
+        dims = (None, properties.multi_vector_dimensions)
         found[TOKEN_EMBEDDINGS] = plan.checked(TOKEN_EMBEDDINGS, name, dims, _align_vectors)
     return found
 
@@ -106,15 +106,15 @@ def plan_outputs(
 @dataclass(frozen=True, slots=True)
 class _Plan:
     outputs: Mapping[str, Shape]
-    metadata: ModelMetadata
+    properties: ModelProperties
     model: str
 
     def take_ours(self) -> Mapping[str, ServedOutput]:
         dims = self._dims()
         needed = [SENTENCE_EMBEDDING] if Representation.DENSE in self._forms() else []
-        if self.metadata.splade:
+        if self.properties.splade:
             needed.append(VOCABULARY_WEIGHTS)
-        if self.metadata.kind is Kind.CROSS_ENCODER:
+        if self.properties.kind is Kind.CROSS_ENCODER:
             needed.append(LOGITS)
         for name in needed:
             self.find((name,))
@@ -125,24 +125,24 @@ class _Plan:
         }
 
     def find_dense(self) -> Mapping[str, ServedOutput]:
-        metadata = self.metadata
-        asked_for = (metadata.output,) if metadata.output else ()
+        properties = self.properties
+        asked_for = (properties.output,) if properties.output else ()
         name = self.find(asked_for or (SENTENCE_EMBEDDING, *DENSE_NAMES, *_HIDDEN_NAMES))
         if len(self.outputs[name]) == _HIDDEN_AXES:
             return self._pool(name)
-        dims = (metadata.dimensions,)
+        dims = (properties.dimensions,)
         # What has unit length already stays as it is; nobody says whether it has.
-        make = (lambda vectors, _: scale_to_unit(vectors)) if metadata.normalize else None
+        make = (lambda vectors, _: scale_to_unit(vectors)) if properties.normalize else None
         found = {SENTENCE_EMBEDDING: self.checked(SENTENCE_EMBEDDING, name, dims, make)}
-        if metadata.normalize and POOLED_EMBEDDING in self.outputs:
+        if properties.normalize and POOLED_EMBEDDING in self.outputs:
             found[POOLED_EMBEDDING] = self.checked(POOLED_EMBEDDING, POOLED_EMBEDDING, dims, None)
         return found
 
     def find_sparse(self) -> Mapping[str, ServedOutput]:
-        if self.metadata.splade:
+        if self.properties.splade:
             # A logit for each token and each entry of the vocabulary is too much to send.
             name = self.find((VOCABULARY_WEIGHTS,))
-            dims: tuple[int | None, ...] = (self.metadata.sparse_dimensions,)
+            dims: tuple[int | None, ...] = (self.properties.sparse_dimensions,)
             return {VOCABULARY_WEIGHTS: self.checked(VOCABULARY_WEIGHTS, name, dims, None)}
         name = self.find((TOKEN_WEIGHTS, *WEIGHT_NAMES))
         return {TOKEN_WEIGHTS: self.checked(TOKEN_WEIGHTS, name, (None,), _as_weights)}
@@ -172,25 +172,25 @@ class _Plan:
         return ServedOutput(name, dims, make)
 
     def _pool(self, name: str) -> Mapping[str, ServedOutput]:
-        metadata = self.metadata
-        if metadata.dense_layers:
+        properties = self.properties
+        if properties.dense_layers:
             raise ModelError(
                 f"the model {self.model} on Triton gives token vectors, and its files have Dense"
                 " modules after pooling: serve its sentence_embedding instead, as `embedgrpc"
                 " triton-repo` does"
             )
         size = self.outputs[name][-1]
-        if size is not None and size != metadata.token_dimensions:
+        if size is not None and size != properties.token_dimensions:
             raise ModelError(
                 f"the model {self.model} on Triton: output {name} has {size} values per token, not"
-                f" the {metadata.token_dimensions} that the Pooling module's config.json says"
+                f" the {properties.token_dimensions} that the Pooling module's config.json says"
             )
 
         def make_pooled(hidden: FloatArray, mask: IntArray) -> FloatArray:
-            return pool(hidden, mask, metadata.poolings)
+            return pool(hidden, mask, properties.poolings)
 
-        dims = (metadata.dimensions,)
-        if not metadata.normalize:
+        dims = (properties.dimensions,)
+        if not properties.normalize:
             return {SENTENCE_EMBEDDING: ServedOutput(name, dims, make_pooled)}
         return {
             SENTENCE_EMBEDDING: ServedOutput(
@@ -201,22 +201,22 @@ class _Plan:
 
     def _dims(self) -> Mapping[str, tuple[int | None, ...]]:
         """The shapes of ours after the batch, of those that the model has."""
-        metadata = self.metadata
+        properties = self.properties
         dims: dict[str, tuple[int | None, ...]] = {}
-        if metadata.kind is Kind.CROSS_ENCODER:
+        if properties.kind is Kind.CROSS_ENCODER:
             return {LOGITS: (1,)}
         if Representation.DENSE in self._forms():
-            dims[SENTENCE_EMBEDDING] = dims[POOLED_EMBEDDING] = (metadata.dimensions,)
-        if metadata.splade:
-            dims[VOCABULARY_WEIGHTS] = (metadata.sparse_dimensions,)
+            dims[SENTENCE_EMBEDDING] = dims[POOLED_EMBEDDING] = (properties.dimensions,)
+        if properties.splade:
+            dims[VOCABULARY_WEIGHTS] = (properties.sparse_dimensions,)
         elif Representation.SPARSE in self._forms():
             dims[TOKEN_WEIGHTS] = (None,)
         if Representation.MULTI_VECTOR in self._forms():
-            dims[TOKEN_EMBEDDINGS] = (None, metadata.multi_vector_dimensions)
+            dims[TOKEN_EMBEDDINGS] = (None, properties.multi_vector_dimensions)
         return dims
 
     def _forms(self) -> tuple[Representation, ...]:
-        return self.metadata.representations
+        return self.properties.representations
 
 
 def _first(outputs: Mapping[str, Shape], names: tuple[str, ...]) -> str:

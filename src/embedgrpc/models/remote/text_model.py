@@ -7,8 +7,8 @@ from pathlib import Path
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.onnx_outputs import Shape
 from embedgrpc.models.folder.m3_names import DENSE_NAMES
-from embedgrpc.models.folder.metadata import ModelMetadata
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS, SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Activation, Kind, Representation, Similarity
 
@@ -23,7 +23,7 @@ _SETTINGS = frozenset(
 
 def describe_text_model(
     outputs: Mapping[str, Shape], overrides: ModelOverrides, *, model: str
-) -> ModelMetadata:
+) -> ModelProperties:
     """Says what a model is, from its outputs and the configuration alone.
 
     Its tokens are bytes of UTF-8, as `Tokenizer.of_bytes` makes them.
@@ -53,7 +53,7 @@ def describe_text_model(
             f"the model {model} on Triton takes texts, and nothing says whether its vectors get"
             " unit length: set normalize for this model to true or false"
         )
-    return ModelMetadata(
+    return ModelProperties(
         kind=Kind.EMBEDDING,
         model_type="",
         poolings=(),

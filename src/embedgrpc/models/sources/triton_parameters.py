@@ -4,7 +4,7 @@ Keys of `parameters` in config.pbtxt. They are written into repositories and rea
 is to tokenize for the model.
 """
 
-# Where tokenizer and metadata are: a model source, for a repository with its commit.
+# Where tokenizer and properties are: a model source, for a repository with its commit.
 SOURCE_PARAMETER = "embedgrpc_source"
 # What the model's answers depend on: the content hash of its graph, where it is run as it is.
 FINGERPRINT_PARAMETER = "embedgrpc_fingerprint"

@@ -13,7 +13,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject, limit_bytes
 from embedgrpc.models.files.lfs import refuse_pointer
 from embedgrpc.models.files.model_file import read_file
-from embedgrpc.models.folder.metadata import Kind, ModelMetadata
+from embedgrpc.models.folder.properties import Kind, ModelProperties
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, Borders, find_borders
 from embedgrpc.models.tokenizers.special_token_frame import Frame, find_frame
@@ -73,7 +73,7 @@ class Tokenizer:
     def load(
         cls,
         files: ModelFiles,  # noqa: ARG003 - as `graph.prepare` is called
-        metadata: ModelMetadata,
+        properties: ModelProperties,
         *,
         escape_special_tokens: bool = False,
         digest: str = "",
@@ -84,7 +84,7 @@ class Tokenizer:
 
         Args:
             files: The model's folder.
-            metadata: What the model is.
+            properties: What the model is.
             escape_special_tokens: Whether a special token's name inside a text, such as "[SEP]",
                 is taken as plain characters. The reference takes it as the special token.
             digest: The SHA-256 of the `tokenizer.json` that was tried before, in hexadecimal;
@@ -97,35 +97,35 @@ class Tokenizer:
             ModelError: A file is missing or cannot be read, makes far longer texts of texts, or
                 adds special tokens in a way that cannot be told.
         """
-        path = metadata.transformer_folder / "tokenizer.json"
+        path = properties.transformer_folder / "tokenizer.json"
         if not path.exists():
             raise ModelError(f"{path} is missing: only tokenizers in this format are supported")
-        content = read_file(path, metadata.folder, limit_bytes=limit_bytes(path.name))
+        content = read_file(path, properties.folder, limit_bytes=limit_bytes(path.name))
         refuse_pointer(path, content)
         if not digest:
             check_growth(path, content)
         elif hashlib.sha256(content).hexdigest() != digest:
             raise ModelError(f"{path} was changed while the model was loaded: start again")
-        folder = metadata.transformer_folder
-        changes = find_changes(folder, metadata.folder, metadata.model_type)
-        config = JsonObject.read_if_present(folder / "tokenizer_config.json", metadata.folder)
+        folder = properties.transformer_folder
+        changes = find_changes(folder, properties.folder, properties.model_type)
+        config = JsonObject.read_if_present(folder / "tokenizer_config.json", properties.folder)
         with _told_by_library(path):
             tokenizer = tokenizers.Tokenizer.from_buffer(content)
             tokenizer.no_truncation()
             tokenizer.no_padding()
             apply_changes(tokenizer, changes)
-            if metadata.lowercase:
+            if properties.lowercase:
                 _lowercase_first(tokenizer)
             try:
                 single = find_frame(tokenizer, 1)
-                pair = find_frame(tokenizer, 2) if metadata.kind is Kind.CROSS_ENCODER else None
+                pair = find_frame(tokenizer, 2) if properties.kind is Kind.CROSS_ENCODER else None
             except ValueError as error:
                 raise ModelError(f"{path}: post_processor is not supported: {error}") from error
         single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
-        if single.special_count >= metadata.max_tokens:
+        if single.special_count >= properties.max_tokens:
             raise ModelError(
                 f"{path}: {single.special_count} special tokens leave no room for a text in "
-                f"{metadata.max_tokens} ({metadata.origins.get('max_tokens', 'max_tokens')})"
+                f"{properties.max_tokens} ({properties.origins.get('max_tokens', 'max_tokens')})"
             )
         # Set after the probing, which must find the special tokens as they are.
         tokenizer.encode_special_tokens = escape_special_tokens

@@ -52,7 +52,7 @@ def main() -> None:
 
 def _vet(job: Any, channel: Channel) -> None:
     # Late, once this process is limited.
-    from embedgrpc.models.folder import metadata  # noqa: PLC0415 - see above
+    from embedgrpc.models.folder import properties  # noqa: PLC0415 - see above
     from embedgrpc.models.graphs import graph  # noqa: PLC0415 - see above
     from embedgrpc.models.graphs.cache import load_or_build, tag_unfinished  # noqa: PLC0415 - see above
     from embedgrpc.models.remote.fingerprint import find_fingerprint  # noqa: PLC0415 - see above
@@ -64,7 +64,7 @@ def _vet(job: Any, channel: Channel) -> None:
     files = vetting.files
     if job.listing is not None:
         files = dataclasses.replace(files, repository=_Repository(channel, job.listing))
-    described = metadata.read(files, vetting.overrides, served=vetting.served)
+    described = properties.read(files, vetting.overrides, served=vetting.served)
     tokenizer = Tokenizer.load(
         files, described, escape_special_tokens=vetting.escape_special_tokens
     )

@@ -7,7 +7,7 @@ from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.checks import check_enum, check_not_negative
@@ -78,35 +78,36 @@ class EmbedOptionsReader:
         return spec, _read_encoding(options.encoding, field=f"{field}.encoding")
 
     def _read_spec(self, options: embedding_service_pb2.EmbedOptions, *, field: str) -> EmbedSpec:
-        metadata = self._embedder.metadata
-        representations = _read_representations(options, metadata, field=field)
+        properties = self._embedder.properties
+        representations = _read_representations(options, properties, field=field)
         check_not_negative(options.dimensions, field=f"{field}.dimensions")
-        if options.dimensions and Representation.DENSE not in metadata.representations:
+        if options.dimensions and Representation.DENSE not in properties.representations:
             raise UnsupportedError(
                 "the model has no dense vectors",
                 field=f"{field}.dimensions",
                 metadata={"label": "missing_dimensions"},
             )
-        if options.dimensions > metadata.dimensions:
+        if options.dimensions > properties.dimensions:
             raise InvalidRequestError(
-                f"{field}.dimensions is {options.dimensions}; the model has {metadata.dimensions}",
+                f"{field}.dimensions is {options.dimensions}; the model has"
+                f" {properties.dimensions}",
                 field=f"{field}.dimensions",
                 metadata={
                     "dimensions": str(options.dimensions),
-                    "maxDimensions": str(metadata.dimensions),
+                    "maxDimensions": str(properties.dimensions),
                 },
             )
         check_not_negative(options.max_sparse_terms, field=f"{field}.max_sparse_terms")
         return EmbedSpec(
-            prompt=_read_prompt(options, metadata, field=field),
-            dimensions=options.dimensions or metadata.dimensions,
-            normalize=options.normalize if options.HasField("normalize") else metadata.normalize,
+            prompt=_read_prompt(options, properties, field=field),
+            dimensions=options.dimensions or properties.dimensions,
+            normalize=options.normalize if options.HasField("normalize") else properties.normalize,
             truncation=read_truncation(
                 options.truncation, default=self._default_truncation, field=f"{field}.truncation"
             ),
             max_tokens=read_max_tokens(
                 options.max_tokens,
-                limit=metadata.max_tokens,
+                limit=properties.max_tokens,
                 special_tokens=self._embedder.tokenizer.special_token_count,
                 field=f"{field}.max_tokens",
             ),
@@ -121,7 +122,7 @@ def _read_encoding(value: int, *, field: str) -> Encoding:
 
 
 def _read_representations(
-    options: embedding_service_pb2.EmbedOptions, metadata: ModelMetadata, *, field: str
+    options: embedding_service_pb2.EmbedOptions, properties: ModelProperties, *, field: str
 ) -> tuple[Representation, ...]:
     chosen: list[Representation] = []
     for index, asked in enumerate(options.representations):
@@ -132,7 +133,7 @@ def _read_representations(
         representation = REPRESENTATIONS[asked]
         if representation in chosen:
             raise InvalidRequestError(f"{place} is asked for twice", field=place)
-        if representation not in metadata.representations:
+        if representation not in properties.representations:
             raise UnsupportedError(
                 f"the model does not return {representation}",
                 field=place,
@@ -142,11 +143,11 @@ def _read_representations(
                 },
             )
         chosen.append(representation)
-    return tuple(chosen) or metadata.representations[:1]
+    return tuple(chosen) or properties.representations[:1]
 
 
 def _read_prompt(
-    options: embedding_service_pb2.EmbedOptions, metadata: ModelMetadata, *, field: str
+    options: embedding_service_pb2.EmbedOptions, properties: ModelProperties, *, field: str
 ) -> str:
     match options.WhichOneof("prompt"):
         case "prompt_text":
@@ -161,22 +162,22 @@ def _read_prompt(
                 )
             return text
         case "prompt_name":
-            return _named_prompt(options.prompt_name, metadata, field=f"{field}.prompt_name")
+            return _named_prompt(options.prompt_name, properties, field=f"{field}.prompt_name")
         case _:
             check_enum(common_pb2.InputType, options.input_type, field=f"{field}.input_type")
-            return prompt_for(options.input_type, metadata)
+            return prompt_for(options.input_type, properties)
 
 
-def _named_prompt(name: str, metadata: ModelMetadata, *, field: str) -> str:
+def _named_prompt(name: str, properties: ModelProperties, *, field: str) -> str:
     if not name or len(name) > NAME_CHARACTERS_MAX:
         raise InvalidRequestError(
             f"{field} has {len(name)} characters; it must have 1 to {NAME_CHARACTERS_MAX}",
             field=field,
         )
-    if name not in metadata.prompts:
+    if name not in properties.prompts:
         raise UnsupportedError(
-            f"the model has no prompt of this name; it has {len(metadata.prompts)}",
+            f"the model has no prompt of this name; it has {len(properties.prompts)}",
             field=field,
             metadata={"label": "missing_prompt"},
         )
-    return metadata.prompts[name]
+    return properties.prompts[name]

@@ -1,7 +1,7 @@
 """Reads the options that requests to any model have; each check names its field."""
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.checks import check_enum, check_not_negative
 from embedgrpc.v1 import common_pb2
@@ -47,9 +47,9 @@ def read_max_tokens(value: int, *, limit: int, special_tokens: int, field: str) 
     return min(value, limit) if value else limit
 
 
-def prompt_for(input_type: int, metadata: ModelMetadata) -> str:
+def prompt_for(input_type: int, properties: ModelProperties) -> str:
     """Returns the model's prompt for a role; its default prompt where it has none for it."""
     for name in _PROMPT_NAMES.get(input_type, ()):
-        if name in metadata.prompts:
-            return metadata.prompts[name]
-    return metadata.prompts.get(metadata.default_prompt_name, "")
+        if name in properties.prompts:
+            return properties.prompts[name]
+    return properties.prompts.get(properties.default_prompt_name, "")

@@ -75,7 +75,7 @@ def _calibrate(loaded: LoadedModel, sample: Sample, settings: Settings) -> CostM
     """
     cost = calibration.calibrate(
         lambda sequences, length: loaded.scheduler.run_when_idle(sample(sequences, length)),
-        max_tokens=loaded.metadata.max_tokens,
+        max_tokens=loaded.properties.max_tokens,
         limit_s=settings.calibration_s,
     )
     budget = cost.budget(

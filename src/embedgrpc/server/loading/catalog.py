@@ -17,7 +17,7 @@ from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.work import Call
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX, ModelSettings
@@ -41,7 +41,7 @@ class LoadedModel:
     """What there is to know and to call of a model once it is loaded.
 
     Attributes:
-        metadata: What it is.
+        properties: What it is.
         revision: Version of its files; empty when there is none.
         fingerprint: Identifies the space of its vectors, or what its scores come from.
         embedder: Embeds; None for a cross-encoder.
@@ -58,7 +58,7 @@ class LoadedModel:
         availability: Whether what runs it can be reached; None where that is this process.
     """
 
-    metadata: ModelMetadata
+    properties: ModelProperties
     revision: str
     fingerprint: str
     embedder: Embedder | None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from embedgrpc.backends.base import Availability, Backend
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ class Parts:
 
     Attributes:
         files: The model's folder.
-        metadata: What the model is.
+        properties: What the model is.
         tokenizer: The model's tokenizer.
         graph: The graph that runs.
         backend: What runs it; whoever loads it closes it.
@@ -48,7 +48,7 @@ class Parts:
     """
 
     files: ModelFiles
-    metadata: ModelMetadata
+    properties: ModelProperties
     tokenizer: Tokenizer
     graph: RunnableGraph
     backend: Backend

@@ -21,8 +21,8 @@ from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, meth
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder import metadata
-from embedgrpc.models.folder.metadata import Kind
+from embedgrpc.models.folder import properties
+from embedgrpc.models.folder.properties import Kind
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources import source
@@ -153,8 +153,8 @@ async def load(
         backend=parts.backend,
         budget=budget,
         weights=settings.caller_weights,
-        pad_token_id=parts.metadata.pad_token_id,
-        pad_left=parts.metadata.padding_side == "left",
+        pad_token_id=parts.properties.pad_token_id,
+        pad_left=parts.properties.padding_side == "left",
         admission=admission,
         observers=observers,
         loop=loop,
@@ -223,8 +223,8 @@ def _load_here(
     escape = model.settings.escape_special_tokens
     cache_dir = settings.cache_dir
 
-    def read(vetted: Description) -> tuple[metadata.ModelMetadata, Tokenizer, graph.Graph]:
-        described = metadata.read(files, model.settings.overrides)
+    def read(vetted: Description) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
+        described = properties.read(files, model.settings.overrides)
         digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
         tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
         prepared = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
@@ -259,9 +259,9 @@ def _choose_method(model: ServedModel, parts: Parts) -> RerankMethod | None:
     """
     wanted = model.settings.rerank_method
     if wanted is None:
-        return method_for(parts.metadata.representations)
-    if not can_rank(wanted, parts.metadata.representations):
-        has = ", ".join(parts.metadata.representations)
+        return method_for(parts.properties.representations)
+    if not can_rank(wanted, parts.properties.representations):
+        has = ", ".join(parts.properties.representations)
         raise ModelError(f"rerank_method {wanted} is set, but the model has only {has} vectors")
     return wanted
 
@@ -275,18 +275,18 @@ def _assemble(
     scheduler: Scheduler,
     admission: Admission,
 ) -> LoadedModel:
-    max_characters = settings.max_characters_per_token * parts.metadata.max_tokens
-    common = (parts.metadata, parts.tokenizer, pipeline, max_characters)
+    max_characters = settings.max_characters_per_token * parts.properties.max_tokens
+    common = (parts.properties, parts.tokenizer, pipeline, max_characters)
     embedder: Embedder | None = None
     embed_options: EmbedOptionsReader | None = None
     reranker: Reranker | None = None
-    if parts.metadata.kind is Kind.EMBEDDING:
+    if parts.properties.kind is Kind.EMBEDDING:
         embedder = Embedder(*common, graph_outputs=parts.graph.outputs)
         probe = embedder.probe
         embed_options = EmbedOptionsReader(embedder, default_truncation=model.default_truncation)
         method = _choose_method(model, parts)
         if method:
-            limit = model.settings.max_query_tokens or parts.metadata.max_tokens
+            limit = model.settings.max_query_tokens or parts.properties.max_tokens
             reranker = SimilarityReranker(embedder, method, limit)
     elif model.settings.rerank_method not in (None, RerankMethod.CROSS_ENCODER):
         raise ModelError("rerank_method is set, but the model is a cross-encoder")
@@ -294,7 +294,7 @@ def _assemble(
         cross_encoder = reranker = CrossEncoder(*common)
         probe = cross_encoder.probe
     return LoadedModel(
-        metadata=parts.metadata,
+        properties=parts.properties,
         revision=parts.files.revision,
         fingerprint=parts.graph.content_hash,
         embedder=embedder,

@@ -13,7 +13,7 @@ from embedgrpc.backends.triton.connection import Connection
 from embedgrpc.backends.triton.messages import Recipe
 from embedgrpc.backends.triton.served_graph import ServedGraph
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder import metadata
+from embedgrpc.models.folder import properties
 from embedgrpc.models.remote.fingerprint import (
     ServedFingerprint,
     find_fingerprint,
@@ -147,7 +147,7 @@ class _Upstream:
         fingerprint = self._find_fingerprint(files, described)
         parts = Parts(
             files=files,
-            metadata=described,
+            properties=described,
             tokenizer=tokenizer,
             graph=self._describe_graph(planned, fingerprint),
             backend=self._open_backend(planned, plan_inputs(inputs, described, model=name)),
@@ -159,10 +159,10 @@ class _Upstream:
 
     def _read(
         self, vetting: Vetting, vetted: Description
-    ) -> tuple[metadata.ModelMetadata, Tokenizer]:
+    ) -> tuple[properties.ModelProperties, Tokenizer]:
         """Reads what was read before without harm."""
         files = vetting.files
-        described = metadata.read(files, vetting.overrides, served=vetting.served)
+        described = properties.read(files, vetting.overrides, served=vetting.served)
         if self.twin is not None and files is self.twin.files:
             return described, self.twin.tokenizer
         digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
@@ -178,7 +178,7 @@ class _Upstream:
         value = hash_text_model(self.model.overrides, declared=declared, place=self._identify())
         return Parts(
             files=source.ModelFiles(self.model.source, Path(), revision=""),
-            metadata=described,
+            properties=described,
             tokenizer=Tokenizer.of_bytes(),
             graph=self._describe_graph(planned, ServedFingerprint(value, weight_type="")),
             backend=self._open_backend(planned, {}),
@@ -251,7 +251,7 @@ class _Upstream:
             ) from None
 
     def _find_fingerprint(
-        self, files: source.ModelFiles, described: metadata.ModelMetadata
+        self, files: source.ModelFiles, described: properties.ModelProperties
     ) -> ServedFingerprint:
         found = find_fingerprint(
             files,

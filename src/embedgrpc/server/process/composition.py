@@ -349,7 +349,7 @@ class Server:
         self._tasks.start(self._monitor.watch(model, loaded))
         if loaded.availability is not None:
             loaded.availability.watch(partial(self._note_availability, model, loaded))
-        metadata = loaded.metadata
+        properties = loaded.properties
         _logger.info(
             "model ready",
             extra={
@@ -357,12 +357,12 @@ class Server:
                 "aliases": ",".join(model.aliases),
                 "source": model.source,
                 "revision": loaded.revision,
-                "kind": metadata.kind.value,
+                "kind": properties.kind.value,
                 "device": loaded.device,
                 "weight_type": loaded.weight_type,
                 "weight_bytes": loaded.weight_bytes,
-                "dimensions": metadata.dimensions,
-                "max_tokens": metadata.max_tokens,
+                "dimensions": properties.dimensions,
+                "max_tokens": properties.max_tokens,
                 "batch_tokens": loaded.scheduler.budget.tokens,
                 "seconds": round(time.perf_counter() - began, 2),
             },

@@ -54,7 +54,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             spec,
             encoding,
             size_bytes=size_bytes,
-            multi_vector_dimensions=loaded.metadata.multi_vector_dimensions,
+            multi_vector_dimensions=loaded.properties.multi_vector_dimensions,
             limit=min(self._settings.max_response_bytes, client_response_bytes(context)),
         )
         describe_call(
@@ -74,7 +74,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
                 usage=usage_of(embeddings),
             )
             wires = embedding_wires(
-                embeddings, encoding=encoding, sparse_dimensions=loaded.metadata.sparse_dimensions
+                embeddings, encoding=encoding, sparse_dimensions=loaded.properties.sparse_dimensions
             )
             parts = [delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]
             return b"".join([*parts, response.SerializeToString()]), response.usage.input_tokens

@@ -101,7 +101,7 @@ class EmbeddingSink:
         wires = embedding_wires(
             embeddings,
             encoding=self._encoding,
-            sparse_dimensions=self._embedder.metadata.sparse_dimensions,
+            sparse_dimensions=self._embedder.properties.sparse_dimensions,
         )
         return _Packed(without, indices, wires, embeddings.token_counts, embeddings.truncated)
 

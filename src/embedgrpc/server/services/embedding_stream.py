@@ -156,7 +156,7 @@ class EmbeddingStream:
         window = self._settings.max_stream_in_flight_inputs
         if Representation.MULTI_VECTOR not in spec.representations:
             return window
-        largest = spec.max_tokens * loaded.metadata.multi_vector_dimensions * _FLOAT_BYTES
+        largest = spec.max_tokens * loaded.properties.multi_vector_dimensions * _FLOAT_BYTES
         return min(window, max(_WINDOW_BYTES // largest, 1))
 
     async def _take(
@@ -179,7 +179,7 @@ class EmbeddingStream:
             spec,
             encoding,
             size_bytes=size_bytes,
-            multi_vector_dimensions=embedder.metadata.multi_vector_dimensions,
+            multi_vector_dimensions=embedder.properties.multi_vector_dimensions,
         )
         await self.exchange.take(len(inputs), answer_bytes=size + sum(map(len, ids)))
         first = self._taken

@@ -7,7 +7,7 @@ from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.tasks.reranking import RerankMethod
-from embedgrpc.models.folder.metadata import Kind, Similarity
+from embedgrpc.models.folder.properties import Kind, Similarity
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Truncation
@@ -111,7 +111,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
 def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> None:
     """Adds what is known of a model once it is loaded."""
-    metadata = loaded.metadata
+    properties = loaded.properties
     message.revision = loaded.revision
     message.fingerprint = loaded.fingerprint
     if loaded.embedder:
@@ -119,20 +119,20 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     if loaded.reranker:
         message.tasks.append(model_service_pb2.TASK_RERANK)
         message.rerank_method = _RERANK_METHODS[loaded.reranker.method]
-    message.max_input_tokens = metadata.max_tokens
+    message.max_input_tokens = properties.max_tokens
     message.weight_type = loaded.weight_type
     message.device = loaded.device
     message.batch_tokens = loaded.scheduler.budget.tokens
-    if metadata.kind is Kind.CROSS_ENCODER:
+    if properties.kind is Kind.CROSS_ENCODER:
         return
-    message.representations.extend(_REPRESENTATIONS[one] for one in metadata.representations)
+    message.representations.extend(_REPRESENTATIONS[one] for one in properties.representations)
     message.encodings.extend(_ENCODINGS[encoding] for encoding in loaded.encodings)
-    message.dimensions = metadata.dimensions
-    message.any_dimensions = Representation.DENSE in metadata.representations
-    message.similarity = _SIMILARITIES[metadata.similarity]
-    message.normalized = metadata.normalize
-    message.prompts.update(metadata.prompts)
-    message.default_prompt_name = metadata.default_prompt_name
+    message.dimensions = properties.dimensions
+    message.any_dimensions = Representation.DENSE in properties.representations
+    message.similarity = _SIMILARITIES[properties.similarity]
+    message.normalized = properties.normalize
+    message.prompts.update(properties.prompts)
+    message.default_prompt_name = properties.default_prompt_name
 
 
 def _page_token(last_id: str) -> str:

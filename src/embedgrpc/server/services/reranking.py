@@ -10,7 +10,7 @@ from embedgrpc.engine.errors import EngineError, UnsupportedError
 from embedgrpc.engine.tasks.reranking import Ranking, RerankSpec, ScoreScale
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.folder.metadata import Kind
+from embedgrpc.models.folder.properties import Kind
 from embedgrpc.server.calls.begin import begin_call, client_response_bytes
 from embedgrpc.server.calls.exchange import Exchange
 from embedgrpc.server.calls.guard import is_cancelled, log_fault, stray_cancellation
@@ -235,10 +235,10 @@ def _read_spec(
     request: rerank_service_pb2.RerankRequest, served: ServedModel, loaded: LoadedModel
 ) -> RerankSpec:
     """Reads how documents are to be scored."""
-    metadata = loaded.metadata
+    properties = loaded.properties
     check_enum(rerank_service_pb2.ScoreScale, request.score_scale, field="score_scale")
     scale = _SCALES[request.score_scale]
-    embeds = metadata.kind is Kind.EMBEDDING
+    embeds = properties.kind is Kind.EMBEDDING
     if embeds and scale is ScoreScale.SIGMOID:
         raise UnsupportedError(
             "the model scores by similarity, which has no sigmoid",
@@ -255,23 +255,23 @@ def _read_spec(
     if request.max_tokens_per_document:
         max_tokens = read_max_tokens(
             request.max_tokens_per_document,
-            limit=metadata.max_tokens,
+            limit=properties.max_tokens,
             # A pair's special tokens do not count towards the document.
             special_tokens=loaded.embedder.tokenizer.special_token_count if loaded.embedder else 0,
             field="max_tokens_per_document",
         )
     # The reference puts a cross-encoder's default prompt in front of the query, and no other.
-    default_prompt = metadata.prompts.get(metadata.default_prompt_name, "")
+    default_prompt = properties.prompts.get(properties.default_prompt_name, "")
     return RerankSpec(
         scale=scale,
         truncation=read_truncation(
             request.truncation, default=served.default_truncation, field="truncation"
         ),
         max_tokens=max_tokens,
-        query_prompt=prompt_for(common_pb2.INPUT_TYPE_QUERY, metadata)
+        query_prompt=prompt_for(common_pb2.INPUT_TYPE_QUERY, properties)
         if embeds
         else default_prompt,
-        document_prompt=prompt_for(common_pb2.INPUT_TYPE_DOCUMENT, metadata) if embeds else "",
+        document_prompt=prompt_for(common_pb2.INPUT_TYPE_DOCUMENT, properties) if embeds else "",
     )
 
 

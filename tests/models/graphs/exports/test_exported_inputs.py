@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import ModelMetadata, read
+from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.exports.exported_inputs import bind_inputs
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.sources.source import resolve
@@ -26,13 +26,13 @@ Value = tuple[str, int, Sizes | None]
 
 
 @pytest.fixture
-def metadata() -> ModelMetadata:
+def properties() -> ModelProperties:
     """Of a model with 4 heads in vectors of 40 values; heads of keys and values are 2 of 20."""
     return read(resolve(str(FIXTURES / "qwen3-last")))
 
 
 def _bind(
-    folder: Path, metadata: ModelMetadata, value: Value, mask: NDArray[Any] = RIGHT
+    folder: Path, properties: ModelProperties, value: Value, mask: NDArray[Any] = RIGHT
 ) -> tuple[tuple[str, ...], NDArray[Any]]:
     """What a graph with one more input is fed there; gives its inputs, and what it is fed."""
     name, kind, sizes = value
@@ -48,7 +48,7 @@ def _bind(
     graph.node.append(helper.make_node("Identity", [name], ["fed"]))
     origin = Origin(Format.ONNX, folder, folder, folder / "model.onnx", "")
     with GraphWriter(folder, graph, opset=13) as writer:
-        inputs = bind_inputs(writer, origin, metadata)
+        inputs = bind_inputs(writer, origin, properties)
     graph.output.append(helper.make_tensor_value_info("fed", kind, None))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     session = onnxruntime.InferenceSession(
@@ -71,14 +71,14 @@ def _bind(
 )
 def test_positions(  # noqa: PLR0917 - a table
     tmp_path: Path,
-    metadata: ModelMetadata,
+    properties: ModelProperties,
     kind: int,
     model_type: str,
     mask: NDArray[Any],
     wanted: list[list[int]],
 ) -> None:
     """Positions count real tokens, wherever padding is, from where the architecture starts."""
-    told = replace(metadata, model_type=model_type, pad_token_id=PADDING)
+    told = replace(properties, model_type=model_type, pad_token_id=PADDING)
     _, fed = _bind(tmp_path, told, ("position_ids", kind, ["batch", "tokens"]), mask)
     assert fed.tolist() == wanted
     assert fed.dtype == helper.tensor_dtype_to_np_dtype(kind)
@@ -87,37 +87,37 @@ def test_positions(  # noqa: PLR0917 - a table
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
 @pytest.mark.parametrize("sizes", [["b", 3, "past", 7], ["b", "heads", "past", "size"]])
 def test_past_keys_and_values(
-    tmp_path: Path, metadata: ModelMetadata, kind: int, sizes: list[str | int]
+    tmp_path: Path, properties: ModelProperties, kind: int, sizes: list[str | int]
 ) -> None:
     """No earlier tokens are there: sizes are those of the graph, or else of config.json."""
     value = ("past_key_values.1.value", kind, sizes)
-    inputs, fed = _bind(tmp_path, metadata, value)
+    inputs, fed = _bind(tmp_path, properties, value)
     assert inputs == ("input_ids", "attention_mask")
     assert fed.shape == ((2, 3, 0, 7) if sizes[1] == 3 else (2, 2, 0, 20))
     assert fed.dtype == helper.tensor_dtype_to_np_dtype(kind)
 
 
-def test_head_size_without_a_key(tmp_path: Path, metadata: ModelMetadata) -> None:
+def test_head_size_without_a_key(tmp_path: Path, properties: ModelProperties) -> None:
     """Where config.json names no head size it is the share of each head."""
     config = {"hidden_size": 40, "num_attention_heads": 4}
     value = ("past_key_values.0.key", TensorProto.FLOAT, ["b", "heads", "past", "size"])
-    _, fed = _bind(tmp_path, replace(metadata, config=config), value)
+    _, fed = _bind(tmp_path, replace(properties, config=config), value)
     assert fed.shape == (2, 4, 0, 10)
 
 
 @pytest.mark.parametrize(("sizes", "shape"), [([], ()), ([1], (1,)), (["batch"], (2,))])
 def test_a_task_that_is_set(
-    tmp_path: Path, metadata: ModelMetadata, sizes: list[str | int], shape: tuple[int, ...]
+    tmp_path: Path, properties: ModelProperties, sizes: list[str | int], shape: tuple[int, ...]
 ) -> None:
     """The task of the configuration is fed, once or for every text."""
-    told = replace(metadata, task_id=4)
+    told = replace(properties, task_id=4)
     _, fed = _bind(tmp_path, told, ("task_id", TensorProto.INT64, sizes))
     assert (fed.shape, set(fed.flatten().tolist())) == (shape, {4})
 
 
-def test_a_branch_without_a_cache(tmp_path: Path, metadata: ModelMetadata) -> None:
+def test_a_branch_without_a_cache(tmp_path: Path, properties: ModelProperties) -> None:
     """A merged decoder is told that there is no cache."""
-    _, fed = _bind(tmp_path, metadata, ("use_cache_branch", TensorProto.BOOL, [1]))
+    _, fed = _bind(tmp_path, properties, ("use_cache_branch", TensorProto.BOOL, [1]))
     assert fed.tolist() == [False]
 
 
@@ -131,10 +131,10 @@ def test_a_branch_without_a_cache(tmp_path: Path, metadata: ModelMetadata) -> No
     ],
 )
 def test_served_inputs_of_other_types(
-    tmp_path: Path, metadata: ModelMetadata, name: str, kind: int
+    tmp_path: Path, properties: ModelProperties, name: str, kind: int
 ) -> None:
     """What is served as int64 is cast to what the export wants."""
-    _, fed = _bind(tmp_path, metadata, (name, kind, ["batch", "tokens"]))
+    _, fed = _bind(tmp_path, properties, (name, kind, ["batch", "tokens"]))
     assert fed.dtype == helper.tensor_dtype_to_np_dtype(kind)
     wanted = RIGHT * 4 + PADDING if name == "input_ids" else RIGHT
     assert fed.astype(int).tolist() == wanted.tolist()
@@ -153,18 +153,18 @@ def test_served_inputs_of_other_types(
     ],
 )
 def test_inputs_that_cannot_be_filled(
-    tmp_path: Path, metadata: ModelMetadata, value: Value, message: str
+    tmp_path: Path, properties: ModelProperties, value: Value, message: str
 ) -> None:
     """One line names the graph, the input and what it must be."""
     with pytest.raises(ModelError) as caught:
-        _bind(tmp_path, metadata, value)
+        _bind(tmp_path, properties, value)
     assert message in str(caught.value)
     assert f"{tmp_path / 'model.onnx'}" in str(caught.value)
 
 
-def test_a_task_must_be_a_number_per_text(tmp_path: Path, metadata: ModelMetadata) -> None:
+def test_a_task_must_be_a_number_per_text(tmp_path: Path, properties: ModelProperties) -> None:
     """A task of another shape is not understood."""
-    told = replace(metadata, task_id=1)
+    told = replace(properties, task_id=1)
     with pytest.raises(ModelError, match="must be one int64 or int32 per text"):
         _bind(tmp_path, told, ("task_id", TensorProto.INT64, ["batch", "tokens"]))
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected

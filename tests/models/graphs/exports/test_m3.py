@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import read
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 from embedgrpc.models.kinds import Representation, Similarity
 from embedgrpc.models.sources.source import resolve
@@ -52,27 +52,27 @@ def largest_per_token(
 
 def test_metadata(m3: Runner) -> None:
     """The heads beside the backbone add two forms of vectors to the dense one."""
-    metadata = m3.metadata
-    assert metadata.representations == (
+    properties = m3.properties
+    assert properties.representations == (
         Representation.DENSE,
         Representation.SPARSE,
         Representation.MULTI_VECTOR,
     )
-    assert metadata.dimensions == metadata.multi_vector_dimensions == 32
-    assert metadata.sparse_dimensions == 1400
-    assert metadata.unweighted_token_ids == {0, 1, 2, 3}
-    assert metadata.multi_vector_skip_tokens == 1
-    assert metadata.similarity is Similarity.COSINE
+    assert properties.dimensions == properties.multi_vector_dimensions == 32
+    assert properties.sparse_dimensions == 1400
+    assert properties.unweighted_token_ids == {0, 1, 2, 3}
+    assert properties.multi_vector_skip_tokens == 1
+    assert properties.similarity is Similarity.COSINE
 
 
 def test_the_heads_of_an_export_are_told(tmp_path: Path) -> None:
     """What an export makes by itself is known before the graph is built, with its place."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*", "model.safetensors"])
-    metadata = read(resolve(str(folder)))
-    assert metadata.sparse_head is metadata.multi_vector_head is None
-    assert "model.onnx" in metadata.origins["representations"]
-    assert "model.onnx" in metadata.origins["multi_vector_dimensions"]
-    assert "vocab_size" in metadata.origins["sparse_dimensions"]
+    properties = read(resolve(str(folder)))
+    assert properties.sparse_head is properties.multi_vector_head is None
+    assert "model.onnx" in properties.origins["representations"]
+    assert "model.onnx" in properties.origins["multi_vector_dimensions"]
+    assert "vocab_size" in properties.origins["sparse_dimensions"]
 
 
 def test_token_ids(m3: Runner) -> None:
@@ -104,7 +104,7 @@ def test_sparse(m3: Runner) -> None:
     for sequence, row, theirs in zip(
         sequences, weights, reference["outputs"]["sparse"]["weights"], strict=True
     ):
-        ours = largest_per_token(sequence, row, m3.metadata.unweighted_token_ids)
+        ours = largest_per_token(sequence, row, m3.properties.unweighted_token_ids)
         assert_same_weights(ours, theirs, reference["tolerance"])
 
 
@@ -113,7 +113,7 @@ def test_multi_vector(m3: Runner) -> None:
     reference = expected("xlmr-bge-m3")
     sequences = m3.frame(reference["texts"])
     vectors = m3.run(sequences, TOKEN_EMBEDDINGS)
-    skip = m3.metadata.multi_vector_skip_tokens
+    skip = m3.properties.multi_vector_skip_tokens
     for sequence, rows, theirs in zip(
         sequences, vectors, reference["outputs"]["colbert"]["vectors"], strict=True
     ):
@@ -252,8 +252,8 @@ def test_an_export_of_other_sizes_is_refused(tmp_path: Path) -> None:
 def test_an_output_that_is_asked_for_is_the_only_one(tmp_path: Path) -> None:
     """Who asks for one output of an export gets no other forms of vectors from it."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*"])
-    metadata = read(resolve(str(folder)), ModelOverrides(output="dense_vecs"))
-    assert metadata.representations == (Representation.DENSE,)
+    properties = read(resolve(str(folder)), ModelOverrides(output="dense_vecs"))
+    assert properties.representations == (Representation.DENSE,)
 
 
 @pytest.mark.parametrize(
@@ -321,12 +321,12 @@ def test_one_head_alone(tmp_path: Path, load: Load, left_out: str) -> None:
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=[left_out])
     runner = load(folder)
     sparse = "colbert" in left_out
-    assert (Representation.SPARSE in runner.metadata.representations) == sparse
-    assert (Representation.MULTI_VECTOR in runner.metadata.representations) != sparse
+    assert (Representation.SPARSE in runner.properties.representations) == sparse
+    assert (Representation.MULTI_VECTOR in runner.properties.representations) != sparse
     assert (TOKEN_WEIGHTS in runner.graph.outputs) == sparse
     assert (TOKEN_EMBEDDINGS in runner.graph.outputs) != sparse
-    assert bool(runner.metadata.sparse_dimensions) == sparse
-    assert bool(runner.metadata.multi_vector_dimensions) != sparse
+    assert bool(runner.properties.sparse_dimensions) == sparse
+    assert bool(runner.properties.multi_vector_dimensions) != sparse
 
 
 def test_the_content_hash_covers_the_heads(tmp_path: Path, load: Load) -> None:

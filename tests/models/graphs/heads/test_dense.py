@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import read
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.heads.dense import append_layer
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.sources.source import resolve

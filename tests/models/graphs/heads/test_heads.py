@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from embedgrpc.models.folder.metadata import Pooling
+from embedgrpc.models.folder.properties import Pooling
 from embedgrpc.models.graphs.heads.heads import append_embedding_head
 from embedgrpc.models.graphs.writer import GraphWriter
 

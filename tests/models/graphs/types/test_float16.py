@@ -7,8 +7,8 @@ from onnx import TensorProto
 
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import read
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.graphs.types.float16 import halve
 from embedgrpc.models.kinds import WeightType
@@ -22,10 +22,10 @@ FLOAT16 = ModelOverrides(weight_type=WeightType.FLOAT16)
 def _load(source: str | Path, cache_dir: Path) -> Runner:
     """A float16 graph, on the CPU, which computes it as slowly as exactly."""
     files = resolve(str(source))
-    metadata = read(files, FLOAT16)
-    graph = prepare(files, metadata, cache_dir=cache_dir)
+    properties = read(files, FLOAT16)
+    graph = prepare(files, properties, cache_dir=cache_dir)
     return Runner(
-        metadata, Tokenizer.load(files, metadata), graph, OnnxBackend(graph.path, device="cpu")
+        properties, Tokenizer.load(files, properties), graph, OnnxBackend(graph.path, device="cpu")
     )
 
 

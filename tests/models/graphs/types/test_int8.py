@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import read
 from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.graphs.types.int8 import quantize
 from embedgrpc.models.kinds import WeightType
@@ -30,10 +30,10 @@ def _prepare(source: str | Path, cache_dir: Path, overrides: ModelOverrides = IN
 
 def _load(source: str | Path, cache_dir: Path) -> Runner:
     files = resolve(str(source))
-    metadata = read(files, INT8)
-    graph = prepare(files, metadata, cache_dir=cache_dir)
+    properties = read(files, INT8)
+    graph = prepare(files, properties, cache_dir=cache_dir)
     backend = OnnxBackend(graph.path, device="cpu")
-    return Runner(metadata, Tokenizer.load(files, metadata), graph, backend)
+    return Runner(properties, Tokenizer.load(files, properties), graph, backend)
 
 
 def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -137,12 +137,12 @@ def test_a_hit_does_not_load_what_quantises(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from embedgrpc.models import kinds\n"
-        "from embedgrpc.models.folder import metadata, overrides\n"
+        "from embedgrpc.models.folder import properties, overrides\n"
         "from embedgrpc.models.graphs import graph\n"
         "from embedgrpc.models.sources import source\n"
         f"files = source.resolve({str(FIXTURES / 'bert-mean')!r})\n"
         "int8 = overrides.ModelOverrides(weight_type=kinds.WeightType.INT8)\n"
-        "told = metadata.read(files, int8)\n"
+        "told = properties.read(files, int8)\n"
         f"print(graph.prepare(files, told, cache_dir=Path({str(tmp_path)!r})).weight_type)\n"
         "print('onnx' in sys.modules, 'onnxruntime' in sys.modules)\n"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.exports.exported_names import as_float, asked_for, clear_names
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, SENTENCE_EMBEDDING
 from embedgrpc.models.graphs.probe import is_close, run_probe
@@ -19,13 +19,13 @@ _VECTOR_RANK = 2
 _TOKEN_RANK = 3
 
 
-def find_pooled(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) -> str | None:
+def find_pooled(writer: GraphWriter, origin: Origin, properties: ModelProperties) -> str | None:
     """Finds the vector of an exported graph that pools by itself and gives nothing else.
 
     Args:
         writer: Of the graph.
         origin: The ONNX file.
-        metadata: What the model is.
+        properties: What the model is.
 
     Returns:
         The name of the pooled vector, float32 [batch, dimensions]; None where the graph gives
@@ -35,14 +35,14 @@ def find_pooled(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) ->
         ModelError: The output that is asked for is not there, or its shape is not told.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = asked_for(origin, metadata, outputs)
+    name = asked_for(origin, properties, outputs)
     if not name and any(hidden in outputs for hidden in _HIDDEN_NAMES):
         return None
     name = name or SENTENCE_EMBEDDING
     if name not in outputs:
         return None
     dims = outputs[name].type.tensor_type.shape.dim
-    if len(dims) == _TOKEN_RANK and metadata.output:
+    if len(dims) == _TOKEN_RANK and properties.output:
         return None
     if len(dims) != _VECTOR_RANK:
         raise ModelError(
@@ -53,14 +53,14 @@ def find_pooled(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) ->
 
 
 def find_hidden(
-    writer: GraphWriter, origin: Origin, metadata: ModelMetadata
+    writer: GraphWriter, origin: Origin, properties: ModelProperties
 ) -> tuple[str, str | None]:
     """Finds the token vectors of an exported graph.
 
     Args:
         writer: Of the graph.
         origin: The ONNX file.
-        metadata: What the model is.
+        properties: What the model is.
 
     Returns:
         The name of the token vectors, float32 [batch, tokens, hidden_size], and that of the
@@ -70,7 +70,7 @@ def find_hidden(
         ModelError: The graph has no output that holds token vectors.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = metadata.output or next((name for name in _HIDDEN_NAMES if name in outputs), None)
+    name = properties.output or next((name for name in _HIDDEN_NAMES if name in outputs), None)
     if name is None:
         raise ModelError(
             f"{origin.path}: the graph's outputs are {', '.join(outputs)}; "
@@ -78,7 +78,7 @@ def find_hidden(
             "output for this model in the configuration"
         )
     dims = outputs[name].type.tensor_type.shape.dim
-    hidden_size = metadata.token_dimensions
+    hidden_size = properties.token_dimensions
     if dims and dims[-1].HasField("dim_value") and dims[-1].dim_value != hidden_size:
         raise ModelError(
             f"{origin.path}: output {name!r} has {dims[-1].dim_value} values per token, "
@@ -93,13 +93,13 @@ def find_hidden(
     return as_float(writer, clear_names(writer, name), outputs[name]), exported
 
 
-def check_no_heads(origin: Origin, metadata: ModelMetadata) -> None:
+def check_no_heads(origin: Origin, properties: ModelProperties) -> None:
     """Checks that nothing is to be made of token vectors, for a graph that gives none.
 
     Raises:
         ModelError: A head is there that needs them.
     """
-    for head in (metadata.sparse_head, metadata.multi_vector_head):
+    for head in (properties.sparse_head, properties.multi_vector_head):
         if head is not None:
             raise ModelError(
                 f"{origin.path}: the graph gives no token vectors, which {head.path.name} needs"
@@ -107,14 +107,14 @@ def check_no_heads(origin: Origin, metadata: ModelMetadata) -> None:
 
 
 def check_pooled(
-    graph_path: Path, origin: Origin, metadata: ModelMetadata, outputs: tuple[str, ...]
+    graph_path: Path, origin: Origin, properties: ModelProperties, outputs: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Checks the vector of a graph that pools by itself, and finds out whether it normalises.
 
     Args:
         graph_path: The graph with our outputs.
         origin: The ONNX file.
-        metadata: What the model is.
+        properties: What the model is.
         outputs: Names of ours; the last is the vector as the graph had it.
 
     Returns:
@@ -125,14 +125,14 @@ def check_pooled(
         ModelError: The vector is of another length than the model's files say, or normalised
             where they say that it is not.
     """
-    (vectors,) = run_probe(graph_path, origin, metadata, outputs[-1:])
-    if vectors.shape[1:] != (metadata.dimensions,):
+    (vectors,) = run_probe(graph_path, origin, properties, outputs[-1:])
+    if vectors.shape[1:] != (properties.dimensions,):
         raise ModelError(
             f"{origin.path}: the graph gives vectors of {vectors.shape[-1]} values, not the "
-            f"{metadata.dimensions} that modules.json leads to"
+            f"{properties.dimensions} that modules.json leads to"
         )
     unit = bool(np.abs(np.linalg.norm(vectors, axis=1) - 1.0).max() < _TOLERANCE)
-    if unit and not metadata.normalize:
+    if unit and not properties.normalize:
         raise ModelError(
             f"{origin.path}: the graph normalises its vectors, but modules.json has no Normalize: "
             "set normalize for this model in the configuration"
@@ -143,7 +143,7 @@ def check_pooled(
 def check_sentence_embedding(
     graph_path: Path,
     origin: Origin,
-    metadata: ModelMetadata,
+    properties: ModelProperties,
     outputs: tuple[str, ...],
     exported: str,
 ) -> None:
@@ -155,18 +155,18 @@ def check_sentence_embedding(
     Args:
         graph_path: A graph with the outputs of ours and with that of the export.
         origin: The ONNX file.
-        metadata: What the model is.
+        properties: What the model is.
         outputs: Names of ours.
         exported: Name of the export's.
 
     Raises:
         ModelError: It is neither the vector before normalisation nor the one after it.
     """
-    theirs, *ours = run_probe(graph_path, origin, metadata, (exported, *outputs))
+    theirs, *ours = run_probe(graph_path, origin, properties, (exported, *outputs))
     # The files may leave out Normalize where the export has it: what they say is what is done.
     ours.append(ours[-1] / np.maximum(np.linalg.norm(ours[-1], axis=-1, keepdims=True), 1e-12))
     if not any(is_close(theirs, our) for our in ours):
-        poolings = ", ".join(metadata.poolings)
+        poolings = ", ".join(properties.poolings)
         raise ModelError(
             f"{origin.path}: output {SENTENCE_EMBEDDING!r} is not what modules.json says "
             f"({poolings}): export it anew or correct the Pooling module's config.json"

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.limits import OFFSET_POSITIONS
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.sources.weight_file import Origin
 
@@ -30,13 +30,15 @@ _PAST_RANK = 4
 _AXES = 2
 
 
-def bind_inputs(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) -> tuple[str, ...]:
+def bind_inputs(
+    writer: GraphWriter, origin: Origin, properties: ModelProperties
+) -> tuple[str, ...]:
     """Leaves a graph with no inputs but `input_ids`, `attention_mask` and `token_type_ids`.
 
     Args:
         writer: Of the graph.
         origin: The ONNX file.
-        metadata: What the model is.
+        properties: What the model is.
 
     Returns:
         The names of the inputs that the graph has now, int64 [batch, tokens] each.
@@ -60,7 +62,7 @@ def bind_inputs(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) ->
                 writer.output(writer.op("Cast", name, to=kind), renamed)
         for name, value in inputs.items():
             if name not in served:
-                _find_filling(origin, name)(writer, _Input(origin, value), metadata)
+                _find_filling(origin, name)(writer, _Input(origin, value), properties)
     del graph.input[:]
     graph.input.extend(
         onnx.helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
@@ -107,7 +109,7 @@ def _vacate(writer: GraphWriter, given: _Input) -> str:
     return given.name if given.kind == TensorProto.INT64 else writer.vacate(given.name)
 
 
-_Fill = Callable[[GraphWriter, _Input, ModelMetadata], None]
+_Fill = Callable[[GraphWriter, _Input, ModelProperties], None]
 
 
 def _find_filling(origin: Origin, name: str) -> _Fill:
@@ -118,14 +120,14 @@ def _find_filling(origin: Origin, name: str) -> _Fill:
     return _FILLINGS[name]
 
 
-def _fill_positions(writer: GraphWriter, given: _Input, metadata: ModelMetadata) -> None:
+def _fill_positions(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
     """Positions that count real tokens, wherever padding is: from 0, or from after the padding."""
     if given.kind not in _WHOLE or len(given.sizes or [None] * _AXES) != _AXES:
         raise given.wrong("be int64 or int32 of shape [batch, tokens]")
     axis = writer.constant(np.array(1, np.int64), "axis")
-    if metadata.model_type in OFFSET_POSITIONS:
+    if properties.model_type in OFFSET_POSITIONS:
         # These look at the ids: a text that spells out the padding token has no position for it.
-        padding = writer.constant(np.array(metadata.pad_token_id, np.int64), "padding")
+        padding = writer.constant(np.array(properties.pad_token_id, np.int64), "padding")
         other = writer.op("Not", writer.op("Equal", "input_ids", padding))
         real = writer.op("Cast", other, to=TensorProto.INT64)
         count = writer.op("Mul", writer.op("CumSum", real, axis), real)
@@ -139,14 +141,14 @@ def _fill_positions(writer: GraphWriter, given: _Input, metadata: ModelMetadata)
     writer.output(writer.op("Cast", positions, to=given.kind), given.name)
 
 
-def _fill_past(writer: GraphWriter, given: _Input, metadata: ModelMetadata) -> None:
+def _fill_past(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
     """Keys or values of no tokens: [batch, heads, 0, head size]."""
     sizes = given.sizes
     if sizes is None or len(sizes) != _PAST_RANK:
         raise given.wrong("be of shape [batch, heads, past tokens, head size]")
     if sizes[0] is not None or sizes[2] is not None:
         raise given.wrong("have a free batch and length: export it with dynamic axes")
-    config = JsonObject(metadata.transformer_folder / "config.json", metadata.config)
+    config = JsonObject(properties.transformer_folder / "config.json", properties.config)
     heads = sizes[1] if sizes[1] is not None else _count_heads(config)
     size = sizes[3] if sizes[3] is not None else _head_size(config)
     shape = writer.op("Shape", "input_ids")
@@ -171,9 +173,9 @@ def _head_size(config: JsonObject) -> int:
     )
 
 
-def _fill_task(writer: GraphWriter, given: _Input, metadata: ModelMetadata) -> None:
+def _fill_task(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
     """The task that the configuration names, for every text."""
-    if metadata.task_id is None:
+    if properties.task_id is None:
         raise ModelError(
             f"{given.origin.path}: the graph's input {given.name!r} chooses a task: set task_id "
             "for this model in the configuration"
@@ -181,7 +183,7 @@ def _fill_task(writer: GraphWriter, given: _Input, metadata: ModelMetadata) -> N
     if given.kind not in _WHOLE or len(given.sizes or []) > 1:
         raise given.wrong("be one int64 or int32 per text")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(given.kind)
-    task = writer.constant(np.array(metadata.task_id, dtype), "task")
+    task = writer.constant(np.array(properties.task_id, dtype), "task")
     if given.sizes == [None]:
         shape = writer.op("Shape", "input_ids")
         first = writer.constant(np.array([0], np.int64), "first")
@@ -191,9 +193,9 @@ def _fill_task(writer: GraphWriter, given: _Input, metadata: ModelMetadata) -> N
     writer.output(task, given.name)
 
 
-def _fill_branch(writer: GraphWriter, given: _Input, metadata: ModelMetadata) -> None:
+def _fill_branch(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
     """Says that there are no keys and values of earlier tokens."""
-    del metadata
+    del properties
     writer.output(writer.constant(np.zeros(1, dtype=np.bool_), "branch"), given.name)
 
 

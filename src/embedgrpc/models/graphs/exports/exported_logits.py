@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.exports.exported_names import as_float, asked_for, clear_names
 from embedgrpc.models.graphs.outputs import LOGITS, VOCABULARY_WEIGHTS
 from embedgrpc.models.graphs.probe import run_probe
@@ -17,13 +17,13 @@ _VECTOR_RANK = 2
 _TOKEN_RANK = 3
 
 
-def find_logits(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) -> str:
+def find_logits(writer: GraphWriter, origin: Origin, properties: ModelProperties) -> str:
     """Finds the logits of an exported cross-encoder, and makes them float32 [batch, 1].
 
     Args:
         writer: Of the graph.
         origin: The ONNX file.
-        metadata: What the model is.
+        properties: What the model is.
 
     Returns:
         The name of the graph's output.
@@ -32,7 +32,7 @@ def find_logits(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) ->
         ModelError: The graph has no such output, or one of another shape.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = asked_for(origin, metadata, outputs) or LOGITS
+    name = asked_for(origin, properties, outputs) or LOGITS
     if name not in outputs:
         raise ModelError(
             f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must be {LOGITS}, "
@@ -44,13 +44,13 @@ def find_logits(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) ->
     return writer.output(as_float(writer, clear_names(writer, name), outputs[name]), LOGITS)
 
 
-def find_token_logits(writer: GraphWriter, origin: Origin, metadata: ModelMetadata) -> str:
+def find_token_logits(writer: GraphWriter, origin: Origin, properties: ModelProperties) -> str:
     """Finds the logits that an exported masked-language head gives every token.
 
     Args:
         writer: Of the graph.
         origin: The ONNX file.
-        metadata: What the model is.
+        properties: What the model is.
 
     Returns:
         The name of the logits, float32 [batch, tokens, vocabulary].
@@ -59,18 +59,18 @@ def find_token_logits(writer: GraphWriter, origin: Origin, metadata: ModelMetada
         ModelError: The graph has no such output, or several that may be meant.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = asked_for(origin, metadata, outputs)
+    name = asked_for(origin, properties, outputs)
     fitting = [
         value
         for value in ([outputs[name]] if name else writer.graph.output)
-        if _fits_logits(value, metadata.sparse_dimensions)
+        if _fits_logits(value, properties.sparse_dimensions)
     ]
     if len(fitting) > 1:
         fitting = [value for value in fitting if value.name in _TOKEN_LOGITS_NAMES]
     if len(fitting) != 1:
         raise ModelError(
             f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must hold the "
-            f"logits of tokens, of shape [batch, tokens, {metadata.sparse_dimensions}]"
+            f"logits of tokens, of shape [batch, tokens, {properties.sparse_dimensions}]"
         )
     return as_float(writer, clear_names(writer, fitting[0].name), fitting[0])
 
@@ -83,20 +83,20 @@ def _fits_logits(value: onnx.ValueInfoProto, vocabulary_size: int) -> bool:
     )
 
 
-def check_vocabulary(graph_path: Path, origin: Origin, metadata: ModelMetadata) -> None:
+def check_vocabulary(graph_path: Path, origin: Origin, properties: ModelProperties) -> None:
     """Checks that what was taken for logits has one for every vocabulary entry.
 
     Args:
         graph_path: The graph with our outputs.
         origin: The ONNX file.
-        metadata: What the model is.
+        properties: What the model is.
 
     Raises:
         ModelError: It has another number of them.
     """
-    (weights,) = run_probe(graph_path, origin, metadata, (VOCABULARY_WEIGHTS,))
-    if weights.shape[1:] != (metadata.sparse_dimensions,):
+    (weights,) = run_probe(graph_path, origin, properties, (VOCABULARY_WEIGHTS,))
+    if weights.shape[1:] != (properties.sparse_dimensions,):
         raise ModelError(
             f"{origin.path}: the graph gives {weights.shape[-1]} values per token, not a logit "
-            f"for each of the {metadata.sparse_dimensions} that vocab_size of config.json says"
+            f"for each of the {properties.sparse_dimensions} that vocab_size of config.json says"
         )

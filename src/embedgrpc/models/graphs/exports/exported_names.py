@@ -6,26 +6,26 @@ import onnx
 from onnx import TensorProto
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import OUTPUTS
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.sources.weight_file import Origin
 
 
 def asked_for(
-    origin: Origin, metadata: ModelMetadata, outputs: Mapping[str, onnx.ValueInfoProto]
+    origin: Origin, properties: ModelProperties, outputs: Mapping[str, onnx.ValueInfoProto]
 ) -> str:
     """The output that the configuration asks for; empty where it does not.
 
     Raises:
         ModelError: The graph has no such output.
     """
-    if metadata.output and metadata.output not in outputs:
+    if properties.output and properties.output not in outputs:
         raise ModelError(
-            f"{origin.path}: output is set to {metadata.output!r}, but the graph's outputs are "
+            f"{origin.path}: output is set to {properties.output!r}, but the graph's outputs are "
             f"{', '.join(outputs)}"
         )
-    return metadata.output
+    return properties.output
 
 
 def clear_names(writer: GraphWriter, name: str) -> str:

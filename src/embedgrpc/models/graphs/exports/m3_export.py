@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
-from embedgrpc.models.folder.metadata import ModelMetadata
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.exports.exported_names import clear_names
 from embedgrpc.models.graphs.heads.token_outputs import scale_to_unit
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
@@ -94,25 +94,25 @@ def find_m3_hidden(writer: GraphWriter, origin: Origin, outputs: M3Outputs) -> s
 
 
 def adopt_m3_outputs(
-    writer: GraphWriter, metadata: ModelMetadata, outputs: M3Outputs
+    writer: GraphWriter, properties: ModelProperties, outputs: M3Outputs
 ) -> tuple[str, ...]:
     """Takes over what an export makes of its tokens where no file of the model holds the heads.
 
     Args:
         writer: Of the graph.
-        metadata: What the model is.
+        properties: What the model is.
         outputs: Of the export.
 
     Returns:
         The names of the graph's outputs.
     """
     adopted: tuple[str, ...] = ()
-    if Representation.SPARSE in metadata.representations and metadata.sparse_head is None:
+    if Representation.SPARSE in properties.representations and properties.sparse_head is None:
         weights = writer.op("Cast", outputs.weights, to=TensorProto.FLOAT)
         weights = writer.reshape(writer.op("Relu", weights), [0, -1])
         adopted += (writer.output(weights, TOKEN_WEIGHTS),)
-    wanted = Representation.MULTI_VECTOR in metadata.representations
-    if wanted and metadata.multi_vector_head is None:
+    wanted = Representation.MULTI_VECTOR in properties.representations
+    if wanted and properties.multi_vector_head is None:
         vectors = writer.op("Cast", outputs.vectors, to=TensorProto.FLOAT)
         vectors = scale_to_unit(writer, _align(writer, vectors))
         adopted += (writer.output(vectors, TOKEN_EMBEDDINGS),)
@@ -130,14 +130,14 @@ def _align(writer: GraphWriter, vectors: str) -> str:
 
 
 def check_m3_outputs(
-    graph_path: Path, origin: Origin, metadata: ModelMetadata, outputs: M3Outputs
+    graph_path: Path, origin: Origin, properties: ModelProperties, outputs: M3Outputs
 ) -> None:
     """Checks that the outputs of an export are what the model's files lead to.
 
     Args:
         graph_path: A graph with our outputs and with those of the export.
         origin: The ONNX file.
-        metadata: What the model is.
+        properties: What the model is.
         outputs: Of the export.
 
     Raises:
@@ -145,15 +145,15 @@ def check_m3_outputs(
     """
     real = probe_mask() == 1  # [batch, tokens]
     pairs = [(outputs.dense, SENTENCE_EMBEDDING, "modules.json says")]
-    if outputs.weights and metadata.sparse_head:
-        says = f"{metadata.sparse_head.path.name} gives"
+    if outputs.weights and properties.sparse_head:
+        says = f"{properties.sparse_head.path.name} gives"
         pairs.append((outputs.weights, TOKEN_WEIGHTS, says))
-    if outputs.vectors and metadata.multi_vector_head:
-        says = f"{metadata.multi_vector_head.path.name} gives"
+    if outputs.vectors and properties.multi_vector_head:
+        says = f"{properties.multi_vector_head.path.name} gives"
         pairs.append((outputs.vectors, TOKEN_EMBEDDINGS, says))
-    _check_adopted(graph_path, origin, metadata)
+    _check_adopted(graph_path, origin, properties)
     names = tuple(name for theirs, ours, _ in pairs for name in (theirs, ours))
-    values = run_probe(graph_path, origin, metadata, names)
+    values = run_probe(graph_path, origin, properties, names)
     for (name, _, says), theirs, ours in zip(pairs, values[::2], values[1::2], strict=True):
         if name == outputs.dense:
             same = is_close(theirs, ours)
@@ -166,14 +166,14 @@ def check_m3_outputs(
             )
 
 
-def _check_adopted(graph_path: Path, origin: Origin, metadata: ModelMetadata) -> None:
+def _check_adopted(graph_path: Path, origin: Origin, properties: ModelProperties) -> None:
     """Checks that there is a weight and a vector of the right length for each token."""
     shapes: dict[str, tuple[int, ...]] = {}
-    if Representation.SPARSE in metadata.representations:
+    if Representation.SPARSE in properties.representations:
         shapes[TOKEN_WEIGHTS] = probe_mask().shape
-    if Representation.MULTI_VECTOR in metadata.representations:
-        shapes[TOKEN_EMBEDDINGS] = (*probe_mask().shape, metadata.multi_vector_dimensions)
-    values = run_probe(graph_path, origin, metadata, tuple(shapes))
+    if Representation.MULTI_VECTOR in properties.representations:
+        shapes[TOKEN_EMBEDDINGS] = (*probe_mask().shape, properties.multi_vector_dimensions)
+    values = run_probe(graph_path, origin, properties, tuple(shapes))
     for (name, shape), value in zip(shapes.items(), values, strict=True):
         if value.shape != shape:
             raise ModelError(

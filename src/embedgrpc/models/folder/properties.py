@@ -42,7 +42,7 @@ from embedgrpc.models.tensors.token_heads import TokenHead
 __all__ = [
     "Activation",
     "Kind",
-    "ModelMetadata",
+    "ModelProperties",
     "PaddingSide",
     "Pooling",
     "Representation",
@@ -52,7 +52,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class ModelMetadata:
+class ModelProperties:
     """What a model is and how it is to be used.
 
     Attributes:
@@ -135,8 +135,8 @@ def read(
     overrides: ModelOverrides | None = None,
     *,
     served: ServedForms | None = None,
-) -> ModelMetadata:
-    """Reads the metadata of a model.
+) -> ModelProperties:
+    """Reads the properties of a model.
 
     Args:
         files: The model's folder.
@@ -183,7 +183,7 @@ def read(
     evidence.note_first("padding_side", [(tokenizer_config, "padding_side")])
     evidence.note_first("pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")])
     evidence.note_overrides(overrides)
-    return ModelMetadata(
+    return ModelProperties(
         kind=kind,
         model_type=model_type,
         poolings=pipeline.poolings,

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.metadata import (
+from embedgrpc.models.folder.properties import (
     Activation,
     Kind,
-    ModelMetadata,
+    ModelProperties,
     Pooling,
     Similarity,
     read,
@@ -17,7 +17,7 @@ from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, copy_fixture, edit_json
 
 
-def _read(folder: Path) -> ModelMetadata:
+def _read(folder: Path) -> ModelProperties:
     return read(resolve(str(folder)))
 
 
@@ -57,9 +57,9 @@ def test_poolings(
     """Both schemas of the Pooling module are read; several poolings are concatenated."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({size_key: 32, **pooling}))
-    metadata = _read(folder)
-    assert metadata.poolings == wanted
-    assert metadata.dimensions == 32 * len(wanted)
+    properties = _read(folder)
+    assert properties.poolings == wanted
+    assert properties.dimensions == 32 * len(wanted)
 
 
 def test_normalize_is_a_module(tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_activation(tmp_path: Path, changes: dict[str, Any], wanted: Activation)
     """A cross-encoder's score is the sigmoid of its logit, unless the folder says otherwise."""
     folder = copy_fixture("cross-bert", tmp_path)
     edit_json(folder / "config.json", **changes)
-    metadata = _read(folder)
-    assert metadata.kind is Kind.CROSS_ENCODER
-    assert metadata.activation is wanted
-    assert (metadata.dimensions, metadata.poolings) == (0, ())
+    properties = _read(folder)
+    assert properties.kind is Kind.CROSS_ENCODER
+    assert properties.activation is wanted
+    assert (properties.dimensions, properties.poolings) == (0, ())
 
 
 def test_activation_of_the_newer_schema(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_activation_of_the_newer_schema(tmp_path: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(_modules("Transformer")))
     extras = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(extras))
-    metadata = _read(folder)
-    assert metadata.kind is Kind.CROSS_ENCODER
-    assert metadata.activation is Activation.IDENTITY
+    properties = _read(folder)
+    assert properties.kind is Kind.CROSS_ENCODER
+    assert properties.activation is Activation.IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_prompts(tmp_path: Path) -> None:
         default_prompt_name="query",
         similarity_fn_name="dot",
     )
-    metadata = _read(folder)
-    assert metadata.prompts == {"query": "query: ", "document": ""}
-    assert metadata.default_prompt_name == "query"
-    assert metadata.similarity is Similarity.DOT
+    properties = _read(folder)
+    assert properties.prompts == {"query": "query: ", "document": ""}
+    assert properties.default_prompt_name == "query"
+    assert properties.similarity is Similarity.DOT
 
 
 def test_padding(tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def test_padding(tmp_path: Path) -> None:
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / "tokenizer_config.json", padding_side="left")
     edit_json(folder / "config.json", pad_token_id=None)
-    metadata = _read(folder)
-    assert (metadata.padding_side, metadata.pad_token_id) == ("right", 0)
+    properties = _read(folder)
+    assert (properties.padding_side, properties.pad_token_id) == ("right", 0)
     edit_json(folder / "config.json", model_type="qwen3")
     assert _read(folder).padding_side == "left"
     edit_json(folder / "tokenizer_config.json", pad_token={"content": "[MASK]"})
