@@ -76,12 +76,12 @@ class LocalRunner:
             queries = tokenizer.encode([prompt + query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
             return [
-                tokenizer.frame_pair(*pair, max_tokens=self.max_tokens, truncation=Truncation.END)
+                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=Truncation.END)
                 for pair in zip(queries, documents, strict=True)
             ]
         texts = [prompt + item for item in items if isinstance(item, str)]
         return [
-            tokenizer.frame(ids, max_tokens=self.max_tokens, truncation=Truncation.END)
+            tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=Truncation.END)
             for ids in tokenizer.encode(texts)
         ]
 

@@ -42,7 +42,7 @@ def _expected(texts: list[str]) -> list[FloatArray]:
     files = source.resolve(str(FIXTURES / "bert-cls"))
     tokenizer = Tokenizer.load(files, properties.read(files))
     return [
-        vector_of(tokenizer.frame(ids, max_tokens=96, truncation=Truncation.END).input_ids)
+        vector_of(tokenizer.build_sequence(ids, max_tokens=96, truncation=Truncation.END).input_ids)
         for ids in tokenizer.encode(texts)
     ]
 

@@ -22,14 +22,13 @@ from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
-from embedgrpc.models.folder.properties import Kind
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.kinds import Kind, WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from embedgrpc.models.vetting.child_process import Leash
-from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
+from embedgrpc.models.validation.child_process import ChildGroup
+from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
 from embedgrpc.server.loading.calibration import make_sample
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
@@ -129,12 +128,14 @@ async def load(
         BackendError: The graph cannot be loaded.
     """
     loop = asyncio.get_running_loop()
-    leash = Leash()
+    children = ChildGroup()
     try:
-        parts = await run_in_daemon(lambda: load_parts(model, settings, open_backend, loop, leash))
+        parts = await run_in_daemon(
+            lambda: load_parts(model, settings, open_backend, loop, children)
+        )
     finally:
         # A child that reads the model's files is not needed where nobody waits for it.
-        leash.end()
+        children.end()
     resources.callback(parts.backend.close)
     tokens = settings.batch_tokens or parts.batch_tokens
     admission = Admission(
@@ -178,7 +179,7 @@ def load_parts(
     settings: Settings,
     open_backend: OpenBackend,
     loop: asyncio.AbstractEventLoop | None = None,
-    leash: Leash | None = None,
+    children: ChildGroup | None = None,
 ) -> Parts:
     """Loads what takes long. Off the event loop.
 
@@ -187,7 +188,7 @@ def load_parts(
         settings: How.
         open_backend: Makes what runs it, unless its source says that Triton does.
         loop: Runs the calls to servers; None to run a loop for them.
-        leash: Ends early the processes that read the model's files.
+        children: Ends early the processes that read the model's files.
 
     Returns:
         The parts of the model.
@@ -198,7 +199,7 @@ def load_parts(
         BackendUnavailableError: What runs it is away.
         BackendError: The graph cannot be loaded.
     """
-    leash = leash or Leash()
+    children = children or ChildGroup()
     if is_triton_source(model.source):
         # Late, as most servers do without, and its library takes longer to load than a model.
         from embedgrpc.server.loading.triton import load_upstream  # noqa: PLC0415 - see above
@@ -207,37 +208,41 @@ def load_parts(
             model.settings,
             settings,
             loop,
-            leash,
+            children,
             load_twin=lambda: _load_here(
-                model, model.settings.fallback, settings, open_backend, leash
+                model, model.settings.fallback, settings, open_backend, children
             ),
         )
-    return _load_here(model, model.source, settings, open_backend, leash)
+    return _load_here(model, model.source, settings, open_backend, children)
 
 
 def _load_here(
-    model: ServedModel, place: str, settings: Settings, open_backend: OpenBackend, leash: Leash
+    model: ServedModel,
+    place: str,
+    settings: Settings,
+    open_backend: OpenBackend,
+    children: ChildGroup,
 ) -> Parts:
     """Loads a model that runs in this process, whose source is the place."""
     files = source.resolve(place)
     escape = model.settings.escape_special_tokens
     cache_dir = settings.cache_dir
 
-    def read(vetted: Description) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
+    def read(validated: FileDigests) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
         described = properties.read(files, model.settings.overrides)
-        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
         tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
         prepared = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
         return described, tokenizer, prepared
 
-    vetting = Vetting(
+    validation = Validation(
         files=files,
         overrides=model.settings.overrides,
         escape_special_tokens=escape,
         cache_dir=cache_dir,
-        limits=settings.vetting_limits,
+        limits=settings.validation_limits,
     )
-    described, tokenizer, prepared = load_vetted(vetting, leash, read)
+    described, tokenizer, prepared = load_validated(validation, children, read)
     backend = open_backend(model, prepared.path, settings)
     runnable = RunnableGraph(
         outputs=prepared.outputs,

@@ -26,8 +26,8 @@ from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
 from embedgrpc.models.sources.triton_source import TritonSource, parse_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from embedgrpc.models.vetting.child_process import Leash
-from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
+from embedgrpc.models.validation.child_process import ChildGroup
+from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
 from embedgrpc.server.loading.loaded_model import OVERHEAD_TOKENS, Parts, RunnableGraph
 from embedgrpc.server.loading.triton_tls import read_tls
 from embedgrpc.server.settings.model_settings import ModelSettings
@@ -51,7 +51,7 @@ def load_upstream(
     model: ModelSettings,
     settings: Settings,
     loop: asyncio.AbstractEventLoop | None,
-    leash: Leash,
+    children: ChildGroup,
     *,
     load_twin: Callable[[], Parts],
 ) -> Parts:
@@ -61,7 +61,7 @@ def load_upstream(
         model: With a source that names servers.
         settings: How.
         loop: The event loop that calls are to run on; None to run one in a thread.
-        leash: Ends early the process that reads the model's files.
+        children: Ends early the process that reads the model's files.
         load_twin: Loads the model's fallback. Called where it has one, and once a server is there.
 
     Returns:
@@ -91,7 +91,7 @@ def load_upstream(
         twin = load_twin() if model.fallback else None
         if twin is not None:
             failing.callback(twin.backend.close)
-        parts = _Upstream(model, settings, place, connection, twin, leash).load()
+        parts = _Upstream(model, settings, place, connection, twin, children).load()
         failing.pop_all()
     return parts
 
@@ -111,7 +111,7 @@ class _Upstream:
     place: TritonSource
     connection: Connection
     twin: Parts | None
-    leash: Leash
+    children: ChildGroup
 
     @property
     def graph(self) -> ServedGraph:
@@ -130,17 +130,17 @@ class _Upstream:
         files = self._find_files(parameters)
         # Whoever writes the one parameter gives the outputs the names that they have here.
         ours = FINGERPRINT_PARAMETER in parameters
-        vetting = Vetting(
+        validation = Validation(
             files=files,
             overrides=self.model.overrides,
             served=find_forms(self.outputs, ours=ours),
             escape_special_tokens=self.model.escape_special_tokens,
             build=False,
             cache_dir=self.settings.cache_dir,
-            limits=self.settings.vetting_limits,
+            limits=self.settings.validation_limits,
         )
-        described, tokenizer = load_vetted(
-            vetting, self.leash, lambda vetted: self._read(vetting, vetted)
+        described, tokenizer = load_validated(
+            validation, self.children, lambda validated: self._read(validation, validated)
         )
         planned = plan_outputs(self.outputs, described, ours=ours, model=name)
         inputs = [tensor.name for tensor in self.graph.inputs]
@@ -158,15 +158,15 @@ class _Upstream:
         return parts if self.twin is None else self._join(parts, self.twin)
 
     def _read(
-        self, vetting: Vetting, vetted: Description
+        self, validation: Validation, validated: FileDigests
     ) -> tuple[properties.ModelProperties, Tokenizer]:
         """Reads what was read before without harm."""
-        files = vetting.files
-        described = properties.read(files, vetting.overrides, served=vetting.served)
+        files = validation.files
+        described = properties.read(files, validation.overrides, served=validation.served)
         if self.twin is not None and files is self.twin.files:
             return described, self.twin.tokenizer
-        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
-        escape = vetting.escape_special_tokens
+        digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        escape = validation.escape_special_tokens
         tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
         return described, tokenizer
 

@@ -10,7 +10,7 @@ from embedgrpc.engine.errors import EngineError, UnsupportedError
 from embedgrpc.engine.tasks.reranking import Ranking, RerankSpec, ScoreScale
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.folder.properties import Kind
+from embedgrpc.models.kinds import Kind
 from embedgrpc.server.calls.begin import begin_call, client_response_bytes
 from embedgrpc.server.calls.exchange import Exchange
 from embedgrpc.server.calls.guard import is_cancelled, log_fault, stray_cancellation

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from embedgrpc.models.sources.triton_source import join_endpoints
-from embedgrpc.models.vetting.limits import VettingLimits
+from embedgrpc.models.validation.limits import ValidationLimits
 from embedgrpc.server.settings.model_settings import ModelSettings
 
 MIB = 1024 * 1024
@@ -426,9 +426,9 @@ class Settings(BaseModel):
             ) from None
 
     @property
-    def vetting_limits(self) -> VettingLimits:
+    def validation_limits(self) -> ValidationLimits:
         """What a process may take that reads a model's files."""
-        return VettingLimits(timeout_s=self.load_timeout_s, memory_bytes=self.load_memory_bytes)
+        return ValidationLimits(timeout_s=self.load_timeout_s, memory_bytes=self.load_memory_bytes)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -10,7 +10,7 @@ from embedgrpc.models.graphs.exports.exported_names import as_float, asked_for, 
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, SENTENCE_EMBEDDING
 from embedgrpc.models.graphs.probe import is_close, run_probe
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 _HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
 # How far from 1 the length of a scaled vector may be, in half precision.
@@ -19,12 +19,14 @@ _VECTOR_RANK = 2
 _TOKEN_RANK = 3
 
 
-def find_pooled(writer: GraphWriter, origin: Origin, properties: ModelProperties) -> str | None:
+def find_pooled(
+    writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties
+) -> str | None:
     """Finds the vector of an exported graph that pools by itself and gives nothing else.
 
     Args:
         writer: Of the graph.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         properties: What the model is.
 
     Returns:
@@ -35,7 +37,7 @@ def find_pooled(writer: GraphWriter, origin: Origin, properties: ModelProperties
         ModelError: The output that is asked for is not there, or its shape is not told.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = asked_for(origin, properties, outputs)
+    name = asked_for(weight_file, properties, outputs)
     if not name and any(hidden in outputs for hidden in _HIDDEN_NAMES):
         return None
     name = name or SENTENCE_EMBEDDING
@@ -46,20 +48,20 @@ def find_pooled(writer: GraphWriter, origin: Origin, properties: ModelProperties
         return None
     if len(dims) != _VECTOR_RANK:
         raise ModelError(
-            f"{origin.path}: output {name!r} must be of shape [batch, values] or "
+            f"{weight_file.path}: output {name!r} must be of shape [batch, values] or "
             "[batch, tokens, values]"
         )
     return as_float(writer, clear_names(writer, name), outputs[name])
 
 
 def find_hidden(
-    writer: GraphWriter, origin: Origin, properties: ModelProperties
+    writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties
 ) -> tuple[str, str | None]:
     """Finds the token vectors of an exported graph.
 
     Args:
         writer: Of the graph.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         properties: What the model is.
 
     Returns:
@@ -73,7 +75,7 @@ def find_hidden(
     name = properties.output or next((name for name in _HIDDEN_NAMES if name in outputs), None)
     if name is None:
         raise ModelError(
-            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; "
+            f"{weight_file.path}: the graph's outputs are {', '.join(outputs)}; "
             f"one must be {' or '.join(_HIDDEN_NAMES)}, so that its vectors can be pooled, or set "
             "output for this model in the configuration"
         )
@@ -81,7 +83,7 @@ def find_hidden(
     hidden_size = properties.token_dimensions
     if dims and dims[-1].HasField("dim_value") and dims[-1].dim_value != hidden_size:
         raise ModelError(
-            f"{origin.path}: output {name!r} has {dims[-1].dim_value} values per token, "
+            f"{weight_file.path}: output {name!r} has {dims[-1].dim_value} values per token, "
             f"not the {hidden_size} that the Pooling module's config.json says"
         )
     exported = None
@@ -93,7 +95,7 @@ def find_hidden(
     return as_float(writer, clear_names(writer, name), outputs[name]), exported
 
 
-def check_no_heads(origin: Origin, properties: ModelProperties) -> None:
+def check_no_heads(weight_file: WeightFile, properties: ModelProperties) -> None:
     """Checks that nothing is to be made of token vectors, for a graph that gives none.
 
     Raises:
@@ -102,18 +104,19 @@ def check_no_heads(origin: Origin, properties: ModelProperties) -> None:
     for head in (properties.sparse_head, properties.multi_vector_head):
         if head is not None:
             raise ModelError(
-                f"{origin.path}: the graph gives no token vectors, which {head.path.name} needs"
+                f"{weight_file.path}: the graph gives no token vectors, which "
+                f"{head.path.name} needs"
             )
 
 
 def check_pooled(
-    graph_path: Path, origin: Origin, properties: ModelProperties, outputs: tuple[str, ...]
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, outputs: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Checks the vector of a graph that pools by itself, and finds out whether it normalises.
 
     Args:
         graph_path: The graph with our outputs.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         properties: What the model is.
         outputs: Names of ours; the last is the vector as the graph had it.
 
@@ -125,24 +128,24 @@ def check_pooled(
         ModelError: The vector is of another length than the model's files say, or normalised
             where they say that it is not.
     """
-    (vectors,) = run_probe(graph_path, origin, properties, outputs[-1:])
+    (vectors,) = run_probe(graph_path, weight_file, properties, outputs[-1:])
     if vectors.shape[1:] != (properties.dimensions,):
         raise ModelError(
-            f"{origin.path}: the graph gives vectors of {vectors.shape[-1]} values, not the "
+            f"{weight_file.path}: the graph gives vectors of {vectors.shape[-1]} values, not the "
             f"{properties.dimensions} that modules.json leads to"
         )
     unit = bool(np.abs(np.linalg.norm(vectors, axis=1) - 1.0).max() < _TOLERANCE)
     if unit and not properties.normalize:
         raise ModelError(
-            f"{origin.path}: the graph normalises its vectors, but modules.json has no Normalize: "
-            "set normalize for this model in the configuration"
+            f"{weight_file.path}: the graph normalises its vectors, but modules.json has no "
+            "Normalize: set normalize for this model in the configuration"
         )
     return outputs[:1] if unit else outputs
 
 
 def check_sentence_embedding(
     graph_path: Path,
-    origin: Origin,
+    weight_file: WeightFile,
     properties: ModelProperties,
     outputs: tuple[str, ...],
     exported: str,
@@ -154,7 +157,7 @@ def check_sentence_embedding(
 
     Args:
         graph_path: A graph with the outputs of ours and with that of the export.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         properties: What the model is.
         outputs: Names of ours.
         exported: Name of the export's.
@@ -162,12 +165,12 @@ def check_sentence_embedding(
     Raises:
         ModelError: It is neither the vector before normalisation nor the one after it.
     """
-    theirs, *ours = run_probe(graph_path, origin, properties, (exported, *outputs))
+    theirs, *ours = run_probe(graph_path, weight_file, properties, (exported, *outputs))
     # The files may leave out Normalize where the export has it: what they say is what is done.
     ours.append(ours[-1] / np.maximum(np.linalg.norm(ours[-1], axis=-1, keepdims=True), 1e-12))
     if not any(is_close(theirs, our) for our in ours):
         poolings = ", ".join(properties.poolings)
         raise ModelError(
-            f"{origin.path}: output {SENTENCE_EMBEDDING!r} is not what modules.json says "
+            f"{weight_file.path}: output {SENTENCE_EMBEDDING!r} is not what modules.json says "
             f"({poolings}): export it anew or correct the Pooling module's config.json"
         )

@@ -9,11 +9,11 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import OUTPUTS
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 
 def asked_for(
-    origin: Origin, properties: ModelProperties, outputs: Mapping[str, onnx.ValueInfoProto]
+    weight_file: WeightFile, properties: ModelProperties, outputs: Mapping[str, onnx.ValueInfoProto]
 ) -> str:
     """The output that the configuration asks for; empty where it does not.
 
@@ -22,8 +22,8 @@ def asked_for(
     """
     if properties.output and properties.output not in outputs:
         raise ModelError(
-            f"{origin.path}: output is set to {properties.output!r}, but the graph's outputs are "
-            f"{', '.join(outputs)}"
+            f"{weight_file.path}: output is set to {properties.output!r}, but the graph's outputs "
+            f"are {', '.join(outputs)}"
         )
     return properties.output
 

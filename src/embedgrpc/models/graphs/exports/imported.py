@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.model_file import open_file
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin, find_external
+from embedgrpc.models.sources.weight_file import WeightFile, find_external
 
 # The head's operators are written as they have been since this version.
 _OPSET_MIN = 11
@@ -42,11 +42,11 @@ class ImportedGraph:
     weight_type: str
 
 
-def read_graph(origin: Origin, *, asked_for: bool) -> ImportedGraph:
+def read_graph(weight_file: WeightFile, *, asked_for: bool) -> ImportedGraph:
     """Reads a graph and checks that it can be served.
 
     Args:
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         asked_for: Whether the configuration names the file, which may be quantised then.
 
     Returns:
@@ -55,15 +55,17 @@ def read_graph(origin: Origin, *, asked_for: bool) -> ImportedGraph:
     Raises:
         ModelError: It is no ONNX file, is too old, or is quantised and was not asked for.
     """
-    model = load_proto(origin)
+    model = load_proto(weight_file)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))
     if opset < _OPSET_MIN:
-        raise ModelError(f"{origin.path}: opset {opset} is older than {_OPSET_MIN}: export it anew")
+        raise ModelError(
+            f"{weight_file.path}: opset {opset} is older than {_OPSET_MIN}: export it anew"
+        )
     quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED)
     if quantized and not asked_for:
         raise ModelError(
-            f"{origin.path} is quantised ({quantized[0]}): set file for this model in the "
+            f"{weight_file.path} is quantised ({quantized[0]}): set file for this model in the "
             "configuration if it is wanted"
         )
     return ImportedGraph(
@@ -73,25 +75,25 @@ def read_graph(origin: Origin, *, asked_for: bool) -> ImportedGraph:
     )
 
 
-def load_proto(origin: Origin) -> onnx.ModelProto:
+def load_proto(weight_file: WeightFile) -> onnx.ModelProto:
     """Reads an ONNX file, but not the external files that it names.
 
     Raises:
         ModelError: It is no ONNX file.
     """
     try:
-        with open_file(origin.path, origin.root) as file:
+        with open_file(weight_file.path, weight_file.root) as file:
             model = onnx.load_model_from_string(file.read())
     except (DecodeError, OSError) as error:
-        raise ModelError(f"{origin.path} is no ONNX file") from error
+        raise ModelError(f"{weight_file.path} is no ONNX file") from error
     if not model.graph.node:
-        raise ModelError(f"{origin.path} is no ONNX file: it holds no graph")
+        raise ModelError(f"{weight_file.path} is no ONNX file: it holds no graph")
     if not _is_text(model):
-        raise ModelError(f"{origin.path} is no ONNX file: a name in it is no UTF-8")
+        raise ModelError(f"{weight_file.path} is no ONNX file: a name in it is no UTF-8")
     for tensor in model.graph.initializer:
         if tensor.data_type not in _TYPES:
             raise ModelError(
-                f"{origin.path}: {tensor.name!r} has type {tensor.data_type}, which ONNX lacks"
+                f"{weight_file.path}: {tensor.name!r} has type {tensor.data_type}, which ONNX lacks"
             )
     return model
 
@@ -129,12 +131,12 @@ def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(sorted(locations))
 
 
-def move_weights(writer: GraphWriter, origin: Origin, model: onnx.ModelProto) -> None:
+def move_weights(writer: GraphWriter, weight_file: WeightFile, model: onnx.ModelProto) -> None:
     """Copies all large tensors of a graph to the writer's file, one after the other.
 
     Args:
         writer: Of the same graph.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         model: What was read from it.
 
     Raises:
@@ -143,12 +145,12 @@ def move_weights(writer: GraphWriter, origin: Origin, model: onnx.ModelProto) ->
     for tensor in _nested_tensors(model):
         # Anywhere else than among the graph's own weights, few readers expect a file.
         if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.raw_data = _read_external(origin, tensor).tobytes()
+            tensor.raw_data = _read_external(weight_file, tensor).tobytes()
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            writer.move_out(tensor, _read_external(origin, tensor))
+            writer.move_out(tensor, _read_external(weight_file, tensor))
         elif len(tensor.raw_data) > _MOVED_BYTES_MIN:
             writer.move_out(tensor, np.frombuffer(tensor.raw_data, dtype=np.uint8))
         elif len(tensor.float_data) * 4 > _MOVED_BYTES_MIN:
@@ -157,9 +159,9 @@ def move_weights(writer: GraphWriter, origin: Origin, model: onnx.ModelProto) ->
             writer.weight_bytes += len(tensor.raw_data)
 
 
-def _read_external(origin: Origin, tensor: TensorProto) -> NDArray[np.uint8]:
+def _read_external(weight_file: WeightFile, tensor: TensorProto) -> NDArray[np.uint8]:
     place = _place(tensor)
-    path = find_external(origin, place.get("location", ""))
+    path = find_external(weight_file, place.get("location", ""))
     size = path.stat().st_size
     try:
         offset = int(place.get("offset", 0))
@@ -168,7 +170,7 @@ def _read_external(origin: Origin, tensor: TensorProto) -> NDArray[np.uint8]:
         offset = length = -1
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelError(
-            f"{origin.path}: external data {path.name!r} is too short for {tensor.name!r}"
+            f"{weight_file.path}: external data {path.name!r} is too short for {tensor.name!r}"
         )
     if not length:
         return np.empty(0, dtype=np.uint8)

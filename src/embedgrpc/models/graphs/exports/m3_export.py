@@ -23,7 +23,7 @@ from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS
 from embedgrpc.models.graphs.probe import is_close, probe_mask, run_probe
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.kinds import Representation
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 _HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
 
@@ -66,12 +66,12 @@ def find_m3_outputs(graph: onnx.GraphProto) -> M3Outputs | None:
     return M3Outputs(dense, weights, vectors, tuple(described))
 
 
-def find_m3_hidden(writer: GraphWriter, origin: Origin, outputs: M3Outputs) -> str:
+def find_m3_hidden(writer: GraphWriter, weight_file: WeightFile, outputs: M3Outputs) -> str:
     """Finds the token vectors that the outputs are made from.
 
     Args:
         writer: Of the graph.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         outputs: Of the export.
 
     Returns:
@@ -85,8 +85,8 @@ def find_m3_hidden(writer: GraphWriter, origin: Origin, outputs: M3Outputs) -> s
     hidden = named[0] if named else _trace_hidden(writer.graph, outputs)
     if hidden is None:
         raise ModelError(
-            f"{origin.path}: outputs {', '.join(outputs.names)} are not made from the same token "
-            f"vectors: export it with {_HIDDEN_NAMES[0]}"
+            f"{weight_file.path}: outputs {', '.join(outputs.names)} are not made from the same "
+            f"token vectors: export it with {_HIDDEN_NAMES[0]}"
         )
     hidden = clear_names(writer, hidden)
     # An inner value's type is written nowhere; where it is float32 already, this costs nothing.
@@ -130,13 +130,13 @@ def _align(writer: GraphWriter, vectors: str) -> str:
 
 
 def check_m3_outputs(
-    graph_path: Path, origin: Origin, properties: ModelProperties, outputs: M3Outputs
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, outputs: M3Outputs
 ) -> None:
     """Checks that the outputs of an export are what the model's files lead to.
 
     Args:
         graph_path: A graph with our outputs and with those of the export.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         properties: What the model is.
         outputs: Of the export.
 
@@ -151,9 +151,9 @@ def check_m3_outputs(
     if outputs.vectors and properties.multi_vector_head:
         says = f"{properties.multi_vector_head.path.name} gives"
         pairs.append((outputs.vectors, TOKEN_EMBEDDINGS, says))
-    _check_adopted(graph_path, origin, properties)
+    _check_adopted(graph_path, weight_file, properties)
     names = tuple(name for theirs, ours, _ in pairs for name in (theirs, ours))
-    values = run_probe(graph_path, origin, properties, names)
+    values = run_probe(graph_path, weight_file, properties, names)
     for (name, _, says), theirs, ours in zip(pairs, values[::2], values[1::2], strict=True):
         if name == outputs.dense:
             same = is_close(theirs, ours)
@@ -161,24 +161,24 @@ def check_m3_outputs(
             same = _are_tokens_close(theirs, ours, real)
         if not same:
             raise ModelError(
-                f"{origin.path}: output {name!r} is not what {says}: export it anew or correct "
-                "the model's files"
+                f"{weight_file.path}: output {name!r} is not what {says}: export it anew or "
+                "correct the model's files"
             )
 
 
-def _check_adopted(graph_path: Path, origin: Origin, properties: ModelProperties) -> None:
+def _check_adopted(graph_path: Path, weight_file: WeightFile, properties: ModelProperties) -> None:
     """Checks that there is a weight and a vector of the right length for each token."""
     shapes: dict[str, tuple[int, ...]] = {}
     if Representation.SPARSE in properties.representations:
         shapes[TOKEN_WEIGHTS] = probe_mask().shape
     if Representation.MULTI_VECTOR in properties.representations:
         shapes[TOKEN_EMBEDDINGS] = (*probe_mask().shape, properties.multi_vector_dimensions)
-    values = run_probe(graph_path, origin, properties, tuple(shapes))
+    values = run_probe(graph_path, weight_file, properties, tuple(shapes))
     for (name, shape), value in zip(shapes.items(), values, strict=True):
         if value.shape != shape:
             raise ModelError(
-                f"{origin.path}: {name} of {len(shape)} axes would be {list(value.shape)}, not "
-                f"{list(shape)}: export it anew, or add the heads' weights to the folder"
+                f"{weight_file.path}: {name} of {len(shape)} axes would be {list(value.shape)}, "
+                f"not {list(shape)}: export it anew, or add the heads' weights to the folder"
             )
 
 
