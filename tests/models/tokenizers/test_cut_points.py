@@ -110,7 +110,7 @@ def test_chinese_is_cut_at_punctuation(name: str, *, cut: bool) -> None:
     assert len(pieces.take()) == (504 if cut else 2000)
 
 
-def test_a_text_without_borders_is_one_piece(tokenizer: Tokenizer) -> None:
+def test_a_text_without_cut_points_is_one_piece(tokenizer: Tokenizer) -> None:
     """What may not be cut is tokenized as it always was."""
     assert tokenizer.cut_points is not None
     for from_end in (False, True):

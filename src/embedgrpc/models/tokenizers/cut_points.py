@@ -117,14 +117,14 @@ class Pieces:
         exhausted: Whether all of it was taken.
     """
 
-    __slots__ = ("_borders", "_characters", "_end", "_from_end", "_start", "_text", "exhausted")
+    __slots__ = ("_cut_points", "_characters", "_end", "_from_end", "_start", "_text", "exhausted")
 
     def __init__(
         self, text: str, cut_points: CutPoints, *, from_end: bool, characters: int
     ) -> None:
         self.exhausted = False
         self._text = text
-        self._borders = cut_points
+        self._cut_points = cut_points
         self._from_end = from_end
         self._characters = characters
         self._start = 0
@@ -147,13 +147,13 @@ class Pieces:
     def _cut_from_start(self) -> int | None:
         begin = self._start + self._characters
         limit = min(self._end, begin + _SEARCH_CHARACTERS)
-        return self._borders.first(self._text, begin, limit) if begin < self._end else None
+        return self._cut_points.first(self._text, begin, limit) if begin < self._end else None
 
     def _cut_from_end(self) -> int | None:
         high, low = self._end, self._end - self._characters
         lowest = max(self._start, low - _SEARCH_CHARACTERS)
         while low > self._start:
-            cut = self._borders.first(self._text, low, high)
+            cut = self._cut_points.first(self._text, low, high)
             if cut is not None:
                 return cut
             if low == lowest:

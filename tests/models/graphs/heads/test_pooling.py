@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from embedgrpc.models.graphs.heads.heads import append_embedding_head
+from embedgrpc.models.graphs.heads.pooling import append_embedding_head
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.kinds import Pooling
 
