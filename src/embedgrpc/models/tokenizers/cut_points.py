@@ -117,7 +117,7 @@ class Pieces:
         exhausted: Whether all of it was taken.
     """
 
-    __slots__ = ("_cut_points", "_characters", "_end", "_from_end", "_start", "_text", "exhausted")
+    __slots__ = ("_characters", "_cut_points", "_end", "_from_end", "_start", "_text", "exhausted")
 
     def __init__(
         self, text: str, cut_points: CutPoints, *, from_end: bool, characters: int
