@@ -22,7 +22,7 @@ KINDS = (
     "AbortError",
     "CancelledError",
     "EmbedRequest",
-    "EmbeddingSink",
+    "StreamBatch",
     "EmbeddingStream",
     "Exchange",
     "Future",
