@@ -5,7 +5,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from embedgrpc.backends.base import BackendUnavailableError
+from embedgrpc.backends.base import BackendUnreachableError
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.channels import TlsFiles
 from embedgrpc.backends.triton.connection import Connection
@@ -48,5 +48,5 @@ def test_both_sides_show_certificates(tmp_path: Path) -> None:
         finally:
             backend.close()
         for bad in (TlsFiles(ca=server_certificate), TlsFiles(ca=certificate), None):
-            with pytest.raises(BackendUnavailableError):
+            with pytest.raises(BackendUnreachableError):
                 Connection([server.address], model="m", tls=bad, timeout_s=20)

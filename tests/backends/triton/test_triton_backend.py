@@ -12,7 +12,7 @@ from embedgrpc.backends.base import (
     BackendDeadlineError,
     BackendError,
     BackendOverloadedError,
-    BackendUnavailableError,
+    BackendUnreachableError,
     Cancellation,
     PaddedBatch,
     RunContext,
@@ -187,8 +187,8 @@ def test_nan_is_passed_on(server: KServeServer, connect: Connect) -> None:
         (Fault.QUEUE_FULL, BackendOverloadedError),
         (Fault.EXHAUSTED, BackendOverloadedError),
         (Fault.QUEUED_TOO_LONG, BackendDeadlineError),
-        (Fault.UNAVAILABLE, BackendUnavailableError),
-        (Fault.UNLOADED, BackendUnavailableError),
+        (Fault.UNAVAILABLE, BackendUnreachableError),
+        (Fault.UNLOADED, BackendUnreachableError),
     ],
 )
 def test_one_status_has_many_meanings(
@@ -200,7 +200,7 @@ def test_one_status_has_many_meanings(
     with pytest.raises(BackendError) as caught:
         backend.run(make_batch())
     assert type(caught.value) is error
-    assert backend.availability.available == (error is not BackendUnavailableError)
+    assert backend.availability.available == (error is not BackendUnreachableError)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_silence_ends_a_call(server: KServeServer, connect: Connect) -> None:
     """A server that never answers is away, to whoever has more time."""
     backend = connect(server, timeout_s=0.2)
     server.fault = Fault.SILENT
-    with pytest.raises(BackendUnavailableError, match="did not answer in time"):
+    with pytest.raises(BackendUnreachableError, match="did not answer in time"):
         backend.run(make_batch())
 
 
@@ -295,9 +295,9 @@ def test_closing_ends_calls(server: KServeServer, connect: Connect) -> None:
         run = pool.submit(backend.run, make_batch())
         assert server.entered.wait(PATIENCE_S)
         backend.close()
-        with pytest.raises(BackendUnavailableError):
+        with pytest.raises(BackendUnreachableError):
             run.result(PATIENCE_S)
-    with pytest.raises(BackendUnavailableError, match="being closed"):
+    with pytest.raises(BackendUnreachableError, match="being closed"):
         backend.run(make_batch())
 
 
@@ -308,7 +308,7 @@ def test_a_loop_that_ends_leaves_nobody_waiting(server: KServeServer, connect: C
     check(backend)
     asyncio.run_coroutine_threadsafe(_end_tasks(), thread.loop).result(PATIENCE_S)
     thread.close()
-    with pytest.raises(BackendUnavailableError, match="the event loop is closed"):
+    with pytest.raises(BackendUnreachableError, match="the event loop is closed"):
         backend.run(make_batch())
 
 
@@ -344,10 +344,10 @@ def test_an_absent_server_is_told_apart(connect: Connect) -> None:
     """Where nobody listens, and where the model is not there, it may be so later."""
     with KServeServer() as server:
         server.ready = False
-        with pytest.raises(BackendUnavailableError, match="not ready"):
+        with pytest.raises(BackendUnreachableError, match="not ready"):
             connect(server)
         address = server.address
-    with pytest.raises(BackendUnavailableError, match=address):
+    with pytest.raises(BackendUnreachableError, match=address):
         connect(address)
 
 

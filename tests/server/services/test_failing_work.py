@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import BackendError, BackendUnavailableError, FloatArray, IntArray
+from embedgrpc.backends.base import BackendError, BackendUnreachableError, FloatArray, IntArray
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tasks.reranking import Ranking, RerankMethod, RerankSpec
 from embedgrpc.engine.tokenizing.jobs import Outcome, Tokenization
@@ -57,7 +57,7 @@ async def _started(backend: FakeBackend) -> None:
     [
         (BackendError("no memory"), grpc.StatusCode.INTERNAL, "BACKEND_FAILED"),
         (
-            BackendUnavailableError("unplugged"),
+            BackendUnreachableError("unplugged"),
             grpc.StatusCode.UNAVAILABLE,
             "BACKEND_UNAVAILABLE",
         ),

@@ -84,7 +84,7 @@ class TritonBackend:
             For each name of `batch.outputs` a C-contiguous float32 array [batch, ...].
 
         Raises:
-            BackendUnavailableError: No server is there, or none answered in time.
+            BackendUnreachableError: No server is there, or none answered in time.
             BackendOverloadedError: The server's queue is full.
             BackendDeadlineError: The context's deadline passed first.
             BackendCancelledError: The context was cancelled first.

@@ -13,7 +13,7 @@ from embedgrpc.backends.base import (
     BackendDeadlineError,
     BackendError,
     BackendOverloadedError,
-    BackendUnavailableError,
+    BackendUnreachableError,
     PaddedBatch,
     RunContext,
 )
@@ -88,7 +88,7 @@ class BatchRunner:
             batch = padded or self._pad(rows)
             answer = Answer(self._backend.run(batch, context), range(len(rows)))
             return self._judge(rows, answer, batch.outputs)
-        except BackendUnavailableError as away:
+        except BackendUnreachableError as away:
             _logger.warning(
                 "backend unavailable", extra={"model": self._model, "problem": str(away)}
             )

@@ -16,27 +16,27 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.encoders import encoder
 from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.graphs.encoders.mlm_head import build_mlm_head
-from embedgrpc.models.graphs.exports.exported_head import (
+from embedgrpc.models.graphs.exports.inputs import bind_inputs
+from embedgrpc.models.graphs.exports.logits import (
+    check_vocabulary,
+    find_logits,
+    find_token_logits,
+)
+from embedgrpc.models.graphs.exports.m3 import (
+    adopt_m3_outputs,
+    check_m3_outputs,
+    find_m3_hidden,
+    find_m3_outputs,
+)
+from embedgrpc.models.graphs.exports.onnx_file import move_weights, read_graph
+from embedgrpc.models.graphs.exports.vectors import (
     check_no_heads,
     check_pooled,
     check_sentence_embedding,
     find_hidden,
     find_pooled,
 )
-from embedgrpc.models.graphs.exports.exported_inputs import bind_inputs
-from embedgrpc.models.graphs.exports.exported_logits import (
-    check_vocabulary,
-    find_logits,
-    find_token_logits,
-)
-from embedgrpc.models.graphs.exports.imported import move_weights, read_graph
-from embedgrpc.models.graphs.exports.m3_export import (
-    adopt_m3_outputs,
-    check_m3_outputs,
-    find_m3_hidden,
-    find_m3_outputs,
-)
-from embedgrpc.models.graphs.heads.heads import append_embedding_head, append_outputs
+from embedgrpc.models.graphs.heads.pooling import append_embedding_head, append_outputs
 from embedgrpc.models.graphs.heads.token_outputs import (
     append_token_embeddings,
     append_token_weights,
@@ -45,15 +45,15 @@ from embedgrpc.models.graphs.heads.token_outputs import (
 from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.graphs.probe import try_graph
-from embedgrpc.models.graphs.types.float16 import halve
-from embedgrpc.models.graphs.types.int8 import quantize
+from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
+from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.kinds import Kind, WeightType
 from embedgrpc.models.sources.weight_file import Format, Origin, open_tensors
 
 GRAPH_NAME = "model.onnx"
 
-_CONVERSIONS = {WeightType.FLOAT16: halve, WeightType.INT8: quantize}
+_CONVERSIONS = {WeightType.FLOAT16: convert_to_float16, WeightType.INT8: convert_to_int8}
 
 # Old enough for other runtimes; LayerNormalization is a single operator since this version.
 _OPSET = 17

@@ -153,7 +153,7 @@ def _find_externals(
         return ()
 
     def build(_folder: Path) -> Mapping[str, Any]:
-        from embedgrpc.models.graphs.exports.imported import (  # noqa: PLC0415 - not on a hit
+        from embedgrpc.models.graphs.exports.onnx_file import (  # noqa: PLC0415 - not on a hit
             external_locations,
             load_proto,
         )

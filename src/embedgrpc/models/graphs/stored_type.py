@@ -18,7 +18,7 @@ def find_stored_type(origin: Origin) -> str:
         ModelError: It cannot be read.
     """
     if origin.format is Format.ONNX:
-        from embedgrpc.models.graphs.exports.imported import find_weight_type, load_proto  # noqa: PLC0415 - slow
+        from embedgrpc.models.graphs.exports.onnx_file import find_weight_type, load_proto  # noqa: PLC0415 - slow
 
         return find_weight_type(load_proto(origin))
     counts: Counter[str] = Counter()

@@ -124,7 +124,7 @@ async def load(
     Raises:
         ModelError: Its files cannot be used.
         DeviceError: The device cannot be used.
-        BackendUnavailableError: What runs it is away; it may be loaded later.
+        BackendUnreachableError: What runs it is away; it may be loaded later.
         BackendError: The graph cannot be loaded.
     """
     loop = asyncio.get_running_loop()
@@ -198,7 +198,7 @@ def prepare_model(
     Raises:
         ModelError: Its files cannot be used.
         DeviceError: The device cannot be used.
-        BackendUnavailableError: What runs it is away.
+        BackendUnreachableError: What runs it is away.
         BackendError: The graph cannot be loaded.
     """
     leash = leash or Leash()

@@ -68,7 +68,7 @@ def prepare_on_triton(
     Raises:
         ModelError: Its files cannot be used, or do not fit what the servers serve, or its
             fallback is another model.
-        BackendUnavailableError: No server is there, or none has the model.
+        BackendUnreachableError: No server is there, or none has the model.
         BackendError: The model can be run neither with token ids nor with texts, or its fallback
             cannot be loaded.
         DeviceError: The device cannot be used for its fallback.

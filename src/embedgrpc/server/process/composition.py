@@ -15,7 +15,7 @@ from typing import Any, Self
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
-from embedgrpc.backends.base import BackendError, BackendUnavailableError, DeviceError
+from embedgrpc.backends.base import BackendError, BackendUnreachableError, DeviceError
 from embedgrpc.engine import errors
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.scheduling.reports import BatchObserver
@@ -402,7 +402,7 @@ class _Failure:
         return isinstance(
             self.error,
             ModelUnavailableError
-            | BackendUnavailableError
+            | BackendUnreachableError
             | errors.BackendUnavailableError
             | errors.DeadlineExpiredError
             | errors.OverloadedError,

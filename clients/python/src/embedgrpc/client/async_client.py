@@ -7,19 +7,27 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from embedgrpc.client import calls
-from embedgrpc.client.aio_cancelling import ended_here_error, is_task_cancelled
-from embedgrpc.client.aio_stream import AsyncEmbedStream
+from embedgrpc.client.async_embed_stream import AsyncEmbedStream
+from embedgrpc.client.cancellation import ended_here_error, is_task_cancelled
 from embedgrpc.client.channel import Attempts, ChannelOwner, Stubs
+from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
-from embedgrpc.client.in_flight import Place
-from embedgrpc.client.models import Model
+from embedgrpc.client.model_description import Model
 from embedgrpc.client.options import EmbedOptions, RerankOptions
-from embedgrpc.client.results import Embeddings, Ranking
-from embedgrpc.client.stream import BATCH_SIZE, AsyncStreamInputs, StreamState
+from embedgrpc.client.result_types import Embeddings, Ranking
+from embedgrpc.client.stream_state import BATCH_SIZE, AsyncStreamInputs, StreamState
+from embedgrpc.client.unary_calls import (
+    HealthStatus,
+    ModelPages,
+    UnaryCall,
+    embed_call,
+    get_model_call,
+    health_call,
+    rerank_call,
+)
 
-AnswerT = TypeVar("AnswerT")
+ResultT = TypeVar("ResultT")
 
 
 class AsyncClient(ChannelOwner):
@@ -54,7 +62,7 @@ class AsyncClient(ChannelOwner):
             TypeError: A text or an option has the wrong type.
             ValueError: A text is not valid Unicode, or an option is out of its range.
         """
-        return await self._run(calls.embed_call(texts, model, **options), timeout_s)
+        return await self._run(embed_call(texts, model, **options), timeout_s)
 
     def embed_stream(
         self,
@@ -123,7 +131,7 @@ class AsyncClient(ChannelOwner):
             TypeError: A text or an option has the wrong type.
             ValueError: A text is not valid Unicode, or an option is out of its range.
         """
-        return await self._run(calls.rerank_call(query, documents, model, **options), timeout_s)
+        return await self._run(rerank_call(query, documents, model, **options), timeout_s)
 
     async def list_models(
         self, task: Task | None = None, *, timeout_s: float | None = None
@@ -141,7 +149,7 @@ class AsyncClient(ChannelOwner):
             EmbedGrpcError: A call failed.
             ValueError: There is no such task.
         """
-        pages = calls.ModelPages(task)
+        pages = ModelPages(task)
         while (call := pages.next_call()) is not None:
             await self._run(call, timeout_s)
         return pages.models
@@ -159,11 +167,9 @@ class AsyncClient(ChannelOwner):
         Raises:
             EmbedGrpcError: The call failed.
         """
-        return await self._run(calls.get_model_call(name), timeout_s)
+        return await self._run(get_model_call(name), timeout_s)
 
-    async def health(
-        self, service: str = "", *, timeout_s: float | None = None
-    ) -> calls.HealthStatus:
+    async def health(self, service: str = "", *, timeout_s: float | None = None) -> HealthStatus:
         """Asks how a service of the server is.
 
         Args:
@@ -177,10 +183,10 @@ class AsyncClient(ChannelOwner):
             EmbedGrpcError: The call failed.
         """
         try:
-            return await self._run(calls.health_call(service), timeout_s)
+            return await self._run(health_call(service), timeout_s)
         except EmbedGrpcError as error:
             if error.code is grpc.StatusCode.NOT_FOUND:
-                return calls.HealthStatus.SERVICE_UNKNOWN
+                return HealthStatus.SERVICE_UNKNOWN
             raise
 
     async def close(self) -> None:
@@ -200,32 +206,32 @@ class AsyncClient(ChannelOwner):
     ) -> None:
         await self.close()
 
-    async def start_stream(self, attempts: Attempts) -> tuple[Any, Place]:
+    async def start_stream(self, attempts: Attempts) -> tuple[Any, Slot]:
         """Starts a call of StreamEmbed; for `AsyncEmbedStream`."""
         stubs = self._connect()
-        place = await self._enter(attempts)
+        slot = await self._acquire_slot(attempts)
         try:
             call = stubs.embedding.StreamEmbed(metadata=self._call_metadata)
-            call.add_done_callback(lambda _: self._in_flight.leave(place))
+            call.add_done_callback(lambda _: self._concurrency.release(slot))
         except BaseException as error:
-            self._in_flight.leave(place)
+            self._concurrency.release(slot)
             if isinstance(error, grpc.aio.UsageError):
                 self._check_open()  # this is what gRPC says of a closed channel
             raise
-        return call, place
+        return call, slot
 
-    async def _run(self, call: calls.Call[AnswerT], timeout_s: float | None) -> AnswerT:
+    async def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
         method = call.method(self._connect())
         attempts = self.attempts(self._deadline_s(timeout_s))
         self._request_limit.check(call.request, call.texts)
         while True:
-            place = await self._enter(attempts)
+            slot = await self._acquire_slot(attempts)
             try:
                 response = await method(
                     call.request, timeout=attempts.left_s(), metadata=self._call_metadata
                 )
             except grpc.RpcError as error:
-                delay_s = attempts.delay_s(error, place)
+                delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:
                     raise self.error_of(error) from error
             except grpc.aio.UsageError:
@@ -238,28 +244,28 @@ class AsyncClient(ChannelOwner):
             else:
                 return call.read(response)
             finally:
-                self._in_flight.leave(place)
+                self._concurrency.release(slot)
             await asyncio.sleep(delay_s)
 
-    async def _enter(self, attempts: Attempts) -> Place:
+    async def _acquire_slot(self, attempts: Attempts) -> Slot:
         """Waits for a place among the calls in flight."""
         loop = asyncio.get_running_loop()
         granted: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
-            # From any thread: a stream that is collected leaves its place, wherever that happens.
+            # From any thread: a stream that is collected leaves its slot, wherever that happens.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_settle, granted)
 
-        place = self._in_flight.enter(wake)
+        slot = self._concurrency.acquire(wake)
         try:
-            while not place.granted:
+            while not slot.granted:
                 await asyncio.wait({granted}, timeout=attempts.left_s())
             self._check_open()
         except BaseException:
-            self._in_flight.leave(place)
+            self._concurrency.release(slot)
             raise
-        return place
+        return slot
 
     def _connect(self) -> Stubs:
         loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from embedgrpc.client.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from embedgrpc.client.sizes import too_large_error
+from embedgrpc.client.request_limit import too_large_error
 from embedgrpc.v1 import common_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"

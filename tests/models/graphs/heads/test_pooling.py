@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from embedgrpc.models.folder.properties import Pooling
-from embedgrpc.models.graphs.heads.heads import append_embedding_head
+from embedgrpc.models.graphs.heads.pooling import append_embedding_head
 from embedgrpc.models.graphs.writer import GraphWriter
 
 HIDDEN_SIZE = 6

@@ -18,7 +18,7 @@ _RECOVERY_S: Final = 60.0
 _REFUSED: Final = "RST_STREAM with error code 7"
 
 
-class Place:
+class Slot:
     """A place among the calls in flight, or in the line for one.
 
     Args:
@@ -37,7 +37,7 @@ class Place:
         self.round = 0
 
 
-class InFlight:
+class ConcurrencyLimit:
     """The calls of a client that are in flight, and the line of those that wait.
 
     Threads may share it.
@@ -61,15 +61,15 @@ class InFlight:
         self._lowered_at = 0.0
         self._round = 0
         self._count = 0
-        self._line: deque[Place] = deque()
+        self._line: deque[Slot] = deque()
 
     @property
     def limit(self) -> int:
         """The most calls in flight now: lower for a while after the server refused some."""
         return self._limit
 
-    def enter(self, wake: Callable[[], None]) -> Place:
-        """Asks for a place.
+    def acquire(self, wake: Callable[[], None]) -> Slot:
+        """Asks for a slot.
 
         Args:
             wake: Called once the call may begin; not where it may at once.
@@ -77,47 +77,47 @@ class InFlight:
         Returns:
             The place; to be left in any case.
         """
-        place = Place(wake)
+        slot = Slot(wake)
         with self._lock:
-            self._line.append(place)
-            self._grant(but=place)
-        return place
+            self._line.append(slot)
+            self._grant(but=slot)
+        return slot
 
-    def leave(self, place: Place) -> None:
+    def release(self, slot: Slot) -> None:
         """Gives a place back, or leaves the line. Safe to repeat."""
         with self._lock:
-            if place.left:
+            if slot.left:
                 return
-            place.left = True
-            if place.granted:
+            slot.left = True
+            if slot.granted:
                 self._count -= 1
             else:
-                self._line.remove(place)
+                self._line.remove(slot)
             self._grant()
 
-    def lower(self, place: Place) -> None:
-        """Lowers the limit, as the server refused the call that had this place.
+    def lower(self, slot: Slot) -> None:
+        """Lowers the limit, as the server refused the call that had this slot.
 
         Args:
-            place: The place. What was sent before the last lowering does not count again.
+            slot: The slot. What was sent before the last lowering does not count again.
         """
         with self._lock:
-            if place.round == self._round:
+            if slot.round == self._round:
                 self._limit = max(1, min(self._limit, self._count) // 2)
                 self._round += 1
                 self._lowered_at = self._clock()
 
-    def _grant(self, but: Place | None = None) -> None:
+    def _grant(self, but: Slot | None = None) -> None:
         if self._limit < self.max_calls and self._clock() - self._lowered_at >= _RECOVERY_S:
             self._limit = min(self._limit * 2, self.max_calls)
             self._lowered_at = self._clock()
         while self._line and self._count < self._limit:
-            place = self._line.popleft()
-            place.granted = True
-            place.round = self._round
+            slot = self._line.popleft()
+            slot.granted = True
+            slot.round = self._round
             self._count += 1
-            if place is not but:
-                place.wake()
+            if slot is not but:
+                slot.wake()
 
 
 def is_refused(failure: Any) -> bool:

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from embedgrpc.models.graphs.external_tensors import read_weight
-from embedgrpc.models.graphs.types.matmuls import convert_products
+from embedgrpc.models.graphs.weight_types.matmuls import convert_matmuls
 from embedgrpc.models.graphs.writer import GraphWriter
 
 _LEVELS = 127
 
 
-def quantize(graph_path: Path, folder: Path) -> int:
-    """Writes the int8 graph of a float32 graph; see `convert_products`."""
-    return convert_products(graph_path, folder, _Int8())
+def convert_to_int8(graph_path: Path, folder: Path) -> int:
+    """Writes the int8 graph of a float32 graph; see `convert_matmuls`."""
+    return convert_matmuls(graph_path, folder, _Int8())
 
 
 @dataclass(frozen=True, slots=True)

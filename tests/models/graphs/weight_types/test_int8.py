@@ -14,7 +14,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import Graph, prepare
-from embedgrpc.models.graphs.types.int8 import quantize
+from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
@@ -155,7 +155,7 @@ def test_what_is_quantised_already_is_refused(tmp_path: Path) -> None:
     graph = _prepare(FIXTURES / "bert-mean", tmp_path / "cache")
     (tmp_path / "again").mkdir()
     with pytest.raises(ModelError, match="no float32 weights to convert: leave weight_type at"):
-        quantize(graph.path, tmp_path / "again")
+        convert_to_int8(graph.path, tmp_path / "again")
 
 
 def test_a_quantised_file_is_taken_when_it_is_asked_for(tmp_path: Path) -> None:

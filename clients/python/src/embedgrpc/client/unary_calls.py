@@ -9,9 +9,10 @@ from typing import Any, Final, Generic, TypeVar, Unpack
 from grpc_health.v1 import health_pb2
 
 from embedgrpc.client.channel import Stubs
+from embedgrpc.client.decoding import decode_embeddings, decode_ranking
 from embedgrpc.client.enums import Task, enum_value
 from embedgrpc.client.errors import BadResponseError
-from embedgrpc.client.models import Model, read_model
+from embedgrpc.client.model_description import Model, decode_model
 from embedgrpc.client.options import (
     EmbedOptions,
     RerankOptions,
@@ -20,11 +21,10 @@ from embedgrpc.client.options import (
     valid_text,
     valid_texts,
 )
-from embedgrpc.client.reading import read_embeddings, read_ranking
-from embedgrpc.client.results import Embeddings, Ranking
+from embedgrpc.client.result_types import Embeddings, Ranking
 from embedgrpc.v1 import embedding_service_pb2, model_service_pb2
 
-AnswerT = TypeVar("AnswerT")
+ResultT = TypeVar("ResultT")
 
 _PAGES_MAX: Final = 1000
 
@@ -39,7 +39,7 @@ class HealthStatus(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[AnswerT]):
+class UnaryCall(Generic[ResultT]):
     """One unary call.
 
     Attributes:
@@ -51,13 +51,13 @@ class Call(Generic[AnswerT]):
 
     method: Callable[[Stubs], Any]
     request: Any
-    read: Callable[[Any], AnswerT]
+    read: Callable[[Any], ResultT]
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def embed_call(
     texts: Iterable[str], model: str, **options: Unpack[EmbedOptions]
-) -> Call[Embeddings]:
+) -> UnaryCall[Embeddings]:
     """Prepares Embed.
 
     Args:
@@ -76,10 +76,10 @@ def embed_call(
     request = embedding_service_pb2.EmbedRequest(
         model=valid_text("model", model), texts=valid, options=embed_options(**options)
     )
-    return Call(
+    return UnaryCall(
         lambda stubs: stubs.embedding.Embed,
         request,
-        functools.partial(read_embeddings, text_count=len(valid)),
+        functools.partial(decode_embeddings, text_count=len(valid)),
         {
             "texts": valid,
             "model": model,
@@ -91,7 +91,7 @@ def embed_call(
 
 def rerank_call(
     query: str, documents: Iterable[str], model: str, **options: Unpack[RerankOptions]
-) -> Call[Ranking]:
+) -> UnaryCall[Ranking]:
     """Prepares Rerank.
 
     Args:
@@ -109,10 +109,10 @@ def rerank_call(
     """
     valid = valid_texts("documents", documents)
     request = rerank_request(query, valid, model, **options)
-    return Call(
+    return UnaryCall(
         lambda stubs: stubs.rerank.Rerank,
         request,
-        functools.partial(read_ranking, document_count=len(valid)),
+        functools.partial(decode_ranking, document_count=len(valid)),
         {
             "query": query,
             "documents": valid,
@@ -141,7 +141,7 @@ class ModelPages:
         self._tokens = {""}
         self._next_token: str | None = ""
 
-    def next_call(self) -> Call[None] | None:
+    def next_call(self) -> UnaryCall[None] | None:
         """Prepares the call for the next page; None after the last.
 
         Its answer is nothing: reading it adds to `models`, and raises BadResponseError where the
@@ -150,10 +150,10 @@ class ModelPages:
         if self._next_token is None:
             return None
         request = model_service_pb2.ListModelsRequest(task=self._task, page_token=self._next_token)
-        return Call(lambda stubs: stubs.model.ListModels, request, self._read)
+        return UnaryCall(lambda stubs: stubs.model.ListModels, request, self._read)
 
     def _read(self, response: model_service_pb2.ListModelsResponse) -> None:
-        self.models += map(read_model, response.models)
+        self.models += map(decode_model, response.models)
         token = response.next_page_token
         self._next_token = token or None
         if not token:
@@ -165,7 +165,7 @@ class ModelPages:
             raise BadResponseError(f"the list of models has more than {_PAGES_MAX} pages")
 
 
-def get_model_call(name: str) -> Call[Model]:
+def get_model_call(name: str) -> UnaryCall[Model]:
     """Prepares GetModel.
 
     Args:
@@ -179,15 +179,15 @@ def get_model_call(name: str) -> Call[Model]:
         ValueError: The name is not valid Unicode.
     """
     request = model_service_pb2.GetModelRequest(model=valid_text("name", name))
-    return Call(
+    return UnaryCall(
         lambda stubs: stubs.model.GetModel,
         request,
-        lambda response: read_model(response.model),
+        lambda response: decode_model(response.model),
         {"name": name},
     )
 
 
-def health_call(service: str) -> Call[HealthStatus]:
+def health_call(service: str) -> UnaryCall[HealthStatus]:
     """Prepares the Check of grpc.health.v1.
 
     Args:
@@ -208,4 +208,4 @@ def health_call(service: str) -> Call[HealthStatus]:
         return HealthStatus(names.Name(number)) if known else HealthStatus.UNKNOWN
 
     request = health_pb2.HealthCheckRequest(service=valid_text("service", service))
-    return Call(lambda stubs: stubs.health.Check, request, read, {"service": service})
+    return UnaryCall(lambda stubs: stubs.health.Check, request, read, {"service": service})

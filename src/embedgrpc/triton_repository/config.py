@@ -11,11 +11,11 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.graph import Graph
 from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.sources.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
-from embedgrpc.triton.execution import Execution, Shape
+from embedgrpc.triton_repository.execution import BatchShape, Execution
 
 # An axis of any length.
 _FREE = -1
-_WARM_UP = (Shape(1, 16), Shape(8, 128))
+_WARM_UP = (BatchShape(1, 16), BatchShape(8, 128))
 _MASK = "attention_mask"
 _HEADER = (
     "# Written by `embedgrpc triton-repo`, which replaces it for as long as it is unchanged.\n"
@@ -84,18 +84,18 @@ def warm_up_files(model: RepositoryModel, execution: Execution) -> Mapping[str, 
     }
 
 
-def _warm_up_shapes(model: RepositoryModel, execution: Execution) -> Iterator[Shape]:
+def _warm_up_shapes(model: RepositoryModel, execution: Execution) -> Iterator[BatchShape]:
     """A lone short text and a batch."""
     smallest, tuned, largest = execution.shapes(model.properties.max_tokens)
     wanted = _WARM_UP if execution.tensorrt is None else (smallest, tuned)
     shapes = (
-        Shape(min(one.sequences, largest.sequences), min(one.tokens, largest.tokens))
+        BatchShape(min(one.sequences, largest.sequences), min(one.tokens, largest.tokens))
         for one in wanted
     )
     yield from dict.fromkeys(shapes)
 
 
-def _warm_up(shape: Shape, inputs: tuple[str, ...]) -> model_config_pb2.ModelWarmup:
+def _warm_up(shape: BatchShape, inputs: tuple[str, ...]) -> model_config_pb2.ModelWarmup:
     warm_up = model_config_pb2.ModelWarmup(
         name=f"{shape.sequences}_of_{shape.tokens}", batch_size=shape.sequences
     )
@@ -111,5 +111,5 @@ def _warm_up(shape: Shape, inputs: tuple[str, ...]) -> model_config_pb2.ModelWar
     return warm_up
 
 
-def _ones_name(shape: Shape) -> str:
+def _ones_name(shape: BatchShape) -> str:
     return f"ones_{shape.tokens}"

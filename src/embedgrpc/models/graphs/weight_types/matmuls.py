@@ -32,7 +32,7 @@ class Conversion(Protocol[Weight]):
         ...
 
 
-def convert_products(graph_path: Path, folder: Path, conversion: Conversion[Weight]) -> int:
+def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weight]) -> int:
     """Writes a float32 graph anew with other products.
 
     Args:

@@ -13,19 +13,19 @@ from onnx import TensorProto, helper
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graphs.external_tensors import read_weight
-from embedgrpc.models.graphs.types.matmuls import convert_products
+from embedgrpc.models.graphs.weight_types.matmuls import convert_matmuls
 from embedgrpc.models.graphs.writer import GraphWriter
 
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def halve(graph_path: Path, folder: Path) -> int:
-    """Writes the float16 graph of a float32 graph; see `convert_products`.
+def convert_to_float16(graph_path: Path, folder: Path) -> int:
+    """Writes the float16 graph of a float32 graph; see `convert_matmuls`.
 
     Raises:
         ModelError: A weight is too large for float16.
     """
-    return convert_products(graph_path, folder, _Float16())
+    return convert_matmuls(graph_path, folder, _Float16())
 
 
 class _Float16:

@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embedgrpc.models.kinds import WeightType
-from embedgrpc.triton.config import RepositoryModel, make_config, print_config, warm_up_files
-from embedgrpc.triton.errors import RepositoryError
-from embedgrpc.triton.execution import Execution, Processor
+from embedgrpc.triton_repository.config import (
+    RepositoryModel,
+    make_config,
+    print_config,
+    warm_up_files,
+)
+from embedgrpc.triton_repository.errors import RepositoryError
+from embedgrpc.triton_repository.execution import Execution, Processor
 
 CONFIG_NAME = "config.pbtxt"
 # Says what was written, so that nothing else is ever replaced. Triton does not read it.

@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol, Self
 import grpc
 
 from embedgrpc.client.channel import Attempts
+from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.errors import EmbedGrpcError
-from embedgrpc.client.in_flight import Place
-from embedgrpc.client.results import StreamReady, StreamResult
-from embedgrpc.client.stream import StreamInputs, StreamState
+from embedgrpc.client.result_types import StreamReady, StreamResult
+from embedgrpc.client.stream_state import StreamInputs, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 _ANSWERS_AHEAD: Final = 2
@@ -33,7 +33,7 @@ class Starter(Protocol):
 
     def start_stream(
         self, requests: Iterator[pb.StreamEmbedRequest], attempts: Attempts
-    ) -> tuple[Any, Place]:
+    ) -> tuple[Any, Slot]:
         """Starts a call, once fewer others are in flight."""
 
     def error_of(self, failure: Any) -> EmbedGrpcError:
@@ -56,7 +56,7 @@ class EmbedStream(Iterator[StreamResult]):
         self._client = client
         self._state = state
         self._attempts: Attempts | None = None
-        self._place: Place | None = None
+        self._slot: Slot | None = None
         self._exchange = _Exchange(state)
         self._results: deque[StreamResult] = deque()
         self._call: Any = None
@@ -139,7 +139,7 @@ class EmbedStream(Iterator[StreamResult]):
         if self._attempts is None:
             self._attempts = self._client.attempts(self._state.timeout_s)
         requests = self._exchange.requests()
-        self._call, self._place = self._client.start_stream(requests, self._attempts)
+        self._call, self._slot = self._client.start_stream(requests, self._attempts)
         self._reader = threading.Thread(
             target=self._exchange.read, args=(self._call,), name="embed-stream", daemon=True
         )
@@ -147,9 +147,9 @@ class EmbedStream(Iterator[StreamResult]):
 
     def _begins_again(self, failure: grpc.RpcError) -> bool:
         """Prepares another call where the server refused this one without a look at it."""
-        if self._state.ready is not None or self._attempts is None or self._place is None:
+        if self._state.ready is not None or self._attempts is None or self._slot is None:
             return False
-        delay_s = self._attempts.delay_s(failure, self._place)
+        delay_s = self._attempts.delay_s(failure, self._slot)
         if delay_s is None:
             return False
         self._exchange.stop()

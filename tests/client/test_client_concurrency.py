@@ -9,7 +9,7 @@ import pytest
 
 from embedgrpc.client import AsyncClient, Client, DeadlineExpiredError
 from embedgrpc.client.channel import Attempts
-from embedgrpc.client.in_flight import InFlight, Place
+from embedgrpc.client.concurrency import ConcurrencyLimit, Slot
 from tests.client.servicer import Script, serving
 
 BURST = 1000
@@ -129,77 +129,77 @@ async def test_a_cancelled_call_leaves_the_line(target: str, script: Script) -> 
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(result) for result in results[:2]] == [asyncio.CancelledError] * 2
         assert results[2] == "SERVING"
-        assert client._in_flight._count == 0
+        assert client._concurrency._count == 0
     script.hold_answers.set()
 
 
 def test_calls_begin_in_the_order_in_which_they_came() -> None:
     """A place that comes free goes to the one that waits longest, never to a newcomer."""
-    in_flight = InFlight(2)
+    concurrency = ConcurrencyLimit(2)
     begun: list[int] = []
-    places = [in_flight.enter(lambda n=n: begun.append(n)) for n in range(5)]  # type: ignore[misc] # bound early
-    assert [place.granted for place in places] == [True, True, False, False, False]
-    in_flight.leave(places[3])
-    in_flight.leave(places[0])
-    in_flight.leave(places[0])
+    slots = [concurrency.acquire(lambda n=n: begun.append(n)) for n in range(5)]  # type: ignore[misc] # bound early
+    assert [slot.granted for slot in slots] == [True, True, False, False, False]
+    concurrency.release(slots[3])
+    concurrency.release(slots[0])
+    concurrency.release(slots[0])
     assert begun == [2]
-    newcomer = in_flight.enter(lambda: begun.append(5))
+    newcomer = concurrency.acquire(lambda: begun.append(5))
     assert not newcomer.granted
-    for place in (places[1], places[2], places[4]):
-        in_flight.leave(place)
+    for slot in (slots[1], slots[2], slots[4]):
+        concurrency.release(slot)
     assert begun == [2, 4, 5]
 
 
 def test_the_limit_falls_once_for_calls_that_were_sent_together() -> None:
     """It halves with the first refusal of a round, and comes back after a minute without."""
     now = 100.0
-    in_flight = InFlight(8, clock=lambda: now)
-    first = [in_flight.enter(lambda: None) for _ in range(8)]
-    for place in first:
-        in_flight.lower(place)
-        in_flight.leave(place)
-    assert in_flight.limit == 4
-    second = [in_flight.enter(lambda: None) for _ in range(8)]
-    assert [place.granted for place in second] == [True] * 4 + [False] * 4
+    concurrency = ConcurrencyLimit(8, clock=lambda: now)
+    first = [concurrency.acquire(lambda: None) for _ in range(8)]
+    for slot in first:
+        concurrency.lower(slot)
+        concurrency.release(slot)
+    assert concurrency.limit == 4
+    second = [concurrency.acquire(lambda: None) for _ in range(8)]
+    assert [slot.granted for slot in second] == [True] * 4 + [False] * 4
     now += 59.9
-    in_flight.leave(in_flight.enter(lambda: None))
-    assert in_flight.limit == 4
+    concurrency.release(concurrency.acquire(lambda: None))
+    assert concurrency.limit == 4
     now += 0.1
-    in_flight.leave(in_flight.enter(lambda: None))
-    assert in_flight.limit == 8
-    assert all(place.granted for place in second)
-    for place in second:
-        in_flight.lower(place)
-    assert in_flight.limit == 4
+    concurrency.release(concurrency.acquire(lambda: None))
+    assert concurrency.limit == 8
+    assert all(slot.granted for slot in second)
+    for slot in second:
+        concurrency.lower(slot)
+    assert concurrency.limit == 4
 
 
 def test_the_limit_never_falls_below_one() -> None:
     """A call alone may be refused as well, and must be able to begin again."""
-    in_flight = InFlight(1)
+    concurrency = ConcurrencyLimit(1)
     for _ in range(3):
-        place = in_flight.enter(lambda: None)
-        in_flight.lower(place)
-        in_flight.leave(place)
-        assert in_flight.limit == 1
-    assert in_flight.enter(lambda: None).granted
+        slot = concurrency.acquire(lambda: None)
+        concurrency.lower(slot)
+        concurrency.release(slot)
+        assert concurrency.limit == 1
+    assert concurrency.acquire(lambda: None).granted
 
 
 def test_no_more_than_the_limit_are_in_flight() -> None:
-    """Whatever comes and goes, the limit holds and no place is forgotten."""
+    """Whatever comes and goes, the limit holds and no slot is forgotten."""
     chance = random.Random(7)  # noqa: S311 -- no secret
-    in_flight = InFlight(5)
-    places: list[Place] = []
+    concurrency = ConcurrencyLimit(5)
+    slots: list[Slot] = []
     for _ in range(2000):
         if chance.random() < 0.5:
-            places.append(in_flight.enter(lambda: None))
-        elif places:
-            place = places.pop(chance.randrange(len(places)))
+            slots.append(concurrency.acquire(lambda: None))
+        elif slots:
+            slot = slots.pop(chance.randrange(len(slots)))
             if chance.random() < 0.1:
-                in_flight.lower(place)
-            in_flight.leave(place)
-        granted = sum(place.granted for place in places)
+                concurrency.lower(slot)
+            concurrency.release(slot)
+        granted = sum(slot.granted for slot in slots)
         assert granted <= 5
-        assert granted >= min(in_flight.limit, len(places))
+        assert granted >= min(concurrency.limit, len(slots))
 
 
 @pytest.mark.parametrize("max_concurrent_calls", [0, -1])
@@ -222,14 +222,14 @@ class _Failure:
 
 def test_only_refused_calls_are_made_again_and_only_in_time() -> None:
     """The waits grow, and end with the deadline; other failures are the caller's to judge."""
-    in_flight = InFlight(8)
-    place = in_flight.enter(lambda: None)
+    concurrency = ConcurrencyLimit(8)
+    slot = concurrency.acquire(lambda: None)
     refused = _Failure("Stream removed (RST_STREAM (Received RST_STREAM with error code 7))")
-    attempts = Attempts(in_flight, 1000)
-    assert attempts.delay_s(_Failure("Received RST_STREAM with error code 8"), place) is None
-    assert in_flight.limit == 8
-    delays = [attempts.delay_s(refused, place) or 0 for _ in range(10)]
+    attempts = Attempts(concurrency, 1000)
+    assert attempts.delay_s(_Failure("Received RST_STREAM with error code 8"), slot) is None
+    assert concurrency.limit == 8
+    delays = [attempts.delay_s(refused, slot) or 0 for _ in range(10)]
     assert 0.01 <= delays[0] <= 0.02
     assert 0.5 <= delays[-1] <= 1
-    assert in_flight.limit < 8
-    assert Attempts(in_flight, 0.005).delay_s(refused, place) is None
+    assert concurrency.limit < 8
+    assert Attempts(concurrency, 0.005).delay_s(refused, slot) is None

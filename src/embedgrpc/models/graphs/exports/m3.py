@@ -17,7 +17,7 @@ from onnx import TensorProto
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.graphs.exports.exported_names import clear_names
+from embedgrpc.models.graphs.exports.names import clear_names
 from embedgrpc.models.graphs.heads.token_outputs import scale_to_unit
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 from embedgrpc.models.graphs.probe import is_close, probe_mask, run_probe

@@ -10,7 +10,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
-from embedgrpc.models.graphs.types.float16 import halve
+from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
@@ -88,4 +88,4 @@ def test_a_weight_that_is_too_large_is_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "large" / "model.onnx")
     (tmp_path / "half").mkdir()
     with pytest.raises(ModelError, match=r"holds 1e\+06, which float16 cannot"):
-        halve(tmp_path / "large" / "model.onnx", tmp_path / "half")
+        convert_to_float16(tmp_path / "large" / "model.onnx", tmp_path / "half")

@@ -6,7 +6,7 @@ import onnx
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.graphs.exports.exported_names import as_float, asked_for, clear_names
+from embedgrpc.models.graphs.exports.names import as_float, asked_for, clear_names
 from embedgrpc.models.graphs.outputs import LOGITS, VOCABULARY_WEIGHTS
 from embedgrpc.models.graphs.probe import run_probe
 from embedgrpc.models.graphs.writer import GraphWriter

@@ -13,13 +13,13 @@ from typing import Any, Final, Protocol, Self
 
 import grpc
 
-from embedgrpc.client.aio_cancelling import ended_here_error
+from embedgrpc.client.cancellation import ended_here_error
 from embedgrpc.client.channel import Attempts
+from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.errors import EmbedGrpcError
-from embedgrpc.client.in_flight import Place
-from embedgrpc.client.results import StreamReady, StreamResult
-from embedgrpc.client.status import is_status_lost
-from embedgrpc.client.stream import AsyncStreamInputs, StreamState
+from embedgrpc.client.result_types import StreamReady, StreamResult
+from embedgrpc.client.status_errors import is_status_lost
+from embedgrpc.client.stream_state import AsyncStreamInputs, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 _END: Final = object()
@@ -31,7 +31,7 @@ class AsyncStarter(Protocol):
     def attempts(self, timeout_s: float) -> Attempts:
         """Gives the time to start a call in."""
 
-    async def start_stream(self, attempts: Attempts) -> tuple[Any, Place]:
+    async def start_stream(self, attempts: Attempts) -> tuple[Any, Slot]:
         """Starts a call, once fewer others are in flight."""
 
     def error_of(self, failure: Any) -> EmbedGrpcError:
@@ -51,7 +51,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
         self._client = client
         self._state = state
         self._attempts: Attempts | None = None
-        self._place: Place | None = None
+        self._slot: Slot | None = None
         self._room = asyncio.Event()
         self._failures = _Bell()
         self._results: deque[StreamResult] = deque()
@@ -133,7 +133,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
         except EmbedGrpcError as error:
             failure = error
         except Exception:
-            await self.aclose()  # else a call that could not be started keeps its place
+            await self.aclose()  # else a call that could not be started keeps its slot
             raise
         await self.aclose()
         outcome = self._state.outcome(failure)
@@ -144,7 +144,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
     async def _begin(self) -> None:
         if self._attempts is None:
             self._attempts = self._client.attempts(self._state.timeout_s)
-        self._call, self._place = await self._client.start_stream(self._attempts)
+        self._call, self._slot = await self._client.start_stream(self._attempts)
         self._writing = asyncio.create_task(
             _write(self._call, self._state, self._room, self._failures)
         )
@@ -154,12 +154,12 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
 
         Also where the reason was lost: no input was taken yet, and the next call may tell.
         """
-        if self._state.ready is not None or self._attempts is None or self._place is None:
+        if self._state.ready is not None or self._attempts is None or self._slot is None:
             return False
         delay_s = (
             self._attempts.next_delay_s()
             if is_status_lost(failure)
-            else self._attempts.delay_s(failure, self._place)
+            else self._attempts.delay_s(failure, self._slot)
         )
         if delay_s is None or self._writing is None:
             return False

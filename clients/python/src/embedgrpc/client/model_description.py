@@ -67,7 +67,7 @@ class Model:
     state: str
 
 
-def read_model(message: pb.Model) -> Model:
+def decode_model(message: pb.Model) -> Model:
     """Reads the description of a model.
 
     Args:

@@ -7,20 +7,20 @@ import numpy as np
 
 from embedgrpc.client.enums import Encoding, enum_name
 from embedgrpc.client.errors import BadResponseError
-from embedgrpc.client.results import (
+from embedgrpc.client.result_types import (
     Embeddings,
     RankedDocument,
     Ranking,
     StreamReady,
     StreamResult,
 )
-from embedgrpc.client.status import error_of_item
-from embedgrpc.client.vectors import Vectors, read_multi_vector, read_rows, read_sparse
+from embedgrpc.client.status_errors import error_of_item
+from embedgrpc.client.vectors import Vectors, decode_multi_vector, decode_rows, decode_sparse
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2
 
 
-def read_embeddings(response: pb.EmbedResponse, text_count: int) -> Embeddings:
+def decode_embeddings(response: pb.EmbedResponse, text_count: int) -> Embeddings:
     """Reads the answer of Embed.
 
     Args:
@@ -40,7 +40,7 @@ def read_embeddings(response: pb.EmbedResponse, text_count: int) -> Embeddings:
     dense = _all_or_none(embeddings, "dense")
     encoding = dense[0].encoding if dense else pb.VECTOR_ENCODING_FLOAT32
     return Embeddings(
-        vectors=_read_matrix(dense, text_count),
+        vectors=_decode_matrix(dense, text_count),
         scales=(
             np.array([vector.scale for vector in dense], np.float32)
             if encoding == pb.VECTOR_ENCODING_INT8
@@ -48,8 +48,8 @@ def read_embeddings(response: pb.EmbedResponse, text_count: int) -> Embeddings:
         ),
         encoding=cast("Encoding", enum_name(pb.VectorEncoding, encoding)),
         dimensions=dense[0].dimensions if dense else 0,
-        sparse=tuple(map(read_sparse, _all_or_none(embeddings, "sparse"))),
-        multi_vectors=tuple(map(read_multi_vector, _all_or_none(embeddings, "multi_vector"))),
+        sparse=tuple(map(decode_sparse, _all_or_none(embeddings, "sparse"))),
+        multi_vectors=tuple(map(decode_multi_vector, _all_or_none(embeddings, "multi_vector"))),
         token_counts=np.array([each.token_count for each in embeddings], np.int32),
         truncated=np.array([each.truncated for each in embeddings], np.bool_),
         model=response.model,
@@ -59,7 +59,7 @@ def read_embeddings(response: pb.EmbedResponse, text_count: int) -> Embeddings:
     )
 
 
-def read_ranking(response: rerank_service_pb2.RerankResponse, document_count: int) -> Ranking:
+def decode_ranking(response: rerank_service_pb2.RerankResponse, document_count: int) -> Ranking:
     """Reads the answer of Rerank.
 
     Args:
@@ -86,7 +86,7 @@ def read_ranking(response: rerank_service_pb2.RerankResponse, document_count: in
     )
 
 
-def read_ready(message: pb.StreamEmbedReady) -> StreamReady:
+def decode_ready(message: pb.StreamEmbedReady) -> StreamReady:
     """Reads the first answer of a stream.
 
     Args:
@@ -110,7 +110,7 @@ def read_ready(message: pb.StreamEmbedReady) -> StreamReady:
     )
 
 
-def read_stream_result(message: pb.StreamEmbedResult, caller_id: Any) -> StreamResult:
+def decode_stream_result(message: pb.StreamEmbedResult, caller_id: Any) -> StreamResult:
     """Reads one result of a stream.
 
     Args:
@@ -131,11 +131,11 @@ def read_stream_result(message: pb.StreamEmbedResult, caller_id: Any) -> StreamR
     is_int8 = embedding.dense.encoding == pb.VECTOR_ENCODING_INT8
     return StreamResult(
         id=caller_id,
-        vector=read_rows(embedding.dense, 1)[0] if embedding.HasField("dense") else None,
+        vector=decode_rows(embedding.dense, 1)[0] if embedding.HasField("dense") else None,
         scale=embedding.dense.scale if is_int8 else 1.0,
-        sparse=read_sparse(embedding.sparse) if embedding.HasField("sparse") else None,
+        sparse=decode_sparse(embedding.sparse) if embedding.HasField("sparse") else None,
         multi_vector=(
-            read_multi_vector(embedding.multi_vector)
+            decode_multi_vector(embedding.multi_vector)
             if embedding.HasField("multi_vector")
             else None
         ),
@@ -151,9 +151,9 @@ def _all_or_none(embeddings: Sequence[pb.Embedding], field: str) -> list[Any]:
     return found
 
 
-def _read_matrix(vectors: list[pb.DenseVector], text_count: int) -> Vectors:
+def _decode_matrix(vectors: list[pb.DenseVector], text_count: int) -> Vectors:
     if not vectors:
         return np.empty((text_count, 0), np.float32)
     if len({(vector.encoding, vector.dimensions) for vector in vectors}) > 1:
         raise BadResponseError("the vectors of one answer differ in encoding or dimensions")
-    return np.concatenate([read_rows(vector, 1) for vector in vectors])
+    return np.concatenate([decode_rows(vector, 1) for vector in vectors])

@@ -12,7 +12,7 @@ from embedgrpc.client import (
     MessageTooLargeError,
 )
 from embedgrpc.client.enums import ResultOrder
-from embedgrpc.client.sizes import RequestLimit, too_large_error
+from embedgrpc.client.request_limit import RequestLimit, too_large_error
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.servicer import Script, serving
 from tests.client.test_client_stream import ready_state

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar, Unpack
 
 import grpc
 
+from embedgrpc.client.decoding import decode_ready, decode_stream_result
 from embedgrpc.client.enums import ResultOrder, enum_value
 from embedgrpc.client.errors import (
     BadResponseError,
@@ -21,9 +22,8 @@ from embedgrpc.client.errors import (
     InputTooLongError,
 )
 from embedgrpc.client.options import EmbedOptions, embed_options, valid_text
-from embedgrpc.client.reading import read_ready, read_stream_result
-from embedgrpc.client.results import StreamReady, StreamResult
-from embedgrpc.client.sizes import INPUT_OVERHEAD_BYTES, RequestLimit
+from embedgrpc.client.request_limit import INPUT_OVERHEAD_BYTES, RequestLimit
+from embedgrpc.client.result_types import StreamReady, StreamResult
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 BATCH_SIZE: Final = 64
@@ -174,7 +174,7 @@ class StreamState(Generic[InputsT]):
         if step != due:
             raise BadResponseError(f"the stream answered with {step} where {due} was due")
         if self.ready is None:
-            ready = read_ready(response.ready)
+            ready = decode_ready(response.ready)
             # Two messages fit into the window: one is on its way while the other is worked on.
             window_share = max(1, ready.max_in_flight_inputs // 2)
             self._batch_size = min(self._batch_size, ready.max_batch_inputs, window_share)
@@ -185,7 +185,7 @@ class StreamState(Generic[InputsT]):
         for result in response.results.results:
             if result.id not in self._caller_ids or result.id in answered:
                 raise BadResponseError("a result has an id that no unanswered input has")
-            answered[result.id] = read_stream_result(result, self._caller_ids[result.id])
+            answered[result.id] = decode_stream_result(result, self._caller_ids[result.id])
         results: list[StreamResult] = []
         for position, result_of_input in answered.items():
             results += self.take_failed()

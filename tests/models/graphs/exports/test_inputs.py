@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties, read
-from embedgrpc.models.graphs.exports.exported_inputs import bind_inputs
+from embedgrpc.models.graphs.exports.inputs import bind_inputs
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.sources.weight_file import Format, Origin

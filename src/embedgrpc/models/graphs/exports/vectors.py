@@ -6,7 +6,7 @@ import numpy as np
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.graphs.exports.exported_names import as_float, asked_for, clear_names
+from embedgrpc.models.graphs.exports.names import as_float, asked_for, clear_names
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, SENTENCE_EMBEDDING
 from embedgrpc.models.graphs.probe import is_close, run_probe
 from embedgrpc.models.graphs.writer import GraphWriter

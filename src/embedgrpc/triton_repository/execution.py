@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from tritonclient.grpc import model_config_pb2
 
-from embedgrpc.triton.errors import RepositoryError
+from embedgrpc.triton_repository.errors import RepositoryError
 
 _Accelerator = model_config_pb2.ModelOptimizationPolicy.ExecutionAccelerators.Accelerator
 # The batch for which TensorRT chooses what is fastest: short passages.
@@ -38,7 +38,7 @@ _PRECISION_MODES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class BatchShape:
     """The size of a batch.
 
     Attributes:
@@ -96,7 +96,7 @@ class Execution:
         """Threads that share the work of one run, so that all runs together have the cores."""
         return self.cores // self.instances if self.processor is Processor.CPU else 1
 
-    def shapes(self, max_tokens: int) -> tuple[Shape, Shape, Shape]:
+    def shapes(self, max_tokens: int) -> tuple[BatchShape, BatchShape, BatchShape]:
         """The smallest batch, the one to be fastest at, and the largest.
 
         Args:
@@ -105,8 +105,10 @@ class Execution:
         Returns:
             The three of them.
         """
-        tuned = Shape(min(_TUNED_SEQUENCES, self.max_batch_size), min(_TUNED_TOKENS, max_tokens))
-        return Shape(1, 1), tuned, Shape(self.max_batch_size, max_tokens)
+        tuned = BatchShape(
+            min(_TUNED_SEQUENCES, self.max_batch_size), min(_TUNED_TOKENS, max_tokens)
+        )
+        return BatchShape(1, 1), tuned, BatchShape(self.max_batch_size, max_tokens)
 
     def fingerprint(self, content_hash: str) -> str:
         """What the answers depend on, when a graph is run like this.
