@@ -150,7 +150,7 @@ READ_ENVIRONMENT = {
     "embedgrpc.server.process.grpc_core",
     # Handed to telemetry, whose variables are OpenTelemetry's.
     "embedgrpc.server.process.process",
-    "embedgrpc.server.process.composition",
+    "embedgrpc.server.process.server",
 }
 
 

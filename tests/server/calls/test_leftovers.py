@@ -20,16 +20,16 @@ KEPT_MAX = CALLS // 2
 # function that finds the handler of a call, which holds itself and the call's metadata.
 KINDS = (
     "AbortError",
+    "BidiStream",
     "CancelledError",
     "EmbedRequest",
     "StreamBatch",
     "EmbeddingStream",
-    "Exchange",
     "Future",
     "Inputs",
     "Job",
     "RPCState",
-    "Requests",
+    "RequestStream",
     "RerankRequest",
     "RerankResponse",
     "Rows",

@@ -13,7 +13,7 @@ import pytest
 from embedgrpc.backends.base import Backend
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.loading.loading import open_onnx
-from embedgrpc.server.process.composition import Server
+from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 from tests.models.breaking import edit_graph

@@ -12,8 +12,8 @@ from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.kinds import Representation
-from embedgrpc.server.calls.begin import begin_call, client_response_bytes
-from embedgrpc.server.calls.exchange import Exchange
+from embedgrpc.server.calls.bidi_stream import BidiStream
+from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
 from embedgrpc.server.contract.field_checks import check_count, check_enum, check_id
 from embedgrpc.server.contract.response_sizes import bound_embeddings_size, response_too_large
 from embedgrpc.server.contract.wire import delimited
@@ -81,7 +81,7 @@ class EmbeddingStream:
         self._catalog = catalog
         self._settings = settings
         self._context = context
-        self.exchange: Exchange[_Result] = Exchange(
+        self.bidi: BidiStream[_Result] = BidiStream(
             context, requests, idle_timeout_s=settings.stream_idle_timeout_s
         )
         self._ids: set[str] = set()
@@ -96,7 +96,7 @@ class EmbeddingStream:
     async def run(self) -> None:
         """Serves the call to its end."""
         try:
-            await self.exchange.run(self._read, self._pack)
+            await self.bidi.run(self._read, self._pack)
         finally:
             for sink in self._sinks:
                 sink.cancel()
@@ -105,7 +105,7 @@ class EmbeddingStream:
             describe_call(input_tokens=self._input_tokens)
 
     async def _read(self) -> None:
-        requests = self.exchange.receive()
+        requests = self.bidi.receive()
         first = await anext(requests, None)
         if first is None:
             return
@@ -136,8 +136,8 @@ class EmbeddingStream:
             encoding=encoding.value,
         )
         window = self._window(spec, loaded)
-        self.exchange.set_window(window)
-        await self.exchange.write_first(
+        self.bidi.set_window(window)
+        await self.bidi.write_first(
             embedding_service_pb2.StreamEmbedResponse(
                 ready=embedding_service_pb2.StreamEmbedReady(
                     model=served.id,
@@ -181,7 +181,7 @@ class EmbeddingStream:
             size_bytes=size_bytes,
             multi_vector_dimensions=embedder.properties.multi_vector_dimensions,
         )
-        await self.exchange.take(len(inputs), answer_bytes=size + sum(map(len, ids)))
+        await self.bidi.take(len(inputs), answer_bytes=size + sum(map(len, ids)))
         first = self._taken
         self._taken += len(inputs)
         sink = StreamBatch(
@@ -219,11 +219,11 @@ class EmbeddingStream:
 
     def _answer(self, position: int, answer: _Result) -> None:
         if not self._in_input_order:
-            self.exchange.answer(answer)
+            self.bidi.answer(answer)
             return
         self._early[position] = answer
         while self._next_position in self._early:
-            self.exchange.answer(self._early.pop(self._next_position))
+            self.bidi.answer(self._early.pop(self._next_position))
             self._next_position += 1
 
     def _pack(self, outbox: deque[_Result]) -> tuple[Any, int]:

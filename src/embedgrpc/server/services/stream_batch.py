@@ -13,7 +13,7 @@ from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Job
-from embedgrpc.server.calls.guard import log_fault
+from embedgrpc.server.calls.error_interceptor import log_fault
 from embedgrpc.server.contract.wire import embedding_wires
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-class Telemetry:
-    """What a server that is traced needs: made by `configure`, shut down by whoever asked for it.
+class TraceExport:
+    """The export of spans: made by `configure_tracing`; the caller shuts it down.
 
     Args:
         provider: Where spans go. `shutdown` shuts it down.
@@ -68,7 +68,7 @@ class Telemetry:
         return close_in_time(self._provider.shutdown, timeout_s)
 
 
-def configure(service_version: str, environ: Mapping[str, str]) -> Telemetry | None:
+def configure_tracing(service_version: str, environ: Mapping[str, str]) -> TraceExport | None:
     """Sets up the export of spans if the environment asks for it.
 
     It is asked for by `OTEL_TRACES_EXPORTER` (`otlp`, `console`, both with a comma, `none`) or,
@@ -101,7 +101,7 @@ def configure(service_version: str, environ: Mapping[str, str]) -> Telemetry | N
     exporters = [_make_exporter(name, protocol) for name in names]
     provider = TracerProvider(
         resource=make_resource(environ, service_version),
-        # Whoever holds the Telemetry shuts it down, once calls have ended.
+        # The owner of the TraceExport shuts it down, once calls have ended.
         shutdown_on_exit=False,
     )
     for exporter in exporters:
@@ -112,7 +112,7 @@ def configure(service_version: str, environ: Mapping[str, str]) -> Telemetry | N
             extra={"propagator": name},
         )
     _logger.info("tracing on", extra={"exporters": names, "protocol": protocol})
-    return Telemetry(provider, service_version)
+    return TraceExport(provider, service_version)
 
 
 def _make_exporter(name: str, protocol: str) -> "SpanExporter":

@@ -20,23 +20,23 @@ _LARGE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Messages:
+class RequestParser:
     """What the messages of a method are.
 
     Attributes:
-        parse: Makes a message of bytes; raises whatever it likes where they hold none.
+        deserialize: Makes a message of bytes; raises whatever it likes where they hold none.
         method: The method's full name, for the log.
         max_bytes: The most bytes of one message.
         idle_timeout_s: How long the client of a stream may send none; infinity where the handler
             looks at that.
     """
 
-    parse: Callable[[bytes], Any]
+    deserialize: Callable[[bytes], Any]
     method: str
     max_bytes: float
     idle_timeout_s: float
 
-    def read(self, data: bytes) -> Any:
+    def parse(self, data: bytes) -> Any:
         """Parse a message.
 
         Raises:
@@ -52,7 +52,7 @@ class Messages:
                 },
             )
         try:
-            return self.parse(data)
+            return self.deserialize(data)
         except InvalidRequestError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
@@ -66,7 +66,7 @@ class Messages:
         )
 
 
-async def read_only(call: OpenCall, messages: Messages) -> Any:
+async def read_single(call: OpenCall, parser: RequestParser) -> Any:
     """Read the message of a call that has one; more than one are not looked at.
 
     Raises:
@@ -79,7 +79,7 @@ async def read_only(call: OpenCall, messages: Messages) -> Any:
             "the call ended without a message; this method takes one",
             metadata={"label": "no_message"},
         )
-    message = messages.read(data)
+    message = parser.parse(data)
     await _give_way(data)
     return message
 
@@ -93,21 +93,21 @@ async def _give_way(data: bytes) -> None:
         await asyncio.sleep(0)
 
 
-class Requests:
+class RequestStream:
     """The messages of a stream, in the order in which they come.
 
     Args:
         call: The call.
-        messages: What its messages are.
+        parser: What its messages are.
 
     Attributes:
         last_bytes: The size of the message that was read last.
     """
 
-    def __init__(self, call: OpenCall, messages: Messages) -> None:
+    def __init__(self, call: OpenCall, parser: RequestParser) -> None:
         self.last_bytes = 0
         self._call = call
-        self._messages = messages
+        self._parser = parser
         self._began = False
 
     def __aiter__(self) -> Self:
@@ -115,7 +115,7 @@ class Requests:
 
     async def __anext__(self) -> Any:
         if self._began:
-            data = await self._call.read_next(idle_timeout_s=self._messages.idle_timeout_s)
+            data = await self._call.read_next(idle_timeout_s=self._parser.idle_timeout_s)
         else:
             data = await self._call.read_first()
             self._began = True
@@ -124,6 +124,6 @@ class Requests:
         if data is grpc.aio.EOF:
             raise StopAsyncIteration
         self.last_bytes = len(data)
-        message = self._messages.read(data)
+        message = self._parser.parse(data)
         await _give_way(data)
         return message

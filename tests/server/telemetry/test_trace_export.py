@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.telemetry.sdk import Telemetry, configure
+from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
 from embedgrpc.server.telemetry.tracing import current_context
 
 Export = trace_service_pb2.ExportTraceServiceRequest
@@ -90,7 +90,7 @@ async def _http_receiver() -> AsyncIterator[tuple[str, "Queue[Export]"]]:
         server.server_close()
 
 
-async def _call_and_run_a_batch(telemetry: Telemetry) -> None:
+async def _call_and_run_a_batch(telemetry: TraceExport) -> None:
     """Serves one call under the interceptor and finishes the batch that it rode in."""
     contexts: list[object] = []
 
@@ -143,7 +143,7 @@ async def test_spans_arrive_at_a_collector(
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-        telemetry = configure("1.2.3", os.environ)
+        telemetry = configure_tracing("1.2.3", os.environ)
         assert telemetry is not None
         await _call_and_run_a_batch(telemetry)
         assert exports.empty()
@@ -162,8 +162,8 @@ async def test_spans_arrive_at_a_collector(
 
 
 @contextmanager
-def _telemetry(environ: dict[str, str]) -> Iterator[Telemetry]:
-    telemetry = configure("1.2.3", environ)
+def _telemetry(environ: dict[str, str]) -> Iterator[TraceExport]:
+    telemetry = configure_tracing("1.2.3", environ)
     assert telemetry is not None
     try:
         yield telemetry
@@ -171,7 +171,7 @@ def _telemetry(environ: dict[str, str]) -> Iterator[Telemetry]:
         telemetry.shutdown()
 
 
-def _exporters(telemetry: Telemetry) -> list[type]:
+def _exporters(telemetry: TraceExport) -> list[type]:
     processors: Any = telemetry._provider._active_span_processor._span_processors
     return [type(processor.span_exporter) for processor in processors]
 
@@ -197,7 +197,7 @@ def test_the_service_can_be_named(
 
 async def test_the_console_gets_spans(capsys: pytest.CaptureFixture[str]) -> None:
     """`OTEL_TRACES_EXPORTER=console` prints each span as JSON."""
-    telemetry = configure("1.2.3", {"OTEL_TRACES_EXPORTER": "console"})
+    telemetry = configure_tracing("1.2.3", {"OTEL_TRACES_EXPORTER": "console"})
     assert telemetry is not None
     await _call_and_run_a_batch(telemetry)
     assert await asyncio.to_thread(telemetry.shutdown)
@@ -224,8 +224,8 @@ def test_telemetry_that_is_not_asked_for_costs_nothing(environ: dict[str, str]) 
     """Without a wish for traces the SDK is not even imported."""
     program = (
         "import json, sys\n"
-        "from embedgrpc.server.telemetry.sdk import configure\n"
-        "assert configure('1.2.3', json.loads(sys.argv[1])) is None\n"
+        "from embedgrpc.server.telemetry.trace_export import configure_tracing\n"
+        "assert configure_tracing('1.2.3', json.loads(sys.argv[1])) is None\n"
         "names = ('opentelemetry.sdk', 'opentelemetry.exporter', 'opentelemetry.proto')\n"
         "print([name for name in sys.modules if name.startswith(names)])\n"
     )
@@ -299,7 +299,7 @@ def test_the_protocol_of_traces_beats_the_general_one(environ: dict[str, str], m
 def test_what_cannot_be_done_is_refused_in_one_line(environ: dict[str, str], message: str) -> None:
     """A wrong exporter or protocol is a ValueError that says what there is."""
     with pytest.raises(ValueError, match="is not one of") as caught:
-        configure("1.2.3", environ)
+        configure_tracing("1.2.3", environ)
     assert str(caught.value) == message
 
 
@@ -311,7 +311,7 @@ def test_a_variable_that_an_exporter_cannot_read_is_refused(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd")
     with pytest.raises(ValueError, match=r"^OTLP exporter over grpc: .*zstd"):
-        configure("1.2.3", os.environ)
+        configure_tracing("1.2.3", os.environ)
 
 
 async def test_a_collector_that_never_answers_costs_the_timeout(
@@ -322,7 +322,7 @@ async def test_a_collector_that_never_answers_costs_the_timeout(
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
-        telemetry = configure("1.2.3", os.environ)
+        telemetry = configure_tracing("1.2.3", os.environ)
         assert telemetry is not None
         await _call_and_run_a_batch(telemetry)
         assert await asyncio.to_thread(telemetry.shutdown, 0.1) is False
@@ -343,14 +343,14 @@ def test_a_shutdown_that_fails_is_logged_and_not_raised(caplog: pytest.LogCaptur
     """The way down of the server is not the place for an exporter's exception."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(_BrokenProcessor())
-    assert Telemetry(provider, "1.2.3").shutdown() is False
+    assert TraceExport(provider, "1.2.3").shutdown() is False
     assert "telemetry shutdown failed" in caplog.messages
 
 
 async def test_servers_do_not_share_a_provider(capsys: pytest.CaptureFixture[str]) -> None:
     """Shutting one telemetry down leaves another of the same process at work."""
-    first = configure("1", {"OTEL_TRACES_EXPORTER": "console"})
-    second = configure("2", {"OTEL_TRACES_EXPORTER": "console"})
+    first = configure_tracing("1", {"OTEL_TRACES_EXPORTER": "console"})
+    second = configure_tracing("2", {"OTEL_TRACES_EXPORTER": "console"})
     assert first is not None
     assert second is not None
     assert first.shutdown()

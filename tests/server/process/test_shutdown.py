@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.server.process.composition import flush
+from embedgrpc.server.process.server import flush
 from embedgrpc.server.settings.settings import FLUSH_S
 from tests.server.server_process import started
 from tests.server.service import PATIENCE_S, Client
@@ -16,11 +16,11 @@ from tests.server.service import PATIENCE_S, Client
 _STUCK = """
 import sys, threading
 from embedgrpc.server.telemetry import logs
-from embedgrpc.server.process.stopping import StopDeadline
+from embedgrpc.server.process.shutdown_deadline import ShutdownDeadline
 
 logs.configure("info", "json")
 threading.Thread(target=threading.Event().wait).start()  # the interpreter would wait for it
-StopDeadline(0.1).begin()
+ShutdownDeadline(0.1).begin()
 if "blocked" in sys.argv:
     while True:
         sys.stderr.write("x" * 65536)

@@ -21,10 +21,10 @@ from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.sources.triton_source import is_triton_source
-from embedgrpc.server.calls.graceful_stop import Doorkeeper
-from embedgrpc.server.calls.guard import GuardInterceptor
+from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
+from embedgrpc.server.calls.graceful_stop import ShutdownGate
 from embedgrpc.server.calls.open_calls import OpenCalls
-from embedgrpc.server.calls.open_streams import Draining
+from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.connections.keeper import ConnectionKeeper, Limits
 from embedgrpc.server.connections.listening import (
@@ -43,11 +43,10 @@ from embedgrpc.server.services.models import ModelService
 from embedgrpc.server.services.reflection import add_reflection
 from embedgrpc.server.services.reranking import RerankService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
-from embedgrpc.server.telemetry import sdk
+from embedgrpc.server.telemetry.batch_totals import BatchTotals
 from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Metrics, Reading, configure_metrics
-from embedgrpc.server.telemetry.sdk import Telemetry
-from embedgrpc.server.telemetry.totals import BatchTotals
+from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
 from embedgrpc.v1 import (
     embedding_service_pb2_grpc,
     model_service_pb2_grpc,
@@ -101,7 +100,7 @@ class Server:
         self._problems: dict[str, str] = {}
         self._health = HealthService()
         self._heartbeat = Heartbeat()
-        self._draining = Draining(max_age_s=settings.max_connection_age_s)
+        self._open_streams = OpenStreams(max_age_s=settings.max_connection_age_s)
         self._totals = BatchTotals(self.catalog)
         self._lag = LoopLag()
         self._lag.warns = False
@@ -130,18 +129,18 @@ class Server:
 
     async def _start(self, resources: AsyncExitStack) -> None:
         settings = self._settings
-        door = Doorkeeper()
+        gate = ShutdownGate()
         limits = Limits(settings.max_connections, settings.max_connections_per_address)
         backstop = limits.backstop(settings.address)
         allow_descriptors(needed=limits.total, wanted=backstop)
         activity = ConnectionActivity(max_peers=2 * backstop)
         interceptors: list[Any] = [
             activity,
-            GuardInterceptor(self.open_calls, max_fields=settings.max_fields),
-            door,
+            ErrorInterceptor(self.open_calls, max_fields=settings.max_fields),
+            gate,
         ]
         try:
-            tracing = sdk.configure(version("embedgrpc"), os.environ)
+            tracing = configure_tracing(version("embedgrpc"), os.environ)
             metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
@@ -174,8 +173,8 @@ class Server:
         self.address = listen(server, settings.address, unix_socket_mode=settings.unix_socket_mode)
         await server.start()
         self._keep(ConnectionKeeper("calls", self.address, activity.of, limits))
-        resources.push_async_callback(door.stop, server, settings.shutdown_grace_s)
-        resources.callback(self._draining.drain)
+        resources.push_async_callback(gate.stop, server, settings.shutdown_grace_s)
+        resources.callback(self._open_streams.drain)
         # Their streams never end by themselves, and the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
 
@@ -190,8 +189,8 @@ class Server:
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings = self._settings
-        embedding = EmbeddingService(self.catalog, settings, self._draining)
-        rerank = RerankService(self.catalog, settings, self._draining)
+        embedding = EmbeddingService(self.catalog, settings, self._open_streams)
+        rerank = RerankService(self.catalog, settings, self._open_streams)
         models = ModelService(self.catalog, max_inputs=settings.max_inputs)
         for add, servicer in (
             (embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server, embedding),
@@ -378,7 +377,7 @@ class Server:
         await asyncio.sleep(self._settings.drain_time_s)
 
 
-async def flush(exporting: Sequence[Telemetry | Metrics]) -> None:
+async def flush(exporting: Sequence[TraceExport | Metrics]) -> None:
     """Exports what is left, all at once: a collector that is gone costs its time only once.
 
     Args:

@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.calls.guard import GuardInterceptor
+from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.settings.settings import Settings
 from tests.server.failures import Failure, failure_of
@@ -51,7 +51,7 @@ class _StrayCancellation:
 
 @asynccontextmanager
 async def _serving(methods: dict[str, Any]) -> AsyncIterator[Any]:
-    guard = GuardInterceptor(OpenCalls(Settings()), max_fields=10_000)
+    guard = ErrorInterceptor(OpenCalls(Settings()), max_fields=10_000)
     server = grpc.aio.server(interceptors=[guard])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Guard", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -106,7 +106,7 @@ async def test_an_exception_leaves_as_an_incident(
     (record,) = [one for one in caplog.records if one.getMessage() == "unexpected exception"]
     assert record.__dict__["incident"] == incident
     assert record.__dict__["error"] == "LookupError"
-    assert "test_guard.py" in record.__dict__["stack"]
+    assert "test_error_interceptor.py" in record.__dict__["stack"]
     assert CANARY not in failure.details + failure.trailing
     assert not [one for one in caplog.records if CANARY in repr(one.__dict__)]
 

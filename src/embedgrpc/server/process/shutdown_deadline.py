@@ -11,7 +11,7 @@ _EXIT_CODE = 1
 _LOG_S_MAX = 1.0
 
 
-class StopDeadline:
+class ShutdownDeadline:
     """Ends the process where a stop takes too long.
 
     On a thread of its own, which neither a blocked event loop nor threads that do not end can

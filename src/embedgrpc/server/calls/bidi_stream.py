@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, ShuttingDownError
-from embedgrpc.server.calls.incoming import Requests
 from embedgrpc.server.calls.open_calls import current_call
+from embedgrpc.server.calls.requests import RequestStream
 from embedgrpc.server.connections.activity import note_activity
 
-Answer = TypeVar("Answer")
+AnswerT = TypeVar("AnswerT")
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class _Taken:
     answer_bytes: int = 0
 
 
-class Exchange(Generic[Answer]):
+class BidiStream(Generic[AnswerT]):
     """The state of one stream.
 
     Args:
@@ -38,7 +38,7 @@ class Exchange(Generic[Answer]):
             read what is written.
     """
 
-    def __init__(self, context: Any, requests: Requests, *, idle_timeout_s: float) -> None:
+    def __init__(self, context: Any, requests: RequestStream, *, idle_timeout_s: float) -> None:
         self._context = context
         self._requests = requests
         self._call = current_call()
@@ -48,7 +48,7 @@ class Exchange(Generic[Answer]):
         self._idle_timeout_s = idle_timeout_s
         self._window = 1
         self._in_flight = 0
-        self._outbox: deque[Answer] = deque()
+        self._outbox: deque[AnswerT] = deque()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._reading = False
@@ -62,7 +62,7 @@ class Exchange(Generic[Answer]):
     async def run(
         self,
         read: Callable[[], Awaitable[None]],
-        pack: Callable[[deque[Answer]], tuple[Any, int]],
+        pack: Callable[[deque[AnswerT]], tuple[Any, int]],
     ) -> None:
         """Runs the stream to its end. Called once, in the handler's task.
 
@@ -99,7 +99,7 @@ class Exchange(Generic[Answer]):
             watch.cancel()
             reader.cancel()
             await asyncio.gather(watch, reader, return_exceptions=True)
-            # It holds this exchange, too.
+            # It holds this stream, too.
             self._reader = None
         if self._failure is not None:
             raise self._failure
@@ -148,7 +148,7 @@ class Exchange(Generic[Answer]):
         if self._call is not None:
             taken.answer_bytes = await self._call.reserve_answers(answer_bytes)
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: AnswerT) -> None:
         """Puts an answer into the outbox. On the event loop."""
         self._outbox.append(answer)
         self._changed.set()
@@ -173,7 +173,7 @@ class Exchange(Generic[Answer]):
         try:
             await read()
         except EngineError as error:
-            # Its frames hold this exchange.
+            # Its frames hold this stream.
             self._failure = error.with_traceback(None)
         except asyncio.CancelledError:
             if not self._draining:

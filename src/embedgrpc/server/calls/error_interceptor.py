@@ -18,8 +18,8 @@ import grpc.aio
 
 from embedgrpc.engine.errors import BackendUnavailableError, EngineError
 from embedgrpc.server.calls.field_count import bound_fields
-from embedgrpc.server.calls.incoming import Messages, Requests, read_only
 from embedgrpc.server.calls.open_calls import OpenCall, OpenCalls
+from embedgrpc.server.calls.requests import RequestParser, RequestStream, read_single
 from embedgrpc.server.rpc.handlers import (
     behavior_of,
     forget_frames,
@@ -36,8 +36,8 @@ _NAMING_BYTES_MAX = 4096
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
-class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps handlers of every call shape, and reads for them. Only the doorkeeper is inside of it.
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps handlers of every call shape, and reads for them. Only `ShutdownGate` is inside it.
 
     Args:
         calls: Keeps account of all calls.
@@ -82,8 +82,8 @@ class _Guarded:
         self._needs_place = method != _HEALTH_CHECK
         self._method = method
         self._calls = calls
-        self._messages = Messages(
-            parse=bound_fields(handler.request_deserializer or bytes, max_fields),
+        self._parser = RequestParser(
+            deserialize=bound_fields(handler.request_deserializer or bytes, max_fields),
             method=method,
             max_bytes=_NAMING_BYTES_MAX if self._takes_names else math.inf,
             # Handlers that are written for streams look at this themselves.
@@ -128,9 +128,9 @@ class _Guarded:
             call.use_small_messages()
         # Nothing here holds on to a request while it is worked on.
         if self._takes_stream:
-            answering = self._behavior(Requests(call, self._messages), context)
+            answering = self._behavior(RequestStream(call, self._parser), context)
         else:
-            request = await read_only(call, self._messages)
+            request = await read_single(call, self._parser)
             if self._takes_names:
                 # A watch goes on for hours, and holds no more than a name.
                 call.release_only_request()
