@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "sources",
         nargs="+",
-        metavar="[NAME=]SOURCE",
+        metavar="[ID=]SOURCE",
         help="a model, as in --model; the name is the last part of the source unless it is given",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="the model repository")
@@ -119,7 +119,7 @@ def _check_names(models: Sequence[ModelSettings]) -> None:
         if model.name in owners:
             raise SettingsError(
                 f"two models are called {model.name!r}: {owners[model.name]} and {model.source};"
-                " give one another name with NAME=SOURCE"
+                " give one another name with ID=SOURCE"
             )
         owners[model.name] = model.source
 

@@ -23,7 +23,7 @@ KINDS = (
     "BidiStream",
     "CancelledError",
     "EmbedRequest",
-    "EmbeddingSink",
+    "StreamBatch",
     "EmbeddingStream",
     "Future",
     "Inputs",

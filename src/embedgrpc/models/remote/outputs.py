@@ -30,7 +30,7 @@ from embedgrpc.models.remote.token_pooling import pool, scale_to_unit
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 # From an output, float32, and the mask, int64 [batch, tokens], to one of ours.
-Making = Callable[[FloatArray, IntArray], FloatArray]
+MakeOutput = Callable[[FloatArray, IntArray], FloatArray]
 
 _HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
 _HIDDEN_AXES = 2
@@ -48,7 +48,7 @@ class ServedOutput:
 
     served: str
     dims: tuple[int | None, ...]
-    make: Making | None = None
+    make: MakeOutput | None = None
 
 
 def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedTokenOutputs:
@@ -157,7 +157,7 @@ class _Plan:
         return name
 
     def checked(
-        self, ours: str, name: str, dims: tuple[int | None, ...], make: Making | None
+        self, ours: str, name: str, dims: tuple[int | None, ...], make: MakeOutput | None
     ) -> ServedOutput:
         """An output whose shape, as far as the server tells it, is what the files lead to."""
         served = self.outputs[name]

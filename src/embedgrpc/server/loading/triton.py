@@ -10,7 +10,6 @@ from pathlib import Path
 from embedgrpc.backends.fallback import FallbackBackend
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.connection import Connection
-from embedgrpc.backends.triton.messages import Recipe
 from embedgrpc.backends.triton.served_graph import ServedGraph
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
@@ -19,7 +18,7 @@ from embedgrpc.models.remote.fingerprint import (
     find_fingerprint,
     hash_text_model,
 )
-from embedgrpc.models.remote.inputs import Filling, plan_inputs
+from embedgrpc.models.remote.inputs import MakeInput, plan_inputs
 from embedgrpc.models.remote.outputs import ServedOutput, find_forms, plan_outputs
 from embedgrpc.models.remote.text_model import describe_text_model
 from embedgrpc.models.sources import source
@@ -28,18 +27,17 @@ from embedgrpc.models.sources.triton_source import TritonSource, parse_triton_so
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.validation.child_process import ChildGroup
 from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
-from embedgrpc.server.loading.loaded_model import OVERHEAD_TOKENS, Parts, RunnableGraph
+from embedgrpc.server.loading.prepared_model import (
+    OVERHEAD_TOKENS,
+    PreparedModel,
+    RunnableGraph,
+    default_batch_tokens,
+)
 from embedgrpc.server.loading.triton_tls import read_tls
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 
 _logger = logging.getLogger(__name__)
-
-# What a batch may cost. It is not measured: that would take the server from others who use it,
-# and tell of the network and of them rather than of the model.
-_CPU_BATCH_TOKENS = 512
-_GPU_BATCH_TOKENS = 8192
-
 
 # Bytes of text that take about as long as a token.
 _TOKEN_BYTES = 4
@@ -47,14 +45,14 @@ _TOKEN_BYTES = 4
 _FINGERPRINT_CHARACTERS = 12
 
 
-def load_upstream(
+def prepare_on_triton(
     model: ModelSettings,
     settings: Settings,
     loop: asyncio.AbstractEventLoop | None,
     children: ChildGroup,
     *,
-    load_twin: Callable[[], Parts],
-) -> Parts:
+    load_twin: Callable[[], PreparedModel],
+) -> PreparedModel:
     """Loads a model that runs on Triton. Blocks; not on the loop.
 
     Args:
@@ -65,7 +63,7 @@ def load_upstream(
         load_twin: Loads the model's fallback. Called where it has one, and once a server is there.
 
     Returns:
-        The parts of the model.
+        The model.
 
     Raises:
         ModelError: Its files cannot be used, or do not fit what the servers serve, or its
@@ -91,9 +89,9 @@ def load_upstream(
         twin = load_twin() if model.fallback else None
         if twin is not None:
             failing.callback(twin.backend.close)
-        parts = _Upstream(model, settings, place, connection, twin, children).load()
+        prepared = _TritonModel(model, settings, place, connection, twin, children).load()
         failing.pop_all()
-    return parts
+    return prepared
 
 
 def _check_text_settings(model: ModelSettings) -> None:
@@ -105,12 +103,12 @@ def _check_text_settings(model: ModelSettings) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Upstream:
+class _TritonModel:
     model: ModelSettings
     settings: Settings
     place: TritonSource
     connection: Connection
-    twin: Parts | None
+    twin: PreparedModel | None
     children: ChildGroup
 
     @property
@@ -121,10 +119,10 @@ class _Upstream:
     def outputs(self) -> Mapping[str, tuple[int | None, ...]]:
         return {tensor.name: tensor.dims for tensor in self.graph.outputs}
 
-    def load(self) -> Parts:
+    def load(self) -> PreparedModel:
         return self._load_for_ids() if self.graph.text is None else self._load_for_texts()
 
-    def _load_for_ids(self) -> Parts:
+    def _load_for_ids(self) -> PreparedModel:
         """Loads a model that takes token ids."""
         parameters, name = self.graph.parameters, self.place.model
         files = self._find_files(parameters)
@@ -145,7 +143,7 @@ class _Upstream:
         planned = plan_outputs(self.outputs, described, ours=ours, model=name)
         inputs = [tensor.name for tensor in self.graph.inputs]
         fingerprint = self._find_fingerprint(files, described)
-        parts = Parts(
+        prepared = PreparedModel(
             files=files,
             properties=described,
             tokenizer=tokenizer,
@@ -155,7 +153,7 @@ class _Upstream:
             batch_sequences=self.graph.batch_max,
             availability=self.connection.availability,
         )
-        return parts if self.twin is None else self._join(parts, self.twin)
+        return prepared if self.twin is None else self._join(prepared, self.twin)
 
     def _read(
         self, validation: Validation, validated: FileDigests
@@ -170,13 +168,13 @@ class _Upstream:
         tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
         return described, tokenizer
 
-    def _load_for_texts(self) -> Parts:
+    def _load_for_texts(self) -> PreparedModel:
         """Loads a model that takes texts, of which nothing is here."""
         described = describe_text_model(self.outputs, self.model.overrides, model=self.place.model)
         planned = plan_outputs(self.outputs, described, ours=False, model=self.place.model)
         declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
         value = hash_text_model(self.model.overrides, declared=declared, place=self._identify())
-        return Parts(
+        return PreparedModel(
             files=source.ModelFiles(self.model.source, Path(), revision=""),
             properties=described,
             tokenizer=Tokenizer.of_bytes(),
@@ -189,12 +187,12 @@ class _Upstream:
         )
 
     def _open_backend(
-        self, planned: Mapping[str, ServedOutput], fillings: Mapping[str, Filling]
+        self, outputs: Mapping[str, ServedOutput], inputs: Mapping[str, MakeInput]
     ) -> TritonBackend:
         return TritonBackend(
             self.connection,
-            recipes={key: Recipe(one.served, one.dims, one.make) for key, one in planned.items()},
-            fillings=fillings,
+            outputs=outputs,
+            inputs=inputs,
             lanes=self.settings.lanes,
         )
 
@@ -209,13 +207,13 @@ class _Upstream:
             place=self.model.source,
         )
 
-    def _join(self, parts: Parts, twin: Parts) -> Parts:
+    def _join(self, prepared: PreparedModel, twin: PreparedModel) -> PreparedModel:
         """Lets the twin run the model while the servers are away.
 
         Raises:
             ModelError: It is another model.
         """
-        served, here = parts.graph.content_hash, twin.graph.content_hash
+        served, here = prepared.graph.content_hash, twin.graph.content_hash
         if served != here:
             declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
             # What is declared can be found there, unless it is not that which speaks against it.
@@ -227,9 +225,9 @@ class _Upstream:
                 " or set fallback to the model that runs there"
             )
         backend = FallbackBackend(
-            parts.backend, self.connection.availability, twin.backend, model=self.model.name
+            prepared.backend, self.connection.availability, twin.backend, model=self.model.name
         )
-        return replace(parts, backend=backend, availability=backend.availability)
+        return replace(prepared, backend=backend, availability=backend.availability)
 
     def _find_files(self, parameters: Mapping[str, str]) -> source.ModelFiles:
         if self.model.files:
@@ -279,5 +277,5 @@ class _Upstream:
 
     def _count_tokens(self, max_tokens: int, *, unit: int = 1) -> int:
         """What a batch may cost, in tokens or smaller units: no more than a request may hold."""
-        tokens = unit * (_GPU_BATCH_TOKENS if self.graph.on_gpu else _CPU_BATCH_TOKENS)
+        tokens = unit * default_batch_tokens(on_gpu=self.graph.on_gpu)
         return min(tokens, max_tokens * self.graph.batch_max) if self.graph.batch_max else tokens

@@ -17,7 +17,7 @@ from embedgrpc.server.calls.error_interceptor import log_fault
 from embedgrpc.server.contract.wire import embedding_wires
 
 
-class Answers(Protocol):
+class ResultStream(Protocol):
     """Takes what became of each input."""
 
     def succeed(
@@ -30,12 +30,12 @@ class Answers(Protocol):
         """Answers an input with the reason why there is no embedding."""
         ...
 
-    def finished(self, sink: "EmbeddingSink") -> None:
+    def finished(self, sink: "StreamBatch") -> None:
         """Forget a message of which every input is answered."""
         ...
 
 
-class EmbeddingSink:
+class StreamBatch:
     """Takes the rows of one batch message; see `embedgrpc.engine.work.Sink`.
 
     Args:
@@ -55,7 +55,7 @@ class EmbeddingSink:
     def __init__(
         self,
         *,
-        stream: Answers,
+        stream: ResultStream,
         embedder: Embedder,
         spec: EmbedSpec,
         encoding: Encoding,
