@@ -156,7 +156,7 @@ def _tokenize(texts: Sequence[str]) -> list[TokenSequence]:
     described = properties.read(files)
     tokenizer = Tokenizer.load(files, described)
     return [
-        tokenizer.frame(ids, max_tokens=described.max_tokens, truncation=Truncation.END)
+        tokenizer.build_sequence(ids, max_tokens=described.max_tokens, truncation=Truncation.END)
         for ids in tokenizer.encode(texts)
     ]
 

@@ -321,7 +321,7 @@ async def test_a_stray_cancellation_is_answered(serve: Serve) -> None:
 class _Panicking:
     """A tokenizer that fails as the library's native code does: not with an `Exception`."""
 
-    borders = None
+    cut_points = None
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
         """Fails over one text, which its message quotes."""

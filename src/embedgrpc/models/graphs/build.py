@@ -49,7 +49,7 @@ from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.kinds import Kind, WeightType
-from embedgrpc.models.sources.weight_file import Format, Origin, open_tensors
+from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
 
 GRAPH_NAME = "model.onnx"
 
@@ -77,31 +77,31 @@ class BuiltGraph:
     weight_bytes: int
 
 
-def build_graph(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
+def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
     """Write the graph of a model and its weights to an empty folder.
 
     Args:
-        origin: The file of weights, or the exported graph.
+        weight_file: The file of weights, or the exported graph.
         properties: The model's properties.
         folder: The empty folder.
 
     Raises:
-        ModelError: The origin cannot be used, or does not fit the properties.
+        ModelError: The file cannot be used, or does not fit the properties.
     """
     if properties.weight_type is WeightType.FLOAT32:
-        return _build_plain(origin, properties, folder)
+        return _build_plain(weight_file, properties, folder)
     with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
-        plain = _build_plain(origin, properties, Path(plain_folder))
+        plain = _build_plain(weight_file, properties, Path(plain_folder))
         convert = _CONVERSIONS[properties.weight_type]
         weight_bytes = convert(Path(plain_folder) / GRAPH_NAME, folder)
     return replace(plain, weight_type=str(properties.weight_type), weight_bytes=weight_bytes)
 
 
-def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    if origin.format is Format.ONNX:
-        return _adapt_export(origin, properties, folder)
+def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
+    if weight_file.format is Format.ONNX:
+        return _adapt_export(weight_file, properties, folder)
     family = FAMILIES.get(properties.model_type)
-    config = JsonObject(path=origin.folder / "config.json", values=properties.config)
+    config = JsonObject(path=weight_file.folder / "config.json", values=properties.config)
     if family is None:
         known = ", ".join(FAMILIES)
         raise config.wrong("model_type", f"one of {known} where there is no onnx/model.onnx")
@@ -111,7 +111,7 @@ def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> B
         graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
     )
     with (
-        open_tensors(origin) as tensors,
+        open_tensors(weight_file) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = encoder.build(writer, tensors, config, family)
@@ -131,51 +131,51 @@ def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> B
     return BuiltGraph(family.inputs, outputs, "float32", writer.weight_bytes)
 
 
-def _adapt_export(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    export = read_export(origin, may_be_quantized=bool(properties.file))
+def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
+    export = read_export(weight_file, may_be_quantized=bool(properties.file))
     model = export.model
     pooled = False
     with GraphWriter(folder, model.graph, opset=export.opset) as writer:
-        move_weights(writer, origin, model)
-        inputs = bind_inputs(writer, origin, properties)
+        move_weights(writer, weight_file, model)
+        inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
         if properties.kind is Kind.CROSS_ENCODER:
-            outputs: tuple[str, ...] = (find_logits(writer, origin, properties),)
+            outputs: tuple[str, ...] = (find_logits(writer, weight_file, properties),)
             exported = m3 = None
         elif properties.splade is not None:
-            logits = find_token_logits(writer, origin, properties)
+            logits = find_token_logits(writer, weight_file, properties)
             outputs = (
                 append_vocabulary_weights(writer, properties.splade, logits, "attention_mask"),
             )
             exported = m3 = None
         elif m3 is not None:
-            outputs = _append_head(writer, properties, find_m3_hidden(writer, origin, m3))
+            outputs = _append_head(writer, properties, find_m3_hidden(writer, weight_file, m3))
             outputs += adopt_m3_outputs(writer, properties, m3)
             exported = None
-        elif (vector := find_pooled(writer, origin, properties)) is not None:
-            check_no_heads(origin, properties)
+        elif (vector := find_pooled(writer, weight_file, properties)) is not None:
+            check_no_heads(weight_file, properties)
             outputs = append_outputs(writer, vector, normalize=properties.normalize)
             exported, pooled = None, True
         else:
-            hidden, exported = find_hidden(writer, origin, properties)
+            hidden, exported = find_hidden(writer, weight_file, properties)
             outputs = _append_head(writer, properties, hidden)
     if pooled:
         _save(model, folder, outputs, properties)
-        outputs = check_pooled(folder / GRAPH_NAME, origin, properties, outputs)
+        outputs = check_pooled(folder / GRAPH_NAME, weight_file, properties, outputs)
     if exported is not None and not properties.pooling_is_set:
         _save(model, folder, (*outputs, exported), properties)
-        check_sentence_embedding(folder / GRAPH_NAME, origin, properties, outputs, exported)
+        check_sentence_embedding(folder / GRAPH_NAME, weight_file, properties, outputs, exported)
     if properties.splade is not None:
         _save(model, folder, outputs, properties)
-        check_vocabulary(folder / GRAPH_NAME, origin, properties)
+        check_vocabulary(folder / GRAPH_NAME, weight_file, properties)
     if m3 is not None:
         _save(model, folder, outputs, properties, exported=m3.described)
-        check_m3_outputs(folder / GRAPH_NAME, origin, properties, m3)
+        check_m3_outputs(folder / GRAPH_NAME, weight_file, properties, m3)
     _save(model, folder, outputs, properties)
     if not (pooled or exported or properties.splade or m3):
         # The checks above ran the others. A graph is a program: if it never ends or takes all
         # memory, that must happen here.
-        try_graph(folder / GRAPH_NAME, origin, properties, outputs)
+        try_graph(folder / GRAPH_NAME, weight_file, properties, outputs)
     return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
 
 

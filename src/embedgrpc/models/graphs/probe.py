@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from embedgrpc.libraries.onnx_runtime import NoKernelError, onnxruntime
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 # Two sequences of different length, so that each pooling gives another vector.
 _LENGTHS = (7, 4)
@@ -24,13 +24,13 @@ def probe_mask() -> NDArray[np.int64]:
 
 
 def run_probe(
-    graph_path: Path, origin: Origin, properties: ModelProperties, names: tuple[str, ...]
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, names: tuple[str, ...]
 ) -> list[NDArray[Any]]:
     """Run a graph on the sequences of `probe_mask`.
 
     Args:
         graph_path: The graph.
-        origin: The file that the graph was made from, for messages.
+        weight_file: The file that the graph was made from, for messages.
         properties: The model's properties.
         names: The outputs to return.
 
@@ -44,11 +44,11 @@ def run_probe(
         return _run(graph_path, properties, names)
     except Exception as error:  # ONNX Runtime has no common class of errors
         line = " ".join(str(error).split())
-        raise ModelError(f"{origin.path} cannot be run by ONNX Runtime: {line}") from error
+        raise ModelError(f"{weight_file.path} cannot be run by ONNX Runtime: {line}") from error
 
 
 def try_graph(
-    graph_path: Path, origin: Origin, properties: ModelProperties, names: tuple[str, ...]
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, names: tuple[str, ...]
 ) -> None:
     """Run a graph as `run_probe` does; accept one that the CPU has no kernels for.
 
@@ -56,7 +56,7 @@ def try_graph(
         ModelError: The graph cannot be loaded, or its run failed.
     """
     try:
-        run_probe(graph_path, origin, properties, names)
+        run_probe(graph_path, weight_file, properties, names)
     except ModelError as error:
         if not isinstance(error.__cause__, NoKernelError):
             raise

@@ -18,7 +18,7 @@ from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.limits import OFFSET_POSITIONS
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 _MASK = "attention_mask"
 _SERVED = ("input_ids", _MASK, "token_type_ids")
@@ -31,7 +31,7 @@ _AXES = 2
 
 
 def bind_inputs(
-    writer: GraphWriter, origin: Origin, properties: ModelProperties
+    writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties
 ) -> tuple[str, ...]:
     """Leave a graph with no inputs but `input_ids`, `attention_mask` and `token_type_ids`.
 
@@ -46,10 +46,10 @@ def bind_inputs(
     inputs = {value.name: value for value in graph.input if value.name not in initialized}
     missing = sorted(_REQUIRED - inputs.keys())
     if missing:
-        raise ModelError(f"{origin.path}: the graph has no input {missing[0]!r}")
+        raise ModelError(f"{weight_file.path}: the graph has no input {missing[0]!r}")
     served = tuple(name for name in _SERVED if name in inputs)
     kept = [value for value in graph.input if value.name in initialized]
-    casts = {name: _vacate(writer, _Input(origin, inputs[name])) for name in served}
+    casts = {name: _vacate(writer, _Input(weight_file, inputs[name])) for name in served}
     with writer.ahead():
         for name, renamed in casts.items():
             if renamed != name:
@@ -57,7 +57,7 @@ def bind_inputs(
                 writer.output(writer.op("Cast", name, to=kind), renamed)
         for name, value in inputs.items():
             if name not in served:
-                _choose_fill(origin, name)(writer, _Input(origin, value), properties)
+                _choose_fill(weight_file, name)(writer, _Input(weight_file, value), properties)
     del graph.input[:]
     graph.input.extend(
         onnx.helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
@@ -71,7 +71,7 @@ def bind_inputs(
 class _Input:
     """An input of an export."""
 
-    origin: Origin
+    weight_file: WeightFile
     value: onnx.ValueInfoProto
 
     @property
@@ -92,7 +92,7 @@ class _Input:
         return [d.dim_value if d.HasField("dim_value") else None for d in described.shape.dim]
 
     def wrong(self, wanted: str) -> ModelError:
-        return ModelError(f"{self.origin.path}: the graph's input {self.name!r} must {wanted}")
+        return ModelError(f"{self.weight_file.path}: the graph's input {self.name!r} must {wanted}")
 
 
 def _vacate(writer: GraphWriter, given: _Input) -> str:
@@ -107,11 +107,11 @@ def _vacate(writer: GraphWriter, given: _Input) -> str:
 _Fill = Callable[[GraphWriter, _Input, ModelProperties], None]
 
 
-def _choose_fill(origin: Origin, name: str) -> _Fill:
+def _choose_fill(weight_file: WeightFile, name: str) -> _Fill:
     if _PAST.fullmatch(name):
         return _fill_past
     if name not in _FILLS:
-        raise ModelError(f"{origin.path}: the graph's input {name!r} is not supported")
+        raise ModelError(f"{weight_file.path}: the graph's input {name!r} is not supported")
     return _FILLS[name]
 
 
@@ -172,8 +172,8 @@ def _fill_task(writer: GraphWriter, given: _Input, properties: ModelProperties) 
     """Set the task that the configuration names, for every text."""
     if properties.task_id is None:
         raise ModelError(
-            f"{given.origin.path}: the graph's input {given.name!r} chooses a task: set task_id "
-            "for this model in the configuration"
+            f"{given.weight_file.path}: the graph's input {given.name!r} chooses a task: set "
+            "task_id for this model in the configuration"
         )
     if given.kind not in _INTEGERS or len(given.sizes or []) > 1:
         raise given.wrong("be one int64 or int32 per text")

@@ -16,12 +16,12 @@ from embedgrpc.models.graphs.exports.names import (
 from embedgrpc.models.graphs.outputs import LOGITS, VOCABULARY_WEIGHTS
 from embedgrpc.models.graphs.probe import run_probe
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 _TOKEN_LOGITS_NAMES = ("logits", "prediction_scores")
 
 
-def find_logits(writer: GraphWriter, origin: Origin, properties: ModelProperties) -> str:
+def find_logits(writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties) -> str:
     """Find the logits of an exported cross-encoder.
 
     Returns:
@@ -31,19 +31,21 @@ def find_logits(writer: GraphWriter, origin: Origin, properties: ModelProperties
         ModelError: The graph has no such output, or its shape is another.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = configured_output(origin, properties, outputs) or LOGITS
+    name = configured_output(weight_file, properties, outputs) or LOGITS
     if name not in outputs:
         raise ModelError(
-            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must be {LOGITS}, "
-            "or set output for this model in the configuration"
+            f"{weight_file.path}: the graph's outputs are {', '.join(outputs)}; one must be "
+            f"{LOGITS}, or set output for this model in the configuration"
         )
     dims = outputs[name].type.tensor_type.shape.dim
     if len(dims) != VECTOR_RANK or (dims[1].HasField("dim_value") and dims[1].dim_value != 1):
-        raise ModelError(f"{origin.path}: output {name!r} must be of shape [batch, 1]")
+        raise ModelError(f"{weight_file.path}: output {name!r} must be of shape [batch, 1]")
     return writer.output(as_float(writer, clear_names(writer, name), outputs[name]), LOGITS)
 
 
-def find_token_logits(writer: GraphWriter, origin: Origin, properties: ModelProperties) -> str:
+def find_token_logits(
+    writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties
+) -> str:
     """Find the logits of every token in an exported masked-language model.
 
     Returns:
@@ -53,7 +55,7 @@ def find_token_logits(writer: GraphWriter, origin: Origin, properties: ModelProp
         ModelError: No output fits, or several do.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = configured_output(origin, properties, outputs)
+    name = configured_output(weight_file, properties, outputs)
     fitting = [
         value
         for value in ([outputs[name]] if name else writer.graph.output)
@@ -63,7 +65,7 @@ def find_token_logits(writer: GraphWriter, origin: Origin, properties: ModelProp
         fitting = [value for value in fitting if value.name in _TOKEN_LOGITS_NAMES]
     if len(fitting) != 1:
         raise ModelError(
-            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must hold the "
+            f"{weight_file.path}: the graph's outputs are {', '.join(outputs)}; one must hold the "
             f"logits of tokens, of shape [batch, tokens, {properties.sparse_dimensions}]"
         )
     return as_float(writer, clear_names(writer, fitting[0].name), fitting[0])
@@ -77,20 +79,23 @@ def _fits_logits(value: onnx.ValueInfoProto, vocabulary_size: int) -> bool:
     )
 
 
-def check_vocabulary(graph_path: Path, origin: Origin, properties: ModelProperties) -> None:
+def check_vocabulary(
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties
+) -> None:
     """Check that the logits found have one value for every vocabulary entry.
 
     Args:
         graph_path: The graph with our outputs.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         properties: The model's properties.
 
     Raises:
         ModelError: They have another number of values.
     """
-    (weights,) = run_probe(graph_path, origin, properties, (VOCABULARY_WEIGHTS,))
+    (weights,) = run_probe(graph_path, weight_file, properties, (VOCABULARY_WEIGHTS,))
     if weights.shape[1:] != (properties.sparse_dimensions,):
         raise ModelError(
-            f"{origin.path}: the graph gives {weights.shape[-1]} values per token, not a logit "
-            f"for each of the {properties.sparse_dimensions} that vocab_size of config.json says"
+            f"{weight_file.path}: the graph gives {weights.shape[-1]} values per token, not a "
+            f"logit for each of the {properties.sparse_dimensions} that vocab_size of "
+            "config.json says"
         )

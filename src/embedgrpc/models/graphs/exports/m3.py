@@ -27,7 +27,7 @@ from embedgrpc.models.graphs.outputs import (
 from embedgrpc.models.graphs.probe import is_close, probe_mask, run_probe
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.kinds import Representation
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def find_m3_outputs(graph: onnx.GraphProto) -> M3Outputs | None:
     return M3Outputs(dense, weights, vectors, tuple(described))
 
 
-def find_m3_hidden(writer: GraphWriter, origin: Origin, outputs: M3Outputs) -> str:
+def find_m3_hidden(writer: GraphWriter, weight_file: WeightFile, outputs: M3Outputs) -> str:
     """Find the token vectors that the outputs depend on.
 
     Returns:
@@ -82,8 +82,8 @@ def find_m3_hidden(writer: GraphWriter, origin: Origin, outputs: M3Outputs) -> s
     hidden = named[0] if named else _trace_hidden(writer.graph, outputs)
     if hidden is None:
         raise ModelError(
-            f"{origin.path}: outputs {', '.join(outputs.names)} are not made from the same token "
-            f"vectors: export it with {HIDDEN_NAMES[0]}"
+            f"{weight_file.path}: outputs {', '.join(outputs.names)} are not made from the same "
+            f"token vectors: export it with {HIDDEN_NAMES[0]}"
         )
     hidden = clear_names(writer, hidden)
     # The export does not say the type of an inner value; casting float32 to float32 is free.
@@ -122,13 +122,13 @@ def _align(writer: GraphWriter, vectors: str) -> str:
 
 
 def check_m3_outputs(
-    graph_path: Path, origin: Origin, properties: ModelProperties, outputs: M3Outputs
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, outputs: M3Outputs
 ) -> None:
     """Check that the outputs of an export equal ours, which the model's files describe.
 
     Args:
         graph_path: A graph with our outputs and those of the export.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         properties: The model's properties.
         outputs: The outputs of the export.
 
@@ -143,9 +143,9 @@ def check_m3_outputs(
     if outputs.vectors and properties.multi_vector_head:
         says = f"{properties.multi_vector_head.path.name} gives"
         pairs.append((outputs.vectors, TOKEN_EMBEDDINGS, says))
-    _check_adopted(graph_path, origin, properties)
+    _check_adopted(graph_path, weight_file, properties)
     names = tuple(name for theirs, ours, _ in pairs for name in (theirs, ours))
-    values = run_probe(graph_path, origin, properties, names)
+    values = run_probe(graph_path, weight_file, properties, names)
     for (name, _, says), theirs, ours in zip(pairs, values[::2], values[1::2], strict=True):
         if name == outputs.dense:
             same = is_close(theirs, ours)
@@ -153,24 +153,24 @@ def check_m3_outputs(
             same = _are_tokens_close(theirs, ours, real)
         if not same:
             raise ModelError(
-                f"{origin.path}: output {name!r} is not what {says}: export it again or correct "
-                "the model's files"
+                f"{weight_file.path}: output {name!r} is not what {says}: export it again or "
+                "correct the model's files"
             )
 
 
-def _check_adopted(graph_path: Path, origin: Origin, properties: ModelProperties) -> None:
+def _check_adopted(graph_path: Path, weight_file: WeightFile, properties: ModelProperties) -> None:
     """Check that each token has a weight, and a vector of the right length."""
     shapes: dict[str, tuple[int, ...]] = {}
     if Representation.SPARSE in properties.representations:
         shapes[TOKEN_WEIGHTS] = probe_mask().shape
     if Representation.MULTI_VECTOR in properties.representations:
         shapes[TOKEN_EMBEDDINGS] = (*probe_mask().shape, properties.multi_vector_dimensions)
-    values = run_probe(graph_path, origin, properties, tuple(shapes))
+    values = run_probe(graph_path, weight_file, properties, tuple(shapes))
     for (name, shape), value in zip(shapes.items(), values, strict=True):
         if value.shape != shape:
             raise ModelError(
-                f"{origin.path}: {name} of {len(shape)} axes would be {list(value.shape)}, not "
-                f"{list(shape)}: export it again, or add the heads' weights to the folder"
+                f"{weight_file.path}: {name} of {len(shape)} axes would be {list(value.shape)}, "
+                f"not {list(shape)}: export it again, or add the heads' weights to the folder"
             )
 
 

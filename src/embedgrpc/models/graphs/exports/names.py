@@ -9,7 +9,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import OUTPUTS
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 # Axes of an output with one vector per text, and of one with a vector per token.
 VECTOR_RANK = 2
@@ -17,7 +17,7 @@ TOKEN_RANK = 3
 
 
 def configured_output(
-    origin: Origin, properties: ModelProperties, outputs: Mapping[str, onnx.ValueInfoProto]
+    weight_file: WeightFile, properties: ModelProperties, outputs: Mapping[str, onnx.ValueInfoProto]
 ) -> str:
     """Return the output that the configuration asks for; empty if it asks for none.
 
@@ -26,8 +26,8 @@ def configured_output(
     """
     if properties.output and properties.output not in outputs:
         raise ModelError(
-            f"{origin.path}: output is set to {properties.output!r}, but the graph's outputs are "
-            f"{', '.join(outputs)}"
+            f"{weight_file.path}: output is set to {properties.output!r}, but the graph's outputs "
+            f"are {', '.join(outputs)}"
         )
     return properties.output
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.model_file import open_file
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin, find_external
+from embedgrpc.models.sources.weight_file import WeightFile, find_external
 
 # The operators of our heads have the form of this version.
 _OPSET_MIN = 11
@@ -42,52 +42,52 @@ class ExportedGraph:
     weight_type: str
 
 
-def read_export(origin: Origin, *, may_be_quantized: bool) -> ExportedGraph:
+def read_export(weight_file: WeightFile, *, may_be_quantized: bool) -> ExportedGraph:
     """Read a graph and check that it can be served.
 
     Args:
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         may_be_quantized: Whether a quantised graph is accepted: the configuration names the file.
 
     Raises:
         ModelError: It is not an ONNX file, its opset is too old, or it is quantised and must not
             be.
     """
-    model = load_proto(origin)
+    model = load_proto(weight_file)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))
     if opset < _OPSET_MIN:
         raise ModelError(
-            f"{origin.path}: opset {opset} is older than {_OPSET_MIN}: export it again"
+            f"{weight_file.path}: opset {opset} is older than {_OPSET_MIN}: export it again"
         )
     quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED)
     if quantized and not may_be_quantized:
         raise ModelError(
-            f"{origin.path} is quantised ({quantized[0]}): set file for this model in the "
+            f"{weight_file.path} is quantised ({quantized[0]}): set file for this model in the "
             "configuration if it is wanted"
         )
     return ExportedGraph(model, opset, find_weight_type(model))
 
 
-def load_proto(origin: Origin) -> onnx.ModelProto:
+def load_proto(weight_file: WeightFile) -> onnx.ModelProto:
     """Read an ONNX file, but not the external files that it names.
 
     Raises:
         ModelError: It is not an ONNX file.
     """
     try:
-        with open_file(origin.path, origin.root) as file:
+        with open_file(weight_file.path, weight_file.root) as file:
             model = onnx.load_model_from_string(file.read())
     except (DecodeError, OSError) as error:
-        raise ModelError(f"{origin.path} is not an ONNX file") from error
+        raise ModelError(f"{weight_file.path} is not an ONNX file") from error
     if not model.graph.node:
-        raise ModelError(f"{origin.path} is not an ONNX file: it holds no graph")
+        raise ModelError(f"{weight_file.path} is not an ONNX file: it holds no graph")
     if not _is_text(model):
-        raise ModelError(f"{origin.path} is not an ONNX file: a name in it is not UTF-8")
+        raise ModelError(f"{weight_file.path} is not an ONNX file: a name in it is not UTF-8")
     for tensor in model.graph.initializer:
         if tensor.data_type not in _TYPES:
             raise ModelError(
-                f"{origin.path}: {tensor.name!r} has type {tensor.data_type}, which ONNX lacks"
+                f"{weight_file.path}: {tensor.name!r} has type {tensor.data_type}, which ONNX lacks"
             )
     return model
 
@@ -125,12 +125,12 @@ def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(sorted(locations))
 
 
-def move_weights(writer: GraphWriter, origin: Origin, model: onnx.ModelProto) -> None:
+def move_weights(writer: GraphWriter, weight_file: WeightFile, model: onnx.ModelProto) -> None:
     """Copy all large tensors of a graph to the writer's file, one after the other.
 
     Args:
         writer: The writer of the same graph.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         model: The graph, as read from that file.
 
     Raises:
@@ -139,12 +139,12 @@ def move_weights(writer: GraphWriter, origin: Origin, model: onnx.ModelProto) ->
     for tensor in _nested_tensors(model):
         # Few readers support external files for other tensors than the graph's own weights.
         if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.raw_data = _read_external(origin, tensor).tobytes()
+            tensor.raw_data = _read_external(weight_file, tensor).tobytes()
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            writer.move_out(tensor, _read_external(origin, tensor))
+            writer.move_out(tensor, _read_external(weight_file, tensor))
         elif len(tensor.raw_data) > _MOVED_BYTES_MIN:
             writer.move_out(tensor, np.frombuffer(tensor.raw_data, dtype=np.uint8))
         elif len(tensor.float_data) * 4 > _MOVED_BYTES_MIN:
@@ -153,9 +153,9 @@ def move_weights(writer: GraphWriter, origin: Origin, model: onnx.ModelProto) ->
             writer.weight_bytes += len(tensor.raw_data)
 
 
-def _read_external(origin: Origin, tensor: TensorProto) -> NDArray[np.uint8]:
+def _read_external(weight_file: WeightFile, tensor: TensorProto) -> NDArray[np.uint8]:
     place = _place(tensor)
-    path = find_external(origin, place.get("location", ""))
+    path = find_external(weight_file, place.get("location", ""))
     size = path.stat().st_size
     try:
         offset = int(place.get("offset", 0))
@@ -164,7 +164,7 @@ def _read_external(origin: Origin, tensor: TensorProto) -> NDArray[np.uint8]:
         offset = length = -1
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelError(
-            f"{origin.path}: external data {path.name!r} is too short for {tensor.name!r}"
+            f"{weight_file.path}: external data {path.name!r} is too short for {tensor.name!r}"
         )
     if not length:
         return np.empty(0, dtype=np.uint8)

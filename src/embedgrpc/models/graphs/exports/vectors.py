@@ -16,10 +16,12 @@ from embedgrpc.models.graphs.exports.names import (
 from embedgrpc.models.graphs.outputs import HIDDEN_NAMES, POOLED_EMBEDDING, SENTENCE_EMBEDDING
 from embedgrpc.models.graphs.probe import HALF_PRECISION_TOLERANCE, is_close, run_probe
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 
-def find_pooled(writer: GraphWriter, origin: Origin, properties: ModelProperties) -> str | None:
+def find_pooled(
+    writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties
+) -> str | None:
     """Find the vector of an export that pools by itself and has no token vectors.
 
     Returns:
@@ -30,7 +32,7 @@ def find_pooled(writer: GraphWriter, origin: Origin, properties: ModelProperties
         ModelError: The configured output is missing, or the rank of the output is wrong or unknown.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = configured_output(origin, properties, outputs)
+    name = configured_output(weight_file, properties, outputs)
     if not name and any(hidden in outputs for hidden in HIDDEN_NAMES):
         return None
     name = name or SENTENCE_EMBEDDING
@@ -41,14 +43,14 @@ def find_pooled(writer: GraphWriter, origin: Origin, properties: ModelProperties
         return None
     if len(dims) != VECTOR_RANK:
         raise ModelError(
-            f"{origin.path}: output {name!r} must be of shape [batch, values] or "
+            f"{weight_file.path}: output {name!r} must be of shape [batch, values] or "
             "[batch, tokens, values]"
         )
     return as_float(writer, clear_names(writer, name), outputs[name])
 
 
 def find_hidden(
-    writer: GraphWriter, origin: Origin, properties: ModelProperties
+    writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties
 ) -> tuple[str, str | None]:
     """Find the token vectors of an export.
 
@@ -63,7 +65,7 @@ def find_hidden(
     name = properties.output or next((name for name in HIDDEN_NAMES if name in outputs), None)
     if name is None:
         raise ModelError(
-            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; "
+            f"{weight_file.path}: the graph's outputs are {', '.join(outputs)}; "
             f"one must be {' or '.join(HIDDEN_NAMES)}, so that its vectors can be pooled, or set "
             "output for this model in the configuration"
         )
@@ -71,7 +73,7 @@ def find_hidden(
     hidden_size = properties.token_dimensions
     if dims and dims[-1].HasField("dim_value") and dims[-1].dim_value != hidden_size:
         raise ModelError(
-            f"{origin.path}: output {name!r} has {dims[-1].dim_value} values per token, "
+            f"{weight_file.path}: output {name!r} has {dims[-1].dim_value} values per token, "
             f"not the {hidden_size} that the Pooling module's config.json says"
         )
     exported = None
@@ -83,7 +85,7 @@ def find_hidden(
     return as_float(writer, clear_names(writer, name), outputs[name]), exported
 
 
-def check_no_heads(origin: Origin, properties: ModelProperties) -> None:
+def check_no_heads(weight_file: WeightFile, properties: ModelProperties) -> None:
     """Check that no head needs token vectors, for an export without them.
 
     Raises:
@@ -92,18 +94,18 @@ def check_no_heads(origin: Origin, properties: ModelProperties) -> None:
     for head in (properties.sparse_head, properties.multi_vector_head):
         if head is not None:
             raise ModelError(
-                f"{origin.path}: the graph has no token vectors, which {head.path.name} needs"
+                f"{weight_file.path}: the graph has no token vectors, which {head.path.name} needs"
             )
 
 
 def check_pooled(
-    graph_path: Path, origin: Origin, properties: ModelProperties, outputs: tuple[str, ...]
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, outputs: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Check the vector of an export that pools by itself, and whether it is normalised.
 
     Args:
         graph_path: The graph with our outputs.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         properties: The model's properties.
         outputs: Names of our outputs; the last is the export's own vector.
 
@@ -115,25 +117,25 @@ def check_pooled(
         ModelError: The vector has another number of values than the model's files say, or is
             normalised and should not be.
     """
-    (vectors,) = run_probe(graph_path, origin, properties, outputs[-1:])
+    (vectors,) = run_probe(graph_path, weight_file, properties, outputs[-1:])
     if vectors.shape[1:] != (properties.dimensions,):
         raise ModelError(
-            f"{origin.path}: the graph gives vectors of {vectors.shape[-1]} values, not the "
+            f"{weight_file.path}: the graph gives vectors of {vectors.shape[-1]} values, not the "
             f"{properties.dimensions} that modules.json leads to"
         )
     lengths = np.linalg.norm(vectors, axis=1)
     unit = bool(np.abs(lengths - 1.0).max() < HALF_PRECISION_TOLERANCE)
     if unit and not properties.normalize:
         raise ModelError(
-            f"{origin.path}: the graph normalises its vectors, but modules.json has no Normalize: "
-            "set normalize for this model in the configuration"
+            f"{weight_file.path}: the graph normalises its vectors, but modules.json has no "
+            "Normalize: set normalize for this model in the configuration"
         )
     return outputs[:1] if unit else outputs
 
 
 def check_sentence_embedding(
     graph_path: Path,
-    origin: Origin,
+    weight_file: WeightFile,
     properties: ModelProperties,
     outputs: tuple[str, ...],
     exported: str,
@@ -144,7 +146,7 @@ def check_sentence_embedding(
 
     Args:
         graph_path: The graph with our outputs and that of the export.
-        origin: The ONNX file.
+        weight_file: The ONNX file.
         properties: The model's properties.
         outputs: Names of our outputs.
         exported: Name of the export's output.
@@ -152,12 +154,12 @@ def check_sentence_embedding(
     Raises:
         ModelError: It is neither our vector before normalisation nor the one after it.
     """
-    theirs, *ours = run_probe(graph_path, origin, properties, (exported, *outputs))
+    theirs, *ours = run_probe(graph_path, weight_file, properties, (exported, *outputs))
     # The export may normalise although the files lack Normalize; the files decide.
     ours.append(ours[-1] / np.maximum(np.linalg.norm(ours[-1], axis=-1, keepdims=True), 1e-12))
     if not any(is_close(theirs, our) for our in ours):
         poolings = ", ".join(properties.poolings)
         raise ModelError(
-            f"{origin.path}: output {SENTENCE_EMBEDDING!r} is not what modules.json says "
+            f"{weight_file.path}: output {SENTENCE_EMBEDDING!r} is not what modules.json says "
             f"({poolings}): export it again or correct the Pooling module's config.json"
         )
