@@ -49,7 +49,7 @@ class Household:
                 scheduler=loaded.scheduler,
                 admission=loaded.admission,
                 pipeline=loaded.embedder and loaded.embedder.pipeline,
-                streams=trial.service.server._draining,
+                streams=trial.service.server._open_streams,
             ),
         )
 

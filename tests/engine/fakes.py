@@ -30,7 +30,7 @@ from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.cut_points import Borders
+from embedgrpc.models.tokenizers.cut_points import CutPoints
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 
 # Characters that make the backend fail: for their own row, or for the whole batch.
@@ -63,7 +63,7 @@ class CharacterTokenizer(Tokenizer):
     """Makes one token of each character, and remembers what it was given.
 
     Attributes:
-        borders: Where texts may be cut, if anywhere.
+        cut_points: Where texts may be cut, if anywhere.
         calls: The texts of each call.
         silent: Characters that are no tokens.
         poison: Texts that it cannot take.
@@ -71,7 +71,7 @@ class CharacterTokenizer(Tokenizer):
     """
 
     def __init__(self) -> None:
-        self.borders: Borders | None = None
+        self.cut_points: CutPoints | None = None
         self.silent = ""
         self.calls: list[list[str]] = []
         self.poison: set[str] = set()

@@ -11,7 +11,7 @@ import pytest
 
 from embedgrpc.backends.base import (
     NO_CONTEXT,
-    BackendUnavailableError,
+    BackendUnreachableError,
     FloatArray,
     PaddedBatch,
     RunContext,
@@ -258,7 +258,7 @@ async def test_bad_row_does_not_spoil_others() -> None:
 class _Away(FakeBackend):
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> dict[str, FloatArray]:
         del batch, context
-        raise BackendUnavailableError("127.0.0.1:1 does not answer")
+        raise BackendUnreachableError("127.0.0.1:1 does not answer")
 
 
 class _Forgetful(FakeBackend):

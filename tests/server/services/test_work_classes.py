@@ -11,7 +11,7 @@ import pytest
 
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.calls.begin import begin_call
+from embedgrpc.server.calls.call_metadata import begin_call
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.metrics import METRICS
 from embedgrpc.v1 import embedding_service_pb2 as pb

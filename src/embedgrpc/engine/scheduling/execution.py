@@ -13,7 +13,7 @@ from embedgrpc.backends.base import (
     BackendDeadlineError,
     BackendError,
     BackendOverloadedError,
-    BackendUnavailableError,
+    BackendUnreachableError,
     PaddedBatch,
     RunContext,
 )
@@ -94,7 +94,7 @@ class BatchRunner:
             batch = padded or self._pad(entries)
             output = ModelOutput(self._backend.run(batch, context), range(len(entries)))
             return self._judge(entries, output, batch.outputs)
-        except BackendUnavailableError as away:
+        except BackendUnreachableError as away:
             _logger.warning(
                 "backend unavailable", extra={"model": self._model, "problem": str(away)}
             )

@@ -298,7 +298,7 @@ class Embedder:
         if isinstance(outcome, errors.EngineError):
             return outcome
         try:
-            sequence = self.tokenizer.frame(
+            sequence = self.tokenizer.build_sequence(
                 outcome.ids, max_tokens=max_tokens, truncation=truncation
             )
         except TokenLimitError as error:
