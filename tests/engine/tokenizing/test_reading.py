@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing import jobs, threads
-from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tokenized
+from embedgrpc.engine.tokenizing.jobs import Reading, Tokenization, Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import read
@@ -40,7 +40,7 @@ class Tokens:
 
     def read(self, texts: Sequence[str], reading: Reading) -> list[Tokenized]:
         """Tokenizes texts as far as they are read."""
-        told: queue.Queue[list[Outcome] | EngineError] = queue.Queue()
+        told: queue.Queue[list[TokenizeResult] | EngineError] = queue.Queue()
         self.threads.submit(
             Tokenization(
                 texts=texts,

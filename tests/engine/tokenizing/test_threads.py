@@ -7,7 +7,7 @@ import pytest
 
 from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EmptyInputError, EngineError, Reason
-from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tokenized
+from embedgrpc.engine.tokenizing.jobs import Reading, Tokenization, Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
@@ -33,7 +33,7 @@ class _Caller:
     wanted: bool = True
     fault: type[Exception] | None = None
     checked: list[int] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[TokenizeResult] = field(default_factory=list)
     ids: list[IntArray] = field(default_factory=list)
     errors: list[EngineError] = field(default_factory=list)
     told: threading.Event = field(default_factory=threading.Event)
@@ -58,7 +58,7 @@ class _Caller:
             raise EmptyInputError(f"text {index}")
         return CheckedText(text, cut=False)
 
-    def take(self, outcomes: list[Outcome]) -> None:
+    def take(self, outcomes: list[TokenizeResult]) -> None:
         if self.fault:
             raise self.fault("a fault of ours")
         self.outcomes = outcomes

@@ -11,7 +11,7 @@ import pytest
 from embedgrpc.backends.base import BackendError, BackendUnreachableError, FloatArray, IntArray
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tasks.reranking import Ranking, RerankMethod, RerankSpec
-from embedgrpc.engine.tokenizing.jobs import Outcome, Tokenization
+from embedgrpc.engine.tokenizing.jobs import Tokenization, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call
@@ -340,7 +340,7 @@ async def test_a_tokenizer_that_panics_is_survived(caplog: pytest.LogCaptureFixt
     async def run(text: str, done: Callable[[], None]) -> EngineError | None:
         outcome: asyncio.Future[EngineError | None] = loop.create_future()
 
-        def succeeded(_: list[Outcome]) -> None:
+        def succeeded(_: list[TokenizeResult]) -> None:
             done()
             loop.call_soon_threadsafe(outcome.set_result, None)
 

@@ -17,7 +17,7 @@ from embedgrpc.engine.tasks.reranking import (
     check_input,
     rank,
 )
-from embedgrpc.engine.tokenizing.jobs import Outcome, Reading
+from embedgrpc.engine.tokenizing.jobs import Reading, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import too_many_tokens
 from embedgrpc.engine.work import Call
 from embedgrpc.models.folder.properties import ModelProperties
@@ -108,7 +108,7 @@ class CrossEncoder:
         )
 
     def _frame(
-        self, query: Outcome, document: Outcome, spec: RerankSpec, *, field: str
+        self, query: TokenizeResult, document: TokenizeResult, spec: RerankSpec, *, field: str
     ) -> TokenSequence | errors.EngineError:
         if isinstance(query, errors.EngineError):
             return query

@@ -55,7 +55,7 @@ class Tokenized:
 
 
 # What became of a text: its tokens, or the reason why there are none.
-Outcome = Tokenized | EngineError
+TokenizeResult = Tokenized | EngineError
 
 
 class Tokenization:
@@ -101,7 +101,7 @@ class Tokenization:
         atomic: bool,
         reading: Reading | None,
         wanted: Callable[[], bool],
-        done: Callable[[list[Outcome]], None],
+        done: Callable[[list[TokenizeResult]], None],
         failed: Callable[[EngineError], None],
     ) -> None:
         self.work_class = work_class
@@ -113,7 +113,7 @@ class Tokenization:
         self._check = check
         self._atomic = atomic
         self._reading = reading
-        self._outcomes: list[Outcome | None] = [None] * len(texts)
+        self._outcomes: list[TokenizeResult | None] = [None] * len(texts)
         self._missing = len(texts)
         self._next = 0
         self._unfinished: deque[_LongText] = deque()
@@ -123,7 +123,7 @@ class Tokenization:
         """Whether it is known what became of each text."""
         return not self._missing
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[TokenizeResult]:
         """Returns what became of each text, once that is known."""
         return [one for one in self._outcomes if one is not None]
 
@@ -175,7 +175,7 @@ class Tokenization:
             else:
                 self._unfinished.append(long)
 
-    def _settle(self, index: int, outcome: Outcome) -> None:
+    def _settle(self, index: int, outcome: TokenizeResult) -> None:
         self._outcomes[index] = outcome
         self._missing -= 1
 
