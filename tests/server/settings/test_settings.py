@@ -450,7 +450,7 @@ def test_two_models_with_one_name(models: list[str]) -> None:
     (line,) = refusal(*flags)
     assert line.startswith("two models are called ")
     assert all(model.rpartition("=")[2] in line for model in models)
-    assert "--model NAME=SOURCE" in line
+    assert "--model ID=SOURCE" in line
 
 
 def test_alias_may_not_be_taken(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from embedgrpc.models.tokenizers.truncation import Truncation
 NAME_CHARACTERS_MAX = 128
 _NAME = rf"[\w.\-/:]{{1,{NAME_CHARACTERS_MAX}}}"
 Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
+# No slash in the id: a folder's path may hold an equals sign.
+_ID_AND_SOURCE = re.compile(r"([\w.\-:]+)=(.*)", re.DOTALL)
 
 
 class ModelSettings(BaseModel):
@@ -162,3 +164,9 @@ class ModelSettings(BaseModel):
         if len({self.name, *self.aliases}) <= len(self.aliases):
             raise ValueError(f"{self.name!r} has an alias twice, or one that is its id")
         return self
+
+
+def split_source(text: str) -> tuple[str, str]:
+    """Split [ID=]SOURCE into the id, empty where none is given, and the source."""
+    both = _ID_AND_SOURCE.fullmatch(text)
+    return (both[1], both[2]) if both else ("", text)

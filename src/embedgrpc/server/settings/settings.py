@@ -1,7 +1,6 @@
 """Everything that can be set, with its default, its unit and its bounds."""
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -9,8 +8,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from embedgrpc.models.sources.triton_source import join_endpoints
-from embedgrpc.models.vetting.limits import VettingLimits
-from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.models.validation.limits import ValidationLimits
+from embedgrpc.server.settings.model_settings import ModelSettings, split_source
 
 MIB = 1024 * 1024
 
@@ -24,7 +23,6 @@ _HELD_REQUESTS_MIN = 4
 # Where clients come over a network, whoever balances their load must hear of a stop in time.
 _NETWORK_DRAIN_S = 5.0
 
-_ID_AND_SOURCE = re.compile(r"(?P<id>[\w.\-:]+)=(?P<source>.*)", re.DOTALL)
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
 # With room for fields that later clients may send.
@@ -426,9 +424,9 @@ class Settings(BaseModel):
             ) from None
 
     @property
-    def vetting_limits(self) -> VettingLimits:
+    def validation_limits(self) -> ValidationLimits:
         """What a process may take that reads a model's files."""
-        return VettingLimits(timeout_s=self.load_timeout_s, memory_bytes=self.load_memory_bytes)
+        return ValidationLimits(timeout_s=self.load_timeout_s, memory_bytes=self.load_memory_bytes)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -456,7 +454,7 @@ class Settings(BaseModel):
                 if name in owners:
                     raise ValueError(
                         f"two models are called {name!r}: {owners[name]} and {model.source};"
-                        " give one another name with --model NAME=SOURCE"
+                        " give one another name with --model ID=SOURCE"
                     )
                 owners[name] = model.source
         return self
@@ -474,5 +472,5 @@ def _is_local(address: str) -> bool:
 
 
 def _parse_model(text: str) -> dict[str, str]:
-    both = _ID_AND_SOURCE.fullmatch(text)
-    return both.groupdict() if both else {"source": text}
+    identifier, source = split_source(text)
+    return {"id": identifier, "source": source} if identifier else {"source": text}

@@ -1,0 +1,48 @@
+"""Handles the output names of exports, which may collide with our own."""
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import TensorProto
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.graphs.outputs import OUTPUTS
+from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.sources.weight_file import WeightFile
+
+# Axes of an output with one vector per text, and of one with a vector per token.
+VECTOR_RANK = 2
+TOKEN_RANK = 3
+
+
+def configured_output(
+    weight_file: WeightFile, properties: ModelProperties, outputs: Mapping[str, onnx.ValueInfoProto]
+) -> str:
+    """Return the output that the configuration asks for; empty if it asks for none.
+
+    Raises:
+        ModelError: The graph has no such output.
+    """
+    if properties.output and properties.output not in outputs:
+        raise ModelError(
+            f"{weight_file.path}: output is set to {properties.output!r}, but the graph's outputs "
+            f"are {', '.join(outputs)}"
+        )
+    return properties.output
+
+
+def clear_names(writer: GraphWriter, name: str) -> str:
+    """Free the names of our own outputs, and return the name that a value has afterwards."""
+    for ours in OUTPUTS:
+        if any(ours in node.output for node in writer.graph.node):
+            renamed = writer.vacate(ours)
+            name = renamed if name == ours else name
+    return name
+
+
+def as_float(writer: GraphWriter, name: str, described: onnx.ValueInfoProto) -> str:
+    """Cast a value to float32 if it has another type, and return its name."""
+    if described.type.tensor_type.elem_type == TensorProto.FLOAT:
+        return name
+    return writer.op("Cast", name, to=TensorProto.FLOAT)
