@@ -143,23 +143,14 @@ class Settings(BaseModel):
         default=0,
         ge=0,
         le=1_048_576,
-        description="The most padded tokens of a batch; 0 measures, once the model is served, from"
-        " where on larger ones gain nothing, and takes 512 on the CPU and 8192 on a GPU until then."
-        " On Triton, where measuring would disturb others, it stays at these",
-    )
-    calibration_s: float = Field(
-        default=1,
-        ge=0,
-        le=60,
-        description="The longest that batches of a model are measured for, while it is idle; 0"
-        " does not measure",
+        description="The most padded tokens of a batch; 0 means 512 on the CPU and 8192 on a GPU.",
     )
     bulk_batch_ms: int = Field(
         default=20,
         ge=1,
         le=60_000,
-        description="While interactive calls come, a bulk batch takes no longer than this, as"
-        " long as that does not waste a fifth of its time",
+        description="The longest that a bulk batch may take while interactive calls come, at the"
+        " speed of recent batches. Batches are not made so small that overhead is over a fifth.",
     )
     batch_sequences: int = Field(
         default=512, ge=1, le=65_536, description="The most sequences of a batch"
