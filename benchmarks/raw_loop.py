@@ -45,7 +45,7 @@ class _Loop:
     def prepare(self, *, name: str, texts: list[str]) -> dict[str, Any]:
         limit = self._metadata.max_tokens
         self._sequences[name] = [
-            self._tokenizer.frame(ids, max_tokens=limit, truncation=Truncation.END)
+            self._tokenizer.build_sequence(ids, max_tokens=limit, truncation=Truncation.END)
             for ids in self._tokenizer.encode(texts)
         ]
         return {"tokens": sum(len(one.input_ids) for one in self._sequences[name])}

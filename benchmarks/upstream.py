@@ -28,7 +28,7 @@ from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
 from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
-from embedgrpc.triton.execution import Execution, Processor
+from embedgrpc.triton_repository.execution import Execution, Processor
 from tests.triton.environment import find
 from tests.triton.models import write_repository
 from tests.triton.server import TritonServer
@@ -156,7 +156,7 @@ def _tokenize(texts: Sequence[str]) -> list[TokenSequence]:
     described = properties.read(files)
     tokenizer = Tokenizer.load(files, described)
     return [
-        tokenizer.frame(ids, max_tokens=described.max_tokens, truncation=Truncation.END)
+        tokenizer.build_sequence(ids, max_tokens=described.max_tokens, truncation=Truncation.END)
         for ids in tokenizer.encode(texts)
     ]
 

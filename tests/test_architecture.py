@@ -27,7 +27,7 @@ MAY_IMPORT = {
         "embedgrpc.server",
         "embedgrpc.engine",
         "embedgrpc.models",
-        "embedgrpc.triton",
+        "embedgrpc.triton_repository",
         "embedgrpc.libraries",
         "embedgrpc.machine",
         # `health` asks a server.
@@ -46,8 +46,9 @@ MAY_IMPORT = {
         "embedgrpc.machine",
         "embedgrpc.backends.base",
     ),
-    # Writes what a Triton server loads.
-    "embedgrpc.triton": ("embedgrpc.models",),
+    # Writes the folder from which a Triton server loads models. Apart from `backends.triton`, which
+    # calls such a server and knows no models, and from `models`, which knows no protobuf.
+    "embedgrpc.triton_repository": ("embedgrpc.models",),
     "embedgrpc.models": ("embedgrpc.libraries", "embedgrpc.machine"),
     "embedgrpc.backends": ("embedgrpc.libraries", "embedgrpc.machine"),
     "embedgrpc.libraries": (),
@@ -79,7 +80,7 @@ FLOORS = {
         "errors",
     ),
     "embedgrpc.models": (
-        "vetting",
+        "validation",
         "remote",
         "graphs",
         "tokenizers",
@@ -97,7 +98,7 @@ FLOORS = {
         "exports",
         "heads",
         "encoders",
-        "types",
+        "weight_types",
         "probe",
         "output_sizes",
         "writer",
@@ -112,7 +113,7 @@ COMPOSITION = (
     "embedgrpc.server.loading.triton",
     "embedgrpc.server.loading.triton_tls",
 )
-# What speaks of messages and of RPCs; `imported` reads ONNX files, which are messages as well.
+# What speaks of messages and of RPCs; `onnx_file` reads ONNX files, which are messages as well.
 TRANSPORT = (
     "embedgrpc.v1",
     "grpc",
@@ -126,20 +127,20 @@ KSERVE = "embedgrpc.backends.triton"
 SPEAK_TRANSPORT = ("embedgrpc.server", "embedgrpc.client", KSERVE)
 # A model's configuration is a message that is written as text.
 SPEAK_TRITON = {
-    "embedgrpc.triton.config": ("google.protobuf", "tritonclient.grpc"),
-    "embedgrpc.triton.execution": ("tritonclient.grpc",),
+    "embedgrpc.triton_repository.config": ("google.protobuf", "tritonclient.grpc"),
+    "embedgrpc.triton_repository.execution": ("tritonclient.grpc",),
 }
 # Turns its telemetry off first.
 ONNX_RUNTIME = "embedgrpc.libraries.onnx_runtime"
 READS_ONNX = (
-    "embedgrpc.models.graphs.exports.imported",
+    "embedgrpc.models.graphs.exports.onnx_file",
     {"google.protobuf.descriptor", "google.protobuf.message"},
 )
 READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
     "embedgrpc.client.cli",
     # Handed to another process, but for what is secret.
-    "embedgrpc.models.vetting.child_process",
+    "embedgrpc.models.validation.child_process",
     # Told to libraries that have no other settings.
     "embedgrpc.libraries.propagation",
     "embedgrpc.libraries.proxies",
@@ -149,7 +150,7 @@ READ_ENVIRONMENT = {
     "embedgrpc.server.process.grpc_core",
     # Handed to telemetry, whose variables are OpenTelemetry's.
     "embedgrpc.server.process.process",
-    "embedgrpc.server.process.composition",
+    "embedgrpc.server.process.server",
 }
 
 
@@ -352,17 +353,17 @@ OPEN_MODEL_FILES = {
     # Libraries that take paths: each path was checked by the first.
     "embedgrpc.models.tensors.weights",
     "embedgrpc.models.tensors.torch_zip",
-    "embedgrpc.models.graphs.exports.imported",
+    "embedgrpc.models.graphs.exports.onnx_file",
     # Files of the cache, of this machine, and of this process.
     "embedgrpc.models.graphs.cache",
     "embedgrpc.models.graphs.writer",
     "embedgrpc.models.graphs.external_tensors",
     "embedgrpc.models.graphs.build",
-    "embedgrpc.models.graphs.types.matmuls",
-    "embedgrpc.models.graphs.types.float16",
-    "embedgrpc.models.graphs.types.int8",
+    "embedgrpc.models.graphs.weight_types.matmuls",
+    "embedgrpc.models.graphs.weight_types.float16",
+    "embedgrpc.models.graphs.weight_types.int8",
     "embedgrpc.machine.memory",
-    "embedgrpc.models.vetting.child_process",
+    "embedgrpc.models.validation.child_process",
 }
 _OPENS = {"open", "read_bytes", "read_text", "from_file", "memmap", "ZipFile", "safe_open"}
 

@@ -15,7 +15,7 @@ from embedgrpc.backends.base import (
     BackendDeadlineError,
     BackendError,
     BackendOverloadedError,
-    BackendUnavailableError,
+    BackendUnreachableError,
     Cancellation,
     FloatArray,
     PaddedBatch,
@@ -84,7 +84,7 @@ class Pair:
 
     def lose(self, error: BackendError | None = None) -> None:
         """Takes the upstream away."""
-        self.upstream.act = raising(error or BackendUnavailableError("nobody is there"))
+        self.upstream.act = raising(error or BackendUnreachableError("nobody is there"))
         self.availability.set(False)
 
     def hold(self, backend: Scripted) -> None:
@@ -139,7 +139,7 @@ def test_the_twin_runs_what_the_upstream_cannot(
 
 def test_one_lost_batch_is_run_again(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     """A batch that a server lost is answered though the server is said to be there."""
-    pair.upstream.act = raising(BackendUnavailableError("h:1 answered UNAVAILABLE"))
+    pair.upstream.act = raising(BackendUnreachableError("h:1 answered UNAVAILABLE"))
     assert pair.run() == 2
     assert [one.getMessage() for one in caplog.records] == ["batch left to the fallback"]
 
@@ -225,7 +225,7 @@ def test_the_end_waits_for_the_twin(pair: Pair) -> None:
     assert pair.twin.entered.acquire(timeout=PATIENCE_S)
     second = pair.threads.submit(pair.run)
     closing = pair.threads.submit(pair.both.close)
-    with pytest.raises(BackendUnavailableError, match="closed"):
+    with pytest.raises(BackendUnreachableError, match="closed"):
         second.result(PATIENCE_S)
     assert pair.twin.closed == 0
     pair.gate.set()
@@ -233,5 +233,5 @@ def test_the_end_waits_for_the_twin(pair: Pair) -> None:
     closing.result(PATIENCE_S)
     pair.both.close()
     assert pair.twin.closed == 1
-    with pytest.raises(BackendUnavailableError, match="closed"):
+    with pytest.raises(BackendUnreachableError, match="closed"):
         pair.run()

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2
 
 from embedgrpc import client as package
 from embedgrpc.client import Client, enums, errors
-from embedgrpc.client.status import error_of_call
+from embedgrpc.client.status_errors import error_of_call
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, model_service_pb2, rerank_service_pb2
 from tests.client.servicer import Refusal, Script, info
 

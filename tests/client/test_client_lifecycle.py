@@ -42,7 +42,7 @@ def test_a_client_can_be_pickled(kind: type[Client] | type[AsyncClient], target:
     copy = pickle.loads(pickle.dumps(made))  # noqa: S301 -- our own
     for name in ("_target", "_timeout_s", "_metadata", "_health_check", "_max_request_bytes"):
         assert getattr(copy, name) == getattr(made, name)
-    assert copy._in_flight.max_calls == 3
+    assert copy._concurrency.max_calls == 3
     assert copy._request_limit.max_bytes == 5000
 
 
@@ -104,21 +104,21 @@ def test_closing_a_client_ends_the_calls_that_wait(target: str, script: Script) 
     script.hold_calls = True
     client = Client(target, timeout_s=_PATIENCE_S, max_concurrent_calls=1)
     with ThreadPoolExecutor(4) as pool:
-        in_flight = pool.submit(client.embed, ["a"])
+        concurrency = pool.submit(client.embed, ["a"])
         assert begun.wait(_PATIENCE_S)
         waiting: list[Future[object]] = []
         for call in (client.health, lambda: list(client.embed_stream(["a"])), client.health):
             waiting.append(pool.submit(call))
-            while len(client._in_flight._line) < len(waiting):
+            while len(client._concurrency._line) < len(waiting):
                 pass
         client.close()
         with pytest.raises(EmbedGrpcError) as caught:
-            in_flight.result()
+            concurrency.result()
         assert caught.value.code is grpc.StatusCode.CANCELLED
         for each in waiting:
             with pytest.raises(RuntimeError, match="the client is closed"):
                 each.result()
-    assert client._in_flight._count == 0
+    assert client._concurrency._count == 0
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -145,7 +145,7 @@ async def test_closing_an_asynchronous_client_cancels_no_task(
         for each in (client.health(), anext(client.embed_stream(["a"])), client.health())
     ]
     await asyncio.sleep(0)
-    assert len(client._in_flight._line) == len(waiting)
+    assert len(client._concurrency._line) == len(waiting)
     await client.close()
     error, *errors = await asyncio.gather(in_flight, *waiting, return_exceptions=True)
     script.hold_answers.set()
@@ -153,7 +153,7 @@ async def test_closing_an_asynchronous_client_cancels_no_task(
     assert error.code is grpc.StatusCode.CANCELLED
     assert [str(each) for each in errors] == ["the client is closed"] * 3
     assert {type(each) for each in errors} == {RuntimeError}
-    assert client._in_flight._count == 0
+    assert client._concurrency._count == 0
 
 
 def test_a_stream_that_cannot_be_started_leaves_its_place(

@@ -17,10 +17,10 @@ from embedgrpc.client import (
     ModelNotFoundError,
     StreamResult,
 )
+from embedgrpc.client.embed_stream import _Exchange
 from embedgrpc.client.enums import ResultOrder
-from embedgrpc.client.sizes import RequestLimit
-from embedgrpc.client.stream import MESSAGE_TEXT_BYTES, StreamState
-from embedgrpc.client.sync_stream import _Exchange
+from embedgrpc.client.request_limit import RequestLimit
+from embedgrpc.client.stream_state import MESSAGE_TEXT_BYTES, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import vector_of
 from tests.client.servicer import Script

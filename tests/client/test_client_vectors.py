@@ -5,8 +5,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from embedgrpc.client import BadResponseError
-from embedgrpc.client.reading import read_embeddings, read_ranking, read_ready, read_stream_result
-from embedgrpc.client.vectors import read_floats, read_multi_vector, read_rows, read_sparse
+from embedgrpc.client.decoding import (
+    decode_embeddings,
+    decode_ranking,
+    decode_ready,
+    decode_stream_result,
+)
+from embedgrpc.client.vectors import decode_floats, decode_multi_vector, decode_rows, decode_sparse
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2
 
@@ -33,7 +38,7 @@ def _special(count: int) -> list[float]:
 def test_wire_form_equals_reading_number_by_number(numbers: list[float]) -> None:
     """Both ways give the same numbers at every length where the header grows."""
     message = pb.DenseVector(values=numbers, dimensions=len(numbers), encoding=FLOAT32, scale=2.0)
-    read = read_floats(message, len(numbers))
+    read = decode_floats(message, len(numbers))
     one_by_one = np.array([message.values[index] for index in range(len(numbers))], "<f4")
     np.testing.assert_array_equal(read.view(np.uint32), one_by_one.view(np.uint32))
 
@@ -44,7 +49,7 @@ def test_wire_form_equals_reading_number_by_number(numbers: list[float]) -> None
 def test_sparse_wire_form_equals_reading_number_by_number(weights: dict[int, float]) -> None:
     """Indices and weights are found although both fields have a length of their own."""
     message = pb.SparseVector(indices=weights.keys(), values=weights.values(), dimensions=9)
-    read = read_sparse(message)
+    read = decode_sparse(message)
     assert read.indices.tolist() == list(message.indices)
     np.testing.assert_array_equal(read.values, np.array(list(message.values), np.float32))
     assert read.dimensions == 9
@@ -59,14 +64,14 @@ def test_multi_vector_keeps_its_rows(
     message = pb.MultiVector(
         values=rows.ravel().tolist(), encoding=FLOAT32, dimensions=dimensions, row_count=row_count
     )
-    np.testing.assert_array_equal(read_multi_vector(message).values, rows)
+    np.testing.assert_array_equal(decode_multi_vector(message).values, rows)
 
 
 @given(st.integers(0, 2**16 - 1))
 def test_bfloat16_is_the_upper_half_of_a_float32(bits: int) -> None:
     """Every bit pattern of bfloat16 is decoded, NaN and infinity included."""
     message = pb.DenseVector(data=bits.to_bytes(2, "little"), encoding=BFLOAT16, dimensions=1)
-    assert int(read_rows(message, 1).view(np.uint32)[0, 0]) == bits << 16
+    assert int(decode_rows(message, 1).view(np.uint32)[0, 0]) == bits << 16
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ def test_bfloat16_is_the_upper_half_of_a_float32(bits: int) -> None:
 def test_a_malformed_vector_is_refused(message: pb.DenseVector) -> None:
     """Sizes that do not agree, and unknown encodings, never become a vector."""
     with pytest.raises(BadResponseError):
-        read_rows(message, 1)
+        decode_rows(message, 1)
 
 
 def test_a_malformed_answer_is_refused() -> None:
@@ -92,22 +97,22 @@ def test_a_malformed_answer_is_refused() -> None:
     dense = pb.Embedding(dense=pb.DenseVector(values=[1.0], dimensions=1, encoding=FLOAT32))
     wider = pb.Embedding(dense=pb.DenseVector(values=[1.0, 2.0], dimensions=2, encoding=FLOAT32))
     with pytest.raises(BadResponseError, match="1 embeddings came back for 2 texts"):
-        read_embeddings(pb.EmbedResponse(embeddings=[dense]), 2)
+        decode_embeddings(pb.EmbedResponse(embeddings=[dense]), 2)
     with pytest.raises(BadResponseError, match="2 embeddings came back for 1 texts"):
-        read_embeddings(pb.EmbedResponse(embeddings=[pb.Embedding()] * 2), 1)
+        decode_embeddings(pb.EmbedResponse(embeddings=[pb.Embedding()] * 2), 1)
     for index in (-1, 3):
         results = [rerank_service_pb2.RankedDocument(index=index)]
         with pytest.raises(BadResponseError, match="none of the 3 documents"):
-            read_ranking(rerank_service_pb2.RerankResponse(results=results), 3)
+            decode_ranking(rerank_service_pb2.RerankResponse(results=results), 3)
     with pytest.raises(BadResponseError, match="only 1 of 2 embeddings have dense"):
-        read_embeddings(pb.EmbedResponse(embeddings=[dense, pb.Embedding()]), 2)
+        decode_embeddings(pb.EmbedResponse(embeddings=[dense, pb.Embedding()]), 2)
     with pytest.raises(BadResponseError, match="differ"):
-        read_embeddings(pb.EmbedResponse(embeddings=[dense, wider]), 2)
+        decode_embeddings(pb.EmbedResponse(embeddings=[dense, wider]), 2)
     with pytest.raises(BadResponseError, match="no outcome"):
-        read_stream_result(pb.StreamEmbedResult(id="1"), "1")
+        decode_stream_result(pb.StreamEmbedResult(id="1"), "1")
     with pytest.raises(BadResponseError, match="allow no input"):
-        read_ready(pb.StreamEmbedReady(max_batch_inputs=1))
+        decode_ready(pb.StreamEmbedReady(max_batch_inputs=1))
     with pytest.raises(BadResponseError, match="values"):
-        read_sparse(pb.SparseVector(indices=[1, 2], values=[1.0]))
+        decode_sparse(pb.SparseVector(indices=[1, 2], values=[1.0]))
     with pytest.raises(BadResponseError, match="scales"):
-        read_multi_vector(pb.MultiVector(data=b"1", row_count=1, dimensions=1, encoding=INT8))
+        decode_multi_vector(pb.MultiVector(data=b"1", row_count=1, dimensions=1, encoding=INT8))

@@ -46,6 +46,7 @@ def test_threads_of_a_session_give_way(tmp_path: Path) -> None:
     """Whoever opens the session keeps its own priority."""
     files = resolve(str(FIXTURES / "bert-mean"))
     graph = prepare(files, read(files), cache_dir=tmp_path)
+    own = _niceness(threading.get_native_id())
     before = _thread_ids()
     backend = OnnxBackend(graph.path, device="cpu", lanes=1, intra_op_threads=3)
     # Of the three threads of a run one is the caller's. The one that opened the session may still
@@ -55,6 +56,6 @@ def test_threads_of_a_session_give_way(tmp_path: Path) -> None:
     for thread in started:
         with suppress(ProcessLookupError):
             found.append(_niceness(thread))
-    assert found.count(10) >= 2
-    assert _niceness(threading.get_native_id()) < 10
+    assert found.count(max(own, 10)) >= 2
+    assert _niceness(threading.get_native_id()) == own
     backend.close()

@@ -6,9 +6,9 @@ from pathlib import Path
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.triton.config import RepositoryModel
-from embedgrpc.triton.execution import Execution, Processor
-from embedgrpc.triton.repository import write_model
+from embedgrpc.triton_repository.config import RepositoryModel
+from embedgrpc.triton_repository.execution import Execution, Processor
+from embedgrpc.triton_repository.writing import write_model
 from tests.models.runner import DEFAULT_MODEL, FIXTURES
 
 # Dense; dense with modules after pooling, padded left or right as it says; dense, sparse and

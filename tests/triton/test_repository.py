@@ -9,10 +9,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from embedgrpc.models.kinds import WeightType
-from embedgrpc.triton.config import RepositoryModel, make_config, warm_up_files
-from embedgrpc.triton.errors import RepositoryError
-from embedgrpc.triton.execution import Execution, Precision, Processor
-from embedgrpc.triton.repository import check_place, write_model
+from embedgrpc.triton_repository.config import RepositoryModel, make_config, warm_up_files
+from embedgrpc.triton_repository.errors import RepositoryError
+from embedgrpc.triton_repository.execution import Execution, Precision, Processor
+from embedgrpc.triton_repository.writing import check_place, write_model
 from tests.triton.models import CPU, prepare_model
 
 GPU = Execution(processor=Processor.GPU, cores=2, max_batch_size=64)

@@ -125,7 +125,7 @@ class BackendError(Exception):
     """The model was run, and the run failed. The message never holds an input."""
 
 
-class BackendUnavailableError(BackendError):
+class BackendUnreachableError(BackendError):
     """What runs the model cannot be reached now; the same batch may succeed later."""
 
 
@@ -183,7 +183,7 @@ class Backend(Protocol):
             For each name of `batch.outputs` a float32 array whose first axis is the batch.
 
         Raises:
-            BackendUnavailableError: The backend is away.
+            BackendUnreachableError: The backend is away.
             BackendOverloadedError: It has more work than it takes.
             BackendDeadlineError: The context's deadline passed first.
             BackendCancelledError: The context was cancelled first.

@@ -12,7 +12,7 @@ from embedgrpc.backends.base import (
     Backend,
     BackendCancelledError,
     BackendDeadlineError,
-    BackendUnavailableError,
+    BackendUnreachableError,
     FloatArray,
     PaddedBatch,
     RunContext,
@@ -83,7 +83,7 @@ class FallbackBackend:
             For each name of `batch.outputs` a float32 array [batch, ...].
 
         Raises:
-            BackendUnavailableError: Both are being closed.
+            BackendUnreachableError: Both are being closed.
             BackendOverloadedError: The one elsewhere has more work than it takes.
             BackendDeadlineError: The context's deadline passed first.
             BackendCancelledError: The context was cancelled first.
@@ -91,7 +91,7 @@ class FallbackBackend:
         """
         try:
             return self._upstream.run(batch, context)
-        except BackendUnavailableError as problem:
+        except BackendUnreachableError as problem:
             # That it went away for good, or for a while, is told once and not by every batch.
             if self._upstream_availability.available and not self._closing:
                 _logger.warning(
@@ -119,7 +119,7 @@ class FallbackBackend:
         """Waits for a lane of the twin, and holds it.
 
         Raises:
-            BackendUnavailableError: The backend is being closed.
+            BackendUnreachableError: The backend is being closed.
             BackendDeadlineError: None was free before the deadline.
             BackendCancelledError: None was free before nobody waited any more.
         """
@@ -132,7 +132,7 @@ class FallbackBackend:
                     lambda: self._closing or cancellation.cancelled or self._has_free_lane, left_s
                 )
                 if self._closing:
-                    raise BackendUnavailableError("the backend is being closed")
+                    raise BackendUnreachableError("the backend is being closed")
                 if cancellation.cancelled:
                     raise BackendCancelledError("nobody waits for the batch any more")
                 if not self._has_free_lane or context.deadline <= time.monotonic():

@@ -9,7 +9,7 @@ import pytest
 from embedgrpc.backends.base import (
     BackendError,
     BackendOverloadedError,
-    BackendUnavailableError,
+    BackendUnreachableError,
     RunContext,
 )
 from embedgrpc.backends.triton.backend import TritonBackend
@@ -37,7 +37,7 @@ def test_the_less_busy_server_is_called(
         until(lambda: len(server.shapes) + len(second.shapes) == 6)
         assert (len(server.shapes), len(second.shapes)) == (3, 3)
         backend.close()
-        assert all(isinstance(run.exception(), BackendUnavailableError) for run in runs)
+        assert all(isinstance(run.exception(), BackendUnreachableError) for run in runs)
 
 
 def test_a_server_that_is_held_up_gets_nothing_more(
@@ -55,7 +55,7 @@ def test_a_server_that_is_held_up_gets_nothing_more(
             check(backend)
         assert len(free.shapes) == 5
         backend.close()
-        assert isinstance(held.exception(), BackendUnavailableError)
+        assert isinstance(held.exception(), BackendUnreachableError)
 
 
 @pytest.mark.parametrize("fault", [Fault.QUEUE_FULL, Fault.EXHAUSTED])
@@ -139,11 +139,11 @@ def test_all_away_is_told_at_once(
 
     backend.availability.watch(note)
     server.fault = second.fault = Fault.UNAVAILABLE
-    with pytest.raises(BackendUnavailableError):
+    with pytest.raises(BackendUnreachableError):
         backend.run(make_batch())
     assert told == [False]
     sent = len(server.shapes) + len(second.shapes)
-    with pytest.raises(BackendUnavailableError, match="none of 2"):
+    with pytest.raises(BackendUnreachableError, match="none of 2"):
         backend.run(make_batch())
     assert len(server.shapes) + len(second.shapes) == sent == 2
     second.fault = Fault.NONE
@@ -176,7 +176,7 @@ def test_silence_is_seen(server: KServeServer, second: KServeServer, connect: Co
         for _ in range(4):
             try:
                 check(backend)
-            except BackendUnavailableError:
+            except BackendUnreachableError:
                 failed += 1
         return not failed
 
@@ -295,7 +295,7 @@ def test_a_change_that_does_no_harm_is_none(server: KServeServer, connect: Conne
 def _runs(backend: TritonBackend) -> bool:
     try:
         check(backend)
-    except BackendUnavailableError:
+    except BackendUnreachableError:
         return False
     return True
 

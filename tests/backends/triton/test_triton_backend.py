@@ -12,14 +12,14 @@ from embedgrpc.backends.base import (
     BackendDeadlineError,
     BackendError,
     BackendOverloadedError,
-    BackendUnavailableError,
+    BackendUnreachableError,
     Cancellation,
     PaddedBatch,
     RunContext,
 )
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.loops import LoopThread
-from embedgrpc.backends.triton.messages import Recipe
+from embedgrpc.models.remote.outputs import ServedOutput
 from tests.backends.triton.conftest import Connect
 from tests.backends.triton.kserve_server import PATIENCE_S, Fault, KServeServer, summary
 from tests.backends.triton.slow_link import slow_link
@@ -113,7 +113,7 @@ def test_an_id_that_does_not_fit_is_refused(server: KServeServer, connect: Conne
 def test_further_inputs_are_filled(server: KServeServer, connect: Connect) -> None:
     """What else the model takes is computed from ids and mask."""
     server.inputs.append(("position_ids", "INT64"))
-    backend = connect(server, fillings={"position_ids": lambda ids, mask: ids * 0 + mask})
+    backend = connect(server, inputs={"position_ids": lambda ids, mask: ids * 0 + mask})
     check(backend)
 
 
@@ -135,12 +135,14 @@ def test_typed_contents_are_read(kind: str, server: KServeServer, connect: Conne
 def test_one_output_makes_several(server: KServeServer, connect: Connect) -> None:
     """What is made here of an output is made of the same answer; it is asked for once."""
     server.outputs = [("last_hidden_state", "FP16", [-1, 3])]
-    recipes = {
-        "first": Recipe("last_hidden_state", (3,), lambda hidden, _: hidden[:, 0]),
-        "counts": Recipe("last_hidden_state", (None,), lambda hidden, mask: hidden[:, :, 1] * mask),
+    outputs = {
+        "first": ServedOutput("last_hidden_state", (3,), lambda hidden, _: hidden[:, 0]),
+        "counts": ServedOutput(
+            "last_hidden_state", (None,), lambda hidden, mask: hidden[:, :, 1] * mask
+        ),
     }
     batch = make_batch(outputs=("counts", "first"))
-    found = connect(server, recipes=recipes).run(batch)
+    found = connect(server, outputs=outputs).run(batch)
     np.testing.assert_array_equal(found["counts"], batch.attention_mask)
     np.testing.assert_array_equal(found["first"][:, 0], batch.input_ids[:, 0])
 
@@ -185,8 +187,8 @@ def test_nan_is_passed_on(server: KServeServer, connect: Connect) -> None:
         (Fault.QUEUE_FULL, BackendOverloadedError),
         (Fault.EXHAUSTED, BackendOverloadedError),
         (Fault.QUEUED_TOO_LONG, BackendDeadlineError),
-        (Fault.UNAVAILABLE, BackendUnavailableError),
-        (Fault.UNLOADED, BackendUnavailableError),
+        (Fault.UNAVAILABLE, BackendUnreachableError),
+        (Fault.UNLOADED, BackendUnreachableError),
     ],
 )
 def test_one_status_has_many_meanings(
@@ -198,7 +200,7 @@ def test_one_status_has_many_meanings(
     with pytest.raises(BackendError) as caught:
         backend.run(make_batch())
     assert type(caught.value) is error
-    assert backend.availability.available == (error is not BackendUnavailableError)
+    assert backend.availability.available == (error is not BackendUnreachableError)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +267,7 @@ def test_silence_ends_a_call(server: KServeServer, connect: Connect) -> None:
     """A server that never answers is away, to whoever has more time."""
     backend = connect(server, timeout_s=0.2)
     server.fault = Fault.SILENT
-    with pytest.raises(BackendUnavailableError, match="did not answer in time"):
+    with pytest.raises(BackendUnreachableError, match="did not answer in time"):
         backend.run(make_batch())
 
 
@@ -293,9 +295,9 @@ def test_closing_ends_calls(server: KServeServer, connect: Connect) -> None:
         run = pool.submit(backend.run, make_batch())
         assert server.entered.wait(PATIENCE_S)
         backend.close()
-        with pytest.raises(BackendUnavailableError):
+        with pytest.raises(BackendUnreachableError):
             run.result(PATIENCE_S)
-    with pytest.raises(BackendUnavailableError, match="being closed"):
+    with pytest.raises(BackendUnreachableError, match="being closed"):
         backend.run(make_batch())
 
 
@@ -306,7 +308,7 @@ def test_a_loop_that_ends_leaves_nobody_waiting(server: KServeServer, connect: C
     check(backend)
     asyncio.run_coroutine_threadsafe(_end_tasks(), thread.loop).result(PATIENCE_S)
     thread.close()
-    with pytest.raises(BackendUnavailableError, match="the event loop is closed"):
+    with pytest.raises(BackendUnreachableError, match="the event loop is closed"):
         backend.run(make_batch())
 
 
@@ -342,10 +344,10 @@ def test_an_absent_server_is_told_apart(connect: Connect) -> None:
     """Where nobody listens, and where the model is not there, it may be so later."""
     with KServeServer() as server:
         server.ready = False
-        with pytest.raises(BackendUnavailableError, match="not ready"):
+        with pytest.raises(BackendUnreachableError, match="not ready"):
             connect(server)
         address = server.address
-    with pytest.raises(BackendUnavailableError, match=address):
+    with pytest.raises(BackendUnreachableError, match=address):
         connect(address)
 
 

@@ -441,9 +441,7 @@ def test_bad_model_table_is_named(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "models", [["./a/model", "./b/model"], ["x=./a", "x=./b"], ["model=./a", "./b/model/"]]
-)
+@pytest.mark.parametrize("models", [["./a/m", "./b/m"], ["x=./a", "x=./b"], ["m=./a", "./b/m/"]])
 def test_two_models_with_one_name(models: list[str]) -> None:
     """Requests could not tell them apart: the refusal names both and the way out."""
     flags = [part for model in models for part in ("--model", model)]
@@ -475,7 +473,10 @@ def test_check_prints_every_setting(tmp_path: Path) -> None:
     assert "reflection = false  # --reflection" in lines
     assert 'address = "127.0.0.1:50051"  # default' in lines
     first, second, *_ = done.stderr.splitlines()
-    assert first == "embedgrpc: variable EMBEDGRPC_MAX_INPUT sets nothing"
+    assert (
+        first
+        == "embedgrpc: variable EMBEDGRPC_MAX_INPUT sets nothing; did you mean EMBEDGRPC_MAX_INPUTS?"
+    )
     assert second.startswith("embedgrpc: clients can make the server hold")
 
 

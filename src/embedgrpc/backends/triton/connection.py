@@ -12,7 +12,7 @@ from embedgrpc.backends.base import (
     Availability,
     BackendCancelledError,
     BackendDeadlineError,
-    BackendUnavailableError,
+    BackendUnreachableError,
     RunContext,
 )
 from embedgrpc.backends.triton.channels import TlsFiles, open_channel
@@ -49,7 +49,7 @@ class Connection:
         graph: What the endpoints serve.
 
     Raises:
-        BackendUnavailableError: No endpoint answers.
+        BackendUnreachableError: No endpoint answers.
         BackendError: The model cannot be used.
     """
 
@@ -99,7 +99,7 @@ class Connection:
             BackendError: There is none.
         """
         if self._closing or self._pool is None:
-            raise BackendUnavailableError("the backend is being closed")
+            raise BackendUnreachableError("the backend is being closed")
         now = time.monotonic()
         if context.deadline <= now:
             raise BackendDeadlineError("the deadline passed before the model was run")
@@ -122,7 +122,7 @@ class Connection:
         try:
             if self._pool is not None:
                 self._wait(self._pool.close(), timeout_s=_CLOSE_S)
-        except BackendUnavailableError:
+        except BackendUnreachableError:
             pass  # the loop ended first, and the connections with it
         finally:
             if self._thread is not None:
@@ -156,7 +156,7 @@ class Connection:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:
             coroutine.close()
-            raise BackendUnavailableError("the event loop is closed") from None
+            raise BackendUnreachableError("the event loop is closed") from None
         if context is not None:
             context.cancellation.add_callback(future.cancel)
         try:
@@ -164,12 +164,12 @@ class Connection:
         except concurrent.futures.CancelledError:
             if context is not None and context.cancellation.cancelled:
                 raise BackendCancelledError("nobody waits for the batch any more") from None
-            raise BackendUnavailableError("the backend is being closed") from None
+            raise BackendUnreachableError("the backend is being closed") from None
         except TimeoutError:
             future.cancel()
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 coroutine.close()
-            raise BackendUnavailableError("the event loop does not answer") from None
+            raise BackendUnreachableError("the event loop does not answer") from None
         finally:
             if context is not None:
                 context.cancellation.remove_callback(future.cancel)

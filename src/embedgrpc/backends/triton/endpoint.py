@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2
 
-from embedgrpc.backends.base import BackendError, BackendUnavailableError
+from embedgrpc.backends.base import BackendError, BackendUnreachableError
 from embedgrpc.backends.triton.circuit import Circuit
 from embedgrpc.backends.triton.served_graph import ServedGraph, describe
 
@@ -16,7 +16,7 @@ _SERVICE = "/inference.GRPCInferenceService"
 _TEXT_CHARACTERS_MAX = 200
 
 
-class EndpointSilentError(BackendUnavailableError):
+class EndpointSilentError(BackendUnreachableError):
     """An endpoint did not answer in time: it may be busy, or hang."""
 
 
@@ -96,7 +96,7 @@ class Endpoint:
 
         Raises:
             EndpointSilentError: There was no answer in time.
-            BackendUnavailableError: Server or model are not there.
+            BackendUnreachableError: Server or model are not there.
             BackendError: The model cannot be used.
         """
         try:
@@ -104,14 +104,14 @@ class Endpoint:
             model = await self._ask("ModelReady", self._name, timeout_s=timeout_s)
             if not (server.ready and model.ready):
                 name = self._name["name"]
-                raise BackendUnavailableError(f"{self.address}: the model {name} is not ready")
+                raise BackendUnreachableError(f"{self.address}: the model {name} is not ready")
             metadata = await self._ask("ModelMetadata", self._name, timeout_s=timeout_s)
             config = await self._read_config(timeout_s=timeout_s)
         except grpc.aio.AioRpcError as error:
             # Nobody's text was sent, so what the server says is nobody's either.
             text = " ".join((error.details() or "").split())[:_TEXT_CHARACTERS_MAX]
             silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            kind = EndpointSilentError if silent else BackendUnavailableError
+            kind = EndpointSilentError if silent else BackendUnreachableError
             raise kind(f"{self.address} answered {error.code().name}: {text}") from None
         try:
             return describe(metadata, config)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import grpc
 import grpc.aio
 
-from embedgrpc.backends.base import Availability, BackendError, BackendUnavailableError
+from embedgrpc.backends.base import Availability, BackendError, BackendUnreachableError
 from embedgrpc.backends.triton.endpoint import Endpoint, EndpointSilentError
 from embedgrpc.backends.triton.served_graph import ServedGraph
 from embedgrpc.backends.triton.statuses import Failure, judge
@@ -59,7 +59,7 @@ class Pool:
             answer is taken to have as many as the first.
 
         Raises:
-            BackendUnavailableError: None answers.
+            BackendUnreachableError: None answers.
             BackendError: The model cannot be used.
         """
         found = await asyncio.gather(*(self._describe(one) for one in self._endpoints))
@@ -123,7 +123,7 @@ class Pool:
                 raise error
         if tried:
             raise error
-        raise BackendUnavailableError(f"none of {len(self._endpoints)} endpoints is there")
+        raise BackendUnreachableError(f"none of {len(self._endpoints)} endpoints is there")
 
     async def close(self) -> None:
         """Ends all calls and stops watching."""
@@ -170,7 +170,7 @@ class Pool:
             return Failure(error, lost=True)
         except grpc.aio.UsageError:
             # The channel is closed.
-            return Failure(BackendUnavailableError("the backend is being closed"))
+            return Failure(BackendUnreachableError("the backend is being closed"))
         endpoint.circuit.succeed()
         return answer
 

@@ -13,7 +13,7 @@ from embedgrpc.backends.base import (
     BackendDeadlineError,
     BackendError,
     BackendOverloadedError,
-    BackendUnavailableError,
+    BackendUnreachableError,
 )
 
 _QUEUE_FULL = "exceeds maximum queue size"
@@ -54,15 +54,15 @@ def judge(endpoint: str, code: StatusCode, text: str, *, callers_gave_up: bool) 
         case StatusCode.UNAVAILABLE if _QUEUED_TOO_LONG in text.lower():
             failure = Failure(BackendDeadlineError(f"{said}: the request waited too long there"))
         case StatusCode.UNAVAILABLE | StatusCode.NOT_FOUND:
-            failure = Failure(BackendUnavailableError(said), lost=True)
+            failure = Failure(BackendUnreachableError(said), lost=True)
         case StatusCode.RESOURCE_EXHAUSTED:
             failure = Failure(BackendOverloadedError(said))
         case StatusCode.DEADLINE_EXCEEDED:
             late = f"{endpoint} did not answer in time"
-            kind = BackendDeadlineError if callers_gave_up else BackendUnavailableError
+            kind = BackendDeadlineError if callers_gave_up else BackendUnreachableError
             failure = Failure(kind(late), blamed=True, silent=True)
         case StatusCode.CANCELLED:
-            failure = Failure(BackendUnavailableError(said), blamed=True)
+            failure = Failure(BackendUnreachableError(said), blamed=True)
         case StatusCode.INVALID_ARGUMENT:
             failure = Failure(BackendError(said))
     return failure

@@ -19,7 +19,7 @@ from embedgrpc.engine.tasks.reranking import (
     field_of,
     rank,
 )
-from embedgrpc.engine.tokenizing.jobs import Outcome
+from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
 from embedgrpc.models.kinds import Representation, RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
@@ -155,7 +155,7 @@ class SimilarityReranker:
             )
 
     def _frame(
-        self, outcome: Outcome, spec: RerankSpec, *, position: int
+        self, outcome: TokenizeResult, spec: RerankSpec, *, position: int
     ) -> TokenSequence | errors.EngineError:
         limit = self.embedder.properties.max_tokens
         own_limit = (spec.max_tokens or limit) if position else self.max_query_tokens

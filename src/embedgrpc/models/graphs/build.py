@@ -16,27 +16,27 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.encoders import encoder
 from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.graphs.encoders.mlm_head import build_mlm_head
-from embedgrpc.models.graphs.exports.exported_head import (
+from embedgrpc.models.graphs.exports.inputs import bind_inputs
+from embedgrpc.models.graphs.exports.logits import (
+    check_vocabulary,
+    find_logits,
+    find_token_logits,
+)
+from embedgrpc.models.graphs.exports.m3 import (
+    adopt_m3_outputs,
+    check_m3_outputs,
+    find_m3_hidden,
+    find_m3_outputs,
+)
+from embedgrpc.models.graphs.exports.onnx_file import move_weights, read_graph
+from embedgrpc.models.graphs.exports.vectors import (
     check_no_heads,
     check_pooled,
     check_sentence_embedding,
     find_hidden,
     find_pooled,
 )
-from embedgrpc.models.graphs.exports.exported_inputs import bind_inputs
-from embedgrpc.models.graphs.exports.exported_logits import (
-    check_vocabulary,
-    find_logits,
-    find_token_logits,
-)
-from embedgrpc.models.graphs.exports.imported import move_weights, read_graph
-from embedgrpc.models.graphs.exports.m3_export import (
-    adopt_m3_outputs,
-    check_m3_outputs,
-    find_m3_hidden,
-    find_m3_outputs,
-)
-from embedgrpc.models.graphs.heads.heads import append_embedding_head, append_outputs
+from embedgrpc.models.graphs.heads.pooling import append_embedding_head, append_outputs
 from embedgrpc.models.graphs.heads.token_outputs import (
     append_token_embeddings,
     append_token_weights,
@@ -45,15 +45,15 @@ from embedgrpc.models.graphs.heads.token_outputs import (
 from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.graphs.probe import try_graph
-from embedgrpc.models.graphs.types.float16 import halve
-from embedgrpc.models.graphs.types.int8 import quantize
+from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
+from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.kinds import Kind, WeightType
-from embedgrpc.models.sources.weight_file import Format, Origin, open_tensors
+from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
 
 GRAPH_NAME = "model.onnx"
 
-_CONVERSIONS = {WeightType.FLOAT16: halve, WeightType.INT8: quantize}
+_CONVERSIONS = {WeightType.FLOAT16: convert_to_float16, WeightType.INT8: convert_to_int8}
 
 # Old enough for other runtimes; LayerNormalization is a single operator since this version.
 _OPSET = 17
@@ -77,11 +77,11 @@ class BuiltGraph:
     weight_bytes: int
 
 
-def build_graph(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
+def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
     """Writes the graph of a model and its weights to an empty folder.
 
     Args:
-        origin: What to make it from.
+        weight_file: What to make it from.
         properties: What the model is.
         folder: Where to write.
 
@@ -89,22 +89,22 @@ def build_graph(origin: Origin, properties: ModelProperties, folder: Path) -> Bu
         What was written.
 
     Raises:
-        ModelError: The origin cannot be used, or does not fit the properties.
+        ModelError: The weight_file cannot be used, or does not fit the properties.
     """
     if properties.weight_type is WeightType.FLOAT32:
-        return _build_plain(origin, properties, folder)
+        return _build_plain(weight_file, properties, folder)
     with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
-        plain = _build_plain(origin, properties, Path(plain_folder))
+        plain = _build_plain(weight_file, properties, Path(plain_folder))
         convert = _CONVERSIONS[properties.weight_type]
         weight_bytes = convert(Path(plain_folder) / GRAPH_NAME, folder)
     return replace(plain, weight_type=str(properties.weight_type), weight_bytes=weight_bytes)
 
 
-def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    if origin.format is Format.ONNX:
-        return _import(origin, properties, folder)
+def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
+    if weight_file.format is Format.ONNX:
+        return _import(weight_file, properties, folder)
     family = FAMILIES.get(properties.model_type)
-    config = JsonObject(path=origin.folder / "config.json", values=properties.config)
+    config = JsonObject(path=weight_file.folder / "config.json", values=properties.config)
     if family is None:
         known = ", ".join(FAMILIES)
         raise config.wrong("model_type", f"one of {known} where there is no onnx/model.onnx")
@@ -114,7 +114,7 @@ def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> B
         graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
     )
     with (
-        open_tensors(origin) as tensors,
+        open_tensors(weight_file) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = encoder.build(writer, tensors, config, family)
@@ -134,51 +134,51 @@ def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> B
     return BuiltGraph(family.inputs, outputs, "float32", writer.weight_bytes)
 
 
-def _import(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    imported = read_graph(origin, asked_for=bool(properties.file))
+def _import(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
+    imported = read_graph(weight_file, asked_for=bool(properties.file))
     model = imported.model
     pooled = False
     with GraphWriter(folder, model.graph, opset=imported.opset) as writer:
-        move_weights(writer, origin, model)
-        inputs = bind_inputs(writer, origin, properties)
+        move_weights(writer, weight_file, model)
+        inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
         if properties.kind is Kind.CROSS_ENCODER:
-            outputs: tuple[str, ...] = (find_logits(writer, origin, properties),)
+            outputs: tuple[str, ...] = (find_logits(writer, weight_file, properties),)
             exported = m3 = None
         elif properties.splade is not None:
-            logits = find_token_logits(writer, origin, properties)
+            logits = find_token_logits(writer, weight_file, properties)
             outputs = (
                 append_vocabulary_weights(writer, properties.splade, logits, "attention_mask"),
             )
             exported = m3 = None
         elif m3 is not None:
-            outputs = _append_head(writer, properties, find_m3_hidden(writer, origin, m3))
+            outputs = _append_head(writer, properties, find_m3_hidden(writer, weight_file, m3))
             outputs += adopt_m3_outputs(writer, properties, m3)
             exported = None
-        elif (vector := find_pooled(writer, origin, properties)) is not None:
-            check_no_heads(origin, properties)
+        elif (vector := find_pooled(writer, weight_file, properties)) is not None:
+            check_no_heads(weight_file, properties)
             outputs = append_outputs(writer, vector, normalize=properties.normalize)
             exported, pooled = None, True
         else:
-            hidden, exported = find_hidden(writer, origin, properties)
+            hidden, exported = find_hidden(writer, weight_file, properties)
             outputs = _append_head(writer, properties, hidden)
     if pooled:
         _save(model, folder, outputs, properties)
-        outputs = check_pooled(folder / GRAPH_NAME, origin, properties, outputs)
+        outputs = check_pooled(folder / GRAPH_NAME, weight_file, properties, outputs)
     if exported is not None and not properties.pooling_is_set:
         _save(model, folder, (*outputs, exported), properties)
-        check_sentence_embedding(folder / GRAPH_NAME, origin, properties, outputs, exported)
+        check_sentence_embedding(folder / GRAPH_NAME, weight_file, properties, outputs, exported)
     if properties.splade is not None:
         _save(model, folder, outputs, properties)
-        check_vocabulary(folder / GRAPH_NAME, origin, properties)
+        check_vocabulary(folder / GRAPH_NAME, weight_file, properties)
     if m3 is not None:
         _save(model, folder, outputs, properties, exported=m3.described)
-        check_m3_outputs(folder / GRAPH_NAME, origin, properties, m3)
+        check_m3_outputs(folder / GRAPH_NAME, weight_file, properties, m3)
     _save(model, folder, outputs, properties)
     if not (pooled or exported or properties.splade or m3):
         # The others have been run. A graph is a program: one that does not end, or takes all
         # memory, must do so here.
-        try_graph(folder / GRAPH_NAME, origin, properties, outputs)
+        try_graph(folder / GRAPH_NAME, weight_file, properties, outputs)
     return BuiltGraph(inputs, outputs, imported.weight_type, writer.weight_bytes)
 
 

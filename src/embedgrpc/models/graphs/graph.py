@@ -12,7 +12,7 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import MANIFEST_NAME, load_or_build
 from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.sources.weight_file import Format, Origin, find_external, find_origin
+from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external, find_weight_file
 from embedgrpc.models.tensors.layer_weights import find_layer_weights
 from embedgrpc.models.tokenizers.tokenizer_class import find_changes
 
@@ -60,13 +60,13 @@ class Identity:
     """What a graph is made from, and the hashes that tell it from others.
 
     Attributes:
-        origin: The file of weights.
+        weight_file: The file of weights.
         external: Files in which that file keeps weights.
         weights_digest: The SHA-256 of all weights, in hexadecimal.
         content_hash: As that of `Graph`.
     """
 
-    origin: Origin
+    weight_file: WeightFile
     external: tuple[Path, ...]
     weights_digest: str
     content_hash: str
@@ -91,14 +91,14 @@ def prepare(
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
     identity = identify(files, properties, cache_dir=cache_dir, may_build=may_build)
-    origin = identity.origin
-    key = _digest([str(_BUILDER_VERSION), identity.weights_digest, _shape(origin, properties)])
+    weight_file = identity.weight_file
+    key = _digest([str(_BUILDER_VERSION), identity.weights_digest, _shape(weight_file, properties)])
 
     def build(folder: Path) -> Mapping[str, Any]:
         # The builders need the onnx package, which takes longer to load than a cached graph.
         from embedgrpc.models.graphs.build import build_graph  # noqa: PLC0415 - not on a hit
 
-        return asdict(build_graph(origin, properties, folder))
+        return asdict(build_graph(weight_file, properties, folder))
 
     folder, built = load_or_build(cache_dir, key, build, may_build=may_build)
     return Graph(
@@ -130,43 +130,48 @@ def identify(
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
     fetch_weights(files, properties.transformer_folder, file=properties.file)
-    origin = find_origin(properties.transformer_folder, properties.folder, file=properties.file)
-    external = _find_externals(files, origin, cache_dir, may_build=may_build)
+    weight_file = find_weight_file(
+        properties.transformer_folder, properties.folder, file=properties.file
+    )
+    external = _find_externals(files, weight_file, cache_dir, may_build=may_build)
     weights_digest = _digest(
         [
-            origin.digest,
+            weight_file.digest,
             *(hash_file(path, properties.folder) for path in external),
             *_layer_digests(properties),
             *_head_digests(properties),
         ]
     )
     return Identity(
-        origin, external, weights_digest, _content_hash(origin, properties, weights_digest)
+        weight_file,
+        external,
+        weights_digest,
+        _content_hash(weight_file, properties, weights_digest),
     )
 
 
 def _find_externals(
-    files: ModelFiles, origin: Origin, cache_dir: Path, *, may_build: bool
+    files: ModelFiles, weight_file: WeightFile, cache_dir: Path, *, may_build: bool
 ) -> tuple[Path, ...]:
     """The files in which an ONNX graph keeps its weights."""
-    if origin.format is not Format.ONNX:
+    if weight_file.format is not Format.ONNX:
         return ()
 
     def build(_folder: Path) -> Mapping[str, Any]:
-        from embedgrpc.models.graphs.exports.imported import (  # noqa: PLC0415 - not on a hit
+        from embedgrpc.models.graphs.exports.onnx_file import (  # noqa: PLC0415 - not on a hit
             external_locations,
             load_proto,
         )
 
-        return {"locations": external_locations(load_proto(origin))}
+        return {"locations": external_locations(load_proto(weight_file))}
 
     # The names stand in the graph: the same graph always has the same.
     _, remembered = load_or_build(
-        cache_dir, f"{origin.digest}-external", build, may_build=may_build
+        cache_dir, f"{weight_file.digest}-external", build, may_build=may_build
     )
     locations = remembered["locations"]
-    fetch_external(files, origin, locations)
-    return tuple(find_external(origin, name) for name in locations)
+    fetch_external(files, weight_file, locations)
+    return tuple(find_external(weight_file, name) for name in locations)
 
 
 def _layer_digests(properties: ModelProperties) -> list[str]:
@@ -195,18 +200,18 @@ def _describe_layers(properties: ModelProperties) -> list[Any]:
     ]
 
 
-def _describe_encoder(origin: Origin, properties: ModelProperties) -> Mapping[str, Any]:
+def _describe_encoder(weight_file: WeightFile, properties: ModelProperties) -> Mapping[str, Any]:
     """What of `config.json` changes what is computed with the same weights."""
-    if origin.format is Format.ONNX:
+    if weight_file.format is Format.ONNX:
         return {}  # it stands in the graph
     return {key: properties.config[key] for key in _ENCODER_KEYS if key in properties.config}
 
 
-def _shape(origin: Origin, properties: ModelProperties) -> str:
+def _shape(weight_file: WeightFile, properties: ModelProperties) -> str:
     """Everything but the weights that shapes the graph."""
     return json.dumps(
         {
-            "format": origin.format,
+            "format": weight_file.format,
             "kind": properties.kind,
             "poolings": properties.poolings,
             "normalize": properties.normalize,
@@ -224,8 +229,10 @@ def _shape(origin: Origin, properties: ModelProperties) -> str:
     )
 
 
-def _content_hash(origin: Origin, properties: ModelProperties, weights_digest: str) -> str:
-    return hash_meaning(properties, weights_digest, encoder=_describe_encoder(origin, properties))
+def _content_hash(weight_file: WeightFile, properties: ModelProperties, weights_digest: str) -> str:
+    return hash_meaning(
+        properties, weights_digest, encoder=_describe_encoder(weight_file, properties)
+    )
 
 
 def hash_meaning(

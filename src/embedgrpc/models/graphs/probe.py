@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from embedgrpc.libraries.onnx_runtime import NoKernelError, onnxruntime
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 # Two sequences of unlike length: every pooling gives another vector.
 _LENGTHS = (7, 4)
@@ -24,13 +24,13 @@ def probe_mask() -> NDArray[np.int64]:
 
 
 def run_probe(
-    graph_path: Path, origin: Origin, properties: ModelProperties, names: tuple[str, ...]
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, names: tuple[str, ...]
 ) -> list[NDArray[Any]]:
     """Runs a graph.
 
     Args:
         graph_path: The graph.
-        origin: What it was made from, to be named in messages.
+        weight_file: What it was made from, to be named in messages.
         properties: What the model is.
         names: The outputs to give.
 
@@ -44,17 +44,17 @@ def run_probe(
         return _run(graph_path, properties, names)
     except Exception as error:  # the library raises no narrower class
         line = " ".join(str(error).split())
-        raise ModelError(f"{origin.path} cannot be run by ONNX Runtime: {line}") from error
+        raise ModelError(f"{weight_file.path} cannot be run by ONNX Runtime: {line}") from error
 
 
 def try_graph(
-    graph_path: Path, origin: Origin, properties: ModelProperties, names: tuple[str, ...]
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, names: tuple[str, ...]
 ) -> None:
     """Runs a graph as `run_probe` does, unless it is made for other devices than the CPU.
 
     Args:
         graph_path: The graph.
-        origin: What it was made from, to be named in messages.
+        weight_file: What it was made from, to be named in messages.
         properties: What the model is.
         names: The outputs to give.
 
@@ -62,7 +62,7 @@ def try_graph(
         ModelError: It cannot be loaded or run.
     """
     try:
-        run_probe(graph_path, origin, properties, names)
+        run_probe(graph_path, weight_file, properties, names)
     except ModelError as error:
         if not isinstance(error.__cause__, NoKernelError):
             raise

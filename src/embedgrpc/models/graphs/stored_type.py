@@ -3,26 +3,26 @@
 from collections import Counter
 from math import prod
 
-from embedgrpc.models.sources.weight_file import Format, Origin, open_tensors
+from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def find_stored_type(origin: Origin) -> str:
+def find_stored_type(weight_file: WeightFile) -> str:
     """Finds the type of most of the weights of a file, such as "float16".
 
     Args:
-        origin: The file; what an ONNX graph keeps in other files counts.
+        weight_file: The file; what an ONNX graph keeps in other files counts.
 
     Raises:
         ModelError: It cannot be read.
     """
-    if origin.format is Format.ONNX:
-        from embedgrpc.models.graphs.exports.imported import find_weight_type, load_proto  # noqa: PLC0415 - slow
+    if weight_file.format is Format.ONNX:
+        from embedgrpc.models.graphs.exports.onnx_file import find_weight_type, load_proto  # noqa: PLC0415 - slow
 
-        return find_weight_type(load_proto(origin))
+        return find_weight_type(load_proto(weight_file))
     counts: Counter[str] = Counter()
-    with open_tensors(origin) as tensors:
+    with open_tensors(weight_file) as tensors:
         for name in tensors.names:
             shape, kind = tensors.describe(name)
             counts[_NAMES.get(kind, kind.lower())] += prod(shape)

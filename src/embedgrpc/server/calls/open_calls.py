@@ -21,8 +21,8 @@ import grpc.aio
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, OverloadedError
 from embedgrpc.machine.malloc import trim_memory
-from embedgrpc.server.calls.begin import caller_of
 from embedgrpc.server.calls.budget import Budget, Caller
+from embedgrpc.server.calls.call_metadata import caller_of
 from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.settings.settings import Settings

@@ -58,7 +58,7 @@ def variable_name(setting: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the known name most like this one; empty if none is like it."""
+    """Return "; did you mean X?" for the most similar known name; empty if none is similar."""
     import difflib  # noqa: PLC0415 - only a mistake needs it
 
     found = difflib.get_close_matches(name, list(known), n=1)

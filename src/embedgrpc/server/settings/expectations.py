@@ -5,7 +5,6 @@ from enum import StrEnum
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-import annotated_types
 from pydantic.fields import FieldInfo
 
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -50,17 +49,20 @@ def _describe(annotation: Any) -> str:
 
 
 def _describe_bounds(metadata: Sequence[Any]) -> str:
-    above = least = most = None
-    for one in metadata:
-        match one:
-            case annotated_types.Gt(gt=above):
-                pass
-            case annotated_types.Ge(ge=least):
-                pass
-            case annotated_types.Le(le=most):
-                pass
-            case annotated_types.MaxLen(max_length=length):
-                return f" of at most {length} characters"
-    if most is None:
-        return "" if least is None else f" of at least {least}"
-    return f" above {above} and at most {most}" if above is not None else f" from {least} to {most}"
+    limits = {
+        name: getattr(one, name)
+        for one in metadata
+        for name in ("gt", "ge", "le", "max_length")
+        if hasattr(one, name)
+    }
+    match limits:
+        case {"gt": above, "le": most}:
+            return f" above {above} and at most {most}"
+        case {"ge": least, "le": most}:
+            return f" from {least} to {most}"
+        case {"ge": least}:
+            return f" of at least {least}"
+        case {"max_length": length}:
+            return f" of at most {length} characters"
+        case _:
+            return ""

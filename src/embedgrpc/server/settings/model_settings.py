@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import (
     AfterValidator,
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 NAME_CHARACTERS_MAX = 128
 _NAME = re.compile(rf"[\w.\-/:]{{1,{NAME_CHARACTERS_MAX}}}")
-_ID_AND_SOURCE = re.compile(r"(?P<id>[\w.\-:]+)=(?P<source>.*)", re.DOTALL)
+# Without a slash in the id, because a folder's path may contain an equals sign.
+_ID_AND_SOURCE = re.compile(r"([\w.\-:]+)=(.*)", re.DOTALL)
 
 
 def _check_name(name: str) -> str:
@@ -233,10 +234,10 @@ def default_model() -> ModelSettings:
     return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
 
 
-def split_source(text: str) -> dict[str, Any]:
-    """Return the settings in [ID=]SOURCE."""
+def split_source(text: str) -> tuple[str, str]:
+    """Split [ID=]SOURCE into the id, empty if none is given, and the source."""
     both = _ID_AND_SOURCE.fullmatch(text)
-    return both.groupdict() if both else {"source": text}
+    return (both[1], both[2]) if both else ("", text)
 
 
 def check_names(models: Iterable[ModelSettings]) -> None:

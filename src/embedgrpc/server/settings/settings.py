@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from embedgrpc.models.sources.triton_source import join_endpoints
-from embedgrpc.models.vetting.limits import VettingLimits
+from embedgrpc.models.validation.limits import ValidationLimits
 from embedgrpc.server.settings.model_settings import ModelSettings, check_names, split_source
 
 MIB = 1024 * 1024
@@ -407,9 +407,9 @@ class Settings(BaseModel):
         return 0.0 if _is_local(self.address) else _NETWORK_DRAIN_S
 
     @property
-    def vetting_limits(self) -> VettingLimits:
+    def validation_limits(self) -> ValidationLimits:
         """The limits of the process that reads a model's files."""
-        return VettingLimits(timeout_s=self.load_timeout_s, memory_bytes=self.load_memory_bytes)
+        return ValidationLimits(timeout_s=self.load_timeout_s, memory_bytes=self.load_memory_bytes)
 
     @field_validator("models", mode="before")
     @classmethod
@@ -418,7 +418,7 @@ class Settings(BaseModel):
         if isinstance(value, str):
             value = join_endpoints([part.strip() for part in value.split(",") if part.strip()])
         if isinstance(value, list | tuple):
-            return tuple(split_source(one) if isinstance(one, str) else one for one in value)
+            return tuple(_parse_model(one) if isinstance(one, str) else one for one in value)
         return value
 
     @field_validator("caller_weights", mode="before")
@@ -519,3 +519,8 @@ def _is_local(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _parse_model(text: str) -> dict[str, str]:
+    model_id, source = split_source(text)
+    return {"id": model_id, "source": source}

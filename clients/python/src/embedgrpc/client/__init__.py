@@ -1,69 +1,22 @@
-"""The Python client of embedgrpc: text to vectors, documents by relevance."""
+"""The Python client of embedgrpc: turn text into vectors, rank documents by relevance.
 
-from embedgrpc.client.aio import AsyncClient
-from embedgrpc.client.aio_stream import AsyncEmbedStream
-from embedgrpc.client.calls import HealthStatus
-from embedgrpc.client.client import Client
-from embedgrpc.client.errors import (
-    BackendFailedError,
-    BackendUnavailableError,
-    BadResponseError,
-    ConnectionFailedError,
-    DeadlineExpiredError,
-    EmbedGrpcError,
-    EmptyInputError,
-    InputTooLongError,
-    InternalError,
-    InvalidRequestError,
-    MessageTooLargeError,
-    ModelNotFoundError,
-    NonFiniteOutputError,
-    OverloadedError,
-    PermissionDeniedError,
-    RateLimitedError,
-    ShuttingDownError,
-    UnauthenticatedError,
-    UnsupportedError,
-)
-from embedgrpc.client.models import Model
-from embedgrpc.client.options import EmbedOptions, RerankOptions
-from embedgrpc.client.results import Embeddings, RankedDocument, Ranking, StreamReady, StreamResult
-from embedgrpc.client.sync_stream import EmbedStream
-from embedgrpc.client.vectors import MultiVector, SparseVector
+The public names are those of `embedgrpc.client.public`. They are imported when first used, so
+that a command which only prints its help loads neither gRPC nor numpy.
+"""
 
-__all__ = [
-    "AsyncClient",
-    "AsyncEmbedStream",
-    "BackendFailedError",
-    "BackendUnavailableError",
-    "BadResponseError",
-    "Client",
-    "ConnectionFailedError",
-    "DeadlineExpiredError",
-    "EmbedGrpcError",
-    "EmbedOptions",
-    "EmbedStream",
-    "Embeddings",
-    "EmptyInputError",
-    "HealthStatus",
-    "InputTooLongError",
-    "InternalError",
-    "InvalidRequestError",
-    "MessageTooLargeError",
-    "Model",
-    "ModelNotFoundError",
-    "MultiVector",
-    "NonFiniteOutputError",
-    "OverloadedError",
-    "PermissionDeniedError",
-    "RankedDocument",
-    "Ranking",
-    "RateLimitedError",
-    "RerankOptions",
-    "ShuttingDownError",
-    "SparseVector",
-    "StreamReady",
-    "StreamResult",
-    "UnauthenticatedError",
-    "UnsupportedError",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedgrpc.client.public import *  # noqa: F403 -- its `__all__` lists the names
+
+
+def __getattr__(name: str) -> Any:
+    public = import_module("embedgrpc.client.public")
+    if name != "__all__" and name not in public.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(public, name)
+
+
+def __dir__() -> list[str]:
+    return list(__getattr__("__all__"))

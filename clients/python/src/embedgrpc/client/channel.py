@@ -13,11 +13,16 @@ from typing import Any, Final, Self
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from embedgrpc.client.concurrency import (
+    DEFAULT_CONCURRENT_CALLS,
+    ConcurrencyLimit,
+    Slot,
+    is_refused,
+)
 from embedgrpc.client.errors import DeadlineExpiredError, EmbedGrpcError
-from embedgrpc.client.in_flight import DEFAULT_CONCURRENT_CALLS, InFlight, Place, is_refused
 from embedgrpc.client.proxies import proxy_options
-from embedgrpc.client.sizes import DEFAULT_REQUEST_BYTES, RequestLimit
-from embedgrpc.client.status import error_of_call
+from embedgrpc.client.request_limit import DEFAULT_REQUEST_BYTES, RequestLimit
+from embedgrpc.client.status_errors import error_of_call
 from embedgrpc.v1 import embedding_service_pb2_grpc, model_service_pb2_grpc, rerank_service_pb2_grpc
 
 DEFAULT_TARGET: Final = "127.0.0.1:50051"
@@ -96,7 +101,7 @@ class ChannelOwner:
         self._health_check = health_check
         self._max_request_bytes = max_request_bytes
         self._request_limit = RequestLimit(max_request_bytes)
-        self._in_flight = InFlight(max_concurrent_calls)
+        self._concurrency = ConcurrencyLimit(max_concurrent_calls)
         self._opening = threading.Lock()
         self._channel: Any = None
         self._stubs: Stubs | None = None
@@ -111,7 +116,7 @@ class ChannelOwner:
             metadata=self._metadata,
             health_check=self._health_check,
             max_request_bytes=self._max_request_bytes,
-            max_concurrent_calls=self._in_flight.max_calls,
+            max_concurrent_calls=self._concurrency.max_calls,
         )
         return make, ()
 
@@ -156,7 +161,7 @@ class ChannelOwner:
 
     def attempts(self, timeout_s: float) -> "Attempts":
         """Gives the time to make one call in."""
-        return Attempts(self._in_flight, timeout_s)
+        return Attempts(self._concurrency, timeout_s)
 
     def error_of(self, failure: Any) -> EmbedGrpcError:
         """Reads why a call failed, and what that tells of the server."""
@@ -172,12 +177,12 @@ class Attempts:
     at, and is made again as long as there is time.
 
     Args:
-        in_flight: The calls of the client.
+        concurrency: The calls of the client.
         timeout_s: Time for all of it, in seconds.
     """
 
-    def __init__(self, in_flight: InFlight, timeout_s: float) -> None:
-        self._in_flight = in_flight
+    def __init__(self, concurrency: ConcurrencyLimit, timeout_s: float) -> None:
+        self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._until = time.monotonic() + timeout_s
         self._delay_s = _REFUSED_DELAY_S
@@ -192,25 +197,25 @@ class Attempts:
         if left_s <= 0:
             raise DeadlineExpiredError(
                 f"the call waited {self._timeout_s:g} s for others of this client to end: at most"
-                f" {self._in_flight.limit} are in flight at once (max_concurrent_calls is"
-                f" {self._in_flight.max_calls})",
+                f" {self._concurrency.limit} are in flight at once (max_concurrent_calls is"
+                f" {self._concurrency.max_calls})",
                 reason="",
             )
         return left_s
 
-    def delay_s(self, failure: Any, place: Place) -> float | None:
+    def delay_s(self, failure: Any, slot: Slot) -> float | None:
         """Judges a failure.
 
         Args:
             failure: The `grpc.RpcError` that the call raised.
-            place: The call's place.
+            slot: The call's slot.
 
         Returns:
             How long to wait before the next attempt, in seconds; None when it would not help.
         """
         if not is_refused(failure):
             return None
-        self._in_flight.lower(place)
+        self._concurrency.lower(slot)
         return self.next_delay_s()
 
     def next_delay_s(self) -> float | None:

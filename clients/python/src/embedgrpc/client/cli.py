@@ -13,12 +13,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from embedgrpc.client.calls import HealthStatus
 from embedgrpc.client.channel import DEFAULT_TARGET, MESSAGE_BYTES_MAX
 from embedgrpc.client.cli_arguments import chosen, parser
 from embedgrpc.client.client import Client
 from embedgrpc.client.errors import EmbedGrpcError
-from embedgrpc.client.results import StreamResult
+from embedgrpc.client.result_types import StreamResult
+from embedgrpc.client.unary_calls import HealthStatus
 
 _INTERRUPTED: Final = 130  # what a shell reports after Ctrl-C
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar, get_args
 
 from embedgrpc.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
 from embedgrpc.client.enums import Encoding, InputType, ResultOrder, ScoreScale, Task, Truncation
-from embedgrpc.client.stream import BATCH_SIZE
+from embedgrpc.client.stream_state import BATCH_SIZE
 
 NumberT = TypeVar("NumberT", int, float)
 

@@ -8,19 +8,27 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from embedgrpc.client import calls
 from embedgrpc.client.channel import Attempts, ChannelOwner
+from embedgrpc.client.concurrency import Slot
+from embedgrpc.client.embed_stream import EmbedStream
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
-from embedgrpc.client.in_flight import Place
-from embedgrpc.client.models import Model
+from embedgrpc.client.model_description import Model
 from embedgrpc.client.options import EmbedOptions, RerankOptions
-from embedgrpc.client.results import Embeddings, Ranking
-from embedgrpc.client.stream import BATCH_SIZE, StreamInputs, StreamState
-from embedgrpc.client.sync_stream import EmbedStream
+from embedgrpc.client.result_types import Embeddings, Ranking
+from embedgrpc.client.stream_state import BATCH_SIZE, StreamInputs, StreamState
+from embedgrpc.client.unary_calls import (
+    HealthStatus,
+    ModelPages,
+    UnaryCall,
+    embed_call,
+    get_model_call,
+    health_call,
+    rerank_call,
+)
 from embedgrpc.v1 import embedding_service_pb2
 
-AnswerT = TypeVar("AnswerT")
+ResultT = TypeVar("ResultT")
 
 
 class Client(ChannelOwner):
@@ -71,7 +79,7 @@ class Client(ChannelOwner):
             TypeError: A text or an option has the wrong type.
             ValueError: A text is not valid Unicode, or an option is out of its range.
         """
-        return self._run(calls.embed_call(texts, model, **options), timeout_s)
+        return self._run(embed_call(texts, model, **options), timeout_s)
 
     def embed_stream(
         self,
@@ -140,7 +148,7 @@ class Client(ChannelOwner):
             TypeError: A text or an option has the wrong type.
             ValueError: A text is not valid Unicode, or an option is out of its range.
         """
-        return self._run(calls.rerank_call(query, documents, model, **options), timeout_s)
+        return self._run(rerank_call(query, documents, model, **options), timeout_s)
 
     def list_models(
         self, task: Task | None = None, *, timeout_s: float | None = None
@@ -158,7 +166,7 @@ class Client(ChannelOwner):
             EmbedGrpcError: A call failed.
             ValueError: There is no such task.
         """
-        pages = calls.ModelPages(task)
+        pages = ModelPages(task)
         while (call := pages.next_call()) is not None:
             self._run(call, timeout_s)
         return pages.models
@@ -176,9 +184,9 @@ class Client(ChannelOwner):
         Raises:
             EmbedGrpcError: The call failed.
         """
-        return self._run(calls.get_model_call(name), timeout_s)
+        return self._run(get_model_call(name), timeout_s)
 
-    def health(self, service: str = "", *, timeout_s: float | None = None) -> calls.HealthStatus:
+    def health(self, service: str = "", *, timeout_s: float | None = None) -> HealthStatus:
         """Asks how a service of the server is.
 
         Args:
@@ -192,10 +200,10 @@ class Client(ChannelOwner):
             EmbedGrpcError: The call failed.
         """
         try:
-            return self._run(calls.health_call(service), timeout_s)
+            return self._run(health_call(service), timeout_s)
         except EmbedGrpcError as error:
             if error.code is grpc.StatusCode.NOT_FOUND:
-                return calls.HealthStatus.SERVICE_UNKNOWN
+                return HealthStatus.SERVICE_UNKNOWN
             raise
 
     def close(self) -> None:
@@ -217,33 +225,33 @@ class Client(ChannelOwner):
 
     def start_stream(
         self, requests: Iterator[embedding_service_pb2.StreamEmbedRequest], attempts: Attempts
-    ) -> tuple[Any, Place]:
+    ) -> tuple[Any, Slot]:
         """Starts a call of StreamEmbed; for `EmbedStream`."""
         stubs = self._open(grpc)
-        place = self._enter(attempts)
+        slot = self._acquire_slot(attempts)
         try:
             call = stubs.embedding.StreamEmbed(requests, metadata=self._call_metadata)
-            if not call.add_callback(lambda: self._in_flight.leave(place)):
-                self._in_flight.leave(place)  # it is over already
+            if not call.add_callback(lambda: self._concurrency.release(slot)):
+                self._concurrency.release(slot)  # it is over already
         except BaseException as error:
-            self._in_flight.leave(place)
+            self._concurrency.release(slot)
             if isinstance(error, ValueError):
                 self._check_open()  # this is what gRPC says of a closed channel
             raise
-        return call, place
+        return call, slot
 
-    def _run(self, call: calls.Call[AnswerT], timeout_s: float | None) -> AnswerT:
+    def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
         method = call.method(self._open(grpc))
         attempts = self.attempts(self._deadline_s(timeout_s))
         self._request_limit.check(call.request, call.texts)
         while True:
-            place = self._enter(attempts)
+            slot = self._acquire_slot(attempts)
             try:
                 response = method(
                     call.request, timeout=attempts.left_s(), metadata=self._call_metadata
                 )
             except grpc.RpcError as error:
-                delay_s = attempts.delay_s(error, place)
+                delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:
                     raise self.error_of(error) from error
             except ValueError:
@@ -252,18 +260,18 @@ class Client(ChannelOwner):
             else:
                 return call.read(response)
             finally:
-                self._in_flight.leave(place)
+                self._concurrency.release(slot)
             time.sleep(delay_s)
 
-    def _enter(self, attempts: Attempts) -> Place:
+    def _acquire_slot(self, attempts: Attempts) -> Slot:
         """Waits for a place among the calls in flight."""
         granted = threading.Event()
-        place = self._in_flight.enter(granted.set)
+        slot = self._concurrency.acquire(granted.set)
         try:
-            while not place.granted:
+            while not slot.granted:
                 granted.wait(attempts.left_s())
             self._check_open()
         except BaseException:
-            self._in_flight.leave(place)
+            self._concurrency.release(slot)
             raise
-        return place
+        return slot

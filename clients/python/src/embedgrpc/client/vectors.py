@@ -51,7 +51,7 @@ class MultiVector:
     dimensions: int
 
 
-def read_rows(message: pb.DenseVector | pb.MultiVector, row_count: int) -> Vectors:
+def decode_rows(message: pb.DenseVector | pb.MultiVector, row_count: int) -> Vectors:
     """Reads the numbers of a dense vector or a multi-vector.
 
     Args:
@@ -68,7 +68,7 @@ def read_rows(message: pb.DenseVector | pb.MultiVector, row_count: int) -> Vecto
     """
     dimensions = message.dimensions
     if message.encoding == pb.VECTOR_ENCODING_FLOAT32:
-        return read_floats(message, row_count * dimensions).reshape(row_count, dimensions)
+        return decode_floats(message, row_count * dimensions).reshape(row_count, dimensions)
     dtype = _DATA_TYPES.get(message.encoding)
     if dtype is None:
         raise BadResponseError(f"a vector has the unknown encoding {message.encoding}")
@@ -86,7 +86,7 @@ def read_rows(message: pb.DenseVector | pb.MultiVector, row_count: int) -> Vecto
     return rows.copy()
 
 
-def read_floats(message: pb.DenseVector | pb.MultiVector, count: int) -> NDArray[np.float32]:
+def decode_floats(message: pb.DenseVector | pb.MultiVector, count: int) -> NDArray[np.float32]:
     """Reads `values` from the wire form, several times as fast as number by number.
 
     The field is the lowest of its message, so it comes first when it is written.
@@ -106,7 +106,7 @@ def read_floats(message: pb.DenseVector | pb.MultiVector, count: int) -> NDArray
     return np.frombuffer(wire, "<f4", count, _header_bytes(count)).astype(np.float32)
 
 
-def read_sparse(message: pb.SparseVector) -> SparseVector:
+def decode_sparse(message: pb.SparseVector) -> SparseVector:
     """Reads a sparse vector.
 
     Args:
@@ -130,7 +130,7 @@ def read_sparse(message: pb.SparseVector) -> SparseVector:
     )
 
 
-def read_multi_vector(message: pb.MultiVector) -> MultiVector:
+def decode_multi_vector(message: pb.MultiVector) -> MultiVector:
     """Reads a multi-vector.
 
     Args:
@@ -146,7 +146,7 @@ def read_multi_vector(message: pb.MultiVector) -> MultiVector:
     if message.encoding == pb.VECTOR_ENCODING_INT8:
         _require_count("scales", len(message.scales), message.row_count)
         scales = np.array(message.scales, np.float32)
-    return MultiVector(read_rows(message, message.row_count), scales, message.dimensions)
+    return MultiVector(decode_rows(message, message.row_count), scales, message.dimensions)
 
 
 def _header_bytes(count: int) -> int:

@@ -1,0 +1,259 @@
+"""A stream of embeddings over a channel with threads.
+
+Three threads meet in an `_Exchange`: gRPC's own drains the requests, a reader takes the answers
+in, and the caller's takes the results out. None of them refers to the `EmbedStream`, so one that
+is dropped is collected, and that ends the call.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+import grpc
+
+from embedgrpc.client.channel import Attempts
+from embedgrpc.client.concurrency import Slot
+from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.result_types import StreamReady, StreamResult
+from embedgrpc.client.stream_state import StreamInputs, StreamState
+from embedgrpc.v1 import embedding_service_pb2 as pb
+
+_ANSWERS_AHEAD: Final = 2
+_END: Final = object()
+
+
+class Starter(Protocol):
+    """What a stream needs of its client."""
+
+    def attempts(self, timeout_s: float) -> Attempts:
+        """Gives the time to start a call in."""
+
+    def start_stream(
+        self, requests: Iterator[pb.StreamEmbedRequest], attempts: Attempts
+    ) -> tuple[Any, Slot]:
+        """Starts a call, once fewer others are in flight."""
+
+    def error_of(self, failure: Any) -> EmbedGrpcError:
+        """Reads why a call failed."""
+
+
+class EmbedStream(Iterator[StreamResult]):
+    """Results of a stream, one by one; the call begins with the first of them.
+
+    Closing it, by `close()`, a `with` block or by dropping it, ends the call. One thread may
+    iterate. When the server fails, the error has the `unanswered_ids`; an exception that the
+    inputs raise comes after the results of the inputs before it.
+    """
+
+    def __init__(
+        self,
+        client: Starter,
+        state: StreamState[StreamInputs],
+    ) -> None:
+        self._client = client
+        self._state = state
+        self._attempts: Attempts | None = None
+        self._slot: Slot | None = None
+        self._exchange = _Exchange(state)
+        self._results: deque[StreamResult] = deque()
+        self._call: Any = None
+        self._reader: threading.Thread | None = None
+        self._finished = False
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens the model read for the results so far."""
+        return self._state.input_tokens
+
+    def ready(self) -> StreamReady:
+        """Waits for the terms of the stream.
+
+        Returns:
+            Model, revision, fingerprint and limits.
+
+        Raises:
+            EmbedGrpcError: The server refused the stream, or failed.
+            RuntimeError: The stream was closed before.
+        """
+        while self._state.ready is None:
+            if not self._receive():
+                raise RuntimeError("the stream was closed before it was ready")
+        return self._state.ready
+
+    def close(self) -> None:
+        """Ends the call; results that were not taken are lost. Safe to repeat."""
+        self._cancel()
+        if self._reader is not None:
+            self._reader.join()
+
+    def __next__(self) -> StreamResult:
+        while not self._results:
+            if not self._receive():
+                raise StopIteration
+        return self._results.popleft()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._cancel()
+
+    def _receive(self) -> bool:
+        """Takes the next answer in; False at the end of the stream."""
+        if self._finished:
+            return False
+        if self._call is None:
+            self._begin()
+        failure: EmbedGrpcError | None = None
+        cause: Exception | None = self._state.input_error
+        try:
+            results = self._exchange.next_results()
+        except grpc.RpcError as error:
+            if self._begins_again(error):
+                return True
+            failure, cause = self._client.error_of(error), error
+        except EmbedGrpcError as error:
+            failure = error
+        else:
+            if results is not None:
+                self._results.extend(results)
+                return True
+        self.close()
+        outcome = self._state.outcome(failure)
+        if outcome is not None:
+            raise outcome from cause
+        return False
+
+    def _begin(self) -> None:
+        if self._attempts is None:
+            self._attempts = self._client.attempts(self._state.timeout_s)
+        requests = self._exchange.requests()
+        self._call, self._slot = self._client.start_stream(requests, self._attempts)
+        self._reader = threading.Thread(
+            target=self._exchange.read, args=(self._call,), name="embed-stream", daemon=True
+        )
+        self._reader.start()
+
+    def _begins_again(self, failure: grpc.RpcError) -> bool:
+        """Prepares another call where the server refused this one without a look at it."""
+        if self._state.ready is not None or self._attempts is None or self._slot is None:
+            return False
+        delay_s = self._attempts.delay_s(failure, self._slot)
+        if delay_s is None:
+            return False
+        self._exchange.stop()
+        self._exchange = _Exchange(self._state)
+        self._call = None
+        time.sleep(delay_s)
+        return True
+
+    def _cancel(self) -> None:
+        self._finished = True
+        self._results.clear()
+        self._exchange.stop()
+        if self._call is not None:
+            self._call.cancel()
+
+
+class _Exchange:
+    """Where the threads of one stream meet; its condition guards the state."""
+
+    def __init__(self, state: StreamState[StreamInputs]) -> None:
+        self._state = state
+        self._changed = threading.Condition()
+        self._answers: deque[pb.StreamEmbedResponse] = deque()
+        self._ended = False  # by the server
+        self._failure: grpc.RpcError | None = None
+        self._stopped = False  # by the caller, or because there is nothing more to do
+
+    def requests(self) -> Iterator[pb.StreamEmbedRequest]:
+        """Yields the requests; runs in gRPC's thread, which ends with it."""
+        yield self._state.setup
+        failure: Exception | None = None
+        inputs: Iterator[Any] | None = None
+        try:
+            while True:
+                if not self._wait_for_room():
+                    # The inputs have not ended, and another exchange may take them.
+                    return
+                if inputs is None:
+                    inputs = iter(self._state.inputs)
+                item = next(inputs, _END)
+                if item is _END:
+                    break
+                with self._changed:
+                    message = self._state.add(item)
+                    if self._state.has_failed():
+                        self._changed.notify_all()
+                if message is not None:
+                    yield message
+        except Exception as error:  # noqa: BLE001 -- the caller's own, raised in its thread
+            failure = error
+        with self._changed:
+            last_message = self._state.end_inputs(failure)
+        if last_message is not None:
+            yield last_message
+
+    def read(self, call: Any) -> None:
+        """Takes answers in, a few ahead of the caller; runs in a thread of its own."""
+        try:
+            for answer in call:
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._stopped or len(self._answers) < _ANSWERS_AHEAD
+                    )
+                    self._answers.append(answer)
+                    self._changed.notify_all()
+        except grpc.RpcError as error:
+            self._failure = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def next_results(self) -> list[StreamResult] | None:
+        """Waits for the next answer; None at the end of the stream.
+
+        Raises:
+            grpc.RpcError: The call failed.
+            EmbedGrpcError: The server is overdue, or its answer breaks the contract.
+        """
+        with self._changed:
+            self._state.begin_wait()
+            while not (self._answers or self._ended or self._state.has_failed()):
+                patience_s = self._state.patience_s()
+                if patience_s <= 0:
+                    raise self._state.overdue_error()
+                self._changed.wait(patience_s)
+            if self._answers:
+                results = self._state.receive(self._answers.popleft())
+                self._changed.notify_all()
+                return results
+            if failed := self._state.take_failed():
+                self._changed.notify_all()
+                return failed
+            if self._failure is not None:
+                raise self._failure
+            return None
+
+    def stop(self) -> None:
+        """Lets the other threads go."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _wait_for_room(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._ended or self._state.has_room())
+            return not self._stopped and not self._ended

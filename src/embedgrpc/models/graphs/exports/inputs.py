@@ -1,0 +1,206 @@
+"""Binds the inputs of an exported graph to those that are served, and fills in all others.
+
+Exports of decoders want positions and a cache of keys and values, some models a task. What these
+must be for one pass over whole texts is computed inside the graph, so that every backend can run
+it on token ids and mask alone.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.limits import OFFSET_POSITIONS
+from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.sources.weight_file import WeightFile
+
+_MASK = "attention_mask"
+_SERVED = ("input_ids", _MASK, "token_type_ids")
+_REQUIRED = frozenset(_SERVED[:2])
+_WHOLE = frozenset({TensorProto.INT64, TensorProto.INT32})
+_MASK_KINDS = _WHOLE | {TensorProto.BOOL, TensorProto.FLOAT, TensorProto.FLOAT16}
+_PAST = re.compile(r"past_key_values\.\d+\.(decoder\.)?(key|value)")
+_PAST_RANK = 4
+_AXES = 2
+
+
+def bind_inputs(
+    writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties
+) -> tuple[str, ...]:
+    """Leaves a graph with no inputs but `input_ids`, `attention_mask` and `token_type_ids`.
+
+    Args:
+        writer: Of the graph.
+        weight_file: The ONNX file.
+        properties: What the model is.
+
+    Returns:
+        The names of the inputs that the graph has now, int64 [batch, tokens] each.
+
+    Raises:
+        ModelError: An input is missing, or is one that nothing says how to fill.
+    """
+    graph = writer.graph
+    initialized = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name: value for value in graph.input if value.name not in initialized}
+    missing = sorted(_REQUIRED - inputs.keys())
+    if missing:
+        raise ModelError(f"{weight_file.path}: the graph has no input {missing[0]!r}")
+    served = tuple(name for name in _SERVED if name in inputs)
+    kept = [value for value in graph.input if value.name in initialized]
+    casts = {name: _vacate(writer, _Input(weight_file, inputs[name])) for name in served}
+    with writer.ahead():
+        for name, renamed in casts.items():
+            if renamed != name:
+                kind = inputs[name].type.tensor_type.elem_type
+                writer.output(writer.op("Cast", name, to=kind), renamed)
+        for name, value in inputs.items():
+            if name not in served:
+                _find_filling(weight_file, name)(writer, _Input(weight_file, value), properties)
+    del graph.input[:]
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
+        for name in served
+    )
+    graph.input.extend(kept)
+    return served
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """An input of the export."""
+
+    weight_file: WeightFile
+    value: onnx.ValueInfoProto
+
+    @property
+    def name(self) -> str:
+        return self.value.name
+
+    @property
+    def kind(self) -> int:
+        """The type of its values, as ONNX numbers it."""
+        return self.value.type.tensor_type.elem_type
+
+    @property
+    def sizes(self) -> list[int | None] | None:
+        """The length of each axis, None where it is free; None where nothing is said."""
+        described = self.value.type.tensor_type
+        if not described.HasField("shape"):
+            return None
+        return [d.dim_value if d.HasField("dim_value") else None for d in described.shape.dim]
+
+    def wrong(self, wanted: str) -> ModelError:
+        return ModelError(f"{self.weight_file.path}: the graph's input {self.name!r} must {wanted}")
+
+
+def _vacate(writer: GraphWriter, given: _Input) -> str:
+    """Checks a served input; gives the name that what the graph takes has from now on."""
+    if given.kind not in (_MASK_KINDS if given.name == _MASK else _WHOLE):
+        raise given.wrong("be int64 or int32")
+    if given.sizes is not None and given.sizes != [None] * _AXES:
+        raise given.wrong("have a free batch and length: export it with dynamic axes")
+    return given.name if given.kind == TensorProto.INT64 else writer.vacate(given.name)
+
+
+_Fill = Callable[[GraphWriter, _Input, ModelProperties], None]
+
+
+def _find_filling(weight_file: WeightFile, name: str) -> _Fill:
+    if _PAST.fullmatch(name):
+        return _fill_past
+    if name not in _FILLINGS:
+        raise ModelError(f"{weight_file.path}: the graph's input {name!r} is not supported")
+    return _FILLINGS[name]
+
+
+def _fill_positions(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
+    """Positions that count real tokens, wherever padding is: from 0, or from after the padding."""
+    if given.kind not in _WHOLE or len(given.sizes or [None] * _AXES) != _AXES:
+        raise given.wrong("be int64 or int32 of shape [batch, tokens]")
+    axis = writer.constant(np.array(1, np.int64), "axis")
+    if properties.model_type in OFFSET_POSITIONS:
+        # These look at the ids: a text that spells out the padding token has no position for it.
+        padding = writer.constant(np.array(properties.pad_token_id, np.int64), "padding")
+        other = writer.op("Not", writer.op("Equal", "input_ids", padding))
+        real = writer.op("Cast", other, to=TensorProto.INT64)
+        count = writer.op("Mul", writer.op("CumSum", real, axis), real)
+        positions = writer.op("Add", count, padding)
+    else:
+        # In float32, as whole numbers have no Max in older versions.
+        mask = writer.op("Cast", _MASK, to=TensorProto.FLOAT)
+        count = writer.op("CumSum", mask, axis)
+        before = writer.op("Sub", count, writer.scalar(1.0))
+        positions = writer.op("Max", before, writer.scalar(0.0))
+    writer.output(writer.op("Cast", positions, to=given.kind), given.name)
+
+
+def _fill_past(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
+    """Keys or values of no tokens: [batch, heads, 0, head size]."""
+    sizes = given.sizes
+    if sizes is None or len(sizes) != _PAST_RANK:
+        raise given.wrong("be of shape [batch, heads, past tokens, head size]")
+    if sizes[0] is not None or sizes[2] is not None:
+        raise given.wrong("have a free batch and length: export it with dynamic axes")
+    config = JsonObject(properties.transformer_folder / "config.json", properties.config)
+    heads = sizes[1] if sizes[1] is not None else _count_heads(config)
+    size = sizes[3] if sizes[3] is not None else _head_size(config)
+    shape = writer.op("Shape", "input_ids")
+    batch = writer.op("Gather", shape, writer.constant(np.array([0], np.int64), "first"))
+    rest = writer.constant(np.array([heads, 0, size], np.int64), "past_shape")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(given.kind)
+    zero = onnx.numpy_helper.from_array(np.zeros(1, dtype=dtype))
+    past = writer.op(
+        "ConstantOfShape", writer.op("Concat", batch, rest, axis=0), value=zero, name="past"
+    )
+    writer.output(past, given.name)
+
+
+def _count_heads(config: JsonObject) -> int:
+    return config.count("num_key_value_heads") or config.size("num_attention_heads")
+
+
+def _head_size(config: JsonObject) -> int:
+    # What the configuration says counts: it need not be the quotient.
+    return config.count("head_dim") or config.size("hidden_size") // config.size(
+        "num_attention_heads"
+    )
+
+
+def _fill_task(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
+    """The task that the configuration names, for every text."""
+    if properties.task_id is None:
+        raise ModelError(
+            f"{given.weight_file.path}: the graph's input {given.name!r} chooses a task: set "
+            "task_id for this model in the configuration"
+        )
+    if given.kind not in _WHOLE or len(given.sizes or []) > 1:
+        raise given.wrong("be one int64 or int32 per text")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(given.kind)
+    task = writer.constant(np.array(properties.task_id, dtype), "task")
+    if given.sizes == [None]:
+        shape = writer.op("Shape", "input_ids")
+        first = writer.constant(np.array([0], np.int64), "first")
+        task = writer.op("Expand", task, writer.op("Gather", shape, first))
+    elif given.sizes:
+        task = writer.reshape(task, [1])
+    writer.output(task, given.name)
+
+
+def _fill_branch(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
+    """Says that there are no keys and values of earlier tokens."""
+    del properties
+    writer.output(writer.constant(np.zeros(1, dtype=np.bool_), "branch"), given.name)
+
+
+_FILLINGS: Mapping[str, _Fill] = {
+    "position_ids": _fill_positions,
+    "task_id": _fill_task,
+    "use_cache_branch": _fill_branch,
+}

@@ -1,0 +1,242 @@
+"""Finds the token vectors in exports of BGE-M3 that hold its three outputs and nothing before.
+
+Such a graph pools, scales and applies the heads by itself. What all three are made from is the
+last value that they share, and from there on the model's own files say what is to be done.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
+from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.graphs.exports.names import clear_names
+from embedgrpc.models.graphs.heads.token_outputs import scale_to_unit
+from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
+from embedgrpc.models.graphs.probe import is_close, probe_mask, run_probe
+from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.kinds import Representation
+from embedgrpc.models.sources.weight_file import WeightFile
+
+_HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
+
+
+@dataclass(frozen=True, slots=True)
+class M3Outputs:
+    """The outputs of an export, by name.
+
+    Attributes:
+        dense: [batch, dimensions], scaled to length 1.
+        weights: [batch, tokens, 1], never below 0; empty where it has none.
+        vectors: [batch, tokens - 1, dimensions], of length 1; empty where it has none.
+        described: Their types and shapes, as the export has them.
+    """
+
+    dense: str
+    weights: str
+    vectors: str
+    described: tuple[onnx.ValueInfoProto, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that the export has."""
+        return tuple(name for name in (self.dense, self.weights, self.vectors) if name)
+
+
+def find_m3_outputs(graph: onnx.GraphProto) -> M3Outputs | None:
+    """Finds the outputs that exports of BGE-M3 have; None where this is no such export."""
+    given = {value.name: value for value in graph.output}
+    dense, weights, vectors = (
+        next((name for name in known if name in given), "")
+        for known in (DENSE_NAMES, WEIGHT_NAMES, VECTOR_NAMES)
+    )
+    if not dense or not (weights or vectors):
+        return None
+    described = []
+    for name in filter(None, (dense, weights, vectors)):
+        described.append(onnx.ValueInfoProto())
+        described[-1].CopyFrom(given[name])
+    return M3Outputs(dense, weights, vectors, tuple(described))
+
+
+def find_m3_hidden(writer: GraphWriter, weight_file: WeightFile, outputs: M3Outputs) -> str:
+    """Finds the token vectors that the outputs are made from.
+
+    Args:
+        writer: Of the graph.
+        weight_file: The ONNX file.
+        outputs: Of the export.
+
+    Returns:
+        The name of the token vectors, float32 [batch, tokens, hidden_size]; what is made from
+        them is to be checked.
+
+    Raises:
+        ModelError: The outputs are not made from the same value.
+    """
+    named = [value.name for value in writer.graph.output if value.name in _HIDDEN_NAMES]
+    hidden = named[0] if named else _trace_hidden(writer.graph, outputs)
+    if hidden is None:
+        raise ModelError(
+            f"{weight_file.path}: outputs {', '.join(outputs.names)} are not made from the same "
+            f"token vectors: export it with {_HIDDEN_NAMES[0]}"
+        )
+    hidden = clear_names(writer, hidden)
+    # An inner value's type is written nowhere; where it is float32 already, this costs nothing.
+    return writer.op("Cast", hidden, to=TensorProto.FLOAT)
+
+
+def adopt_m3_outputs(
+    writer: GraphWriter, properties: ModelProperties, outputs: M3Outputs
+) -> tuple[str, ...]:
+    """Takes over what an export makes of its tokens where no file of the model holds the heads.
+
+    Args:
+        writer: Of the graph.
+        properties: What the model is.
+        outputs: Of the export.
+
+    Returns:
+        The names of the graph's outputs.
+    """
+    adopted: tuple[str, ...] = ()
+    if Representation.SPARSE in properties.representations and properties.sparse_head is None:
+        weights = writer.op("Cast", outputs.weights, to=TensorProto.FLOAT)
+        weights = writer.reshape(writer.op("Relu", weights), [0, -1])
+        adopted += (writer.output(weights, TOKEN_WEIGHTS),)
+    wanted = Representation.MULTI_VECTOR in properties.representations
+    if wanted and properties.multi_vector_head is None:
+        vectors = writer.op("Cast", outputs.vectors, to=TensorProto.FLOAT)
+        vectors = scale_to_unit(writer, _align(writer, vectors))
+        adopted += (writer.output(vectors, TOKEN_EMBEDDINGS),)
+    return adopted
+
+
+def _align(writer: GraphWriter, vectors: str) -> str:
+    """A row for each token, where the first token's may be left out."""
+    pads = writer.constant(np.array([0, 1, 0, 0, 0, 0], dtype=np.int64), "pads")
+    padded = writer.op("Pad", vectors, pads, mode="constant")
+    one = writer.constant(np.array([1], dtype=np.int64), "one")
+    tokens = writer.op("Gather", writer.op("Shape", "input_ids"), one)
+    end = writer.constant(np.array([np.iinfo(np.int64).max], dtype=np.int64), "end")
+    return writer.op("Slice", padded, writer.op("Neg", tokens), end, one)
+
+
+def check_m3_outputs(
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, outputs: M3Outputs
+) -> None:
+    """Checks that the outputs of an export are what the model's files lead to.
+
+    Args:
+        graph_path: A graph with our outputs and with those of the export.
+        weight_file: The ONNX file.
+        properties: What the model is.
+        outputs: Of the export.
+
+    Raises:
+        ModelError: One is not.
+    """
+    real = probe_mask() == 1  # [batch, tokens]
+    pairs = [(outputs.dense, SENTENCE_EMBEDDING, "modules.json says")]
+    if outputs.weights and properties.sparse_head:
+        says = f"{properties.sparse_head.path.name} gives"
+        pairs.append((outputs.weights, TOKEN_WEIGHTS, says))
+    if outputs.vectors and properties.multi_vector_head:
+        says = f"{properties.multi_vector_head.path.name} gives"
+        pairs.append((outputs.vectors, TOKEN_EMBEDDINGS, says))
+    _check_adopted(graph_path, weight_file, properties)
+    names = tuple(name for theirs, ours, _ in pairs for name in (theirs, ours))
+    values = run_probe(graph_path, weight_file, properties, names)
+    for (name, _, says), theirs, ours in zip(pairs, values[::2], values[1::2], strict=True):
+        if name == outputs.dense:
+            same = is_close(theirs, ours)
+        else:
+            same = _are_tokens_close(theirs, ours, real)
+        if not same:
+            raise ModelError(
+                f"{weight_file.path}: output {name!r} is not what {says}: export it anew or "
+                "correct the model's files"
+            )
+
+
+def _check_adopted(graph_path: Path, weight_file: WeightFile, properties: ModelProperties) -> None:
+    """Checks that there is a weight and a vector of the right length for each token."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if Representation.SPARSE in properties.representations:
+        shapes[TOKEN_WEIGHTS] = probe_mask().shape
+    if Representation.MULTI_VECTOR in properties.representations:
+        shapes[TOKEN_EMBEDDINGS] = (*probe_mask().shape, properties.multi_vector_dimensions)
+    values = run_probe(graph_path, weight_file, properties, tuple(shapes))
+    for (name, shape), value in zip(shapes.items(), values, strict=True):
+        if value.shape != shape:
+            raise ModelError(
+                f"{weight_file.path}: {name} of {len(shape)} axes would be {list(value.shape)}, "
+                f"not {list(shape)}: export it anew, or add the heads' weights to the folder"
+            )
+
+
+def _are_tokens_close(theirs: NDArray[Any], ours: NDArray[Any], real: NDArray[np.bool_]) -> bool:
+    # Theirs may have an axis of length 1 more, and may leave out the first token.
+    theirs = theirs.reshape(*theirs.shape[:2], -1)
+    ours = ours.reshape(*ours.shape[:2], -1)
+    skipped = ours.shape[1] - theirs.shape[1]
+    if skipped not in {0, 1} or theirs.shape[2] != ours.shape[2]:
+        return False
+    return is_close(theirs[real[:, skipped:]], ours[:, skipped:][real[:, skipped:]])
+
+
+def _trace_hidden(graph: onnx.GraphProto, outputs: M3Outputs) -> str | None:
+    """Finds the last value that the dense output and the others are made from.
+
+    Args:
+        graph: The export; its nodes are in the order of their use, as ONNX demands.
+        outputs: Its outputs.
+
+    Returns:
+        The name of the value, which is to be checked; None where they share none.
+    """
+    homes = {name: index for index, node in enumerate(graph.node) for name in node.output}
+    shared = _sources(graph, homes, outputs.dense)
+    for name in (outputs.weights, outputs.vectors):
+        if name:
+            shared &= _sources(graph, homes, name)
+    shared &= _dependents(graph, "input_ids")
+    return max(shared, key=lambda name: homes[name], default=None)
+
+
+def _sources(graph: onnx.GraphProto, homes: Mapping[str, int], name: str) -> set[str]:
+    """All values of nodes that a value is made from."""
+    found: set[str] = set()
+    left = [name]
+    while left:
+        value = left.pop()
+        if value not in homes or value in found:
+            continue
+        found.add(value)
+        left.extend(_inputs(graph.node[homes[value]]))
+    return found
+
+
+def _dependents(graph: onnx.GraphProto, name: str) -> set[str]:
+    """All values that are made from an input."""
+    found = {name}
+    for node in graph.node:
+        if found.intersection(_inputs(node)):
+            found.update(node.output)
+    return found
+
+
+def _inputs(node: onnx.NodeProto) -> Iterable[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        # The branches of a condition see the values around them.
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _inputs(inner)

@@ -1,0 +1,239 @@
+"""Takes over an ONNX graph that was exported elsewhere: checks it and copies its weights."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import onnx
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.model_file import open_file
+from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.sources.weight_file import WeightFile, find_external
+
+# The head's operators are written as they have been since this version.
+_OPSET_MIN = 11
+_QUANTIZED = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "MatMulNBits",
+     "DynamicQuantizeMatMul", "QAttention", "MatMulIntegerToFloat"}
+)  # fmt: skip
+_TYPES = frozenset(helper.get_all_tensor_dtypes())
+_MOVED_BYTES_MIN = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedGraph:
+    """An ONNX graph that can be added to.
+
+    Attributes:
+        model: The graph; its external weights are not loaded.
+        opset: The version of its standard operators.
+        weight_type: What most of its weights are, such as "float32".
+    """
+
+    model: onnx.ModelProto
+    opset: int
+    weight_type: str
+
+
+def read_graph(weight_file: WeightFile, *, asked_for: bool) -> ImportedGraph:
+    """Reads a graph and checks that it can be served.
+
+    Args:
+        weight_file: The ONNX file.
+        asked_for: Whether the configuration names the file, which may be quantised then.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ModelError: It is no ONNX file, is too old, or is quantised and was not asked for.
+    """
+    model = load_proto(weight_file)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    opset = opsets.get("", opsets.get("ai.onnx", 0))
+    if opset < _OPSET_MIN:
+        raise ModelError(
+            f"{weight_file.path}: opset {opset} is older than {_OPSET_MIN}: export it anew"
+        )
+    quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED)
+    if quantized and not asked_for:
+        raise ModelError(
+            f"{weight_file.path} is quantised ({quantized[0]}): set file for this model in the "
+            "configuration if it is wanted"
+        )
+    return ImportedGraph(
+        model=model,
+        opset=opset,
+        weight_type=find_weight_type(model),
+    )
+
+
+def load_proto(weight_file: WeightFile) -> onnx.ModelProto:
+    """Reads an ONNX file, but not the external files that it names.
+
+    Raises:
+        ModelError: It is no ONNX file.
+    """
+    try:
+        with open_file(weight_file.path, weight_file.root) as file:
+            model = onnx.load_model_from_string(file.read())
+    except (DecodeError, OSError) as error:
+        raise ModelError(f"{weight_file.path} is no ONNX file") from error
+    if not model.graph.node:
+        raise ModelError(f"{weight_file.path} is no ONNX file: it holds no graph")
+    if not _is_text(model):
+        raise ModelError(f"{weight_file.path} is no ONNX file: a name in it is no UTF-8")
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in _TYPES:
+            raise ModelError(
+                f"{weight_file.path}: {tensor.name!r} has type {tensor.data_type}, which ONNX lacks"
+            )
+    return model
+
+
+def _is_text(message: Message) -> bool:
+    """Whether all texts of a message are: the parser takes any bytes, and gives those as bytes."""
+    for name, repeated, is_message in _text_fields(message.DESCRIPTOR):
+        if is_message and not repeated and not message.HasField(name):
+            continue
+        value = getattr(message, name)
+        for part in value if repeated else (value,):
+            if not (_is_text(part) if is_message else isinstance(part, str)):
+                return False
+    return True
+
+
+@cache
+def _text_fields(descriptor: Descriptor) -> tuple[tuple[str, bool, bool], ...]:
+    """The fields of a message that hold text: their names, whether repeated, whether messages."""
+    held = {FieldDescriptor.TYPE_STRING: False, FieldDescriptor.TYPE_MESSAGE: True}
+    return tuple(
+        (field.name, field.is_repeated, held[field.type])
+        for field in descriptor.fields
+        if field.type in held
+    )
+
+
+def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The files that a graph names as places of its weights, each once."""
+    locations = {
+        _place(tensor).get("location", "")
+        for tensor in _tensors(model)
+        if tensor.data_location == TensorProto.EXTERNAL
+    }
+    return tuple(sorted(locations))
+
+
+def move_weights(writer: GraphWriter, weight_file: WeightFile, model: onnx.ModelProto) -> None:
+    """Copies all large tensors of a graph to the writer's file, one after the other.
+
+    Args:
+        writer: Of the same graph.
+        weight_file: The ONNX file.
+        model: What was read from it.
+
+    Raises:
+        ModelError: An external file is missing, too short, or outside the model's folder.
+    """
+    for tensor in _nested_tensors(model):
+        # Anywhere else than among the graph's own weights, few readers expect a file.
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.raw_data = _read_external(weight_file, tensor).tobytes()
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            writer.move_out(tensor, _read_external(weight_file, tensor))
+        elif len(tensor.raw_data) > _MOVED_BYTES_MIN:
+            writer.move_out(tensor, np.frombuffer(tensor.raw_data, dtype=np.uint8))
+        elif len(tensor.float_data) * 4 > _MOVED_BYTES_MIN:
+            writer.move_out(tensor, np.array(tensor.float_data, dtype="<f4").view(np.uint8))
+        else:
+            writer.weight_bytes += len(tensor.raw_data)
+
+
+def _read_external(weight_file: WeightFile, tensor: TensorProto) -> NDArray[np.uint8]:
+    place = _place(tensor)
+    path = find_external(weight_file, place.get("location", ""))
+    size = path.stat().st_size
+    try:
+        offset = int(place.get("offset", 0))
+        length = int(place.get("length", size - offset))
+    except ValueError:
+        offset = length = -1
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ModelError(
+            f"{weight_file.path}: external data {path.name!r} is too short for {tensor.name!r}"
+        )
+    if not length:
+        return np.empty(0, dtype=np.uint8)
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+
+
+def _place(tensor: TensorProto) -> Mapping[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    yield from model.graph.initializer
+    yield from _nested_tensors(model)
+
+
+def _nested_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """All tensors but the graph's own weights, wherever a message can hold one."""
+    yield from _sparse_tensors(model.graph.sparse_initializer)
+    yield from _node_tensors(model.graph.node)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+        # What an attribute is where the caller of the function does not set it.
+        yield from _attribute_tensors(function.attribute_proto)
+    for training in model.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    yield from _sparse_tensors(graph.sparse_initializer)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    return _attribute_tensors(itertools.chain.from_iterable(node.attribute for node in nodes))
+
+
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from _sparse_tensors([attribute.sparse_tensor])
+        yield from _sparse_tensors(attribute.sparse_tensors)
+        if attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)
+        for graph in attribute.graphs:
+            yield from _graph_tensors(graph)
+
+
+def _sparse_tensors(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[TensorProto]:
+    for sparse in tensors:
+        yield from (sparse.values, sparse.indices)
+
+
+def find_weight_type(model: onnx.ModelProto) -> str:
+    """The type of most of the weights of a graph, such as "float32"."""
+    sizes: dict[int, int] = {}
+    for tensor in model.graph.initializer:
+        count = int(np.prod(tensor.dims, dtype=np.int64))
+        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + count
+    if not sizes:
+        return "float32"
+    return str(helper.tensor_dtype_to_np_dtype(max(sizes, key=lambda kind: sizes[kind])))

@@ -1,0 +1,103 @@
+"""Rewrites the products of a graph with its weights, to compute them in another type.
+
+All else stays float32: attention between tokens, normalisations, poolings, the layers after.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.graphs.external_tensors import read_weight
+from embedgrpc.models.graphs.writer import EXACT_PREFIX, GraphWriter
+
+Weight = TypeVar("Weight")
+
+_MATRIX_RANK = 2
+
+
+class Conversion(Protocol[Weight]):
+    """What becomes of a product `MatMul(x, matrix)`; made anew for each graph."""
+
+    def write_weight(self, writer: GraphWriter, tensor: TensorProto, folder: Path) -> Weight:
+        """Writes the matrix, which lies in the folder, in its new form."""
+        ...
+
+    def append_product(self, writer: GraphWriter, node: onnx.NodeProto, weight: Weight) -> None:
+        """Appends what gives the product's output, float32."""
+        ...
+
+
+def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weight]) -> int:
+    """Writes a float32 graph anew with other products.
+
+    Args:
+        graph_path: The graph; its weights lie beside it.
+        folder: Where to write the other, under the same name.
+        conversion: What becomes of the weights and of the products.
+
+    Returns:
+        The bytes of its weights.
+
+    Raises:
+        ModelError: The graph has no product with a matrix of float32 weights.
+    """
+    model = onnx.load(str(graph_path), load_external_data=False)
+    graph = model.graph
+    opset = next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
+    products = {id(node): node for node in _find_products(graph)}
+    if not products:
+        raise ModelError(
+            f"{graph_path}: there are no float32 weights to convert: leave weight_type at float32"
+        )
+    converted = {node.input[1] for node in products.values()}
+    nodes = list(graph.node)
+    tensors = list(graph.initializer)
+    del graph.initializer[:]
+    with GraphWriter(folder, graph, opset=opset) as writer:
+        weights: dict[str, Weight] = {}
+        for tensor in tensors:
+            if tensor.name in converted:
+                weights[tensor.name] = conversion.write_weight(writer, tensor, graph_path.parent)
+                continue
+            if tensor.data_location == TensorProto.EXTERNAL:
+                values = read_weight(tensor, graph_path.parent)
+                writer.move_out(tensor, np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+            else:
+                writer.weight_bytes += len(tensor.raw_data)
+            graph.initializer.append(tensor)
+        del graph.node[:]
+        for node in nodes:
+            if _is_product(node, converted):
+                conversion.append_product(writer, node, weights[node.input[1]])
+            else:
+                graph.node.append(node)
+    (folder / graph_path.name).write_bytes(model.SerializeToString())
+    return writer.weight_bytes
+
+
+def _find_products(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The products whose weights are used as such and nowhere else."""
+    matrices = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == _MATRIX_RANK
+    }
+    used_otherwise = {
+        name
+        for node in graph.node
+        for place, name in enumerate(node.input)
+        if not (node.op_type == "MatMul" and place == 1)
+    }
+    exact = {node.input[1] for node in graph.node if node.name.startswith(EXACT_PREFIX)}
+    for node in graph.node:
+        if _is_product(node, matrices - used_otherwise - exact):
+            yield node
+
+
+def _is_product(node: onnx.NodeProto, matrices: set[str]) -> bool:
+    return node.op_type == "MatMul" and node.input[1] in matrices

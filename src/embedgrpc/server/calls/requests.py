@@ -1,0 +1,129 @@
+"""The messages that a client sends in one call: read, counted, and parsed."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc.aio
+
+from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.server.calls.open_calls import OpenCall
+
+_logger = logging.getLogger(__name__)
+
+# A client that has left looks at first like one that has sent all that it wanted to.
+_CANCELLATION_S = 0.01
+# So much is parsed, and made strings of, within a millisecond.
+_LARGE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RequestParser:
+    """What the messages of a method are.
+
+    Attributes:
+        deserialize: Makes a message of bytes; raises whatever it likes where they hold none.
+        method: The method's full name, for the log.
+        max_bytes: The most bytes of one message.
+        idle_timeout_s: How long the client of a stream may send none; infinity where the handler
+            looks at that.
+    """
+
+    deserialize: Callable[[bytes], Any]
+    method: str
+    max_bytes: float
+    idle_timeout_s: float
+
+    def parse(self, data: bytes) -> Any:
+        """Parse a message.
+
+        Raises:
+            InvalidRequestError: It is too large, or holds something else.
+        """
+        if len(data) > self.max_bytes:
+            raise InvalidRequestError(
+                f"the message has {len(data)} bytes; the limit of this method is {self.max_bytes}",
+                metadata={
+                    "label": "message_too_large",
+                    "bytes": str(len(data)),
+                    "limit": str(self.max_bytes),
+                },
+            )
+        try:
+            return self.deserialize(data)
+        except InvalidRequestError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
+            _logger.debug(
+                "malformed message",
+                extra={"method": self.method, "bytes": len(data), "error": type(error).__name__},
+            )
+        raise InvalidRequestError(
+            "the message is not a valid protobuf message of this method",
+            metadata={"label": "malformed_message"},
+        )
+
+
+async def read_single(call: OpenCall, parser: RequestParser) -> Any:
+    """Read the message of a call that has one; more than one are not looked at.
+
+    Raises:
+        InvalidRequestError: There is none, or it cannot be parsed.
+    """
+    data = await call.read_first()
+    if data is grpc.aio.EOF:
+        await asyncio.sleep(_CANCELLATION_S)
+        raise InvalidRequestError(
+            "the call ended without a message; this method takes one",
+            metadata={"label": "no_message"},
+        )
+    message = parser.parse(data)
+    await _give_way(data)
+    return message
+
+
+async def _give_way(data: bytes) -> None:
+    """Let others run after a large message.
+
+    To parse it took a turn of the event loop, and to look at it may take another.
+    """
+    if len(data) > _LARGE_BYTES:
+        await asyncio.sleep(0)
+
+
+class RequestStream:
+    """The messages of a stream, in the order in which they come.
+
+    Args:
+        call: The call.
+        parser: What its messages are.
+
+    Attributes:
+        last_bytes: The size of the message that was read last.
+    """
+
+    def __init__(self, call: OpenCall, parser: RequestParser) -> None:
+        self.last_bytes = 0
+        self._call = call
+        self._parser = parser
+        self._began = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._began:
+            data = await self._call.read_next(idle_timeout_s=self._parser.idle_timeout_s)
+        else:
+            data = await self._call.read_first()
+            self._began = True
+            if data is not grpc.aio.EOF:
+                self._call.release_request(len(data))
+        if data is grpc.aio.EOF:
+            raise StopAsyncIteration
+        self.last_bytes = len(data)
+        message = self._parser.parse(data)
+        await _give_way(data)
+        return message

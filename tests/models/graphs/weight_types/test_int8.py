@@ -1,0 +1,177 @@
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import read
+from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
+from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from tests.models.runner import DEFAULT_MODEL, FIXTURES, Runner, copy_fixture, expected
+
+INT8 = ModelOverrides(weight_type=WeightType.INT8)
+
+
+def _prepare(source: str | Path, cache_dir: Path, overrides: ModelOverrides = INT8) -> Graph:
+    files = resolve(str(source))
+    return prepare(files, read(files, overrides), cache_dir=cache_dir)
+
+
+def _load(source: str | Path, cache_dir: Path) -> Runner:
+    files = resolve(str(source))
+    properties = read(files, INT8)
+    graph = prepare(files, properties, cache_dir=cache_dir)
+    backend = OnnxBackend(graph.path, device="cpu")
+    return Runner(properties, Tokenizer.load(files, properties), graph, backend)
+
+
+def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    cosines: NDArray[np.float32] = (one * other).sum(axis=1) / lengths
+    return cosines
+
+
+def test_the_default_model_stays_near(tmp_path: Path) -> None:
+    """Int8 vectors of the real model point where the reference's do, but for a few degrees."""
+    runner = _load(DEFAULT_MODEL, tmp_path)
+    wanted = np.load(FIXTURES / "all-MiniLM-L6-v2" / "expected.npz")["vectors"]
+    sequences = runner.tokenize(expected("all-MiniLM-L6-v2")["texts"])
+    alone = np.concatenate([runner.run([one], "sentence_embedding") for one in sequences])
+    cosines = _cosines(alone, wanted)
+    assert cosines.mean() > 0.985
+    assert cosines.min() > 0.96
+    # That this is no float32 graph.
+    assert cosines.mean() < 0.9999
+    assert runner.graph.weight_type == "int8"
+
+
+@pytest.mark.parametrize(
+    "name", ["bert-mean", "bert-cls", "mpnet-mean", "gemma-dense", "qwen3-last", "albert-dense"]
+)
+def test_every_graph_can_be_quantised(tmp_path: Path, name: str) -> None:
+    """Graphs that are built and graphs that are imported become int8, and answer alike."""
+    runner = _load(FIXTURES / name, tmp_path)
+    reference = expected(name)
+    model = onnx.load(runner.graph.path)
+    onnx.checker.check_model(model)
+    assert Counter(node.op_type for node in model.graph.node)["MatMulInteger"] >= 12
+    sequences = runner.tokenize(reference["texts"])
+    vectors = np.concatenate([runner.run([one], "sentence_embedding") for one in sequences])
+    wanted = np.array(reference["outputs"]["default"]["vectors"], dtype=np.float32)
+    # Tiny random models are less robust than real ones.
+    assert np.median(_cosines(vectors, wanted)) > 0.97
+
+
+def test_a_cross_encoder(tmp_path: Path) -> None:
+    """Scores stay near, and the head that makes them is exact."""
+    runner = _load(copy_fixture("cross-bert", tmp_path, leave_out=["onnx"]), tmp_path / "cache")
+    reference = expected("cross-bert")
+    pairs = runner.tokenize_pairs(reference["pairs"])
+    logits = np.concatenate([runner.run([pair], "logits") for pair in pairs])[:, 0]
+    wanted = np.array(reference["outputs"]["logits"]["scores"])
+    assert np.corrcoef(logits, wanted)[0, 1] > 0.99
+    model = onnx.load(runner.graph.path)
+    floats = [node.name for node in model.graph.node if node.op_type == "MatMul"]
+    # The two of attention in each of two layers, and the two of the head.
+    assert len(floats) == 6
+
+
+def test_shared_inputs_are_quantised_once(tmp_path: Path) -> None:
+    """Query, key and value share what they are made of: 4 quantisations for 6 products."""
+    model = onnx.load(_prepare(FIXTURES / "bert-mean", tmp_path).path)
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert counts["MatMulInteger"] == 2 * 6
+    assert counts["DynamicQuantizeLinear"] == 2 * 4
+    assert counts["MatMul"] == 2 * 2 + 1  # attention, and the mean
+
+
+def test_weights_are_int8_per_column(tmp_path: Path) -> None:
+    """Every column has its own scale, and what is restored is off by half a step at most."""
+    plain = onnx.load(_prepare(FIXTURES / "bert-mean", tmp_path, ModelOverrides()).path)
+    graph = _prepare(FIXTURES / "bert-mean", tmp_path)
+    tensors, whole = (
+        {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        for model in (onnx.load(graph.path), plain)
+    )
+    quantized = [name for name in tensors if name.endswith("_int8")]
+    assert len(quantized) == 12
+    for name in quantized:
+        values = whole[name.removesuffix("_int8")]
+        scale = tensors[name.removesuffix("_int8") + "_scale"]
+        assert tensors[name].dtype == np.int8
+        assert scale.shape == values.shape[1:]
+        error = np.abs(tensors[name] * scale - values)
+        assert (error <= scale * 0.5001).all()
+
+
+def test_it_has_an_entry_and_a_hash_of_its_own(tmp_path: Path) -> None:
+    """Int8 is another space, and lies beside the other graph in the cache."""
+    plain = _prepare(FIXTURES / "bert-mean", tmp_path, ModelOverrides())
+    graph = _prepare(FIXTURES / "bert-mean", tmp_path)
+    assert graph.content_hash != plain.content_hash
+    assert graph.path != plain.path
+    assert graph.weight_bytes < plain.weight_bytes
+    assert (plain.weight_type, graph.weight_type) == ("float32", "int8")
+    assert sorted(path.name for path in graph.path.parent.iterdir()) == [
+        "manifest.json",
+        "model.onnx",
+        "model.weights",
+    ]
+    assert _prepare(FIXTURES / "bert-mean", tmp_path) == graph
+
+
+def test_a_hit_does_not_load_what_quantises(tmp_path: Path) -> None:
+    """A start from the cache leaves the onnx package alone."""
+    _prepare(FIXTURES / "bert-mean", tmp_path)
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from embedgrpc.models import kinds\n"
+        "from embedgrpc.models.folder import properties, overrides\n"
+        "from embedgrpc.models.graphs import graph\n"
+        "from embedgrpc.models.sources import source\n"
+        f"files = source.resolve({str(FIXTURES / 'bert-mean')!r})\n"
+        "int8 = overrides.ModelOverrides(weight_type=kinds.WeightType.INT8)\n"
+        "told = properties.read(files, int8)\n"
+        f"print(graph.prepare(files, told, cache_dir=Path({str(tmp_path)!r})).weight_type)\n"
+        "print('onnx' in sys.modules, 'onnxruntime' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["int8", "False", "False"]
+
+
+def test_what_is_quantised_already_is_refused(tmp_path: Path) -> None:
+    """A graph without float32 weights cannot be quantised."""
+    graph = _prepare(FIXTURES / "bert-mean", tmp_path / "cache")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(ModelError, match="no float32 weights to convert: leave weight_type at"):
+        convert_to_int8(graph.path, tmp_path / "again")
+
+
+def test_a_quantised_file_is_taken_when_it_is_asked_for(tmp_path: Path) -> None:
+    """A quantised export is refused by its usual name, and served where it is named."""
+    graph = _prepare(FIXTURES / "bert-mean", tmp_path / "cache")
+    folder = copy_fixture("bert-mean", tmp_path)
+    model = onnx.load(graph.path)
+    # As an export has it: token vectors, and no head.
+    last = next(n for n in reversed(model.graph.node) if n.op_type == "LayerNormalization")
+    del model.graph.output[:]
+    model.graph.node.append(onnx.helper.make_node("Identity", last.output, ["last_hidden_state"]))
+    sizes: list[str | int | None] = ["batch", "tokens", 32]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("last_hidden_state", 1, sizes))
+    (folder / "onnx").mkdir()
+    onnx.save(model, folder / "onnx" / "model.onnx")
+    with pytest.raises(ModelError, match=r"is quantised \(DynamicQuantizeLinear\): set file"):
+        _prepare(folder, tmp_path / "cache", ModelOverrides())
+    asked = replace(ModelOverrides(), file="onnx/model.onnx")
+    assert _prepare(folder, tmp_path / "cache", asked).outputs == graph.outputs
