@@ -1,6 +1,6 @@
-"""Makes the graph that is served: a backbone, built or imported, and the model's head.
+"""Builds the graph that is served: a backbone, built or exported, and the model's head.
 
-This is the only way to the `onnx` package, which a start from the cache does not load.
+Imports the `onnx` package; a start from the cache must not import this module.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ from embedgrpc.models.graphs.exports.m3 import (
     find_m3_hidden,
     find_m3_outputs,
 )
-from embedgrpc.models.graphs.exports.onnx_file import move_weights, read_graph
+from embedgrpc.models.graphs.exports.onnx_file import move_weights, read_export
 from embedgrpc.models.graphs.exports.vectors import (
     check_no_heads,
     check_pooled,
@@ -55,7 +55,7 @@ GRAPH_NAME = "model.onnx"
 
 _CONVERSIONS = {WeightType.FLOAT16: convert_to_float16, WeightType.INT8: convert_to_int8}
 
-# Old enough for other runtimes; LayerNormalization is a single operator since this version.
+# Known to older runtimes, and the first with an operator LayerNormalization.
 _OPSET = 17
 _IR_VERSION = 8
 
@@ -67,8 +67,8 @@ class BuiltGraph:
     Attributes:
         inputs: Names of its inputs.
         outputs: Names of its outputs.
-        weight_type: What most of its weights are, such as "float32".
-        weight_bytes: Their size.
+        weight_type: The type of most of its weights, such as "float32".
+        weight_bytes: The size of its weights.
     """
 
     inputs: tuple[str, ...]
@@ -78,18 +78,15 @@ class BuiltGraph:
 
 
 def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    """Writes the graph of a model and its weights to an empty folder.
+    """Write the graph of a model and its weights to an empty folder.
 
     Args:
-        weight_file: What to make it from.
-        properties: What the model is.
-        folder: Where to write.
-
-    Returns:
-        What was written.
+        weight_file: The file of weights, or the exported graph.
+        properties: The model's properties.
+        folder: The empty folder.
 
     Raises:
-        ModelError: The weight_file cannot be used, or does not fit the properties.
+        ModelError: The file cannot be used, or does not fit the properties.
     """
     if properties.weight_type is WeightType.FLOAT32:
         return _build_plain(weight_file, properties, folder)
@@ -102,7 +99,7 @@ def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Pa
 
 def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
     if weight_file.format is Format.ONNX:
-        return _import(weight_file, properties, folder)
+        return _adapt_export(weight_file, properties, folder)
     family = FAMILIES.get(properties.model_type)
     config = JsonObject(path=weight_file.folder / "config.json", values=properties.config)
     if family is None:
@@ -134,11 +131,11 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
     return BuiltGraph(family.inputs, outputs, "float32", writer.weight_bytes)
 
 
-def _import(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    imported = read_graph(weight_file, asked_for=bool(properties.file))
-    model = imported.model
+def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
+    export = read_export(weight_file, may_be_quantized=bool(properties.file))
+    model = export.model
     pooled = False
-    with GraphWriter(folder, model.graph, opset=imported.opset) as writer:
+    with GraphWriter(folder, model.graph, opset=export.opset) as writer:
         move_weights(writer, weight_file, model)
         inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
@@ -176,10 +173,10 @@ def _import(weight_file: WeightFile, properties: ModelProperties, folder: Path) 
         check_m3_outputs(folder / GRAPH_NAME, weight_file, properties, m3)
     _save(model, folder, outputs, properties)
     if not (pooled or exported or properties.splade or m3):
-        # The others have been run. A graph is a program: one that does not end, or takes all
-        # memory, must do so here.
+        # The checks above ran the others. A graph is a program: if it never ends or takes all
+        # memory, that must happen here.
         try_graph(folder / GRAPH_NAME, weight_file, properties, outputs)
-    return BuiltGraph(inputs, outputs, imported.weight_type, writer.weight_bytes)
+    return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
 
 
 def _append_head(writer: GraphWriter, properties: ModelProperties, hidden: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Finds what a model's weights are stored as."""
+"""Finds the type in which a model's weights are stored."""
 
 from collections import Counter
 from math import prod
@@ -9,13 +9,12 @@ _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 
 def find_stored_type(weight_file: WeightFile) -> str:
-    """Finds the type of most of the weights of a file, such as "float16".
+    """Return the type of most of the weights of a file, such as "float16".
 
-    Args:
-        weight_file: The file; what an ONNX graph keeps in other files counts.
+    Weights that an ONNX graph keeps in other files count.
 
     Raises:
-        ModelError: It cannot be read.
+        ModelError: The file cannot be read.
     """
     if weight_file.format is Format.ONNX:
         from embedgrpc.models.graphs.exports.onnx_file import find_weight_type, load_proto  # noqa: PLC0415 - slow

@@ -220,7 +220,7 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
     """A file that only has the name of a graph is named."""
     folder = copy_fixture("bert-cls", tmp_path)
     (folder / "onnx" / "model.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match="is no ONNX file"):
+    with pytest.raises(ModelError, match="is not an ONNX file"):
         _prepare(folder, tmp_path / "cache")
 
 
