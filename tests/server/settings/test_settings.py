@@ -473,10 +473,7 @@ def test_check_prints_every_setting(tmp_path: Path) -> None:
     assert "reflection = false  # --reflection" in lines
     assert 'address = "127.0.0.1:50051"  # default' in lines
     first, second, *_ = done.stderr.splitlines()
-    assert (
-        first
-        == "embedgrpc: variable EMBEDGRPC_MAX_INPUT sets nothing; did you mean EMBEDGRPC_MAX_INPUTS?"
-    )
+    assert first.endswith("MAX_INPUT sets nothing; did you mean EMBEDGRPC_MAX_INPUTS?")
     assert second.startswith("embedgrpc: clients can make the server hold")
 
 
