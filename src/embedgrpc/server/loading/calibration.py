@@ -13,8 +13,8 @@ from embedgrpc.engine.scheduling import calibration
 from embedgrpc.engine.scheduling.calibration import CostModel
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING
 from embedgrpc.server.loading.catalog import LoadedModel, Sample, ServedModel
-from embedgrpc.server.loading.daemon_threads import run_in_daemon
-from embedgrpc.server.loading.loaded_model import Parts
+from embedgrpc.server.loading.daemon_threads import run_in_daemon_thread
+from embedgrpc.server.loading.prepared_model import PreparedModel
 from embedgrpc.server.settings.settings import Settings
 
 _SAMPLE_TEXT = "Batches of this text are run to see how long they take."
@@ -30,7 +30,7 @@ async def calibrate_all(models: Iterable[ServedModel], settings: Settings) -> No
             continue
         began = time.perf_counter()
         try:
-            cost = await run_in_daemon(partial(_calibrate, loaded, loaded.sample, settings))
+            cost = await run_in_daemon_thread(partial(_calibrate, loaded, loaded.sample, settings))
         except (BackendError, EngineError) as error:
             # It is served with what holds for most models.
             _logger.warning(
@@ -51,10 +51,10 @@ async def calibrate_all(models: Iterable[ServedModel], settings: Settings) -> No
         )
 
 
-def make_sample(parts: Parts, sequences: int, length: int) -> PaddedBatch:
+def make_sample(prepared: PreparedModel, sequences: int, length: int) -> PaddedBatch:
     """Makes a batch of a given size, of a text that is none of a caller's."""
-    ids = np.resize(parts.tokenizer.encode([_SAMPLE_TEXT])[0], (sequences, length))
-    outputs = (one for one in parts.graph.outputs if one != POOLED_EMBEDDING)
+    ids = np.resize(prepared.tokenizer.encode([_SAMPLE_TEXT])[0], (sequences, length))
+    outputs = (one for one in prepared.graph.outputs if one != POOLED_EMBEDDING)
     return PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (next(outputs),))
 
 

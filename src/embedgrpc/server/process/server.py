@@ -192,11 +192,11 @@ class Server:
         settings = self._settings
         embedding = EmbeddingService(self.catalog, settings, self._open_streams)
         rerank = RerankService(self.catalog, settings, self._open_streams)
-        listing = ModelService(self.catalog, max_inputs=settings.max_inputs)
+        models = ModelService(self.catalog, max_inputs=settings.max_inputs)
         for add, servicer in (
             (embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server, embedding),
             (rerank_service_pb2_grpc.add_RerankServiceServicer_to_server, rerank),
-            (model_service_pb2_grpc.add_ModelServiceServicer_to_server, listing),
+            (model_service_pb2_grpc.add_ModelServiceServicer_to_server, models),
             (health_pb2_grpc.add_HealthServicer_to_server, self._health),
         ):
             add(servicer, server)

@@ -7,7 +7,7 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.calls.open_streams import OpenStreams
-from embedgrpc.server.contract.checks import check_count
+from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.response_sizes import check_embeddings_size
 from embedgrpc.server.contract.wire import delimited, embedding_wires
 from embedgrpc.server.loading.catalog import Catalog

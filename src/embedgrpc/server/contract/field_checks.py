@@ -6,8 +6,6 @@ from typing import Any
 from embedgrpc.engine.errors import InvalidRequestError
 
 _ID_CHARACTERS_MAX = 256
-# The model's id of 128 characters at most, a revision, a fingerprint, the usage, and their keys.
-COMMON_BYTES = 512
 
 
 def check_count(count: int, *, limit: int, field: str) -> None:
@@ -59,31 +57,3 @@ def check_id(identifier: str, in_flight: Collection[str], *, field: str) -> None
             field=field,
             metadata={"label": "duplicate_id"},
         )
-
-
-def check_response_size(size: int, *, limit: int) -> None:
-    """Refuses work whose answer the client would not accept.
-
-    Args:
-        size: The bytes of what is asked for; what every answer says besides is added here.
-        limit: The most bytes of an answer.
-
-    Raises:
-        InvalidRequestError: The answer is larger than the limit, in bytes.
-    """
-    size += COMMON_BYTES
-    if size > limit:
-        raise response_too_large(size, limit)
-
-
-def response_too_large(size: int, limit: int) -> InvalidRequestError:
-    """Tells that an answer of so many bytes would be larger than the limit."""
-    return InvalidRequestError(
-        f"the answer would have about {size} bytes; the limit is {limit}: send fewer inputs,"
-        " use a stream, or accept more",
-        metadata={
-            "label": "response_too_large",
-            "responseBytes": str(size),
-            "maxResponseBytes": str(limit),
-        },
-    )

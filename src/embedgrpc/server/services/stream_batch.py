@@ -7,8 +7,8 @@ from functools import partial
 from typing import Protocol
 
 from embedgrpc.engine.errors import EngineError, NonFiniteOutputError
-from embedgrpc.engine.pipeline import Running
-from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.pipeline import JobHandle
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
@@ -17,7 +17,7 @@ from embedgrpc.server.calls.error_interceptor import log_fault
 from embedgrpc.server.contract.wire import embedding_wires
 
 
-class Answers(Protocol):
+class ResultStream(Protocol):
     """Takes what became of each input."""
 
     def succeed(
@@ -30,12 +30,12 @@ class Answers(Protocol):
         """Answers an input with the reason why there is no embedding."""
         ...
 
-    def finished(self, sink: "EmbeddingSink") -> None:
+    def finished(self, sink: "StreamBatch") -> None:
         """Forget a message of which every input is answered."""
         ...
 
 
-class EmbeddingSink:
+class StreamBatch:
     """Takes the rows of one batch message; see `embedgrpc.engine.work.Sink`.
 
     Args:
@@ -55,14 +55,14 @@ class EmbeddingSink:
     def __init__(
         self,
         *,
-        stream: Answers,
+        stream: ResultStream,
         embedder: Embedder,
         spec: EmbedSpec,
         encoding: Encoding,
         first: int,
         ids: list[str],
     ) -> None:
-        self.running: Running | None = None
+        self.running: JobHandle | None = None
         self._stream = stream
         self._embedder = embedder
         self._spec = spec
@@ -71,7 +71,7 @@ class EmbeddingSink:
         self._ids = ids
         self.missing = len(ids)
 
-    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
+    def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         """Takes rows; see `embedgrpc.engine.work.Sink`."""
         job = self._job()
         if not rows.are_large:
@@ -87,7 +87,7 @@ class EmbeddingSink:
             self._stream.fail(self._first + index, self._ids[index], error)
         self._count(len(indices))
 
-    def _pack(self, job: Job, indices: Sequence[int], rows: Rows) -> "_Packed":
+    def _pack(self, job: Job, indices: Sequence[int], rows: OutputRows) -> "_Packed":
         """Writes embeddings in wire form. On any thread."""
         zero = self._embedder.has_no_direction(rows, self._spec)
         without: list[int] = []

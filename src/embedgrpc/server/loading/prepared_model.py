@@ -10,6 +10,9 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 # On two cores a batch of the default model takes 1.6 to 2.1 ms beyond what its tokens take, which
 # is what about 32 tokens take.
 OVERHEAD_TOKENS = 32
+# The most padded tokens of a batch, by device.
+_CPU_BATCH_TOKENS = 512
+_GPU_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class RunnableGraph:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PreparedModel:
     """A model whose threads are not started yet.
 
     Attributes:
@@ -56,3 +59,8 @@ class Parts:
     batch_sequences: int = 0
     overhead_tokens: int = OVERHEAD_TOKENS
     availability: Availability | None = None
+
+
+def default_batch_tokens(*, on_gpu: bool) -> int:
+    """Return the most padded tokens of a batch where no setting says it."""
+    return _GPU_BATCH_TOKENS if on_gpu else _CPU_BATCH_TOKENS
