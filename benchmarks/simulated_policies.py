@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.simulated_doors import Door, OwnDoor
 from benchmarks.simulated_machine import Machine
-from embedgrpc.engine.scheduling.batching import BatchBudget, Filling
+from embedgrpc.engine.scheduling.batching import BatchBudget, BatchSize
 from embedgrpc.engine.scheduling.dispatch import Batch, Dispatcher
-from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
+from embedgrpc.engine.work import BatchEntry, Job, QueuedSequence, due_times
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.settings.settings import Settings
 
@@ -70,9 +70,11 @@ class Own(Policy):
         super().__init__(machine, settings, clock)
         self.door = OwnDoor(settings, batch_tokens=machine.budget.tokens, clock=clock)
         self._overhead_tokens = machine.budget.overhead_tokens
+        self._parallelism = min(machine.processors, machine.lanes)
         self._dispatcher = Dispatcher(
             machine.budget,
             settings.caller_weights,
+            bulk_batch_s=settings.bulk_batch_ms / 1000,
             lanes=machine.lanes,
             # As on the CPU, where they share the cores and do not wait for each other.
             lanes_compete=False,
@@ -102,7 +104,9 @@ class Own(Policy):
 
     def learn(self, tokens: int, elapsed_s: float) -> None:
         """Learns how fast work is done."""
-        self.door.admission.drain_rate.add(tokens + self._overhead_tokens, elapsed_s)
+        drain_rate = self.door.admission.drain_rate
+        drain_rate.add(tokens + self._overhead_tokens, elapsed_s)
+        self._dispatcher.set_speed(self._parallelism * drain_rate.token_s)
 
     def remove(self, job: Job) -> None:
         """Takes its sequences out."""
@@ -126,16 +130,16 @@ class Fifo(Policy):
     def begin(self, now: float) -> Batch | None:
         """Takes sequences in order, until the next one would be too much."""
         del now
-        filling = Filling(self.budget)
-        rows: list[Row] = []
+        filled = BatchSize(self.budget)
+        entries: list[BatchEntry] = []
         while self.waiting and (
-            not rows or filling.room(self.waiting[0].tokens) > 0 or self.waiting[0].job.cancelled
+            not entries or filled.room(self.waiting[0].tokens) > 0 or self.waiting[0].job.cancelled
         ):
             one = self.waiting.popleft()
             if not one.job.cancelled:
-                filling.add(one.tokens)
-                rows.append([one])
-        return Batch(rows[0][0].job.call.work_class, rows) if rows else None
+                filled.add(one.tokens)
+                entries.append([one])
+        return Batch(entries[0][0].job.call.work_class, entries) if entries else None
 
 
 class Counted(Fifo):

@@ -71,7 +71,7 @@ def test_a_source_without_a_name_stops_no_other(tmp_path: Path, cache_dir: Path)
     done = embedgrpc("pull", folder, "", "triton://h:1/m", named, "--cache-dir", cache_dir)
     assert done.code == 1
     first, second, third = done.err.splitlines()
-    assert first == f"embedgrpc: no name can be taken from {str(folder)!r}: give NAME=SOURCE"
+    assert first == f"embedgrpc: no name can be taken from {str(folder)!r}: give ID=SOURCE"
     assert second == "embedgrpc: a model source is empty"
     assert third.startswith("embedgrpc: model source 'triton://h:1/m': ")
     (line,) = done.out.splitlines()

@@ -11,9 +11,9 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from embedgrpc.engine.admission.admission import Admission
-from embedgrpc.server.calls.exchange import Exchange
+from embedgrpc.server.calls.bidi_stream import BidiStream
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx
-from embedgrpc.server.process.composition import Server
+from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import (
@@ -100,15 +100,15 @@ class Service:
         return loaded.embedder.pipeline._admission
 
     @property
-    def exchange(self) -> Exchange[Any]:
+    def bidi(self) -> BidiStream[Any]:
         """The server's side of the only stream that is open."""
-        (exchange,) = self.server._draining._exchanges
-        return exchange
+        (bidi,) = self.server._open_streams._streams
+        return bidi
 
     @property
     def open_streams(self) -> int:
         """How many streams the server knows."""
-        return len(self.server._draining._exchanges)
+        return len(self.server._open_streams._streams)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -124,7 +124,6 @@ def settings_for(*models: ModelSettings, cache_dir: Path, **changes: Any) -> Set
         "address": "127.0.0.1:0",
         "device": "cpu",
         "intra_op_threads": 1,
-        "calibration_s": 0,
         "cache_dir": cache_dir,
         "models": models or (EMBED,),
         "shutdown_grace_s": 2,

@@ -14,9 +14,9 @@ import time
 
 import uvloop
 
-from embedgrpc.server.process.composition import Server
 from embedgrpc.server.process.grpc_core import prepare_core
 from embedgrpc.server.process.process import settle_memory
+from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.loop_lag import LoopLag
 

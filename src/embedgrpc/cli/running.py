@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
-from embedgrpc.models.tokenizers.truncation import Truncation
-from embedgrpc.server.loading.loaded_model import Parts
+from embedgrpc.server.loading.prepared_model import PreparedModel
 
 FloatArray = NDArray[np.float32]
 # A text, or a query and a document.
@@ -45,18 +44,18 @@ class LocalRunner:
 
     Attributes:
         name: What it is, for people.
-        parts: The model.
+        model: The model.
         max_tokens: The longest sequence that is run, at most the model's own limit.
     """
 
     name: str
-    parts: Parts
+    model: PreparedModel
     max_tokens: int
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The outputs that are looked at: all but those that others are made from."""
-        return tuple(one for one in self.parts.graph.outputs if one != POOLED_EMBEDDING)
+        return tuple(one for one in self.model.graph.outputs if one != POOLED_EMBEDDING)
 
     def run(self, items: Sequence[Item]) -> Answers:
         """Answers each item alone.
@@ -69,19 +68,19 @@ class LocalRunner:
 
     def tokenize(self, items: Sequence[Item]) -> list[TokenSequence]:
         """Tokenizes items, with the model's default prompt, cut at their ends."""
-        properties, tokenizer = self.parts.properties, self.parts.tokenizer
+        properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
         if properties.kind is Kind.CROSS_ENCODER:
             pairs = [item for item in items if not isinstance(item, str)]
             queries = tokenizer.encode([prompt + query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
             return [
-                tokenizer.frame_pair(*pair, max_tokens=self.max_tokens, truncation=Truncation.END)
+                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=Truncation.END)
                 for pair in zip(queries, documents, strict=True)
             ]
         texts = [prompt + item for item in items if isinstance(item, str)]
         return [
-            tokenizer.frame(ids, max_tokens=self.max_tokens, truncation=Truncation.END)
+            tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=Truncation.END)
             for ids in tokenizer.encode(texts)
         ]
 
@@ -100,7 +99,7 @@ class LocalRunner:
         Raises:
             BackendError: The run failed.
         """
-        properties = self.parts.properties
+        properties = self.model.properties
         left = properties.padding_side == "left"
         found: dict[str, dict[int, FloatArray]] = {name: {} for name in self.outputs}
         for indices in batches:
@@ -109,7 +108,7 @@ class LocalRunner:
                 batch, pad_token_id=properties.pad_token_id, left=left, outputs=self.outputs
             )
             rows = cut_rows(
-                self.parts.backend.run(padded),
+                self.model.backend.run(padded),
                 outputs=self.outputs,
                 positions=range(len(batch)),
                 lengths=[len(sequence.input_ids) for sequence in batch],

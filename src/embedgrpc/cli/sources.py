@@ -1,14 +1,10 @@
 """Finds the settings of a model that a command names."""
 
-import re
-
 from pydantic import ValidationError
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.model_settings import ModelSettings, split_source
 from embedgrpc.server.settings.settings import Settings
-
-_NAME_AND_SOURCE = re.compile(r"(?P<name>[\w.-]{1,128})=(?P<source>.+)", re.ASCII)
 
 
 def find_model(settings: Settings, text: str) -> ModelSettings:
@@ -16,10 +12,10 @@ def find_model(settings: Settings, text: str) -> ModelSettings:
 
     Args:
         settings: With the models of the configuration.
-        text: [NAME=]SOURCE, as the command line has it.
+        text: [ID=]SOURCE, as the command line has it.
 
     Returns:
-        Its settings, with that name; those of an unconfigured model where the configuration does
+        Its settings, with that id; those of an unconfigured model where the configuration does
         not name it.
 
     Raises:
@@ -28,13 +24,13 @@ def find_model(settings: Settings, text: str) -> ModelSettings:
     found = _find_configured(settings, text)
     if found is not None:
         return found
-    both = _NAME_AND_SOURCE.fullmatch(text)
-    if both is None:
+    identifier, source = split_source(text)
+    if not identifier:
         return _unconfigured(text)
-    found = _find_configured(settings, both["source"])
+    found = _find_configured(settings, source)
     if found is not None:
-        return found.model_copy(update={"id": both["name"]})
-    return _unconfigured(both["source"], name=both["name"])
+        return found.model_copy(update={"id": identifier})
+    return _unconfigured(source, identifier)
 
 
 def _find_configured(settings: Settings, source: str) -> ModelSettings | None:
@@ -44,9 +40,9 @@ def _find_configured(settings: Settings, source: str) -> ModelSettings | None:
     return None
 
 
-def _unconfigured(source: str, *, name: str = "") -> ModelSettings:
+def _unconfigured(source: str, identifier: str = "") -> ModelSettings:
     try:
-        return ModelSettings(source=source, id=name)
+        return ModelSettings(source=source, id=identifier)
     except ValidationError as error:
         (problem, *_) = error.errors()
         if not source:
@@ -54,5 +50,5 @@ def _unconfigured(source: str, *, name: str = "") -> ModelSettings:
         elif problem["loc"]:
             reason = f"model source {source!r}: {problem['msg'].removeprefix('Value error, ')}"
         else:
-            reason = f"no name can be taken from {source!r}: give NAME=SOURCE"
+            reason = f"no name can be taken from {source!r}: give ID=SOURCE"
         raise ModelError(reason) from None

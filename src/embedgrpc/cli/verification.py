@@ -14,7 +14,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Kind
 from embedgrpc.server.loading import loading
-from embedgrpc.server.loading.loaded_model import Parts
+from embedgrpc.server.loading.prepared_model import PreparedModel
 from embedgrpc.server.settings.settings import Settings
 
 # No more of a long limit is tried, so that a check takes seconds.
@@ -72,10 +72,10 @@ class Verification:
             BackendError: A graph cannot be loaded, or a run failed.
         """
         runner = self._load(source, resources)
-        parts = runner.parts
-        revision = parts.files.revision or "without a revision"
-        yield Check("files", True, f"{parts.files.folder}, {revision}")
-        yield Check("graph", True, _describe_graph(parts))
+        model = runner.model
+        revision = model.files.revision or "without a revision"
+        yield Check("files", True, f"{model.files.folder}, {revision}")
+        yield Check("graph", True, _describe_graph(model))
         items = self._choose_items(runner)
         yield _check_texts(runner, items)
         answers = runner.run(items)
@@ -92,23 +92,23 @@ class Verification:
         only = (find_model(self.settings, source),)
         settings = self.settings.model_copy(update={"models": only})
         (served,) = loading.served_models(settings)
-        parts = loading.load_parts(served, settings, loading.open_onnx)
-        resources.callback(parts.backend.close)
-        return LocalRunner(source, parts, min(parts.properties.max_tokens, _TOKENS_MAX))
+        model = loading.prepare_model(served, settings, loading.open_onnx)
+        resources.callback(model.backend.close)
+        return LocalRunner(source, model, min(model.properties.max_tokens, _TOKENS_MAX))
 
     def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
         texts = read_texts(self.texts) if self.texts else sample_texts(runner.max_tokens)
-        return pair_up(texts) if runner.parts.properties.kind is Kind.CROSS_ENCODER else texts
+        return pair_up(texts) if runner.model.properties.kind is Kind.CROSS_ENCODER else texts
 
     def _check_alone(
         self, runner: LocalRunner, items: Sequence[Item], answers: Answers
     ) -> Iterator[Check]:
         for name, rows in answers.items():
             yield Check(name, is_finite(rows), f"shape {_shape(rows)}, all numbers finite")
-        if runner.parts.properties.normalize:
+        if runner.model.properties.normalize:
             gap = length_gap(answers[SENTENCE_EMBEDDING])
             yield Check("unit length", gap <= _LENGTH_TOLERANCE, f"lengths within {gap:.1e} of 1")
-        exact = runner.parts.graph.weight_type == "float32" and runner.parts.backend.device == "cpu"
+        exact = runner.model.graph.weight_type == "float32" and runner.model.backend.device == "cpu"
         limit = _SAME_TEXT_TOLERANCE if exact else self.tolerance
         sequences = runner.tokenize(items)
         lengths = [len(sequence.input_ids) for sequence in sequences]
@@ -126,8 +126,8 @@ class Verification:
             return self._load(self.against, resources)
         if not is_reference_installed():
             return None
-        parts = runner.parts
-        return ReferenceRunner(parts.files, parts.properties, max_tokens=runner.max_tokens)
+        model = runner.model
+        return ReferenceRunner(model.files, model.properties, max_tokens=runner.max_tokens)
 
     def _check_against(
         self, answers: Answers, other: Runner, items: Sequence[Item]
@@ -180,9 +180,9 @@ def _shape(rows: Sequence[object]) -> str:
     return " x ".join(str(size) for size in shapes.pop()) if len(shapes) == 1 else "of each text"
 
 
-def _describe_graph(parts: Parts) -> str:
-    known = [parts.graph.weight_type] if parts.graph.weight_type else []
-    if parts.graph.weight_bytes:
-        known.append(f"{parts.graph.weight_bytes / 1e6:.1f} MB")
-    known.append(f"on {parts.backend.device}: {parts.graph.place}")
+def _describe_graph(model: PreparedModel) -> str:
+    known = [model.graph.weight_type] if model.graph.weight_type else []
+    if model.graph.weight_bytes:
+        known.append(f"{model.graph.weight_bytes / 1e6:.1f} MB")
+    known.append(f"on {model.backend.device}: {model.graph.place}")
     return ", ".join(known)

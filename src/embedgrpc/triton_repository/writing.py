@@ -44,7 +44,7 @@ def check_place(repository: Path, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise RepositoryError(
             f"{name!r} cannot name a model's folder: give letters, digits, _, . and - as NAME in"
-            " NAME=SOURCE"
+            " ID=SOURCE"
         )
     if repository.exists() and not repository.is_dir():
         raise RepositoryError(f"{repository} is no folder")
@@ -52,7 +52,7 @@ def check_place(repository: Path, name: str) -> None:
     if place.is_symlink() or (place.exists() and not _is_ours(place)):
         raise RepositoryError(
             f"{place} was not written by this command, or was changed since: move it away, or give"
-            " another name with NAME=SOURCE"
+            " another name with ID=SOURCE"
         )
 
 

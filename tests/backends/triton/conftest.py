@@ -6,11 +6,11 @@ import pytest
 
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.connection import Connection
-from embedgrpc.backends.triton.messages import Recipe
+from embedgrpc.models.remote.outputs import ServedOutput
 from tests.backends.triton.kserve_server import KServeServer
 
 Connect = Callable[..., TritonBackend]
-RECIPES = {"sentence_embedding": Recipe("sentence_embedding", (4,))}
+OUTPUTS = {"sentence_embedding": ServedOutput("sentence_embedding", (4,))}
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def connect() -> Iterator[Connect]:
             resources.callback(connection.close)
             return TritonBackend(
                 connection,
-                recipes=how.pop("recipes", RECIPES),
-                fillings=how.pop("fillings", {}),
+                outputs=how.pop("outputs", OUTPUTS),
+                inputs=how.pop("inputs", {}),
                 **how,
             )
 

@@ -9,7 +9,7 @@ from embedgrpc.backends.base import BackendUnreachableError
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.channels import TlsFiles
 from embedgrpc.backends.triton.connection import Connection
-from tests.backends.triton.conftest import RECIPES
+from tests.backends.triton.conftest import OUTPUTS
 from tests.backends.triton.kserve_server import KServeServer
 from tests.backends.triton.test_triton_backend import check
 
@@ -42,7 +42,7 @@ def test_both_sides_show_certificates(tmp_path: Path) -> None:
     with KServeServer(credentials=credentials) as server:
         good = TlsFiles(ca=server_certificate, certificate=certificate, key=key)
         connection = Connection([server.address], model="m", tls=good, timeout_s=20)
-        backend = TritonBackend(connection, recipes=RECIPES, fillings={})
+        backend = TritonBackend(connection, outputs=OUTPUTS, inputs={})
         try:
             check(backend)
         finally:

@@ -19,7 +19,7 @@ from embedgrpc.backends.base import (
 )
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.loops import LoopThread
-from embedgrpc.backends.triton.messages import Recipe
+from embedgrpc.models.remote.outputs import ServedOutput
 from tests.backends.triton.conftest import Connect
 from tests.backends.triton.kserve_server import PATIENCE_S, Fault, KServeServer, summary
 from tests.backends.triton.slow_link import slow_link
@@ -113,7 +113,7 @@ def test_an_id_that_does_not_fit_is_refused(server: KServeServer, connect: Conne
 def test_further_inputs_are_filled(server: KServeServer, connect: Connect) -> None:
     """What else the model takes is computed from ids and mask."""
     server.inputs.append(("position_ids", "INT64"))
-    backend = connect(server, fillings={"position_ids": lambda ids, mask: ids * 0 + mask})
+    backend = connect(server, inputs={"position_ids": lambda ids, mask: ids * 0 + mask})
     check(backend)
 
 
@@ -135,12 +135,14 @@ def test_typed_contents_are_read(kind: str, server: KServeServer, connect: Conne
 def test_one_output_makes_several(server: KServeServer, connect: Connect) -> None:
     """What is made here of an output is made of the same answer; it is asked for once."""
     server.outputs = [("last_hidden_state", "FP16", [-1, 3])]
-    recipes = {
-        "first": Recipe("last_hidden_state", (3,), lambda hidden, _: hidden[:, 0]),
-        "counts": Recipe("last_hidden_state", (None,), lambda hidden, mask: hidden[:, :, 1] * mask),
+    outputs = {
+        "first": ServedOutput("last_hidden_state", (3,), lambda hidden, _: hidden[:, 0]),
+        "counts": ServedOutput(
+            "last_hidden_state", (None,), lambda hidden, mask: hidden[:, :, 1] * mask
+        ),
     }
     batch = make_batch(outputs=("counts", "first"))
-    found = connect(server, recipes=recipes).run(batch)
+    found = connect(server, outputs=outputs).run(batch)
     np.testing.assert_array_equal(found["counts"], batch.attention_mask)
     np.testing.assert_array_equal(found["first"][:, 0], batch.input_ids[:, 0])
 

@@ -1,9 +1,10 @@
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedgrpc.engine.scheduling.batching import BatchBudget, Filling, choose_group
+from embedgrpc.engine.scheduling.batching import BatchBudget, BatchSize, choose_group
 
 LENGTHS = st.integers(1, 12) | st.integers(1, 80)
 BUDGETS = st.builds(
@@ -67,7 +68,7 @@ def test_group_is_part_of_the_cheapest_division(
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60), budget=BUDGETS)
 def test_filling_keeps_the_budget(lengths: list[int], budget: BatchBudget) -> None:
     """Whatever has room goes in, and the rectangle is within the budget unless one fills it."""
-    filling = Filling(budget)
+    filling = BatchSize(budget)
     taken: list[int] = []
     for length in lengths:
         if not taken or filling.room(length) > 0:
@@ -80,7 +81,7 @@ def test_filling_keeps_the_budget(lengths: list[int], budget: BatchBudget) -> No
 
 def test_longer_sequences_leave_less_room() -> None:
     """A sequence that makes all others wider is let in only where they all still fit."""
-    filling = Filling(BatchBudget(tokens=120, sequences=100, overhead_tokens=0))
+    filling = BatchSize(BatchBudget(tokens=120, sequences=100, overhead_tokens=0))
     for _ in range(10):
         filling.add(10)
     assert (filling.room(10), filling.room(8)) == (2, 2)
@@ -95,3 +96,24 @@ def test_bulk_batches_are_smaller_while_interactive_calls_come() -> None:
     assert budget.when_shared().tokens == 128
     assert BatchBudget(tokens=512, sequences=64, overhead_tokens=32).when_shared().tokens == 512
     assert budget.when_shared().when_shared().tokens == 128
+
+
+@pytest.mark.parametrize(
+    ("token_s", "shared"),
+    [(1e-5, 0), (20e-3 / 532, 0), (1e-4, 180), (1e-3, 100), (1e9, 100)],
+    ids=["whole", "just whole", "by time", "by overhead", "hung"],
+)
+def test_bulk_batches_take_a_set_time_beside_calls(token_s: float, shared: int) -> None:
+    """A bulk batch takes 20 ms beside calls; overhead is no more than a fifth of it."""
+    budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=20)
+    limited = budget.with_shared_time(20e-3, token_s=token_s)
+    assert limited.shared_tokens == shared
+    assert limited.when_shared().tokens == (shared or 512)
+    # It follows the speed in both directions.
+    assert limited.with_shared_time(20e-3, token_s=1e-5).when_shared().tokens == 512
+
+
+def test_slow_batches_without_overhead_hold_a_token() -> None:
+    """However slow the machine is, a batch holds something."""
+    budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=0)
+    assert budget.with_shared_time(20e-3, token_s=1).shared_tokens == 1

@@ -16,9 +16,9 @@ from embedgrpc.backends.base import (
     PaddedBatch,
     RunContext,
 )
-from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
-from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.scheduling.batching import BatchBudget
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
@@ -27,7 +27,6 @@ from tests.engine.fakes import (
     BROKEN,
     NAN,
     NEGATIVE,
-    OUTPUT,
     WAIT_S,
     Engine,
     FakeBackend,
@@ -36,7 +35,6 @@ from tests.engine.fakes import (
     inputs_of,
     next_turn,
     running,
-    tokens_of,
 )
 
 INTERACTIVE = Call(WorkClass.INTERACTIVE)
@@ -218,7 +216,7 @@ async def test_failed_batch_is_divided_until_the_guilty_is_alone() -> None:
             await sink.done.wait()
         after = await submit(engine, ["after"])
         await after.done.wait()
-        fates = engine.admission.ledger.fates
+        fates = engine.admission.ledger.outcome_counts
     for text, sink in zip(texts, riders, strict=True):
         if BROKEN in text:
             assert sink.errors[0].reason is Reason.BACKEND_FAILED
@@ -226,8 +224,8 @@ async def test_failed_batch_is_divided_until_the_guilty_is_alone() -> None:
             assert sink.rows == {0: answer(text)}
     assert after.rows == {0: answer("after")}
     assert fates == {
-        (WorkClass.INTERACTIVE, Fate.ANSWERED): 6,
-        (WorkClass.INTERACTIVE, Fate.FAILED): 1,
+        (WorkClass.INTERACTIVE, SequenceOutcome.ANSWERED): 6,
+        (WorkClass.INTERACTIVE, SequenceOutcome.FAILED): 1,
     }
 
 
@@ -314,7 +312,7 @@ class _RaisingSink(RecordingSink):
 
     always = False
 
-    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
+    def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         del indices, rows
         raise ValueError("a sink with a text in its message")
 
@@ -582,56 +580,17 @@ async def test_short_job_overtakes_a_long_one_of_its_caller() -> None:
     assert len(long.rows) == 60
 
 
-async def test_idle_run_waits_until_nothing_waits_or_runs() -> None:
-    """A batch that is only measured takes no lane from anybody."""
-    backend = FakeBackend()
-    with running(backend) as engine:
-        sink = await hold(engine, backend)
-        ids = tokens_of("measured")[np.newaxis]
-        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
-        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
-        waiting = await submit(engine, ["waiting"])
-        backend.gate.open()
-        assert await measuring > 0
-        await sink.done.wait()
-        await waiting.done.wait()
-    assert [one.texts for one in backend.batches] == [("first",), ("waiting",), ("measured",)]
-
-
-async def test_idle_run_ends_with_the_scheduler() -> None:
-    """Whoever waits for an idle moment is told when there will be none."""
-    backend = FakeBackend()
-    with running(backend) as engine:
-        await hold(engine, backend)
-        ids = tokens_of("measured")[np.newaxis]
-        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
-        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
-        closing = threading.Thread(target=engine.scheduler.close)
-        closing.start()
-        with pytest.raises(ShuttingDownError):
-            await measuring
-        backend.gate.open()
-        closing.join(WAIT_S)
-
-
-async def test_close_waits_for_the_idle_run_that_is_under_way() -> None:
-    """A process that ended while a thread is inside the backend would be aborted."""
-    backend = FakeBackend()
-    with running(backend) as engine:
-        backend.gate.close()
-        ids = tokens_of("measured")[np.newaxis]
-        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
-        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
-        await asyncio.to_thread(backend.gate.wait_for, 1)
-        closing = threading.Thread(target=engine.scheduler.close)
-        closing.start()
-        for lane in engine.scheduler._lanes:
-            await asyncio.to_thread(lane.join, WAIT_S)
-        assert closing.is_alive()
-        backend.gate.open()
-        assert await measuring > 0
-        closing.join(WAIT_S)
-        assert not closing.is_alive()
+async def test_bulk_batches_follow_the_speed_of_recent_batches() -> None:
+    """Slow batches make those of bulk work beside calls small, and fast ones large again."""
+    budget = BatchBudget(tokens=40, sequences=8, overhead_tokens=0)
+    with running(FakeBackend(), budget=budget, bulk_batch_s=1) as engine:
+        for tokens, seconds, limits in ((10_000, 1000, range(1, 13)), (10**9, 1, range(1))):
+            engine.admission.drain_rate.add(tokens, seconds)
+            await (await submit(engine, ["text"])).done.wait()
+            async with asyncio.timeout(WAIT_S):
+                while engine.scheduler.budget.shared_tokens not in limits:
+                    await next_turn()
+        assert engine.scheduler.budget == budget
 
 
 async def test_text_that_was_laid_out_joins_its_equal_in_flight() -> None:
@@ -653,7 +612,7 @@ async def test_text_that_was_laid_out_joins_its_equal_in_flight() -> None:
         backend.gate.open()
         for sink in sinks:
             await sink.done.wait()
-        assert not engine.scheduler._in_flight
+        assert not engine.scheduler._running_entries
         assert engine.admission.inputs == 0
         assert all(lane.is_alive() for lane in engine.scheduler._lanes)
     assert sinks[2].rows == {number: answer(f"text{number:02}") for number in range(16)}

@@ -8,10 +8,10 @@ import grpc.aio
 import pytest
 
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.calls.exchange import Exchange
-from embedgrpc.server.calls.graceful_stop import HOLD_S_MAX, Doorkeeper
-from embedgrpc.server.calls.open_streams import Draining
-from embedgrpc.server.process.composition import Server
+from embedgrpc.server.calls.bidi_stream import BidiStream
+from embedgrpc.server.calls.graceful_stop import HOLD_S_MAX, ShutdownGate
+from embedgrpc.server.calls.open_streams import OpenStreams
+from embedgrpc.server.process.server import Server
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of
@@ -75,9 +75,9 @@ async def test_a_stream_is_answered_what_was_read_of_it(
     await stream.send(("a", "a"), ("b", "b"))
     await stream.send(("c", ""))
     await asyncio.to_thread(backend.running.wait, PATIENCE_S)
-    await until(lambda: service.exchange._in_flight == (3 if order == pb.RESULT_ORDER_INPUT else 2))
+    await until(lambda: service.bidi._in_flight == (3 if order == pb.RESULT_ORDER_INPUT else 2))
     stopping = asyncio.ensure_future(_stop(service.server))
-    await until(lambda: service.exchange._draining)
+    await until(lambda: service.bidi._draining)
     backend.release()
     results = await stream.results(3)
     assert sorted(result.id for result in results) == ["a", "b", "c"]
@@ -118,9 +118,9 @@ async def test_a_stream_that_had_said_all_ends_well(serve: Serve, backend: FakeB
     stream = await Stream.open(service.client)
     await stream.send(("a", "a"))
     await stream.call.done_writing()
-    await until(lambda: (reader := service.exchange._reader) and reader.done())
+    await until(lambda: (reader := service.bidi._reader) and reader.done())
     stopping = asyncio.ensure_future(_stop(service.server))
-    await until(lambda: service.server._draining._draining)
+    await until(lambda: service.server._open_streams._draining)
     backend.release()
     assert [result.id for result in await stream.rest()] == ["a"]
     assert await stream.call.code() is grpc.StatusCode.OK
@@ -137,9 +137,9 @@ async def test_a_rerank_stream_is_answered_what_was_read_of_it(
     for number in range(3):
         request = rerank.RerankRequest(query="q", documents=["one", "two"])
         await stream.write(rerank.StreamRerankRequest(id=str(number), request=request))
-    await until(lambda: service.open_streams and service.exchange._in_flight == 6)
+    await until(lambda: service.open_streams and service.bidi._in_flight == 6)
     stopping = asyncio.ensure_future(_stop(service.server))
-    await until(lambda: service.exchange._draining)
+    await until(lambda: service.bidi._draining)
     backend.release()
     answers = [await stream.read() for _ in range(3)]
     assert sorted(answer.id for answer in answers) == ["0", "1", "2"]
@@ -167,10 +167,10 @@ async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: FakeBac
 
 async def test_a_stream_that_comes_too_late_is_told_so() -> None:
     """A stream whose handler begins after the drain is drained as well."""
-    draining = Draining(max_age_s=PATIENCE_S)
+    draining = OpenStreams(max_age_s=PATIENCE_S)
     draining.drain()
     never: Any = _never()
-    late: Exchange[None] = Exchange(None, never, idle_timeout_s=PATIENCE_S)
+    late: BidiStream[None] = BidiStream(None, never, idle_timeout_s=PATIENCE_S)
     with draining.watch(late):
         assert late._draining
 
@@ -188,8 +188,8 @@ class _Core:
         self.told.set()
 
 
-def _call(door: Doorkeeper, behavior: Callable[..., Awaitable[str]]) -> "asyncio.Task[Any]":
-    """Makes a call that comes in through the door, of the method that `behavior` is named."""
+def _call(gate: ShutdownGate, behavior: Callable[..., Awaitable[str]]) -> "asyncio.Task[Any]":
+    """Makes a call that comes in through the gate, of the method that `behavior` is named."""
     handler: Any = grpc.unary_unary_rpc_method_handler(behavior)
 
     async def find(details: Any) -> Any:
@@ -198,7 +198,7 @@ def _call(door: Doorkeeper, behavior: Callable[..., Awaitable[str]]) -> "asyncio
 
     async def call() -> Any:
         details: Any = SimpleNamespace(method=behavior.__name__)
-        found: Any = await door.intercept_service(find, details)
+        found: Any = await gate.intercept_service(find, details)
         return await found.unary_unary(None, None)
 
     return asyncio.ensure_future(call())
@@ -209,7 +209,7 @@ async def test_no_caller_hears_anything_before_the_core_is_told_to_stop() -> Non
 
     A call that arrives between the stop and the reading of its GOAWAY would be CANCELLED.
     """
-    door, core, go = Doorkeeper(), _Core(), asyncio.Event()
+    gate, core, go = ShutdownGate(), _Core(), asyncio.Event()
     ended: list[tuple[str, bool]] = []
 
     async def answered() -> str:
@@ -233,12 +233,12 @@ async def test_no_caller_hears_anything_before_the_core_is_told_to_stop() -> Non
     def note(task: "asyncio.Task[Any]") -> None:
         ended.append((type(task.exception()).__name__, core.told.is_set()))
 
-    calls = [_call(door, answer), _call(door, refuse)]
+    calls = [_call(gate, answer), _call(gate, refuse)]
     await asyncio.sleep(0)
     server: Any = core
-    stopping = asyncio.ensure_future(door.stop(server, 1))
+    stopping = asyncio.ensure_future(gate.stop(server, 1))
     await asyncio.sleep(0)
-    calls.append(_call(door, new))
+    calls.append(_call(gate, new))
     for call in calls:
         call.add_done_callback(note)
     go.set()
@@ -254,7 +254,7 @@ async def test_no_caller_hears_anything_before_the_core_is_told_to_stop() -> Non
 
 async def test_a_stop_waits_until_no_call_comes_but_not_without_end() -> None:
     """While calls come one after the other the stop waits, for half a second at the most."""
-    door, core = Doorkeeper(), _Core()
+    gate, core = ShutdownGate(), _Core()
     server: Any = core
     calls: list[asyncio.Task[Any]] = []
 
@@ -264,9 +264,9 @@ async def test_a_stop_waits_until_no_call_comes_but_not_without_end() -> None:
 
     loop = asyncio.get_running_loop()
     began = loop.time()
-    stopping = asyncio.ensure_future(door.stop(server, 1))
+    stopping = asyncio.ensure_future(gate.stop(server, 1))
     while not core.told.is_set():
-        calls.append(_call(door, late))
+        calls.append(_call(gate, late))
         await asyncio.sleep(0.01)
     assert loop.time() - began >= HOLD_S_MAX
     await stopping

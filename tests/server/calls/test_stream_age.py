@@ -39,8 +39,8 @@ async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: FakeBac
     request = rerank.RerankRequest(query="q", documents=["one"])
     await ranking.write(rerank.StreamRerankRequest(id="r", request=request))
     await until(lambda: service.open_streams == 2)
-    exchanges = service.server._draining._exchanges
-    await until(lambda: all(each._draining and each._in_flight for each in exchanges))
+    streams = service.server._open_streams._streams
+    await until(lambda: all(each._draining and each._in_flight for each in streams))
     # Long after the core told the connection to go.
     await asyncio.sleep(AGE_S)
     backend.release()
@@ -82,7 +82,7 @@ async def test_a_stream_that_had_said_all_may_take_its_grace(
     stream = await Stream.open(service.client)
     await stream.send(("a", "a"))
     await stream.call.done_writing()
-    await until(lambda: (reader := service.exchange._reader) and reader.done())
+    await until(lambda: (reader := service.bidi._reader) and reader.done())
     await asyncio.sleep(2 * AGE_S)
     backend.release()
     assert [result.id for result in await stream.rest()] == ["a"]

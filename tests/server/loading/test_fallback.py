@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.server.connections.listening import StartError
-from embedgrpc.server.process.composition import Server
+from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import model_service_pb2 as models
 from tests.backends.triton.kserve_server import Fault

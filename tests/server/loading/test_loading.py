@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from embedgrpc.server.connections.listening import StartError
-from embedgrpc.server.process.composition import Server
+from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.failures import failure_of
 from tests.server.service import EMBED, FIXTURES, serving, settings_for

@@ -9,7 +9,7 @@ import pytest
 
 from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.server.connections.listening import StartError
-from embedgrpc.server.process.composition import Server
+from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.models.sources.hub_server import Hub, Repository, serve_hub
 from tests.server.fake_backend import FakeBackend, vector_of

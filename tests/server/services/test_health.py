@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 
 from embedgrpc.backends.base import BackendError, FloatArray, IntArray
 from embedgrpc.models.kinds import WeightType
-from embedgrpc.server.process.composition import Server
+from embedgrpc.server.process.server import Server
 from embedgrpc.v1 import model_service_pb2 as models
 from tests.server.failures import failure_of
 from tests.server.fake_backend import WIDTH, FakeBackend, vector_of

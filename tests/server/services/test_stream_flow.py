@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.backends.base import FloatArray, IntArray
-from embedgrpc.engine.pipeline import Running
+from embedgrpc.engine.pipeline import JobHandle
 from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
@@ -42,7 +42,7 @@ def _expected(texts: list[str]) -> list[FloatArray]:
     files = source.resolve(str(FIXTURES / "bert-cls"))
     tokenizer = Tokenizer.load(files, properties.read(files))
     return [
-        vector_of(tokenizer.frame(ids, max_tokens=96, truncation=Truncation.END).input_ids)
+        vector_of(tokenizer.build_sequence(ids, max_tokens=96, truncation=Truncation.END).input_ids)
         for ids in tokenizer.encode(texts)
     ]
 
@@ -114,7 +114,7 @@ async def test_results_wait_for_earlier_ones_in_input_order(
     await stream.send(("refused", ""))
     await asyncio.to_thread(backend.running.wait, PATIENCE_S)
     reading = asyncio.ensure_future(stream.results(2))
-    await until(lambda: len(service.exchange._outbox) == 0 and service.open_streams == 1)
+    await until(lambda: len(service.bidi._outbox) == 0 and service.open_streams == 1)
     assert not reading.done()
     backend.release()
     assert [result.id for result in await reading] == ["first", "refused"]
@@ -132,8 +132,8 @@ async def test_the_window_is_never_exceeded(serve: Serve, backend: FakeBackend) 
     writing = asyncio.ensure_future(_flood(stream, batches=100, inputs=8))
     await until(lambda: service.admission().inputs == 32)
     # The reader holds the next message, and waits for room.
-    await until(lambda: not service.exchange._reading)
-    assert service.exchange._in_flight == 32
+    await until(lambda: not service.bidi._reading)
+    assert service.bidi._in_flight == 32
     most = 0
 
     def watch(ids: IntArray) -> FloatArray:
@@ -175,10 +175,10 @@ async def test_a_client_that_does_not_read_stops_being_read(
             taken, still = now, still + 1 if now == taken else 0
             if still == 20:
                 break
-    exchange = service.exchange
-    assert exchange._writing
-    assert exchange._in_flight == 64
-    assert len(exchange._outbox) <= 64
+    bidi = service.bidi
+    assert bidi._writing
+    assert bidi._in_flight == 64
+    assert len(bidi._outbox) <= 64
     assert taken < 16_000
     assert not writing.done()
     stream.call.cancel()
@@ -323,7 +323,7 @@ async def test_a_rerank_stream_answers_each_request_once(serve: Serve) -> None:
 
 
 def _running_jobs() -> int:
-    return sum(type(one) is Running for one in gc.get_objects())
+    return sum(type(one) is JobHandle for one in gc.get_objects())
 
 
 async def test_answered_batches_of_an_open_stream_are_forgotten(

@@ -255,7 +255,7 @@ async def test_an_id_of_an_earlier_message_is_refused_while_in_flight(cache_dir:
         stream = await Stream.open(service.client)
         await stream.send(("a", "one"))
         await stream.call.write(batch([("b", "two"), ("a", "three")]))
-        await until(lambda: service.exchange._failure)
+        await until(lambda: service.bidi._failure)
         backend.release()
         results = await stream.results(1)
         assert [result.id for result in results] == ["a"]
@@ -273,7 +273,7 @@ async def test_an_id_of_an_earlier_ranking_is_refused_while_in_flight(cache_dir:
         request = rerank.RerankRequest(query="q", documents=["d"])
         for _ in range(2):
             await stream.write(rerank.StreamRerankRequest(id="same", request=request))
-        await until(lambda: service.open_streams and service.exchange._failure)
+        await until(lambda: service.open_streams and service.bidi._failure)
         backend.release()
         assert (await stream.read()).WhichOneof("outcome") == "response"
         failure = await failure_of(stream.read())

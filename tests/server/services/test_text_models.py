@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.server.connections.listening import StartError
-from embedgrpc.server.process.composition import Server
+from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import common_pb2, rerank_service_pb2
 from embedgrpc.v1 import embedding_service_pb2 as embedding

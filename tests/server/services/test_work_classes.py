@@ -2,16 +2,15 @@
 
 import asyncio
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.calls.begin import begin_call
+from embedgrpc.server.calls.call_metadata import begin_call
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.metrics import METRICS
 from embedgrpc.v1 import embedding_service_pb2 as pb
@@ -32,10 +31,10 @@ async def embed(client: Client, *texts: str, **metadata: str) -> Any:
     )
 
 
-def fates(service: Service) -> dict[tuple[WorkClass, Fate], int]:
+def fates(service: Service) -> dict[tuple[WorkClass, SequenceOutcome], int]:
     """What became of the inputs of the default model, its health checks' left out."""
-    counted = dict(service.admission().ledger.fates)
-    counted[INTERACTIVE, Fate.ANSWERED] -= 1
+    counted = dict(service.admission().ledger.outcome_counts)
+    counted[INTERACTIVE, SequenceOutcome.ANSWERED] -= 1
     return {key: count for key, count in counted.items() if count}
 
 
@@ -52,7 +51,10 @@ async def test_a_call_states_its_class(serve: Serve, backend: FakeBackend) -> No
     await stream.write(pb.StreamEmbedRequest(batch=batch))
     await stream.done_writing()
     assert len([message async for message in stream]) == 2
-    assert fates(service) == {(BULK, Fate.ANSWERED): 1, (INTERACTIVE, Fate.ANSWERED): 2}
+    assert fates(service) == {
+        (BULK, SequenceOutcome.ANSWERED): 1,
+        (INTERACTIVE, SequenceOutcome.ANSWERED): 2,
+    }
 
 
 @pytest.mark.parametrize("named", ["urgent", "INTERACTIVE", ""])
@@ -81,7 +83,7 @@ async def test_a_bulk_call_waits_for_room(serve: Serve, backend: FakeBackend) ->
     backend.release()
     await asyncio.gather(first, second)
     await until(lambda: service.admission().inputs == 0)
-    assert fates(service) == {(BULK, Fate.ANSWERED): 2}
+    assert fates(service) == {(BULK, SequenceOutcome.ANSWERED): 2}
 
 
 class _Context:
@@ -148,29 +150,12 @@ async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: Fake
     assert len(longest) > 10
 
 
-async def test_the_budget_is_measured_and_told(
-    cache_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Once a model is served its batches are measured; ListModels and the log tell the budget."""
-    caplog.set_level(logging.INFO, "embedgrpc")
-    settings = settings_for(EMBED, cache_dir=cache_dir, calibration_s=0.05)
-    async with serving(settings) as service:
-        await until(lambda: "batches measured" in caplog.messages)
-        (record,) = [one for one in caplog.records if one.message == "batches measured"]
+@pytest.mark.parametrize(("setting", "tokens"), [(0, 512), (333, 333)], ids=["default", "set"])
+async def test_list_models_tells_the_budget(cache_dir: Path, setting: int, tokens: int) -> None:
+    """ListModels tells the budget of the settings, or the default of the device."""
+    async with serving(settings_for(EMBED, cache_dir=cache_dir, batch_tokens=setting)) as service:
         listed = await service.client.models.ListModels(model_service_pb2.ListModelsRequest())
-        assert listed.models[0].batch_tokens == record.__dict__["batch_tokens"] >= 512
-        assert record.__dict__["token_us"] > 0
-        await service.check_alive()
-
-
-async def test_a_budget_that_is_set_is_kept(cache_dir: Path) -> None:
-    """A budget from the settings is not changed by what is measured."""
-    settings = settings_for(EMBED, cache_dir=cache_dir, calibration_s=0.05, batch_tokens=333)
-    async with serving(settings) as service:
-        loaded = next(iter(service.server.catalog)).ready()
-        await until(lambda: loaded.scheduler.budget.shared_tokens)
-        listed = await service.client.models.ListModels(model_service_pb2.ListModelsRequest())
-        assert listed.models[0].batch_tokens == 333
+        assert listed.models[0].batch_tokens == tokens
 
 
 async def test_metrics_are_exported_where_the_environment_asks(

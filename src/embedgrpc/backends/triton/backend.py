@@ -13,7 +13,7 @@ from embedgrpc.backends.base import (
     RunContext,
 )
 from embedgrpc.backends.triton.connection import Connection
-from embedgrpc.backends.triton.messages import Filling, Messages, Recipe
+from embedgrpc.backends.triton.messages import MakeInput, Messages, OutputRule
 
 _LANES_MAX = 64
 
@@ -23,8 +23,8 @@ class TritonBackend:
 
     Args:
         connection: To them; closed with the backend.
-        recipes: How each output of ours is made of theirs.
-        fillings: How inputs beside ids, mask and types are filled.
+        outputs: How each output of a batch is made from the server's.
+        inputs: How inputs other than ids, mask and types are made.
         lanes: How many batches may run at once; 0 for one for each instance of the model, and
             one more that is on its way while they run.
     """
@@ -33,8 +33,8 @@ class TritonBackend:
         self,
         connection: Connection,
         *,
-        recipes: Mapping[str, Recipe],
-        fillings: Mapping[str, Filling],
+        outputs: Mapping[str, OutputRule],
+        inputs: Mapping[str, MakeInput],
         lanes: int = 0,
     ) -> None:
         self._connection = connection
@@ -43,8 +43,8 @@ class TritonBackend:
             model=connection.model,
             version=connection.version,
             graph=connection.graph,
-            recipes=recipes,
-            fillings=fillings,
+            outputs=outputs,
+            inputs=inputs,
         )
 
     @property

@@ -1,7 +1,7 @@
 """The requests that run a model, and what is taken from their answers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -13,24 +13,28 @@ from embedgrpc.backends.triton.served_graph import ServedGraph, ServedTensor
 from embedgrpc.backends.triton.tensors import decode, encode, encode_texts
 
 # An input from token ids and mask, int64 [batch, tokens] each: int64 of the same shape.
-Filling = Callable[[IntArray, IntArray], NDArray[np.int64]]
+MakeInput = Callable[[IntArray, IntArray], NDArray[np.int64]]
 # An output of ours from one of the server's, float32, and the mask, int64 [batch, tokens].
-Making = Callable[[FloatArray, IntArray], FloatArray]
+MakeOutput = Callable[[FloatArray, IntArray], FloatArray]
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How an output of ours is made from one of the server's.
+class OutputRule(Protocol):
+    """How an output of a batch is made from one of the server's."""
 
-    Attributes:
-        served: The name of the server's.
-        make: Makes ours of it; None where it is the same.
-        dims: The length of each axis of ours after the batch; None for the number of tokens.
-    """
+    @property
+    def served(self) -> str:
+        """The name of the server's output."""
+        ...
 
-    served: str
-    dims: tuple[int | None, ...]
-    make: Making | None = None
+    @property
+    def dims(self) -> tuple[int | None, ...]:
+        """The length of each axis after the batch; None for the number of tokens."""
+        ...
+
+    @property
+    def make(self) -> MakeOutput | None:
+        """Convert the server's output; None where the two are the same."""
+        ...
 
 
 class Messages:
@@ -40,8 +44,8 @@ class Messages:
         model: The model's name at the server.
         version: Its version there; empty for the one that the server chooses.
         graph: What the server says of it.
-        recipes: How each output of ours is made.
-        fillings: How inputs beside ids, mask and types are filled.
+        outputs: How each output of a batch is made.
+        inputs: How inputs other than ids, mask and types are made.
     """
 
     def __init__(
@@ -50,14 +54,14 @@ class Messages:
         model: str,
         version: str,
         graph: ServedGraph,
-        recipes: Mapping[str, Recipe],
-        fillings: Mapping[str, Filling],
+        outputs: Mapping[str, OutputRule],
+        inputs: Mapping[str, MakeInput],
     ) -> None:
         self._model = model
         self._version = version
         self._graph = graph
-        self._recipes = recipes
-        self._fillings = fillings
+        self._outputs = outputs
+        self._inputs = inputs
 
     def check(self, batch: PaddedBatch) -> None:
         """Refuses what the server would not notice before its model fails on it.
@@ -72,7 +76,7 @@ class Messages:
             others = " and ".join(str(list(one.shape)) for one in arrays)
             raise BackendError(f"a batch of ids {list(shape)}, with mask and types {others}")
         for name in batch.outputs:
-            if name not in self._recipes:
+            if name not in self._outputs:
                 raise BackendError(f"the model has no output {name}")
 
     def write(self, batch: PaddedBatch) -> bytes:
@@ -87,7 +91,7 @@ class Messages:
         shape = (sequences, tokens) if text is None else (sequences, *(1 for _ in text.dims))
         tensors = service_pb2.ModelInferRequest.InferInputTensor
         wanted = service_pb2.ModelInferRequest.InferRequestedOutputTensor
-        served = dict.fromkeys(self._recipes[name].served for name in batch.outputs)
+        served = dict.fromkeys(self._outputs[name].served for name in batch.outputs)
         request = service_pb2.ModelInferRequest(
             model_name=self._model,
             model_version=self._version,
@@ -121,15 +125,15 @@ class Messages:
         decoded: dict[str, FloatArray] = {}
         results: dict[str, FloatArray] = {}
         for name in batch.outputs:
-            recipe = self._recipes[name]
-            if recipe.served not in found:
+            rule = self._outputs[name]
+            if rule.served not in found:
                 # A server that caches errors answers without outputs, and says that all is well.
-                raise BackendError(f"the answer lacks the output {recipe.served}")
-            if recipe.served not in decoded:
-                index = found[recipe.served]
+                raise BackendError(f"the answer lacks the output {rule.served}")
+            if rule.served not in decoded:
+                index = found[rule.served]
                 tensor = response.outputs[index]
-                decoded[recipe.served] = decode(tensor, raw[index] if raw else None)
-            results[name] = _make(recipe, decoded[recipe.served], batch)
+                decoded[rule.served] = decode(tensor, raw[index] if raw else None)
+            results[name] = _make(rule, decoded[rule.served], batch)
         return results
 
     def _encode(self, tensor: ServedTensor, batch: PaddedBatch) -> bytes:
@@ -145,23 +149,23 @@ class Messages:
                 return batch.attention_mask
             case "token_type_ids":
                 return batch.token_type_ids
-        return self._fillings[name](batch.input_ids, batch.attention_mask)
+        return self._inputs[name](batch.input_ids, batch.attention_mask)
 
 
-def _make(recipe: Recipe, served: FloatArray, batch: PaddedBatch) -> FloatArray:
+def _make(rule: OutputRule, served: FloatArray, batch: PaddedBatch) -> FloatArray:
     sequences, tokens = batch.input_ids.shape
     if served.shape[:1] != (sequences,):
         raise BackendError(
-            f"the output {recipe.served} has shape {list(served.shape)} for {sequences} sequences"
+            f"the output {rule.served} has shape {list(served.shape)} for {sequences} sequences"
         )
     try:
-        made = recipe.make(served, batch.attention_mask) if recipe.make else served
+        made = rule.make(served, batch.attention_mask) if rule.make else served
     except ValueError:
         made = served[:0]
-    wanted = (sequences, *(tokens if size is None else size for size in recipe.dims))
+    wanted = (sequences, *(tokens if size is None else size for size in rule.dims))
     if made.shape != wanted:
         raise BackendError(
-            f"the output {recipe.served} has shape {list(served.shape)}, and cannot become"
+            f"the output {rule.served} has shape {list(served.shape)}, and cannot become"
             f" {list(wanted)}"
         )
     # A copy, as what was received is read only and held by the whole answer.

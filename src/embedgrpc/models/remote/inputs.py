@@ -11,7 +11,7 @@ from embedgrpc.models.folder.properties import ModelProperties
 
 IntArray = NDArray[np.int64]
 # From ids and mask, int64 [batch, tokens] each, to an input of the same shape.
-Filling = Callable[[IntArray, IntArray], IntArray]
+MakeInput = Callable[[IntArray, IntArray], IntArray]
 
 _SERVED = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 _POSITIONS = "position_ids"
@@ -19,7 +19,7 @@ _POSITIONS = "position_ids"
 
 def plan_inputs(
     names: Iterable[str], properties: ModelProperties, *, model: str
-) -> dict[str, Filling]:
+) -> dict[str, MakeInput]:
     """Finds how each further input is filled.
 
     Args:
@@ -30,18 +30,18 @@ def plan_inputs(
     Raises:
         ModelError: Nothing says how to fill one of them.
     """
-    fillings: dict[str, Filling] = {}
+    made: dict[str, MakeInput] = {}
     for name in names:
         if name == _POSITIONS:
-            fillings[name] = _find_positions(properties)
+            made[name] = _find_positions(properties)
         elif name not in _SERVED:
             raise ModelError(
                 f"the model {model} on Triton has an input {name!r}, which is not supported"
             )
-    return fillings
+    return made
 
 
-def _find_positions(properties: ModelProperties) -> Filling:
+def _find_positions(properties: ModelProperties) -> MakeInput:
     padding = properties.pad_token_id
 
     def count(ids: IntArray, mask: IntArray) -> IntArray:

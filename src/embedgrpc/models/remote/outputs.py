@@ -14,7 +14,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.onnx_outputs import Shape
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.folder.representations import ServedForms
+from embedgrpc.models.folder.representations import ServedTokenOutputs
 from embedgrpc.models.graphs.outputs import (
     LOGITS,
     OUTPUTS,
@@ -30,7 +30,7 @@ from embedgrpc.models.remote.token_pooling import pool, scale_to_unit
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 # From an output, float32, and the mask, int64 [batch, tokens], to one of ours.
-Making = Callable[[FloatArray, IntArray], FloatArray]
+MakeOutput = Callable[[FloatArray, IntArray], FloatArray]
 
 _HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
 _HIDDEN_AXES = 2
@@ -48,10 +48,10 @@ class ServedOutput:
 
     served: str
     dims: tuple[int | None, ...]
-    make: Making | None = None
+    make: MakeOutput | None = None
 
 
-def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedForms:
+def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedTokenOutputs:
     """Finds what a server makes of tokens.
 
     Args:
@@ -60,7 +60,7 @@ def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedForms:
             dense vector is pooled from.
     """
     vectors = _first(outputs, (TOKEN_EMBEDDINGS,) if ours else VECTOR_NAMES)
-    return ServedForms(
+    return ServedTokenOutputs(
         token_weights=bool(_first(outputs, (TOKEN_WEIGHTS, *WEIGHT_NAMES))),
         token_vectors=bool(vectors),
         vector_dimensions=(outputs[vectors] or (None,))[-1] or 0 if vectors else 0,
@@ -157,7 +157,7 @@ class _Plan:
         return name
 
     def checked(
-        self, ours: str, name: str, dims: tuple[int | None, ...], make: Making | None
+        self, ours: str, name: str, dims: tuple[int | None, ...], make: MakeOutput | None
     ) -> ServedOutput:
         """An output whose shape, as far as the server tells it, is what the files lead to."""
         served = self.outputs[name]

@@ -1,13 +1,15 @@
-"""Stops a server without losing a call that has reached it.
+"""Stop a server without losing a call that has reached it.
 
-When a server stops, gRPC's core asks the clients to leave (GOAWAY). Calls that it has received and
-not handed over, and those that arrive before a client has read the GOAWAY, it answers with
-CANCELLED, which few clients try again. It has no way to ask first and to go on taking calls in.
+When a server stops, gRPC's core sends GOAWAY to its clients. It answers CANCELLED to calls that
+are received but not yet handed over, and to calls that arrive before their client has read the
+GOAWAY. Few clients retry CANCELLED. The core cannot send GOAWAY first and go on accepting calls.
 
-So nobody may be about to send a call at that moment. New calls are held back, and so is the end of
-every call: whoever waits for an answer sends nothing more, and the last calls of those who had
-their answer before come in. Once none has come for a while, the stop begins, and everything goes
-on behind the GOAWAY.
+So no client may be about to send a call at that moment. The gate holds back new calls, and also
+the responses of the calls that run: a client that waits for a response rarely sends more. Once no
+call has come for a while, the stop begins, and all calls go on behind the GOAWAY.
+
+Source: https://github.com/grpc/grpc/issues/41785, "Pending calls are CANCELLED on server
+shut-down".
 """
 
 import asyncio
@@ -22,28 +24,27 @@ import grpc.aio
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.rpc.handlers import behavior_of, make_handler
 
-# Nothing came for this long: nothing is on its way.
+# After this long without a new call, none is on its way.
 _QUIET_S = 0.1
 _STEP_S = 0.01
-# A pause that takes this much longer than it should: others on this machine may not have come to
-# run either, and a client may be among them.
+# A sleep that ends this late shows a busy machine, on which clients may be late, too.
 _LATE_S = 0.01
-# Where calls never stop coming, some of them are lost whenever the stop begins.
+# Where calls never cease, some are lost whenever the stop begins.
 HOLD_S_MAX = 0.5
 
 
-class Doorkeeper(grpc.aio.ServerInterceptor):
-    """Lets calls in and answers out; holds both back while the server is about to stop.
+class ShutdownGate(grpc.aio.ServerInterceptor):
+    """A gate that new calls and responses pass; closed for a moment when the server stops.
 
-    The innermost of the interceptors, so that refusals of handlers are held back as well. Those of
-    the guard, which looks at messages before, are not.
+    The innermost interceptor, so that it also holds back the errors of handlers. It does not hold
+    back those of the `ErrorInterceptor`, which reads the request first.
     """
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
         self._open.set()
         self._arrivals = 0
-        # What gRPC has for a method is the same for every call.
+        # gRPC gives the same handler for every call of a method.
         self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
@@ -51,7 +52,7 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Waits until the call may go on; gRPC calls this."""
+        """Hold the call while the gate is closed; gRPC calls this."""
         self._arrivals += 1
         if not self._open.is_set():
             await self._open.wait()
@@ -61,11 +62,11 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
             return known
         handler = await continuation(handler_call_details)
         if handler is not None:
-            handler = self._handlers[method] = self._hold(handler)
+            handler = self._handlers[method] = self._gated(handler)
         return handler
 
-    def _hold(self, handler: Any) -> Any:
-        """Makes a handler whose calls do not end before the door is open."""
+    def _gated(self, handler: Any) -> Any:
+        """Return a handler whose calls end only while the gate is open."""
         behavior = behavior_of(handler)
         if not inspect.iscoroutinefunction(behavior):
             return handler
@@ -86,22 +87,22 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
         return make_handler(handler, answer)
 
     async def stop(self, server: grpc.aio.Server, grace_s: float) -> None:
-        """Stops a server.
+        """Stop a server.
 
         Args:
-            server: This is one of its interceptors.
-            grace_s: Time that calls which came in get to finish.
+            server: The server that has this interceptor.
+            grace_s: Time for the open calls to finish.
         """
         self._open.clear()
         await self._until_quiet()
         stop = asyncio.ensure_future(server.stop(grace_s))
-        # One turn of the loop is what it takes to tell the core.
+        # One turn of the loop, in which the core learns of the stop.
         await asyncio.sleep(0)
         self._open.set()
         await stop
 
     async def _until_quiet(self) -> None:
-        """Waits until no call has come for a while."""
+        """Wait until no call has come for a while."""
         began = quiet_since = now = time.monotonic()
         arrivals = self._arrivals
         while now - quiet_since < _QUIET_S and now - began < HOLD_S_MAX:

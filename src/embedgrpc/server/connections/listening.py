@@ -220,7 +220,7 @@ def channel_arguments(settings: Settings, *, max_connections: int) -> list[tuple
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_connection_idle_ms", _ms(settings.max_connection_idle_s)),
         ("grpc.max_connection_age_ms", _ms(settings.max_connection_age_s)),
-        # A stream may begin as late as when its connection is told to go; see `draining`.
+        # A stream may begin as late as when its connection is told to go; see `open_streams`.
         (
             "grpc.max_connection_age_grace_ms",
             _ms(settings.max_connection_age_s + settings.max_connection_age_grace_s),

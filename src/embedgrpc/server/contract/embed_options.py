@@ -10,7 +10,7 @@ from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizers.tokenizer import Truncation
-from embedgrpc.server.contract.checks import check_enum, check_not_negative
+from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.options import prompt_for, read_max_tokens, read_truncation
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX
 from embedgrpc.v1 import common_pb2, embedding_service_pb2

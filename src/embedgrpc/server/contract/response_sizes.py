@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
+from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.kinds import Representation
-from embedgrpc.server.contract.checks import COMMON_BYTES, check_response_size
 
+# The model's id of 128 characters at most, a revision, a fingerprint, the usage, and their keys.
+COMMON_BYTES = 512
 _BITS = {
     Encoding.FLOAT32: 32,
     Encoding.FLOAT16: 16,
@@ -105,6 +107,34 @@ def embeddings_size(
     if per_token:
         size += per_token * sum(_tokens_max(text, spec) for text in texts)
     return size
+
+
+def check_response_size(size: int, *, limit: int) -> None:
+    """Refuses work whose answer the client would not accept.
+
+    Args:
+        size: The bytes of what is asked for; what every answer says besides is added here.
+        limit: The most bytes of an answer.
+
+    Raises:
+        InvalidRequestError: The answer is larger than the limit, in bytes.
+    """
+    size += COMMON_BYTES
+    if size > limit:
+        raise response_too_large(size, limit)
+
+
+def response_too_large(size: int, limit: int) -> InvalidRequestError:
+    """Tells that an answer of so many bytes would be larger than the limit."""
+    return InvalidRequestError(
+        f"the answer would have about {size} bytes; the limit is {limit}: send fewer inputs,"
+        " use a stream, or accept more",
+        metadata={
+            "label": "response_too_large",
+            "responseBytes": str(size),
+            "maxResponseBytes": str(limit),
+        },
+    )
 
 
 def _sizes(spec: EmbedSpec, encoding: Encoding, multi_vector_dimensions: int) -> tuple[int, int]:

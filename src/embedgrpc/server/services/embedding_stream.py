@@ -12,14 +12,14 @@ from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.kinds import Representation
-from embedgrpc.server.calls.begin import begin_call, client_response_bytes
-from embedgrpc.server.calls.exchange import Exchange
-from embedgrpc.server.contract.checks import check_count, check_enum, check_id, response_too_large
-from embedgrpc.server.contract.response_sizes import bound_embeddings_size
+from embedgrpc.server.calls.bidi_stream import BidiStream
+from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
+from embedgrpc.server.contract.field_checks import check_count, check_enum, check_id
+from embedgrpc.server.contract.response_sizes import bound_embeddings_size, response_too_large
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel
 from embedgrpc.server.rpc.errors import item_error
-from embedgrpc.server.services.embedding_sink import EmbeddingSink
+from embedgrpc.server.services.stream_batch import StreamBatch
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
@@ -37,7 +37,7 @@ _ID_FIELD, _EMBEDDING_FIELD, _ERROR_FIELD = 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Result:
     """A `StreamEmbedResult` in wire form, and what it cost."""
 
     id: str
@@ -81,22 +81,22 @@ class EmbeddingStream:
         self._catalog = catalog
         self._settings = settings
         self._context = context
-        self.exchange: Exchange[_Answer] = Exchange(
+        self.bidi: BidiStream[_Result] = BidiStream(
             context, requests, idle_timeout_s=settings.stream_idle_timeout_s
         )
         self._ids: set[str] = set()
-        self._sinks: set[EmbeddingSink] = set()
+        self._sinks: set[StreamBatch] = set()
         self._in_input_order = True
         self._taken = 0
         self._next_position = 0
-        self._early: dict[int, _Answer] = {}
+        self._early: dict[int, _Result] = {}
         self._input_tokens = 0
         self._answer_bytes = 0
 
     async def run(self) -> None:
         """Serves the call to its end."""
         try:
-            await self.exchange.run(self._read, self._pack)
+            await self.bidi.run(self._read, self._pack)
         finally:
             for sink in self._sinks:
                 sink.cancel()
@@ -105,7 +105,7 @@ class EmbeddingStream:
             describe_call(input_tokens=self._input_tokens)
 
     async def _read(self) -> None:
-        requests = self.exchange.receive()
+        requests = self.bidi.receive()
         first = await anext(requests, None)
         if first is None:
             return
@@ -136,8 +136,8 @@ class EmbeddingStream:
             encoding=encoding.value,
         )
         window = self._window(spec, loaded)
-        self.exchange.set_window(window)
-        await self.exchange.write_first(
+        self.bidi.set_window(window)
+        await self.bidi.write_first(
             embedding_service_pb2.StreamEmbedResponse(
                 ready=embedding_service_pb2.StreamEmbedReady(
                     model=served.id,
@@ -181,10 +181,10 @@ class EmbeddingStream:
             size_bytes=size_bytes,
             multi_vector_dimensions=embedder.properties.multi_vector_dimensions,
         )
-        await self.exchange.take(len(inputs), answer_bytes=size + sum(map(len, ids)))
+        await self.bidi.accept(len(inputs), answer_bytes=size + sum(map(len, ids)))
         first = self._taken
         self._taken += len(inputs)
-        sink = EmbeddingSink(
+        sink = StreamBatch(
             stream=self,
             embedder=embedder,
             spec=spec,
@@ -197,7 +197,7 @@ class EmbeddingStream:
             sink.running = running
             self._sinks.add(sink)
 
-    def finished(self, sink: EmbeddingSink) -> None:
+    def finished(self, sink: StreamBatch) -> None:
         """Forget a message of which every input is answered."""
         self._sinks.discard(sink)
 
@@ -209,24 +209,24 @@ class EmbeddingStream:
         if len(wire) > self._answer_bytes:
             self.fail(position, identifier, response_too_large(len(wire), self._answer_bytes))
             return
-        self._answer(position, _Answer(identifier, wire, tokens, truncated))
+        self._answer(position, _Result(identifier, wire, tokens, truncated))
 
     def fail(self, position: int, identifier: str, error: EngineError) -> None:
         """Answers an input with the reason why there is no embedding."""
         wire = delimited(_ID_FIELD, identifier.encode())
         wire += delimited(_ERROR_FIELD, item_error(error).SerializeToString())
-        self._answer(position, _Answer(identifier, wire, 0, truncated=False))
+        self._answer(position, _Result(identifier, wire, 0, truncated=False))
 
-    def _answer(self, position: int, answer: _Answer) -> None:
+    def _answer(self, position: int, answer: _Result) -> None:
         if not self._in_input_order:
-            self.exchange.answer(answer)
+            self.bidi.answer(answer)
             return
         self._early[position] = answer
         while self._next_position in self._early:
-            self.exchange.answer(self._early.pop(self._next_position))
+            self.bidi.answer(self._early.pop(self._next_position))
             self._next_position += 1
 
-    def _pack(self, outbox: deque[_Answer]) -> tuple[Any, int]:
+    def _pack(self, outbox: deque[_Result]) -> tuple[Any, int]:
         """Makes one message, in wire form, of the answers at the front."""
         parts: list[bytes] = []
         size = tokens = truncated = 0

@@ -10,21 +10,20 @@ from embedgrpc.engine.errors import EngineError, UnsupportedError
 from embedgrpc.engine.tasks.reranking import Ranking, RerankSpec, ScoreScale
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.folder.properties import Kind
-from embedgrpc.server.calls.begin import begin_call, client_response_bytes
-from embedgrpc.server.calls.exchange import Exchange
-from embedgrpc.server.calls.guard import is_cancelled, log_fault, stray_cancellation
-from embedgrpc.server.calls.open_calls import reserve_answer
-from embedgrpc.server.calls.open_streams import Draining
-from embedgrpc.server.contract.checks import (
-    COMMON_BYTES,
+from embedgrpc.models.kinds import Kind
+from embedgrpc.server.calls.bidi_stream import BidiStream
+from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
+from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
+from embedgrpc.server.calls.open_call import reserve_response
+from embedgrpc.server.calls.open_streams import OpenStreams
+from embedgrpc.server.contract.field_checks import (
     check_count,
     check_enum,
     check_id,
     check_not_negative,
-    check_response_size,
 )
 from embedgrpc.server.contract.options import prompt_for, read_max_tokens, read_truncation
+from embedgrpc.server.contract.response_sizes import COMMON_BYTES, check_response_size
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ServedModel
 from embedgrpc.server.rpc.errors import item_error
@@ -50,13 +49,13 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
     Args:
         catalog: The models.
         settings: The limits.
-        draining: Knows the streams that are open.
+        open_streams: Knows the streams that are open.
     """
 
-    def __init__(self, catalog: Catalog, settings: Settings, draining: Draining) -> None:
+    def __init__(self, catalog: Catalog, settings: Settings, open_streams: OpenStreams) -> None:
         self._catalog = catalog
         self._settings = settings
-        self._draining = draining
+        self._open_streams = open_streams
 
     async def Rerank(  # noqa: N802 - the contract's name
         self, request: rerank_service_pb2.RerankRequest, context: Any
@@ -69,7 +68,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         call = begin_call(
             context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
         )
-        await reserve_answer(_answer_bytes(request, max_inputs=self._settings.max_inputs))
+        await reserve_response(_answer_bytes(request, max_inputs=self._settings.max_inputs))
         answer = await self._rerank(request, call, client_response_bytes(context))
         describe_call(input_tokens=answer.input_tokens)
         return answer.wire
@@ -78,10 +77,10 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         self, request_iterator: Any, context: Any
     ) -> None:
         """Reranks many queries; one that fails does not end the stream."""
-        exchange: Exchange[_StreamAnswer] = Exchange(
+        bidi: BidiStream[_StreamResponse] = BidiStream(
             context, request_iterator, idle_timeout_s=self._settings.stream_idle_timeout_s
         )
-        exchange.set_window(self._settings.max_stream_in_flight_inputs)
+        bidi.set_window(self._settings.max_stream_in_flight_inputs)
         call = begin_call(context, WorkClass.BULK, self._settings)
         limit = client_response_bytes(context)
         ids: set[str] = set()
@@ -106,15 +105,15 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
                 fault = EngineError.fault()
                 log_fault(error, fault, method="StreamRerank")
                 outcome = _failure(fault)
-            exchange.answer(_StreamAnswer(identifier, outcome, inputs, tokens))
+            bidi.answer(_StreamResponse(identifier, outcome, inputs, tokens))
 
         async def read() -> None:
-            async for request in exchange.receive():
+            async for request in bidi.receive():
                 identifier = request.id
                 check_id(identifier, ids, field="id")
                 ids.add(identifier)
                 inputs = max(len(request.request.documents), 1)
-                await exchange.take(
+                await bidi.accept(
                     inputs,
                     answer_bytes=_answer_bytes(
                         request.request, max_inputs=self._settings.max_inputs
@@ -124,7 +123,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 
-        def pack(outbox: deque[_StreamAnswer]) -> tuple[Any, int]:
+        def pack(outbox: deque[_StreamResponse]) -> tuple[Any, int]:
             nonlocal input_tokens
             answered = outbox.popleft()
             ids.discard(answered.id)
@@ -132,9 +131,9 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
             wire = delimited(_ID_FIELD, answered.id.encode()) if answered.id else b""
             return wire + answered.outcome, answered.inputs
 
-        with self._draining.watch(exchange):
+        with self._open_streams.watch(bidi):
             try:
-                await exchange.run(read, pack)
+                await bidi.run(read, pack)
             finally:
                 describe_call(input_tokens=input_tokens)
                 for task in tasks:
@@ -143,7 +142,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
 
     async def _rerank(
         self, request: rerank_service_pb2.RerankRequest, call: Call, max_response_bytes: int
-    ) -> "_Answer":
+    ) -> "_Response":
         served = self._catalog.find(request.model)
         loaded, reranker = served.reranker()
         documents = request.documents
@@ -165,9 +164,9 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
             request.query, documents, spec, call, documents_bytes=documents_bytes
         )
 
-        def pack() -> _Answer:
+        def pack() -> _Response:
             response = _pack(request, served, loaded, ranking, count)
-            return _Answer(response.SerializeToString(), ranking.input_tokens)
+            return _Response(response.SerializeToString(), ranking.input_tokens)
 
         if count <= _FEW_DOCUMENTS and not request.return_documents:
             return pack()
@@ -176,7 +175,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Response:
     """A `RerankResponse` in wire form, and what it cost."""
 
     wire: bytes
@@ -184,7 +183,7 @@ class _Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _StreamAnswer:
+class _StreamResponse:
     """A `StreamRerankResponse`, of which the outcome is in wire form, and what it cost."""
 
     id: str

@@ -117,7 +117,7 @@ def configure_metrics(
 
     It is asked for by `OTEL_METRICS_EXPORTER` (`otlp`, `console`, both with a comma, `none`) or,
     where that is unset, by `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`;
-    see `embedgrpc.server.telemetry.sdk.configure` for the rest. The SDK reads
+    see `embedgrpc.server.telemetry.trace_export.configure_tracing` for the rest. The SDK reads
     `OTEL_METRIC_EXPORT_INTERVAL`.
 
     Args:

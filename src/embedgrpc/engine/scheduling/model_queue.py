@@ -1,0 +1,116 @@
+"""What waits for one model, and of which class the next batch is.
+
+Interactive work goes before bulk work, which gets its share all the same. Equal sequences are
+taken out together, whatever their class and caller.
+"""
+
+from collections.abc import Collection, Mapping
+
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.work_class_queue import WorkClassQueue
+from embedgrpc.engine.work import BatchEntry, QueuedSequence, SequenceKey
+from embedgrpc.engine.work_class import WorkClass
+
+# How many times the tokens of a bulk batch are run of interactive work before bulk work that
+# waits gets one.
+_INTERACTIVE_WEIGHT = 4
+# How long after the last interactive sequence bulk work leaves room for the next.
+_SHARED_S = 1.0
+_ALL = frozenset(WorkClass)
+
+
+class ModelQueue:
+    """All that waits for one model.
+
+    Interactive work goes first. Bulk work that waits gets a batch after every few budgets of
+    interactive tokens, so that it cannot starve. Time is told by whoever calls, in seconds.
+
+    Args:
+        budget: What a batch may cost; may be set later on.
+        weights: How much more than others some callers get.
+    """
+
+    def __init__(self, budget: BatchBudget, weights: Mapping[str, float] | None = None) -> None:
+        self.budget = budget
+        self._queues = {work_class: WorkClassQueue(weights or {}) for work_class in WorkClass}
+        self._interactive = self._queues[WorkClass.INTERACTIVE]
+        self._bulk = self._queues[WorkClass.BULK]
+        # What waits, by what it is made of.
+        self._equal: dict[SequenceKey, list[QueuedSequence]] = {}
+        self._tokens_since_bulk = 0
+        self._interactive_at = -_SHARED_S
+
+    def __len__(self) -> int:
+        return self._interactive.size + self._bulk.size
+
+    def waiting(self, work_class: WorkClass) -> int:
+        """Tells how many sequences of a class wait."""
+        return self._queues[work_class].size
+
+    def push(self, queued: QueuedSequence, now: float) -> None:
+        """Adds a sequence."""
+        work_class = queued.job.call.work_class
+        if work_class is WorkClass.INTERACTIVE:
+            self._interactive_at = now
+        self._queues[work_class].push(queued)
+        self._equal.setdefault(queued.key, []).append(queued)
+
+    def remove(self, queued: QueuedSequence) -> None:
+        """Takes a sequence out that nobody waits for any more."""
+        if queued.gone:
+            return
+        self._queues[queued.job.call.work_class].remove(queued)
+        equal = self._equal[queued.key]
+        equal.remove(queued)
+        if not equal:
+            del self._equal[queued.key]
+
+    def is_shared(self, now: float) -> bool:
+        """Tells whether interactive sequences came of late, so that more are to be expected."""
+        return now - self._interactive_at < _SHARED_S
+
+    def is_bulk_due(self) -> bool:
+        """Tells whether bulk work that waits has waited for its share of the batches."""
+        bulk_tokens = self.budget.when_shared().tokens
+        return self._tokens_since_bulk >= _INTERACTIVE_WEIGHT * bulk_tokens
+
+    def is_ample(self) -> bool:
+        """Tells whether what waits fills a batch so well that more would not improve it."""
+        first = self._interactive if self._interactive.size else self._bulk
+        return first.tokens >= 2 * self.budget.tokens
+
+    def pop_batch(self, now: float, classes: Collection[WorkClass] = _ALL) -> list[BatchEntry]:
+        """Takes out the next batch.
+
+        Args:
+            now: The time.
+            classes: The classes of which it may be.
+
+        Returns:
+            Its entries; none when nothing waits that may run.
+        """
+        interactive, bulk = self._interactive, self._bulk
+        if not bulk.size:
+            self._tokens_since_bulk = 0
+        may_be_interactive = interactive.size and WorkClass.INTERACTIVE in classes
+        may_be_bulk = bulk.size and WorkClass.BULK in classes
+        if may_be_bulk and (not may_be_interactive or self.is_bulk_due()):
+            budget = self.budget.when_shared() if self.is_shared(now) else self.budget
+            batch, padded_tokens = bulk.pop_batch(budget, self._take, now)
+            due = self._tokens_since_bulk - _INTERACTIVE_WEIGHT * padded_tokens
+            self._tokens_since_bulk = max(due, 0)
+            return batch
+        if not may_be_interactive:
+            return []
+        batch, padded_tokens = interactive.pop_batch(self.budget, self._take, now)
+        self._tokens_since_bulk += padded_tokens
+        return batch
+
+    def _take(self, queued: QueuedSequence) -> BatchEntry:
+        """Removes a sequence and all that equal it, whatever their class and caller."""
+        equal = self._equal.pop(queued.key)
+        for one in equal:
+            self._queues[one.job.call.work_class].remove(one)
+        if len(equal) == 1:
+            return equal
+        return [queued, *(one for one in equal if one is not queued)]

@@ -1,0 +1,94 @@
+"""Reads what applies to a whole call: its deadline, its caller, its work class."""
+
+import math
+import time
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.tracing import current_context, forwarded_context
+
+# The most digits of a number in metadata.
+_DIGITS_MAX = 11
+# Each is the other end of a connection.
+_KNOWN_PEERS_MAX = 4096
+# What gRPC clients accept by default.
+_CLIENT_RESPONSE_BYTES = 4 * 1024 * 1024
+_CLIENT_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
+_WORK_CLASS_KEY = "embedgrpc-work-class"
+_WORK_CLASSES: dict[str | bytes, WorkClass] = {one.name.lower(): one for one in WorkClass}
+
+
+def begin_call(
+    context: Any, work_class: WorkClass, settings: Settings, *, max_s: float = math.inf
+) -> Call:
+    """Read what applies to the whole call; the deadline once, on the monotonic clock.
+
+    Args:
+        context: The RPC's context.
+        work_class: Interactive for unary calls, bulk for streams; the metadata
+            `embedgrpc-work-class` overrides it.
+        settings: Name the metadata that identifies callers.
+        max_s: The server's own limit.
+
+    Raises:
+        InvalidRequestError: The metadata names an unknown work class.
+    """
+    remaining_s = context.time_remaining()
+    limit_s = max_s if remaining_s is None else min(remaining_s, max_s)
+    named = _metadata(context, _WORK_CLASS_KEY)
+    if named is not None and named not in _WORK_CLASSES:
+        raise InvalidRequestError(
+            f"metadata {_WORK_CLASS_KEY}, of {len(named)} characters, is neither interactive nor"
+            " bulk",
+            field=_WORK_CLASS_KEY,
+        )
+    return Call(
+        work_class=work_class if named is None else _WORK_CLASSES[named],
+        deadline=time.monotonic() + limit_s,
+        caller=caller_of(context, settings.caller_metadata),
+        trace=current_context(),
+        forwarded=forwarded_context(),
+    )
+
+
+def caller_of(context: Any, key: str) -> str:
+    """Return the caller: what a trusted proxy says, or else the address without its port.
+
+    So a client gets no larger share by opening more connections.
+    """
+    named = _metadata(context, key) if key else None
+    if named:
+        return named if isinstance(named, str) else named.hex()
+    return _address(context.peer())
+
+
+@lru_cache(_KNOWN_PEERS_MAX)
+def _address(peer: str) -> str:
+    peer = unquote(peer)
+    return peer.rpartition(":")[0] or peer
+
+
+def _metadata(context: Any, wanted: str) -> str | bytes | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == wanted:
+            found: str | bytes = value
+            return found
+    return None
+
+
+def client_response_bytes(context: Any) -> int:
+    """Return the size of the largest response that the client accepts."""
+    value = _metadata(context, _CLIENT_RESPONSE_BYTES_KEY)
+    if value is None:
+        return _CLIENT_RESPONSE_BYTES
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _DIGITS_MAX:
+        return int(value)
+    raise InvalidRequestError(
+        f"metadata {_CLIENT_RESPONSE_BYTES_KEY} is not a number of bytes",
+        field=_CLIENT_RESPONSE_BYTES_KEY,
+    )

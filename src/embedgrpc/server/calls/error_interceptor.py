@@ -1,0 +1,169 @@
+"""Runs every handler so that each failure becomes a proper status.
+
+Bare grpc.aio answers a malformed message or an unexpected exception with UNKNOWN and the text of
+the exception, which may contain what the caller sent. It never answers a stray CancelledError,
+nor a unary call without a message: the client hangs.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from embedgrpc.engine.errors import BackendUnavailableError, EngineError
+from embedgrpc.server.calls.field_count import bound_fields
+from embedgrpc.server.calls.open_call import OpenCall
+from embedgrpc.server.calls.open_calls import OpenCalls
+from embedgrpc.server.calls.requests import RequestParser, RequestStream, read_single
+from embedgrpc.server.rpc.handlers import (
+    behavior_of,
+    forget_frames,
+    make_reading_handler,
+    serializer_of,
+    write_all,
+)
+
+_logger = logging.getLogger(__name__)
+
+# Methods whose messages contain only names, and the most bytes of one: a name has 128 characters.
+_NAMING = ("/grpc.health.", "/grpc.reflection.", "/embedgrpc.v1.ModelService/")
+_NAMING_BYTES_MAX = 4096
+_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps handlers of every call shape, and reads for them. Only `ShutdownGate` is inside it.
+
+    Args:
+        calls: Where calls are registered.
+        max_fields: The most fields of a large message, those of nested messages included.
+    """
+
+    def __init__(self, calls: OpenCalls, *, max_fields: int) -> None:
+        self._calls = calls
+        self._max_fields = max_fields
+        # gRPC gives the same handler for every call of a method.
+        self._wrapped: dict[str, Any] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler of one call; gRPC calls this."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            answer = _Method(handler, method, self._calls, self._max_fields).answer
+            wrapped = self._wrapped[method] = make_reading_handler(handler, answer)
+        return wrapped
+
+
+class _Method:
+    """One method. Every call of it gets a response or a status."""
+
+    def __init__(self, handler: Any, method: str, calls: OpenCalls, max_fields: int) -> None:
+        settings = calls.limits.settings
+        self._behavior = behavior_of(handler)
+        self._is_generator = inspect.isasyncgenfunction(self._behavior)
+        self._takes_stream = handler.request_streaming
+        self._returns_stream = handler.response_streaming
+        self._serialize = serializer_of(handler)
+        self._takes_names = method.startswith(_NAMING)
+        # A busy server must still answer whether it is alive.
+        self._needs_place = method != _HEALTH_CHECK
+        self._name = method
+        self._calls = calls
+        self._parser = RequestParser(
+            deserialize=bound_fields(handler.request_deserializer or bytes, max_fields),
+            method=method,
+            max_bytes=_NAMING_BYTES_MAX if self._takes_names else math.inf,
+            # Other streams are `BidiStream`s, which check this themselves.
+            idle_timeout_s=settings.stream_idle_timeout_s if self._is_generator else math.inf,
+        )
+
+    async def answer(self, _: Any, context: Any) -> bytes | None:
+        """Answer one call; gRPC calls this."""
+        failure: EngineError | None = None
+        call = self._calls.open(context)
+        try:
+            return await self._serve(call, context)
+        except EngineError as error:
+            failure = error
+        except grpc.aio.AbortError:
+            raise
+        except grpc.aio.InternalError:
+            # A write failed: the client has left.
+            pass
+        except asyncio.CancelledError:
+            # gRPC cancels the task of a call that the client or the deadline ended. Any other
+            # cancellation came out of something that the handler awaited.
+            if is_cancelled():
+                raise
+            failure = stray_cancellation(self._name)
+        except Exception as error:  # noqa: BLE001 - the last place that can answer
+            failure = EngineError.fault()
+            log_fault(error, failure, method=self._name)
+        # Outside the block: else the AbortError would hold this exception and its frames.
+        if failure is not None:
+            forget_frames(failure)
+            with contextlib.suppress(grpc.aio.InternalError):
+                await call.abort(failure)
+        await call.wait_for_cancellation()
+        return None
+
+    async def _serve(self, call: OpenCall, context: Any) -> bytes | None:
+        """Read the request and run the handler."""
+        if self._needs_place:
+            self._calls.take_place(call)
+        if self._takes_names:
+            call.use_small_messages()
+        # Nothing here references a request while the handler works on it.
+        if self._takes_stream:
+            answering = self._behavior(RequestStream(call, self._parser), context)
+        else:
+            request = await read_single(call, self._parser)
+            if self._takes_names:
+                # A health watch lasts for hours, and keeps no more than a name.
+                call.release_unary_request()
+            answering = self._behavior(request, context)
+            del request
+        if self._is_generator:
+            await write_all(answering, call)
+            return None
+        response = await answering
+        if self._returns_stream:
+            return None
+        data = self._serialize(response)
+        call.begin_unary_response(len(data))
+        return data
+
+
+def log_fault(error: Exception, fault: EngineError, *, method: str) -> None:
+    """Log where an exception came from, without its message, which may contain a text."""
+    _logger.error("unexpected exception", extra={"method": method, **fault.log_fields(error)})
+
+
+def is_cancelled() -> bool:
+    """Return whether the running task has been cancelled.
+
+    A cancelled task keeps its exception, and so the frames that the exception passed through:
+    none of them may reference the task.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def stray_cancellation(method: str) -> EngineError:
+    """Return the error for a cancellation that neither the caller nor the deadline caused."""
+    _logger.warning("stray cancellation", extra={"method": method})
+    return BackendUnavailableError("the work was cancelled; try again")

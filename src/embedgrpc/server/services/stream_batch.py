@@ -1,0 +1,158 @@
+"""From the rows of one message of a stream to its answers."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from embedgrpc.engine.errors import EngineError, NonFiniteOutputError
+from embedgrpc.engine.pipeline import JobHandle
+from embedgrpc.engine.results.rows import OutputRows
+from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embeddings import EmbedSpec
+from embedgrpc.engine.work import Job
+from embedgrpc.server.calls.error_interceptor import log_fault
+from embedgrpc.server.contract.wire import embedding_wires
+
+
+class ResultStream(Protocol):
+    """Takes what became of each input."""
+
+    def succeed(
+        self, position: int, identifier: str, embedding: bytes, *, tokens: int, truncated: bool
+    ) -> None:
+        """Answers an input with its embedding in wire form."""
+        ...
+
+    def fail(self, position: int, identifier: str, error: EngineError) -> None:
+        """Answers an input with the reason why there is no embedding."""
+        ...
+
+    def finished(self, sink: "StreamBatch") -> None:
+        """Forget a message of which every input is answered."""
+        ...
+
+
+class StreamBatch:
+    """Takes the rows of one batch message; see `embedgrpc.engine.work.Sink`.
+
+    Args:
+        stream: Takes the answers.
+        embedder: Embeds.
+        spec: How.
+        encoding: How numbers are written.
+        first: The place in the stream of the first text.
+        ids: The ids of the texts.
+
+    Attributes:
+        running: The job; to be set once it was started, unless every text has been answered by
+            then: the job holds this sink.
+        missing: How many texts are not answered yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream: ResultStream,
+        embedder: Embedder,
+        spec: EmbedSpec,
+        encoding: Encoding,
+        first: int,
+        ids: list[str],
+    ) -> None:
+        self.running: JobHandle | None = None
+        self._stream = stream
+        self._embedder = embedder
+        self._spec = spec
+        self._encoding = encoding
+        self._first = first
+        self._ids = ids
+        self.missing = len(ids)
+
+    def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
+        """Takes rows; see `embedgrpc.engine.work.Sink`."""
+        job = self._job()
+        if not rows.are_large:
+            self._answer(self._pack(job, indices, rows))
+            return
+        # It would hold up the event loop.
+        packing = asyncio.get_running_loop().run_in_executor(None, self._pack, job, indices, rows)
+        packing.add_done_callback(partial(self._packed, job, indices))
+
+    def failed(self, indices: Sequence[int], error: EngineError) -> None:
+        """Takes a failure; see `embedgrpc.engine.work.Sink`."""
+        for index in indices:
+            self._stream.fail(self._first + index, self._ids[index], error)
+        self._count(len(indices))
+
+    def _pack(self, job: Job, indices: Sequence[int], rows: OutputRows) -> "_Packed":
+        """Writes embeddings in wire form. On any thread."""
+        zero = self._embedder.has_no_direction(rows, self._spec)
+        without: list[int] = []
+        if zero.any():
+            without = [indices[row] for row in zero.nonzero()[0].tolist()]
+            kept = (~zero).nonzero()[0].tolist()
+            indices, rows = [indices[row] for row in kept], rows.keep(kept)
+        if not indices:
+            return _Packed(without, (), (), (), ())
+        embeddings = self._embedder.finish(job, indices, rows, self._spec)
+        wires = embedding_wires(
+            embeddings,
+            encoding=self._encoding,
+            sparse_dimensions=self._embedder.properties.sparse_dimensions,
+        )
+        return _Packed(without, indices, wires, embeddings.token_counts, embeddings.truncated)
+
+    def _packed(self, job: Job, indices: Sequence[int], packing: "asyncio.Future[_Packed]") -> None:
+        if job.cancelled or packing.cancelled():
+            return
+        try:
+            packed = packing.result()
+        except Exception as error:  # noqa: BLE001 - a stream waits for every answer
+            fault = EngineError.fault()
+            log_fault(error, fault, method="StreamEmbed")
+            self.failed(indices, fault)
+        else:
+            self._answer(packed)
+
+    def _answer(self, packed: "_Packed") -> None:
+        if packed.without_direction:
+            error = NonFiniteOutputError("a vector of zeros has no direction")
+            self.failed(packed.without_direction, error)
+        rows = zip(packed.indices, packed.wires, packed.token_counts, packed.truncated, strict=True)
+        for index, wire, tokens, truncated in rows:
+            self._stream.succeed(
+                self._first + index, self._ids[index], wire, tokens=tokens, truncated=truncated
+            )
+        self._count(len(packed.indices))
+
+    def cancel(self) -> None:
+        """Drop what has not been run. Nothing is delivered from here on."""
+        if self.running is not None:
+            self.running.cancel()
+            self.running = None
+
+    def _job(self) -> Job:
+        if self.running is None:
+            raise RuntimeError("rows came before the job was started")
+        return self.running.job
+
+    def _count(self, inputs: int) -> None:
+        self.missing -= inputs
+        if inputs and not self.missing and self.running is not None:
+            # The job holds this sink: else both would wait for the garbage collector.
+            self.running = None
+            self._stream.finished(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Answers to some texts: those without a direction, and the others row by row."""
+
+    without_direction: Sequence[int]
+    indices: Sequence[int]
+    wires: Sequence[bytes]
+    token_counts: Sequence[int]
+    truncated: Sequence[bool]

@@ -1,0 +1,91 @@
+"""Counts what was run and what became of it: for metrics, and for the log at the end."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from embedgrpc.engine.scheduling.reports import BatchReport
+from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.loading.catalog import Catalog
+from embedgrpc.server.telemetry.metrics import Reading
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Totals:
+    batches: int = 0
+    failed_batches: int = 0
+    sequences: int = 0
+    shared_sequences: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+
+
+class BatchTotals:
+    """Adds up the batches of each model; an observer of schedulers.
+
+    Args:
+        catalog: The models; their admissions count what became of sequences.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        # A model's lanes report from their own threads.
+        self._lock = threading.Lock()
+        self._by_model: dict[str, _Totals] = {}
+
+    def batch_finished(self, report: BatchReport) -> None:
+        """Takes the report of a batch."""
+        with self._lock:
+            totals = self._by_model.setdefault(report.model, _Totals())
+            totals.batches += 1
+            totals.failed_batches += bool(report.error)
+            totals.sequences += report.sequences
+            totals.shared_sequences += report.shared
+            totals.tokens += report.tokens
+            totals.padded_tokens += report.padded_tokens
+
+    def read(self) -> Iterator[Reading]:
+        """Tells what every counter stands at. From any thread."""
+        for name, work_class, fate, count in self._fates():
+            attributes = {"model": name, "work_class": work_class, "fate": fate}
+            yield Reading("embedgrpc.sequences", count, attributes)
+        for model in self._catalog:
+            if model.loaded:
+                for each in WorkClass:
+                    attributes = {"model": model.id, "work_class": each.name.lower()}
+                    ledger = model.loaded.admission.ledger
+                    inputs, tokens = ledger.inputs(each), ledger.tokens(each)
+                    yield Reading("embedgrpc.sequences.admitted", inputs, attributes)
+                    yield Reading("embedgrpc.tokens.admitted", tokens, attributes)
+        for name, totals in self._by_model.copy().items():
+            yield Reading("embedgrpc.batches", totals.batches, {"model": name})
+            for key, count in (
+                ("sequences", totals.sequences),
+                ("shared_sequences", totals.shared_sequences),
+                ("tokens", totals.tokens),
+                ("padded_tokens", totals.padded_tokens),
+            ):
+                yield Reading(f"embedgrpc.batch.{key}", count, {"model": name})
+
+    def log(self) -> None:
+        """Writes a line per model that ran anything, and one per class with the fates."""
+        for model, totals in self._by_model.items():
+            _logger.info("model totals", extra={"model": model, **asdict(totals)})
+        fates: dict[tuple[str, str], dict[str, int]] = {}
+        for model, work_class, name, count in self._fates():
+            fates.setdefault((model, work_class), {})[name] = count
+        for (model, work_class), counts in fates.items():
+            _logger.info("fates", extra={"model": model, "work_class": work_class, **counts})
+
+    def _fates(self) -> Iterator[tuple[str, str, str, int]]:
+        """Gives model, class, fate and how many met it."""
+        for model in self._catalog:
+            if model.loaded:
+                for (
+                    work_class,
+                    fate,
+                ), count in model.loaded.admission.ledger.outcome_counts.copy().items():
+                    yield model.id, work_class.name.lower(), fate.value, count

@@ -1,0 +1,218 @@
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from embedgrpc.engine.errors import OverloadedError
+from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
+from embedgrpc.server.calls.open_calls import OpenCalls
+from embedgrpc.server.settings.settings import Settings
+from tests.server.failures import Failure, failure_of
+from tests.server.service import PATIENCE_S
+
+CANARY = "canary-4711"
+SHAPES = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream", "StreamWrite")
+
+
+class _Raising:
+    """A service of every shape that raises what it is told to."""
+
+    def __init__(self) -> None:
+        self.error: BaseException = LookupError()
+
+    async def unary(self, _request: Any, _context: Any) -> bytes:
+        raise self.error
+
+    async def generate(self, _request: Any, _context: Any) -> AsyncIterator[bytes]:
+        yield b"first"
+        raise self.error
+
+    async def write(self, _request: Any, context: Any) -> None:
+        await context.write(b"first")
+        raise self.error
+
+    async def consume(self, requests: AsyncIterator[bytes], _context: Any) -> bytes:
+        return b"".join([request async for request in requests])
+
+
+class _StrayCancellation:
+    """A service that awaits something which is cancelled behind its back."""
+
+    async def unary(self, _request: Any, _context: Any) -> bytes:
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        future.get_loop().call_soon(future.cancel)
+        return await future
+
+
+@asynccontextmanager
+async def _serving(methods: dict[str, Any]) -> AsyncIterator[Any]:
+    guard = ErrorInterceptor(OpenCalls(Settings()), max_fields=10_000)
+    server = grpc.aio.server(interceptors=[guard])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Guard", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    # Waits for handlers that have not ended.
+    await server.stop(PATIENCE_S)
+
+
+async def _failure(channel: Any, shape: str) -> Failure:
+    path = f"/test.Guard/{shape}"
+
+    async def call() -> None:
+        match shape:
+            case "UnaryUnary":
+                await channel.unary_unary(path)(b"", timeout=PATIENCE_S)
+            case "UnaryStream":
+                _ = [one async for one in channel.unary_stream(path)(b"", timeout=PATIENCE_S)]
+            case "StreamUnary":
+                await channel.stream_unary(path)(iter([b""]), timeout=PATIENCE_S)
+            case _:
+                stream = channel.stream_stream(path)(iter([b""]), timeout=PATIENCE_S)
+                _ = [one async for one in stream]
+
+    return await failure_of(call())
+
+
+def _methods(service: _Raising) -> dict[str, Any]:
+    return {
+        "UnaryUnary": grpc.unary_unary_rpc_method_handler(service.unary),
+        "UnaryStream": grpc.unary_stream_rpc_method_handler(service.generate),
+        "StreamUnary": grpc.stream_unary_rpc_method_handler(service.unary),
+        "StreamStream": grpc.stream_stream_rpc_method_handler(service.generate),
+        "StreamWrite": grpc.stream_stream_rpc_method_handler(service.write),
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_an_exception_leaves_as_an_incident(
+    shape: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every shape of call answers INTERNAL with a number that is in the log, and nothing else."""
+    caplog.set_level(logging.DEBUG)
+    service = _Raising()
+    service.error = LookupError(CANARY)
+    async with _serving(_methods(service)) as channel:
+        failure = await _failure(channel, shape)
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    incident = failure.metadata["incident"]
+    assert incident in failure.details
+    (record,) = [one for one in caplog.records if one.getMessage() == "unexpected exception"]
+    assert record.__dict__["incident"] == incident
+    assert record.__dict__["error"] == "LookupError"
+    assert "test_error_interceptor.py" in record.__dict__["stack"]
+    assert CANARY not in failure.details + failure.trailing
+    assert not [one for one in caplog.records if CANARY in repr(one.__dict__)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_failure_of_the_engine_leaves_as_its_status(shape: str) -> None:
+    """Code, details and the retry header are sent whatever the shape of the call."""
+    service = _Raising()
+    service.error = OverloadedError("too much", retry_delay_s=1.5)
+    async with _serving(_methods(service)) as channel:
+        failure = await _failure(channel, shape)
+    assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert (failure.retry_delay_s, failure.pushback_ms) == (1.5, "1500")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_raised_cancellation_is_answered(shape: str) -> None:
+    """A cancellation that nobody asked for is UNAVAILABLE at once, never silence."""
+    service = _Raising()
+    service.error = asyncio.CancelledError()
+    async with _serving(_methods(service)) as channel:
+        failure = await _failure(channel, shape)
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
+
+
+async def test_a_cancelled_future_is_answered() -> None:
+    """Awaiting something that is cancelled elsewhere ends the call, not the caller's patience."""
+    handler: Any = grpc.unary_unary_rpc_method_handler(_StrayCancellation().unary)
+    async with _serving({"UnaryUnary": handler}) as channel:
+        failure = await _failure(channel, "UnaryUnary")
+    assert failure.code is grpc.StatusCode.UNAVAILABLE
+
+
+class _Flooding:
+    """A service that writes to its client, and tells when its handler has ended."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Queue[type[BaseException]] = asyncio.Queue()
+
+    async def flood(self, _request: Any, context: Any) -> None:
+        try:
+            while True:
+                await context.write(bytes(100_000))
+        except BaseException as error:
+            self.ended.put_nowait(type(error))
+            raise
+
+
+async def test_a_client_that_leaves_while_it_is_written_to_is_no_incident(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whether the cancellation comes before the failed write or after it, nothing is logged."""
+    caplog.set_level(logging.WARNING)
+    service = _Flooding()
+    handler: Any = grpc.unary_stream_rpc_method_handler(service.flood)
+    async with _serving({"Flood": handler}) as channel:
+        for number in range(100):
+            call = channel.unary_stream("/test.Guard/Flood")(b"")
+            for _ in range(number % 3):
+                await call.read()
+            await call.wait_for_connection()
+            call.cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(100):
+                await service.ended.get()
+    assert not caplog.records
+
+
+class _Late:
+    """A service whose write fails before it is told that its client has left."""
+
+    def __init__(self) -> None:
+        self.failed = asyncio.Event()
+
+    async def write(self, _request: Any, _context: Any) -> None:
+        self.failed.set()
+        raise grpc.aio.InternalError(CANARY)
+
+
+async def test_a_write_that_fails_before_the_cancellation_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The handler ends when the cancellation comes; a failed write alone is no incident."""
+    caplog.set_level(logging.WARNING)
+    service = _Late()
+    handler: Any = grpc.unary_stream_rpc_method_handler(service.write)
+    async with _serving({"Late": handler}) as channel:
+        call = channel.unary_stream("/test.Guard/Late")(b"")
+        await service.failed.wait()
+        call.cancel()
+    assert not caplog.records
+
+
+async def test_a_malformed_message_of_a_client_stream() -> None:
+    """A stream that the handler collects ends with INVALID_ARGUMENT at the bad message."""
+
+    def parse(data: bytes) -> bytes:
+        if data == b"bad":
+            raise ValueError(CANARY)
+        return data
+
+    handler: Any = grpc.stream_unary_rpc_method_handler(_Raising().consume, parse)
+    async with _serving({"Collect": handler}) as channel:
+        stub = channel.stream_unary("/test.Guard/Collect")
+        assert await stub(iter([b"a", b"b"]), timeout=PATIENCE_S) == b"ab"
+        failure = await failure_of(stub(iter([b"a", b"bad"]), timeout=PATIENCE_S))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.label == "malformed_message"
+    assert CANARY not in failure.details + failure.trailing
