@@ -236,7 +236,7 @@ def test_what_was_not_written_so_is_not_replaced(
     place = write_model(tmp_path, bert, CPU)
     change(place)
     before = _contents(place)
-    with pytest.raises(RepositoryError, match="not written by this command, or was changed"):
+    with pytest.raises(RepositoryError, match="not written by this command, or has changed"):
         write_model(tmp_path, bert, CPU)
     assert _contents(place) == before
 
