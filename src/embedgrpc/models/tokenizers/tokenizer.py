@@ -113,7 +113,7 @@ class Tokenizer:
         if not digest:
             check_growth(path, content)
         elif hashlib.sha256(content).hexdigest() != digest:
-            raise ModelError(f"{path} was changed while the model was loaded: start again")
+            raise ModelError(f"{path} changed while the model was loaded: start again")
         folder = properties.transformer_folder
         changes = find_changes(folder, properties.folder, properties.model_type)
         config = JsonObject.read_if_present(folder / "tokenizer_config.json", properties.folder)
