@@ -42,7 +42,7 @@ _TRANSFORM = "cls.predictions.transform.dense.weight"
 _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     # config.json and what it says about the architecture
     "no config": ("bert-mean", remove("config.json"), "config.json", ("is missing",)),
-    "config no JSON": ("bert-mean", write("config.json", "{'a': 1}"), "config.json", ("no JSON",)),
+    "config no JSON": ("bert-mean", write("config.json", "{'a': 1}"), "config.json", ("not JSON",)),
     "config not text": ("bert-mean", write("config.json", b"\xff\xfe\x00"), "config.json", ()),
     "config too deep": ("bert-mean", write("config.json", "[" * 100_000), "config.json",
                         ("is nested too deeply",)),
@@ -109,7 +109,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                         "sentence_bert_config.json", ("max_seq_length",)),
     "no tokenizer": ("bert-mean", remove("tokenizer.json"), "tokenizer.json", ("is missing",)),
     "broken tokenizer": ("bert-mean", truncate("tokenizer.json"), "tokenizer.json",
-                         ("is no JSON",)),
+                         ("is not JSON",)),
     "tokenizer of no library": ("bert-mean", edit("tokenizer.json", normalizer={
         "type": "Precompiled", "precompiled_charsmap": "AAAA"}), "tokenizer.json",
         ("cannot be read",)),

@@ -28,7 +28,7 @@ def _load(folder: Path, cache_dir: Path, **overrides: Any) -> Runner:
     properties = read(files, ModelOverrides(**overrides))
     graph = prepare(files, properties, cache_dir=cache_dir)
     backend = OnnxBackend(graph.path, device="cpu")
-    return Runner(properties, Tokenizer.load(files, properties), graph, backend)
+    return Runner(properties, Tokenizer.load(properties), graph, backend)
 
 
 def test_nothing_set_changes_nothing() -> None:

@@ -306,7 +306,7 @@ def test_a_missing_file_is_named(tmp_path: Path, file: str, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is no JSON"), ("[]", "must hold a JSON object")]
+    ("content", "message"), [("{", "is not JSON"), ("[]", "must contain a JSON object")]
 )
 def test_a_broken_file_is_named(tmp_path: Path, content: str, message: str) -> None:
     """The error names the file that is not a JSON object."""

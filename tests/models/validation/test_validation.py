@@ -93,7 +93,7 @@ def _load(wanted: Validation) -> graph.Graph:
         described = properties.read(wanted.files, wanted.overrides)
         path = described.transformer_folder / "tokenizer.json"
         digest = validated.digest_of(path, wanted.files.folder)
-        Tokenizer.load(wanted.files, described, digest=digest)
+        Tokenizer.load(described, digest=digest)
         return graph.prepare(wanted.files, described, cache_dir=wanted.cache_dir, may_build=False)
 
     return load_validated(wanted, ChildGroup(), use)
@@ -198,7 +198,7 @@ def test_every_parsed_file_is_in_the_note(tmp_path: Path, monkeypatch: pytest.Mo
         with monkeypatch.context() as patched:
             patched.setattr(json_file, "read_file", spy)
             described = properties.read(resolve(str(folder)))
-            Tokenizer.load(resolve(str(folder)), described)
+            Tokenizer.load(described)
         assert read
         assert read <= noted.keys()
         heads = {
@@ -216,7 +216,7 @@ def test_a_tokenizer_that_changes_is_refused(tmp_path: Path) -> None:
         edit_json(folder / "tokenizer.json", version="1.1")
         described = properties.read(wanted.files)
         digest = validated.digest_of(folder / "tokenizer.json", folder)
-        Tokenizer.load(wanted.files, described, digest=digest)
+        Tokenizer.load(described, digest=digest)
 
     with pytest.raises(ModelError, match=r"tokenizer\.json changed while"):
         load_validated(wanted, ChildGroup(), use)

@@ -1,6 +1,6 @@
-"""Reads which outputs an ONNX graph has, without loading it or the onnx package.
+"""Reads the outputs of an ONNX graph without loading it or the onnx package.
 
-The weights inside the file are stepped over, so that this takes no time or memory to speak of.
+It skips the weights in the file, so it takes hardly any time or memory.
 
 Source: onnx.proto and the wire format of protocol buffers.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from embedgrpc.models.files.model_file import open_file
 
-# Numbers of fields in onnx.proto.
+# Field numbers of onnx.proto.
 _MODEL_GRAPH = 7
 _GRAPH_OUTPUT = 12
 _VALUE_NAME = 1
@@ -23,30 +23,30 @@ _DIM_VALUE = 1
 
 _VARINT = 0
 _LENGTH = 2
-# Bytes of the other types of fields.
+# Bytes of the fields with other wire types.
 _FIXED = {1: 8, 5: 4}
 _VARINT_BYTES_MAX = 10
-# A graph has some fields for each of its nodes; real ones have up to 20,000 nodes.
+# A graph has a few fields per node; real graphs have up to 20,000 nodes.
 _FIELDS_MAX = 1_000_000
 
 Shape = tuple[int | None, ...]
-# The number of a field with its value: where it starts and ends, or a number.
+# The number of a field, and the start and end of its value; for a number its value and -1.
 _Field = tuple[int, int, int]
 
 
 def read_outputs(path: Path, root: Path) -> Mapping[str, Shape]:
-    """Reads the names and shapes of a graph's outputs.
+    """Read the names and shapes of a graph's outputs.
 
     Args:
         path: An ONNX file.
         root: The model's folder.
 
     Returns:
-        The length of each axis by output, None where it is free; nothing where the file is
-        no ONNX graph, which is told about where it is loaded.
+        The length of each axis by output; None for a dynamic axis. Empty if the file is not an
+        ONNX graph, which loading it reports.
 
     Raises:
-        ModelError: The file is missing, no regular file, or outside the folder.
+        ModelError: The file is missing, not a regular file, or outside of the folder.
     """
     try:
         with (
@@ -93,7 +93,6 @@ def _within(content: mmap.mmap, start: int, end: int, wanted: int) -> Iterator[t
 
 
 def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
-    """The fields of a message; for a number, its value and -1 stand for start and end."""
     place = start
     for _ in range(_FIELDS_MAX):
         if place >= end:
@@ -108,9 +107,9 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
         if kind == _LENGTH:
             size, place = _read_varint(content, place, end)
         elif not size:
-            raise ValueError("no field of this type")
+            raise ValueError("unknown wire type")
         if place + size > end:
-            raise ValueError("the field leaves its message")
+            raise ValueError("the field is longer than its message")
         yield tag >> 3, place, place + size
         place += size
     raise ValueError("the message has too many fields")
@@ -123,6 +122,6 @@ def _read_varint(content: mmap.mmap, place: int, end: int) -> tuple[int, int]:
             break
         byte = content[place + shift]
         value |= (byte & 0x7F) << (7 * shift)
-        if byte < 0x80:  # noqa: PLR2004 - the highest bit says that more follow
+        if byte < 0x80:  # noqa: PLR2004 - the highest bit means that more follow
             return value, place + shift + 1
     raise ValueError("the number does not end")

@@ -65,9 +65,7 @@ def _validate(job: Any, parent: Parent) -> None:
     if job.listing is not None:
         files = dataclasses.replace(files, repository=_Repository(parent, job.listing))
     described = properties.read(files, validation.overrides, served=validation.served)
-    tokenizer = Tokenizer.load(
-        files, described, escape_special_tokens=validation.escape_special_tokens
-    )
+    tokenizer = Tokenizer.load(described, escape_special_tokens=validation.escape_special_tokens)
     tokenizer.encode(_TRIAL_TEXTS)
     if validation.build:
         graph.prepare(files, described, cache_dir=validation.cache_dir)
