@@ -40,7 +40,7 @@ def _texts(count: int) -> list[str]:
 def _expected(texts: list[str]) -> list[FloatArray]:
     """The vectors that the fake backend has for these texts."""
     files = source.resolve(str(FIXTURES / "bert-cls"))
-    tokenizer = Tokenizer.load(files, properties.read(files))
+    tokenizer = Tokenizer.load(properties.read(files))
     return [
         vector_of(tokenizer.build_sequence(ids, max_tokens=96, truncation=Truncation.END).input_ids)
         for ids in tokenizer.encode(texts)
