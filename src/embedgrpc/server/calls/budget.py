@@ -1,24 +1,24 @@
-"""Budgets, such as memory, that the callers of a server share, so that none can take all of it.
+"""Memory that the calls of a server share, so that no caller can take all of it.
 
-An address may hold at most twice what it leaves of the whole, and each of its connections at most
-twice what it leaves of the address's share. One connection alone can hold four ninths, and one
-address two thirds. However many callers are greedy, the next one finds something left.
+A caller is an address, and the connections from it; both get at most twice what is left: an
+address of the whole, a connection of what its address could get. One connection alone can take
+four ninths, and one address two thirds. However many are greedy, another finds something left.
 """
 
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-# How many times what it leaves to others a caller may hold.
+# How many times what is left for others one may hold.
 _GREED = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Caller:
-    """The holder of a part of a budget; one object for each connection.
+    """Who holds a part of a budget; one object for each connection.
 
     Attributes:
-        address: The same for all connections of a client.
+        address: Who calls, whatever the number of connections.
         connection: The connection.
     """
 
@@ -44,26 +44,26 @@ class Budget:
         total: The limit.
 
     Attributes:
-        held: The amount that is taken now. Only `force` can make it exceed the limit.
+        held: How much is taken now. It exceeds the limit only by what was taken by `force`.
     """
 
     total: int
     held: int = 0
-    # Up to this amount there is room for every caller.
-    _uncontended: int = field(init=False)
+    # Up to here there is room for everybody.
+    _quiet: int = field(init=False)
     _by_address: dict[str, int] = field(default_factory=dict)
     _by_connection: dict[Caller, int] = field(default_factory=dict)
-    # A queue for each caller; the caller that was served last is last.
-    _queues: dict[Caller, deque[_Waiter]] = field(default_factory=dict)
+    # One line for each caller; the caller that was served last stands last.
+    _lines: dict[Caller, deque[_Waiter]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._uncontended = self.largest(self.total)
+        self._quiet = self.largest(self.total)
 
     def try_take(self, caller: Caller, amount: int) -> bool:
         """Take an amount at once, if the caller's share has room and none of its calls waits."""
-        if self._queues and caller in self._queues:
+        if self._lines and caller in self._lines:
             return False
-        if self.held + amount > self._uncontended and not self._has_room(caller, amount):
+        if self.held + amount > self._quiet and not self._has_room(caller, amount):
             return False
         self.force(caller, amount)
         return True
@@ -71,13 +71,13 @@ class Budget:
     async def take(self, caller: Caller, amount: int) -> None:
         """Wait until the caller's share has room, and take an amount.
 
-        Callers are served in turn, and the calls of one caller in order.
+        The calls of one caller go in the order in which they came, callers in turn.
         """
         if self.try_take(caller, amount):
             return
         loop = asyncio.get_running_loop()
         waiter = _Waiter(caller, amount, loop.create_future(), loop.time())
-        self._queues.setdefault(caller, deque()).append(waiter)
+        self._lines.setdefault(caller, deque()).append(waiter)
         try:
             await waiter.granted
         except asyncio.CancelledError:
@@ -88,7 +88,7 @@ class Budget:
             raise
 
     def force(self, caller: Caller, amount: int) -> None:
-        """Take an amount that is in use already, even beyond the limit."""
+        """Take an amount that is in use already, room or not."""
         if not amount:
             return
         self.held += amount
@@ -96,24 +96,24 @@ class Budget:
         self._by_connection[caller] = self._by_connection.get(caller, 0) + amount
 
     def give_back(self, caller: Caller, amount: int) -> None:
-        """Give back an amount, and serve the callers that wait for it."""
+        """Give back what was taken, and let in who waits for it."""
         self.held -= amount
         _subtract(self._by_address, caller.address, amount)
         _subtract(self._by_connection, caller, amount)
-        if self._queues:
-            self._serve_waiting()
+        if self._lines:
+            self._let_in()
 
     def waiting(self, *, since: float) -> dict[Caller, int]:
-        """Return for each caller how many of its calls have waited since a time or longer."""
+        """Tell for each caller how many of its calls have waited since a time or longer."""
         counts = {
-            caller: sum(waiter.since <= since for waiter in queue)
-            for caller, queue in self._queues.items()
+            caller: sum(waiter.since <= since for waiter in line)
+            for caller, line in self._lines.items()
         }
         return {caller: count for caller, count in counts.items() if count}
 
     def largest(self, amount: int) -> int:
-        """Return the amount, but at most what one connection may take."""
-        # Rounded as in `_has_room`: else an empty budget might refuse it.
+        """Return the amount, or the most that any caller may take where that is less."""
+        # Rounded as in `_has_room`, or an empty budget might not take it.
         share = _GREED * self.total // (_GREED + 1)
         return min(amount, _GREED * share // (_GREED + 1))
 
@@ -124,39 +124,39 @@ class Budget:
         connection = self._by_connection.get(caller, 0)
         return amount <= (_GREED * share - connection) // (_GREED + 1)
 
-    def _serve_waiting(self) -> None:
-        """Serve the callers that wait, in turn, as long as something fits."""
+    def _let_in(self) -> None:
+        """Serve the callers that wait, in turn, as long as anything fits."""
         served = True
-        while served and self._queues:
+        while served and self._lines:
             served = False
-            for caller in list(self._queues):
-                served |= self._serve_first(caller)
+            for caller in list(self._lines):
+                served |= self._let_in_one(caller)
 
-    def _serve_first(self, caller: Caller) -> bool:
-        """Serve the first call of a caller, if it fits; return whether it was served."""
-        queue = self._queues[caller]
-        while queue and queue[0].granted.done():
-            queue.popleft()
-        served = bool(queue) and self._has_room(caller, queue[0].amount)
+    def _let_in_one(self, caller: Caller) -> bool:
+        """Serve the first call of a caller, if it fits; tell whether one was served."""
+        line = self._lines[caller]
+        while line and line[0].granted.done():
+            line.popleft()
+        served = bool(line) and self._has_room(caller, line[0].amount)
         if served:
-            waiter = queue.popleft()
+            waiter = line.popleft()
             self.force(caller, waiter.amount)
             waiter.granted.set_result(None)
-            # It is last now.
-            self._queues[caller] = self._queues.pop(caller)
-        if not queue:
-            del self._queues[caller]
+            # To the end of the order.
+            self._lines[caller] = self._lines.pop(caller)
+        if not line:
+            del self._lines[caller]
         return served
 
     def _leave(self, waiter: _Waiter) -> None:
-        queue = self._queues.get(waiter.caller)
-        if queue is not None and waiter in queue:
-            queue.remove(waiter)
-            if not queue:
-                del self._queues[waiter.caller]
-            if self._queues:
-                # There may be room for the call behind it.
-                self._serve_waiting()
+        line = self._lines.get(waiter.caller)
+        if line is not None and waiter in line:
+            line.remove(waiter)
+            if not line:
+                del self._lines[waiter.caller]
+            if self._lines:
+                # It may have stood in front of one for which there is room.
+                self._let_in()
 
 
 def _subtract(amounts: dict, key: object, amount: int) -> None:  # type: ignore[type-arg]

@@ -1,8 +1,9 @@
-"""Limits how many fields a message has before it is parsed.
+"""Bounds how many fields a message has before it is parsed.
 
-Parsing holds the interpreter lock, on any thread. A byte of a text costs a fraction of a
-nanosecond, but a field some ten: four megabytes of empty texts take tens of milliseconds, in which
-no other call is served. So the fields of a large message are counted first, up to the limit.
+Parsing holds the interpreter, on whatever thread. Of the bytes of a text it takes a fraction of a
+nanosecond each, but of a field some ten: four megabytes of empty texts take tens of milliseconds,
+in which nobody else is served. So the fields of a large message are counted first, as far as they
+may go.
 
 Source: protobuf encoding specification.
 """
@@ -14,7 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from embedgrpc.engine.errors import InvalidRequestError
 
-# The fields of a message up to this size are parsed within two milliseconds.
+# What is no longer than this has no more fields than are parsed within two milliseconds.
 SMALL_BYTES = 256 * 1024
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
@@ -24,18 +25,18 @@ _TEXTS = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
 
 
 class _TooManyError(Exception):
-    """The message has more fields than the limit."""
+    """There are more than may be."""
 
 
 class _MalformedError(Exception):
-    """The bytes are no protobuf message."""
+    """It is not a message."""
 
 
 def bound_fields(parse: Callable[[bytes], Any], max_fields: int) -> Callable[[bytes], Any]:
-    """Return a parser that refuses messages with too many fields.
+    """Make a parser that refuses messages with too many fields.
 
     Args:
-        parse: The `FromString` of a message class; any other parser is returned as it is.
+        parse: The `FromString` of a message class; any other parser stays as it is.
         max_fields: The most fields of a large message.
 
     Returns:
@@ -57,15 +58,15 @@ def bound_fields(parse: Callable[[bytes], Any], max_fields: int) -> Callable[[by
 
 
 def has_more_fields(data: bytes, descriptor: Any, limit: int) -> bool:
-    """Return whether a large message has more fields than a limit.
+    """Tells whether parsing a large message would make more than so many fields.
 
-    Each number of a packed field counts, as if it took one byte. A malformed message is left to
-    the parser, which refuses it.
+    Numbers that are packed into one field count one each, at a byte a number. What is not a
+    well-formed message is left to the parser, which refuses it.
 
     Args:
         data: The message in wire form.
-        descriptor: The protobuf descriptor of its class.
-        limit: The most fields, those of nested messages included.
+        descriptor: What it is: a descriptor of protobuf.
+        limit: The most fields, those of messages inside of it included.
     """
     if len(data) <= SMALL_BYTES:
         return False
@@ -79,7 +80,7 @@ def has_more_fields(data: bytes, descriptor: Any, limit: int) -> bool:
 
 
 def _count(data: bytes, start: int, end: int, descriptor: Any, left: int) -> int:
-    """Count the fields of a part of a message; return how many are left to the limit."""
+    """Counts the fields of a part of a message; returns how many are left to the limit."""
     fields = descriptor.fields_by_number
     position = start
     while position < end:
@@ -95,7 +96,7 @@ def _count(data: bytes, start: int, end: int, descriptor: Any, left: int) -> int
         elif kind == _VARINT:
             _, position = _read_varint(data, position)
         else:
-            # The start and end of a group have no value: the fields between them count as usual.
+            # Groups begin and end without a value: what is inside of them is counted as well.
             position += _FIXED_BYTES.get(kind, 0)
     return left
 
@@ -103,7 +104,7 @@ def _count(data: bytes, start: int, end: int, descriptor: Any, left: int) -> int
 def _count_inside(
     data: bytes, start: int, end: int, field: FieldDescriptor | None, left: int
 ) -> int:
-    # The parser keeps an unknown field as it is.
+    # What is unknown is kept as it is.
     if field is None or field.type in _TEXTS:
         return left
     if field.message_type is not None:
@@ -114,7 +115,7 @@ def _count_inside(
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return a number, and the position after it."""
+    """Reads a number; returns it, and where it ends."""
     byte = data[position]
     if byte < _MORE:
         return byte, position + 1
