@@ -279,7 +279,11 @@ def test_namespace_has_no_init() -> None:
 
 @pytest.mark.parametrize(
     "imported",
-    ["embedgrpc.v1.embedding_service_pb2_grpc", "embedgrpc.client", "embedgrpc.client.cli"],
+    [
+        "embedgrpc.v1.embedding_service_pb2_grpc",
+        "embedgrpc.client.public",
+        "embedgrpc.client.cli_commands",
+    ],
 )
 def test_client_imports_no_server(imported: str) -> None:
     """The stubs and the client bring in neither a model's libraries nor the server."""

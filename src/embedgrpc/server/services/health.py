@@ -20,7 +20,7 @@ from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.server.calls.open_calls import write
+from embedgrpc.server.calls.open_call import write
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ModelState, ServedModel
 
 _logger = logging.getLogger(__name__)
