@@ -1,4 +1,4 @@
-"""The repository of models that a tritonserver of the tests serves."""
+"""The models that the tests' tritonserver serves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ CPU = Execution(processor=Processor.CPU, cores=1, max_batch_size=16)
 
 
 def prepare_model(name: str, cache_dir: Path) -> RepositoryModel:
-    """Prepares one of the models for a repository."""
+    """Prepare one of the models for a repository."""
     files = resolve(SOURCES[name])
     properties = read(files)
     graph = prepare(files, properties, cache_dir=cache_dir)
@@ -33,6 +33,6 @@ def write_repository(
     names: Sequence[str] = tuple(SOURCES),
     execution: Execution = CPU,
 ) -> None:
-    """Writes models as `embedgrpc triton-repo` does."""
+    """Write models as `embedgrpc triton-repo` does."""
     for name in names:
         write_model(folder, prepare_model(name, cache_dir), execution)
