@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedgrpc.libraries.proxies import spare_loopback
+from embedgrpc.libraries.proxies import exclude_loopback
 from tests.server.server_process import started
 
 VARIABLES = [
@@ -39,7 +39,7 @@ def test_this_machine_is_left_out(
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    spare_loopback()
+    exclude_loopback()
     here = "localhost,127.0.0.1,::1,[::1]"
     wanted: dict[str, str | None] = {"no_proxy": lower, "NO_PROXY": upper}
     for name, expected in wanted.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.machine.thread_priority import give_way
+from embedgrpc.machine.thread_priority import lower_priority
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.sources.source import resolve
@@ -31,9 +31,9 @@ def test_a_thread_gives_way_alone() -> None:
     before = _niceness(threading.get_native_id())
 
     def work() -> tuple[int, int]:
-        give_way()
+        lower_priority()
         once = _niceness(threading.get_native_id())
-        give_way()
+        lower_priority()
         return once, _niceness(threading.get_native_id())
 
     with ThreadPoolExecutor(1) as pool:

@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from embedgrpc.server.connections.connection_table import Connection, ConnectionTable, address_of
 from embedgrpc.server.connections.keeper import Candidate, Limits, choose
-from embedgrpc.server.connections.kernel import Connection, ConnectionTable, address_of
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.server.connections.raw_http2 import RawConnection, frame, headers, raw_connection
 from tests.server.failures import failure_of

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from embedgrpc.libraries.silence import send_nothing
+from embedgrpc.libraries.no_telemetry import disable_telemetry
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import read_json
 from embedgrpc.models.sources.hub_errors import explain, explain_absence
@@ -67,7 +67,7 @@ class HubRepository:
             ModelError: The repository or the revision does not exist or is not allowed, the Hub
                 cannot be reached and the cache lacks the files, or the cache cannot be written.
         """
-        send_nothing()
+        disable_telemetry()
         # Late, as it takes longer to load than a model's settings take to read.
         import huggingface_hub  # noqa: PLC0415 - see above
         from huggingface_hub.file_download import repo_folder_name  # noqa: PLC0415 - see above
