@@ -70,9 +70,11 @@ class Own(Policy):
         super().__init__(machine, settings, clock)
         self.door = OwnDoor(settings, batch_tokens=machine.budget.tokens, clock=clock)
         self._overhead_tokens = machine.budget.overhead_tokens
+        self._parallelism = min(machine.processors, machine.lanes)
         self._dispatcher = Dispatcher(
             machine.budget,
             settings.caller_weights,
+            bulk_batch_s=settings.bulk_batch_ms / 1000,
             lanes=machine.lanes,
             # As on the CPU, where they share the cores and do not wait for each other.
             lanes_compete=False,
@@ -102,7 +104,9 @@ class Own(Policy):
 
     def learn(self, tokens: int, elapsed_s: float) -> None:
         """Learns how fast work is done."""
-        self.door.admission.drain_rate.add(tokens + self._overhead_tokens, elapsed_s)
+        drain_rate = self.door.admission.drain_rate
+        drain_rate.add(tokens + self._overhead_tokens, elapsed_s)
+        self._dispatcher.set_speed(self._parallelism * drain_rate.token_s)
 
     def remove(self, job: Job) -> None:
         """Takes its sequences out."""

@@ -18,8 +18,7 @@ def print_machine(machine: Machine) -> None:
     print(
         f"A batch takes {cost.batch_s * 1e3:.3g} ms and {cost.token_s * 1e6:.3g} us a padded token;"
         f" lanes: {machine.lanes}, at full speed: {machine.processors}. Budget: {budget.tokens:,}"
-        f" padded tokens, {budget.shared_tokens:,} for bulk batches beside interactive calls."
-        f" Full batches: {machine.capacity_tokens_per_s:,.0f} tokens/s.\n"
+        f" padded tokens. Full batches: {machine.capacity_tokens_per_s:,.0f} tokens/s.\n"
     )
 
 

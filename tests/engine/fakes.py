@@ -295,6 +295,7 @@ def running(
     observers: Iterable[BatchObserver] = (),
     max_inputs: int = 1_000_000,
     max_queue_s: float = 3600,
+    bulk_batch_s: float = 3600,
 ) -> Iterator[Engine]:
     """Runs an engine on the event loop of the caller."""
     tokenizer = tokenizer or CharacterTokenizer()
@@ -309,6 +310,7 @@ def running(
         model="fake",
         backend=backend,
         budget=budget,
+        bulk_batch_s=bulk_batch_s,
         pad_token_id=0,
         pad_left=False,
         admission=admission,

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedgrpc.backends.triton.circuit import FAILURES_MAX, SILENT_LOOKS_MAX, Circuit
+from embedgrpc.backends.triton.circuit import FAILURES_MAX, SILENT_CHECKS_MAX, Circuit
 
 # What may happen to a circuit, and how much later.
 EVENTS = st.lists(
@@ -21,9 +21,9 @@ class Timed:
         """Has something happen to it."""
         match event:
             case "well":
-                self.circuit.find_well()
+                self.circuit.pass_check()
             case "ill" | "gone":
-                self.circuit.find_ill(lost=event == "gone")
+                self.circuit.fail_check(lost=event == "gone")
             case _:
                 getattr(self.circuit, event)()
 
@@ -50,7 +50,7 @@ def test_it_opens_and_closes_for_reasons_alone(
             closed = failures < FAILURES_MAX
         elif closed and event == "ill":
             looks += 1
-            closed = looks < SILENT_LOOKS_MAX
+            closed = looks < SILENT_CHECKS_MAX
         elif event in ("lose", "gone"):
             closed = False
         assert timed.circuit.closed == closed
@@ -77,9 +77,9 @@ def test_looks_become_rarer_while_it_is_open() -> None:
     for _ in range(4):
         waits.append(timed.circuit.due_at - timed.now)
         timed.now = timed.circuit.due_at
-        timed.circuit.find_ill(lost=True)
+        timed.circuit.fail_check(lost=True)
     assert waits == [0.5, 1.0, 1.0, 1.0]
-    timed.circuit.find_well()
+    timed.circuit.pass_check()
     timed.circuit.lose()
     assert timed.circuit.due_at - timed.now == 0.5
 

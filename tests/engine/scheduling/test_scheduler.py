@@ -27,7 +27,6 @@ from tests.engine.fakes import (
     BROKEN,
     NAN,
     NEGATIVE,
-    OUTPUT,
     WAIT_S,
     Engine,
     FakeBackend,
@@ -36,7 +35,6 @@ from tests.engine.fakes import (
     inputs_of,
     next_turn,
     running,
-    tokens_of,
 )
 
 INTERACTIVE = Call(WorkClass.INTERACTIVE)
@@ -582,56 +580,17 @@ async def test_short_job_overtakes_a_long_one_of_its_caller() -> None:
     assert len(long.rows) == 60
 
 
-async def test_idle_run_waits_until_nothing_waits_or_runs() -> None:
-    """A batch that is only measured takes no lane from anybody."""
-    backend = FakeBackend()
-    with running(backend) as engine:
-        sink = await hold(engine, backend)
-        ids = tokens_of("measured")[np.newaxis]
-        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
-        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
-        waiting = await submit(engine, ["waiting"])
-        backend.gate.open()
-        assert await measuring > 0
-        await sink.done.wait()
-        await waiting.done.wait()
-    assert [one.texts for one in backend.batches] == [("first",), ("waiting",), ("measured",)]
-
-
-async def test_idle_run_ends_with_the_scheduler() -> None:
-    """Whoever waits for an idle moment is told when there will be none."""
-    backend = FakeBackend()
-    with running(backend) as engine:
-        await hold(engine, backend)
-        ids = tokens_of("measured")[np.newaxis]
-        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
-        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
-        closing = threading.Thread(target=engine.scheduler.close)
-        closing.start()
-        with pytest.raises(ShuttingDownError):
-            await measuring
-        backend.gate.open()
-        closing.join(WAIT_S)
-
-
-async def test_close_waits_for_the_idle_run_that_is_under_way() -> None:
-    """A process that ended while a thread is inside the backend would be aborted."""
-    backend = FakeBackend()
-    with running(backend) as engine:
-        backend.gate.close()
-        ids = tokens_of("measured")[np.newaxis]
-        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
-        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
-        await asyncio.to_thread(backend.gate.wait_for, 1)
-        closing = threading.Thread(target=engine.scheduler.close)
-        closing.start()
-        for lane in engine.scheduler._lanes:
-            await asyncio.to_thread(lane.join, WAIT_S)
-        assert closing.is_alive()
-        backend.gate.open()
-        assert await measuring > 0
-        closing.join(WAIT_S)
-        assert not closing.is_alive()
+async def test_bulk_batches_follow_the_speed_of_recent_batches() -> None:
+    """Slow batches make those of bulk work beside calls small, and fast ones large again."""
+    budget = BatchBudget(tokens=40, sequences=8, overhead_tokens=0)
+    with running(FakeBackend(), budget=budget, bulk_batch_s=1) as engine:
+        for tokens, seconds, limits in ((10_000, 1000, range(1, 13)), (10**9, 1, range(1))):
+            engine.admission.drain_rate.add(tokens, seconds)
+            await (await submit(engine, ["text"])).done.wait()
+            async with asyncio.timeout(WAIT_S):
+                while engine.scheduler.budget.shared_tokens not in limits:
+                    await next_turn()
+        assert engine.scheduler.budget == budget
 
 
 async def test_text_that_was_laid_out_joins_its_equal_in_flight() -> None:

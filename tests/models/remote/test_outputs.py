@@ -9,7 +9,7 @@ from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.remote.inputs import plan_inputs
-from embedgrpc.models.remote.outputs import ServedOutput, find_forms, plan_outputs
+from embedgrpc.models.remote.outputs import ServedOutput, find_token_outputs, plan_outputs
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES
 
@@ -22,7 +22,7 @@ def plan(
 ) -> tuple[ModelProperties, dict[str, ServedOutput]]:
     """What is planned for a fixture of which a server gives these outputs."""
     files = resolve(str(FIXTURES / fixture))
-    forms = find_forms(outputs, ours=ours)
+    forms = find_token_outputs(outputs, ours=ours)
     properties = read(files, ModelOverrides(**overrides), served=forms)
     return properties, dict(plan_outputs(outputs, properties, ours=ours, model="m"))
 

@@ -34,6 +34,7 @@ class Dispatcher:
 
     Args:
         budget: What a batch may cost.
+        bulk_batch_s: How long a bulk batch may take while interactive calls come, in seconds.
         weights: How much more than others some callers get.
         lanes: How many batches may run at once.
         lanes_compete: Whether batches that run at once take longer than one after the other.
@@ -44,10 +45,12 @@ class Dispatcher:
         budget: BatchBudget,
         weights: Mapping[str, float],
         *,
+        bulk_batch_s: float,
         lanes: int,
         lanes_compete: bool,
     ) -> None:
         self.queue = ModelQueue(budget, weights)
+        self._bulk_batch_s = bulk_batch_s
         self._lanes = lanes
         self._lanes_compete = lanes_compete
         self._running = dict.fromkeys(WorkClass, 0)
@@ -59,10 +62,9 @@ class Dispatcher:
         """How many lanes run a batch."""
         return self._running[WorkClass.INTERACTIVE] + self._running[WorkClass.BULK]
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
-        return not (self.busy or len(self.queue) or self._ahead or self._making_ahead)
+    def set_speed(self, token_s: float) -> None:
+        """Limit bulk batches by what a token of a batch that runs alone takes, in seconds."""
+        self.queue.budget = self.queue.budget.with_shared_time(self._bulk_batch_s, token_s=token_s)
 
     def push(self, queued: QueuedSequence, now: float) -> None:
         """Adds a sequence."""
@@ -76,10 +78,6 @@ class Dispatcher:
         if batch is not None:
             self._running[batch.work_class] += 1
         return batch
-
-    def take_idle_lane(self) -> None:
-        """Takes a lane for a batch of nobody's."""
-        self._running[WorkClass.BULK] += 1
 
     def finish(self, work_class: WorkClass) -> None:
         """Gives a lane back."""

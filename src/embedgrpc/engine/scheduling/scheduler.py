@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from embedgrpc.backends.base import Backend, PaddedBatch, RunContext
+from embedgrpc.backends.base import Backend, RunContext
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.scheduling.batching import BatchBudget
@@ -67,7 +67,8 @@ class Scheduler:
     Args:
         model: Id of the model, for reports.
         backend: What runs them.
-        budget: What a batch may cost; `set_budget` changes it.
+        budget: What a batch may cost.
+        bulk_batch_s: How long a bulk batch may take while interactive calls come, in seconds.
         weights: How much more than others some callers get.
         pad_token_id: The padding token.
         pad_left: Whether padding comes first.
@@ -82,6 +83,7 @@ class Scheduler:
         model: str,
         backend: Backend,
         budget: BatchBudget,
+        bulk_batch_s: float,
         weights: Mapping[str, float] | None = None,
         pad_token_id: int,
         pad_left: bool,
@@ -93,18 +95,22 @@ class Scheduler:
         self._backend = backend
         self._admission = admission
         self._loop = loop
-        self._tell_admission(budget)
         self._runner = BatchRunner(
             model=model, backend=backend, pad_token_id=pad_token_id, pad_left=pad_left
         )
         self._reporter = BatchReporter(model, observers)
         self._dispatcher = Dispatcher(
-            budget, weights or {}, lanes=backend.lanes, lanes_compete=backend.lanes_compete
+            budget,
+            weights or {},
+            bulk_batch_s=bulk_batch_s,
+            lanes=backend.lanes,
+            lanes_compete=backend.lanes_compete,
         )
-        lock = threading.RLock()
-        self._changed = threading.Condition(lock)
-        # For whoever waits until nothing runs or waits.
-        self._idle = threading.Condition(lock)
+        # What runs in the time of a batch.
+        tokens = max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN)
+        admission.set_batch_tokens(backend.parallelism * tokens)
+        self._learn_speed()
+        self._changed = threading.Condition()
         self._closed = False
         # What was run and is still to be handed out.
         self._finished: deque[_FinishedBatch] = deque()
@@ -123,17 +129,6 @@ class Scheduler:
     def budget(self) -> BatchBudget:
         """What a batch may cost."""
         return self._dispatcher.queue.budget
-
-    def set_budget(self, budget: BatchBudget) -> None:
-        """Changes what a batch may cost, from the next one on. From any thread."""
-        with self._changed:
-            self._dispatcher.queue.budget = budget
-        self._tell_admission(budget)
-
-    def _tell_admission(self, budget: BatchBudget) -> None:
-        """Tells how much is run in the time of a batch."""
-        tokens = max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN)
-        self._admission.set_batch_tokens(self._backend.parallelism * tokens)
 
     def submit(self, job: Job) -> None:
         """Queues the sequences of a job, unless it was cancelled. From any thread.
@@ -181,46 +176,16 @@ class Scheduler:
         for cancellation in unwanted:
             cancellation.cancel()
 
-    def run_when_idle(self, batch: PaddedBatch) -> float:
-        """Runs a batch of nobody's while nothing else runs or waits. Blocks.
-
-        Returns:
-            The seconds it took; work that came meanwhile may have run beside it.
-
-        Raises:
-            ShuttingDownError: The scheduler is closed.
-            BackendError: The run failed.
-        """
-        with self._changed:
-            self._idle.wait_for(lambda: self._closed or self._dispatcher.is_idle)
-            if self._closed:
-                raise errors.ShuttingDownError("the server is about to stop")
-            self._dispatcher.take_idle_lane()
-            self._busy_since = time.perf_counter()
-        started = time.perf_counter()
-        try:
-            self._backend.run(batch)
-            return time.perf_counter() - started
-        finally:
-            with self._changed:
-                self._give_lane_back(WorkClass.BULK)
-                self._wake_thread(time.monotonic())
-
     def close(self) -> None:
         """Stops the lanes after the batches that they run, and fails what is left. Blocks."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            self._idle.notify_all()
         until = time.monotonic() + _LANE_END_S_MAX
         for lane in self._lanes:
             lane.join(max(until - time.monotonic(), 0))
-        with self._changed:
-            # Also a run of nobody's: a thread that is inside of it when the process ends takes
-            # the process down.
-            self._idle.wait_for(lambda: not self._dispatcher.busy, max(until - time.monotonic(), 0))
-            if self._dispatcher.busy:
-                _logger.warning("a run does not end", extra={"model": self._model})
+        if any(lane.is_alive() for lane in self._lanes):
+            _logger.warning("a run does not end", extra={"model": self._model})
         left = self._dispatcher.drain(time.monotonic())
         stopped = errors.ShuttingDownError("the server stopped before this was run")
         self._deliver_soon(address_failure(left, stopped))
@@ -292,8 +257,6 @@ class Scheduler:
         self._dispatcher.finish(work_class)
         now = time.perf_counter()
         elapsed_s, self._busy_since = now - self._busy_since, now
-        if not self._dispatcher.busy:
-            self._idle.notify_all()
         return elapsed_s
 
     def _lay_out(self, batch: Batch) -> None:
@@ -328,6 +291,13 @@ class Scheduler:
             # A batch of its own costs something: else small ones would pass for slow ones.
             tokens = report.tokens + report.shared_tokens + self.budget.overhead_tokens
             self._admission.drain_rate.add(tokens, done.elapsed_s)
+            with self._changed:
+                self._learn_speed()
+
+    def _learn_speed(self) -> None:
+        """Limit bulk batches by how fast tokens were run of late."""
+        token_s = self._admission.drain_rate.token_s
+        self._dispatcher.set_speed(self._backend.parallelism * token_s)
 
     def _deliver_soon(self, deliveries: list[Delivery]) -> None:
         # Once the loop is closed nobody waits for results.

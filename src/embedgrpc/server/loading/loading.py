@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from embedgrpc.backends.base import Backend, BackendError, DeviceError
@@ -30,7 +29,6 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.validation.child_process import ChildGroup
 from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
-from embedgrpc.server.loading.calibration import make_sample
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.loading.daemon_threads import run_in_daemon_thread
 from embedgrpc.server.loading.prepared_model import (
@@ -140,6 +138,7 @@ async def load(
         model=model.id,
         backend=prepared.backend,
         budget=budget,
+        bulk_batch_s=settings.bulk_batch_ms / 1000,
         weights=settings.caller_weights,
         pad_token_id=prepared.properties.pad_token_id,
         pad_left=prepared.properties.padding_side == "left",
@@ -298,6 +297,5 @@ def _assemble(
         device=prepared.backend.device,
         scheduler=scheduler,
         admission=admission,
-        sample=None if prepared.availability else partial(make_sample, prepared),
         availability=prepared.availability,
     )

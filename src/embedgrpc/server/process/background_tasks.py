@@ -11,7 +11,7 @@ class BackgroundTasks:
     """Tasks that run until they are done, or until this context manager exits."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -23,11 +23,14 @@ class BackgroundTasks:
 
     def start(self, coroutine: Any) -> None:
         """Run a coroutine in the background; log the exception if it raises one."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        self.adopt(asyncio.create_task(coroutine))
+
+    def adopt(self, task: "asyncio.Task[Any]") -> None:
+        """Cancel a task at the exit, unless it is done; log its exception."""
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception():
             _logger.error("a background task failed", exc_info=task.exception())

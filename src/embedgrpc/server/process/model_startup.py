@@ -16,7 +16,6 @@ from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.server.connections.listening import StartError
-from embedgrpc.server.loading.calibration import calibrate_all
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.loading.loading import OpenBackend, load
 from embedgrpc.server.process.background_tasks import BackgroundTasks
@@ -123,8 +122,6 @@ class ModelStartup:
                 "\n".join(failure.line for failure in fatal), settings_are_wrong=bool(lasting)
             )
         self._report_ready()
-        if self._settings.calibration_s:
-            self._tasks.start(calibrate_all(self._catalog, self._settings))
 
     async def wait_until_hopeless(self) -> None:
         """Wait as long as a model is served, or may be loaded later.
@@ -141,7 +138,7 @@ class ModelStartup:
         Once a model is served, the server goes on without those that take much longer: each is
         served when it is loaded. Where all models are required, it waits for all of them.
         """
-        loads = {asyncio.ensure_future(self._load_or_retry(one)): one for one in self._catalog}
+        loads = {asyncio.create_task(self._load_or_retry(one)): one for one in self._catalog}
         pending = set(loads)
         try:
             while pending:
@@ -162,14 +159,8 @@ class ModelStartup:
             raise
         for load in pending:
             _logger.warning("model is slow to load", extra={"model": loads[load].id})
-            self._tasks.start(self._finish_slow(loads[load], load))
+            self._tasks.adopt(load)
         return [load.result() for load in loads if load not in pending]
-
-    async def _finish_slow(
-        self, model: ServedModel, load: "asyncio.Future[_Failure | None]"
-    ) -> None:
-        if not await load and self._settings.calibration_s:
-            await calibrate_all((model,), self._settings)
 
     def _report_ready(self) -> None:
         if self._on_ready and any(model.state is ModelState.READY for model in self._catalog):
@@ -204,12 +195,9 @@ class ModelStartup:
             # Not at the same moment as all other servers that wait for it.
             await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
             wait_s = min(2 * wait_s, failure.wait_s_max)
-            late = failure.model
-            failure = await self._attempt(late)
-            if failure is None:
-                self._report_ready()
-                if self._settings.calibration_s:
-                    await calibrate_all((late,), self._settings)
+            failure = await self._attempt(failure.model)
+        if failure is None:
+            self._report_ready()
 
     async def _give_up(self, failure: "_Failure") -> None:
         """Mark a model that cannot be loaded."""
