@@ -15,7 +15,8 @@ from tests.endurance.trial import Outcome
 
 
 @pytest.mark.parametrize(
-    ("seed", "lanes", "compete", "queued"), [(1, 3, False, 120), (2, 2, True, 400)]
+    ("seed", "lanes", "compete", "queued"),
+    [(1, 3, False, 120), pytest.param(2, 2, True, 400, marks=pytest.mark.long)],
 )
 def test_thousands_of_texts_through_everything_that_may_happen(
     *, seed: int, lanes: int, compete: bool, queued: int, tmp_path: Path

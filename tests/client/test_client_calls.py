@@ -1,3 +1,4 @@
+import inspect
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -5,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedgrpc.client import BadResponseError, Client, HealthStatus
+from embedgrpc.client import AsyncClient, BadResponseError, Client, HealthStatus
+from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.options import EmbedOptions
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import DIMENSIONS, VOCABULARY, vector_of
@@ -155,23 +157,35 @@ def test_wrong_arguments_are_refused_before_sending(client: Client, script: Scri
     """Types and names are checked here, by the name of the argument."""
     with pytest.raises(TypeError, match="texts is one str"):
         client.embed("abc")
-    with pytest.raises(TypeError, match="inputs are one str"):
+    with pytest.raises(TypeError, match="inputs is one str"):
         client.embed_stream("abc")
     with pytest.raises(TypeError, match=r"texts\[0\] is not a str but of type NoneType"):
         client.embed([None])  # type: ignore[list-item] # on purpose
-    with pytest.raises(TypeError, match="unexpected options: dimension"):
+    with pytest.raises(TypeError, match="no option 'dimension'; did you mean dimensions"):
         client.embed(["a"], dimension=3)  # type: ignore[call-arg] # on purpose
-    with pytest.raises(ValueError, match="use float32, float16, bfloat16, int8, ubinary"):
+    with pytest.raises(ValueError, match="no value 'float64'; did you mean float16"):
         client.embed(["a"], encoding="float64")  # type: ignore[arg-type] # on purpose
-    with pytest.raises(ValueError, match="VectorEncoding"):
+    with pytest.raises(ValueError, match=r"VectorEncoding .* float32, float16, bfloat16"):
         client.embed(["a"], encoding="unspecified")  # type: ignore[arg-type] # on purpose
     with pytest.raises(ValueError, match="only one of"):
         client.embed(["a"], input_type="query", prompt_text="")
+    with pytest.raises(TypeError, match="no option 'top'; did you mean top_n"):
+        client.rerank("a", ["b"], top=3)  # type: ignore[call-arg] # on purpose
     with pytest.raises(ValueError, match="timeout_s is 0"):
         client.embed(["a"], timeout_s=0)
     with pytest.raises(ValueError, match="batch_size is 0"):
         client.embed_stream(["a"], batch_size=0)
     assert script.calls == []
+
+
+def test_both_clients_are_documented() -> None:
+    """`help()` shows the same text for a method of either client."""
+    names = [name for name in vars(ClientApi) if not name.startswith("_")]
+    assert len(names) == 7
+    for name in names:
+        documentation = inspect.getdoc(getattr(Client, name))
+        assert documentation
+        assert inspect.getdoc(getattr(AsyncClient, name)) == documentation
 
 
 def test_rerank_returns_the_best_first(client: Client, script: Script) -> None:

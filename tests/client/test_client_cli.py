@@ -1,17 +1,22 @@
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from embedgrpc.client import MultiVector, SparseVector, StreamResult
 from embedgrpc.client.cli import main
-from tests.client.made_up import vector_of
+from embedgrpc.client.cli_commands import _as_json, _summary
+from tests.client.made_up import DIMENSIONS, vector_of
 from tests.client.servicer import Script
 
 COMMAND = str(Path(sys.executable).parent / "embedgrpc-client")
@@ -95,7 +100,7 @@ def test_a_line_that_fails_is_told_after_the_others(run: Run) -> None:
         "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
     }
     assert len(lines(finished)) == 3
-    assert finished.stderr == "embedgrpc-client: 1 of 3 lines failed\n"
+    assert finished.stderr == "embedgrpc-client: 1 of 3 texts failed\n"
 
 
 @pytest.mark.parametrize(
@@ -211,34 +216,109 @@ def test_health_serves_as_a_check(run: Run, service: list[str], status: int, tex
     assert run("health", *service, status=status).stdout == f"{text}\n"
 
 
-def test_no_server_is_a_failure_of_one_line(run: Run) -> None:
-    """The option goes before the variable, and the error before a traceback."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        target = f"127.0.0.1:{bound.getsockname()[1]}"
-        finished = run("health", "--target", target, status=1)
-    assert finished.stdout == ""
-    assert finished.stderr.startswith("embedgrpc-client: UNAVAILABLE: ")
-    assert finished.stderr.count("\n") == 1
-
-
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "code", "line"),
     [
-        [],
-        ["embed", "--encoding", "float64"],
-        ["embed", "--batch-size", "0"],
-        ["embed", "--prompt-name", "a", "--prompt-text", "b"],
-        ["rerank"],
-        ["models", "--timeout-s", "nan"],
+        ("health --target {closed}", 1, "the connection to {closed} failed; is a server running"),
+        ("embed a --target {closed}", 1, "the connection to {closed} failed; is a server running"),
+        ("embed a --model absent", 1, "MODEL_NOT_FOUND: no such model"),
+        ("embed --jsonl a", 2, "--jsonl reads standard input: give no texts with it"),
+        ("", 2, "the following arguments are required: COMMAND"),
+        ("modles", 2, "argument COMMAND: no 'modles'; did you mean models?"),
+        ("models --taks embed", 2, "no option '--taks'; did you mean --task?"),
+        ("models --task embedd", 2, "argument --task: no 'embedd'; did you mean embed?"),
+        ("models --timeout-s nan", 2, "argument --timeout-s: 'nan' is not a number from 0.001 to"),
+        ("models --target=", 2, "--target is empty: give HOST:PORT or unix:PATH"),
+        ("embed --encoding float64", 2, "argument --encoding: no 'float64'; did you mean float16?"),
+        ("embed --batch-size 0", 2, "argument --batch-size: '0' is not a whole number from 1 to"),
+        ("embed --dimensions=-1", 2, "argument --dimensions: '-1' is not a whole number from 0 to"),
+        ("embed --max-tokens 2147483648", 2, "'2147483648' is not a whole number from 0 to 214"),
+        ("embed --prompt-name a --prompt-text b", 2, "not allowed with argument --prompt-name"),
+        ("embed \udcff", 2, r"the argument '\udcff' is not UTF-8"),
+        ("rerank", 2, "the following arguments are required: --query"),
     ],
 )
-def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Usage errors are told apart from failures."""
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert "usage: embedgrpc-client" in capsys.readouterr().err
+def test_an_error_is_one_line(run: Run, arguments: str, code: int, line: str) -> None:
+    """It names the argument, and tells wrong usage (2) from a failure (1)."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{bound.getsockname()[1]}"
+        finished = run(*(part.format(closed=closed) for part in arguments.split()), status=code)
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("embedgrpc-client")
+    assert line.format(closed=closed) in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert ("--help)" in finished.stderr) == (code == 2)
+
+
+def test_texts_may_be_arguments(run: Run) -> None:
+    """Texts and documents of the command line are used instead of standard input."""
+    written = lines(run("embed", "a tower", "b", stdin="unread"))
+    assert [line["vector"] for line in written] == [vector_of(t).tolist() for t in ("a tower", "b")]
+    ranked = lines(run("rerank", "--query", "abc", "xyz", "ab", stdin="unread"))
+    assert [line["document"] for line in ranked] == ["ab", "xyz"]
+
+
+def test_a_terminal_gets_a_summary(target: str) -> None:
+    """On a terminal, `embed` prints the start of a vector and says that it reads standard input."""
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [COMMAND, "embed", "--target", target],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(terminal)
+        assert process.stderr is not None
+        assert "one text a line; end with Ctrl-D" in process.stderr.readline()
+        os.write(controller, b"long tower\nfail:EMPTY_INPUT\n\x04")
+        start = ", ".join(f"{number:.4g}" for number in vector_of("long tower")[:4])
+        written = ""
+        while "1: EMPTY_INPUT: as asked\r\n" not in written:
+            written += os.read(controller, 4096).decode()
+        assert f"0: 10 tokens (truncated), {DIMENSIONS} x float32 [{start}, ...]\r\n" in written
+        assert process.stderr.readline() == "embedgrpc-client: 1 of 2 texts failed\n"
+        assert process.wait(60) == 1
+    os.close(controller)
+
+
+def test_every_representation_is_written() -> None:
+    """A model's first representation may be sparse, or one vector for each token."""
+    result = StreamResult(
+        "0",
+        sparse=SparseVector(np.array([3, 7]), np.array([0.5, 2], np.float32), 1000),
+        multi_vector=MultiVector(np.ones((2, 1), np.float32), None, 1),
+        token_count=2,
+    )
+    assert _as_json(result) == {
+        "id": "0",
+        "sparse": {3: 0.5, 7: 2.0},
+        "multi_vector": [[1.0], [1.0]],
+        "token_count": 2,
+        "truncated": False,
+    }
+    assert _summary(result) == "0: 2 tokens, 2 sparse terms, 2 vectors"
+
+
+def test_version_is_that_of_the_package(run: Run) -> None:
+    """`--version` needs no command."""
+    assert run("--version").stdout == f"embedgrpc-client {version('embedgrpc-client')}\n"
+
+
+def test_help_loads_nothing_large() -> None:
+    """Neither gRPC nor numpy nor protobuf is imported before the arguments are parsed."""
+    program = (
+        "import sys; from embedgrpc.client.cli import main\n"
+        "try: main(['embed', '--help'])\n"
+        "except SystemExit: sys.stderr.write(' '.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    loaded = done.stderr.split()
+    assert "embedgrpc.client.cli_arguments" in loaded
+    assert not {"grpc", "numpy", "google.protobuf", "embedgrpc.client.public"} & set(loaded)
 
 
 @pytest.mark.parametrize("command", ["embed", "rerank", "models", "health"])

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from embedgrpc.client import AsyncClient, Client, DeadlineExpiredError
-from embedgrpc.client.channel import Attempts
+from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.concurrency import ConcurrencyLimit, Slot
 from tests.client.servicer import Script, serving
 

@@ -109,7 +109,7 @@ def test_closing_a_client_ends_the_calls_that_wait(target: str, script: Script) 
         waiting: list[Future[object]] = []
         for call in (client.health, lambda: list(client.embed_stream(["a"])), client.health):
             waiting.append(pool.submit(call))
-            while len(client._concurrency._line) < len(waiting):
+            while len(client._concurrency._queue) < len(waiting):
                 pass
         client.close()
         with pytest.raises(EmbedGrpcError) as caught:
@@ -145,7 +145,7 @@ async def test_closing_an_asynchronous_client_cancels_no_task(
         for each in (client.health(), anext(client.embed_stream(["a"])), client.health())
     ]
     await asyncio.sleep(0)
-    assert len(client._concurrency._line) == len(waiting)
+    assert len(client._concurrency._queue) == len(waiting)
     await client.close()
     error, *errors = await asyncio.gather(in_flight, *waiting, return_exceptions=True)
     script.hold_answers.set()

@@ -246,7 +246,7 @@ def test_the_limit_of_a_server_is_learned(client_class: type[Client]) -> None:
             client.embed(["x" * 5000])
         error = caught.value
         assert error.metadata == {"bytes": "5007", "maxBytes": str(SMALL_BYTES)}
-        assert "5007 bytes, and the server takes 4096: send fewer or shorter texts" in error.message
+        assert "5007 bytes; the limit is 4096: send fewer or shorter texts" in error.message
         with pytest.raises(InputTooLongError, match=r"texts\[0\] has 5000 bytes"):
             client.embed(["x" * 5000])
         results = list(client.embed_stream(["a", "x" * 5000, "b"]))
@@ -262,7 +262,7 @@ def test_a_stream_that_meets_a_lower_limit_says_so(client_class: type[Client]) -
         inputs = [("first", "a"), ("large", "x" * 5000), ("last", "b")]
         stream = client.embed_stream(inputs, batch_size=1)
         answered: list[str] = []
-        with pytest.raises(MessageTooLargeError, match="the server takes 4096") as caught:
+        with pytest.raises(MessageTooLargeError, match="the limit is 4096") as caught:
             answered.extend(result.id for result in stream)
         assert answered == ["first"][: len(answered)]
         assert "large" in caught.value.unanswered_ids

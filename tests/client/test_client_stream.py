@@ -20,7 +20,7 @@ from embedgrpc.client import (
 from embedgrpc.client.embed_stream import _Exchange
 from embedgrpc.client.enums import ResultOrder
 from embedgrpc.client.request_limit import RequestLimit
-from embedgrpc.client.stream_state import MESSAGE_TEXT_BYTES, StreamState
+from embedgrpc.client.stream_state import MESSAGE_BYTES_MAX, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import vector_of
 from tests.client.servicer import Script
@@ -279,7 +279,7 @@ def test_a_stream_that_has_begun_is_not_begun_again(client: Client, script: Scri
 def test_a_silent_server_is_given_up(client: Client, script: Script) -> None:
     """A stream has no deadline, but the wait for an answer has."""
     script.stay_silent = True
-    with pytest.raises(DeadlineExpiredError, match=r"no answer for 0\.1 s"):
+    with pytest.raises(DeadlineExpiredError, match=r"no response for 0\.1 s"):
         next(client.embed_stream(["a"], timeout_s=0.1))
     assert script.stream_ended.wait(5)
 
@@ -299,7 +299,7 @@ def test_a_wait_for_inputs_is_not_the_server_s_fault(client: Client) -> None:
 def test_large_texts_travel_in_messages_of_bounded_size(client: Client, script: Script) -> None:
     """A message ends before its texts exceed 1 MiB; a larger text goes alone."""
     script.max_in_flight_inputs, script.max_batch_inputs = 100, 50
-    texts = ["x" * 400_000] * 5 + ["é" * MESSAGE_TEXT_BYTES] + ["y"]
+    texts = ["x" * 400_000] * 5 + ["é" * MESSAGE_BYTES_MAX] + ["y"]
     assert len(list(client.embed_stream(texts))) == 7
     sizes = [len(message.batch.inputs) for message in script.messages]
     assert sizes == [2, 2, 1, 1, 1]

@@ -108,7 +108,7 @@ def test_a_malformed_answer_is_refused() -> None:
         decode_embeddings(pb.EmbedResponse(embeddings=[dense, pb.Embedding()]), 2)
     with pytest.raises(BadResponseError, match="differ"):
         decode_embeddings(pb.EmbedResponse(embeddings=[dense, wider]), 2)
-    with pytest.raises(BadResponseError, match="no outcome"):
+    with pytest.raises(BadResponseError, match="neither embedding nor error"):
         decode_stream_result(pb.StreamEmbedResult(id="1"), "1")
     with pytest.raises(BadResponseError, match="allow no input"):
         decode_ready(pb.StreamEmbedReady(max_batch_inputs=1))
