@@ -303,7 +303,7 @@ sys.exit(main(sys.argv[3:]))
 def test_a_signal_during_the_imports_ends_process_1(
     module: str, number: signal.Signals, folder: Path, cache: Path
 ) -> None:
-    """A container's first process ends, although the kernel drops signals that it does not handle."""
+    """Process 1 ends, although the kernel drops signals that it has no handler for."""
     place = Place(Case(wrapper=PROCESS_1), folder, cache, 0)
     command = place.command()
     at = command.index(EMBEDGRPC)
