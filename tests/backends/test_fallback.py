@@ -17,11 +17,11 @@ from embedgrpc.backends.base import (
     BackendOverloadedError,
     BackendUnreachableError,
     Cancellation,
-    FloatArray,
     PaddedBatch,
     RunContext,
 )
 from embedgrpc.backends.fallback import FallbackBackend
+from embedgrpc.libraries.arrays import FloatArray
 
 PATIENCE_S = 20.0
 BATCH = PaddedBatch(

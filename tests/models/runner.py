@@ -37,7 +37,7 @@ class Runner:
         properties = read(files)
         graph = prepare(files, properties, cache_dir=cache_dir)
         backend = OnnxBackend(graph.path, device="cpu")
-        return cls(properties, Tokenizer.load(files, properties), graph, backend)
+        return cls(properties, Tokenizer.load(properties), graph, backend)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenSequence]:
         """Tokenizes texts, cut at their ends to what the model takes."""

@@ -192,7 +192,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
 
 def _load(files: ModelFiles, cache_dir: Path) -> None:
     described = properties.read(files)
-    Tokenizer.load(files, described)
+    Tokenizer.load(described)
     graph.prepare(files, described, cache_dir=cache_dir)
 
 

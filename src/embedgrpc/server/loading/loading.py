@@ -217,7 +217,7 @@ def _load_here(
     def read(validated: FileDigests) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
         described = properties.read(files, model.settings.overrides)
         digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
-        tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
+        tokenizer = Tokenizer.load(described, escape_special_tokens=escape, digest=digest)
         built = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
         return described, tokenizer, built
 

@@ -165,7 +165,7 @@ class _TritonModel:
             return described, self.twin.tokenizer
         digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
         escape = validation.escape_special_tokens
-        tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
+        tokenizer = Tokenizer.load(described, escape_special_tokens=escape, digest=digest)
         return described, tokenizer
 
     def _load_for_texts(self) -> PreparedModel:

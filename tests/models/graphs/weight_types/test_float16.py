@@ -25,7 +25,7 @@ def _load(source: str | Path, cache_dir: Path) -> Runner:
     properties = read(files, FLOAT16)
     graph = prepare(files, properties, cache_dir=cache_dir)
     return Runner(
-        properties, Tokenizer.load(files, properties), graph, OnnxBackend(graph.path, device="cpu")
+        properties, Tokenizer.load(properties), graph, OnnxBackend(graph.path, device="cpu")
     )
 
 

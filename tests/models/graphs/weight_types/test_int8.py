@@ -33,7 +33,7 @@ def _load(source: str | Path, cache_dir: Path) -> Runner:
     properties = read(files, INT8)
     graph = prepare(files, properties, cache_dir=cache_dir)
     backend = OnnxBackend(graph.path, device="cpu")
-    return Runner(properties, Tokenizer.load(files, properties), graph, backend)
+    return Runner(properties, Tokenizer.load(properties), graph, backend)
 
 
 def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
