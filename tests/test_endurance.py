@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import NO_CONTEXT, BackendError, FloatArray, PaddedBatch, RunContext
+from embedgrpc.backends.base import NO_CONTEXT, BackendError, PaddedBatch, RunContext
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
+from embedgrpc.libraries.arrays import FloatArray
 from tests.endurance.judging_backend import JudgingBackend
 from tests.endurance.plan import Plan
 from tests.endurance.run import run

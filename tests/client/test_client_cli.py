@@ -16,6 +16,8 @@ import pytest
 from embedgrpc.client import MultiVector, SparseVector, StreamResult
 from embedgrpc.client.cli import main
 from embedgrpc.client.cli_commands import _as_json, _summary
+from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.v1 import rerank_service_pb2
 from tests.client.made_up import DIMENSIONS, vector_of
 from tests.client.servicer import Script
 
@@ -25,7 +27,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(target: str) -> Run:
-    """Runs the installed command to its end, and asserts its exit status."""
+    """Run the installed command to its end, and assert its exit code."""
 
     def run_command(
         *arguments: str, stdin: str | bytes = "", status: int = 0
@@ -47,12 +49,12 @@ def run(target: str) -> Run:
 
 
 def lines(finished: subprocess.CompletedProcess[str]) -> list[Any]:
-    """Parses what a command wrote."""
+    """Parse the output of a command."""
     return [json.loads(line) for line in finished.stdout.splitlines()]
 
 
 def test_embed_writes_a_line_for_each_line(run: Run) -> None:
-    """Ids are line numbers; the last line needs no end, and CRLF is an end as well."""
+    """Ids are line numbers; the last line needs no newline, and CRLF ends a line too."""
     texts = ["a tower", "long river", "塔"]
     written = lines(run("embed", stdin="a tower\r\nlong river\n塔"))
     assert written == [
@@ -67,7 +69,7 @@ def test_embed_writes_a_line_for_each_line(run: Run) -> None:
 
 
 def test_embed_reads_json_lines(run: Run) -> None:
-    """Ids come back as they were, of any JSON type; a brace is text without --jsonl."""
+    """Ids may be of any JSON type and come back unchanged; without --jsonl, JSON is text."""
     stdin = '{"id": 7, "text": "a"}\n{"text": "b"}\n{"id": [1], "text": "c", "more": 0}\n'
     assert [line["id"] for line in lines(run("embed", "--jsonl", stdin=stdin))] == [7, "1", [1]]
     (first, *_) = lines(run("embed", stdin=stdin))
@@ -89,11 +91,13 @@ def test_embed_passes_its_options_on(run: Run, script: Script) -> None:
     assert options.HasField("normalize")
     run("embed", "--prompt-text", "", stdin="a")
     assert script.calls[1].options.WhichOneof("prompt") == "prompt_text"
-    assert not script.calls[1].options.HasField("normalize")
+    assert script.calls[1].options == pb.EmbedOptions(
+        prompt_text="", encoding="VECTOR_ENCODING_FLOAT32"
+    )
 
 
 def test_a_line_that_fails_is_told_after_the_others(run: Run) -> None:
-    """Its error stands among the results; the exit status is 1."""
+    """Its error is among the results; the exit code is 1."""
     finished = run("embed", stdin="a\nfail:EMPTY_INPUT\nb\n", status=1)
     assert lines(finished)[1] == {
         "id": "1",
@@ -117,7 +121,7 @@ def test_a_line_that_fails_is_told_after_the_others(run: Run) -> None:
 def test_a_failure_is_one_line(
     run: Run, arguments: list[str], stdin: str | bytes, message: str
 ) -> None:
-    """Exit status 1, one line that names the place, no text and no traceback."""
+    """The exit code is 1; one line names the place, without the text and without a traceback."""
     finished = run("embed", *arguments, stdin=stdin, status=1)
     assert message in finished.stderr
     assert finished.stderr.count("\n") == 1
@@ -125,7 +129,7 @@ def test_a_failure_is_one_line(
 
 
 def test_results_appear_while_input_is_still_open(target: str) -> None:
-    """With --batch-size 1 each line is answered before the next one is read."""
+    """With --batch-size 1, each line has its result before the next line is read."""
     # A shell lets what runs in the background ignore interrupts, and children inherit that.
     heeding = ["env", "--default-signal=INT"]
     with subprocess.Popen(
@@ -167,7 +171,7 @@ def test_ctrl_c_ends_quietly_although_input_is_open(target: str) -> None:
 
 
 def test_a_reader_that_has_enough_ends_the_command_quietly(target: str) -> None:
-    """A closed pipe stops an endless run without a message."""
+    """A closed pipe ends an endless run without a message."""
     with subprocess.Popen(  # noqa: S602 -- the pipe of a shell is what is tested
         f"yes | {COMMAND} embed --target {target} | head -n 2",
         shell=True,
@@ -189,12 +193,14 @@ def test_rerank_writes_the_best_first(run: Run, script: Script) -> None:
     ]
     run("rerank", "--query", "q", "--score-scale", "raw", "--truncation", "start", stdin="d\n")
     assert (script.calls[1].score_scale, script.calls[1].truncation) == (1, 3)
+    run("rerank", "--query", "q", "d")
+    assert script.calls[2] == rerank_service_pb2.RerankRequest(query="q", documents=["d"])
     finished = run("rerank", "--query", "q", stdin=("x" * 2**23 + "\n") * 3, status=1)
     assert "documents have more than 16777216 characters" in finished.stderr
 
 
 def test_models_writes_a_line_for_each_model(run: Run) -> None:
-    """All pages, one JSON object to a line."""
+    """The output has the models of all pages, one JSON object a line."""
     written = lines(run("models", "--task", "embed"))
     assert [model["id"] for model in written] == [f"model-{number}" for number in range(5)]
     assert written[0]["prompts"] == {"query": "query: "}
@@ -212,7 +218,7 @@ def test_models_writes_a_line_for_each_model(run: Run) -> None:
     ],
 )
 def test_health_serves_as_a_check(run: Run, service: list[str], status: int, text: str) -> None:
-    """The exit status is 0 only when SERVING."""
+    """The exit code is 0 only if the service is SERVING."""
     assert run("health", *service, status=status).stdout == f"{text}\n"
 
 
@@ -239,7 +245,7 @@ def test_health_serves_as_a_check(run: Run, service: list[str], status: int, tex
     ],
 )
 def test_an_error_is_one_line(run: Run, arguments: str, code: int, line: str) -> None:
-    """It names the argument, and tells wrong usage (2) from a failure (1)."""
+    """The line names the argument; the exit code is 2 for wrong usage, 1 for a failure."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         closed = f"127.0.0.1:{bound.getsockname()[1]}"
@@ -252,7 +258,7 @@ def test_an_error_is_one_line(run: Run, arguments: str, code: int, line: str) ->
 
 
 def test_texts_may_be_arguments(run: Run) -> None:
-    """Texts and documents of the command line are used instead of standard input."""
+    """Texts and documents on the command line replace standard input."""
     written = lines(run("embed", "a tower", "b", stdin="unread"))
     assert [line["vector"] for line in written] == [vector_of(t).tolist() for t in ("a tower", "b")]
     ranked = lines(run("rerank", "--query", "abc", "xyz", "ab", stdin="unread"))
@@ -323,7 +329,7 @@ def test_help_loads_nothing_large() -> None:
 
 @pytest.mark.parametrize("command", ["embed", "rerank", "models", "health"])
 def test_help_is_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command explains itself, and the program shows examples of it."""
+    """Each command has a help, and the help of the program has an example of it."""
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0

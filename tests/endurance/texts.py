@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 import numpy as np
 
-from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation

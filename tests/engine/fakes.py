@@ -10,14 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from embedgrpc.backends.base import (
-    NO_CONTEXT,
-    BackendError,
-    FloatArray,
-    IntArray,
-    PaddedBatch,
-    RunContext,
-)
+from embedgrpc.backends.base import NO_CONTEXT, BackendError, PaddedBatch, RunContext
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Prepare
@@ -30,6 +23,7 @@ from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 

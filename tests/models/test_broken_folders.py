@@ -1,4 +1,4 @@
-"""What is wrong with a model folder is said in one line that names the file and the key."""
+"""A broken model folder is refused with one line that names the file and the key."""
 
 from pathlib import Path
 
@@ -249,6 +249,6 @@ def test_the_message_is_one_line(tmp_path: Path, row: str) -> None:
 
 
 @pytest.mark.parametrize("fixture", sorted({row[0] for row in _ROWS.values()}))
-def test_the_folders_are_whole_before(tmp_path: Path, fixture: str) -> None:
+def test_unbroken_folders_load(tmp_path: Path, fixture: str) -> None:
     """An unbroken copy of each fixture loads, so the errors above come from the damage."""
     assert Runner.load(copy_fixture(fixture, tmp_path), tmp_path / "cache").graph.outputs

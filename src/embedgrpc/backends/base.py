@@ -6,11 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from embedgrpc.backends.base import (
     BackendCancelledError,
     BackendDeadlineError,
     BackendUnreachableError,
-    FloatArray,
     PaddedBatch,
     RunContext,
 )
+from embedgrpc.libraries.arrays import FloatArray
 
 _logger = logging.getLogger(__name__)
 

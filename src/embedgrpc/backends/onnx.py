@@ -8,17 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from embedgrpc.backends.base import (
-    NO_CONTEXT,
-    BackendError,
-    DeviceError,
-    FloatArray,
-    IntArray,
-    PaddedBatch,
-    RunContext,
-)
+from embedgrpc.backends.base import NO_CONTEXT, BackendError, DeviceError, PaddedBatch, RunContext
 from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
 from embedgrpc.backends.onnx_sessions import LOG_FATAL, Sessions, may_be_open_twice, open_session
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.libraries.onnx_runtime import onnxruntime
 from embedgrpc.machine.cores import available_cores
 

@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import (
-    NO_CONTEXT,
-    BackendUnreachableError,
-    FloatArray,
-    PaddedBatch,
-    RunContext,
-)
+from embedgrpc.backends.base import NO_CONTEXT, BackendUnreachableError, PaddedBatch, RunContext
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
 from embedgrpc.engine.results.rows import OutputRows
@@ -23,6 +17,7 @@ from embedgrpc.engine.scheduling.batching import BatchBudget
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.libraries.arrays import FloatArray
 from tests.engine.fakes import (
     BROKEN,
     NAN,

@@ -9,8 +9,8 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.engine.pipeline import JobHandle
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation

@@ -5,15 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from embedgrpc.backends.base import (
-    NO_CONTEXT,
-    Availability,
-    FloatArray,
-    PaddedBatch,
-    RunContext,
-)
+from embedgrpc.backends.base import NO_CONTEXT, Availability, PaddedBatch, RunContext
 from embedgrpc.backends.triton.connection import Connection
 from embedgrpc.backends.triton.messages import MakeInput, Messages, OutputRule
+from embedgrpc.libraries.arrays import FloatArray
 
 _LANES_MAX = 64
 

@@ -8,9 +8,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from embedgrpc.backends.base import BackendError, FloatArray, IntArray, PaddedBatch
+from embedgrpc.backends.base import BackendError, PaddedBatch
 from embedgrpc.backends.triton.served_graph import ServedGraph, ServedTensor
 from embedgrpc.backends.triton.tensors import decode, encode, encode_texts
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 
 # An input from token ids and mask, int64 [batch, tokens] each: int64 of the same shape.
 MakeInput = Callable[[IntArray, IntArray], NDArray[np.int64]]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.backends.base import BackendError, FloatArray, IntArray
+from embedgrpc.backends.base import BackendError
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 
 _SENT = {"INT64": "<i8", "INT32": "<i4", "BOOL": "?", "FP32": "<f4", "FP16": "<f2"}
 # BF16 is the upper half of an FP32.

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.limits import OFFSET_POSITIONS
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.remote.token_pooling import IntArray
 
 # From ids and mask, int64 [batch, tokens] each, to an input of the same shape.
 MakeInput = Callable[[IntArray, IntArray], IntArray]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.onnx_outputs import Dims
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
@@ -26,7 +27,7 @@ from embedgrpc.models.graphs.outputs import (
     VOCABULARY_WEIGHTS,
 )
 from embedgrpc.models.kinds import Kind, Representation
-from embedgrpc.models.remote.token_pooling import FloatArray, IntArray, pool, scale_to_unit
+from embedgrpc.models.remote.token_pooling import pool, scale_to_unit
 
 # From a served output, float32, and the mask, int64 [batch, tokens], to one of ours.
 MakeOutput = Callable[[FloatArray, IntArray], FloatArray]

@@ -6,12 +6,9 @@ Source: sentence-transformers `Pooling` and `Normalize`.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.kinds import Pooling
-
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 
 def pool(hidden: FloatArray, mask: IntArray, poolings: Sequence[Pooling]) -> FloatArray:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject, limit_bytes
 from embedgrpc.models.files.lfs import refuse_pointer
@@ -19,7 +20,7 @@ from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_c
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.tokenizer_class import apply_changes, find_changes
-from embedgrpc.models.tokenizers.truncation import IntArray, TokenLimitError, cut, share
+from embedgrpc.models.tokenizers.truncation import TokenLimitError, cut, share
 
 __all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncation"]
 

@@ -1,11 +1,7 @@
 """Truncates sequences that are too long."""
 
-import numpy as np
-from numpy.typing import NDArray
-
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.kinds import Truncation
-
-IntArray = NDArray[np.int64]
 
 
 class TokenLimitError(ValueError):

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from embedgrpc.backends.base import Availability, FloatArray
+from embedgrpc.backends.base import Availability
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.errors import (
     BackendUnavailableError,
@@ -17,6 +17,7 @@ from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.work import Call
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
