@@ -1,4 +1,4 @@
-"""What is wrong with a model folder is said in one line that names the file and the key."""
+"""A broken model folder is refused with one line that names the file and the key."""
 
 from pathlib import Path
 
@@ -130,9 +130,9 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "weights not fetched": ("bert-mean", write("model.safetensors", _POINTER),
                             "model.safetensors", ("Git LFS pointer",)),
     "corrupt header": ("bert-mean", write("model.safetensors", b"\x10" + b"\0" * 7 + b"{" * 16),
-                       "model.safetensors", ("is no safetensors file",)),
+                       "model.safetensors", ("is not a safetensors file",)),
     "truncated weights": ("bert-mean", truncate("model.safetensors"), "model.safetensors",
-                          ("is no safetensors file",)),
+                          ("is not a safetensors file",)),
     "missing tensor": ("bert-mean", drop_tensor("model.safetensors", _WORDS),
                        "model.safetensors", (_WORDS, "is missing")),
     "mis-shaped tensor": ("bert-mean", reshape_tensor("model.safetensors", _WORDS, (7, 32)),
@@ -249,6 +249,6 @@ def test_the_message_is_one_line(tmp_path: Path, row: str) -> None:
 
 
 @pytest.mark.parametrize("fixture", sorted({row[0] for row in _ROWS.values()}))
-def test_the_folders_are_whole_before(tmp_path: Path, fixture: str) -> None:
+def test_unbroken_folders_load(tmp_path: Path, fixture: str) -> None:
     """An unbroken copy of each fixture loads, so the errors above come from the damage."""
     assert Runner.load(copy_fixture(fixture, tmp_path), tmp_path / "cache").graph.outputs

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from embedgrpc.backends.triton.circuit import FAILURES_MAX, SILENT_CHECKS_MAX, Circuit
 
-# What may happen to a circuit, and how much later.
+# Events of a circuit, each with the seconds before it.
 EVENTS = st.lists(
     st.tuples(st.sampled_from(["succeed", "fail", "lose", "well", "ill", "gone"]), st.floats(0, 5)),
     max_size=60,
@@ -11,14 +11,14 @@ EVENTS = st.lists(
 
 
 class Timed:
-    """A circuit on a clock that a test moves."""
+    """A circuit with a clock that the test sets."""
 
     def __init__(self, random: float = 0.5) -> None:
         self.now = 0.0
         self.circuit = Circuit(clock=lambda: self.now, random=lambda: random)
 
     def take(self, event: str) -> None:
-        """Has something happen to it."""
+        """Apply an event to the circuit."""
         match event:
             case "well":
                 self.circuit.pass_check()
@@ -29,10 +29,10 @@ class Timed:
 
 
 @given(EVENTS, st.floats(0, 1))
-def test_it_opens_and_closes_for_reasons_alone(
+def test_it_opens_and_closes_for_known_reasons_only(
     events: list[tuple[str, float]], random: float
 ) -> None:
-    """It opens when lost, or by failures without success between, and closes by a look alone."""
+    """It opens when lost or after consecutive failures, and closes only after a passed check."""
     timed = Timed(random)
     failures = looks = 0
     closed = True
@@ -57,8 +57,8 @@ def test_it_opens_and_closes_for_reasons_alone(
 
 
 @given(EVENTS, st.floats(0, 1))
-def test_it_is_looked_at_soon(events: list[tuple[str, float]], random: float) -> None:
-    """Whatever happened, the next look is at most two seconds away."""
+def test_the_next_check_is_soon(events: list[tuple[str, float]], random: float) -> None:
+    """After any events, the next health check is at most two seconds away."""
     timed = Timed(random)
     for event, wait_s in events:
         timed.now += wait_s
@@ -69,8 +69,8 @@ def test_it_is_looked_at_soon(events: list[tuple[str, float]], random: float) ->
             assert 0.3 < timed.circuit.due_at - timed.now <= 0.5 + 1e-9
 
 
-def test_looks_become_rarer_while_it_is_open() -> None:
-    """The waits between looks at what is lost grow from half a second to one."""
+def test_checks_become_rarer_while_it_is_open() -> None:
+    """The waits between checks of a lost endpoint grow from 0.5 s to 1 s."""
     timed = Timed(random=0)
     timed.circuit.lose()
     waits = []
@@ -84,8 +84,8 @@ def test_looks_become_rarer_while_it_is_open() -> None:
     assert timed.circuit.due_at - timed.now == 0.5
 
 
-def test_a_failure_has_it_looked_at_at_once() -> None:
-    """A call that failed, or was late, is reason to look; one on an open circuit is not."""
+def test_a_failure_makes_a_check_due() -> None:
+    """A failed or late call makes a check due at once, except on an open circuit."""
     for take in (Circuit.fail, Circuit.doubt):
         timed = Timed()
         take(timed.circuit)
