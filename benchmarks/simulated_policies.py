@@ -42,10 +42,6 @@ class Policy(ABC):
     def begin(self, now: float) -> Batch | None:
         """Takes out what a lane that is free is to run now; None if it is to wait."""
 
-    def begin_ahead(self, now: float) -> None:
-        """Is told that no lane is free."""
-        del now
-
     def finish(self, work_class: WorkClass) -> None:
         """Is told that a lane is free again that ran a batch of this class."""
         del work_class
@@ -91,12 +87,6 @@ class Own(Policy):
     def begin(self, now: float) -> Batch | None:
         """Takes the best batch there is."""
         return self._dispatcher.begin(now)
-
-    def begin_ahead(self, now: float) -> None:
-        """Makes the next batch, if more work would not improve it."""
-        batch = self._dispatcher.begin_ahead(now)
-        if batch is not None:
-            self._dispatcher.finish_ahead(batch)
 
     def finish(self, work_class: WorkClass) -> None:
         """Gives the lane back."""
