@@ -41,10 +41,10 @@ def _prompts(count: int) -> dict[str, str]:
     return {f"p{number}": "x" for number in range(count)}
 
 
-# The fixture, how its copy is changed, the file that is named, and what else is: the field, the
+# The fixture, the change to its copy, the file in the message, and its other parts: the field, the
 # limit and the value.
 _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
-    # what configurations ask for
+    # sizes in configurations
     "a billion layers": ("bert-mean", edit("config.json", num_hidden_layers=10**9),
                          "config.json", ("num_hidden_layers", "1024", str(10**9))),
     "layers of no tensor": ("bert-mean", edit("config.json", num_hidden_layers=1000),
@@ -79,7 +79,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "large modules": ("bert-mean", sparse("modules.json", _MIB + 1), "modules.json", (str(_MIB),)),
     "an endless tokenizer": ("bert-mean", sparse("tokenizer.json", 2**40), "tokenizer.json",
                              (str(128 * _MIB), str(2**40))),
-    # what tokenizers make of a text
+    # tokenizers that make texts longer
     "a tokenizer that doubles": ("bert-mean", normalizer(*[_DOUBLE] * 40), "tokenizer.json",
                                  ("normalizer", "4096")),
     "one without types": ("bert-mean", normalizer(*[
@@ -105,7 +105,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                           ("max_input_chars_per_word", "10000")),
     "one of endless words": ("bert-mean", word_length(10**400), "tokenizer.json",
                              ("max_input_chars_per_word above 1e+18", "10000")),
-    # files that are none
+    # entries that are not regular files
     "a pipe": ("bert-mean", pipe("config.json"), "config.json", ("is a pipe",)),
     "a pipe for modules": ("bert-mean", pipe("modules.json"), "modules.json", ("is a pipe",)),
     "a pipe for a tokenizer": ("bert-mean", pipe("tokenizer.json"), "tokenizer.json",

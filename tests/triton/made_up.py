@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-# Writes "asleep" before it sleeps.
+# Logs "asleep" before it sleeps.
 _PROGRAM = """
 import time
 import triton_python_backend_utils as pb_utils
@@ -63,8 +63,8 @@ def write_spelling(repository: Path, name: str) -> None:
     _write(repository / name, _SPELLING_CONFIG.format(name=name), _SPELLING_PROGRAM)
 
 
-# Each vector tells the ids of its text, however it is padded. While the file `hold` lies in the
-# model's folder it writes "held" and waits, and "dropped" once nobody wants the answer any more.
+# Each vector depends on the ids of its text and not on the padding. While the file `hold` is in the
+# model's folder, the model logs "held" and waits; it logs "dropped" when a request is cancelled.
 _EMBEDDING_PROGRAM = """
 import pathlib
 import time

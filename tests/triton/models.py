@@ -11,8 +11,8 @@ from embedgrpc.triton_repository.execution import Execution, Processor
 from embedgrpc.triton_repository.writing import write_model
 from tests.models.runner import DEFAULT_MODEL, FIXTURES
 
-# Dense; dense with modules after pooling, padded left or right as it says; dense, sparse and
-# multi-vector; sparse; a cross-encoder; the default model.
+# Dense; dense with modules after pooling; dense, sparse and multi-vector; sparse; a cross-encoder;
+# the default model.
 FOLDERS = ("bert-mean", "gemma-dense", "xlmr-bge-m3", "splade-bert", "cross-bert")
 SOURCES = {name: str(FIXTURES / name) for name in FOLDERS} | {"minilm": DEFAULT_MODEL}
 CPU = Execution(processor=Processor.CPU, cores=1, max_batch_size=16)

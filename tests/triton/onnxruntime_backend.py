@@ -1,8 +1,8 @@
 """Serves models of `backend: "onnxruntime"` from Triton's Python backend.
 
-The environment of the tests has no ONNX Runtime backend of Triton's own. Under the folder name
-`onnxruntime`, as `model.py`, this one takes its place: the same config.pbtxt and model.onnx serve
-with both. It knows no GPU and ignores execution accelerators.
+The environment of the tests lacks Triton's ONNX Runtime backend. This file replaces it, as
+`model.py` in the folder `onnxruntime`: the same config.pbtxt and model.onnx work with both. It
+supports no GPU and ignores execution accelerators.
 """
 
 import json

@@ -19,7 +19,7 @@ from tests.triton.environment import Environment
 
 _PATIENCE_S = 60.0
 _POLL_S = 0.02
-# How long it waits for requests in flight when it is asked to stop.
+# How long the server waits for requests in progress when it is asked to stop.
 _EXIT_TIMEOUT_S = 1
 _PORT_ATTEMPTS = 3
 _SERVICE = "/inference.GRPCInferenceService/"

@@ -95,7 +95,7 @@ def test_traces_go_on_in_the_server(triton_environment: Environment, tmp_path: P
             if flag.startswith("--trace-config")
         ]
         assert any(collector in flag for flag in flags)
-        # By default spans wait for 5 s.
+        # The default delay of spans is 5 s.
         flags.append("--trace-config=opentelemetry,bsp_schedule_delay=100")
         with (
             TritonServer(triton_environment, tmp_path, flags=flags) as server,

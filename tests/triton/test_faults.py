@@ -197,7 +197,7 @@ async def test_one_of_two_servers_may_die(
     ):
         for victim in (upstream, second):
             await load.more(50)
-            # A request is there when it dies, for sure.
+            # So that a request is in progress when the server dies.
             held = victim.count("held")
             victim.hold.touch()
             await until_held(victim, held + 1)
@@ -248,7 +248,7 @@ async def test_a_server_that_comes_and_goes_leaves_nothing(
     first: Counter[str] = Counter()
     first_regions = 0
     loop = asyncio.get_running_loop()
-    # One thread of ours, as the loop's own would be joined by more and more of them.
+    # One thread: the loop's own pool would grow, and change the count.
     with ThreadPoolExecutor(1) as pool:
         async with in_front_of(upstream, graphs=graphs) as service:
             for cycle in range(CYCLES):
@@ -263,7 +263,7 @@ async def test_a_server_that_comes_and_goes_leaves_nothing(
                 if not cycle:
                     first, first_regions = holdings(), memory_regions()
             await until(lambda: holdings() <= first)
-            # Allocators map some more now and then; what leaks does so each time.
+            # Allocators add a few mappings over time; a leak would add some in each cycle.
             assert memory_regions() < first_regions + CYCLES
     upstream.server.kill()
     assert not upstream.server.memory_regions
@@ -301,7 +301,7 @@ async def test_who_leaves_takes_the_request_along(
         else:
             assert (await failure_of(running)).code is grpc.StatusCode.DEADLINE_EXCEEDED
         await until(lambda: not scheduler._dispatcher.busy)
-        # While the file is there the model lets nobody go who does not leave.
+        # While the file exists, the model ends cancelled requests only.
         await until(lambda: upstream.count("dropped") == 1)
         upstream.hold.unlink()
         await service.client.embed("another call")

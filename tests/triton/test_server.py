@@ -14,7 +14,7 @@ from tests.triton.server import ServerEndedError, TritonServer
 
 pytestmark = pytest.mark.triton
 
-# Longer than any test: what is asked to sleep so long ends only with its process.
+# Longer than any test: such a sleep ends only with its process.
 _FOR_GOOD_MS = 600_000
 
 
@@ -88,7 +88,7 @@ def test_a_paused_server_answers_when_it_is_resumed(server: TritonServer) -> Non
 
 
 def test_a_server_leaves_nothing_behind(triton_environment: Environment, tmp_path: Path) -> None:
-    """Port, shared memory and folder are freed, even while a stub is busy for ever."""
+    """Port, shared memory and folder are freed, even while a stub never ends."""
     write_doubling(tmp_path, "first")
     with (
         ThreadPoolExecutor(1) as pool,

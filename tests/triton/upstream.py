@@ -24,7 +24,7 @@ from tests.triton.server import TritonServer
 MODEL = f"{EMBEDDING}/far"
 SOURCE = FIXTURES / "bert-mean"
 TEXTS = tuple(f"text {index} about {word}" for index in range(5) for word in ("rivers", "red", "x"))
-# Two seconds are what we aim at; a machine that is busy with other things takes longer.
+# The aim is two seconds; a busy machine takes longer.
 _RECOVERY_S_MAX = 8.0
 
 

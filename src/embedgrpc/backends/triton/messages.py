@@ -13,9 +13,9 @@ from embedgrpc.backends.triton.served_graph import ServedGraph, ServedTensor
 from embedgrpc.backends.triton.tensors import decode, encode, encode_texts
 from embedgrpc.libraries.arrays import FloatArray, IntArray
 
-# An input from token ids and mask, int64 [batch, tokens] each: int64 of the same shape.
+# From token ids and mask, int64 [batch, tokens] each, to an input of the same shape.
 MakeInput = Callable[[IntArray, IntArray], NDArray[np.int64]]
-# An output of ours from one of the server's, float32, and the mask, int64 [batch, tokens].
+# From a served output, float32, and the mask, int64 [batch, tokens], to one of ours.
 MakeOutput = Callable[[FloatArray, IntArray], FloatArray]
 
 
