@@ -25,7 +25,7 @@ from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
-from embedgrpc.server.loading.loading import DEFAULT_MODEL
+from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 
 _BUDGETS = (256, 512, 1024, 2048, 4096)
 _CACHE = Path("~/.cache/embedgrpc").expanduser()
@@ -45,7 +45,7 @@ class _Loop:
     def prepare(self, *, name: str, texts: list[str]) -> dict[str, Any]:
         limit = self._metadata.max_tokens
         self._sequences[name] = [
-            self._tokenizer.frame(ids, max_tokens=limit, truncation=Truncation.END)
+            self._tokenizer.build_sequence(ids, max_tokens=limit, truncation=Truncation.END)
             for ids in self._tokenizer.encode(texts)
         ]
         return {"tokens": sum(len(one.input_ids) for one in self._sequences[name])}

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from embedgrpc.engine.admission.admission import Admission
-from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.admission.ledger import Reservation
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
@@ -39,7 +39,9 @@ class Door:
         """Takes room for texts, if there is any."""
         return self._admit_if_room(call, lengths)
 
-    def release(self, reservation: Reservation, inputs: int, tokens: int, fate: Fate) -> None:
+    def release(
+        self, reservation: Reservation, inputs: int, tokens: int, fate: SequenceOutcome
+    ) -> None:
         """Gives back the room of texts that met their fate."""
         reservation.release(inputs, tokens, fate)
 

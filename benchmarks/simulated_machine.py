@@ -71,7 +71,7 @@ class Lanes:
         self._advance()
         if not self._ends:
             self._busy_since_s = self._clock.now_s
-        padded_tokens = len(batch.rows) * max(row[0].tokens for row in batch.rows)
+        padded_tokens = len(batch.entries) * max(entry[0].tokens for entry in batch.entries)
         end_s = self._served_s + self._machine.cost.seconds(padded_tokens)
         heapq.heappush(self._ends, (end_s, next(self._numbers), batch))
         self._plan()

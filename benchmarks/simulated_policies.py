@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.simulated_doors import Door, OwnDoor
 from benchmarks.simulated_machine import Machine
-from embedgrpc.engine.scheduling.batching import BatchBudget, Filling
+from embedgrpc.engine.scheduling.batching import BatchBudget, BatchSize
 from embedgrpc.engine.scheduling.dispatch import Batch, Dispatcher
-from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
+from embedgrpc.engine.work import BatchEntry, Job, QueuedSequence, due_times
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.settings.settings import Settings
 
@@ -126,16 +126,16 @@ class Fifo(Policy):
     def begin(self, now: float) -> Batch | None:
         """Takes sequences in order, until the next one would be too much."""
         del now
-        filling = Filling(self.budget)
-        rows: list[Row] = []
+        filled = BatchSize(self.budget)
+        entries: list[BatchEntry] = []
         while self.waiting and (
-            not rows or filling.room(self.waiting[0].tokens) > 0 or self.waiting[0].job.cancelled
+            not entries or filled.room(self.waiting[0].tokens) > 0 or self.waiting[0].job.cancelled
         ):
             one = self.waiting.popleft()
             if not one.job.cancelled:
-                filling.add(one.tokens)
-                rows.append([one])
-        return Batch(rows[0][0].job.call.work_class, rows) if rows else None
+                filled.add(one.tokens)
+                entries.append([one])
+        return Batch(entries[0][0].job.call.work_class, entries) if entries else None
 
 
 class Counted(Fifo):

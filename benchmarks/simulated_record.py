@@ -94,19 +94,19 @@ class Record:
 
     def ran(self, batch: Batch, now: float) -> None:
         """Counts a batch that was run."""
-        self.texts_run += len(batch.rows)
+        self.texts_run += len(batch.entries)
         self.batches_run += 1
         if not self._begin_s <= now < self._end_s:
             return
-        lengths = [row[0].tokens for row in batch.rows]
+        lengths = [entry[0].tokens for entry in batch.entries]
         self._batches += 1
         self._tokens += sum(lengths)
         self._padded_tokens += len(lengths) * max(lengths)
         self._sequences += len(lengths)
-        for row in batch.rows:
-            call = row[0].job.call
+        for entry in batch.entries:
+            call = entry[0].job.call
             self._texts_of[call.work_class, call.caller] += 1
-            self._tokens_of[call.work_class, call.caller] += row[0].tokens
+            self._tokens_of[call.work_class, call.caller] += entry[0].tokens
 
     @property
     def tokens_per_s(self) -> float:

@@ -15,10 +15,10 @@ from benchmarks.simulated_policies import Policy
 from benchmarks.simulated_record import Ending, Record
 from benchmarks.simulated_time import VirtualTime
 from benchmarks.traces import Arrival, Stream, Trace
-from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.admission.ledger import Reservation
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.scheduling.dispatch import Batch
 from embedgrpc.engine.work import Call, Job, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
@@ -36,7 +36,7 @@ class _Visit:
         self.left = len(arrival.lengths)
         self.ended = False
 
-    def succeeded(self, indices: object, rows: Rows) -> None:
+    def succeeded(self, indices: object, rows: OutputRows) -> None:
         """Takes nothing; see `Sink`."""
 
     def failed(self, indices: object, error: EngineError) -> None:
@@ -159,7 +159,7 @@ class SimulatedServer:
                     self._woken_at_s = wake_at_s
                     self._clock.at(wake_at_s, self._fill)
                 return
-            wanted = [row for row in batch.rows if any(one.is_wanted(now) for one in row)]
+            wanted = [entry for entry in batch.entries if any(one.is_wanted(now) for one in entry)]
             if wanted:
                 self._lanes.start(Batch(batch.work_class, wanted))
             else:
@@ -170,15 +170,15 @@ class SimulatedServer:
         self._policy.finish(batch.work_class)
         # The lane does not wait until results are handed out.
         self._fill()
-        self._policy.learn(sum(row[0].tokens for row in batch.rows), elapsed_s)
+        self._policy.learn(sum(entry[0].tokens for entry in batch.entries), elapsed_s)
         self._record.ran(batch, self._clock.now_s)
         riders: dict[Job, list[QueuedSequence]] = {}
-        for row in batch.rows:
-            for one in row:
+        for entry in batch.entries:
+            for one in entry:
                 riders.setdefault(one.job, []).append(one)
         for job, ones in riders.items():
             tokens = sum(one.tokens for one in ones)
-            self._policy.door.release(job.reservation, len(ones), tokens, Fate.ANSWERED)
+            self._policy.door.release(job.reservation, len(ones), tokens, SequenceOutcome.ANSWERED)
             visit = self._visits.get(job)
             if visit is not None:
                 visit.left -= len(ones)

@@ -80,7 +80,7 @@ FLOORS = {
         "errors",
     ),
     "embedgrpc.models": (
-        "vetting",
+        "validation",
         "remote",
         "graphs",
         "tokenizers",
@@ -140,7 +140,7 @@ READ_ENVIRONMENT = {
     "embedgrpc.cli.flags",
     "embedgrpc.client.cli",
     # Handed to another process, but for what is secret.
-    "embedgrpc.models.vetting.child_process",
+    "embedgrpc.models.validation.child_process",
     # Told to libraries that have no other settings.
     "embedgrpc.libraries.propagation",
     "embedgrpc.libraries.proxies",
@@ -363,7 +363,7 @@ OPEN_MODEL_FILES = {
     "embedgrpc.models.graphs.weight_types.float16",
     "embedgrpc.models.graphs.weight_types.int8",
     "embedgrpc.machine.memory",
-    "embedgrpc.models.vetting.child_process",
+    "embedgrpc.models.validation.child_process",
 }
 _OPENS = {"open", "read_bytes", "read_text", "from_file", "memmap", "ZipFile", "safe_open"}
 

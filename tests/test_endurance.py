@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.backends.base import NO_CONTEXT, BackendError, FloatArray, PaddedBatch, RunContext
-from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from tests.endurance.judging_backend import JudgingBackend
 from tests.endurance.plan import Plan
 from tests.endurance.run import run
@@ -33,7 +33,10 @@ def test_thousands_of_texts_through_everything_that_may_happen(
     assert not summary.problems, "\n".join([f"seed {seed}", *summary.problems])
     # It did happen.
     assert all(summary.outcomes[outcome] for outcome in Outcome if outcome != Outcome.BLANK)
-    assert all(summary.fates[fate] for fate in (Fate.ANSWERED, Fate.FAILED, Fate.CANCELLED))
+    assert all(
+        summary.fates[fate]
+        for fate in (SequenceOutcome.ANSWERED, SequenceOutcome.FAILED, SequenceOutcome.CANCELLED)
+    )
     assert summary.account.again
     assert summary.totals["embedgrpc.batch.shared_sequences"]
     assert summary.account.for_nobody < summary.account.rows / 20

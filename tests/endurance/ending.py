@@ -5,14 +5,18 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 
-from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.work_class import WorkClass
 from tests.endurance.holdings import holdings
 from tests.endurance.trial import Outcome, Trial
 from tests.endurance.watching import CountingAdmission
 
 _SETTLE_S_MAX = 20.0
-_REFUSALS = (Fate.REFUSED_FULL, Fate.REFUSED_LATE, Fate.REFUSED_OVERLOADED)
+_REFUSALS = (
+    SequenceOutcome.REFUSED_FULL,
+    SequenceOutcome.REFUSED_LATE,
+    SequenceOutcome.REFUSED_OVERLOADED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ def _still_there(trial: Trial, before: Household) -> dict[str, object]:
     assert isinstance(admission, CountingAdmission)
     left = Household.of(trial).more_than(before)
     met: Counter[WorkClass] = Counter()
-    for (work_class, _), inputs in admission.ledger.fates.items():
+    for (work_class, _), inputs in admission.ledger.outcome_counts.items():
         met[work_class] += inputs
     for work_class in WorkClass:
         room = admission.ledger.inputs(work_class), admission.ledger.tokens(work_class)
@@ -93,16 +97,16 @@ def _still_there(trial: Trial, before: Household) -> dict[str, object]:
     return left
 
 
-def check_fates(trial: Trial) -> Counter[Fate]:
+def check_fates(trial: Trial) -> Counter[SequenceOutcome]:
     """Compares what the server counted with what the clients saw; returns the former."""
-    fates: Counter[Fate] = Counter()
-    for (_, fate), inputs in trial.loaded.admission.ledger.fates.items():
+    fates: Counter[SequenceOutcome] = Counter()
+    for (_, fate), inputs in trial.loaded.admission.ledger.outcome_counts.items():
         fates[fate] += inputs
     seen = trial.outcomes
     refused = sum(fates[fate] for fate in _REFUSALS)
     # Of a call that was not answered, nobody can tell from outside how far it had come.
     unseen = sum(trial.unary[one] for one in (Outcome.EXPIRED, Outcome.CANCELLED))
-    if fates[Fate.ANSWERED] < seen[Outcome.ANSWERED]:
+    if fates[SequenceOutcome.ANSWERED] < seen[Outcome.ANSWERED]:
         trial.findings.add(f"{seen[Outcome.ANSWERED]} were answered, {fates} were counted")
     if not seen[Outcome.REFUSED] <= refused <= seen[Outcome.REFUSED] + unseen:
         trial.findings.add(f"{seen[Outcome.REFUSED]} were refused, {fates} were counted")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from tests.endurance.judging_backend import JudgingBackend
 from tests.endurance.ledger import Account
 from tests.endurance.trial import Outcome
@@ -60,7 +60,7 @@ class Summary:
     sent: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
-    fates: Counter[Fate] = field(default_factory=Counter)
+    fates: Counter[SequenceOutcome] = field(default_factory=Counter)
     account: Account = field(default_factory=Account)
     totals: dict[str, int | float] = field(default_factory=dict)
     seconds: float = 0.0

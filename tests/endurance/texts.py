@@ -112,7 +112,7 @@ class Vocabulary:
         self._marker_words = {kind: word for kind, (word, _) in marks.items()}
         self._words = [word for word, _ in single[: -len(_MARKED)]]
         self._ids = dict(single)
-        frame = tokenizer.frame(
+        frame = tokenizer.build_sequence(
             np.empty(0, np.int64), max_tokens=described.max_tokens, truncation=Truncation.END
         )
         self._begin, self._end = (int(one) for one in frame.input_ids)

@@ -21,16 +21,16 @@ from embedgrpc.backends.base import (
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Prepare
-from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.scheduling.batching import BatchBudget
 from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.engine.scheduling.scheduler import Scheduler
-from embedgrpc.engine.tokenizing.jobs import Outcome, Tokenization
+from embedgrpc.engine.tokenizing.jobs import Tokenization, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.cut_points import Borders
+from embedgrpc.models.tokenizers.cut_points import CutPoints
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 
 # Characters that make the backend fail: for their own row, or for the whole batch.
@@ -63,7 +63,7 @@ class CharacterTokenizer(Tokenizer):
     """Makes one token of each character, and remembers what it was given.
 
     Attributes:
-        borders: Where texts may be cut, if anywhere.
+        cut_points: Where texts may be cut, if anywhere.
         calls: The texts of each call.
         silent: Characters that are no tokens.
         poison: Texts that it cannot take.
@@ -71,7 +71,7 @@ class CharacterTokenizer(Tokenizer):
     """
 
     def __init__(self) -> None:
-        self.borders: Borders | None = None
+        self.cut_points: CutPoints | None = None
         self.silent = ""
         self.calls: list[list[str]] = []
         self.poison: set[str] = set()
@@ -187,7 +187,7 @@ class FakeBackend:
         """Holds nothing."""
 
 
-def frame_all(outcomes: list[Outcome]) -> list[TokenSequence | EngineError]:
+def frame_all(outcomes: list[TokenizeResult]) -> list[TokenSequence | EngineError]:
     """Makes a sequence of each text, whatever its length."""
     return [
         one if isinstance(one, EngineError) else TokenSequence(one.ids, None, len(one.ids))
@@ -230,7 +230,7 @@ class RecordingSink:
     expected: int = 0
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
+    def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         """Takes the rows of the one output that was asked for."""
         (numbers,) = rows.by_sequence.values()
         self.rows.update(zip(indices, numbers.tolist(), strict=True))

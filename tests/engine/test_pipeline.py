@@ -17,10 +17,10 @@ from embedgrpc.engine.errors import (
     OverloadedError,
     Reason,
 )
-from embedgrpc.engine.pipeline import Running
+from embedgrpc.engine.pipeline import JobHandle
 from embedgrpc.engine.scheduling.batching import BatchBudget
 from embedgrpc.engine.scheduling.reports import BatchReport
-from embedgrpc.engine.tokenizing.jobs import Outcome
+from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
@@ -44,7 +44,7 @@ BULK = Call(WorkClass.BULK)
 KINDS = ("answered", "cancelled", "NaN", "broken", "refused")
 
 
-def refuse_long(outcomes: list[Outcome]) -> list[TokenSequence | EngineError]:
+def refuse_long(outcomes: list[TokenizeResult]) -> list[TokenSequence | EngineError]:
     """Makes sequences of texts of at most five characters."""
     return [
         one
@@ -115,7 +115,7 @@ class _Trial:
         self._engine = engine
         self._parts = parts
         self._source = source
-        self._streams: list[asyncio.Task[Running]] = []
+        self._streams: list[asyncio.Task[JobHandle]] = []
 
     def start(self) -> None:
         """Starts every other part as a unary call, the rest as bulk work."""
@@ -321,7 +321,7 @@ async def test_other_texts_of_a_stream_are_run() -> None:
 async def test_fault_while_preparing_is_told() -> None:
     """A fault of ours between tokenizing and queueing fails the call, not the thread."""
 
-    def fail(outcomes: list[Outcome]) -> list[TokenSequence | EngineError]:
+    def fail(outcomes: list[TokenizeResult]) -> list[TokenSequence | EngineError]:
         raise ZeroDivisionError(len(outcomes))
 
     with running(FakeBackend()) as engine:

@@ -18,12 +18,12 @@ from embedgrpc.backends.base import (
     RunContext,
 )
 from embedgrpc.engine.admission.admission import Admission
-from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import Reason
 from embedgrpc.engine.pipeline import _Gathered
-from embedgrpc.engine.results.rows import Rows, cut_rows
+from embedgrpc.engine.results.rows import OutputRows, cut_rows
 from embedgrpc.engine.results.sparse import SparseVector
-from embedgrpc.engine.scheduling.in_flight import InFlight
+from embedgrpc.engine.scheduling.deduplication import RunningEntries
 from embedgrpc.engine.work import Call, Job, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
@@ -196,7 +196,7 @@ def test_who_left_is_not_told_that_it_is_too_late() -> None:
     (left,) = _queued(admission, "text")
     left.job.cancelled = True
     (wanted,) = _queued(admission, "other")
-    running_rows, late = InFlight().begin([[expired, left], [wanted]], now=6.0)
+    running_rows, late = RunningEntries().begin([[expired, left], [wanted]], now=6.0)
     assert running_rows == [[wanted]]
     assert late == [[expired]]
 
@@ -216,7 +216,10 @@ async def test_a_cancelled_job_is_told_nothing() -> None:
         backend.gate.open()
         await other.done.wait()
         assert not sink.answers
-        assert engine.admission.ledger.fates[WorkClass.INTERACTIVE, Fate.CANCELLED] == 1
+        assert (
+            engine.admission.ledger.outcome_counts[WorkClass.INTERACTIVE, SequenceOutcome.CANCELLED]
+            == 1
+        )
 
 
 @pytest.mark.parametrize(
@@ -236,7 +239,7 @@ def test_heaviest_terms_keep_their_order(terms: int, indices: list[int]) -> None
 
 def test_whole_rows_keep_what_was_asked() -> None:
     """Rows that are kept are those at their positions, of every output."""
-    rows = Rows(
+    rows = OutputRows(
         {SENTENCE_EMBEDDING: np.arange(6, dtype=np.float32).reshape(3, 2)},
         {TOKEN_WEIGHTS: [np.full(one, one, np.float32) for one in range(3)]},
     )

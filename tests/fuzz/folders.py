@@ -186,7 +186,7 @@ def _open_tokenizers(scratch: Path) -> Iterator[Execute]:
             check_refusal(error, names=str(scratch))
             return
         for ids in tokenizer.encode(_TEXTS):
-            tokenizer.frame(ids, max_tokens=model.max_tokens, truncation=Truncation.END)
+            tokenizer.build_sequence(ids, max_tokens=model.max_tokens, truncation=Truncation.END)
 
     for (folder, name), content in _tokenizers().items():
         execute(f"{folder}\n{name}\n{content}".encode())
@@ -207,5 +207,5 @@ TOKENIZERS = Target(
     mutate=mutate_tokenizer,
     open=_open_tokenizers,
     test_runs=1500,
-    vetted=True,
+    validated=True,
 )

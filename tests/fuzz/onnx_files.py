@@ -166,5 +166,5 @@ TARGET = Target(
     # ONNX Runtime makes threads and arenas where it tests what a graph claims.
     memory_bytes=512 * MIB,
     cpu_s=2.0,
-    vetted=True,
+    validated=True,
 )

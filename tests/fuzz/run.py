@@ -91,7 +91,7 @@ class _Run:
     @property
     def has_enough(self) -> bool:
         """Whether to go on would tell little more."""
-        died = self.deaths >= _DEATHS_MAX and not self._target.vetted
+        died = self.deaths >= _DEATHS_MAX and not self._target.validated
         return died or len(self.findings) >= _PLACES_MAX
 
     def work(self, first: int, count: int, seconds: float) -> int:
@@ -122,7 +122,7 @@ class _Run:
         self.executions += index - first + 1
         fault = _name_death(self._target, done.returncode, errors)
         death = Finding(index=index, fault=fault, place=fault, details=errors[-6000:])
-        if done.returncode > 0 or not self._target.vetted:
+        if done.returncode > 0 or not self._target.validated:
             self._note(death)
         else:
             # To be looked at: a fault of ours may be among those of libraries.

@@ -28,7 +28,7 @@ class Target:
             the code under test is not in this process.
         cpu_s: How long one input may compute.
         wall_s: How long one input may take on a busy machine.
-        vetted: Whether a server runs this code in a process of its own first, with limits on
+        validated: Whether a server runs this code in a process of its own first, with limits on
             time and memory, so that an input that ends the process is refused there. Such
             inputs are counted, and no finding.
     """
@@ -41,7 +41,7 @@ class Target:
     memory_bytes: int = 64 * MIB
     cpu_s: float = 1.0
     wall_s: float = 60.0
-    vetted: bool = False
+    validated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Report:
     Attributes:
         executions: How many inputs were run.
         refused: How many of them were refused.
-        deaths: How many of them ended the process, where the target is vetted.
+        deaths: How many of them ended the process, where the target is validated.
         findings: One for each place.
         seconds: How long it took.
         grown_bytes: How much more memory the last process had resident at its end than after

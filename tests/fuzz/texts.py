@@ -14,7 +14,8 @@ import numpy as np
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.texts import check_text
-from embedgrpc.models.folder.properties import Kind, ModelProperties, read
+from embedgrpc.models.folder.properties import ModelProperties, read
+from embedgrpc.models.kinds import Kind
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenLimitError, Truncation
 from tests.fuzz.mutation import some
@@ -142,9 +143,9 @@ def _run(
     assert ids.size == 0 or 0 <= ids.min() <= ids.max() < rows
     limit = properties.max_tokens
     if properties.kind is Kind.CROSS_ENCODER:
-        sequence = tokenizer.frame_pair(ids[:7], ids, max_tokens=limit, truncation=truncation)
+        sequence = tokenizer.build_pair(ids[:7], ids, max_tokens=limit, truncation=truncation)
     else:
-        sequence = tokenizer.frame(ids, max_tokens=limit, truncation=truncation)
+        sequence = tokenizer.build_sequence(ids, max_tokens=limit, truncation=truncation)
     assert len(sequence.input_ids) == min(sequence.token_count_before, limit)
     types = sequence.token_type_ids
     assert types is None or len(types) == len(sequence.input_ids)

@@ -39,21 +39,21 @@ class Runner:
         backend = OnnxBackend(graph.path, device="cpu")
         return cls(properties, Tokenizer.load(files, properties), graph, backend)
 
-    def frame(self, texts: Sequence[str]) -> list[TokenSequence]:
+    def tokenize(self, texts: Sequence[str]) -> list[TokenSequence]:
         """Tokenizes texts, cut at their ends to what the model takes."""
         return [
-            self.tokenizer.frame(
+            self.tokenizer.build_sequence(
                 ids, max_tokens=self.properties.max_tokens, truncation=Truncation.END
             )
             for ids in self.tokenizer.encode(texts)
         ]
 
-    def frame_pairs(self, pairs: Sequence[Sequence[str]]) -> list[TokenSequence]:
+    def tokenize_pairs(self, pairs: Sequence[Sequence[str]]) -> list[TokenSequence]:
         """Tokenizes pairs of query and document, cut to what the model takes."""
         queries = self.tokenizer.encode([pair[0] for pair in pairs])
         documents = self.tokenizer.encode([pair[1] for pair in pairs])
         return [
-            self.tokenizer.frame_pair(
+            self.tokenizer.build_pair(
                 query, document, max_tokens=self.properties.max_tokens, truncation=Truncation.END
             )
             for query, document in zip(queries, documents, strict=True)

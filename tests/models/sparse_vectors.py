@@ -21,7 +21,7 @@ def assert_same_weights(
 def assert_reference(runner: Runner) -> None:
     """Compares the sparse vectors of all texts of `splade-bert` with those of the reference."""
     reference = expected("splade-bert")
-    sequences = runner.frame(reference["texts"])
+    sequences = runner.tokenize(reference["texts"])
     weights = runner.run(sequences, VOCABULARY_WEIGHTS)
     compared = 0
     for row, sequence, theirs in zip(

@@ -151,9 +151,9 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
         move("onnx/model.onnx", "onnx/model_O2.onnx"), write("onnx/model_int8.onnx", b"x"))),
         "model.safetensors", ("set file", "onnx/model_O2.onnx, onnx/model_int8.onnx")),
     "truncated graph": ("bert-cls", truncate("onnx/model.onnx"), "onnx/model.onnx",
-                        ("is no ONNX file",)),
+                        ("is not an ONNX file",)),
     "empty graph": ("bert-cls", write("onnx/model.onnx", b""), "onnx/model.onnx",
-                    ("is no ONNX file",)),
+                    ("is not an ONNX file",)),
     "graph not fetched": ("bert-cls", write("onnx/model.onnx", _POINTER), "onnx/model.onnx",
                           ("Git LFS pointer",)),
     "quantised graph": ("bert-cls", edit_graph(quantize), "onnx/model.onnx",
@@ -175,7 +175,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                              "onnx/model.onnx_data", ("Git LFS pointer",)),
     "names that are no text": ("bert-cls", replace_bytes(
         "onnx/model.onnx", b"last_hidden_state", b"last_hidden_stat\xff"), "onnx/model.onnx",
-        ("a name in it is no UTF-8",)),
+        ("a name in it is not UTF-8",)),
     "weights of no type": ("bert-cls", edit_graph(lambda model: _retype(model, 127)),
                            "onnx/model.onnx", ("has type 127",)),
     # heads of tokens

@@ -61,7 +61,7 @@ def test_embedding_token_ids(embedding: tuple[str, Runner]) -> None:
     """A text becomes the very tokens of the reference."""
     name, runner = embedding
     reference = expected(name)
-    sequences = runner.frame(reference["texts"])
+    sequences = runner.tokenize(reference["texts"])
     assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
 
 
@@ -75,7 +75,7 @@ def test_embedding_vectors(embedding: tuple[str, Runner], entry: str, output: st
     reference = expected(name)
     if not runner.properties.normalize:
         output = "sentence_embedding"
-    vectors = runner.run(runner.frame(reference["texts"]), output)
+    vectors = runner.run(runner.tokenize(reference["texts"]), output)
     np.testing.assert_allclose(
         vectors, reference["outputs"][entry]["vectors"], rtol=0, atol=reference["tolerance"]
     )
@@ -90,7 +90,7 @@ def test_prompts(embedding: tuple[str, Runner]) -> None:
     for entry, asked in entries.items():
         prompt = runner.properties.prompts[entry.removeprefix("prompt_")]
         assert prompt == asked["prompt_applied"]
-        sequences = runner.frame([prompt + text for text in reference["texts"]])
+        sequences = runner.tokenize([prompt + text for text in reference["texts"]])
         np.testing.assert_allclose(
             runner.run(sequences, "sentence_embedding"),
             asked["vectors"],
@@ -103,7 +103,7 @@ def test_prompts(embedding: tuple[str, Runner]) -> None:
 def test_padding_changes_nothing(load: Load, name: str) -> None:
     """A text has the same vector alone and padded, on whichever side its model pads."""
     runner = load(FIXTURES / name)
-    (short,) = runner.frame(["two words"])
+    (short,) = runner.tokenize(["two words"])
     alone = runner.run([short], "sentence_embedding")
     padded = runner.run([short], "sentence_embedding", tokens=runner.properties.max_tokens - 1)
     np.testing.assert_allclose(padded, alone, rtol=0, atol=2e-6)
@@ -126,7 +126,7 @@ def test_pair_token_ids(cross_encoder: tuple[str, Runner]) -> None:
     """A pair becomes the very tokens of the reference, over-long ones cut alike."""
     name, runner = cross_encoder
     reference = expected(name)
-    sequences = runner.frame_pairs(reference["pairs"])
+    sequences = runner.tokenize_pairs(reference["pairs"])
     assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
     assert max(map(len, reference["token_ids"])) == runner.properties.max_tokens
 
@@ -135,7 +135,7 @@ def test_pair_logits(cross_encoder: tuple[str, Runner]) -> None:
     """A pair gets the logit of the reference."""
     name, runner = cross_encoder
     reference = expected(name)
-    logits = runner.run(runner.frame_pairs(reference["pairs"]), "logits")
+    logits = runner.run(runner.tokenize_pairs(reference["pairs"]), "logits")
     assert logits.shape == (len(reference["pairs"]), 1)
     np.testing.assert_allclose(
         logits[:, 0], reference["outputs"]["logits"]["scores"], rtol=0, atol=reference["tolerance"]
@@ -146,7 +146,7 @@ def test_default_model_vectors(load: Load) -> None:
     """The real all-MiniLM-L6-v2 answers as the reference does."""
     runner = load(DEFAULT_MODEL)
     reference = expected("all-MiniLM-L6-v2")
-    sequences = runner.frame(reference["texts"])
+    sequences = runner.tokenize(reference["texts"])
     assert [len(s.input_ids) for s in sequences] == reference["token_counts"]
     before = [s.token_count_before for s in sequences]
     assert before == reference["token_counts_before_truncation"]
@@ -161,7 +161,7 @@ def test_a_vector_does_not_depend_on_its_batch(load: Load) -> None:
     runner = load(DEFAULT_MODEL)
     texts = expected("all-MiniLM-L6-v2")["texts"]
     long = max(texts, key=len)
-    sequences = runner.frame(["what is an embedding", long, *texts, *texts[:22]])
+    sequences = runner.tokenize(["what is an embedding", long, *texts, *texts[:22]])
     assert len(sequences) == 64
     alone = runner.run(sequences[:1], "sentence_embedding")[0]
     beside = runner.run(sequences[:2], "sentence_embedding")[0]

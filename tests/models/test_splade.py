@@ -39,14 +39,14 @@ def test_metadata(splade: Runner) -> None:
 def test_token_ids(splade: Runner) -> None:
     """A text becomes the very tokens of the reference."""
     reference = expected("splade-bert")
-    sequences = splade.frame(reference["texts"])
+    sequences = splade.tokenize(reference["texts"])
     assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
 
 
 def test_weights(splade: Runner) -> None:
     """Each vocabulary entry weighs what it does in the reference, in a padded batch and alone."""
     reference = expected("splade-bert")
-    sequences = splade.frame(reference["texts"])
+    sequences = splade.tokenize(reference["texts"])
     together = splade.run(sequences, VOCABULARY_WEIGHTS)
     assert together.shape == (len(sequences), 1250)
     for row, sequence, theirs in zip(
@@ -179,7 +179,7 @@ def test_poolings_and_activations(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     texts = expected("splade-bert")["texts"][:4]
-    sequences = runner.frame(texts)
+    sequences = runner.tokenize(texts)
     ours = runner.run(sequences, VOCABULARY_WEIGHTS)
     for row, sequence in zip(ours, sequences, strict=True):
         ids = sequence.input_ids[None]

@@ -70,10 +70,10 @@ def test_the_server_answers_as_this_process_does(
     """Every output of the graph is the same, for a lone text and for a padded batch."""
     texts = TEXTS[:sequences]
     if runner.properties.kind is Kind.CROSS_ENCODER:
-        framed = runner.frame_pairs([(TEXTS[0], text) for text in texts])
+        tokenized = runner.tokenize_pairs([(TEXTS[0], text) for text in texts])
     else:
-        framed = runner.frame(texts)
-    batch = pad(framed, runner.properties, outputs=runner.graph.outputs)
+        tokenized = runner.tokenize(texts)
+    batch = pad(tokenized, runner.properties, outputs=runner.graph.outputs)
     assert (batch.attention_mask == 0).any() == (sequences > 1)
     wanted = runner.backend.run(batch)
     answered = _infer(triton_server, name, batch, runner.graph.inputs)

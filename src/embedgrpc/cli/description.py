@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from embedgrpc.cli.vetted import check_vetted
-from embedgrpc.engine.tasks.reranking import RerankMethod
+from embedgrpc.cli.validated import check_validated
 from embedgrpc.engine.tasks.similarity import method_for
 from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.graphs.stored_type import find_stored_type
+from embedgrpc.models.kinds import Kind, RerankMethod
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.settings.model_settings import ModelSettings
@@ -33,11 +33,11 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Row]:
         ModelError: The model cannot be served.
     """
     files = resolve(model.source)
-    check_vetted(files, model, settings)
+    check_validated(files, model, settings)
     read = properties.read(files, model.overrides)
     Tokenizer.load(files, read)
     identity = graph.identify(files, read, cache_dir=settings.cache_dir)
-    embeds = read.kind is properties.Kind.EMBEDDING
+    embeds = read.kind is Kind.EMBEDDING
     method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER
     origins = read.origins
 
@@ -49,10 +49,10 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Row]:
     yield "folder", str(files.folder), ""
     yield row("kind", read.kind)
     yield row("model_type", read.model_type)
-    weights = [identity.origin.path, *identity.external]
+    weights = [identity.weight_file.path, *identity.external]
     yield "weights", [_within(path, files.folder) for path in weights], ""
-    yield "weights_format", identity.origin.format, ""
-    yield "weights_type", find_stored_type(identity.origin), ""
+    yield "weights_format", identity.weight_file.format, ""
+    yield "weights_type", find_stored_type(identity.weight_file), ""
     yield "weights_bytes", sum(path.stat().st_size for path in weights), ""
     yield "tokenizer", _within(read.transformer_folder / "tokenizer.json", files.folder), ""
     yield row("max_tokens", read.max_tokens)

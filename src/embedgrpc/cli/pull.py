@@ -45,11 +45,11 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _pull(source: str, settings: Settings) -> str:
     # Late, so that help and wrong settings do not wait for it.
-    from embedgrpc.cli.vetted import prepare_vetted  # noqa: PLC0415 - see above
+    from embedgrpc.cli.validated import prepare_validated  # noqa: PLC0415 - see above
     from embedgrpc.models.sources.source import resolve  # noqa: PLC0415 - see above
 
     model = find_model(settings, source)
     files = resolve(model.source)
-    prepare_vetted(files, model, settings)
+    prepare_validated(files, model, settings)
     size = sum(path.stat().st_size for path in files.folder.rglob("*") if path.is_file())
     return "\t".join((source, files.revision or "-", str(files.folder), str(size)))

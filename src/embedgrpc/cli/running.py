@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
-from embedgrpc.models.tokenizers.truncation import Truncation
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
 FloatArray = NDArray[np.float32]
@@ -76,12 +75,12 @@ class LocalRunner:
             queries = tokenizer.encode([prompt + query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
             return [
-                tokenizer.frame_pair(*pair, max_tokens=self.max_tokens, truncation=Truncation.END)
+                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=Truncation.END)
                 for pair in zip(queries, documents, strict=True)
             ]
         texts = [prompt + item for item in items if isinstance(item, str)]
         return [
-            tokenizer.frame(ids, max_tokens=self.max_tokens, truncation=Truncation.END)
+            tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=Truncation.END)
             for ids in tokenizer.encode(texts)
         ]
 

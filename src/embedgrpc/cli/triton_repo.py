@@ -143,13 +143,13 @@ def _execution(parsed: argparse.Namespace) -> "Execution":
 
 
 def _write(named: ModelSettings, folder: Path, execution: "Execution", settings: Settings) -> str:
-    from embedgrpc.cli.vetted import prepare_vetted  # noqa: PLC0415 - as above
+    from embedgrpc.cli.validated import prepare_validated  # noqa: PLC0415 - as above
     from embedgrpc.models.sources.source import resolve  # noqa: PLC0415 - as above
     from embedgrpc.triton_repository.config import RepositoryModel  # noqa: PLC0415 - as above
     from embedgrpc.triton_repository.writing import write_model  # noqa: PLC0415 - as above
 
     files = resolve(named.source)
-    read, prepared = prepare_vetted(files, named, settings)
+    read, prepared = prepare_validated(files, named, settings)
     model = RepositoryModel(named.name, files.pinned_source, read, prepared)
     place = write_model(folder, model, execution)
     fingerprint = execution.fingerprint(prepared.content_hash)

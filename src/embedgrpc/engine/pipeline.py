@@ -13,9 +13,9 @@ from embedgrpc.engine import errors
 from embedgrpc.engine.admission.admission import Admission, estimate_tokens
 from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.admission.waiting_line import WaitingLine
-from embedgrpc.engine.results.rows import Rows, RowsInOrder
+from embedgrpc.engine.results.rows import OutputRows, RowCollector
 from embedgrpc.engine.scheduling.scheduler import Scheduler
-from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization
+from embedgrpc.engine.tokenizing.jobs import Reading, Tokenization, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job, Sink
@@ -26,7 +26,7 @@ from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 Check = Callable[[int, str], CheckedText]
 # From what became of each text to the sequences that are run, or the reason why one cannot be.
 # Called on a tokenizing thread.
-Prepare = Callable[[list[Outcome]], "list[TokenSequence | errors.EngineError]"]
+Prepare = Callable[[list[TokenizeResult]], "list[TokenSequence | errors.EngineError]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Pipeline:
         self._tokenizing = tokenizing
         self._scheduler = scheduler
 
-    async def run(self, inputs: Inputs, call: Call) -> tuple[Job, Rows]:
+    async def run(self, inputs: Inputs, call: Call) -> tuple[Job, OutputRows]:
         """Runs a job of which every input must succeed.
 
         Args:
@@ -110,12 +110,12 @@ class Pipeline:
             raise _expired() from None
         return await self._gather(inputs, call, reservation)
 
-    async def probe(self, inputs: Inputs, call: Call) -> Rows:
+    async def probe(self, inputs: Inputs, call: Call) -> OutputRows:
         """Runs a health check's input, whatever else waits. Raises as `run` does."""
         _, rows = await self._gather(inputs, call, self._admission.admit_always())
         return rows
 
-    async def submit(self, inputs: Inputs, call: Call, sink: Sink) -> "Running":
+    async def submit(self, inputs: Inputs, call: Call, sink: Sink) -> "JobHandle":
         """Starts a job whose inputs succeed or fail one by one, as soon as there is room."""
         return self._start(inputs, call, sink, await self._wait_for_room(inputs, call))
 
@@ -129,7 +129,7 @@ class Pipeline:
 
     async def _gather(
         self, inputs: Inputs, call: Call, reservation: Reservation
-    ) -> tuple[Job, Rows]:
+    ) -> tuple[Job, OutputRows]:
         gathered = _Gathered(inputs.sequences)
         running = self._start(inputs, call, gathered, reservation)
         timer = None
@@ -144,7 +144,9 @@ class Pipeline:
             running.cancel()
         return running.job, rows
 
-    def _start(self, inputs: Inputs, call: Call, sink: Sink, reservation: Reservation) -> "Running":
+    def _start(
+        self, inputs: Inputs, call: Call, sink: Sink, reservation: Reservation
+    ) -> "JobHandle":
         job = Job(
             call=call,
             outputs=inputs.outputs,
@@ -152,7 +154,7 @@ class Pipeline:
             inputs=inputs.sequences,
             reservation=reservation,
         )
-        running = Running(job, self._scheduler)
+        running = JobHandle(job, self._scheduler)
         whole = range(inputs.sequences)
         self._tokenizing.submit(
             Tokenization(
@@ -201,7 +203,7 @@ def _expired() -> errors.DeadlineExpiredError:
     return errors.DeadlineExpiredError("the deadline passed before the answer")
 
 
-class Running:
+class JobHandle:
     """A job that was started.
 
     Attributes:
@@ -225,10 +227,10 @@ class _Gathered:
     """Puts the rows of a job in order; the first failure is the job's."""
 
     def __init__(self, inputs: int) -> None:
-        self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
-        self._in_order = RowsInOrder(inputs)
+        self.rows: asyncio.Future[OutputRows] = asyncio.get_running_loop().create_future()
+        self._in_order = RowCollector(inputs)
 
-    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
+    def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         """Takes rows; see `Sink`."""
         self._in_order.add(indices, rows)
         whole = self._in_order.whole()

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
@@ -41,7 +41,7 @@ class Call:
 class Sink(Protocol):
     """Takes the results of one job, on the event loop, each index once."""
 
-    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
+    def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         """Takes the rows of these inputs."""
         ...
 
@@ -139,5 +139,5 @@ def due_times(call: Call, lengths: Sequence[int], *, now: float, token_s: float)
     return times
 
 
-# Equal sequences, of one job or of several: they are run once, as a row of a batch.
-Row = list[QueuedSequence]
+# One place in a batch: equal sequences, of one job or of several, which are run once.
+BatchEntry = list[QueuedSequence]

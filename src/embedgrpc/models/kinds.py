@@ -51,6 +51,23 @@ class Activation(StrEnum):
     IDENTITY = "identity"
 
 
+class Truncation(StrEnum):
+    """What happens to a sequence that is too long."""
+
+    NONE = "none"
+    END = "end"
+    START = "start"
+
+
+class RerankMethod(StrEnum):
+    """How a model scores a document against a query."""
+
+    CROSS_ENCODER = "cross_encoder"
+    SIMILARITY = "similarity"
+    LATE_INTERACTION = "late_interaction"
+    HYBRID = "hybrid"
+
+
 class WeightType(StrEnum):
     """What a graph's weights are and what is computed in."""
 

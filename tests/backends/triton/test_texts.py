@@ -32,7 +32,7 @@ def test_cut_texts_are_texts(text: str, limit: int, truncation: Truncation) -> N
     """A text that is cut anywhere arrives as its longest part, of whole characters, that fits."""
     tokenizer = Tokenizer.of_bytes()
     (ids,) = tokenizer.encode([text])
-    sequence = tokenizer.frame(ids, max_tokens=limit, truncation=truncation)
+    sequence = tokenizer.build_sequence(ids, max_tokens=limit, truncation=truncation)
     (sent,) = decode_texts(encode_texts(*padded([sequence.input_ids.tolist()])))
     counts = range(len(text) + 1)
     parts = [text[len(text) - one :] if truncation is Truncation.START else text[:one]
@@ -47,5 +47,5 @@ def test_bytes_have_no_special_tokens() -> None:
     assert tokenizer.special_token_count == 0
     (ids,) = tokenizer.encode(["äöü"])
     with pytest.raises(TokenLimitError) as caught:
-        tokenizer.frame(ids, max_tokens=5, truncation=Truncation.NONE)
+        tokenizer.build_sequence(ids, max_tokens=5, truncation=Truncation.NONE)
     assert (caught.value.token_count, caught.value.max_tokens) == (6, 5)

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
 )
 
 from embedgrpc.engine.admission.admission import Admission, estimate_tokens
-from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.admission.ledger import Reservation
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.admission.waiting_line import WaitingLine
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.work_class import WorkClass
@@ -130,9 +130,11 @@ class _AdmissionMachine(RuleBasedStateMachine):
         data=st.data(),
         inputs=st.integers(0, 14),
         tokens=st.integers(0, 200),
-        fate=st.sampled_from([Fate.ANSWERED, Fate.FAILED, Fate.EXPIRED]),
+        fate=st.sampled_from(
+            [SequenceOutcome.ANSWERED, SequenceOutcome.FAILED, SequenceOutcome.EXPIRED]
+        ),
     )
-    def release(self, data: st.DataObject, inputs: int, tokens: int, fate: Fate) -> None:
+    def release(self, data: st.DataObject, inputs: int, tokens: int, fate: SequenceOutcome) -> None:
         """More than was taken cannot be given back."""
         reservation = data.draw(st.sampled_from(list(self.inside)))
         old_inputs, old_tokens = self.inside[reservation]
@@ -163,7 +165,7 @@ class _AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_input_meets_one_fate(self) -> None:
-        fates = self.admission.ledger.fates
+        fates = self.admission.ledger.outcome_counts
         inside = sum(inputs for inputs, _ in self.inside.values())
         refused = sum(count for (_, fate), count in fates.items() if fate.startswith("refused"))
         assert refused == self.refused
@@ -201,15 +203,15 @@ async def test_returns_to_zero_with_threads() -> None:
         together.wait()
         for position, one in enumerate(reservations):
             if position % 3:
-                one.release(1, 10, Fate.ANSWERED)
-                one.release(3, 99, Fate.FAILED)
+                one.release(1, 10, SequenceOutcome.ANSWERED)
+                one.release(3, 99, SequenceOutcome.FAILED)
             else:
                 one.release_all()
             assert admission.inputs >= 0
         for each in running:
             each.result()
     assert admission.ledger.is_empty
-    assert admission.ledger.fates.total() == 16_000
+    assert admission.ledger.outcome_counts.total() == 16_000
 
 
 async def test_classes_do_not_share_room() -> None:
@@ -241,7 +243,7 @@ async def test_job_beyond_the_bounds_runs_beside_a_health_check() -> None:
     huge = admission.admit(inputs=50, tokens=500, remaining_s=math.inf)
     assert label_of(admission, 1) == "queue_full"
     huge.release_all()
-    canary.release(1, 1, Fate.ANSWERED)
+    canary.release(1, 1, SequenceOutcome.ANSWERED)
     canary.release_all()
     call = admission.admit(inputs=1, tokens=1, remaining_s=math.inf)
     assert label_of(admission, 500, inputs=50) == "queue_full"
@@ -282,19 +284,19 @@ def test_overload_keeps_the_queue_short_until_it_is_over() -> None:
     inside = [admission.admit(inputs=1, tokens=20, remaining_s=math.inf) for _ in range(51)]
     assert label_of(admission, 20) == "queue_full"
     for one in inside[:20]:
-        one.release(1, 20, Fate.ANSWERED)
+        one.release(1, 20, SequenceOutcome.ANSWERED)
     clock.now += 0.9
     assert label_of(admission, 20) == "overloaded"
     for one in inside[20:43]:
-        one.release(1, 20, Fate.ANSWERED)
+        one.release(1, 20, SequenceOutcome.ANSWERED)
     assert label_of(admission, 20) == ""
     # No call was refused for a second: a burst finds a long queue again.
     clock.now += 1.1
     for _ in range(20):
         assert label_of(admission, 20) == ""
         admission.admit(inputs=1, tokens=20, remaining_s=math.inf)
-    assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_FULL] == 1
-    assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_OVERLOADED] == 1
+    assert admission.ledger.outcome_counts[INTERACTIVE, SequenceOutcome.REFUSED_FULL] == 1
+    assert admission.ledger.outcome_counts[INTERACTIVE, SequenceOutcome.REFUSED_OVERLOADED] == 1
 
 
 class Server:
@@ -351,7 +353,7 @@ class Server:
         while self.inside and self.inside[0].tokens <= self._done:
             first = self.inside.popleft()
             self._done -= first.tokens
-            first.release(1, first.tokens, Fate.ANSWERED)
+            first.release(1, first.tokens, SequenceOutcome.ANSWERED)
         if not self.inside:
             self._done = 0.0
 
@@ -427,7 +429,7 @@ def test_parts_of_a_job_are_done_as_they_were_estimated() -> None:
     job.settle(9)
     done = []
     for inputs, tokens in [(1, 9), (0, 3), (3, 0), (2, 9)]:
-        job.release(inputs, tokens, Fate.ANSWERED)
+        job.release(inputs, tokens, SequenceOutcome.ANSWERED)
         done.append(ledger.estimated_tokens_done(INTERACTIVE))
     assert done == [14, 14, 57, 85]
     job.release_all()
@@ -590,16 +592,16 @@ async def test_work_waits_in_order() -> None:
     async with asyncio.TaskGroup() as tasks:
         waiting = [tasks.create_task(wait(*one)) for one in enumerate(sizes)]
         await next_turn()
-        inside[0].release(5, 1, Fate.ANSWERED)
+        inside[0].release(5, 1, SequenceOutcome.ANSWERED)
         for _ in range(8):
             await next_turn()
         assert order == []
-        inside[1].release(5, 1, Fate.ANSWERED)
+        inside[1].release(5, 1, SequenceOutcome.ANSWERED)
         first = await waiting[0]
         await asyncio.gather(*waiting[1:3])
         assert order == [0, 1, 2]
-        first.release(4, 0, Fate.ANSWERED)
-        first.release(4, 1, Fate.ANSWERED)
+        first.release(4, 0, SequenceOutcome.ANSWERED)
+        first.release(4, 1, SequenceOutcome.ANSWERED)
         for _ in range(8):
             await next_turn()
         assert not waiting[3].done()
@@ -630,7 +632,7 @@ async def test_caller_with_least_inside_goes_in_first() -> None:
                 await next_turn()
             for _ in range(4):
                 await next_turn()
-            inside.pop(0).release(1, 10, Fate.ANSWERED)
+            inside.pop(0).release(1, 10, SequenceOutcome.ANSWERED)
     assert len(order) == 54
     assert order[:16].count("one") == 6
 
@@ -677,7 +679,7 @@ async def test_waiter_cancelled_before_there_was_room_gets_none() -> None:
     kept = asyncio.create_task(line.enter(BULK, inputs=2, tokens=2, caller="b"))
     await next_turn()
     gone.cancel()
-    inside.release(4, 4, Fate.ANSWERED)
+    inside.release(4, 4, SequenceOutcome.ANSWERED)
     assert (await kept).inputs == 2
     with pytest.raises(asyncio.CancelledError):
         await gone
@@ -709,7 +711,7 @@ def test_unreachable_deadline_is_refused(beside_bulk: bool, seconds: float) -> N
     assert refused.value.retry_delay_s is not None
     assert 0.4 * seconds <= refused.value.retry_delay_s <= 0.6 * seconds
     assert admission.admit(inputs=1, tokens=2500, remaining_s=seconds + 0.1).inputs == 1
-    assert admission.ledger.fates[INTERACTIVE, Fate.REFUSED_LATE] == 1
+    assert admission.ledger.outcome_counts[INTERACTIVE, SequenceOutcome.REFUSED_LATE] == 1
 
 
 def test_with_nothing_ahead_a_call_is_tried() -> None:

@@ -3,7 +3,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedgrpc.engine.scheduling.batching import BatchBudget, Filling, choose_group
+from embedgrpc.engine.scheduling.batching import BatchBudget, BatchSize, choose_group
 
 LENGTHS = st.integers(1, 12) | st.integers(1, 80)
 BUDGETS = st.builds(
@@ -67,7 +67,7 @@ def test_group_is_part_of_the_cheapest_division(
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60), budget=BUDGETS)
 def test_filling_keeps_the_budget(lengths: list[int], budget: BatchBudget) -> None:
     """Whatever has room goes in, and the rectangle is within the budget unless one fills it."""
-    filling = Filling(budget)
+    filling = BatchSize(budget)
     taken: list[int] = []
     for length in lengths:
         if not taken or filling.room(length) > 0:
@@ -80,7 +80,7 @@ def test_filling_keeps_the_budget(lengths: list[int], budget: BatchBudget) -> No
 
 def test_longer_sequences_leave_less_room() -> None:
     """A sequence that makes all others wider is let in only where they all still fit."""
-    filling = Filling(BatchBudget(tokens=120, sequences=100, overhead_tokens=0))
+    filling = BatchSize(BatchBudget(tokens=120, sequences=100, overhead_tokens=0))
     for _ in range(10):
         filling.add(10)
     assert (filling.room(10), filling.room(8)) == (2, 2)

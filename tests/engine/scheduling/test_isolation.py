@@ -11,7 +11,7 @@ from embedgrpc.engine.errors import (
     EngineError,
     OverloadedError,
 )
-from embedgrpc.engine.scheduling.isolation import Outcome, run_isolating
+from embedgrpc.engine.scheduling.isolation import RunResult, run_isolating
 
 FAILED = BackendFailedError("the run failed")
 SIZES = st.integers(1, 40)
@@ -25,15 +25,15 @@ class _Model:
         self.spoilt = spoilt
         self.runs: list[list[int]] = []
 
-    def run(self, rows: Sequence[int]) -> list[Outcome[int, str]]:
+    def run(self, rows: Sequence[int]) -> list[RunResult[int, str]]:
         """Runs rows: all fail with a guilty one; spoilt ones alone do."""
         self.runs.append(list(rows))
         if self.guilty & set(rows):
-            return [Outcome(rows, None, FAILED)]
+            return [RunResult(rows, None, FAILED)]
         good = [row for row in rows if row not in self.spoilt]
         bad = [row for row in rows if row in self.spoilt]
-        outcomes: list[Outcome[int, str]] = [Outcome(good, "answer", None)] if good else []
-        return outcomes + ([Outcome(bad, None, FAILED)] if bad else [])
+        results: list[RunResult[int, str]] = [RunResult(good, "answer", None)] if good else []
+        return results + ([RunResult(bad, None, FAILED)] if bad else [])
 
 
 def isolate(model: _Model, size: int) -> tuple[set[int], dict[int, EngineError]]:
@@ -41,11 +41,11 @@ def isolate(model: _Model, size: int) -> tuple[set[int], dict[int, EngineError]]
     rows = range(size)
     answered: list[int] = []
     failed: list[tuple[int, EngineError]] = []
-    for outcome in run_isolating(model.run, rows, model.run(rows)):
-        if outcome.error is None:
-            answered += outcome.rows
+    for result in run_isolating(model.run, rows, model.run(rows)):
+        if result.error is None:
+            answered += result.items
         else:
-            failed += [(row, outcome.error) for row in outcome.rows]
+            failed += [(row, result.error) for row in result.items]
     assert sorted([*answered, *(row for row, _ in failed)]) == list(rows)
     return set(answered), dict(failed)
 
@@ -80,7 +80,7 @@ def test_spoilt_row_is_run_again_alone() -> None:
     class _Infectious(_Model):
         """Spoils the row behind the spoilt one, too."""
 
-        def run(self, rows: Sequence[int]) -> list[Outcome[int, str]]:
+        def run(self, rows: Sequence[int]) -> list[RunResult[int, str]]:
             infected = self.spoilt | {row + 1 for row in self.spoilt & set(rows)}
             return _Model(set(), infected).run(rows)
 
@@ -104,10 +104,10 @@ def test_absent_backend_is_not_asked_again(size: int, away: EngineError) -> None
     """A backend that is away, full or too late fails the whole batch at once."""
     runs = 0
 
-    def run(rows: Sequence[int]) -> list[Outcome[int, str]]:
+    def run(rows: Sequence[int]) -> list[RunResult[int, str]]:
         nonlocal runs
         runs += 1
-        return [Outcome(rows, None, away)]
+        return [RunResult(rows, None, away)]
 
-    (outcome,) = run_isolating(run, range(size), run(range(size)))
-    assert (outcome.error, list(outcome.rows), runs) == (away, list(range(size)), 1)
+    (result,) = run_isolating(run, range(size), run(range(size)))
+    assert (result.error, list(result.items), runs) == (away, list(range(size)), 1)

@@ -16,9 +16,9 @@ from embedgrpc.backends.base import (
     PaddedBatch,
     RunContext,
 )
-from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
-from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.scheduling.batching import BatchBudget
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
@@ -218,7 +218,7 @@ async def test_failed_batch_is_divided_until_the_guilty_is_alone() -> None:
             await sink.done.wait()
         after = await submit(engine, ["after"])
         await after.done.wait()
-        fates = engine.admission.ledger.fates
+        fates = engine.admission.ledger.outcome_counts
     for text, sink in zip(texts, riders, strict=True):
         if BROKEN in text:
             assert sink.errors[0].reason is Reason.BACKEND_FAILED
@@ -226,8 +226,8 @@ async def test_failed_batch_is_divided_until_the_guilty_is_alone() -> None:
             assert sink.rows == {0: answer(text)}
     assert after.rows == {0: answer("after")}
     assert fates == {
-        (WorkClass.INTERACTIVE, Fate.ANSWERED): 6,
-        (WorkClass.INTERACTIVE, Fate.FAILED): 1,
+        (WorkClass.INTERACTIVE, SequenceOutcome.ANSWERED): 6,
+        (WorkClass.INTERACTIVE, SequenceOutcome.FAILED): 1,
     }
 
 
@@ -314,7 +314,7 @@ class _RaisingSink(RecordingSink):
 
     always = False
 
-    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
+    def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         del indices, rows
         raise ValueError("a sink with a text in its message")
 
@@ -653,7 +653,7 @@ async def test_text_that_was_laid_out_joins_its_equal_in_flight() -> None:
         backend.gate.open()
         for sink in sinks:
             await sink.done.wait()
-        assert not engine.scheduler._in_flight
+        assert not engine.scheduler._running_entries
         assert engine.admission.inputs == 0
         assert all(lane.is_alive() for lane in engine.scheduler._lanes)
     assert sinks[2].rows == {number: answer(f"text{number:02}") for number in range(16)}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing import jobs, threads
-from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tokenized
+from embedgrpc.engine.tokenizing.jobs import Reading, Tokenization, Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import read
@@ -40,7 +40,7 @@ class Tokens:
 
     def read(self, texts: Sequence[str], reading: Reading) -> list[Tokenized]:
         """Tokenizes texts as far as they are read."""
-        told: queue.Queue[list[Outcome] | EngineError] = queue.Queue()
+        told: queue.Queue[list[TokenizeResult] | EngineError] = queue.Queue()
         self.threads.submit(
             Tokenization(
                 texts=texts,
@@ -110,13 +110,13 @@ def test_texts_read_in_part_are_the_same(
 ) -> None:
     """A text that is too long is cut to the same tokens, and is said to be cut just as well."""
     reading = Reading(limit, from_end=cut is Truncation.START)
-    frame = tokens.tokenizer.frame
+    build = tokens.tokenizer.build_sequence
     for whole, part in zip(
         tokens.tokenizer.encode(texts), tokens.read(texts, reading), strict=True
     ):
         assert same(
-            frame(part.ids, max_tokens=limit, truncation=cut),
-            frame(whole, max_tokens=limit, truncation=cut),
+            build(part.ids, max_tokens=limit, truncation=cut),
+            build(whole, max_tokens=limit, truncation=cut),
         )
 
 
@@ -129,12 +129,12 @@ def test_pairs_read_in_part_are_the_same(
 ) -> None:
     """Of a query and a document the longer one is cut to the same tokens, also of two long ones."""
     reading = Reading(limit, from_end=cut is Truncation.START, with_first=True)
-    frame = pairs.tokenizer.frame_pair
+    build = pairs.tokenizer.build_pair
     texts = [query, *documents]
     first, *wholes = pairs.tokenizer.encode(texts)
     read_first, *parts = pairs.read(texts, reading)
     for whole, part in zip(wholes, parts, strict=True):
         assert same(
-            frame(read_first.ids, part.ids, max_tokens=limit, truncation=cut),
-            frame(first, whole, max_tokens=limit, truncation=cut),
+            build(read_first.ids, part.ids, max_tokens=limit, truncation=cut),
+            build(first, whole, max_tokens=limit, truncation=cut),
         )

@@ -7,7 +7,7 @@ import pytest
 
 from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EmptyInputError, EngineError, Reason
-from embedgrpc.engine.tokenizing.jobs import Outcome, Reading, Tokenization, Tokenized
+from embedgrpc.engine.tokenizing.jobs import Reading, Tokenization, Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
@@ -33,7 +33,7 @@ class _Caller:
     wanted: bool = True
     fault: type[Exception] | None = None
     checked: list[int] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[TokenizeResult] = field(default_factory=list)
     ids: list[IntArray] = field(default_factory=list)
     errors: list[EngineError] = field(default_factory=list)
     told: threading.Event = field(default_factory=threading.Event)
@@ -58,7 +58,7 @@ class _Caller:
             raise EmptyInputError(f"text {index}")
         return CheckedText(text, cut=False)
 
-    def take(self, outcomes: list[Outcome]) -> None:
+    def take(self, outcomes: list[TokenizeResult]) -> None:
         if self.fault:
             raise self.fault("a fault of ours")
         self.outcomes = outcomes
@@ -334,7 +334,7 @@ def test_no_more_is_tokenized_than_is_read(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer, *, from_end: bool
 ) -> None:
     """Of a long text a piece of the right end is enough, as long as it has more than is read."""
-    tokenizer.borders = EVERYWHERE
+    tokenizer.cut_points = EVERYWHERE
     text = "".join(chr(0x4E00 + number) for number in range(20_000))
     caller = _Caller([text], reading=Reading(200, from_end=from_end))
     threads.submit(caller.tokenization())
@@ -349,7 +349,7 @@ def test_more_is_tokenized_until_it_is_enough(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer, *, from_end: bool
 ) -> None:
     """A text of few tokens is tokenized piece after piece, as a whole where it must be."""
-    tokenizer.borders = EVERYWHERE
+    tokenizer.cut_points = EVERYWHERE
     tokenizer.silent = "."
     dots = "." * 10_000
     text = f"abc{dots}d{dots}efg"
@@ -365,7 +365,7 @@ def test_pieces_of_many_texts_stay_apart(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer
 ) -> None:
     """Short texts and pieces of long ones come out in the order of the texts."""
-    tokenizer.borders = EVERYWHERE
+    tokenizer.cut_points = EVERYWHERE
     tokenizer.silent = "."
     texts = ["short", "a" * 3000, "b" + "." * 50_000 + "c", "", "x" * 100_000, "end"]
     caller = _Caller(texts, reading=Reading(100))
@@ -381,7 +381,7 @@ def test_documents_are_read_as_far_as_the_query_is_long(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer, query: str
 ) -> None:
     """The longer of a query and a document is cut, so it must be known which one that is."""
-    tokenizer.borders = EVERYWHERE
+    tokenizer.cut_points = EVERYWHERE
     documents = ["d" * 39_000, "e" * 40_001, "f" * 90_000, "g"]
     caller = _Caller([query, *documents], reading=Reading(100, with_first=True))
     threads.submit(caller.tokenization())
@@ -397,7 +397,7 @@ def test_a_text_that_may_not_be_cut_is_tokenized_as_a_whole(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer
 ) -> None:
     """Without a reading every token is counted, slice by slice."""
-    tokenizer.borders = EVERYWHERE
+    tokenizer.cut_points = EVERYWHERE
     caller = _Caller(["a" * 5 * SLICE])
     threads.submit(caller.tokenization())
     assert caller.read() == caller.texts

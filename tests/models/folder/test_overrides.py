@@ -88,7 +88,7 @@ def test_a_folder_without_modules(tmp_path: Path) -> None:
     runner = _load(folder, tmp_path / "c", pooling=(Pooling.MEAN,), normalize=True)
     reference = expected("bert-mean")
     np.testing.assert_allclose(
-        runner.run(runner.frame(reference["texts"]), "sentence_embedding"),
+        runner.run(runner.tokenize(reference["texts"]), "sentence_embedding"),
         reference["outputs"]["default"]["vectors"],
         rtol=0,
         atol=reference["tolerance"],
@@ -162,7 +162,9 @@ def test_an_output_of_another_name(tmp_path: Path, name: str, old: str) -> None:
         _load(folder, tmp_path / "cache", output="none")
     runner = _load(folder, tmp_path / "cache", output="odd")
     plain = _load(FIXTURES / name, tmp_path / "cache")
-    sequences = plain.frame_pairs([["a", "b"]]) if old == "logits" else plain.frame(["a text"])
+    sequences = (
+        plain.tokenize_pairs([["a", "b"]]) if old == "logits" else plain.tokenize(["a text"])
+    )
     output = plain.graph.outputs[0]
     np.testing.assert_array_equal(runner.run(sequences, output), plain.run(sequences, output))
 
@@ -191,7 +193,7 @@ def test_a_setting_wins_over_what_an_export_pools(
     """An export that pools by itself need not agree with what the configuration asks for."""
     runner = _load(FIXTURES / "gemma-dense", tmp_path, **overrides)
     plain = _load(FIXTURES / "gemma-dense", tmp_path)
-    sequences = plain.frame(["some words"])
+    sequences = plain.tokenize(["some words"])
     ours = runner.run(sequences, "sentence_embedding")
     assert np.abs(ours - plain.run(sequences, "sentence_embedding")).max() > 1e-3
 
@@ -206,7 +208,7 @@ def test_graphs_that_only_pool(tmp_path: Path, *, normalize: bool) -> None:
     assert runner.graph.outputs == (both[:1] if normalize else both)
     reference = expected("bert-cls")
     np.testing.assert_allclose(
-        runner.run(runner.frame(reference["texts"]), "sentence_embedding"),
+        runner.run(runner.tokenize(reference["texts"]), "sentence_embedding"),
         reference["outputs"]["default"]["vectors"],
         rtol=0,
         atol=reference["tolerance"],

@@ -5,14 +5,8 @@ from typing import Any
 import pytest
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.properties import (
-    Activation,
-    Kind,
-    ModelProperties,
-    Pooling,
-    Similarity,
-    read,
-)
+from embedgrpc.models.folder.properties import ModelProperties, read
+from embedgrpc.models.kinds import Activation, Kind, Pooling, Similarity
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, copy_fixture, edit_json
 

@@ -68,7 +68,7 @@ def test_half_precision_weights(tmp_path: Path, dtype: Any) -> None:
     save_file({k: v.astype(dtype) for k, v in floats.items()}, folder / "model.safetensors")
     runner = Runner.load(folder, tmp_path / "cache")
     reference = expected("bert-mean")
-    vectors = runner.run(runner.frame(reference["texts"]), "sentence_embedding")
+    vectors = runner.run(runner.tokenize(reference["texts"]), "sentence_embedding")
     wanted = np.array(reference["outputs"]["default"]["vectors"])
     assert runner.graph.weight_type == "float32"
     assert (vectors * wanted).sum(axis=1).min() > 0.999
@@ -89,7 +89,7 @@ def test_tensor_names_of_other_checkpoints(tmp_path: Path, *, prefixed: bool) ->
     save_file(renamed, folder / "model.safetensors")
     runner = Runner.load(folder, tmp_path / "cache")
     plain = Runner.load(FIXTURES / "bert-mean", tmp_path / "cache")
-    sequences = plain.frame(["one text", "and another one"])
+    sequences = plain.tokenize(["one text", "and another one"])
     np.testing.assert_array_equal(
         runner.run(sequences, "sentence_embedding"), plain.run(sequences, "sentence_embedding")
     )

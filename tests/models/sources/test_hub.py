@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.sources.weight_file import Format, Origin, find_external
+from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external
 from tests.models.runner import FIXTURES
 from tests.models.sources.hub_server import GATED_TOKEN, Hub, Repository, serve_hub
 
@@ -43,10 +43,10 @@ from pathlib import Path
 from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.folder.overrides import ModelOverrides
-from embedgrpc.models.folder.representations import ServedForms
+from embedgrpc.models.folder.representations import ServedTokenOutputs
 from embedgrpc.models.remote.fingerprint import find_fingerprint
 files = source.resolve(sys.argv[2])
-read = properties.read(files, served=ServedForms(True, True, 0))
+read = properties.read(files, served=ServedTokenOutputs(True, True, 0))
 print(find_fingerprint(
     files, read, ModelOverrides(), declared="f", place=(), cache_dir=Path(sys.argv[1])
 ).value)
@@ -419,7 +419,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def cached(tmp_path: Path, *, target: str, place: str = "hub/models--a--b") -> Origin:
+def cached(tmp_path: Path, *, target: str, place: str = "hub/models--a--b") -> WeightFile:
     """A graph in a snapshot whose external data is a link to a target in the same cache."""
     repository = tmp_path / place
     folder = repository / "snapshots" / ("0" * 40)
@@ -428,13 +428,13 @@ def cached(tmp_path: Path, *, target: str, place: str = "hub/models--a--b") -> O
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"weights")
     (folder / "onnx" / "model.onnx_data").symlink_to(path)
-    return Origin(Format.ONNX, folder, folder, folder / "onnx" / "model.onnx", "")
+    return WeightFile(Format.ONNX, folder, folder, folder / "onnx" / "model.onnx", "")
 
 
 def test_external_data_may_be_a_link_into_the_cache(tmp_path: Path) -> None:
     """The layout of the Hub's cache is known: a snapshot links to blobs of its repository."""
-    origin = cached(tmp_path, target="hub/models--a--b/blobs/abc")
-    assert find_external(origin, "model.onnx_data").read_bytes() == b"weights"
+    weight_file = cached(tmp_path, target="hub/models--a--b/blobs/abc")
+    assert find_external(weight_file, "model.onnx_data").read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize(
@@ -458,17 +458,17 @@ def test_other_links_are_refused(tmp_path: Path, places: dict[str, Any]) -> None
 
 def test_a_blob_that_is_a_link_is_refused(tmp_path: Path) -> None:
     """What a blob links to counts, not that it lies among the blobs."""
-    origin = cached(tmp_path, target="hub/models--a--b/blobs/abc")
+    weight_file = cached(tmp_path, target="hub/models--a--b/blobs/abc")
     blob = tmp_path / "hub/models--a--b/blobs/abc"
     blob.rename(tmp_path / "secret")
     blob.symlink_to(tmp_path / "secret")
     with pytest.raises(ModelError, match="leads out of the model folder"):
-        find_external(origin, "model.onnx_data")
+        find_external(weight_file, "model.onnx_data")
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     """Only files are linked in a snapshot; a linked folder leads out of it."""
-    origin = cached(tmp_path, target="hub/models--a--b/blobs/abc")
-    (origin.path.parent / "data").symlink_to(tmp_path / "hub/models--a--b/blobs")
+    weight_file = cached(tmp_path, target="hub/models--a--b/blobs/abc")
+    (weight_file.path.parent / "data").symlink_to(tmp_path / "hub/models--a--b/blobs")
     with pytest.raises(ModelError, match="leads out of the model folder"):
-        find_external(origin, "data/abc")
+        find_external(weight_file, "data/abc")

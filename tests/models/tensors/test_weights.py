@@ -35,7 +35,7 @@ def _shard(folder: Path) -> dict[str, str]:
 
 def _vectors(folder: Path, cache_dir: Path) -> NDArray[np.float32]:
     runner = Runner.load(folder, cache_dir)
-    return runner.run(runner.frame(["one text", "and another one"]), "sentence_embedding")
+    return runner.run(runner.tokenize(["one text", "and another one"]), "sentence_embedding")
 
 
 def _prepare(folder: Path, cache_dir: Path, **overrides: Any) -> Graph:
@@ -118,7 +118,7 @@ def test_a_transformer_in_a_folder_of_its_own(tmp_path: Path, name: str) -> None
     runner = Runner.load(folder, tmp_path / "cache")
     reference = expected(name)
     assert runner.properties.max_tokens == reference["settings"]["max_seq_length"]
-    sequences = runner.frame(reference["texts"])
+    sequences = runner.tokenize(reference["texts"])
     assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
     np.testing.assert_allclose(
         runner.run(sequences, "sentence_embedding"),

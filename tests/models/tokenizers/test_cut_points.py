@@ -13,7 +13,7 @@ from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.cut_points import Borders, Pieces, find_borders
+from embedgrpc.models.tokenizers.cut_points import CutPoints, Pieces, find_cut_points
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.models.runner import FIXTURES
 
@@ -54,9 +54,11 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return load(request.param)
 
 
-def in_pieces(encode: Any, borders: Borders, text: str, *, from_end: bool, size: int) -> list[int]:
+def in_pieces(
+    encode: Any, cut_points: CutPoints, text: str, *, from_end: bool, size: int
+) -> list[int]:
     """Tokenizes a text piece by piece."""
-    pieces = Pieces(text, borders, from_end=from_end, characters=size)
+    pieces = Pieces(text, cut_points, from_end=from_end, characters=size)
     parts = []
     while not pieces.exhausted:
         parts.append(pieces.take())
@@ -72,26 +74,26 @@ def test_pieces_have_the_tokens_of_the_whole(
     tokenizer: Tokenizer, text: str, size: int, *, from_end: bool
 ) -> None:
     """Wherever a text is cut, from either end, nothing of its tokens changes."""
-    assert tokenizer.borders is not None
+    assert tokenizer.cut_points is not None
     (whole,) = tokenizer.encode([text])
-    found = in_pieces(tokenizer.encode, tokenizer.borders, text, from_end=from_end, size=size)
+    found = in_pieces(tokenizer.encode, tokenizer.cut_points, text, from_end=from_end, size=size)
     assert found == whole.tolist()
 
 
 @pytest.mark.parametrize("from_end", [False, True])
 def test_a_long_text_is_cut_near_the_wanted_length(tokenizer: Tokenizer, *, from_end: bool) -> None:
     """Of words with spaces, a piece is about as long as it was asked to be."""
-    assert tokenizer.borders is not None
-    pieces = Pieces("some words " * 1000, tokenizer.borders, from_end=from_end, characters=500)
+    assert tokenizer.cut_points is not None
+    pieces = Pieces("some words " * 1000, tokenizer.cut_points, from_end=from_end, characters=500)
     assert 480 < len(pieces.take()) < 520
     assert not pieces.exhausted
 
 
 def test_chinese_is_cut_where_each_character_stands_alone() -> None:
     """Text without any space is cut for a tokenizer that reads it character by character."""
-    borders = load(DEFAULT).borders
-    assert borders is not None
-    pieces = Pieces("\u4e2d\u56fd" * 1000, borders, from_end=False, characters=500)
+    cut_points = load(DEFAULT).cut_points
+    assert cut_points is not None
+    pieces = Pieces("\u4e2d\u56fd" * 1000, cut_points, from_end=False, characters=500)
     assert len(pieces.take()) == 500
 
 
@@ -100,18 +102,20 @@ def test_chinese_is_cut_where_each_character_stands_alone() -> None:
 )
 def test_chinese_is_cut_at_punctuation(name: str, *, cut: bool) -> None:
     """Where a tokenizer splits in front of punctuation, sentences of other scripts are parted."""
-    borders = load(str(FIXTURES / name)).borders
-    assert borders is not None
-    pieces = Pieces("\u4e2d\u56fd\u4eba\u6c11\u3002" * 400, borders, from_end=False, characters=500)
+    cut_points = load(str(FIXTURES / name)).cut_points
+    assert cut_points is not None
+    pieces = Pieces(
+        "\u4e2d\u56fd\u4eba\u6c11\u3002" * 400, cut_points, from_end=False, characters=500
+    )
     assert len(pieces.take()) == (504 if cut else 2000)
 
 
-def test_a_text_without_borders_is_one_piece(tokenizer: Tokenizer) -> None:
+def test_a_text_without_cut_points_is_one_piece(tokenizer: Tokenizer) -> None:
     """What may not be cut is tokenized as it always was."""
-    assert tokenizer.borders is not None
+    assert tokenizer.cut_points is not None
     for from_end in (False, True):
         text = "a" * 200_000
-        pieces = Pieces(text, tokenizer.borders, from_end=from_end, characters=500)
+        pieces = Pieces(text, tokenizer.cut_points, from_end=from_end, characters=500)
         assert pieces.take() == text
         assert pieces.exhausted
 
@@ -119,7 +123,7 @@ def test_a_text_without_borders_is_one_piece(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("name", sorted(WHOLE))
 def test_texts_of_other_tokenizers_are_not_cut(name: str) -> None:
     """A tokenizer of which nothing is known gets whole texts."""
-    assert load(str(FIXTURES / name)).borders is None
+    assert load(str(FIXTURES / name)).cut_points is None
 
 
 def made(**changes: Any) -> tokenizers.Tokenizer:
@@ -196,7 +200,7 @@ NEAR = {
 @pytest.mark.parametrize("changes", FAR.values(), ids=FAR)
 def test_what_reaches_across_a_space_is_given_whole_texts(changes: dict[str, Any]) -> None:
     """A step that is not known to be local forbids every cut."""
-    assert find_borders(made(**changes)) is None
+    assert find_cut_points(made(**changes)) is None
 
 
 @pytest.mark.parametrize("changes", NEAR.values(), ids=NEAR)
@@ -207,15 +211,15 @@ def test_local_steps_allow_cuts(
 ) -> None:
     """Known local steps give the same tokens, and are cut."""
     tokenizer = made(**changes)
-    borders = find_borders(tokenizer)
-    assert borders is not None
+    cut_points = find_cut_points(tokenizer)
+    assert cut_points is not None
     text += "<b>  a ab\u4e2d\u56fd b <b> b"
     whole = tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode(parts: list[str]) -> list[list[int]]:
         return [one.ids for one in tokenizer.encode_batch(parts, add_special_tokens=False)]
 
-    assert in_pieces(encode, borders, text, from_end=from_end, size=size) == whole
+    assert in_pieces(encode, cut_points, text, from_end=from_end, size=size) == whole
 
 
 def test_a_step_that_is_not_what_it_is_called_is_found_out(tmp_path: Path) -> None:
@@ -228,4 +232,4 @@ def test_a_step_that_is_not_what_it_is_called_is_found_out(tmp_path: Path) -> No
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(description))
     tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert find_borders(tokenizer) is None
+    assert find_cut_points(tokenizer) is None

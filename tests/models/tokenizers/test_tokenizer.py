@@ -45,7 +45,7 @@ def _assert_equal(sequence: TokenSequence, encoding: tokenizers.Encoding) -> Non
 
 @given(text=TEXTS, max_tokens=st.integers(3, 40), truncation=st.sampled_from(sorted(DIRECTIONS)))
 @settings(max_examples=150, deadline=None)
-def test_frame_is_what_the_library_makes(
+def test_build_sequence_is_what_the_library_makes(
     both: tuple[Tokenizer, tokenizers.Tokenizer],
     text: str,
     max_tokens: int,
@@ -56,7 +56,9 @@ def test_frame_is_what_the_library_makes(
     theirs.no_truncation()
     whole = len(theirs.encode(text).ids)
     theirs.enable_truncation(max_tokens, direction=DIRECTIONS[truncation])
-    sequence = ours.frame(ours.encode([text])[0], max_tokens=max_tokens, truncation=truncation)
+    sequence = ours.build_sequence(
+        ours.encode([text])[0], max_tokens=max_tokens, truncation=truncation
+    )
     _assert_equal(sequence, theirs.encode(text))
     assert sequence.token_count_before == whole
     assert sequence.truncated == (whole > max_tokens)
@@ -69,7 +71,7 @@ def test_frame_is_what_the_library_makes(
     truncation=st.sampled_from(sorted(DIRECTIONS)),
 )
 @settings(max_examples=300, deadline=None)
-def test_frame_pair_is_what_the_library_makes(
+def test_build_pair_is_what_the_library_makes(
     both: tuple[Tokenizer, tokenizers.Tokenizer],
     query: str,
     document: str,
@@ -82,7 +84,7 @@ def test_frame_pair_is_what_the_library_makes(
     whole = len(theirs.encode(query, document).ids)
     theirs.enable_truncation(max_tokens, strategy="longest_first", direction=DIRECTIONS[truncation])
     first, second = ours.encode([query, document])
-    sequence = ours.frame_pair(first, second, max_tokens=max_tokens, truncation=truncation)
+    sequence = ours.build_pair(first, second, max_tokens=max_tokens, truncation=truncation)
     _assert_equal(sequence, theirs.encode(query, document))
     assert sequence.token_count_before == whole
 
@@ -91,12 +93,12 @@ def test_too_long_is_an_error_where_cutting_is_not_allowed() -> None:
     """Without truncation the error tells both figures, and an exact fit is none."""
     tokenizer = _load(FIXTURES / "cross-bert")
     ids = np.arange(5, 15)
-    assert not tokenizer.frame(ids, max_tokens=12, truncation=Truncation.NONE).truncated
+    assert not tokenizer.build_sequence(ids, max_tokens=12, truncation=Truncation.NONE).truncated
     with pytest.raises(TokenLimitError) as caught:
-        tokenizer.frame(ids, max_tokens=11, truncation=Truncation.NONE)
+        tokenizer.build_sequence(ids, max_tokens=11, truncation=Truncation.NONE)
     assert (caught.value.token_count, caught.value.max_tokens) == (12, 11)
     with pytest.raises(TokenLimitError, match="13 tokens are more than the 12 allowed"):
-        tokenizer.frame_pair(ids[:5], ids[:5], max_tokens=12, truncation=Truncation.NONE)
+        tokenizer.build_pair(ids[:5], ids[:5], max_tokens=12, truncation=Truncation.NONE)
 
 
 def test_an_exact_fit_is_whole() -> None:
@@ -104,7 +106,7 @@ def test_an_exact_fit_is_whole() -> None:
     tokenizer = _load(FIXTURES / "cross-bert")
     ids = np.arange(5, 10)
     for truncation in Truncation:
-        pair = tokenizer.frame_pair(ids, ids, max_tokens=13, truncation=truncation)
+        pair = tokenizer.build_pair(ids, ids, max_tokens=13, truncation=truncation)
         assert (len(pair.input_ids), pair.truncated) == (13, False)
         assert cut_tokens(ids, 5, truncation).tolist() == ids.tolist()
     with pytest.raises(TokenLimitError):
@@ -112,9 +114,9 @@ def test_an_exact_fit_is_whole() -> None:
     assert cut_tokens(ids, 4, Truncation.END).tolist() == ids[:4].tolist()
     assert cut_tokens(ids, 4, Truncation.START).tolist() == ids[1:].tolist()
     # As many as the special tokens alone: nothing is left of the text, and that is allowed.
-    empty = tokenizer.frame(ids, max_tokens=2, truncation=Truncation.END)
+    empty = tokenizer.build_sequence(ids, max_tokens=2, truncation=Truncation.END)
     assert (len(empty.input_ids), empty.truncated) == (2, True)
-    nothing = tokenizer.frame_pair(ids, ids, max_tokens=3, truncation=Truncation.END)
+    nothing = tokenizer.build_pair(ids, ids, max_tokens=3, truncation=Truncation.END)
     assert len(nothing.input_ids) == 3
 
 
@@ -123,15 +125,15 @@ def test_no_room_for_special_tokens_is_an_error() -> None:
     tokenizer = _load(FIXTURES / "cross-bert")
     nothing = np.arange(0)
     with pytest.raises(TokenLimitError):
-        tokenizer.frame(nothing, max_tokens=1, truncation=Truncation.END)
+        tokenizer.build_sequence(nothing, max_tokens=1, truncation=Truncation.END)
     with pytest.raises(TokenLimitError):
-        tokenizer.frame_pair(nothing, nothing, max_tokens=2, truncation=Truncation.START)
+        tokenizer.build_pair(nothing, nothing, max_tokens=2, truncation=Truncation.START)
 
 
 def test_an_embedding_model_takes_no_pairs(bert_mean: Runner) -> None:
     """Pairs are for cross-encoders."""
     with pytest.raises(ValueError, match="takes no pairs"):
-        bert_mean.tokenizer.frame_pair(
+        bert_mean.tokenizer.build_pair(
             np.arange(2), np.arange(2), max_tokens=9, truncation=Truncation.END
         )
 
@@ -236,7 +238,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
 
 
 def test_an_odd_post_processor_is_refused(tmp_path: Path) -> None:
-    """Where the frame around a pair cannot be told, the model is not served."""
+    """Where the special tokens around a pair cannot be told, the model is not served."""
     folder = copy_fixture("cross-bert", tmp_path)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.post_processor = processors.TemplateProcessing(

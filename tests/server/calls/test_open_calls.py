@@ -68,7 +68,7 @@ async def test_a_message_that_does_not_come_in_is_not_waited_for(serve: Serve) -
             assert answer.status == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
             assert b"did not come in whole within 0.3 s" in answer.headers[b"grpc-message"]
     await until(lambda: not len(service.server.open_calls))
-    assert service.server.open_calls.requests.held == 0
+    assert service.server.open_calls.limits.requests.held == 0
 
 
 async def test_slow_messages_give_way_to_others(serve: Serve) -> None:
@@ -91,7 +91,7 @@ async def test_an_answer_that_is_not_taken_is_let_go(
     serve: Serve, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`max_unary_s` ends a call whose client takes no answer, and what it held is free."""
-    monkeypatch.setattr("embedgrpc.server.calls.open_calls._TAKE_S_MIN", 0.1)
+    monkeypatch.setattr("embedgrpc.server.calls.open_call.READ_S_MIN", 0.1)
     service = await serve(backend=backend, max_unary_s=1)
     calls = service.server.open_calls
     message = frame(pb.EmbedRequest(texts=["equal"] * 500).SerializeToString())
@@ -99,13 +99,13 @@ async def test_an_answer_that_is_not_taken_is_let_go(
         await connection.ping()
         async with asyncio.timeout(PATIENCE_S):
             answers = [(await connection.send(headers(EMBED_PATH), message))[1] for _ in range(4)]
-            await until(lambda: calls.answers.held > 4 * 500 * 36 * 4)
+            await until(lambda: calls.limits.responses.held > 4 * 500 * 36 * 4)
             # gRPC holds on to the last call until the next one comes.
             await asyncio.gather(*(answer.ended.wait() for answer in answers[:-1]))
             await service.client.status("")
             await answers[-1].ended.wait()
         await until(lambda: not len(calls))
-        assert calls.answers.held == 0
+        assert calls.limits.responses.held == 0
         assert {answer.status for answer in answers} == {grpc.StatusCode.CANCELLED.value[0]}
     await service.check_alive()
 
@@ -191,13 +191,15 @@ async def test_streams_give_back_what_they_held(serve: Serve, backend: FakeBacke
     stream = await Stream.open(service.client)
     backend.hold()
     await stream.send(*((str(number), f"text {number}") for number in range(16)))
-    await until(lambda: calls.requests.held > 16 * 6 and calls.answers.held > 16 * 36 * 4)
+    await until(
+        lambda: calls.limits.requests.held > 16 * 6 and calls.limits.responses.held > 16 * 36 * 4
+    )
     backend.release()
     await stream.results(16)
-    await until(lambda: not calls.requests.held and not calls.answers.held)
+    await until(lambda: not calls.limits.requests.held and not calls.limits.responses.held)
     assert await stream.end() == []
     await until(lambda: not len(calls))
-    assert calls.streams.held == calls.places.held == 0
+    assert calls.limits.streams.held == calls.limits.places.held == 0
 
 
 def test_shares() -> None:
@@ -258,7 +260,7 @@ async def test_a_client_that_leaves_is_no_error(
             await connection.ping()
             for _ in range(4):
                 await connection.send(headers(EMBED_PATH), message)
-            await until(lambda: len(calls) == 4 and calls.answers.held > 4 * 500 * 36 * 4)
+            await until(lambda: len(calls) == 4 and calls.limits.responses.held > 4 * 500 * 36 * 4)
         await until(lambda: not len(calls))
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
@@ -271,15 +273,15 @@ async def test_a_watch_keeps_no_room(serve: Serve) -> None:
     other = await service.connect()
     await other.embed("a" * (MIB // 2))
     calls = service.server.open_calls
-    assert (calls.requests.held, calls.small_requests.held) == (0, 0)
+    assert (calls.limits.requests.held, calls.limits.small_requests.held) == (0, 0)
 
 
 async def test_health_is_told_when_there_is_no_room_and_no_place(serve: Serve) -> None:
     """A check of health does not wait for calls with texts, however many there are."""
     service = await serve(max_calls=16)
     calls, other = service.server.open_calls, Caller("elsewhere", "elsewhere:1")
-    calls.requests.force(other, calls.requests.total)
-    calls.places.force(other, calls.places.total)
+    calls.limits.requests.force(other, calls.limits.requests.total)
+    calls.limits.places.force(other, calls.limits.places.total)
     assert await service.client.status("") == SERVING
     failure = await failure_of(service.client.embed("a"))
     assert failure.label == "too_many_calls"
@@ -289,10 +291,10 @@ async def test_idle_streams_give_way_to_active_ones(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many streams wait for their clients, one with something to read is read."""
-    monkeypatch.setattr("embedgrpc.server.calls.open_calls._IDLE_S_MIN", 0.1)
+    monkeypatch.setattr("embedgrpc.server.calls.call_sweeper._IDLE_S_MIN", 0.1)
     service = await serve()
     calls = service.server.open_calls
-    fit = calls.streams.largest(calls.streams.total) // calls.waiting_bytes
+    fit = calls.limits.streams.largest(calls.limits.streams.total) // calls.limits.waiting_bytes
     streams = [await Stream.open(service.client) for _ in range(fit + 1)]
     active = streams[-1]
     await active.send(("a", "a"))
@@ -309,12 +311,12 @@ async def test_a_stream_that_waits_for_room_is_not_idle(serve: Serve) -> None:
     stream = await Stream.open(service.client)
     await stream.send(("a", "a"))
     await stream.results(1)
-    calls.streams.force(other, calls.streams.total)
+    calls.limits.streams.force(other, calls.limits.streams.total)
     # The read that waits already has its room; the next one finds none.
     await stream.send(("b", "b"))
     await stream.results(1)
     await stream.send(("c", "c"))
-    await until(lambda: calls.streams.waiting(since=time.monotonic() - 1))
-    calls.streams.give_back(other, calls.streams.total)
+    await until(lambda: calls.limits.streams.waiting(since=time.monotonic() - 1))
+    calls.limits.streams.give_back(other, calls.limits.streams.total)
     assert [result.id for result in await stream.results(1)] == ["c"]
     await stream.end()

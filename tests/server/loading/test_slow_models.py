@@ -82,7 +82,7 @@ async def test_the_others_are_served_while_one_hangs(
 
 def _reading() -> set[int]:
     """The processes of this one that read models, by their command lines."""
-    return {pid for pid in _children(os.getpid()) if b"vetting.child" in _command(pid)}
+    return {pid for pid in _children(os.getpid()) if b"validation.child" in _command(pid)}
 
 
 def _command(pid: int) -> bytes:

@@ -10,12 +10,13 @@ import pytest
 
 from embedgrpc.backends.base import BackendError, BackendUnreachableError, FloatArray, IntArray
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.tasks.reranking import Ranking, RerankMethod, RerankSpec
-from embedgrpc.engine.tokenizing.jobs import Outcome, Tokenization
+from embedgrpc.engine.tasks.reranking import Ranking, RerankSpec
+from embedgrpc.engine.tokenizing.jobs import Tokenization, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.models.kinds import RerankMethod
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
@@ -321,7 +322,7 @@ async def test_a_stray_cancellation_is_answered(serve: Serve) -> None:
 class _Panicking:
     """A tokenizer that fails as the library's native code does: not with an `Exception`."""
 
-    borders = None
+    cut_points = None
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
         """Fails over one text, which its message quotes."""
@@ -340,7 +341,7 @@ async def test_a_tokenizer_that_panics_is_survived(caplog: pytest.LogCaptureFixt
     async def run(text: str, done: Callable[[], None]) -> EngineError | None:
         outcome: asyncio.Future[EngineError | None] = loop.create_future()
 
-        def succeeded(_: list[Outcome]) -> None:
+        def succeeded(_: list[TokenizeResult]) -> None:
             done()
             loop.call_soon_threadsafe(outcome.set_result, None)
 

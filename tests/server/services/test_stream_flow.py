@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.backends.base import FloatArray, IntArray
-from embedgrpc.engine.pipeline import Running
+from embedgrpc.engine.pipeline import JobHandle
 from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
@@ -42,7 +42,7 @@ def _expected(texts: list[str]) -> list[FloatArray]:
     files = source.resolve(str(FIXTURES / "bert-cls"))
     tokenizer = Tokenizer.load(files, properties.read(files))
     return [
-        vector_of(tokenizer.frame(ids, max_tokens=96, truncation=Truncation.END).input_ids)
+        vector_of(tokenizer.build_sequence(ids, max_tokens=96, truncation=Truncation.END).input_ids)
         for ids in tokenizer.encode(texts)
     ]
 
@@ -323,7 +323,7 @@ async def test_a_rerank_stream_answers_each_request_once(serve: Serve) -> None:
 
 
 def _running_jobs() -> int:
-    return sum(type(one) is Running for one in gc.get_objects())
+    return sum(type(one) is JobHandle for one in gc.get_objects())
 
 
 async def test_answered_batches_of_an_open_stream_are_forgotten(

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call
 from embedgrpc.server.settings.settings import Settings
@@ -32,10 +32,10 @@ async def embed(client: Client, *texts: str, **metadata: str) -> Any:
     )
 
 
-def fates(service: Service) -> dict[tuple[WorkClass, Fate], int]:
+def fates(service: Service) -> dict[tuple[WorkClass, SequenceOutcome], int]:
     """What became of the inputs of the default model, its health checks' left out."""
-    counted = dict(service.admission().ledger.fates)
-    counted[INTERACTIVE, Fate.ANSWERED] -= 1
+    counted = dict(service.admission().ledger.outcome_counts)
+    counted[INTERACTIVE, SequenceOutcome.ANSWERED] -= 1
     return {key: count for key, count in counted.items() if count}
 
 
@@ -52,7 +52,10 @@ async def test_a_call_states_its_class(serve: Serve, backend: FakeBackend) -> No
     await stream.write(pb.StreamEmbedRequest(batch=batch))
     await stream.done_writing()
     assert len([message async for message in stream]) == 2
-    assert fates(service) == {(BULK, Fate.ANSWERED): 1, (INTERACTIVE, Fate.ANSWERED): 2}
+    assert fates(service) == {
+        (BULK, SequenceOutcome.ANSWERED): 1,
+        (INTERACTIVE, SequenceOutcome.ANSWERED): 2,
+    }
 
 
 @pytest.mark.parametrize("named", ["urgent", "INTERACTIVE", ""])
@@ -81,7 +84,7 @@ async def test_a_bulk_call_waits_for_room(serve: Serve, backend: FakeBackend) ->
     backend.release()
     await asyncio.gather(first, second)
     await until(lambda: service.admission().inputs == 0)
-    assert fates(service) == {(BULK, Fate.ANSWERED): 2}
+    assert fates(service) == {(BULK, SequenceOutcome.ANSWERED): 2}
 
 
 class _Context:

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from embedgrpc.engine.admission.drain_rate import DrainRate
-from embedgrpc.engine.admission.fates import Fate
 from embedgrpc.engine.admission.ledger import Ledger, Reservation
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.admission.overload import OverloadDetector
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.work_class import WorkClass
@@ -128,7 +128,7 @@ class Admission:
                 self._overload.refuse(now, tokens)
             self._refuse(
                 inputs,
-                Fate.REFUSED_FULL,
+                SequenceOutcome.REFUSED_FULL,
                 "queue_full",
                 f"{self.ledger.inputs(WorkClass.INTERACTIVE)} inputs wait already, with about"
                 f" {self.ledger.tokens(WorkClass.INTERACTIVE)} tokens; the limits are"
@@ -148,7 +148,7 @@ class Admission:
         if ahead and ahead > in_time:
             self._refuse(
                 inputs,
-                Fate.REFUSED_LATE,
+                SequenceOutcome.REFUSED_LATE,
                 "deadline_unreachable",
                 f"this would take {(ahead + tokens) * token_s:.2f} s or more, and the call has"
                 f" {remaining_s:.2f} s",
@@ -159,14 +159,14 @@ class Admission:
             if overloaded:
                 self._refuse(
                     inputs,
-                    Fate.REFUSED_OVERLOADED,
+                    SequenceOutcome.REFUSED_OVERLOADED,
                     "overloaded",
                     f"more than {self._short_queue} tokens, and as many as its own, are ahead of"
                     " this call, which is the limit until the overload is over",
                 )
             self._refuse(
                 inputs,
-                Fate.REFUSED_FULL,
+                SequenceOutcome.REFUSED_FULL,
                 "queue_full",
                 f"the work ahead of this call takes longer than {self._max_queue_s:g} s, and"
                 f" {_PATIENCE} times as long as its own, which is the limit",
@@ -218,8 +218,8 @@ class Admission:
         """
         return 2 * inputs > self._max_inputs or 2 * tokens > self._max_tokens
 
-    def _refuse(self, inputs: int, fate: Fate, label: str, message: str) -> NoReturn:
-        self.ledger.fates[WorkClass.INTERACTIVE, fate] += inputs
+    def _refuse(self, inputs: int, fate: SequenceOutcome, label: str, message: str) -> NoReturn:
+        self.ledger.outcome_counts[WorkClass.INTERACTIVE, fate] += inputs
         raise OverloadedError(
             message, metadata={"label": label}, retry_delay_s=self.retry_delay_s()
         )

@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from embedgrpc.engine.admission.fates import Fate
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.work_class import WorkClass
 
 
@@ -53,25 +53,25 @@ class Reservation:
         """Replaces the estimate by the true number of tokens. From any thread."""
         self._ledger.settle(self, tokens)
 
-    def release(self, inputs: int, tokens: int, fate: Fate) -> None:
+    def release(self, inputs: int, tokens: int, fate: SequenceOutcome) -> None:
         """Gives back the room of inputs that met their fate. On the event loop."""
         self._ledger.release(self, inputs, tokens, fate)
 
     def release_all(self) -> None:
         """Gives back all that is left, for nobody waits for it; harmless when nothing is."""
-        self._ledger.release(self, self.inputs, self.tokens, Fate.CANCELLED)
+        self._ledger.release(self, self.inputs, self.tokens, SequenceOutcome.CANCELLED)
 
 
 class Ledger:
     """The room that jobs take, and the fates of their inputs.
 
     Attributes:
-        fates: How many inputs met which fate, by class.
+        outcome_counts: How many inputs met which fate, by class.
         on_room: Called, on the event loop, when room was given back.
     """
 
     def __init__(self) -> None:
-        self.fates: Counter[tuple[WorkClass, Fate]] = Counter()
+        self.outcome_counts: Counter[tuple[WorkClass, SequenceOutcome]] = Counter()
         self.on_room: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._inputs = dict.fromkeys(WorkClass, 0)
@@ -185,7 +185,9 @@ class Ledger:
                 self._add(reservation.work_class, reservation.caller, 0, more)
                 reservation.tokens = tokens
 
-    def release(self, reservation: Reservation, inputs: int, tokens: int, fate: Fate) -> None:
+    def release(
+        self, reservation: Reservation, inputs: int, tokens: int, fate: SequenceOutcome
+    ) -> None:
         """Takes room back, and tells whoever waits for it. On the event loop."""
         with self._lock:
             inputs = min(inputs, reservation.inputs)
@@ -205,7 +207,7 @@ class Ledger:
             reservation.tokens -= tokens
             self._add(reservation.work_class, reservation.caller, -inputs, -tokens)
             if inputs:
-                self.fates[reservation.work_class, fate] += inputs
+                self.outcome_counts[reservation.work_class, fate] += inputs
                 if not reservation.inputs:
                     self._forget(reservation)
         self.on_room()

@@ -16,7 +16,7 @@ _NUMBERS_OF_AN_ARRAY = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class OutputRows:
     """The outputs of some sequences of one job, in the same order.
 
     Attributes:
@@ -36,9 +36,9 @@ class Rows:
         ragged_rows = sum(len(ragged) for ragged in self.by_token.values())
         return numbers + _NUMBERS_OF_AN_ARRAY * ragged_rows > _NUMBERS_MAX
 
-    def keep(self, positions: Sequence[int]) -> "Rows":
+    def keep(self, positions: Sequence[int]) -> "OutputRows":
         """Keeps some of the sequences."""
-        return Rows(
+        return OutputRows(
             {name: rows[positions] for name, rows in self.by_sequence.items()},
             {name: [rows[one] for one in positions] for name, rows in self.by_token.items()},
         )
@@ -82,7 +82,7 @@ def cut_rows(
     positions: Sequence[int],
     lengths: Sequence[int],
     pad_left: bool,
-) -> Rows:
+) -> OutputRows:
     """Cuts the rows of one job out of a batch's results.
 
     Args:
@@ -109,10 +109,10 @@ def cut_rows(
             np.array(row[-length:] if pad_left else row[:length])
             for row, length in zip((padded[one] for one in positions), lengths, strict=True)
         ]
-    return Rows(by_sequence, by_token)
+    return OutputRows(by_sequence, by_token)
 
 
-class RowsInOrder:
+class RowCollector:
     """Puts the rows of a job together as its batches come in.
 
     Args:
@@ -125,7 +125,7 @@ class RowsInOrder:
         self._by_sequence: dict[str, FloatArray] = {}
         self._by_token: dict[str, Sequence[FloatArray]] = {}
 
-    def add(self, indices: Sequence[int], rows: Rows) -> None:
+    def add(self, indices: Sequence[int], rows: OutputRows) -> None:
         """Takes rows; each index once."""
         if len(indices) == self._inputs and list(indices) == list(range(self._inputs)):
             self._by_sequence, self._by_token = dict(rows.by_sequence), dict(rows.by_token)
@@ -142,9 +142,9 @@ class RowsInOrder:
             self._by_token[name] = kept
         self._missing -= len(indices)
 
-    def whole(self) -> Rows | None:
+    def whole(self) -> OutputRows | None:
         """Returns all rows once they are there."""
-        return None if self._missing else Rows(self._by_sequence, self._by_token)
+        return None if self._missing else OutputRows(self._by_sequence, self._by_token)
 
 
 _NOTHING: FloatArray = np.empty(0, np.float32)

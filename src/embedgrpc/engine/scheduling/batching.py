@@ -86,7 +86,7 @@ def choose_group(
     return near[begins[end] : end]
 
 
-class Filling:
+class BatchSize:
     """How much of a batch is taken.
 
     Args:

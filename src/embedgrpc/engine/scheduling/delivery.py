@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
-from embedgrpc.engine.admission.fates import Fate
-from embedgrpc.engine.results.rows import Rows, cut_rows
-from embedgrpc.engine.work import Job, QueuedSequence, Row
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
+from embedgrpc.engine.results.rows import OutputRows, cut_rows
+from embedgrpc.engine.scheduling.isolation import RunResult
+from embedgrpc.engine.work import BatchEntry, Job, QueuedSequence
 
 _logger = logging.getLogger(__name__)
 
@@ -21,35 +22,41 @@ class Delivery:
     job: Job
     indices: Sequence[int]
     tokens: int
-    outcome: Rows | errors.EngineError
+    result: OutputRows | errors.EngineError
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model says of some rows of a batch that was run.
+class ModelOutput:
+    """What the model says of some entries of a batch that was run.
 
     Attributes:
-        results: By output, float32 [batch, ...].
-        positions: Where in it the rows stand.
+        arrays: By output, float32 [batch, ...].
+        positions: Where in it the entries stand.
     """
 
-    results: Mapping[str, FloatArray]
+    arrays: Mapping[str, FloatArray]
     positions: Sequence[int]
 
 
-def address_answer(rows: Sequence[Row], answer: Answer, *, pad_left: bool) -> list[Delivery]:
+# What became of some entries of a batch.
+BatchResult = RunResult[BatchEntry, ModelOutput]
+
+
+def address_output(
+    entries: Sequence[BatchEntry], output: ModelOutput, *, pad_left: bool
+) -> list[Delivery]:
     """Gives each job its rows of the outputs it asked for, in one piece."""
     positions_by_job: dict[Job, list[int]] = {}
     riders_by_job: dict[Job, list[QueuedSequence]] = {}
-    for position, row in zip(answer.positions, rows, strict=True):
-        for rider in row:
+    for position, entry in zip(output.positions, entries, strict=True):
+        for rider in entry:
             positions_by_job.setdefault(rider.job, []).append(position)
             riders_by_job.setdefault(rider.job, []).append(rider)
     return [
         _delivery(
             riders,
             cut_rows(
-                answer.results,
+                output.arrays,
                 outputs=job.outputs,
                 positions=positions_by_job[job],
                 lengths=[rider.tokens for rider in riders],
@@ -60,23 +67,23 @@ def address_answer(rows: Sequence[Row], answer: Answer, *, pad_left: bool) -> li
     ]
 
 
-def address_failure(rows: Sequence[Row], error: errors.EngineError) -> list[Delivery]:
+def address_failure(entries: Sequence[BatchEntry], error: errors.EngineError) -> list[Delivery]:
     """Tells each job of a failure that its sequences share."""
     riders_by_job: dict[Job, list[QueuedSequence]] = {}
-    for row in rows:
-        for rider in row:
+    for entry in entries:
+        for rider in entry:
             riders_by_job.setdefault(rider.job, []).append(rider)
     # Each job gets an error of its own: raising one adds to it.
     return [_delivery(riders, copy.copy(error)) for riders in riders_by_job.values()]
 
 
-def _delivery(riders: list[QueuedSequence], outcome: Rows | errors.EngineError) -> Delivery:
-    """Addresses an outcome to sequences of one job."""
+def _delivery(riders: list[QueuedSequence], result: OutputRows | errors.EngineError) -> Delivery:
+    """Addresses a result to sequences of one job."""
     return Delivery(
         job=riders[0].job,
         indices=[rider.index for rider in riders],
         tokens=sum(rider.tokens for rider in riders),
-        outcome=outcome,
+        result=result,
     )
 
 
@@ -94,23 +101,27 @@ def hand_over(deliveries: list[Delivery]) -> None:
 
 
 def _hand_over(delivery: Delivery) -> None:
-    job, outcome = delivery.job, delivery.outcome
-    job.reservation.release(len(delivery.indices), delivery.tokens, _fate_of(outcome))
+    job, result = delivery.job, delivery.result
+    job.reservation.release(len(delivery.indices), delivery.tokens, _outcome_of(result))
     if not job.reservation.inputs:
         # It is done: else it and its sequences would wait for the garbage collector.
         job.queued = ()
     if job.cancelled:
         return
-    if isinstance(outcome, errors.EngineError):
-        job.sink.failed(delivery.indices, outcome)
+    if isinstance(result, errors.EngineError):
+        job.sink.failed(delivery.indices, result)
     else:
-        job.sink.succeeded(delivery.indices, outcome)
+        job.sink.succeeded(delivery.indices, result)
 
 
-def _fate_of(outcome: Rows | errors.EngineError) -> Fate:
-    if isinstance(outcome, errors.DeadlineExpiredError):
-        return Fate.EXPIRED
-    return Fate.FAILED if isinstance(outcome, errors.EngineError) else Fate.ANSWERED
+def _outcome_of(result: OutputRows | errors.EngineError) -> SequenceOutcome:
+    if isinstance(result, errors.DeadlineExpiredError):
+        return SequenceOutcome.EXPIRED
+    return (
+        SequenceOutcome.FAILED
+        if isinstance(result, errors.EngineError)
+        else SequenceOutcome.ANSWERED
+    )
 
 
 def _tell_of_fault(delivery: Delivery, fault: errors.EngineError) -> None:

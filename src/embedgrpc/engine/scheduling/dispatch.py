@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.engine.scheduling.batching import BatchBudget
-from embedgrpc.engine.scheduling.queueing import BatchQueue
-from embedgrpc.engine.work import QueuedSequence, Row
+from embedgrpc.engine.scheduling.model_queue import ModelQueue
+from embedgrpc.engine.work import BatchEntry, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
 
 
@@ -20,12 +20,12 @@ class Batch:
 
     Attributes:
         work_class: The class of the sequence that it was built around.
-        rows: What rides in it.
-        padded: The rows laid out; None where that is still to be done.
+        entries: What rides in it.
+        padded: The entries laid out; None where that is still to be done.
     """
 
     work_class: WorkClass
-    rows: list[Row]
+    entries: list[BatchEntry]
     padded: PaddedBatch | None = None
 
 
@@ -47,7 +47,7 @@ class Dispatcher:
         lanes: int,
         lanes_compete: bool,
     ) -> None:
-        self.queue = BatchQueue(budget, weights)
+        self.queue = ModelQueue(budget, weights)
         self._lanes = lanes
         self._lanes_compete = lanes_compete
         self._running = dict.fromkeys(WorkClass, 0)
@@ -117,13 +117,13 @@ class Dispatcher:
             return False
         return self._ahead is not None or any(self.queue.waiting(one) for one in self._may_run(now))
 
-    def drain(self, now: float) -> list[Row]:
+    def drain(self, now: float) -> list[BatchEntry]:
         """Takes out everything that waits."""
-        rows = [] if self._ahead is None else list(self._ahead.rows)
+        entries = [] if self._ahead is None else list(self._ahead.entries)
         self._ahead = None
         while batch := self.queue.pop_batch(now):
-            rows += batch
-        return rows
+            entries += batch
+        return entries
 
     def _take_ahead(self, now: float) -> Batch | None:
         """Takes the batch that was laid out ahead, unless a call came meanwhile that goes first."""
@@ -138,8 +138,8 @@ class Dispatcher:
         if self._ahead is not None:
             # Only calls go before it.
             classes.discard(WorkClass.BULK)
-        rows = self.queue.pop_batch(now, classes)
-        return _batch_of(rows) if rows else None
+        entries = self.queue.pop_batch(now, classes)
+        return _batch_of(entries) if entries else None
 
     def _may_run(self, now: float) -> set[WorkClass]:
         """Names the classes of which another batch may run now.
@@ -157,5 +157,5 @@ class Dispatcher:
         return classes
 
 
-def _batch_of(rows: list[Row]) -> Batch:
-    return Batch(rows[0][0].job.call.work_class, rows)
+def _batch_of(entries: list[BatchEntry]) -> Batch:
+    return Batch(entries[0][0].job.call.work_class, entries)

@@ -19,11 +19,17 @@ from embedgrpc.backends.base import (
 )
 from embedgrpc.engine import errors
 from embedgrpc.engine.results.rows import finite_rows
-from embedgrpc.engine.scheduling.delivery import Answer, Delivery, address_answer, address_failure
+from embedgrpc.engine.scheduling.delivery import (
+    BatchResult,
+    Delivery,
+    ModelOutput,
+    address_failure,
+    address_output,
+)
 from embedgrpc.engine.scheduling.dispatch import Batch
-from embedgrpc.engine.scheduling.isolation import Outcome, run_isolating
+from embedgrpc.engine.scheduling.isolation import RunResult, run_isolating
 from embedgrpc.engine.scheduling.padding import pad
-from embedgrpc.engine.work import Row
+from embedgrpc.engine.work import BatchEntry
 
 _logger = logging.getLogger(__name__)
 
@@ -50,11 +56,11 @@ class BatchRunner:
     def lay_out(self, batch: Batch) -> Batch:
         """Pads a batch ahead of its time. Does not raise: what is wrong shows when it runs."""
         try:
-            return Batch(batch.work_class, batch.rows, self._pad(batch.rows))
+            return Batch(batch.work_class, batch.entries, self._pad(batch.entries))
         except Exception:  # noqa: BLE001 - see above
             return batch
 
-    def run(self, batch: Batch, context: RunContext) -> list[Outcome[Row, Answer]]:
+    def run(self, batch: Batch, context: RunContext) -> list[BatchResult]:
         """Runs a batch, and again in parts where it fails. Does not raise.
 
         Args:
@@ -62,32 +68,32 @@ class BatchRunner:
             context: For whom.
 
         Returns:
-            What became of every row, each once.
+            What became of every entry, each once.
         """
-        first = self._attempt(batch.rows, batch.padded, context)
-        if all(outcome.error is None for outcome in first):
+        first = self._attempt(batch.entries, batch.padded, context)
+        if all(result.error is None for result in first):
             return first
         again = partial(self._attempt, padded=None, context=context)
-        return list(run_isolating(again, batch.rows, first))
+        return list(run_isolating(again, batch.entries, first))
 
-    def address(self, outcomes: Iterable[Outcome[Row, Answer]]) -> list[Delivery]:
+    def address(self, results: Iterable[BatchResult]) -> list[Delivery]:
         """Gives each job its part of what came out."""
         deliveries: list[Delivery] = []
-        for outcome in outcomes:
-            if outcome.answer is not None:
-                deliveries += address_answer(outcome.rows, outcome.answer, pad_left=self._pad_left)
-            elif outcome.error is not None:
-                deliveries += address_failure(outcome.rows, outcome.error)
+        for result in results:
+            if result.output is not None:
+                deliveries += address_output(result.items, result.output, pad_left=self._pad_left)
+            elif result.error is not None:
+                deliveries += address_failure(result.items, result.error)
         return deliveries
 
     def _attempt(
-        self, rows: Sequence[Row], padded: PaddedBatch | None, context: RunContext
-    ) -> list[Outcome[Row, Answer]]:
-        """Runs rows once: those that came out well, and the others with the reason."""
+        self, entries: Sequence[BatchEntry], padded: PaddedBatch | None, context: RunContext
+    ) -> list[BatchResult]:
+        """Runs entries once: those that came out well, and the others with the reason."""
         try:
-            batch = padded or self._pad(rows)
-            answer = Answer(self._backend.run(batch, context), range(len(rows)))
-            return self._judge(rows, answer, batch.outputs)
+            batch = padded or self._pad(entries)
+            output = ModelOutput(self._backend.run(batch, context), range(len(entries)))
+            return self._judge(entries, output, batch.outputs)
         except BackendUnreachableError as away:
             _logger.warning(
                 "backend unavailable", extra={"model": self._model, "problem": str(away)}
@@ -116,47 +122,49 @@ class BatchRunner:
             _logger.error(  # noqa: TRY400 - what it says may hold a text
                 "fault in a lane", extra={"model": self._model, **error.log_fields(fault)}
             )
-        return [Outcome(rows, None, error)]
+        return [RunResult(entries, None, error)]
 
-    def _pad(self, rows: Sequence[Row]) -> PaddedBatch:
+    def _pad(self, entries: Sequence[BatchEntry]) -> PaddedBatch:
         return pad(
-            [row[0].sequence for row in rows],
+            [entry[0].sequence for entry in entries],
             pad_token_id=self._pad_token_id,
             left=self._pad_left,
-            outputs=tuple(dict.fromkeys(name for row in rows for name in row[0].job.outputs)),
+            outputs=tuple(
+                dict.fromkeys(name for entry in entries for name in entry[0].job.outputs)
+            ),
         )
 
     def _judge(
-        self, rows: Sequence[Row], answer: Answer, outputs: Sequence[str]
-    ) -> list[Outcome[Row, Answer]]:
-        """Tell rows whose numbers are finite from the others.
+        self, entries: Sequence[BatchEntry], output: ModelOutput, outputs: Sequence[str]
+    ) -> list[BatchResult]:
+        """Tell entries whose numbers are finite from the others.
 
         Raises:
             BackendError: There are more rows, or fewer, than were asked for.
         """
-        wanted = [answer.results[name] for name in outputs]
+        wanted = [output.arrays[name] for name in outputs]
         for one in wanted:
-            if len(one) != len(rows):
-                raise BackendError(f"the model answered {len(one)} rows for {len(rows)} texts")
-        # As a rule all of it is, padding included, and no row need be looked at by itself.
+            if len(one) != len(entries):
+                raise BackendError(f"the model answered {len(one)} rows for {len(entries)} texts")
+        # As a rule all of it is, padding included, and no entry need be looked at by itself.
         if all(np.isfinite(one).all() for one in wanted):
-            return [Outcome(rows, answer, None)]
+            return [RunResult(entries, output, None)]
         finite = finite_rows(
-            answer.results, lengths=[row[0].tokens for row in rows], pad_left=self._pad_left
+            output.arrays, lengths=[entry[0].tokens for entry in entries], pad_left=self._pad_left
         )
         good = np.array(
             [
-                all(finite[name][position] for name in row[0].job.outputs)
-                for position, row in enumerate(rows)
+                all(finite[name][position] for name in entry[0].job.outputs)
+                for position, entry in enumerate(entries)
             ],
             np.bool_,
         )
         if good.all():
-            return [Outcome(rows, answer, None)]
+            return [RunResult(entries, output, None)]
         error = errors.NonFiniteOutputError("the model answered with NaN or infinity")
-        bad = list(compress(rows, ~good))
-        outcomes: list[Outcome[Row, Answer]] = [Outcome(bad, None, error)]
+        bad = list(compress(entries, ~good))
+        results: list[BatchResult] = [RunResult(bad, None, error)]
         if good.any():
-            kept = Answer(answer.results, good.nonzero()[0].tolist())
-            outcomes.append(Outcome(list(compress(rows, good)), kept, None))
-        return outcomes
+            kept = ModelOutput(output.arrays, good.nonzero()[0].tolist())
+            results.append(RunResult(list(compress(entries, good)), kept, None))
+        return results

@@ -16,8 +16,8 @@ from embedgrpc.engine.errors import (
     OverloadedError,
 )
 
-Row = TypeVar("Row")
-Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+Output = TypeVar("Output")
 
 # When so many parts of a batch fail, all of them, the fault is not in the sequences.
 _HOPELESS_PARTS = 8
@@ -26,63 +26,65 @@ _BLAMELESS = (BackendUnavailableError, DeadlineExpiredError, OverloadedError)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[Row, Answer]):
-    """What became of some rows.
+class RunResult(Generic[Item, Output]):
+    """What became of some items.
 
     Attributes:
-        rows: The rows.
+        items: The items.
         answer: What the model says of them; None where `error` is set.
         error: Why there is no answer.
     """
 
-    rows: Sequence[Row]
-    answer: Answer | None
+    items: Sequence[Item]
+    output: Output | None
     error: EngineError | None
 
 
-# Runs rows: gives what came out well, and the rest with the reason.
-Run = Callable[[Sequence[Row]], Sequence[Outcome[Row, Answer]]]
+# Runs items: gives what came out well, and the rest with the reason.
+Run = Callable[[Sequence[Item]], Sequence[RunResult[Item, Output]]]
 
 
 def run_isolating(
-    run: Run[Row, Answer], rows: Sequence[Row], first: Sequence[Outcome[Row, Answer]]
-) -> Iterator[Outcome[Row, Answer]]:
-    """Runs what failed again in smaller parts, until each failure is one row's own.
+    run: Run[Item, Output],
+    items: Sequence[Item],
+    first: Sequence[RunResult[Item, Output]],
+) -> Iterator[RunResult[Item, Output]]:
+    """Runs what failed again in smaller parts, until each failure is one item's own.
 
     A backend that is away, or full, or too late, fails at once what is left of the batch. So does
     one that fails eight parts in a row, of which none came out well.
 
     Args:
-        run: Runs rows; does not raise.
-        rows: The batch.
+        run: Runs items; does not raise.
+        items: The batch.
         first: What became of it when it was run whole.
 
     Returns:
-        What became of every row, each once. Of n rows at most 2 n are run again.
+        What became of every item, each once. Of n items at most 2 n are run again.
     """
-    parts = [rows]
-    outcomes = [first]
+    parts = [items]
+    results = [first]
     while parts:
-        suspects: list[tuple[Sequence[Row], EngineError]] = []
+        suspects: list[tuple[Sequence[Item], EngineError]] = []
         answered = False
-        for part, part_outcomes in zip(parts, outcomes, strict=True):
-            for outcome in part_outcomes:
-                error = outcome.error
+        for part, part_results in zip(parts, results, strict=True):
+            for result in part_results:
+                error = result.error
                 guilty = len(part) == 1 or isinstance(error, _BLAMELESS)
                 if error is None or guilty:
                     answered = answered or error is None
-                    yield outcome
+                    yield result
                 else:
-                    suspects.append((outcome.rows, error))
+                    suspects.append((result.items, error))
         if len(parts) >= _HOPELESS_PARTS and not answered:
             for left, error in suspects:
-                yield Outcome(left, None, error)
+                yield RunResult(left, None, error)
             return
         parts = [half for left, _ in suspects for half in _halves(left)]
-        outcomes = [run(part) for part in parts]
+        results = [run(part) for part in parts]
 
 
-def _halves(rows: Sequence[Row]) -> list[Sequence[Row]]:
-    """Divides rows in two; a single one, which failed beside others, is run by itself."""
-    middle = (len(rows) + 1) // 2
-    return [part for part in (rows[:middle], rows[middle:]) if part]
+def _halves(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """Divides items in two; a single one, which failed beside others, is run by itself."""
+    middle = (len(items) + 1) // 2
+    return [part for part in (items[:middle], items[middle:]) if part]

@@ -5,10 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from embedgrpc.engine.scheduling.delivery import Answer
+from embedgrpc.engine.scheduling.delivery import BatchResult
 from embedgrpc.engine.scheduling.dispatch import Batch
-from embedgrpc.engine.scheduling.isolation import Outcome
-from embedgrpc.engine.work import Row
 from embedgrpc.engine.work_class import WorkClass
 
 _logger = logging.getLogger(__name__)
@@ -70,15 +68,15 @@ class BatchReporter:
     def report(
         self,
         batch: Batch,
-        outcomes: Sequence[Outcome[Row, Answer]],
+        results: Sequence[BatchResult],
         span_ns: tuple[int, int],
     ) -> BatchReport:
         """Tells the observers of a batch; returns what they were told."""
-        riders = [one for row in batch.rows for one in row]
-        tokens = sum(row[0].tokens for row in batch.rows)
-        failures = [outcome for outcome in outcomes if outcome.error is not None]
-        failed = sum(len(outcome.rows) for outcome in failures)
-        error = failures[0].error if failed == len(batch.rows) else None
+        riders = [one for entry in batch.entries for one in entry]
+        tokens = sum(entry[0].tokens for entry in batch.entries)
+        failures = [result for result in results if result.error is not None]
+        failed = sum(len(result.items) for result in failures)
+        error = failures[0].error if failed == len(batch.entries) else None
         # By identity: what is opaque here need not be hashable.
         traces = {id(one.job.call): one.job.call.trace for one in riders if one.job.call.trace}
         report = BatchReport(
@@ -86,11 +84,11 @@ class BatchReporter:
             work_class=batch.work_class,
             started_ns=span_ns[0],
             finished_ns=span_ns[1],
-            sequences=len(batch.rows),
-            shared=len(riders) - len(batch.rows),
+            sequences=len(batch.entries),
+            shared=len(riders) - len(batch.entries),
             tokens=tokens,
             shared_tokens=sum(one.tokens for one in riders) - tokens,
-            padded_tokens=len(batch.rows) * max(row[0].tokens for row in batch.rows),
+            padded_tokens=len(batch.entries) * max(entry[0].tokens for entry in batch.entries),
             failed_sequences=failed,
             traces=tuple(traces.values()),
             error=error.reason.value if error else "",

@@ -20,14 +20,18 @@ from embedgrpc.backends.base import Backend, PaddedBatch, RunContext
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.scheduling.batching import BatchBudget
-from embedgrpc.engine.scheduling.delivery import Answer, Delivery, address_failure, hand_over
+from embedgrpc.engine.scheduling.cancellation import RunCancellations, set_joined_aside
+from embedgrpc.engine.scheduling.deduplication import RunningEntries
+from embedgrpc.engine.scheduling.delivery import (
+    BatchResult,
+    Delivery,
+    address_failure,
+    hand_over,
+)
 from embedgrpc.engine.scheduling.dispatch import Batch, Dispatcher
 from embedgrpc.engine.scheduling.execution import BatchRunner
-from embedgrpc.engine.scheduling.in_flight import InFlight
-from embedgrpc.engine.scheduling.isolation import Outcome
 from embedgrpc.engine.scheduling.reports import BatchObserver, BatchReporter
-from embedgrpc.engine.scheduling.running import RunningBatches, set_joined_aside
-from embedgrpc.engine.work import Job, QueuedSequence, Row, due_times
+from embedgrpc.engine.work import BatchEntry, Job, QueuedSequence, due_times
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.machine.thread_priority import give_way
 
@@ -41,18 +45,18 @@ _LANE_END_S_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _RunBatch:
+class _FinishedBatch:
     """A batch that was run.
 
     Attributes:
         batch: The batch.
-        outcomes: What became of its rows.
+        results: What became of its entries.
         span_ns: When it began and ended, on the clock of `time.time_ns`.
         elapsed_s: How long lanes were busy since one of them last ended a batch.
     """
 
     batch: Batch
-    outcomes: Sequence[Outcome[Row, Answer]]
+    results: Sequence[BatchResult]
     span_ns: tuple[int, int]
     elapsed_s: float
 
@@ -103,9 +107,9 @@ class Scheduler:
         self._idle = threading.Condition(lock)
         self._closed = False
         # What was run and is still to be handed out.
-        self._run_batches: deque[_RunBatch] = deque()
-        self._in_flight = InFlight()
-        self._running = RunningBatches()
+        self._finished: deque[_FinishedBatch] = deque()
+        self._running_entries = RunningEntries()
+        self._cancellations = RunCancellations()
         # Since when the time of the lanes has not been accounted for.
         self._busy_since = 0.0
         self._lanes = [
@@ -148,7 +152,7 @@ class Scheduler:
                 return
             job.queued = queued
             for one in queued:
-                if not self._in_flight.join(one):
+                if not self._running_entries.join(one):
                     self._dispatcher.push(one, now)
             self._wake_thread(now)
 
@@ -173,7 +177,7 @@ class Scheduler:
                 self._dispatcher.queue.remove(one)
             # Its entries hold the job.
             job.queued = ()
-            unwanted = self._running.leave(job)
+            unwanted = self._cancellations.leave(job)
         for cancellation in unwanted:
             cancellation.cancel()
 
@@ -250,8 +254,8 @@ class Scheduler:
                 task: Callable[[], None] | None = None
                 if not self._closed and (begun := self._begin(now)):
                     task = partial(self._run, *begun)
-                elif self._run_batches:
-                    task = partial(self._hand_out, self._run_batches.popleft())
+                elif self._finished:
+                    task = partial(self._hand_out, self._finished.popleft())
                 elif self._closed:
                     return None
                 elif batch := self._dispatcher.begin_ahead(now):
@@ -264,24 +268,24 @@ class Scheduler:
     def _wake_thread(self, now: float) -> None:
         """Wakes a thread up if there is something to do: waking costs all others their time."""
         dispatcher = self._dispatcher
-        if self._run_batches or dispatcher.can_begin(now) or dispatcher.can_begin_ahead(now):
+        if self._finished or dispatcher.can_begin(now) or dispatcher.can_begin_ahead(now):
             self._changed.notify()
 
-    def _begin(self, now: float) -> tuple[Batch, RunContext, list[Row]] | None:
+    def _begin(self, now: float) -> tuple[Batch, RunContext, list[BatchEntry]] | None:
         """Takes a lane and a batch for it; None when there is none.
 
         Returns:
-            What is to be run, for whom, and rows for which it is too late.
+            What is to be run, for whom, and entries for which it is too late.
         """
         if not self._dispatcher.busy:
             self._busy_since = time.perf_counter()
         batch = self._dispatcher.begin(now)
         if batch is None:
             return None
-        wanted, late = self._in_flight.begin(batch.rows, now)
-        if len(wanted) < len(batch.rows):
+        wanted, late = self._running_entries.begin(batch.entries, now)
+        if len(wanted) < len(batch.entries):
             batch = Batch(batch.work_class, wanted)
-        return batch, self._running.begin(wanted), late
+        return batch, self._cancellations.begin(wanted), late
 
     def _give_lane_back(self, work_class: WorkClass) -> float:
         """Returns how long lanes were busy since one was last given back, in seconds."""
@@ -298,28 +302,28 @@ class Scheduler:
         with self._changed:
             self._dispatcher.finish_ahead(laid_out)
 
-    def _run(self, batch: Batch, context: RunContext, late: list[Row]) -> None:
+    def _run(self, batch: Batch, context: RunContext, late: list[BatchEntry]) -> None:
         """Runs a batch on the lane that was taken for it, and gives the lane back."""
         if late:
             expired = errors.DeadlineExpiredError("the deadline passed in the queue")
             self._deliver_soon(address_failure(late, expired))
         started_ns = time.time_ns()
-        outcomes = self._runner.run(batch, context) if batch.rows else []
+        results = self._runner.run(batch, context) if batch.entries else []
         with self._changed:
-            began_for = self._running.end(context)
-            self._in_flight.end(batch.rows)
-            outcomes, joined = set_joined_aside(outcomes, began_for, time.monotonic())
+            began_for = self._cancellations.end(context)
+            self._running_entries.end(batch.entries)
+            results, joined = set_joined_aside(results, began_for, time.monotonic())
             for one in joined:
                 self._dispatcher.push(one, time.monotonic())
             elapsed_s = self._give_lane_back(batch.work_class)
-            if batch.rows:
+            if batch.entries:
                 span_ns = (started_ns, time.time_ns())
-                self._run_batches.append(_RunBatch(batch, outcomes, span_ns, elapsed_s))
+                self._finished.append(_FinishedBatch(batch, results, span_ns, elapsed_s))
 
-    def _hand_out(self, done: "_RunBatch") -> None:
+    def _hand_out(self, done: "_FinishedBatch") -> None:
         """Hands the results of a batch to those who wait for them, and reports it."""
-        self._deliver_soon(self._runner.address(done.outcomes))
-        report = self._reporter.report(done.batch, done.outcomes, done.span_ns)
+        self._deliver_soon(self._runner.address(done.results))
+        report = self._reporter.report(done.batch, done.results, done.span_ns)
         if not report.error:
             # A batch of its own costs something: else small ones would pass for slow ones.
             tokens = report.tokens + report.shared_tokens + self.budget.overhead_tokens

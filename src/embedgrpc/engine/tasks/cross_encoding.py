@@ -11,17 +11,17 @@ from embedgrpc.engine.pipeline import Inputs, Pipeline
 from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
     Ranking,
-    RerankMethod,
     RerankSpec,
     ScoreScale,
     check_input,
     rank,
 )
-from embedgrpc.engine.tokenizing.jobs import Outcome, Reading
+from embedgrpc.engine.tokenizing.jobs import Reading, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import too_many_tokens
 from embedgrpc.engine.work import Call
-from embedgrpc.models.folder.properties import Activation, ModelProperties
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
+from embedgrpc.models.kinds import Activation, RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import (
     Tokenizer,
     TokenLimitError,
@@ -107,7 +107,7 @@ class CrossEncoder:
         )
 
     def _frame(
-        self, query: Outcome, document: Outcome, spec: RerankSpec, *, field: str
+        self, query: TokenizeResult, document: TokenizeResult, spec: RerankSpec, *, field: str
     ) -> TokenSequence | errors.EngineError:
         if isinstance(query, errors.EngineError):
             return query
@@ -117,7 +117,7 @@ class CrossEncoder:
             kept = document.ids
             if spec.max_tokens:
                 kept = cut_tokens(kept, spec.max_tokens, spec.truncation)
-            pair = self.tokenizer.frame_pair(
+            pair = self.tokenizer.build_pair(
                 query.ids,
                 kept,
                 max_tokens=self.properties.max_tokens,

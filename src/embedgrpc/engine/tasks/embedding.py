@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
-from embedgrpc.engine.pipeline import Inputs, Pipeline, Running
-from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.pipeline import Inputs, JobHandle, Pipeline
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.results.sparse import (
     SparseVector,
     from_token_weights,
@@ -19,7 +19,7 @@ from embedgrpc.engine.results.sparse import (
 )
 from embedgrpc.engine.results.vectors import shorten
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
-from embedgrpc.engine.tokenizing.jobs import Outcome, Reading
+from embedgrpc.engine.tokenizing.jobs import Reading, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text, too_many_tokens
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.models.folder.properties import ModelProperties
@@ -106,7 +106,7 @@ class Embedder:
 
     async def submit(
         self, texts: Sequence[str], spec: EmbedSpec, call: Call, sink: Sink, *, size_bytes: int
-    ) -> Running:
+    ) -> JobHandle:
         """Starts texts that succeed or fail one by one, as soon as there is room for them.
 
         Args:
@@ -150,7 +150,7 @@ class Embedder:
                 metadata={"label": "missing_normalize"},
             )
 
-    def has_no_direction(self, rows: Rows, spec: EmbedSpec) -> NDArray[np.bool_]:
+    def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_]:
         """Tells which dense vectors are zeros that should get unit length; bool [texts]."""
         dense = self._dense(rows, spec)
         if dense is None or not spec.normalize:
@@ -162,7 +162,7 @@ class Embedder:
         self,
         job: Job,
         indices: Sequence[int],
-        rows: Rows,
+        rows: OutputRows,
         spec: EmbedSpec,
     ) -> Embeddings:
         """Makes embeddings of some rows of a job.
@@ -186,7 +186,7 @@ class Embedder:
             truncated=[one.truncated for one in sequences],
         )
 
-    def _dense(self, rows: Rows, spec: EmbedSpec) -> FloatArray | None:
+    def _dense(self, rows: OutputRows, spec: EmbedSpec) -> FloatArray | None:
         return rows.by_sequence.get(self._dense_output(spec))
 
     def _shorten(self, dense: FloatArray, spec: EmbedSpec) -> FloatArray:
@@ -198,7 +198,7 @@ class Embedder:
         return shorten(dense, dimensions=spec.dimensions, normalize=spec.normalize)
 
     def _sparse(
-        self, rows: Rows, sequences: Sequence[TokenSequence], spec: EmbedSpec
+        self, rows: OutputRows, sequences: Sequence[TokenSequence], spec: EmbedSpec
     ) -> list[SparseVector] | None:
         if TOKEN_WEIGHTS in rows.by_token:
             vectors = [
@@ -213,7 +213,7 @@ class Embedder:
             return vectors
         return [vector.heaviest(spec.max_sparse_terms) for vector in vectors]
 
-    def _multi_vectors(self, rows: Rows) -> list[FloatArray] | None:
+    def _multi_vectors(self, rows: OutputRows) -> list[FloatArray] | None:
         if TOKEN_EMBEDDINGS not in rows.by_token:
             return None
         skip = self.properties.multi_vector_skip_tokens
@@ -261,7 +261,7 @@ class Embedder:
                 return checked
             return CheckedText(spec.prompt + checked.text, cut=checked.cut)
 
-        def prepare(outcomes: list[Outcome]) -> list[TokenSequence | errors.EngineError]:
+        def prepare(outcomes: list[TokenizeResult]) -> list[TokenSequence | errors.EngineError]:
             return [
                 self.frame(
                     one,
@@ -285,7 +285,7 @@ class Embedder:
         )
 
     def frame(
-        self, outcome: Outcome, *, max_tokens: int, truncation: Truncation, field: str
+        self, outcome: TokenizeResult, *, max_tokens: int, truncation: Truncation, field: str
     ) -> TokenSequence | errors.EngineError:
         """Makes a sequence of a tokenized text, or tells why there is none.
 
@@ -298,7 +298,7 @@ class Embedder:
         if isinstance(outcome, errors.EngineError):
             return outcome
         try:
-            sequence = self.tokenizer.frame(
+            sequence = self.tokenizer.build_sequence(
                 outcome.ids, max_tokens=max_tokens, truncation=truncation
             )
         except TokenLimitError as error:

@@ -14,15 +14,14 @@ from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
     Ranking,
-    RerankMethod,
     RerankSpec,
     check_input,
     field_of,
     rank,
 )
-from embedgrpc.engine.tokenizing.jobs import Outcome
+from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
-from embedgrpc.models.kinds import Representation
+from embedgrpc.models.kinds import Representation, RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 # Source: the published weights of BGE-M3 for reranking with all three of its representations.
@@ -156,7 +155,7 @@ class SimilarityReranker:
             )
 
     def _frame(
-        self, outcome: Outcome, spec: RerankSpec, *, position: int
+        self, outcome: TokenizeResult, spec: RerankSpec, *, position: int
     ) -> TokenSequence | errors.EngineError:
         limit = self.embedder.properties.max_tokens
         own_limit = (spec.max_tokens or limit) if position else self.max_query_tokens

@@ -11,7 +11,7 @@ from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.cut_points import Borders, Pieces
+from embedgrpc.models.tokenizers.cut_points import CutPoints, Pieces
 
 # About 10 ms of work for one core: the longest that an interactive text waits for a slice.
 SLICE_CHARACTERS = 32_768
@@ -55,7 +55,7 @@ class Tokenized:
 
 
 # What became of a text: its tokens, or the reason why there are none.
-Outcome = Tokenized | EngineError
+TokenizeResult = Tokenized | EngineError
 
 
 class Tokenization:
@@ -101,7 +101,7 @@ class Tokenization:
         atomic: bool,
         reading: Reading | None,
         wanted: Callable[[], bool],
-        done: Callable[[list[Outcome]], None],
+        done: Callable[[list[TokenizeResult]], None],
         failed: Callable[[EngineError], None],
     ) -> None:
         self.work_class = work_class
@@ -113,7 +113,7 @@ class Tokenization:
         self._check = check
         self._atomic = atomic
         self._reading = reading
-        self._outcomes: list[Outcome | None] = [None] * len(texts)
+        self._outcomes: list[TokenizeResult | None] = [None] * len(texts)
         self._missing = len(texts)
         self._next = 0
         self._unfinished: deque[_LongText] = deque()
@@ -123,16 +123,16 @@ class Tokenization:
         """Whether it is known what became of each text."""
         return not self._missing
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[TokenizeResult]:
         """Returns what became of each text, once that is known."""
         return [one for one in self._outcomes if one is not None]
 
-    def take(self, room: int, borders: Borders | None) -> "list[Piece]":
+    def take(self, room: int, cut_points: CutPoints | None) -> "list[Piece]":
         """Takes what to tokenize next.
 
         Args:
             room: About how many characters.
-            borders: Where texts may be cut.
+            cut_points: Where texts may be cut.
 
         Returns:
             Texts and pieces of texts, to be given to `add` in this order.
@@ -155,7 +155,7 @@ class Tokenization:
                     # Its frames hold this, which holds the error.
                     self._settle(index, error.with_traceback(None))
                     continue
-                piece = self._begin(index, checked, borders)
+                piece = self._begin(index, checked, cut_points)
             else:
                 break
             taken.append(piece)
@@ -175,19 +175,19 @@ class Tokenization:
             else:
                 self._unfinished.append(long)
 
-    def _settle(self, index: int, outcome: Outcome) -> None:
+    def _settle(self, index: int, outcome: TokenizeResult) -> None:
         self._outcomes[index] = outcome
         self._missing -= 1
 
-    def _begin(self, index: int, checked: CheckedText, borders: Borders | None) -> "Piece":
+    def _begin(self, index: int, checked: CheckedText, cut_points: CutPoints | None) -> "Piece":
         size, from_end = SLICE_CHARACTERS, False
         if self._reading is not None and not (self._reading.with_first and index == 0):
             size = max(self._reading.tokens * _PIECE_CHARACTERS_PER_TOKEN, _PIECE_CHARACTERS_MIN)
             size, from_end = min(size, SLICE_CHARACTERS), self._reading.from_end
         # What is left of a text that is hardly longer is not worth another round.
-        if borders is None or len(checked.text) <= size + size // 2:
+        if cut_points is None or len(checked.text) <= size + size // 2:
             return Piece(index, checked.text, checked.cut, None)
-        pieces = Pieces(checked.text, borders, from_end=from_end, characters=size)
+        pieces = Pieces(checked.text, cut_points, from_end=from_end, characters=size)
         return _LongText(index, pieces, characters_cut=checked.cut, from_end=from_end).take()
 
     def _awaits_first(self, taken: "Sequence[Piece]") -> bool:

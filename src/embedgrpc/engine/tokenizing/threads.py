@@ -112,7 +112,7 @@ class TokenizingThreads:
             if not job.wanted():
                 continue
             try:
-                pieces = job.take(room, self._tokenizer.borders)
+                pieces = job.take(room, self._tokenizer.cut_points)
             except EngineError as refusal:
                 job.failed(refusal)
             except Exception as error:  # noqa: BLE001 - the thread must outlive any input

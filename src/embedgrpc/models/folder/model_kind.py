@@ -2,7 +2,7 @@
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.folder.modules import Pipeline
+from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.kinds import Kind
 
 _CLASSIFIER = "ForSequenceClassification"
@@ -15,13 +15,13 @@ _MODEL_TYPES = {
 }
 
 
-def find_kind(config: JsonObject, extras: JsonObject, pipeline: Pipeline) -> Kind:
+def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
     """Finds what a model answers with.
 
     Args:
         config: `config.json`.
         extras: `config_sentence_transformers.json`.
-        pipeline: What `modules.json` says.
+        modules: What `modules.json` says.
 
     Returns:
         The kind.
@@ -33,12 +33,12 @@ def find_kind(config: JsonObject, extras: JsonObject, pipeline: Pipeline) -> Kin
     if named and named not in _MODEL_TYPES:
         late = ": one vector per token is not" if named in _LATE_INTERACTION else ""
         raise ModelError(f"{extras.path}: model_type {named!r} is not supported{late}")
-    if pipeline.splade or named == "SparseEncoder":
-        return _check_sparse(extras, pipeline, named)
-    if pipeline.poolings:
+    if modules.splade or named == "SparseEncoder":
+        return _check_sparse(extras, modules, named)
+    if modules.poolings:
         if named and _MODEL_TYPES[named] is not Kind.EMBEDDING:
             raise ModelError(f"{extras.path}: model_type {named!r} contradicts the Pooling module")
-        _check_token_dimensions(config, pipeline)
+        _check_token_dimensions(config, modules)
         return Kind.EMBEDDING
     architectures = config.values.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
@@ -49,18 +49,18 @@ def find_kind(config: JsonObject, extras: JsonObject, pipeline: Pipeline) -> Kin
     if any(name.endswith(_CLASSIFIER) for name in architectures):
         _check_one_label(config)
         return Kind.CROSS_ENCODER
-    modules = extras.path.parent / "modules.json"
-    fault = "has no Pooling module" if modules.exists() else "is missing"
+    path = extras.path.parent / "modules.json"
+    fault = "has no Pooling module" if path.exists() else "is missing"
     raise ModelError(
-        f"{modules} {fault}: it says how token vectors are pooled; set pooling and normalize for "
+        f"{path} {fault}: it says how token vectors are pooled; set pooling and normalize for "
         "this model in the configuration"
     )
 
 
-def _check_sparse(extras: JsonObject, pipeline: Pipeline, named: str) -> Kind:
-    if not pipeline.splade:
-        modules = extras.path.parent / "modules.json"
-        raise ModelError(f"{modules} has no SpladePooling module, which a SparseEncoder needs")
+def _check_sparse(extras: JsonObject, modules: Modules, named: str) -> Kind:
+    if not modules.splade:
+        path = extras.path.parent / "modules.json"
+        raise ModelError(f"{path} has no SpladePooling module, which a SparseEncoder needs")
     if named not in {"", "SparseEncoder"}:
         raise ModelError(
             f"{extras.path}: model_type {named!r} contradicts the SpladePooling module"
@@ -68,11 +68,11 @@ def _check_sparse(extras: JsonObject, pipeline: Pipeline, named: str) -> Kind:
     return Kind.EMBEDDING
 
 
-def _check_token_dimensions(config: JsonObject, pipeline: Pipeline) -> None:
+def _check_token_dimensions(config: JsonObject, modules: Modules) -> None:
     hidden = config.count("hidden_size")
-    if hidden is not None and hidden != pipeline.token_dimensions:
+    if hidden is not None and hidden != modules.token_dimensions:
         raise ModelError(
-            f"{config.path}: hidden_size {hidden} is not the {pipeline.token_dimensions} "
+            f"{config.path}: hidden_size {hidden} is not the {modules.token_dimensions} "
             "that the Pooling module's config.json says"
         )
 

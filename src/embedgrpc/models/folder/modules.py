@@ -1,4 +1,4 @@
-"""Reads the pipeline of a sentence-transformers folder: `modules.json` and the module folders.
+"""Reads the modules of a sentence-transformers folder: `modules.json` and the module folders.
 
 Releases before 5.4 and those since write other module paths and another pooling schema; both are
 read. Modules are known by the last component of their type.
@@ -13,15 +13,7 @@ from embedgrpc.models.files.json_file import JsonObject, read_json
 from embedgrpc.models.files.model_file import find_member
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.kinds import Pooling
-from embedgrpc.models.tensors.vector_layers import (
-    DenseLayer,
-    NormLayer,
-    VectorLayer,
-    read_dense,
-    read_norm,
-)
-
-__all__ = ["DenseLayer", "NormLayer", "Pipeline", "VectorLayer", "read_pipeline"]
+from embedgrpc.models.tensors.vector_layers import VectorLayer, read_dense, read_norm
 
 # In the order in which the poolings that are true are concatenated.
 _POOLING_FLAGS = {
@@ -40,7 +32,7 @@ _POOLINGS_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline:
+class Modules:
     """What is done with the backbone's token vectors.
 
     Attributes:
@@ -69,14 +61,14 @@ class Pipeline:
         return self.token_dimensions * len(self.poolings)
 
 
-def read_pipeline(folder: Path) -> Pipeline:
+def read_modules(folder: Path) -> Modules:
     """Reads the modules of a folder.
 
     Args:
         folder: A model folder with a `modules.json`.
 
     Returns:
-        The pipeline.
+        The modules.
 
     Raises:
         ModelError: A file is missing or wrong, or a module is not supported.
@@ -89,15 +81,15 @@ def read_pipeline(folder: Path) -> Pipeline:
         raise ModelError(
             f"{path} has {len(entries)} modules, more than the limit of {_MODULES_MAX}"
         )
-    pipeline = Pipeline(poolings=(), token_dimensions=0, normalize=False)
+    modules = Modules(poolings=(), token_dimensions=0, normalize=False)
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise ModelError(f"{path}: [{index}] must be an object")
         module = JsonObject(path=path, values=entry)
         name = module.text("type", default="").rpartition(".")[2]
-        read = _MODULES.get(name)
+        read = _READERS.get(name)
         if read is None:
-            known = ", ".join(_MODULES)
+            known = ", ".join(_READERS)
             raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
         if (index == 0) != (name in _TRANSFORMERS):
             raise ModelError(
@@ -105,17 +97,17 @@ def read_pipeline(folder: Path) -> Pipeline:
             )
         subfolder = module.text("path", default="")
         find_member(folder, folder, subfolder, named_by=f"{path}: [{index}].path")
-        pipeline = read(folder, subfolder, pipeline)
-    return pipeline
+        modules = read(folder, subfolder, modules)
+    return modules
 
 
-def _read_transformer(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+def _read_transformer(folder: Path, subfolder: str, modules: Modules) -> Modules:
     del folder
-    return replace(pipeline, transformer=subfolder)
+    return replace(modules, transformer=subfolder)
 
 
-def _read_pooling(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    if pipeline.poolings or pipeline.normalize or pipeline.splade or pipeline.layers:
+def _read_pooling(folder: Path, subfolder: str, modules: Modules) -> Modules:
+    if modules.poolings or modules.normalize or modules.splade or modules.layers:
         raise ModelError(f"{folder / 'modules.json'}: Pooling must come once, before Normalize")
     path = folder / subfolder / "config.json"
     if not path.exists():
@@ -127,7 +119,7 @@ def _read_pooling(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
     if key not in config.values:
         key = "word_embedding_dimension"
     return replace(
-        pipeline,
+        modules,
         poolings=_read_poolings(config),
         token_dimensions=config.size(key),
         pooling=config,
@@ -167,55 +159,55 @@ def _read_pooling_flags(config: JsonObject) -> tuple[Pooling, ...]:
     return chosen or (Pooling.MEAN,)
 
 
-def _read_normalize(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    if not pipeline.poolings:
+def _read_normalize(folder: Path, subfolder: str, modules: Modules) -> Modules:
+    if not modules.poolings:
         raise ModelError(f"{folder / 'modules.json'}: Normalize needs a Pooling before it")
     # The folder often does not exist: git keeps no empty folders.
     config = JsonObject.read_if_present(folder / subfolder / "config.json", folder)
     for key in ("module_input_name", "module_output_name"):
         if config.text(key, default="sentence_embedding") != "sentence_embedding":
             raise config.wrong(key, "sentence_embedding")
-    return replace(pipeline, normalize=True)
+    return replace(modules, normalize=True)
 
 
-def _read_dense(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    return _append_layer(folder, pipeline, read_dense(folder / subfolder, folder), "Dense")
+def _read_dense(folder: Path, subfolder: str, modules: Modules) -> Modules:
+    return _append_layer(folder, modules, read_dense(folder / subfolder, folder), "Dense")
 
 
-def _read_norm(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    return _append_layer(folder, pipeline, read_norm(folder / subfolder, folder), "LayerNorm")
+def _read_norm(folder: Path, subfolder: str, modules: Modules) -> Modules:
+    return _append_layer(folder, modules, read_norm(folder / subfolder, folder), "LayerNorm")
 
 
-def _append_layer(folder: Path, pipeline: Pipeline, layer: VectorLayer, name: str) -> Pipeline:
-    if not pipeline.poolings:
+def _append_layer(folder: Path, modules: Modules, layer: VectorLayer, name: str) -> Modules:
+    if not modules.poolings:
         raise ModelError(
             f"{folder / 'modules.json'}: {name} needs a Pooling before it: models of one vector "
             "per token are not supported"
         )
-    if pipeline.normalize:
+    if modules.normalize:
         raise ModelError(f"{folder / 'modules.json'}: {name} must come before Normalize")
-    if layer.in_features != pipeline.dimensions:
+    if layer.in_features != modules.dimensions:
         raise ModelError(
             f"{layer.folder / 'config.json'}: the {name} module takes {layer.in_features} values, "
-            f"but the module before it gives {pipeline.dimensions}"
+            f"but the module before it gives {modules.dimensions}"
         )
-    return replace(pipeline, layers=(*pipeline.layers, layer))
+    return replace(modules, layers=(*modules.layers, layer))
 
 
-def _read_dropout(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
+def _read_dropout(folder: Path, subfolder: str, modules: Modules) -> Modules:
     del folder, subfolder  # it does nothing outside of training
-    return pipeline
+    return modules
 
 
-def _read_splade(folder: Path, subfolder: str, pipeline: Pipeline) -> Pipeline:
-    if pipeline.poolings or pipeline.splade:
+def _read_splade(folder: Path, subfolder: str, modules: Modules) -> Modules:
+    if modules.poolings or modules.splade:
         raise ModelError(f"{folder / 'modules.json'}: SpladePooling must be the only pooling")
-    return replace(pipeline, splade=SpladePooling.read(folder / subfolder / "config.json", folder))
+    return replace(modules, splade=SpladePooling.read(folder / subfolder / "config.json", folder))
 
 
 # Newer releases name the transformer of a sparse model as that of any other.
 _TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
-_MODULES: dict[str, Callable[[Path, str, Pipeline], Pipeline]] = {
+_READERS: dict[str, Callable[[Path, str, Modules], Modules]] = {
     "Transformer": _read_transformer,
     "MLMTransformer": _read_transformer,
     "Pooling": _read_pooling,

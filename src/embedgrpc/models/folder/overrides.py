@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.folder.modules import Pipeline
+from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.kinds import (
     Activation,
     Kind,
@@ -58,38 +58,34 @@ class ModelOverrides:
     weight_type: WeightType = WeightType.FLOAT32
 
 
-def override_pipeline(
-    pipeline: Pipeline, config: JsonObject, overrides: ModelOverrides
-) -> Pipeline:
+def override_modules(modules: Modules, config: JsonObject, overrides: ModelOverrides) -> Modules:
     """Changes what is done with the token vectors as the configuration wants it.
 
     Args:
-        pipeline: What `modules.json` says.
+        modules: What `modules.json` says.
         config: `config.json`.
         overrides: Of the configuration.
 
     Returns:
-        The pipeline.
+        The modules.
 
     Raises:
         ModelError: The configuration does not fit, or does not say enough.
     """
     if overrides.pooling:
-        pipeline = _override_pooling(pipeline, config, overrides)
-    if overrides.normalize is not None and pipeline.poolings:
-        pipeline = replace(pipeline, normalize=overrides.normalize)
-    return pipeline
+        modules = _override_pooling(modules, config, overrides)
+    if overrides.normalize is not None and modules.poolings:
+        modules = replace(modules, normalize=overrides.normalize)
+    return modules
 
 
-def _override_pooling(
-    pipeline: Pipeline, config: JsonObject, overrides: ModelOverrides
-) -> Pipeline:
-    if pipeline.splade is not None:
+def _override_pooling(modules: Modules, config: JsonObject, overrides: ModelOverrides) -> Modules:
+    if modules.splade is not None:
         raise ModelError(f"{config.path.parent}: pooling is set, but the model is a SparseEncoder")
-    if pipeline.poolings:
-        changed = replace(pipeline, poolings=overrides.pooling)
-        layer = next(iter(pipeline.layers), None)
-        pooled = pipeline.token_dimensions * len(overrides.pooling)
+    if modules.poolings:
+        changed = replace(modules, poolings=overrides.pooling)
+        layer = next(iter(modules.layers), None)
+        pooled = modules.token_dimensions * len(overrides.pooling)
         if layer is not None and layer.in_features != pooled:
             raise ModelError(
                 f"{layer.folder / 'config.json'}: the module takes {layer.in_features} values, but "
@@ -102,7 +98,7 @@ def _override_pooling(
             "this model in the configuration"
         )
     key = next((key for key in _HIDDEN_SIZE_KEYS if key in config.values), _HIDDEN_SIZE_KEYS[0])
-    return replace(pipeline, poolings=overrides.pooling, token_dimensions=config.size(key))
+    return replace(modules, poolings=overrides.pooling, token_dimensions=config.size(key))
 
 
 def check_kind(kind: Kind, folder: str, overrides: ModelOverrides) -> None:

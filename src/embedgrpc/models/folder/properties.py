@@ -12,21 +12,14 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.limits import find_max_tokens, read_transformer_settings
 from embedgrpc.models.folder.model_kind import find_kind
-from embedgrpc.models.folder.modules import Pipeline, VectorLayer, read_pipeline
-from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_pipeline
-from embedgrpc.models.folder.provenance import Evidence
-from embedgrpc.models.folder.representations import ServedForms, find_representations
+from embedgrpc.models.folder.modules import Modules, read_modules
+from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_modules
+from embedgrpc.models.folder.padding import find_pad_token_id, find_padding_side
+from embedgrpc.models.folder.prompts import find_default_prompt_name, read_prompts
+from embedgrpc.models.folder.provenance import Provenance
+from embedgrpc.models.folder.representations import ServedTokenOutputs, find_representations
+from embedgrpc.models.folder.scoring import activation_places, read_activation, read_similarity
 from embedgrpc.models.folder.splade_config import SpladePooling
-from embedgrpc.models.folder.usage import (
-    activation_places,
-    check_not_shortened,
-    find_default_prompt_name,
-    find_pad_token_id,
-    find_padding_side,
-    read_activation,
-    read_prompts,
-    read_similarity,
-)
 from embedgrpc.models.kinds import (
     Activation,
     Kind,
@@ -38,17 +31,7 @@ from embedgrpc.models.kinds import (
 )
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tensors.token_heads import TokenHead
-
-__all__ = [
-    "Activation",
-    "Kind",
-    "ModelProperties",
-    "PaddingSide",
-    "Pooling",
-    "Representation",
-    "Similarity",
-    "read",
-]
+from embedgrpc.models.tensors.vector_layers import VectorLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +117,7 @@ def read(
     files: ModelFiles,
     overrides: ModelOverrides | None = None,
     *,
-    served: ServedForms | None = None,
+    served: ServedTokenOutputs | None = None,
 ) -> ModelProperties:
     """Reads the properties of a model.
 
@@ -151,8 +134,8 @@ def read(
         ModelError: A file is missing or wrong, or asks for what is not supported.
     """
     overrides = overrides or ModelOverrides()
-    pipeline = _read_pipeline_if_present(files.folder)
-    folder = files.folder / pipeline.transformer
+    modules = _read_modules_if_present(files.folder)
+    folder = files.folder / modules.transformer
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder / 'config.json'} is missing: the folder holds no model")
     root = files.folder
@@ -162,41 +145,41 @@ def read(
     model_type = config.text("model_type", default="")
     if not model_type:
         raise config.wrong("model_type", "the name of an architecture")
-    pipeline = override_pipeline(pipeline, config, overrides)
-    kind = find_kind(config, extras, pipeline)
+    modules = override_modules(modules, config, overrides)
+    kind = find_kind(config, extras, modules)
     check_kind(kind, str(files.folder), overrides)
-    check_not_shortened(extras, pipeline.dimensions)
+    _check_not_truncated(extras, modules.dimensions)
     settings = read_transformer_settings(folder, root)
     prompts = {**read_prompts(extras), **overrides.prompts}
-    forms = find_representations(files, config, pipeline, overrides, served)
+    forms = find_representations(files, config, modules, overrides, served)
     limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
-    evidence = Evidence(files.folder)
-    evidence.note_first("kind", [(config, "architectures")])
-    evidence.note_pipeline(pipeline, forms)
-    evidence.note_first("model_type", [(config, "model_type")])
-    evidence.note_first("max_tokens", [(limit.config, limit.key)])
-    evidence.note_first("lowercase", [(settings.config, "do_lower_case")])
+    provenance = Provenance(files.folder)
+    provenance.note_first("kind", [(config, "architectures")])
+    provenance.note_modules(modules, forms)
+    provenance.note_first("model_type", [(config, "model_type")])
+    provenance.note_first("max_tokens", [(limit.config, limit.key)])
+    provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
     for name in ("prompts", "default_prompt_name"):
-        evidence.note_first(name, [(extras, name)])
-    evidence.note_first("similarity", [(extras, "similarity_fn_name")])
-    evidence.note_first("activation", activation_places(config, extras))
-    evidence.note_first("padding_side", [(tokenizer_config, "padding_side")])
-    evidence.note_first("pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")])
-    evidence.note_overrides(overrides)
+        provenance.note_first(name, [(extras, name)])
+    provenance.note_first("similarity", [(extras, "similarity_fn_name")])
+    provenance.note_first("activation", activation_places(config, extras))
+    provenance.note_first("padding_side", [(tokenizer_config, "padding_side")])
+    provenance.note_first(
+        "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
+    )
+    provenance.note_overrides(overrides)
     return ModelProperties(
         kind=kind,
         model_type=model_type,
-        poolings=pipeline.poolings,
-        normalize=pipeline.normalize,
-        token_dimensions=pipeline.token_dimensions,
-        dimensions=pipeline.dimensions,
+        poolings=modules.poolings,
+        normalize=modules.normalize,
+        token_dimensions=modules.token_dimensions,
+        dimensions=modules.dimensions,
         max_tokens=limit.tokens,
         prompts=prompts,
         default_prompt_name=find_default_prompt_name(extras, prompts, overrides),
         similarity=overrides.similarity
-        or read_similarity(
-            extras, default=Similarity.DOT if pipeline.splade else Similarity.COSINE
-        ),
+        or read_similarity(extras, default=Similarity.DOT if modules.splade else Similarity.COSINE),
         activation=overrides.activation or read_activation(config, extras),
         padding_side=overrides.padding_side or find_padding_side(model_type, tokenizer_config),
         pad_token_id=find_pad_token_id(folder, root, config, tokenizer_config)
@@ -205,7 +188,7 @@ def read(
         config=config.values,
         folder=root,
         transformer_folder=folder,
-        dense_layers=pipeline.layers,
+        dense_layers=modules.layers,
         lowercase=settings.lowercase if overrides.lowercase is None else overrides.lowercase,
         file=overrides.file,
         output=overrides.output,
@@ -215,16 +198,26 @@ def read(
         representations=forms.names,
         sparse_dimensions=forms.sparse_dimensions,
         multi_vector_dimensions=forms.multi_vector_dimensions,
-        splade=pipeline.splade,
+        splade=modules.splade,
         sparse_head=forms.sparse_head,
         multi_vector_head=forms.multi_vector_head,
         unweighted_token_ids=forms.unweighted_token_ids,
         multi_vector_skip_tokens=forms.multi_vector_skip_tokens,
-        origins=evidence.origins,
+        origins=provenance.origins,
     )
 
 
-def _read_pipeline_if_present(folder: Path) -> Pipeline:
+def _read_modules_if_present(folder: Path) -> Modules:
     if (folder / "modules.json").exists():
-        return read_pipeline(folder)
-    return Pipeline(poolings=(), token_dimensions=0, normalize=False)
+        return read_modules(folder)
+    return Modules(poolings=(), token_dimensions=0, normalize=False)
+
+
+def _check_not_truncated(extras: JsonObject, dimensions: int) -> None:
+    """Refuse a model whose vectors the reference truncates unasked."""
+    kept = extras.count("truncate_dim")
+    if kept is not None and kept < dimensions:
+        raise ModelError(
+            f"{extras.path}: truncate_dim {kept} is not supported, as vectors have {dimensions} "
+            "values: take it out, and ask for dimensions in requests"
+        )

@@ -5,12 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.folder.modules import Pipeline
+from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.representations import Representations
 
 
-class Evidence:
+class Provenance:
     """Where things were found, for people who wonder why a model is taken for what it is.
 
     Attributes:
@@ -33,28 +33,28 @@ class Evidence:
                 self.note(name, config.path, key)
                 return
 
-    def note_pipeline(self, pipeline: Pipeline, forms: Representations) -> None:
+    def note_modules(self, modules: Modules, forms: Representations) -> None:
         """Remembers what the modules say, and the heads beside them."""
-        modules = self._folder / "modules.json"
-        if modules.exists():
+        path = self._folder / "modules.json"
+        if path.exists():
             for name in ("kind", "representations", "poolings", "dense_layers", "normalize"):
-                self.note(name, modules)
+                self.note(name, path)
         heads = [head.path for head in (forms.sparse_head, forms.multi_vector_head) if head]
         if forms.exported is not None:
             heads.append(forms.exported)
         if heads:
-            places = [modules, *heads]
+            places = [path, *heads]
             self.origins["representations"] = ", ".join(path.name for path in places)
-        pooling = pipeline.pooling
+        pooling = modules.pooling
         if pooling is not None:
             modes = [key for key, value in pooling.values.items() if "_mode" in key and value]
             self.note("poolings", pooling.path, *modes)
             keys = ("embedding_dimension", "word_embedding_dimension")
             self.note_first("dimensions", [(pooling, key) for key in keys])
-        if pipeline.layers:
-            self.note("dimensions", pipeline.layers[-1].folder / "config.json", "out_features")
+        if modules.layers:
+            self.note("dimensions", modules.layers[-1].folder / "config.json", "out_features")
         if forms.sparse_dimensions:
-            folder = self._folder / pipeline.transformer
+            folder = self._folder / modules.transformer
             self.note("sparse_dimensions", folder / "config.json", "vocab_size")
         if forms.multi_vector_head:
             self.note("multi_vector_dimensions", forms.multi_vector_head.path, "weight")

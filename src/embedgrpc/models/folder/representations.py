@@ -7,7 +7,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.files.onnx_outputs import read_outputs
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
-from embedgrpc.models.folder.modules import Pipeline
+from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.special_tokens import find_special_ids
 from embedgrpc.models.kinds import Representation
@@ -53,7 +53,7 @@ class Representations:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedForms:
+class ServedTokenOutputs:
     """What a server that runs a model makes of its tokens.
 
     Attributes:
@@ -71,16 +71,16 @@ class ServedForms:
 def find_representations(
     files: ModelFiles,
     config: JsonObject,
-    pipeline: Pipeline,
+    modules: Modules,
     overrides: ModelOverrides,
-    served: ServedForms | None,
+    served: ServedTokenOutputs | None,
 ) -> Representations:
     """Finds the forms of vectors that a model makes.
 
     Args:
         files: The model's folder; the heads of tokens lie in it.
         config: `config.json` of the backbone; the tokenizer lies beside it.
-        pipeline: The modules after the backbone.
+        modules: The modules after the backbone.
         overrides: What the configuration says about the model.
         served: What a server makes of its tokens; None for a model that runs here.
 
@@ -90,27 +90,27 @@ def find_representations(
     Raises:
         ModelError: A file is missing or wrong, or a head does not fit the backbone.
     """
-    sparse, multi_vector = _find_heads(files.folder, pipeline)
+    sparse, multi_vector = _find_heads(files.folder, modules)
     has_weights, dimensions = bool(sparse), multi_vector.out_features if multi_vector else 0
     exported = None
     # Who asks for one output of a graph does without the others.
     if served is not None:
         has_weights, dimensions = served.token_weights, 0
         if served.token_vectors:
-            dimensions = served.vector_dimensions or _count_dimensions(multi_vector, pipeline)
+            dimensions = served.vector_dimensions or _count_dimensions(multi_vector, modules)
         sparse = multi_vector = None
-    elif pipeline.poolings and not sparse and not multi_vector and not overrides.output:
+    elif modules.poolings and not sparse and not multi_vector and not overrides.output:
         exported = _find_export(files, config.path.parent, overrides.file)
-        has_weights, dimensions = _read_exported(exported, files.folder, pipeline)
+        has_weights, dimensions = _read_exported(exported, files.folder, modules)
     there = {
-        Representation.DENSE: bool(pipeline.poolings),
-        Representation.SPARSE: bool(pipeline.splade) or has_weights,
+        Representation.DENSE: bool(modules.poolings),
+        Representation.SPARSE: bool(modules.splade) or has_weights,
         Representation.MULTI_VECTOR: bool(dimensions),
     }
     return Representations(
         names=tuple(representation for representation, present in there.items() if present),
         sparse_dimensions=(
-            _find_vocabulary(config, pipeline) if there[Representation.SPARSE] else 0
+            _find_vocabulary(config, modules) if there[Representation.SPARSE] else 0
         ),
         multi_vector_dimensions=dimensions,
         sparse_head=sparse,
@@ -125,15 +125,15 @@ def find_representations(
     )
 
 
-def _count_dimensions(head: TokenHead | None, pipeline: Pipeline) -> int:
-    return head.out_features if head else pipeline.token_dimensions
+def _count_dimensions(head: TokenHead | None, modules: Modules) -> int:
+    return head.out_features if head else modules.token_dimensions
 
 
-def _find_heads(folder: Path, pipeline: Pipeline) -> tuple[TokenHead | None, TokenHead | None]:
+def _find_heads(folder: Path, modules: Modules) -> tuple[TokenHead | None, TokenHead | None]:
     # They make more of the token vectors that are pooled into a dense vector.
-    if not pipeline.poolings:
+    if not modules.poolings:
         return None, None
-    size = pipeline.token_dimensions
+    size = modules.token_dimensions
     return (
         find_head(folder, SPARSE_NAME, hidden_size=size),
         find_head(folder, MULTI_VECTOR_NAME, hidden_size=size),
@@ -150,7 +150,7 @@ def _find_export(files: ModelFiles, folder: Path, file: str) -> Path | None:
     return folder / name
 
 
-def _read_exported(path: Path | None, root: Path, pipeline: Pipeline) -> tuple[bool, int]:
+def _read_exported(path: Path | None, root: Path, modules: Modules) -> tuple[bool, int]:
     """Whether a graph weighs its tokens, and the length of its tokens' vectors.
 
     Where the graph does not tell the length, it is taken to be that of the token vectors, and
@@ -160,13 +160,13 @@ def _read_exported(path: Path | None, root: Path, pipeline: Pipeline) -> tuple[b
     if not outputs.keys() & set(DENSE_NAMES):
         return False, 0
     vectors = next((outputs[name] for name in VECTOR_NAMES if name in outputs), None)
-    dimensions = 0 if vectors is None else (vectors or (None,))[-1] or pipeline.token_dimensions
+    dimensions = 0 if vectors is None else (vectors or (None,))[-1] or modules.token_dimensions
     return bool(outputs.keys() & set(WEIGHT_NAMES)), dimensions
 
 
-def _find_vocabulary(config: JsonObject, pipeline: Pipeline) -> int:
+def _find_vocabulary(config: JsonObject, modules: Modules) -> int:
     vocabulary = config.size("vocab_size")
-    splade = pipeline.splade
+    splade = modules.splade
     if splade and splade.dimensions not in {0, vocabulary}:
         raise ModelError(
             f"{config.path}: vocab_size {vocabulary} is not the {splade.dimensions} "

@@ -1,6 +1,6 @@
-"""Makes the graph that is served: a backbone, built or imported, and the model's head.
+"""Builds the graph that is served: a backbone, built or exported, and the model's head.
 
-This is the only way to the `onnx` package, which a start from the cache does not load.
+Imports the `onnx` package; a start from the cache must not import this module.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ from embedgrpc.models.graphs.exports.m3 import (
     find_m3_hidden,
     find_m3_outputs,
 )
-from embedgrpc.models.graphs.exports.onnx_file import move_weights, read_graph
+from embedgrpc.models.graphs.exports.onnx_file import move_weights, read_export
 from embedgrpc.models.graphs.exports.vectors import (
     check_no_heads,
     check_pooled,
@@ -49,13 +49,13 @@ from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.kinds import Kind, WeightType
-from embedgrpc.models.sources.weight_file import Format, Origin, open_tensors
+from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
 
 GRAPH_NAME = "model.onnx"
 
 _CONVERSIONS = {WeightType.FLOAT16: convert_to_float16, WeightType.INT8: convert_to_int8}
 
-# Old enough for other runtimes; LayerNormalization is a single operator since this version.
+# Known to older runtimes, and the first with an operator LayerNormalization.
 _OPSET = 17
 _IR_VERSION = 8
 
@@ -67,8 +67,8 @@ class BuiltGraph:
     Attributes:
         inputs: Names of its inputs.
         outputs: Names of its outputs.
-        weight_type: What most of its weights are, such as "float32".
-        weight_bytes: Their size.
+        weight_type: The type of most of its weights, such as "float32".
+        weight_bytes: The size of its weights.
     """
 
     inputs: tuple[str, ...]
@@ -77,34 +77,31 @@ class BuiltGraph:
     weight_bytes: int
 
 
-def build_graph(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    """Writes the graph of a model and its weights to an empty folder.
+def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
+    """Write the graph of a model and its weights to an empty folder.
 
     Args:
-        origin: What to make it from.
-        properties: What the model is.
-        folder: Where to write.
-
-    Returns:
-        What was written.
+        weight_file: The file of weights, or the exported graph.
+        properties: The model's properties.
+        folder: The empty folder.
 
     Raises:
-        ModelError: The origin cannot be used, or does not fit the properties.
+        ModelError: The file cannot be used, or does not fit the properties.
     """
     if properties.weight_type is WeightType.FLOAT32:
-        return _build_plain(origin, properties, folder)
+        return _build_plain(weight_file, properties, folder)
     with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
-        plain = _build_plain(origin, properties, Path(plain_folder))
+        plain = _build_plain(weight_file, properties, Path(plain_folder))
         convert = _CONVERSIONS[properties.weight_type]
         weight_bytes = convert(Path(plain_folder) / GRAPH_NAME, folder)
     return replace(plain, weight_type=str(properties.weight_type), weight_bytes=weight_bytes)
 
 
-def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    if origin.format is Format.ONNX:
-        return _import(origin, properties, folder)
+def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
+    if weight_file.format is Format.ONNX:
+        return _adapt_export(weight_file, properties, folder)
     family = FAMILIES.get(properties.model_type)
-    config = JsonObject(path=origin.folder / "config.json", values=properties.config)
+    config = JsonObject(path=weight_file.folder / "config.json", values=properties.config)
     if family is None:
         known = ", ".join(FAMILIES)
         raise config.wrong("model_type", f"one of {known} where there is no onnx/model.onnx")
@@ -114,7 +111,7 @@ def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> B
         graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
     )
     with (
-        open_tensors(origin) as tensors,
+        open_tensors(weight_file) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = encoder.build(writer, tensors, config, family)
@@ -134,52 +131,52 @@ def _build_plain(origin: Origin, properties: ModelProperties, folder: Path) -> B
     return BuiltGraph(family.inputs, outputs, "float32", writer.weight_bytes)
 
 
-def _import(origin: Origin, properties: ModelProperties, folder: Path) -> BuiltGraph:
-    imported = read_graph(origin, asked_for=bool(properties.file))
-    model = imported.model
+def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
+    export = read_export(weight_file, may_be_quantized=bool(properties.file))
+    model = export.model
     pooled = False
-    with GraphWriter(folder, model.graph, opset=imported.opset) as writer:
-        move_weights(writer, origin, model)
-        inputs = bind_inputs(writer, origin, properties)
+    with GraphWriter(folder, model.graph, opset=export.opset) as writer:
+        move_weights(writer, weight_file, model)
+        inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
         if properties.kind is Kind.CROSS_ENCODER:
-            outputs: tuple[str, ...] = (find_logits(writer, origin, properties),)
+            outputs: tuple[str, ...] = (find_logits(writer, weight_file, properties),)
             exported = m3 = None
         elif properties.splade is not None:
-            logits = find_token_logits(writer, origin, properties)
+            logits = find_token_logits(writer, weight_file, properties)
             outputs = (
                 append_vocabulary_weights(writer, properties.splade, logits, "attention_mask"),
             )
             exported = m3 = None
         elif m3 is not None:
-            outputs = _append_head(writer, properties, find_m3_hidden(writer, origin, m3))
+            outputs = _append_head(writer, properties, find_m3_hidden(writer, weight_file, m3))
             outputs += adopt_m3_outputs(writer, properties, m3)
             exported = None
-        elif (vector := find_pooled(writer, origin, properties)) is not None:
-            check_no_heads(origin, properties)
+        elif (vector := find_pooled(writer, weight_file, properties)) is not None:
+            check_no_heads(weight_file, properties)
             outputs = append_outputs(writer, vector, normalize=properties.normalize)
             exported, pooled = None, True
         else:
-            hidden, exported = find_hidden(writer, origin, properties)
+            hidden, exported = find_hidden(writer, weight_file, properties)
             outputs = _append_head(writer, properties, hidden)
     if pooled:
         _save(model, folder, outputs, properties)
-        outputs = check_pooled(folder / GRAPH_NAME, origin, properties, outputs)
+        outputs = check_pooled(folder / GRAPH_NAME, weight_file, properties, outputs)
     if exported is not None and not properties.pooling_is_set:
         _save(model, folder, (*outputs, exported), properties)
-        check_sentence_embedding(folder / GRAPH_NAME, origin, properties, outputs, exported)
+        check_sentence_embedding(folder / GRAPH_NAME, weight_file, properties, outputs, exported)
     if properties.splade is not None:
         _save(model, folder, outputs, properties)
-        check_vocabulary(folder / GRAPH_NAME, origin, properties)
+        check_vocabulary(folder / GRAPH_NAME, weight_file, properties)
     if m3 is not None:
         _save(model, folder, outputs, properties, exported=m3.described)
-        check_m3_outputs(folder / GRAPH_NAME, origin, properties, m3)
+        check_m3_outputs(folder / GRAPH_NAME, weight_file, properties, m3)
     _save(model, folder, outputs, properties)
     if not (pooled or exported or properties.splade or m3):
-        # The others have been run. A graph is a program: one that does not end, or takes all
-        # memory, must do so here.
-        try_graph(folder / GRAPH_NAME, origin, properties, outputs)
-    return BuiltGraph(inputs, outputs, imported.weight_type, writer.weight_bytes)
+        # The checks above ran the others. A graph is a program: if it never ends or takes all
+        # memory, that must happen here.
+        try_graph(folder / GRAPH_NAME, weight_file, properties, outputs)
+    return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
 
 
 def _append_head(writer: GraphWriter, properties: ModelProperties, hidden: str) -> tuple[str, ...]:

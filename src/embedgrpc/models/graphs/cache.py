@@ -1,6 +1,7 @@
-"""Keeps built graphs on disk, safe for several processes at once.
+"""Keeps built graphs on disk, for several processes at once.
 
-An entry is a folder that appears whole or not at all: it is made beside its place and renamed.
+An entry is a folder. It is built under another name and then renamed, so that an entry is complete
+as soon as it exists.
 """
 
 import hashlib
@@ -16,75 +17,67 @@ from typing import Any
 
 from embedgrpc.models.errors import ModelError
 
-# Beside what was built in the folder of an entry.
+# Lies in the folder of each entry, beside the built files.
 MANIFEST_NAME = "manifest.json"
 _UNFINISHED = ".unfinished-"
-# A build takes seconds; what is older was left behind by a process that died.
+# A build takes seconds; an older unfinished entry belongs to a process that died.
 _LEFTOVER_AGE_S = 24 * 3600.0
 
-# What the unfinished entries of this process are called, so that another can remove them where
-# this one is killed.
+# In the names of the unfinished entries of this process, so that another process can remove them
+# if this one is killed.
 _tag = ""
 
 _logger = logging.getLogger(__name__)
 
 
 class NotBuiltError(ModelError):
-    """The cache lacks an entry, and it must not be built here."""
+    """The cache lacks an entry that this process must not build."""
 
 
 def tag_unfinished(tag: str) -> None:
-    """Names what this process leaves unfinished when it is killed; see `remove_unfinished`."""
-    global _tag  # noqa: PLW0603 - it is the process that has one
+    """Put a tag into the names of this process's unfinished entries; see `remove_unfinished`."""
+    global _tag  # noqa: PLW0603 - one tag per process
     _tag = f"{tag}-"
 
 
 def remove_unfinished(cache_dir: Path, tag: str) -> None:
-    """Removes what a process left unfinished that was killed.
+    """Remove the unfinished entries of a process that was killed.
 
     Args:
         cache_dir: The cache; it need not exist.
-        tag: Of the process, which no other has.
+        tag: The unique tag of the process.
     """
     for path in cache_dir.glob(f"{_UNFINISHED}{tag}-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def find_entry(cache_dir: Path, key: str) -> Mapping[str, Any] | None:
-    """Finds an entry of the cache.
-
-    Args:
-        cache_dir: The cache; it need not exist.
-        key: Of the entry.
-
-    Returns:
-        What was remembered about it; None where there is none, or it is damaged.
-    """
+    """Return the facts stored with an entry; None if there is no entry or it is damaged."""
     return _read_entry(cache_dir / key)
 
 
 def load_or_build(
     cache_dir: Path, key: str, build: Callable[[Path], Mapping[str, Any]], *, may_build: bool = True
 ) -> tuple[Path, Mapping[str, Any]]:
-    """Gives an entry of the cache, and makes it where there is none or it is damaged.
+    """Return an entry of the cache; build it if there is none or it is damaged.
 
     Args:
-        cache_dir: The cache; made where it does not exist.
-        key: Of the entry, usable as the name of a folder.
-        build: Fills an empty folder, and tells what to remember about it, as JSON has it.
-        may_build: Whether it may be made.
+        cache_dir: The cache; made if it does not exist.
+        key: The name of the entry's folder.
+        build: Fills an empty folder, and returns the facts to store with it, as JSON types.
+        may_build: Whether a missing entry may be built.
 
     Returns:
-        The entry's folder, and what was remembered.
+        The entry's folder and its facts.
 
     Raises:
-        NotBuiltError: There is none, and it may not be made.
+        NotBuiltError: There is no entry, and it may not be built.
         ModelError: The cache cannot be written to.
     """
     place = cache_dir / key
-    remembered = _read_entry(place)
-    if remembered is not None:
-        return place, remembered
+    facts = _read_entry(place)
+    if facts is not None:
+        return place, facts
     if not may_build:
         raise NotBuiltError(f"cache folder {cache_dir} has no entry {key}")
     try:
@@ -94,7 +87,7 @@ def load_or_build(
 
 
 def has_entries(cache_dir: Path) -> bool:
-    """Whether the cache holds anything, by the name."""
+    """Return whether the cache holds any entry, complete or damaged."""
     try:
         return any(not path.name.startswith(".") for path in cache_dir.iterdir())
     except OSError:
@@ -102,7 +95,7 @@ def has_entries(cache_dir: Path) -> bool:
 
 
 def check_writable(cache_dir: Path) -> None:
-    """Check that an entry can be made, before work is done for it.
+    """Check that the cache can take an entry, before work is done for one.
 
     Raises:
         ModelError: The cache cannot be written to.
@@ -124,7 +117,7 @@ def _cannot_be_used(cache_dir: Path, error: OSError) -> ModelError:
 def _read_entry(place: Path) -> Mapping[str, Any] | None:
     try:
         manifest = json.loads((place / MANIFEST_NAME).read_bytes())
-        digests, remembered = manifest["digests"], manifest["remembered"]
+        digests, facts = manifest["digests"], manifest["remembered"]
         damaged = [name for name, digest in digests.items() if _digest(place / name) != digest]
     except FileNotFoundError:
         return None
@@ -134,15 +127,15 @@ def _read_entry(place: Path) -> Mapping[str, Any] | None:
             " or set cache_dir (--cache-dir) to another folder"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        damaged, remembered = [MANIFEST_NAME], None
-    if damaged or not isinstance(remembered, dict):
-        _logger.warning("damaged cache entry is built anew", extra={"entry": str(place)})
+        damaged, facts = [MANIFEST_NAME], None
+    if damaged or not isinstance(facts, dict):
+        _logger.warning("rebuilding a damaged cache entry", extra={"entry": str(place)})
         return None
-    return remembered
+    return facts
 
 
 def _digest(path: Path) -> str:
-    """The SHA-256 of a file; nothing where there is none."""
+    """Return the SHA-256 of a file in hexadecimal; empty if there is no file."""
     if not path.exists():
         return ""
     with path.open("rb") as file:
@@ -156,35 +149,35 @@ def _build_entry(
     _remove_leftovers(cache_dir)
     folder = _make_folder(cache_dir)
     try:
-        remembered = dict(build(folder))
+        facts = dict(build(folder))
         digests = {path.name: _digest(path) for path in folder.iterdir()}
-        manifest = json.dumps({"digests": digests, "remembered": remembered}, indent=1)
+        manifest = json.dumps({"digests": digests, "remembered": facts}, indent=1)
         (folder / MANIFEST_NAME).write_text(manifest)
         for path in folder.iterdir():
             _flush(path)
-        return _move_into_place(folder, place, remembered)
+        return _move_into_place(folder, place, facts)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_folder(parent: Path) -> Path:
-    """Make a folder that others may read as the umask says, unlike those of `tempfile`."""
+    """Make a folder with the permissions of the umask; those of `tempfile` are private."""
     folder = parent / f"{_UNFINISHED}{_tag}{secrets.token_hex(8)}"
     folder.mkdir()
     return folder
 
 
 def _flush(path: Path) -> None:
-    # Without this a power cut may leave files of the right size that hold zeros.
+    # Without this, a power cut may leave files of the right size full of zeros.
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _move_into_place(folder: Path, place: Path, remembered: Mapping[str, Any]) -> Mapping[str, Any]:
+def _move_into_place(folder: Path, place: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         folder.rename(place)
     except OSError:
-        # Something is there: another process was faster, or what is there is damaged.
+        # An entry exists: another process was faster, or the entry is damaged.
         present = _read_entry(place)
         if present is not None:
             return present
@@ -194,7 +187,7 @@ def _move_into_place(folder: Path, place: Path, remembered: Mapping[str, Any]) -
             folder.rename(place)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    return remembered
+    return facts
 
 
 def _remove_leftovers(cache_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reads the weights of a graph that was written here."""
+"""Reads the weights of a graph that `GraphWriter` wrote."""
 
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def read_weight(tensor: TensorProto, folder: Path) -> NDArray[Any]:
-    """Reads a tensor of a graph.
+    """Return the values of a tensor; mapped from the file if they are not in the graph.
 
     Args:
-        tensor: Of the graph.
-        folder: Where the graph and its weights are.
-
-    Returns:
-        Its values; mapped from the file where they lie outside of the graph.
+        tensor: A tensor of the graph.
+        folder: The folder of the graph and its weights.
     """
     if tensor.data_location != TensorProto.EXTERNAL:
         return numpy_helper.to_array(tensor)

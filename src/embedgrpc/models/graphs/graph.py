@@ -1,4 +1,4 @@
-"""From a model's files to a graph on disk that ONNX Runtime loads."""
+"""Turns a model's files into a graph on disk that ONNX Runtime loads."""
 
 import hashlib
 import json
@@ -12,13 +12,14 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import MANIFEST_NAME, load_or_build
 from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.sources.weight_file import Format, Origin, find_external, find_origin
+from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external, find_weight_file
 from embedgrpc.models.tensors.layer_weights import find_layer_weights
 from embedgrpc.models.tokenizers.tokenizer_class import find_changes
 
-# To be raised whenever the same files are to give another graph.
+# Raise it with every change that makes another graph of the same files.
 _BUILDER_VERSION = 2
-# The sizes follow from the weights; the rest of the file says who made it, and how.
+# The keys of config.json that change what is computed. Sizes follow from the weights; the other
+# keys say who made the model, and how.
 _ENCODER_KEYS = (
     "model_type", "hidden_act", "activation", "layer_norm_eps", "num_attention_heads", "n_heads",
     "num_hidden_layers", "n_layers", "pad_token_id",
@@ -32,13 +33,14 @@ class Graph:
     Attributes:
         path: The ONNX file; its weights lie beside it.
         inputs: Names of its inputs, int64 [batch, tokens] each.
-        outputs: Names of its outputs, as `outputs` describes them. Where an export normalises by
-            itself and gives no token vectors, there is none before normalisation.
-        weight_type: What most of the weights are, such as "float32".
-        weight_bytes: Their size.
-        content_hash: What the model's answers depend on, in hexadecimal: vectors of models with
-            the same hash can be compared. Where the files lie does not matter. An export and the
-            safetensors that it was made from have different ones: nothing says that they agree.
+        outputs: Names of its outputs; see the module `outputs`. An export that normalises by itself
+            and has no token vectors lacks the vector before normalisation.
+        weight_type: The type of most of the weights, such as "float32".
+        weight_bytes: The size of the weights.
+        content_hash: A hash of everything that the model's answers depend on, in hexadecimal:
+            vectors of models with the same hash can be compared. It does not depend on where the
+            files lie. An export and the safetensors that it was made from have different hashes:
+            nothing proves that they agree.
     """
 
     path: Path
@@ -50,23 +52,23 @@ class Graph:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The ONNX file and those beside it that it keeps its weights in."""
+        """The ONNX file and the files of its weights."""
         beside = self.path.parent.iterdir()
         return tuple(sorted(path for path in beside if path.name != MANIFEST_NAME))
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a graph is made from, and the hashes that tell it from others.
+    """The files that a graph is made from, and the hashes that identify it.
 
     Attributes:
-        origin: The file of weights.
-        external: Files in which that file keeps weights.
+        weight_file: The file of weights.
+        external: Further files that hold weights of `weight_file`.
         weights_digest: The SHA-256 of all weights, in hexadecimal.
-        content_hash: As that of `Graph`.
+        content_hash: See `Graph`.
     """
 
-    origin: Origin
+    weight_file: WeightFile
     external: tuple[Path, ...]
     weights_digest: str
     content_hash: str
@@ -75,30 +77,28 @@ class Identity:
 def prepare(
     files: ModelFiles, properties: ModelProperties, *, cache_dir: Path, may_build: bool = True
 ) -> Graph:
-    """Makes the graph of a model, or finds it in the cache.
+    """Return the graph of a model from the cache, or build it.
 
     Args:
         files: The model's folder.
-        properties: What the model is.
-        cache_dir: Where graphs are kept from one start to the next.
-        may_build: Whether it may be made here, which parses the model's weights.
-
-    Returns:
-        The graph.
+        properties: The model's properties.
+        cache_dir: The folder that keeps graphs from one start to the next.
+        may_build: Whether this process may build it, and so parse the model's weights.
 
     Raises:
-        NotBuiltError: It is not in the cache, and may not be made here.
+        NotBuiltError: The graph is not in the cache and may not be built here.
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
     identity = identify(files, properties, cache_dir=cache_dir, may_build=may_build)
-    origin = identity.origin
-    key = _digest([str(_BUILDER_VERSION), identity.weights_digest, _shape(origin, properties)])
+    weight_file = identity.weight_file
+    build_options = _describe_build(weight_file, properties)
+    key = _digest([str(_BUILDER_VERSION), identity.weights_digest, build_options])
 
     def build(folder: Path) -> Mapping[str, Any]:
-        # The builders need the onnx package, which takes longer to load than a cached graph.
+        # The builders import the onnx package, which takes longer than loading a cached graph.
         from embedgrpc.models.graphs.build import build_graph  # noqa: PLC0415 - not on a hit
 
-        return asdict(build_graph(origin, properties, folder))
+        return asdict(build_graph(weight_file, properties, folder))
 
     folder, built = load_or_build(cache_dir, key, build, may_build=may_build)
     return Graph(
@@ -114,42 +114,45 @@ def prepare(
 def identify(
     files: ModelFiles, properties: ModelProperties, *, cache_dir: Path, may_build: bool = True
 ) -> Identity:
-    """Finds a model's weights and what its answers depend on, without making its graph.
+    """Find and hash a model's weights, without building its graph.
 
     Args:
-        files: The model's folder.
-        properties: What the model is.
-        cache_dir: Where graphs are kept from one start to the next.
-        may_build: Whether an ONNX graph may be parsed here.
-
-    Returns:
-        The weights, brought where they come from a repository, and their hashes.
+        files: The model's folder; weights are downloaded to it if it comes from a repository.
+        properties: The model's properties.
+        cache_dir: The folder that keeps graphs from one start to the next.
+        may_build: Whether this process may parse an ONNX graph.
 
     Raises:
-        NotBuiltError: The cache does not say where the weights are, and it may not be found here.
+        NotBuiltError: The cache does not say which files hold the weights, and this process may
+            not find out.
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
     fetch_weights(files, properties.transformer_folder, file=properties.file)
-    origin = find_origin(properties.transformer_folder, properties.folder, file=properties.file)
-    external = _find_externals(files, origin, cache_dir, may_build=may_build)
+    weight_file = find_weight_file(
+        properties.transformer_folder, properties.folder, file=properties.file
+    )
+    external = _find_externals(files, weight_file, cache_dir, may_build=may_build)
     weights_digest = _digest(
         [
-            origin.digest,
+            weight_file.digest,
             *(hash_file(path, properties.folder) for path in external),
             *_layer_digests(properties),
             *_head_digests(properties),
         ]
     )
     return Identity(
-        origin, external, weights_digest, _content_hash(origin, properties, weights_digest)
+        weight_file,
+        external,
+        weights_digest,
+        _content_hash(weight_file, properties, weights_digest),
     )
 
 
 def _find_externals(
-    files: ModelFiles, origin: Origin, cache_dir: Path, *, may_build: bool
+    files: ModelFiles, weight_file: WeightFile, cache_dir: Path, *, may_build: bool
 ) -> tuple[Path, ...]:
-    """The files in which an ONNX graph keeps its weights."""
-    if origin.format is not Format.ONNX:
+    """Return the external files that hold weights of an ONNX graph."""
+    if weight_file.format is not Format.ONNX:
         return ()
 
     def build(_folder: Path) -> Mapping[str, Any]:
@@ -158,55 +161,55 @@ def _find_externals(
             load_proto,
         )
 
-        return {"locations": external_locations(load_proto(origin))}
+        return {"locations": external_locations(load_proto(weight_file))}
 
-    # The names stand in the graph: the same graph always has the same.
-    _, remembered = load_or_build(
-        cache_dir, f"{origin.digest}-external", build, may_build=may_build
+    # The names are part of the graph, so they hold for every file with its digest.
+    _, facts = load_or_build(
+        cache_dir, f"{weight_file.digest}-external", build, may_build=may_build
     )
-    locations = remembered["locations"]
-    fetch_external(files, origin, locations)
-    return tuple(find_external(origin, name) for name in locations)
+    locations = facts["locations"]
+    fetch_external(files, weight_file, locations)
+    return tuple(find_external(weight_file, name) for name in locations)
 
 
 def _layer_digests(properties: ModelProperties) -> list[str]:
-    """The digests of the weights of the modules after pooling."""
+    """Return the digests of the weights of the modules after pooling."""
     return [
         hash_file(find_layer_weights(layer), properties.folder) for layer in properties.dense_layers
     ]
 
 
 def _head_digests(properties: ModelProperties) -> list[str]:
-    """The digests of the weights that make more of the tokens than a dense vector."""
+    """Return the digests of the weights of the sparse and multi-vector heads."""
     heads = (properties.sparse_head, properties.multi_vector_head)
     return [hash_file(head.path, properties.folder) if head else "" for head in heads if any(heads)]
 
 
 def _describe_splade(properties: ModelProperties) -> list[Any] | None:
-    """How logits become a sparse vector."""
+    """Describe how logits become a sparse vector."""
     splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
 
 
 def _describe_layers(properties: ModelProperties) -> list[Any]:
-    """What the modules after pooling are, wherever they lie."""
+    """Describe the modules after pooling, without their folders."""
     return [
         [type(layer).__name__, {**asdict(layer), "folder": ""}] for layer in properties.dense_layers
     ]
 
 
-def _describe_encoder(origin: Origin, properties: ModelProperties) -> Mapping[str, Any]:
-    """What of `config.json` changes what is computed with the same weights."""
-    if origin.format is Format.ONNX:
-        return {}  # it stands in the graph
+def _describe_encoder(weight_file: WeightFile, properties: ModelProperties) -> Mapping[str, Any]:
+    """Return the keys of `config.json` that change what is computed with the same weights."""
+    if weight_file.format is Format.ONNX:
+        return {}  # the graph holds them
     return {key: properties.config[key] for key in _ENCODER_KEYS if key in properties.config}
 
 
-def _shape(origin: Origin, properties: ModelProperties) -> str:
-    """Everything but the weights that shapes the graph."""
+def _describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
+    """Return everything but the weights that the graph depends on, as JSON."""
     return json.dumps(
         {
-            "format": origin.format,
+            "format": weight_file.format,
             "kind": properties.kind,
             "poolings": properties.poolings,
             "normalize": properties.normalize,
@@ -224,22 +227,24 @@ def _shape(origin: Origin, properties: ModelProperties) -> str:
     )
 
 
-def _content_hash(origin: Origin, properties: ModelProperties, weights_digest: str) -> str:
-    return hash_meaning(properties, weights_digest, encoder=_describe_encoder(origin, properties))
+def _content_hash(weight_file: WeightFile, properties: ModelProperties, weights_digest: str) -> str:
+    return hash_meaning(
+        properties, weights_digest, encoder=_describe_encoder(weight_file, properties)
+    )
 
 
 def hash_meaning(
     properties: ModelProperties, weights_digest: str, *, encoder: Mapping[str, Any]
 ) -> str:
-    """Hashes what a model's answers depend on.
+    """Hash everything that a model's answers depend on.
 
     Args:
-        properties: What the model is; its tokenizer is read.
-        weights_digest: Stands for its weights.
-        encoder: What beside the weights says how its encoder computes.
+        properties: The model's properties; its tokenizer is read.
+        weights_digest: A digest of its weights.
+        encoder: The keys of `config.json` that change what the encoder computes.
 
     Returns:
-        In hexadecimal.
+        The hash, in hexadecimal.
 
     Raises:
         ModelError: The tokenizer cannot be read.

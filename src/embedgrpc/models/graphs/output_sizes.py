@@ -1,4 +1,4 @@
-"""How many values the outputs of a model's graph have."""
+"""The shapes of the outputs of a model's graph."""
 
 from collections.abc import Mapping
 
@@ -14,14 +14,9 @@ from embedgrpc.models.graphs.outputs import (
 
 
 def output_sizes(properties: ModelProperties) -> Mapping[str, tuple[int | None, ...]]:
-    """The lengths of each output's axes after that of the batch.
+    """Return the length of each axis after the batch, for every output that a graph may have.
 
-    Args:
-        properties: What the model is.
-
-    Returns:
-        By name; None for an axis that is as long as the sequences are. Which of the outputs a
-        graph has, the graph says.
+    None stands for an axis as long as the sequences.
     """
     return {
         SENTENCE_EMBEDDING: (properties.dimensions,),

@@ -1,17 +1,17 @@
-"""The outputs that a prepared graph has, by name."""
+"""The names of the outputs of a prepared graph."""
 
-# float32 [batch, dimensions]: as the model's files say, normalised or not.
+# float32 [batch, dimensions]: normalised if the model's files say so.
 SENTENCE_EMBEDDING = "sentence_embedding"
-# float32 [batch, dimensions]: before Normalize; only where the model normalises.
+# float32 [batch, dimensions]: before Normalize; only if the model normalises.
 POOLED_EMBEDDING = "pooled_embedding"
 # float32 [batch, 1]: a cross-encoder's logit.
 LOGITS = "logits"
-# float32 [batch, tokens]: how much each token counts in a sparse vector, never below 0.
+# float32 [batch, tokens]: the weight of each token in a sparse vector, never below 0.
 TOKEN_WEIGHTS = "token_weights"  # noqa: S105 - tokens of text, not a password
-# float32 [batch, vocabulary]: a sparse vector with its zeros; padding has no part in it.
+# float32 [batch, vocabulary]: a sparse vector with its zeros, without the padding.
 VOCABULARY_WEIGHTS = "vocabulary_weights"
-# float32 [batch, tokens, dimensions]: a vector per token, for late interaction; of length 1 where
-# the model says so. Rows of padding are not to be read.
+# float32 [batch, tokens, dimensions]: a vector per token, for late interaction; of length 1 if the
+# model says so. Rows of padding hold arbitrary values.
 TOKEN_EMBEDDINGS = "token_embeddings"  # noqa: S105 - tokens of text, not a password
 
 OUTPUTS = (
@@ -22,3 +22,6 @@ OUTPUTS = (
     VOCABULARY_WEIGHTS,
     TOKEN_EMBEDDINGS,
 )
+
+# The names that exporters give the token vectors, float32 [batch, tokens, hidden_size].
+HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")

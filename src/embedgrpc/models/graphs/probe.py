@@ -1,4 +1,4 @@
-"""Runs a graph once on made-up sequences, to test what it claims."""
+"""Runs a graph once on made-up sequences, to check what its outputs hold."""
 
 from pathlib import Path
 from typing import Any
@@ -9,60 +9,54 @@ from numpy.typing import NDArray
 from embedgrpc.libraries.onnx_runtime import NoKernelError, onnxruntime
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
-# Two sequences of unlike length: every pooling gives another vector.
+# Two sequences of different length, so that each pooling gives another vector.
 _LENGTHS = (7, 4)
-# Loose enough for half precision, far below what another pooling makes.
-_TOLERANCE = 1e-2
+# Relative; allows half precision, and is far below the difference that another pooling makes.
+HALF_PRECISION_TOLERANCE = 1e-2
 
 
 def probe_mask() -> NDArray[np.int64]:
-    """The attention mask of the sequences, int64 [2, 7]."""
+    """Return the attention mask of the sequences, int64 [2, 7]."""
     steps = np.arange(max(_LENGTHS))[None, :]
     return (steps < np.array(_LENGTHS)[:, None]).astype(np.int64)
 
 
 def run_probe(
-    graph_path: Path, origin: Origin, properties: ModelProperties, names: tuple[str, ...]
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, names: tuple[str, ...]
 ) -> list[NDArray[Any]]:
-    """Runs a graph.
+    """Run a graph on the sequences of `probe_mask`.
 
     Args:
         graph_path: The graph.
-        origin: What it was made from, to be named in messages.
-        properties: What the model is.
-        names: The outputs to give.
+        weight_file: The file that the graph was made from, for messages.
+        properties: The model's properties.
+        names: The outputs to return.
 
     Returns:
-        The outputs, for sequences of the lengths that `probe_mask` tells.
+        The outputs, in the order of the names.
 
     Raises:
-        ModelError: It cannot be loaded or run.
+        ModelError: The graph cannot be loaded or run.
     """
     try:
         return _run(graph_path, properties, names)
-    except Exception as error:  # the library raises no narrower class
+    except Exception as error:  # ONNX Runtime has no common class of errors
         line = " ".join(str(error).split())
-        raise ModelError(f"{origin.path} cannot be run by ONNX Runtime: {line}") from error
+        raise ModelError(f"{weight_file.path} cannot be run by ONNX Runtime: {line}") from error
 
 
 def try_graph(
-    graph_path: Path, origin: Origin, properties: ModelProperties, names: tuple[str, ...]
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, names: tuple[str, ...]
 ) -> None:
-    """Runs a graph as `run_probe` does, unless it is made for other devices than the CPU.
-
-    Args:
-        graph_path: The graph.
-        origin: What it was made from, to be named in messages.
-        properties: What the model is.
-        names: The outputs to give.
+    """Run a graph as `run_probe` does; accept one that the CPU has no kernels for.
 
     Raises:
-        ModelError: It cannot be loaded or run.
+        ModelError: The graph cannot be loaded, or its run failed.
     """
     try:
-        run_probe(graph_path, origin, properties, names)
+        run_probe(graph_path, weight_file, properties, names)
     except ModelError as error:
         if not isinstance(error.__cause__, NoKernelError):
             raise
@@ -78,7 +72,7 @@ def _run(
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    # Two short texts need no more, and each thread takes memory.
+    # Two short texts need one thread, and each more takes memory.
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         str(graph_path), options, providers=["CPUExecutionProvider"]
@@ -90,7 +84,7 @@ def _run(
 
 
 def is_close(theirs: NDArray[Any], ours: NDArray[Any]) -> bool:
-    """Whether two outputs are the same but for rounding, in half precision at worst."""
+    """Return whether two outputs differ by no more than half precision explains."""
     return theirs.shape == ours.shape and bool(
-        np.abs(theirs - ours).max() <= _TOLERANCE * np.abs(ours).max()
+        np.abs(theirs - ours).max() <= HALF_PRECISION_TOLERANCE * np.abs(ours).max()
     )

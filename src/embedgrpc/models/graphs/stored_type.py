@@ -1,28 +1,27 @@
-"""Finds what a model's weights are stored as."""
+"""Finds the type in which a model's weights are stored."""
 
 from collections import Counter
 from math import prod
 
-from embedgrpc.models.sources.weight_file import Format, Origin, open_tensors
+from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def find_stored_type(origin: Origin) -> str:
-    """Finds the type of most of the weights of a file, such as "float16".
+def find_stored_type(weight_file: WeightFile) -> str:
+    """Return the type of most of the weights of a file, such as "float16".
 
-    Args:
-        origin: The file; what an ONNX graph keeps in other files counts.
+    Weights that an ONNX graph keeps in other files count.
 
     Raises:
-        ModelError: It cannot be read.
+        ModelError: The file cannot be read.
     """
-    if origin.format is Format.ONNX:
+    if weight_file.format is Format.ONNX:
         from embedgrpc.models.graphs.exports.onnx_file import find_weight_type, load_proto  # noqa: PLC0415 - slow
 
-        return find_weight_type(load_proto(origin))
+        return find_weight_type(load_proto(weight_file))
     counts: Counter[str] = Counter()
-    with open_tensors(origin) as tensors:
+    with open_tensors(weight_file) as tensors:
         for name in tensors.names:
             shape, kind = tensors.describe(name)
             counts[_NAMES.get(kind, kind.lower())] += prod(shape)

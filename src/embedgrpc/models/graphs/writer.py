@@ -12,36 +12,34 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 WEIGHTS_NAME = "model.weights"
-# What the names of nodes start with that are never quantised: they run once per text, not per
-# token, so that there is nothing to gain.
+# Prefix of the names of nodes that are never quantised: they run once per text and not once per
+# token, so quantising them gains nothing.
 EXACT_PREFIX = "exact_"
 
-# Vectors of this alignment are read by the widest instructions there are.
+# In bytes; the widest vector instructions read memory with this alignment.
 _ALIGNMENT = 64
-# Smaller tensors stay in the graph: shapes must, and the rest is not worth a file access.
+# Smaller tensors stay in the graph: shapes must, and the others are not worth a file access.
 _INLINE_BYTES_MAX = 1024
 # From these opsets on, the axes of a reduction are an input instead of an attribute.
 _AXES_INPUT_OPSETS = {"ReduceSum": 13, "ReduceL2": 18, "ReduceMax": 18}
-
-
-# Since this opset it is an operator of its own.
+# The first opset with an operator LayerNormalization.
 _LAYER_NORM_OPSET = 17
 
 
 class GraphWriter:
-    """Adds nodes and weights to a graph, new or given.
+    """A context manager that adds nodes and weights to a new or an existing graph.
 
-    Every value gets a name of its own. The weights go to a file as they come, so that no more
-    than one of them is in memory. To be used in a `with` statement.
+    Every value gets a unique name. Each weight is written to a file at once, so that memory holds
+    one weight at most.
     """
 
     def __init__(self, folder: Path, graph: onnx.GraphProto, *, opset: int) -> None:
-        """Starts to write.
+        """Open the file of weights.
 
         Args:
-            folder: Where the file of weights goes.
-            graph: What to add to; its own names are kept clear of.
-            opset: The version of the standard operators that the graph is written in.
+            folder: The folder of that file.
+            graph: The graph to add to; new names differ from those that it has.
+            opset: The version of the standard operators that the graph uses.
         """
         self.graph = graph
         self.opset = opset
@@ -50,7 +48,7 @@ class GraphWriter:
         self._names = {name for node in graph.node for name in node.output}
         self._names.update(tensor.name for tensor in graph.initializer)
         self._names.update(value.name for value in graph.input)
-        # Two nodes of one name are refused, whatever their values are called.
+        # ONNX Runtime refuses two nodes of one name, even if their outputs have other names.
         self._names.update(node.name for node in graph.node)
 
     def __enter__(self) -> Self:
@@ -65,16 +63,13 @@ class GraphWriter:
         self._weights.close()
 
     def op(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Adds a node with one output.
+        """Add a node with one output, and return the output's name.
 
         Args:
             kind: The operator.
             inputs: Names of its inputs.
-            name: What to name its output after; the operator where it is empty.
-            attributes: Of the operator.
-
-        Returns:
-            The output's name.
+            name: The name to derive the output's name from; empty for that of the operator.
+            attributes: The operator's attributes.
         """
         output = self.new_name(name or kind)
         self.graph.node.append(
@@ -83,20 +78,20 @@ class GraphWriter:
         return output
 
     def output(self, source: str, name: str) -> str:
-        """Gives a value the name of a graph output."""
+        """Name a value as an output of the graph, and return that name."""
         node_name = self.new_name(name)
         self.graph.node.append(helper.make_node("Identity", [source], [name], name=node_name))
         return name
 
     def reduce(self, kind: str, source: str, axis: int) -> str:
-        """Adds a reduction over one axis, which is kept with length 1."""
+        """Add a reduction over one axis, which stays with length 1."""
         if self.opset >= _AXES_INPUT_OPSETS[kind]:
             axes = self.constant(np.array([axis], dtype=np.int64), "axes")
             return self.op(kind, source, axes, keepdims=1)
         return self.op(kind, source, axes=[axis], keepdims=1)
 
     def layer_norm(self, source: str, scale: str, shift: str, *, epsilon: float) -> str:
-        """Adds a layer normalisation over the last axis."""
+        """Add a layer normalisation over the last axis."""
         if self.opset >= _LAYER_NORM_OPSET:
             return self.op("LayerNormalization", source, scale, shift, axis=-1, epsilon=epsilon)
         centred = self.op("Sub", source, self.op("ReduceMean", source, axes=[-1], keepdims=1))
@@ -107,21 +102,29 @@ class GraphWriter:
         return self.op("Add", scaled, shift)
 
     def reshape(self, source: str, shape: Sequence[int]) -> str:
-        """Adds a change of shape; 0 keeps an axis, -1 is what is left."""
+        """Add a change of shape: 0 keeps an axis, -1 stands for the remaining length."""
         return self.op("Reshape", source, self.constant(np.array(shape, dtype=np.int64), "shape"))
 
+    def scale_to_unit(self, vectors: str) -> str:
+        """Scale vectors, float32 [..., dimensions], to length 1; zeros stay zeros.
+
+        Source: torch.nn.functional.normalize, x / max(|x|, 1e-12).
+        """
+        length = self.op("Max", self.reduce("ReduceL2", vectors, -1), self.scalar(1e-12))
+        return self.op("Div", vectors, length)
+
     def scalar(self, value: float) -> str:
-        """Adds a float32 number."""
+        """Add a float32 number."""
         return self.constant(np.array(value, dtype=np.float32), "scalar")
 
     def constant(self, values: NDArray[Any], name: str) -> str:
-        """Adds a small tensor, and keeps it in the graph."""
+        """Add a small tensor, and keep it in the graph."""
         name = self.new_name(name)
         self.graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
     def weight(self, values: NDArray[Any], name: str) -> str:
-        """Adds a weight: any shape, any dtype that ONNX has."""
+        """Add a weight of any shape and any dtype of ONNX, and return its name."""
         if values.nbytes <= _INLINE_BYTES_MAX:
             self.weight_bytes += values.nbytes
             return self.constant(values, name)
@@ -136,11 +139,11 @@ class GraphWriter:
         return name
 
     def move_out(self, tensor: TensorProto, values: NDArray[np.uint8]) -> None:
-        """Moves the bytes of a tensor that the graph has already to the file of weights.
+        """Move the values of a tensor of the graph to the file of weights.
 
         Args:
-            tensor: Of the graph.
-            values: uint8 [bytes], what it holds.
+            tensor: The tensor.
+            values: uint8 [bytes], its values.
         """
         for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
             tensor.ClearField(field)
@@ -149,20 +152,17 @@ class GraphWriter:
 
     @contextmanager
     def ahead(self) -> Iterator[None]:
-        """Puts what is added meanwhile before all nodes that there were."""
+        """Put the nodes added inside the `with` block before all nodes that the graph has."""
         present = list(self.graph.node)
         del self.graph.node[:]
         yield
         self.graph.node.extend(present)
 
     def vacate(self, name: str) -> str:
-        """Gives an existing value of the graph another name, so that this one is free.
+        """Rename a value of the graph, so that its name is free, and return the new name.
 
         Args:
-            name: Of an output of a node, or of an input of the graph.
-
-        Returns:
-            The new name.
+            name: The name of a node's output or of an input of the graph.
         """
         renamed = self.new_name(f"{name}_exported")
         _rename(self.graph.node, name, renamed)
@@ -182,7 +182,7 @@ class GraphWriter:
         self.weight_bytes += values.nbytes
 
     def new_name(self, name: str) -> str:
-        """A name that no value has yet: this one, or one like it."""
+        """Return an unused name: the given one, with a number added if it is taken."""
         number, unique = 0, name
         while unique in self._names:
             number += 1
@@ -196,6 +196,6 @@ def _rename(nodes: Iterable[onnx.NodeProto], name: str, renamed: str) -> None:
         node.input[:] = [renamed if source == name else source for source in node.input]
         node.output[:] = [renamed if output == name else output for output in node.output]
         for attribute in node.attribute:
-            # The branches of a condition and the bodies of loops see the values around them.
+            # Branches of conditions and bodies of loops use values of the graph around them.
             for graph in (attribute.g, *attribute.graphs):
                 _rename(graph.node, name, renamed)

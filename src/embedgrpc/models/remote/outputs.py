@@ -14,7 +14,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.onnx_outputs import Shape
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.folder.representations import ServedForms
+from embedgrpc.models.folder.representations import ServedTokenOutputs
 from embedgrpc.models.graphs.outputs import (
     LOGITS,
     OUTPUTS,
@@ -51,7 +51,7 @@ class ServedOutput:
     make: MakeOutput | None = None
 
 
-def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedForms:
+def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedTokenOutputs:
     """Finds what a server makes of tokens.
 
     Args:
@@ -60,7 +60,7 @@ def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedForms:
             dense vector is pooled from.
     """
     vectors = _first(outputs, (TOKEN_EMBEDDINGS,) if ours else VECTOR_NAMES)
-    return ServedForms(
+    return ServedTokenOutputs(
         token_weights=bool(_first(outputs, (TOKEN_WEIGHTS, *WEIGHT_NAMES))),
         token_vectors=bool(vectors),
         vector_dimensions=(outputs[vectors] or (None,))[-1] or 0 if vectors else 0,

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.sources.weight_file import Origin, choose_weights
+from embedgrpc.models.sources.weight_file import WeightFile, choose_weights
 from embedgrpc.models.tensors.weights import read_shard_names
 
 _INDEX_SUFFIX = ".index.json"
@@ -39,17 +39,17 @@ def fetch_weights(files: ModelFiles, folder: Path, *, file: str = "") -> None:
         files.fetch([str((place / name).parent / shard) for shard in shards])
 
 
-def fetch_external(files: ModelFiles, origin: Origin, locations: Sequence[str]) -> None:
+def fetch_external(files: ModelFiles, weight_file: WeightFile, locations: Sequence[str]) -> None:
     """Brings the files in which an ONNX graph keeps its weights.
 
     Args:
         files: The model; nothing is done where it comes from no repository.
-        origin: The graph.
+        weight_file: The graph.
         locations: As the graph has them. Those that the repository does not hold are left out:
             it is told when they are looked for.
 
     Raises:
         ModelError: They cannot be had.
     """
-    place = PurePosixPath(origin.path.parent.relative_to(files.folder))
+    place = PurePosixPath(weight_file.path.parent.relative_to(files.folder))
     files.fetch([str(place / location) for location in locations])

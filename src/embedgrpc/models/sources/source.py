@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.sources.hub import HubRepository
 from embedgrpc.models.sources.triton_source import is_triton_source, parse_triton_source
+
+if TYPE_CHECKING:
+    from embedgrpc.models.sources.hub import HubRepository
 
 _PACKAGE_SCHEME = "package:"
 _HUB_SCHEME = "hf:"
+# The name of many a folder that holds a model.
+_NAMELESS = "model"
 _FORMS = (
     "the path of an existing folder, package:IMPORT_NAME/SUBFOLDER, or hf:ORG/NAME[@REVISION] or "
     "ORG/NAME[@REVISION] for the Hugging Face Hub"
@@ -36,7 +41,7 @@ class ModelFiles:
     source: str
     folder: Path
     revision: str
-    repository: HubRepository | None = None
+    repository: "HubRepository | None" = None
 
     @property
     def pinned_source(self) -> str:
@@ -102,7 +107,9 @@ def resolve(source: str) -> ModelFiles:
 
 
 def short_name(source: str) -> str:
-    """The last part of a source, without a revision: a name to call the model by.
+    """Return a name for the model: the last part of its source, without a revision.
+
+    A folder that is called `model` is named after its parent.
 
     Raises:
         ModelError: The source names a server, and has not the form of such sources.
@@ -110,8 +117,12 @@ def short_name(source: str) -> str:
     if is_triton_source(source):
         return parse_triton_source(source).model
     name = _HUB_NAME.fullmatch(source.removeprefix(_HUB_SCHEME))
-    path = name["repository"] if name is not None else source.removeprefix(_PACKAGE_SCHEME)
-    return path.rstrip("/").rpartition("/")[2]
+    if name is not None:
+        return name["repository"].rpartition("/")[2]
+    *parents, last = source.removeprefix(_PACKAGE_SCHEME).rstrip("/").split("/")
+    if last == _NAMELESS and parents and parents[-1].strip("."):
+        return parents[-1]
+    return last
 
 
 def is_package_installed(source: str) -> bool:
@@ -121,6 +132,9 @@ def is_package_installed(source: str) -> bool:
 
 
 def _resolve_repository(source: str, repository: str, revision: str) -> ModelFiles:
+    # Late, because it imports NumPy, which settings and `--help` do not need.
+    from embedgrpc.models.sources.hub import HubRepository  # noqa: PLC0415 - see above
+
     opened = HubRepository(source, repository=repository, revision=revision)
     return ModelFiles(
         source=source, folder=opened.folder, revision=opened.commit, repository=opened

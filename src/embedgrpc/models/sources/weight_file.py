@@ -39,7 +39,7 @@ _SUFFIXES = {".onnx": Format.ONNX, ".safetensors": Format.SAFETENSORS, ".bin": F
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class WeightFile:
     """The file that a graph is made from.
 
     Attributes:
@@ -57,7 +57,7 @@ class Origin:
     digest: str
 
 
-def find_origin(folder: Path, root: Path, *, file: str = "") -> Origin:
+def find_weight_file(folder: Path, root: Path, *, file: str = "") -> WeightFile:
     """Chooses a model's weights: an ONNX export where there is one, else safetensors.
 
     Args:
@@ -103,7 +103,7 @@ def _describe_others(folder: Path) -> str:
     return f"; set file for this model in the configuration to one of {', '.join(others)}"
 
 
-def _find_asked_for(folder: Path, root: Path, file: str) -> Origin:
+def _find_asked_for(folder: Path, root: Path, file: str) -> WeightFile:
     path = find_member(root, folder, file, named_by="file in the configuration")
     name = PurePosixPath(file)
     if not path.exists():
@@ -115,11 +115,11 @@ def _find_asked_for(folder: Path, root: Path, file: str) -> Origin:
     return _hash(folder, root, path, _SUFFIXES[name.suffix])
 
 
-def find_external(origin: Origin, location: str) -> Path:
+def find_external(weight_file: WeightFile, location: str) -> Path:
     """Finds a file that an ONNX graph names as the place of its weights.
 
     Args:
-        origin: The graph.
+        weight_file: The graph.
         location: As the graph has it, relative to the graph's own folder.
 
     Returns:
@@ -128,34 +128,34 @@ def find_external(origin: Origin, location: str) -> Path:
     Raises:
         ModelError: It is not there, or the location leads out of the model's folder.
     """
-    named_by = f"{origin.path}: external data"
-    path = find_member(origin.root, origin.path.parent, location, named_by=named_by)
+    named_by = f"{weight_file.path}: external data"
+    path = find_member(weight_file.root, weight_file.path.parent, location, named_by=named_by)
     if not path.exists():
         raise ModelError(f"{named_by} {location!r} is missing")
-    if path == origin.path.parent:
+    if path == weight_file.path.parent:
         raise ModelError(f"{named_by} must name a file, not {location!r}")
-    check_file(path, origin.root)
+    check_file(path, weight_file.root)
     check_no_pointer(path)
     return path
 
 
-def _hash(folder: Path, root: Path, path: Path, kind: Format) -> Origin:
+def _hash(folder: Path, root: Path, path: Path, kind: Format) -> WeightFile:
     digest = hash_file(path, root)
     check_no_pointer(path)
     if kind is Format.SHARDS:
         parts = [digest, *(hash_file(shard, root) for shard in read_shards(path, root))]
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return Origin(format=kind, root=root, folder=folder, path=path, digest=digest)
+    return WeightFile(format=kind, root=root, folder=folder, path=path, digest=digest)
 
 
-def open_tensors(origin: Origin) -> Tensors:
+def open_tensors(weight_file: WeightFile) -> Tensors:
     """Opens the weights of a model that is no ONNX graph.
 
     Raises:
         ModelError: They cannot be read.
     """
-    if origin.format is Format.SHARDS:
-        return TensorShards(origin.path, origin.root)
-    if origin.format is Format.TORCH:
-        return TorchTensors(origin.path)
-    return TensorFile(origin.path)
+    if weight_file.format is Format.SHARDS:
+        return TensorShards(weight_file.path, weight_file.root)
+    if weight_file.format is Format.TORCH:
+        return TorchTensors(weight_file.path)
+    return TensorFile(weight_file.path)

@@ -78,7 +78,7 @@ _BLANK_SPLITTERS = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit
 _SEARCH_CHARACTERS = 65_536
 
 
-class Borders:
+class CutPoints:
     """The places where texts may be cut for one tokenizer.
 
     Args:
@@ -101,7 +101,7 @@ class Borders:
 
 
 # Tokens of bytes depend on nothing else.
-EVERYWHERE = Borders(r".(?=.)")
+EVERYWHERE = CutPoints(r".(?=.)")
 
 
 class Pieces:
@@ -109,7 +109,7 @@ class Pieces:
 
     Args:
         text: The text.
-        borders: Where it may be cut.
+        cut_points: Where it may be cut.
         from_end: Whether to begin with its end.
         characters: About how long a piece is.
 
@@ -117,12 +117,14 @@ class Pieces:
         exhausted: Whether all of it was taken.
     """
 
-    __slots__ = ("_borders", "_characters", "_end", "_from_end", "_start", "_text", "exhausted")
+    __slots__ = ("_characters", "_cut_points", "_end", "_from_end", "_start", "_text", "exhausted")
 
-    def __init__(self, text: str, borders: Borders, *, from_end: bool, characters: int) -> None:
+    def __init__(
+        self, text: str, cut_points: CutPoints, *, from_end: bool, characters: int
+    ) -> None:
         self.exhausted = False
         self._text = text
-        self._borders = borders
+        self._cut_points = cut_points
         self._from_end = from_end
         self._characters = characters
         self._start = 0
@@ -145,13 +147,13 @@ class Pieces:
     def _cut_from_start(self) -> int | None:
         begin = self._start + self._characters
         limit = min(self._end, begin + _SEARCH_CHARACTERS)
-        return self._borders.first(self._text, begin, limit) if begin < self._end else None
+        return self._cut_points.first(self._text, begin, limit) if begin < self._end else None
 
     def _cut_from_end(self) -> int | None:
         high, low = self._end, self._end - self._characters
         lowest = max(self._start, low - _SEARCH_CHARACTERS)
         while low > self._start:
-            cut = self._borders.first(self._text, low, high)
+            cut = self._cut_points.first(self._text, low, high)
             if cut is not None:
                 return cut
             if low == lowest:
@@ -161,7 +163,7 @@ class Pieces:
         return None
 
 
-def find_borders(tokenizer: tokenizers.Tokenizer) -> Borders | None:
+def find_cut_points(tokenizer: tokenizers.Tokenizer) -> CutPoints | None:
     """Finds where texts may be cut for a tokenizer.
 
     Args:
@@ -191,8 +193,8 @@ def find_borders(tokenizer: tokenizers.Tokenizer) -> Borders | None:
         alone = any(step.get("handle_chinese_chars") for step in normalizers)
         if alone and splitter in _BLANK_SPLITTERS and not re.search(_CHINESE, names):
             patterns.append(f"{_CHINESE}(?={_CHINESE})")
-    borders = Borders("|".join(patterns))
-    return borders if _agrees(tokenizer, borders) else None
+    cut_points = CutPoints("|".join(patterns))
+    return cut_points if _agrees(tokenizer, cut_points) else None
 
 
 def _steps(component: Any, key: str) -> list[Mapping[str, Any]]:
@@ -268,15 +270,15 @@ def _is_apart(token: tokenizers.AddedToken, words: str) -> bool:
     return not (token.rstrip and re.search(rf"[{words}]\Z", token.content))
 
 
-def _agrees(tokenizer: tokenizers.Tokenizer, borders: Borders) -> bool:
-    """Tries borders of every kind, in case a part of the tokenizer is not what it is called."""
+def _agrees(tokenizer: tokenizers.Tokenizer, cut_points: CutPoints) -> bool:
+    """Tries cut_points of every kind, in case a part of the tokenizer is not what it is called."""
     words = [chr(code) for one in _WORD_RANGES for code in map(ord, one)]
     text = (
         " ".join(f"{word}{other}" for word in words for other in words) + "\u4e2d\u56fd\u3002" * 8
     )
     whole: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     for from_end in (False, True):
-        pieces = Pieces(text, borders, from_end=from_end, characters=1)
+        pieces = Pieces(text, cut_points, from_end=from_end, characters=1)
         found: list[int] = []
         while not pieces.exhausted:
             ids: list[int] = tokenizer.encode(pieces.take(), add_special_tokens=False).ids

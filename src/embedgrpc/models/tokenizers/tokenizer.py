@@ -13,13 +13,14 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject, limit_bytes
 from embedgrpc.models.files.lfs import refuse_pointer
 from embedgrpc.models.files.model_file import read_file
-from embedgrpc.models.folder.properties import Kind, ModelProperties
+from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, Borders, find_borders
-from embedgrpc.models.tokenizers.special_token_frame import Frame, find_frame
+from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
+from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.tokenizer_class import apply_changes, find_changes
-from embedgrpc.models.tokenizers.truncation import IntArray, TokenLimitError, Truncation, cut, share
+from embedgrpc.models.tokenizers.truncation import IntArray, TokenLimitError, cut, share
 
 __all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncation"]
 
@@ -27,7 +28,9 @@ __all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncat
 # From texts to the token ids of each, int64 [tokens], without special tokens.
 Encode = Callable[[Sequence[str]], list[IntArray]]
 
-_NO_SPECIAL_TOKENS = Frame(specials=((), ()), special_types=((), ()), text_types=(0,))
+_NO_SPECIAL_TOKENS = SpecialTokenTemplate(
+    specials=((), ()), special_types=((), ()), text_types=(0,)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +60,22 @@ class Tokenizer:
     """A model's tokenizer; safe to be used by several threads at once.
 
     Attributes:
-        borders: Where a text may be cut so that the tokens of its parts are those of the whole;
+        cut_points: Where a text may be cut so that the tokens of its parts are those of the whole;
             None where that is not known.
     """
 
     def __init__(
-        self, encode: Encode, *, single: Frame, pair: Frame | None, borders: Borders | None
+        self,
+        encode: Encode,
+        *,
+        single: SpecialTokenTemplate,
+        pair: SpecialTokenTemplate | None,
+        cut_points: CutPoints | None,
     ) -> None:
-        self.borders = borders
+        self.cut_points = cut_points
         self._encode = encode
-        self._single = _FrameArrays(single)
-        self._pair = _FrameArrays(pair) if pair is not None else None
+        self._single = _TemplateArrays(single)
+        self._pair = _TemplateArrays(pair) if pair is not None else None
 
     @classmethod
     def load(
@@ -117,8 +125,10 @@ class Tokenizer:
             if properties.lowercase:
                 _lowercase_first(tokenizer)
             try:
-                single = find_frame(tokenizer, 1)
-                pair = find_frame(tokenizer, 2) if properties.kind is Kind.CROSS_ENCODER else None
+                single = find_template(tokenizer, 1)
+                pair = (
+                    find_template(tokenizer, 2) if properties.kind is Kind.CROSS_ENCODER else None
+                )
             except ValueError as error:
                 raise ModelError(f"{path}: post_processor is not supported: {error}") from error
         single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
@@ -134,12 +144,12 @@ class Tokenizer:
             encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
-        return cls(encode, single=single, pair=pair, borders=find_borders(tokenizer))
+        return cls(encode, single=single, pair=pair, cut_points=find_cut_points(tokenizer))
 
     @classmethod
     def of_bytes(cls) -> "Tokenizer":
         """Makes the stand-in for a model that takes texts: their tokens are bytes of UTF-8."""
-        return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None, borders=EVERYWHERE)
+        return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None, cut_points=EVERYWHERE)
 
     @property
     def special_token_count(self) -> int:
@@ -160,7 +170,9 @@ class Tokenizer:
         """
         return self._encode(texts)
 
-    def frame(self, ids: IntArray, *, max_tokens: int, truncation: Truncation) -> TokenSequence:
+    def build_sequence(
+        self, ids: IntArray, *, max_tokens: int, truncation: Truncation
+    ) -> TokenSequence:
         """Puts the special tokens around a text, and cuts it where it is too long.
 
         Args:
@@ -183,7 +195,7 @@ class Tokenizer:
             ids = cut(ids, budget, truncation)
         return self._single.around((ids,), token_count)
 
-    def frame_pair(
+    def build_pair(
         self,
         query_ids: IntArray,
         document_ids: IntArray,
@@ -220,15 +232,15 @@ class Tokenizer:
         return self._pair.around((query_ids, document_ids), token_count)
 
 
-class _FrameArrays:
-    """A frame as arrays, so that framing a text is one concatenation."""
+class _TemplateArrays:
+    """A template as arrays, so that framing a text is one concatenation."""
 
-    def __init__(self, frame: Frame) -> None:
-        self.special_count = frame.special_count
-        self._specials = [np.array(group, dtype=np.int64) for group in frame.specials]
-        self._special_types = [np.array(group, dtype=np.int64) for group in frame.special_types]
-        self._text_types = frame.text_types
-        self._has_types = frame.has_types
+    def __init__(self, template: SpecialTokenTemplate) -> None:
+        self.special_count = template.special_count
+        self._specials = [np.array(group, dtype=np.int64) for group in template.specials]
+        self._special_types = [np.array(group, dtype=np.int64) for group in template.special_types]
+        self._text_types = template.text_types
+        self._has_types = template.has_types
 
     def around(self, texts: tuple[IntArray, ...], token_count_before: int) -> TokenSequence:
         """Puts the special tokens around one text or two: ids int64 [tokens] each."""
@@ -286,15 +298,15 @@ def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
     return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in texts]
 
 
-def _drop_types(config: JsonObject, frame: Frame) -> Frame:
+def _drop_types(config: JsonObject, template: SpecialTokenTemplate) -> SpecialTokenTemplate:
     """Makes all type ids 0 where the tokenizer's configuration leaves them out."""
     names = config.values.get("model_input_names")
     if not isinstance(names, list) or "token_type_ids" in names:
-        return frame
+        return template
     return replace(
-        frame,
-        special_types=tuple(tuple(0 for _ in group) for group in frame.special_types),
-        text_types=tuple(0 for _ in frame.text_types),
+        template,
+        special_types=tuple(tuple(0 for _ in group) for group in template.special_types),
+        text_types=tuple(0 for _ in template.text_types),
     )
 
 

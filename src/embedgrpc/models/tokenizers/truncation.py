@@ -1,19 +1,11 @@
 """How a sequence that is too long is made to fit."""
 
-from enum import StrEnum
-
 import numpy as np
 from numpy.typing import NDArray
 
+from embedgrpc.models.kinds import Truncation
+
 IntArray = NDArray[np.int64]
-
-
-class Truncation(StrEnum):
-    """What happens to a sequence that is too long."""
-
-    NONE = "none"
-    END = "end"
-    START = "start"
 
 
 class TokenLimitError(ValueError):

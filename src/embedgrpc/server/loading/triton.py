@@ -25,8 +25,8 @@ from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
 from embedgrpc.models.sources.triton_source import TritonSource, parse_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from embedgrpc.models.vetting.child_process import Leash
-from embedgrpc.models.vetting.vetting import Description, Vetting, load_vetted
+from embedgrpc.models.validation.child_process import ChildGroup
+from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
 from embedgrpc.server.loading.prepared_model import (
     OVERHEAD_TOKENS,
     PreparedModel,
@@ -49,7 +49,7 @@ def prepare_on_triton(
     model: ModelSettings,
     settings: Settings,
     loop: asyncio.AbstractEventLoop | None,
-    leash: Leash,
+    children: ChildGroup,
     *,
     prepare_fallback: Callable[[], PreparedModel],
 ) -> PreparedModel:
@@ -59,7 +59,7 @@ def prepare_on_triton(
         model: The settings of a model whose source names servers.
         settings: The settings of the server.
         loop: Runs the calls to Triton; None to run them in a new thread.
-        leash: Ends the process that reads the model's files.
+        children: Ends the process that reads the model's files.
         prepare_fallback: Prepares the model's fallback. Called if the model has one, after the
             connection is made.
 
@@ -87,7 +87,7 @@ def prepare_on_triton(
         fallback = prepare_fallback() if model.fallback else None
         if fallback is not None:
             failing.callback(fallback.backend.close)
-        prepared = _TritonModel(model, settings, place, connection, fallback, leash).prepare()
+        prepared = _TritonModel(model, settings, place, connection, fallback, children).prepare()
         failing.pop_all()
     return prepared
 
@@ -107,7 +107,7 @@ class _TritonModel:
     place: TritonSource
     connection: Connection
     fallback: PreparedModel | None
-    leash: Leash
+    children: ChildGroup
 
     @property
     def graph(self) -> ServedGraph:
@@ -126,17 +126,17 @@ class _TritonModel:
         files = self._find_files(parameters)
         # `triton-repo` writes this parameter, and names outputs as embedgrpc does.
         ours = FINGERPRINT_PARAMETER in parameters
-        vetting = Vetting(
+        validation = Validation(
             files=files,
             overrides=self.model.overrides,
             served=find_forms(self.outputs, ours=ours),
             escape_special_tokens=self.model.escape_special_tokens,
             build=False,
             cache_dir=self.settings.cache_dir,
-            limits=self.settings.vetting_limits,
+            limits=self.settings.validation_limits,
         )
-        described, tokenizer = load_vetted(
-            vetting, self.leash, lambda vetted: self._read(vetting, vetted)
+        described, tokenizer = load_validated(
+            validation, self.children, lambda validated: self._read(validation, validated)
         )
         planned = plan_outputs(self.outputs, described, ours=ours, model=name)
         inputs = [tensor.name for tensor in self.graph.inputs]
@@ -154,15 +154,15 @@ class _TritonModel:
         return prepared if self.fallback is None else self._join(prepared, self.fallback)
 
     def _read(
-        self, vetting: Vetting, vetted: Description
+        self, validation: Validation, validated: FileDigests
     ) -> tuple[properties.ModelProperties, Tokenizer]:
         """Read the files of a model that a child process has read without harm."""
-        files = vetting.files
-        described = properties.read(files, vetting.overrides, served=vetting.served)
+        files = validation.files
+        described = properties.read(files, validation.overrides, served=validation.served)
         if self.fallback is not None and files is self.fallback.files:
             return described, self.fallback.tokenizer
-        digest = vetted.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
-        escape = vetting.escape_special_tokens
+        digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        escape = validation.escape_special_tokens
         tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
         return described, tokenizer
 

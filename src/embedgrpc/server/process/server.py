@@ -21,6 +21,7 @@ from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.sources.triton_source import is_triton_source
+from embedgrpc.server.calls.call_sweeper import CallSweeper
 from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
 from embedgrpc.server.calls.graceful_stop import ShutdownGate
 from embedgrpc.server.calls.open_calls import OpenCalls
@@ -163,8 +164,8 @@ class Server:
             await resources.enter_async_context(health)
             self.health_address = health.address
             self._keep(health.keeper)
-            self._tasks.start(health.open_calls.watch())
-        self._tasks.start(self.open_calls.watch())
+            self._tasks.start(CallSweeper(health.open_calls).run())
+        self._tasks.start(CallSweeper(self.open_calls).run())
         server = grpc.aio.server(
             interceptors=interceptors,
             options=channel_arguments(settings, max_connections=backstop),

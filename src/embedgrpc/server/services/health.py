@@ -20,7 +20,7 @@ from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.calls.open_calls import write
+from embedgrpc.server.calls.open_call import write
 from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ModelState, ServedModel
 

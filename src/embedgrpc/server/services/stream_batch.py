@@ -7,8 +7,8 @@ from functools import partial
 from typing import Protocol
 
 from embedgrpc.engine.errors import EngineError, NonFiniteOutputError
-from embedgrpc.engine.pipeline import Running
-from embedgrpc.engine.results.rows import Rows
+from embedgrpc.engine.pipeline import JobHandle
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
@@ -62,7 +62,7 @@ class StreamBatch:
         first: int,
         ids: list[str],
     ) -> None:
-        self.running: Running | None = None
+        self.running: JobHandle | None = None
         self._stream = stream
         self._embedder = embedder
         self._spec = spec
@@ -71,7 +71,7 @@ class StreamBatch:
         self._ids = ids
         self.missing = len(ids)
 
-    def succeeded(self, indices: Sequence[int], rows: Rows) -> None:
+    def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         """Send the results of some rows; see `embedgrpc.engine.work.Sink`."""
         job = self._job()
         if not rows.are_large:
@@ -87,7 +87,7 @@ class StreamBatch:
             self._stream.fail(self._first + index, self._ids[index], error)
         self._count(len(indices))
 
-    def _pack(self, job: Job, indices: Sequence[int], rows: Rows) -> "_Packed":
+    def _pack(self, job: Job, indices: Sequence[int], rows: OutputRows) -> "_Packed":
         """Encode embeddings. Safe to call from any thread."""
         zero = self._embedder.has_no_direction(rows, self._spec)
         without: list[int] = []

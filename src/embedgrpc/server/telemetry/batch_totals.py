@@ -84,5 +84,8 @@ class BatchTotals:
         """Gives model, class, fate and how many met it."""
         for model in self._catalog:
             if model.loaded:
-                for (work_class, fate), count in model.loaded.admission.ledger.fates.copy().items():
+                for (
+                    work_class,
+                    fate,
+                ), count in model.loaded.admission.ledger.outcome_counts.copy().items():
                     yield model.id, work_class.name.lower(), fate.value, count

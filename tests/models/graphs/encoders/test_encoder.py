@@ -124,7 +124,7 @@ def test_keys_of_the_family_are_checked(
 def test_a_padding_token_in_a_text(tmp_path: Path) -> None:
     """A text that spells out the padding token has the same vector alone and beside others."""
     runner = Runner.load(FIXTURES / "roberta-mean", tmp_path)
-    sequences = runner.frame(["one <pad> two", "a text that is longer than the other one is"])
+    sequences = runner.tokenize(["one <pad> two", "a text that is longer than the other one is"])
     alone = runner.run(sequences[:1], "sentence_embedding")
     beside = runner.run(sequences, "sentence_embedding")[:1]
     assert 1 in sequences[0].input_ids[1:-1]
@@ -135,7 +135,7 @@ def test_type_ids_that_the_tokenizer_leaves_out(tmp_path: Path) -> None:
     """Where the tokenizer's configuration names no type ids, all of them are 0."""
     folder = copy_fixture("cross-bert", tmp_path)
     runner = Runner.load(folder, tmp_path / "cache")
-    assert runner.frame_pairs([["a", "b"]])[0].token_type_ids is not None
+    assert runner.tokenize_pairs([["a", "b"]])[0].token_type_ids is not None
     edit_json(folder / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
     other = Runner.load(folder, tmp_path / "cache")
-    assert other.frame_pairs([["a", "b"]])[0].token_type_ids is None
+    assert other.tokenize_pairs([["a", "b"]])[0].token_type_ids is None

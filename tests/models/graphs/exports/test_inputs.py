@@ -15,7 +15,7 @@ from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.exports.inputs import bind_inputs
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.sources.weight_file import Format, Origin
+from embedgrpc.models.sources.weight_file import Format, WeightFile
 from tests.models.runner import FIXTURES, Runner, copy_fixture, expected
 
 LEFT = np.array([[0, 0, 1, 1], [1, 1, 1, 1]])
@@ -46,9 +46,9 @@ def _bind(
     else:
         graph.input.append(given)
     graph.node.append(helper.make_node("Identity", [name], ["fed"]))
-    origin = Origin(Format.ONNX, folder, folder, folder / "model.onnx", "")
+    weight_file = WeightFile(Format.ONNX, folder, folder, folder / "model.onnx", "")
     with GraphWriter(folder, graph, opset=13) as writer:
-        inputs = bind_inputs(writer, origin, properties)
+        inputs = bind_inputs(writer, weight_file, properties)
     graph.output.append(helper.make_tensor_value_info("fed", kind, None))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     session = onnxruntime.InferenceSession(
@@ -194,7 +194,7 @@ def test_a_graph_that_only_pools(tmp_path: Path) -> None:
     assert runner.graph.outputs == ("sentence_embedding",)
     reference = expected("gemma-dense")
     np.testing.assert_allclose(
-        runner.run(runner.frame(reference["texts"]), "sentence_embedding"),
+        runner.run(runner.tokenize(reference["texts"]), "sentence_embedding"),
         reference["outputs"]["default"]["vectors"],
         rtol=0,
         atol=reference["tolerance"],

@@ -78,7 +78,7 @@ def test_the_heads_of_an_export_are_told(tmp_path: Path) -> None:
 def test_token_ids(m3: Runner) -> None:
     """A text becomes the very tokens of the reference."""
     reference = expected("xlmr-bge-m3")
-    assert [s.input_ids.tolist() for s in m3.frame(reference["texts"])] == reference["token_ids"]
+    assert [s.input_ids.tolist() for s in m3.tokenize(reference["texts"])] == reference["token_ids"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_token_ids(m3: Runner) -> None:
 def test_dense(m3: Runner, entry: str, output: str) -> None:
     """The dense vectors are those of the reference, before and after Normalize."""
     reference = expected("xlmr-bge-m3")
-    vectors = m3.run(m3.frame(reference["texts"]), output)
+    vectors = m3.run(m3.tokenize(reference["texts"]), output)
     np.testing.assert_allclose(
         vectors, reference["outputs"][entry]["vectors"], rtol=0, atol=reference["tolerance"]
     )
@@ -97,7 +97,7 @@ def test_dense(m3: Runner, entry: str, output: str) -> None:
 def test_sparse(m3: Runner) -> None:
     """The largest weight of each token is that of the reference, special tokens left out."""
     reference = expected("xlmr-bge-m3")
-    sequences = m3.frame(reference["texts"])
+    sequences = m3.tokenize(reference["texts"])
     weights = m3.run(sequences, TOKEN_WEIGHTS)
     assert weights.shape == (len(sequences), max(len(s.input_ids) for s in sequences))
     assert weights.min() >= 0
@@ -111,7 +111,7 @@ def test_sparse(m3: Runner) -> None:
 def test_multi_vector(m3: Runner) -> None:
     """Every token but the first has the vector of the reference, of length 1."""
     reference = expected("xlmr-bge-m3")
-    sequences = m3.frame(reference["texts"])
+    sequences = m3.tokenize(reference["texts"])
     vectors = m3.run(sequences, TOKEN_EMBEDDINGS)
     skip = m3.properties.multi_vector_skip_tokens
     for sequence, rows, theirs in zip(
@@ -201,7 +201,7 @@ def test_other_exports(tmp_path: Path, load: Load, edit: Callable[[onnx.ModelPro
     _edit_graph(folder, edit)
     other, plain = load(folder), load(FIXTURES / "xlmr-bge-m3")
     assert other.graph.outputs == plain.graph.outputs
-    sequences = plain.frame(expected("xlmr-bge-m3")["texts"][:3])
+    sequences = plain.tokenize(expected("xlmr-bge-m3")["texts"][:3])
     real = len(sequences[0].input_ids)
     for output in plain.graph.outputs:
         np.testing.assert_array_equal(
@@ -225,7 +225,7 @@ def test_an_export_may_have_a_vector_for_every_token(tmp_path: Path, load: Load)
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*", "model.safetensors"])
     _edit_graph(folder, _all_rows)
     other, plain = load(folder), load(FIXTURES / "xlmr-bge-m3")
-    sequences = plain.frame(expected("xlmr-bge-m3")["texts"][:1])
+    sequences = plain.tokenize(expected("xlmr-bge-m3")["texts"][:1])
     np.testing.assert_allclose(
         other.run(sequences, TOKEN_EMBEDDINGS)[:, 1:],
         plain.run(sequences, TOKEN_EMBEDDINGS)[:, 1:],

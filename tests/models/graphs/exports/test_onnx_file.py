@@ -93,7 +93,7 @@ def test_an_export_needs_no_known_architecture(tmp_path: Path, config: dict[str,
     runner = Runner.load(folder, tmp_path / "cache")
     reference = expected("bert-cls")
     np.testing.assert_allclose(
-        runner.run(runner.frame(reference["texts"]), "sentence_embedding"),
+        runner.run(runner.tokenize(reference["texts"]), "sentence_embedding"),
         reference["outputs"]["default"]["vectors"],
         atol=1e-4,
     )
@@ -106,7 +106,7 @@ def test_a_pooled_output_that_is_right_is_accepted(tmp_path: Path, *, normalize:
     _edit_graph(folder, lambda model: _add_cls(model, normalize=normalize))
     runner = Runner.load(folder, tmp_path / "cache")
     reference = expected("bert-cls")
-    sequences = runner.frame(reference["texts"])
+    sequences = runner.tokenize(reference["texts"])
     for entry, output in (
         ("default", "sentence_embedding"),
         ("normalize_false", "pooled_embedding"),
@@ -139,10 +139,10 @@ def test_half_precision_outputs_become_float32(tmp_path: Path) -> None:
     folder = copy_fixture("bert-cls", tmp_path)
     _edit_graph(folder, edit)
     runner = Runner.load(folder, tmp_path / "cache")
-    vectors = runner.run(runner.frame(["a text"]), "sentence_embedding")
+    vectors = runner.run(runner.tokenize(["a text"]), "sentence_embedding")
     plain = Runner.load(FIXTURES / "bert-cls", tmp_path / "cache")
     np.testing.assert_allclose(
-        vectors, plain.run(plain.frame(["a text"]), "sentence_embedding"), atol=5e-3
+        vectors, plain.run(plain.tokenize(["a text"]), "sentence_embedding"), atol=5e-3
     )
 
 
@@ -220,7 +220,7 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
     """A file that only has the name of a graph is named."""
     folder = copy_fixture("bert-cls", tmp_path)
     (folder / "onnx" / "model.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match="is no ONNX file"):
+    with pytest.raises(ModelError, match="is not an ONNX file"):
         _prepare(folder, tmp_path / "cache")
 
 
@@ -280,7 +280,7 @@ def test_external_weights(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     runner = Runner.load(folder, cache)
     reference = expected("bert-cls")
-    vectors = runner.run(runner.frame(reference["texts"]), "sentence_embedding")
+    vectors = runner.run(runner.tokenize(reference["texts"]), "sentence_embedding")
     wanted = reference["outputs"]["default"]["vectors"]
     np.testing.assert_allclose(vectors, wanted, rtol=0, atol=1e-4)
     assert _prepare(folder, cache) == runner.graph

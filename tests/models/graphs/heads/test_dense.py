@@ -185,7 +185,7 @@ def test_dense_on_a_graph_that_is_built(tmp_path: Path) -> None:
     save_file({k: v * 2 for k, v in tensors.items()}, folder / "5_Dense" / "model.safetensors")
     other = Runner.load(folder, tmp_path / "cache")
     assert other.graph.content_hash != plain.graph.content_hash
-    sequences = plain.frame(expected("albert-dense")["texts"][:1])
+    sequences = plain.tokenize(expected("albert-dense")["texts"][:1])
     vectors = [runner.run(sequences, "sentence_embedding") for runner in (plain, other)]
     # LayerNorm undoes a common factor, were it not for what is small beside the variance.
     assert plain.graph.path != other.graph.path

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from embedgrpc.models.folder.properties import Pooling
 from embedgrpc.models.graphs.heads.pooling import append_embedding_head
 from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.kinds import Pooling
 
 HIDDEN_SIZE = 6
 # The oldest version that graphs are taken in, those between which reductions changed, a new one.

@@ -33,7 +33,7 @@ def test_the_default_model_stays_very_near(tmp_path: Path) -> None:
     """Float16 vectors of the real model are the reference's to three places, and no more."""
     runner = _load(DEFAULT_MODEL, tmp_path)
     wanted = np.load(FIXTURES / "all-MiniLM-L6-v2" / "expected.npz")["vectors"]
-    sequences = runner.frame(expected("all-MiniLM-L6-v2")["texts"])
+    sequences = runner.tokenize(expected("all-MiniLM-L6-v2")["texts"])
     vectors = np.concatenate([runner.run([one], "sentence_embedding") for one in sequences])
     assert vectors.dtype == np.float32
     cosines = (vectors * wanted).sum(axis=1)
@@ -51,7 +51,7 @@ def test_built_and_imported_graphs_can_be_halved(tmp_path: Path, name: str) -> N
     halves = [one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT16]
     assert len(halves) >= 12
     reference = expected(name)
-    sequences = runner.frame(reference["texts"])
+    sequences = runner.tokenize(reference["texts"])
     vectors = np.concatenate([runner.run([one], "sentence_embedding") for one in sequences])
     wanted = np.array(reference["outputs"]["default"]["vectors"], np.float32)
     assert np.abs(vectors - wanted).max() < 0.02

@@ -46,7 +46,7 @@ def test_the_default_model_stays_near(tmp_path: Path) -> None:
     """Int8 vectors of the real model point where the reference's do, but for a few degrees."""
     runner = _load(DEFAULT_MODEL, tmp_path)
     wanted = np.load(FIXTURES / "all-MiniLM-L6-v2" / "expected.npz")["vectors"]
-    sequences = runner.frame(expected("all-MiniLM-L6-v2")["texts"])
+    sequences = runner.tokenize(expected("all-MiniLM-L6-v2")["texts"])
     alone = np.concatenate([runner.run([one], "sentence_embedding") for one in sequences])
     cosines = _cosines(alone, wanted)
     assert cosines.mean() > 0.985
@@ -66,7 +66,7 @@ def test_every_graph_can_be_quantised(tmp_path: Path, name: str) -> None:
     model = onnx.load(runner.graph.path)
     onnx.checker.check_model(model)
     assert Counter(node.op_type for node in model.graph.node)["MatMulInteger"] >= 12
-    sequences = runner.frame(reference["texts"])
+    sequences = runner.tokenize(reference["texts"])
     vectors = np.concatenate([runner.run([one], "sentence_embedding") for one in sequences])
     wanted = np.array(reference["outputs"]["default"]["vectors"], dtype=np.float32)
     # Tiny random models are less robust than real ones.
@@ -77,7 +77,7 @@ def test_a_cross_encoder(tmp_path: Path) -> None:
     """Scores stay near, and the head that makes them is exact."""
     runner = _load(copy_fixture("cross-bert", tmp_path, leave_out=["onnx"]), tmp_path / "cache")
     reference = expected("cross-bert")
-    pairs = runner.frame_pairs(reference["pairs"])
+    pairs = runner.tokenize_pairs(reference["pairs"])
     logits = np.concatenate([runner.run([pair], "logits") for pair in pairs])[:, 0]
     wanted = np.array(reference["outputs"]["logits"]["scores"])
     assert np.corrcoef(logits, wanted)[0, 1] > 0.99

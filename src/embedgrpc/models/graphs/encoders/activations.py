@@ -1,4 +1,4 @@
-"""The functions between the two halves of a feed-forward layer, as ONNX nodes."""
+"""The activation functions of feed-forward layers, as ONNX nodes."""
 
 import math
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from embedgrpc.models.graphs.writer import GraphWriter
 
 
 def gelu(writer: GraphWriter, source: str) -> str:
-    """The Gaussian error linear unit, exact."""
-    # In the order of steps that ONNX Runtime makes one of.
+    """Append the exact Gaussian error linear unit."""
+    # ONNX Runtime fuses these nodes if they come in this order.
     error = writer.op("Erf", writer.op("Div", source, writer.scalar(math.sqrt(2.0))))
     product = writer.op("Mul", source, writer.op("Add", error, writer.scalar(1.0)))
     return writer.op("Mul", product, writer.scalar(0.5))
 
 
 def _gelu_new(writer: GraphWriter, source: str) -> str:
-    # The approximation by a hyperbolic tangent, written out.
+    # The approximation by a hyperbolic tangent.
     cube = writer.op("Pow", source, writer.scalar(3.0))
     inner = writer.op("Add", source, writer.op("Mul", cube, writer.scalar(0.044715)))
     tanh = writer.op("Tanh", writer.op("Mul", inner, writer.scalar(math.sqrt(2.0 / math.pi))))
@@ -23,7 +23,8 @@ def _gelu_new(writer: GraphWriter, source: str) -> str:
     return writer.op("Mul", product, writer.scalar(0.5))
 
 
-def _silu(writer: GraphWriter, source: str) -> str:
+def silu(writer: GraphWriter, source: str) -> str:
+    """Append the sigmoid linear unit."""
     return writer.op("Mul", source, writer.op("Sigmoid", source))
 
 
@@ -41,7 +42,7 @@ def _relu(writer: GraphWriter, source: str) -> str:
     return writer.op("Relu", source)
 
 
-# By the name that `hidden_act` of config.json has.
+# By the value of `hidden_act` in config.json.
 ACTIVATIONS: dict[str, Callable[[GraphWriter, str], str]] = {
     "gelu": gelu,
     "gelu_new": _gelu_new,
@@ -50,7 +51,7 @@ ACTIVATIONS: dict[str, Callable[[GraphWriter, str], str]] = {
     "gelu_pytorch_tanh": _gelu_new,
     "quick_gelu": _quick_gelu,
     "relu": _relu,
-    "silu": _silu,
-    "swish": _silu,
+    "silu": silu,
+    "swish": silu,
     "tanh": _tanh,
 }

@@ -1,4 +1,4 @@
-"""Reads the `config.json` of encoders."""
+"""Reads the sizes of an encoder from `config.json`."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ class EncoderConfig:
 
     Attributes:
         hidden_size: Values per token vector.
-        embedding_size: Values per row of the tables, before they are projected.
-        layers: How many there are.
+        embedding_size: Values per row of the tables, before the projection.
+        layers: The number of layers.
         heads: Attention heads per layer.
         intermediate_size: Values per token inside a layer's feed-forward part.
         vocabulary_size: Rows of the token table.
         positions: Rows of the position table.
         token_types: Rows of the token type table; 0 without one.
-        padding_id: The token that fills up.
-        epsilon: Of the layer normalisations.
-        activation: Of the feed-forward parts.
+        padding_id: The padding token.
+        epsilon: The epsilon of layer normalisations.
+        activation: The activation function of feed-forward layers.
     """
 
     hidden_size: int
@@ -39,14 +39,10 @@ class EncoderConfig:
 
     @classmethod
     def read(cls, config: JsonObject, family: Family) -> "EncoderConfig":
-        """Reads `config.json`.
-
-        Args:
-            config: The file.
-            family: Which keys it has.
+        """Read `config.json`, whose keys depend on the family.
 
         Raises:
-            ModelError: A key is missing, or asks for what is not supported.
+            ModelError: A key is missing, or its value is not supported.
         """
         keys = family.keys
         if config.text("position_embedding_type", default="absolute") != "absolute":
@@ -57,12 +53,6 @@ class EncoderConfig:
         for key, only in family.fixed_counts:
             if config.count(key) not in {None, only}:
                 raise config.wrong(key, str(only))
-        activation = config.text(keys.activation, default=family.activation)
-        if activation not in ACTIVATIONS:
-            raise config.wrong(keys.activation, "one of " + ", ".join(ACTIVATIONS))
-        epsilon = config.values.get("layer_norm_eps", 1e-12)
-        if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-            raise config.wrong("layer_norm_eps", "a small number")
         embedding_key = "embedding_size" if family.projection else keys.hidden_size
         sizes = cls(
             hidden_size=config.size(keys.hidden_size),
@@ -74,9 +64,33 @@ class EncoderConfig:
             positions=config.size("max_position_embeddings"),
             token_types=config.size("type_vocab_size") if family.token_types else 0,
             padding_id=family.padding_id or config.count("pad_token_id") or 0,
-            epsilon=epsilon,
-            activation=activation,
+            epsilon=read_epsilon(config, "layer_norm_eps"),
+            activation=read_activation(config, keys.activation, default=family.activation),
         )
         if sizes.hidden_size % sizes.heads:
             raise config.wrong(keys.hidden_size, f"a multiple of {keys.heads}")
         return sizes
+
+
+def read_activation(config: JsonObject, key: str, *, default: str) -> str:
+    """Return the name of an activation function.
+
+    Raises:
+        ModelError: It is not known.
+    """
+    name = config.text(key, default=default)
+    if name not in ACTIVATIONS:
+        raise config.wrong(key, "one of " + ", ".join(ACTIVATIONS))
+    return name
+
+
+def read_epsilon(config: JsonObject, key: str) -> float:
+    """Return the epsilon of layer normalisations; 1e-12 if there is no such key.
+
+    Raises:
+        ModelError: It is not between 0 and 1.
+    """
+    epsilon = config.values.get(key, 1e-12)
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise config.wrong(key, "a small number")
+    return epsilon

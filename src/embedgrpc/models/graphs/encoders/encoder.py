@@ -1,7 +1,7 @@
-"""Builds encoders from their weights, with or without the head that classifies.
+"""Builds encoders from their weights, with or without a classifier.
 
-Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2018; for what the
-families add see `families`.
+Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2018; `families`
+lists the differences of other families.
 """
 
 import math
@@ -20,19 +20,13 @@ from embedgrpc.models.tensors.weights import Tensors
 
 
 def build(writer: GraphWriter, tensors: Tensors, config: JsonObject, family: Family) -> str:
-    """Adds the backbone to a graph whose inputs are those of the family.
-
-    Args:
-        writer: Of the graph.
-        tensors: The weights.
-        config: `config.json`.
-        family: Of encoders.
+    """Append the backbone to a graph with the inputs of the family.
 
     Returns:
         The name of the token vectors, float32 [batch, tokens, hidden_size].
 
     Raises:
-        ModelError: The weights do not fit the configuration, or it is not supported.
+        ModelError: The weights do not fit `config.json`, or a value in it is not supported.
     """
     encoder = _Encoder(writer, tensors, EncoderConfig.read(config, family), family)
     _check_layers(tensors, config, family, encoder.config.layers)
@@ -47,26 +41,26 @@ def build(writer: GraphWriter, tensors: Tensors, config: JsonObject, family: Fam
 def build_classifier(
     writer: GraphWriter, tensors: Tensors, config: JsonObject, family: Family, hidden: str
 ) -> str:
-    """Adds the head that scores a sequence by its first token.
+    """Append the head that scores a sequence by its first token.
 
     Args:
-        writer: Of the graph.
+        writer: The graph's writer.
         tensors: The weights.
         config: `config.json`.
-        family: Of encoders.
+        family: The model's family.
         hidden: float32 [batch, tokens, hidden_size].
 
     Returns:
         The name of the logits, float32 [batch, 1].
 
     Raises:
-        ModelError: The weights do not fit the configuration.
+        ModelError: The weights do not fit `config.json`.
     """
     encoder = _Encoder(writer, tensors, EncoderConfig.read(config, family), family)
     head = family.classifier
     dense = (encoder.prefix if head.in_backbone else "") + head.dense
     tensors.check(classifier_shapes(encoder.config, dense, head.out))
-    # A tensor of one axis less: the first token of each sequence.
+    # The first token of each sequence, [batch, hidden_size].
     first = writer.op("Gather", hidden, writer.constant(np.array(0, np.int64), "first"), axis=1)
     inner = encoder.linear(dense, first, exact=True)
     active = gelu(writer, inner) if head.activation == "Gelu" else writer.op(head.activation, inner)
@@ -74,7 +68,7 @@ def build_classifier(
 
 
 def _check_layers(tensors: Tensors, config: JsonObject, family: Family, layers: int) -> None:
-    """Checks that the weights can have so many layers, before the tensors of each are named."""
+    """Check the number of layers against the file, before the tensors of each are listed."""
     if layers > len(tensors.names):
         key = family.keys.layers
         raise config.wrong(
@@ -85,7 +79,7 @@ def _check_layers(tensors: Tensors, config: JsonObject, family: Family, layers: 
 
 
 class _Encoder:
-    """The parts of the backbone."""
+    """The parts of a backbone; each method appends one and returns the name of its result."""
 
     def __init__(
         self, writer: GraphWriter, tensors: Tensors, config: EncoderConfig, family: Family
@@ -96,7 +90,7 @@ class _Encoder:
         self.family = family
         prefixed = any(name.startswith(family.prefix) for name in tensors.names)
         self.prefix = family.prefix if prefixed else ""
-        # Checkpoints that were converted from TensorFlow keep its names.
+        # Checkpoints converted from TensorFlow keep its names.
         old = any(name.endswith("LayerNorm.gamma") for name in tensors.names)
         self.norm_names = ("gamma", "beta") if old else ("weight", "bias")
         self._present: dict[str, str] = {}
@@ -120,13 +114,13 @@ class _Encoder:
         return hidden
 
     def positions(self) -> str:
-        """float32 [batch or nothing, tokens, embedding_size]: the rows of the positions."""
+        """float32 [(batch,) tokens, embedding_size]: the rows of the positions."""
         writer = self.writer
         if self.family.positions is Positions.FROM_START:
             start = writer.constant(np.array([0], dtype=np.int64), "start")
             return writer.op("Slice", self.table("position"), start, self.token_count(), start)
-        # By the ids and not by the mask: a text that spells out the padding token has no position
-        # for it in the reference either.
+        # By the ids and not by the mask: as in the reference, a padding token that a text spells
+        # out has no position.
         padding = writer.constant(np.array(self.config.padding_id, dtype=np.int64), "padding")
         equal = writer.op("Equal", "input_ids", padding)
         real = writer.op("Cast", writer.op("Not", equal), to=TensorProto.INT64)
@@ -142,20 +136,20 @@ class _Encoder:
         )
 
     def table(self, kind: str) -> str:
-        """A table of embeddings, float32 [rows, embedding_size]."""
+        """float32 [rows, embedding_size]: a table of embeddings."""
         return self.weight(f"{self.prefix}embeddings.{kind}_embeddings.weight")
 
     def attention_bias(self) -> str:
-        """float32 [batch, 1 or heads, 1 or tokens, tokens]: what is added to scores."""
+        """float32 [batch, 1 or heads, 1 or tokens, tokens]: added to attention scores."""
         writer = self.writer
         mask = writer.op("Cast", "attention_mask", to=TensorProto.FLOAT)
         padding = writer.op("Sub", writer.scalar(1.0), writer.reshape(mask, [0, 1, 1, -1]))
-        # 0 for a real token, else so low that it is left out.
+        # 0 for a real token; for padding so low that its weight becomes 0.
         bias = writer.op("Mul", padding, writer.scalar(float(np.finfo(np.float32).min)))
         return writer.op("Add", self.relative_bias(), bias) if self.family.relative else bias
 
     def relative_bias(self) -> str:
-        """float32 [heads, tokens, tokens]: a weight by how far a token is from another."""
+        """float32 [heads, tokens, tokens]: a bias by the distance between two tokens."""
         writer = self.writer
         farthest = self.config.positions - 1
         distances = np.arange(-farthest, farthest + 1)
@@ -171,7 +165,7 @@ class _Encoder:
         return writer.op("Transpose", rows, perm=[2, 0, 1])
 
     def layer(self, prefix: str, hidden: str, bias: str) -> str:
-        """float32 [batch, tokens, hidden_size], from the same."""
+        """float32 [batch, tokens, hidden_size]: one layer applied to the same shape."""
         writer, family, prefix = self.writer, self.family, self.prefix + prefix
         attended = self.linear(prefix + family.attended, self.attend(prefix, hidden, bias))
         hidden = self.norm(prefix + family.attention_norm, writer.op("Add", attended, hidden))
@@ -181,7 +175,7 @@ class _Encoder:
         return self.norm(prefix + family.output_norm, writer.op("Add", outer, hidden))
 
     def attend(self, prefix: str, hidden: str, bias: str) -> str:
-        """float32 [batch, tokens, hidden_size], from the same."""
+        """float32 [batch, tokens, hidden_size]: attention applied to the same shape."""
         writer, config, family = self.writer, self.config, self.family
         query = self.split_heads(prefix + family.query, hidden, [0, 2, 1, 3])
         key = self.split_heads(prefix + family.key, hidden, [0, 2, 3, 1])
@@ -193,26 +187,26 @@ class _Encoder:
         return writer.reshape(mixed, [0, 0, config.hidden_size])
 
     def split_heads(self, name: str, hidden: str, order: list[int]) -> str:
-        """A projection in the given order of the axes batch, tokens, heads, head size."""
+        """Append a projection, with the axes batch, tokens, heads, head size in the given order."""
         config = self.config
         shape = [0, 0, config.heads, config.hidden_size // config.heads]
         projected = self.writer.reshape(self.linear(name, hidden), shape)
         return self.writer.op("Transpose", projected, perm=order)
 
     def linear(self, name: str, source: str, *, exact: bool = False) -> str:
-        """A fully connected layer; exact where it is never to be quantised."""
+        """Append a linear layer; an exact one is never quantised."""
         weight = self.weight(f"{name}.weight", transposed=True)
         node_name = f"{EXACT_PREFIX}product" if exact else ""
         product = self.writer.op("MatMul", source, weight, name=node_name)
         return self.writer.op("Add", product, self.weight(f"{name}.bias"))
 
     def norm(self, name: str, source: str) -> str:
-        """A layer normalisation over the last axis."""
+        """Append a layer normalisation over the last axis."""
         scale, shift = (self.weight(f"{name}.{part}") for part in self.norm_names)
         return self.writer.layer_norm(source, scale, shift, epsilon=self.config.epsilon)
 
     def weight(self, name: str, *, transposed: bool = False) -> str:
-        """A tensor of the file, once in the graph however often it is asked for."""
+        """Write a tensor of the file, at its first use only."""
         if name not in self._present:
             values = self.tensors.read(name)
             self._present[name] = self.writer.weight(values.T if transposed else values, name)

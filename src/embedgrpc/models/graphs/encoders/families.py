@@ -1,7 +1,7 @@
-"""What the parts of encoders are called, and in what the families differ.
+"""The names of encoders' tensors, and the differences between families.
 
-They all are the same: layers of attention and of a feed-forward part, each followed by adding what
-went in and a layer normalisation.
+All have the same structure: layers of attention and a feed-forward part, each followed by a
+residual connection and a layer normalisation.
 
 Source: names of tensors and keys as in Hugging Face transformers.
 """
@@ -13,12 +13,12 @@ from enum import Enum
 class Positions(Enum):
     """How positions are numbered."""
 
-    FROM_START = "from the first token of the batch"
-    AFTER_PADDING = "from after the padding id, real tokens alone"
+    FROM_START = "all tokens, from 0"
+    AFTER_PADDING = "real tokens only, from the padding id + 1"
 
 
 class TokenTypes(Enum):
-    """Where the row of the token type table comes from."""
+    """The source of the row in the token type table."""
 
     INPUT = "an input of the graph"
     FIRST = "always the first row"
@@ -40,10 +40,10 @@ class Classifier:
     """The head that scores a sequence by its first token: two layers.
 
     Attributes:
-        dense: The first layer.
-        activation: What follows it, as the graph names it.
-        out: The second layer.
-        in_backbone: Whether the first layer's name starts as those of the backbone do.
+        dense: Name of the first layer.
+        activation: The ONNX operator that follows it.
+        out: Name of the second layer.
+        in_backbone: Whether the first layer's name has the prefix of the backbone.
     """
 
     dense: str
@@ -54,28 +54,28 @@ class Classifier:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The encoders of one kind.
+    """The encoders of one kind: names of tensors, and how they compute.
 
     Attributes:
-        prefix: What the backbone's tensors start with where the file holds a head too.
-        layer: What the tensors of one layer start with; `{}` is its number.
-        query: Of attention; likewise the next.
-        key: Of attention.
-        value: Of attention.
+        prefix: Prefix of the backbone's tensors in a file that also holds a head.
+        layer: Prefix of the tensors of one layer; `{}` is its number.
+        query: Attention's query.
+        key: Attention's key.
+        value: Attention's value.
         attended: The layer at the end of attention.
         attention_norm: The normalisation after attention.
-        inner: The first half of the feed-forward part.
-        outer: The second half.
+        inner: The first layer of the feed-forward part.
+        outer: Its second layer.
         output_norm: The normalisation after it.
         classifier: The cross-encoder's head.
-        keys: Of `config.json`.
-        activation: Of the feed-forward part where `config.json` does not say.
-        positions: How they are numbered.
-        padding_id: The token that fills up, where it is not what `config.json` says.
-        token_types: Where their rows come from; None without such a table.
-        projection: The layer between tables and encoder, where rows may be shorter.
-        relative: The table of weights by distance; empty without one.
-        fixed_counts: Keys of `config.json` that may have no other value.
+        keys: The keys of `config.json`.
+        activation: The activation function if `config.json` has none.
+        positions: How positions are numbered.
+        padding_id: The padding token; None for that of `config.json`.
+        token_types: The source of token types; None without such a table.
+        projection: The layer between tables and encoder, if rows may be shorter; empty without.
+        relative: The table of biases by distance; empty without one.
+        fixed_counts: Keys of `config.json` with the only value that is supported.
     """
 
     prefix: str
@@ -173,7 +173,7 @@ _MPNET = Family(
 )
 _ALBERT = Family(
     prefix="albert.",
-    # All layers are one and the same.
+    # All layers share their weights.
     layer="encoder.albert_layer_groups.0.albert_layers.0.",
     query="attention.query",
     key="attention.key",

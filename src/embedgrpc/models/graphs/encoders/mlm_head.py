@@ -1,4 +1,4 @@
-"""Builds the masked-language heads of encoders from their weights: a logit per vocabulary entry.
+"""Builds the masked-language head of an encoder from its weights: a logit per vocabulary entry.
 
 Architectures `...ForMaskedLM`; names of the tensors as in Hugging Face transformers.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.graphs.encoders.activations import ACTIVATIONS
+from embedgrpc.models.graphs.encoders.config import read_activation, read_epsilon
 from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.tensors.weights import Tensors
@@ -15,17 +16,16 @@ from embedgrpc.models.tensors.weights import Tensors
 
 @dataclass(frozen=True, slots=True)
 class MlmHead:
-    """What the parts of a family's head are called.
+    """The names of the tensors of a family's head.
 
     Attributes:
-        words: The table of token vectors, which mostly serves as the last matrix too.
-        dense: The layer before the last, up to `weight` and `bias`.
-        norm: The normalisation after it, likewise.
-        decoder: The last matrix, where it is one of its own.
-        biases: Of the last layer, by either name.
-        activation_key: Of `config.json`, for what follows the dense layer; empty where it always
-            is gelu.
-        epsilon_key: Of `config.json`, for the normalisation; empty where it is the default.
+        words: The table of token vectors, which most models also use as the last matrix.
+        dense: Prefix of weight and bias of the layer before the last.
+        norm: Prefix of weight and bias of the normalisation after it.
+        decoder: The last matrix, if it is separate.
+        biases: The two possible names of the last layer's bias.
+        activation_key: The key of `config.json` for the activation function; empty for gelu.
+        epsilon_key: The key of `config.json` for the epsilon; empty for the default.
     """
 
     words: str
@@ -37,7 +37,6 @@ class MlmHead:
     epsilon_key: str = "layer_norm_eps"
 
 
-_EPSILON = 1e-12
 _BERT = MlmHead(
     words="bert.embeddings.word_embeddings.weight",
     dense="cls.predictions.transform.dense.",
@@ -91,10 +90,10 @@ MLM_HEADS = {
 def build_mlm_head(
     writer: GraphWriter, tensors: Tensors, config: JsonObject, hidden: str, *, vocabulary_size: int
 ) -> str:
-    """Adds the head that gives every token a logit for every vocabulary entry.
+    """Append the head that computes a logit for every token and every vocabulary entry.
 
     Args:
-        writer: Of the graph.
+        writer: The graph's writer.
         tensors: The weights.
         config: `config.json`.
         hidden: float32 [batch, tokens, hidden_size].
@@ -114,7 +113,7 @@ def build_mlm_head(
     if head.words not in tensors.names:
         raise ModelError(f"{tensors.path} does not fit config.json: {head.words} is missing")
     hidden_size = config.size(FAMILIES[model_type].keys.hidden_size)
-    # Shorter than the token vectors where the family's tables are.
+    # Shorter than hidden_size in families that project the tables' rows.
     size = tensors.describe(head.words)[0][-1]
     decoder = head.decoder if head.decoder in tensors.names else head.words
     if decoder == head.words and not config.flag("tie_word_embeddings", default=True):
@@ -132,40 +131,22 @@ def build_mlm_head(
         }
     )
     inner = _linear(writer, tensors, f"{head.dense}weight", f"{head.dense}bias", hidden)
-    inner = ACTIVATIONS[_activation(config, head)](writer, inner)
+    key = head.activation_key
+    activation = read_activation(config, key, default="gelu") if key else "gelu"
     inner = writer.layer_norm(
-        inner,
+        ACTIVATIONS[activation](writer, inner),
         writer.weight(tensors.read(scale), scale),
         writer.weight(tensors.read(shift), shift),
-        epsilon=_epsilon(config, head),
+        epsilon=read_epsilon(config, head.epsilon_key),
     )
     return _linear(writer, tensors, decoder, bias, inner)
 
 
 def _norm_names(tensors: Tensors, head: MlmHead) -> tuple[str, str]:
-    # Checkpoints that were converted from TensorFlow keep its names.
+    # Checkpoints converted from TensorFlow keep its names.
     old = f"{head.norm}gamma" in tensors.names
-    return (
-        (f"{head.norm}gamma", f"{head.norm}beta")
-        if old
-        else (f"{head.norm}weight", f"{head.norm}bias")
-    )
-
-
-def _activation(config: JsonObject, head: MlmHead) -> str:
-    if not head.activation_key:
-        return "gelu"
-    name = config.text(head.activation_key, default="gelu")
-    if name not in ACTIVATIONS:
-        raise config.wrong(head.activation_key, "one of " + ", ".join(ACTIVATIONS))
-    return name
-
-
-def _epsilon(config: JsonObject, head: MlmHead) -> float:
-    epsilon = config.values.get(head.epsilon_key, _EPSILON)
-    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise config.wrong(head.epsilon_key, "a small number")
-    return epsilon
+    scale, shift = ("gamma", "beta") if old else ("weight", "bias")
+    return f"{head.norm}{scale}", f"{head.norm}{shift}"
 
 
 def _linear(writer: GraphWriter, tensors: Tensors, weight: str, bias: str, source: str) -> str:

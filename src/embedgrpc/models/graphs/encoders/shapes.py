@@ -1,4 +1,4 @@
-"""The tensors that an encoder needs, and their shapes."""
+"""The names and shapes of an encoder's tensors."""
 
 from embedgrpc.models.graphs.encoders.config import EncoderConfig
 from embedgrpc.models.graphs.encoders.families import Family
@@ -10,16 +10,13 @@ Shapes = dict[str, tuple[int, ...]]
 def encoder_shapes(
     config: EncoderConfig, family: Family, prefix: str, norm_names: tuple[str, str]
 ) -> Shapes:
-    """The tensors of a backbone.
+    """Return the shape of each tensor of a backbone.
 
     Args:
-        config: Its sizes.
-        family: Of encoders.
-        prefix: What all names start with.
-        norm_names: Scale and shift of layer normalisations.
-
-    Returns:
-        The shape of each tensor.
+        config: The sizes.
+        family: The family.
+        prefix: The prefix of all names.
+        norm_names: The names of scale and shift in layer normalisations.
     """
     size, inner, short = config.hidden_size, config.intermediate_size, config.embedding_size
     shapes: Shapes = {
@@ -50,15 +47,12 @@ def encoder_shapes(
 
 
 def classifier_shapes(config: EncoderConfig, dense: str, out: str) -> Shapes:
-    """The tensors of the head that scores with one number.
+    """Return the shape of each tensor of a classifier.
 
     Args:
-        config: Sizes of the backbone.
+        config: The sizes of the backbone.
         dense: Name of the first layer.
-        out: Name of the second.
-
-    Returns:
-        The shape of each tensor.
+        out: Name of the second layer.
     """
     size = config.hidden_size
     return {

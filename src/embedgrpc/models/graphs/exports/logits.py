@@ -1,4 +1,4 @@
-"""Finds the logits of exported graphs: a cross-encoder's, and those of a masked-language head."""
+"""Finds the logits of an export: those of a cross-encoder or of a masked-language head."""
 
 from pathlib import Path
 
@@ -6,60 +6,56 @@ import onnx
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.graphs.exports.names import as_float, asked_for, clear_names
+from embedgrpc.models.graphs.exports.names import (
+    TOKEN_RANK,
+    VECTOR_RANK,
+    as_float,
+    clear_names,
+    configured_output,
+)
 from embedgrpc.models.graphs.outputs import LOGITS, VOCABULARY_WEIGHTS
 from embedgrpc.models.graphs.probe import run_probe
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
 
 _TOKEN_LOGITS_NAMES = ("logits", "prediction_scores")
-_VECTOR_RANK = 2
-_TOKEN_RANK = 3
 
 
-def find_logits(writer: GraphWriter, origin: Origin, properties: ModelProperties) -> str:
-    """Finds the logits of an exported cross-encoder, and makes them float32 [batch, 1].
-
-    Args:
-        writer: Of the graph.
-        origin: The ONNX file.
-        properties: What the model is.
+def find_logits(writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties) -> str:
+    """Find the logits of an exported cross-encoder.
 
     Returns:
-        The name of the graph's output.
+        The name of the graph's output, float32 [batch, 1].
 
     Raises:
-        ModelError: The graph has no such output, or one of another shape.
+        ModelError: The graph has no such output, or its shape is another.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = asked_for(origin, properties, outputs) or LOGITS
+    name = configured_output(weight_file, properties, outputs) or LOGITS
     if name not in outputs:
         raise ModelError(
-            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must be {LOGITS}, "
-            "or set output for this model in the configuration"
+            f"{weight_file.path}: the graph's outputs are {', '.join(outputs)}; one must be "
+            f"{LOGITS}, or set output for this model in the configuration"
         )
     dims = outputs[name].type.tensor_type.shape.dim
-    if len(dims) != _VECTOR_RANK or (dims[1].HasField("dim_value") and dims[1].dim_value != 1):
-        raise ModelError(f"{origin.path}: output {name!r} must be of shape [batch, 1]")
+    if len(dims) != VECTOR_RANK or (dims[1].HasField("dim_value") and dims[1].dim_value != 1):
+        raise ModelError(f"{weight_file.path}: output {name!r} must be of shape [batch, 1]")
     return writer.output(as_float(writer, clear_names(writer, name), outputs[name]), LOGITS)
 
 
-def find_token_logits(writer: GraphWriter, origin: Origin, properties: ModelProperties) -> str:
-    """Finds the logits that an exported masked-language head gives every token.
-
-    Args:
-        writer: Of the graph.
-        origin: The ONNX file.
-        properties: What the model is.
+def find_token_logits(
+    writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties
+) -> str:
+    """Find the logits of every token in an exported masked-language model.
 
     Returns:
         The name of the logits, float32 [batch, tokens, vocabulary].
 
     Raises:
-        ModelError: The graph has no such output, or several that may be meant.
+        ModelError: No output fits, or several do.
     """
     outputs = {value.name: value for value in writer.graph.output}
-    name = asked_for(origin, properties, outputs)
+    name = configured_output(weight_file, properties, outputs)
     fitting = [
         value
         for value in ([outputs[name]] if name else writer.graph.output)
@@ -69,7 +65,7 @@ def find_token_logits(writer: GraphWriter, origin: Origin, properties: ModelProp
         fitting = [value for value in fitting if value.name in _TOKEN_LOGITS_NAMES]
     if len(fitting) != 1:
         raise ModelError(
-            f"{origin.path}: the graph's outputs are {', '.join(outputs)}; one must hold the "
+            f"{weight_file.path}: the graph's outputs are {', '.join(outputs)}; one must hold the "
             f"logits of tokens, of shape [batch, tokens, {properties.sparse_dimensions}]"
         )
     return as_float(writer, clear_names(writer, fitting[0].name), fitting[0])
@@ -77,26 +73,29 @@ def find_token_logits(writer: GraphWriter, origin: Origin, properties: ModelProp
 
 def _fits_logits(value: onnx.ValueInfoProto, vocabulary_size: int) -> bool:
     dims = value.type.tensor_type.shape.dim
-    # A length that is not written down is found out when the graph is run.
-    return len(dims) == _TOKEN_RANK and (
+    # An unknown length is checked when the graph runs; see `check_vocabulary`.
+    return len(dims) == TOKEN_RANK and (
         not dims[-1].HasField("dim_value") or dims[-1].dim_value == vocabulary_size
     )
 
 
-def check_vocabulary(graph_path: Path, origin: Origin, properties: ModelProperties) -> None:
-    """Checks that what was taken for logits has one for every vocabulary entry.
+def check_vocabulary(
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties
+) -> None:
+    """Check that the logits found have one value for every vocabulary entry.
 
     Args:
         graph_path: The graph with our outputs.
-        origin: The ONNX file.
-        properties: What the model is.
+        weight_file: The ONNX file.
+        properties: The model's properties.
 
     Raises:
-        ModelError: It has another number of them.
+        ModelError: They have another number of values.
     """
-    (weights,) = run_probe(graph_path, origin, properties, (VOCABULARY_WEIGHTS,))
+    (weights,) = run_probe(graph_path, weight_file, properties, (VOCABULARY_WEIGHTS,))
     if weights.shape[1:] != (properties.sparse_dimensions,):
         raise ModelError(
-            f"{origin.path}: the graph gives {weights.shape[-1]} values per token, not a logit "
-            f"for each of the {properties.sparse_dimensions} that vocab_size of config.json says"
+            f"{weight_file.path}: the graph gives {weights.shape[-1]} values per token, not a "
+            f"logit for each of the {properties.sparse_dimensions} that vocab_size of "
+            "config.json says"
         )

@@ -1,7 +1,7 @@
-"""Finds the token vectors in exports of BGE-M3 that hold its three outputs and nothing before.
+"""Finds the token vectors in exports of BGE-M3 that have the three final outputs alone.
 
-Such a graph pools, scales and applies the heads by itself. What all three are made from is the
-last value that they share, and from there on the model's own files say what is to be done.
+Such a graph pools, scales and applies the heads by itself. The token vectors are the last value
+that all three outputs depend on. The model's files say what to compute from them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,25 +18,27 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.exports.names import clear_names
-from embedgrpc.models.graphs.heads.token_outputs import scale_to_unit
-from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
+from embedgrpc.models.graphs.outputs import (
+    HIDDEN_NAMES,
+    SENTENCE_EMBEDDING,
+    TOKEN_EMBEDDINGS,
+    TOKEN_WEIGHTS,
+)
 from embedgrpc.models.graphs.probe import is_close, probe_mask, run_probe
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.kinds import Representation
-from embedgrpc.models.sources.weight_file import Origin
-
-_HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
+from embedgrpc.models.sources.weight_file import WeightFile
 
 
 @dataclass(frozen=True, slots=True)
 class M3Outputs:
-    """The outputs of an export, by name.
+    """The names of an export's outputs.
 
     Attributes:
         dense: [batch, dimensions], scaled to length 1.
-        weights: [batch, tokens, 1], never below 0; empty where it has none.
-        vectors: [batch, tokens - 1, dimensions], of length 1; empty where it has none.
-        described: Their types and shapes, as the export has them.
+        weights: [batch, tokens, 1], never below 0; empty if the export lacks it.
+        vectors: [batch, tokens - 1, dimensions], of length 1; empty if the export lacks it.
+        described: Types and shapes of the outputs, as the export describes them.
     """
 
     dense: str
@@ -46,12 +48,12 @@ class M3Outputs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that the export has."""
+        """The outputs that the export has."""
         return tuple(name for name in (self.dense, self.weights, self.vectors) if name)
 
 
 def find_m3_outputs(graph: onnx.GraphProto) -> M3Outputs | None:
-    """Finds the outputs that exports of BGE-M3 have; None where this is no such export."""
+    """Return the outputs of an export of BGE-M3; None if the graph is not such an export."""
     given = {value.name: value for value in graph.output}
     dense, weights, vectors = (
         next((name for name in known if name in given), "")
@@ -66,42 +68,32 @@ def find_m3_outputs(graph: onnx.GraphProto) -> M3Outputs | None:
     return M3Outputs(dense, weights, vectors, tuple(described))
 
 
-def find_m3_hidden(writer: GraphWriter, origin: Origin, outputs: M3Outputs) -> str:
-    """Finds the token vectors that the outputs are made from.
-
-    Args:
-        writer: Of the graph.
-        origin: The ONNX file.
-        outputs: Of the export.
+def find_m3_hidden(writer: GraphWriter, weight_file: WeightFile, outputs: M3Outputs) -> str:
+    """Find the token vectors that the outputs depend on.
 
     Returns:
-        The name of the token vectors, float32 [batch, tokens, hidden_size]; what is made from
-        them is to be checked.
+        The name of the token vectors, float32 [batch, tokens, hidden_size]. They may be another
+        value; `check_m3_outputs` finds out.
 
     Raises:
-        ModelError: The outputs are not made from the same value.
+        ModelError: The outputs do not depend on a common value.
     """
-    named = [value.name for value in writer.graph.output if value.name in _HIDDEN_NAMES]
+    named = [value.name for value in writer.graph.output if value.name in HIDDEN_NAMES]
     hidden = named[0] if named else _trace_hidden(writer.graph, outputs)
     if hidden is None:
         raise ModelError(
-            f"{origin.path}: outputs {', '.join(outputs.names)} are not made from the same token "
-            f"vectors: export it with {_HIDDEN_NAMES[0]}"
+            f"{weight_file.path}: outputs {', '.join(outputs.names)} are not made from the same "
+            f"token vectors: export it with {HIDDEN_NAMES[0]}"
         )
     hidden = clear_names(writer, hidden)
-    # An inner value's type is written nowhere; where it is float32 already, this costs nothing.
+    # The export does not say the type of an inner value; casting float32 to float32 is free.
     return writer.op("Cast", hidden, to=TensorProto.FLOAT)
 
 
 def adopt_m3_outputs(
     writer: GraphWriter, properties: ModelProperties, outputs: M3Outputs
 ) -> tuple[str, ...]:
-    """Takes over what an export makes of its tokens where no file of the model holds the heads.
-
-    Args:
-        writer: Of the graph.
-        properties: What the model is.
-        outputs: Of the export.
+    """Use the export's own token outputs for the heads that no file of the model holds.
 
     Returns:
         The names of the graph's outputs.
@@ -114,13 +106,13 @@ def adopt_m3_outputs(
     wanted = Representation.MULTI_VECTOR in properties.representations
     if wanted and properties.multi_vector_head is None:
         vectors = writer.op("Cast", outputs.vectors, to=TensorProto.FLOAT)
-        vectors = scale_to_unit(writer, _align(writer, vectors))
+        vectors = writer.scale_to_unit(_align(writer, vectors))
         adopted += (writer.output(vectors, TOKEN_EMBEDDINGS),)
     return adopted
 
 
 def _align(writer: GraphWriter, vectors: str) -> str:
-    """A row for each token, where the first token's may be left out."""
+    """Put a row of zeros in front of vectors that lack the first token's."""
     pads = writer.constant(np.array([0, 1, 0, 0, 0, 0], dtype=np.int64), "pads")
     padded = writer.op("Pad", vectors, pads, mode="constant")
     one = writer.constant(np.array([1], dtype=np.int64), "one")
@@ -130,18 +122,18 @@ def _align(writer: GraphWriter, vectors: str) -> str:
 
 
 def check_m3_outputs(
-    graph_path: Path, origin: Origin, properties: ModelProperties, outputs: M3Outputs
+    graph_path: Path, weight_file: WeightFile, properties: ModelProperties, outputs: M3Outputs
 ) -> None:
-    """Checks that the outputs of an export are what the model's files lead to.
+    """Check that the outputs of an export equal ours, which the model's files describe.
 
     Args:
-        graph_path: A graph with our outputs and with those of the export.
-        origin: The ONNX file.
-        properties: What the model is.
-        outputs: Of the export.
+        graph_path: A graph with our outputs and those of the export.
+        weight_file: The ONNX file.
+        properties: The model's properties.
+        outputs: The outputs of the export.
 
     Raises:
-        ModelError: One is not.
+        ModelError: An output differs.
     """
     real = probe_mask() == 1  # [batch, tokens]
     pairs = [(outputs.dense, SENTENCE_EMBEDDING, "modules.json says")]
@@ -151,9 +143,9 @@ def check_m3_outputs(
     if outputs.vectors and properties.multi_vector_head:
         says = f"{properties.multi_vector_head.path.name} gives"
         pairs.append((outputs.vectors, TOKEN_EMBEDDINGS, says))
-    _check_adopted(graph_path, origin, properties)
+    _check_adopted(graph_path, weight_file, properties)
     names = tuple(name for theirs, ours, _ in pairs for name in (theirs, ours))
-    values = run_probe(graph_path, origin, properties, names)
+    values = run_probe(graph_path, weight_file, properties, names)
     for (name, _, says), theirs, ours in zip(pairs, values[::2], values[1::2], strict=True):
         if name == outputs.dense:
             same = is_close(theirs, ours)
@@ -161,29 +153,29 @@ def check_m3_outputs(
             same = _are_tokens_close(theirs, ours, real)
         if not same:
             raise ModelError(
-                f"{origin.path}: output {name!r} is not what {says}: export it anew or correct "
-                "the model's files"
+                f"{weight_file.path}: output {name!r} is not what {says}: export it again or "
+                "correct the model's files"
             )
 
 
-def _check_adopted(graph_path: Path, origin: Origin, properties: ModelProperties) -> None:
-    """Checks that there is a weight and a vector of the right length for each token."""
+def _check_adopted(graph_path: Path, weight_file: WeightFile, properties: ModelProperties) -> None:
+    """Check that each token has a weight, and a vector of the right length."""
     shapes: dict[str, tuple[int, ...]] = {}
     if Representation.SPARSE in properties.representations:
         shapes[TOKEN_WEIGHTS] = probe_mask().shape
     if Representation.MULTI_VECTOR in properties.representations:
         shapes[TOKEN_EMBEDDINGS] = (*probe_mask().shape, properties.multi_vector_dimensions)
-    values = run_probe(graph_path, origin, properties, tuple(shapes))
+    values = run_probe(graph_path, weight_file, properties, tuple(shapes))
     for (name, shape), value in zip(shapes.items(), values, strict=True):
         if value.shape != shape:
             raise ModelError(
-                f"{origin.path}: {name} of {len(shape)} axes would be {list(value.shape)}, not "
-                f"{list(shape)}: export it anew, or add the heads' weights to the folder"
+                f"{weight_file.path}: {name} of {len(shape)} axes would be {list(value.shape)}, "
+                f"not {list(shape)}: export it again, or add the heads' weights to the folder"
             )
 
 
 def _are_tokens_close(theirs: NDArray[Any], ours: NDArray[Any], real: NDArray[np.bool_]) -> bool:
-    # Theirs may have an axis of length 1 more, and may leave out the first token.
+    # The export's may have one more axis, of length 1, and may leave out the first token.
     theirs = theirs.reshape(*theirs.shape[:2], -1)
     ours = ours.reshape(*ours.shape[:2], -1)
     skipped = ours.shape[1] - theirs.shape[1]
@@ -193,14 +185,9 @@ def _are_tokens_close(theirs: NDArray[Any], ours: NDArray[Any], real: NDArray[np
 
 
 def _trace_hidden(graph: onnx.GraphProto, outputs: M3Outputs) -> str | None:
-    """Finds the last value that the dense output and the others are made from.
+    """Return the last value that all outputs depend on; None if there is none.
 
-    Args:
-        graph: The export; its nodes are in the order of their use, as ONNX demands.
-        outputs: Its outputs.
-
-    Returns:
-        The name of the value, which is to be checked; None where they share none.
+    Relies on the order of nodes, which ONNX requires: a node comes before those that use it.
     """
     homes = {name: index for index, node in enumerate(graph.node) for name in node.output}
     shared = _sources(graph, homes, outputs.dense)
@@ -212,7 +199,7 @@ def _trace_hidden(graph: onnx.GraphProto, outputs: M3Outputs) -> str | None:
 
 
 def _sources(graph: onnx.GraphProto, homes: Mapping[str, int], name: str) -> set[str]:
-    """All values of nodes that a value is made from."""
+    """Return all outputs of nodes that a value depends on, itself included."""
     found: set[str] = set()
     left = [name]
     while left:
@@ -225,7 +212,7 @@ def _sources(graph: onnx.GraphProto, homes: Mapping[str, int], name: str) -> set
 
 
 def _dependents(graph: onnx.GraphProto, name: str) -> set[str]:
-    """All values that are made from an input."""
+    """Return all values that depend on an input, itself included."""
     found = {name}
     for node in graph.node:
         if found.intersection(_inputs(node)):
@@ -236,7 +223,7 @@ def _dependents(graph: onnx.GraphProto, name: str) -> set[str]:
 def _inputs(node: onnx.NodeProto) -> Iterable[str]:
     yield from node.input
     for attribute in node.attribute:
-        # The branches of a condition see the values around them.
+        # Branches of conditions use values of the graph around them.
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
                 yield from _inputs(inner)

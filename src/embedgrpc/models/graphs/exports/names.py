@@ -1,4 +1,4 @@
-"""The names of an exported graph's outputs, and those of ours that they must leave free."""
+"""Handles the output names of exports, which may collide with our own."""
 
 from collections.abc import Mapping
 
@@ -9,27 +9,31 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import OUTPUTS
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin
+from embedgrpc.models.sources.weight_file import WeightFile
+
+# Axes of an output with one vector per text, and of one with a vector per token.
+VECTOR_RANK = 2
+TOKEN_RANK = 3
 
 
-def asked_for(
-    origin: Origin, properties: ModelProperties, outputs: Mapping[str, onnx.ValueInfoProto]
+def configured_output(
+    weight_file: WeightFile, properties: ModelProperties, outputs: Mapping[str, onnx.ValueInfoProto]
 ) -> str:
-    """The output that the configuration asks for; empty where it does not.
+    """Return the output that the configuration asks for; empty if it asks for none.
 
     Raises:
         ModelError: The graph has no such output.
     """
     if properties.output and properties.output not in outputs:
         raise ModelError(
-            f"{origin.path}: output is set to {properties.output!r}, but the graph's outputs are "
-            f"{', '.join(outputs)}"
+            f"{weight_file.path}: output is set to {properties.output!r}, but the graph's outputs "
+            f"are {', '.join(outputs)}"
         )
     return properties.output
 
 
 def clear_names(writer: GraphWriter, name: str) -> str:
-    """Frees the names of our own outputs; gives the name that a value has then."""
+    """Free the names of our own outputs, and return the name that a value has afterwards."""
     for ours in OUTPUTS:
         if any(ours in node.output for node in writer.graph.node):
             renamed = writer.vacate(ours)
@@ -38,7 +42,7 @@ def clear_names(writer: GraphWriter, name: str) -> str:
 
 
 def as_float(writer: GraphWriter, name: str, described: onnx.ValueInfoProto) -> str:
-    """Makes a value float32 whose type the graph tells; gives its name."""
+    """Cast a value to float32 if it has another type, and return its name."""
     if described.type.tensor_type.elem_type == TensorProto.FLOAT:
         return name
     return writer.op("Cast", name, to=TensorProto.FLOAT)

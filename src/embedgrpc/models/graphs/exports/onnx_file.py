@@ -1,4 +1,4 @@
-"""Takes over an ONNX graph that was exported elsewhere: checks it and copies its weights."""
+"""Reads an exported ONNX file: checks its graph and copies its weights."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.model_file import open_file
 from embedgrpc.models.graphs.writer import GraphWriter
-from embedgrpc.models.sources.weight_file import Origin, find_external
+from embedgrpc.models.sources.weight_file import WeightFile, find_external
 
-# The head's operators are written as they have been since this version.
+# The operators of our heads have the form of this version.
 _OPSET_MIN = 11
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "MatMulNBits",
@@ -28,13 +28,13 @@ _MOVED_BYTES_MIN = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class ImportedGraph:
-    """An ONNX graph that can be added to.
+class ExportedGraph:
+    """An exported graph that passed the checks.
 
     Attributes:
-        model: The graph; its external weights are not loaded.
+        model: The graph, without its external weights.
         opset: The version of its standard operators.
-        weight_type: What most of its weights are, such as "float32".
+        weight_type: The type of most of its weights, such as "float32".
     """
 
     model: onnx.ModelProto
@@ -42,62 +42,58 @@ class ImportedGraph:
     weight_type: str
 
 
-def read_graph(origin: Origin, *, asked_for: bool) -> ImportedGraph:
-    """Reads a graph and checks that it can be served.
+def read_export(weight_file: WeightFile, *, may_be_quantized: bool) -> ExportedGraph:
+    """Read a graph and check that it can be served.
 
     Args:
-        origin: The ONNX file.
-        asked_for: Whether the configuration names the file, which may be quantised then.
-
-    Returns:
-        The graph.
+        weight_file: The ONNX file.
+        may_be_quantized: Whether a quantised graph is accepted: the configuration names the file.
 
     Raises:
-        ModelError: It is no ONNX file, is too old, or is quantised and was not asked for.
+        ModelError: It is not an ONNX file, its opset is too old, or it is quantised and must not
+            be.
     """
-    model = load_proto(origin)
+    model = load_proto(weight_file)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx", 0))
     if opset < _OPSET_MIN:
-        raise ModelError(f"{origin.path}: opset {opset} is older than {_OPSET_MIN}: export it anew")
-    quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED)
-    if quantized and not asked_for:
         raise ModelError(
-            f"{origin.path} is quantised ({quantized[0]}): set file for this model in the "
+            f"{weight_file.path}: opset {opset} is older than {_OPSET_MIN}: export it again"
+        )
+    quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED)
+    if quantized and not may_be_quantized:
+        raise ModelError(
+            f"{weight_file.path} is quantised ({quantized[0]}): set file for this model in the "
             "configuration if it is wanted"
         )
-    return ImportedGraph(
-        model=model,
-        opset=opset,
-        weight_type=find_weight_type(model),
-    )
+    return ExportedGraph(model, opset, find_weight_type(model))
 
 
-def load_proto(origin: Origin) -> onnx.ModelProto:
-    """Reads an ONNX file, but not the external files that it names.
+def load_proto(weight_file: WeightFile) -> onnx.ModelProto:
+    """Read an ONNX file, but not the external files that it names.
 
     Raises:
-        ModelError: It is no ONNX file.
+        ModelError: It is not an ONNX file.
     """
     try:
-        with open_file(origin.path, origin.root) as file:
+        with open_file(weight_file.path, weight_file.root) as file:
             model = onnx.load_model_from_string(file.read())
     except (DecodeError, OSError) as error:
-        raise ModelError(f"{origin.path} is no ONNX file") from error
+        raise ModelError(f"{weight_file.path} is not an ONNX file") from error
     if not model.graph.node:
-        raise ModelError(f"{origin.path} is no ONNX file: it holds no graph")
+        raise ModelError(f"{weight_file.path} is not an ONNX file: it holds no graph")
     if not _is_text(model):
-        raise ModelError(f"{origin.path} is no ONNX file: a name in it is no UTF-8")
+        raise ModelError(f"{weight_file.path} is not an ONNX file: a name in it is not UTF-8")
     for tensor in model.graph.initializer:
         if tensor.data_type not in _TYPES:
             raise ModelError(
-                f"{origin.path}: {tensor.name!r} has type {tensor.data_type}, which ONNX lacks"
+                f"{weight_file.path}: {tensor.name!r} has type {tensor.data_type}, which ONNX lacks"
             )
     return model
 
 
 def _is_text(message: Message) -> bool:
-    """Whether all texts of a message are: the parser takes any bytes, and gives those as bytes."""
+    """Return whether all text fields hold text: the parser returns invalid UTF-8 as bytes."""
     for name, repeated, is_message in _text_fields(message.DESCRIPTOR):
         if is_message and not repeated and not message.HasField(name):
             continue
@@ -110,7 +106,7 @@ def _is_text(message: Message) -> bool:
 
 @cache
 def _text_fields(descriptor: Descriptor) -> tuple[tuple[str, bool, bool], ...]:
-    """The fields of a message that hold text: their names, whether repeated, whether messages."""
+    """Return the fields that are or hold text: name, whether repeated, whether a message."""
     held = {FieldDescriptor.TYPE_STRING: False, FieldDescriptor.TYPE_MESSAGE: True}
     return tuple(
         (field.name, field.is_repeated, held[field.type])
@@ -120,7 +116,7 @@ def _text_fields(descriptor: Descriptor) -> tuple[tuple[str, bool, bool], ...]:
 
 
 def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The files that a graph names as places of its weights, each once."""
+    """Return the names of the external files of a graph's weights, without duplicates."""
     locations = {
         _place(tensor).get("location", "")
         for tensor in _tensors(model)
@@ -129,26 +125,26 @@ def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(sorted(locations))
 
 
-def move_weights(writer: GraphWriter, origin: Origin, model: onnx.ModelProto) -> None:
-    """Copies all large tensors of a graph to the writer's file, one after the other.
+def move_weights(writer: GraphWriter, weight_file: WeightFile, model: onnx.ModelProto) -> None:
+    """Copy all large tensors of a graph to the writer's file, one after the other.
 
     Args:
-        writer: Of the same graph.
-        origin: The ONNX file.
-        model: What was read from it.
+        writer: The writer of the same graph.
+        weight_file: The ONNX file.
+        model: The graph, as read from that file.
 
     Raises:
         ModelError: An external file is missing, too short, or outside the model's folder.
     """
     for tensor in _nested_tensors(model):
-        # Anywhere else than among the graph's own weights, few readers expect a file.
+        # Few readers support external files for other tensors than the graph's own weights.
         if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.raw_data = _read_external(origin, tensor).tobytes()
+            tensor.raw_data = _read_external(weight_file, tensor).tobytes()
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            writer.move_out(tensor, _read_external(origin, tensor))
+            writer.move_out(tensor, _read_external(weight_file, tensor))
         elif len(tensor.raw_data) > _MOVED_BYTES_MIN:
             writer.move_out(tensor, np.frombuffer(tensor.raw_data, dtype=np.uint8))
         elif len(tensor.float_data) * 4 > _MOVED_BYTES_MIN:
@@ -157,9 +153,9 @@ def move_weights(writer: GraphWriter, origin: Origin, model: onnx.ModelProto) ->
             writer.weight_bytes += len(tensor.raw_data)
 
 
-def _read_external(origin: Origin, tensor: TensorProto) -> NDArray[np.uint8]:
+def _read_external(weight_file: WeightFile, tensor: TensorProto) -> NDArray[np.uint8]:
     place = _place(tensor)
-    path = find_external(origin, place.get("location", ""))
+    path = find_external(weight_file, place.get("location", ""))
     size = path.stat().st_size
     try:
         offset = int(place.get("offset", 0))
@@ -168,7 +164,7 @@ def _read_external(origin: Origin, tensor: TensorProto) -> NDArray[np.uint8]:
         offset = length = -1
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelError(
-            f"{origin.path}: external data {path.name!r} is too short for {tensor.name!r}"
+            f"{weight_file.path}: external data {path.name!r} is too short for {tensor.name!r}"
         )
     if not length:
         return np.empty(0, dtype=np.uint8)
@@ -185,12 +181,12 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 
 def _nested_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """All tensors but the graph's own weights, wherever a message can hold one."""
+    """Yield all tensors of a graph except its own weights, wherever a message can hold one."""
     yield from _sparse_tensors(model.graph.sparse_initializer)
     yield from _node_tensors(model.graph.node)
     for function in model.functions:
         yield from _node_tensors(function.node)
-        # What an attribute is where the caller of the function does not set it.
+        # The defaults of the function's attributes.
         yield from _attribute_tensors(function.attribute_proto)
     for training in model.training_info:
         yield from _graph_tensors(training.initialization)
@@ -227,7 +223,7 @@ def _sparse_tensors(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[Tenso
 
 
 def find_weight_type(model: onnx.ModelProto) -> str:
-    """The type of most of the weights of a graph, such as "float32"."""
+    """Return the type of most of the weights of a graph, such as "float32"."""
     sizes: dict[int, int] = {}
     for tensor in model.graph.initializer:
         count = int(np.prod(tensor.dims, dtype=np.int64))

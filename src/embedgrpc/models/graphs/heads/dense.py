@@ -1,27 +1,27 @@
-"""The modules that come after pooling, as ONNX nodes."""
+"""Appends the modules that follow pooling: Dense and LayerNorm."""
 
 from collections.abc import Callable
 
-from embedgrpc.models.graphs.encoders.activations import gelu
+from embedgrpc.models.graphs.encoders.activations import gelu, silu
 from embedgrpc.models.graphs.writer import EXACT_PREFIX, GraphWriter
 from embedgrpc.models.tensors.layer_weights import open_layer
 from embedgrpc.models.tensors.vector_layers import DenseLayer, NormLayer, VectorLayer
 from embedgrpc.models.tensors.weights import Tensors
 
-# What torch.nn.LayerNorm has, and the module's configuration does not say.
+# The default of torch.nn.LayerNorm; the module's configuration has no key for it.
 _EPSILON = 1e-5
 
 
 def append_layer(writer: GraphWriter, layer: VectorLayer, source: str) -> str:
-    """Adds a module that changes vectors.
+    """Append a module that follows pooling.
 
     Args:
-        writer: Of the graph.
+        writer: The graph's writer.
         layer: The module.
         source: float32 [..., in_features].
 
     Returns:
-        The name of float32 [..., out_features].
+        The name of the result, float32 [..., out_features].
 
     Raises:
         ModelError: Its weights are missing or do not fit its configuration.
@@ -51,16 +51,12 @@ def _append_dense(writer: GraphWriter, tensors: Tensors, layer: DenseLayer, sour
 
 def _weight(writer: GraphWriter, tensors: Tensors, layer: VectorLayer, name: str) -> str:
     values = tensors.read(name)
-    # A matrix lies here as torch has it: [out_features, in_features].
+    # torch stores a matrix as [out_features, in_features].
     return writer.weight(values.T, f"{layer.folder.name}.{name}")
 
 
 def _single(kind: str) -> Callable[[GraphWriter, str], str]:
     return lambda writer, source: writer.op(kind, source)
-
-
-def _silu(writer: GraphWriter, source: str) -> str:
-    return writer.op("Mul", source, writer.op("Sigmoid", source))
 
 
 def _mish(writer: GraphWriter, source: str) -> str:
@@ -71,14 +67,14 @@ def _relu6(writer: GraphWriter, source: str) -> str:
     return writer.op("Clip", source, writer.scalar(0.0), writer.scalar(6.0))
 
 
-# With what torch sets where a class is made without arguments, as the reference makes it.
+# With torch's default parameters, which the reference implementation uses.
 _ACTIVATIONS: dict[str, Callable[[GraphWriter, str], str]] = {
     "Identity": lambda _writer, source: source,
     "Tanh": _single("Tanh"),
     "ReLU": _single("Relu"),
     "GELU": gelu,
     "Sigmoid": _single("Sigmoid"),
-    "SiLU": _silu,
+    "SiLU": silu,
     "LeakyReLU": lambda writer, source: writer.op("LeakyRelu", source, alpha=0.01),
     "ELU": lambda writer, source: writer.op("Elu", source, alpha=1.0),
     "SELU": _single("Selu"),

@@ -1,7 +1,4 @@
-"""What comes after the backbone, as ONNX nodes: poolings and normalisation.
-
-They can be put on any graph that yields a vector per token, built here or exported elsewhere.
-"""
+"""Appends pooling and normalisation to a graph with a vector per token, built or exported."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,20 +24,19 @@ def append_embedding_head(
     layers: Sequence[VectorLayer] = (),
     normalize: bool,
 ) -> tuple[str, ...]:
-    """Turns token vectors into one vector per sequence.
+    """Turn token vectors into one vector per sequence.
 
     Args:
-        writer: Of the graph.
+        writer: The graph's writer.
         hidden: float32 [batch, tokens, hidden_size].
         attention_mask: int64 [batch, tokens]; 1 for a real token.
         hidden_size: Values per token vector.
-        poolings: What to concatenate.
-        layers: What the concatenation goes through, in order.
+        poolings: The poolings whose results are concatenated.
+        layers: The layers after the concatenation, in order.
         normalize: Whether to scale the vector to length 1.
 
     Returns:
-        The names of the graph's outputs, float32 [batch, dimensions] each: the vector, and the
-        one before it was normalised where it is.
+        As `append_outputs`.
 
     Raises:
         ModelError: The weights of a layer cannot be used.
@@ -54,29 +50,23 @@ def append_embedding_head(
 
 
 def append_outputs(writer: GraphWriter, pooled: str, *, normalize: bool) -> tuple[str, ...]:
-    """Gives vectors the names of the graph's outputs.
-
-    Args:
-        writer: Of the graph.
-        pooled: float32 [batch, dimensions].
-        normalize: Whether to scale them to length 1.
+    """Name pooled vectors, float32 [batch, dimensions], as outputs of the graph.
 
     Returns:
-        The names: the vector, and the one before it was normalised where it is.
+        The names of the outputs, float32 [batch, dimensions] each: the vector and, if it is
+        normalised, the one before.
     """
     if not normalize:
         return (writer.output(pooled, SENTENCE_EMBEDDING),)
-    # As torch.nn.functional.normalize: x / max(|x|, 1e-12).
-    length = writer.op("Max", writer.reduce("ReduceL2", pooled, -1), writer.scalar(1e-12))
     return (
-        writer.output(writer.op("Div", pooled, length), SENTENCE_EMBEDDING),
+        writer.output(writer.scale_to_unit(pooled), SENTENCE_EMBEDDING),
         writer.output(pooled, POOLED_EMBEDDING),
     )
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """The token vectors and what several poolings need of them."""
+    """The token vectors, and the values that several poolings share."""
 
     writer: GraphWriter
     hidden: str  # float32 [batch, tokens, hidden_size]
@@ -90,7 +80,7 @@ class _Tokens:
 
     @cached_property
     def count(self) -> str:
-        """float32 [batch, 1]: real tokens; never 0."""
+        """float32 [batch, 1]: the number of real tokens; never 0."""
         total = self.writer.reduce("ReduceSum", self.mask, 1)
         return self.writer.op("Max", total, self.writer.scalar(1e-9))
 
@@ -106,14 +96,14 @@ class _Tokens:
         return self.weighted_sum(self.mask)
 
     def weighted_sum(self, weights: str) -> str:
-        """float32 [batch, hidden_size] from weights float32 [batch, tokens]."""
+        """Return float32 [batch, hidden_size], from weights float32 [batch, tokens]."""
         row = self.writer.reshape(weights, [0, 1, -1])
         return self.writer.reshape(
             self.writer.op("MatMul", row, self.hidden), [-1, self.hidden_size]
         )
 
     def at(self, index: str) -> str:
-        """float32 [batch, hidden_size] from an index int64 [batch, 1] for each sequence."""
+        """Return float32 [batch, hidden_size]: the vectors at an index int64 [batch, 1]."""
         writer = self.writer
         shape = writer.op("Shape", self.attention_mask)
         batch = writer.op("Gather", shape, writer.constant(np.array(0, dtype=np.int64), "axis"))
@@ -147,8 +137,8 @@ def _mean_sqrt_len(tokens: _Tokens) -> str:
 
 
 def _weighted_mean(tokens: _Tokens) -> str:
-    # Later tokens weigh more: the first 1, the second 2. Padding on the left does not count,
-    # so that a text's vector is the same in every batch.
+    # Later tokens weigh more: the first 1, the second 2. Padding on the left does not count, so
+    # that a text has the same vector in every batch.
     writer = tokens.writer
     weights = writer.op("Mul", tokens.position, tokens.mask)
     total = writer.op("Max", writer.reduce("ReduceSum", weights, 1), writer.scalar(1e-9))
@@ -156,7 +146,7 @@ def _weighted_mean(tokens: _Tokens) -> str:
 
 
 def _last_token(tokens: _Tokens) -> str:
-    # Positions stop growing at the last real token, and the first largest is taken.
+    # Positions stop growing at the last real token, and ArgMax returns the first maximum.
     return tokens.at(tokens.writer.op("ArgMax", tokens.position, axis=1, keepdims=1))
 
 

@@ -1,4 +1,4 @@
-"""The outputs that hold something for each token or vocabulary entry, as ONNX nodes."""
+"""Appends the outputs with a value per token or per vocabulary entry."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,11 @@ from embedgrpc.models.tensors.token_heads import TokenHead
 
 
 def append_token_weights(writer: GraphWriter, head: TokenHead, hidden: str) -> str:
-    """Weighs each token: the positive part of a linear layer.
+    """Append a weight for each token: the positive part of a linear layer.
 
     Args:
-        writer: Of the graph.
-        head: The layer, of one output.
+        writer: The graph's writer.
+        head: The layer; it has one output.
         hidden: float32 [batch, tokens, hidden_size].
 
     Returns:
@@ -29,11 +29,11 @@ def append_token_weights(writer: GraphWriter, head: TokenHead, hidden: str) -> s
 
 
 def append_token_embeddings(writer: GraphWriter, head: TokenHead, hidden: str) -> str:
-    """Makes a vector of length 1 of each token.
+    """Append a vector of length 1 for each token.
 
     Args:
-        writer: Of the graph.
-        head: The layer that is applied to the token vectors.
+        writer: The graph's writer.
+        head: The layer to apply to the token vectors.
         hidden: float32 [batch, tokens, hidden_size].
 
     Returns:
@@ -42,17 +42,17 @@ def append_token_embeddings(writer: GraphWriter, head: TokenHead, hidden: str) -
     Raises:
         ModelError: The layer cannot be read.
     """
-    return writer.output(scale_to_unit(writer, _linear(writer, head, hidden)), TOKEN_EMBEDDINGS)
+    return writer.output(writer.scale_to_unit(_linear(writer, head, hidden)), TOKEN_EMBEDDINGS)
 
 
 def append_vocabulary_weights(
     writer: GraphWriter, pooling: SpladePooling, logits: str, attention_mask: str
 ) -> str:
-    """Makes one sparse vector of the logits of a masked-language head.
+    """Append one sparse vector per text, made from the logits of a masked-language head.
 
     Args:
-        writer: Of the graph.
-        pooling: How.
+        writer: The graph's writer.
+        pooling: The strategy, and the number of logarithms.
         logits: float32 [batch, tokens, vocabulary].
         attention_mask: int64 [batch, tokens]; 1 for a real token.
 
@@ -65,7 +65,7 @@ def append_vocabulary_weights(
     # A logit of 0 weighs nothing.
     real = writer.op("Mul", logits, writer.reshape(mask, [0, -1, 1]))
     if pooling.strategy is SpladeStrategy.MAX:
-        # The logarithm grows with the logit, so it need not be taken of every token's.
+        # The logarithm is monotonic: taking it after the maximum gives the same and costs less.
         largest = _squeeze(writer, writer.reduce("ReduceMax", real, 1))
         weights = _grow(writer, largest, pooling.logarithms)
     else:
@@ -73,13 +73,6 @@ def append_vocabulary_weights(
             writer, writer.reduce("ReduceSum", _grow(writer, real, pooling.logarithms), 1)
         )
     return writer.output(weights, VOCABULARY_WEIGHTS)
-
-
-def scale_to_unit(writer: GraphWriter, vectors: str) -> str:
-    """Scales vectors, float32 [..., dimensions], to length 1."""
-    # As torch.nn.functional.normalize: x / max(|x|, 1e-12).
-    length = writer.op("Max", writer.reduce("ReduceL2", vectors, -1), writer.scalar(1e-12))
-    return writer.op("Div", vectors, length)
 
 
 def _linear(writer: GraphWriter, head: TokenHead, hidden: str) -> str:
@@ -100,5 +93,5 @@ def _grow(writer: GraphWriter, logits: str, logarithms: int) -> str:
 
 
 def _squeeze(writer: GraphWriter, source: str) -> str:
-    # [batch, 1, vocabulary], where one of the two may be 0.
+    # From [batch, 1, vocabulary]. Not Reshape, in which 0 would mean an axis to keep.
     return writer.op("Gather", source, writer.constant(np.array(0, np.int64), "first"), axis=1)

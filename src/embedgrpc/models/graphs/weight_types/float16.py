@@ -1,7 +1,7 @@
-"""Makes a float16 graph of a float32 one, for GPUs: weights and their products in half precision.
+"""Converts a float32 graph to float16 for GPUs: weights and their products in half precision.
 
-What a matrix is multiplied with is rounded to float16 first, and the product is float32 again at
-once, so that sums, normalisations and poolings keep their range.
+Activations are rounded to float16 before a product, and the product is cast to float32 at once, so
+that sums, normalisations and poolings keep their range.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def convert_to_float16(graph_path: Path, folder: Path) -> int:
-    """Writes the float16 graph of a float32 graph; see `convert_matmuls`.
+    """Write the float16 graph of a float32 graph; see `convert_matmuls`.
 
     Raises:
         ModelError: A weight is too large for float16.
@@ -29,13 +29,13 @@ def convert_to_float16(graph_path: Path, folder: Path) -> int:
 
 
 class _Float16:
-    """Products of float16 with float16."""
+    """Computes products of float16 with float16."""
 
     def __init__(self) -> None:
         self._rounded: dict[str, str] = {}
 
     def write_weight(self, writer: GraphWriter, tensor: TensorProto, folder: Path) -> str:
-        """Writes a matrix as float16; gives its name."""
+        """Write a matrix as float16, and return its name."""
         values: NDArray[np.float32] = read_weight(tensor, folder)
         largest = float(np.abs(values).max(initial=0))
         if largest > _LARGEST:
@@ -46,7 +46,7 @@ class _Float16:
         return writer.weight(values.astype(np.float16), f"{tensor.name}_float16")
 
     def append_product(self, writer: GraphWriter, node: onnx.NodeProto, weight: str) -> None:
-        """Multiplies in float16."""
+        """Append a product in float16, cast to float32."""
         source = node.input[0]
         if source not in self._rounded:
             self._rounded[source] = writer.op("Cast", source, to=TensorProto.FLOAT16)

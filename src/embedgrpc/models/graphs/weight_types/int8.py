@@ -1,11 +1,9 @@
-"""Makes an int8 graph of a float32 one: dynamic quantisation of its matrix products.
+"""Converts a float32 graph to int8: dynamic quantisation of its matrix products.
 
-Weights become int8 with a scale per column; what they are multiplied with becomes uint8 while the
-graph runs, with one scale for the whole batch. So the vector of a text depends, a little, on what
-it is batched with. Attention, normalisations, poolings and the layers after them stay float32.
+Weights become int8 with a scale per column. Activations become uint8 while the graph runs, with
+one scale for the whole batch: a text's vector depends slightly on the other texts of its batch.
 
-Source: the ONNX operators DynamicQuantizeLinear and MatMulInteger; ONNX Runtime makes one step of
-each pair.
+Source: the ONNX operators DynamicQuantizeLinear and MatMulInteger; ONNX Runtime fuses each pair.
 """
 
 from dataclasses import dataclass
@@ -24,21 +22,21 @@ _LEVELS = 127
 
 
 def convert_to_int8(graph_path: Path, folder: Path) -> int:
-    """Writes the int8 graph of a float32 graph; see `convert_matmuls`."""
+    """Write the int8 graph of a float32 graph; see `convert_matmuls`."""
     return convert_matmuls(graph_path, folder, _Int8())
 
 
 @dataclass(frozen=True, slots=True)
 class _Activation:
-    """What a matrix is multiplied with, quantised once for all products."""
+    """An activation, quantised once for all its products."""
 
-    values: str  # uint8, as the source is shaped
+    values: str  # uint8, in the shape of the source
     scale: str  # float32 []
     zero: str  # uint8 []
 
 
 class _Int8:
-    """Products of int8 with uint8."""
+    """Computes products of int8 with uint8."""
 
     def __init__(self) -> None:
         self._activations: dict[str, _Activation] = {}
@@ -46,7 +44,7 @@ class _Int8:
     def write_weight(
         self, writer: GraphWriter, tensor: TensorProto, folder: Path
     ) -> tuple[str, str]:
-        """Writes a matrix as int8 with a scale per column; gives the names of both."""
+        """Write a matrix as int8 with a scale per column, and return the names of both."""
         values: NDArray[np.float32] = read_weight(tensor, folder)
         largest = np.abs(values).max(axis=0)
         scale = np.where(largest > 0, largest / _LEVELS, 1.0).astype(np.float32)
@@ -59,7 +57,7 @@ class _Int8:
     def append_product(
         self, writer: GraphWriter, node: onnx.NodeProto, weight: tuple[str, str]
     ) -> None:
-        """Quantises what the matrix is multiplied with, and undoes both scales afterwards."""
+        """Append the quantised product of an activation, scaled back to float32."""
         activations = self._activations
         source, (matrix, matrix_scale) = node.input[0], weight
         if source not in activations:

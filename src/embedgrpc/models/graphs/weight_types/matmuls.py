@@ -1,4 +1,4 @@
-"""Rewrites the products of a graph with its weights, to compute them in another type.
+"""Rewrites the products of activations with weights, to compute them in another type.
 
 All else stays float32: attention between tokens, normalisations, poolings, the layers after.
 """
@@ -21,27 +21,27 @@ _MATRIX_RANK = 2
 
 
 class Conversion(Protocol[Weight]):
-    """What becomes of a product `MatMul(x, matrix)`; made anew for each graph."""
+    """Converts the products `MatMul(x, matrix)` of one graph."""
 
     def write_weight(self, writer: GraphWriter, tensor: TensorProto, folder: Path) -> Weight:
-        """Writes the matrix, which lies in the folder, in its new form."""
+        """Write the matrix, whose values lie in the folder, in its new form."""
         ...
 
     def append_product(self, writer: GraphWriter, node: onnx.NodeProto, weight: Weight) -> None:
-        """Appends what gives the product's output, float32."""
+        """Append nodes that make the product's output, float32."""
         ...
 
 
 def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weight]) -> int:
-    """Writes a float32 graph anew with other products.
+    """Write a copy of a float32 graph with converted products.
 
     Args:
         graph_path: The graph; its weights lie beside it.
-        folder: Where to write the other, under the same name.
-        conversion: What becomes of the weights and of the products.
+        folder: The folder of the copy, which has the same name.
+        conversion: Converts the weights and the products.
 
     Returns:
-        The bytes of its weights.
+        The size of the copy's weights, in bytes.
 
     Raises:
         ModelError: The graph has no product with a matrix of float32 weights.
@@ -81,7 +81,7 @@ def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weigh
 
 
 def _find_products(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The products whose weights are used as such and nowhere else."""
+    """Yield the products whose weights have no other use, except the exact ones."""
     matrices = {
         tensor.name
         for tensor in graph.initializer

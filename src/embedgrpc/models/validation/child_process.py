@@ -60,7 +60,7 @@ class ChildError(Exception):
         self.signal = signal_number
 
 
-class Leash:
+class ChildGroup:
     """Holds the children that work for somebody, and ends them when they are not needed.
 
     Safe to be used by several threads at once.
@@ -111,12 +111,12 @@ class Work:
     answer: Callable[[Message], Message | None]
 
 
-def run_child(work: Work, leash: Leash) -> Message:
+def run_child(work: Work, children: ChildGroup) -> Message:
     """Runs a child. Blocks until it ends.
 
     Args:
         work: What it does.
-        leash: Ends it early.
+        children: Ends it early.
 
     Returns:
         The line with the key `result`.
@@ -136,11 +136,11 @@ def run_child(work: Work, leash: Leash) -> Message:
         # A terminal's interrupt is for the process that started it.
         start_new_session=True,
     )
-    leash.take(child)
+    children.take(child)
     try:
         return _Conversation(child, work).hold()
     finally:
-        leash.release(child)
+        children.release(child)
         for pipe in (child.stdin, child.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]  # both were asked for

@@ -24,7 +24,7 @@ from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.files.json_file import limit_bytes
 from embedgrpc.models.files.model_file import find_member, hash_file, open_file
 from embedgrpc.models.folder.overrides import ModelOverrides
-from embedgrpc.models.folder.representations import ServedForms
+from embedgrpc.models.folder.representations import ServedTokenOutputs
 from embedgrpc.models.graphs.cache import (
     NotBuiltError,
     check_writable,
@@ -34,14 +34,20 @@ from embedgrpc.models.graphs.cache import (
 )
 from embedgrpc.models.sources.hub import HEAD_NAMES, is_settings_name, read_module_folders
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.vetting.child_process import ChildError, Leash, Message, Work, run_child
-from embedgrpc.models.vetting.limits import VettingLimits
+from embedgrpc.models.validation.child_process import (
+    ChildError,
+    ChildGroup,
+    Message,
+    Work,
+    run_child,
+)
+from embedgrpc.models.validation.limits import ValidationLimits
 
 # To be raised whenever more is checked than before.
 _VERSION = 1
 # What parses files: another release may do otherwise.
 _PARSERS = ("embedgrpc", "tokenizers", "safetensors")
-_CHILD = "embedgrpc.models.vetting.child"
+_CHILD = "embedgrpc.models.validation.child"
 
 # Python, its libraries and a tokenizer, whatever the size of the weights.
 _MEMORY_BASE_BYTES = 2 << 30
@@ -59,7 +65,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vetting:
+class Validation:
     """What is to be read, and how.
 
     Attributes:
@@ -75,15 +81,15 @@ class Vetting:
 
     files: ModelFiles
     overrides: ModelOverrides
-    served: ServedForms | None = None
+    served: ServedTokenOutputs | None = None
     escape_special_tokens: bool = False
     build: bool = True
     cache_dir: Path
-    limits: VettingLimits
+    limits: ValidationLimits
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class FileDigests:
     """The files that say what a model is, as they were read.
 
     Attributes:
@@ -104,26 +110,28 @@ class ChildJob:
     """What the child is told.
 
     Attributes:
-        vetting: What is to be read, without the repository.
+        validation: What is to be read, without the repository.
         key: Of the description that it must find.
         listing: What the repository holds; None where there is none.
         memory_bytes: The most memory that it may take.
         tag: Names what it leaves unfinished in the cache.
     """
 
-    vetting: Vetting
+    validation: Validation
     key: str
     listing: frozenset[str] | None
     memory_bytes: int
     tag: str
 
 
-def load_vetted(vetting: Vetting, leash: Leash, use: Callable[[Description], T]) -> T:
+def load_validated(
+    validation: Validation, children: ChildGroup, use: Callable[[FileDigests], T]
+) -> T:
     """Loads a model from files that a child process has read.
 
     Args:
-        vetting: What is read.
-        leash: Ends the child early.
+        validation: What is read.
+        children: Ends the child early.
         use: Loads the model. It must not build anything: `NotBuiltError` says that it lacks an
             entry of the cache.
 
@@ -134,24 +142,24 @@ def load_vetted(vetting: Vetting, leash: Leash, use: Callable[[Description], T])
         ModelError: The files cannot be used; the child crashed, took too long or too much memory.
         ModelUnavailableError: The machine cannot start a child now.
     """
-    description = describe(vetting)
-    if find_entry(vetting.cache_dir, description.key) is not None:
+    description = describe(validation)
+    if find_entry(validation.cache_dir, description.key) is not None:
         try:
             return use(description)
         except NotBuiltError:
             pass  # the weights are others, or the cache was cleared
-    _run(vetting, description, leash)
+    _run(validation, description, children)
     return use(description)
 
 
-def describe(vetting: Vetting) -> Description:
+def describe(validation: Validation) -> FileDigests:
     """Reads which files say what a model is, and their content. Parses next to nothing.
 
     Raises:
         ModelError: A file cannot be read, is too large, is no regular file, or is outside of the
             model's folder.
     """
-    root = vetting.files.folder
+    root = validation.files.folder
     digests: dict[str, str] = {}
     for folder in _folders(root):
         names = set(_names_of_settings(folder))
@@ -165,13 +173,13 @@ def describe(vetting: Vetting) -> Description:
     meaning = {
         "version": _VERSION,
         "parsers": [_version(name) for name in _PARSERS],
-        "overrides": dataclasses.asdict(vetting.overrides),
-        "served": vetting.served and dataclasses.asdict(vetting.served),
-        "escape_special_tokens": vetting.escape_special_tokens,
+        "overrides": dataclasses.asdict(validation.overrides),
+        "served": validation.served and dataclasses.asdict(validation.served),
+        "escape_special_tokens": validation.escape_special_tokens,
         "digests": digests,
     }
     key = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
-    return Description(key=f"{key}-vetted", digests=digests)
+    return FileDigests(key=f"{key}-validated", digests=digests)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -202,16 +210,16 @@ def _version(name: str) -> str:
         return ""
 
 
-def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
-    if not has_entries(vetting.cache_dir):
+def _run(validation: Validation, description: FileDigests, children: ChildGroup) -> None:
+    if not has_entries(validation.cache_dir):
         # Of a cache that is only read the graph may be there.
-        check_writable(vetting.cache_dir)
-    repository = vetting.files.repository
+        check_writable(validation.cache_dir)
+    repository = validation.files.repository
     failed: list[ModelError] = []
-    memory_bytes = vetting.limits.memory_bytes or _choose_memory(vetting.files)
+    memory_bytes = validation.limits.memory_bytes or _choose_memory(validation.files)
     job = ChildJob(
-        vetting=dataclasses.replace(
-            vetting, files=dataclasses.replace(vetting.files, repository=None)
+        validation=dataclasses.replace(
+            validation, files=dataclasses.replace(validation.files, repository=None)
         ),
         key=description.key,
         listing=repository.names if repository is not None else None,
@@ -221,12 +229,12 @@ def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
     work = Work(
         module=_CHILD,
         job=job,
-        timeout_s=vetting.limits.timeout_s,
-        answer=lambda message: _answer(message, vetting.files, failed),
+        timeout_s=validation.limits.timeout_s,
+        answer=lambda message: _answer(message, validation.files, failed),
     )
-    place = vetting.files.folder
+    place = validation.files.folder
     try:
-        result = run_child(work, leash)["result"]
+        result = run_child(work, children)["result"]
     except OSError as error:
         # A machine that is short of processes, memory or open files may have them later.
         kind = ModelUnavailableError if error.errno in _PASSING_ERRORS else ModelError
@@ -234,7 +242,7 @@ def _run(vetting: Vetting, description: Description, leash: Leash) -> None:
             f"{place} cannot be read: no process can be started: {error.strerror}"
         ) from error
     except ChildError as error:
-        remove_unfinished(vetting.cache_dir, job.tag)
+        remove_unfinished(validation.cache_dir, job.tag)
         raise ModelError(f"{place} cannot be read: {_explain(error, memory_bytes)}") from None
     if failed:
         raise failed[0]

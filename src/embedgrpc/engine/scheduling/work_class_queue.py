@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from operator import attrgetter
 
-from embedgrpc.engine.scheduling.batching import BatchBudget, Filling, choose_group
-from embedgrpc.engine.work import QueuedSequence, Row
+from embedgrpc.engine.scheduling.batching import BatchBudget, BatchSize, choose_group
+from embedgrpc.engine.work import BatchEntry, QueuedSequence
 
 # A queue holds this many sequences that are gone, and as many again as wait, before it is
 # gone through to let go of them.
@@ -94,7 +94,7 @@ class CallerQueue:
         self._held = self.size
 
 
-class ClassQueue:
+class WorkClassQueue:
     """The sequences of one class, caller by caller.
 
     Args:
@@ -141,8 +141,8 @@ class ClassQueue:
         self.tokens -= length
 
     def pop_batch(
-        self, budget: BatchBudget, take: Callable[[QueuedSequence], Row], now: float
-    ) -> tuple[list[Row], int]:
+        self, budget: BatchBudget, take: Callable[[QueuedSequence], BatchEntry], now: float
+    ) -> tuple[list[BatchEntry], int]:
         """Takes out the best batch there is.
 
         Args:
@@ -160,21 +160,21 @@ class ClassQueue:
         anchor = turn.most_urgent()
         group = choose_group(self._lengths, self._counts, anchor=anchor.tokens, budget=budget)
         shortest, longest = group[0], group[-1]
-        filling = Filling(budget)
-        filling.add(anchor.tokens)
+        filled = BatchSize(budget)
+        filled.add(anchor.tokens)
         batch = [self._charge(take, anchor)]
         for caller in self._in_turn(turn):
-            if filling.room(filling.longest) <= 0:
+            if filled.room(filled.longest) <= 0:
                 break
             begin = bisect_left(caller.lengths, shortest)
             near = caller.lengths[begin : bisect_right(caller.lengths, longest)]
             if len(near) > 1:
                 near.sort(key=lambda length: (abs(length - anchor.tokens), -length))
             for length in near:
-                while filling.room(length) > 0 and (queued := caller.first(length)):
-                    filling.add(length)
+                while filled.room(length) > 0 and (queued := caller.first(length)):
+                    filled.add(length)
                     batch.append(self._charge(take, queued))
-        return batch, filling.padded_tokens
+        return batch, filled.padded_tokens
 
     def _turn(self, quantum: int, now: float) -> CallerQueue:
         """Chooses the caller that is served: of those that have had the least, the most urgent.
@@ -202,7 +202,9 @@ class ClassQueue:
         others = [caller for caller in self._callers.values() if caller is not first]
         yield from sorted(others, key=_CHARGED)
 
-    def _charge(self, take: Callable[[QueuedSequence], Row], queued: QueuedSequence) -> Row:
+    def _charge(
+        self, take: Callable[[QueuedSequence], BatchEntry], queued: QueuedSequence
+    ) -> BatchEntry:
         name = queued.job.call.caller
         self._callers[name].charged += queued.tokens / self._weights.get(name, 1.0)
         return take(queued)

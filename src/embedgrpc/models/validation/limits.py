@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class VettingLimits:
+class ValidationLimits:
     """What a child may take to read a model.
 
     Attributes:

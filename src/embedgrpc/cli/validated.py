@@ -3,13 +3,13 @@
 from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.vetting.child_process import Leash
-from embedgrpc.models.vetting.vetting import Vetting, load_vetted
+from embedgrpc.models.validation.child_process import ChildGroup
+from embedgrpc.models.validation.validation import Validation, load_validated
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 
 
-def prepare_vetted(
+def prepare_validated(
     files: ModelFiles, model: ModelSettings, settings: Settings
 ) -> tuple[ModelProperties, Graph]:
     """Builds the graph of a model, or finds it in the cache.
@@ -25,9 +25,9 @@ def prepare_vetted(
     Raises:
         ModelError: The files cannot be used, or take too long or too much memory to read.
     """
-    return load_vetted(
-        _vetting(files, model, settings, build=True),
-        Leash(),
+    return load_validated(
+        _validation(files, model, settings, build=True),
+        ChildGroup(),
         lambda _: (
             described := read(files, model.overrides),
             prepare(files, described, cache_dir=settings.cache_dir, may_build=False),
@@ -35,7 +35,7 @@ def prepare_vetted(
     )
 
 
-def check_vetted(files: ModelFiles, model: ModelSettings, settings: Settings) -> None:
+def check_validated(files: ModelFiles, model: ModelSettings, settings: Settings) -> None:
     """Has the files read that say what a model is, without its weights.
 
     Args:
@@ -46,17 +46,17 @@ def check_vetted(files: ModelFiles, model: ModelSettings, settings: Settings) ->
     Raises:
         ModelError: The files cannot be used, or take too long or too much memory to read.
     """
-    load_vetted(_vetting(files, model, settings, build=False), Leash(), lambda _: None)
+    load_validated(_validation(files, model, settings, build=False), ChildGroup(), lambda _: None)
 
 
-def _vetting(
+def _validation(
     files: ModelFiles, model: ModelSettings, settings: Settings, *, build: bool
-) -> Vetting:
-    return Vetting(
+) -> Validation:
+    return Validation(
         files=files,
         overrides=model.overrides,
         escape_special_tokens=model.escape_special_tokens,
         build=build,
         cache_dir=settings.cache_dir,
-        limits=settings.vetting_limits,
+        limits=settings.validation_limits,
     )

@@ -15,7 +15,7 @@ _PROBES = ("a", "the", "1", "of", ".", "b", "in", "\u4e00")
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class SpecialTokenTemplate:
     """The special tokens around one text, or around two.
 
     Attributes:
@@ -39,33 +39,33 @@ class Frame:
         return any(self.text_types) or any(any(group) for group in self.special_types)
 
 
-def find_frame(tokenizer: tokenizers.Tokenizer, texts: int) -> Frame:
-    """Finds the frame around one text or a pair.
+def find_template(tokenizer: tokenizers.Tokenizer, texts: int) -> SpecialTokenTemplate:
+    """Finds the template around one text or a pair.
 
     Args:
         tokenizer: With truncation and padding off.
         texts: 1 or 2.
 
     Returns:
-        The frame.
+        The template.
 
     Raises:
         ValueError: The tokenizer adds something else from one text to the next.
     """
     probes = [probe for probe in _PROBES if tokenizer.encode(probe, add_special_tokens=False).ids]
-    frames = {
-        _read_frame(tokenizer, (first, second)[:texts])
+    templates = {
+        _read_template(tokenizer, (first, second)[:texts])
         for first, second in zip(probes, reversed(probes), strict=True)
     }
-    if len(frames) != 1:
+    if len(templates) != 1:
         raise ValueError(f"its special tokens around {texts} texts cannot be told apart")
-    return frames.pop()
+    return templates.pop()
 
 
-def _read_frame(tokenizer: tokenizers.Tokenizer, texts: tuple[str, ...]) -> Frame:
-    framed = tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None)
+def _read_template(tokenizer: tokenizers.Tokenizer, texts: tuple[str, ...]) -> SpecialTokenTemplate:
+    encoded = tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None)
     plain = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    rows = zip(framed.sequence_ids, framed.ids, framed.type_ids, strict=True)
+    rows = zip(encoded.sequence_ids, encoded.ids, encoded.type_ids, strict=True)
     specials: list[tuple[int, ...]] = [()]
     special_types: list[tuple[int, ...]] = [()]
     text_types: list[int] = []
@@ -81,7 +81,7 @@ def _read_frame(tokenizer: tokenizers.Tokenizer, texts: tuple[str, ...]) -> Fram
         special_types.append(())
     if len(text_types) != len(texts):
         raise ValueError("it leaves a text out")
-    return Frame(tuple(specials), tuple(special_types), tuple(text_types))
+    return SpecialTokenTemplate(tuple(specials), tuple(special_types), tuple(text_types))
 
 
 def _columns(

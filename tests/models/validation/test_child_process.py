@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.models.vetting.child_process import ChildError, Leash, Work, run_child
+from embedgrpc.models.validation.child_process import ChildError, ChildGroup, Work, run_child
 
 _PATIENCE_S = 60.0
 
 
 def _work(name: str, *, timeout_s: float = _PATIENCE_S, answer: Any = lambda _: {}) -> Work:
     return Work(
-        module="tests.models.vetting.child_works", job=name, timeout_s=timeout_s, answer=answer
+        module="tests.models.validation.child_works", job=name, timeout_s=timeout_s, answer=answer
     )
 
 
@@ -33,14 +33,14 @@ def test_it_asks_and_answers() -> None:
         asked.append(message)
         return {"answer": 2}
 
-    result = run_child(_work("answer", answer=answer), Leash())
+    result = run_child(_work("answer", answer=answer), ChildGroup())
     assert asked == [{"question": 1}]
     assert result == {"result": {"answer": 2}}
 
 
 def test_what_libraries_print_is_no_answer() -> None:
     """Only what the child says on purpose counts."""
-    assert run_child(_work("print"), Leash()) == {"result": "mine"}
+    assert run_child(_work("print"), ChildGroup()) == {"result": "mine"}
 
 
 def test_it_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_it_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("HF_HOME", "kept")
-    environment = run_child(_work("tell_environment"), Leash())["result"]
+    environment = run_child(_work("tell_environment"), ChildGroup())["result"]
     assert "secret" not in environment.values()
     assert environment["HF_HOME"] == "kept"
     assert environment["ORT_DISABLE_TELEMETRY"] == "1"
@@ -62,7 +62,7 @@ def test_it_imports_nothing_from_the_working_directory(
     """A server that is started in a model's folder does not run what lies there."""
     (tmp_path / "json.py").write_text("raise SystemExit('run')")
     monkeypatch.chdir(tmp_path)
-    path = run_child(_work("tell_path"), Leash())["result"]
+    path = run_child(_work("tell_path"), ChildGroup())["result"]
     assert "" not in path
     assert str(tmp_path) not in path
 
@@ -80,14 +80,14 @@ def test_it_imports_nothing_from_the_working_directory(
 def test_a_child_that_fails_is_told(name: str, problem: str) -> None:
     """However a child ends, the error says so."""
     with pytest.raises(ChildError, match=problem):
-        run_child(_work(name), Leash())
+        run_child(_work(name), ChildGroup())
 
 
 def test_a_child_that_hangs_is_ended() -> None:
     """The limit on time is kept, and nothing is left."""
     said: list[Any] = []
     with pytest.raises(ChildError, match="took longer than 1 s") as caught:
-        run_child(_work("hang", timeout_s=1, answer=said.append), Leash())
+        run_child(_work("hang", timeout_s=1, answer=said.append), ChildGroup())
     assert caught.value.timed_out
     assert not any(_is_there(message["pid"]) for message in said)
 
@@ -103,43 +103,43 @@ def test_the_time_of_an_answer_does_not_count(monkeypatch: pytest.MonkeyPatch) -
         passed_s = 10 * _PATIENCE_S
         return {}
 
-    run_child(_work("wait_for_answer", answer=answer), Leash())
+    run_child(_work("wait_for_answer", answer=answer), ChildGroup())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_memory_is_limited() -> None:
     """A child that takes more memory than it may gets an error, not the machine's memory."""
-    assert run_child(_work("eat"), Leash()) == {"result": "out of memory"}
+    assert run_child(_work("eat"), ChildGroup()) == {"result": "out of memory"}
 
 
 def test_a_leash_ends_a_child_at_once() -> None:
     """Who does not need a child any more need not wait for it."""
-    leash, pids = Leash(), []
+    children, pids = ChildGroup(), []
 
     def answer(message: Mapping[str, Any]) -> None:
         pids.append(message["pid"])
-        threading.Thread(target=leash.end).start()
+        threading.Thread(target=children.end).start()
 
     with pytest.raises(ChildError, match="SIGKILL"):
-        run_child(_work("hang", answer=answer), leash)
+        run_child(_work("hang", answer=answer), children)
     assert not _is_there(pids[0])
 
 
 def test_a_leash_that_was_ended_lets_no_child_live() -> None:
     """A child that is started too late ends at once."""
-    leash = Leash()
-    leash.end()
+    children = ChildGroup()
+    children.end()
     with pytest.raises(ChildError):
-        run_child(_work("hang"), leash)
+        run_child(_work("hang"), children)
 
 
 _STARTER = """
 import sys
 sys.path.append(sys.argv[1])
-from embedgrpc.models.vetting.child_process import Leash, Work, run_child
+from embedgrpc.models.validation.child_process import ChildGroup, Work, run_child
 def answer(message):
     print(message["pid"], flush=True)
-run_child(Work("tests.models.vetting.child_works", "hang", 600, answer), Leash())
+run_child(Work("tests.models.validation.child_works", "hang", 600, answer), ChildGroup())
 """
 
 

@@ -7,8 +7,8 @@ taken out together, whatever their class and caller.
 from collections.abc import Collection, Mapping
 
 from embedgrpc.engine.scheduling.batching import BatchBudget
-from embedgrpc.engine.scheduling.class_queue import ClassQueue
-from embedgrpc.engine.work import QueuedSequence, Row, SequenceKey
+from embedgrpc.engine.scheduling.work_class_queue import WorkClassQueue
+from embedgrpc.engine.work import BatchEntry, QueuedSequence, SequenceKey
 from embedgrpc.engine.work_class import WorkClass
 
 # How many times the tokens of a bulk batch are run of interactive work before bulk work that
@@ -19,7 +19,7 @@ _SHARED_S = 1.0
 _ALL = frozenset(WorkClass)
 
 
-class BatchQueue:
+class ModelQueue:
     """All that waits for one model.
 
     Interactive work goes first. Bulk work that waits gets a batch after every few budgets of
@@ -32,7 +32,7 @@ class BatchQueue:
 
     def __init__(self, budget: BatchBudget, weights: Mapping[str, float] | None = None) -> None:
         self.budget = budget
-        self._queues = {work_class: ClassQueue(weights or {}) for work_class in WorkClass}
+        self._queues = {work_class: WorkClassQueue(weights or {}) for work_class in WorkClass}
         self._interactive = self._queues[WorkClass.INTERACTIVE]
         self._bulk = self._queues[WorkClass.BULK]
         # What waits, by what it is made of.
@@ -79,7 +79,7 @@ class BatchQueue:
         first = self._interactive if self._interactive.size else self._bulk
         return first.tokens >= 2 * self.budget.tokens
 
-    def pop_batch(self, now: float, classes: Collection[WorkClass] = _ALL) -> list[Row]:
+    def pop_batch(self, now: float, classes: Collection[WorkClass] = _ALL) -> list[BatchEntry]:
         """Takes out the next batch.
 
         Args:
@@ -87,7 +87,7 @@ class BatchQueue:
             classes: The classes of which it may be.
 
         Returns:
-            Its rows; none when nothing waits that may run.
+            Its entries; none when nothing waits that may run.
         """
         interactive, bulk = self._interactive, self._bulk
         if not bulk.size:
@@ -106,7 +106,7 @@ class BatchQueue:
         self._tokens_since_bulk += padded_tokens
         return batch
 
-    def _take(self, queued: QueuedSequence) -> Row:
+    def _take(self, queued: QueuedSequence) -> BatchEntry:
         """Removes a sequence and all that equal it, whatever their class and caller."""
         equal = self._equal.pop(queued.key)
         for one in equal:

@@ -16,9 +16,9 @@ from hypothesis.stateful import (
 
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.scheduling.batching import BatchBudget
-from embedgrpc.engine.scheduling.class_queue import _STALE_ENTRIES, CallerQueue
-from embedgrpc.engine.scheduling.queueing import BatchQueue
-from embedgrpc.engine.work import Call, Job, QueuedSequence, Row
+from embedgrpc.engine.scheduling.model_queue import ModelQueue
+from embedgrpc.engine.scheduling.work_class_queue import _STALE_ENTRIES, CallerQueue
+from embedgrpc.engine.work import BatchEntry, Call, Job, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
 from tests.engine.fakes import OUTPUT, RecordingSink, sequence_of
 from tests.engine.scheduling.test_batching import BUDGETS
@@ -48,7 +48,7 @@ def queued(
     return QueuedSequence(job, 0, sequence_of((own * length)[:length]), urgency)
 
 
-def padded_tokens(batch: list[Row]) -> int:
+def padded_tokens(batch: list[BatchEntry]) -> int:
     """What is computed for a batch."""
     return len(batch) * max(row[0].tokens for row in batch)
 
@@ -65,7 +65,7 @@ class _QueueMachine(RuleBasedStateMachine):
     @initialize(budget=BUDGETS)
     def start(self, budget: BatchBudget) -> None:
         self.budget = budget
-        self.queue = BatchQueue(budget, {"c": 3.0})
+        self.queue = ModelQueue(budget, {"c": 3.0})
         self.waiting: list[QueuedSequence] = []
         self.gone: list[QueuedSequence] = []
         self.interactive_tokens = 0
@@ -183,7 +183,7 @@ def test_queue_in_any_history() -> None:
 @settings(max_examples=200, deadline=None)
 def test_batch_leaves_no_free_room(lengths: list[int], budget: BatchBudget) -> None:
     """Whoever could ride without any padding at all does ride."""
-    queue = BatchQueue(budget)
+    queue = ModelQueue(budget)
     for length in lengths:
         queue.push(queued(length, 0), now=0)
     batch = queue.pop_batch(0)
@@ -195,7 +195,7 @@ def test_batch_leaves_no_free_room(lengths: list[int], budget: BatchBudget) -> N
 
 def test_same_urgency_is_served_in_order() -> None:
     """Of one job's texts of one length, the first is run first."""
-    queue = BatchQueue(BatchBudget(tokens=10, sequences=2, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=10, sequences=2, overhead_tokens=0))
     pushed = [queued(5, 1.0) for _ in range(101)]
     for one in pushed:
         queue.push(one, now=0)
@@ -205,7 +205,7 @@ def test_same_urgency_is_served_in_order() -> None:
 
 def test_equal_sequences_are_run_once() -> None:
     """Whatever their class and caller, equal sequences become one row, led by the urgent one."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     bulk = [queued(5, 0, BULK, caller="a", text="same") for _ in range(3)]
     other = queued(5, 0, BULK, caller="a", text="other")
     urgent = queued(5, 9, INTERACTIVE, caller="b", text="same")
@@ -218,7 +218,7 @@ def test_equal_sequences_are_run_once() -> None:
 
 def test_sequences_of_other_outputs_are_not_equal() -> None:
     """The same text, asked for something else, is run for it."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     one, other = queued(5, 0, text="same"), queued(5, 0, text="same")
     other = QueuedSequence(other.job, 0, other.sequence, 0)
     other.key = (other.key[0], other.key[1], ("another output",))
@@ -229,7 +229,7 @@ def test_sequences_of_other_outputs_are_not_equal() -> None:
 
 def test_anchors_are_let_go_of() -> None:
     """A sequence that is passed over again and again does not keep those who passed it alive."""
-    queue = BatchQueue(BatchBudget(tokens=5, sequences=1, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=5, sequences=1, overhead_tokens=0))
     queue.push(queued(5, 1e9), now=0)
     for urgency in range(1000):
         queue.push(queued(5, urgency), now=0)
@@ -241,7 +241,7 @@ def test_anchors_are_let_go_of() -> None:
 
 def test_cancelled_work_is_let_go_of() -> None:
     """The memory of cancelled work is given back although nothing is taken out."""
-    queue = BatchQueue(BatchBudget(tokens=5, sequences=1, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=5, sequences=1, overhead_tokens=0))
     queue.push(queued(5, 0, INTERACTIVE), now=0)
     for _ in range(1000):
         one = queued(5, 1, INTERACTIVE)
@@ -254,7 +254,7 @@ def test_cancelled_work_is_let_go_of() -> None:
 
 def test_bulk_is_not_starved() -> None:
     """Endless interactive work lets a bulk batch through after every few budgets of tokens."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     for _ in range(100):
         queue.push(queued(10, 1e9), now=0)
     turns = []
@@ -268,7 +268,7 @@ def test_bulk_is_not_starved() -> None:
 
 def test_bulk_has_no_credit_from_before_it_came() -> None:
     """Interactive work that was run while no bulk work waited does not let any go first."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     for _ in range(100):
         queue.push(queued(10, 0, INTERACTIVE), now=0)
     for _ in range(9):
@@ -280,7 +280,7 @@ def test_bulk_has_no_credit_from_before_it_came() -> None:
 
 def test_interactive_work_is_not_starved() -> None:
     """However much bulk work waits, interactive work rides in the next batch."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     for _ in range(100):
         queue.push(queued(10, 0), now=0)
     queue.pop_batch(0)
@@ -291,7 +291,7 @@ def test_interactive_work_is_not_starved() -> None:
 
 def test_bulk_batches_are_short_while_interactive_calls_come() -> None:
     """For a second after an interactive sequence, a bulk batch is kept to the smaller budget."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=0, shared_tokens=40))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=0, shared_tokens=40))
     for _ in range(100):
         queue.push(queued(10, 0), now=0)
     assert not queue.is_shared(0)
@@ -303,7 +303,7 @@ def test_bulk_batches_are_short_while_interactive_calls_come() -> None:
     assert len(queue.pop_batch(6.1)) == 10
 
 
-def serve(queue: BatchQueue, tokens: int) -> Counter[str]:
+def serve(queue: ModelQueue, tokens: int) -> Counter[str]:
     """Runs batches until so many tokens were run; counts them by caller."""
     run: Counter[str] = Counter()
     while run.total() < tokens:
@@ -315,7 +315,7 @@ def serve(queue: BatchQueue, tokens: int) -> Counter[str]:
 @pytest.mark.parametrize("work_class", list(WorkClass))
 def test_callers_share_equally(work_class: WorkClass) -> None:
     """A caller that sends fifty times as much, and sent it first, gets no more than another."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=8))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=8))
     source = random.Random(1)  # noqa: S311 - no secret
     for _ in range(5000):
         queue.push(queued(source.randint(5, 25), 0, work_class, caller="many"), now=0)
@@ -327,7 +327,7 @@ def test_callers_share_equally(work_class: WorkClass) -> None:
 
 def test_weights_divide_the_machine() -> None:
     """A caller of weight 3 gets three times what another gets."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=8), {"heavy": 3.0})
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=8), {"heavy": 3.0})
     for caller in ("light", "heavy"):
         for _ in range(1000):
             queue.push(queued(10, 0, caller=caller), now=0)
@@ -337,7 +337,7 @@ def test_weights_divide_the_machine() -> None:
 
 def test_absent_caller_saves_nothing_up() -> None:
     """Who comes after others have worked for long gets his share from then on, and no more."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=8))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=8))
     for _ in range(2000):
         queue.push(queued(10, 0, caller="early"), now=0)
     serve(queue, 8000)
@@ -349,7 +349,7 @@ def test_absent_caller_saves_nothing_up() -> None:
 
 def test_deadlines_decide_between_callers_of_like_share() -> None:
     """Among callers that have had about as much, the most urgent sequence goes first."""
-    queue = BatchQueue(BatchBudget(tokens=10, sequences=1, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=10, sequences=1, overhead_tokens=0))
     urgencies = [5, 3, 8, 1, 7]
     for urgency in urgencies:
         queue.push(queued(10, urgency, INTERACTIVE, caller=str(urgency)), now=0)
@@ -359,7 +359,7 @@ def test_deadlines_decide_between_callers_of_like_share() -> None:
 
 def test_own_sequences_fill_the_batch_first() -> None:
     """Whose turn it is fills the batch as far as he can; others get the room that is left."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     for _ in range(50):
         queue.push(queued(10, 0, caller="first"), now=0)
     assert len(queue.pop_batch(0)) == 10
@@ -371,7 +371,7 @@ def test_own_sequences_fill_the_batch_first() -> None:
 
 def test_what_waited_too_long_goes_by_age() -> None:
     """A caller that had far more than its share gets a turn now and then for what is overdue."""
-    queue = BatchQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=1000))
+    queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=1000))
     for _ in range(40):
         queue.push(queued(10, 0, caller="greedy"), now=0)
     serve(queue, 300)
@@ -409,7 +409,7 @@ def mixed_lengths() -> Iterator[int]:
 def test_costs_less_than_first_in_first_out(wave: int, budget_tokens: int) -> None:
     """Batches of like lengths need fewer padded tokens than batches in the order of arrival."""
     budget = BatchBudget(tokens=budget_tokens, sequences=512, overhead_tokens=32)
-    queue = BatchQueue(budget)
+    queue = ModelQueue(budget)
     source = mixed_lengths()
     lengths = [next(source) for _ in range(4096)]
     ours = 0

@@ -1,4 +1,4 @@
-"""The child process that reads a model's files first; see `vetting`."""
+"""The child process that reads a model's files first; see `validation`."""
 
 import dataclasses
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.vetting.child_process import Channel, limit_process
+from embedgrpc.models.validation.child_process import Channel, limit_process
 
 _MESSAGE_CHARACTERS_MAX = 4000
 _logger = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ def main() -> None:
     limit_process(job.memory_bytes)
     logging.getLogger("embedgrpc").addHandler(_Forwarder(channel))
     try:
-        _vet(job, channel)
+        _validate(job, channel)
     except ModelError as error:
         result: dict[str, Any] = {"error": str(error)[:_MESSAGE_CHARACTERS_MAX]}
     except MemoryError:
         result = {"memory": True}
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
-        place = job.vetting.files.folder
+        place = job.validation.files.folder
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         result = {
             "error": f"{place} cannot be read: {problem[:_MESSAGE_CHARACTERS_MAX]}",
@@ -50,37 +50,42 @@ def main() -> None:
     channel.send({"result": result})
 
 
-def _vet(job: Any, channel: Channel) -> None:
+def _validate(job: Any, channel: Channel) -> None:
     # Late, once this process is limited.
     from embedgrpc.models.folder import properties  # noqa: PLC0415 - see above
     from embedgrpc.models.graphs import graph  # noqa: PLC0415 - see above
     from embedgrpc.models.graphs.cache import load_or_build, tag_unfinished  # noqa: PLC0415 - see above
     from embedgrpc.models.remote.fingerprint import find_fingerprint  # noqa: PLC0415 - see above
     from embedgrpc.models.tokenizers.tokenizer import Tokenizer  # noqa: PLC0415 - see above
-    from embedgrpc.models.vetting.vetting import describe  # noqa: PLC0415 - see above
+    from embedgrpc.models.validation.validation import describe  # noqa: PLC0415 - see above
 
     tag_unfinished(job.tag)
-    vetting = job.vetting
-    files = vetting.files
+    validation = job.validation
+    files = validation.files
     if job.listing is not None:
         files = dataclasses.replace(files, repository=_Repository(channel, job.listing))
-    described = properties.read(files, vetting.overrides, served=vetting.served)
+    described = properties.read(files, validation.overrides, served=validation.served)
     tokenizer = Tokenizer.load(
-        files, described, escape_special_tokens=vetting.escape_special_tokens
+        files, described, escape_special_tokens=validation.escape_special_tokens
     )
     tokenizer.encode(_TRIAL_TEXTS)
-    if vetting.build:
-        graph.prepare(files, described, cache_dir=vetting.cache_dir)
-    elif vetting.served is not None:
+    if validation.build:
+        graph.prepare(files, described, cache_dir=validation.cache_dir)
+    elif validation.served is not None:
         # Leaves behind what a fingerprint needs to know of a graph.
         find_fingerprint(
-            files, described, vetting.overrides, declared="", place=[], cache_dir=vetting.cache_dir
+            files,
+            described,
+            validation.overrides,
+            declared="",
+            place=[],
+            cache_dir=validation.cache_dir,
         )
-    description = describe(vetting)
+    description = describe(validation)
     if description.key != job.key:
         raise ModelError(f"{files.folder} was changed while it was read: start again")
     try:
-        load_or_build(vetting.cache_dir, job.key, lambda _: {"files": dict(description.digests)})
+        load_or_build(validation.cache_dir, job.key, lambda _: {"files": dict(description.digests)})
     except ModelError as error:
         # Of a cache that is only read all else was there; the next start does the same again.
         _logger.warning("model is read anew at each start", extra={"problem": str(error)})

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from embedgrpc.models.vetting.child_process import Channel, limit_process
+from embedgrpc.models.validation.child_process import Channel, limit_process
 
 _LIMIT_BYTES = 256 << 20
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Fate(StrEnum):
+class SequenceOutcome(StrEnum):
     """What became of a sequence."""
 
     ANSWERED = "answered"

@@ -1,0 +1,57 @@
+"""Reads how a model's batches are padded: on which side, and with which token."""
+
+from pathlib import Path
+from typing import cast
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.limits import EDGE_POSITIONS
+from embedgrpc.models.folder.special_tokens import read_added_tokens, read_token
+from embedgrpc.models.kinds import PaddingSide
+
+
+def find_padding_side(model_type: str, tokenizer_config: JsonObject) -> PaddingSide:
+    """Return the side of a text on which padding goes.
+
+    Raises:
+        ModelError: `padding_side` is neither left nor right.
+    """
+    side = tokenizer_config.text("padding_side", default="right")
+    if side not in {"left", "right"}:
+        raise tokenizer_config.wrong("padding_side", "left or right")
+    # These models count positions from the left edge of the batch. Padding there would shift a
+    # text's positions, and its vector would depend on the batch.
+    return "right" if model_type in EDGE_POSITIONS else cast("PaddingSide", side)
+
+
+def find_pad_token_id(
+    folder: Path, root: Path, config: JsonObject, tokenizer_config: JsonObject
+) -> int:
+    """Return the id of the padding token.
+
+    Args:
+        folder: The backbone's folder.
+        root: The model's folder.
+        config: `config.json`.
+        tokenizer_config: `tokenizer_config.json`.
+
+    Raises:
+        ModelError: No file says, or the id is not in the vocabulary.
+    """
+    # Padding is masked out. Only graphs that number positions read the id, and they use the one
+    # of config.json.
+    pad_token_id = config.count("pad_token_id")
+    if pad_token_id is not None:
+        entries = config.count("vocab_size")
+        if entries is not None and pad_token_id >= entries:
+            raise config.wrong("pad_token_id", f"less than vocab_size, which is {entries}")
+        return pad_token_id
+    content = read_token(tokenizer_config, "pad_token")
+    if content is not None and (folder / "tokenizer.json").exists():
+        added = read_added_tokens(JsonObject.read(folder / "tokenizer.json", root))
+        if content in added:
+            return added[content]
+    raise ModelError(
+        f"{config.path}: pad_token_id must be the id of the padding token; set pad_token_id for "
+        "this model in the configuration"
+    )
