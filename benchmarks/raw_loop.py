@@ -36,7 +36,7 @@ class _Loop:
         files = source.resolve(DEFAULT_MODEL.source)
         overrides = ModelOverrides(weight_type=WeightType(weight_type))
         self._metadata = properties.read(files, overrides)
-        self._tokenizer = Tokenizer.load(files, self._metadata)
+        self._tokenizer = Tokenizer.load(self._metadata)
         prepared = graph.prepare(files, self._metadata, cache_dir=_CACHE)
         self._backend = OnnxBackend(prepared.path, device="cpu", lanes=1)
         self._sequences: dict[str, list[TokenSequence]] = {}

@@ -154,7 +154,7 @@ async def _measure(triton: str, target: str, arguments: argparse.Namespace) -> N
 def _tokenize(texts: Sequence[str]) -> list[TokenSequence]:
     files = source.resolve(DEFAULT_MODEL.source)
     described = properties.read(files)
-    tokenizer = Tokenizer.load(files, described)
+    tokenizer = Tokenizer.load(described)
     return [
         tokenizer.build_sequence(ids, max_tokens=described.max_tokens, truncation=Truncation.END)
         for ids in tokenizer.encode(texts)

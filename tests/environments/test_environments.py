@@ -152,7 +152,7 @@ class Place:
 
     def command(self) -> list[str]:
         """The command of the server."""
-        serve = [EMBEDGRPC, "serve", f"--model={SOURCE}", "--device=cpu", "--calibration-s=0"]
+        serve = [EMBEDGRPC, "serve", f"--model={SOURCE}", "--device=cpu"]
         wrapper = [self.fill(part) for part in self.case.wrapper]
         if wrapper and shutil.which(wrapper[0]) is None:
             pytest.skip(f"{wrapper[0]} is missing")

@@ -35,7 +35,7 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Row]:
     files = resolve(model.source)
     check_validated(files, model, settings)
     read = properties.read(files, model.overrides)
-    Tokenizer.load(files, read)
+    Tokenizer.load(read)
     identity = graph.identify(files, read, cache_dir=settings.cache_dir)
     embeds = read.kind is Kind.EMBEDDING
     method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER

@@ -35,7 +35,7 @@ def properties() -> ModelProperties:
 @pytest.fixture(scope="module")
 def tokenizer(properties: ModelProperties) -> Tokenizer:
     """The cross-encoder's tokenizer."""
-    return Tokenizer.load(resolve(str(FIXTURES / "cross-bert")), properties)
+    return Tokenizer.load(properties)
 
 
 def by_position(*answers: Sequence[float]) -> Callable[[str], Sequence[float]]:

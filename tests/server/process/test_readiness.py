@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.server.connections.listening import StartError
 from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings

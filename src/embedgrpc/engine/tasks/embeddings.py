@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.results.sparse import SparseVector
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.kinds import Representation, Truncation
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs
 from embedgrpc.engine.tasks.embedding import Embedder, reading_of
@@ -21,6 +20,7 @@ from embedgrpc.engine.tasks.reranking import (
 )
 from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.kinds import Representation, RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 

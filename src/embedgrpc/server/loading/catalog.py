@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from embedgrpc.backends.base import Availability, FloatArray, PaddedBatch
+from embedgrpc.backends.base import Availability
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.errors import (
     BackendUnavailableError,
@@ -17,6 +17,7 @@ from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.work import Call
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
@@ -24,9 +25,6 @@ from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX, ModelSettings
 
 _RETRY_DELAY_S = 2.0
-
-# From a number of sequences and their length in tokens to a batch of a fixed text.
-Sample = Callable[[int, int], PaddedBatch]
 
 
 class ModelState(Enum):
@@ -49,7 +47,6 @@ class LoadedModel:
         reranker: None when the model cannot rank.
         probe: Runs one text without admission and returns its row.
         weight_bytes: 0 where it is unknown.
-        sample: Makes batches for measurements; None where these would disturb other servers.
         availability: Whether the backend can be reached; None where it is in this process.
     """
 
@@ -66,7 +63,6 @@ class LoadedModel:
     device: str
     scheduler: Scheduler
     admission: Admission
-    sample: Sample | None
     availability: Availability | None
 
 

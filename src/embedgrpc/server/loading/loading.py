@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from embedgrpc.backends.base import Backend, BackendError, DeviceError
@@ -30,7 +29,6 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.validation.child_process import ChildGroup
 from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
-from embedgrpc.server.loading.calibration import make_sample
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.loading.daemon_threads import run_in_daemon_thread
 from embedgrpc.server.loading.prepared_model import (
@@ -136,6 +134,7 @@ async def load(
         model=model.id,
         backend=prepared.backend,
         budget=budget,
+        bulk_batch_s=settings.bulk_batch_ms / 1000,
         weights=settings.caller_weights,
         pad_token_id=prepared.properties.pad_token_id,
         pad_left=prepared.properties.padding_side == "left",
@@ -211,7 +210,7 @@ def _prepare_here(
     def read(validated: FileDigests) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
         described = properties.read(files, model.settings.overrides)
         digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
-        tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
+        tokenizer = Tokenizer.load(described, escape_special_tokens=escape, digest=digest)
         built = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
         return described, tokenizer, built
 
@@ -291,6 +290,5 @@ def _assemble(
         device=prepared.backend.device,
         scheduler=scheduler,
         admission=admission,
-        sample=None if prepared.availability else partial(make_sample, prepared),
         availability=prepared.availability,
     )

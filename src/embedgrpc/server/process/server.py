@@ -34,7 +34,6 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
-from embedgrpc.server.loading.calibration import calibrate_all
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.loading.loading import OpenBackend, load, open_onnx, served_models
 from embedgrpc.server.process.health_listener import HealthListener
@@ -220,8 +219,6 @@ class Server:
             )
         self._tell_serving()
         self._lag.warns = True
-        if self._settings.calibration_s:
-            self._tasks.start(calibrate_all(self.catalog, self._settings))
 
     async def _load_all(self) -> "list[_Failure | None]":
         """Load the models side by side; return the failures of those that were waited for.
@@ -229,7 +226,7 @@ class Server:
         Once a model is served, the server goes on without those that take much longer: they are
         served when they come. Where all models are required, it waits for all of them.
         """
-        loads = {asyncio.ensure_future(self._load_first(one)): one for one in self.catalog}
+        loads = {asyncio.create_task(self._load_first(one)): one for one in self.catalog}
         pending = set(loads)
         try:
             while pending:
@@ -250,13 +247,8 @@ class Server:
             raise
         for load in pending:
             _logger.warning("model is slow to load", extra={"model": loads[load].id})
-            self._tasks.start(self._take_late(loads[load], load))
+            self._tasks.adopt(load)
         return [load.result() for load in loads if load not in pending]
-
-    async def _take_late(self, model: ServedModel, load: "asyncio.Future[_Failure | None]") -> None:
-        """Wait for a model that the start of the others did not wait for."""
-        if not await load and self._settings.calibration_s:
-            await calibrate_all((model,), self._settings)
 
     async def keep_serving(self) -> None:
         """Wait as long as there is a model, or hope for one.
@@ -306,8 +298,6 @@ class Server:
             failure = await self._load_one(late)
             if failure is None:
                 self._tell_serving()
-                if self._settings.calibration_s:
-                    await calibrate_all((late,), self._settings)
 
     async def _give_up(self, failure: "_Failure") -> None:
         """Mark a model that cannot be loaded."""
@@ -424,7 +414,7 @@ class _Tasks:
     """Background tasks that end with the server."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -436,11 +426,14 @@ class _Tasks:
 
     def start(self, coroutine: Any) -> None:
         """Runs a coroutine until the server ends."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        self.adopt(asyncio.create_task(coroutine))
+
+    def adopt(self, task: "asyncio.Task[Any]") -> None:
+        """Cancel a task when the server ends, unless it is done before."""
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception():
             _logger.error("a background task failed", exc_info=task.exception())

@@ -188,26 +188,17 @@ class Settings(BaseModel):
         ge=0,
         le=1_048_576,
         description="Maximum padded tokens of a batch: its longest sequence times its number of"
-        " sequences. 0 starts with 512 on the CPU and 8192 on a GPU, and measures the best size"
-        " once the model is served. On Triton it stays at the start value, because measuring would"
-        " disturb other users of the server",
+        " sequences. 0 means 512 on the CPU and 8192 on a GPU",
     )
     batch_sequences: int = Field(
         default=512, ge=1, le=65_536, description="Maximum number of sequences in a batch"
-    )
-    calibration_s: float = Field(
-        default=1,
-        ge=0,
-        le=60,
-        description="Time limit for that measurement, which runs while the model is idle. 0 turns"
-        " it off",
     )
     bulk_batch_ms: int = Field(
         default=20,
         ge=1,
         le=60_000,
-        description="Maximum duration of a bulk batch while interactive calls arrive, unless"
-        " batches this small would waste more than a fifth of the time",
+        description="Maximum duration of a bulk batch while interactive calls arrive, at the speed"
+        " of recent batches, unless batches this small would waste more than a fifth of the time",
     )
     max_inputs: int = Field(
         default=1024,
