@@ -140,7 +140,7 @@ class Generator:
 
     @contextlib.asynccontextmanager
     async def _window(self, seconds: float) -> AsyncIterator[tuple[Window, asyncio.TaskGroup]]:
-        """Measures what its body sends; ends when all is answered."""
+        """Measure the calls of the body; end when all have ended."""
         pid = self._served.pid
         async with asyncio.TaskGroup() as calls:
             window = Window(seconds)
@@ -148,7 +148,7 @@ class Generator:
             yield window, calls
             window.generator_cpu_s = time.process_time() - own_s
             known_s = window.generator_cpu_s + cpu_s(pid) - server_s
-            # Both are counted in ticks, at different moments.
+            # Both count in ticks, at different moments.
             window.others_cpu_s = max(machine_cpu_s() - all_s - known_s, 0)
         window.server_cpu_s = cpu_s(pid) - server_s
 

@@ -42,10 +42,6 @@ class Policy(ABC):
     def begin(self, now: float) -> Batch | None:
         """Return the batch for a free lane to run now; None to wait."""
 
-    def begin_ahead(self, now: float) -> None:
-        """Prepare the next batch, as no lane is free."""
-        del now
-
     def finish(self, work_class: WorkClass) -> None:
         """Record that a lane is free again, after a batch of this class."""
         del work_class
@@ -91,12 +87,6 @@ class Own(Policy):
     def begin(self, now: float) -> Batch | None:
         """Return the best batch."""
         return self._dispatcher.begin(now)
-
-    def begin_ahead(self, now: float) -> None:
-        """Prepare the next batch, if more work would not improve it."""
-        batch = self._dispatcher.begin_ahead(now)
-        if batch is not None:
-            self._dispatcher.finish_ahead(batch)
 
     def finish(self, work_class: WorkClass) -> None:
         """Return the lane."""

@@ -74,7 +74,7 @@ def print_costs(costs: Mapping[str, SchedulingCost], records: Mapping[str, Recor
     print(f"{'|---' * 8}|")
     for name, cost in costs.items():
         texts, batches = records[name].texts_run, records[name].batches_run
-        making_s = sum(cost.step_s(step) for step in ("begin", "begin_ahead", "finish"))
+        making_s = sum(cost.step_s(step) for step in ("begin", "finish"))
         steps_s = [*map(cost.step_s, ("admit", "push")), making_s, cost.step_s("release")]
         cells = (
             name,

@@ -472,58 +472,18 @@ async def test_failure_is_told_to_all_that_are_equal() -> None:
     assert sinks[0].errors[0] is not sinks[1].errors[0]
 
 
-async def until_prepared(engine: Engine) -> None:
-    """Waits until the next batch is laid out, which nobody is told of."""
-    async with asyncio.timeout(WAIT_S):
-        while engine.scheduler._dispatcher._ahead is None:
-            await next_turn()
-
-
-async def test_next_batch_is_laid_out_ahead() -> None:
-    """While the lane runs, a full batch is made ready, and no second one."""
-    backend = FakeBackend()
-    with running(backend, budget=BatchBudget(tokens=24, sequences=4, overhead_tokens=0)) as engine:
-        await hold(engine, backend)
-        sink = await submit(engine, [f"text{number:02}" for number in range(16)])
-        await until_prepared(engine)
-        assert len(engine.scheduler._dispatcher.queue) == 12
-        assert engine.scheduler._dispatcher._ahead is not None
-        assert engine.scheduler._dispatcher._ahead.padded is not None
-        backend.gate.open()
-        await sink.done.wait()
-    assert len(sink.rows) == 16
-    assert len(backend.batches) == 5
-
-
-async def test_prepared_bulk_batch_lets_a_call_pass() -> None:
-    """A call that comes after a bulk batch was made ready is run before it."""
+async def test_a_call_overtakes_bulk_work_that_waits() -> None:
+    """A call that comes after bulk work is run before it."""
     backend = FakeBackend()
     with running(backend, budget=BatchBudget(tokens=20, sequences=4, overhead_tokens=0)) as engine:
         await hold(engine, backend)
         bulk = await submit(engine, [f"text{number}" for number in range(16)], Call(WorkClass.BULK))
-        await until_prepared(engine)
         call = await submit(engine, ["call"])
         backend.gate.open()
         await call.done.wait()
         await bulk.done.wait()
     assert [batch.texts for batch in backend.batches][1] == ("call",)
     assert sorted(bulk.rows) == list(range(16))
-
-
-async def test_call_that_left_is_dropped_from_a_prepared_batch() -> None:
-    """What nobody waits for any more is not run although its batch was made ready."""
-    backend = FakeBackend()
-    with running(backend, budget=BatchBudget(tokens=20, sequences=4, overhead_tokens=0)) as engine:
-        await hold(engine, backend)
-        job = engine.job([f"gone{number}" for number in range(4)], INTERACTIVE, RecordingSink())
-        engine.scheduler.submit(job)
-        kept = await submit(engine, [f"kept{number}" for number in range(8)])
-        await until_prepared(engine)
-        engine.scheduler.cancel(job)
-        backend.gate.open()
-        await kept.done.wait()
-    assert not [text for text in backend.texts if text.startswith("gone")]
-    assert len(kept.rows) == 8
 
 
 async def test_bulk_leaves_a_lane_free_for_calls() -> None:
@@ -586,32 +546,6 @@ async def test_bulk_batches_follow_the_speed_of_recent_batches() -> None:
                 while engine.scheduler.budget.shared_tokens not in limits:
                     await next_turn()
         assert engine.scheduler.budget == budget
-
-
-async def test_text_that_was_laid_out_joins_its_equal_in_flight() -> None:
-    """A text in a batch that was made ready is not run twice when its equal was begun since."""
-    backend = FakeBackend(lanes=2)
-    budget = BatchBudget(tokens=24, sequences=4, overhead_tokens=0)
-    with running(backend, budget=budget) as engine:
-        backend.gate.close()
-        sinks = []
-        for lane, text in enumerate(["one", "two"], start=1):
-            sinks.append(await submit(engine, [text]))
-            backend.gate.wait_for(lane)
-        bulk = Call(WorkClass.BULK)
-        sinks.append(await submit(engine, [f"text{number:02}" for number in range(16)], bulk))
-        await until_prepared(engine)
-        # As a call it goes before the batch that was made ready, which holds the same text.
-        sinks.append(await submit(engine, ["text00"]))
-        backend.gate.let_one_through()
-        backend.gate.open()
-        for sink in sinks:
-            await sink.done.wait()
-        assert not engine.scheduler._running_entries
-        assert engine.admission.inputs == 0
-        assert all(lane.is_alive() for lane in engine.scheduler._lanes)
-    assert sinks[2].rows == {number: answer(f"text{number:02}") for number in range(16)}
-    assert sinks[3].rows == {0: answer("text00")}
 
 
 def test_results_for_a_closed_loop_are_dropped(caplog: pytest.LogCaptureFixture) -> None:

@@ -194,7 +194,7 @@ def test_missing_and_broken_weights(tmp_path: Path) -> None:
     """A folder without weights, with a broken file or with a broken index is an error."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "model.safetensors").write_bytes(b"\x10" * 64)
-    with pytest.raises(ModelError, match="is no safetensors file"):
+    with pytest.raises(ModelError, match="is not a safetensors file"):
         _prepare(folder, tmp_path / "cache")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors is missing, and so is .*onnx"):

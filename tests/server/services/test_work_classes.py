@@ -144,8 +144,8 @@ async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: Fake
     backend.release()
     await asyncio.gather(few, first, *many)
     longest = [int(batch.attention_mask.sum(axis=1).max()) for batch in backend.batches]
-    # The canary, what was under way, what had been made ready, and what the other caller is due
-    # before the difference counts come before it; some ten batches come after it.
+    # Before it come the canary, what was running, and what the other caller is due before the
+    # difference counts; some ten batches come after it.
     assert longest.index(32) <= 5
     assert len(longest) > 10
 

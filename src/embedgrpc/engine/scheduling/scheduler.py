@@ -1,10 +1,9 @@
-"""Keeps every lane of a backend busy with the best batch there is.
+"""Keeps every lane of a backend busy with the best batch available.
 
-A lane is one batch in flight. When it is free it takes a batch at once, however small; while it
-runs, work accumulates. There is no timer anywhere. Whichever thread ends a batch begins the next
-one; there is one thread more than there are lanes, which hands results out and lays the next
-batch out while all lanes run. Results reach the event loop with one wake-up a batch, whatever
-number of calls they belong to.
+A lane runs one batch at a time. A free lane takes a batch at once, however small; while it runs,
+work accumulates. There is no timer. The thread that finishes a batch begins the next one. One
+thread more than there are lanes delivers results while all lanes run. Results reach the event loop
+with one wake-up per batch, however many calls they belong to.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ from embedgrpc.engine.scheduling.execution import BatchRunner
 from embedgrpc.engine.scheduling.reports import BatchObserver, BatchReporter
 from embedgrpc.engine.work import BatchEntry, Job, QueuedSequence, due_times
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.machine.thread_priority import give_way
+from embedgrpc.machine.thread_priority import lower_priority
 
 _logger = logging.getLogger(__name__)
 
@@ -197,7 +196,7 @@ class Scheduler:
         self._deliver_soon([Delivery(job, indices, 0, error) for indices, error in failures])
 
     def _run_thread(self) -> None:
-        give_way()
+        lower_priority()
         while (task := self._next_task()) is not None:
             try:
                 task()
@@ -210,8 +209,7 @@ class Scheduler:
     def _next_task(self) -> Callable[[], None] | None:
         """Waits for something to do; None when it is time to stop.
 
-        First of all the lanes are kept busy, then results are handed out, then the next batch is
-        laid out.
+        Keeping the lanes busy comes first, then delivering results.
         """
         with self._changed:
             while True:
@@ -223,8 +221,6 @@ class Scheduler:
                     task = partial(self._hand_out, self._finished.popleft())
                 elif self._closed:
                     return None
-                elif batch := self._dispatcher.begin_ahead(now):
-                    task = partial(self._lay_out, batch)
                 if task is not None:
                     self._wake_thread(now)
                     return task
@@ -232,8 +228,7 @@ class Scheduler:
 
     def _wake_thread(self, now: float) -> None:
         """Wakes a thread up if there is something to do: waking costs all others their time."""
-        dispatcher = self._dispatcher
-        if self._finished or dispatcher.can_begin(now) or dispatcher.can_begin_ahead(now):
+        if self._finished or self._dispatcher.can_begin(now):
             self._changed.notify()
 
     def _begin(self, now: float) -> tuple[Batch, RunContext, list[BatchEntry]] | None:
@@ -258,12 +253,6 @@ class Scheduler:
         now = time.perf_counter()
         elapsed_s, self._busy_since = now - self._busy_since, now
         return elapsed_s
-
-    def _lay_out(self, batch: Batch) -> None:
-        """Lays a batch out ahead of its time."""
-        laid_out = self._runner.lay_out(batch)
-        with self._changed:
-            self._dispatcher.finish_ahead(laid_out)
 
     def _run(self, batch: Batch, context: RunContext, late: list[BatchEntry]) -> None:
         """Runs a batch on the lane that was taken for it, and gives the lane back."""
