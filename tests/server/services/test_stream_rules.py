@@ -52,7 +52,7 @@ SETUPS: dict[str, tuple[dict[str, Any], grpc.StatusCode, str, str]] = {
     ),
     "model name too long": ({"model": "m" * 129}, INVALID, "INVALID_REQUEST", "setup.model"),
     "cross-encoder": (
-        {"model": "cross"}, grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED", "model",
+        {"model": "cross"}, grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED", "setup.model",
     ),
     "unknown order": ({"order": UNKNOWN_ENUM}, INVALID, "INVALID_REQUEST", "setup.order"),
     "unknown encoding": (
