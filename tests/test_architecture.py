@@ -145,7 +145,7 @@ READ_ENVIRONMENT = {
     # Told to libraries that have no other settings.
     "embedgrpc.libraries.propagation",
     "embedgrpc.libraries.proxies",
-    "embedgrpc.libraries.silence",
+    "embedgrpc.libraries.no_telemetry",
     "embedgrpc.server.settings.configuration",
     # Told to gRPC's core, which has no other settings of its own.
     "embedgrpc.server.process.grpc_core",

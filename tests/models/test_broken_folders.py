@@ -38,7 +38,7 @@ _POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868
 _WORDS = "embeddings.word_embeddings.weight"
 _TRANSFORM = "cls.predictions.transform.dense.weight"
 
-# The fixture, how its copy is broken, the file that is named, and what else is.
+# The fixture, the damage to its copy, the file in the message, and other parts of the message.
 _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     # config.json and what it says about the architecture
     "no config": ("bert-mean", remove("config.json"), "config.json", ("is missing",)),
@@ -130,9 +130,9 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "weights not fetched": ("bert-mean", write("model.safetensors", _POINTER),
                             "model.safetensors", ("Git LFS pointer",)),
     "corrupt header": ("bert-mean", write("model.safetensors", b"\x10" + b"\0" * 7 + b"{" * 16),
-                       "model.safetensors", ("is no safetensors file",)),
+                       "model.safetensors", ("is not a safetensors file",)),
     "truncated weights": ("bert-mean", truncate("model.safetensors"), "model.safetensors",
-                          ("is no safetensors file",)),
+                          ("is not a safetensors file",)),
     "missing tensor": ("bert-mean", drop_tensor("model.safetensors", _WORDS),
                        "model.safetensors", (_WORDS, "is missing")),
     "mis-shaped tensor": ("bert-mean", reshape_tensor("model.safetensors", _WORDS, (7, 32)),

@@ -11,7 +11,7 @@ from typing import Any
 
 from embedgrpc.backends.base import BackendError
 from embedgrpc.libraries.onnx_runtime import onnxruntime
-from embedgrpc.machine.thread_priority import give_way
+from embedgrpc.machine.thread_priority import lower_priority
 
 # Levels of ONNX Runtime's own log, which goes to stderr and may contain token ids.
 _LOG_ERRORS = 3
@@ -97,7 +97,7 @@ def open_session(
     onnxruntime.set_default_logger_severity(LOG_FATAL)
     try:
         # The session's threads inherit the priority of the thread that makes it.
-        with ThreadPoolExecutor(1, initializer=give_way) as maker:
+        with ThreadPoolExecutor(1, initializer=lower_priority) as maker:
             return maker.submit(
                 onnxruntime.InferenceSession, str(graph_path), options, providers=list(providers)
             ).result()

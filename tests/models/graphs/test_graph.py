@@ -194,7 +194,7 @@ def test_missing_and_broken_weights(tmp_path: Path) -> None:
     """A folder without weights, with a broken file or with a broken index is an error."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "model.safetensors").write_bytes(b"\x10" * 64)
-    with pytest.raises(ModelError, match="is no safetensors file"):
+    with pytest.raises(ModelError, match="is not a safetensors file"):
         _prepare(folder, tmp_path / "cache")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors is missing, and so is .*onnx"):
@@ -371,6 +371,14 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     _prepare(FIXTURES / "bert-mean", tmp_path)
     assert not old.exists()
     assert new.exists()
+
+
+def test_a_leftover_that_cannot_be_removed_does_no_harm(tmp_path: Path) -> None:
+    """A build succeeds although an old unfinished entry is not a folder and stays."""
+    odd = tmp_path / ".unfinished-odd"
+    odd.write_bytes(b"")
+    os.utime(odd, (0, 0))
+    assert _prepare(FIXTURES / "bert-mean", tmp_path).path.exists()
 
 
 def test_a_cache_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from embedgrpc.engine.scheduling.execution import BatchRunner
 from embedgrpc.engine.scheduling.reports import BatchObserver, BatchReporter
 from embedgrpc.engine.work import BatchEntry, Job, QueuedSequence, due_times
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.machine.thread_priority import give_way
+from embedgrpc.machine.thread_priority import lower_priority
 
 _logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class Scheduler:
         self._deliver_soon([Delivery(job, indices, 0, error) for indices, error in failures])
 
     def _run_thread(self) -> None:
-        give_way()
+        lower_priority()
         while (task := self._next_task()) is not None:
             try:
                 task()

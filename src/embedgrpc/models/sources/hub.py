@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from embedgrpc.libraries.silence import send_nothing
+from embedgrpc.libraries.no_telemetry import disable_telemetry
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.sources.config_files import (
     CONFIG_NAME,
@@ -47,7 +47,7 @@ class HubRepository:
             ModelError: The repository or the revision does not exist or is not allowed, the Hub
                 cannot be reached and the cache lacks the files, or the cache cannot be written.
         """
-        send_nothing()
+        disable_telemetry()
         # Imported late: this takes longer than reading a model's settings.
         import huggingface_hub  # noqa: PLC0415 - see above
         from huggingface_hub.file_download import repo_folder_name  # noqa: PLC0415 - see above

@@ -136,7 +136,7 @@ def test_layer_norm(tmp_path: Path, opset: int) -> None:
         ({"in_features": None}, "in_features must be a whole number"),
         ({"out_features": 0}, "out_features must be a whole number"),
         ({"bias": "yes"}, "bias must be true or false"),
-        ({"in_features": 35}, "the Dense module takes 35 values, but the module before it gives"),
+        ({"in_features": 35}, "the Dense module needs 35 values, but the module before it"),
         ({"module_input_name": "token_embeddings"}, "module_input_name must be sentence_embedding"),
         ({"module_output_name": "other"}, "module_output_name must be sentence_embedding"),
     ],
@@ -156,7 +156,7 @@ def test_layers_must_fit_one_another(tmp_path: Path) -> None:
     """A layer must take as many values as the one before it returns."""
     folder = copy_fixture("gemma-dense", tmp_path)
     edit_json(folder / "2_Dense" / "config.json", out_features=71)
-    with pytest.raises(ModelError, match="takes 72 values, but the module before it gives 71"):
+    with pytest.raises(ModelError, match="needs 72 values, but the module before it returns 71"):
         read(resolve(str(folder)))
 
 
