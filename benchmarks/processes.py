@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from embedgrpc.server.loading.loading import DEFAULT_MODEL
+from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

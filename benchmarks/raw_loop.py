@@ -25,7 +25,7 @@ from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
-from embedgrpc.server.loading.loading import DEFAULT_MODEL
+from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 
 _BUDGETS = (256, 512, 1024, 2048, 4096)
 _CACHE = Path("~/.cache/embedgrpc").expanduser()
@@ -36,7 +36,7 @@ class _Loop:
         files = source.resolve(DEFAULT_MODEL.source)
         overrides = ModelOverrides(weight_type=WeightType(weight_type))
         self._metadata = properties.read(files, overrides)
-        self._tokenizer = Tokenizer.load(files, self._metadata)
+        self._tokenizer = Tokenizer.load(self._metadata)
         prepared = graph.prepare(files, self._metadata, cache_dir=_CACHE)
         self._backend = OnnxBackend(prepared.path, device="cpu", lanes=1)
         self._sequences: dict[str, list[TokenSequence]] = {}

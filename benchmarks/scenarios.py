@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import arrivals
+from benchmarks.simulated_machine import CostModel
 from benchmarks.traces import (
     Arrival,
     Lengths,
@@ -18,7 +19,6 @@ from benchmarks.traces import (
     mean_length,
     zipf,
 )
-from embedgrpc.engine.scheduling.calibration import CostModel
 
 _TEXTS = log_normal(48, 1.0)
 _QUERIES = log_normal(14, 0.5, longest=64)
@@ -174,7 +174,7 @@ def _many(offer: Offer) -> Trace:
 
 
 # As many accelerators as lanes, each of which runs a model of about a billion parameters.
-_ACCELERATORS = CostModel(batch_s=1e-3, token_s=10e-6, largest_tokens=65_536)
+_ACCELERATORS = CostModel(batch_s=1e-3, token_s=10e-6)
 
 SCENARIOS: Mapping[str, Scenario] = {
     "poisson": Scenario(
@@ -226,6 +226,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         processors=100,
         cost=_ACCELERATORS,
         settings={
+            "batch_tokens": 1664,
             "max_queued_inputs": 65_536,
             "max_queued_tokens": 2**24,
             "max_queue_s": 60,

@@ -34,7 +34,7 @@ class SchedulingCost:
         """Puts a clock around the steps of a policy."""
         steps = {
             policy.door: ("admit", "release"),
-            policy: ("push", "begin", "begin_ahead", "finish"),
+            policy: ("push", "begin", "finish"),
         }
         for owner, names in steps.items():
             for name in names:

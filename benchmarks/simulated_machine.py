@@ -7,8 +7,24 @@ from itertools import count
 
 from benchmarks.simulated_time import VirtualTime
 from embedgrpc.engine.scheduling.batching import BatchBudget
-from embedgrpc.engine.scheduling.calibration import CostModel
 from embedgrpc.engine.scheduling.dispatch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """What a batch costs.
+
+    Attributes:
+        batch_s: Seconds for being a batch.
+        token_s: Seconds for each padded token.
+    """
+
+    batch_s: float
+    token_s: float
+
+    def seconds(self, tokens: int) -> float:
+        """Return how long a batch of so many padded tokens takes."""
+        return self.batch_s + self.token_s * tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,6 @@ class Policy(ABC):
     def begin(self, now: float) -> Batch | None:
         """Takes out what a lane that is free is to run now; None if it is to wait."""
 
-    def begin_ahead(self, now: float) -> None:
-        """Is told that no lane is free."""
-        del now
-
     def finish(self, work_class: WorkClass) -> None:
         """Is told that a lane is free again that ran a batch of this class."""
         del work_class
@@ -70,9 +66,11 @@ class Own(Policy):
         super().__init__(machine, settings, clock)
         self.door = OwnDoor(settings, batch_tokens=machine.budget.tokens, clock=clock)
         self._overhead_tokens = machine.budget.overhead_tokens
+        self._parallelism = min(machine.processors, machine.lanes)
         self._dispatcher = Dispatcher(
             machine.budget,
             settings.caller_weights,
+            bulk_batch_s=settings.bulk_batch_ms / 1000,
             lanes=machine.lanes,
             # As on the CPU, where they share the cores and do not wait for each other.
             lanes_compete=False,
@@ -90,19 +88,15 @@ class Own(Policy):
         """Takes the best batch there is."""
         return self._dispatcher.begin(now)
 
-    def begin_ahead(self, now: float) -> None:
-        """Makes the next batch, if more work would not improve it."""
-        batch = self._dispatcher.begin_ahead(now)
-        if batch is not None:
-            self._dispatcher.finish_ahead(batch)
-
     def finish(self, work_class: WorkClass) -> None:
         """Gives the lane back."""
         self._dispatcher.finish(work_class)
 
     def learn(self, tokens: int, elapsed_s: float) -> None:
         """Learns how fast work is done."""
-        self.door.admission.drain_rate.add(tokens + self._overhead_tokens, elapsed_s)
+        drain_rate = self.door.admission.drain_rate
+        drain_rate.add(tokens + self._overhead_tokens, elapsed_s)
+        self._dispatcher.set_speed(self._parallelism * drain_rate.token_s)
 
     def remove(self, job: Job) -> None:
         """Takes its sequences out."""

@@ -164,7 +164,6 @@ class SimulatedServer:
                 self._lanes.start(Batch(batch.work_class, wanted))
             else:
                 self._policy.finish(batch.work_class)
-        self._policy.begin_ahead(now)
 
     def _done(self, batch: Batch, elapsed_s: float) -> None:
         self._policy.finish(batch.work_class)

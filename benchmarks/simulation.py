@@ -13,12 +13,13 @@ from pathlib import Path
 from benchmarks import simulation_tables
 from benchmarks.scenarios import SCENARIOS, Offer, Scenario
 from benchmarks.scheduling_cost import SchedulingCost
-from benchmarks.simulated_machine import Machine
+from benchmarks.simulated_machine import CostModel, Machine
 from benchmarks.simulated_policies import POLICIES
 from benchmarks.simulated_record import Record
 from benchmarks.simulated_run import simulate
 from benchmarks.traces import Trace
-from embedgrpc.engine.scheduling.calibration import CostModel
+from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.server.loading.prepared_model import OVERHEAD_TOKENS, default_batch_tokens
 from embedgrpc.server.settings.settings import Settings
 
 _LOADS = (10, 30, 50, 70, 80, 90, 95, 100, 120, 200)
@@ -92,13 +93,13 @@ def _arguments() -> argparse.Namespace:
 
 def _machine(scenario: Scenario, settings: Settings, arguments: argparse.Namespace) -> Machine:
     if arguments.batch_ms is not None:
-        cost = CostModel(arguments.batch_ms / 1e3, arguments.token_us / 1e6, 65_536)
+        cost = CostModel(arguments.batch_ms / 1e3, arguments.token_us / 1e6)
     else:
         cost = scenario.cost or _measured()
-    budget = cost.budget(
-        tokens=settings.batch_tokens,
+    budget = BatchBudget(
+        tokens=settings.batch_tokens or default_batch_tokens(on_gpu=False),
         sequences=settings.batch_sequences,
-        bulk_batch_s=settings.bulk_batch_ms / 1e3,
+        overhead_tokens=OVERHEAD_TOKENS,
     )
     return Machine(
         cost,

@@ -18,8 +18,7 @@ def print_machine(machine: Machine) -> None:
     print(
         f"A batch takes {cost.batch_s * 1e3:.3g} ms and {cost.token_s * 1e6:.3g} us a padded token;"
         f" lanes: {machine.lanes}, at full speed: {machine.processors}. Budget: {budget.tokens:,}"
-        f" padded tokens, {budget.shared_tokens:,} for bulk batches beside interactive calls."
-        f" Full batches: {machine.capacity_tokens_per_s:,.0f} tokens/s.\n"
+        f" padded tokens. Full batches: {machine.capacity_tokens_per_s:,.0f} tokens/s.\n"
     )
 
 
@@ -75,7 +74,7 @@ def print_costs(costs: Mapping[str, SchedulingCost], records: Mapping[str, Recor
     print(f"{'|---' * 8}|")
     for name, cost in costs.items():
         texts, batches = records[name].texts_run, records[name].batches_run
-        making_s = sum(cost.step_s(step) for step in ("begin", "begin_ahead", "finish"))
+        making_s = sum(cost.step_s(step) for step in ("begin", "finish"))
         steps_s = [*map(cost.step_s, ("admit", "push")), making_s, cost.step_s("release")]
         cells = (
             name,

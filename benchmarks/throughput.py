@@ -22,7 +22,6 @@ _STREAM_BATCH = 64
 _FIFO_SEQUENCES = 32
 # The raw loop's turns come first and last by turns, so that a drift of the machine cancels out.
 _WARM_UP_ROUNDS = 1
-_CALIBRATION_S = 2
 
 
 @dataclass
@@ -54,8 +53,6 @@ def main() -> None:
     for whole in (workloads.passages(), workloads.short(), workloads.mixed()):
         workload = replace(whole, texts=whole.texts[: arguments.texts or None])
         with RawLoop(weights) as raw, server(weight_type=weights) as served:
-            # What the server measures of its batches is not to be disturbed by the raw loop.
-            time.sleep(_CALIBRATION_S)
             tokens = raw.ask(do="prepare", name=workload.name, texts=workload.texts)["tokens"]
             contenders = list(_contenders(workload, raw, served))
             for number in range(_WARM_UP_ROUNDS + rounds):

@@ -27,7 +27,7 @@ from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
-from embedgrpc.server.loading.loading import DEFAULT_MODEL
+from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 from embedgrpc.triton_repository.execution import Execution, Processor
 from tests.triton.environment import find
 from tests.triton.models import write_repository
@@ -154,7 +154,7 @@ async def _measure(triton: str, target: str, arguments: argparse.Namespace) -> N
 def _tokenize(texts: Sequence[str]) -> list[TokenSequence]:
     files = source.resolve(DEFAULT_MODEL.source)
     described = properties.read(files)
-    tokenizer = Tokenizer.load(files, described)
+    tokenizer = Tokenizer.load(described)
     return [
         tokenizer.build_sequence(ids, max_tokens=described.max_tokens, truncation=Truncation.END)
         for ids in tokenizer.encode(texts)

@@ -3,8 +3,8 @@
 Loaded before all else: ONNX Runtime and gRPC's core read their environment once.
 """
 
-from embedgrpc.libraries.silence import send_nothing
+from embedgrpc.libraries.no_telemetry import disable_telemetry
 from embedgrpc.server.process.grpc_core import prepare_core
 
-send_nothing()
+disable_telemetry()
 prepare_core(trusted_network=False)

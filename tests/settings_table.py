@@ -1,43 +1,45 @@
-"""The README's tables of settings, made from the settings themselves.
+"""The tables of docs/configuration.md, generated from the settings.
 
-uv run python -m tests.settings_table     writes them into README.md
+uv run python -m tests.settings_table     writes them into the file
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from pydantic.fields import FieldInfo
 
 from embedgrpc.server.settings.configuration import flag_name
 from embedgrpc.server.settings.model_settings import ModelSettings
-from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.settings.settings import Settings, settings_by_group
 
-README = Path(__file__).parent.parent / "README.md"
-
-
-def render(readme: str) -> str:
-    """Returns the README with both tables as they must be."""
-    server = [
-        (flag_name(setting), info.default, info.description)
-        for setting, info in Settings.model_fields.items()
-    ]
-    model = [
-        (setting, info.default, info.description)
-        for setting, info in ModelSettings.model_fields.items()
-    ]
-    return _replace(_replace(readme, "settings", server), "model settings", model)
+DOCUMENT = Path(__file__).parent.parent / "docs/configuration.md"
 
 
-def _replace(readme: str, name: str, rows: list[tuple[str, object, str | None]]) -> str:
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    before, _, rest = readme.partition(begin)
-    _, _, after = rest.partition(end)
+def render(document: str) -> str:
+    """Return the document with all tables up to date."""
+    for title, names in settings_by_group().items():
+        fields = {flag_name(name): Settings.model_fields[name] for name in names}
+        document = _replace(document, title, fields)
+    return _replace(document, "Keys of a model", ModelSettings.model_fields)
+
+
+def _replace(document: str, title: str, fields: Mapping[str, FieldInfo]) -> str:
+    begin, end = f"<!-- {title}: begin -->\n", f"<!-- {title}: end -->"
+    before, found, rest = document.partition(begin)
+    if not found or end not in rest:
+        raise ValueError(f"{DOCUMENT.name} has no place for the table {title!r}")
     table = ["| name | default | |", "|---|---|---|"]
-    table += [f"| `{key}` | {_default(value)} | {what} |" for key, value, what in rows]
-    return before + begin + "\n".join(table) + "\n" + end + after
+    table += [
+        f"| `{name}` | {_default(info.default)} | {info.description} |"
+        for name, info in fields.items()
+    ]
+    return before + begin + "\n".join(table) + "\n" + rest[rest.index(end) :]
 
 
 def _default(value: object) -> str:
-    nothing = value is None or value in ((), "", {}) or "Undefined" in repr(value)
-    return "" if nothing else f"`{value}`"
+    is_empty = value is None or value in ((), "", {}) or "Undefined" in repr(value)
+    return "" if is_empty else f"`{value}`"
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text("utf-8")), "utf-8")
+    DOCUMENT.write_text(render(DOCUMENT.read_text("utf-8")), "utf-8")

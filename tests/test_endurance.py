@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import NO_CONTEXT, BackendError, FloatArray, PaddedBatch, RunContext
+from embedgrpc.backends.base import NO_CONTEXT, BackendError, PaddedBatch, RunContext
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
+from embedgrpc.libraries.arrays import FloatArray
 from tests.endurance.judging_backend import JudgingBackend
 from tests.endurance.plan import Plan
 from tests.endurance.run import run
@@ -15,7 +16,8 @@ from tests.endurance.trial import Outcome
 
 
 @pytest.mark.parametrize(
-    ("seed", "lanes", "compete", "queued"), [(1, 3, False, 120), (2, 2, True, 400)]
+    ("seed", "lanes", "compete", "queued"),
+    [(1, 3, False, 120), pytest.param(2, 2, True, 400, marks=pytest.mark.long)],
 )
 def test_thousands_of_texts_through_everything_that_may_happen(
     *, seed: int, lanes: int, compete: bool, queued: int, tmp_path: Path

@@ -9,17 +9,17 @@ import pytest
 
 from benchmarks import arrivals
 from benchmarks.scenarios import SCENARIOS, Offer
-from benchmarks.simulated_machine import Machine
+from benchmarks.simulated_machine import CostModel, Machine
 from benchmarks.simulated_policies import POLICIES, Counted, CountedOrLate, Fifo, Own, Policy
 from benchmarks.simulated_record import Ending, Record, backlogged
 from benchmarks.simulated_run import simulate
 from benchmarks.simulated_server import SimulatedServer
 from benchmarks.simulated_time import VirtualTime
 from benchmarks.traces import Arrival, Stream, Trace, bursts, chooser
-from embedgrpc.engine.scheduling.calibration import CostModel
+from embedgrpc.engine.scheduling.batching import BatchBudget
 from embedgrpc.server.settings.settings import Settings
 
-COST = CostModel(batch_s=0.002, token_s=100e-6, largest_tokens=65_536)
+COST = CostModel(batch_s=0.002, token_s=100e-6)
 SETTINGS = Settings()
 # Lets everything in, so that what the queue does shows.
 OPEN = Settings(max_queued_inputs=65_536, max_queued_tokens=2**24, max_queue_s=3600)
@@ -27,7 +27,7 @@ OPEN = Settings(max_queued_inputs=65_536, max_queued_tokens=2**24, max_queue_s=3
 
 def machine(*, lanes: int = 2, sequences: int = 512, processors: int = 1) -> Machine:
     """A machine with round numbers."""
-    budget = COST.budget(tokens=0, sequences=sequences, bulk_batch_s=0.02)
+    budget = BatchBudget(tokens=512, sequences=sequences, overhead_tokens=20)
     return Machine(COST, lanes, processors, budget)
 
 

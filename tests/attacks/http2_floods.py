@@ -23,8 +23,6 @@ _PATH = b"/embedgrpc.v1.EmbeddingService/Embed"
 # What is handed to the kernel at once.
 _CHUNK_BYTES = 256 * 1024
 _BOMB_BYTES = 64 * MIB
-# Measuring batches takes memory, which would be put down to the attack.
-_FLAGS = ("--calibration-s", "0")
 
 Frames = Callable[[], Iterator[bytes]]
 
@@ -140,7 +138,7 @@ def _attack(
     async def run(target: str, seconds: float) -> str:
         return await _flood(target, seconds, frames, connections)
 
-    return Attack(name=name, what=what, run=run, flags=_FLAGS, test_s=2.0, in_suite=in_suite)
+    return Attack(name=name, what=what, run=run, test_s=2.0, in_suite=in_suite)
 
 
 def _setting(identifier: int, value: int) -> bytes:

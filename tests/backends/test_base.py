@@ -5,8 +5,8 @@ import pytest
 from embedgrpc.backends.base import NO_CONTEXT, Availability, Cancellation, RunContext
 
 
-def test_cancellation_is_told_once() -> None:
-    """Everybody who asked hears of it once, however often it is cancelled."""
+def test_callbacks_run_once() -> None:
+    """Each callback runs once, even if the run is cancelled twice."""
     cancellation = Cancellation()
     told: list[str] = []
     cancellation.add_callback(lambda: told.append("early"))
@@ -18,8 +18,8 @@ def test_cancellation_is_told_once() -> None:
     assert told == ["early", "late"]
 
 
-def test_cancellation_forgets_who_left() -> None:
-    """Who takes a callback back is not called, and may do so twice."""
+def test_removed_callbacks_do_not_run() -> None:
+    """A callback that was removed does not run, and may be removed twice."""
     cancellation = Cancellation()
     callback = threading.Event()
     cancellation.add_callback(callback.set)
@@ -29,8 +29,8 @@ def test_cancellation_forgets_who_left() -> None:
     assert not callback.is_set()
 
 
-def test_cancellation_reaches_another_thread() -> None:
-    """It may come from any thread."""
+def test_any_thread_may_cancel() -> None:
+    """Another thread may cancel a run."""
     cancellation = Cancellation()
     told = threading.Event()
     cancellation.add_callback(told.set)
@@ -41,15 +41,15 @@ def test_cancellation_reaches_another_thread() -> None:
 
 
 @pytest.mark.parametrize("context", [NO_CONTEXT, RunContext()])
-def test_nobody_in_particular_waits_for_ever(context: RunContext) -> None:
-    """A context of nobody's has no deadline and nothing to pass on."""
+def test_the_default_context_has_no_limits(context: RunContext) -> None:
+    """A context without arguments has no deadline and no metadata."""
     assert context.deadline == float("inf")
     assert context.metadata == ()
     assert not context.cancellation.cancelled
 
 
-def test_availability_tells_changes_alone() -> None:
-    """A watcher hears of each change once, and of absence when it begins to watch."""
+def test_availability_reports_changes_only() -> None:
+    """A watcher is notified of each change once, and at once of a backend that is away."""
     availability = Availability()
     told: list[bool] = []
     availability.watch(told.append)

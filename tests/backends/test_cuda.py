@@ -10,18 +10,18 @@ PROVIDERS = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 class Driver:
-    """Stands for NVIDIA's driver library."""
+    """A fake of NVIDIA's driver library."""
 
     def __init__(self, *, init: int, gpus: int) -> None:
         self._init = init
         self._gpus = gpus
 
     def cuInit(self, _flags: int) -> int:  # noqa: N802 - the driver's own name
-        """Starts the driver."""
+        """Start the driver."""
         return self._init
 
     def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802 - the driver's own name
-        """Counts the GPUs."""
+        """Count the GPUs."""
         ctypes.cast(count, ctypes.POINTER(ctypes.c_int))[0] = self._gpus
         return 0
 
@@ -46,7 +46,7 @@ def _missing(name: str) -> Driver:
 def test_what_keeps_cuda_from_being_used(
     providers: list[str], load: Callable[[str], Driver], message: str
 ) -> None:
-    """Each thing that is missing has its own line."""
+    """Each missing part has its own message."""
     assert message in find_cuda_obstacle(providers, load=load)
 
 

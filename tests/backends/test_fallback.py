@@ -17,11 +17,11 @@ from embedgrpc.backends.base import (
     BackendOverloadedError,
     BackendUnreachableError,
     Cancellation,
-    FloatArray,
     PaddedBatch,
     RunContext,
 )
 from embedgrpc.backends.fallback import FallbackBackend
+from embedgrpc.libraries.arrays import FloatArray
 
 PATIENCE_S = 20.0
 BATCH = PaddedBatch(
@@ -33,7 +33,7 @@ BATCH = PaddedBatch(
 
 
 class Scripted:
-    """A backend that does what it is told with each batch."""
+    """A backend whose behaviour a test sets."""
 
     def __init__(self, value: float, *, lanes: int, device: str) -> None:
         self.lanes = lanes
@@ -49,7 +49,7 @@ class Scripted:
         self._lock = threading.Lock()
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
-        """Acts, and answers with its value."""
+        """Do what the test set, and return the backend's value."""
         with self._lock:
             self.running += 1
             self.running_max = max(self.running, self.running_max)
@@ -62,13 +62,13 @@ class Scripted:
         return dict.fromkeys(batch.outputs, self._value)
 
     def close(self) -> None:
-        """Counts."""
+        """Count the calls."""
         assert not self.running
         self.closed += 1
 
 
 class Pair:
-    """A backend that is away when it is told to, its twin, and both as one."""
+    """A remote backend that a test can take away, its twin, and the pair of them."""
 
     def __init__(self) -> None:
         self.availability = Availability()
@@ -79,26 +79,26 @@ class Pair:
         self.threads = ThreadPoolExecutor(8)
 
     def run(self, context: RunContext = NO_CONTEXT) -> float:
-        """Runs a batch; who answered."""
+        """Run a batch; return 1 if the remote backend answered, 2 for the twin."""
         return float(self.both.run(BATCH, context)["sentence_embedding"][0, 0])
 
     def lose(self, error: BackendError | None = None) -> None:
-        """Takes the upstream away."""
-        self.upstream.act = raising(error or BackendUnreachableError("nobody is there"))
+        """Make the remote backend unreachable."""
+        self.upstream.act = raising(error or BackendUnreachableError("connection refused"))
         self.availability.set(False)
 
     def hold(self, backend: Scripted) -> None:
-        """Has runs last until the gate opens."""
+        """Make runs last until the gate opens."""
         backend.act = lambda _: wait(self.gate)
 
 
 def wait(event: threading.Event) -> None:
-    """Waits for an event that must come."""
+    """Wait for an event that must come."""
     assert event.wait(PATIENCE_S)
 
 
 def raising(error: BackendError) -> Callable[[RunContext], None]:
-    """Fails with an error."""
+    """Return an action that raises an error."""
 
     def act(_: RunContext) -> None:
         raise error
@@ -108,15 +108,15 @@ def raising(error: BackendError) -> Callable[[RunContext], None]:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    """Both are well; nothing is left running."""
+    """A pair of healthy backends; nothing is left running."""
     made = Pair()
     yield made
     made.gate.set()
     made.threads.shutdown()
 
 
-def test_the_twin_rests_while_it_is_not_needed(pair: Pair) -> None:
-    """As long as the upstream answers, nothing else runs; it looks like the upstream."""
+def test_the_twin_is_idle_while_the_remote_backend_answers(pair: Pair) -> None:
+    """While the remote backend answers, the twin runs nothing; lanes and device are its."""
     assert pair.run() == 1
     assert pair.twin.running_max == 0
     assert (pair.both.lanes, pair.both.parallelism, pair.both.device) == (3, 3, "triton")
@@ -125,7 +125,7 @@ def test_the_twin_rests_while_it_is_not_needed(pair: Pair) -> None:
 def test_the_twin_runs_what_the_upstream_cannot(
     pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the upstream is away the twin answers; each change is told once."""
+    """While the remote backend is away, the twin answers; each change is logged once."""
     caplog.set_level(logging.INFO, "embedgrpc")
     pair.lose()
     assert [pair.run(), pair.run()] == [2, 2]
@@ -138,7 +138,7 @@ def test_the_twin_runs_what_the_upstream_cannot(
 
 
 def test_one_lost_batch_is_run_again(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    """A batch that a server lost is answered though the server is said to be there."""
+    """The twin answers a batch that a server lost, even while the server counts as available."""
     pair.upstream.act = raising(BackendUnreachableError("h:1 answered UNAVAILABLE"))
     assert pair.run() == 2
     assert [one.getMessage() for one in caplog.records] == ["batch left to the fallback"]
@@ -146,7 +146,7 @@ def test_one_lost_batch_is_run_again(pair: Pair, caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize("kind", [BackendError, BackendOverloadedError, BackendDeadlineError])
 def test_other_failures_are_passed_on(kind: type[BackendError], pair: Pair) -> None:
-    """A batch that failed, or came too late, is not run a second time."""
+    """A batch that failed or was late does not run a second time."""
     pair.upstream.act = raising(kind("no"))
     with pytest.raises(kind, match="no"):
         pair.run()
@@ -154,11 +154,11 @@ def test_other_failures_are_passed_on(kind: type[BackendError], pair: Pair) -> N
 
 
 def test_a_cancelled_run_is_not_left_to_the_twin(pair: Pair) -> None:
-    """What nobody waits for is not run a second time."""
+    """A cancelled batch does not run a second time."""
 
     def be_cancelled(context: RunContext) -> None:
         context.cancellation.cancel()
-        raise BackendCancelledError("nobody waits")
+        raise BackendCancelledError("cancelled")
 
     pair.upstream.act = be_cancelled
     with pytest.raises(BackendCancelledError):
@@ -167,7 +167,7 @@ def test_a_cancelled_run_is_not_left_to_the_twin(pair: Pair) -> None:
 
 
 def test_the_twin_runs_no_more_at_once_than_it_can(pair: Pair) -> None:
-    """Of batches that come together, the twin runs as many as it has lanes."""
+    """The twin runs as many batches at once as it has lanes."""
     pair.lose()
     pair.twin.act = lambda _: wait(pair.gate)
     running = [pair.threads.submit(pair.run) for _ in range(3)]
@@ -178,8 +178,8 @@ def test_the_twin_runs_no_more_at_once_than_it_can(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("left_s", [-1, 0.05])
-def test_nobody_waits_for_the_twin_beyond_the_deadline(left_s: float, pair: Pair) -> None:
-    """A batch whose deadline passes before the twin is free is given up."""
+def test_a_batch_waits_for_the_twin_until_its_deadline(left_s: float, pair: Pair) -> None:
+    """A batch whose deadline passes before the twin is free fails."""
     pair.lose()
     pair.hold(pair.twin)
     first = pair.threads.submit(pair.run, RunContext(deadline=math.inf))
@@ -191,21 +191,21 @@ def test_nobody_waits_for_the_twin_beyond_the_deadline(left_s: float, pair: Pair
 
 
 def test_a_free_twin_runs_nothing_that_is_late(pair: Pair) -> None:
-    """A batch whose deadline passed elsewhere is given up, though the twin has time."""
+    """A batch whose deadline passed on the remote backend fails, although the twin is free."""
     pair.lose()
     with pytest.raises(BackendDeadlineError):
         pair.run(RunContext(deadline=time.monotonic() - 1))
     assert pair.twin.running_max == 0
 
 
-def test_nobody_waits_for_the_twin_in_vain(pair: Pair) -> None:
-    """A batch that is cancelled before the twin is free is given up."""
+def test_a_cancelled_batch_does_not_wait_for_the_twin(pair: Pair) -> None:
+    """A batch that is cancelled before the twin is free fails at once."""
     pair.lose()
     pair.hold(pair.twin)
     first = pair.threads.submit(pair.run)
     assert pair.twin.entered.acquire(timeout=PATIENCE_S)
     cancellation = Cancellation()
-    # Until it is cancelled it has all the time that there is.
+    # Practically without a deadline.
     waiting = RunContext(deadline=1e18, cancellation=cancellation)
     second = pair.threads.submit(pair.run, waiting)
     assert all(pair.upstream.entered.acquire(timeout=PATIENCE_S) for _ in range(2))
@@ -217,8 +217,8 @@ def test_nobody_waits_for_the_twin_in_vain(pair: Pair) -> None:
     assert first.result(PATIENCE_S) == 2
 
 
-def test_the_end_waits_for_the_twin(pair: Pair) -> None:
-    """Closing gives up what waits, and frees the twin after its last run; twice is as once."""
+def test_closing_waits_for_the_twin(pair: Pair) -> None:
+    """Closing ends waiting batches and frees the twin after its last run; twice does no harm."""
     pair.lose()
     pair.hold(pair.twin)
     first = pair.threads.submit(pair.run)

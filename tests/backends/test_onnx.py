@@ -31,8 +31,8 @@ def _batch(*outputs: str, token_id: int = 7, sequences: int = 3, tokens: int = 5
     return PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), outputs)
 
 
-def test_outputs_are_those_that_are_wanted(graph_path: Path) -> None:
-    """A run answers with the wanted outputs alone, float32 in C order, one row per sequence."""
+def test_a_run_returns_the_wanted_outputs(graph_path: Path) -> None:
+    """A run returns only the wanted outputs, float32 in C order, one row per sequence."""
     backend: Backend = OnnxBackend(graph_path, device="cpu")
     outputs = backend.run(_batch("pooled_embedding"))
     assert list(outputs) == ["pooled_embedding"]
@@ -46,7 +46,7 @@ def test_outputs_are_those_that_are_wanted(graph_path: Path) -> None:
 
 
 def test_inputs_that_a_graph_lacks_are_left_out(tmp_path: Path) -> None:
-    """A model without token types is run without them."""
+    """A model without token types runs without them."""
     runner = Runner.load(FIXTURES / "cross-xlmr", tmp_path)
     assert "token_type_ids" not in runner.graph.inputs
     assert runner.backend.run(_batch("logits"))["logits"].shape == (3, 1)
@@ -57,10 +57,10 @@ def test_inputs_that_a_graph_lacks_are_left_out(tmp_path: Path) -> None:
     [_batch("sentence_embedding", token_id=987654), _batch("no_such_output", token_id=987)],
     ids=["token", "output"],
 )
-def test_a_failed_run_tells_nothing_of_its_inputs(
+def test_a_failed_run_reveals_no_input(
     graph_path: Path, batch: PaddedBatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The error has the batch's shape; neither it, its chain nor stderr quotes a token."""
+    """The error has the batch's shape; neither it, its chain nor stderr contains a token id."""
     backend = OnnxBackend(graph_path, device="cpu")
     with pytest.raises(BackendError, match="a batch of 3 sequences of 5 tokens") as caught:
         backend.run(batch)
@@ -85,8 +85,8 @@ def test_lanes_run_at_once(graph_path: Path) -> None:
         np.testing.assert_array_equal(row, wanted)
 
 
-def test_a_run_that_is_not_alone_leaves_cores_to_the_other(graph_path: Path) -> None:
-    """The first run takes all threads, others their share; the next that is alone takes all."""
+def test_runs_at_the_same_time_share_the_threads(graph_path: Path) -> None:
+    """A single run uses all threads, and a run beside another one uses its share."""
     backend = OnnxBackend(graph_path, device="cpu", lanes=3, intra_op_threads=6)
 
     def threads(session: Any) -> int:
@@ -95,7 +95,7 @@ def test_a_run_that_is_not_alone_leaves_cores_to_the_other(graph_path: Path) -> 
     sessions = backend._sessions
     with sessions.for_run() as first:
         with sessions.for_run() as early:
-            assert early is first  # nobody waits until there is another
+            assert early is first  # the second session is not open yet
         assert sessions._opener is not None
         sessions._opener.join()
         with sessions.for_run() as second, sessions.for_run() as third:
@@ -110,11 +110,35 @@ def test_a_run_that_is_not_alone_leaves_cores_to_the_other(graph_path: Path) -> 
 def test_weights_are_in_memory_once(
     graph_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, size_max: int
 ) -> None:
-    """Runs of a single lane, or of a large model, share one session."""
+    """A model with one lane, or a large one, has a single session."""
     monkeypatch.setattr(onnx_sessions, "_TWICE_OPEN_BYTES_MAX", size_max)
     backend = OnnxBackend(graph_path, device="cpu", lanes=lanes, intra_op_threads=4)
     with backend._sessions.for_run() as first, backend._sessions.for_run() as second:
         assert first is second
+
+
+@pytest.mark.parametrize(("excess", "twice"), [(0, True), (1, False)])
+def test_a_graph_of_up_to_512_mib_is_opened_twice(
+    tmp_path: Path, excess: int, *, twice: bool
+) -> None:
+    """The size counts the weights beside the graph."""
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    with (tmp_path / "model.weights").open("wb") as weights:
+        weights.truncate(512 * 1024**2 - len(b"graph") + excess)
+    assert onnx_sessions.may_be_open_twice(tmp_path / "model.onnx") is twice
+
+
+def test_bound_inputs_and_outputs_change_nothing(
+    graph_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run as on a GPU, which binds its inputs and outputs, answers as a plain run."""
+    backend = OnnxBackend(graph_path, device="cpu")
+    names = ("sentence_embedding", "pooled_embedding")
+    plain = backend.run(_batch(*names))
+    monkeypatch.setattr(backend, "_device", "cuda:0")
+    bound = backend.run(_batch(*names))
+    for name in names:
+        np.testing.assert_array_equal(bound[name], plain[name])
 
 
 @pytest.mark.parametrize(
@@ -123,14 +147,14 @@ def test_weights_are_in_memory_once(
 def test_lanes_compete_where_they_have_more_threads_than_there_are_cores(
     graph_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, threads: int, *, compete: bool
 ) -> None:
-    """On two cores, two lanes have one each."""
+    """Lanes compete if their threads outnumber the cores."""
     monkeypatch.setattr(onnx, "available_cores", lambda: 2)
     backend = OnnxBackend(graph_path, device="cpu", lanes=lanes, intra_op_threads=threads)
     assert backend.lanes_compete is compete
 
 
 def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
-    """The error says which file it is."""
+    """The error names the file."""
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no graph")
     with pytest.raises(BackendError, match=r"model\.onnx cannot be loaded"):
@@ -138,7 +162,7 @@ def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spin_duration_us", [0, 50])
-def test_idle_threads_poll_no_longer_than_told(graph_path: Path, spin_duration_us: int) -> None:
+def test_idle_threads_poll_as_long_as_set(graph_path: Path, spin_duration_us: int) -> None:
     """Polling is off unless a duration is set."""
     backend = OnnxBackend(graph_path, device="cpu", spin_duration_us=spin_duration_us)
     options = backend._session.get_session_options()
@@ -151,7 +175,7 @@ def test_idle_threads_poll_no_longer_than_told(graph_path: Path, spin_duration_u
 
 
 def test_threads_of_a_run(graph_path: Path) -> None:
-    """The number of threads is what was set, else at least one."""
+    """The number of threads is the one set, or at least one."""
     told = OnnxBackend(graph_path, device="cpu", intra_op_threads=3)
     assert told._session.get_session_options().intra_op_num_threads == 3
     found = OnnxBackend(graph_path, device="cpu")
@@ -160,7 +184,7 @@ def test_threads_of_a_run(graph_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_nothing_is_written_to_the_console(graph_path: Path, device: Device) -> None:
-    """Loading and running write neither to stdout nor to stderr, whatever was built in."""
+    """Loading and running write nothing to stdout and stderr, with and without CUDA."""
     code = (
         "import logging, numpy as np\n"
         "from pathlib import Path\n"
@@ -182,14 +206,14 @@ def _no_driver(name: str) -> None:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes every machine one without a GPU."""
+    """Make this machine look like one without a GPU."""
     obstacle = find_cuda_obstacle(["CUDAExecutionProvider"], load=_no_driver)
     monkeypatch.setattr("embedgrpc.backends.onnx.find_cuda_obstacle", lambda _providers: obstacle)
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_cuda_without_a_gpu_is_refused(graph_path: Path) -> None:
-    """A GPU that was asked for and is not there is one line that says what to do."""
+    """A configured GPU that is missing is an error of one line with the way out."""
     with pytest.raises(DeviceError, match="no NVIDIA driver here") as caught:
         OnnxBackend(graph_path, device="cuda")
     assert "\n" not in str(caught.value)
@@ -197,7 +221,7 @@ def test_cuda_without_a_gpu_is_refused(graph_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_auto_without_a_gpu_says_so(graph_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Automatic choice falls back to the CPU, and a warning tells why."""
+    """The automatic choice falls back to the CPU, and a warning says why."""
     with caplog.at_level(logging.WARNING):
         backend = OnnxBackend(graph_path, device="auto")
     assert backend.device == "cpu"
@@ -217,7 +241,7 @@ def test_cuda_that_does_not_start(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A provider that fails to load is refused, or fallen back from, without a word on stderr."""
+    """If CUDA does not load, "cuda" is refused and "auto" uses the CPU, and stderr stays empty."""
     monkeypatch.setattr("embedgrpc.backends.onnx.find_cuda_obstacle", lambda _providers: "")
     with pytest.raises(DeviceError, match="CUDA could not be started: install"):
         OnnxBackend(graph_path, device="cuda")

@@ -60,7 +60,7 @@ def test_what_cannot_be_pulled_is_told(cache_dir: Path) -> None:
         DEFAULT_MODEL,
     ]
     (line,) = done.err.splitlines()
-    assert line.startswith("embedgrpc: model source './nothing' is no folder here")
+    assert line.startswith("embedgrpc: model source './nothing' is not a folder here")
 
 
 def test_a_source_without_a_name_stops_no_other(tmp_path: Path, cache_dir: Path) -> None:

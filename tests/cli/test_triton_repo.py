@@ -121,7 +121,7 @@ def test_a_model_that_cannot_be_had_is_told(tmp_path: Path, cache_dir: Path) -> 
     assert done.code == 1
     assert [line.split("\t")[0] for line in done.out.splitlines()] == ["bert-cls"]
     (line,) = done.err.splitlines()
-    assert line.startswith("embedgrpc: model source './nothing' is no folder here")
+    assert line.startswith("embedgrpc: model source './nothing' is not a folder here")
 
 
 @pytest.mark.parametrize(

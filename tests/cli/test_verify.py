@@ -210,7 +210,7 @@ def test_scores_are_compared_before_their_activation(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["./nothing"], "model source './nothing' is no folder here"),
+        (["./nothing"], "model source './nothing' is not a folder here"),
         ([FIXTURES / "bert-cls", "--against", "./nothing"], "model source './nothing'"),
         ([FIXTURES / "bert-cls", "--against", FIXTURES / "cross-bert"], "cannot be compared with"),
         ([FIXTURES / "bert-cls", "--texts", FIXTURES / "nothing"], "cannot be read: No such file"),

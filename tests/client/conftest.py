@@ -35,15 +35,15 @@ class BlockingStream:
 
     @property
     def input_tokens(self) -> int:
-        """Gives the stream's own."""
+        """Return the stream's own count."""
         return self._stream.input_tokens
 
     def ready(self) -> Any:
-        """Waits for the terms."""
+        """Wait for the server to accept the stream."""
         return self._runner.run(self._stream.ready())
 
     def close(self) -> None:
-        """Closes the stream."""
+        """Close the stream."""
         self._runner.run(self._stream.aclose())
 
 
@@ -60,43 +60,43 @@ class BlockingClient:
         )
 
     def embed_stream(self, *args: Any, **options: Any) -> BlockingStream:
-        """Makes a stream that runs while it is iterated."""
+        """Make a stream that runs during iteration."""
         return BlockingStream(self._client.embed_stream(*args, **options), self._runner)
 
     def close(self) -> None:
-        """Closes the client and its loop."""
+        """Close the client and its loop."""
         self._runner.run(self._client.close())
         self._runner.close()
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[Servicer, str]]:
-    """Serves for one test."""
+    """Run a server for one test."""
     with serving() as served:
         yield served
 
 
 @pytest.fixture
 def script(server: tuple[Servicer, str]) -> Script:
-    """Tells the server what to do, and the test what it saw."""
+    """The behaviour of the server, and what it received."""
     return server[0].script
 
 
 @pytest.fixture
 def target(server: tuple[Servicer, str]) -> str:
-    """Where the server is."""
+    """The address of the server."""
     return server[1]
 
 
 @pytest.fixture(params=[Client, BlockingClient], ids=["sync", "aio"])
 def client_class(request: pytest.FixtureRequest) -> type[Client]:
-    """Either kind of client, behind the same blocking methods."""
+    """Either class of client, with the same blocking methods."""
     return cast("type[Client]", request.param)
 
 
 @pytest.fixture
 def client(client_class: type[Client], target: str) -> Iterator[Client]:
-    """A client of either kind, of the server."""
+    """A client of either class, for the server."""
     made = client_class(target, timeout_s=10)
     yield made
     made.close()

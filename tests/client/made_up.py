@@ -1,4 +1,4 @@
-"""Made-up answers: a vector is derived from a hash of its text, so a test can tell what is due."""
+"""Made-up results: the vector of a text is a hash of it, so a test knows which one is due."""
 
 import hashlib
 from collections.abc import Callable
@@ -17,13 +17,13 @@ FAIL = "fail:"
 
 
 def vector_of(text: str, dimensions: int = DIMENSIONS) -> NDArray[np.float32]:
-    """Derives the vector of a text: float32 [dimensions], each number exact in bfloat16."""
+    """Return the vector of a text: float32 [dimensions], each number exact in bfloat16."""
     digest = hashlib.shake_128(text.encode()).digest(dimensions)
     return (np.frombuffer(digest, np.uint8).astype(np.float32) - 127.5).astype(np.float32)
 
 
 def model(name: str) -> model_service_pb2.Model:
-    """Describes a model."""
+    """Return the description of a model."""
     return model_service_pb2.Model(
         id=name,
         aliases=["alias"],
@@ -40,7 +40,7 @@ def model(name: str) -> model_service_pb2.Model:
 
 
 def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
-    """Embeds a text in every representation that is asked for, number by number."""
+    """Embed a text in every representation that `options` asks for."""
     message = pb.Embedding(token_count=len(text), truncated=text.startswith("long"))
     wanted = options.representations or [pb.REPRESENTATION_DENSE]
     row = vector_of(text, options.dimensions or DIMENSIONS)
@@ -65,7 +65,7 @@ def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
 
 
 def stream_result(item: pb.StreamEmbedInput, options: pb.EmbedOptions) -> pb.StreamEmbedResult:
-    """Embeds one input of a stream, or fails as its text says."""
+    """Embed one input of a stream, or fail as its text says."""
     if not item.text.startswith(FAIL):
         return pb.StreamEmbedResult(id=item.id, embedding=embedding(item.text, options))
     reason = item.text.removeprefix(FAIL)

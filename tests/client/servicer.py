@@ -1,6 +1,6 @@
-"""A small embedgrpc server for tests of the client: real gRPC, made-up answers.
+"""A small embedgrpc server for tests of the client: real gRPC, made-up results.
 
-What a text says makes it fail: "fail:INPUT_TOO_LONG" fails with that reason.
+A text such as "fail:INPUT_TOO_LONG" fails with that reason.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from tests.client.made_up import DIMENSIONS, FAIL, embedding, model, stream_resu
 
 @dataclass
 class Refusal:
-    """How a unary call is refused."""
+    """The status of a unary call that fails."""
 
     code: grpc.StatusCode
     message: str = "refused"
@@ -40,19 +40,19 @@ class Refusal:
 
 @dataclass
 class Script:
-    """What the server does, and what it has seen."""
+    """The behaviour of the server, and what it received."""
 
     refusals: deque[Refusal] = field(default_factory=deque)
     max_in_flight_inputs: int = 8
     max_batch_inputs: int = 4
     page_size: int = 2
-    page_tokens: Iterator[str] | None = None  # instead of those of the pages
+    page_tokens: Iterator[str] | None = None  # replaces those of the pages
     model_count: int = 5
-    one_by_one: bool = False  # one result an answer
-    reverse: bool = False  # answer each batch from its end
-    end_stream_after: int | None = None  # results, then UNAVAILABLE
+    one_by_one: bool = False  # one result in each response
+    reverse: bool = False  # the last input of a batch first
+    end_stream_after: int | None = None  # this many results, with UNAVAILABLE
     end_stream_message: str = "gone"
-    stay_silent: bool = False  # never answer on a stream
+    stay_silent: bool = False  # never respond on a stream
     calls: list[Any] = field(default_factory=list)
     metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
@@ -60,9 +60,9 @@ class Script:
     stream_ended: threading.Event = field(default_factory=threading.Event)
     watch_status: str = "SERVING"
     watched: list[str] = field(default_factory=list)
-    on_call: Callable[[Any], object] = id  # told of each unary call
-    hold_calls: bool = False  # never answer unary calls
-    hold_answers: threading.Event | None = None  # answer nothing before it is set
+    on_call: Callable[[Any], object] = id  # called at each unary call
+    hold_calls: bool = False  # never respond to unary calls
+    hold_answers: threading.Event | None = None  # no results before it is set
     window_full: threading.Event = field(default_factory=threading.Event)
 
 
@@ -72,13 +72,13 @@ class Servicer(
     model_service_pb2_grpc.ModelServiceServicer,
     health_pb2_grpc.HealthServicer,  # type: ignore[misc] # ships no types
 ):
-    """All services, as `script` says."""
+    """All services; `script` sets their behaviour."""
 
     def __init__(self) -> None:
         self.script = Script()
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:  # noqa: N802
-        """Embeds each text, or fails with the first text that says so."""
+        """Embed all texts, or fail as the first text says that asks for it."""
         await self._begin(request, context)
         if not request.texts:
             violation = error_details_pb2.BadRequest.FieldViolation(
@@ -104,7 +104,7 @@ class Servicer(
     async def StreamEmbed(  # noqa: N802
         self, requests: AsyncIterator[pb.StreamEmbedRequest], context: Any
     ) -> AsyncIterator[pb.StreamEmbedResponse]:
-        """Answers batch by batch, an item at a time failing if it says so."""
+        """Answer batch by batch; an input fails if its text asks for it."""
         script = self.script
         try:
             setup = (await anext(requests)).setup
@@ -159,7 +159,7 @@ class Servicer(
     async def Rerank(  # noqa: N802
         self, request: rerank_service_pb2.RerankRequest, context: Any
     ) -> rerank_service_pb2.RerankResponse:
-        """Scores a document by the characters it shares with the query."""
+        """Score a document by the characters it shares with the query."""
         await self._begin(request, context)
         scores = [len(set(request.query) & set(document)) for document in request.documents]
         best = sorted(range(len(scores)), key=lambda index: -scores[index])
@@ -179,7 +179,7 @@ class Servicer(
     async def ListModels(  # noqa: N802
         self, request: model_service_pb2.ListModelsRequest, context: Any
     ) -> model_service_pb2.ListModelsResponse:
-        """Lists `script.model_count` models by pages of `script.page_size`."""
+        """List `script.model_count` models in pages of `script.page_size`."""
         await self._begin(request, context)
         first = int(request.page_token or 0) if self.script.page_tokens is None else 0
         last = min(first + self.script.page_size, self.script.model_count)
@@ -197,14 +197,14 @@ class Servicer(
     async def GetModel(  # noqa: N802
         self, request: model_service_pb2.GetModelRequest, context: Any
     ) -> model_service_pb2.GetModelResponse:
-        """Describes a model of any name."""
+        """Describe a model of any name."""
         await self._begin(request, context)
         return model_service_pb2.GetModelResponse(model=model(request.model))
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
-        """Knows "" (SERVING) and "stopping" (NOT_SERVING)."""
+        """Return SERVING for "", NOT_SERVING for "stopping"."""
         await self._begin(request, context)
         status = {"": "SERVING", "stopping": "NOT_SERVING"}.get(request.service)
         if status is None:
@@ -214,7 +214,7 @@ class Servicer(
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Reports `script.watch_status` and then nothing more."""
+        """Report `script.watch_status`, and then nothing more."""
         self.script.watched.append(request.service)
         yield health_pb2.HealthCheckResponse(status=self.script.watch_status)
         ended = asyncio.Event()
@@ -232,7 +232,7 @@ class Servicer(
 
 
 def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
-    """Makes the detail that names a reason."""
+    """Make the detail that holds a reason."""
     return error_details_pb2.ErrorInfo(reason=reason, domain="embedgrpc", metadata=metadata)
 
 
@@ -260,7 +260,7 @@ _ADD_SERVICES: list[Callable[[Servicer, Any], None]] = [
 def serving(
     address: str = "127.0.0.1:0", *, max_request_bytes: int = 16 * 2**20, max_streams: int = 0
 ) -> Iterator[tuple[Servicer, str]]:
-    """Serves from a thread with a loop of its own; gives the servicer and its target."""
+    """Run a server in a thread with its own loop; yield the servicer and its address."""
     options = [("grpc.max_receive_message_length", max_request_bytes)]
     if max_streams:
         options.append(("grpc.max_concurrent_streams", max_streams))

@@ -1,3 +1,4 @@
+import inspect
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -5,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedgrpc.client import BadResponseError, Client, HealthStatus
+from embedgrpc.client import AsyncClient, BadResponseError, Client, HealthStatus
+from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.options import EmbedOptions
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import DIMENSIONS, VOCABULARY, vector_of
@@ -15,7 +17,7 @@ TEXTS = ["a tower", "long river", "héé 塔"]
 
 
 def test_embed_returns_the_vectors_in_the_order_of_the_texts(client: Client) -> None:
-    """Row i of `vectors` is the vector of text i, with its count and flag."""
+    """Row i of `vectors`, `token_counts` and `truncated` is that of text i."""
     result = client.embed(TEXTS)
     np.testing.assert_array_equal(result.vectors, [vector_of(text) for text in TEXTS])
     assert result.vectors.dtype == np.float32
@@ -27,7 +29,7 @@ def test_embed_returns_the_vectors_in_the_order_of_the_texts(client: Client) -> 
 
 
 def test_embeddings_are_an_array(client: Client) -> None:
-    """numpy, len and indices see the vectors themselves, and those may be changed."""
+    """numpy, len and indices work on the vectors themselves, which are writable."""
     result = client.embed(TEXTS)
     array = np.asarray(result)
     assert np.shares_memory(array, result.vectors)
@@ -41,7 +43,7 @@ def test_embeddings_are_an_array(client: Client) -> None:
 
 @pytest.mark.parametrize("encoding", ["float32", "float16", "bfloat16"])
 def test_floating_point_encodings_become_float32(client: Client, encoding: str) -> None:
-    """Whatever the width on the wire, the caller gets float32."""
+    """The caller gets float32, whatever the width on the wire."""
     options: EmbedOptions = {"encoding": encoding}  # type: ignore[typeddict-item] # parametrised
     result = client.embed(TEXTS, **options)
     np.testing.assert_array_equal(result.vectors, [vector_of(text) for text in TEXTS])
@@ -52,7 +54,7 @@ def test_floating_point_encodings_become_float32(client: Client, encoding: str) 
 
 
 def test_int8_comes_raw_with_its_scales(client: Client) -> None:
-    """int8 vectors stay int8; scales restore them."""
+    """int8 vectors stay int8; the scales restore the numbers."""
     result = client.embed(TEXTS, encoding="int8")
     raw = np.floor([vector_of(text) for text in TEXTS])
     np.testing.assert_array_equal(result.vectors, raw)
@@ -62,7 +64,7 @@ def test_int8_comes_raw_with_its_scales(client: Client) -> None:
 
 
 def test_ubinary_comes_as_packed_bits(client: Client) -> None:
-    """Sign bits come as numpy packs them; they cannot be made numbers."""
+    """Sign bits arrive as numpy packs them, and `to_float32` refuses them."""
     result = client.embed(TEXTS, encoding="ubinary")
     signs = np.array([vector_of(text) > 0 for text in TEXTS])
     assert result.vectors.shape == (3, (DIMENSIONS + 7) // 8)
@@ -74,7 +76,7 @@ def test_ubinary_comes_as_packed_bits(client: Client) -> None:
 
 
 def test_sparse_and_multi_vectors_are_decoded(client: Client) -> None:
-    """Every representation that was asked for is there, and no other."""
+    """The result has every representation that the call asked for, and no other."""
     result = client.embed(TEXTS, representations=["sparse", "multi_vector"])
     assert result.vectors.shape == (3, 0)
     terms = sorted(set(TEXTS[2].encode()))
@@ -89,7 +91,7 @@ def test_sparse_and_multi_vectors_are_decoded(client: Client) -> None:
 
 
 def test_int8_multi_vectors_have_a_scale_for_each_row(client: Client) -> None:
-    """Rows of a multi-vector are restored by scales of their own."""
+    """Each row of an int8 multi-vector has its own scale."""
     (rows,) = client.embed(
         ["a tower"], representations=["multi_vector"], encoding="int8"
     ).multi_vectors
@@ -99,7 +101,7 @@ def test_int8_multi_vectors_have_a_scale_for_each_row(client: Client) -> None:
 
 
 def test_options_reach_the_server(client: Client, script: Script) -> None:
-    """Each keyword becomes its field; what is not said stays unset."""
+    """Each option sets its field; the fields of other options stay unset."""
     client.embed(["x"])
     assert script.calls[-1].options == pb.EmbedOptions(encoding="VECTOR_ENCODING_FLOAT32")
     client.embed(
@@ -139,7 +141,7 @@ def test_options_reach_the_server(client: Client, script: Script) -> None:
 def test_a_lone_surrogate_is_refused_before_sending(
     client: Client, script: Script, texts: list[str], message: str
 ) -> None:
-    """The error names the text, does not hold it, and no call is made."""
+    """The error names the text without quoting it, and the client makes no call."""
     with pytest.raises(ValueError, match=message) as caught:
         client.embed(texts)
     assert "secret" not in repr(caught.value)
@@ -152,21 +154,23 @@ def test_a_lone_surrogate_is_refused_before_sending(
 
 
 def test_wrong_arguments_are_refused_before_sending(client: Client, script: Script) -> None:
-    """Types and names are checked here, by the name of the argument."""
+    """The client checks types and names, and its error names the argument."""
     with pytest.raises(TypeError, match="texts is one str"):
         client.embed("abc")
-    with pytest.raises(TypeError, match="inputs are one str"):
+    with pytest.raises(TypeError, match="inputs is one str"):
         client.embed_stream("abc")
     with pytest.raises(TypeError, match=r"texts\[0\] is not a str but of type NoneType"):
         client.embed([None])  # type: ignore[list-item] # on purpose
-    with pytest.raises(TypeError, match="unexpected options: dimension"):
+    with pytest.raises(TypeError, match="no option 'dimension'; did you mean dimensions"):
         client.embed(["a"], dimension=3)  # type: ignore[call-arg] # on purpose
-    with pytest.raises(ValueError, match="use float32, float16, bfloat16, int8, ubinary"):
+    with pytest.raises(ValueError, match="no value 'float64'; did you mean float16"):
         client.embed(["a"], encoding="float64")  # type: ignore[arg-type] # on purpose
-    with pytest.raises(ValueError, match="VectorEncoding"):
+    with pytest.raises(ValueError, match=r"VectorEncoding .* float32, float16, bfloat16"):
         client.embed(["a"], encoding="unspecified")  # type: ignore[arg-type] # on purpose
     with pytest.raises(ValueError, match="only one of"):
         client.embed(["a"], input_type="query", prompt_text="")
+    with pytest.raises(TypeError, match="no option 'top'; did you mean top_n"):
+        client.rerank("a", ["b"], top=3)  # type: ignore[call-arg] # on purpose
     with pytest.raises(ValueError, match="timeout_s is 0"):
         client.embed(["a"], timeout_s=0)
     with pytest.raises(ValueError, match="batch_size is 0"):
@@ -174,8 +178,18 @@ def test_wrong_arguments_are_refused_before_sending(client: Client, script: Scri
     assert script.calls == []
 
 
+def test_both_clients_are_documented() -> None:
+    """`help()` shows the same text for a method of either client."""
+    names = [name for name in vars(ClientApi) if not name.startswith("_")]
+    assert len(names) == 7
+    for name in names:
+        documentation = inspect.getdoc(getattr(Client, name))
+        assert documentation
+        assert inspect.getdoc(getattr(AsyncClient, name)) == documentation
+
+
 def test_rerank_returns_the_best_first(client: Client, script: Script) -> None:
-    """Results carry position, score and, when asked for, the document."""
+    """Results have position and score, and the document if the call asks for it."""
     ranking = client.rerank("abc", ["xyz", "abc", "ab"], top_n=2, return_documents=True)
     assert [(each.index, each.score, each.document) for each in ranking] == [
         (1, 3.0, "abc"),
@@ -195,7 +209,7 @@ def test_rerank_returns_the_best_first(client: Client, script: Script) -> None:
 def test_pages_that_go_in_circles_are_an_error(
     client: Client, script: Script, tokens: Iterator[str]
 ) -> None:
-    """A page that names itself, or an earlier one, as the next ends the call."""
+    """A page that names itself or an earlier page as the next one is an error."""
     script.page_tokens = tokens
     with pytest.raises(BadResponseError, match="names an earlier page"):
         client.list_models()
@@ -203,7 +217,7 @@ def test_pages_that_go_in_circles_are_an_error(
 
 
 def test_pages_without_an_end_are_an_error(client: Client, script: Script) -> None:
-    """A server that always has another page is given up, and the list stays bounded."""
+    """A server that always has another page is an error, and the list stays bounded."""
     script.page_tokens, script.model_count = map(str, itertools.count(1)), 0
     with pytest.raises(BadResponseError, match="more than 1000 pages"):
         client.list_models()
@@ -211,7 +225,7 @@ def test_pages_without_an_end_are_an_error(client: Client, script: Script) -> No
 
 
 def test_list_models_follows_the_pages(client: Client, script: Script) -> None:
-    """All models of all pages come back, in order."""
+    """The result has all models of all pages, in order."""
     models = client.list_models("embed")
     assert [model.id for model in models] == [f"model-{number}" for number in range(5)]
     assert [call.page_token for call in script.calls] == ["", "2", "4"]
@@ -219,7 +233,7 @@ def test_list_models_follows_the_pages(client: Client, script: Script) -> None:
 
 
 def test_models_are_described_in_short_names(client: Client) -> None:
-    """Enum values come as the names that options take."""
+    """Values of enums are the names that options take."""
     model = client.get_model("any")
     assert model.id == "any"
     assert (model.tasks, model.representations) == (("embed",), ("dense", "multi_vector"))
@@ -233,7 +247,7 @@ def test_models_are_described_in_short_names(client: Client) -> None:
     [("", "SERVING"), ("stopping", "NOT_SERVING"), ("other", "SERVICE_UNKNOWN")],
 )
 def test_health_is_told_for_every_service(client: Client, service: str, status: str) -> None:
-    """A service that the server does not know is a status, not an error."""
+    """A service that the server does not have is a status, not an error."""
     assert client.health(service) is HealthStatus(status)
 
 
@@ -251,7 +265,7 @@ def test_metadata_goes_with_every_call(
 
 
 def test_a_unix_socket_is_a_target(client_class: type[Client], tmp_path: Path) -> None:
-    """`unix:PATH` connects as HOST:PORT does."""
+    """`unix:PATH` works like HOST:PORT."""
     with serving(f"unix:{tmp_path}/socket") as (_, target):
         client = client_class(target)
         assert client.health() is HealthStatus.SERVING

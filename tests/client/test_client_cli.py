@@ -1,17 +1,24 @@
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from embedgrpc.client import MultiVector, SparseVector, StreamResult
 from embedgrpc.client.cli import main
-from tests.client.made_up import vector_of
+from embedgrpc.client.cli_commands import _as_json, _summary
+from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.v1 import rerank_service_pb2
+from tests.client.made_up import DIMENSIONS, vector_of
 from tests.client.servicer import Script
 
 COMMAND = str(Path(sys.executable).parent / "embedgrpc-client")
@@ -20,7 +27,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(target: str) -> Run:
-    """Runs the installed command to its end, and asserts its exit status."""
+    """Run the installed command to its end, and assert its exit code."""
 
     def run_command(
         *arguments: str, stdin: str | bytes = "", status: int = 0
@@ -42,12 +49,12 @@ def run(target: str) -> Run:
 
 
 def lines(finished: subprocess.CompletedProcess[str]) -> list[Any]:
-    """Parses what a command wrote."""
+    """Parse the output of a command."""
     return [json.loads(line) for line in finished.stdout.splitlines()]
 
 
 def test_embed_writes_a_line_for_each_line(run: Run) -> None:
-    """Ids are line numbers; the last line needs no end, and CRLF is an end as well."""
+    """Ids are line numbers; the last line needs no newline, and CRLF ends a line too."""
     texts = ["a tower", "long river", "塔"]
     written = lines(run("embed", stdin="a tower\r\nlong river\n塔"))
     assert written == [
@@ -62,7 +69,7 @@ def test_embed_writes_a_line_for_each_line(run: Run) -> None:
 
 
 def test_embed_reads_json_lines(run: Run) -> None:
-    """Ids come back as they were, of any JSON type; a brace is text without --jsonl."""
+    """Ids may be of any JSON type and come back unchanged; without --jsonl, JSON is text."""
     stdin = '{"id": 7, "text": "a"}\n{"text": "b"}\n{"id": [1], "text": "c", "more": 0}\n'
     assert [line["id"] for line in lines(run("embed", "--jsonl", stdin=stdin))] == [7, "1", [1]]
     (first, *_) = lines(run("embed", stdin=stdin))
@@ -84,18 +91,20 @@ def test_embed_passes_its_options_on(run: Run, script: Script) -> None:
     assert options.HasField("normalize")
     run("embed", "--prompt-text", "", stdin="a")
     assert script.calls[1].options.WhichOneof("prompt") == "prompt_text"
-    assert not script.calls[1].options.HasField("normalize")
+    assert script.calls[1].options == pb.EmbedOptions(
+        prompt_text="", encoding="VECTOR_ENCODING_FLOAT32"
+    )
 
 
 def test_a_line_that_fails_is_told_after_the_others(run: Run) -> None:
-    """Its error stands among the results; the exit status is 1."""
+    """Its error is among the results; the exit code is 1."""
     finished = run("embed", stdin="a\nfail:EMPTY_INPUT\nb\n", status=1)
     assert lines(finished)[1] == {
         "id": "1",
         "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
     }
     assert len(lines(finished)) == 3
-    assert finished.stderr == "embedgrpc-client: 1 of 3 lines failed\n"
+    assert finished.stderr == "embedgrpc-client: 1 of 3 texts failed\n"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +121,7 @@ def test_a_line_that_fails_is_told_after_the_others(run: Run) -> None:
 def test_a_failure_is_one_line(
     run: Run, arguments: list[str], stdin: str | bytes, message: str
 ) -> None:
-    """Exit status 1, one line that names the place, no text and no traceback."""
+    """The exit code is 1; one line names the place, without the text and without a traceback."""
     finished = run("embed", *arguments, stdin=stdin, status=1)
     assert message in finished.stderr
     assert finished.stderr.count("\n") == 1
@@ -120,7 +129,7 @@ def test_a_failure_is_one_line(
 
 
 def test_results_appear_while_input_is_still_open(target: str) -> None:
-    """With --batch-size 1 each line is answered before the next one is read."""
+    """With --batch-size 1, each line has its result before the next line is read."""
     # A shell lets what runs in the background ignore interrupts, and children inherit that.
     heeding = ["env", "--default-signal=INT"]
     with subprocess.Popen(
@@ -162,7 +171,7 @@ def test_ctrl_c_ends_quietly_although_input_is_open(target: str) -> None:
 
 
 def test_a_reader_that_has_enough_ends_the_command_quietly(target: str) -> None:
-    """A closed pipe stops an endless run without a message."""
+    """A closed pipe ends an endless run without a message."""
     with subprocess.Popen(  # noqa: S602 -- the pipe of a shell is what is tested
         f"yes | {COMMAND} embed --target {target} | head -n 2",
         shell=True,
@@ -184,12 +193,14 @@ def test_rerank_writes_the_best_first(run: Run, script: Script) -> None:
     ]
     run("rerank", "--query", "q", "--score-scale", "raw", "--truncation", "start", stdin="d\n")
     assert (script.calls[1].score_scale, script.calls[1].truncation) == (1, 3)
+    run("rerank", "--query", "q", "d")
+    assert script.calls[2] == rerank_service_pb2.RerankRequest(query="q", documents=["d"])
     finished = run("rerank", "--query", "q", stdin=("x" * 2**23 + "\n") * 3, status=1)
     assert "documents have more than 16777216 characters" in finished.stderr
 
 
 def test_models_writes_a_line_for_each_model(run: Run) -> None:
-    """All pages, one JSON object to a line."""
+    """The output has the models of all pages, one JSON object a line."""
     written = lines(run("models", "--task", "embed"))
     assert [model["id"] for model in written] == [f"model-{number}" for number in range(5)]
     assert written[0]["prompts"] == {"query": "query: "}
@@ -207,43 +218,118 @@ def test_models_writes_a_line_for_each_model(run: Run) -> None:
     ],
 )
 def test_health_serves_as_a_check(run: Run, service: list[str], status: int, text: str) -> None:
-    """The exit status is 0 only when SERVING."""
+    """The exit code is 0 only if the service is SERVING."""
     assert run("health", *service, status=status).stdout == f"{text}\n"
 
 
-def test_no_server_is_a_failure_of_one_line(run: Run) -> None:
-    """The option goes before the variable, and the error before a traceback."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        target = f"127.0.0.1:{bound.getsockname()[1]}"
-        finished = run("health", "--target", target, status=1)
-    assert finished.stdout == ""
-    assert finished.stderr.startswith("embedgrpc-client: UNAVAILABLE: ")
-    assert finished.stderr.count("\n") == 1
-
-
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "code", "line"),
     [
-        [],
-        ["embed", "--encoding", "float64"],
-        ["embed", "--batch-size", "0"],
-        ["embed", "--prompt-name", "a", "--prompt-text", "b"],
-        ["rerank"],
-        ["models", "--timeout-s", "nan"],
+        ("health --target {closed}", 1, "the connection to {closed} failed; is a server running"),
+        ("embed a --target {closed}", 1, "the connection to {closed} failed; is a server running"),
+        ("embed a --model absent", 1, "MODEL_NOT_FOUND: no such model"),
+        ("embed --jsonl a", 2, "--jsonl reads standard input: give no texts with it"),
+        ("", 2, "the following arguments are required: COMMAND"),
+        ("modles", 2, "argument COMMAND: no 'modles'; did you mean models?"),
+        ("models --taks embed", 2, "no option '--taks'; did you mean --task?"),
+        ("models --task embedd", 2, "argument --task: no 'embedd'; did you mean embed?"),
+        ("models --timeout-s nan", 2, "argument --timeout-s: 'nan' is not a number from 0.001 to"),
+        ("models --target=", 2, "--target is empty: give HOST:PORT or unix:PATH"),
+        ("embed --encoding float64", 2, "argument --encoding: no 'float64'; did you mean float16?"),
+        ("embed --batch-size 0", 2, "argument --batch-size: '0' is not a whole number from 1 to"),
+        ("embed --dimensions=-1", 2, "argument --dimensions: '-1' is not a whole number from 0 to"),
+        ("embed --max-tokens 2147483648", 2, "'2147483648' is not a whole number from 0 to 214"),
+        ("embed --prompt-name a --prompt-text b", 2, "not allowed with argument --prompt-name"),
+        ("embed \udcff", 2, r"the argument '\udcff' is not UTF-8"),
+        ("rerank", 2, "the following arguments are required: --query"),
     ],
 )
-def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Usage errors are told apart from failures."""
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert "usage: embedgrpc-client" in capsys.readouterr().err
+def test_an_error_is_one_line(run: Run, arguments: str, code: int, line: str) -> None:
+    """The line names the argument; the exit code is 2 for wrong usage, 1 for a failure."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{bound.getsockname()[1]}"
+        finished = run(*(part.format(closed=closed) for part in arguments.split()), status=code)
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("embedgrpc-client")
+    assert line.format(closed=closed) in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert ("--help)" in finished.stderr) == (code == 2)
+
+
+def test_texts_may_be_arguments(run: Run) -> None:
+    """Texts and documents on the command line replace standard input."""
+    written = lines(run("embed", "a tower", "b", stdin="unread"))
+    assert [line["vector"] for line in written] == [vector_of(t).tolist() for t in ("a tower", "b")]
+    ranked = lines(run("rerank", "--query", "abc", "xyz", "ab", stdin="unread"))
+    assert [line["document"] for line in ranked] == ["ab", "xyz"]
+
+
+def test_a_terminal_gets_a_summary(target: str) -> None:
+    """On a terminal, `embed` prints the start of a vector and says that it reads standard input."""
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [COMMAND, "embed", "--target", target],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(terminal)
+        assert process.stderr is not None
+        assert "one text a line; end with Ctrl-D" in process.stderr.readline()
+        os.write(controller, b"long tower\nfail:EMPTY_INPUT\n\x04")
+        start = ", ".join(f"{number:.4g}" for number in vector_of("long tower")[:4])
+        written = ""
+        while "1: EMPTY_INPUT: as asked\r\n" not in written:
+            written += os.read(controller, 4096).decode()
+        assert f"0: 10 tokens (truncated), {DIMENSIONS} x float32 [{start}, ...]\r\n" in written
+        assert process.stderr.readline() == "embedgrpc-client: 1 of 2 texts failed\n"
+        assert process.wait(60) == 1
+    os.close(controller)
+
+
+def test_every_representation_is_written() -> None:
+    """A model's first representation may be sparse, or one vector for each token."""
+    result = StreamResult(
+        "0",
+        sparse=SparseVector(np.array([3, 7]), np.array([0.5, 2], np.float32), 1000),
+        multi_vector=MultiVector(np.ones((2, 1), np.float32), None, 1),
+        token_count=2,
+    )
+    assert _as_json(result) == {
+        "id": "0",
+        "sparse": {3: 0.5, 7: 2.0},
+        "multi_vector": [[1.0], [1.0]],
+        "token_count": 2,
+        "truncated": False,
+    }
+    assert _summary(result) == "0: 2 tokens, 2 sparse terms, 2 vectors"
+
+
+def test_version_is_that_of_the_package(run: Run) -> None:
+    """`--version` needs no command."""
+    assert run("--version").stdout == f"embedgrpc-client {version('embedgrpc-client')}\n"
+
+
+def test_help_loads_nothing_large() -> None:
+    """Neither gRPC nor numpy nor protobuf is imported before the arguments are parsed."""
+    program = (
+        "import sys; from embedgrpc.client.cli import main\n"
+        "try: main(['embed', '--help'])\n"
+        "except SystemExit: sys.stderr.write(' '.join(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    loaded = done.stderr.split()
+    assert "embedgrpc.client.cli_arguments" in loaded
+    assert not {"grpc", "numpy", "google.protobuf", "embedgrpc.client.public"} & set(loaded)
 
 
 @pytest.mark.parametrize("command", ["embed", "rerank", "models", "health"])
 def test_help_is_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command explains itself, and the program shows examples of it."""
+    """Each command has a help, and the help of the program has an example of it."""
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0

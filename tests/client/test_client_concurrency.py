@@ -8,19 +8,19 @@ import grpc
 import pytest
 
 from embedgrpc.client import AsyncClient, Client, DeadlineExpiredError
-from embedgrpc.client.channel import Attempts
+from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.concurrency import ConcurrencyLimit, Slot
 from tests.client.servicer import Script, serving
 
 BURST = 1000
-# Long enough for a burst on a slow machine; a call that is lost fails at once.
+# Long enough for a burst on a slow machine; a lost call fails at once.
 PATIENCE_S = 60.0
 
 
-# 100 is also what proxies allow; 10 is far less than the client begins with.
+# 100 is the limit of proxies and the default; 10 is far below it.
 @pytest.mark.parametrize("max_streams", [100, 10])
 async def test_a_burst_on_one_event_loop_is_answered(max_streams: int) -> None:
-    """No call of a thousand at once is lost to the server's limit on one connection."""
+    """A thousand calls at once all succeed, whatever the server's limit on one connection."""
     with serving(max_streams=max_streams) as (_, target):
         async with AsyncClient(target, timeout_s=PATIENCE_S) as client:
             answers = await asyncio.gather(*(client.embed([str(n)]) for n in range(BURST)))
@@ -29,7 +29,7 @@ async def test_a_burst_on_one_event_loop_is_answered(max_streams: int) -> None:
 
 @pytest.mark.parametrize("max_streams", [128, 10])
 def test_a_burst_of_threads_is_answered(max_streams: int) -> None:
-    """The same for a thousand threads that share a client."""
+    """A thousand threads that share a client all succeed too."""
     with (
         serving(max_streams=max_streams) as (_, target),
         Client(target, timeout_s=PATIENCE_S) as client,
@@ -46,7 +46,7 @@ def test_a_burst_of_threads_is_answered(max_streams: int) -> None:
 
 
 async def test_a_burst_of_streams_is_answered() -> None:
-    """Streams wait for their turn as calls do, also on a server that takes few of them."""
+    """Streams wait for their turn like calls, also on a server with a low limit."""
     with serving(max_streams=10) as (_, target):
         async with AsyncClient(target, timeout_s=PATIENCE_S) as client:
 
@@ -59,7 +59,7 @@ async def test_a_burst_of_streams_is_answered() -> None:
 
 
 def test_a_burst_of_streams_of_threads_is_answered() -> None:
-    """The same for threads."""
+    """Streams of threads wait for their turn too."""
     with (
         serving(max_streams=10) as (_, target),
         Client(target, timeout_s=PATIENCE_S) as client,
@@ -76,7 +76,7 @@ def test_a_burst_of_streams_of_threads_is_answered() -> None:
 
 
 def test_clients_of_one_target_have_a_connection_each(target: str, script: Script) -> None:
-    """The limit is one connection's, so clients must not share theirs."""
+    """The server's limit is for one connection, so clients must not share one."""
     peers: set[str] = set()
     script.on_call = lambda context: peers.add(context.peer())
     with Client(target) as first, Client(target) as second:
@@ -87,7 +87,7 @@ def test_clients_of_one_target_have_a_connection_each(target: str, script: Scrip
 
 
 def test_a_call_that_waited_in_vain_says_what_for(client_class: type[Client], target: str) -> None:
-    """A stream is in flight as long as it is open; closing it lets the next call go."""
+    """An open stream is in flight; closing it lets the next call start."""
     client = client_class(target, timeout_s=10, max_concurrent_calls=1)
     stream = client.embed_stream(map(str, range(100)))
     next(stream)
@@ -102,8 +102,8 @@ def test_a_call_that_waited_in_vain_says_what_for(client_class: type[Client], ta
     client.close()
 
 
-def test_a_dropped_stream_leaves_its_place(client_class: type[Client], target: str) -> None:
-    """A stream without an owner is no longer in flight, and neither is one that has ended."""
+def test_a_dropped_stream_releases_its_slot(client_class: type[Client], target: str) -> None:
+    """Neither a garbage-collected stream nor one that has ended is in flight."""
     client = client_class(target, timeout_s=10, max_concurrent_calls=1)
     stream = client.embed_stream(map(str, range(100)))
     next(stream)
@@ -115,8 +115,8 @@ def test_a_dropped_stream_leaves_its_place(client_class: type[Client], target: s
     client.close()
 
 
-async def test_a_cancelled_call_leaves_the_line(target: str, script: Script) -> None:
-    """A caller that stops waiting takes no place with it, wherever it stood."""
+async def test_a_cancelled_call_leaves_the_queue(target: str, script: Script) -> None:
+    """A cancelled call holds no slot, wherever it was in the queue."""
     script.hold_answers = threading.Event()
     async with AsyncClient(target, timeout_s=PATIENCE_S, max_concurrent_calls=1) as client:
         stream = client.embed_stream(map(str, range(100)))
@@ -125,7 +125,7 @@ async def test_a_cancelled_call_leaves_the_line(target: str, script: Script) -> 
         await asyncio.sleep(0)
         waiting[0].cancel()
         await stream.aclose()
-        waiting[1].cancel()  # it may begin just now
+        waiting[1].cancel()  # it may be starting
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(result) for result in results[:2]] == [asyncio.CancelledError] * 2
         assert results[2] == "SERVING"
@@ -134,7 +134,7 @@ async def test_a_cancelled_call_leaves_the_line(target: str, script: Script) -> 
 
 
 def test_calls_begin_in_the_order_in_which_they_came() -> None:
-    """A place that comes free goes to the one that waits longest, never to a newcomer."""
+    """A released slot goes to the call that waits longest, never to a new one."""
     concurrency = ConcurrencyLimit(2)
     begun: list[int] = []
     slots = [concurrency.acquire(lambda n=n: begun.append(n)) for n in range(5)]  # type: ignore[misc] # bound early
@@ -151,7 +151,7 @@ def test_calls_begin_in_the_order_in_which_they_came() -> None:
 
 
 def test_the_limit_falls_once_for_calls_that_were_sent_together() -> None:
-    """It halves with the first refusal of a round, and comes back after a minute without."""
+    """The first refusal of several halves the limit; a minute without refusals restores it."""
     now = 100.0
     concurrency = ConcurrencyLimit(8, clock=lambda: now)
     first = [concurrency.acquire(lambda: None) for _ in range(8)]
@@ -174,7 +174,7 @@ def test_the_limit_falls_once_for_calls_that_were_sent_together() -> None:
 
 
 def test_the_limit_never_falls_below_one() -> None:
-    """A call alone may be refused as well, and must be able to begin again."""
+    """A refused call that was the only one can start again."""
     concurrency = ConcurrencyLimit(1)
     for _ in range(3):
         slot = concurrency.acquire(lambda: None)
@@ -185,8 +185,8 @@ def test_the_limit_never_falls_below_one() -> None:
 
 
 def test_no_more_than_the_limit_are_in_flight() -> None:
-    """Whatever comes and goes, the limit holds and no slot is forgotten."""
-    chance = random.Random(7)  # noqa: S311 -- no secret
+    """The limit holds for any order of calls, and no slot is lost."""
+    chance = random.Random(7)  # noqa: S311 -- not a secret
     concurrency = ConcurrencyLimit(5)
     slots: list[Slot] = []
     for _ in range(2000):
@@ -204,24 +204,24 @@ def test_no_more_than_the_limit_are_in_flight() -> None:
 
 @pytest.mark.parametrize("max_concurrent_calls", [0, -1])
 def test_a_limit_that_lets_nothing_through_is_refused(max_concurrent_calls: int) -> None:
-    """Such a client could never call."""
+    """A client without slots could never call."""
     with pytest.raises(ValueError, match="max_concurrent_calls is"):
         Client(max_concurrent_calls=max_concurrent_calls)
 
 
 class _Failure:
-    """What gRPC raises, as far as it is read."""
+    """The part of an `RpcError` that the client reads."""
 
     def __init__(self, details: str) -> None:
         self._details = details
 
     def details(self) -> str:
-        """Gives the message."""
+        """Return the details."""
         return self._details
 
 
 def test_only_refused_calls_are_made_again_and_only_in_time() -> None:
-    """The waits grow, and end with the deadline; other failures are the caller's to judge."""
+    """The delays grow until the deadline; other failures are not retried."""
     concurrency = ConcurrencyLimit(8)
     slot = concurrency.acquire(lambda: None)
     refused = _Failure("Stream removed (RST_STREAM (Received RST_STREAM with error code 7))")

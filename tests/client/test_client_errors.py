@@ -17,7 +17,7 @@ REASONS = [name.removeprefix("ERROR_REASON_") for name in common_pb2.ErrorReason
 
 
 def test_there_is_a_class_for_each_reason_of_the_contract() -> None:
-    """No reason without a class, no class without a reason, and each is public."""
+    """Each reason has one class, each class one reason, and all classes are public."""
     assert sorted(errors.ERRORS_BY_REASON) == sorted(REASONS)
     leaves = set(errors.EmbedGrpcError.__subclasses__())
     without_reason = {
@@ -33,7 +33,7 @@ def test_there_is_a_class_for_each_reason_of_the_contract() -> None:
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_each_reason_of_the_contract_has_the_status_it_documents(reason: str) -> None:
-    """The docstring's table says what the classes say."""
+    """The table in the docstring agrees with the classes."""
     error = errors.ERRORS_BY_REASON[reason]
     (line,) = [line for line in str(errors.__doc__).splitlines() if error.__name__ in line]
     assert line.split()[1:3] == [error.code.name, reason + "," * line.count(reason + ",")]
@@ -57,7 +57,7 @@ def test_names_of_enum_values_are_those_of_the_contract() -> None:
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_a_reason_becomes_its_error(client: Client, script: Script, reason: str) -> None:
-    """Code, reason, message and metadata are those that the server sent."""
+    """Code, reason, message and metadata are the server's."""
     expected = errors.ERRORS_BY_REASON[reason]
     script.refusals.extend(
         [Refusal(expected.code, "why", (info(reason, limit="512"),), pushback_ms="-1")]
@@ -73,7 +73,7 @@ def test_a_reason_becomes_its_error(client: Client, script: Script, reason: str)
 
 
 def test_details_of_an_error_are_read(client: Client, script: Script) -> None:
-    """Field violations and the retry delay come with the error, whatever their order."""
+    """The error has field violations and retry delay, in whatever order they arrive."""
     violation = error_details_pb2.BadRequest.FieldViolation(field="texts[3]", description="empty")
     script.refusals.append(
         Refusal(
@@ -90,11 +90,11 @@ def test_details_of_an_error_are_read(client: Client, script: Script) -> None:
         client.rerank("q", ["d"])
     assert caught.value.field_violations == (("texts[3]", "empty"),)
     assert caught.value.retry_delay_s == 1.5
-    assert vars(pickle.loads(pickle.dumps(caught.value))) == vars(caught.value)  # noqa: S301 -- our own
+    assert vars(pickle.loads(pickle.dumps(caught.value))) == vars(caught.value)  # noqa: S301 -- from this test
 
 
 def test_a_reason_of_a_newer_server_is_kept(client: Client, script: Script) -> None:
-    """An unknown reason gives the base class; one of another domain is not ours."""
+    """An unknown reason makes an `EmbedGrpcError`; one of another domain is ignored."""
     foreign = error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="example.com")
     code = grpc.StatusCode.ABORTED
     script.refusals.extend([Refusal(code, "n", (info("NEW"),)), Refusal(code, "f", (foreign,))])
@@ -107,7 +107,7 @@ def test_a_reason_of_a_newer_server_is_kept(client: Client, script: Script) -> N
 
 
 def test_no_server_is_a_failed_connection(client_class: type[Client]) -> None:
-    """UNAVAILABLE without a reason of ours means that nobody answered."""
+    """UNAVAILABLE without a reason of the contract is a `ConnectionFailedError`."""
     with socket.socket() as bound:  # not listening
         bound.bind(("127.0.0.1", 0))
         client = client_class(f"127.0.0.1:{bound.getsockname()[1]}")
@@ -121,7 +121,7 @@ def test_no_server_is_a_failed_connection(client_class: type[Client]) -> None:
 
 
 def test_a_deadline_that_passes_here_is_a_deadline_error(client_class: type[Client]) -> None:
-    """DEADLINE_EXCEEDED without a reason is ours all the same."""
+    """DEADLINE_EXCEEDED without a reason is a `DeadlineExpiredError` too."""
     with socket.socket() as silent:  # accepts connections and never speaks
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -134,7 +134,7 @@ def test_a_deadline_that_passes_here_is_a_deadline_error(client_class: type[Clie
 
 @pytest.mark.parametrize("name", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"])
 def test_a_busy_server_is_tried_three_times(client: Client, script: Script, name: str) -> None:
-    """The retry policy of the channel gives up after the third attempt."""
+    """The retry policy of the channel makes three attempts."""
     code = grpc.StatusCode[name]
     script.refusals.extend([Refusal(code, pushback_ms="1")] * 5)
     with pytest.raises(errors.EmbedGrpcError) as caught:
@@ -144,7 +144,7 @@ def test_a_busy_server_is_tried_three_times(client: Client, script: Script, name
 
 
 def test_a_retry_that_succeeds_is_not_noticed(client: Client, script: Script) -> None:
-    """Two refusals with pushback, then the answer; large requests included."""
+    """The third attempt succeeds after two errors with pushback, also for large requests."""
     script.refusals.extend([Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, pushback_ms="1")] * 2)
     assert len(client.embed(["a" * 2**20])) == 1
     assert len(script.calls) == 3
@@ -159,7 +159,7 @@ def test_a_retry_that_succeeds_is_not_noticed(client: Client, script: Script) ->
     ],
 )
 def test_what_cannot_help_is_not_retried(client: Client, script: Script, refusal: Refusal) -> None:
-    """A server that says no more, and errors of the request, get one attempt."""
+    """A server that forbids retries, and an error of the request, get one attempt."""
     script.refusals.extend([refusal] * 3)
     with pytest.raises(errors.EmbedGrpcError):
         client.embed(["a"])
@@ -167,7 +167,7 @@ def test_what_cannot_help_is_not_retried(client: Client, script: Script, refusal
 
 
 def test_a_status_that_grpc_lost_is_a_broken_connection() -> None:
-    """When a message meets the end of a stream, grpc.aio blames itself instead."""
+    """grpc.aio loses the status when it sends a message while the stream ends."""
     nothing = grpc.aio.Metadata()
     lost = grpc.aio.AioRpcError(
         grpc.StatusCode.INTERNAL, nothing, nothing, details="Internal error from Core"

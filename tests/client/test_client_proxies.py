@@ -1,4 +1,4 @@
-"""Calls to this machine go there directly, whatever proxy is set."""
+"""Calls to this machine never go through a proxy."""
 
 import socket
 
@@ -34,12 +34,12 @@ DIRECT = (("grpc.enable_http_proxy", 0),)
     ],
 )
 def test_what_is_called_directly(target: str, options: tuple[tuple[str, int], ...]) -> None:
-    """Loopback addresses and Unix sockets are; all else goes by `no_proxy`."""
+    """Loopback addresses and Unix sockets need no proxy; for others `no_proxy` decides."""
     assert proxy_options(target) == options
 
 
 def test_a_proxy_is_asked_for_other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host elsewhere is asked of the proxy, and nothing is looked up here."""
+    """The proxy resolves the name of another host; the client does not."""
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         monkeypatch.delenv("no_proxy", raising=False)

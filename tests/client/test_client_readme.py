@@ -12,7 +12,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_each_example_runs(example: str, target: str) -> None:
-    """Examples of the README run as they stand, but for the address."""
+    """The examples of the README run unchanged, except for the address."""
     assert ADDRESS in example
     code = example.replace(ADDRESS, target).replace("100_000", "1_00").replace("99999", "99")
     finished = subprocess.run(

@@ -18,7 +18,7 @@ from tests.client.servicer import Script, serving
 from tests.client.test_client_stream import ready_state
 
 MIB = 2**20
-# Small enough that the texts of a test take no time, large enough for a page of text.
+# Small, so that tests are fast; large enough for a page of text.
 SMALL_BYTES = 4096
 
 
@@ -38,7 +38,7 @@ SMALL_BYTES = 4096
 def test_a_text_that_fits_into_no_request_is_named_before_it_is_sent(
     client: Client, script: Script, call: Any, field: str
 ) -> None:
-    """The error names the text, its size in UTF-8 and the limit, and holds none of the text."""
+    """The error has the name of the text, its size in UTF-8 and the limit, but not the text."""
     text = "𝄞" * (MIB + 1)  # four bytes each
     with pytest.raises(InputTooLongError) as caught:
         call(client, text)
@@ -61,7 +61,7 @@ def test_a_text_that_fits_into_no_request_is_named_before_it_is_sent(
 def test_texts_that_are_too_large_together_are_not_sent(
     client: Client, script: Script, call: Any
 ) -> None:
-    """No text is to blame alone: the error tells the size of the request and the limit."""
+    """No text alone is too large: the error has the size of the request and the limit."""
     with pytest.raises(MessageTooLargeError, match="send fewer texts in a call") as caught:
         call(client)
     assert int(caught.value.metadata["bytes"]) > 4 * MIB
@@ -71,7 +71,7 @@ def test_texts_that_are_too_large_together_are_not_sent(
 
 @pytest.fixture
 def small(client_class: type[Client]) -> Iterator[tuple[Client, Script]]:
-    """A server of small messages, and a client that knows the limit."""
+    """A server with a low limit, and a client with the same limit."""
     with serving(max_request_bytes=SMALL_BYTES) as (servicer, target):
         client = client_class(target, timeout_s=10, max_request_bytes=SMALL_BYTES)
         yield client, servicer.script
@@ -79,7 +79,7 @@ def small(client_class: type[Client]) -> Iterator[tuple[Client, Script]]:
 
 
 def test_a_request_of_exactly_the_limit_is_sent(small: tuple[Client, Script]) -> None:
-    """The client counts as gRPC does: the server takes the last byte, and one more is too many."""
+    """The client counts like gRPC: a request of the limit passes, one byte more fails."""
     client, script = small
     request = pb.EmbedRequest(
         texts=["x" * 2000] * 2, options={"encoding": "VECTOR_ENCODING_FLOAT32"}
@@ -95,7 +95,7 @@ def test_a_request_of_exactly_the_limit_is_sent(small: tuple[Client, Script]) ->
 def test_an_input_that_fits_into_no_message_fails_alone(
     small: tuple[Client, Script], order: ResultOrder
 ) -> None:
-    """The others are answered; the error has the id, the position, the size and the limit."""
+    """The other texts succeed; the error has id, position, size and limit."""
     client, script = small
     script.max_in_flight_inputs, script.max_batch_inputs = 40, 20
     inputs = [((n, "id"), "x" * (SMALL_BYTES if n % 5 == 2 else n)) for n in range(100)]
@@ -117,7 +117,7 @@ def test_an_input_that_fits_into_no_message_fails_alone(
 def test_a_stream_of_nothing_else_ends(
     small: tuple[Client, Script], order: ResultOrder, count: int
 ) -> None:
-    """Far more failures than the window has room for are all told, though nothing is sent."""
+    """Far more failures than the window has room for are all returned, with nothing sent."""
     client, script = small
     results = list(client.embed_stream(["x" * SMALL_BYTES] * count, order=order))
     assert [result.id for result in results] == [str(n) for n in range(count)]
@@ -127,7 +127,7 @@ def test_a_stream_of_nothing_else_ends(
 
 @pytest.mark.parametrize("order", ["input", "completion"])
 def test_failures_are_told_while_the_inputs_pause(order: ResultOrder) -> None:
-    """What fails here does not wait for an answer that is not due, nor for the next input."""
+    """A failure of the client waits neither for a response nor for the next input."""
     told = threading.Event()
 
     def inputs() -> Iterator[str]:
@@ -147,7 +147,7 @@ def test_failures_are_told_while_the_inputs_pause(order: ResultOrder) -> None:
 
 @pytest.mark.parametrize("order", ["input", "completion"])
 async def test_failures_are_told_while_asynchronous_inputs_pause(order: ResultOrder) -> None:
-    """The same on an event loop."""
+    """On an event loop, a failure waits neither for a response nor for the next input."""
     told = asyncio.Event()
 
     async def inputs() -> AsyncIterator[str]:
@@ -167,7 +167,7 @@ async def test_failures_are_told_while_asynchronous_inputs_pause(order: ResultOr
 
 
 async def test_a_failure_wakes_a_caller_that_waits() -> None:
-    """With nothing in flight no answer comes, and the failure is told all the same."""
+    """With nothing in flight there is no response, and the failure is still returned."""
     waits, told = asyncio.Event(), asyncio.Event()
 
     async def inputs() -> AsyncIterator[str]:
@@ -191,7 +191,7 @@ async def test_a_failure_wakes_a_caller_that_waits() -> None:
 
 
 def test_the_window_counts_inputs_that_failed_here() -> None:
-    """Failures that nobody has taken use up the room for more inputs, and give it back."""
+    """Failures that the caller has not read use up the window, until it reads them."""
     state = ready_state(batch_size=1, window=4, max_bytes=1024)
     message = state.add("a")
     assert message is not None
@@ -207,7 +207,7 @@ def test_the_window_counts_inputs_that_failed_here() -> None:
 
 
 def test_what_waits_for_more_inputs_is_sent_before_a_failure() -> None:
-    """The failure comes after the inputs before it, which must not wait for inputs behind it."""
+    """A failure follows earlier inputs, which do not wait for later ones."""
     state = ready_state(batch_size=2, max_bytes=1024)
     assert state.add("a") is None
     message = state.add("x" * 1024)
@@ -217,7 +217,7 @@ def test_what_waits_for_more_inputs_is_sent_before_a_failure() -> None:
 
 
 def test_failures_come_in_their_turn_within_an_answer() -> None:
-    """In the order of the inputs, a failure stands between the answers around it."""
+    """In the order of the inputs, a failure is between the results around it."""
     state = ready_state(batch_size=1, window=8, max_bytes=1024)
     for text in ("x" * 1024, "a", "x" * 1024, "b", "c", "x" * 1024, "d"):
         state.add(text)
@@ -228,7 +228,7 @@ def test_failures_come_in_their_turn_within_an_answer() -> None:
 
 
 def test_messages_are_divided_by_bytes(small: tuple[Client, Script]) -> None:
-    """Inputs that are too large together travel in several messages, each as full as can be."""
+    """Inputs that are too large together use several messages, each as full as possible."""
     client, script = small
     script.max_in_flight_inputs, script.max_batch_inputs = 100, 50
     assert len(list(client.embed_stream(["x" * 1000] * 30))) == 30
@@ -239,14 +239,14 @@ def test_messages_are_divided_by_bytes(small: tuple[Client, Script]) -> None:
 
 
 def test_the_limit_of_a_server_is_learned(client_class: type[Client]) -> None:
-    """A server of a lower limit refuses once; from then on the client names the text itself."""
+    """A server with a lower limit rejects once; from then on the client names the text."""
     with serving(max_request_bytes=SMALL_BYTES) as (servicer, target):
         client = client_class(target, timeout_s=10)
         with pytest.raises(MessageTooLargeError) as caught:
             client.embed(["x" * 5000])
         error = caught.value
         assert error.metadata == {"bytes": "5007", "maxBytes": str(SMALL_BYTES)}
-        assert "5007 bytes, and the server takes 4096: send fewer or shorter texts" in error.message
+        assert "5007 bytes; the limit is 4096: send fewer or shorter texts" in error.message
         with pytest.raises(InputTooLongError, match=r"texts\[0\] has 5000 bytes"):
             client.embed(["x" * 5000])
         results = list(client.embed_stream(["a", "x" * 5000, "b"]))
@@ -256,13 +256,13 @@ def test_the_limit_of_a_server_is_learned(client_class: type[Client]) -> None:
 
 
 def test_a_stream_that_meets_a_lower_limit_says_so(client_class: type[Client]) -> None:
-    """The stream ends with the sizes and the ids that are unanswered; the next one goes well."""
+    """The error has the sizes and the unanswered ids; the next stream succeeds."""
     with serving(max_request_bytes=SMALL_BYTES) as (_, target):
         client = client_class(target, timeout_s=10)
         inputs = [("first", "a"), ("large", "x" * 5000), ("last", "b")]
         stream = client.embed_stream(inputs, batch_size=1)
         answered: list[str] = []
-        with pytest.raises(MessageTooLargeError, match="the server takes 4096") as caught:
+        with pytest.raises(MessageTooLargeError, match="the limit is 4096") as caught:
             answered.extend(result.id for result in stream)
         assert answered == ["first"][: len(answered)]
         assert "large" in caught.value.unanswered_ids
@@ -292,7 +292,7 @@ def test_a_stream_that_meets_a_lower_limit_says_so(client_class: type[Client]) -
 def test_the_ways_to_say_that_a_message_is_too_large(
     details: str, metadata: dict[str, str]
 ) -> None:
-    """Libraries of gRPC word it differently; an answer is not mistaken for a request."""
+    """The texts of gRPC's libraries are all recognized, requests and responses apart."""
     error = too_large_error(details)
     assert error is not None
     assert error.metadata == metadata
@@ -300,19 +300,19 @@ def test_the_ways_to_say_that_a_message_is_too_large(
 
 
 def test_other_exhausted_resources_are_no_matter_of_size() -> None:
-    """A full queue is not a message that is too large."""
+    """An overloaded server is not a message that is too large."""
     assert too_large_error("the queue is full") is None
 
 
 @pytest.mark.parametrize("max_request_bytes", [0, 1023, 2**31])
 def test_a_limit_out_of_range_is_refused(max_request_bytes: int) -> None:
-    """What no server can have is a mistake."""
+    """A limit that no server can have is an error."""
     with pytest.raises(ValueError, match=f"max_request_bytes is {max_request_bytes}"):
         Client(max_request_bytes=max_request_bytes)
 
 
 def test_a_limit_is_learned_once() -> None:
-    """A limit only falls, and never below the least; errors of other kinds teach nothing."""
+    """A limit only falls, never below the minimum, and only for its own kind of error."""
     limit = RequestLimit(5000)
     for told, expected in ((9000, 5000), (3000, 3000), (4000, 3000), (10, 1024)):
         limit.learn(MessageTooLargeError("m", metadata={"maxBytes": str(told)}))

@@ -20,14 +20,14 @@ from embedgrpc.client import (
 from embedgrpc.client.embed_stream import _Exchange
 from embedgrpc.client.enums import ResultOrder
 from embedgrpc.client.request_limit import RequestLimit
-from embedgrpc.client.stream_state import MESSAGE_TEXT_BYTES, StreamState
+from embedgrpc.client.stream_state import MESSAGE_BYTES_MAX, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import vector_of
 from tests.client.servicer import Script
 
 
 def test_results_come_in_the_order_of_the_inputs(client: Client, script: Script) -> None:
-    """Texts without ids are known by their position; every result is whole."""
+    """The id of a text without one is its position; every result is complete."""
     texts = [f"text {number}" for number in range(30)] + ["long one"]
     stream = client.embed_stream(texts)
     results = list(stream)
@@ -42,14 +42,14 @@ def test_results_come_in_the_order_of_the_inputs(client: Client, script: Script)
 
 
 def test_ids_come_back_as_they_were_given(client: Client) -> None:
-    """Any object may be an id, also one that occurs twice; the wire has positions."""
+    """Any object may be an id, even twice; positions travel on the wire."""
     inputs: list[tuple[Any, str]] = [(7, "a"), (("k", 1), "b"), (7, "c"), ("x" * 999, "d")]
     results = list(client.embed_stream(inputs))
     assert [result.id for result in results] == [7, ("k", 1), 7, "x" * 999]
 
 
 def test_completion_order_is_matched_by_id(client: Client, script: Script) -> None:
-    """Results in another order still belong to their inputs."""
+    """Results in another order keep the ids of their inputs."""
     script.reverse = True
     results = list(client.embed_stream([f"t{n}" for n in range(8)], order="completion"))
     assert script.calls[0].order == 2
@@ -60,18 +60,18 @@ def test_completion_order_is_matched_by_id(client: Client, script: Script) -> No
 
 
 def test_a_bad_input_fails_alone(client: Client) -> None:
-    """The result of a bad input is an error of the usual tree; the stream goes on."""
+    """The result of a bad input has an `EmbedGrpcError`; the stream goes on."""
     results = list(client.embed_stream(["a", "fail:INPUT_TOO_LONG", "b"]))
     assert [result.error is None for result in results] == [True, False, True]
     error = results[1].error
     assert type(error) is InputTooLongError
     assert (error.reason, error.message) == ("INPUT_TOO_LONG", "as asked")
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert results[1].vector is None
+    assert (results[1].vector, results[1].token_count, results[1].truncated) == (None, 0, False)
 
 
 def test_encodings_and_representations_come_as_in_a_batch(client: Client) -> None:
-    """int8 rows carry their scale; other representations are decoded."""
+    """int8 rows have their scale; other representations are decoded."""
     (result,) = client.embed_stream(["a b"], encoding="int8", representations=["dense"])
     assert result.vector is not None
     assert result.vector.dtype == np.int8
@@ -84,7 +84,7 @@ def test_encodings_and_representations_come_as_in_a_batch(client: Client) -> Non
 
 
 def test_ready_tells_the_terms_before_any_result(client: Client) -> None:
-    """The fingerprint and the limits are known before an input is taken."""
+    """`ready` returns fingerprint and limits before an input is read."""
     taken: list[str] = []
     with client.embed_stream(_noted(["a", "b"], taken)) as stream:
         ready = stream.ready()
@@ -104,7 +104,7 @@ def _noted(items: Any, taken: list[Any]) -> Iterator[Any]:
 
 
 def test_nothing_happens_before_the_first_result_is_wanted(client: Client, script: Script) -> None:
-    """A stream that nobody reads takes no input and makes no call."""
+    """A stream without a reader reads no input and makes no call."""
     taken: list[str] = []
     client.embed_stream(_noted(["a"], taken)).close()
     stream = client.embed_stream(_noted(["a"], taken))
@@ -118,7 +118,7 @@ def test_nothing_happens_before_the_first_result_is_wanted(client: Client, scrip
 def test_the_window_of_the_server_is_never_exceeded(
     client: Client, script: Script, window: int, batch: int
 ) -> None:
-    """No input is taken from the caller before the server has room for it."""
+    """The client reads no input before the server has room for it."""
     script.max_in_flight_inputs, script.max_batch_inputs = window, batch
     ahead: list[int] = []
 
@@ -136,7 +136,7 @@ def test_the_window_of_the_server_is_never_exceeded(
 
 
 def test_the_window_holds_while_the_server_is_silent(client: Client, script: Script) -> None:
-    """With no answer at all, exactly the window is taken; the rest waits for room."""
+    """Without a response, the client reads exactly the window."""
     script.max_in_flight_inputs, script.max_batch_inputs = 8, 4
     script.hold_answers = threading.Event()
     taken: list[str] = []
@@ -159,19 +159,19 @@ def test_the_window_holds_while_the_server_is_silent(client: Client, script: Scr
 
 
 def test_an_endless_input_is_taken_as_results_are(client: Client, script: Script) -> None:
-    """Of an endless input, only what fits into the window is taken beyond the results."""
+    """Of endless inputs, the client reads only the window beyond the results."""
     script.max_in_flight_inputs, script.max_batch_inputs = 8, 4
     taken: list[str] = []
     with client.embed_stream(_noted(map(str, itertools.count()), taken)) as stream:
         for number, result in enumerate(itertools.islice(stream, 500)):
             assert result.id == str(number)
-            # A message's worth of results may be here already, beside the window.
+            # The results of one message may have arrived already, beside the window.
             assert len(taken) <= number + 1 + 8 + 8
     assert script.stream_ended.wait(5)
 
 
 def test_leaving_early_ends_the_call_and_its_threads(client: Client, script: Script) -> None:
-    """After `close`, the server's handler is over and no thread is left."""
+    """After `close`, the server's handler has ended and no thread is left."""
     before = set(threading.enumerate())
     stream = client.embed_stream(map(str, itertools.count()))
     next(stream)
@@ -186,7 +186,7 @@ def test_leaving_early_ends_the_call_and_its_threads(client: Client, script: Scr
 
 
 def test_a_full_window_does_not_hold_threads_back(target: str, script: Script) -> None:
-    """Closing wakes the thread that waits for room, also when no answer ever came."""
+    """Closing wakes the thread that waits for room, even before any response."""
     script.hold_answers = threading.Event()
     before = set(threading.enumerate())
     with Client(target) as client, client.embed_stream(map(str, itertools.count())) as stream:
@@ -202,15 +202,15 @@ def test_a_full_window_does_not_hold_threads_back(target: str, script: Script) -
 
 
 def test_dropping_a_stream_ends_the_call(client: Client, script: Script) -> None:
-    """A stream without an owner is cancelled as one that was closed."""
+    """A garbage-collected stream is cancelled like a closed one."""
     for _ in client.embed_stream(map(str, itertools.count())):
         break
-    client.health()  # lets the loop of an asynchronous client run
+    client.health()  # runs the loop of an asynchronous client
     assert script.stream_ended.wait(5)
 
 
 def test_an_exception_of_the_inputs_reaches_the_caller(client: Client) -> None:
-    """What came before it is answered first."""
+    """The exception of the inputs comes after the results of earlier inputs."""
 
     def inputs() -> Iterator[str]:
         yield from "abc"
@@ -236,7 +236,7 @@ def test_an_exception_of_the_inputs_reaches_the_caller(client: Client) -> None:
 def test_an_input_that_cannot_be_sent_ends_the_stream(
     client: Client, item: Any, error: type[Exception], message: str
 ) -> None:
-    """The error names the position and does not hold the text."""
+    """The error has the position and not the text."""
     stream = client.embed_stream(["a", item, "b"])
     assert next(stream).id == "0"
     with pytest.raises(error, match=message) as caught:
@@ -245,7 +245,7 @@ def test_an_input_that_cannot_be_sent_ends_the_stream(
 
 
 def test_a_refused_stream_is_an_error(client: Client) -> None:
-    """An error of the setup comes with the first result, or when asking for the terms."""
+    """An error of the setup is raised by the first result, or by `ready`."""
     with pytest.raises(ModelNotFoundError) as caught:
         next(client.embed_stream(["a"], model="absent"))
     assert caught.value.unanswered_ids == ()
@@ -254,7 +254,7 @@ def test_a_refused_stream_is_an_error(client: Client) -> None:
 
 
 def test_a_broken_stream_tells_what_is_unanswered(client: Client, script: Script) -> None:
-    """Every id that was taken is either in a result or in the error."""
+    """Every id that was read is in a result or in the error."""
     script.max_in_flight_inputs, script.max_batch_inputs = 8, 2
     script.end_stream_after = 4
     taken: list[tuple[int, str]] = []
@@ -267,7 +267,7 @@ def test_a_broken_stream_tells_what_is_unanswered(client: Client, script: Script
 
 
 def test_a_stream_that_has_begun_is_not_begun_again(client: Client, script: Script) -> None:
-    """Only a stream that the server has not looked at starts anew: of others, inputs were taken."""
+    """The client retries only a stream that the server has not processed."""
     script.max_in_flight_inputs, script.max_batch_inputs = 8, 2
     script.end_stream_after = 4
     script.end_stream_message = "Received RST_STREAM with error code 7"
@@ -277,19 +277,19 @@ def test_a_stream_that_has_begun_is_not_begun_again(client: Client, script: Scri
 
 
 def test_a_silent_server_is_given_up(client: Client, script: Script) -> None:
-    """A stream has no deadline, but the wait for an answer has."""
+    """The wait for a response has a deadline; the stream has none."""
     script.stay_silent = True
-    with pytest.raises(DeadlineExpiredError, match=r"no answer for 0\.1 s"):
+    with pytest.raises(DeadlineExpiredError, match=r"no response for 0\.1 s"):
         next(client.embed_stream(["a"], timeout_s=0.1))
     assert script.stream_ended.wait(5)
 
 
 def test_a_wait_for_inputs_is_not_the_server_s_fault(client: Client) -> None:
-    """Inputs may take longer than the timeout, as long as no answer is owed."""
+    """Inputs may take longer than the timeout while no response is due."""
 
     def inputs() -> Iterator[str]:
         yield "a"
-        threading.Event().wait(0.3)  # a source that is slow, not a wait for another thread
+        threading.Event().wait(0.3)  # a slow source, not a wait for another thread
         yield "b"
 
     results = list(client.embed_stream(inputs(), batch_size=1, timeout_s=0.1))
@@ -297,21 +297,21 @@ def test_a_wait_for_inputs_is_not_the_server_s_fault(client: Client) -> None:
 
 
 def test_large_texts_travel_in_messages_of_bounded_size(client: Client, script: Script) -> None:
-    """A message ends before its texts exceed 1 MiB; a larger text goes alone."""
+    """A message has at most 1 MiB of texts; a larger text is alone in its message."""
     script.max_in_flight_inputs, script.max_batch_inputs = 100, 50
-    texts = ["x" * 400_000] * 5 + ["é" * MESSAGE_TEXT_BYTES] + ["y"]
+    texts = ["x" * 400_000] * 5 + ["é" * MESSAGE_BYTES_MAX] + ["y"]
     assert len(list(client.embed_stream(texts))) == 7
     sizes = [len(message.batch.inputs) for message in script.messages]
     assert sizes == [2, 2, 1, 1, 1]
 
 
 def test_no_inputs_give_no_results(client: Client) -> None:
-    """An empty input is no error."""
+    """A stream without inputs is not an error."""
     assert list(client.embed_stream([])) == []
 
 
 async def test_asynchronous_inputs_are_taken(target: str) -> None:
-    """An async iterable is an input as well, and its exception arrives too."""
+    """Inputs may be an async iterable, and its exception is raised too."""
 
     async def inputs() -> AsyncIterator[str]:
         for text in "abc":
@@ -331,7 +331,7 @@ async def test_asynchronous_inputs_are_taken(target: str) -> None:
 def ready_state(
     *, batch_size: int, order: ResultOrder = "input", max_bytes: int = 2**22, window: int = 4
 ) -> StreamState[list[str]]:
-    """Makes the state of a stream that the server has accepted."""
+    """Make the state of a stream that the server has accepted."""
     state = StreamState(
         ["a"],
         model="",
@@ -346,7 +346,7 @@ def ready_state(
 
 
 def test_a_message_is_begun_only_when_it_can_be_filled() -> None:
-    """With room for one input there is no message of one: a trickle of them would be slow."""
+    """With room for one input, the client waits: many small messages are slow."""
     state = ready_state(batch_size=4, window=8)
     sent = [state.add("a") for _ in range(8)]
     assert [message is not None for message in sent] == [False, False, False, True] * 2
@@ -364,15 +364,15 @@ def test_a_message_is_begun_only_when_it_can_be_filled() -> None:
 
 
 def test_messages_are_full_however_slowly_answers_come(client: Client, script: Script) -> None:
-    """Answers one by one make room for one input at a time, and messages are full all the same."""
+    """Messages are full even where results arrive one by one."""
     script.max_in_flight_inputs, script.max_batch_inputs = 8, 4
     script.one_by_one = True
     assert len(list(client.embed_stream(map(str, range(101))))) == 101
     assert [len(message.batch.inputs) for message in script.messages] == [4] * 25 + [1]
 
 
-def test_answers_that_nobody_takes_do_not_pile_up() -> None:
-    """The reader takes a few answers ahead of its caller, and leaves the others to the server."""
+def test_responses_without_a_reader_do_not_pile_up() -> None:
+    """The reader reads a few responses ahead of its caller; the others stay on the wire."""
     state: StreamState[Any] = ready_state(batch_size=1, window=100)
     exchange = _Exchange(state)
     taken: list[int] = []
@@ -387,14 +387,14 @@ def test_answers_that_nobody_takes_do_not_pile_up() -> None:
     try:
         while reading.is_alive() and not exchange._changed._waiters:  # type: ignore[attr-defined] # undocumented
             pass
-        assert len(taken) == 3  # two that wait for the caller, and one in hand
+        assert len(taken) == 3  # two that wait for the caller, and one being added
     finally:
         exchange.stop()
         reading.join()
 
 
 async def test_answers_are_read_only_when_results_are_wanted(target: str, script: Script) -> None:
-    """On an event loop, no answer is read before the results of the last one are taken."""
+    """On an event loop, the client reads a response when the last one's results are used up."""
     script.max_in_flight_inputs, script.max_batch_inputs = 100, 10
     async with AsyncClient(target) as client:
         stream = client.embed_stream(map(str, range(1000)))
@@ -429,7 +429,7 @@ def _state() -> StreamState[list[str]]:
     ],
 )
 def test_an_answer_out_of_step_is_refused(response: pb.StreamEmbedResponse) -> None:
-    """A second `ready`, an unknown id or one answered twice ends the stream; nothing is lost."""
+    """A second `ready`, an unknown id or a second result ends the stream; no id is lost."""
     state = _state()
     assert state.add(("mine", "a")) is not None
     with pytest.raises(BadResponseError) as caught:
@@ -439,7 +439,7 @@ def test_an_answer_out_of_step_is_refused(response: pb.StreamEmbedResponse) -> N
 
 
 def test_an_early_end_is_an_error() -> None:
-    """A server that ends a stream with OK while inputs are unanswered has failed."""
+    """It is an error if the server ends a stream with OK while inputs are unanswered."""
     state = _state()
     state.add("a")
     state.end_inputs()
@@ -449,13 +449,13 @@ def test_an_early_end_is_an_error() -> None:
 
 
 def test_an_end_before_the_inputs_are_known_is_an_error() -> None:
-    """A server that ends a stream with OK, while more inputs may come, has failed as well."""
+    """It is an error if the server ends a stream with OK before the inputs end."""
     assert isinstance(_state().outcome(None), ConnectionFailedError)
 
 
 @pytest.mark.parametrize("ended_by", ["caller", "server"])
 def test_an_exchange_that_was_given_up_ends_no_inputs(ended_by: str) -> None:
-    """A stream that begins again keeps its inputs, and an early end is still an error."""
+    """A retried stream keeps its inputs, and an early end is still an error."""
     inputs = _CountedInputs("abcdef")
     state: StreamState[Any] = StreamState(
         inputs,
@@ -489,7 +489,7 @@ def test_an_exchange_that_was_given_up_ends_no_inputs(ended_by: str) -> None:
 
 
 class _CountedInputs:
-    """Texts that note how often somebody begins to take them."""
+    """Texts that count how often they are iterated."""
 
     def __init__(self, texts: str) -> None:
         self._texts = texts
@@ -501,7 +501,7 @@ class _CountedInputs:
 
 
 def test_the_time_a_caller_takes_is_not_the_server_s() -> None:
-    """The wait for an answer counts from when the caller waits, not from the last answer."""
+    """The wait for a response starts when the caller waits, not at the last response."""
     state = _state()
     state.add("a")
     state._waiting_since -= 2.0

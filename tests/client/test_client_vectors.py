@@ -36,7 +36,7 @@ def _special(count: int) -> list[float]:
 @example(_special(4095))
 @example(_special(4096))
 def test_wire_form_equals_reading_number_by_number(numbers: list[float]) -> None:
-    """Both ways give the same numbers at every length where the header grows."""
+    """Both ways return the same numbers, at every length where the header grows."""
     message = pb.DenseVector(values=numbers, dimensions=len(numbers), encoding=FLOAT32, scale=2.0)
     read = decode_floats(message, len(numbers))
     one_by_one = np.array([message.values[index] for index in range(len(numbers))], "<f4")
@@ -47,7 +47,7 @@ def test_wire_form_equals_reading_number_by_number(numbers: list[float]) -> None
 @example(dict.fromkeys(range(4096), 1.5))
 @example({})
 def test_sparse_wire_form_equals_reading_number_by_number(weights: dict[int, float]) -> None:
-    """Indices and weights are found although both fields have a length of their own."""
+    """Indices and weights are decoded, although each field has its own length."""
     message = pb.SparseVector(indices=weights.keys(), values=weights.values(), dimensions=9)
     read = decode_sparse(message)
     assert read.indices.tolist() == list(message.indices)
@@ -55,11 +55,17 @@ def test_sparse_wire_form_equals_reading_number_by_number(weights: dict[int, flo
     assert read.dimensions == 9
 
 
+def test_a_message_without_fields_is_an_empty_vector() -> None:
+    """An empty message has no header to skip."""
+    assert decode_sparse(pb.SparseVector()).values.shape == (0,)
+    assert decode_floats(pb.DenseVector(), 0).shape == (0,)
+
+
 @given(hypothesis_numpy.arrays(np.float32, st.tuples(st.integers(0, 5), st.integers(1, 40))))
 def test_multi_vector_keeps_its_rows(
     rows: np.ndarray[tuple[int, int], np.dtype[np.float32]],
 ) -> None:
-    """Rows come back in their shape, none included."""
+    """Rows keep their shape, zero rows included."""
     row_count, dimensions = rows.shape
     message = pb.MultiVector(
         values=rows.ravel().tolist(), encoding=FLOAT32, dimensions=dimensions, row_count=row_count
@@ -87,13 +93,13 @@ def test_bfloat16_is_the_upper_half_of_a_float32(bits: int) -> None:
     ],
 )
 def test_a_malformed_vector_is_refused(message: pb.DenseVector) -> None:
-    """Sizes that do not agree, and unknown encodings, never become a vector."""
+    """Sizes that do not match, and unknown encodings, are an error."""
     with pytest.raises(BadResponseError):
         decode_rows(message, 1)
 
 
 def test_a_malformed_answer_is_refused() -> None:
-    """Answers that do not fit the request, or each other, are an error and not a guess."""
+    """Responses that do not match the request, or are inconsistent, are an error."""
     dense = pb.Embedding(dense=pb.DenseVector(values=[1.0], dimensions=1, encoding=FLOAT32))
     wider = pb.Embedding(dense=pb.DenseVector(values=[1.0, 2.0], dimensions=2, encoding=FLOAT32))
     with pytest.raises(BadResponseError, match="1 embeddings came back for 2 texts"):
@@ -108,10 +114,11 @@ def test_a_malformed_answer_is_refused() -> None:
         decode_embeddings(pb.EmbedResponse(embeddings=[dense, pb.Embedding()]), 2)
     with pytest.raises(BadResponseError, match="differ"):
         decode_embeddings(pb.EmbedResponse(embeddings=[dense, wider]), 2)
-    with pytest.raises(BadResponseError, match="no outcome"):
+    with pytest.raises(BadResponseError, match="neither embedding nor error"):
         decode_stream_result(pb.StreamEmbedResult(id="1"), "1")
-    with pytest.raises(BadResponseError, match="allow no input"):
-        decode_ready(pb.StreamEmbedReady(max_batch_inputs=1))
+    for inputs, batch in ((0, 1), (1, 0)):
+        with pytest.raises(BadResponseError, match="allow no input"):
+            decode_ready(pb.StreamEmbedReady(max_in_flight_inputs=inputs, max_batch_inputs=batch))
     with pytest.raises(BadResponseError, match="values"):
         decode_sparse(pb.SparseVector(indices=[1, 2], values=[1.0]))
     with pytest.raises(BadResponseError, match="scales"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedgrpc.backends.base import FloatArray
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.v1 import common_pb2
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.endurance.judging_backend import POOLED_FACTOR

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embedgrpc.backends.base import NO_CONTEXT, BackendError, FloatArray, PaddedBatch, RunContext
+from embedgrpc.backends.base import NO_CONTEXT, BackendError, PaddedBatch, RunContext
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.settings.settings import Settings

@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 import numpy as np
 
-from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
@@ -101,7 +101,7 @@ class Vocabulary:
     def __init__(self) -> None:
         files = source.resolve(EMBED.source)
         described = properties.read(files)
-        tokenizer = Tokenizer.load(files, described)
+        tokenizer = Tokenizer.load(described)
         known = (described.transformer_folder / "vocab.txt").read_text("utf-8").split("\n")
         words = [word for word in known if word.isascii() and word.isalpha()]
         pairs = list(zip(words, tokenizer.encode(words), strict=True))

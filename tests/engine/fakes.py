@@ -10,14 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from embedgrpc.backends.base import (
-    NO_CONTEXT,
-    BackendError,
-    FloatArray,
-    IntArray,
-    PaddedBatch,
-    RunContext,
-)
+from embedgrpc.backends.base import NO_CONTEXT, BackendError, PaddedBatch, RunContext
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.pipeline import Inputs, Pipeline, Prepare
@@ -30,6 +23,7 @@ from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 
@@ -295,6 +289,7 @@ def running(
     observers: Iterable[BatchObserver] = (),
     max_inputs: int = 1_000_000,
     max_queue_s: float = 3600,
+    bulk_batch_s: float = 3600,
 ) -> Iterator[Engine]:
     """Runs an engine on the event loop of the caller."""
     tokenizer = tokenizer or CharacterTokenizer()
@@ -309,6 +304,7 @@ def running(
         model="fake",
         backend=backend,
         budget=budget,
+        bulk_batch_s=bulk_batch_s,
         pad_token_id=0,
         pad_left=False,
         admission=admission,

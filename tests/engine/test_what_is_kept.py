@@ -10,13 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import (
-    NO_CONTEXT,
-    BackendOverloadedError,
-    FloatArray,
-    PaddedBatch,
-    RunContext,
-)
+from embedgrpc.backends.base import NO_CONTEXT, BackendOverloadedError, PaddedBatch, RunContext
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import Reason
@@ -26,6 +20,7 @@ from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.scheduling.deduplication import RunningEntries
 from embedgrpc.engine.work import Call, Job, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING, TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 from tests.engine.fakes import (
     BROKEN,

@@ -5,5 +5,5 @@ import pytest
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the graphs of the fixtures are built, each once."""
+    """The cache in which each graph of the fixtures is built once."""
     return tmp_path_factory.mktemp("graphs")

@@ -1,4 +1,4 @@
-"""The server in environments that are normal elsewhere: it serves there, or says what to change."""
+"""The server in unusual environments: it serves there, or reports what to change."""
 
 import json
 import os
@@ -36,18 +36,18 @@ class Case:
     """An environment.
 
     Attributes:
-        address: Where to listen; {folder} is one that everybody may write to, {port} is free.
-        variables: What is set, besides PATH; {folder} and {cache} are filled in.
+        address: Where to listen; every user may write to {folder}, and {port} is free.
+        variables: The environment, besides PATH; {folder} and {cache} are filled in.
         wrapper: The command that runs the server.
-        flags: Of the server.
-        said: A part of what it must say; empty for nothing in particular.
+        flags: Flags of the server.
+        logged: A part of what it must log; may be empty.
     """
 
     address: str = HERE
     variables: dict[str, str] = field(default_factory=dict)
     wrapper: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    said: str = ""
+    logged: str = ""
 
 
 def _shell(redirection: str) -> tuple[str, ...]:
@@ -63,9 +63,9 @@ READ_ONLY = (
     "sh",
 )
 PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child")
-# Several at once, as none of them hides what another one breaks: a server takes a second.
+# Several differences in one case, as starting a server takes a second; they are independent.
 SERVED = {
-    "B3 for every pod, closed streams, a user that is in no list": Case(
+    "B3 for every pod, closed streams, a user without a name": Case(
         variables={"OTEL_PROPAGATORS": "tracecontext,baggage,b3"},
         wrapper=(*_shell("<&- >&- 2>&-"), "setpriv", "--reuid=54321", *NOBODY[2:]),
     ),
@@ -73,21 +73,21 @@ SERVED = {
         address="0.0.0.0:{port}",
         flags=("--drain-delay-s=0",),
         variables={"OTEL_PROPAGATORS": "b3multi, tracecontext", **CONSOLE, **PROXIES},
-        said='"threads": ',
+        logged='"threads": ',
     ),
     "a propagator that is missing, another user, a socket for all": Case(
         variables={"OTEL_PROPAGATORS": "tracecontext,jaeger", **CONSOLE},
         wrapper=NOBODY,
         flags=("--unix-socket-mode=0666",),
-        said='"jaeger"',
+        logged='"jaeger"',
     ),
     "only propagators that are missing, a read-only cache": Case(
-        variables={"OTEL_PROPAGATORS": "xray", **CONSOLE}, wrapper=READ_ONLY, said='"xray"'
+        variables={"OTEL_PROPAGATORS": "xray", **CONSOLE}, wrapper=READ_ONLY, logged='"xray"'
     ),
     "missing propagators without the SDK, process 1": Case(
         variables={"OTEL_PROPAGATORS": "jaeger,xray", **DISABLED},
         wrapper=PROCESS_1,
-        said='"version": "',
+        logged='"version": "',
     ),
     "no propagators, closed stderr": Case(
         variables={"OTEL_PROPAGATORS": " ,", **CONSOLE}, wrapper=_shell("2>&-")
@@ -99,7 +99,7 @@ SERVED = {
 
 @pytest.fixture(scope="module")
 def cache() -> Iterator[Path]:
-    """A cache that root filled with `pull`, and whose umask lets others read."""
+    """A cache that root filled with `pull`, with a umask that lets other users read."""
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
     try:
@@ -116,7 +116,7 @@ def cache() -> Iterator[Path]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user may write to; pytest's own is closed to others."""
+    """A folder that every user may write to, unlike pytest's own."""
     place = Path(tempfile.mkdtemp())
     place.chmod(0o1777)
     try:
@@ -127,7 +127,7 @@ def folder() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a case runs."""
+    """The paths and the port of a running case."""
 
     case: Case
     folder: Path
@@ -135,24 +135,24 @@ class Place:
     port: int
 
     def fill(self, text: str) -> str:
-        """Put this place into a text."""
+        """Fill a text with the paths and the port."""
         return text.format(folder=self.folder, cache=self.cache, port=self.port)
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of the server and of who asks it; no HOME."""
+        """The variables of the server and of its clients; without HOME."""
         named = {name: self.fill(value) for name, value in self.case.variables.items()}
         ours = {"EMBEDGRPC_ADDRESS": self.address, "EMBEDGRPC_CACHE_DIR": str(self.cache)}
         return {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **ours, **named}
 
     @property
     def address(self) -> str:
-        """Where the server listens."""
+        """The address of the server."""
         return self.fill(self.case.address)
 
     def command(self) -> list[str]:
         """The command of the server."""
-        serve = [EMBEDGRPC, "serve", f"--model={SOURCE}", "--device=cpu", "--calibration-s=0"]
+        serve = [EMBEDGRPC, "serve", f"--model={SOURCE}", "--device=cpu"]
         wrapper = [self.fill(part) for part in self.case.wrapper]
         if wrapper and shutil.which(wrapper[0]) is None:
             pytest.skip(f"{wrapper[0]} is missing")
@@ -181,10 +181,10 @@ def _wait_until_serving(address: str) -> None:
 
 @pytest.mark.parametrize("case", SERVED.values(), ids=SERVED)
 def test_it_serves(case: Case, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It starts, answers calls and the health check of its image, and stops as it is told."""
+    """The server starts, answers calls and the health check of its image, and stops cleanly."""
     place = Place(case, folder, cache, _free_port())
     os.mkfifo(folder / "unread")
-    # A reader who never reads, of a pipe that is full.
+    # A full pipe whose reader never reads.
     unread = os.open(folder / "unread", os.O_RDWR | os.O_NONBLOCK)
     with suppress(BlockingIOError):
         while True:
@@ -203,10 +203,10 @@ def test_it_serves(case: Case, folder: Path, cache: Path, monkeypatch: pytest.Mo
         if place.address.startswith("unix:") and case.flags:
             mode = (folder / "s").stat().st_mode
             assert stat.S_IMODE(mode) == 0o666
-        asked = subprocess.run(
+        health = subprocess.run(
             [EMBEDGRPC, "health", SERVICE], env=place.environment, capture_output=True, check=False
         )
-        assert (asked.returncode, asked.stdout) == (0, b"SERVING\n"), asked.stderr
+        assert (health.returncode, health.stdout) == (0, b"SERVING\n"), health.stderr
         for name, value in case.variables.items():
             monkeypatch.setenv(name, value)
         if "PROXY" in "".join(case.variables).upper():
@@ -221,11 +221,11 @@ def test_it_serves(case: Case, folder: Path, cache: Path, monkeypatch: pytest.Mo
         os.close(unread)
     written = log.read_text()
     assert "Traceback" not in written
-    assert case.said in written
+    assert case.logged in written
 
 
 def _server_of(process: "subprocess.Popen[bytes]") -> int:
-    """Find the server: the process, or the child of what made a namespace for it."""
+    """Return the server's process id: the process, or the child of `unshare`."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     is_wrapper = Path(f"/proc/{process.pid}/comm").read_text().strip() == "unshare"
     return int(children[0]) if is_wrapper else process.pid
@@ -254,10 +254,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("case", "reason", "code"), REFUSED.values(), ids=REFUSED)
-def test_it_says_why_it_does_not_serve(
+def test_it_reports_why_it_does_not_serve(
     case: Case, reason: str, code: int, folder: Path, cache: Path
 ) -> None:
-    """One line names what is wrong and what to change; there is no stack."""
+    """One line names the problem and what to change, without a stack."""
     (folder / "file").write_text("no socket")
     (folder / "mine").mkdir(mode=0o755)
     shutil.copytree(cache, folder / "closed")
@@ -266,7 +266,7 @@ def test_it_says_why_it_does_not_serve(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         filled = case.address.replace("{taken}", str(taken.getsockname()[1]))
         place = Place(Case(filled, case.variables, case.wrapper), folder, cache, _free_port())
-        # As the user in no list, who has no folder either.
+        # As a user without a name, who has no home folder either.
         command = [part.replace("65534", "54321") for part in place.command()]
         done = subprocess.run(
             command,
@@ -284,7 +284,7 @@ def test_it_says_why_it_does_not_serve(
     assert "add_port.cc" not in done.stderr
 
 
-# Sends the process a signal in the middle of its start: at the first import of a module.
+# Sends the process a signal during its start: at the first import of a module.
 EARLY = """
 import os, signal, sys
 class Finder:
@@ -303,7 +303,7 @@ sys.exit(main(sys.argv[3:]))
 def test_a_signal_during_the_imports_ends_process_1(
     module: str, number: signal.Signals, folder: Path, cache: Path
 ) -> None:
-    """The first process of a container drops a signal that it has no handler for."""
+    """Process 1 ends, although the kernel drops signals that it has no handler for."""
     place = Place(Case(wrapper=PROCESS_1), folder, cache, 0)
     command = place.command()
     at = command.index(EMBEDGRPC)
@@ -319,8 +319,8 @@ def test_a_signal_during_the_imports_ends_process_1(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_interrupt_of_another_command_is_no_fault(folder: Path, cache: Path) -> None:
-    """Ctrl-C while a command starts ends it without a stack, as a shell expects it."""
+def test_an_interrupt_of_another_command(folder: Path, cache: Path) -> None:
+    """Ctrl-C while a command starts ends it without a stack, with the exit code of shells."""
     early = [sys.executable, "-c", EARLY, "pydantic", str(int(signal.SIGINT)), "check"]
     place = Place(Case(), folder, cache, 0)
     done = subprocess.run(early, env=place.environment, capture_output=True, text=True, check=False)
@@ -328,8 +328,8 @@ def test_an_interrupt_of_another_command_is_no_fault(folder: Path, cache: Path) 
 
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["terminal", "nohup"])
-def test_a_terminal_that_is_closed(ignored: bool, folder: Path, cache: Path) -> None:  # noqa: FBT001 - a parameter of the table
-    """SIGHUP is a graceful stop, and nothing at all where `nohup` started the server."""
+def test_a_closed_terminal(ignored: bool, folder: Path, cache: Path) -> None:  # noqa: FBT001 - a parameter of the table
+    """SIGHUP is a graceful stop, but is ignored where `nohup` started the server."""
     wrapper = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh") if ignored else ()
     place = Place(Case(wrapper=wrapper), folder, cache, 0)
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Whoever logs never waits for somebody to read."""
+"""Logging never waits for a reader."""
 
 import logging
 import os
@@ -21,8 +21,8 @@ def _record(message: str) -> logging.LogRecord:
     return logging.LogRecord("embedgrpc", logging.INFO, "", 0, message, (), None)
 
 
-def test_lines_come_in_their_order(pipe: tuple[int, int]) -> None:
-    """What was logged before `flush` can be read after it."""
+def test_lines_are_in_order(pipe: tuple[int, int]) -> None:
+    """Lines logged before `flush` can be read after it."""
     handler = BackgroundHandler(pipe[1])
     for number in range(100):
         handler.emit(_record(f"line {number}"))
@@ -32,8 +32,8 @@ def test_lines_come_in_their_order(pipe: tuple[int, int]) -> None:
         assert reader.read().splitlines() == [f"line {number}" for number in range(100)]
 
 
-def test_what_nobody_reads_is_dropped_and_counted(pipe: tuple[int, int]) -> None:
-    """A full pipe holds up nobody; once it is read again, the log says how much is missing."""
+def test_lines_without_a_reader_are_dropped_and_counted(pipe: tuple[int, int]) -> None:
+    """A full pipe holds up no thread; once it is read again, the log counts the lost lines."""
     handler = BackgroundHandler(pipe[1], bytes_max=64 * 1024)
     handler.setFormatter(logging.Formatter("%(message)s %(lines)s", defaults={"lines": ""}))
     line, count = "x" * 1023, 1000
@@ -50,12 +50,12 @@ def test_what_nobody_reads_is_dropped_and_counted(pipe: tuple[int, int]) -> None
                 whole += 1
     os.close(pipe[1])
     assert whole + missing == count
-    # What the pipe holds, what is being written, and what waits.
+    # In the pipe, in the write call, and in the handler's queue.
     assert whole < 300
 
 
-def test_a_reader_that_left_is_no_fault(pipe: tuple[int, int]) -> None:
-    """Lines that cannot be written are lost, and nothing else happens."""
+def test_a_reader_that_left(pipe: tuple[int, int]) -> None:
+    """Lines that cannot be written are dropped, and nothing else happens."""
     handler = BackgroundHandler(os.dup(pipe[1]))
     os.close(pipe[1])
     reader = os.dup(pipe[0])

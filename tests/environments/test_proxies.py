@@ -1,4 +1,4 @@
-"""What runs beside the server is reached without the proxy that the environment names."""
+"""The server reaches this machine without the proxy that the environment names."""
 
 import os
 import threading
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedgrpc.libraries.proxies import spare_loopback
+from embedgrpc.libraries.proxies import exclude_loopback
 from tests.server.server_process import started
 
 VARIABLES = [
@@ -30,16 +30,16 @@ VARIABLES = [
         ({"http_proxy": "p", "no_proxy": "*", "NO_PROXY": "*"}, "*", "*"),
     ],
 )
-def test_this_machine_is_left_out(
+def test_this_machine_is_excluded(
     given: Mapping[str, str], lower: str | None, upper: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the user left out stays, and this machine is added where there is a proxy."""
+    """This machine is added to the user's exclusions where there is a proxy."""
     for name in VARIABLES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    spare_loopback()
+    exclude_loopback()
     here = "localhost,127.0.0.1,::1,[::1]"
     wanted: dict[str, str | None] = {"no_proxy": lower, "NO_PROXY": upper}
     for name, expected in wanted.items():
@@ -60,13 +60,13 @@ class _Collector(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
-async def test_the_collector_beside_the_server_is_reached(
+async def test_a_collector_on_this_machine_is_reached(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Metrics go to the collector on this machine, and not to the proxy, which would refuse."""
+    """Metrics go to the collector on this machine, and not to the proxy."""
     paths: list[str] = []
     handler = type("Collector", (_Collector,), {"paths": paths})
     with HTTPServer(("127.0.0.1", 0), handler) as collector:
@@ -85,5 +85,5 @@ async def test_the_collector_beside_the_server_is_reached(
         finally:
             collector.shutdown()
             thread.join()
-    # It asks for its path alone, where a proxy is given the whole address.
+    # The request line has only the path; for a proxy it would have the whole URL.
     assert "/v1/metrics" in paths

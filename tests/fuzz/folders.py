@@ -154,7 +154,7 @@ def _open_configs(scratch: Path) -> Iterator[Execute]:
                 ):
                     text.encode()
                 if files.folder.name == _SHARDED or zlib.crc32(content) % _GRAPH_EVERY == 0:
-                    Tokenizer.load(files, properties)
+                    Tokenizer.load(properties)
                     _prepare(files, properties, scratch)
         except ModelError as error:
             check_refusal(error, names=str(scratch))
@@ -162,7 +162,7 @@ def _open_configs(scratch: Path) -> Iterator[Execute]:
     for name in (*_FOLDERS, _SHARDED):
         files = resolve(str(scratch / name))
         properties = read(files)
-        Tokenizer.load(files, properties)
+        Tokenizer.load(properties)
         _prepare(files, properties, scratch)
     yield execute
 
@@ -181,7 +181,7 @@ def _open_tokenizers(scratch: Path) -> Iterator[Execute]:
         try:
             with folders.changed(content) as files:
                 model = properties[files.folder.name]
-                tokenizer = Tokenizer.load(files, model)
+                tokenizer = Tokenizer.load(model)
         except ModelError as error:
             check_refusal(error, names=str(scratch))
             return

@@ -114,7 +114,7 @@ def _open(_scratch: Path) -> Iterator[Execute]:
     for source in _MODELS:
         files = resolve(source)
         properties = read(files)
-        loaded.append((properties, Tokenizer.load(files, properties)))
+        loaded.append((properties, Tokenizer.load(properties)))
 
     def execute(content: bytes) -> None:
         properties, tokenizer = loaded[content[0]]

@@ -71,7 +71,7 @@ V1 = "11:memory:/m\n4:cpu,cpuacct:/docker/c1\n0::/\n"
 def test_available_cores(
     tmp_path: Path, siblings: dict[int, str], membership: str, files: dict[str, str], wanted: int
 ) -> None:
-    """Threads of one core count once, and the quota of every control group above is kept to."""
+    """The threads of a core count once, and the quota of every parent control group applies."""
     groups = _write(tmp_path / "cgroup", files) if files else tmp_path
     _write(tmp_path, {"membership": membership})
     found = available_cores(
@@ -81,5 +81,5 @@ def test_available_cores(
 
 
 def test_available_cores_of_this_machine() -> None:
-    """The answer lies between one and the processors that there are."""
+    """The result lies between one and the number of processors."""
     assert 1 <= available_cores() <= (os.cpu_count() or 1)

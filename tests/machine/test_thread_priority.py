@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedgrpc.backends.onnx import OnnxBackend
-from embedgrpc.machine.thread_priority import give_way
+from embedgrpc.machine.thread_priority import lower_priority
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.sources.source import resolve
@@ -26,14 +26,14 @@ def _thread_ids() -> set[int]:
     return {int(task.name) for task in _TASKS.iterdir()}
 
 
-def test_a_thread_gives_way_alone() -> None:
-    """Neither does the one that started it, nor does a second time count."""
+def test_only_the_calling_thread_gets_lower_priority() -> None:
+    """Its parent keeps its priority, and a second call changes nothing."""
     before = _niceness(threading.get_native_id())
 
     def work() -> tuple[int, int]:
-        give_way()
+        lower_priority()
         once = _niceness(threading.get_native_id())
-        give_way()
+        lower_priority()
         return once, _niceness(threading.get_native_id())
 
     with ThreadPoolExecutor(1) as pool:
@@ -42,15 +42,15 @@ def test_a_thread_gives_way_alone() -> None:
     assert _niceness(threading.get_native_id()) == before
 
 
-def test_threads_of_a_session_give_way(tmp_path: Path) -> None:
-    """Whoever opens the session keeps its own priority."""
+def test_threads_of_a_session_have_lower_priority(tmp_path: Path) -> None:
+    """The thread that opens the session keeps its priority."""
     files = resolve(str(FIXTURES / "bert-mean"))
     graph = prepare(files, read(files), cache_dir=tmp_path)
     own = _niceness(threading.get_native_id())
     before = _thread_ids()
     backend = OnnxBackend(graph.path, device="cpu", lanes=1, intra_op_threads=3)
-    # Of the three threads of a run one is the caller's. The one that opened the session may still
-    # be listed for a moment, and other parts of the process start threads when they like.
+    # One of the three threads of a run is the caller's. The one that opened the session may still
+    # be listed for a moment, and other parts of the process may start threads at any time.
     started = _thread_ids() - before
     found = []
     for thread in started:

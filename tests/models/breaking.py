@@ -1,4 +1,4 @@
-"""Ways to break a model folder, for tests; each takes the folder."""
+"""Functions that break a model folder, for tests."""
 
 import io
 import json
@@ -20,12 +20,12 @@ Break = Callable[[Path], None]
 
 
 def remove(name: str) -> Break:
-    """Deletes a file."""
+    """Delete a file."""
     return lambda folder: (folder / name).unlink()
 
 
 def write(name: str, content: str | bytes) -> Break:
-    """Writes other content to a file, or makes one."""
+    """Write content to a file."""
     raw = content.encode() if isinstance(content, str) else content
 
     def apply(folder: Path) -> None:
@@ -35,7 +35,7 @@ def write(name: str, content: str | bytes) -> Break:
 
 
 def move(name: str, to: str) -> Break:
-    """Gives a file another name."""
+    """Rename a file."""
 
     def apply(folder: Path) -> None:
         (folder / name).replace(folder / to)
@@ -44,7 +44,7 @@ def move(name: str, to: str) -> Break:
 
 
 def truncate(name: str, *, kept: float = 0.5) -> Break:
-    """Keeps the first part of a file."""
+    """Truncate a file."""
 
     def apply(folder: Path) -> None:
         whole = (folder / name).read_bytes()
@@ -54,7 +54,7 @@ def truncate(name: str, *, kept: float = 0.5) -> Break:
 
 
 def replace_bytes(name: str, old: bytes, new: bytes) -> Break:
-    """Replaces some bytes of a file, wherever they are."""
+    """Replace bytes of a file wherever they occur."""
 
     def apply(folder: Path) -> None:
         content = (folder / name).read_bytes()
@@ -65,12 +65,12 @@ def replace_bytes(name: str, old: bytes, new: bytes) -> Break:
 
 
 def edit(name: str, **changes: Any) -> Break:
-    """Sets keys of a JSON object; those set to None are taken out."""
+    """Set keys of a JSON object; None removes a key."""
     return lambda folder: edit_json(folder / name, **changes)
 
 
 def retype_module(index: int, kind: str) -> Break:
-    """Makes a module of `modules.json` one of another type."""
+    """Change the type of a module in `modules.json`."""
 
     def apply(folder: Path) -> None:
         path = folder / "modules.json"
@@ -82,7 +82,7 @@ def retype_module(index: int, kind: str) -> Break:
 
 
 def repath_module(index: int, place: str, *, kind: str = "Transformer") -> Break:
-    """Makes a module of `modules.json` lie elsewhere, and be of another type."""
+    """Change the path and the type of a module in `modules.json`."""
 
     def apply(folder: Path) -> None:
         path = folder / "modules.json"
@@ -94,7 +94,7 @@ def repath_module(index: int, place: str, *, kind: str = "Transformer") -> Break
 
 
 def drop_tensor(name: str, tensor: str) -> Break:
-    """Takes a tensor out of a safetensors file."""
+    """Remove a tensor from a safetensors file."""
 
     def apply(folder: Path) -> None:
         tensors = load_file(folder / name)
@@ -105,7 +105,7 @@ def drop_tensor(name: str, tensor: str) -> Break:
 
 
 def reshape_tensor(name: str, tensor: str, shape: tuple[int, ...]) -> Break:
-    """Gives a tensor of a safetensors file another shape."""
+    """Reshape a tensor of a safetensors file."""
 
     def apply(folder: Path) -> None:
         tensors = load_file(folder / name)
@@ -116,7 +116,7 @@ def reshape_tensor(name: str, tensor: str, shape: tuple[int, ...]) -> Break:
 
 
 def both(*breaks: Break) -> Break:
-    """One after the other."""
+    """Apply several changes in order."""
 
     def apply(folder: Path) -> None:
         for one in breaks:
@@ -126,7 +126,7 @@ def both(*breaks: Break) -> Break:
 
 
 def edit_graph(change: Callable[[onnx.ModelProto], None]) -> Break:
-    """Changes `onnx/model.onnx`; external weights stay where they are."""
+    """Change `onnx/model.onnx`, but not its external weights."""
 
     def apply(folder: Path) -> None:
         path = folder / "onnx" / "model.onnx"
@@ -138,7 +138,7 @@ def edit_graph(change: Callable[[onnx.ModelProto], None]) -> Break:
 
 
 def move_external(location: str) -> Break:
-    """Makes a graph name another place of its weights."""
+    """Change the location of a graph's external weights."""
 
     def change(model: onnx.ModelProto) -> None:
         for tensor in model.graph.initializer:
@@ -150,7 +150,7 @@ def move_external(location: str) -> Break:
 
 
 def link_external_outside(folder: Path) -> None:
-    """Makes the file of a graph's weights a link out of the folder."""
+    """Replace the file of a graph's weights by a link out of the folder."""
     path = folder / "onnx" / "model.onnx_data"
     outside = folder.parent / "outside"
     path.rename(outside)
@@ -158,27 +158,27 @@ def link_external_outside(folder: Path) -> None:
 
 
 def add_input(model: onnx.ModelProto) -> None:
-    """An input that nobody knows."""
+    """Add an unknown input."""
     model.graph.input.append(
         helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3])
     )
 
 
 def rename_output(model: onnx.ModelProto) -> None:
-    """The only output gets a name that says nothing."""
+    """Give the only output an unknown name."""
     (output,) = model.graph.output
     model.graph.node.append(helper.make_node("Identity", [output.name], ["result"]))
     output.name = "result"
 
 
 def quantize(model: onnx.ModelProto) -> None:
-    """An operator of quantised graphs, whose result nobody uses."""
+    """Add an unused operator of quantised graphs."""
     names = ["input_ids_scaled", "input_ids_scale", "input_ids_zero"]
     model.graph.node.append(helper.make_node("DynamicQuantizeLinear", ["position"], names))
 
 
 def malicious_pickle(name: str, target: str) -> Break:
-    """A file of weights that runs a command where it is unpickled without care."""
+    """Make a pickled file of weights that runs a command when loaded by `pickle`."""
 
     class Attack:
         def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:

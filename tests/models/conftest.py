@@ -9,7 +9,7 @@ from tests.models.runner import FIXTURES, Runner
 
 @pytest.fixture(scope="session")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | Path], Runner]:
-    """Loads the model of a source, each once."""
+    """Return a function that loads models, and keeps them for all tests."""
     cache_dir = tmp_path_factory.mktemp("graphs")
 
     @cache

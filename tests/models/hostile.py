@@ -1,4 +1,4 @@
-"""Ways to make a model folder hostile, for tests; each takes the folder."""
+"""Functions that make a model folder hostile, for tests."""
 
 import base64
 import contextlib
@@ -20,7 +20,7 @@ _SECRET = "../../secret"  # noqa: S105 - the name of a file
 
 
 def pipe(name: str) -> Break:
-    """Puts a pipe that nobody writes to in the place of a file."""
+    """Replace a file by a pipe without a writer."""
 
     def apply(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -30,7 +30,7 @@ def pipe(name: str) -> Break:
 
 
 def listening_socket(name: str) -> Break:
-    """Puts a socket in the place of a file."""
+    """Replace a file by a socket."""
 
     def apply(folder: Path) -> None:
         (folder / name).unlink()
@@ -42,7 +42,7 @@ def listening_socket(name: str) -> Break:
 
 
 def folder_instead(name: str) -> Break:
-    """Puts a folder in the place of a file."""
+    """Replace a file by a folder."""
 
     def apply(folder: Path) -> None:
         (folder / name).unlink()
@@ -52,7 +52,7 @@ def folder_instead(name: str) -> Break:
 
 
 def link_out(name: str) -> Break:
-    """Moves a file or a folder out of the model's folder, and links to it."""
+    """Move a file or a folder out of the model's folder, and link to it."""
 
     def apply(folder: Path) -> None:
         path = folder / name
@@ -64,7 +64,7 @@ def link_out(name: str) -> Break:
 
 
 def link_to(name: str, target: str) -> Break:
-    """Replaces a file by a link."""
+    """Replace a file by a link."""
 
     def apply(folder: Path) -> None:
         (folder / name).unlink()
@@ -74,7 +74,7 @@ def link_to(name: str, target: str) -> Break:
 
 
 def move_module(index: int, outside: str) -> Break:
-    """Moves a module's folder out of the model's, and names the new place.
+    """Move a module's folder out of the model's, and write the new path to `modules.json`.
 
     Args:
         index: Of the module.
@@ -96,7 +96,7 @@ def move_module(index: int, outside: str) -> Break:
 
 
 def modules(count: int) -> Break:
-    """Repeats the last module until there are so many."""
+    """Repeat the last module until there are this many."""
 
     def apply(folder: Path) -> None:
         path = folder / "modules.json"
@@ -107,7 +107,7 @@ def modules(count: int) -> Break:
 
 
 def sparse(name: str, size: int) -> Break:
-    """Makes a file large that takes no place on the disk."""
+    """Make a large sparse file."""
 
     def apply(folder: Path) -> None:
         with (folder / name).open("r+b") as file:
@@ -117,7 +117,7 @@ def sparse(name: str, size: int) -> Break:
 
 
 def normalizer(*steps: dict[str, Any]) -> Break:
-    """Gives a tokenizer other steps before it looks for tokens."""
+    """Set the normalizer of a tokenizer."""
 
     def apply(folder: Path) -> None:
         edit_json(
@@ -128,18 +128,18 @@ def normalizer(*steps: dict[str, Any]) -> Break:
 
 
 def replace_step(pattern: str, content: str) -> dict[str, Any]:
-    """A step that replaces a text."""
+    """Return a step that replaces a text."""
     return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
 
 
 def table_step(replacement: str) -> dict[str, Any]:
-    """A step that looks replacements up in a table of the model's own."""
+    """Return a step that looks up replacements in a table of the model."""
     table = struct.pack("<I", 4) + struct.pack("<I", 0) + replacement.encode() + b"\0"
     return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(table).decode()}
 
 
 def word_length(characters: int) -> Break:
-    """Lets a tokenizer look for tokens in longer words."""
+    """Set the longest word in which a tokenizer looks for tokens."""
 
     def apply(folder: Path) -> None:
         content = json.loads((folder / "tokenizer.json").read_text())
@@ -150,7 +150,7 @@ def word_length(characters: int) -> Break:
 
 
 def header(size: int, content: bytes = b"") -> Break:
-    """Writes a safetensors file whose header claims a size."""
+    """Write a safetensors file whose header declares a size."""
 
     def apply(folder: Path) -> None:
         path = folder / "model.safetensors"
@@ -162,7 +162,7 @@ def header(size: int, content: bytes = b"") -> Break:
 
 
 def many_tensors(count: int) -> Break:
-    """Writes a safetensors file of many tensors without a value."""
+    """Write a safetensors file with many empty tensors."""
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     content = json.dumps({f"t{number}": entry for number in range(count)}, separators=(",", ":"))
     return header(len(content), content.encode())
@@ -244,7 +244,7 @@ LEAKS: dict[str, Callable[[onnx.ModelProto], None]] = {
 
 
 def leak(change: Callable[[onnx.ModelProto], None]) -> Break:
-    """Makes a graph name a file outside of the model's folder, which is there."""
+    """Make a graph refer to an existing file outside of the model's folder."""
 
     def apply(folder: Path) -> None:
         (folder.parent / "secret").write_bytes(b"\0" * 16)
@@ -254,7 +254,7 @@ def leak(change: Callable[[onnx.ModelProto], None]) -> Break:
 
 
 def endless_graph(model: onnx.ModelProto) -> None:
-    """Makes a graph add the result of a loop that does not end to its output."""
+    """Make a graph add the result of an endless loop to its output."""
     (output,) = model.graph.output
     for node in model.graph.node:
         for index, name in enumerate(node.output):

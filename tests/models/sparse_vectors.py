@@ -9,7 +9,7 @@ from tests.models.runner import Runner, expected
 def assert_same_weights(
     ours: Mapping[int, float], theirs: Mapping[str, float], tolerance: float
 ) -> None:
-    """Compares sparse vectors; an entry below the tolerance may be missing."""
+    """Compare sparse vectors; an entry below the tolerance may be missing."""
     reference = {int(token): weight for token, weight in theirs.items()}
     assert reference
     worst = max(
@@ -19,7 +19,7 @@ def assert_same_weights(
 
 
 def assert_reference(runner: Runner) -> None:
-    """Compares the sparse vectors of all texts of `splade-bert` with those of the reference."""
+    """Compare the sparse vectors of all texts of `splade-bert` with the reference."""
     reference = expected("splade-bert")
     sequences = runner.tokenize(reference["texts"])
     weights = runner.run(sequences, VOCABULARY_WEIGHTS)

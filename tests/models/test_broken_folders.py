@@ -1,4 +1,4 @@
-"""What is wrong with a model folder is said in one line that names the file and the key."""
+"""A broken model folder is refused with one line that names the file and the key."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ _TRANSFORM = "cls.predictions.transform.dense.weight"
 _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     # config.json and what it says about the architecture
     "no config": ("bert-mean", remove("config.json"), "config.json", ("is missing",)),
-    "config no JSON": ("bert-mean", write("config.json", "{'a': 1}"), "config.json", ("no JSON",)),
+    "config no JSON": ("bert-mean", write("config.json", "{'a': 1}"), "config.json", ("not JSON",)),
     "config not text": ("bert-mean", write("config.json", b"\xff\xfe\x00"), "config.json", ()),
     "config too deep": ("bert-mean", write("config.json", "[" * 100_000), "config.json",
                         ("is nested too deeply",)),
@@ -78,7 +78,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                     "1_Pooling/config.json", ("pooling_mode", "cls")),
     "pooling of another size": ("bert-mean", edit("1_Pooling/config.json",
                                                   word_embedding_dimension=48), "config.json",
-                                ("hidden_size 32", "48", "Pooling")),
+                                ("hidden_size is 32", "48", "Pooling")),
     "Dense of another size": ("gemma-dense", edit("2_Dense/config.json", in_features=35),
                               "2_Dense/config.json", ("35", "36")),
     "Dense after Dense": ("gemma-dense", edit("3_Dense/config.json", in_features=71),
@@ -109,7 +109,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                         "sentence_bert_config.json", ("max_seq_length",)),
     "no tokenizer": ("bert-mean", remove("tokenizer.json"), "tokenizer.json", ("is missing",)),
     "broken tokenizer": ("bert-mean", truncate("tokenizer.json"), "tokenizer.json",
-                         ("is no JSON",)),
+                         ("is not JSON",)),
     "tokenizer of no library": ("bert-mean", edit("tokenizer.json", normalizer={
         "type": "Precompiled", "precompiled_charsmap": "AAAA"}), "tokenizer.json",
         ("cannot be read",)),
@@ -130,9 +130,9 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "weights not fetched": ("bert-mean", write("model.safetensors", _POINTER),
                             "model.safetensors", ("Git LFS pointer",)),
     "corrupt header": ("bert-mean", write("model.safetensors", b"\x10" + b"\0" * 7 + b"{" * 16),
-                       "model.safetensors", ("is no safetensors file",)),
+                       "model.safetensors", ("is not a safetensors file",)),
     "truncated weights": ("bert-mean", truncate("model.safetensors"), "model.safetensors",
-                          ("is no safetensors file",)),
+                          ("is not a safetensors file",)),
     "missing tensor": ("bert-mean", drop_tensor("model.safetensors", _WORDS),
                        "model.safetensors", (_WORDS, "is missing")),
     "mis-shaped tensor": ("bert-mean", reshape_tensor("model.safetensors", _WORDS, (7, 32)),
@@ -214,7 +214,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                      "1_SpladePooling/config.json", ("pooling_strategy", "max")),
     "other vocabulary": ("splade-bert", edit("1_SpladePooling/config.json",
                                              word_embedding_dimension=30522), "config.json",
-                         ("vocab_size 1250", "30522", "SpladePooling")),
+                         ("vocab_size is 1250", "30522", "SpladePooling")),
     "no masked-language head": ("splade-bert", drop_tensor("model.safetensors", _TRANSFORM),
                                 "model.safetensors", (_TRANSFORM, "is missing")),
     "sparse by name alone": ("bert-mean", edit("config_sentence_transformers.json",
@@ -236,7 +236,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("row", _ROWS)
 def test_the_message_is_one_line(tmp_path: Path, row: str) -> None:
-    """A broken folder is refused; the line names the file and the key."""
+    """The error for a broken folder names the file and the key."""
     fixture, break_, file, parts = _ROWS[row]
     folder = copy_fixture(fixture, tmp_path)
     break_(folder)
@@ -249,6 +249,6 @@ def test_the_message_is_one_line(tmp_path: Path, row: str) -> None:
 
 
 @pytest.mark.parametrize("fixture", sorted({row[0] for row in _ROWS.values()}))
-def test_the_folders_are_whole_before(tmp_path: Path, fixture: str) -> None:
-    """An unbroken copy of each fixture loads, so that it is the breaking that is refused."""
+def test_unbroken_folders_load(tmp_path: Path, fixture: str) -> None:
+    """An unbroken copy of each fixture loads, so the errors above come from the damage."""
     assert Runner.load(copy_fixture(fixture, tmp_path), tmp_path / "cache").graph.outputs

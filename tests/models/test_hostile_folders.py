@@ -1,4 +1,4 @@
-"""Folders that are made to hurt are refused at once, by name, and without memory to speak of."""
+"""Hostile model folders are refused quickly, by name, and with little memory."""
 
 import os
 import shutil
@@ -192,13 +192,13 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
 
 def _load(files: ModelFiles, cache_dir: Path) -> None:
     described = properties.read(files)
-    Tokenizer.load(files, described)
+    Tokenizer.load(described)
     graph.prepare(files, described, cache_dir=cache_dir)
 
 
 @pytest.mark.parametrize("row", _ROWS)
 def test_a_hostile_folder_is_refused_by_name(tmp_path: Path, row: str) -> None:
-    """The message is one line with the file, and the field, the limit and the value."""
+    """The error is one line with the file, the field, the limit and the value."""
     fixture, harm, file, parts = _ROWS[row]
     folder = copy_fixture(fixture, tmp_path)
     harm(folder)
@@ -213,7 +213,7 @@ def test_a_hostile_folder_is_refused_by_name(tmp_path: Path, row: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="makes a device")
 def test_a_device_is_refused(tmp_path: Path) -> None:
-    """A device inside of the folder is not opened."""
+    """A device in the folder is not opened."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "tokenizer.json").unlink()
     os.mknod(folder / "tokenizer.json", 0o20644, os.makedev(1, 5))
@@ -222,7 +222,7 @@ def test_a_device_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_kubernetes_volume_is_served(tmp_path: Path) -> None:
-    """The links of a ConfigMap or a secret stay inside the folder: they lead to `..data`."""
+    """The links of a ConfigMap or a secret, which lead to `..data`, stay in the folder."""
     whole = copy_fixture("bert-mean", tmp_path)
     volume = tmp_path / "volume"
     state = volume / "..2026_11_28_00_00_00.1"
@@ -235,14 +235,14 @@ def test_a_kubernetes_volume_is_served(tmp_path: Path) -> None:
 
 
 def test_a_link_to_the_folder_itself_is_followed(tmp_path: Path) -> None:
-    """Who names a source vouches for where it leads."""
+    """The source itself may be a link to another folder."""
     folder = copy_fixture("bert-mean", tmp_path)
     (tmp_path / "link").symlink_to(folder)
     _load(resolve(str(tmp_path / "link")), tmp_path / "cache")
 
 
 def _snapshot(tmp_path: Path) -> tuple[Path, Path]:
-    """A model in the Hub's cache: the folder that is read, and the folder of its contents."""
+    """Make a model in the Hub's cache; return its snapshot and the folder of its contents."""
     repository = tmp_path / "models--org--name"
     folder, blobs = repository / "snapshots" / "0123abc", repository / "blobs"
     shutil.copytree(FIXTURES / "bert-mean", folder)
@@ -255,7 +255,7 @@ def _snapshot(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_the_cache_of_the_hub_is_served(tmp_path: Path) -> None:
-    """Its links lead from the snapshot to the contents of the same repository."""
+    """Links from a snapshot to the contents of the same repository are accepted."""
     folder, _ = _snapshot(tmp_path)
     _load(ModelFiles(str(folder), folder, ""), tmp_path / "cache")
 
@@ -264,7 +264,7 @@ def test_the_cache_of_the_hub_is_served(tmp_path: Path) -> None:
     "target", ["../../../models--org--other/blobs/0", "../../refs/main", "../../../outside"]
 )
 def test_the_cache_leads_nowhere_else(tmp_path: Path, target: str) -> None:
-    """Another repository's contents, and what else lies in the cache, are outside."""
+    """Links to another repository's contents or to other files of the cache are refused."""
     folder, _ = _snapshot(tmp_path)
     path = folder / "tokenizer.json"
     content = path.read_bytes()

@@ -58,7 +58,7 @@ def cross_encoder(
 
 
 def test_embedding_token_ids(embedding: tuple[str, Runner]) -> None:
-    """A text becomes the very tokens of the reference."""
+    """The tokens of a text are those of the reference."""
     name, runner = embedding
     reference = expected(name)
     sequences = runner.tokenize(reference["texts"])
@@ -70,7 +70,7 @@ def test_embedding_token_ids(embedding: tuple[str, Runner]) -> None:
     [("default", "sentence_embedding"), ("normalize_false", "pooled_embedding")],
 )
 def test_embedding_vectors(embedding: tuple[str, Runner], entry: str, output: str) -> None:
-    """A text becomes the vector of the reference, before and after Normalize."""
+    """The vector of a text is that of the reference, before and after Normalize."""
     name, runner = embedding
     reference = expected(name)
     if not runner.properties.normalize:
@@ -82,7 +82,7 @@ def test_embedding_vectors(embedding: tuple[str, Runner], entry: str, output: st
 
 
 def test_prompts(embedding: tuple[str, Runner]) -> None:
-    """A prompt in front of each text gives the vector of the reference."""
+    """With a prompt in front of the text, the vector is that of the reference."""
     name, runner = embedding
     reference = expected(name)
     entries = {k: v for k, v in reference["outputs"].items() if k.startswith("prompt_")}
@@ -101,7 +101,7 @@ def test_prompts(embedding: tuple[str, Runner]) -> None:
 
 @pytest.mark.parametrize("name", ["qwen3-last", "roberta-mean", "mpnet-mean", "gemma-dense"])
 def test_padding_changes_nothing(load: Load, name: str) -> None:
-    """A text has the same vector alone and padded, on whichever side its model pads."""
+    """A text has the same vector alone and padded, on either side."""
     runner = load(FIXTURES / name)
     (short,) = runner.tokenize(["two words"])
     alone = runner.run([short], "sentence_embedding")
@@ -110,7 +110,7 @@ def test_padding_changes_nothing(load: Load, name: str) -> None:
 
 
 def test_embedding_settings(embedding: tuple[str, Runner]) -> None:
-    """What the reference finds out from the folder is found out here."""
+    """The properties read from the folder are those of the reference."""
     name, runner = embedding
     settings, metadata = expected(name)["settings"], runner.properties
     assert metadata.max_tokens == settings["max_seq_length"]
@@ -123,7 +123,7 @@ def test_embedding_settings(embedding: tuple[str, Runner]) -> None:
 
 
 def test_pair_token_ids(cross_encoder: tuple[str, Runner]) -> None:
-    """A pair becomes the very tokens of the reference, over-long ones cut alike."""
+    """The tokens of a pair are those of the reference, also for truncated pairs."""
     name, runner = cross_encoder
     reference = expected(name)
     sequences = runner.tokenize_pairs(reference["pairs"])
@@ -132,7 +132,7 @@ def test_pair_token_ids(cross_encoder: tuple[str, Runner]) -> None:
 
 
 def test_pair_logits(cross_encoder: tuple[str, Runner]) -> None:
-    """A pair gets the logit of the reference."""
+    """The logit of a pair is that of the reference."""
     name, runner = cross_encoder
     reference = expected(name)
     logits = runner.run(runner.tokenize_pairs(reference["pairs"]), "logits")
@@ -143,7 +143,7 @@ def test_pair_logits(cross_encoder: tuple[str, Runner]) -> None:
 
 
 def test_default_model_vectors(load: Load) -> None:
-    """The real all-MiniLM-L6-v2 answers as the reference does."""
+    """The vectors of the real all-MiniLM-L6-v2 are those of the reference."""
     runner = load(DEFAULT_MODEL)
     reference = expected("all-MiniLM-L6-v2")
     sequences = runner.tokenize(reference["texts"])
@@ -157,7 +157,7 @@ def test_default_model_vectors(load: Load) -> None:
 
 
 def test_a_vector_does_not_depend_on_its_batch(load: Load) -> None:
-    """The same text alone, among 64 and beside a long one is the same vector within 1e-6."""
+    """A text has the same vector within 1e-6 alone, among 64 texts and beside a long one."""
     runner = load(DEFAULT_MODEL)
     texts = expected("all-MiniLM-L6-v2")["texts"]
     long = max(texts, key=len)

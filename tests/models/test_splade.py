@@ -20,12 +20,12 @@ Load = Callable[[str | Path], Runner]
 
 @pytest.fixture(scope="module")
 def splade(load: Load) -> Runner:
-    """A model whose only vectors are sparse."""
+    """A model with sparse vectors only."""
     return load(FIXTURES / "splade-bert")
 
 
 def test_metadata(splade: Runner) -> None:
-    """A sparse model has no dense vectors, and compares by dot product."""
+    """A sparse model has no dense vectors, and its similarity is the dot product."""
     metadata = splade.properties
     assert metadata.representations == (Representation.SPARSE,)
     assert metadata.dimensions == metadata.multi_vector_dimensions == 0
@@ -37,14 +37,14 @@ def test_metadata(splade: Runner) -> None:
 
 
 def test_token_ids(splade: Runner) -> None:
-    """A text becomes the very tokens of the reference."""
+    """The tokens of a text are those of the reference."""
     reference = expected("splade-bert")
     sequences = splade.tokenize(reference["texts"])
     assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
 
 
 def test_weights(splade: Runner) -> None:
-    """Each vocabulary entry weighs what it does in the reference, in a padded batch and alone."""
+    """Each vocabulary entry has the weight of the reference, alone and in a padded batch."""
     reference = expected("splade-bert")
     sequences = splade.tokenize(reference["texts"])
     together = splade.run(sequences, VOCABULARY_WEIGHTS)
@@ -59,14 +59,14 @@ def test_weights(splade: Runner) -> None:
 
 
 def test_similarity_defaults_to_dot(tmp_path: Path, load: Load) -> None:
-    """Where no file says how sparse vectors are compared, the reference takes the dot product."""
+    """Without a configured similarity, sparse vectors use the dot product, as in the reference."""
     folder = copy_fixture("splade-bert", tmp_path)
     edit_json(folder / "config_sentence_transformers.json", similarity_fn_name=None)
     assert load(folder).properties.similarity is Similarity.DOT
 
 
 def test_the_newer_metadata(tmp_path: Path) -> None:
-    """Newer releases name the modules and their keys in another way."""
+    """The modules and keys of newer releases are read."""
     folder = copy_fixture("splade-bert", tmp_path)
     module = "sentence_transformers.{}"
     entries = [
@@ -101,7 +101,7 @@ def test_the_newer_metadata(tmp_path: Path) -> None:
 
 
 def _logits_of(runner: Runner) -> tuple[onnx.ModelProto, str]:
-    """The graph with its weights inside, and the name of its logits."""
+    """Return the graph with its weights inside, and the name of its logits."""
     model = onnx.load(runner.graph.path)
     largest = next(n for n in reversed(model.graph.node) if n.op_type == "ReduceMax")
     masked = next(n for n in model.graph.node if largest.input[0] in n.output)
@@ -109,7 +109,7 @@ def _logits_of(runner: Runner) -> tuple[onnx.ModelProto, str]:
 
 
 def _export(runner: Runner, folder: Path, name: str, *, vocabulary: int | str = 1250) -> None:
-    """Writes what an export of the masked-language model is."""
+    """Write an ONNX export of the masked-language model."""
     model, logits = _logits_of(runner)
     model.graph.node.append(helper.make_node("Identity", [logits], [name]))
     del model.graph.output[:]
@@ -124,7 +124,7 @@ def _export(runner: Runner, folder: Path, name: str, *, vocabulary: int | str = 
 def test_an_export_gives_the_same(
     tmp_path: Path, splade: Runner, name: str, vocabulary: int | str
 ) -> None:
-    """An ONNX export of the masked-language model is pooled here."""
+    """The logits of an exported masked-language model are pooled here."""
     folder = copy_fixture("splade-bert", tmp_path)
     _export(splade, folder, name, vocabulary=vocabulary)
     (folder / "model.safetensors").unlink()
@@ -134,7 +134,7 @@ def test_an_export_gives_the_same(
 
 
 def test_an_export_that_hides_its_size_is_run(tmp_path: Path, splade: Runner) -> None:
-    """Where the graph does not tell how many values a token has, it is found out."""
+    """An unknown number of logits per token is checked by a run."""
     folder = copy_fixture("splade-bert", tmp_path)
     _export(splade, folder, "output", vocabulary="values")
     path = folder / "onnx" / "model.onnx"
@@ -151,7 +151,7 @@ def test_an_export_that_hides_its_size_is_run(tmp_path: Path, splade: Runner) ->
 
 
 def test_an_export_of_another_vocabulary_is_refused(tmp_path: Path, splade: Runner) -> None:
-    """Outputs that cannot be logits are named."""
+    """An export without logits is refused, with the names of its outputs."""
     folder = copy_fixture("splade-bert", tmp_path)
     _export(splade, folder, "last_hidden_state", vocabulary=32)
     with pytest.raises(
@@ -165,7 +165,7 @@ def test_an_export_of_another_vocabulary_is_refused(tmp_path: Path, splade: Runn
 def test_poolings_and_activations(
     tmp_path: Path, splade: Runner, strategy: str, activation: str
 ) -> None:
-    """Weights are pooled and dampened as the module's configuration says, padding left out."""
+    """Weights are pooled and dampened as the module's configuration says, without the padding."""
     folder = copy_fixture("splade-bert", tmp_path)
     edit_json(
         folder / "1_SpladePooling" / "config.json",

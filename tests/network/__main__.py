@@ -1,4 +1,4 @@
-"""Serves for a while, and prints what was asked of other machines and kept in the user's folder.
+"""Serve for a while; print calls to other machines, and files in the user's home folder.
 
 uv run python -m tests.network [--seconds S] [--variable NAME=VALUE]
 """
@@ -16,7 +16,7 @@ from tests.network.tracing import Tracer, variables
 
 
 def main() -> int:
-    """Prints each call and file; returns 1 where there is any."""
+    """Print each call and file; return 1 if there is any."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=40, help="how long to serve")
     parser.add_argument(

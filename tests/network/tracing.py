@@ -1,4 +1,4 @@
-"""Traces what a process asks of the network, in C as well as in Python, by `strace`."""
+"""Traces the network calls of a process, in C as well as in Python, with `strace`."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _CALLS = "socket,connect,sendto,sendmsg,sendmmsg"
-# What reaches this machine alone: other processes' sockets, and the kernel's own tables.
+# Calls within this machine: sockets of other processes, and the kernel's own tables.
 _LOCAL = re.compile(
     r"AF_UNIX|AF_NETLINK"
     r'|sin_addr=inet_addr\("(127\.|0\.0\.0\.0")'
@@ -20,7 +20,7 @@ _ADDRESS = re.compile(r"sa_family=AF_\w+|sin6?_port=")
 
 
 class TracerMissingError(Exception):
-    """There is no strace here; one line that says what to do."""
+    """strace is missing; the message says how to install it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,13 @@ class Tracer:
     """Runs commands under `strace`.
 
     Attributes:
-        record: Where the calls of a process and of all its children are written.
+        record: The file with the calls of a process and of all its children.
     """
 
     record: Path
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """Makes the command that runs another one and records its calls.
+        """Return the command that runs another one and records its calls.
 
         Raises:
             TracerMissingError: There is no strace.
@@ -47,21 +47,21 @@ class Tracer:
 
     @staticmethod
     def traced(process: "subprocess.Popen[Any]") -> int:
-        """Finds the process that a tracer runs: signals to the tracer do not reach it."""
+        """Return the id of the traced process: signals to the tracer do not reach it."""
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         (child,) = children.read_text().split()
         return int(child)
 
     def calls(self) -> list[str]:
-        """Every call that was recorded."""
+        """Return every recorded call."""
         return self.record.read_text("utf-8", "replace").splitlines()
 
     def calls_elsewhere(self) -> list[str]:
-        """The calls that name an address of another machine, such as that of a name server."""
+        """Return the calls with an address of another machine, such as a name server."""
         return [call for call in self.calls() if _ADDRESS.search(call) and not _LOCAL.search(call)]
 
 
 def variables(home: Path) -> dict[str, str]:
-    """The environment of a user who has set nothing, and whose folder is empty."""
+    """Return the environment of a user with an empty home folder and no settings."""
     kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"HOME": str(home)}

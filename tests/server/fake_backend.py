@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embedgrpc.backends.base import NO_CONTEXT, FloatArray, IntArray, PaddedBatch, RunContext
+from embedgrpc.backends.base import NO_CONTEXT, PaddedBatch, RunContext
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.settings.settings import Settings
 

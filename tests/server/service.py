@@ -124,7 +124,6 @@ def settings_for(*models: ModelSettings, cache_dir: Path, **changes: Any) -> Set
         "address": "127.0.0.1:0",
         "device": "cpu",
         "intra_op_threads": 1,
-        "calibration_s": 0,
         "cache_dir": cache_dir,
         "models": models or (EMBED,),
         "shutdown_grace_s": 2,

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from embedgrpc.server.loading.loading import DEFAULT_MODEL
+from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 from tests.service.conftest import running_server
 from tests.service.grpcurl import Grpcurl
-from tests.settings_table import README, render
+from tests.settings_table import DOCUMENT, render
 from tests.triton.environment import Environment
 from tests.triton.server import TritonServer
 
+README = Path(__file__).parent.parent.parent / "README.md"
 DOCUMENTED_TARGET = "127.0.0.1:50051"
 DOCUMENTED_TRITON = "127.0.0.1:8001"
 
@@ -27,9 +28,9 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_tables_of_settings_are_current() -> None:
-    """Every setting stands in the README with its flag or key, default and description."""
-    readme = README.read_text("utf-8")
-    assert readme == render(readme), "run: uv run python -m tests.settings_table"
+    """docs/configuration.md lists every setting with its default and description."""
+    document = DOCUMENT.read_text("utf-8")
+    assert document == render(document), "run: uv run python -m tests.settings_table"
 
 
 def test_what_inspect_prints_stands_in_the_readme() -> None:

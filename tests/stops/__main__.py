@@ -1,9 +1,9 @@
-"""Stops a server under load again and again, and prints what its callers saw.
+"""Stop a server under load again and again, and print the statuses of its calls.
 
 uv run python -m tests.stops [--stops N] [--callers N] [--pause-ms MS]
 
-A call that is CANCELLED is one that the server lost: no client tries it again. UNAVAILABLE is what
-each caller meets in the end, as there is no other server.
+CANCELLED means that the server lost the call: clients do not retry it. In the end each caller gets
+UNAVAILABLE, as there is no other server.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from tests.stops.trial import stop_under_load
 
 
 def main() -> int:
-    """Runs the stops; returns 1 where a call was lost."""
+    """Run the stops; return 1 if a call was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stops", type=int, default=50)
     parser.add_argument("--callers", type=int, default=24)

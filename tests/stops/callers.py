@@ -1,10 +1,10 @@
-"""Callers of one server that never try a call again, until it is gone.
+"""Callers of one server that do not retry, until the server has stopped.
 
 python -m tests.stops.callers TARGET --callers N [--pause-ms MS]
 
-Each has a connection of its own and calls again as soon as it has its answer, or after a pause
-where one is given. The process writes a line once every caller has an answer, and ends, with a
-line of JSON, once each has met a failure: how often each outcome was seen.
+Each caller has its own connection, and calls again as soon as it has its answer, or after a pause
+if one is given. The process writes a line once the callers have their first answers. Once each has
+failed, it writes a line of JSON with the count of each status, and ends.
 """
 
 import argparse

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.long
 
 @pytest.mark.parametrize("pause_ms", [0.0, 10.0], ids=["at-once", "after-a-pause"])
 async def test_no_call_is_lost(pause_ms: float, tmp_path: Path) -> None:
-    """Of calls without retries, each is answered or told that the server is gone; none is lost."""
+    """Each call without retries is answered or gets UNAVAILABLE; none is lost."""
     stop = await stop_under_load(callers=24, pause_ms=pause_ms, cache_dir=tmp_path)
     assert stop.exit_code == 0
     assert stop.outcomes.pop("OK") > 0

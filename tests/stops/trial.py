@@ -1,4 +1,4 @@
-"""Stops a server under load and reports what its callers saw."""
+"""Stops a server under load and reports the statuses of its calls."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ from tests.server.server_process import started
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """What became of one stop.
+    """The result of one stop.
 
     Attributes:
-        outcomes: How many calls ended with each status; "OK" among them.
-        exit_code: The server's.
+        outcomes: How many calls ended with each status, including "OK".
+        exit_code: The exit code of the server.
     """
 
     outcomes: dict[str, int]
@@ -28,12 +28,12 @@ class Stop:
 async def stop_under_load(
     *, callers: int, pause_ms: float = 0.0, cache_dir: Path, flags: tuple[str, ...] = ()
 ) -> Stop:
-    """Starts a server, lets callers call it, and ends it with SIGTERM meanwhile.
+    """Start a server, let callers call it, and stop it with SIGTERM meanwhile.
 
     Args:
         callers: How many there are.
-        pause_ms: The mean time between two calls of one of them.
-        cache_dir: Where graphs that were built are kept.
+        pause_ms: The mean time between two calls of a caller.
+        cache_dir: The cache of built graphs.
         flags: Flags of `embedgrpc serve`.
     """
     async with started(*flags, cache_dir=cache_dir) as server:

@@ -240,6 +240,7 @@ async def test_one_of_two_servers_may_hang(
     assert not load.wrong
 
 
+@pytest.mark.long
 async def test_a_server_that_comes_and_goes_leaves_nothing(
     upstream: Upstream, graphs: Path
 ) -> None:

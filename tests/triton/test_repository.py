@@ -236,7 +236,7 @@ def test_what_was_not_written_so_is_not_replaced(
     place = write_model(tmp_path, bert, CPU)
     change(place)
     before = _contents(place)
-    with pytest.raises(RepositoryError, match="not written by this command, or was changed"):
+    with pytest.raises(RepositoryError, match="not written by this command, or has changed"):
         write_model(tmp_path, bert, CPU)
     assert _contents(place) == before
 
@@ -251,7 +251,7 @@ def test_links_and_files_are_not_replaced(bert: RepositoryModel, tmp_path: Path)
     for name in ("bert-mean", "other"):
         with pytest.raises(RepositoryError, match="not written by this command"):
             check_place(there, name)
-    with pytest.raises(RepositoryError, match="is no folder"):
+    with pytest.raises(RepositoryError, match="is not a folder"):
         check_place(there / "other", "bert-mean")
 
 

@@ -1,4 +1,4 @@
-"""What the engine needs of whatever runs a model."""
+"""The interface between the engine and the backends, which run models."""
 
 import math
 import threading
@@ -6,11 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +17,7 @@ class PaddedBatch:
         input_ids: int64 [batch, tokens]; the padding token where the mask is 0.
         attention_mask: int64 [batch, tokens]; 1 for a real token, 0 for padding.
         token_type_ids: int64 [batch, tokens]; 1 for the second text of a pair.
-        outputs: Names of the graph's outputs that are wanted.
+        outputs: Names of the outputs to return.
     """
 
     input_ids: IntArray
@@ -31,7 +27,7 @@ class PaddedBatch:
 
 
 class Cancellation:
-    """Tells a run that nobody waits for it any more. Safe to use from any thread."""
+    """A signal to a run that no caller waits for it any more. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,11 +36,11 @@ class Cancellation:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the run is cancelled."""
         return self._cancelled
 
     def cancel(self) -> None:
-        """Says that nobody waits any more, for good; tells it to everybody, each once."""
+        """Cancel the run for good, and call each callback once."""
         with self._lock:
             self._cancelled = True
             callbacks, self._callbacks = self._callbacks, []
@@ -52,7 +48,7 @@ class Cancellation:
             callback()
 
     def add_callback(self, callback: Callable[[], object]) -> None:
-        """Has something called on cancellation, in the thread that cancels; at once if it was."""
+        """Register a callback. It runs in the cancelling thread, or now if already cancelled."""
         with self._lock:
             if not self._cancelled:
                 self._callbacks.append(callback)
@@ -60,7 +56,7 @@ class Cancellation:
         callback()
 
     def remove_callback(self, callback: Callable[[], object]) -> None:
-        """Takes back what `add_callback` was given; without effect where it was called."""
+        """Remove a callback; without effect if it has been called."""
         with self._lock:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
@@ -68,13 +64,13 @@ class Cancellation:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """For whom a batch is run.
+    """The callers' limits for the run of a batch.
 
     Attributes:
-        deadline: When the last of those who wait for it stops waiting, in seconds of
-            `time.monotonic`; infinity where somebody waits for ever.
-        metadata: Keys and values to pass on to whatever runs the model, such as traceparent.
-        cancellation: Whether anybody waits at all.
+        deadline: The latest deadline of the callers, in seconds of `time.monotonic`; infinity if
+            one has none.
+        metadata: Keys and values to pass on to a remote backend, such as traceparent.
+        cancellation: Signals that all callers are gone.
     """
 
     deadline: float = math.inf
@@ -82,12 +78,12 @@ class RunContext:
     cancellation: Cancellation = field(default_factory=Cancellation)
 
 
-# For who waits as long as it takes, and is nobody's caller. Nothing ever cancels it.
+# For runs without a deadline, which nothing cancels.
 NO_CONTEXT = RunContext()
 
 
 class Availability:
-    """Whether what runs a model can be reached, for whoever wants to know when that changes.
+    """Whether a backend can be reached; notifies watchers of changes.
 
     Safe to use from any thread.
     """
@@ -99,11 +95,11 @@ class Availability:
 
     @property
     def available(self) -> bool:
-        """Whether it can be reached."""
+        """Whether the backend can be reached."""
         return self._available
 
-    def set(self, available: bool) -> None:  # noqa: FBT001 - the only thing to say
-        """Says whether it can be reached; tells watchers in this thread if that is new."""
+    def set(self, available: bool) -> None:  # noqa: FBT001 - the only argument
+        """Record whether the backend can be reached; notify watchers in this thread if changed."""
         with self._lock:
             if available == self._available:
                 return
@@ -113,7 +109,7 @@ class Availability:
             watcher(available)
 
     def watch(self, watcher: Callable[[bool], None]) -> None:
-        """Has a watcher told of every change; of the present state too where it is away."""
+        """Notify a watcher of every change, and at once if the backend is away."""
         with self._lock:
             self._watchers.append(watcher)
             available = self._available
@@ -122,69 +118,68 @@ class Availability:
 
 
 class BackendError(Exception):
-    """The model was run, and the run failed. The message never holds an input."""
+    """A run failed. The message never contains an input."""
 
 
 class BackendUnreachableError(BackendError):
-    """What runs the model cannot be reached now; the same batch may succeed later."""
+    """The backend cannot be reached now; the same batch may succeed later."""
 
 
 class BackendOverloadedError(BackendError):
-    """What runs the model has more work than it takes; the same batch may succeed later."""
+    """The backend has more work than it accepts; the same batch may succeed later."""
 
 
 class BackendDeadlineError(BackendError):
-    """The time that the batch's callers gave was over before the model had answered."""
+    """The callers' deadline passed before the model had answered."""
 
 
 class BackendCancelledError(BackendError):
-    """The run was given up, as nobody waited for it any more."""
+    """The run was cancelled: no caller waits for it any more."""
 
 
 class DeviceError(Exception):
-    """The device that was asked for cannot be used; one line that says what is missing."""
+    """The configured device cannot be used; one line says what is missing."""
 
 
 class Backend(Protocol):
-    """Runs one batch at a time on each of its lanes.
+    """Runs a model: one batch at a time on each of its lanes.
 
-    `run` is called from as many threads as there are lanes, and blocks the one it is
-    called from.
+    Each lane is a thread that calls `run`, which blocks.
     """
 
     @property
     def lanes(self) -> int:
-        """How many batches it can run at once."""
+        """The number of batches that can run at once."""
         ...
 
     @property
     def lanes_compete(self) -> bool:
-        """Whether batches that run at once take longer than one after the other."""
+        """Whether batches are slower at once than one after the other."""
         ...
 
     @property
     def parallelism(self) -> int:
-        """How many batches it runs in the time that one takes; other lanes share it."""
+        """The number of batches that run in the time of one; further lanes share that time."""
         ...
 
     @property
     def device(self) -> str:
-        """Where it runs, such as "cpu" or "cuda:0"."""
+        """The device that runs the model, such as "cpu" or "cuda:0"."""
         ...
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
-        """Runs the model.
+        """Run the model.
 
         Args:
-            batch: What to run.
-            context: For whom. A backend whose runs cannot be ended takes no notice of it.
+            batch: The sequences and the wanted outputs.
+            context: The callers' limits. A backend that cannot end a run ignores them.
 
         Returns:
             For each name of `batch.outputs` a float32 array whose first axis is the batch.
 
         Raises:
             BackendUnreachableError: The backend is away.
-            BackendOverloadedError: It has more work than it takes.
+            BackendOverloadedError: It has more work than it accepts.
             BackendDeadlineError: The context's deadline passed first.
             BackendCancelledError: The context was cancelled first.
             BackendError: The run failed.
@@ -192,5 +187,5 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees what the backend holds. No run is in progress."""
+        """Free all resources. No run is in progress."""
         ...

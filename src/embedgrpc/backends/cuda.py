@@ -1,7 +1,7 @@
-"""Finds out, without a word on stderr, whether an NVIDIA GPU can be used.
+"""Checks whether an NVIDIA GPU can be used, without output on stderr.
 
-ONNX Runtime lists its CUDA provider wherever it was built with one, and complains at length when
-a session then asks for it on a machine without a GPU.
+ONNX Runtime lists its CUDA provider even on a machine without a GPU, and writes many lines to
+stderr when a session then asks for it.
 """
 
 import contextlib
@@ -21,14 +21,11 @@ logger = logging.getLogger(__name__)
 def find_cuda_obstacle(
     providers: Sequence[str], *, load: Callable[[str], Any] = ctypes.CDLL
 ) -> str:
-    """Finds what keeps CUDA from being used.
+    """Return one line about what keeps CUDA from being used; empty if nothing is known to.
 
     Args:
-        providers: What ONNX Runtime was built with.
-        load: Loads a shared library by name; OSError where there is none.
-
-    Returns:
-        One line that says what is missing; empty where nothing is known to be.
+        providers: The execution providers of ONNX Runtime.
+        load: Loads a shared library by name, or raises OSError.
     """
     if "CUDAExecutionProvider" not in providers:
         return "ONNX Runtime has no CUDA here: install onnxruntime-gpu in place of onnxruntime"
@@ -45,11 +42,7 @@ def find_cuda_obstacle(
 
 
 def preload_cuda_libraries() -> None:
-    """Loads the CUDA and cuDNN libraries that are installed as Python packages.
-
-    Those of the system are found without this; those of packages lie where the linker does not
-    look.
-    """
+    """Load the CUDA and cuDNN libraries of Python packages, which the linker does not find."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         onnxruntime.preload_dlls()

@@ -1,4 +1,4 @@
-"""Runs batches on a backend that may be away, and meanwhile on a twin of it that never is."""
+"""Runs batches on a remote backend, and on a local twin while the remote one is away."""
 
 import logging
 import threading
@@ -13,26 +13,24 @@ from embedgrpc.backends.base import (
     BackendCancelledError,
     BackendDeadlineError,
     BackendUnreachableError,
-    FloatArray,
     PaddedBatch,
     RunContext,
 )
+from embedgrpc.libraries.arrays import FloatArray
 
 _logger = logging.getLogger(__name__)
 
 
 class FallbackBackend:
-    """A backend elsewhere, and a twin of it in this process that runs what it cannot.
+    """A remote backend, and a twin in this process that takes over while the remote one is away.
 
-    Both give the same answers; that is for whoever brings them together to see to. It runs as
-    many batches at once as the one elsewhere does. Of those that come to the twin, as many run as
-    it has lanes, and the others wait their turn.
+    Both must return the same answers. The lanes are those of the remote backend; batches that go to
+    the twin wait until one of its lanes is free.
 
     Args:
-        upstream: What runs the model, unless it is away; its runs must end once it is. Closed
-            with this one, as is the twin.
-        availability: Whether it can be reached.
-        twin: Runs the same model in this process.
+        upstream: The remote backend, closed with this one. Its runs must end once it is away.
+        availability: Whether the remote backend can be reached.
+        twin: Runs the same model in this process; closed with this backend.
         model: The model's name, for the log.
     """
 
@@ -43,48 +41,48 @@ class FallbackBackend:
         self._upstream_availability = availability
         self._twin = twin
         self._model = model
-        # Guards what follows; tells of free lanes of the twin, of cancellation and of the end.
+        # Guards the next three; signals a free lane of the twin, a cancellation and the closing.
         self._changed = threading.Condition()
         self._running_on_twin = 0
         self._closing = False
         self._twin_closed = False
-        # Never set: there is always somebody to run the model.
+        # Always available: one of the two can run the model.
         self.availability = Availability()
         availability.watch(self._note_availability)
 
     @property
     def lanes(self) -> int:
-        """How many batches the one elsewhere can run at once."""
+        """The lanes of the remote backend."""
         return self._upstream.lanes
 
     @property
     def lanes_compete(self) -> bool:
-        """Whether batches that run at once take longer, elsewhere."""
+        """Whether batches on the remote backend are slower at once than one after the other."""
         return self._upstream.lanes_compete
 
     @property
     def parallelism(self) -> int:
-        """How many batches the one elsewhere runs in the time of one."""
+        """The number of batches that the remote backend runs in the time of one."""
         return self._upstream.parallelism
 
     @property
     def device(self) -> str:
-        """Where the model runs as long as nothing is wrong."""
+        """The device of the remote backend."""
         return self._upstream.device
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
-        """Runs a batch elsewhere, or on the twin where that is away or goes away.
+        """Run a batch on the remote backend, or on the twin if that is or goes away.
 
         Args:
-            batch: What to run.
-            context: For whom. A run of the twin that has begun is not ended early.
+            batch: The sequences and the wanted outputs.
+            context: The callers' limits. A run on the twin is not ended early.
 
         Returns:
             For each name of `batch.outputs` a float32 array [batch, ...].
 
         Raises:
-            BackendUnreachableError: Both are being closed.
-            BackendOverloadedError: The one elsewhere has more work than it takes.
+            BackendUnreachableError: The backend is being closed.
+            BackendOverloadedError: The remote backend has more work than it accepts.
             BackendDeadlineError: The context's deadline passed first.
             BackendCancelledError: The context was cancelled first.
             BackendError: The run failed.
@@ -92,7 +90,7 @@ class FallbackBackend:
         try:
             return self._upstream.run(batch, context)
         except BackendUnreachableError as problem:
-            # That it went away for good, or for a while, is told once and not by every batch.
+            # While it is away, one line in the log says so, and not one per batch.
             if self._upstream_availability.available and not self._closing:
                 _logger.warning(
                     "batch left to the fallback",
@@ -102,13 +100,13 @@ class FallbackBackend:
             return self._twin.run(batch, context)
 
     def close(self) -> None:
-        """Ends runs elsewhere and what waits; blocks until the twin's runs have ended."""
+        """End remote runs and waiting batches; block until the twin's runs have ended."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._upstream.close()
         with self._changed:
-            # Each ends by itself, and none begins any more.
+            # Each ends by itself, and no new one begins.
             self._changed.wait_for(lambda: not self._running_on_twin)
             was_closed, self._twin_closed = self._twin_closed, True
         if not was_closed:
@@ -116,12 +114,12 @@ class FallbackBackend:
 
     @contextmanager
     def _lane_of_twin(self, context: RunContext) -> Iterator[None]:
-        """Waits for a lane of the twin, and holds it.
+        """Wait for a lane of the twin, and hold it.
 
         Raises:
             BackendUnreachableError: The backend is being closed.
-            BackendDeadlineError: None was free before the deadline.
-            BackendCancelledError: None was free before nobody waited any more.
+            BackendDeadlineError: No lane was free before the deadline.
+            BackendCancelledError: The run was cancelled first.
         """
         cancellation = context.cancellation
         cancellation.add_callback(self._wake)
@@ -134,7 +132,7 @@ class FallbackBackend:
                 if self._closing:
                     raise BackendUnreachableError("the backend is being closed")
                 if cancellation.cancelled:
-                    raise BackendCancelledError("nobody waits for the batch any more")
+                    raise BackendCancelledError("no caller waits for the batch any more")
                 if not self._has_free_lane or context.deadline <= time.monotonic():
                     raise BackendDeadlineError("the deadline passed before the fallback was free")
                 self._running_on_twin += 1
@@ -155,7 +153,7 @@ class FallbackBackend:
         with self._changed:
             self._changed.notify_all()
 
-    def _note_availability(self, available: bool) -> None:  # noqa: FBT001 - as watchers are called
+    def _note_availability(self, available: bool) -> None:  # noqa: FBT001 - the type of watchers
         fields = {"model": self._model, "device": self.device, "fallback": self._twin.device}
         if available:
             _logger.info("fallback not needed any more", extra=fields)

@@ -1,4 +1,4 @@
-"""Runs a graph with ONNX Runtime in this process, on the CPU or on an NVIDIA GPU."""
+"""Runs a graph with ONNX Runtime in this process, on the CPU or an NVIDIA GPU."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -8,17 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from embedgrpc.backends.base import (
-    NO_CONTEXT,
-    BackendError,
-    DeviceError,
-    FloatArray,
-    IntArray,
-    PaddedBatch,
-    RunContext,
-)
+from embedgrpc.backends.base import NO_CONTEXT, BackendError, DeviceError, PaddedBatch, RunContext
 from embedgrpc.backends.cuda import find_cuda_obstacle, preload_cuda_libraries
 from embedgrpc.backends.onnx_sessions import LOG_FATAL, Sessions, may_be_open_twice, open_session
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.libraries.onnx_runtime import onnxruntime
 from embedgrpc.machine.cores import available_cores
 
@@ -30,10 +23,10 @@ _logger = logging.getLogger(__name__)
 class OnnxBackend:
     """A graph that runs in this process.
 
-    A run that is alone takes all threads. On the CPU one that begins while another runs takes its
-    share of them, in a session of its own, opened when that first happens: threads of two runs
-    that wait for each other on the same cores cost both a tenth of their speed. A large model has
-    one session for all, whose weights are in memory once.
+    A single run uses all threads. On the CPU, a run that begins while another is in progress uses
+    its share of the threads in a second session, opened at the first such run: if the threads of
+    two runs wait for each other on the same cores, both lose a tenth of their speed. A large model
+    has one session only, so that its weights are in memory once.
     """
 
     def __init__(
@@ -46,18 +39,17 @@ class OnnxBackend:
         spin_duration_us: int = 10,
         gpu_mem_limit_bytes: int = 0,
     ) -> None:
-        """Loads a graph.
+        """Load a graph.
 
         Args:
             graph_path: The ONNX file; its weights lie beside it.
-            device: Where to run; "auto" takes a GPU where there is one that can be used.
-            lanes: How many batches may run at once; 0 for 2 on the CPU, where a short batch then
-                shares the cores with a long one instead of waiting for it, and 1 on a GPU.
-            intra_op_threads: Threads that share the work of a run that is alone; 0 for one per
-                core.
+            device: The device; "auto" is a GPU if one can be used.
+            lanes: The number of batches that may run at once; 0 for 1 on a GPU and 2 on the CPU,
+                where a short batch then shares the cores with a long one instead of waiting for it.
+            intra_op_threads: Threads that share the work of a single run; 0 for one per core.
             spin_duration_us: How long an idle thread polls for work before it sleeps. Polling
-                starts the next step sooner, and takes the core from everything else.
-            gpu_mem_limit_bytes: Memory to take from the GPU at most; 0 for no limit.
+                starts the next step sooner, but keeps the core busy.
+            gpu_mem_limit_bytes: The most memory to use on the GPU; 0 for no limit.
 
         Raises:
             DeviceError: The device cannot be used.
@@ -97,36 +89,36 @@ class OnnxBackend:
 
     @property
     def lanes(self) -> int:
-        """How many batches it can run at once."""
+        """The number of batches that can run at once."""
         return self._lanes
 
     @property
     def lanes_compete(self) -> bool:
-        """Whether batches that run at once do so on the same cores, or on one GPU."""
+        """Whether batches share cores, or one GPU."""
         return self._device != "cpu" or self._threads_at_once > available_cores()
 
     @property
     def parallelism(self) -> int:
-        """How many batches it runs in the time of one: there is one machine, or one GPU."""
+        """1: there is one machine, or one GPU."""
         return 1
 
     @property
     def device(self) -> str:
-        """Where it runs: "cpu" or "cuda:0"."""
+        """The device: "cpu" or "cuda:0"."""
         return self._device
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
-        """Runs the graph in the calling thread.
+        """Run the graph in the calling thread.
 
         Args:
-            batch: What to run.
-            context: For whom; a run that has begun is not ended early.
+            batch: The sequences and the wanted outputs.
+            context: Ignored; a run is not ended early.
 
         Returns:
             For each name of `batch.outputs` a C-contiguous float32 array [batch, ...].
 
         Raises:
-            BackendError: The run failed. The message holds the batch's shape, never its content.
+            BackendError: The run failed. The message has the batch's shape, never its content.
         """
         del context
         inputs = self._select_inputs(batch)
@@ -137,7 +129,7 @@ class OnnxBackend:
             else:
                 outputs = self._run_bound(inputs, batch.outputs)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime has a dozen unrelated classes
-            # Its message may quote a token id, so neither it nor the chain is passed on.
+            # Drop its message and the chain: they may quote a token id.
             sequences, tokens = batch.input_ids.shape
             raise BackendError(
                 f"ONNX Runtime failed on a batch of {sequences} sequences of {tokens} tokens: "
@@ -149,7 +141,7 @@ class OnnxBackend:
         }
 
     def close(self) -> None:
-        """Frees the weights. No run is in progress."""
+        """Free the weights. No run is in progress."""
         self._sessions.close()
         del self._session
 
@@ -179,7 +171,7 @@ def _cuda_options(mem_limit_bytes: int) -> dict[str, str]:
     options = {
         "device_id": "0",
         "arena_extend_strategy": "kSameAsRequested",
-        # The default multiplies with 10 bits of mantissa, which float32 is not.
+        # The default multiplies with a mantissa of 10 bits instead of the 23 of float32.
         "use_tf32": "0",
     }
     if mem_limit_bytes > 0:

@@ -1,4 +1,4 @@
-"""Opens graphs with ONNX Runtime, and chooses the session of each run."""
+"""Opens sessions of ONNX Runtime, and chooses one for each run."""
 
 import functools
 import logging
@@ -11,25 +11,24 @@ from typing import Any
 
 from embedgrpc.backends.base import BackendError
 from embedgrpc.libraries.onnx_runtime import onnxruntime
-from embedgrpc.machine.thread_priority import give_way
+from embedgrpc.machine.thread_priority import lower_priority
 
-# Levels of ONNX Runtime's own log, which goes to stderr and may hold token ids.
+# Levels of ONNX Runtime's own log, which goes to stderr and may contain token ids.
 _LOG_ERRORS = 3
 LOG_FATAL = 4
-# Up to this size, products with weights are kept ready a second time, for runs that share the
-# cores: up to a tenth more throughput for twice the memory.
+# Up to this size a graph may be open twice: up to a tenth more throughput for twice the memory.
 _TWICE_OPEN_BYTES_MAX = 512 * 1024**2
 
 _logger = logging.getLogger(__name__)
 
 
 class Sessions:
-    """A session for runs that are alone, and a second one for those that share the cores.
+    """A session for single runs, and a second one for runs that share the cores.
 
     Args:
-        first: Open already.
-        open_second: Opens the second, in a thread of its own, once it is needed first; None to
-            do with the first alone.
+        first: The first session.
+        open_second: Opens the second session, in its own thread at the first need; None to use
+            the first session only.
     """
 
     def __init__(self, first: Any, open_second: Callable[[], Any] | None) -> None:
@@ -42,7 +41,7 @@ class Sessions:
 
     @contextmanager
     def for_run(self) -> Iterator[Any]:
-        """Gives the session for a run; nobody waits for the second to be opened."""
+        """Hold a session for a run; the first one while the second is being opened."""
         with self._changing:
             session = self._first
             if self._running and self._open_second is not None:
@@ -60,7 +59,7 @@ class Sessions:
                 self._running -= 1
 
     def close(self) -> None:
-        """Frees the weights. No run is in progress."""
+        """Free the weights. No run is in progress."""
         if self._opener is not None:
             self._opener.join()
         del self._first, self._second
@@ -69,7 +68,7 @@ class Sessions:
         try:
             self._second = open_second()
         except BackendError as error:
-            # All runs go on sharing the one there is.
+            # All runs keep sharing the first session.
             _logger.warning("no second session", extra={"problem": str(error)})
 
 
@@ -80,28 +79,25 @@ def open_session(
     spin_duration_us: int,
     providers: Sequence[Any] = ("CPUExecutionProvider",),
 ) -> Any:
-    """Loads a graph.
+    """Open a session.
 
     Args:
         graph_path: The ONNX file; its weights lie beside it.
-        threads: How many share the work of one run, the caller's included.
-        spin_duration_us: How long an idle one polls for work before it sleeps.
-        providers: What may run it, as ONNX Runtime takes them.
-
-    Returns:
-        The session.
+        threads: Threads that share the work of one run, the caller's included.
+        spin_duration_us: How long an idle thread polls for work before it sleeps.
+        providers: ONNX Runtime's execution providers, in the order of preference.
 
     Raises:
-        BackendError: It cannot be loaded.
+        BackendError: The graph cannot be loaded.
     """
     _share_arena()
     options = _session_options(intra_op_threads=threads, spin_duration_us=spin_duration_us)
-    # A provider that cannot be loaded is written about by the process-wide log; what failed is
-    # seen from the session, and told by our own error.
+    # The process-wide log reports a provider that cannot be loaded. The session shows the same, and
+    # the caller reports it.
     onnxruntime.set_default_logger_severity(LOG_FATAL)
     try:
-        # The session's threads inherit what its maker's priority is.
-        with ThreadPoolExecutor(1, initializer=give_way) as maker:
+        # The session's threads inherit the priority of the thread that makes it.
+        with ThreadPoolExecutor(1, initializer=lower_priority) as maker:
             return maker.submit(
                 onnxruntime.InferenceSession, str(graph_path), options, providers=list(providers)
             ).result()
@@ -112,7 +108,7 @@ def open_session(
 
 
 def may_be_open_twice(graph_path: Path) -> bool:
-    """Tells whether the graph and its weights, which lie beside it, may be in memory twice."""
+    """Return whether the graph and the weights beside it are small enough to be open twice."""
     size = sum(path.stat().st_size for path in graph_path.parent.iterdir() if path.is_file())
     return size <= _TWICE_OPEN_BYTES_MAX
 
@@ -125,22 +121,22 @@ def _session_options(*, intra_op_threads: int, spin_duration_us: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = LOG_FATAL
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # Patterns are kept per shape, and hardly any two batches have the same. The arena stays on
-    # and grows as it does by default: over random shapes that took the least memory at its peak
-    # (216 MiB for a model of 90; without it 370, grown only as requested 400), and was fastest.
+    # Patterns are kept per shape, and few batches have the same shape. The arena stays on and grows
+    # by default: over random shapes it was fastest, with the lowest peak (216 MiB for a model of
+    # 90 MiB; 370 without the arena, 400 if it grows only as requested).
     options.enable_mem_pattern = False
     if spin_duration_us > 0:
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_duration_us))
     else:
-        # By default a thread polls for some 16 ms after each run.
+        # The default is to poll for some 16 ms after each run.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
 @functools.cache
 def _share_arena() -> None:
-    """Gives all sessions of the process one arena: what a run leaves, one of another reuses."""
+    """Give all sessions of the process one arena, so that they reuse each other's memory."""
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu",
         onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,

@@ -34,8 +34,8 @@ def run(parsed: argparse.Namespace) -> int:
         return refuse(error, code=1)
     for setting, value in configuration.settings.model_dump(mode="json").items():
         print(f"{setting} = {json.dumps(value)}  # {configuration.origins[setting]}")
-    for name in configuration.unknown_variables:
-        sys.stderr.write(f"embedgrpc: variable {name} sets nothing\n")
+    for name, suggestion in configuration.unknown_variables.items():
+        sys.stderr.write(f"embedgrpc: variable {name} sets nothing{suggestion}\n")
     worst = client_bytes(configuration.settings)
     sys.stderr.write(
         f"embedgrpc: clients can make the server hold {worst // MIB} MiB at most, beside the"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.cli.running import FloatArray
+from embedgrpc.libraries.arrays import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from embedgrpc.cli.validated import check_validated
-from embedgrpc.engine.tasks.reranking import RerankMethod
 from embedgrpc.engine.tasks.similarity import method_for
 from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.graphs.stored_type import find_stored_type
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, RerankMethod
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.settings.model_settings import ModelSettings
@@ -36,7 +35,7 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Row]:
     files = resolve(model.source)
     check_validated(files, model, settings)
     read = properties.read(files, model.overrides)
-    Tokenizer.load(files, read)
+    Tokenizer.load(read)
     identity = graph.identify(files, read, cache_dir=settings.cache_dir)
     embeds = read.kind is Kind.EMBEDDING
     method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER

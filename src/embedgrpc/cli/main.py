@@ -17,11 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # Late, as it takes a while in which a signal may come.
         from embedgrpc.cli.commands import run_command  # noqa: PLC0415 - see above
-        from embedgrpc.libraries.proxies import spare_loopback  # noqa: PLC0415 - see above
-        from embedgrpc.libraries.silence import send_nothing  # noqa: PLC0415 - see above
+        from embedgrpc.libraries.no_telemetry import disable_telemetry  # noqa: PLC0415 - see above
+        from embedgrpc.libraries.proxies import exclude_loopback  # noqa: PLC0415 - see above
 
-        send_nothing()
-        spare_loopback()
+        disable_telemetry()
+        exclude_loopback()
         return run_command(given)
     except KeyboardInterrupt:
         return _INTERRUPTED

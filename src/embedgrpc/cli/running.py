@@ -4,18 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
-from embedgrpc.models.tokenizers.truncation import Truncation
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
-FloatArray = NDArray[np.float32]
 # A text, or a query and a document.
 Item = str | tuple[str, str]
 # For each output of a model what it gives for each item, float32 of one axis or two.

@@ -37,8 +37,8 @@ def run(parsed: argparse.Namespace) -> int:
         return refuse(error, code=2)
     settings = configuration.settings
     in_json = logs.configure(settings.log_level, settings.log_format)
-    for name in configuration.unknown_variables:
-        _logger.warning("variable sets nothing", extra={"variable": name})
+    for name, suggestion in configuration.unknown_variables.items():
+        _logger.warning("variable sets nothing", extra={"variable": name + suggestion})
     prepare_core(trusted_network=settings.trusted_network)
     # Late, so that a wrong setting is told before seconds of imports.
     from embedgrpc.server.connections.listening import StartError  # noqa: PLC0415 - see above

@@ -1,13 +1,13 @@
 """ONNX Runtime, loaded with its telemetry turned off.
 
-Everything imports it from here: whoever imports it first decides for the whole process.
+All modules import it from here: the first import decides for the whole process.
 """
 
-from embedgrpc.libraries.silence import send_nothing
+from embedgrpc.libraries.no_telemetry import disable_telemetry
 
-send_nothing()
+disable_telemetry()
 
-import onnxruntime  # noqa: E402 - it reads its environment when it is loaded
+import onnxruntime  # noqa: E402 - it reads the environment when it is loaded
 from onnxruntime.capi.onnxruntime_pybind11_state import (  # noqa: E402 - see above
     NotImplemented as NoKernelError,
 )

@@ -1,7 +1,7 @@
 """OpenTelemetry's propagators, without those of `OTEL_PROPAGATORS` that are not installed.
 
-The library makes them when it is loaded, and cannot be loaded where one is missing. Whole clusters
-have the variable set for every pod, also for those that are not traced.
+The library creates them when it is imported, and the import fails if one is missing. Some clusters
+set the variable for every pod, even for those that are not traced.
 """
 
 import os
@@ -11,11 +11,11 @@ _VARIABLE = "OTEL_PROPAGATORS"
 _NONE = "none"
 
 
-def _leave_out_missing() -> tuple[str, ...]:
-    """Take out of the variable what is not installed; return that."""
+def _remove_missing() -> tuple[str, ...]:
+    """Remove from the variable what is not installed, and return it."""
     named = [name.strip() for name in os.environ.get(_VARIABLE, "").split(",") if name.strip()]
     if not named:
-        # Blanks and commas alone name nothing: the library takes them for a name.
+        # The library would take blanks and commas for a name.
         os.environ.pop(_VARIABLE, None)
         return ()
     installed = {one.name for one in entry_points(group="opentelemetry_propagator")}
@@ -25,8 +25,8 @@ def _leave_out_missing() -> tuple[str, ...]:
     return missing
 
 
-MISSING_PROPAGATORS = _leave_out_missing()
+MISSING_PROPAGATORS = _remove_missing()
 
-from opentelemetry import propagate  # noqa: E402 - it reads its environment when it is loaded
+from opentelemetry import propagate  # noqa: E402 - it reads the environment when it is loaded
 
 __all__ = ["MISSING_PROPAGATORS", "propagate"]

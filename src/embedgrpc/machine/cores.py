@@ -1,4 +1,4 @@
-"""Counts the cores that this process may compute on."""
+"""Counts the cores that this process may use."""
 
 import math
 import os
@@ -15,15 +15,15 @@ _CPU_CONTROLLERS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
 def available_cores(
     *, cpus: Path = _CPUS, cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP
 ) -> int:
-    """Counts physical cores, within the process's affinity and its control group's quota.
+    """Return the number of physical cores, within the process's affinity and CPU quota.
 
-    The two threads of one core share the units that matrices are multiplied on, so a second
-    thread there adds nothing.
+    The two threads of one core share the units that multiply matrices, so a second thread there
+    adds nothing.
 
     Args:
         cpus: Where the kernel describes the processors.
         cgroups: Where control groups are mounted, of either version.
-        membership: Where the kernel tells which groups the process is in.
+        membership: Where the kernel lists the groups of the process.
 
     Returns:
         At least 1.
@@ -44,12 +44,12 @@ def _siblings(cpu: Path) -> str:
 
 
 def _quotas(cgroups: Path, membership: Path) -> Iterator[int]:
-    """Tell the cores that each control group above the process may use, rounded up."""
+    """Return the quota of each control group above the process, in cores, rounded up."""
     groups = _groups(membership)
     for mount in (cgroups, *(cgroups / name for name in _CPU_CONTROLLERS)):
         for group in groups:
-            # Parents have quotas, too. In a container the path may be that of the host, of which
-            # only the last part is mounted: at the root.
+            # Parents have quotas, too. In a container, the path may be that on the host, while
+            # only its last group is mounted, at the root.
             for folder in (group, *group.parents):
                 quota = _read_quota(mount / folder.relative_to("/"))
                 if quota:
@@ -57,7 +57,7 @@ def _quotas(cgroups: Path, membership: Path) -> Iterator[int]:
 
 
 def _groups(membership: Path) -> set[PurePosixPath]:
-    """Tell the control groups of the process, as paths from where they are mounted."""
+    """Return the control groups of the process, as paths from where they are mounted."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -69,7 +69,7 @@ def _groups(membership: Path) -> set[PurePosixPath]:
 
 
 def _read_quota(folder: Path) -> int:
-    """Tell the cores that a control group may use, rounded up; 0 for no limit."""
+    """Return the quota of a control group in cores, rounded up; 0 for no limit."""
     try:
         if (folder / "cpu.max").exists():
             allowed, period = (folder / "cpu.max").read_text().split()

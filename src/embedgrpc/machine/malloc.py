@@ -1,4 +1,4 @@
-"""What the C library does with memory that was freed."""
+"""Returns freed memory to the system."""
 
 import ctypes
 from collections.abc import Callable
@@ -16,6 +16,6 @@ _MALLOC_TRIM = _find()
 
 
 def trim_memory() -> None:
-    """Return free memory to the system, where the C library can. Takes a few ms; any thread."""
+    """Return free memory to the system, if the C library can. Takes a few ms; any thread."""
     if _MALLOC_TRIM is not None:
         _MALLOC_TRIM(0)

@@ -1,4 +1,4 @@
-"""Finds how much memory this process may use."""
+"""Reads how much memory this process may use."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,10 @@ _CGROUP_LIMITS = (
 
 
 def available_memory_bytes(limits: tuple[Path, ...] = _CGROUP_LIMITS) -> int:
-    """The memory of this machine, or of the container where that has less.
+    """Return the memory of this machine, or the limit of the container if it is less.
 
     Args:
-        limits: Files in which the kernel tells the limit of the control group.
+        limits: Files with the memory limit of the control group.
     """
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in limits:

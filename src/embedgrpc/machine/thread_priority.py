@@ -1,22 +1,22 @@
-"""Makes threads that compute give way to those that wait for the network.
+"""Lowers the priority of threads that compute, below those that serve the network.
 
-Models keep every core busy for as long as there is work. What reads calls, answers them or refuses
-them needs a core for a fraction of a millisecond, and would wait for its turn as long as any other.
+Models keep every core busy as long as there is work. Reading, answering or refusing a call takes a
+fraction of a millisecond, but at equal priority it would wait for its turn like a batch.
 """
 
 import os
 import sys
 import threading
 
-# A thread of the usual priority gets about nine times the share of one with this. Beyond it,
-# threads that compute are held up with the interpreter's lock in their hands, and all others, too.
+# A thread of normal priority gets about nine times the CPU time of one with this niceness. With
+# more, threads that compute are suspended while they hold the interpreter lock, and so all others.
 _NICENESS = 10
 
 
-def give_way() -> None:
-    """Lowers the priority of the calling thread, for good; threads that it starts inherit it.
+def lower_priority() -> None:
+    """Lower the priority of the calling thread for good; threads that it starts inherit it.
 
-    On Linux, where priorities are those of threads; elsewhere nothing happens.
+    Only on Linux, where threads have priorities of their own.
     """
     if sys.platform != "linux":
         return

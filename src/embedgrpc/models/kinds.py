@@ -1,4 +1,4 @@
-"""The words for what a model is and does, spelled as sentence-transformers spells them."""
+"""The values of a model's properties, spelled as in sentence-transformers."""
 
 from enum import StrEnum
 from typing import Literal
@@ -7,14 +7,14 @@ PaddingSide = Literal["left", "right"]
 
 
 class Kind(StrEnum):
-    """What a model answers with."""
+    """What a model returns: vectors or scores."""
 
     EMBEDDING = "embedding"
     CROSS_ENCODER = "cross_encoder"
 
 
 class Representation(StrEnum):
-    """What form a text's vectors have."""
+    """The form of a text's vectors."""
 
     DENSE = "dense"
     SPARSE = "sparse"
@@ -22,9 +22,9 @@ class Representation(StrEnum):
 
 
 class Pooling(StrEnum):
-    """How the vectors of the tokens become one vector.
+    """How token vectors become one vector.
 
-    Source: sentence-transformers `Pooling`, the values of `pooling_mode`.
+    Source: `pooling_mode` of sentence-transformers' `Pooling`.
     """
 
     CLS = "cls"
@@ -32,11 +32,11 @@ class Pooling(StrEnum):
     MEAN = "mean"
     MEAN_SQRT_LEN = "mean_sqrt_len_tokens"
     WEIGHTED_MEAN = "weightedmean"
-    LAST_TOKEN = "lasttoken"  # noqa: S105 - a way of pooling, not a password
+    LAST_TOKEN = "lasttoken"  # noqa: S105 - not a password
 
 
 class Similarity(StrEnum):
-    """How two vectors of a model are meant to be compared."""
+    """How to compare two vectors of a model."""
 
     COSINE = "cosine"
     DOT = "dot"
@@ -45,14 +45,31 @@ class Similarity(StrEnum):
 
 
 class Activation(StrEnum):
-    """What turns a cross-encoder's logit into its score."""
+    """The function from a cross-encoder's logit to its score."""
 
     SIGMOID = "sigmoid"
     IDENTITY = "identity"
 
 
+class Truncation(StrEnum):
+    """What happens to a sequence that is too long."""
+
+    NONE = "none"
+    END = "end"
+    START = "start"
+
+
+class RerankMethod(StrEnum):
+    """How a model scores a document against a query."""
+
+    CROSS_ENCODER = "cross_encoder"
+    SIMILARITY = "similarity"
+    LATE_INTERACTION = "late_interaction"
+    HYBRID = "hybrid"
+
+
 class WeightType(StrEnum):
-    """What a graph's weights are and what is computed in."""
+    """The type of a graph's weights and of its computations."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"

@@ -1,4 +1,4 @@
-"""The configuration of a model in a Triton server, config.pbtxt."""
+"""Makes config.pbtxt, a model's configuration for a Triton server."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ _HEADER = (
 
 @dataclass(frozen=True, slots=True)
 class RepositoryModel:
-    """A model that is to be put into a repository.
+    """A model to write to a repository.
 
     Attributes:
-        name: What it is called there.
-        source: Where tokenizer and properties can be read when it is served.
-        properties: What it is.
-        graph: What runs.
+        name: Its name there.
+        source: The source of its tokenizer and properties, for those who serve it.
+        properties: Its properties.
+        graph: Its graph.
     """
 
     name: str
@@ -40,18 +40,10 @@ class RepositoryModel:
 
 
 def make_config(model: RepositoryModel, execution: Execution) -> model_config_pb2.ModelConfig:
-    """Describes a model in full, so that Triton has nothing to guess.
+    """Return the complete configuration of a model, so that Triton guesses nothing.
 
-    Nothing in it makes Triton's queue bounded, ordered by priority or timed out, which would let
-    requests wait for up to half a second while an instance is idle; nor does it cache responses,
-    since Triton would cache those of failed requests.
-
-    Args:
-        model: The model.
-        execution: How it is to be run.
-
-    Returns:
-        Its configuration. Axes are without that of the batch.
+    It has no queue policy (bound, priority, timeout), with which requests may wait for half a
+    second while an instance is idle, and no response cache, which would also cache errors.
     """
     config = model_config_pb2.ModelConfig(name=model.name, backend="onnxruntime")
     for name in model.graph.inputs:
@@ -71,21 +63,21 @@ def make_config(model: RepositoryModel, execution: Execution) -> model_config_pb
 
 
 def print_config(config: model_config_pb2.ModelConfig) -> str:
-    """Writes a configuration as Triton reads it from config.pbtxt."""
+    """Return a configuration in the text format of config.pbtxt."""
     return _HEADER + str(text_format.MessageToString(config))
 
 
 def warm_up_files(model: RepositoryModel, execution: Execution) -> Mapping[str, bytes]:
-    """The files, by name, that the requests for warming up read from the folder `warmup`."""
+    """Return the content of the files in the folder `warmup`, by name."""
     return {
-        # Raw, little-endian, of one sequence.
+        # One sequence, little-endian int64.
         _ones_name(shape): np.ones(shape.tokens, dtype="<i8").tobytes()
         for shape in _warm_up_shapes(model, execution)
     }
 
 
 def _warm_up_shapes(model: RepositoryModel, execution: Execution) -> Iterator[BatchShape]:
-    """A lone short text and a batch."""
+    """Yield the shapes to warm up with: one short text, and a batch."""
     smallest, tuned, largest = execution.shapes(model.properties.max_tokens)
     wanted = _WARM_UP if execution.tensorrt is None else (smallest, tuned)
     shapes = (
@@ -106,7 +98,7 @@ def _warm_up(shape: BatchShape, inputs: tuple[str, ...]) -> model_config_pb2.Mod
         if name == _MASK:
             value.input_data_file = _ones_name(shape)
         else:
-            # Random ids would be out of every vocabulary, and the model would not load.
+            # Triton's random ids exceed every vocabulary, and the model would not load.
             value.zero_data = True
     return warm_up
 

@@ -1,5 +1,5 @@
-"""Why a model repository cannot be written."""
+"""The error of writing a model repository."""
 
 
 class RepositoryError(Exception):
-    """A model cannot be put into the repository as asked; one line that says what to change."""
+    """A model cannot be written to the repository; one line says what to change."""

@@ -1,4 +1,4 @@
-"""How a Triton server is to run a model, and what its configuration says for that."""
+"""Describes how a Triton server runs a model, and writes that to its configuration."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from tritonclient.grpc import model_config_pb2
 from embedgrpc.triton_repository.errors import RepositoryError
 
 _Accelerator = model_config_pb2.ModelOptimizationPolicy.ExecutionAccelerators.Accelerator
-# The batch for which TensorRT chooses what is fastest: short passages.
+# The batch that TensorRT tunes its kernels for: short passages.
 _TUNED_SEQUENCES = 32
 _TUNED_TOKENS = 128
 
 
 class Processor(StrEnum):
-    """What a model runs on."""
+    """The kind of device that runs a model."""
 
     CPU = "cpu"
     GPU = "gpu"
 
 
 class Precision(StrEnum):
-    """What TensorRT computes in."""
+    """The type in which TensorRT computes."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
 
 
-# As Triton's ONNX Runtime backend spells them.
+# The names in Triton's ONNX Runtime backend.
 _PRECISION_MODES = {
     Precision.FLOAT32: "FP32",
     Precision.FLOAT16: "FP16",
@@ -42,7 +42,7 @@ class BatchShape:
     """The size of a batch.
 
     Attributes:
-        sequences: How many.
+        sequences: The number of sequences.
         tokens: The length of each.
     """
 
@@ -52,19 +52,19 @@ class BatchShape:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a Triton server is to run a model.
+    """How a Triton server runs a model.
 
     Attributes:
-        processor: On what.
+        processor: The kind of device.
         cores: The server's cores, which the instances of a model on the CPU share.
-        instances: How many batches of a model run at once, on each GPU or in all; each instance
-            has weights of its own in memory.
+        instances: The number of batches of a model that run at once, per GPU or on all cores. Each
+            instance holds its own weights in memory.
         max_batch_size: The most sequences of a batch.
-        max_queue_delay_us: How long Triton waits for more requests to join; each lone request
-            waits as long.
-        tensorrt: What TensorRT computes in; None for CUDA alone.
-        tensorrt_cache: The folder, as the server sees it, that keeps what TensorRT has built from
-            one start to the next; empty for none.
+        max_queue_delay_us: How long Triton waits for requests to batch; a single request waits as
+            long.
+        tensorrt: The type in which TensorRT computes; None for CUDA without TensorRT.
+        tensorrt_cache: The server's folder that keeps TensorRT engines from one start to the next;
+            empty for none.
     """
 
     processor: Processor
@@ -76,7 +76,7 @@ class Execution:
     tensorrt_cache: str = ""
 
     def __post_init__(self) -> None:
-        """Checks that the values go together.
+        """Check that the values fit together.
 
         Raises:
             RepositoryError: They do not.
@@ -93,17 +93,14 @@ class Execution:
 
     @property
     def intra_op_threads(self) -> int:
-        """Threads that share the work of one run, so that all runs together have the cores."""
+        """The threads of one run; those of all instances together equal the cores."""
         return self.cores // self.instances if self.processor is Processor.CPU else 1
 
     def shapes(self, max_tokens: int) -> tuple[BatchShape, BatchShape, BatchShape]:
-        """The smallest batch, the one to be fastest at, and the largest.
+        """Return the smallest batch, the batch to tune for, and the largest.
 
         Args:
             max_tokens: The longest sequence of the model.
-
-        Returns:
-            The three of them.
         """
         tuned = BatchShape(
             min(_TUNED_SEQUENCES, self.max_batch_size), min(_TUNED_TOKENS, max_tokens)
@@ -111,13 +108,9 @@ class Execution:
         return BatchShape(1, 1), tuned, BatchShape(self.max_batch_size, max_tokens)
 
     def fingerprint(self, content_hash: str) -> str:
-        """What the answers depend on, when a graph is run like this.
+        """Return the fingerprint of a graph's answers.
 
-        Args:
-            content_hash: That of the graph.
-
-        Returns:
-            The same, unless TensorRT rounds to fewer bits than the graph asks for.
+        It is the graph's content hash, unless TensorRT computes with less precision.
         """
         if self.tensorrt in (None, Precision.FLOAT32):
             return content_hash
@@ -130,10 +123,10 @@ class Execution:
         inputs: tuple[str, ...],
         max_tokens: int,
     ) -> None:
-        """Adds to a configuration what runs the model like this.
+        """Add the execution to a model's configuration.
 
         Args:
-            config: Of the model.
+            config: The configuration.
             inputs: Names of the graph's inputs.
             max_tokens: The longest sequence of the model.
         """
@@ -146,7 +139,7 @@ class Execution:
         threads = {
             "intra_op_thread_count": self.intra_op_threads,
             "inter_op_thread_count": 1,
-            # Patterns are kept for each shape, and hardly any two batches have the same.
+            # Patterns are kept per shape, and few batches have the same shape.
             "enable_mem_pattern": 0,
         }
         for key, value in threads.items():
@@ -155,13 +148,13 @@ class Execution:
             accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
             if self.tensorrt is not None:
                 accelerators.append(self._tensorrt(self.tensorrt, inputs, max_tokens))
-            # The default multiplies with 10 bits of mantissa, which float32 is not.
+            # The default multiplies with a mantissa of 10 bits instead of the 23 of float32.
             accelerators.append(_Accelerator(name="cuda", parameters={"use_tf32": "0"}))
 
     def _tensorrt(
         self, precision: Precision, inputs: tuple[str, ...], max_tokens: int
     ) -> model_config_pb2.ModelOptimizationPolicy.ExecutionAccelerators.Accelerator:
-        # Without a range of shapes every new one would build the model anew, for minutes.
+        # Without a range of shapes, TensorRT rebuilds the engine for each new shape, for minutes.
         profile = {
             f"trt_profile_{bound}_shapes": ",".join(
                 f"{name}:{shape.sequences}x{shape.tokens}" for name in inputs

@@ -1,4 +1,4 @@
-"""Writes models into a folder from which a Triton server loads them."""
+"""Writes models to a repository, the folder from which a Triton server loads them."""
 
 import hashlib
 import json
@@ -19,27 +19,27 @@ from embedgrpc.triton_repository.errors import RepositoryError
 from embedgrpc.triton_repository.execution import Execution, Processor
 
 CONFIG_NAME = "config.pbtxt"
-# Says what was written, so that nothing else is ever replaced. Triton does not read it.
+# Lists what was written, so that only that is ever replaced. Triton does not read it.
 _MANIFEST_NAME = "embedgrpc.json"
 _VERSION = "1"
 _WARM_UP_FOLDER = "warmup"
 _UNFINISHED = ".unfinished-"
-# The name of a folder as well as of a model in calls, on every system.
+# Valid as the name of a folder on every system, and of a model in calls.
 _NAME = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
-# Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
+# float16 is slower than float32 on CPUs, and ONNX Runtime has no int8 products for GPUs.
 _PROCESSORS = {WeightType.FLOAT16: Processor.GPU, WeightType.INT8: Processor.CPU}
 
 
 def check_place(repository: Path, name: str) -> None:
-    """Makes sure that a model may be written under a name.
+    """Check that a model may be written under a name.
 
     Args:
-        repository: The folder of models; need not exist.
-        name: Of the model.
+        repository: The folder of models; it need not exist.
+        name: The name of the model.
 
     Raises:
-        RepositoryError: It is no name, or there is something that was not written by us, or was
-            changed since.
+        RepositoryError: The name is invalid, or taken by files that this command did not write or
+            that have changed since.
     """
     if not _NAME.fullmatch(name):
         raise RepositoryError(
@@ -47,36 +47,34 @@ def check_place(repository: Path, name: str) -> None:
             " ID=SOURCE"
         )
     if repository.exists() and not repository.is_dir():
-        raise RepositoryError(f"{repository} is no folder")
+        raise RepositoryError(f"{repository} is not a folder")
     place = repository / name
     if place.is_symlink() or (place.exists() and not _is_ours(place)):
         raise RepositoryError(
-            f"{place} was not written by this command, or was changed since: move it away, or give"
+            f"{place} was not written by this command, or has changed since: move it away, or give"
             " another name with ID=SOURCE"
         )
 
 
 def write_model(repository: Path, model: RepositoryModel, execution: Execution) -> Path:
-    """Writes a model, in place of what was written under its name before.
+    """Write a model, replace an earlier one of its name, and return its folder.
 
-    Its folder is made beside its place and renamed, so that it is there whole or not at all.
+    The folder is written under another name and then renamed, so that it is never incomplete.
 
     Args:
-        repository: The folder of models; made where there is none.
+        repository: The folder of models; made if it does not exist.
         model: The model.
-        execution: How the server is to run it.
-
-    Returns:
-        The model's folder.
+        execution: How the server runs it.
 
     Raises:
-        RepositoryError: It may not be written there, cannot be, or cannot run like that.
+        RepositoryError: The place is taken or cannot be written, or the weights cannot run on that
+            device.
     """
     check_place(repository, model.name)
     weight_type = model.properties.weight_type
     if _PROCESSORS.get(weight_type, execution.processor) is not execution.processor:
         raise RepositoryError(
-            f"weight_type {weight_type} runs on a {_PROCESSORS[weight_type]} alone: set kind to"
+            f"weight_type {weight_type} runs on a {_PROCESSORS[weight_type]} only: set kind to"
             f" {_PROCESSORS[weight_type]}"
         )
     try:
@@ -96,7 +94,7 @@ def _fill(folder: Path, model: RepositoryModel, execution: Execution) -> None:
     (folder / CONFIG_NAME).write_text(config, "utf-8")
     for name, content in warm_up_files(model, execution).items():
         (folder / _WARM_UP_FOLDER / name).write_bytes(content)
-    # Under their own names: the graph says where its weights are, relative to itself.
+    # Under their own names: the graph refers to its weights by relative paths.
     for path in model.graph.files:
         shutil.copyfile(path, folder / _VERSION / path.name)
     manifest = {"config": _digest(folder), "files": sorted(_files(folder))}
@@ -105,7 +103,7 @@ def _fill(folder: Path, model: RepositoryModel, execution: Execution) -> None:
 
 def _move_into_place(folder: Path, place: Path) -> Path:
     if place.exists():
-        # Into the folder that is about to be removed.
+        # Into the temporary folder, which is about to be removed.
         aside = folder.with_name(f"{folder.name}.old")
         place.rename(aside)
         try:
@@ -117,7 +115,7 @@ def _move_into_place(folder: Path, place: Path) -> Path:
 
 
 def _is_ours(place: Path) -> bool:
-    """Tells whether a folder is as it was written: with no other file, and no other setting."""
+    """Return whether a folder has the files and the configuration that were written."""
     try:
         manifest = json.loads((place / _MANIFEST_NAME).read_bytes())
         known = {*manifest["files"], _MANIFEST_NAME}

@@ -15,14 +15,14 @@ OUTPUTS = {"sentence_embedding": ServedOutput("sentence_embedding", (4,))}
 
 @pytest.fixture
 def server() -> Iterator[KServeServer]:
-    """A server that is well."""
+    """A healthy server."""
     with KServeServer() as running:
         yield running
 
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Opens backends that are closed with the test."""
+    """Return a function that opens backends; they are closed with the test."""
     with ExitStack() as resources:
 
         def open_backend(

@@ -1,4 +1,4 @@
-"""A server of KServe's protocol whose model a test can predict, and whose faults it chooses."""
+"""A server of KServe's protocol with a predictable model and configurable faults."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ PRIVATE = "/models/secret/1/model.onnx: token 4711 out of bounds"
 
 
 class Fault(Enum):
-    """What goes wrong with a request."""
+    """A fault of requests."""
 
     NONE = auto()
     UNAVAILABLE = auto()
@@ -56,7 +56,7 @@ STATUSES = {
 
 
 def summary(ids: Array, mask: Array, types: Array) -> Mapping[str, Array]:
-    """A model whose vector tells ids, lengths and types of its text."""
+    """A model whose vector shows the ids, length and types of its text."""
     columns = ((ids * mask).sum(1), mask.sum(1), (ids * mask).max(1), types.sum(1))
     hidden = np.stack([ids, mask, types], axis=2).astype(np.float32)
     return {
@@ -66,37 +66,37 @@ def summary(ids: Array, mask: Array, types: Array) -> Mapping[str, Array]:
 
 
 def spell(texts: Sequence[str]) -> Mapping[str, Array]:
-    """A model whose vector tells length, sum, first and last of its text's code points."""
+    """A model whose vector shows length, sum, first and last of its text's code points."""
     points = [[ord(character) for character in text] for text in texts]
     rows = [[len(one), sum(one), one[0] if one else 0, one[-1] if one else 0] for one in points]
     return {"sentence_embedding": np.array(rows, np.float32)}
 
 
 class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # untyped library
-    """A server on a free port of this machine, for as long as the block lasts.
+    """A context manager that runs a server on a free loopback port.
 
     Attributes:
         address: HOST:PORT.
-        model: What it runs.
-        text_model: What it runs instead where its input is of type BYTES.
-        text_shape: The shape of that input, as it tells it.
+        model: The model.
+        text_model: The model to run instead if the input is of type BYTES.
+        text_shape: The declared shape of that input.
         texts: The texts of each request.
         inputs: Name and type of each input.
         outputs: Name, type and lengths after the batch of each output.
         batch_max: Its max_batch_size.
-        parameters: Those of its configuration.
-        instances: How many instances it claims.
+        parameters: The parameters of its configuration.
+        instances: The number of instances that it declares.
         kind: The kind of its instances.
-        decoupled: Whether it claims that its model is decoupled.
-        has_config: Whether it tells its configuration.
+        decoupled: Whether it declares its model as decoupled.
+        has_config: Whether it supports ModelConfig.
         typed: Whether it answers with typed contents.
-        ready: Whether it says that its model is ready.
-        fault: What goes wrong with requests.
+        ready: Whether its model is ready.
+        fault: The fault of all requests.
         shapes: Shape of each request.
         metadata: Metadata of each request.
         cancelled: Set when a request is cancelled.
         entered: Set when a request comes.
-        looks: How often it was asked whether it is ready.
+        looks: The number of calls of ServerReady.
     """
 
     def __init__(
@@ -145,13 +145,13 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         self._loop.close()
 
     def stop(self) -> None:
-        """Goes away, as a server that is killed; requests in progress are lost."""
+        """Stop as if killed; requests in progress are lost."""
         if self._server is not None:
             self._wait(self._server.stop(None))
             self._server = None
 
     def start(self) -> None:
-        """Comes back at the same address."""
+        """Start again at the same address."""
         self._wait(self._start())
 
     def _wait(self, coroutine: Any) -> None:
@@ -171,7 +171,7 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         await self._server.start()
 
     async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        """Tells whether the server is ready; see the protocol."""
+        """Answer whether the server is ready; see the protocol."""
         del request
         self.looks += 1
         if self.fault is Fault.SILENT:
@@ -181,13 +181,13 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         return service_pb2.ServerReadyResponse(ready=True)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        """Tells whether the model is ready; see the protocol."""
+        """Answer whether the model is ready; see the protocol."""
         del context
         ready = self.ready and self.fault is not Fault.UNLOADED and request.name == self.name
         return service_pb2.ModelReadyResponse(ready=ready)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        """Tells what the model takes and gives; see the protocol."""
+        """Answer with the model's inputs and outputs; see the protocol."""
         del request, context
         tensor = service_pb2.ModelMetadataResponse.TensorMetadata
         return service_pb2.ModelMetadataResponse(
@@ -206,7 +206,7 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         )
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        """Tells the model's configuration; see the protocol."""
+        """Answer with the model's configuration; see the protocol."""
         del request
         if not self.has_config:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
@@ -221,7 +221,7 @@ class KServeServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         return service_pb2.ModelConfigResponse(config=config)
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        """Runs the model; see the protocol."""
+        """Run the model; see the protocol."""
         self.shapes.append(tuple(request.inputs[0].shape))
         self.metadata.append(dict(context.invocation_metadata()))
         self.entered.set()
@@ -296,7 +296,7 @@ _DTYPES = {"INT64": "<i8", "INT32": "<i4", "BOOL": "?", "FP32": "<f4", "FP16": "
 
 
 def decode_texts(raw: bytes) -> list[str]:
-    """Reads the elements of a tensor of type BYTES, all of which must be UTF-8."""
+    """Return the elements of a tensor of type BYTES, which must be UTF-8."""
     texts = []
     while raw:
         end = 4 + int.from_bytes(raw[:4], "little")
@@ -306,8 +306,8 @@ def decode_texts(raw: bytes) -> list[str]:
 
 
 def encode(values: Array, kind: str) -> bytes:
-    """Lays values out as a server does."""
+    """Encode values as a server does."""
     if kind == "BF16":
-        # The upper halves, cut.
+        # The upper halves, truncated.
         return (values.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
     return values.astype(_DTYPES[kind]).tobytes()

@@ -1,4 +1,4 @@
-"""A way to a server on which everything takes its time."""
+"""A proxy that delays a connection to a server."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 @asynccontextmanager
 async def slow_link(address: str, *, delay_s: float) -> AsyncIterator[str]:
-    """Passes connections on, and bytes so much later; gives the address to connect to."""
+    """Forward connections, and bytes after a delay; yield the address to connect to."""
     host, _, port = address.rpartition(":")
     links: list[asyncio.Task[None]] = []
 

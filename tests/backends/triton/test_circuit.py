@@ -1,9 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedgrpc.backends.triton.circuit import FAILURES_MAX, SILENT_LOOKS_MAX, Circuit
+from embedgrpc.backends.triton.circuit import FAILURES_MAX, SILENT_CHECKS_MAX, Circuit
 
-# What may happen to a circuit, and how much later.
+# Events of a circuit, each with the seconds before it.
 EVENTS = st.lists(
     st.tuples(st.sampled_from(["succeed", "fail", "lose", "well", "ill", "gone"]), st.floats(0, 5)),
     max_size=60,
@@ -11,28 +11,28 @@ EVENTS = st.lists(
 
 
 class Timed:
-    """A circuit on a clock that a test moves."""
+    """A circuit with a clock that the test sets."""
 
     def __init__(self, random: float = 0.5) -> None:
         self.now = 0.0
         self.circuit = Circuit(clock=lambda: self.now, random=lambda: random)
 
     def take(self, event: str) -> None:
-        """Has something happen to it."""
+        """Apply an event to the circuit."""
         match event:
             case "well":
-                self.circuit.find_well()
+                self.circuit.pass_check()
             case "ill" | "gone":
-                self.circuit.find_ill(lost=event == "gone")
+                self.circuit.fail_check(lost=event == "gone")
             case _:
                 getattr(self.circuit, event)()
 
 
 @given(EVENTS, st.floats(0, 1))
-def test_it_opens_and_closes_for_reasons_alone(
+def test_it_opens_and_closes_for_known_reasons_only(
     events: list[tuple[str, float]], random: float
 ) -> None:
-    """It opens when lost, or by failures without success between, and closes by a look alone."""
+    """It opens when lost or after consecutive failures, and closes only after a passed check."""
     timed = Timed(random)
     failures = looks = 0
     closed = True
@@ -50,15 +50,15 @@ def test_it_opens_and_closes_for_reasons_alone(
             closed = failures < FAILURES_MAX
         elif closed and event == "ill":
             looks += 1
-            closed = looks < SILENT_LOOKS_MAX
+            closed = looks < SILENT_CHECKS_MAX
         elif event in ("lose", "gone"):
             closed = False
         assert timed.circuit.closed == closed
 
 
 @given(EVENTS, st.floats(0, 1))
-def test_it_is_looked_at_soon(events: list[tuple[str, float]], random: float) -> None:
-    """Whatever happened, the next look is at most two seconds away."""
+def test_the_next_check_is_soon(events: list[tuple[str, float]], random: float) -> None:
+    """After any events, the next health check is at most two seconds away."""
     timed = Timed(random)
     for event, wait_s in events:
         timed.now += wait_s
@@ -69,23 +69,23 @@ def test_it_is_looked_at_soon(events: list[tuple[str, float]], random: float) ->
             assert 0.3 < timed.circuit.due_at - timed.now <= 0.5 + 1e-9
 
 
-def test_looks_become_rarer_while_it_is_open() -> None:
-    """The waits between looks at what is lost grow from half a second to one."""
+def test_checks_become_rarer_while_it_is_open() -> None:
+    """The waits between checks of a lost endpoint grow from 0.5 s to 1 s."""
     timed = Timed(random=0)
     timed.circuit.lose()
     waits = []
     for _ in range(4):
         waits.append(timed.circuit.due_at - timed.now)
         timed.now = timed.circuit.due_at
-        timed.circuit.find_ill(lost=True)
+        timed.circuit.fail_check(lost=True)
     assert waits == [0.5, 1.0, 1.0, 1.0]
-    timed.circuit.find_well()
+    timed.circuit.pass_check()
     timed.circuit.lose()
     assert timed.circuit.due_at - timed.now == 0.5
 
 
-def test_a_failure_has_it_looked_at_at_once() -> None:
-    """A call that failed, or was late, is reason to look; one on an open circuit is not."""
+def test_a_failure_makes_a_check_due() -> None:
+    """A failed or late call makes a check due at once, except on an open circuit."""
     for take in (Circuit.fail, Circuit.doubt):
         timed = Timed()
         take(timed.circuit)

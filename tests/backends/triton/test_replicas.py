@@ -21,15 +21,15 @@ from tests.backends.triton.test_triton_backend import check, make_batch, until
 
 @pytest.fixture
 def second() -> Iterator[KServeServer]:
-    """Another server that serves the same."""
+    """A second server with the same model."""
     with KServeServer() as running:
         yield running
 
 
-def test_the_less_busy_server_is_called(
+def test_the_least_loaded_server_is_called(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """While one server works, the other gets what comes."""
+    """Each call goes to the server with fewer calls in progress."""
     backend = connect(server, second)
     server.fault = second.fault = Fault.SILENT
     with ThreadPoolExecutor() as pool:
@@ -40,10 +40,10 @@ def test_the_less_busy_server_is_called(
         assert all(isinstance(run.exception(), BackendUnreachableError) for run in runs)
 
 
-def test_a_server_that_is_held_up_gets_nothing_more(
+def test_a_server_that_hangs_gets_no_more_calls(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """While one call hangs on a server, all that come go to the other, not every second one."""
+    """While one call hangs on a server, all others go to the second server."""
     backend = connect(server, second)
     server.fault = second.fault = Fault.SILENT
     with ThreadPoolExecutor() as pool:
@@ -59,10 +59,10 @@ def test_a_server_that_is_held_up_gets_nothing_more(
 
 
 @pytest.mark.parametrize("fault", [Fault.QUEUE_FULL, Fault.EXHAUSTED])
-def test_a_full_server_is_not_given_up(
+def test_a_full_server_stays_in_use(
     fault: Fault, server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """However often a server refuses for having too much to do, it gets its share of the calls."""
+    """A server that keeps refusing because of overload still gets its share of the calls."""
     backend = connect(server, second)
     server.fault = fault
     refused = 0
@@ -77,7 +77,7 @@ def test_a_full_server_is_not_given_up(
 def test_lanes_are_those_of_all_servers(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """Each server adds its instances; one that is away is taken to have as many."""
+    """Each server adds its instances; one that is away counts as much as the first."""
     server.instances, second.instances = 2, 3
     assert connect(server, second).lanes == 6
     second.stop()
@@ -85,10 +85,10 @@ def test_lanes_are_those_of_all_servers(
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.UNLOADED])
-def test_another_server_does_it(
+def test_another_server_runs_a_lost_request(
     fault: Fault, server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """A request that one server lost is run by the other, and the next ones go there."""
+    """The other server runs a request that the first one lost, and all later ones."""
     backend = connect(server, second)
     server.fault = fault
     for _ in range(4):
@@ -100,7 +100,7 @@ def test_another_server_does_it(
 def test_a_server_that_is_killed_is_replaced(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """What is in progress on a server that goes away is run by the other."""
+    """The other server runs the request that was in progress on a server that was killed."""
     backend = connect(server, second)
     server.fault = Fault.SILENT
     with ThreadPoolExecutor() as pool:
@@ -112,10 +112,10 @@ def test_a_server_that_is_killed_is_replaced(
 
 
 @pytest.mark.parametrize("fault", [Fault.QUEUE_FULL, Fault.REFUSED])
-def test_what_is_no_loss_is_not_tried_again(
+def test_only_lost_requests_are_retried(
     fault: Fault, server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """A full queue, or a batch that is refused, is the answer."""
+    """A full queue or a refused batch is an error at once."""
     backend = connect(server, second)
     server.fault = second.fault = fault
     error = BackendOverloadedError if fault is Fault.QUEUE_FULL else BackendError
@@ -124,15 +124,15 @@ def test_what_is_no_loss_is_not_tried_again(
     assert len(server.shapes) + len(second.shapes) == 1
 
 
-def test_all_away_is_told_at_once(
+def test_runs_fail_at_once_while_all_servers_are_away(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """With no server left runs fail without a call; one that is back is used again."""
+    """Without a reachable server, runs fail without a call; a server that returns is used again."""
     backend = connect(server, second)
     told: list[bool] = []
     back = threading.Event()
 
-    def note(available: bool) -> None:  # noqa: FBT001 - as watchers are called
+    def note(available: bool) -> None:  # noqa: FBT001 - the type of watchers
         told.append(available)
         if available:
             back.set()
@@ -153,7 +153,7 @@ def test_all_away_is_told_at_once(
 
 
 def test_a_loss_is_seen_without_calls(server: KServeServer, connect: Connect) -> None:
-    """A server that goes away, or whose model does, is noticed while nobody calls."""
+    """Health checks notice a lost server or model while there are no calls."""
     backend = connect(server)
     server.ready = False
     until(lambda: not backend.availability.available)
@@ -166,8 +166,10 @@ def test_a_loss_is_seen_without_calls(server: KServeServer, connect: Connect) ->
     check(backend)
 
 
-def test_silence_is_seen(server: KServeServer, second: KServeServer, connect: Connect) -> None:
-    """A server that takes calls and never answers is given up; the other does the work."""
+def test_a_silent_server_is_replaced(
+    server: KServeServer, second: KServeServer, connect: Connect
+) -> None:
+    """A server that accepts calls and never answers is no longer called; the other one is."""
     backend = connect(server, second, timeout_s=0.3)
     server.fault = Fault.SILENT
 
@@ -188,10 +190,22 @@ def test_silence_is_seen(server: KServeServer, second: KServeServer, connect: Co
     assert len(server.shapes) == sent
 
 
-def test_late_callers_do_not_blame_a_server_for_good(
+def test_the_only_server_is_not_called_while_it_is_silent(
     server: KServeServer, connect: Connect
 ) -> None:
-    """Callers with little time may open the circuit; a server that is well is back at once."""
+    """After five calls without an answer, even the only server counts as away."""
+    backend = connect(server, timeout_s=0.05)
+    server.fault = Fault.SILENT
+    for _ in range(FAILURES_MAX):
+        with pytest.raises(BackendUnreachableError):
+            backend.run(make_batch())
+    assert not backend.availability.available
+
+
+def test_impatient_callers_do_not_close_a_server_for_long(
+    server: KServeServer, connect: Connect
+) -> None:
+    """Short deadlines may open the circuit; the next health check closes it."""
     backend = connect(server)
     server.fault = Fault.SILENT
     for _ in range(FAILURES_MAX):
@@ -205,7 +219,7 @@ def test_late_callers_do_not_blame_a_server_for_good(
 def test_batches_that_fail_do_not_close_the_only_server(
     server: KServeServer, connect: Connect
 ) -> None:
-    """Whoever sends what a model fails on cannot take it from the others."""
+    """Batches that the model fails on do not make the only server unavailable."""
     backend = connect(server)
     server.fault = Fault.BROKEN
     for _ in range(2 * FAILURES_MAX):
@@ -216,10 +230,10 @@ def test_batches_that_fail_do_not_close_the_only_server(
     check(backend)
 
 
-def test_a_server_that_always_fails_is_left_alone(
+def test_a_server_that_always_fails_is_not_called(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """Beside one that is well, a server that fails again and again gets no more calls."""
+    """Beside a healthy server, one that fails five times in a row gets no more calls."""
     backend = connect(server, second)
     server.fault = Fault.BROKEN
     failed = 0
@@ -234,7 +248,7 @@ def test_a_server_that_always_fails_is_left_alone(
 def test_a_server_of_another_model_is_not_used(
     server: KServeServer, second: KServeServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Replicas must serve the same; one that differs gets nothing, and the log says so once."""
+    """A replica with another model gets no calls, and the log reports it once."""
     second.parameters = {"embedgrpc_fingerprint": "another"}
     backend = connect(server, second)
     for _ in range(4):
@@ -270,7 +284,7 @@ def test_a_model_that_changes_is_not_used(
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A model that is loaded anew with other tensors is found while its server stays ready."""
+    """A model that is replaced by one with other tensors is noticed while its server is ready."""
     backend = connect(server)
     before = {name: getattr(server, name) for name in change}
     for name, value in change.items():
@@ -283,8 +297,8 @@ def test_a_model_that_changes_is_not_used(
     until(lambda: backend.availability.available)
 
 
-def test_a_change_that_does_no_harm_is_none(server: KServeServer, connect: Connect) -> None:
-    """Threads, instances and larger batches are the server's own business."""
+def test_harmless_changes_are_accepted(server: KServeServer, connect: Connect) -> None:
+    """Threads, instances and larger batches may change."""
     backend = connect(server)
     looks = server.looks
     server.batch_max, server.instances, server.parameters = 128, 3, {"intra_op_threads": "4"}
@@ -303,7 +317,7 @@ def _runs(backend: TritonBackend) -> bool:
 def test_one_of_two_is_enough_to_start(
     server: KServeServer, second: KServeServer, connect: Connect
 ) -> None:
-    """A replica that is away at the start is used when it comes."""
+    """A replica that is away at the start is used once it comes."""
     second.stop()
     backend = connect(server, second)
     check(backend)

@@ -7,12 +7,12 @@ from embedgrpc.backends.triton.tensors import encode_texts
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenLimitError, Truncation
 from tests.backends.triton.kserve_server import decode_texts
 
-# What a protobuf string can hold.
+# All texts that a protobuf string can hold.
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 def padded(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as ids and mask, int64 [rows, longest]."""
+    """Return rows as ids and mask, int64 [rows, longest]."""
     longest = max(map(len, rows))
     ids = np.array([[*row, *[0] * (longest - len(row))] for row in rows], np.int64)
     mask = np.array([[1] * len(row) + [0] * (longest - len(row)) for row in rows], np.int64)
@@ -20,8 +20,8 @@ def padded(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.lists(ANY_TEXT, min_size=1, max_size=5))
-def test_texts_come_back(texts: list[str]) -> None:
-    """From text to bytes to an input of the server nothing is lost, padding included."""
+def test_texts_survive(texts: list[str]) -> None:
+    """Texts reach the server's input unchanged, without the padding."""
     ids = Tokenizer.of_bytes().encode(texts)
     assert {one.dtype for one in ids} == {np.dtype(np.int64)}
     assert decode_texts(encode_texts(*padded([one.tolist() for one in ids]))) == texts
@@ -29,7 +29,7 @@ def test_texts_come_back(texts: list[str]) -> None:
 
 @given(ANY_TEXT, st.integers(0, 30), st.sampled_from([Truncation.END, Truncation.START]))
 def test_cut_texts_are_texts(text: str, limit: int, truncation: Truncation) -> None:
-    """A text that is cut anywhere arrives as its longest part, of whole characters, that fits."""
+    """A cut text arrives as its longest part of whole characters within the limit."""
     tokenizer = Tokenizer.of_bytes()
     (ids,) = tokenizer.encode([text])
     sequence = tokenizer.build_sequence(ids, max_tokens=limit, truncation=truncation)
@@ -42,7 +42,7 @@ def test_cut_texts_are_texts(text: str, limit: int, truncation: Truncation) -> N
 
 
 def test_bytes_have_no_special_tokens() -> None:
-    """The stand-in adds nothing, and refuses by bytes."""
+    """The tokenizer of bytes adds no tokens, and its limit counts bytes."""
     tokenizer = Tokenizer.of_bytes()
     assert tokenizer.special_token_count == 0
     (ids,) = tokenizer.encode(["äöü"])

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(OPENSSL is None, reason="there is no openssl to 
 
 
 def make_certificate(folder: Path, name: str) -> tuple[bytes, bytes]:
-    """A key, and a certificate of 127.0.0.1 that it has signed itself."""
+    """Return a key and a self-signed certificate for 127.0.0.1."""
     key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
     subprocess.run(
         [str(OPENSSL), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
@@ -30,8 +30,8 @@ def make_certificate(folder: Path, name: str) -> tuple[bytes, bytes]:
     return key.read_bytes(), certificate.read_bytes()
 
 
-def test_both_sides_show_certificates(tmp_path: Path) -> None:
-    """Over TLS a server is believed that the CA file vouches for, and shown our certificate."""
+def test_both_sides_present_certificates(tmp_path: Path) -> None:
+    """The server must match the CA bundle, and the client must present its certificate."""
     server_key, server_certificate = make_certificate(tmp_path, "server")
     key, certificate = make_certificate(tmp_path, "client")
     credentials = grpc.ssl_server_credentials(

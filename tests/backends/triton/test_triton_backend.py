@@ -21,14 +21,14 @@ from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.loops import LoopThread
 from embedgrpc.models.remote.outputs import ServedOutput
 from tests.backends.triton.conftest import Connect
-from tests.backends.triton.kserve_server import PATIENCE_S, Fault, KServeServer, summary
+from tests.backends.triton.kserve_server import PATIENCE_S, Fault, KServeServer, spell, summary
 from tests.backends.triton.slow_link import slow_link
 
 
 def make_batch(
     sequences: int = 3, tokens: int = 5, outputs: tuple[str, ...] = ("sentence_embedding",)
 ) -> PaddedBatch:
-    """A batch in which every sequence has other ids and another length."""
+    """Make a batch whose sequences differ in ids and length."""
     ids = np.arange(sequences * tokens, dtype=np.int64).reshape(sequences, tokens) + 1
     lengths = 1 + np.arange(sequences)[:, None] % tokens
     mask = (np.arange(tokens)[None, :] < lengths).astype(np.int64)
@@ -36,13 +36,13 @@ def make_batch(
 
 
 def vectors_of(batch: PaddedBatch) -> np.ndarray:
-    """What the server's model makes of a batch."""
+    """Return the vectors that the server's model makes of a batch."""
     made = summary(batch.input_ids, batch.attention_mask, batch.token_type_ids)
     return np.asarray(made["sentence_embedding"])
 
 
 def check(backend: TritonBackend, batch: PaddedBatch | None = None) -> None:
-    """Runs a batch, whose answer must be right."""
+    """Run a batch, and check the answer."""
     batch = batch or make_batch()
     vectors = backend.run(batch)["sentence_embedding"]
     assert vectors.dtype == np.float32
@@ -52,7 +52,7 @@ def check(backend: TritonBackend, batch: PaddedBatch | None = None) -> None:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Waits for something that nobody can signal."""
+    """Wait for a condition without a signal, by polling."""
     ends = time.monotonic() + PATIENCE_S
     never = threading.Event()
     while not condition():
@@ -61,7 +61,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def test_a_batch_is_run(server: KServeServer, connect: Connect) -> None:
-    """A batch goes to the server and its rows come back in order, each time."""
+    """A batch goes to the server, and its rows come back in order."""
     backend = connect(server)
     check(backend)
     check(backend, make_batch(1, 1))
@@ -71,7 +71,7 @@ def test_a_batch_is_run(server: KServeServer, connect: Connect) -> None:
 
 
 def test_a_large_batch_is_split(server: KServeServer, connect: Connect) -> None:
-    """More sequences than max_batch_size go in several requests, and come back as one."""
+    """A batch above max_batch_size is sent in several requests, and returned as one."""
     server.batch_max = 4
     check(connect(server), make_batch(10, 3))
     assert server.shapes == [(4, 3), (4, 3), (2, 3)]
@@ -81,7 +81,7 @@ def test_a_large_batch_is_split(server: KServeServer, connect: Connect) -> None:
 def test_a_model_without_batch_limit(
     batch_max: int, server: KServeServer, connect: Connect
 ) -> None:
-    """A model whose shapes hold the batch, and a server without configurations, are served."""
+    """A model with max_batch_size 0, and a server without configurations, can be used."""
     server.batch_max = 0
     server.has_config = batch_max == 0
     check(connect(server), make_batch(100, 2))
@@ -89,10 +89,10 @@ def test_a_model_without_batch_limit(
 
 
 @pytest.mark.parametrize("kind", ["INT32", "INT64"])
-def test_inputs_have_the_types_that_are_taken(
+def test_inputs_have_the_types_of_the_model(
     kind: str, server: KServeServer, connect: Connect
 ) -> None:
-    """Ids are sent as the model takes them; inputs that it lacks are left out."""
+    """Ids are sent in the model's type, and inputs that it lacks are left out."""
     server.inputs = [("attention_mask", "FP32"), ("input_ids", kind)]
     backend = connect(server)
     batch = make_batch()
@@ -101,7 +101,7 @@ def test_inputs_have_the_types_that_are_taken(
 
 
 def test_an_id_that_does_not_fit_is_refused(server: KServeServer, connect: Connect) -> None:
-    """An id beyond INT32 is an error, and not another id."""
+    """An id beyond INT32 is an error, and does not wrap around."""
     server.inputs = [("attention_mask", "INT64"), ("input_ids", "INT32")]
     ids = np.array([[2**40]], np.int64)
     backend = connect(server)
@@ -111,7 +111,7 @@ def test_an_id_that_does_not_fit_is_refused(server: KServeServer, connect: Conne
 
 
 def test_further_inputs_are_filled(server: KServeServer, connect: Connect) -> None:
-    """What else the model takes is computed from ids and mask."""
+    """Further inputs are computed from ids and mask."""
     server.inputs.append(("position_ids", "INT64"))
     backend = connect(server, inputs={"position_ids": lambda ids, mask: ids * 0 + mask})
     check(backend)
@@ -119,21 +119,21 @@ def test_further_inputs_are_filled(server: KServeServer, connect: Connect) -> No
 
 @pytest.mark.parametrize("kind", ["FP32", "FP16", "BF16", "FP64"])
 def test_outputs_of_all_types_are_read(kind: str, server: KServeServer, connect: Connect) -> None:
-    """Half precision, brain floats and doubles become float32."""
+    """Outputs of all floating-point types become float32."""
     server.outputs = [("sentence_embedding", kind, [4])]
     check(connect(server), make_batch(2, 3))
 
 
 @pytest.mark.parametrize("kind", ["FP32", "FP64"])
 def test_typed_contents_are_read(kind: str, server: KServeServer, connect: Connect) -> None:
-    """Servers other than Triton answer with typed contents."""
+    """Answers with typed contents, from servers other than Triton, are read."""
     server.outputs = [("sentence_embedding", kind, [4])]
     server.typed = True
     check(connect(server))
 
 
-def test_one_output_makes_several(server: KServeServer, connect: Connect) -> None:
-    """What is made here of an output is made of the same answer; it is asked for once."""
+def test_one_served_output_makes_several(server: KServeServer, connect: Connect) -> None:
+    """Several of our outputs may come from one of the server's, which is requested once."""
     server.outputs = [("last_hidden_state", "FP16", [-1, 3])]
     outputs = {
         "first": ServedOutput("last_hidden_state", (3,), lambda hidden, _: hidden[:, 0]),
@@ -161,7 +161,7 @@ def test_one_output_makes_several(server: KServeServer, connect: Connect) -> Non
     ],
 )
 def test_wrong_answers_are_errors(fault: Fault, server: KServeServer, connect: Connect) -> None:
-    """No answer but the right one is taken; the server's words are passed to nobody."""
+    """A wrong answer is an error, which contains nothing of the server's text."""
     backend = connect(server)
     server.fault = fault
     with pytest.raises(BackendError) as caught:
@@ -175,7 +175,7 @@ def test_wrong_answers_are_errors(fault: Fault, server: KServeServer, connect: C
 
 
 def test_nan_is_passed_on(server: KServeServer, connect: Connect) -> None:
-    """Whether numbers are finite is judged row by row, and not here."""
+    """Values that are not finite are returned; the engine checks them row by row."""
     backend = connect(server)
     server.fault = Fault.NAN
     assert np.isnan(backend.run(make_batch())["sentence_embedding"]).all()
@@ -191,10 +191,10 @@ def test_nan_is_passed_on(server: KServeServer, connect: Connect) -> None:
         (Fault.UNLOADED, BackendUnreachableError),
     ],
 )
-def test_one_status_has_many_meanings(
+def test_statuses_become_errors(
     fault: Fault, error: type[BackendError], server: KServeServer, connect: Connect
 ) -> None:
-    """What Triton calls UNAVAILABLE is told apart; all but absence leaves the server in use."""
+    """UNAVAILABLE becomes one of three errors; only a lost server stops being available."""
     backend = connect(server)
     server.fault = fault
     with pytest.raises(BackendError) as caught:
@@ -215,7 +215,7 @@ def test_one_status_has_many_meanings(
 def test_unequal_arrays_are_not_sent(
     wrong: dict[str, np.ndarray], batch_max: int, server: KServeServer, connect: Connect
 ) -> None:
-    """Lengths that differ would fail inside the model: nothing is sent."""
+    """Arrays of different shapes, which would fail inside the model, are not sent."""
     server.batch_max = batch_max
     batch = make_batch()
     arrays = {
@@ -230,10 +230,10 @@ def test_unequal_arrays_are_not_sent(
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0)])
-def test_nothing_is_not_sent(
+def test_an_empty_batch_is_not_sent(
     shape: tuple[int, int], server: KServeServer, connect: Connect
 ) -> None:
-    """A batch without sequences, or of empty ones, is refused."""
+    """A batch without sequences or without tokens is refused, as is an unknown output."""
     ids = np.zeros(shape, np.int64)
     backend = connect(server)
     with pytest.raises(BackendError, match="a batch of ids"):
@@ -243,7 +243,7 @@ def test_nothing_is_not_sent(
 
 
 def test_metadata_is_sent_along(server: KServeServer, connect: Connect) -> None:
-    """What the context holds reaches the server."""
+    """The context's metadata reaches the server."""
     context = RunContext(metadata=(("traceparent", "00-a-b-01"), ("tracestate", "x=y")))
     connect(server).run(make_batch(), context)
     assert server.metadata[0]["traceparent"] == "00-a-b-01"
@@ -251,7 +251,7 @@ def test_metadata_is_sent_along(server: KServeServer, connect: Connect) -> None:
 
 
 def test_deadline_ends_a_call(server: KServeServer, connect: Connect) -> None:
-    """When the callers' time is over, the call is ended at the server too."""
+    """The callers' deadline ends the call, on the server too."""
     backend = connect(server)
     server.fault = Fault.SILENT
     with pytest.raises(BackendDeadlineError):
@@ -264,7 +264,7 @@ def test_deadline_ends_a_call(server: KServeServer, connect: Connect) -> None:
 
 
 def test_silence_ends_a_call(server: KServeServer, connect: Connect) -> None:
-    """A server that never answers is away, to whoever has more time."""
+    """A server that does not answer within the time limit counts as unreachable."""
     backend = connect(server, timeout_s=0.2)
     server.fault = Fault.SILENT
     with pytest.raises(BackendUnreachableError, match="did not answer in time"):
@@ -272,7 +272,7 @@ def test_silence_ends_a_call(server: KServeServer, connect: Connect) -> None:
 
 
 def test_cancellation_ends_a_call(server: KServeServer, connect: Connect) -> None:
-    """When nobody waits any more, the call is ended at once, at the server too."""
+    """Cancellation ends the call at once, on the server too."""
     backend = connect(server)
     server.fault = Fault.SILENT
     cancellation = Cancellation()
@@ -288,7 +288,7 @@ def test_cancellation_ends_a_call(server: KServeServer, connect: Connect) -> Non
 
 
 def test_closing_ends_calls(server: KServeServer, connect: Connect) -> None:
-    """A run that is under way when the backend is closed fails, as do later ones."""
+    """Closing the backend ends the runs in progress, and later runs fail."""
     backend = connect(server)
     server.fault = Fault.SILENT
     with ThreadPoolExecutor() as pool:
@@ -301,8 +301,8 @@ def test_closing_ends_calls(server: KServeServer, connect: Connect) -> None:
         backend.run(make_batch())
 
 
-def test_a_loop_that_ends_leaves_nobody_waiting(server: KServeServer, connect: Connect) -> None:
-    """Where the event loop is closed first, runs fail instead of waiting for it."""
+def test_a_closed_loop_fails_runs(server: KServeServer, connect: Connect) -> None:
+    """If the event loop is closed first, runs fail instead of waiting for it."""
     thread = LoopThread()
     backend = connect(server, loop=thread.loop)
     check(backend)
@@ -332,7 +332,7 @@ async def _end_tasks() -> None:
 def test_models_that_cannot_be_used(
     change: dict[str, object], problem: str, server: KServeServer, connect: Connect
 ) -> None:
-    """What cannot be served is refused when it is opened, in words that say why."""
+    """A model that cannot be served is refused when it is opened, with the reason."""
     for name, value in change.items():
         setattr(server, name, value)
     with pytest.raises(BackendError, match=problem) as caught:
@@ -340,14 +340,38 @@ def test_models_that_cannot_be_used(
     assert type(caught.value) is BackendError
 
 
-def test_an_absent_server_is_told_apart(connect: Connect) -> None:
-    """Where nobody listens, and where the model is not there, it may be so later."""
+def batch_of_texts(*texts: str) -> PaddedBatch:
+    """Make a batch of the bytes of texts, all of one length."""
+    ids = np.array([list(text.encode()) for text in texts], np.int64)
+    return PaddedBatch(ids, np.ones_like(ids), ids * 0, ("sentence_embedding",))
+
+
+@pytest.mark.parametrize("shape", [[-1], [-1, 1], [-1, -1]])
+def test_a_model_takes_texts(shape: list[int], server: KServeServer, connect: Connect) -> None:
+    """A batch of texts is sent, in each shape that an input for any number of texts may have."""
+    server.inputs, server.text_shape = [("text", "BYTES")], shape
+    found = connect(server).run(batch_of_texts("one", "two"))["sentence_embedding"]
+    np.testing.assert_array_equal(found, spell(["one", "two"])["sentence_embedding"])
+
+
+@pytest.mark.parametrize("shape", [[4, 1], [-1, 2], [-1, 1, 1], []])
+def test_a_model_for_a_fixed_number_of_texts_is_refused(
+    shape: list[int], server: KServeServer, connect: Connect
+) -> None:
+    """An input that does not take any number of single texts is named."""
+    server.inputs, server.text_shape = [("text", "BYTES")], shape
+    with pytest.raises(BackendError, match="must take any number of them"):
+        connect(server)
+
+
+def test_an_absent_server_is_unreachable(connect: Connect) -> None:
+    """A model that is not ready, and a port without a listener, are refused at once."""
     with KServeServer() as server:
         server.ready = False
         with pytest.raises(BackendUnreachableError, match="not ready"):
             connect(server)
         address = server.address
-    with pytest.raises(BackendUnreachableError, match=address):
+    with pytest.raises(BackendUnreachableError, match=f"{address} answered UNAVAILABLE"):
         connect(address)
 
 
@@ -355,13 +379,13 @@ def test_an_absent_server_is_told_apart(connect: Connect) -> None:
 def test_lanes_follow_instances(
     instances: int, lanes: int, expected: int, server: KServeServer, connect: Connect
 ) -> None:
-    """As many batches run at once as the server has instances, and one is on its way."""
+    """There is one lane per instance and one for a batch in transit, 64 at most."""
     server.instances = instances
     assert connect(server, lanes=lanes).lanes == expected
 
 
 async def test_a_slow_link_is_no_broken_one(server: KServeServer, connect: Connect) -> None:
-    """A server that is far away takes longer to connect to than to find absent."""
+    """A slow link is not taken for an absent server: connecting may outlast the backoff."""
     async with slow_link(server.address, delay_s=0.15) as address:
         backend = await asyncio.to_thread(connect, address)
         await asyncio.to_thread(check, backend)

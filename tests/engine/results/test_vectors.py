@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode, shorten
+from embedgrpc.libraries.arrays import FloatArray
 
 ROWS = arrays.arrays(
     np.float32,

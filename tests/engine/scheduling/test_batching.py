@@ -1,5 +1,6 @@
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,3 +96,24 @@ def test_bulk_batches_are_smaller_while_interactive_calls_come() -> None:
     assert budget.when_shared().tokens == 128
     assert BatchBudget(tokens=512, sequences=64, overhead_tokens=32).when_shared().tokens == 512
     assert budget.when_shared().when_shared().tokens == 128
+
+
+@pytest.mark.parametrize(
+    ("token_s", "shared"),
+    [(1e-5, 0), (20e-3 / 532, 0), (1e-4, 180), (1e-3, 100), (1e9, 100)],
+    ids=["whole", "just whole", "by time", "by overhead", "hung"],
+)
+def test_bulk_batches_take_a_set_time_beside_calls(token_s: float, shared: int) -> None:
+    """A bulk batch takes 20 ms beside calls; overhead is no more than a fifth of it."""
+    budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=20)
+    limited = budget.with_shared_time(20e-3, token_s=token_s)
+    assert limited.shared_tokens == shared
+    assert limited.when_shared().tokens == (shared or 512)
+    # It follows the speed in both directions.
+    assert limited.with_shared_time(20e-3, token_s=1e-5).when_shared().tokens == 512
+
+
+def test_slow_batches_without_overhead_hold_a_token() -> None:
+    """However slow the machine is, a batch holds something."""
+    budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=0)
+    assert budget.with_shared_time(20e-3, token_s=1).shared_tokens == 1

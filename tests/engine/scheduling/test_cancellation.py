@@ -6,13 +6,13 @@ from embedgrpc.backends.base import (
     NO_CONTEXT,
     BackendCancelledError,
     BackendDeadlineError,
-    FloatArray,
     PaddedBatch,
     RunContext,
 )
 from embedgrpc.engine.errors import DeadlineExpiredError
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.libraries.arrays import FloatArray
 from tests.engine.fakes import WAIT_S, Engine, FakeBackend, RecordingSink, answer, running
 
 SOON_S = 60.0

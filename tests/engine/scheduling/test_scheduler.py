@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import (
-    NO_CONTEXT,
-    BackendUnreachableError,
-    FloatArray,
-    PaddedBatch,
-    RunContext,
-)
+from embedgrpc.backends.base import NO_CONTEXT, BackendUnreachableError, PaddedBatch, RunContext
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
 from embedgrpc.engine.results.rows import OutputRows
@@ -23,11 +17,11 @@ from embedgrpc.engine.scheduling.batching import BatchBudget
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.libraries.arrays import FloatArray
 from tests.engine.fakes import (
     BROKEN,
     NAN,
     NEGATIVE,
-    OUTPUT,
     WAIT_S,
     Engine,
     FakeBackend,
@@ -36,7 +30,6 @@ from tests.engine.fakes import (
     inputs_of,
     next_turn,
     running,
-    tokens_of,
 )
 
 INTERACTIVE = Call(WorkClass.INTERACTIVE)
@@ -479,58 +472,18 @@ async def test_failure_is_told_to_all_that_are_equal() -> None:
     assert sinks[0].errors[0] is not sinks[1].errors[0]
 
 
-async def until_prepared(engine: Engine) -> None:
-    """Waits until the next batch is laid out, which nobody is told of."""
-    async with asyncio.timeout(WAIT_S):
-        while engine.scheduler._dispatcher._ahead is None:
-            await next_turn()
-
-
-async def test_next_batch_is_laid_out_ahead() -> None:
-    """While the lane runs, a full batch is made ready, and no second one."""
-    backend = FakeBackend()
-    with running(backend, budget=BatchBudget(tokens=24, sequences=4, overhead_tokens=0)) as engine:
-        await hold(engine, backend)
-        sink = await submit(engine, [f"text{number:02}" for number in range(16)])
-        await until_prepared(engine)
-        assert len(engine.scheduler._dispatcher.queue) == 12
-        assert engine.scheduler._dispatcher._ahead is not None
-        assert engine.scheduler._dispatcher._ahead.padded is not None
-        backend.gate.open()
-        await sink.done.wait()
-    assert len(sink.rows) == 16
-    assert len(backend.batches) == 5
-
-
-async def test_prepared_bulk_batch_lets_a_call_pass() -> None:
-    """A call that comes after a bulk batch was made ready is run before it."""
+async def test_a_call_overtakes_bulk_work_that_waits() -> None:
+    """A call that comes after bulk work is run before it."""
     backend = FakeBackend()
     with running(backend, budget=BatchBudget(tokens=20, sequences=4, overhead_tokens=0)) as engine:
         await hold(engine, backend)
         bulk = await submit(engine, [f"text{number}" for number in range(16)], Call(WorkClass.BULK))
-        await until_prepared(engine)
         call = await submit(engine, ["call"])
         backend.gate.open()
         await call.done.wait()
         await bulk.done.wait()
     assert [batch.texts for batch in backend.batches][1] == ("call",)
     assert sorted(bulk.rows) == list(range(16))
-
-
-async def test_call_that_left_is_dropped_from_a_prepared_batch() -> None:
-    """What nobody waits for any more is not run although its batch was made ready."""
-    backend = FakeBackend()
-    with running(backend, budget=BatchBudget(tokens=20, sequences=4, overhead_tokens=0)) as engine:
-        await hold(engine, backend)
-        job = engine.job([f"gone{number}" for number in range(4)], INTERACTIVE, RecordingSink())
-        engine.scheduler.submit(job)
-        kept = await submit(engine, [f"kept{number}" for number in range(8)])
-        await until_prepared(engine)
-        engine.scheduler.cancel(job)
-        backend.gate.open()
-        await kept.done.wait()
-    assert not [text for text in backend.texts if text.startswith("gone")]
-    assert len(kept.rows) == 8
 
 
 async def test_bulk_leaves_a_lane_free_for_calls() -> None:
@@ -582,82 +535,17 @@ async def test_short_job_overtakes_a_long_one_of_its_caller() -> None:
     assert len(long.rows) == 60
 
 
-async def test_idle_run_waits_until_nothing_waits_or_runs() -> None:
-    """A batch that is only measured takes no lane from anybody."""
-    backend = FakeBackend()
-    with running(backend) as engine:
-        sink = await hold(engine, backend)
-        ids = tokens_of("measured")[np.newaxis]
-        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
-        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
-        waiting = await submit(engine, ["waiting"])
-        backend.gate.open()
-        assert await measuring > 0
-        await sink.done.wait()
-        await waiting.done.wait()
-    assert [one.texts for one in backend.batches] == [("first",), ("waiting",), ("measured",)]
-
-
-async def test_idle_run_ends_with_the_scheduler() -> None:
-    """Whoever waits for an idle moment is told when there will be none."""
-    backend = FakeBackend()
-    with running(backend) as engine:
-        await hold(engine, backend)
-        ids = tokens_of("measured")[np.newaxis]
-        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
-        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
-        closing = threading.Thread(target=engine.scheduler.close)
-        closing.start()
-        with pytest.raises(ShuttingDownError):
-            await measuring
-        backend.gate.open()
-        closing.join(WAIT_S)
-
-
-async def test_close_waits_for_the_idle_run_that_is_under_way() -> None:
-    """A process that ended while a thread is inside the backend would be aborted."""
-    backend = FakeBackend()
-    with running(backend) as engine:
-        backend.gate.close()
-        ids = tokens_of("measured")[np.newaxis]
-        batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (OUTPUT,))
-        measuring = asyncio.create_task(asyncio.to_thread(engine.scheduler.run_when_idle, batch))
-        await asyncio.to_thread(backend.gate.wait_for, 1)
-        closing = threading.Thread(target=engine.scheduler.close)
-        closing.start()
-        for lane in engine.scheduler._lanes:
-            await asyncio.to_thread(lane.join, WAIT_S)
-        assert closing.is_alive()
-        backend.gate.open()
-        assert await measuring > 0
-        closing.join(WAIT_S)
-        assert not closing.is_alive()
-
-
-async def test_text_that_was_laid_out_joins_its_equal_in_flight() -> None:
-    """A text in a batch that was made ready is not run twice when its equal was begun since."""
-    backend = FakeBackend(lanes=2)
-    budget = BatchBudget(tokens=24, sequences=4, overhead_tokens=0)
-    with running(backend, budget=budget) as engine:
-        backend.gate.close()
-        sinks = []
-        for lane, text in enumerate(["one", "two"], start=1):
-            sinks.append(await submit(engine, [text]))
-            backend.gate.wait_for(lane)
-        bulk = Call(WorkClass.BULK)
-        sinks.append(await submit(engine, [f"text{number:02}" for number in range(16)], bulk))
-        await until_prepared(engine)
-        # As a call it goes before the batch that was made ready, which holds the same text.
-        sinks.append(await submit(engine, ["text00"]))
-        backend.gate.let_one_through()
-        backend.gate.open()
-        for sink in sinks:
-            await sink.done.wait()
-        assert not engine.scheduler._running_entries
-        assert engine.admission.inputs == 0
-        assert all(lane.is_alive() for lane in engine.scheduler._lanes)
-    assert sinks[2].rows == {number: answer(f"text{number:02}") for number in range(16)}
-    assert sinks[3].rows == {0: answer("text00")}
+async def test_bulk_batches_follow_the_speed_of_recent_batches() -> None:
+    """Slow batches make those of bulk work beside calls small, and fast ones large again."""
+    budget = BatchBudget(tokens=40, sequences=8, overhead_tokens=0)
+    with running(FakeBackend(), budget=budget, bulk_batch_s=1) as engine:
+        for tokens, seconds, limits in ((10_000, 1000, range(1, 13)), (10**9, 1, range(1))):
+            engine.admission.drain_rate.add(tokens, seconds)
+            await (await submit(engine, ["text"])).done.wait()
+            async with asyncio.timeout(WAIT_S):
+                while engine.scheduler.budget.shared_tokens not in limits:
+                    await next_turn()
+        assert engine.scheduler.budget == budget
 
 
 def test_results_for_a_closed_loop_are_dropped(caplog: pytest.LogCaptureFixture) -> None:

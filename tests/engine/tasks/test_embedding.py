@@ -48,7 +48,7 @@ async def _embed(embedder: Embedder, texts: list[str], spec: EmbedSpec) -> Embed
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     """The model's tokenizer."""
-    return Tokenizer.load(FILES, METADATA)
+    return Tokenizer.load(METADATA)
 
 
 async def test_nothing_runs_when_one_text_is_too_long(tokenizer: Tokenizer) -> None:

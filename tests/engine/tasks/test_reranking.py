@@ -11,12 +11,12 @@ import pytest
 from embedgrpc.engine.errors import EngineError, InputTooLongError, NonFiniteOutputError
 from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
 from embedgrpc.engine.tasks.embedding import Embedder
-from embedgrpc.engine.tasks.reranking import RerankMethod, RerankSpec, ScoreScale
+from embedgrpc.engine.tasks.reranking import RerankSpec, ScoreScale
 from embedgrpc.engine.tasks.similarity import SimilarityReranker
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import ModelProperties, read
-from embedgrpc.models.kinds import Activation, Representation
+from embedgrpc.models.kinds import Activation, Representation, RerankMethod
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
 from tests.engine.fakes import FakeBackend, running
@@ -35,7 +35,7 @@ def properties() -> ModelProperties:
 @pytest.fixture(scope="module")
 def tokenizer(properties: ModelProperties) -> Tokenizer:
     """The cross-encoder's tokenizer."""
-    return Tokenizer.load(resolve(str(FIXTURES / "cross-bert")), properties)
+    return Tokenizer.load(properties)
 
 
 def by_position(*answers: Sequence[float]) -> Callable[[str], Sequence[float]]:

@@ -7,9 +7,8 @@ from embedgrpc.engine.results.sparse import (
     from_vocabulary_weights,
 )
 from embedgrpc.engine.tasks.embeddings import Embeddings
-from embedgrpc.engine.tasks.reranking import RerankMethod
 from embedgrpc.engine.tasks.similarity import _SCORES, can_rank, method_for
-from embedgrpc.models.kinds import Representation
+from embedgrpc.models.kinds import Representation, RerankMethod
 
 
 def sparse(**weights: float) -> SparseVector:

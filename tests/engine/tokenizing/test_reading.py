@@ -35,7 +35,7 @@ class Tokens:
 
     def __init__(self, name: str) -> None:
         files = resolve(str(FIXTURES / name))
-        self.tokenizer = Tokenizer.load(files, read(files))
+        self.tokenizer = Tokenizer.load(read(files))
         self.threads = TokenizingThreads(self.tokenizer, threads=1, name=name)
 
     def read(self, texts: Sequence[str], reading: Reading) -> list[Tokenized]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EmptyInputError, EngineError, Reason
 from embedgrpc.engine.tokenizing.jobs import Reading, Tokenization, Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE
 from tests.engine.fakes import WAIT_S, CharacterTokenizer, text_of
 

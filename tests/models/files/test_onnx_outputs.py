@@ -12,7 +12,7 @@ _GRAPHS = sorted(FIXTURES.glob("*/onnx/model.onnx"))
 
 @pytest.mark.parametrize("path", _GRAPHS, ids=lambda path: path.parent.parent.name)
 def test_outputs_are_those_of_the_graph(path: Path) -> None:
-    """Names and lengths are those that the onnx package reads."""
+    """Names and shapes are those that the onnx package reads."""
     model = onnx.load(path, load_external_data=False)
     wanted = {
         value.name: tuple(
@@ -26,16 +26,16 @@ def test_outputs_are_those_of_the_graph(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"no graph", b"\x3a\xff\xff\x03ab"])
-def test_what_is_no_graph_has_no_outputs(tmp_path: Path, content: bytes) -> None:
-    """Broken files are told about where they are loaded."""
+def test_broken_files_have_no_outputs(tmp_path: Path, content: bytes) -> None:
+    """A broken file has no outputs, and a missing one is an error."""
     (tmp_path / "model.onnx").write_bytes(content)
     assert read_outputs(tmp_path / "model.onnx", tmp_path) == {}
     with pytest.raises(ModelError, match="is missing"):
         read_outputs(tmp_path / "missing.onnx", tmp_path)
 
 
-def test_every_cut_is_harmless(tmp_path: Path) -> None:
-    """A graph that is cut short has no outputs, unless what follows the graph alone is lost."""
+def test_a_truncated_graph_has_no_outputs(tmp_path: Path) -> None:
+    """A truncated file has no outputs, unless only the bytes after the graph are lost."""
     original = FIXTURES / "xlmr-bge-m3" / "onnx" / "model.onnx"
     whole, outputs = original.read_bytes(), read_outputs(original, original.parent)
     path = tmp_path / "model.onnx"

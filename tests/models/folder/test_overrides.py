@@ -28,17 +28,17 @@ def _load(folder: Path, cache_dir: Path, **overrides: Any) -> Runner:
     properties = read(files, ModelOverrides(**overrides))
     graph = prepare(files, properties, cache_dir=cache_dir)
     backend = OnnxBackend(graph.path, device="cpu")
-    return Runner(properties, Tokenizer.load(files, properties), graph, backend)
+    return Runner(properties, Tokenizer.load(properties), graph, backend)
 
 
 def test_nothing_set_changes_nothing() -> None:
-    """Without settings a model is what its files say."""
+    """Without settings, the files count."""
     files = resolve(str(FIXTURES / "bert-mean"))
     assert read(files, ModelOverrides()) == read(files)
 
 
 def test_settings_win_over_files(tmp_path: Path) -> None:
-    """What is set counts, and prompts are added to those of the files."""
+    """Settings win; prompts are added to those of the files."""
     folder = copy_fixture("gemma-dense", tmp_path)
     properties = _read(
         folder,
@@ -64,8 +64,8 @@ def test_settings_win_over_files(tmp_path: Path) -> None:
     assert len(properties.dense_layers) == 2
 
 
-def test_a_default_prompt_can_be_taken_away(tmp_path: Path) -> None:
-    """An empty name stands for no prompt."""
+def test_a_default_prompt_can_be_removed(tmp_path: Path) -> None:
+    """An empty name means no prompt."""
     folder = copy_fixture("gemma-dense", tmp_path)
     edit_json(folder / "config_sentence_transformers.json", default_prompt_name="query")
     assert _read(folder).default_prompt_name == "query"
@@ -73,13 +73,13 @@ def test_a_default_prompt_can_be_taken_away(tmp_path: Path) -> None:
 
 
 def test_the_activation_of_a_cross_encoder() -> None:
-    """A score may be the logit."""
+    """The activation can be set."""
     properties = _read(FIXTURES / "cross-bert", activation=Activation.IDENTITY)
     assert properties.activation is Activation.IDENTITY
 
 
 def test_a_folder_without_modules(tmp_path: Path) -> None:
-    """What no file says must be set, and then the model is as if a file had said it."""
+    """Without modules.json, pooling and normalize must be set; the vectors are then the same."""
     folder = copy_fixture("bert-mean", tmp_path, leave_out=["modules.json", "1_Pooling"])
     with pytest.raises(ModelError, match=r"modules\.json is missing.* set pooling and normalize"):
         _read(folder)
@@ -102,18 +102,22 @@ def test_a_folder_without_modules(tmp_path: Path) -> None:
         ("bert-mean", {"max_tokens": 0}, "max_tokens is set to 0"),
         ("bert-mean", {"default_prompt_name": "query"}, "must be one of the prompts (there are"),
         ("gemma-dense", {"default_prompt_name": "x"}, "must be one of the prompts query, document"),
-        ("bert-mean", {"activation": Activation.SIGMOID}, "activation is set, but the model is of"),
-        ("cross-bert", {"normalize": True}, "normalize is set, but the model is of the kind cross"),
+        (
+            "bert-mean",
+            {"activation": Activation.SIGMOID},
+            "activation is set, but the model's kind",
+        ),
+        ("cross-bert", {"normalize": True}, "normalize is set, but the model's kind is cross"),
         ("splade-bert", {"pooling": (Pooling.CLS,)}, "pooling is set, but the model is a Sparse"),
         (
             "gemma-dense",
             {"pooling": (Pooling.CLS, Pooling.MEAN)},
-            "2_Dense/config.json: the module takes 36 values, but the pooling that is set gives 72",
+            "2_Dense/config.json: the module needs 36 values, but the pooling that is set",
         ),
     ],
 )
 def test_settings_that_do_not_fit(name: str, overrides: dict[str, Any], message: str) -> None:
-    """One line names the setting and what it does not fit."""
+    """The error names the setting and the folder or file that it does not fit."""
     with pytest.raises(ModelError) as caught:
         _read(FIXTURES / name, **overrides)
     assert message in str(caught.value)
@@ -130,7 +134,7 @@ def test_settings_that_do_not_fit(name: str, overrides: dict[str, Any], message:
 def test_errors_name_what_to_set(
     tmp_path: Path, file: str, changes: dict[str, Any], key: str
 ) -> None:
-    """What no file says is an error that names the key of the configuration, which helps."""
+    """The error for a missing property names the setting for it, and setting it helps."""
     folder = copy_fixture("qwen3-last", tmp_path)
     edit_json(folder / "tokenizer_config.json", pad_token=None, model_max_length=None)
     edit_json(folder / "config.json", pad_token_id=3, max_position_embeddings=64)
@@ -153,7 +157,7 @@ def _rename_output(folder: Path, old: str, new: str) -> None:
     ("name", "old"), [("bert-cls", "last_hidden_state"), ("cross-bert", "logits")]
 )
 def test_an_output_of_another_name(tmp_path: Path, name: str, old: str) -> None:
-    """An output that no rule knows can be named in the configuration."""
+    """An output with an unknown name can be configured."""
     folder = copy_fixture(name, tmp_path)
     _rename_output(folder, old, "odd")
     with pytest.raises(ModelError, match="set output for this model in the configuration"):
@@ -170,7 +174,7 @@ def test_an_output_of_another_name(tmp_path: Path, name: str, old: str) -> None:
 
 
 def _pooled(folder: Path, *, normalize: bool) -> None:
-    """Makes an export that gives the first token's vector and nothing else."""
+    """Make an export whose only output is the first token's vector."""
     path = folder / "onnx" / "model.onnx"
     model = onnx.load(path)
     index = helper.make_tensor("first", onnx.TensorProto.INT64, [], [0])
@@ -187,10 +191,10 @@ def _pooled(folder: Path, *, normalize: bool) -> None:
 
 
 @pytest.mark.parametrize("overrides", [{"pooling": (Pooling.CLS,)}, {"normalize": False}])
-def test_a_setting_wins_over_what_an_export_pools(
+def test_a_setting_wins_over_the_pooling_of_an_export(
     tmp_path: Path, overrides: dict[str, Any]
 ) -> None:
-    """An export that pools by itself need not agree with what the configuration asks for."""
+    """A configured pooling may differ from the one in the graph."""
     runner = _load(FIXTURES / "gemma-dense", tmp_path, **overrides)
     plain = _load(FIXTURES / "gemma-dense", tmp_path)
     sequences = plain.tokenize(["some words"])
@@ -200,7 +204,7 @@ def test_a_setting_wins_over_what_an_export_pools(
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_graphs_that_only_pool(tmp_path: Path, *, normalize: bool) -> None:
-    """Whether such a graph normalises is found out; what it lacks is added."""
+    """Normalisation is added to a graph that pools without it."""
     folder = copy_fixture("bert-cls", tmp_path)
     _pooled(folder, normalize=normalize)
     runner = _load(folder, tmp_path / "cache")
@@ -216,7 +220,7 @@ def test_graphs_that_only_pool(tmp_path: Path, *, normalize: bool) -> None:
 
 
 def test_a_pooled_vector_that_does_not_fit(tmp_path: Path) -> None:
-    """A graph that contradicts modules.json in length or in scaling is refused."""
+    """A graph whose vectors contradict modules.json in size or scaling is refused."""
     folder = copy_fixture("bert-cls", tmp_path)
     _pooled(folder, normalize=True)
     modules = json.loads((folder / "modules.json").read_text())
@@ -229,8 +233,8 @@ def test_a_pooled_vector_that_does_not_fit(tmp_path: Path) -> None:
         _load(folder, tmp_path / "cache", pooling=wide, normalize=True)
 
 
-def test_what_changes_vectors_changes_the_hash(tmp_path: Path) -> None:
-    """Every setting that makes other vectors makes another content hash, and others do not."""
+def test_settings_that_change_vectors_change_the_hash(tmp_path: Path) -> None:
+    """Settings that change vectors change the content hash, and other settings do not."""
     folder = FIXTURES / "bert-cls"
     cases: list[dict[str, Any]] = [
         {},
@@ -257,8 +261,8 @@ def test_what_changes_vectors_changes_the_hash(tmp_path: Path) -> None:
         assert _load(folder, tmp_path / "cache", **case).graph.content_hash == hashes[0]
 
 
-def test_what_is_beside_the_model_does_not_change_the_hash(tmp_path: Path) -> None:
-    """Neither the place, nor the age of files, nor a README makes another space."""
+def test_path_and_age_do_not_change_the_hash(tmp_path: Path) -> None:
+    """The path, the age of the files and a README do not change the content hash."""
     before = _load(FIXTURES / "gemma-dense", tmp_path / "cache").graph
     folder = copy_fixture("gemma-dense", tmp_path / "elsewhere")
     (folder / "README.md").write_text("# A model\n")
@@ -297,16 +301,16 @@ def _drop_normalize(folder: Path) -> None:
 @pytest.mark.parametrize(
     "write", [_write_prompt, _write_activation, _write_heads, _write_dense, _drop_normalize]
 )
-def test_what_changes_in_files_changes_the_hash(tmp_path: Path, write: Write) -> None:
-    """Prompts, modules and their weights are content."""
+def test_changed_files_change_the_hash(tmp_path: Path, write: Write) -> None:
+    """Prompts, modules and their weights change the content hash."""
     before = _load(FIXTURES / "albert-dense", tmp_path / "cache").graph
     folder = copy_fixture("albert-dense", tmp_path)
     write(folder)
     assert _load(folder, tmp_path / "cache").graph.content_hash != before.content_hash
 
 
-def test_who_made_a_model_does_not_change_the_hash(tmp_path: Path) -> None:
-    """Keys of config.json that change no number are no content."""
+def test_notes_in_config_do_not_change_the_hash(tmp_path: Path) -> None:
+    """Keys of config.json that change no vector do not change the content hash."""
     before = _load(FIXTURES / "albert-dense", tmp_path / "cache").graph
     folder = copy_fixture("albert-dense", tmp_path)
     edit_json(folder / "config.json", transformers_version="9.9.9", _name_or_path="/elsewhere")

@@ -48,7 +48,7 @@ def _modules(*names: str) -> list[dict[str, Any]]:
 def test_poolings(
     tmp_path: Path, pooling: dict[str, Any], wanted: tuple[Pooling, ...], size_key: str
 ) -> None:
-    """Both schemas of the Pooling module are read; several poolings are concatenated."""
+    """Both schemas of the Pooling module work; several poolings are concatenated."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({size_key: 32, **pooling}))
     properties = _read(folder)
@@ -57,7 +57,7 @@ def test_poolings(
 
 
 def test_normalize_is_a_module(tmp_path: Path) -> None:
-    """Without a Normalize module vectors keep their length."""
+    """Without a Normalize module, vectors are not normalised."""
     folder = copy_fixture("bert-mean", tmp_path)
     assert _read(folder).normalize
     (folder / "modules.json").write_text(json.dumps(_modules("Transformer", "Pooling")))
@@ -83,7 +83,7 @@ def test_normalize_is_a_module(tmp_path: Path) -> None:
     ],
 )
 def test_activation(tmp_path: Path, changes: dict[str, Any], wanted: Activation) -> None:
-    """A cross-encoder's score is the sigmoid of its logit, unless the folder says otherwise."""
+    """A cross-encoder's score is the sigmoid of its logit, unless config.json says otherwise."""
     folder = copy_fixture("cross-bert", tmp_path)
     edit_json(folder / "config.json", **changes)
     properties = _read(folder)
@@ -93,7 +93,7 @@ def test_activation(tmp_path: Path, changes: dict[str, Any], wanted: Activation)
 
 
 def test_activation_of_the_newer_schema(tmp_path: Path) -> None:
-    """Newer cross-encoders have modules and name the activation beside the prompts."""
+    """Newer cross-encoders have modules and another file for the activation."""
     folder = copy_fixture("cross-bert", tmp_path)
     (folder / "modules.json").write_text(json.dumps(_modules("Transformer")))
     extras = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
@@ -130,7 +130,7 @@ def test_max_tokens(
     config: dict[str, Any],
     wanted: int,
 ) -> None:
-    """The limit is what is set, else the smallest that holds; never beyond the position table."""
+    """max_seq_length counts, else the smallest other limit; never beyond the position table."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / "sentence_bert_config.json", **settings)
     edit_json(folder / "tokenizer_config.json", **tokenizer)
@@ -139,14 +139,14 @@ def test_max_tokens(
 
 
 def test_max_tokens_of_an_older_file_name(tmp_path: Path) -> None:
-    """The file with the limit once was named after the architecture."""
+    """Older releases named the file with the limit after the architecture."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "sentence_bert_config.json").rename(folder / "sentence_roberta_config.json")
     assert _read(folder).max_tokens == 64
 
 
 def test_prompts(tmp_path: Path) -> None:
-    """Prompts, the default one and the similarity are read; null prompts are empty."""
+    """Prompts, default prompt and similarity are read; a null prompt is empty."""
     folder = copy_fixture("bert-st54", tmp_path)
     edit_json(
         folder / "config_sentence_transformers.json",
@@ -161,7 +161,7 @@ def test_prompts(tmp_path: Path) -> None:
 
 
 def test_padding(tmp_path: Path) -> None:
-    """The side is the tokenizer's where positions allow it; the token comes from either file."""
+    """The tokenizer sets the side if positions allow it; either file may set the token."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / "tokenizer_config.json", padding_side="left")
     edit_json(folder / "config.json", pad_token_id=None)
@@ -183,7 +183,7 @@ EXTRAS = "config_sentence_transformers.json"
     [
         ("config.json", {"model_type": None}, "config.json: model_type must be"),
         ("config.json", {"model_type": 7}, "config.json: model_type must be a string"),
-        ("config.json", {"hidden_size": 48}, "config.json: hidden_size 48 is not the 32"),
+        ("config.json", {"hidden_size": 48}, "config.json: hidden_size is 48, but the Pooling"),
         ("config.json", {"pad_token_id": -1}, "config.json: pad_token_id must be a whole number"),
         (POOLING, {"include_prompt": False}, "include_prompt false is not supported"),
         (POOLING, {"word_embedding_dimension": 0}, "word_embedding_dimension must be"),
@@ -209,7 +209,7 @@ EXTRAS = "config_sentence_transformers.json"
 def test_a_wrong_key_is_named(
     tmp_path: Path, file: str, changes: dict[str, Any], message: str
 ) -> None:
-    """One line names the file and the key that are wrong."""
+    """The error is one line with the file and the key."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / SETTINGS, max_seq_length=None)
     edit_json(folder / file, **changes)
@@ -241,7 +241,7 @@ def test_a_wrong_key_is_named(
     ],
 )
 def test_modules_that_are_not_supported(tmp_path: Path, modules: Any, message: str) -> None:
-    """A pipeline that cannot be served is refused by name."""
+    """The error names the module that is not supported."""
     folder = copy_fixture("bert-mean", tmp_path)
     dense = {"in_features": 32, "out_features": 8, "dimension": 32}
     for name in ("1_Dense", "3_Dense", "1_LayerNorm"):
@@ -262,9 +262,9 @@ def test_modules_that_are_not_supported(tmp_path: Path, modules: Any, message: s
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_labels": 3}, "num_labels says 3 labels"),
-        ({"id2label": {"0": "no", "1": "yes"}}, "id2label says 2 labels"),
-        ({"id2label": None}, "num_labels or id2label must say"),
+        ({"num_labels": 3}, "num_labels has 3 labels"),
+        ({"id2label": {"0": "no", "1": "yes"}}, "id2label has 2 labels"),
+        ({"id2label": None}, "num_labels or id2label must be set"),
         ({"architectures": "Bert"}, "architectures must be a list"),
         ({"architectures": ["BertModel"]}, "modules.json is missing"),
         (
@@ -280,7 +280,7 @@ def test_modules_that_are_not_supported(tmp_path: Path, modules: Any, message: s
 def test_cross_encoders_that_are_not_supported(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    """A classifier that is no cross-encoder with one label is refused by name."""
+    """A cross-encoder must have one label and a known activation."""
     folder = copy_fixture("cross-bert", tmp_path)
     edit_json(folder / "config.json", **changes)
     with pytest.raises(ModelError) as caught:
@@ -290,10 +290,13 @@ def test_cross_encoders_that_are_not_supported(
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("config.json", "config.json is missing"), (POOLING, "config.json is missing: it says how")],
+    [
+        ("config.json", "config.json is missing"),
+        (POOLING, "config.json is missing: it must say how"),
+    ],
 )
 def test_a_missing_file_is_named(tmp_path: Path, file: str, message: str) -> None:
-    """One line names the file that is not there."""
+    """The error names the missing file."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / file).unlink()
     with pytest.raises(ModelError) as caught:
@@ -303,10 +306,10 @@ def test_a_missing_file_is_named(tmp_path: Path, file: str, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is no JSON"), ("[]", "must hold a JSON object")]
+    ("content", "message"), [("{", "is not JSON"), ("[]", "must contain a JSON object")]
 )
 def test_a_broken_file_is_named(tmp_path: Path, content: str, message: str) -> None:
-    """One line names the file that is no JSON object."""
+    """The error names the file that is not a JSON object."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "config.json").write_text(content)
     with pytest.raises(ModelError) as caught:
@@ -315,8 +318,8 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str, message: str) -> N
     assert str(folder / "config.json") in str(caught.value)
 
 
-def test_characters_that_json_writes_as_two_are_text(tmp_path: Path) -> None:
-    """A pair of escapes is one character; half of a pair is refused elsewhere."""
+def test_surrogate_pairs_are_characters(tmp_path: Path) -> None:
+    """JSON may escape one character as two; only half of such a pair is an error."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / "config_sentence_transformers.json", prompts={"query": "\U0001f600 "})
     assert rb"\ud83d\ude00" in (folder / "config_sentence_transformers.json").read_bytes()

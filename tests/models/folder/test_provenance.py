@@ -5,8 +5,8 @@ from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES
 
 
-def test_the_configuration_is_named_where_it_says_something() -> None:
-    """What is set wins over the files, and the rest still names its file."""
+def test_overridden_properties_name_the_configuration() -> None:
+    """A property that is set names the configuration; the others name their files."""
     files = resolve(str(FIXTURES / "bert-mean"))
     plain = read(files).origins
     assert not [origin for origin in plain.values() if origin.startswith("configuration")]

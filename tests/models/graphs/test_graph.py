@@ -27,7 +27,7 @@ def _prepare(folder: Path, cache_dir: Path) -> Graph:
 
 
 def _edit_tensors(folder: Path, **changes: Any) -> None:
-    """Sets tensors, whose dots are written as double underscores; None takes one out."""
+    """Set tensors, with double underscores for the dots of names; None removes one."""
     tensors: dict[str, Any] = load_file(folder / "model.safetensors")
     for name, value in changes.items():
         tensors[name.replace("__", ".")] = value
@@ -35,7 +35,7 @@ def _edit_tensors(folder: Path, **changes: Any) -> None:
 
 
 def test_a_graph_is_plain_onnx(tmp_path: Path) -> None:
-    """What is built passes the checker and uses standard operators alone, at an old version."""
+    """A built graph passes the checker and uses standard operators of an old version only."""
     graph = _prepare(FIXTURES / "bert-mean", tmp_path)
     onnx.checker.check_model(str(graph.path), full_check=True)
     model = onnx.load(graph.path)
@@ -50,7 +50,7 @@ def test_a_graph_is_plain_onnx(tmp_path: Path) -> None:
 
 
 def test_no_output_holds_token_vectors(tmp_path: Path) -> None:
-    """An imported graph loses the outputs that are of the size of its tokens."""
+    """An exported graph loses its outputs of token vectors."""
     graph = _prepare(FIXTURES / "bert-cls", tmp_path)
     session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
     assert [(v.name, v.shape[1:]) for v in session.get_outputs()] == [
@@ -61,7 +61,7 @@ def test_no_output_holds_token_vectors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_weights(tmp_path: Path, dtype: Any) -> None:
-    """Weights in half precision are computed with in float32."""
+    """Graphs with half-precision weights compute in float32."""
     folder = copy_fixture("bert-mean", tmp_path)
     tensors = load_file(folder / "model.safetensors")
     floats = {k: v for k, v in tensors.items() if v.dtype == np.float32}
@@ -76,7 +76,7 @@ def test_half_precision_weights(tmp_path: Path, dtype: Any) -> None:
 
 @pytest.mark.parametrize("prefixed", [True, False])
 def test_tensor_names_of_other_checkpoints(tmp_path: Path, *, prefixed: bool) -> None:
-    """A prefix and the names of TensorFlow's layer normalisation change nothing."""
+    """A prefix and TensorFlow's names of layer normalisations change nothing."""
     folder = copy_fixture("bert-mean", tmp_path)
     tensors = load_file(folder / "model.safetensors")
     renamed = {
@@ -116,7 +116,7 @@ def test_activations(tmp_path: Path, name: str, function: Any) -> None:
     edit_json(folder / "config.json", hidden_act=name)
     graph = _prepare(folder, tmp_path / "cache")
     model = onnx.load(graph.path)
-    # Between the two halves of the first feed-forward layer.
+    # Between the two layers of the first feed-forward part.
     inner = next(n for n in model.graph.node if "intermediate.dense.bias" in "".join(n.input))
     outer = next(n for n in model.graph.node if ".0.output.dense.weight" in "".join(n.input))
     for value in (inner.output[0], outer.input[0]):
@@ -150,7 +150,7 @@ def test_activations(tmp_path: Path, name: str, function: Any) -> None:
 def test_what_does_not_fit_the_configuration(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    """One line says which key or tensor is wrong."""
+    """One line names the wrong key or tensor."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / "config.json", **changes)
     with pytest.raises(ModelError) as caught:
@@ -161,7 +161,7 @@ def test_what_does_not_fit_the_configuration(
 
 
 def test_every_wrong_tensor_is_named(tmp_path: Path) -> None:
-    """Missing, mis-shaped and mistyped tensors stand in one message."""
+    """One message names all tensors that are missing or have a wrong shape or type."""
     folder = copy_fixture("bert-mean", tmp_path)
     _edit_tensors(
         folder,
@@ -182,7 +182,7 @@ def test_every_wrong_tensor_is_named(tmp_path: Path) -> None:
     [("bert-mean", "model.safetensors"), ("bert-cls", "onnx/model.onnx")],
 )
 def test_a_git_lfs_pointer_is_recognised(tmp_path: Path, name: str, file: str) -> None:
-    """Weights that were never fetched are named as such."""
+    """A Git LFS pointer in place of the weights is reported as such."""
     folder = copy_fixture(name, tmp_path)
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868376\n"
     (folder / file).write_text(pointer)
@@ -191,10 +191,10 @@ def test_a_git_lfs_pointer_is_recognised(tmp_path: Path, name: str, file: str) -
 
 
 def test_missing_and_broken_weights(tmp_path: Path) -> None:
-    """A folder without weights, with a broken file or a broken index says what is wanted."""
+    """A folder without weights, with a broken file or with a broken index is an error."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "model.safetensors").write_bytes(b"\x10" * 64)
-    with pytest.raises(ModelError, match="is no safetensors file"):
+    with pytest.raises(ModelError, match="is not a safetensors file"):
         _prepare(folder, tmp_path / "cache")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors is missing, and so is .*onnx"):
@@ -204,16 +204,16 @@ def test_missing_and_broken_weights(tmp_path: Path) -> None:
         _prepare(folder, tmp_path / "cache")
 
 
-def test_quantised_variants_are_never_taken(tmp_path: Path) -> None:
-    """Only `model.onnx` is an export; a variant beside it is left alone."""
+def test_quantised_variants_are_ignored(tmp_path: Path) -> None:
+    """Only `model.onnx` is used, and not a variant beside it."""
     folder = copy_fixture("bert-cls", tmp_path)
     built = _prepare(copy_fixture("bert-cls", tmp_path / "b", leave_out=["onnx"]), tmp_path / "c")
     (folder / "onnx" / "model.onnx").rename(folder / "onnx" / "model_qint8.onnx")
     assert _prepare(folder, tmp_path / "c") == built
 
 
-def test_the_content_hash_is_that_of_the_content(tmp_path: Path) -> None:
-    """It survives copies, and changes with weights, tokenizer, pooling and prompts."""
+def test_the_content_hash_depends_on_the_content(tmp_path: Path) -> None:
+    """It is the same for copies, and changes with weights, tokenizer, pooling and prompts."""
     folder = copy_fixture("bert-mean", tmp_path)
     cache = tmp_path / "cache"
     original = _prepare(FIXTURES / "bert-mean", cache).content_hash
@@ -235,7 +235,7 @@ def test_the_content_hash_is_that_of_the_content(tmp_path: Path) -> None:
 
 
 def test_a_hit_is_the_same_entry(tmp_path: Path) -> None:
-    """The second start finds the first one's files and writes none."""
+    """The second start uses the first one's files and writes none."""
     first = _prepare(FIXTURES / "bert-mean", tmp_path)
     written = first.path.stat().st_mtime_ns
     assert _prepare(FIXTURES / "bert-mean", tmp_path) == first
@@ -243,8 +243,8 @@ def test_a_hit_is_the_same_entry(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_shapes_the_graph_has_an_entry_of_its_own(tmp_path: Path) -> None:
-    """A graph for another padding token is no hit: its positions would be counted wrongly."""
+def test_another_padding_token_has_another_entry(tmp_path: Path) -> None:
+    """A graph for another padding token is not reused: its positions would be wrong."""
     files = resolve(str(FIXTURES / "roberta-mean"))
     properties = read(files)
     changed = replace(properties, pad_token_id=properties.pad_token_id + 1)
@@ -254,10 +254,10 @@ def test_what_shapes_the_graph_has_an_entry_of_its_own(tmp_path: Path) -> None:
     assert second.path.exists()
 
 
-def test_entries_are_on_the_disk_before_they_have_their_name(
+def test_entries_are_flushed_before_they_are_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut leaves no entry whose files are empty: each is flushed before the rename."""
+    """All files of an entry are flushed before the rename: a power cut leaves none empty."""
     flushed: set[int] = set()
     flush, rename = os.fsync, Path.rename
     unflushed: list[str] = []
@@ -280,7 +280,7 @@ def test_entries_are_on_the_disk_before_they_have_their_name(
 
 @pytest.mark.parametrize("name", ["bert-mean", "bert-cls"])
 def test_a_hit_does_not_load_the_builders(tmp_path: Path, name: str) -> None:
-    """A start from the cache leaves the onnx package alone."""
+    """A start from the cache does not import the onnx package."""
     folder = FIXTURES / name
     _prepare(folder, tmp_path)
     code = (
@@ -298,8 +298,8 @@ def test_a_hit_does_not_load_the_builders(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.weights", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncate", "remove", "flip a bit"])
-def test_a_damaged_entry_is_built_anew(tmp_path: Path, file: str, damage: str) -> None:
-    """A file of the cache that is cut short, changed or gone does no harm."""
+def test_a_damaged_entry_is_rebuilt(tmp_path: Path, file: str, damage: str) -> None:
+    """An entry with a truncated, changed or missing file is built again."""
     graph = _prepare(FIXTURES / "bert-mean", tmp_path)
     whole = {path.name: path.read_bytes() for path in graph.path.parent.iterdir()}
     victim = graph.path.parent / file
@@ -316,8 +316,8 @@ def test_a_damaged_entry_is_built_anew(tmp_path: Path, file: str, damage: str) -
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_manifest_of_another_shape_is_a_damage(tmp_path: Path) -> None:
-    """JSON that is no manifest makes the entry be built anew."""
+def test_an_entry_with_another_manifest_is_rebuilt(tmp_path: Path) -> None:
+    """An entry whose manifest is other JSON is built again."""
     graph = _prepare(FIXTURES / "bert-mean", tmp_path)
     for content in ("[]", '{"digests": 1, "remembered": {}}', '{"digests": {}, "remembered": 3}'):
         (graph.path.parent / "manifest.json").write_text(content)
@@ -326,7 +326,7 @@ def test_a_manifest_of_another_shape_is_a_damage(tmp_path: Path) -> None:
 
 
 def test_processes_may_build_at_once(tmp_path: Path) -> None:
-    """Several processes that start on an empty cache end with one whole entry."""
+    """Several processes that start on an empty cache end with one complete entry."""
     code = (
         "import sys\nfrom pathlib import Path\n"
         "from embedgrpc.models.folder import properties\n"
@@ -362,7 +362,7 @@ def test_processes_may_build_at_once(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    """A build cleans up what was left long ago, and not what another is at."""
+    """A build removes old unfinished entries, but not one that another process may be writing."""
     old, new = tmp_path / ".unfinished-old", tmp_path / ".unfinished-new"
     for folder in (old, new):
         folder.mkdir()
@@ -374,14 +374,14 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    """One line names the folder that cannot be written to."""
+    """The error names the folder that cannot be written to."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match=r"cache folder .*file cannot be used"):
         _prepare(FIXTURES / "bert-mean", tmp_path / "file")
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
-    """What was written before the failure is removed."""
+    """A failed build removes the files that it wrote."""
     folder = copy_fixture("bert-mean", tmp_path)
     _edit_tensors(folder, embeddings__LayerNorm__bias=None)
     cache = tmp_path / "cache"

@@ -23,7 +23,7 @@ def find(
     overrides: ModelOverrides = NOTHING,
     place: tuple[str, ...] = PLACE,
 ) -> ServedFingerprint:
-    """The fingerprint of a model whose files are in a folder."""
+    """Return the fingerprint of a model with its files in a folder."""
     files = resolve(str(folder))
     return find_fingerprint(
         files, read(files, overrides), overrides, declared=declared, place=place, cache_dir=cache
@@ -32,13 +32,13 @@ def find(
 
 @pytest.fixture
 def without_weights(tmp_path: Path) -> Path:
-    """A folder that holds all but the weights."""
+    """A model folder without the weights."""
     return copy_fixture("bert-mean", tmp_path, leave_out=["model.safetensors"])
 
 
 @pytest.mark.parametrize("weight_type", [WeightType.FLOAT32, WeightType.INT8])
-def test_what_the_weights_here_confirm_is_taken(tmp_path: Path, weight_type: WeightType) -> None:
-    """A declared hash that the files lead to is told, whatever the graph was converted to."""
+def test_a_declared_hash_of_the_weights_is_used(tmp_path: Path, weight_type: WeightType) -> None:
+    """A declared hash that equals that of the files is used, for any weight type."""
     folder = FIXTURES / "bert-mean"
     files = resolve(str(folder))
     properties = read(files, ModelOverrides(weight_type=weight_type))
@@ -46,8 +46,8 @@ def test_what_the_weights_here_confirm_is_taken(tmp_path: Path, weight_type: Wei
     assert find(folder, tmp_path, declared=declared) == ServedFingerprint(declared, weight_type)
 
 
-def test_without_weights_the_declared_one_is_taken(without_weights: Path, tmp_path: Path) -> None:
-    """Nothing can be compared: what the repository says counts, unless settings change it."""
+def test_without_weights_the_declared_one_is_used(without_weights: Path, tmp_path: Path) -> None:
+    """Without weights the declared hash is used; settings that override it change it."""
     assert find(without_weights, tmp_path, declared=OTHER).value == OTHER
     changed = ModelOverrides(prompts={"query": "q: "})
     derived = [
@@ -57,15 +57,15 @@ def test_without_weights_the_declared_one_is_taken(without_weights: Path, tmp_pa
     assert derived[0] == derived[1] != OTHER
 
 
-def test_what_the_weights_here_contradict_is_not_taken(tmp_path: Path) -> None:
-    """The server runs something else than it says, or the files are another model's."""
+def test_a_declared_hash_of_other_weights_is_not_used(tmp_path: Path) -> None:
+    """A declared hash that differs from that of the files is not used."""
     found = find(FIXTURES / "bert-mean", tmp_path, declared=OTHER)
     assert found.contradicted
     assert found.value != OTHER
 
 
-def test_undeclared_spaces_are_each_their_own(without_weights: Path, tmp_path: Path) -> None:
-    """Where nothing is declared, another server, version or setting is another space."""
+def test_undeclared_fingerprints_all_differ(without_weights: Path, tmp_path: Path) -> None:
+    """If nothing is declared, another server, version or setting changes the fingerprint."""
     values = [
         find(folder, tmp_path, declared="", place=place, overrides=overrides).value
         for folder in (without_weights, FIXTURES / "bert-cls")

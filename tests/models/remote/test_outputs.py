@@ -9,7 +9,7 @@ from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.remote.inputs import plan_inputs
-from embedgrpc.models.remote.outputs import ServedOutput, find_forms, plan_outputs
+from embedgrpc.models.remote.outputs import ServedOutput, find_token_outputs, plan_outputs
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES
 
@@ -20,15 +20,15 @@ MASK = np.array([[1, 1, 1], [1, 1, 0]], np.int64)
 def plan(
     fixture: str, outputs: Outputs, *, ours: bool = False, **overrides: Any
 ) -> tuple[ModelProperties, dict[str, ServedOutput]]:
-    """What is planned for a fixture of which a server gives these outputs."""
+    """Return the plan for a fixture on a server with these outputs."""
     files = resolve(str(FIXTURES / fixture))
-    forms = find_forms(outputs, ours=ours)
+    forms = find_token_outputs(outputs, ours=ours)
     properties = read(files, ModelOverrides(**overrides), served=forms)
     return properties, dict(plan_outputs(outputs, properties, ours=ours, model="m"))
 
 
-def test_our_own_outputs_are_taken_as_they_are() -> None:
-    """A repository that we wrote serves what its names say."""
+def test_our_own_outputs_are_used_unchanged() -> None:
+    """The outputs of a repository that we wrote need no conversion."""
     outputs: Outputs = {
         "sentence_embedding": (32,),
         "pooled_embedding": (32,),
@@ -43,14 +43,14 @@ def test_our_own_outputs_are_taken_as_they_are() -> None:
 
 
 def test_heads_that_are_not_served_are_not_offered() -> None:
-    """Whatever the folder holds, the server's graph says which forms there are."""
+    """The served outputs decide which forms there are, and not the files of heads."""
     properties, planned = plan("xlmr-bge-m3", {"last_hidden_state": (None, 32)})
     assert properties.representations == ("dense",)
     assert planned.keys() == {"sentence_embedding", "pooled_embedding"}
 
 
 def test_exports_of_bge_m3_are_understood() -> None:
-    """Its names mean what they mean in exports that run here."""
+    """The names of BGE-M3's exports have the same meaning as in graphs that run here."""
     outputs: Outputs = {
         "dense_vecs": (32,),
         "sparse_vecs": (None, 1),
@@ -75,7 +75,7 @@ def test_exports_of_bge_m3_are_understood() -> None:
 
 @pytest.mark.parametrize("name", ["last_hidden_state", "token_embeddings"])
 def test_token_vectors_are_pooled(name: str) -> None:
-    """Where a server gives token vectors alone, they are pooled as the model's files say."""
+    """Token vectors of a server are pooled as the model's files say."""
     properties, planned = plan("bert-mean", {name: (None, None)}, normalize=True)
     hidden = np.random.default_rng(1).normal(size=(2, 3, 8)).astype(np.float32)
     pooled = planned["pooled_embedding"].make
@@ -89,8 +89,8 @@ def test_token_vectors_are_pooled(name: str) -> None:
     np.testing.assert_allclose(lengths, 1, atol=1e-6)
 
 
-def test_a_pooled_vector_is_scaled_where_the_files_say_so() -> None:
-    """Nobody says whether a server's vectors have unit length: what has it keeps it."""
+def test_a_pooled_vector_is_scaled_if_the_files_say_so() -> None:
+    """A server's vectors are scaled to unit length, which does not change those that have it."""
     _, planned = plan("bert-mean", {"sentence_embedding": (None,)}, normalize=True)
     assert planned.keys() == {"sentence_embedding"}
     make = planned["sentence_embedding"].make
@@ -103,7 +103,7 @@ def test_a_pooled_vector_is_scaled_where_the_files_say_so() -> None:
 
 
 def test_an_output_can_be_chosen() -> None:
-    """The setting output names one, be it pooled or not."""
+    """The setting `output` chooses a pooled or an unpooled output."""
     outputs: Outputs = {"pooler_output": (None,), "last_hidden_state": (None, None)}
     _, planned = plan("bert-mean", outputs, output="pooler_output")
     assert planned["sentence_embedding"].served == "pooler_output"
@@ -113,7 +113,7 @@ def test_an_output_can_be_chosen() -> None:
 
 @pytest.mark.parametrize("dims", [(1,), (None,), ()])
 def test_logits_become_a_column(dims: tuple[int | None, ...]) -> None:
-    """A cross-encoder's logits are one per pair, with or without an axis of their own."""
+    """A cross-encoder's logits become [pairs, 1], also from [pairs]."""
     _, planned = plan("cross-bert", {"logits": dims})
     make = planned["logits"].make
     assert make
@@ -134,10 +134,10 @@ def test_logits_become_a_column(dims: tuple[int | None, ...]) -> None:
         ("cross-bert", {"scores": (1,)}, False, "one must be logits"),
     ],
 )
-def test_what_does_not_fit_is_told(
+def test_outputs_that_do_not_fit_are_refused(
     fixture: str, outputs: Outputs, problem: str, *, ours: bool
 ) -> None:
-    """An output that is missing, or of another shape than the files lead to, is refused."""
+    """An output that is missing, or whose shape contradicts the files, is an error."""
     with pytest.raises(ModelError) as caught:
         plan(fixture, outputs, ours=ours)
     assert problem in str(caught.value)
@@ -148,9 +148,9 @@ def test_what_does_not_fit_is_told(
     [("qwen3", [[0, 1, 2], [0, 1, 1]]), ("xlm-roberta", [[2, 3, 4], [2, 3, 1]])],
 )
 def test_positions_count_real_tokens(model_type: str, expected: list[list[int]]) -> None:
-    """Positions are those that an export gets which runs here."""
+    """Positions are the same as for an export that runs here."""
     properties = replace(read(resolve(str(FIXTURES / "bert-mean"))), model_type=model_type)
     properties = replace(properties, pad_token_id=1)
-    (filling,) = plan_inputs(["input_ids", "position_ids"], properties, model="m").values()
+    (make,) = plan_inputs(["input_ids", "position_ids"], properties, model="m").values()
     ids = np.where(MASK == 1, 7, 1).astype(np.int64)
-    assert filling(ids, MASK).tolist() == expected
+    assert make(ids, MASK).tolist() == expected

@@ -11,7 +11,7 @@ HIDDEN = 6
 
 
 def made_up(lengths: list[int], *, left: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Token vectors, and a mask of texts of these lengths."""
+    """Make token vectors, and a mask of texts with these lengths."""
     tokens = max(lengths)
     hidden = np.random.default_rng(len(lengths)).normal(size=(len(lengths), tokens, HIDDEN))
     steps = np.arange(tokens)[None, :]
@@ -25,7 +25,7 @@ def made_up(lengths: list[int], *, left: bool) -> tuple[NDArray[np.float32], NDA
     pooling=st.sampled_from(Pooling),
 )
 def test_padding_does_not_count(lengths: list[int], *, left: bool, pooling: Pooling) -> None:
-    """Each text's vector is that of its real tokens alone, as by the definition."""
+    """A text's vector depends on its real tokens only, as the definition says."""
     hidden, mask = made_up(lengths, left=left)
     found = pool(hidden, mask, [pooling])
     for row, length in enumerate(lengths):
@@ -44,13 +44,13 @@ def test_padding_does_not_count(lengths: list[int], *, left: bool, pooling: Pool
 
 @pytest.mark.parametrize("shape", [(3, 5, HIDDEN), (2, 7, HIDDEN), (3, 7)])
 def test_shapes_must_fit(shape: tuple[int, ...]) -> None:
-    """Vectors of other tokens than the mask's are refused."""
+    """Vectors that do not fit the mask are refused."""
     with pytest.raises(ValueError, match="for a mask"):
         pool(np.zeros(shape, np.float32), np.ones((3, 7), np.int64), [Pooling.MEAN])
 
 
 def test_poolings_are_concatenated() -> None:
-    """Several poolings stand one after the other."""
+    """Several poolings are concatenated in their order."""
     hidden, mask = made_up([3, 7], left=False)
     both = pool(hidden, mask, [Pooling.CLS, Pooling.MAX])
     np.testing.assert_array_equal(both[:, :HIDDEN], pool(hidden, mask, [Pooling.CLS]))
@@ -58,7 +58,7 @@ def test_poolings_are_concatenated() -> None:
 
 
 def test_zeros_stay_zeros() -> None:
-    """A vector without direction is not divided by its length."""
+    """A zero vector is not divided by its length."""
     found = scale_to_unit(np.array([[0, 0], [3, 4]], np.float32))
     np.testing.assert_allclose(found, np.array([[0, 0], [0.6, 0.8]]), atol=1e-7)
     assert found.dtype == np.float32

@@ -303,7 +303,7 @@ def test_what_the_hub_lacks_is_told(hub: Hub, host: Host) -> None:
         "acme/nothing": "'acme/nothing', which is no folder here but may be a repository",
         "hf:acme/bert@v9": "no such revision: give a branch, a tag or a commit",
         f"hf:acme/bert@{'0' * 40}": "no such revision",
-        "hf:acme/bert--x": "this cannot be the name of a repository",
+        "hf:acme/bert--x": "this is not a valid repository name",
         "hf:acme/config": "the repository has no config.json at commit",
         "hf:acme/weights": "has no onnx/model.onnx and no model.safetensors at commit",
         "hf:acme/data": "external data 'model.onnx_data' is missing",

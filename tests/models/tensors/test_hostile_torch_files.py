@@ -80,7 +80,9 @@ def test_a_view_cannot_be_changed_after_it_was_checked(
     state = (_STORAGE, 0, (1, 100), strides)
     path = save(tmp_path / "x.pt", {"weight": Built(tensor(), state)})
     answer = read_in_child(path)
-    assert answer["error"] == f"{path}: data.pkl sets attributes of what is no OrderedDict"
+    assert (
+        answer["error"] == f"{path}: data.pkl sets attributes of a value that is not an OrderedDict"
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_nothing_but_a_state_dict_takes_attributes(
 ) -> None:
     """The attributes of modules are let pass where torch writes them, and nowhere else."""
     path = save(tmp_path / "x.pt", {"weight": tensor(), "x": Built(value, state)})
-    with pytest.raises(ModelError, match=r"x\.pt: data\.pkl sets attributes of what is no Ord"):
+    with pytest.raises(ModelError, match=r"x\.pt: data\.pkl sets attributes of a value"):
         read_tensors(path)
 
 
@@ -127,7 +129,7 @@ def test_a_key_that_is_hashed_for_hours(tmp_path: Path, levels: int) -> None:
     """A tuple of twice the same tuple doubles the work of hashing with every level."""
     program = b"\x80\x02})" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(levels)) + b"K\x01s."
     answer = read_in_child(write_program(tmp_path / "x.pt", program))
-    assert ("data.pkl has a key that is no text" if levels < 32 else "nests") in answer["error"]
+    assert ("data.pkl has a key that is not text" if levels < 32 else "nests") in answer["error"]
 
 
 @pytest.mark.parametrize(
@@ -137,14 +139,14 @@ def test_keys_are_text(tmp_path: Path, key: object) -> None:
     """Nothing else names a tensor."""
     keyed = pickled(key).removeprefix(b"\x80\x02").removesuffix(b".")
     for program in (b"}" + keyed + b"K\x01s.", b"}(" + keyed + b"K\x01u."):
-        with pytest.raises(ModelError, match=r"data\.pkl has a key that is no text"):
+        with pytest.raises(ModelError, match=r"data\.pkl has a key that is not text"):
             read_tensors(write_program(tmp_path / "x.pt", b"\x80\x02" + program))
 
 
 def test_values_that_hold_themselves(tmp_path: Path) -> None:
     """A list in itself, or two that hold each other, cannot be made."""
     for program in (b"]q\0h\0a.", b"]q\0(h\0e.", b"]q\0]q\1h\0a0h\0h\1a.", b"}q\0X\1\0\0\0ah\0s."):
-        with pytest.raises(ModelError, match=r"data\.pkl changes a value that another one holds"):
+        with pytest.raises(ModelError, match=r"data\.pkl changes a value that is already part"):
             read_tensors(write_program(tmp_path / "x.pt", b"\x80\x02" + program))
 
 
@@ -154,7 +156,7 @@ def test_depth_is_counted_through_what_is_remembered(tmp_path: Path) -> None:
     def nested(depth: int) -> bytes:
         return b"\x80\x02]q\0" + b"".join(b"0](h%ceq%c" % (n, n + 1) for n in range(depth - 1))
 
-    with pytest.raises(ModelError, match="must hold a dictionary"):
+    with pytest.raises(ModelError, match="must contain a dictionary"):
         read_tensors(write_program(tmp_path / "x.pt", nested(32) + b"."))
     with pytest.raises(ModelError, match=r"data\.pkl nests values more than 32 deep"):
         read_tensors(write_program(tmp_path / "x.pt", nested(33) + b"."))
@@ -172,8 +174,8 @@ def test_depth_is_counted_through_what_is_remembered(tmp_path: Path) -> None:
         (b"X" + struct.pack("<I", 5000) + b"a" * 5000 + b".",
          "has a text of 5000 bytes; the limit is 4096"),
         (b"X\xff\xff\xff\xffa.", "has a text of 4294967295 bytes; the limit is 4096"),
-        (b"c" + b"a" * 8_000_000, "has the name of a global of more than 256 bytes"),
-        (b"X\x01\x00\x00\x00\xff.", "has a text that is no UTF-8"),
+        (b"c" + b"a" * 8_000_000, "has a global with a name of more than 256 bytes"),
+        (b"X\x01\x00\x00\x00\xff.", "has a text that is not UTF-8"),
         (b"\x80\x06N.", "is of pickle protocol 6; protocols 2 to 5 are supported"),
     ],
     ids=lambda value: value[:12] if isinstance(value, bytes) else "",
@@ -268,7 +270,7 @@ def test_members_of_two_sizes(tmp_path: Path) -> None:
     """What is not compressed is as long as it is stored."""
     path = _write_zip(tmp_path / "x.pt", entries=0)
     _change_directory(path, b"x/data/0", 20, struct.pack("<I", 8))
-    with pytest.raises(ModelError, match=r"x\.pt: 'x/data/0' is compressed, as torch never does"):
+    with pytest.raises(ModelError, match=r"x\.pt: 'x/data/0' is compressed; torch does not"):
         read_tensors(path)
 
 

@@ -75,7 +75,7 @@ def test_shards_that_are_missing_or_wrong(tmp_path: Path) -> None:
     for place in ("../other.safetensors", "/etc/passwd", ""):
         homes[min(homes)] = place
         (folder / INDEX).write_text(json.dumps({"weight_map": homes}))
-        with pytest.raises(ModelError, match="is not the name of a file"):
+        with pytest.raises(ModelError, match="is not a file name"):
             _prepare(folder, tmp_path / "cache")
 
 
@@ -145,7 +145,7 @@ def test_a_file_that_is_asked_for(tmp_path: Path) -> None:
     [
         ("../bert-mean/model.safetensors", "leads out of the model folder"),
         ("/etc/passwd", "leads out of the model folder"),
-        ("onnx/model_q4.onnx", "is missing: it is the file that the configuration names"),
+        ("onnx/model_q4.onnx", "is missing: the configuration names it"),
         ("config.json", "file must end with .onnx, .safetensors, .bin"),
     ],
 )

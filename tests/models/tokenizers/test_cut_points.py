@@ -45,7 +45,7 @@ TEXTS = st.lists(
 def load(source: str) -> Tokenizer:
     """Loads a model's tokenizer."""
     files = resolve(source)
-    return Tokenizer.load(files, read(files))
+    return Tokenizer.load(read(files))
 
 
 @pytest.fixture(scope="module", params=[*SOURCES, DEFAULT], ids=lambda one: Path(one).name)

@@ -1,4 +1,4 @@
-"""A child reads a model's files first; this process reads again only what the child has read."""
+"""A child reads a model's files first; this process reads only what the child has read."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from embedgrpc.models.graphs import graph
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.validation import validation
-from embedgrpc.models.validation.child_process import ChildGroup, Message, Work, run_child
+from embedgrpc.models.validation.child_process import ChildCall, ChildGroup, Message, run_child
 from embedgrpc.models.validation.limits import ValidationLimits
 from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
 from tests.models.breaking import edit_graph
@@ -29,7 +29,7 @@ from tests.models.runner import copy_fixture, edit_json
 _LIMITS = ValidationLimits(timeout_s=120, memory_bytes=0)
 
 
-# Bits of `CapEff` in /proc/self/status: those by which root writes and reads what it may not.
+# Bits of `CapEff` in /proc/self/status with which root ignores file permissions.
 _ABOVE_PERMISSIONS = 0b110
 _ROOT_OF_TESTS = Path(__file__).parents[3]
 
@@ -59,15 +59,15 @@ def _ran_without_privileges(test: Callable[..., None]) -> bool:
 
 
 class Children:
-    """Runs children, and counts them."""
+    """Runs children and counts them."""
 
     def __init__(self) -> None:
         self.count = 0
 
-    def run(self, work: Work, children: ChildGroup) -> Message:
-        """Runs a child as the product does."""
+    def run(self, call: ChildCall, children: ChildGroup) -> Message:
+        """Run a child."""
         self.count += 1
-        return run_child(work, children)
+        return run_child(call, children)
 
 
 @pytest.fixture
@@ -88,19 +88,19 @@ def _validation(folder: Path, **changes: Any) -> Validation:
     return Validation(**(values | changes))
 
 
-def _load(asked: Validation) -> graph.Graph:
+def _load(wanted: Validation) -> graph.Graph:
     def use(validated: FileDigests) -> graph.Graph:
-        described = properties.read(asked.files, asked.overrides)
+        described = properties.read(wanted.files, wanted.overrides)
         path = described.transformer_folder / "tokenizer.json"
-        digest = validated.digest_of(path, asked.files.folder)
-        Tokenizer.load(asked.files, described, digest=digest)
-        return graph.prepare(asked.files, described, cache_dir=asked.cache_dir, may_build=False)
+        digest = validated.digest_of(path, wanted.files.folder)
+        Tokenizer.load(described, digest=digest)
+        return graph.prepare(wanted.files, described, cache_dir=wanted.cache_dir, may_build=False)
 
-    return load_validated(asked, ChildGroup(), use)
+    return load_validated(wanted, ChildGroup(), use)
 
 
-def test_what_was_read_once_needs_no_child(tmp_path: Path, children: Children) -> None:
-    """The second start takes graph and note from the cache, wherever the folder lies by then."""
+def test_the_second_start_needs_no_child(tmp_path: Path, children: Children) -> None:
+    """Graph and note come from the cache, also if the folder was moved."""
     folder = copy_fixture("bert-mean", tmp_path)
     first = _load(_validation(folder))
     assert children.count == 1
@@ -118,12 +118,12 @@ def test_what_was_read_once_needs_no_child(tmp_path: Path, children: Children) -
         (errno.ENOENT, ModelError),
     ],
 )
-def test_a_machine_without_room_for_a_child_may_have_it_later(
+def test_a_child_that_cannot_start_may_start_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[ModelError]
 ) -> None:
-    """A lack that passes is told apart from one that lasts, so that the model is tried again."""
+    """A temporary lack of processes, memory or descriptors is an error that a retry may solve."""
 
-    def run(_work: Work, _leash: ChildGroup) -> Message:
+    def run(_call: ChildCall, _children: ChildGroup) -> Message:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(validation, "run_child", run)
@@ -141,10 +141,10 @@ def test_a_machine_without_room_for_a_child_may_have_it_later(
         ("1_Pooling/config.json", {"include_prompt": True}),
     ],
 )
-def test_other_files_are_read_by_a_child(
+def test_changed_files_are_validated_again(
     tmp_path: Path, children: Children, name: str, change: dict[str, Any]
 ) -> None:
-    """Each file that is parsed here belongs to what was read."""
+    """The note depends on each file that this process parses."""
     folder = copy_fixture("bert-mean", tmp_path)
     _load(_validation(folder))
     edit_json(folder / name, **change)
@@ -152,8 +152,8 @@ def test_other_files_are_read_by_a_child(
     assert children.count == 2
 
 
-def test_another_configuration_is_read_by_a_child(tmp_path: Path, children: Children) -> None:
-    """What the configuration says changes what a tokenizer does."""
+def test_another_configuration_is_validated_again(tmp_path: Path, children: Children) -> None:
+    """The note depends on the settings that change the tokenizer."""
     folder = copy_fixture("bert-mean", tmp_path)
     _load(_validation(folder))
     _load(_validation(folder, overrides=ModelOverrides(lowercase=True)))
@@ -161,8 +161,8 @@ def test_another_configuration_is_read_by_a_child(tmp_path: Path, children: Chil
     assert children.count == 3
 
 
-def test_other_weights_are_read_by_a_child(tmp_path: Path, children: Children) -> None:
-    """The note is about what describes the model; the graph is found by its weights."""
+def test_other_weights_are_validated_again(tmp_path: Path, children: Children) -> None:
+    """The note does not depend on the weights, but the graph is missing in the cache."""
     folder = copy_fixture("bert-mean", tmp_path)
     first = _load(_validation(folder))
     tensors = load_file(folder / "model.safetensors")
@@ -172,8 +172,8 @@ def test_other_weights_are_read_by_a_child(tmp_path: Path, children: Children) -
     assert other.content_hash != first.content_hash
 
 
-def test_a_file_that_was_added_is_read_by_a_child(tmp_path: Path, children: Children) -> None:
-    """A head or settings that were not there when the child read are not read here first."""
+def test_an_added_file_is_validated(tmp_path: Path, children: Children) -> None:
+    """A head that was added after validation is read by a child first."""
     folder = copy_fixture("bert-mean", tmp_path)
     _load(_validation(folder))
     (folder / "sparse_linear.pt").write_bytes(b"PK\3\4")
@@ -182,15 +182,13 @@ def test_a_file_that_was_added_is_read_by_a_child(tmp_path: Path, children: Chil
     assert children.count == 2
 
 
-def test_what_is_parsed_here_is_what_was_noted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No file is parsed here that is not part of the note, for any kind of model."""
+def test_every_parsed_file_is_in_the_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every kind of model, this process parses only files that the note depends on."""
     from embedgrpc.models.files import json_file  # noqa: PLC0415 - its function is replaced
 
     for fixture in ("gemma-dense", "xlmr-bge-m3", "splade-bert", "cross-bert", "bert-st54"):
         folder = copy_fixture(fixture, tmp_path)
-        noted = validation.describe(_validation(folder)).digests
+        noted = validation.hash_files(_validation(folder)).digests
         read: set[str] = set()
 
         def spy(path: Path, root: Path, *, limit_bytes: int, read: set[str] = read) -> bytes:
@@ -200,7 +198,7 @@ def test_what_is_parsed_here_is_what_was_noted(
         with monkeypatch.context() as patched:
             patched.setattr(json_file, "read_file", spy)
             described = properties.read(resolve(str(folder)))
-            Tokenizer.load(resolve(str(folder)), described)
+            Tokenizer.load(described)
         assert read
         assert read <= noted.keys()
         heads = {
@@ -209,35 +207,35 @@ def test_what_is_parsed_here_is_what_was_noted(
         assert heads <= noted.keys()
 
 
-def test_a_tokenizer_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
-    """The tokenizer that serves is the one that was tried, byte for byte."""
+def test_a_tokenizer_that_changes_is_refused(tmp_path: Path) -> None:
+    """The loaded tokenizer is the validated one, byte for byte."""
     folder = copy_fixture("bert-mean", tmp_path)
-    asked = _validation(folder)
+    wanted = _validation(folder)
 
     def use(validated: FileDigests) -> None:
         edit_json(folder / "tokenizer.json", version="1.1")
-        described = properties.read(asked.files)
+        described = properties.read(wanted.files)
         digest = validated.digest_of(folder / "tokenizer.json", folder)
-        Tokenizer.load(asked.files, described, digest=digest)
+        Tokenizer.load(described, digest=digest)
 
-    with pytest.raises(ModelError, match=r"tokenizer\.json was changed while"):
-        load_validated(asked, ChildGroup(), use)
+    with pytest.raises(ModelError, match=r"tokenizer\.json changed while"):
+        load_validated(wanted, ChildGroup(), use)
 
 
-def test_a_graph_that_does_not_end_is_given_up(tmp_path: Path) -> None:
-    """A graph is run once in the child; the message says what to set, and no graph is kept."""
+def test_an_endless_graph_is_refused(tmp_path: Path) -> None:
+    """The child runs the graph once. The error names the setting, and no graph is cached."""
     folder = copy_fixture("bert-cls", tmp_path)
     edit_graph(endless_graph)(folder)
-    asked = _validation(folder, limits=ValidationLimits(timeout_s=3, memory_bytes=0))
-    with pytest.raises(ModelError, match="took longer than 3 s, and was ended: set load_timeout_s"):
-        _load(asked)
-    assert all(path.name.endswith("-external") for path in asked.cache_dir.iterdir())
+    wanted = _validation(folder, limits=ValidationLimits(timeout_s=3, memory_bytes=0))
+    with pytest.raises(ModelError, match="took longer than 3 s and was killed: increase load"):
+        _load(wanted)
+    assert all(path.name.endswith("-external") for path in wanted.cache_dir.iterdir())
 
 
-def test_what_one_step_makes_in_a_child_is_limited(tmp_path: Path) -> None:
-    """Reading that takes more memory than it may is one clear error."""
+def test_validation_has_a_memory_limit(tmp_path: Path) -> None:
+    """Files that need more memory than the limit are one clear error."""
     folder = copy_fixture("bert-cls", tmp_path)
-    # Each value stands for a kilobyte once it is parsed.
+    # Each value takes a kilobyte once it is parsed.
     table: dict[str, dict[str, str]] = {str(number): {} for number in range(300_000)}
     edit_json(folder / "config.json", table=table)
     limits = ValidationLimits(timeout_s=120, memory_bytes=64 << 20)
@@ -246,8 +244,8 @@ def test_what_one_step_makes_in_a_child_is_limited(tmp_path: Path) -> None:
     assert str(folder) in str(caught.value)
 
 
-def test_an_error_of_the_child_is_that_of_the_model(tmp_path: Path) -> None:
-    """What is wrong with a folder is told as if it had been read here."""
+def test_the_error_of_the_child_is_raised(tmp_path: Path) -> None:
+    """The error is the same as if this process had read the folder."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / "config.json", vocab_size=7)
     with pytest.raises(ModelError, match=r"does not fit config\.json") as caught:
@@ -255,22 +253,22 @@ def test_an_error_of_the_child_is_that_of_the_model(tmp_path: Path) -> None:
     assert str(folder / "model.safetensors") in str(caught.value)
 
 
-def test_a_cache_that_is_only_read_serves(tmp_path: Path, children: Children) -> None:
-    """Where the graph is there, but no note, a child reads the model at each start."""
-    if _ran_without_privileges(test_a_cache_that_is_only_read_serves):
+def test_a_read_only_cache_serves(tmp_path: Path, children: Children) -> None:
+    """With a graph but without a note, each start validates the model."""
+    if _ran_without_privileges(test_a_read_only_cache_serves):
         return
     folder = copy_fixture("bert-mean", tmp_path)
-    asked = _validation(folder)
-    built = _load(asked)
-    shutil.rmtree(asked.cache_dir / validation.describe(asked).key)
-    asked.cache_dir.chmod(0o500)
-    assert _load(asked) == built
-    assert _load(asked) == built
+    wanted = _validation(folder)
+    built = _load(wanted)
+    shutil.rmtree(wanted.cache_dir / validation.hash_files(wanted).key)
+    wanted.cache_dir.chmod(0o500)
+    assert _load(wanted) == built
+    assert _load(wanted) == built
     assert children.count == 3
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    """A model that is not in a read-only cache is told so in one line."""
+    """A read-only cache without the model is an error."""
     if _ran_without_privileges(test_a_cache_that_cannot_be_written):
         return
     folder = copy_fixture("bert-mean", tmp_path)

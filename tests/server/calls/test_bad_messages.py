@@ -1,5 +1,4 @@
 import gzip
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -7,12 +6,11 @@ import pytest
 
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.conftest import Serve
 from tests.server.connections.raw_http2 import frame, headers, raw_connection
 from tests.server.failures import failure_of
 from tests.server.fake_backend import FakeBackend
-from tests.server.service import PATIENCE_S, Service
-
-Serve = Callable[..., Awaitable[Service]]
+from tests.server.service import PATIENCE_S
 
 EMBED_PATH = "/embedgrpc.v1.EmbeddingService/Embed"
 RERANK_PATH = "/embedgrpc.v1.RerankService/Rerank"
@@ -21,7 +19,7 @@ CHECK_PATH = "/grpc.health.v1.Health/Check"
 
 
 def _nested(depth: int) -> bytes:
-    """An unknown group within groups: each level is a start and an end."""
+    """Return nested unknown groups: each level is a start and an end."""
     return b"\x7b" * depth + b"\x7c" * depth
 
 
@@ -38,7 +36,7 @@ def _nested(depth: int) -> bytes:
     ],
 )
 async def test_a_message_that_cannot_be_parsed(serve: Serve, path: str, data: bytes) -> None:
-    """Bytes that are no message of the method are the caller's fault, and harm nobody else."""
+    """Malformed bytes are INVALID_ARGUMENT, and other calls are served."""
     service = await serve()
     failure = await failure_of(service.client.send_bytes(path, data))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -47,7 +45,7 @@ async def test_a_message_that_cannot_be_parsed(serve: Serve, path: str, data: by
 
 
 async def test_unknown_fields_are_ignored(serve: Serve) -> None:
-    """A field of a later version of the contract does not trouble an earlier server."""
+    """A field of a later version of the contract does not matter to an earlier server."""
     service = await serve()
     known = embedding.EmbedRequest(texts=["a text"]).SerializeToString()
     later = known + b"\xa2\x06\x05later"
@@ -56,7 +54,7 @@ async def test_unknown_fields_are_ignored(serve: Serve) -> None:
 
 
 async def test_malformed_bytes_end_a_stream(serve: Serve) -> None:
-    """A message of a stream that cannot be parsed ends it with the same reason."""
+    """A malformed message ends a stream with the same reason."""
     service = await serve()
     raw: Any = service.client.channel.stream_stream("/embedgrpc.v1.EmbeddingService/StreamEmbed")
 
@@ -70,7 +68,7 @@ async def test_malformed_bytes_end_a_stream(serve: Serve) -> None:
 
 
 async def test_a_message_over_the_limit(serve: Serve) -> None:
-    """More bytes than the server takes are refused from their declared length alone."""
+    """A message over the limit is refused because of its declared length."""
     service = await serve(max_request_bytes=100_000)
     failure = await failure_of(service.client.embed("a" * 100_001))
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -81,7 +79,7 @@ async def test_a_message_over_the_limit(serve: Serve) -> None:
 
 
 async def test_a_compression_bomb(serve: Serve) -> None:
-    """Some kilobytes that would inflate to many times the limit are refused half-way."""
+    """Some kilobytes that would decompress to many times the limit are refused half-way."""
     service = await serve()
     bomb = gzip.compress(bytes(20_000_000), compresslevel=9)
     assert len(bomb) < 40_000
@@ -96,7 +94,7 @@ async def test_a_compression_bomb(serve: Serve) -> None:
 
 
 async def test_a_compressed_request_is_served(serve: Serve) -> None:
-    """Compression itself is no offence."""
+    """A compressed request is answered like any other."""
     service = await serve()
     plain = await service.client.embed("a text")
     request = embedding.EmbedRequest(texts=["a text"])
@@ -121,10 +119,10 @@ async def test_an_unknown_method(serve: Serve, path: str) -> None:
     await service.check_alive()
 
 
-async def test_an_answer_that_the_client_would_not_accept(
+async def test_a_response_that_the_client_would_not_accept(
     serve: Serve, backend: FakeBackend
 ) -> None:
-    """It is refused before any of the work is done, with its size and the limit."""
+    """It is refused before the work is done; the error has its size and the limit."""
     service = await serve(backend=backend)
     before = len(backend.batches)
     request = embedding.EmbedRequest(texts=["a"] * 100)
@@ -140,7 +138,7 @@ async def test_an_answer_that_the_client_would_not_accept(
     failure = await failure_of(service.client.rerank.Rerank(ranking, metadata=accepts))
     assert failure.label == "response_too_large"
     assert len(backend.batches) == before
-    # Which documents are returned is not known yet: perhaps the largest.
+    # It is not known yet which documents are returned: perhaps the largest.
     ranking.documents[:] = ["d", "d" * 12_000, "d"]
     ranking.top_n = 1
     failure = await failure_of(service.client.rerank.Rerank(ranking, metadata=accepts))
@@ -151,8 +149,8 @@ async def test_an_answer_that_the_client_would_not_accept(
     await service.check_alive()
 
 
-async def test_an_answer_is_never_larger_than_was_foretold(serve: Serve) -> None:
-    """Whatever the size check lets pass, the client gets: the estimate is an upper bound."""
+async def test_the_estimate_of_a_response_is_an_upper_bound(serve: Serve) -> None:
+    """The vectors of a response never exceed the estimate of the size check."""
     service = await serve()
     for encoding in embedding.VectorEncoding.values():
         request = embedding.EmbedRequest(texts=["a", "b", "a text"])
@@ -168,8 +166,8 @@ async def test_an_answer_is_never_larger_than_was_foretold(serve: Serve) -> None
 
 
 @pytest.mark.parametrize("value", ["", "-1", "1e6", "many", "9" * 12])
-async def test_a_size_that_is_no_number(serve: Serve, value: str) -> None:
-    """A wrong size in the metadata is refused and named."""
+async def test_an_invalid_size(serve: Serve, value: str) -> None:
+    """An invalid size in the metadata is refused and named."""
     service = await serve()
     failure = await failure_of(
         service.client.embedding.Embed(
@@ -184,10 +182,10 @@ async def test_a_size_that_is_no_number(serve: Serve, value: str) -> None:
 @pytest.mark.parametrize("documents", [1, 300])
 @pytest.mark.parametrize("size", [1, 130, 3000])
 @pytest.mark.parametrize("top_n", [0, 1])
-async def test_no_ranking_is_larger_than_was_thought(
+async def test_no_ranking_exceeds_its_estimate(
     serve: Serve, backend: FakeBackend, documents: int, size: int, top_n: int
 ) -> None:
-    """A ranking that is a byte too large for the client is refused before it is made."""
+    """A ranking that exceeds the client's limit by a byte is refused before it is made."""
     service = await serve(backend=backend)
     request = rerank.RerankRequest(
         query="q",
@@ -199,16 +197,16 @@ async def test_no_ranking_is_larger_than_was_thought(
     accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() - 1)),)
     failure = await failure_of(service.client.rerank.Rerank(request, metadata=accepts))
     assert failure.label == "response_too_large"
-    # Not by far: else work that has room would be refused.
+    # The estimate is close: else rankings that fit would be refused.
     accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() * 2 + 30 * documents + 512)),)
     assert await service.client.rerank.Rerank(request, metadata=accepts) == whole
 
 
 @pytest.mark.parametrize("texts", [1, 200])
-async def test_no_answer_is_larger_than_was_thought(
+async def test_no_response_exceeds_its_estimate(
     serve: Serve, backend: FakeBackend, texts: int
 ) -> None:
-    """Embeddings that are a byte too large for the client are refused before they are made."""
+    """Embeddings that exceed the client's limit by a byte are refused before they are made."""
     service = await serve(backend=backend)
     request = embedding.EmbedRequest(texts=[f"a {number}" for number in range(texts)])
     whole = await service.client.embedding.Embed(request)

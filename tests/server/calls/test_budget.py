@@ -1,4 +1,4 @@
-"""What callers share, and who waits for it."""
+"""The shares of callers, and the order in which they are served."""
 
 import asyncio
 
@@ -11,13 +11,13 @@ ONE, OTHER = Caller("one", "one:1"), Caller("other", "other:1")
 
 @pytest.mark.parametrize("total", [*range(3, 100), 22 << 20, 256 << 20])
 def test_an_empty_budget_admits_the_largest_amount(total: int) -> None:
-    """What `largest` promises fits, whatever the rounding."""
+    """The amount that `largest` returns fits, despite rounding."""
     budget = Budget(total)
     assert budget.try_take(ONE, budget.largest(total))
 
 
-async def test_who_gives_up_lets_in_those_behind() -> None:
-    """A small amount does not wait for what a large one in front of it would have needed."""
+async def test_a_cancelled_call_lets_in_the_next() -> None:
+    """When a large amount is cancelled, a small one behind it is served."""
     budget = Budget(90)
     assert budget.try_take(ONE, 10)
     large = asyncio.ensure_future(budget.take(ONE, 80))

@@ -20,7 +20,7 @@ SHAPES = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream", "StreamWri
 
 
 class _Raising:
-    """A service of every shape that raises what it is told to."""
+    """A service of every call shape that raises a given exception."""
 
     def __init__(self) -> None:
         self.error: BaseException = LookupError()
@@ -41,7 +41,7 @@ class _Raising:
 
 
 class _StrayCancellation:
-    """A service that awaits something which is cancelled behind its back."""
+    """A service that awaits a future which is cancelled elsewhere."""
 
     async def unary(self, _request: Any, _context: Any) -> bytes:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -51,19 +51,19 @@ class _StrayCancellation:
 
 @asynccontextmanager
 async def _serving(methods: dict[str, Any]) -> AsyncIterator[Any]:
-    guard = ErrorInterceptor(OpenCalls(Settings()), max_fields=10_000)
-    server = grpc.aio.server(interceptors=[guard])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Guard", methods),))
+    interceptor = ErrorInterceptor(OpenCalls(Settings()), max_fields=10_000)
+    server = grpc.aio.server(interceptors=[interceptor])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Errors", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
-    # Waits for handlers that have not ended.
+    # Wait for handlers that have not ended.
     await server.stop(PATIENCE_S)
 
 
 async def _failure(channel: Any, shape: str) -> Failure:
-    path = f"/test.Guard/{shape}"
+    path = f"/test.Errors/{shape}"
 
     async def call() -> None:
         match shape:
@@ -91,10 +91,10 @@ def _methods(service: _Raising) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_an_exception_leaves_as_an_incident(
+async def test_an_exception_becomes_an_incident(
     shape: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every shape of call answers INTERNAL with a number that is in the log, and nothing else."""
+    """The client gets INTERNAL and the number of a log record, and nothing of the exception."""
     caplog.set_level(logging.DEBUG)
     service = _Raising()
     service.error = LookupError(CANARY)
@@ -112,8 +112,8 @@ async def test_an_exception_leaves_as_an_incident(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_failure_of_the_engine_leaves_as_its_status(shape: str) -> None:
-    """Code, details and the retry header are sent whatever the shape of the call."""
+async def test_an_engine_error_becomes_its_status(shape: str) -> None:
+    """Code, details and retry header are sent for every call shape."""
     service = _Raising()
     service.error = OverloadedError("too much", retry_delay_s=1.5)
     async with _serving(_methods(service)) as channel:
@@ -124,7 +124,7 @@ async def test_a_failure_of_the_engine_leaves_as_its_status(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_raised_cancellation_is_answered(shape: str) -> None:
-    """A cancellation that nobody asked for is UNAVAILABLE at once, never silence."""
+    """A stray cancellation is UNAVAILABLE at once: the client does not hang."""
     service = _Raising()
     service.error = asyncio.CancelledError()
     async with _serving(_methods(service)) as channel:
@@ -133,7 +133,7 @@ async def test_a_raised_cancellation_is_answered(shape: str) -> None:
 
 
 async def test_a_cancelled_future_is_answered() -> None:
-    """Awaiting something that is cancelled elsewhere ends the call, not the caller's patience."""
+    """A future that is cancelled elsewhere ends the call: the client does not hang."""
     handler: Any = grpc.unary_unary_rpc_method_handler(_StrayCancellation().unary)
     async with _serving({"UnaryUnary": handler}) as channel:
         failure = await _failure(channel, "UnaryUnary")
@@ -141,7 +141,7 @@ async def test_a_cancelled_future_is_answered() -> None:
 
 
 class _Flooding:
-    """A service that writes to its client, and tells when its handler has ended."""
+    """A service that writes to its client, and records how its handler ends."""
 
     def __init__(self) -> None:
         self.ended: asyncio.Queue[type[BaseException]] = asyncio.Queue()
@@ -158,13 +158,13 @@ class _Flooding:
 async def test_a_client_that_leaves_while_it_is_written_to_is_no_incident(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whether the cancellation comes before the failed write or after it, nothing is logged."""
+    """Nothing is logged, whether the cancellation comes before the failed write or after it."""
     caplog.set_level(logging.WARNING)
     service = _Flooding()
     handler: Any = grpc.unary_stream_rpc_method_handler(service.flood)
     async with _serving({"Flood": handler}) as channel:
         for number in range(100):
-            call = channel.unary_stream("/test.Guard/Flood")(b"")
+            call = channel.unary_stream("/test.Errors/Flood")(b"")
             for _ in range(number % 3):
                 await call.read()
             await call.wait_for_connection()
@@ -176,7 +176,7 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_no_incident(
 
 
 class _Late:
-    """A service whose write fails before it is told that its client has left."""
+    """A service whose write fails before gRPC reports that its client has left."""
 
     def __init__(self) -> None:
         self.failed = asyncio.Event()
@@ -186,22 +186,22 @@ class _Late:
         raise grpc.aio.InternalError(CANARY)
 
 
-async def test_a_write_that_fails_before_the_cancellation_is_told(
+async def test_a_write_that_fails_before_the_cancellation(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The handler ends when the cancellation comes; a failed write alone is no incident."""
+    """A failed write alone is no incident: the handler waits for the cancellation."""
     caplog.set_level(logging.WARNING)
     service = _Late()
     handler: Any = grpc.unary_stream_rpc_method_handler(service.write)
     async with _serving({"Late": handler}) as channel:
-        call = channel.unary_stream("/test.Guard/Late")(b"")
+        call = channel.unary_stream("/test.Errors/Late")(b"")
         await service.failed.wait()
         call.cancel()
     assert not caplog.records
 
 
 async def test_a_malformed_message_of_a_client_stream() -> None:
-    """A stream that the handler collects ends with INVALID_ARGUMENT at the bad message."""
+    """A client stream ends with INVALID_ARGUMENT at the malformed message."""
 
     def parse(data: bytes) -> bytes:
         if data == b"bad":
@@ -210,7 +210,7 @@ async def test_a_malformed_message_of_a_client_stream() -> None:
 
     handler: Any = grpc.stream_unary_rpc_method_handler(_Raising().consume, parse)
     async with _serving({"Collect": handler}) as channel:
-        stub = channel.stream_unary("/test.Guard/Collect")
+        stub = channel.stream_unary("/test.Errors/Collect")
         assert await stub(iter([b"a", b"b"]), timeout=PATIENCE_S) == b"ab"
         failure = await failure_of(stub(iter([b"a", b"bad"]), timeout=PATIENCE_S))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT

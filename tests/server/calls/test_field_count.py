@@ -21,11 +21,11 @@ MANY = SMALL_BYTES
 
 
 def padded(fields: bytes) -> bytes:
-    """Makes a message that is large enough to be counted; the padding is a field."""
+    """Return a message that is large enough to be counted; the padding is a field."""
     return fields + pb.EmbedRequest(texts=[PADDING]).SerializeToString()
 
 
-# What a message may hold, and how many fields that are.
+# Messages, and their numbers of fields.
 CASES = {
     "texts": (pb.EmbedRequest(texts=["a", "", "b"]).SerializeToString(), 3),
     "options": (pb.EmbedRequest(options=pb.EmbedOptions(dimensions=9)).SerializeToString(), 2),
@@ -38,7 +38,7 @@ CASES = {
 
 @pytest.mark.parametrize(("fields", "count"), CASES.values(), ids=CASES)
 def test_fields_are_counted(fields: bytes, count: int) -> None:
-    """A field counts one, and so does each in a known message and each packed number."""
+    """Each field counts, also in a nested message, and each packed number."""
     data = padded(fields)
     assert not has_more_fields(data, REQUEST, count + 1)
     assert has_more_fields(data, REQUEST, count)
@@ -55,7 +55,7 @@ def test_inputs_of_a_stream_are_counted() -> None:
 
 
 def test_a_small_message_is_not_counted() -> None:
-    """It is parsed in no time, whatever it holds."""
+    """It is parsed quickly, whatever its fields."""
     assert not has_more_fields(b"\x12\x00" * (SMALL_BYTES // 2), REQUEST, 10)
 
 
@@ -69,8 +69,8 @@ def test_a_small_message_is_not_counted() -> None:
         b"\x12" * (MANY * 2 + 1),
     ],
 )
-def test_what_is_no_message_is_left_to_the_parser(data: bytes) -> None:
-    """Numbers without an end and fields that are cut off are not counted, but refused."""
+def test_a_malformed_message_is_left_to_the_parser(data: bytes) -> None:
+    """Endless numbers and truncated fields are not counted; the parser refuses them."""
     assert not has_more_fields(data, REQUEST, 10**9)
     with pytest.raises(Exception, match="Error parsing"):
         pb.EmbedRequest.FromString(data)
@@ -79,7 +79,7 @@ def test_what_is_no_message_is_left_to_the_parser(data: bytes) -> None:
 @given(data=st.binary(max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_can_be_counted(data: bytes) -> None:
-    """Whatever comes, there is an answer."""
+    """Counting any bytes raises no exception."""
     for descriptor in (REQUEST, STREAM, rerank.RerankRequest.DESCRIPTOR):
         has_more_fields(padded(data), descriptor, 1000)
         has_more_fields(data * (MANY // max(len(data), 1) + 2), descriptor, 1000)
@@ -95,7 +95,7 @@ FLOODS: dict[str, Sequence[object]] = {
 
 @pytest.mark.parametrize(("method", "data"), FLOODS.values(), ids=FLOODS)
 async def test_floods_of_fields_are_refused(serve: Serve, method: str, data: bytes) -> None:
-    """A message with millions of fields is refused before it is parsed, and no other."""
+    """A message with millions of fields is refused before it is parsed; other calls go on."""
     service = await serve()
     failure = await failure_of(service.client.send_bytes(method, data))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -105,7 +105,7 @@ async def test_floods_of_fields_are_refused(serve: Serve, method: str, data: byt
 
 
 async def test_the_largest_requests_are_let_through(serve: Serve) -> None:
-    """As many inputs as are allowed, of a size that is counted, are served."""
+    """A request with the most inputs, large enough to be counted, is served."""
     service = await serve(max_inputs=300)
     texts = ["some words " * 100] * 300
     assert len((await service.client.embed(*texts)).embeddings) == 300

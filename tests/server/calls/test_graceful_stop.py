@@ -14,13 +14,12 @@ from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.process.server import Server
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.conftest import Serve
 from tests.server.failures import failure_of
 from tests.server.fake_backend import FakeBackend
 from tests.server.service import PATIENCE_S, Client, Service, until
 from tests.server.services.test_health import EMBEDDING, NOT_SERVING, SERVING, Watcher
 from tests.server.streams import Stream
-
-Serve = Callable[..., Awaitable[Service]]
 
 
 async def _stop(server: Server) -> None:
@@ -31,7 +30,7 @@ async def _stop(server: Server) -> None:
 async def test_calls_in_flight_finish_and_new_ones_are_refused(
     serve: Serve, backend: FakeBackend
 ) -> None:
-    """A stop answers what was taken in before it, and takes in no more."""
+    """A stop answers the calls that were accepted before it, and accepts no more."""
     service = await serve(backend=backend)
     await service.client.embed("warm up")
     backend.hold()
@@ -46,7 +45,7 @@ async def test_calls_in_flight_finish_and_new_ones_are_refused(
     assert (await failure_of(watcher.call.read())).reason == "SHUTTING_DOWN"
     async with asyncio.timeout(PATIENCE_S):
         while (failure := await _outcome(service)) is None:
-            pass  # a call that came before the listener was closed waits, and gives up
+            pass  # a call that came before the listener closed waits, and times out
     assert failure is grpc.StatusCode.UNAVAILABLE
     assert not stopping.done()
     backend.release()
@@ -57,7 +56,7 @@ async def test_calls_in_flight_finish_and_new_ones_are_refused(
 
 
 async def _outcome(service: Service) -> grpc.StatusCode | None:
-    """The status of a new call on a new connection; None where it was taken in."""
+    """Return the status of a new call on a new connection; None if it was accepted."""
     client = Client(service.address)
     async with client.channel:
         failure = await failure_of(client.embed("new", timeout=0.5))
@@ -65,10 +64,10 @@ async def _outcome(service: Service) -> grpc.StatusCode | None:
 
 
 @pytest.mark.parametrize("order", [pb.RESULT_ORDER_INPUT, pb.RESULT_ORDER_COMPLETION])
-async def test_a_stream_is_answered_what_was_read_of_it(
+async def test_a_stream_answers_every_input_that_it_read(
     serve: Serve, backend: FakeBackend, order: pb.ResultOrder
 ) -> None:
-    """Its client hears of the stop at once it is answered, and resumes elsewhere by id."""
+    """After that its client gets SHUTTING_DOWN, and can resume elsewhere by id."""
     service = await serve(backend=backend)
     backend.hold()
     stream = await Stream.open(service.client, order=order)
@@ -88,7 +87,7 @@ async def test_a_stream_is_answered_what_was_read_of_it(
 
 
 async def test_idle_streams_end_at_once(serve: Serve) -> None:
-    """Streams that wait for their client do not hold up a stop: before the setup, and after."""
+    """Streams that wait for their client, before the setup or after, do not hold up a stop."""
     service = await serve(shutdown_grace_s=3600, shutdown_timeout_s=3700)
     silent = Stream(service.client)
     await silent.call.wait_for_connection()
@@ -111,8 +110,8 @@ async def test_idle_streams_end_at_once(serve: Serve) -> None:
         assert failure.reason == "SHUTTING_DOWN"
 
 
-async def test_a_stream_that_had_said_all_ends_well(serve: Serve, backend: FakeBackend) -> None:
-    """A client that had half-closed before the stop gets its answers and OK."""
+async def test_a_half_closed_stream_ends_with_ok(serve: Serve, backend: FakeBackend) -> None:
+    """A client that half-closed before the stop gets its answers and OK."""
     service = await serve(backend=backend)
     backend.hold()
     stream = await Stream.open(service.client)
@@ -127,10 +126,10 @@ async def test_a_stream_that_had_said_all_ends_well(serve: Serve, backend: FakeB
     await stopping
 
 
-async def test_a_rerank_stream_is_answered_what_was_read_of_it(
+async def test_a_rerank_stream_answers_every_query_that_it_read(
     serve: Serve, backend: FakeBackend
 ) -> None:
-    """Rankings that were begun are finished before the stream ends."""
+    """The stream ends after every ranking that began."""
     service = await serve(backend=backend)
     backend.hold()
     stream = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
@@ -149,7 +148,7 @@ async def test_a_rerank_stream_is_answered_what_was_read_of_it(
 
 
 async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: FakeBackend) -> None:
-    """Calls that do not finish in time are cancelled; the signals are still heard meanwhile."""
+    """Calls that do not finish in time are cancelled; the event loop goes on meanwhile."""
     service = await serve(backend=backend, shutdown_grace_s=0.1)
     backend.hold()
     stuck = asyncio.ensure_future(service.client.embed("stuck"))
@@ -157,7 +156,7 @@ async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: FakeBac
     stopping = asyncio.ensure_future(_stop(service.server))
     failure = await failure_of(stuck)
     assert failure.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-    # The lane is still in its run, and the event loop goes on.
+    # The lane still runs its batch, and the event loop goes on.
     assert not backend.closed.is_set()
     assert not stopping.done()
     backend.release()
@@ -165,31 +164,31 @@ async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: FakeBac
     assert backend.closed.is_set()
 
 
-async def test_a_stream_that_comes_too_late_is_told_so() -> None:
-    """A stream whose handler begins after the drain is drained as well."""
-    draining = OpenStreams(max_age_s=PATIENCE_S)
-    draining.drain()
+async def test_a_late_stream_is_drained() -> None:
+    """A stream whose handler begins after the drain is drained, too."""
+    streams = OpenStreams(max_age_s=PATIENCE_S)
+    streams.drain()
     never: Any = _never()
     late: BidiStream[None] = BidiStream(None, never, idle_timeout_s=PATIENCE_S)
-    with draining.watch(late):
+    with streams.watch(late):
         assert late._draining
 
 
-class _Core:
-    """Stands for gRPC's server: knows when it was told to stop."""
+class _FakeServer:
+    """A fake of gRPC's server, which records the stop."""
 
     def __init__(self) -> None:
-        self.told = asyncio.Event()
+        self.stopped = asyncio.Event()
         self.grace_s = 0.0
 
     async def stop(self, grace_s: float) -> None:
-        """Stops."""
+        """Record the stop."""
         self.grace_s = grace_s
-        self.told.set()
+        self.stopped.set()
 
 
 def _call(gate: ShutdownGate, behavior: Callable[..., Awaitable[str]]) -> "asyncio.Task[Any]":
-    """Makes a call that comes in through the gate, of the method that `behavior` is named."""
+    """Make a call that passes the gate, of a method with the name of `behavior`."""
     handler: Any = grpc.unary_unary_rpc_method_handler(behavior)
 
     async def find(details: Any) -> Any:
@@ -204,12 +203,12 @@ def _call(gate: ShutdownGate, behavior: Callable[..., Awaitable[str]]) -> "async
     return asyncio.ensure_future(call())
 
 
-async def test_no_caller_hears_anything_before_the_core_is_told_to_stop() -> None:
-    """Answers, refusals and new calls are held back, so that nobody sends a call meanwhile.
+async def test_the_gate_holds_everything_back_until_the_stop() -> None:
+    """Responses, errors and new calls are held back, so that clients send no calls meanwhile.
 
-    A call that arrives between the stop and the reading of its GOAWAY would be CANCELLED.
+    A call that arrives after the stop, before its client has read the GOAWAY, is CANCELLED.
     """
-    gate, core, go = ShutdownGate(), _Core(), asyncio.Event()
+    gate, core, go = ShutdownGate(), _FakeServer(), asyncio.Event()
     ended: list[tuple[str, bool]] = []
 
     async def answered() -> str:
@@ -227,11 +226,11 @@ async def test_no_caller_hears_anything_before_the_core_is_told_to_stop() -> Non
 
     async def new(request: None, context: None) -> str:
         del request, context
-        ended.append(("begun", core.told.is_set()))
+        ended.append(("begun", core.stopped.is_set()))
         return "new"
 
     def note(task: "asyncio.Task[Any]") -> None:
-        ended.append((type(task.exception()).__name__, core.told.is_set()))
+        ended.append((type(task.exception()).__name__, core.stopped.is_set()))
 
     calls = [_call(gate, answer), _call(gate, refuse)]
     await asyncio.sleep(0)
@@ -252,9 +251,9 @@ async def test_no_caller_hears_anything_before_the_core_is_told_to_stop() -> Non
     ]
 
 
-async def test_a_stop_waits_until_no_call_comes_but_not_without_end() -> None:
-    """While calls come one after the other the stop waits, for half a second at the most."""
-    gate, core = ShutdownGate(), _Core()
+async def test_a_stop_waits_until_no_call_comes_but_not_forever() -> None:
+    """While calls keep coming, the stop waits, but for half a second at most."""
+    gate, core = ShutdownGate(), _FakeServer()
     server: Any = core
     calls: list[asyncio.Task[Any]] = []
 
@@ -265,7 +264,7 @@ async def test_a_stop_waits_until_no_call_comes_but_not_without_end() -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     stopping = asyncio.ensure_future(gate.stop(server, 1))
-    while not core.told.is_set():
+    while not core.stopped.is_set():
         calls.append(_call(gate, late))
         await asyncio.sleep(0.01)
     assert loop.time() - began >= HOLD_S_MAX

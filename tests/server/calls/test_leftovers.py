@@ -1,4 +1,4 @@
-"""What calls leave behind when the garbage collector does not come."""
+"""What calls leave in memory without the garbage collector."""
 
 import asyncio
 import gc
@@ -14,10 +14,10 @@ from tests.server.every_call import CASES
 from tests.server.service import CROSS, EMBED, until
 
 CALLS = 20
-# Threads of the engine hold on to the last calls that they worked for.
+# Threads of the engine keep the last calls that they worked for.
 KEPT_MAX = CALLS // 2
-# What there is once, or a few times, for each call. Not looked at is what gRPC itself leaves: the
-# function that finds the handler of a call, which holds itself and the call's metadata.
+# Types with one or a few objects for each call. gRPC itself leaves one that is not listed: the
+# function that finds the handler of a call references itself and the call's metadata.
 KINDS = (
     "AbortError",
     "BidiStream",
@@ -48,7 +48,7 @@ KINDS = (
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Nothing is freed but by counting references."""
+    """Only reference counting frees objects."""
     gc.collect()
     gc.disable()
     yield
@@ -60,7 +60,7 @@ def _census() -> Counter[str]:
 
 
 def _grown(before: Counter[str]) -> dict[str, int]:
-    """Tell which kinds of objects are more than before by more than what may be kept."""
+    """Return the types that have more objects than before, by more than may be kept."""
     after = _census()
     grown = {kind: after[kind] - before[kind] for kind in KINDS}
     return {kind: count for kind, count in grown.items() if count > KEPT_MAX}
@@ -72,7 +72,7 @@ def _is_as_before(before: Counter[str]) -> bool:
 
 @pytest.mark.usefixtures("no_collector")
 async def test_calls_leave_nothing(serve: Serve) -> None:
-    """Calls that are answered, refused, cancelled or fail are freed at once, whatever the RPC."""
+    """Calls that are answered, refused, cancelled or fail are freed at once, for every RPC."""
     service = await serve(EMBED, CROSS)
     client = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.server.every_call", service.address),
@@ -87,7 +87,7 @@ async def test_calls_leave_nothing(serve: Serve) -> None:
     async def make(name: str, count: int) -> None:
         orders.write(f"{name} {count}\n".encode())
         await answers.readline()
-        # gRPC holds on to the last call until the next one comes.
+        # gRPC keeps the last call until the next one comes.
         orders.write(b"Check 1\n")
         await answers.readline()
         await until(lambda: not len(service.server.open_calls))
@@ -95,11 +95,11 @@ async def test_calls_leave_nothing(serve: Serve) -> None:
     left = {}
     try:
         for name in CASES:
-            # Caches fill, and threads hold on to the last that they worked on.
+            # This fills caches; threads keep the last call that they worked for.
             await make(name, CALLS // 2)
             before = _census()
             await make(name, CALLS)
-            # Threads of the engine may still be at work for calls that are over.
+            # Threads of the engine may still work for calls that have ended.
             try:
                 await until(partial(_is_as_before, before))
             except TimeoutError:

@@ -1,7 +1,7 @@
-"""No request within the limits holds up the event loop: measured inside of a real server.
+"""No request within the limits holds up the event loop of a real server.
 
-What is measured is the time that the loop's thread computes in one turn, so that other work of the
-machine makes no difference; of several tries the shortest counts, as noise only adds.
+The tests measure the CPU time of the loop's thread in one turn, so that other work of the machine
+makes no difference. Of several tries the shortest counts, as noise only adds time.
 """
 
 import asyncio
@@ -58,39 +58,39 @@ ALL = [pb.REPRESENTATION_DENSE, pb.REPRESENTATION_SPARSE, pb.REPRESENTATION_MULT
 
 
 def texts(character: str, count: int) -> list[str]:
-    """Makes so many texts that fill a request."""
+    """Return a number of texts that fill a request."""
     return [character * (REQUEST_BYTES // count // len(character.encode()) - 5)] * count
 
 
 def embed(*some: str, model: str = "", **options: Any) -> tuple[str, list[bytes]]:
-    """Makes a call of Embed."""
+    """Return a call of Embed."""
     request = pb.EmbedRequest(model=model, texts=some, options=pb.EmbedOptions(**options))
     return EMBED, [request.SerializeToString()]
 
 
 def ranked(*documents: str, query: str = "q", **request: Any) -> tuple[str, list[bytes]]:
-    """Makes a call of Rerank."""
+    """Return a call of Rerank."""
     message = rerank.RerankRequest(query=query, documents=documents, **request)
     return RERANK, [message.SerializeToString()]
 
 
 def batch(inputs: Iterator[pb.StreamEmbedInput], **setup: Any) -> tuple[str, list[bytes]]:
-    """Makes a stream of one batch."""
+    """Return a stream of one batch."""
     first = pb.StreamEmbedRequest(setup=pb.StreamEmbedSetup(**setup))
     second = pb.StreamEmbedRequest(batch=pb.StreamEmbedBatch(inputs=inputs))
     return STREAM_EMBED, [first.SerializeToString(), second.SerializeToString()]
 
 
 def inputs(text: str, count: int = 256) -> Iterator[pb.StreamEmbedInput]:
-    """Makes inputs of one text."""
+    """Return inputs with the same text."""
     return (pb.StreamEmbedInput(id=str(number), text=text) for number in range(count))
 
 
 def cases() -> dict[str, tuple[str, list[bytes]]]:
-    """Names a call, and its messages, of each kind of which none may be larger."""
+    """Return the largest call of each kind, by name: its method and its messages."""
     some: dict[str, tuple[str, list[bytes]]] = {}
     for name, character in CHARACTERS.items():
-        # Texts that are equal are run once: what is measured is all the rest.
+        # Equal texts are run once: the test measures everything else.
         some[f"one text: {name}"] = embed(*texts(character, 1))
         some[f"many texts: {name}"] = embed(*texts(character, MANY))
         some[f"many documents: {name}"] = ranked(
@@ -153,21 +153,21 @@ def cases() -> dict[str, tuple[str, list[bytes]]]:
 
 
 class Watched:
-    """A server that tells how long the turns of its loop take."""
+    """A server that reports how long the turns of its loop take."""
 
     def __init__(self, process: asyncio.subprocess.Process, client: Client) -> None:
         self._process = process
         self._client = client
 
     async def ask(self, command: str) -> float:
-        """Sends a command; returns the longest turn in ms."""
+        """Send a command; return the longest turn in ms."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{command}\n".encode())
         return float(await self._process.stdout.readline())
 
     async def shortest(self, work: Callable[[], Awaitable[None]]) -> float:
-        """Does work several times; returns the longest turn, in ms, of the best time."""
+        """Do some work several times; return the longest turn, in ms, of the best try."""
         best = float("inf")
         for _ in range(TRIES):
             await self.ask("forget")
@@ -178,7 +178,7 @@ class Watched:
         return best
 
     async def call(self, method: str, messages: list[bytes]) -> None:
-        """Makes a call; the answer may be a refusal."""
+        """Make a call, which the server may refuse."""
         metadata = (("embedgrpc-max-response-bytes", str(2**24)),)
         call: Any
         try:
@@ -216,7 +216,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watc
         client = Client(address, grpc__max_receive_message_length=-1)
         async with client.channel:
             watched = Watched(process, client)
-            # What is imported and made with the first calls.
+            # The first calls import modules and fill caches.
             for method, messages in (embed("a"), ranked("a"), batch(inputs("a", 1))):
                 await watched.call(method, messages)
             yield watched
@@ -231,14 +231,14 @@ CASES = cases()
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("case", CASES)
 async def test_no_request_holds_up_the_loop(server: Watched, case: str) -> None:
-    """Whatever a request within the limits holds, no turn of the loop takes over 5 ms."""
+    """For no request within the limits, a turn of the loop takes over 5 ms."""
     method, messages = CASES[case]
     assert await server.shortest(lambda: server.call(method, messages)) < TURN_MS_MAX
 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_refusing_many_documents_does_not_hold_up_the_loop(server: Watched) -> None:
-    """Admission is asked before anything is done for each of them."""
+    """Admission refuses the call before any work on its documents."""
     documents = [f"document {number}" for number in range(MANY)]
     method, messages = ranked(*documents)
 

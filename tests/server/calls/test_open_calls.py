@@ -1,4 +1,4 @@
-"""What clients that send or take too little can make a server hold, and for how long."""
+"""What clients that send or read too slowly can make a server hold, and for how long."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ MIB = 1024 * 1024
 
 @pytest.mark.parametrize("path", UNARY_PATHS, ids=bytes.decode)
 async def test_a_call_without_a_message_is_refused(serve: Serve, path: bytes) -> None:
-    """A unary call that is half-closed without a message is answered at once."""
+    """A unary call that half-closes without a message gets an error at once."""
     service = await serve(EMBED, CROSS)
     async with raw_connection(service.address) as connection, asyncio.timeout(PATIENCE_S):
         answer = await connection.call(headers(path), b"")
@@ -46,7 +46,7 @@ async def test_a_call_without_a_message_is_refused(serve: Serve, path: bytes) ->
 
 
 async def test_of_two_messages_the_first_is_answered(serve: Serve) -> None:
-    """A unary call with a second message is answered as gRPC does: by the first."""
+    """A unary call with a second message gets the response to the first, as gRPC does it."""
     service = await serve()
     first, second = (frame(pb.EmbedRequest(texts=[text]).SerializeToString()) for text in "ab")
     async with raw_connection(service.address) as connection, asyncio.timeout(PATIENCE_S):
@@ -55,8 +55,8 @@ async def test_of_two_messages_the_first_is_answered(serve: Serve) -> None:
     assert (answer.status, answer.body) == (0, alone.body)
 
 
-async def test_a_message_that_does_not_come_in_is_not_waited_for(serve: Serve) -> None:
-    """A call whose message stays unfinished is ended, and so is one that sends nothing."""
+async def test_an_unfinished_message_ends_its_call(serve: Serve) -> None:
+    """A call whose message stays unfinished is ended, and so is one without a message."""
     service = await serve(max_receive_s=0.3)
     async with raw_connection(service.address) as connection, asyncio.timeout(PATIENCE_S):
         _, half = await connection.send(headers(EMBED_PATH), frame(b"ab")[:-1], end=False)
@@ -68,11 +68,11 @@ async def test_a_message_that_does_not_come_in_is_not_waited_for(serve: Serve) -
             assert answer.status == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
             assert b"did not come in whole within 0.3 s" in answer.headers[b"grpc-message"]
     await until(lambda: not len(service.server.open_calls))
-    assert service.server.open_calls.requests.held == 0
+    assert service.server.open_calls.limits.requests.held == 0
 
 
 async def test_slow_messages_give_way_to_others(serve: Serve) -> None:
-    """A half-sent message that takes all the room of its connection makes place for a new call."""
+    """A half-sent message that uses all the room of its connection gives way to a new call."""
     service = await serve(max_held_request_bytes=2 * MIB, max_request_bytes=MIB // 2)
     message = frame(pb.EmbedRequest(texts=["a"]).SerializeToString())
     async with raw_connection(service.address) as connection, asyncio.timeout(PATIENCE_S):
@@ -87,11 +87,11 @@ async def test_slow_messages_give_way_to_others(serve: Serve) -> None:
         await service.client.embed("a", timeout=1)
 
 
-async def test_an_answer_that_is_not_taken_is_let_go(
+async def test_a_response_that_is_not_read_is_dropped(
     serve: Serve, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`max_unary_s` ends a call whose client takes no answer, and what it held is free."""
-    monkeypatch.setattr("embedgrpc.server.calls.open_calls._TAKE_S_MIN", 0.1)
+    """`max_unary_s` ends a call whose client reads no response, and releases what it held."""
+    monkeypatch.setattr("embedgrpc.server.calls.open_call.READ_S_MIN", 0.1)
     service = await serve(backend=backend, max_unary_s=1)
     calls = service.server.open_calls
     message = frame(pb.EmbedRequest(texts=["equal"] * 500).SerializeToString())
@@ -99,19 +99,19 @@ async def test_an_answer_that_is_not_taken_is_let_go(
         await connection.ping()
         async with asyncio.timeout(PATIENCE_S):
             answers = [(await connection.send(headers(EMBED_PATH), message))[1] for _ in range(4)]
-            await until(lambda: calls.answers.held > 4 * 500 * 36 * 4)
-            # gRPC holds on to the last call until the next one comes.
+            await until(lambda: calls.limits.responses.held > 4 * 500 * 36 * 4)
+            # gRPC keeps the last call until the next one comes.
             await asyncio.gather(*(answer.ended.wait() for answer in answers[:-1]))
             await service.client.status("")
             await answers[-1].ended.wait()
         await until(lambda: not len(calls))
-        assert calls.answers.held == 0
+        assert calls.limits.responses.held == 0
         assert {answer.status for answer in answers} == {grpc.StatusCode.CANCELLED.value[0]}
     await service.check_alive()
 
 
 async def test_a_watcher_that_reads_nothing_is_ended(serve: Serve) -> None:
-    """A watch of health whose client takes no status is ended like a stream."""
+    """A health watch whose client reads no status is ended like a stream."""
     service = await serve(stream_idle_timeout_s=0.3)
     watch = frame(health_pb2.HealthCheckRequest().SerializeToString())
     path = headers(b"/grpc.health.v1.Health/Watch")
@@ -125,8 +125,8 @@ async def test_a_watcher_that_reads_nothing_is_ended(serve: Serve) -> None:
             await answer.ended.wait()
 
 
-async def test_a_stream_of_reflection_that_is_silent_is_ended(serve: Serve) -> None:
-    """Reflection does not wait longer for its client than other streams do."""
+async def test_an_idle_reflection_stream_is_ended(serve: Serve) -> None:
+    """Reflection waits no longer for its client than other streams do."""
     service = await serve(stream_idle_timeout_s=0.3)
     asked = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     path = headers(b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
@@ -149,7 +149,7 @@ async def test_a_stream_of_reflection_that_is_silent_is_ended(serve: Serve) -> N
     ],
 )
 async def test_a_long_name_is_refused(serve: Serve, path: bytes, message: object) -> None:
-    """Where messages hold names alone, one that is too long is refused and not kept."""
+    """Where messages contain only names, one that is too long is refused."""
     service = await serve()
     data: bytes = message.SerializeToString()  # type: ignore[attr-defined]
     async with raw_connection(service.address) as connection, asyncio.timeout(PATIENCE_S):
@@ -172,7 +172,7 @@ async def test_one_connection_cannot_take_all_places(serve: Serve) -> None:
 
 
 async def test_calls_without_a_message_do_not_hold_up_a_stop(serve: Serve) -> None:
-    """A server that is told to stop does not wait out its grace for calls that cannot go on."""
+    """A stop does not wait out its grace for calls that cannot go on."""
     service = await serve(EMBED, CROSS, shutdown_grace_s=PATIENCE_S)
     channel: Any = service.client.channel
     calls = [channel.stream_unary(path.decode())(iter(())) for path in UNARY_PATHS[:-1]]
@@ -184,24 +184,26 @@ async def test_calls_without_a_message_do_not_hold_up_a_stop(serve: Serve) -> No
     assert time.monotonic() - began < PATIENCE_S / 2
 
 
-async def test_streams_give_back_what_they_held(serve: Serve, backend: FakeBackend) -> None:
-    """What a stream holds of its messages and answers is let go as they are answered."""
+async def test_streams_release_what_they_hold(serve: Serve, backend: FakeBackend) -> None:
+    """A stream releases the bytes of its messages and answers as they are answered."""
     service = await serve(backend=backend)
     calls = service.server.open_calls
     stream = await Stream.open(service.client)
     backend.hold()
     await stream.send(*((str(number), f"text {number}") for number in range(16)))
-    await until(lambda: calls.requests.held > 16 * 6 and calls.answers.held > 16 * 36 * 4)
+    await until(
+        lambda: calls.limits.requests.held > 16 * 6 and calls.limits.responses.held > 16 * 36 * 4
+    )
     backend.release()
     await stream.results(16)
-    await until(lambda: not calls.requests.held and not calls.answers.held)
+    await until(lambda: not calls.limits.requests.held and not calls.limits.responses.held)
     assert await stream.end() == []
     await until(lambda: not len(calls))
-    assert calls.streams.held == calls.places.held == 0
+    assert calls.limits.streams.held == calls.limits.places.held == 0
 
 
 def test_shares() -> None:
-    """One connection gets four ninths, one address two thirds, and others what is left."""
+    """One connection gets four ninths, one address two thirds, and other addresses the rest."""
     budget = Budget(900)
     greedy = [Caller("greedy", str(number)) for number in range(100)]
     assert budget.try_take(greedy[0], 400)
@@ -217,7 +219,7 @@ def test_shares() -> None:
 
 
 async def test_callers_that_wait_take_turns() -> None:
-    """Room goes to the callers in turn, and to the calls of each in their order."""
+    """Callers are served in turn, and the calls of each in order."""
     budget = Budget(900)
     one, two = Caller("a", "one"), Caller("a", "two")
     budget.force(one, 900)
@@ -248,7 +250,7 @@ async def test_callers_that_wait_take_turns() -> None:
 async def test_a_client_that_leaves_is_no_error(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Connections that are cut while they are answered leave no error in the log."""
+    """Connections that close while they are answered leave no error in the log."""
     service = await serve()
     caplog.set_level(logging.INFO)
     message = frame(pb.EmbedRequest(texts=["equal"] * 500).SerializeToString())
@@ -258,28 +260,28 @@ async def test_a_client_that_leaves_is_no_error(
             await connection.ping()
             for _ in range(4):
                 await connection.send(headers(EMBED_PATH), message)
-            await until(lambda: len(calls) == 4 and calls.answers.held > 4 * 500 * 36 * 4)
+            await until(lambda: len(calls) == 4 and calls.limits.responses.held > 4 * 500 * 36 * 4)
         await until(lambda: not len(calls))
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
-async def test_a_watch_keeps_no_room(serve: Serve) -> None:
-    """What watches health for hours does not take the room of the largest request."""
+async def test_a_watch_holds_no_room(serve: Serve) -> None:
+    """A health watch does not hold the room of the largest request for hours."""
     service = await serve(max_request_bytes=MIB, max_held_request_bytes=4 * MIB)
     watcher = Watcher(service.client, "")
     assert await watcher.next() == SERVING
     other = await service.connect()
     await other.embed("a" * (MIB // 2))
     calls = service.server.open_calls
-    assert (calls.requests.held, calls.small_requests.held) == (0, 0)
+    assert (calls.limits.requests.held, calls.limits.small_requests.held) == (0, 0)
 
 
-async def test_health_is_told_when_there_is_no_room_and_no_place(serve: Serve) -> None:
-    """A check of health does not wait for calls with texts, however many there are."""
+async def test_health_is_checked_without_room_or_places(serve: Serve) -> None:
+    """A health check does not wait for calls with texts, however many there are."""
     service = await serve(max_calls=16)
     calls, other = service.server.open_calls, Caller("elsewhere", "elsewhere:1")
-    calls.requests.force(other, calls.requests.total)
-    calls.places.force(other, calls.places.total)
+    calls.limits.requests.force(other, calls.limits.requests.total)
+    calls.limits.places.force(other, calls.limits.places.total)
     assert await service.client.status("") == SERVING
     failure = await failure_of(service.client.embed("a"))
     assert failure.label == "too_many_calls"
@@ -288,11 +290,11 @@ async def test_health_is_told_when_there_is_no_room_and_no_place(serve: Serve) -
 async def test_idle_streams_give_way_to_active_ones(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many streams wait for their clients, one with something to read is read."""
-    monkeypatch.setattr("embedgrpc.server.calls.open_calls._IDLE_S_MIN", 0.1)
+    """However many streams wait for their clients, one with a message is read."""
+    monkeypatch.setattr("embedgrpc.server.calls.call_sweeper._IDLE_S_MIN", 0.1)
     service = await serve()
     calls = service.server.open_calls
-    fit = calls.streams.largest(calls.streams.total) // calls.waiting_bytes
+    fit = calls.limits.streams.largest(calls.limits.streams.total) // calls.limits.waiting_bytes
     streams = [await Stream.open(service.client) for _ in range(fit + 1)]
     active = streams[-1]
     await active.send(("a", "a"))
@@ -303,18 +305,18 @@ async def test_idle_streams_give_way_to_active_ones(
 
 
 async def test_a_stream_that_waits_for_room_is_not_idle(serve: Serve) -> None:
-    """What is not read for want of room is no silence of its client."""
+    """A stream that the server has no room to read is not idle."""
     service = await serve(stream_idle_timeout_s=0.5)
     calls, other = service.server.open_calls, Caller("elsewhere", "elsewhere:1")
     stream = await Stream.open(service.client)
     await stream.send(("a", "a"))
     await stream.results(1)
-    calls.streams.force(other, calls.streams.total)
+    calls.limits.streams.force(other, calls.limits.streams.total)
     # The read that waits already has its room; the next one finds none.
     await stream.send(("b", "b"))
     await stream.results(1)
     await stream.send(("c", "c"))
-    await until(lambda: calls.streams.waiting(since=time.monotonic() - 1))
-    calls.streams.give_back(other, calls.streams.total)
+    await until(lambda: calls.limits.streams.waiting(since=time.monotonic() - 1))
+    calls.limits.streams.give_back(other, calls.limits.streams.total)
     assert [result.id for result in await stream.results(1)] == ["c"]
     await stream.end()

@@ -1,8 +1,8 @@
-"""Streams end by themselves before gRPC cuts their connection off."""
+"""Streams end by themselves before gRPC closes their connection."""
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -19,18 +19,17 @@ from embedgrpc.client import (
 from embedgrpc.server.connections.listening import channel_arguments
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.conftest import Serve
 from tests.server.failures import failure_of
 from tests.server.fake_backend import FakeBackend
-from tests.server.service import PATIENCE_S, Service, until
+from tests.server.service import PATIENCE_S, until
 from tests.server.streams import Stream
-
-Serve = Callable[..., Awaitable[Service]]
 
 AGE_S = 0.5
 
 
 async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: FakeBackend) -> None:
-    """What was taken in is answered first, however long that takes within the grace."""
+    """Every accepted input is answered first, as long as that takes no longer than the grace."""
     service = await serve(backend=backend, max_connection_age_s=AGE_S)
     backend.hold()
     stream = await Stream.open(service.client)
@@ -41,7 +40,7 @@ async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: FakeBac
     await until(lambda: service.open_streams == 2)
     streams = service.server._open_streams._streams
     await until(lambda: all(each._draining and each._in_flight for each in streams))
-    # Long after the core told the connection to go.
+    # Long after the core sent GOAWAY.
     await asyncio.sleep(AGE_S)
     backend.release()
     assert [result.id for result in await stream.results(2)] == ["a", "b"]
@@ -54,7 +53,7 @@ async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: FakeBac
 
 
 async def test_a_late_stream_on_an_old_connection_is_not_cut_off(serve: Serve) -> None:
-    """A stream that begins just before its connection is told to go lives as long as others."""
+    """A stream that begins just before its connection's GOAWAY may last as long as others."""
     service = await serve(max_connection_age_s=1, max_connection_age_grace_s=20)
     client = await service.connect()
     await client.embed("the connection's age begins here")
@@ -63,7 +62,7 @@ async def test_a_late_stream_on_an_old_connection_is_not_cut_off(serve: Serve) -
     began = asyncio.get_running_loop().time()
     await stream.send(("a", "text"))
     await stream.results(1)
-    # By now the core has told the connection to go.
+    # By now the core has sent GOAWAY.
     await asyncio.sleep(0.5)
     await stream.send(("b", "text"))
     assert [result.id for result in await stream.results(1)] == ["b"]
@@ -73,10 +72,8 @@ async def test_a_late_stream_on_an_old_connection_is_not_cut_off(serve: Serve) -
     assert lived_s >= 0.7  # a tenth less than a second, and however slow the opening was
 
 
-async def test_a_stream_that_had_said_all_may_take_its_grace(
-    serve: Serve, backend: FakeBackend
-) -> None:
-    """A client that half-closed in time gets its answers and OK, though the stream is too old."""
+async def test_a_half_closed_stream_may_use_its_grace(serve: Serve, backend: FakeBackend) -> None:
+    """A client that half-closed in time gets its answers and OK, even if the stream is too old."""
     service = await serve(backend=backend, max_connection_age_s=AGE_S)
     backend.hold()
     stream = await Stream.open(service.client)
@@ -89,8 +86,8 @@ async def test_a_stream_that_had_said_all_may_take_its_grace(
     assert await stream.call.code() is grpc.StatusCode.OK
 
 
-async def test_a_client_learns_what_to_send_again(serve: Serve) -> None:
-    """Each input of an endless stream is either answered or named, and none is both."""
+async def test_a_client_learns_what_to_resend(serve: Serve) -> None:
+    """Each input of an endless stream is either answered or named as unanswered, never both."""
     service = await serve(max_connection_age_s=AGE_S)
     taken: list[int] = []
     answered: list[Any] = []
@@ -110,8 +107,8 @@ async def test_a_client_learns_what_to_send_again(serve: Serve) -> None:
     assert answered + list(caught.value.unanswered_ids) == taken
 
 
-async def test_an_asynchronous_client_learns_it_too(serve: Serve) -> None:
-    """The same where grpc.aio may lose the reason, to a message that meets the stream's end."""
+async def test_an_asynchronous_client_learns_what_to_resend(serve: Serve) -> None:
+    """The same for grpc.aio, which may lose the reason at the stream's end."""
     service = await serve(max_connection_age_s=AGE_S)
     taken: list[int] = []
     answered: list[Any] = []
@@ -141,10 +138,10 @@ async def _collect(stream: AsyncEmbedStream, ids: list[Any]) -> None:
     [(1800, 60, 1_860_000), (0.25, 0.5, 750), (31_536_000, 31_536_000, 2**31 - 1)],
 )
 async def test_the_core_waits_for_streams(age_s: float, grace_s: float, expected: int) -> None:
-    """It cuts nothing off before a stream that began last had its age and its grace."""
+    """The core's grace covers the age and the grace of a stream that begins last."""
     settings = Settings(max_connection_age_s=age_s, max_connection_age_grace_s=grace_s)
     arguments: dict[str, Any] = dict(channel_arguments(settings, max_connections=1))
     assert arguments["grpc.max_connection_age_grace_ms"] == expected
     assert arguments["grpc.max_connection_age_ms"] == min(age_s * 1000, 2**31 - 1)
-    # Too large a number would be an OverflowError.
+    # A number that is too large would raise an OverflowError.
     grpc.aio.server(options=list(arguments.items()))

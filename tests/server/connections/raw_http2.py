@@ -1,4 +1,4 @@
-"""An HTTP/2 client that sends whatever it is told to, in whatever order."""
+"""An HTTP/2 client that sends anything, in any order."""
 
 import asyncio
 import struct
@@ -18,13 +18,13 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(slots=True)
 class Answer:
-    """What came back on one stream.
+    """The answer on one stream.
 
     Attributes:
         headers: All headers and trailers.
         body: All data.
         reset: The error code of a reset; None without one.
-        ended: Set when nothing more comes.
+        ended: Set when the stream has ended.
     """
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
@@ -40,12 +40,12 @@ class Answer:
 
 
 def frame(message: bytes, *, length: int | None = None) -> bytes:
-    """Puts gRPC's prefix in front of a message; with a lie about the length where one is given."""
+    """Return a message with gRPC's prefix; `length` declares another length than the real one."""
     return b"\x00" + struct.pack(">I", len(message) if length is None else length) + message
 
 
 def headers(path: bytes, *extra: tuple[bytes, bytes]) -> Headers:
-    """Makes the headers of a call."""
+    """Return the headers of a call."""
     return [
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -58,7 +58,7 @@ def headers(path: bytes, *extra: tuple[bytes, bytes]) -> Headers:
 
 
 class RawConnection:
-    """One connection; nothing that it sends is checked.
+    """One connection. It does not validate what it sends.
 
     Attributes:
         closed: Set when the server has closed it.
@@ -84,15 +84,15 @@ class RawConnection:
 
     @property
     def max_streams(self) -> int:
-        """How many calls at once the server allows."""
+        """How many concurrent calls the server allows."""
         return self._h2.remote_settings.max_concurrent_streams
 
     async def begin(self, *, window: int | None = None) -> None:
-        """Sends the preface and the settings.
+        """Send the preface and the settings.
 
         Args:
-            window: The most bytes that the server may send on a stream and that are not
-                acknowledged; 0 takes no answers.
+            window: The most unacknowledged bytes that the server may send on a stream; with 0 it
+                can send no answers.
         """
         self._h2.initiate_connection()
         if window is not None:
@@ -100,7 +100,7 @@ class RawConnection:
         await self._flush()
 
     async def pour(self, stream: int, data: bytes) -> None:
-        """Sends data on a stream, as the server takes it. The stream is left open."""
+        """Send data on a stream, as the flow control allows. The stream stays open."""
         while data and not self.closed.is_set() and not self._answers[stream].ended.is_set():
             size = min(
                 self._h2.local_flow_control_window(stream),
@@ -116,15 +116,15 @@ class RawConnection:
             await self._flush()
 
     async def send(self, request: Headers, *parts: bytes, end: bool = True) -> tuple[int, Answer]:
-        """Sends a call.
+        """Send a call.
 
         Args:
             request: Its headers.
-            parts: Its data; each part in a frame of its own.
-            end: Whether that is all.
+            parts: Its data, each part in a separate frame.
+            end: Whether to end the stream.
 
         Returns:
-            The number of the stream, and what will come back on it.
+            The number of the stream, and its answer, which is still to come.
         """
         stream = self._h2.get_next_available_stream_id()
         answer = self._answers[stream] = Answer()
@@ -135,18 +135,18 @@ class RawConnection:
         return stream, answer
 
     async def call(self, request: Headers, *parts: bytes) -> Answer:
-        """Sends a call and waits for its end, or for that of the connection."""
+        """Send a call and wait for its end, or for that of the connection."""
         _, answer = await self.send(request, *parts)
         await answer.ended.wait()
         return answer
 
     async def reset(self, stream: int) -> None:
-        """Takes a call back."""
+        """Reset a call."""
         self._h2.reset_stream(stream, error_code=8)
         await self._flush()
 
     async def ping(self) -> None:
-        """Waits until the server has dealt with all that was sent before."""
+        """Wait until the server has processed everything that was sent before."""
         before = self._pongs
         self._h2.ping(b"in order")
         await self._flush()
@@ -154,14 +154,14 @@ class RawConnection:
             await self._ponged.wait_for(lambda: self._pongs > before or self.closed.is_set())
 
     async def listen(self) -> None:
-        """Takes what the server sends until it closes the connection."""
+        """Read what the server sends until it closes the connection."""
         try:
             while data := await self._reader.read(65_536):
                 for event in self._h2.receive_data(data):
                     await self._take(event)
                 await self._flush()
         except (ConnectionError, h2.exceptions.ProtocolError):
-            pass  # the server had enough of it, which is one way to answer
+            pass  # the server may close the connection
         finally:
             self.closed.set()
             self._opened.set()
@@ -200,7 +200,7 @@ class RawConnection:
 async def raw_socket(
     address: str, *, source: str = ""
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Opens a connection on which nothing has been said; from another address if one is given."""
+    """Open a TCP connection, from `source` if given, and send nothing."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(
         host, int(port), local_addr=(source, 0) if source else None
@@ -215,7 +215,7 @@ async def raw_socket(
 async def raw_connection(
     address: str, *, source: str = "", window: int | None = None
 ) -> AsyncIterator[RawConnection]:
-    """Opens an HTTP/2 connection, from `source` if given; see `RawConnection.begin`."""
+    """Open an HTTP/2 connection, from `source` if given; see `RawConnection.begin`."""
     async with raw_socket(address, source=source) as (reader, writer):
         connection = RawConnection(reader, writer)
         await connection.begin(window=window)

@@ -1,25 +1,24 @@
-"""Connections are listed, chosen and closed as they should be."""
+"""How connections are listed, chosen and closed."""
 
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
 import grpc
 import pytest
 
+from embedgrpc.server.connections.connection_table import Connection, ConnectionTable, address_of
 from embedgrpc.server.connections.keeper import Candidate, Limits, choose
-from embedgrpc.server.connections.kernel import Connection, ConnectionTable, address_of
 from embedgrpc.v1 import embedding_service_pb2 as pb
+from tests.server.conftest import Serve
 from tests.server.connections.raw_http2 import RawConnection, frame, headers, raw_connection
 from tests.server.failures import failure_of
 from tests.server.fake_backend import FakeBackend
 from tests.server.service import PATIENCE_S, Client, Service, until
 from tests.server.services.test_health import NOT_SERVING, SERVING, Watcher
-
-Serve = Callable[..., Awaitable[Service]]
 
 EMBED = b"/embedgrpc.v1.EmbeddingService/Embed"
 WATCH = b"/grpc.health.v1.Health/Watch"
@@ -36,7 +35,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 def port_of(listener: socket.socket) -> int:
-    """The port that it listens on."""
+    """Return the port of a listening socket."""
     port: int = listener.getsockname()[1]
     return port
 
@@ -52,13 +51,13 @@ def port_of(listener: socket.socket) -> int:
         ("unix:/run/s", "unix"),
     ],
 )
-def test_whom_a_connection_counts_for(peer: str, address: str) -> None:
-    """It is the address, or the network where a client can have many addresses."""
+def test_the_address_of_a_connection(peer: str, address: str) -> None:
+    """It is the IPv4 address or the IPv6 network, in which a client can have many addresses."""
     assert address_of(peer) == address
 
 
-def test_the_table_lists_what_is_connected_to_the_port(listener: socket.socket) -> None:
-    """Neither the listener, nor the client's end, nor another port's connections are listed."""
+def test_the_table_lists_the_connections_of_the_port(listener: socket.socket) -> None:
+    """It lists neither the listener, nor the client's end, nor connections of another port."""
     table = ConnectionTable(port_of(listener))
     with ExitStack() as opened:
         other = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -76,8 +75,8 @@ def test_the_table_lists_what_is_connected_to_the_port(listener: socket.socket) 
         assert table.read() == []
 
 
-def test_ipv4_on_a_socket_of_both_kinds() -> None:
-    """A peer has the name that gRPC gives it."""
+def test_ipv4_on_a_dual_stack_socket() -> None:
+    """A peer has the same name as in gRPC."""
     with ExitStack() as opened:
         listener = opened.enter_context(
             socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -90,8 +89,8 @@ def test_ipv4_on_a_socket_of_both_kinds() -> None:
         assert kinds == {"ipv4:127.0.0.1", "ipv6:%5B::1%5D"}
 
 
-def test_a_number_that_was_taken_again(listener: socket.socket) -> None:
-    """Whoever has the descriptor of a connection that ended is left alone."""
+def test_a_descriptor_that_was_reused(listener: socket.socket) -> None:
+    """`close` does not touch another file that has the descriptor of an ended connection."""
     table = ConnectionTable(port_of(listener))
     with ExitStack() as opened:
         opened.enter_context(socket.create_connection(listener.getsockname()))
@@ -108,9 +107,9 @@ def test_a_number_that_was_taken_again(listener: socket.socket) -> None:
 
 
 def candidates(**by_address: str) -> list[Candidate]:
-    """Makes connections of addresses: i is idle, q has a quiet stream, b is busy.
+    """Return connections by address: i is idle, q has a quiet stream, b is busy.
 
-    Those that stand first have been idle for longest, and were seen first.
+    The first ones have been idle for longest, and were seen first.
     """
     made: list[Candidate] = []
     for address, states in by_address.items():
@@ -136,20 +135,22 @@ def candidates(**by_address: str) -> list[Candidate]:
     [
         ({"a": "ii", "b": "i"}, 3, []),
         ({"a": "iii", "b": "i"}, 3, ["a0"]),
-        # The largest loses until it is no larger than others; then the idlest goes.
+        # The largest address loses until it is no larger than the other; then the idlest goes.
         ({"a": "iiiii", "b": "ii"}, 3, ["a0", "a1", "a2", "b0"]),
         ({"a": "biiii", "b": "ii"}, 4, ["a1", "a2", "a3"]),
-        # What is in flight stays, and others give way.
+        # Connections with calls in flight stay, and others give way.
         ({"a": "bbbb", "b": "i"}, 4, ["b0"]),
         ({"a": "bbbq", "b": "b"}, 4, ["a3"]),
-        # A quiet stream lives on while there is an idle connection.
+        # A connection with a quiet stream stays while there is an idle one.
         ({"a": "qqqq", "b": "i"}, 4, ["b0"]),
         ({"a": "bbbb", "b": "bb"}, 4, []),
-        # Half as many again is enough.
+        # Busy connections may be one and a half times as many.
         ({"a": "bbbb", "b": "b"}, 2, ["a3", "a2"]),
     ],
 )
-def test_who_gives_way(by_address: dict[str, str], total: int, closed: list[str]) -> None:
+def test_connections_that_give_way(
+    by_address: dict[str, str], total: int, closed: list[str]
+) -> None:
     """The address with the most connections loses its idlest."""
     choice = choose(candidates(**by_address), Limits(total))
     assert [one.peer for one in choice.over_total] == closed
@@ -161,14 +162,14 @@ def test_who_gives_way(by_address: dict[str, str], total: int, closed: list[str]
     [("ii", []), ("iii", ["a0"]), ("bib", ["a1"]), ("bqb", ["a1"]), ("bbbb", ["a3", "a2"])],
 )
 def test_an_address_with_a_limit(states: str, closed: list[str]) -> None:
-    """It loses its idlest connections, and where none is idle its newest."""
+    """An address over its limit loses its idlest connections or, if none is idle, its newest."""
     choice = choose(candidates(a=states, b="i"), Limits(100, per_address=2))
     assert [one.peer for one in choice.over_address] == closed
     assert choice.over_total == []
 
 
 async def test_idle_connections_give_way(serve: Serve, backend: FakeBackend) -> None:
-    """A newcomer takes the place of one without work; what is in flight stays."""
+    """A new connection takes the place of an idle one; those with calls in flight stay."""
     service = await serve(backend=backend, max_connections=4)
     backend.hold()
     async with AsyncExitStack() as opened:
@@ -183,7 +184,7 @@ async def test_idle_connections_give_way(serve: Serve, backend: FakeBackend) -> 
         _, answer = await working.send(headers(EMBED), frame(REQUEST))
         assert await asyncio.to_thread(backend.running.wait, PATIENCE_S)
         await streaming.send(headers(STREAM), end=False)
-        # Health is asked by what has nothing else to do.
+        # A health watch does not make a connection busy.
         await watching.send(headers(WATCH), frame(b""))
         # The kernel's clock of connections may have steps of 10 ms.
         await asyncio.sleep(0.05)
@@ -199,18 +200,20 @@ async def test_idle_connections_give_way(serve: Serve, backend: FakeBackend) -> 
     await service.check_alive()
 
 
-async def test_nobody_is_locked_out(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """Far more idle connections than there may be keep no newcomer and no probe out."""
+async def test_idle_connections_lock_out_no_client(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A flood of idle connections locks out neither new clients nor probes."""
     service = await serve(max_connections=20, health_address="127.0.0.1:0")
     async with AsyncExitStack() as opened:
         await opened.enter_async_context(asyncio.timeout(PATIENCE_S))
         for _ in range(6):
             for _ in range(40):
                 attacker = await opened.enter_async_context(raw_connection(service.address))
-                # It may have been closed by now.
+                # It may be closed already.
                 with suppress(ConnectionError):
                     await attacker.send(headers(WATCH), frame(b""))
-            # One that gRPC refused, for they come too fast, tries again.
+            # gRPC may refuse it because connections come too fast; then it retries.
             newcomer = await service.connect(grpc__initial_reconnect_backoff_ms=100)
             await newcomer.embed("let me in", wait_for_ready=True)
             probe = Client(service.server.health_address)
@@ -223,7 +226,7 @@ async def test_nobody_is_locked_out(serve: Serve, caplog: pytest.LogCaptureFixtu
 
 
 async def test_one_address_with_too_many(serve: Serve) -> None:
-    """It loses its idlest connection; those of another address stay."""
+    """The address loses its idlest connection; those of another address stay."""
     service = await serve(max_connections_per_address=2)
     async with AsyncExitStack() as opened:
         await opened.enter_async_context(asyncio.timeout(PATIENCE_S))
@@ -240,8 +243,8 @@ async def test_one_address_with_too_many(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("unix", [False, True], ids=["port", "unix"])
-async def test_health_on_a_listener_of_its_own(serve: Serve, tmp_path: Path, *, unix: bool) -> None:
-    """It says what the other says, follows it, and serves nothing else."""
+async def test_health_on_a_separate_listener(serve: Serve, tmp_path: Path, *, unix: bool) -> None:
+    """It reports the same status as the main listener, and serves nothing else."""
     address = f"unix:{tmp_path / 's'}" if unix else "127.0.0.1:0"
     service = await serve(health_address=address)
     client = Client(service.server.health_address)
@@ -258,7 +261,7 @@ async def test_health_on_a_listener_of_its_own(serve: Serve, tmp_path: Path, *, 
 async def test_where_connections_cannot_be_listed(
     serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Over a Unix socket nobody has a name: new connections are refused, and the log says so."""
+    """Peers of a Unix socket have no names: new connections are refused, and the log says so."""
     service = await serve(address=f"unix:{tmp_path / 's'}", max_connections=1)
     await service.client.embed("a text")
     other = Client(service.address)
@@ -270,7 +273,7 @@ async def test_where_connections_cannot_be_listed(
 
 
 def value_of(service: Service, metric: str, **attributes: str) -> float:
-    """What a counter of the server stands at."""
+    """Return the value of a metric of the server."""
     (value,) = [
         one.value
         for one in service.server._read()

@@ -1,11 +1,12 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 
 from embedgrpc.v1 import embedding_service_pb2 as pb
+from tests.server.conftest import Serve
 from tests.server.connections.raw_http2 import (
     PREFACE,
     Answer,
@@ -16,10 +17,8 @@ from tests.server.connections.raw_http2 import (
     raw_socket,
 )
 from tests.server.fake_backend import FakeBackend
-from tests.server.service import PATIENCE_S, Service
+from tests.server.service import PATIENCE_S
 from tests.server.services.test_health import NOT_SERVING, SERVING, Watcher
-
-Serve = Callable[..., Awaitable[Service]]
 
 EMBED = b"/embedgrpc.v1.EmbeddingService/Embed"
 REQUEST = pb.EmbedRequest(texts=["a text"]).SerializeToString()
@@ -41,7 +40,7 @@ async def _serves(connection: RawConnection) -> bool:
 
 
 async def test_a_plain_call(serve: Serve) -> None:
-    """What this file takes for a good call is one."""
+    """The good call of this file is served."""
     service = await serve()
     async with _patience(), raw_connection(service.address) as connection:
         answer = await connection.call(headers(EMBED), frame(REQUEST))
@@ -54,8 +53,8 @@ async def test_a_plain_call(serve: Serve) -> None:
     "path",
     [b"/\xff\xfe", b"/embedgrpc.v1.EmbeddingService/\xc3\x28", b"\xff", b"", b"no/slash", b"*"],
 )
-async def test_a_path_that_is_no_text(serve: Serve, backend: FakeBackend, path: bytes) -> None:
-    """A request for nowhere harms nobody: not the calls in flight, and not those to come."""
+async def test_a_malformed_path(serve: Serve, backend: FakeBackend, path: bytes) -> None:
+    """A call with a malformed path affects neither calls in flight nor later ones."""
     service = await serve(backend=backend)
     watcher = Watcher(service.client, "")
     assert await watcher.next() == SERVING
@@ -92,7 +91,7 @@ PARTS: dict[str, tuple[bytes, ...]] = {
     "two messages in a frame": (frame(REQUEST) + frame(REQUEST),),
     "one byte at a time": tuple(bytes([byte]) for byte in frame(REQUEST)),
 }
-# The library never answers these, and holds them until the connection closes.
+# gRPC never answers these, and keeps them until the connection closes.
 UNANSWERED = {
     "no body", "an empty frame", "part of a prefix", "a prefix alone", "a length that is too large",
 }  # fmt: skip
@@ -103,11 +102,11 @@ SERVED = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-async def test_a_body_that_is_no_message(serve: Serve, name: str) -> None:
-    """Whatever follows the headers, the connection and the server go on."""
+async def test_a_malformed_body(serve: Serve, name: str) -> None:
+    """The connection and the server go on after any body."""
     service = await serve()
     async with _patience(), raw_connection(service.address) as connection:
-        # One more that is left open while the rest goes on.
+        # This one stays open meanwhile.
         await connection.send(headers(EMBED), *PARTS[name], end=False)
         stream, answer = await connection.send(headers(EMBED), *PARTS[name])
         if name in UNANSWERED:
@@ -123,7 +122,7 @@ async def test_a_body_that_is_no_message(serve: Serve, name: str) -> None:
 
 @pytest.mark.parametrize("size", [7_000, 12_000])
 async def test_headers_within_the_limit_always_pass(serve: Serve, size: int) -> None:
-    """Large tokens of a mesh are served every time, not three times out of four."""
+    """Large tokens, as a mesh adds them, are accepted every time."""
     service = await serve()
     padding = (b"x-padding", b"p" * size)
     async with _patience():
@@ -139,7 +138,7 @@ async def test_headers_within_the_limit_always_pass(serve: Serve, size: int) -> 
 
 @pytest.mark.parametrize("size", [17_000, 40_000])
 async def test_headers_over_the_limit_never_pass(serve: Serve, size: int) -> None:
-    """More is refused every time, once the client has learnt the limit; the server goes on."""
+    """Larger headers are refused every time; the server goes on."""
     service = await serve()
     padding = (b"x-padding", b"p" * size)
     async with _patience(), raw_connection(service.address) as connection:
@@ -166,7 +165,7 @@ async def test_headers_over_the_limit_never_pass(serve: Serve, size: int) -> Non
     ],
 )
 async def test_odd_headers(serve: Serve, name: bytes, value: bytes, status: int) -> None:
-    """A header that cannot be read fails its own call at most; the connection stays."""
+    """A malformed header at most fails its own call; the connection stays."""
     service = await serve()
     async with _patience(), raw_connection(service.address) as connection:
         answer = await connection.call(headers(EMBED, (name, value)), frame(REQUEST))
@@ -176,7 +175,7 @@ async def test_odd_headers(serve: Serve, name: bytes, value: bytes, status: int)
 
 
 async def test_rapid_resets(serve: Serve) -> None:
-    """A thousand calls that are taken back at once leave nothing behind."""
+    """A thousand calls that are reset at once leave nothing behind."""
     service = await serve()
     tasks = len(asyncio.all_tasks())
     async with _patience():
@@ -188,14 +187,14 @@ async def test_rapid_resets(serve: Serve) -> None:
                 await connection.reset(stream)
             await service.check_alive()
         while len(asyncio.all_tasks()) > tasks:
-            # Each wakes the loop once more, which is how handlers that were cancelled end.
+            # Each call wakes the loop, so that cancelled handlers can end.
             await service.client.status("")
     assert service.admission().inputs == 0
     await service.check_alive()
 
 
 async def test_more_calls_than_a_connection_may_have(serve: Serve) -> None:
-    """The limit on calls at once is told to the client, and holds."""
+    """The client learns the limit of concurrent calls, and may reach it."""
     service = await serve(max_connection_streams=10)
     async with _patience(), raw_connection(service.address) as connection:
         await connection.ping()
@@ -220,7 +219,7 @@ async def test_more_calls_than_a_connection_may_have(serve: Serve) -> None:
     ],
 )
 async def test_another_protocol(serve: Serve, opening: bytes) -> None:
-    """Whoever does not speak HTTP/2 is hung up on."""
+    """A client that does not speak HTTP/2 is disconnected."""
     service = await serve()
     async with _patience(), raw_socket(service.address) as (reader, writer):
         writer.write(opening)
@@ -228,12 +227,12 @@ async def test_another_protocol(serve: Serve, opening: bytes) -> None:
             while await reader.read(65_536):
                 pass
         except ConnectionError:
-            pass  # a reset is as good an end as any
+            pass  # a reset is fine, too
     await service.check_alive()
 
 
 async def test_half_a_preface(serve: Serve) -> None:
-    """Connections that never get round to speaking do not keep others out."""
+    """A connection with an unfinished preface does not block others."""
     service = await serve()
     async with _patience(), raw_socket(service.address) as (_, half):
         half.write(PREFACE[:10])

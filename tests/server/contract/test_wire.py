@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.response_sizes import embeddings_size

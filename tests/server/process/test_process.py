@@ -20,19 +20,19 @@ EMBED_PATH = b"/embedgrpc.v1.EmbeddingService/Embed"
 
 
 async def test_a_stop_under_load_loses_nothing(cache_dir: Path) -> None:
-    """SIGTERM: NOT_SERVING first, calls go on while the balancer notices, then exit code 0."""
+    """SIGTERM: NOT_SERVING first, calls go on until load balancers notice, then exit code 0."""
     async with started("--drain-delay-s", "0.5", cache_dir=cache_dir) as server:
         address = (await server.until("serving"))["address"]
         client = Client(address)
         async with client.channel:
             watcher = Watcher(client, EMBEDDING)
             assert await watcher.next() == SERVING
-            told = asyncio.Event()
+            noticed = asyncio.Event()
             answered_after = [asyncio.Event() for _ in range(8)]
 
             async def call_on_and_on(answered: asyncio.Event) -> grpc.aio.AioRpcError:
                 while True:
-                    knew = told.is_set()
+                    knew = noticed.is_set()
                     try:
                         await client.embed("a text under load")
                     except grpc.aio.AioRpcError as error:
@@ -44,12 +44,12 @@ async def test_a_stop_under_load_loses_nothing(cache_dir: Path) -> None:
             await client.embed("load has begun")
             server.signal(signal.SIGTERM)
             assert await watcher.next() == NOT_SERVING
-            told.set()
-            # Whoever has not noticed yet is served.
+            noticed.set()
+            # Clients that have not noticed yet are served.
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.gather(*(event.wait() for event in answered_after))
             failures = await asyncio.gather(*load)
-        # Each caller's first failure is a call that was begun too late; none was cut off.
+        # Each client's first failure is a call that began too late; none was cut off.
         assert {failure.code() for failure in failures} == {grpc.StatusCode.UNAVAILABLE}
         assert await server.ended() == 0
         assert server.events("stopped")
@@ -62,11 +62,11 @@ async def test_a_stop_under_load_loses_nothing(cache_dir: Path) -> None:
 async def test_a_second_signal_ends_it_at_once(
     cache_dir: Path, number: signal.Signals, code: int
 ) -> None:
-    """The first waits for a call that never ends; the second does not."""
+    """The first signal waits for a call that never ends; the second does not."""
     async with started(*LONG_GRACE, cache_dir=cache_dir) as server:
         address = (await server.until("serving"))["address"]
         async with raw_connection(address) as connection:
-            # No message follows, so that the call stays in flight.
+            # Without a message the call stays in flight.
             await connection.send(headers(EMBED_PATH), end=False)
             await connection.ping()
             server.signal(number)
@@ -77,7 +77,7 @@ async def test_a_second_signal_ends_it_at_once(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 async def test_one_signal_is_enough(cache_dir: Path, number: signal.Signals) -> None:
-    """Without calls in flight either signal ends it cleanly, watchers or not."""
+    """Without calls in flight, either signal ends the server cleanly, even with health watches."""
     async with started(*LONG_GRACE, cache_dir=cache_dir) as server:
         address = (await server.until("serving"))["address"]
         client = Client(address)
@@ -91,7 +91,7 @@ async def test_one_signal_is_enough(cache_dir: Path, number: signal.Signals) -> 
 
 
 async def test_a_signal_before_it_is_ready(tmp_path: Path) -> None:
-    """A stop while models load is a clean one, too."""
+    """A stop while models load is clean, too."""
     async with started(cache_dir=tmp_path / "cold") as server:
         await server.until("listening")
         server.signal(signal.SIGTERM)
@@ -109,15 +109,15 @@ async def test_a_signal_before_it_is_ready(tmp_path: Path) -> None:
         ("--model", "same=./a", "--model", "same=./b"),
     ],
 )
-async def test_bad_settings(cache_dir: Path, arguments: tuple[str, ...]) -> None:
-    """A setting that cannot be is one line that names it, and exit code 2."""
+async def test_invalid_settings(cache_dir: Path, arguments: tuple[str, ...]) -> None:
+    """An invalid setting gives one line that names it, and exit code 2."""
     async with started(*arguments, cache_dir=cache_dir) as server:
         assert await server.ended() == 2
         assert len(server.problems) == len(server.lines) == 1
 
 
 async def test_an_address_in_use(cache_dir: Path) -> None:
-    """A second server says in one line that the address is taken, and does not share it."""
+    """A second server reports in one line that the address is in use, and does not share it."""
     async with started(cache_dir=cache_dir) as first:
         address = (await first.until("listening"))["address"]
         async with started(cache_dir=cache_dir, address=address) as second:
@@ -127,11 +127,11 @@ async def test_an_address_in_use(cache_dir: Path) -> None:
         await first.until("serving")
         client = Client(address)
         async with client.channel:
-            await client.embed("the first is served on")
+            await client.embed("the first still serves")
 
 
 async def test_a_unix_socket(cache_dir: Path, tmp_path: Path) -> None:
-    """It listens on a socket file, which is gone after the stop."""
+    """The server listens on a socket file, and removes it when it stops."""
     path = tmp_path / "s"
     async with started(cache_dir=cache_dir, address=f"unix:{path}") as server:
         assert (await server.until("serving"))["address"] == f"unix:{path}"
@@ -145,7 +145,7 @@ async def test_a_unix_socket(cache_dir: Path, tmp_path: Path) -> None:
 
 
 async def test_a_unix_socket_in_use(cache_dir: Path, tmp_path: Path) -> None:
-    """A second server does not take the socket of one that runs away from it."""
+    """A second server does not take the socket from a running one."""
     path = tmp_path / "s"
     async with started(cache_dir=cache_dir, address=f"unix:{path}") as first:
         await first.until("serving")
@@ -155,7 +155,7 @@ async def test_a_unix_socket_in_use(cache_dir: Path, tmp_path: Path) -> None:
             assert "another server" in problem
         client = Client(f"unix:{path}")
         async with client.channel:
-            await client.embed("the first is served on")
+            await client.embed("the first still serves")
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ async def test_a_unix_socket_in_use(cache_dir: Path, tmp_path: Path) -> None:
         ("unix:/nowhere/at/all/s", "there is no such folder"),
     ],
 )
-async def test_an_address_that_cannot_be(cache_dir: Path, address: str, cause: str) -> None:
-    """The one line says what is wrong with it, and the exit code that settings would help."""
+async def test_an_invalid_address(cache_dir: Path, address: str, cause: str) -> None:
+    """One line says what is wrong; the exit code means that other settings would help."""
     async with started(cache_dir=cache_dir, address=address) as server:
         assert await server.ended() == 2
         (problem,) = server.problems
@@ -177,7 +177,7 @@ async def test_an_address_that_cannot_be(cache_dir: Path, address: str, cause: s
 async def test_a_wrong_variable_of_telemetry(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is refused in one line, as any other setting."""
+    """An invalid variable is refused in one line, like any other setting."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "bogus")
     async with started(cache_dir=cache_dir, telemetry=True) as server:
         assert await server.ended() == 2
@@ -186,7 +186,7 @@ async def test_a_wrong_variable_of_telemetry(
 
 
 async def test_a_unix_socket_that_was_left_behind(cache_dir: Path, tmp_path: Path) -> None:
-    """The socket file of a server that was killed does not keep the next one out."""
+    """The socket file of a killed server does not block the next one."""
     path = tmp_path / "s"
     async with started(cache_dir=cache_dir, address=f"unix:{path}") as killed:
         await killed.until("listening")
@@ -203,7 +203,7 @@ async def test_a_unix_socket_that_was_left_behind(cache_dir: Path, tmp_path: Pat
 async def test_a_model_that_cannot_be_loaded_leaves_the_others(
     cache_dir: Path, tmp_path: Path
 ) -> None:
-    """It is reported and refused; the rest is served, and the process ends cleanly."""
+    """It is reported and its calls refused; the others are served, and the process ends cleanly."""
     sources = ("--model", f"missing={tmp_path / 'nothing'}", "--model", f"embed={EMBED.source}")
     async with started(*sources, cache_dir=cache_dir) as server:
         address = (await server.until("serving"))["address"]
@@ -225,7 +225,7 @@ async def test_a_model_that_cannot_be_loaded_leaves_the_others(
 
 
 async def test_no_model_can_be_loaded(cache_dir: Path, tmp_path: Path) -> None:
-    """With nothing to serve it refuses to run, in one line for each model."""
+    """With nothing to serve, the server ends, with one line for each model."""
     sources = ("--model", f"a={tmp_path / 'nothing'}", "--model", f"b={tmp_path / 'void'}")
     async with started(*sources, cache_dir=cache_dir) as server:
         assert await server.ended() not in (0, None)
@@ -249,7 +249,7 @@ def _check_problems(server: Process, *models_in_order: str) -> None:
         ("-event_engine_listener", (), False),
     ],
 )
-async def test_what_reads_connections(
+async def test_threads_that_read_connections(
     cache_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     experiments: str | None,
@@ -257,9 +257,9 @@ async def test_what_reads_connections(
     *,
     apart: bool,
 ) -> None:
-    """Threads apart from the one that waits for calls do, unless the network is trusted.
+    """Separate threads read connections, unless the network is trusted.
 
-    The environment wins, and where it says the opposite a warning says so.
+    The environment takes precedence; where it contradicts the setting, there is a warning.
     """
     if experiments is None:
         monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
@@ -280,7 +280,7 @@ async def test_what_reads_connections(
 
 
 def _run_ns(pid: int, name: str) -> int:
-    """The CPU time of all threads of a name, in nanoseconds."""
+    """Return the CPU time of all threads of a name, in nanoseconds."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(
         int((task / "schedstat").read_text().split()[0])

@@ -1,4 +1,4 @@
-"""When a service is ready, what is tried again, and what ends the start."""
+"""When a service is ready, which models are retried, and what ends the start."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.server.connections.listening import StartError
 from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
@@ -30,7 +30,7 @@ UP, DOWN = SERVING, NOT_SERVING
         ((EMBED, BROKEN), "default", UP, UP),
         ((EMBED, BROKEN), "all", DOWN, DOWN),
         ((EMBED, CROSS), "all", UP, UP),
-        # A cross-encoder does not embed: the next model is what the service has.
+        # A cross-encoder does not embed: the default of the service is the next model.
         ((CROSS, EMBED), "default", UP, UP),
         ((CROSS,), "any", DOWN, UP),
         ((CROSS,), "all", DOWN, UP),
@@ -39,7 +39,7 @@ UP, DOWN = SERVING, NOT_SERVING
 async def test_a_service_is_ready_with_its_models(
     cache_dir: Path, models: tuple[ModelSettings, ...], readiness: str, embedding: int, rerank: int
 ) -> None:
-    """By default it goes by the model of calls without a name; the process lives in any case."""
+    """By default readiness follows the default model; the process is alive in any case."""
     settings = settings_for(*models, cache_dir=cache_dir, readiness=readiness)
     async with serving(settings) as service:
         status = service.client.status
@@ -50,10 +50,10 @@ async def test_a_service_is_ready_with_its_models(
             assert await status(f"{EMBEDDING}/{model.name}") == (UP if usable else DOWN)
 
 
-async def test_a_default_model_that_fails_takes_readiness_along(
+async def test_readiness_follows_the_default_model(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that stops answering well is not ready, whatever serves beside it."""
+    """Services are not ready while the default model answers wrongly, whatever others do."""
     settings = settings_for(EMBED, CROSS, cache_dir=cache_dir, health_interval_s=0.02)
     async with serving(settings) as service:
         watcher = Watcher(service.client, EMBEDDING)
@@ -71,7 +71,7 @@ async def test_a_default_model_that_fails_takes_readiness_along(
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A Hub with the model acme/bert, which processes that are started use."""
+    """A Hub with the model acme/bert, used by child processes."""
     with serve_hub() as served:
         served.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
         monkeypatch.setenv("HF_ENDPOINT", served.url)
@@ -84,8 +84,8 @@ FROM_HUB = ("--model", "far=hf:acme/bert")
 HERE = ("--model", f"near={EMBED.source}")
 
 
-async def test_a_hiccup_of_the_hub_passes(hub: Hub, cache_dir: Path) -> None:
-    """The server waits for a model that the Hub cannot give now, and is ready once it has it."""
+async def test_a_short_outage_of_the_hub(hub: Hub, cache_dir: Path) -> None:
+    """The server retries a model that the Hub cannot deliver now, and is ready once it has it."""
     hub.status = 503
     async with started(*FROM_HUB, *HERE, cache_dir=cache_dir) as server:
         address = (await server.until("serving"))["address"]
@@ -103,7 +103,7 @@ async def test_a_hiccup_of_the_hub_passes(hub: Hub, cache_dir: Path) -> None:
 
 
 async def test_nothing_serves_while_every_model_is_waited_for(hub: Hub, cache_dir: Path) -> None:
-    """The server stays up without a model, and says that it serves once it has one."""
+    """The server stays up without a model, and logs "serving" once it has one."""
     hub.status = 429
     async with started(*FROM_HUB, cache_dir=cache_dir) as server:
         await server.until("model is waited for")
@@ -114,14 +114,14 @@ async def test_nothing_serves_while_every_model_is_waited_for(hub: Hub, cache_di
 
 
 async def test_a_model_that_is_slow_at_first_is_tried_again(cache_dir: Path) -> None:
-    """A machine that is busy while models load costs a model time, and not its service."""
+    """A model whose first check times out on a busy machine is served later."""
     backend = FakeBackend()
     slow = threading.Event()
 
     def answer(ids: IntArray) -> FloatArray:
         if not slow.is_set():
             slow.set()
-            # Far longer than the check may take.
+            # Far longer than the timeout of the check.
             threading.Event().wait(1)
         return vector_of(ids)
 
@@ -136,8 +136,8 @@ async def test_a_model_that_is_slow_at_first_is_tried_again(cache_dir: Path) -> 
         await service.client.embed("a text")
 
 
-async def test_what_turns_out_wrong_is_given_up(hub: Hub, cache_dir: Path) -> None:
-    """Once the Hub answers that there is no such model, nobody asks it again."""
+async def test_a_model_that_turns_out_wrong_is_given_up(hub: Hub, cache_dir: Path) -> None:
+    """Once the Hub answers that there is no such model, the server stops retrying."""
     hub.status = 503
     async with started(*FROM_HUB, *HERE, cache_dir=cache_dir) as server:
         await server.until("model is waited for")
@@ -147,8 +147,8 @@ async def test_what_turns_out_wrong_is_given_up(hub: Hub, cache_dir: Path) -> No
         assert (failed["model"], failed["level"]) == ("far", "error")
 
 
-async def test_without_hope_it_ends(hub: Hub, cache_dir: Path) -> None:
-    """A server that waited for its only model ends once that turns out to be wrong."""
+async def test_the_server_ends_once_no_model_can_be_loaded(hub: Hub, cache_dir: Path) -> None:
+    """A server that retries its only model ends once that turns out to be wrong."""
     hub.status = 503
     async with started(*FROM_HUB, cache_dir=cache_dir) as server:
         await server.until("model is waited for")
@@ -174,7 +174,7 @@ async def _refusal(server: Process) -> tuple[int, list[str]]:
 async def test_all_models_may_be_required(
     hub: Hub, cache_dir: Path, models: tuple[str, ...], code: int, names: list[str]
 ) -> None:
-    """Then one that fails ends the server with a line: with 1 where trying again may help."""
+    """Then a model that fails ends the server with one line, and code 1 where a retry may help."""
     hub.status = 503
     async with started("--require-all-models", *models, cache_dir=cache_dir) as server:
         ended, problems = await _refusal(server)
@@ -183,15 +183,15 @@ async def test_all_models_may_be_required(
         assert server.events("serving") == []
 
 
-async def test_all_models_are_there(cache_dir: Path) -> None:
-    """Where every model loads, requiring that changes nothing."""
+async def test_all_required_models_are_loaded(cache_dir: Path) -> None:
+    """Where every model loads, the requirement changes nothing."""
     settings = settings_for(EMBED, CROSS, cache_dir=cache_dir, require_all_models=True)
     async with serving(settings) as service:
         await service.client.embed("a text")
 
 
 async def test_no_model_ends_the_start(cache_dir: Path) -> None:
-    """Where none can be had, ever, the server ends and names each."""
+    """If no model can ever be loaded, the server ends and names each."""
     other: Any = BROKEN.model_copy(update={"id": "other"})
     async with Server(settings_for(BROKEN, other, cache_dir=cache_dir)) as server:
         with pytest.raises(StartError) as caught:

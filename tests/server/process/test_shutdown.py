@@ -50,8 +50,8 @@ asyncio.run(process.serve(settings.model_copy(update={"shutdown_timeout_s": 0.1}
 """
 
 
-def test_the_clock_of_a_stop_starts_with_the_signal(tmp_path: Path) -> None:
-    """A server that hangs as soon as it is told to stop is ended all the same."""
+def test_the_timer_of_a_stop_starts_with_the_signal(tmp_path: Path) -> None:
+    """A server that hangs from the signal on is still ended in time."""
     with subprocess.Popen(
         [sys.executable, "-c", _HANGING, str(tmp_path)], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -62,7 +62,7 @@ def test_the_clock_of_a_stop_starts_with_the_signal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["busy", "blocked"])
 def test_a_stop_that_takes_too_long_is_ended(how: str) -> None:
-    """Neither a busy interpreter, nor a thread that does not end, nor a blocked log prevents it."""
+    """A busy interpreter, a thread that does not end, or a blocked log cannot prevent that."""
     with subprocess.Popen(
         [sys.executable, "-c", _STUCK, how], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -73,7 +73,7 @@ def test_a_stop_that_takes_too_long_is_ended(how: str) -> None:
 
 
 async def test_traces_and_metrics_are_flushed_side_by_side() -> None:
-    """A collector that does not answer costs its time once, not once for each of them."""
+    """A collector that does not answer costs its timeout once, not once for each export."""
     together = threading.Barrier(2)
     waited: list[float] = []
 
@@ -91,7 +91,7 @@ async def test_traces_and_metrics_are_flushed_side_by_side() -> None:
 async def test_a_collector_that_is_gone_does_not_hold_up_a_stop(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Spans and metrics that cannot be sent are given up, in one line each, and all ends well."""
+    """Spans and metrics that cannot be sent are dropped, with a line each; the stop is clean."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)

@@ -9,7 +9,8 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import BackendError, FloatArray, IntArray
+from embedgrpc.backends.base import BackendError
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.server.telemetry.logs import HumanFormatter, JsonFormatter
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb

@@ -2,7 +2,8 @@ import sys
 
 import pytest
 
-from embedgrpc.server.loading.loading import default_model, served_models
+from embedgrpc.server.loading.loading import served_models
+from embedgrpc.server.settings.model_settings import default_model
 from embedgrpc.server.settings.settings import Settings
 
 

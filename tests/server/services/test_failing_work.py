@@ -8,14 +8,16 @@ import grpc
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import BackendError, BackendUnreachableError, FloatArray, IntArray
+from embedgrpc.backends.base import BackendError, BackendUnreachableError
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.tasks.reranking import Ranking, RerankMethod, RerankSpec
+from embedgrpc.engine.tasks.reranking import Ranking, RerankSpec
 from embedgrpc.engine.tokenizing.jobs import Tokenization, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.libraries.arrays import FloatArray, IntArray
+from embedgrpc.models.kinds import RerankMethod
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank

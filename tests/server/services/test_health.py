@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from embedgrpc.backends.base import BackendError, FloatArray, IntArray
+from embedgrpc.backends.base import BackendError
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.server.process.server import Server
 from embedgrpc.v1 import model_service_pb2 as models

@@ -9,8 +9,8 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from embedgrpc.backends.base import FloatArray, IntArray
 from embedgrpc.engine.pipeline import JobHandle
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
@@ -40,7 +40,7 @@ def _texts(count: int) -> list[str]:
 def _expected(texts: list[str]) -> list[FloatArray]:
     """The vectors that the fake backend has for these texts."""
     files = source.resolve(str(FIXTURES / "bert-cls"))
-    tokenizer = Tokenizer.load(files, properties.read(files))
+    tokenizer = Tokenizer.load(properties.read(files))
     return [
         vector_of(tokenizer.build_sequence(ids, max_tokens=96, truncation=Truncation.END).input_ids)
         for ids in tokenizer.encode(texts)

@@ -206,8 +206,8 @@ async def test_settings_must_fit(
     ("changes", "problem"),
     [
         ({"outputs": [("sentence_embedding", "FP32", [-1])]}, "has no fixed length"),
-        ({"outputs": [("logits", "FP32", [3])]}, "gives scores of single texts"),
-        ({"outputs": [("score", "FP32", [1])]}, "gives scores of single texts"),
+        ({"outputs": [("logits", "FP32", [3])]}, "scores single texts"),
+        ({"outputs": [("score", "FP32", [1])]}, "scores single texts"),
         ({"outputs": [("hidden", "FP32", [-1, 4])]}, "one must be a vector for each text"),
         ({"outputs": [("a", "FP32", [4]), ("b", "FP32", [4])]}, "one must be a vector for each"),
         ({"text_shape": [-1, 2]}, "it must take any number of them"),

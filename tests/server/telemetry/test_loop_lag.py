@@ -14,18 +14,18 @@ class Clock:
     now: float = 1000.0
 
     def __call__(self) -> float:
-        """Tells the time."""
+        """Return the time."""
         return self.now
 
 
 async def turn() -> None:
-    """Lets the loop take two turns."""
+    """Let the loop take two turns."""
     for _ in range(2):
         await asyncio.sleep(0)
 
 
-async def test_what_holds_up_the_loop_is_noted() -> None:
-    """The longest turn is told until a minute or two later, and longer ones than 0.1 s counted."""
+async def test_lags_and_stalls_are_measured() -> None:
+    """The longest lag is reported for a minute or two; lags of over 0.1 s count as stalls."""
     clock = Clock()
     async with LoopLag(interval_s=0, clock=clock) as lag:
         for seconds in (0.01, 0.25, 0.09, 0.15):
@@ -44,7 +44,7 @@ async def test_what_holds_up_the_loop_is_noted() -> None:
 
 
 async def test_the_longest_lag_is_that_of_the_last_minutes() -> None:
-    """What was long ago is told no more."""
+    """Older lags are forgotten."""
     clock = Clock()
     async with LoopLag(interval_s=0, clock=clock) as lag:
         clock.now += 3
@@ -56,8 +56,8 @@ async def test_the_longest_lag_is_that_of_the_last_minutes() -> None:
             assert lag.longest_s == pytest.approx(expected)
 
 
-async def test_stalls_are_a_line_in_the_log_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    """The first is told at once, those of the next ten seconds together, and none twice."""
+async def test_stalls_are_logged_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
+    """The first stall is logged at once, those of the next ten seconds together, and none twice."""
     clock = Clock()
     async with LoopLag(interval_s=0, clock=clock) as lag:
         for seconds in (0.2, *[0.3] * 5, 0.15, 20, *[0.01] * 5):
@@ -66,13 +66,13 @@ async def test_stalls_are_a_line_in_the_log_now_and_then(caplog: pytest.LogCaptu
         lag.warns = False
         clock.now += 30
         await turn()
-    told = [(record.times, record.longest_ms) for record in caplog.records]  # type: ignore[attr-defined]  # extra
-    assert told == [(1, 200), (7, 20_000)]
+    logged = [(record.times, record.longest_ms) for record in caplog.records]  # type: ignore[attr-defined]  # extra
+    assert logged == [(1, 200), (7, 20_000)]
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
-async def test_a_loop_that_is_held_up_is_found_out() -> None:
-    """On the real clock, work on the loop shows."""
+async def test_a_busy_loop_is_late() -> None:
+    """Work on the loop shows on the real clock, too."""
     async with LoopLag(interval_s=0.001) as lag:
         await asyncio.sleep(0.01)
         _ = sum(range(3_000_000))

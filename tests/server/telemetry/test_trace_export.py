@@ -30,13 +30,13 @@ Export = trace_service_pb2.ExportTraceServiceRequest
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
-    # The receivers are on this machine, whatever proxy the machine uses.
+    # The receivers are on this machine; a proxy could not reach them.
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 class _TraceService(trace_service_pb2_grpc.TraceServiceServicer):
-    """The receiving end of OTLP over gRPC."""
+    """A receiver of OTLP over gRPC."""
 
     def __init__(self, exports: "Queue[Export]") -> None:
         self._exports = exports
@@ -66,7 +66,7 @@ async def _http_receiver() -> AsyncIterator[tuple[str, "Queue[Export]"]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            """Takes an export at the path that OTLP names, and no other."""
+            """Accept an export at the path that OTLP specifies, and no other."""
             body = self.rfile.read(int(self.headers["content-length"]))
             found = self.path == "/v1/traces"
             if found:
@@ -77,7 +77,7 @@ async def _http_receiver() -> AsyncIterator[tuple[str, "Queue[Export]"]]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Says nothing: a test's output is its assertions."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -91,7 +91,7 @@ async def _http_receiver() -> AsyncIterator[tuple[str, "Queue[Export]"]]:
 
 
 async def _call_and_run_a_batch(telemetry: TraceExport) -> None:
-    """Serves one call under the interceptor and finishes the batch that it rode in."""
+    """Serve one call with the interceptor, and report its batch."""
     contexts: list[object] = []
 
     async def answer(request: bytes, _context: Any) -> bytes:
@@ -137,9 +137,9 @@ async def _call_and_run_a_batch(telemetry: TraceExport) -> None:
 async def test_spans_arrive_at_a_collector(
     protocol: str, receiver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shutting down sends both spans, their link and the resource, over the protocol asked for."""
+    """The shutdown exports both spans, their link and the resource, over the given protocol."""
     async with receiver() as (endpoint, exports):
-        # So long that only the shutdown can be what sends them.
+        # So long that only the shutdown can export them.
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
@@ -188,7 +188,7 @@ def _exporters(telemetry: TraceExport) -> list[type]:
 def test_the_service_can_be_named(
     environ: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`OTEL_SERVICE_NAME` beats `OTEL_RESOURCE_ATTRIBUTES`, which beats our own name."""
+    """`OTEL_SERVICE_NAME` overrides `OTEL_RESOURCE_ATTRIBUTES`, which overrides the default."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     with _telemetry({"OTEL_TRACES_EXPORTER": "console", **environ}) as telemetry:
@@ -220,8 +220,8 @@ async def test_the_console_gets_spans(capsys: pytest.CaptureFixture[str]) -> Non
         {"OTEL_EXPORTER_OTLP_PROTOCOL": "smoke-signals"},
     ],
 )
-def test_telemetry_that_is_not_asked_for_costs_nothing(environ: dict[str, str]) -> None:
-    """Without a wish for traces the SDK is not even imported."""
+def test_without_tracing_the_sdk_is_not_imported(environ: dict[str, str]) -> None:
+    """Where no variable asks for traces, the SDK is not even imported."""
     program = (
         "import json, sys\n"
         "from embedgrpc.server.telemetry.trace_export import configure_tracing\n"
@@ -250,7 +250,7 @@ def test_telemetry_that_is_not_asked_for_costs_nothing(environ: dict[str, str]) 
     ],
 )
 def test_either_an_exporter_or_an_endpoint_asks_for_traces(environ: dict[str, str]) -> None:
-    """Each of the standard ways to ask for OTLP traces is understood."""
+    """Each standard variable that asks for OTLP traces works."""
     with _telemetry(environ) as telemetry:
         exporters = [kind.__name__ for kind in _exporters(telemetry)]
     assert "OTLPSpanExporter" in exporters
@@ -272,8 +272,10 @@ def test_either_an_exporter_or_an_endpoint_asks_for_traces(environ: dict[str, st
         ({}, "http"),
     ],
 )
-def test_the_protocol_of_traces_beats_the_general_one(environ: dict[str, str], module: str) -> None:
-    """The variable for traces wins, then the one for all signals, then http/protobuf."""
+def test_the_protocol_of_traces_overrides_the_general_one(
+    environ: dict[str, str], module: str
+) -> None:
+    """First the variable for traces counts, then that for all signals, then http/protobuf."""
     with _telemetry({"OTEL_TRACES_EXPORTER": "otlp", **environ}) as telemetry:
         (exporter,) = _exporters(telemetry)
     assert exporter.__module__ == f"opentelemetry.exporter.otlp.proto.{module}.trace_exporter"
@@ -296,8 +298,8 @@ def test_the_protocol_of_traces_beats_the_general_one(environ: dict[str, str], m
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_line(environ: dict[str, str], message: str) -> None:
-    """A wrong exporter or protocol is a ValueError that says what there is."""
+def test_an_unknown_exporter_or_protocol_is_refused(environ: dict[str, str], message: str) -> None:
+    """An unknown exporter or protocol is a ValueError that lists the known ones."""
     with pytest.raises(ValueError, match="is not one of") as caught:
         configure_tracing("1.2.3", environ)
     assert str(caught.value) == message
@@ -306,7 +308,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(environ: dict[str, str], mes
 def test_a_variable_that_an_exporter_cannot_read_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever an exporter raises for its own variables becomes the same kind of refusal."""
+    """Any exception of an exporter for its own variables becomes a ValueError."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd")
@@ -317,7 +319,7 @@ def test_a_variable_that_an_exporter_cannot_read_is_refused(
 async def test_a_collector_that_never_answers_costs_the_timeout(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A shutdown gives up in time, returns False and logs it."""
+    """The shutdown gives up in time, returns False and logs that."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
@@ -333,14 +335,14 @@ async def test_a_collector_that_never_answers_costs_the_timeout(
 
 
 class _BrokenProcessor(SpanProcessor):
-    """Fails to shut down."""
+    """A processor that fails to shut down."""
 
     def shutdown(self) -> None:
         raise OSError("disk full")
 
 
 def test_a_shutdown_that_fails_is_logged_and_not_raised(caplog: pytest.LogCaptureFixture) -> None:
-    """The way down of the server is not the place for an exporter's exception."""
+    """An exporter's exception does not disturb the stop of the server."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(_BrokenProcessor())
     assert TraceExport(provider, "1.2.3").shutdown() is False
@@ -348,7 +350,7 @@ def test_a_shutdown_that_fails_is_logged_and_not_raised(caplog: pytest.LogCaptur
 
 
 async def test_servers_do_not_share_a_provider(capsys: pytest.CaptureFixture[str]) -> None:
-    """Shutting one telemetry down leaves another of the same process at work."""
+    """After the shutdown of one export, another in the process still works."""
     first = configure_tracing("1", {"OTEL_TRACES_EXPORTER": "console"})
     second = configure_tracing("2", {"OTEL_TRACES_EXPORTER": "console"})
     assert first is not None

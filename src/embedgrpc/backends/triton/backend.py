@@ -1,32 +1,27 @@
-"""Runs batches on a Triton server, or on several that serve the same model."""
+"""Runs batches on one or several Triton servers with the same model."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from embedgrpc.backends.base import (
-    NO_CONTEXT,
-    Availability,
-    FloatArray,
-    PaddedBatch,
-    RunContext,
-)
+from embedgrpc.backends.base import NO_CONTEXT, Availability, PaddedBatch, RunContext
 from embedgrpc.backends.triton.connection import Connection
 from embedgrpc.backends.triton.messages import MakeInput, Messages, OutputRule
+from embedgrpc.libraries.arrays import FloatArray
 
 _LANES_MAX = 64
 
 
 class TritonBackend:
-    """A model that runs on servers which speak KServe's protocol, version 2.
+    """A model on servers that speak version 2 of KServe's protocol.
 
     Args:
-        connection: To them; closed with the backend.
+        connection: The connection to the servers; closed with the backend.
         outputs: How each output of a batch is made from the server's.
         inputs: How inputs other than ids, mask and types are made.
-        lanes: How many batches may run at once; 0 for one for each instance of the model, and
-            one more that is on its way while they run.
+        lanes: The number of batches that may run at once; 0 for one per instance of the model, and
+            one more that is in transit.
     """
 
     def __init__(
@@ -49,22 +44,22 @@ class TritonBackend:
 
     @property
     def lanes(self) -> int:
-        """How many batches it can run at once."""
+        """The number of batches that can run at once."""
         return self._lanes
 
     @property
     def lanes_compete(self) -> bool:
-        """Whether batches that run at once take longer: each has an instance."""
+        """False: each batch has its own instance."""
         return False
 
     @property
     def parallelism(self) -> int:
-        """How many batches it runs in the time of one: one for each instance."""
+        """The number of batches that run in the time of one: one per instance."""
         return max(self._connection.instances, 1)
 
     @property
     def device(self) -> str:
-        """Where it runs: "triton"."""
+        """The word "triton"."""
         return "triton"
 
     @property
@@ -73,26 +68,26 @@ class TritonBackend:
         return self._connection.availability
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
-        """Runs a batch on a server, in several requests where it takes no larger ones.
+        """Run a batch on a server, in several requests if it is larger than one may be.
 
         Args:
-            batch: What to run.
-            context: For whom. Its metadata is sent along; when it is cancelled, or its deadline
-                passes, so is the call.
+            batch: The sequences and the wanted outputs.
+            context: The callers' limits. Its metadata is sent along; its cancellation or its
+                deadline ends the call.
 
         Returns:
             For each name of `batch.outputs` a C-contiguous float32 array [batch, ...].
 
         Raises:
-            BackendUnreachableError: No server is there, or none answered in time.
+            BackendUnreachableError: No server is reachable, or none answered in time.
             BackendOverloadedError: The server's queue is full.
             BackendDeadlineError: The context's deadline passed first.
             BackendCancelledError: The context was cancelled first.
-            BackendError: The run failed, or its answer is none. Messages hold neither what was
-                sent nor what the server says.
+            BackendError: The run failed, or the answer is invalid. Messages contain neither
+                inputs nor texts of the server.
         """
         self._messages.check(batch)
-        until = self._connection.time_over()
+        until = self._connection.next_time_limit()
         parts = []
         for part in self._split(batch):
             answer = self._connection.infer(self._messages.write(part), context, until=until)
@@ -102,7 +97,7 @@ class TritonBackend:
         return {name: np.concatenate([part[name] for part in parts]) for name in batch.outputs}
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._connection.close()
 
     def _split(self, batch: PaddedBatch) -> list[PaddedBatch]:

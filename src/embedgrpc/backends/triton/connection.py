@@ -1,4 +1,4 @@
-"""The way from threads to the endpoints, whose calls live on an event loop."""
+"""Calls endpoints from threads; the calls themselves run on an event loop."""
 
 import asyncio
 import concurrent.futures
@@ -22,9 +22,9 @@ from embedgrpc.backends.triton.loops import LoopThread
 from embedgrpc.backends.triton.pool import Pool
 from embedgrpc.backends.triton.served_graph import ServedGraph
 
-# How much longer than a call's limit the loop may take to say so.
+# How long after a call's time limit the loop may report it.
 _LOOP_S = 2.0
-# To ask all endpoints what they serve, each with its own limit.
+# For asking all endpoints at once about their model, each with its own limits.
 _BEGIN_S = 15.0
 _CLOSE_S = 5.0
 
@@ -32,21 +32,22 @@ T = TypeVar("T")
 
 
 class Connection:
-    """Connections to the endpoints of one model, for threads. Not for the loop's own.
+    """The connections to the endpoints of one model. Its methods block: not for the loop's thread.
 
     Args:
-        addresses: HOST:PORT of each.
-        model: The model's name there.
-        version: Its version there; empty for the one that the server chooses.
-        tls: What TLS needs; None for connections without.
-        timeout_s: The longest that a call may take.
-        loop: Runs the calls, for as long as the connection is open; None to run one here.
+        addresses: HOST:PORT of each endpoint.
+        model: The model's name on the servers.
+        version: Its version there; empty for the server's choice.
+        tls: Certificates and key; None for connections without TLS.
+        timeout_s: The time limit of a batch.
+        loop: The event loop for the calls, which must outlive the connection; None to start one in
+            a thread.
 
     Attributes:
-        model: The model's name there.
+        model: The model's name on the servers.
         version: Its version there.
         availability: Whether any endpoint can be called.
-        graph: What the endpoints serve.
+        graph: The model as the endpoints describe it.
 
     Raises:
         BackendUnreachableError: No endpoint answers.
@@ -81,22 +82,19 @@ class Connection:
 
     @property
     def instances(self) -> int:
-        """How many requests all endpoints run at once."""
+        """The number of requests that all endpoints run at once."""
         return self._pool.instances if self._pool else 0
 
     def infer(self, request: bytes, context: RunContext, *, until: float) -> bytes:
-        """Runs a request. Blocks, never for longer than the limits say.
+        """Send a request and return the answer. Blocks until the time limit at most.
 
         Args:
-            request: To be sent.
-            context: For whom.
-            until: When the time of the whole batch is over, as `time.monotonic` has it.
-
-        Returns:
-            The answer.
+            request: The serialized request.
+            context: The callers' limits.
+            until: The time limit of the whole batch, in seconds of `time.monotonic`.
 
         Raises:
-            BackendError: There is none.
+            BackendError: No endpoint answered the request.
         """
         if self._closing or self._pool is None:
             raise BackendUnreachableError("the backend is being closed")
@@ -112,25 +110,25 @@ class Connection:
         )
         return self._wait(call, timeout_s=timeout_s + _LOOP_S, context=context)
 
-    def time_over(self) -> float:
-        """Tells when a batch that begins now must be done, as `time.monotonic` has it."""
+    def next_time_limit(self) -> float:
+        """Return the time limit of a batch that begins now, in seconds of `time.monotonic`."""
         return time.monotonic() + self._timeout_s
 
     def close(self) -> None:
-        """Ends all calls; those that wait for one get an error. Blocks."""
+        """End all calls with an error. Blocks."""
         self._closing = True
         try:
             if self._pool is not None:
                 self._wait(self._pool.close(), timeout_s=_CLOSE_S)
         except BackendUnreachableError:
-            pass  # the loop ended first, and the connections with it
+            pass  # the loop ended first, and closed the connections
         finally:
             if self._thread is not None:
                 self._thread.close()
                 self._thread = None
 
     async def _begin(self) -> ServedGraph:
-        # Here, as channels belong to the loop on which they are made.
+        # Channels belong to the loop on which they are made.
         endpoints = [
             Endpoint(
                 address,
@@ -151,7 +149,7 @@ class Connection:
         timeout_s: float,
         context: RunContext | None = None,
     ) -> T:
-        """Runs a coroutine on the loop and waits for it, but not for ever."""
+        """Run a coroutine on the loop, and wait for it within a time limit."""
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:
@@ -163,7 +161,7 @@ class Connection:
             return future.result(timeout_s)
         except concurrent.futures.CancelledError:
             if context is not None and context.cancellation.cancelled:
-                raise BackendCancelledError("nobody waits for the batch any more") from None
+                raise BackendCancelledError("no caller waits for the batch any more") from None
             raise BackendUnreachableError("the backend is being closed") from None
         except TimeoutError:
             future.cancel()

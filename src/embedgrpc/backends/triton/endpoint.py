@@ -1,4 +1,4 @@
-"""One server: the calls to it, and whether it is well."""
+"""The calls to one server."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -17,22 +17,22 @@ _TEXT_CHARACTERS_MAX = 200
 
 
 class EndpointSilentError(BackendUnreachableError):
-    """An endpoint did not answer in time: it may be busy, or hang."""
+    """An endpoint did not answer in time: it is busy or hangs."""
 
 
 class Endpoint:
-    """One server that has the model.
+    """One server with the model.
 
     Args:
         address: HOST:PORT.
-        channel: To it; closed by `close`.
+        channel: The channel to it; closed by `close`.
         model: The model's name there.
-        version: Its version there; empty for the one that the server chooses.
-        circuit: Decides whether it is called.
+        version: Its version there; empty for the server's choice.
+        circuit: Decides whether the endpoint is called.
 
     Attributes:
-        graph: What it said of the model when it was last found well; None before.
-        turn: The number of its last request, among those of all endpoints.
+        graph: The model as the endpoint last described it; None before its first answer.
+        turn: The number of its last request, counted over all endpoints.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Endpoint:
         self._calls: set[Any] = set()
         self._channel = channel
         self._name = {"name": model, "version": version}
-        # Bytes go in and out: messages are made and read on the threads of the lanes.
+        # In bytes: the threads of the lanes serialize requests and parse answers.
         self._infer: Any = channel.unary_unary(f"{_SERVICE}/ModelInfer")
 
     async def infer(
         self, request: bytes, *, timeout_s: float, metadata: Sequence[tuple[str, str]]
     ) -> bytes:
-        """Runs a request.
+        """Send a request and return the answer.
 
         Raises:
-            EndpointSilentError: It was given up.
-            AioRpcError: It failed.
+            EndpointSilentError: `give_up` ended the call.
+            AioRpcError: The call failed.
         """
         call = self._infer(request, timeout=timeout_s, metadata=grpc.aio.Metadata(*metadata))
         self._calls.add(call)
@@ -78,25 +78,25 @@ class Endpoint:
             self._calls.discard(call)
 
     def give_up(self) -> None:
-        """Ends the requests in progress, which would wait for a server that hangs."""
+        """End the requests in progress, which would wait for a server that hangs."""
         for call in tuple(self._calls):
             call.cancel()
 
     @property
     def in_flight(self) -> int:
-        """How many requests run there."""
+        """The number of requests in progress."""
         return len(self._calls)
 
     async def describe(self, *, timeout_s: float, connect: bool = False) -> ServedGraph:
-        """Asks what the model takes and gives.
+        """Ask the server for the model's inputs, outputs and configuration.
 
         Args:
-            timeout_s: The longest that each of the questions may take.
-            connect: Whether to wait that long for a connection where there is none.
+            timeout_s: The time limit of each of the four calls.
+            connect: Whether to wait that long for a connection.
 
         Raises:
-            EndpointSilentError: There was no answer in time.
-            BackendUnreachableError: Server or model are not there.
+            EndpointSilentError: The server did not answer in time.
+            BackendUnreachableError: The server is away, or the model is not ready.
             BackendError: The model cannot be used.
         """
         try:
@@ -108,7 +108,7 @@ class Endpoint:
             metadata = await self._ask("ModelMetadata", self._name, timeout_s=timeout_s)
             config = await self._read_config(timeout_s=timeout_s)
         except grpc.aio.AioRpcError as error:
-            # Nobody's text was sent, so what the server says is nobody's either.
+            # The server's text is safe to log: no caller's text was sent.
             text = " ".join((error.details() or "").split())[:_TEXT_CHARACTERS_MAX]
             silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             kind = EndpointSilentError if silent else BackendUnreachableError
@@ -119,7 +119,7 @@ class Endpoint:
             raise BackendError(f"{self.address}: {error}") from None
 
     async def close(self) -> None:
-        """Ends all calls."""
+        """Close the channel, which ends all calls."""
         await self._channel.close()
 
     async def _read_config(self, *, timeout_s: float) -> Any | None:
@@ -127,7 +127,7 @@ class Endpoint:
             answer = await self._ask("ModelConfig", self._name, timeout_s=timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                return None  # a server of the same protocol that is not Triton
+                return None  # a server of the same protocol other than Triton
             raise
         return answer.config
 

@@ -1,11 +1,11 @@
-"""An event loop in a thread of its own, for whoever has none."""
+"""An event loop in its own thread."""
 
 import asyncio
 import threading
 
 
 class LoopThread:
-    """Runs an event loop until it is closed."""
+    """A thread that runs an event loop until it is closed."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -13,7 +13,7 @@ class LoopThread:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the loop and waits for its thread."""
+        """End the loop, and wait for its thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 

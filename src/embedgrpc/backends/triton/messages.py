@@ -1,4 +1,4 @@
-"""The requests that run a model, and what is taken from their answers."""
+"""Writes the requests that run a model, and reads the answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -8,9 +8,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from embedgrpc.backends.base import BackendError, FloatArray, IntArray, PaddedBatch
+from embedgrpc.backends.base import BackendError, PaddedBatch
 from embedgrpc.backends.triton.served_graph import ServedGraph, ServedTensor
 from embedgrpc.backends.triton.tensors import decode, encode, encode_texts
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 
 # An input from token ids and mask, int64 [batch, tokens] each: int64 of the same shape.
 MakeInput = Callable[[IntArray, IntArray], NDArray[np.int64]]
@@ -38,12 +39,12 @@ class OutputRule(Protocol):
 
 
 class Messages:
-    """Writes requests for one model, and reads their answers. Safe to use from any thread.
+    """Writes requests for one model, and reads the answers. Safe to use from any thread.
 
     Args:
-        model: The model's name at the server.
-        version: Its version there; empty for the one that the server chooses.
-        graph: What the server says of it.
+        model: The model's name on the server.
+        version: Its version there; empty for the server's choice.
+        graph: The model as the server describes it.
         outputs: How each output of a batch is made.
         inputs: How inputs other than ids, mask and types are made.
     """
@@ -64,11 +65,11 @@ class Messages:
         self._inputs = inputs
 
     def check(self, batch: PaddedBatch) -> None:
-        """Refuses what the server would not notice before its model fails on it.
+        """Refuse a batch that the server would accept and its model would fail on.
 
         Raises:
-            BackendError: The batch is empty, its arrays differ in shape, or it asks for an
-                output that nothing is made of.
+            BackendError: The batch is empty, its arrays differ in shape, or it asks for an unknown
+                output.
         """
         shape = batch.input_ids.shape
         arrays = (batch.attention_mask, batch.token_type_ids)
@@ -80,14 +81,14 @@ class Messages:
                 raise BackendError(f"the model has no output {name}")
 
     def write(self, batch: PaddedBatch) -> bytes:
-        """Writes the request that runs a batch, which `check` let pass.
+        """Return the serialized request for a batch that passed `check`.
 
         Raises:
-            BackendError: A number of it is too large for what the model takes.
+            BackendError: A token id is too large for the type of the model's input.
         """
         sequences, tokens = batch.input_ids.shape
         text = self._graph.text
-        # Texts have no axis of tokens; there may be one of texts beside that of the batch.
+        # A text input has no axis of tokens; it may have one of texts besides the batch.
         shape = (sequences, tokens) if text is None else (sequences, *(1 for _ in text.dims))
         tensors = service_pb2.ModelInferRequest.InferInputTensor
         wanted = service_pb2.ModelInferRequest.InferRequestedOutputTensor
@@ -106,18 +107,18 @@ class Messages:
         return written
 
     def read(self, answer: bytes, batch: PaddedBatch) -> dict[str, FloatArray]:
-        """Reads the answer to the request for a batch.
+        """Read the answer to the request for a batch.
 
         Returns:
             For each output of the batch float32 [batch, ...], C-contiguous.
 
         Raises:
-            BackendError: The answer is no such answer. Nothing of its content is told.
+            BackendError: The answer does not fit the request. Messages contain nothing of it.
         """
         try:
             response = service_pb2.ModelInferResponse.FromString(answer)
         except DecodeError:
-            raise BackendError(f"the answer of {len(answer)} bytes is no answer") from None
+            raise BackendError(f"the answer of {len(answer)} bytes cannot be parsed") from None
         raw: Sequence[bytes] = response.raw_output_contents
         if raw and len(raw) != len(response.outputs):
             raise BackendError(f"{len(response.outputs)} outputs have {len(raw)} raw contents")
@@ -127,7 +128,7 @@ class Messages:
         for name in batch.outputs:
             rule = self._outputs[name]
             if rule.served not in found:
-                # A server that caches errors answers without outputs, and says that all is well.
+                # A Triton with a response cache may return a cached error as OK, without outputs.
                 raise BackendError(f"the answer lacks the output {rule.served}")
             if rule.served not in decoded:
                 index = found[rule.served]
@@ -168,5 +169,5 @@ def _make(rule: OutputRule, served: FloatArray, batch: PaddedBatch) -> FloatArra
             f"the output {rule.served} has shape {list(served.shape)}, and cannot become"
             f" {list(wanted)}"
         )
-    # A copy, as what was received is read only and held by the whole answer.
+    # A copy: the received array is read-only and keeps the whole answer in memory.
     return np.array(made, np.float32, order="C")

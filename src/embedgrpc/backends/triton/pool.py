@@ -1,4 +1,4 @@
-"""Sends each request to the endpoint that has least to do, and to another where that is lost."""
+"""Sends each request to the least loaded endpoint, and to another one if that is lost."""
 
 import asyncio
 import itertools
@@ -14,11 +14,11 @@ from embedgrpc.backends.triton.endpoint import Endpoint, EndpointSilentError
 from embedgrpc.backends.triton.served_graph import ServedGraph
 from embedgrpc.backends.triton.statuses import Failure, judge
 
-# The longest that a look at an endpoint takes.
-_LOOK_S = 2.0
-# So close to its deadline a call that is cancelled is taken to be late.
-_LEAVING_S = 0.1
-# Even where nothing is due, so that an endpoint that was just lost is not forgotten for long.
+# The time limit of each call of a health check.
+_CHECK_S = 2.0
+# A call that is cancelled this close to its deadline counts as late.
+_LATE_S = 0.1
+# Between two looks at the clock: calls may make a health check due earlier than planned.
 _ROUND_S = 0.25
 
 _logger = logging.getLogger(__name__)
@@ -28,10 +28,10 @@ class Pool:
     """The endpoints that serve one model. Used on one event loop alone.
 
     Args:
-        endpoints: At least one.
+        endpoints: The endpoints; at least one.
         model: The model's name, for the log.
-        availability: Is told whether any endpoint can be called.
-        clock: Tells the time, in seconds; the same as that of the circuits.
+        availability: Set to whether any endpoint can be called.
+        clock: Returns the time, in seconds; the clock of the circuits.
     """
 
     def __init__(
@@ -52,14 +52,13 @@ class Pool:
         self._watching: list[asyncio.Task[None]] = []
 
     async def begin(self) -> ServedGraph:
-        """Asks all endpoints what they serve, and watches them from then on.
+        """Ask all endpoints to describe the model, and watch their health from then on.
 
         Returns:
-            What the first that answers serves, with the instances of all: one that does not
-            answer is taken to have as many as the first.
+            The description of the first endpoint that answers.
 
         Raises:
-            BackendUnreachableError: None answers.
+            BackendUnreachableError: No endpoint answers.
             BackendError: The model cannot be used.
         """
         found = await asyncio.gather(*(self._describe(one) for one in self._endpoints))
@@ -71,14 +70,17 @@ class Pool:
         for endpoint, one in zip(self._endpoints, found, strict=True):
             if not isinstance(one, ServedGraph) or self._refuse(endpoint, one):
                 endpoint.circuit.lose()
-        # Each by itself: one that hangs is no reason to look at the others later.
+        # One task each: an endpoint that hangs must not delay the checks of others.
         loop = asyncio.get_running_loop()
         self._watching = [loop.create_task(self._watch(one)) for one in self._endpoints]
         return graphs[0]
 
     @property
     def instances(self) -> int:
-        """How many requests all endpoints run at once, as far as they have said."""
+        """The number of requests that all endpoints run at once.
+
+        An endpoint that has not answered yet counts as much as the first that has.
+        """
         counts = [one.graph.instances for one in self._endpoints if one.graph]
         return sum(counts) + (len(self._endpoints) - len(counts)) * (counts[0] if counts else 1)
 
@@ -90,19 +92,16 @@ class Pool:
         callers_limit: bool,
         metadata: Sequence[tuple[str, str]],
     ) -> bytes:
-        """Runs a request on one endpoint, or on others where that one is lost.
+        """Send a request to one endpoint, or to others if that one is lost; return the answer.
 
         Args:
-            request: To be sent.
-            timeout_s: How long all of it may take.
-            callers_limit: Whether that is because those who wait give no more.
-            metadata: To be sent along.
-
-        Returns:
-            The answer.
+            request: The serialized request.
+            timeout_s: The time limit for all attempts together.
+            callers_limit: Whether that limit is the callers' deadline, and not the server's own.
+            metadata: Keys and values to send along.
 
         Raises:
-            BackendError: No endpoint gave one.
+            BackendError: No endpoint answered.
         """
         until = self._clock() + timeout_s
         tried: set[str] = set()
@@ -120,25 +119,25 @@ class Pool:
                 return failure
             error = failure.error
             if not failure.lost:
-                raise error
+                break
         if tried:
             raise error
-        raise BackendUnreachableError(f"none of {len(self._endpoints)} endpoints is there")
+        raise BackendUnreachableError(f"none of {len(self._endpoints)} endpoints is reachable")
 
     async def close(self) -> None:
-        """Ends all calls and stops watching."""
+        """End all calls and health checks."""
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
         await asyncio.gather(*(one.close() for one in self._endpoints))
 
     def _choose(self, tried: set[str]) -> Endpoint | None:
-        """The endpoint that has least to do of those that are well and were not tried.
+        """Return the least loaded of the endpoints with a closed circuit that were not tried.
 
-        Of several that whose last turn is longest ago: each gets its share of a light load.
+        If several are, return the one whose last request is the oldest, to share a light load.
         """
-        well = [one for one in self._endpoints if one.circuit.closed and one.address not in tried]
-        return min(well, key=lambda one: (one.in_flight, one.turn), default=None)
+        left = [one for one in self._endpoints if one.circuit.closed and one.address not in tried]
+        return min(left, key=lambda one: (one.in_flight, one.turn), default=None)
 
     async def _try(
         self,
@@ -153,8 +152,8 @@ class Pool:
         try:
             answer = await endpoint.infer(request, timeout_s=timeout_s, metadata=metadata)
         except asyncio.CancelledError:
-            # Whoever waits leaves at the deadline, and is often the first to say so.
-            if self._clock() > until - _LEAVING_S:
+            # At the deadline, the callers' cancellation often comes before gRPC's own timeout.
+            if self._clock() > until - _LATE_S:
                 endpoint.circuit.doubt()
             raise
         except grpc.aio.AioRpcError as error:
@@ -164,7 +163,7 @@ class Pool:
                 error.details() or "",
                 callers_gave_up=callers_limit,
             )
-            self._take(endpoint, failure)
+            self._record(endpoint, failure)
             return failure
         except EndpointSilentError as error:
             return Failure(error, lost=True)
@@ -174,25 +173,19 @@ class Pool:
         endpoint.circuit.succeed()
         return answer
 
-    def _take(self, endpoint: Endpoint, failure: Failure) -> None:
+    def _record(self, endpoint: Endpoint, failure: Failure) -> None:
+        circuit, was_closed = endpoint.circuit, endpoint.circuit.closed
         alone = not any(one.circuit.closed for one in self._endpoints if one is not endpoint)
         if failure.lost:
-            self._lose(endpoint, str(failure.error))
+            circuit.lose()
+        # Keep the only server that answers: it is better than none, and the batch may be to blame.
         elif failure.blamed and (failure.silent or not alone):
-            # A server that answers is better than none, and it may be a batch that it fails on.
-            was_closed = endpoint.circuit.closed
-            endpoint.circuit.fail()
-            if was_closed:
-                self._note(endpoint, str(failure.error))
-
-    def _lose(self, endpoint: Endpoint, problem: str) -> None:
-        was_closed = endpoint.circuit.closed
-        endpoint.circuit.lose()
+            circuit.fail()
         if was_closed:
-            self._note(endpoint, problem)
+            self._report(endpoint, str(failure.error))
 
-    def _note(self, endpoint: Endpoint, problem: str) -> None:
-        """Tells who wants to know that an endpoint is not called any more, if that is so."""
+    def _report(self, endpoint: Endpoint, problem: str) -> None:
+        """Log an endpoint whose circuit has just opened, and set the availability."""
         if not endpoint.circuit.closed:
             _logger.warning(
                 "endpoint lost",
@@ -201,53 +194,53 @@ class Pool:
         self._availability.set(any(one.circuit.closed for one in self._endpoints))
 
     async def _watch(self, endpoint: Endpoint) -> None:
-        """Looks at an endpoint now and then, for ever."""
+        """Check an endpoint whenever it is due, until cancelled."""
         while True:
             if endpoint.circuit.due_at <= self._clock():
-                await self._look(endpoint)
+                await self._check(endpoint)
             await asyncio.sleep(_ROUND_S)
 
-    async def _look(self, endpoint: Endpoint) -> None:
-        """Looks at an endpoint: it must serve the same model as before, whether called or not."""
+    async def _check(self, endpoint: Endpoint) -> None:
+        """Check that an endpoint is healthy and serves the same model as the others."""
         began_closed = endpoint.circuit.closed
         lost = True
         try:
-            found = await endpoint.describe(timeout_s=_LOOK_S, connect=not began_closed)
+            found = await endpoint.describe(timeout_s=_CHECK_S, connect=not began_closed)
             problem = self._refuse(endpoint, found)
         except BackendError as error:
             problem = str(error)
             lost = not isinstance(error, EndpointSilentError)
         except Exception:
-            # Whatever it is, nobody else would ever look again.
-            _logger.exception("endpoint not looked at", extra={"endpoint": endpoint.address})
-            problem = f"{endpoint.address} could not be looked at"
+            # Without this, an unexpected error would end all checks of the endpoint.
+            _logger.exception("endpoint check failed", extra={"endpoint": endpoint.address})
+            problem = f"{endpoint.address} could not be checked"
             lost = False
         is_closed = endpoint.circuit.closed
         if problem:
-            endpoint.circuit.find_ill(lost=lost)
+            endpoint.circuit.fail_check(lost=lost)
             if is_closed:
-                self._note(endpoint, problem)
+                self._report(endpoint, problem)
             if not lost and not endpoint.circuit.closed:
-                # What waits there may be done by another in time.
+                # Another endpoint may run its requests in time.
                 endpoint.give_up()
         elif is_closed == began_closed:
-            endpoint.circuit.find_well()
+            endpoint.circuit.pass_check()
             if not is_closed:
-                self._welcome(endpoint)
-        # Else a call found it lost meanwhile, which is newer than what was seen.
+                self._report_back(endpoint)
+        # Otherwise a call lost the endpoint meanwhile, which is newer than this check.
 
-    def _welcome(self, endpoint: Endpoint) -> None:
+    def _report_back(self, endpoint: Endpoint) -> None:
         _logger.info("endpoint back", extra={"model": self._model, "endpoint": endpoint.address})
         self._availability.set(True)
 
     async def _describe(self, endpoint: Endpoint) -> ServedGraph | BackendError:
         try:
-            return await endpoint.describe(timeout_s=_LOOK_S)
+            return await endpoint.describe(timeout_s=_CHECK_S)
         except BackendError as error:
             return error
 
     def _refuse(self, endpoint: Endpoint, found: ServedGraph) -> str:
-        """Takes what an endpoint serves if it is what the others do; else tells why not."""
+        """Accept an endpoint that serves the same model as the others, or return why not."""
         difference = found.find_difference(self._graph) if self._graph else ""
         if not difference:
             endpoint.graph = found

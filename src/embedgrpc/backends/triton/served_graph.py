@@ -1,4 +1,4 @@
-"""What a server says of a model: its inputs and outputs, and how much it takes at once."""
+"""The description of a model by a server: inputs, outputs, the largest batch and more."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class ServedTensor:
     Attributes:
         name: Its name.
         datatype: The type of its values, as the protocol names it, such as "FP32".
-        dims: The length of each axis after the batch; None where it is free.
+        dims: The length of each axis after the batch; None if it is free.
     """
 
     name: str
@@ -34,16 +34,16 @@ class ServedTensor:
 
 @dataclass(frozen=True, slots=True)
 class ServedGraph:
-    """A model as a server has it.
+    """A model as a server describes it.
 
     Attributes:
-        inputs: What it takes, each [batch, tokens]; or a single one of texts.
-        outputs: What it gives, each [batch, ...].
+        inputs: Its inputs, each [batch, tokens]; or a single one of texts.
+        outputs: Its outputs, each [batch, ...].
         batch_max: The most sequences of a request; 0 for no limit.
-        parameters: What else its configuration says, by name.
-        instances: How many requests its server runs at once.
-        on_gpu: Whether the server runs it on GPUs.
-        versions: Which versions of it are served.
+        parameters: The parameters of its configuration.
+        instances: The number of requests that the server runs at once.
+        on_gpu: Whether it runs on GPUs.
+        versions: The versions of the model that are served.
     """
 
     inputs: tuple[ServedTensor, ...]
@@ -60,10 +60,9 @@ class ServedGraph:
         return next((one for one in self.inputs if one.datatype == _TEXT_TYPE), None)
 
     def find_difference(self, other: "ServedGraph") -> str:
-        """Tells what keeps this from standing in for another; nothing where nothing does.
+        """Return what keeps this graph from replacing another; empty if nothing does.
 
-        How many instances a server has is its own, as is how many sequences it takes as long as
-        it takes those that the other does. So are parameters of others than us.
+        It may have other instances, a larger batch, and other parameters that are not ours.
         """
         for what, ours, theirs in (
             ("inputs", self.inputs, other.inputs),
@@ -79,19 +78,19 @@ class ServedGraph:
 
 
 def describe(metadata: Any, config: Any | None) -> ServedGraph:
-    """Puts together what a server says.
+    """Combine the answers of a server.
 
     Args:
         metadata: Its ModelMetadataResponse.
-        config: Its ModelConfig; None where it does not tell, as other servers than Triton.
+        config: Its ModelConfig; None from servers other than Triton.
 
     Raises:
-        BackendError: Neither token ids nor texts can be sent to the model, or none of its outputs
-            can be read.
+        BackendError: The model takes neither token ids nor texts, or none of its outputs can be
+            read.
     """
     name = metadata.name
     if config is not None and config.model_transaction_policy.decoupled:
-        raise BackendError(f"the model {name} is decoupled: only one answer a request can be taken")
+        raise BackendError(f"the model {name} is decoupled, which is not supported")
     given = {tensor.name for tensor in metadata.inputs}
     takes_texts = [tensor.datatype for tensor in metadata.inputs] == [_TEXT_TYPE]
     describe_input = _describe_text if takes_texts else _describe_input
@@ -130,15 +129,15 @@ def describe(metadata: Any, config: Any | None) -> ServedGraph:
 def _describe_input(model: str, tensor: Any) -> ServedTensor:
     if tensor.datatype == _TEXT_TYPE:
         raise BackendError(
-            f"the model {model} takes texts in its input {tensor.name}, and something else in"
-            " others: only models that take texts alone, or token ids, can be served"
+            f"the model {model} takes texts in its input {tensor.name} and has other inputs: only"
+            " models that take token ids, or texts alone, can be served"
         )
     if tensor.datatype not in _INPUT_TYPES:
         raise BackendError(
             f"the model {model} has an input {tensor.name} of type {tensor.datatype}; it must be"
             f" one of {', '.join(sorted(_INPUT_TYPES))}"
         )
-    # Where max_batch_size is 0 the axis of the batch must stand among the declared ones.
+    # If max_batch_size is 0, the declared shape must include the axis of the batch.
     if len(tensor.shape) != _INPUT_AXES or any(size >= 0 for size in tensor.shape):
         raise BackendError(
             f"the model {model} has an input {tensor.name} of shape {list(tensor.shape)}: both"
@@ -148,7 +147,7 @@ def _describe_input(model: str, tensor: Any) -> ServedTensor:
 
 
 def _describe_text(model: str, tensor: Any) -> ServedTensor:
-    # Either the batch is the texts, or each of its rows is a text, or any number of them.
+    # [batch], [batch, 1], or [batch, any number of texts].
     batch, *others = tensor.shape or (0,)
     if batch >= 0 or others not in ([], [1], [-1]):
         raise BackendError(
@@ -168,7 +167,7 @@ def _name_of(tensor: ServedTensor) -> str:
 
 
 def _identity(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that say which model it is."""
+    """Return the parameters that identify the model."""
     return {key: one for key, one in parameters.items() if key.startswith(_OUR_PARAMETERS)}
 
 

@@ -1,6 +1,6 @@
-"""What the status of a failed call means.
+"""Maps the status of a failed call to an error and its consequences.
 
-Texts of a server are compared and never passed on: they may hold paths, stacks and token ids.
+A server's text is only compared, never passed on: it may contain paths, stacks and token ids.
 
 Source: the status codes and texts of Triton's gRPC front end.
 """
@@ -22,13 +22,13 @@ _QUEUED_TOO_LONG = "request timeout expired"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a failed call means.
+    """The consequences of a failed call.
 
     Attributes:
-        error: For whoever waits for the batch.
-        lost: Whether the endpoint, or its model, is not there: another one may do it.
-        blamed: Whether the endpoint is to blame, rather than the batch or the load.
-        silent: Whether it did not answer at all.
+        error: The error for the caller.
+        lost: Whether the endpoint or its model is not there; another endpoint may run the batch.
+        blamed: Whether the endpoint is to blame, and not the batch or the load.
+        silent: Whether the endpoint did not answer.
     """
 
     error: BackendError
@@ -38,13 +38,13 @@ class Failure:
 
 
 def judge(endpoint: str, code: StatusCode, text: str, *, callers_gave_up: bool) -> Failure:
-    """Finds out what the status of a failed call means.
+    """Return the consequences of a failed call.
 
     Args:
-        endpoint: Who was called.
+        endpoint: Address of the endpoint.
         code: The status.
-        text: What the server says to it.
-        callers_gave_up: Whether the time limit of the call was that of those who wait.
+        text: The server's text.
+        callers_gave_up: Whether the call's time limit was the callers' deadline.
     """
     said = f"{endpoint} answered {code.name}"
     failure = Failure(BackendError(said), blamed=True)

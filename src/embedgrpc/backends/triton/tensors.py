@@ -1,4 +1,4 @@
-"""From arrays to the tensors of the protocol, and back."""
+"""Converts arrays to the tensors of the protocol, and back."""
 
 import math
 import struct
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.backends.base import BackendError, FloatArray, IntArray
+from embedgrpc.backends.base import BackendError
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 
 _SENT = {"INT64": "<i8", "INT32": "<i4", "BOOL": "?", "FP32": "<f4", "FP16": "<f2"}
 # BF16 is the upper half of an FP32.
@@ -16,7 +17,7 @@ _TYPED_CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
 
 
 def encode(values: NDArray[np.int64], datatype: str) -> bytes:
-    """Lays out whole numbers, in rows, as what an input takes.
+    """Encode integers in the type of an input.
 
     Raises:
         BackendError: A number is too large for the type.
@@ -27,13 +28,13 @@ def encode(values: NDArray[np.int64], datatype: str) -> bytes:
 
 
 def encode_texts(ids: IntArray, mask: IntArray) -> bytes:
-    """Lays out texts, which are given by their bytes of UTF-8, as what an input of texts takes.
+    """Encode texts, given as bytes of UTF-8, for an input of type BYTES.
 
-    Where a text was cut inside a character, what is left of that character goes as well.
+    The rest of a character that was cut is dropped.
 
     Args:
         ids: int64 [batch, bytes].
-        mask: int64 [batch, bytes]; 0 for what belongs to no text.
+        mask: int64 [batch, bytes]; 0 for padding.
     """
     elements = []
     for row, used in zip(ids, mask, strict=True):
@@ -43,21 +44,23 @@ def encode_texts(ids: IntArray, mask: IntArray) -> bytes:
 
 
 def decode(tensor: Any, raw: bytes | None) -> FloatArray:
-    """Reads an output.
+    """Decode an output to float32.
 
     Args:
-        tensor: What the answer says of it: InferOutputTensor.
-        raw: Its bytes; None where its values stand in the tensor itself.
+        tensor: The output's InferOutputTensor.
+        raw: Its bytes; None if the values are in the tensor itself.
 
     Returns:
-        float32 in the shape that the answer says; may be read only.
+        float32 in the shape of the tensor; may be read-only.
 
     Raises:
-        BackendError: Type, shape and number of bytes do not belong together.
+        BackendError: The type is not supported, or shape and size do not fit.
     """
     shape = tuple(tensor.shape)
     if tensor.datatype not in _RECEIVED or any(size < 0 for size in shape):
-        raise BackendError(f"the answer has an output of shape {list(shape)}, or of a wrong type")
+        raise BackendError(
+            f"the answer has an output of shape {list(shape)}, or of a type that cannot be read"
+        )
     dtype = np.dtype(_RECEIVED[tensor.datatype])
     count = math.prod(shape)
     if raw is None:
@@ -76,7 +79,7 @@ def decode(tensor: Any, raw: bytes | None) -> FloatArray:
 
 
 def _read_contents(tensor: Any) -> NDArray[Any]:
-    """The values of an answer that is not raw, as servers other than Triton give it."""
+    """Return the values of an answer without raw bytes, as servers other than Triton send it."""
     if tensor.datatype not in _TYPED_CONTENTS:
         raise BackendError(f"the answer has an output of type {tensor.datatype} without raw bytes")
     contents = getattr(tensor.contents, _TYPED_CONTENTS[tensor.datatype])

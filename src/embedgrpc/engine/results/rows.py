@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.backends.base import FloatArray
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 
 _PER_TOKEN = frozenset({TOKEN_WEIGHTS, TOKEN_EMBEDDINGS})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.backends.base import FloatArray, IntArray
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.backends.base import FloatArray
+from embedgrpc.libraries.arrays import FloatArray
 
 # All bits of the exponent but the last, and of the fraction.
 _BFLOAT16_MAX = np.uint32(0x7F7F_0000).view(np.float32)

@@ -13,6 +13,10 @@ from dataclasses import dataclass, replace
 _NEIGHBOURS = 8
 
 
+# A bulk batch is never so small that being a batch is more of its cost than this.
+_OVERHEAD_SHARE_MAX = 0.2
+
+
 @dataclass(frozen=True, slots=True)
 class BatchBudget:
     """What a batch may cost.
@@ -39,6 +43,19 @@ class BatchBudget:
         if not self.shared_tokens or self.shared_tokens >= self.tokens:
             return self
         return replace(self, tokens=self.shared_tokens)
+
+    def with_shared_time(self, seconds: float, *, token_s: float) -> "BatchBudget":
+        """Return the same budget with `shared_tokens` for batches that take so long.
+
+        Args:
+            seconds: How long a bulk batch may take while interactive calls come, too.
+            token_s: Seconds that a token takes, overhead of batches included.
+        """
+        if (self.tokens + self.overhead_tokens) * token_s <= seconds:
+            return replace(self, shared_tokens=0)
+        shared = int(seconds / token_s) - self.overhead_tokens
+        least = int(self.overhead_tokens / _OVERHEAD_SHARE_MAX)
+        return replace(self, shared_tokens=max(shared, least, 1))
 
 
 def choose_group(

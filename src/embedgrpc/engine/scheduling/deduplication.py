@@ -30,16 +30,13 @@ class RunningEntries:
 
         Returns:
             Those that must be run, and those for which it is too late, without those that were
-            cancelled. Entries that equal a running one have joined it: their batch was laid out
-            ahead, and the equal one came and began since.
+            cancelled.
         """
         wanted: list[BatchEntry] = []
         late: list[BatchEntry] = []
         for entry in entries:
             if not any(one.is_wanted(now) for one in entry):
                 late.append([one for one in entry if not one.job.cancelled])
-            elif running := self._entries.get(entry[0].key):
-                running += entry
             else:
                 self._entries[entry[0].key] = entry
                 wanted.append(entry)

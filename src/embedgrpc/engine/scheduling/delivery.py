@@ -5,12 +5,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.results.rows import OutputRows, cut_rows
 from embedgrpc.engine.scheduling.isolation import RunResult
 from embedgrpc.engine.work import BatchEntry, Job, QueuedSequence
+from embedgrpc.libraries.arrays import FloatArray
 
 _logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ work leaves them a lane. Time is told by whoever calls, in seconds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.engine.scheduling.batching import BatchBudget
 from embedgrpc.engine.scheduling.model_queue import ModelQueue
 from embedgrpc.engine.work import BatchEntry, QueuedSequence
@@ -21,12 +20,10 @@ class Batch:
     Attributes:
         work_class: The class of the sequence that it was built around.
         entries: What rides in it.
-        padded: The entries laid out; None where that is still to be done.
     """
 
     work_class: WorkClass
     entries: list[BatchEntry]
-    padded: PaddedBatch | None = None
 
 
 class Dispatcher:
@@ -34,6 +31,7 @@ class Dispatcher:
 
     Args:
         budget: What a batch may cost.
+        bulk_batch_s: How long a bulk batch may take while interactive calls come, in seconds.
         weights: How much more than others some callers get.
         lanes: How many batches may run at once.
         lanes_compete: Whether batches that run at once take longer than one after the other.
@@ -44,25 +42,24 @@ class Dispatcher:
         budget: BatchBudget,
         weights: Mapping[str, float],
         *,
+        bulk_batch_s: float,
         lanes: int,
         lanes_compete: bool,
     ) -> None:
         self.queue = ModelQueue(budget, weights)
+        self._bulk_batch_s = bulk_batch_s
         self._lanes = lanes
         self._lanes_compete = lanes_compete
         self._running = dict.fromkeys(WorkClass, 0)
-        self._ahead: Batch | None = None
-        self._making_ahead = False
 
     @property
     def busy(self) -> int:
         """How many lanes run a batch."""
         return self._running[WorkClass.INTERACTIVE] + self._running[WorkClass.BULK]
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
-        return not (self.busy or len(self.queue) or self._ahead or self._making_ahead)
+    def set_speed(self, token_s: float) -> None:
+        """Limit bulk batches by what a token of a batch that runs alone takes, in seconds."""
+        self.queue.budget = self.queue.budget.with_shared_time(self._bulk_batch_s, token_s=token_s)
 
     def push(self, queued: QueuedSequence, now: float) -> None:
         """Adds a sequence."""
@@ -72,74 +69,29 @@ class Dispatcher:
         """Takes a lane and the batch that is to run on it now; None when there is none."""
         if self.busy >= self._lanes:
             return None
-        batch = self._take_ahead(now) or self._take_waiting(now)
-        if batch is not None:
-            self._running[batch.work_class] += 1
+        entries = self.queue.pop_batch(now, self._may_run(now))
+        if not entries:
+            return None
+        batch = Batch(entries[0][0].job.call.work_class, entries)
+        self._running[batch.work_class] += 1
         return batch
-
-    def take_idle_lane(self) -> None:
-        """Takes a lane for a batch of nobody's."""
-        self._running[WorkClass.BULK] += 1
 
     def finish(self, work_class: WorkClass) -> None:
         """Gives a lane back."""
         self._running[work_class] -= 1
 
-    def begin_ahead(self, now: float) -> Batch | None:
-        """Takes the batch that will come next, so that it can be laid out while others run.
-
-        Returns:
-            None when it could run now, when there is such a batch already, or when what waits
-            does not fill one: that may still be joined by others.
-        """
-        if not self.can_begin_ahead(now):
-            return None
-        self._making_ahead = True
-        return _batch_of(self.queue.pop_batch(now))
-
-    def can_begin_ahead(self, now: float) -> bool:
-        """Tells whether `begin_ahead` would give a batch."""
-        return (
-            self._ahead is None
-            and not self._making_ahead
-            and self.busy > 0
-            and self.queue.is_ample()
-            and not self.can_begin(now)
-        )
-
-    def finish_ahead(self, batch: Batch) -> None:
-        """Takes the batch back, laid out."""
-        self._ahead, self._making_ahead = batch, False
-
     def can_begin(self, now: float) -> bool:
         """Tells whether `begin` would probably give a batch; costs little."""
         if self.busy >= self._lanes:
             return False
-        return self._ahead is not None or any(self.queue.waiting(one) for one in self._may_run(now))
+        return any(self.queue.waiting(one) for one in self._may_run(now))
 
     def drain(self, now: float) -> list[BatchEntry]:
         """Takes out everything that waits."""
-        entries = [] if self._ahead is None else list(self._ahead.entries)
-        self._ahead = None
+        entries: list[BatchEntry] = []
         while batch := self.queue.pop_batch(now):
             entries += batch
         return entries
-
-    def _take_ahead(self, now: float) -> Batch | None:
-        """Takes the batch that was laid out ahead, unless a call came meanwhile that goes first."""
-        batch = self._ahead
-        if batch is None or batch.work_class not in self._may_run(now):
-            return None
-        self._ahead = None
-        return batch
-
-    def _take_waiting(self, now: float) -> Batch | None:
-        classes = self._may_run(now)
-        if self._ahead is not None:
-            # Only calls go before it.
-            classes.discard(WorkClass.BULK)
-        entries = self.queue.pop_batch(now, classes)
-        return _batch_of(entries) if entries else None
 
     def _may_run(self, now: float) -> set[WorkClass]:
         """Names the classes of which another batch may run now.
@@ -155,7 +107,3 @@ class Dispatcher:
         if self._running[WorkClass.BULK] < bulk_lanes and may_pass:
             classes.add(WorkClass.BULK)
         return classes
-
-
-def _batch_of(entries: list[BatchEntry]) -> Batch:
-    return Batch(entries[0][0].job.call.work_class, entries)

@@ -53,13 +53,6 @@ class BatchRunner:
         self._pad_token_id = pad_token_id
         self._pad_left = pad_left
 
-    def lay_out(self, batch: Batch) -> Batch:
-        """Pads a batch ahead of its time. Does not raise: what is wrong shows when it runs."""
-        try:
-            return Batch(batch.work_class, batch.entries, self._pad(batch.entries))
-        except Exception:  # noqa: BLE001 - see above
-            return batch
-
     def run(self, batch: Batch, context: RunContext) -> list[BatchResult]:
         """Runs a batch, and again in parts where it fails. Does not raise.
 
@@ -70,10 +63,10 @@ class BatchRunner:
         Returns:
             What became of every entry, each once.
         """
-        first = self._attempt(batch.entries, batch.padded, context)
+        first = self._attempt(batch.entries, context)
         if all(result.error is None for result in first):
             return first
-        again = partial(self._attempt, padded=None, context=context)
+        again = partial(self._attempt, context=context)
         return list(run_isolating(again, batch.entries, first))
 
     def address(self, results: Iterable[BatchResult]) -> list[Delivery]:
@@ -86,12 +79,10 @@ class BatchRunner:
                 deliveries += address_failure(result.items, result.error)
         return deliveries
 
-    def _attempt(
-        self, entries: Sequence[BatchEntry], padded: PaddedBatch | None, context: RunContext
-    ) -> list[BatchResult]:
+    def _attempt(self, entries: Sequence[BatchEntry], context: RunContext) -> list[BatchResult]:
         """Runs entries once: those that came out well, and the others with the reason."""
         try:
-            batch = padded or self._pad(entries)
+            batch = self._pad(entries)
             output = ModelOutput(self._backend.run(batch, context), range(len(entries)))
             return self._judge(entries, output, batch.outputs)
         except BackendUnreachableError as away:

@@ -74,11 +74,6 @@ class ModelQueue:
         bulk_tokens = self.budget.when_shared().tokens
         return self._tokens_since_bulk >= _INTERACTIVE_WEIGHT * bulk_tokens
 
-    def is_ample(self) -> bool:
-        """Tells whether what waits fills a batch so well that more would not improve it."""
-        first = self._interactive if self._interactive.size else self._bulk
-        return first.tokens >= 2 * self.budget.tokens
-
     def pop_batch(self, now: float, classes: Collection[WorkClass] = _ALL) -> list[BatchEntry]:
         """Takes out the next batch.
 

@@ -1,10 +1,9 @@
-"""Keeps every lane of a backend busy with the best batch there is.
+"""Keeps every lane of a backend busy with the best batch available.
 
-A lane is one batch in flight. When it is free it takes a batch at once, however small; while it
-runs, work accumulates. There is no timer anywhere. Whichever thread ends a batch begins the next
-one; there is one thread more than there are lanes, which hands results out and lays the next
-batch out while all lanes run. Results reach the event loop with one wake-up a batch, whatever
-number of calls they belong to.
+A lane runs one batch at a time. A free lane takes a batch at once, however small; while it runs,
+work accumulates. There is no timer. The thread that finishes a batch begins the next one. One
+thread more than there are lanes delivers results while all lanes run. Results reach the event loop
+with one wake-up per batch, however many calls they belong to.
 """
 
 import asyncio
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from embedgrpc.backends.base import Backend, PaddedBatch, RunContext
+from embedgrpc.backends.base import Backend, RunContext
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.scheduling.batching import BatchBudget
@@ -33,7 +32,7 @@ from embedgrpc.engine.scheduling.execution import BatchRunner
 from embedgrpc.engine.scheduling.reports import BatchObserver, BatchReporter
 from embedgrpc.engine.work import BatchEntry, Job, QueuedSequence, due_times
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.machine.thread_priority import give_way
+from embedgrpc.machine.thread_priority import lower_priority
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +66,8 @@ class Scheduler:
     Args:
         model: Id of the model, for reports.
         backend: What runs them.
-        budget: What a batch may cost; `set_budget` changes it.
+        budget: What a batch may cost.
+        bulk_batch_s: How long a bulk batch may take while interactive calls come, in seconds.
         weights: How much more than others some callers get.
         pad_token_id: The padding token.
         pad_left: Whether padding comes first.
@@ -82,6 +82,7 @@ class Scheduler:
         model: str,
         backend: Backend,
         budget: BatchBudget,
+        bulk_batch_s: float,
         weights: Mapping[str, float] | None = None,
         pad_token_id: int,
         pad_left: bool,
@@ -93,18 +94,22 @@ class Scheduler:
         self._backend = backend
         self._admission = admission
         self._loop = loop
-        self._tell_admission(budget)
         self._runner = BatchRunner(
             model=model, backend=backend, pad_token_id=pad_token_id, pad_left=pad_left
         )
         self._reporter = BatchReporter(model, observers)
         self._dispatcher = Dispatcher(
-            budget, weights or {}, lanes=backend.lanes, lanes_compete=backend.lanes_compete
+            budget,
+            weights or {},
+            bulk_batch_s=bulk_batch_s,
+            lanes=backend.lanes,
+            lanes_compete=backend.lanes_compete,
         )
-        lock = threading.RLock()
-        self._changed = threading.Condition(lock)
-        # For whoever waits until nothing runs or waits.
-        self._idle = threading.Condition(lock)
+        # What runs in the time of a batch.
+        tokens = max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN)
+        admission.set_batch_tokens(backend.parallelism * tokens)
+        self._learn_speed()
+        self._changed = threading.Condition()
         self._closed = False
         # What was run and is still to be handed out.
         self._finished: deque[_FinishedBatch] = deque()
@@ -123,17 +128,6 @@ class Scheduler:
     def budget(self) -> BatchBudget:
         """What a batch may cost."""
         return self._dispatcher.queue.budget
-
-    def set_budget(self, budget: BatchBudget) -> None:
-        """Changes what a batch may cost, from the next one on. From any thread."""
-        with self._changed:
-            self._dispatcher.queue.budget = budget
-        self._tell_admission(budget)
-
-    def _tell_admission(self, budget: BatchBudget) -> None:
-        """Tells how much is run in the time of a batch."""
-        tokens = max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN)
-        self._admission.set_batch_tokens(self._backend.parallelism * tokens)
 
     def submit(self, job: Job) -> None:
         """Queues the sequences of a job, unless it was cancelled. From any thread.
@@ -181,46 +175,16 @@ class Scheduler:
         for cancellation in unwanted:
             cancellation.cancel()
 
-    def run_when_idle(self, batch: PaddedBatch) -> float:
-        """Runs a batch of nobody's while nothing else runs or waits. Blocks.
-
-        Returns:
-            The seconds it took; work that came meanwhile may have run beside it.
-
-        Raises:
-            ShuttingDownError: The scheduler is closed.
-            BackendError: The run failed.
-        """
-        with self._changed:
-            self._idle.wait_for(lambda: self._closed or self._dispatcher.is_idle)
-            if self._closed:
-                raise errors.ShuttingDownError("the server is about to stop")
-            self._dispatcher.take_idle_lane()
-            self._busy_since = time.perf_counter()
-        started = time.perf_counter()
-        try:
-            self._backend.run(batch)
-            return time.perf_counter() - started
-        finally:
-            with self._changed:
-                self._give_lane_back(WorkClass.BULK)
-                self._wake_thread(time.monotonic())
-
     def close(self) -> None:
         """Stops the lanes after the batches that they run, and fails what is left. Blocks."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            self._idle.notify_all()
         until = time.monotonic() + _LANE_END_S_MAX
         for lane in self._lanes:
             lane.join(max(until - time.monotonic(), 0))
-        with self._changed:
-            # Also a run of nobody's: a thread that is inside of it when the process ends takes
-            # the process down.
-            self._idle.wait_for(lambda: not self._dispatcher.busy, max(until - time.monotonic(), 0))
-            if self._dispatcher.busy:
-                _logger.warning("a run does not end", extra={"model": self._model})
+        if any(lane.is_alive() for lane in self._lanes):
+            _logger.warning("a run does not end", extra={"model": self._model})
         left = self._dispatcher.drain(time.monotonic())
         stopped = errors.ShuttingDownError("the server stopped before this was run")
         self._deliver_soon(address_failure(left, stopped))
@@ -232,7 +196,7 @@ class Scheduler:
         self._deliver_soon([Delivery(job, indices, 0, error) for indices, error in failures])
 
     def _run_thread(self) -> None:
-        give_way()
+        lower_priority()
         while (task := self._next_task()) is not None:
             try:
                 task()
@@ -245,8 +209,7 @@ class Scheduler:
     def _next_task(self) -> Callable[[], None] | None:
         """Waits for something to do; None when it is time to stop.
 
-        First of all the lanes are kept busy, then results are handed out, then the next batch is
-        laid out.
+        Keeping the lanes busy comes first, then delivering results.
         """
         with self._changed:
             while True:
@@ -258,8 +221,6 @@ class Scheduler:
                     task = partial(self._hand_out, self._finished.popleft())
                 elif self._closed:
                     return None
-                elif batch := self._dispatcher.begin_ahead(now):
-                    task = partial(self._lay_out, batch)
                 if task is not None:
                     self._wake_thread(now)
                     return task
@@ -267,8 +228,7 @@ class Scheduler:
 
     def _wake_thread(self, now: float) -> None:
         """Wakes a thread up if there is something to do: waking costs all others their time."""
-        dispatcher = self._dispatcher
-        if self._finished or dispatcher.can_begin(now) or dispatcher.can_begin_ahead(now):
+        if self._finished or self._dispatcher.can_begin(now):
             self._changed.notify()
 
     def _begin(self, now: float) -> tuple[Batch, RunContext, list[BatchEntry]] | None:
@@ -292,15 +252,7 @@ class Scheduler:
         self._dispatcher.finish(work_class)
         now = time.perf_counter()
         elapsed_s, self._busy_since = now - self._busy_since, now
-        if not self._dispatcher.busy:
-            self._idle.notify_all()
         return elapsed_s
-
-    def _lay_out(self, batch: Batch) -> None:
-        """Lays a batch out ahead of its time."""
-        laid_out = self._runner.lay_out(batch)
-        with self._changed:
-            self._dispatcher.finish_ahead(laid_out)
 
     def _run(self, batch: Batch, context: RunContext, late: list[BatchEntry]) -> None:
         """Runs a batch on the lane that was taken for it, and gives the lane back."""
@@ -328,6 +280,13 @@ class Scheduler:
             # A batch of its own costs something: else small ones would pass for slow ones.
             tokens = report.tokens + report.shared_tokens + self.budget.overhead_tokens
             self._admission.drain_rate.add(tokens, done.elapsed_s)
+            with self._changed:
+                self._learn_speed()
+
+    def _learn_speed(self) -> None:
+        """Limit bulk batches by how fast tokens were run of late."""
+        token_s = self._admission.drain_rate.token_s
+        self._dispatcher.set_speed(self._backend.parallelism * token_s)
 
     def _deliver_soon(self, deliveries: list[Delivery]) -> None:
         # Once the loop is closed nobody waits for results.

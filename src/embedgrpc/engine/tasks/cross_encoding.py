@@ -5,13 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, Pipeline
 from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
     Ranking,
-    RerankMethod,
     RerankSpec,
     ScoreScale,
     check_input,
@@ -20,9 +18,10 @@ from embedgrpc.engine.tasks.reranking import (
 from embedgrpc.engine.tokenizing.jobs import Reading, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import too_many_tokens
 from embedgrpc.engine.work import Call
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
-from embedgrpc.models.kinds import Activation
+from embedgrpc.models.kinds import Activation, RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import (
     Tokenizer,
     TokenLimitError,

@@ -8,7 +8,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, JobHandle, Pipeline
 from embedgrpc.engine.results.rows import OutputRows
@@ -22,6 +21,7 @@ from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.tokenizing.jobs import Reading, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text, too_many_tokens
 from embedgrpc.engine.work import Call, Job, Sink
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,

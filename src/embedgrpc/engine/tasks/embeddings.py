@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.results.sparse import SparseVector
-from embedgrpc.models.kinds import Representation
-from embedgrpc.models.tokenizers.truncation import Truncation
+from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.models.kinds import Representation, Truncation
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,11 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text
 from embedgrpc.engine.work import Call
+from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.models.kinds import RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence, Truncation
-
-
-class RerankMethod(StrEnum):
-    """How a model scores a document against a query."""
-
-    CROSS_ENCODER = "cross_encoder"
-    SIMILARITY = "similarity"
-    LATE_INTERACTION = "late_interaction"
-    HYBRID = "hybrid"
 
 
 class ScoreScale(StrEnum):

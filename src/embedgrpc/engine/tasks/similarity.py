@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs
 from embedgrpc.engine.tasks.embedding import Embedder, reading_of
@@ -14,7 +13,6 @@ from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
     Ranking,
-    RerankMethod,
     RerankSpec,
     check_input,
     field_of,
@@ -22,7 +20,8 @@ from embedgrpc.engine.tasks.reranking import (
 )
 from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
-from embedgrpc.models.kinds import Representation
+from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.models.kinds import Representation, RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 # Source: the published weights of BGE-M3 for reranking with all three of its representations.

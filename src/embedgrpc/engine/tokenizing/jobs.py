@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from embedgrpc.backends.base import IntArray
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints, Pieces
 
 # About 10 ms of work for one core: the longest that an interactive text waits for a slice.

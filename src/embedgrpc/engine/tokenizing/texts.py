@@ -5,7 +5,8 @@ import unicodedata
 from dataclasses import dataclass
 
 from embedgrpc.engine.errors import EmptyInputError, InputTooLongError
-from embedgrpc.models.tokenizers.truncation import TokenLimitError, Truncation
+from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 # Where characters stand that draw nothing: separators (Z), controls (Cc), format characters (Cf)
 # and surrogates (Cs). Unassigned ones and those of private use may well be drawn.

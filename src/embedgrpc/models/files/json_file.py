@@ -1,4 +1,4 @@
-"""Reads the JSON files of a model folder, naming file and key of what is wrong."""
+"""Reads the JSON files of a model folder; errors name the file and the key."""
 
 import json
 import re
@@ -11,15 +11,14 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.lfs import refuse_pointer
 from embedgrpc.models.files.model_file import read_file
 
-# The most bytes of each file. The largest of real models: a tokenizer of 34 MB, an index of 9 MB,
-# a configuration with 1 MB of labels. A tokenizer of 17 MB takes 0.1 s to parse.
+# Maximum bytes of a file. The largest of real models: a tokenizer of 34 MB, an index of 9 MB, a
+# configuration with 1 MB of labels. A tokenizer of 17 MB takes 0.1 s to parse.
 _BYTES_MAX = 8 << 20
 _BYTES_MAX_BY_NAME = {"modules.json": 1 << 20, "tokenizer.json": 128 << 20}
 _INDEX_SUFFIX = ".index.json"
 _INDEX_BYTES_MAX = 16 << 20
 
-# The most that a configuration may ask for, far beyond any real model: a typo or a lie is refused
-# before anything is made of it.
+# Maximum values, far above those of real models: a wrong value is refused before it is used.
 _LIMITS = {
     "num_hidden_layers": 1024,
     "n_layers": 1024,
@@ -44,44 +43,37 @@ _LIMITS = {
     "out_features": 2_097_152,
     "dimension": 2_097_152,
 }
-# Half a surrogate pair, written out or as it would be encoded if it could be; or UTF-16 or 32.
-# Python takes one alone for text, which then fails wherever it is sent or logged.
+# Half a surrogate pair, escaped or encoded like UTF-8; or a zero byte, as in UTF-16 and UTF-32.
+# Python accepts half a pair as text, but such text can be neither sent nor logged.
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
-# Digits of a number that a message repeats.
+# A longer number is not shown in messages.
 _SHOWN_DIGITS = 20
 
 
 def limit_bytes(name: str) -> int:
-    """The most bytes that a JSON file of a model may have, by its name."""
+    """Return the maximum bytes of a JSON file by its name."""
     if name.endswith(_INDEX_SUFFIX):
         return _INDEX_BYTES_MAX
     return _BYTES_MAX_BY_NAME.get(name, _BYTES_MAX)
 
 
 def read_json(path: Path, root: Path) -> Any:
-    """Reads a JSON file.
-
-    Args:
-        path: The file.
-        root: The model's folder, out of which nothing is read.
-
-    Returns:
-        What it holds.
+    """Read a JSON file in the model folder `root`.
 
     Raises:
-        ModelError: It cannot be read, is too large, or is no JSON.
+        ModelError: It cannot be read, is too large, is outside of `root`, or is not JSON.
     """
     content = read_file(path, root, limit_bytes=limit_bytes(path.name))
     refuse_pointer(path, content)
     try:
         values = json.loads(content)
         if _HALF_CHARACTER.search(content):
-            # Fails where a half has no other half.
+            # Fails for half a pair.
             json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ModelError(f"{path} holds text that is no Unicode: half a surrogate pair") from error
+        raise ModelError(f"{path} contains half a surrogate pair, which is not text") from error
     except ValueError as error:
-        raise ModelError(f"{path} is no JSON: {error}") from error
+        raise ModelError(f"{path} is not JSON: {error}") from error
     except RecursionError as error:
         raise ModelError(f"{path} is nested too deeply") from error
     return values
@@ -89,50 +81,37 @@ def read_json(path: Path, root: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class JsonObject:
-    """The object of a JSON file; a key that is null counts as absent.
-
-    Attributes:
-        path: The file, to be named in messages.
-        values: Its keys.
-    """
+    """The object of a JSON file; a null value counts as absent."""
 
     path: Path
     values: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path, root: Path) -> "JsonObject":
-        """Reads the file.
-
-        Args:
-            path: The file.
-            root: The model's folder, out of which nothing is read.
+        """Read a JSON object; see `read_json`.
 
         Raises:
-            ModelError: It cannot be read, is no JSON, or holds something else than an object.
+            ModelError: The file cannot be used, or is not an object.
         """
         values = read_json(path, root)
         if not isinstance(values, dict):
-            raise ModelError(f"{path} must hold a JSON object")
+            raise ModelError(f"{path} must contain a JSON object")
         return cls(path=path, values=values)
 
     @classmethod
     def read_if_present(cls, path: Path, root: Path) -> "JsonObject":
-        """Reads the file, or takes it as empty where there is none.
-
-        Args:
-            path: The file.
-            root: The model's folder, out of which nothing is read.
+        """Read a JSON object; a missing file is an empty object.
 
         Raises:
-            ModelError: It is there and cannot be used.
+            ModelError: The file cannot be used, or is not an object.
         """
         return cls.read(path, root) if path.exists() else cls(path=path, values={})
 
     def flag(self, key: str, *, default: bool) -> bool:
-        """A boolean.
+        """Return a boolean.
 
         Raises:
-            ModelError: The key holds something else.
+            ModelError: The value is something else.
         """
         value = self.values.get(key)
         if value is None:
@@ -142,10 +121,10 @@ class JsonObject:
         return value
 
     def count(self, key: str) -> int | None:
-        """A whole number of at least 0, or None where the key is absent.
+        """Return a whole number of at least 0, or None if the key is absent.
 
         Raises:
-            ModelError: The key holds something else, or more than any real model has.
+            ModelError: The value is something else, or far above that of real models.
         """
         value = self.values.get(key)
         if value is None:
@@ -162,10 +141,10 @@ class JsonObject:
         return int(value)
 
     def size(self, key: str) -> int:
-        """A whole number of at least 1 that must be there.
+        """Return a whole number of at least 1.
 
         Raises:
-            ModelError: The key is absent or holds something else.
+            ModelError: The key is absent, or its value is something else.
         """
         value = self.count(key)
         if not value:
@@ -173,10 +152,10 @@ class JsonObject:
         return value
 
     def text(self, key: str, *, default: str) -> str:
-        """A string.
+        """Return a string.
 
         Raises:
-            ModelError: The key holds something else.
+            ModelError: The value is something else.
         """
         value = self.values.get(key)
         if value is None:
@@ -186,10 +165,10 @@ class JsonObject:
         return value
 
     def table(self, key: str) -> Mapping[str, Any]:
-        """An object; empty where the key is absent.
+        """Return an object; empty if the key is absent.
 
         Raises:
-            ModelError: The key holds something else.
+            ModelError: The value is something else.
         """
         value = self.values.get(key)
         if value is None:
@@ -199,5 +178,5 @@ class JsonObject:
         return value
 
     def wrong(self, key: str, wanted: str) -> ModelError:
-        """An error that says what a key must hold."""
+        """Return the error for a wrong value."""
         return ModelError(f"{self.path}: {key} must be {wanted}")

@@ -1,4 +1,4 @@
-"""Tells a file from what Git leaves where large files were not fetched."""
+"""Detects Git LFS pointers: what a clone contains instead of large files."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def check_no_pointer(path: Path) -> None:
-    """Checks that a file is not what Git leaves where large files were not fetched.
+    """Check that a file is not a Git LFS pointer.
 
     Raises:
-        ModelError: It is, it cannot be read, or it is no regular file.
+        ModelError: It is one, cannot be read, or is not a regular file.
     """
     with open_regular(path) as file:
         start = file.read(len(_POINTER))
@@ -20,10 +20,10 @@ def check_no_pointer(path: Path) -> None:
 
 
 def refuse_pointer(path: Path, content: bytes) -> None:
-    """Checks the content of a file as `check_no_pointer` does.
+    """Check that the content of a file is not a Git LFS pointer.
 
     Raises:
-        ModelError: It is what Git leaves.
+        ModelError: It is one.
     """
     if content.startswith(_POINTER):
         raise ModelError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` there")

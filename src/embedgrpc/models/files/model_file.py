@@ -1,9 +1,8 @@
-"""Opens the files of a model folder: one rule for all of them.
+"""Opens the files of a model folder, with the same checks for all of them.
 
-A file must be a regular file, and lie inside the model's folder once all links are followed. A
-link may lead to another place in the folder, as those of a Kubernetes volume do (`config.json` to
-`..data/config.json`). The one exception is the cache of the Hugging Face Hub, which keeps each
-content once, in `blobs` beside `snapshots`, and links to it.
+A file must be a regular file inside the model's folder after following all links. Links inside the
+folder are allowed; Kubernetes volumes use them (`config.json` to `..data/config.json`). The only
+exception is the cache of the Hugging Face Hub, whose snapshots link to files in `blobs`.
 """
 
 import hashlib
@@ -21,30 +20,27 @@ _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
 }
-# What file systems take of a name; of a path they take four times this.
+# The limit of file systems for a name. Their limit for a path is four times ours.
 _NAME_BYTES_MAX = 255
 _PATH_BYTES_MAX = 1024
-# How much of a name that is none stands in a message.
+# The part of an invalid name that messages show.
 _SHOWN_CHARACTERS = 100
-# A pipe without a writer must not block, and a terminal must not become the process's own.
+# A pipe without a writer must not block; a terminal must not become the controlling terminal.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
 def find_member(root: Path, folder: Path, name: str, *, named_by: str) -> Path:
-    """Finds what a model's file names: a file or a folder.
+    """Return the path of a file or folder that a model's file names. It need not exist.
 
     Args:
         root: The model's folder.
-        folder: What the name is relative to.
-        name: As the file has it.
-        named_by: The file and key that hold the name, for messages.
-
-    Returns:
-        Where it is. It need not exist.
+        folder: The folder that the name is relative to.
+        name: The name.
+        named_by: The file and key that contain the name, for messages.
 
     Raises:
-        ModelError: No file can have the name, it is absolute, has `..` in it, or leads out of the
-            model's folder.
+        ModelError: The name is invalid, absolute, contains `..`, or leads out of the model's
+            folder.
     """
     check_name(name, named_by=named_by)
     place = PurePosixPath(name)
@@ -55,14 +51,14 @@ def find_member(root: Path, folder: Path, name: str, *, named_by: str) -> Path:
 
 
 def check_name(name: str, *, named_by: str) -> None:
-    """Checks that a file can have a name: file systems answer others with errors of their own.
+    """Check that file systems accept a name.
 
     Args:
-        name: As a file has it, with `/` between its parts.
-        named_by: The file and key that hold the name, for messages.
+        name: With `/` between its parts.
+        named_by: The file and key that contain the name, for messages.
 
     Raises:
-        ModelError: It is too long, or no text.
+        ModelError: It is too long, or cannot be encoded.
     """
     try:
         longest = max((len(part.encode()) for part in PurePosixPath(name).parts), default=0)
@@ -71,43 +67,38 @@ def check_name(name: str, *, named_by: str) -> None:
         fits = False
     if not fits:
         raise ModelError(
-            f"{named_by} must name a file or a folder, of at most {_PATH_BYTES_MAX} bytes and "
-            f"{_NAME_BYTES_MAX} a part, not {name[:_SHOWN_CHARACTERS]!r} of {len(name)} characters"
+            f"{named_by} must name a file or a folder, with at most {_PATH_BYTES_MAX} bytes and "
+            f"{_NAME_BYTES_MAX} per part, not {name[:_SHOWN_CHARACTERS]!r} ({len(name)} characters)"
         )
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Checks that a path stays inside the model's folder when its links are followed.
+    """Check that a path is inside the model's folder after following all links.
 
     Raises:
-        ModelError: It does not.
+        ModelError: It is not.
     """
     if not is_inside(path, root):
         raise ModelError(
-            f"{path} leads out of the model folder {root}: copy the file there instead of the link"
+            f"{path} leads out of the model folder {root}: replace the link by a copy of the file"
         )
 
 
 def is_inside(path: Path, root: Path) -> bool:
-    """Whether a path stays inside the model's folder when its links are followed."""
+    """Whether a path is inside the model's folder after following all links."""
     try:
         root, real = root.resolve(), path.resolve()
     except (OSError, RuntimeError):
-        return False  # links in a circle
+        return False  # a loop of links
     return real.is_relative_to(root) or is_cached_blob(root, path)
 
 
 def is_cached_blob(folder: Path, path: Path) -> bool:
-    """Tells whether a file of a snapshot is a link into the same repository's part of the cache.
-
-    The cache keeps each content once, as a file in `blobs`, and links to it from snapshots.
+    """Whether a file is a link from a snapshot of the Hub's cache to its repository's blobs.
 
     Args:
-        folder: A model's folder, `REPOSITORY/snapshots/COMMIT` where it is a snapshot.
+        folder: The model's folder: `REPOSITORY/snapshots/COMMIT` if it is a snapshot.
         path: A file inside it.
-
-    Returns:
-        Whether the two are laid out so, and nothing else.
     """
     folder = folder.resolve()
     snapshots = folder.parent
@@ -120,44 +111,33 @@ def is_cached_blob(folder: Path, path: Path) -> bool:
 
 
 def check_file(path: Path, root: Path) -> None:
-    """Checks a file that is opened by a library, which takes a path.
-
-    Args:
-        path: The file.
-        root: The model's folder.
+    """Check a file in the model folder `root` before a library opens its path.
 
     Raises:
-        ModelError: It is missing, no regular file, or outside the folder.
+        ModelError: See `open_file`.
     """
     open_file(path, root).close()
 
 
 def open_file(path: Path, root: Path) -> BufferedReader:
-    """Opens a file of a model.
-
-    Args:
-        path: The file.
-        root: The model's folder.
-
-    Returns:
-        The open file; the caller closes it.
+    """Open a file in the model folder `root`. The caller closes it.
 
     Raises:
-        ModelError: It is missing, cannot be read, is no regular file, or is outside the folder.
+        ModelError: It is missing, unreadable, not a regular file, or outside of the folder.
     """
     check_inside(path, root)
     return open_regular(path)
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a regular file, wherever it is.
+    """Open a regular file, in any folder.
 
     Raises:
-        ModelError: It is missing, cannot be read, or is no regular file.
+        ModelError: It is missing, unreadable or not a regular file.
     """
     try:
-        # Opening a device may do something, so that it is looked at first; what is opened is
-        # looked at again, since it may have been replaced in between.
+        # Opening a device may have effects, so check first. Check again after opening, because
+        # the file may have been replaced.
         _check_regular(path, path.stat())
         descriptor = os.open(path, _FLAGS)
         try:
@@ -179,43 +159,30 @@ def _check_regular(path: Path, status: os.stat_result) -> None:
 
 
 def read_file(path: Path, root: Path, *, limit_bytes: int) -> bytes:
-    """Reads a file of a model.
-
-    Args:
-        path: The file.
-        root: The model's folder.
-        limit_bytes: The most bytes that it may have.
-
-    Returns:
-        Its content.
+    """Read a file in the model folder `root`.
 
     Raises:
-        ModelError: It is missing, cannot be read, is larger, is no regular file, or is outside
-            the folder.
+        ModelError: It is larger than `limit_bytes`, or as for `open_file`.
     """
     with open_file(path, root) as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            # Room is made for all that is asked for, however little there is.
+            # One byte more than its size shows growth. read() allocates all that it is asked for.
             content = file.read(size + 1) if size <= limit_bytes else b""
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     if size > limit_bytes:
         raise ModelError(f"{path} has {size} bytes, more than the limit of {limit_bytes}")
     if len(content) > size:
-        raise ModelError(f"{path} grows while it is read")
+        raise ModelError(f"{path} grew while it was read")
     return content
 
 
 def hash_file(path: Path, root: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal.
-
-    Args:
-        path: The file.
-        root: The model's folder.
+    """Return the SHA-256 of a file in the model folder `root`, in hexadecimal.
 
     Raises:
-        ModelError: As `open_file`.
+        ModelError: See `open_file`.
     """
     with open_file(path, root) as file:
         try:

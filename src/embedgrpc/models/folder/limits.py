@@ -1,4 +1,4 @@
-"""Finds how many tokens a model takes."""
+"""Reads how many tokens a model accepts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +16,26 @@ _TRANSFORMER_CONFIGS = (
     "sentence_xlnet_config.json",
 )
 
-# What is larger stands for no limit.
+# Tokenizers write a larger number for "no limit".
 _NO_LIMIT = 10**9
 
-# Their position table starts after the padding token, so the first rows are never used.
+# The positions of these models start after the padding token: the first rows are never used.
 OFFSET_POSITIONS = frozenset(
     {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet",
      "longformer", "luke", "mluke", "xmod", "data2vec-text", "ibert"}
 )  # fmt: skip
-# Their position table has a row per position and no more, so no setting may exceed it.
+# These models have one row per position, so no setting may exceed the table.
 EDGE_POSITIONS = frozenset({"bert", "distilbert", "electra", "albert", "ernie"})
 _TABLE_POSITIONS = OFFSET_POSITIONS | EDGE_POSITIONS
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerSettings:
-    """What sentence-transformers sets on top of the backbone's own files.
+    """The settings that sentence-transformers adds to the backbone's own files.
 
     Attributes:
-        max_tokens: The longest sequence, special tokens included; None where it does not say.
-        lowercase: Whether texts are lowercased before anything else.
+        max_tokens: The longest sequence, special tokens included; None if not set.
+        lowercase: Whether texts are lowercased first.
         config: The file that was read.
     """
 
@@ -46,12 +46,12 @@ class TransformerSettings:
 
 @dataclass(frozen=True, slots=True)
 class TokenLimit:
-    """The longest sequence that a model takes.
+    """The longest sequence that a model accepts.
 
     Attributes:
         tokens: Special tokens included.
-        config: The file that says so.
-        key: Its key; empty where the configuration says so.
+        config: The file that sets it.
+        key: The key in this file; empty if the configuration sets it.
     """
 
     tokens: int
@@ -60,14 +60,14 @@ class TokenLimit:
 
 
 def read_transformer_settings(folder: Path, root: Path) -> TransformerSettings:
-    """Reads `sentence_bert_config.json`, or one of the names that it had before.
+    """Read `sentence_bert_config.json` or the file of an older name.
 
     Args:
-        folder: Of the backbone.
+        folder: The backbone's folder.
         root: The model's folder.
 
     Raises:
-        ModelError: The file cannot be used, or sets what is not supported.
+        ModelError: The file cannot be used, or sets something that is not supported.
     """
     paths = [folder / name for name in _TRANSFORMER_CONFIGS]
     path = next((path for path in paths if path.exists()), paths[0])
@@ -92,19 +92,16 @@ def find_max_tokens(
     *,
     wanted: int | None = None,
 ) -> TokenLimit:
-    """Finds the longest sequence that a model takes.
+    """Return the longest sequence that a model accepts.
 
     Args:
-        settings: Of sentence-transformers; what it says counts, within the position table.
+        settings: Those of sentence-transformers; they count up to the size of the position table.
         config: `config.json`.
         tokenizer_config: `tokenizer_config.json`.
-        wanted: What the configuration asks for; None where it does not.
-
-    Returns:
-        The limit.
+        wanted: The limit that the configuration sets, if any.
 
     Raises:
-        ModelError: No file says, a limit is no number, or more is asked for than there is.
+        ModelError: No file has a limit, it is not a number, or `wanted` exceeds the position table.
     """
     positions = _usable_positions(config)
     model_type = config.text("model_type", default="")
@@ -119,14 +116,14 @@ def find_max_tokens(
         if table and model_type in _TABLE_POSITIONS and table.tokens < settings.max_tokens:
             return table
         return TokenLimit(settings.max_tokens, settings.config, "max_seq_length")
-    asked = tokenizer_config.count("model_max_length")
-    known = [TokenLimit(asked, tokenizer_config, "model_max_length")] if asked is not None else []
+    length = tokenizer_config.count("model_max_length")
+    known = [TokenLimit(length, tokenizer_config, "model_max_length")] if length is not None else []
     known = [limit for limit in (*known, table) if limit and limit.tokens < _NO_LIMIT]
     if not known or min(limit.tokens for limit in known) < 1:
         raise ModelError(
             f"{config.path.parent / _TRANSFORMER_CONFIGS[0]}: max_seq_length must be set, "
-            "as neither model_max_length nor max_position_embeddings says how long a text may be; "
-            "or set max_tokens for this model in the configuration"
+            "as neither model_max_length nor max_position_embeddings is; or set max_tokens for "
+            "this model in the configuration"
         )
     return min(known, key=lambda limit: limit.tokens)
 

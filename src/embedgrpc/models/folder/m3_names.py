@@ -1,6 +1,6 @@
-"""The names of the outputs that exports of BGE-M3 have."""
+"""The output names of BGE-M3 exports."""
 
-# As FlagEmbedding names them, and as further exports do.
+# FlagEmbedding's names first, then those of other exporters.
 DENSE_NAMES = ("dense_vecs", "dense_embeddings", "dense_vectors")
 WEIGHT_NAMES = ("sparse_vecs", "sparse_weights", "sparse_vectors")
 VECTOR_NAMES = ("colbert_vecs", "colbert_vectors", "colbert_embeddings")

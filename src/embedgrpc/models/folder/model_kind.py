@@ -1,4 +1,4 @@
-"""Finds out what a model answers with, and refuses what contradicts itself."""
+"""Reads whether a model is an embedding model or a cross-encoder."""
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
@@ -6,7 +6,7 @@ from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.kinds import Kind
 
 _CLASSIFIER = "ForSequenceClassification"
-# Their queries are filled up with [MASK] tokens, and their documents lose punctuation.
+# These models pad queries with [MASK] tokens and drop punctuation from documents.
 _LATE_INTERACTION = frozenset({"MultiVectorEncoder", "ColBERT", "HF_ColBERT"})
 _MODEL_TYPES = {
     "SentenceTransformer": Kind.EMBEDDING,
@@ -16,23 +16,19 @@ _MODEL_TYPES = {
 
 
 def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
-    """Finds what a model answers with.
+    """Return the kind of a model.
 
     Args:
         config: `config.json`.
         extras: `config_sentence_transformers.json`.
-        modules: What `modules.json` says.
-
-    Returns:
-        The kind.
+        modules: The content of `modules.json`.
 
     Raises:
-        ModelError: The files do not say, contradict each other, or name what is not supported.
+        ModelError: The kind is missing, contradictory or not supported.
     """
     named = extras.text("model_type", default="")
     if named and named not in _MODEL_TYPES:
-        late = ": one vector per token is not" if named in _LATE_INTERACTION else ""
-        raise ModelError(f"{extras.path}: model_type {named!r} is not supported{late}")
+        raise ModelError(f"{extras.path}: model_type {named!r} is not supported")
     if modules.splade or named == "SparseEncoder":
         return _check_sparse(extras, modules, named)
     if modules.poolings:
@@ -52,8 +48,8 @@ def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
     path = extras.path.parent / "modules.json"
     fault = "has no Pooling module" if path.exists() else "is missing"
     raise ModelError(
-        f"{path} {fault}: it says how token vectors are pooled; set pooling and normalize for "
-        "this model in the configuration"
+        f"{path} {fault}, so it is unknown how to pool token vectors; set pooling and normalize "
+        "for this model in the configuration"
     )
 
 
@@ -72,8 +68,8 @@ def _check_token_dimensions(config: JsonObject, modules: Modules) -> None:
     hidden = config.count("hidden_size")
     if hidden is not None and hidden != modules.token_dimensions:
         raise ModelError(
-            f"{config.path}: hidden_size {hidden} is not the {modules.token_dimensions} "
-            "that the Pooling module's config.json says"
+            f"{config.path}: hidden_size is {hidden}, but the Pooling module's config.json says "
+            f"{modules.token_dimensions}"
         )
 
 
@@ -83,8 +79,8 @@ def _check_one_label(config: JsonObject) -> None:
     if labels is None:
         labels, key = len(config.table("id2label")), "id2label"
     if labels == 0:
-        raise ModelError(f"{config.path}: num_labels or id2label must say how many there are")
+        raise ModelError(f"{config.path}: num_labels or id2label must be set")
     if labels != 1:
         raise ModelError(
-            f"{config.path}: {key} says {labels} labels; only cross-encoders with 1 are supported"
+            f"{config.path}: {key} has {labels} labels; only cross-encoders with 1 are supported"
         )

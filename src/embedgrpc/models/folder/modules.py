@@ -1,7 +1,7 @@
 """Reads the modules of a sentence-transformers folder: `modules.json` and the module folders.
 
-Releases before 5.4 and those since write other module paths and another pooling schema; both are
-read. Modules are known by the last component of their type.
+Release 5.4 changed the module paths and the pooling schema; both forms are read. The last part of
+a module's type identifies it.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.tensors.vector_layers import VectorLayer, read_dense, read_norm
 
-# In the order in which the poolings that are true are concatenated.
+# In the order in which the pooled vectors are concatenated.
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": Pooling.CLS,
     "pooling_mode_max_tokens": Pooling.MAX,
@@ -24,8 +24,6 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": Pooling.WEIGHTED_MEAN,
     "pooling_mode_lasttoken": Pooling.LAST_TOKEN,
 }
-
-
 # Real models have up to six modules.
 _MODULES_MAX = 64
 _POOLINGS_MAX = 16
@@ -33,21 +31,21 @@ _POOLINGS_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """What is done with the backbone's token vectors.
+    """The modules that follow a backbone.
 
     Attributes:
-        poolings: In order of concatenation; empty where no Pooling module is.
-        token_dimensions: Values per token vector, as the Pooling module says; 0 without one.
+        poolings: In order of concatenation; empty without a Pooling module.
+        token_dimensions: Values per token vector, from the Pooling module; 0 without one.
         normalize: Whether the pooled vector is scaled to length 1.
-        splade: What makes a sparse vector of a masked-language head's logits; None without.
-        layers: What the pooled vector goes through before it is scaled, in order.
+        splade: The SpladePooling module, if any.
+        layers: The layers between pooling and normalisation, in order.
         transformer: The subfolder of the backbone, its configuration and tokenizer; mostly empty.
-        pooling: The Pooling module's `config.json`; None without one.
+        pooling: The Pooling module's `config.json`, if any.
     """
 
-    poolings: tuple[Pooling, ...]
-    token_dimensions: int
-    normalize: bool
+    poolings: tuple[Pooling, ...] = ()
+    token_dimensions: int = 0
+    normalize: bool = False
     splade: SpladePooling | None = None
     layers: tuple[VectorLayer, ...] = ()
     transformer: str = ""
@@ -55,25 +53,21 @@ class Modules:
 
     @property
     def dimensions(self) -> int:
-        """Values of the vector that the modules make; 0 without Pooling."""
+        """Values per pooled vector; 0 without Pooling."""
         if self.layers:
             return self.layers[-1].out_features
         return self.token_dimensions * len(self.poolings)
 
 
 def read_modules(folder: Path) -> Modules:
-    """Reads the modules of a folder.
-
-    Args:
-        folder: A model folder with a `modules.json`.
-
-    Returns:
-        The modules.
+    """Read the modules of a model; without a `modules.json` there are none.
 
     Raises:
         ModelError: A file is missing or wrong, or a module is not supported.
     """
     path = folder / "modules.json"
+    if not path.exists():
+        return Modules()
     entries = read_json(path, folder)
     if not isinstance(entries, list) or not entries:
         raise ModelError(f"{path} must hold a list of modules")
@@ -81,7 +75,7 @@ def read_modules(folder: Path) -> Modules:
         raise ModelError(
             f"{path} has {len(entries)} modules, more than the limit of {_MODULES_MAX}"
         )
-    modules = Modules(poolings=(), token_dimensions=0, normalize=False)
+    modules = Modules()
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise ModelError(f"{path}: [{index}] must be an object")
@@ -93,7 +87,8 @@ def read_modules(folder: Path) -> Modules:
             raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
         if (index == 0) != (name in _TRANSFORMERS):
             raise ModelError(
-                f"{path}: [{index}].type {name!r} is out of place: one Transformer first"
+                f"{path}: [{index}].type {name!r} is out of place: the first module, and no other, "
+                "must be the Transformer"
             )
         subfolder = module.text("path", default="")
         find_member(folder, folder, subfolder, named_by=f"{path}: [{index}].path")
@@ -111,7 +106,7 @@ def _read_pooling(folder: Path, subfolder: str, modules: Modules) -> Modules:
         raise ModelError(f"{folder / 'modules.json'}: Pooling must come once, before Normalize")
     path = folder / subfolder / "config.json"
     if not path.exists():
-        raise ModelError(f"{path} is missing: it says how token vectors are pooled")
+        raise ModelError(f"{path} is missing: it must say how to pool token vectors")
     config = JsonObject.read(path, folder)
     if not config.flag("include_prompt", default=True):
         raise ModelError(f"{path}: include_prompt false is not supported")
@@ -162,7 +157,7 @@ def _read_pooling_flags(config: JsonObject) -> tuple[Pooling, ...]:
 def _read_normalize(folder: Path, subfolder: str, modules: Modules) -> Modules:
     if not modules.poolings:
         raise ModelError(f"{folder / 'modules.json'}: Normalize needs a Pooling before it")
-    # The folder often does not exist: git keeps no empty folders.
+    # The folder often does not exist, because git does not keep empty folders.
     config = JsonObject.read_if_present(folder / subfolder / "config.json", folder)
     for key in ("module_input_name", "module_output_name"):
         if config.text(key, default="sentence_embedding") != "sentence_embedding":
@@ -181,21 +176,21 @@ def _read_norm(folder: Path, subfolder: str, modules: Modules) -> Modules:
 def _append_layer(folder: Path, modules: Modules, layer: VectorLayer, name: str) -> Modules:
     if not modules.poolings:
         raise ModelError(
-            f"{folder / 'modules.json'}: {name} needs a Pooling before it: models of one vector "
+            f"{folder / 'modules.json'}: {name} needs a Pooling before it: models with one vector "
             "per token are not supported"
         )
     if modules.normalize:
         raise ModelError(f"{folder / 'modules.json'}: {name} must come before Normalize")
     if layer.in_features != modules.dimensions:
         raise ModelError(
-            f"{layer.folder / 'config.json'}: the {name} module takes {layer.in_features} values, "
-            f"but the module before it gives {modules.dimensions}"
+            f"{layer.folder / 'config.json'}: the {name} module needs {layer.in_features} values, "
+            f"but the module before it returns {modules.dimensions}"
         )
     return replace(modules, layers=(*modules.layers, layer))
 
 
 def _read_dropout(folder: Path, subfolder: str, modules: Modules) -> Modules:
-    del folder, subfolder  # it does nothing outside of training
+    del folder, subfolder  # Dropout does nothing outside of training.
     return modules
 
 
@@ -205,7 +200,7 @@ def _read_splade(folder: Path, subfolder: str, modules: Modules) -> Modules:
     return replace(modules, splade=SpladePooling.read(folder / subfolder / "config.json", folder))
 
 
-# Newer releases name the transformer of a sparse model as that of any other.
+# Older releases use MLMTransformer for sparse models.
 _TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
 _READERS: dict[str, Callable[[Path, str, Modules], Modules]] = {
     "Transformer": _read_transformer,

@@ -1,4 +1,4 @@
-"""What the configuration says about a model, instead of the model's own files or beyond them."""
+"""The settings that override or complete a model's own files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,31 +15,31 @@ from embedgrpc.models.kinds import (
     WeightType,
 )
 
-# Where architectures keep the length of their token vectors.
+# The keys that architectures use for the size of their token vectors.
 _HIDDEN_SIZE_KEYS = ("hidden_size", "dim", "n_embd", "d_model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOverrides:
-    """Settings of one model; each that is None or empty leaves what the model's files say.
+    """Settings of one model; where one is None or empty, the model's files count.
 
     Attributes:
-        pooling: How token vectors become one, in order of concatenation.
+        pooling: In order of concatenation.
         normalize: Whether vectors are scaled to length 1.
         max_tokens: The longest sequence, special tokens included.
-        prompts: By name; added to those of the files, in place of those of the same name.
-        default_prompt_name: The prompt to take where none is asked for; "" for none.
-        padding_side: Where padding goes.
-        pad_token_id: The token that fills it.
-        similarity: How two vectors are meant to be compared.
-        lowercase: Whether texts are lowercased before anything else.
-        activation: What turns a cross-encoder's logit into its score.
-        file: The file of weights to take, relative to the folder of the backbone: an ONNX graph,
-            which may be quantised, or safetensors.
+        prompts: By name; added to the prompts of the files, or instead of one of the same name.
+        default_prompt_name: The prompt for requests that name none; "" for no prompt.
+        padding_side: The side of a text on which padding goes.
+        pad_token_id: The padding token.
+        similarity: How to compare two vectors.
+        lowercase: Whether texts are lowercased first.
+        activation: The function from a cross-encoder's logit to its score.
+        file: The file of weights, relative to the backbone's folder: an ONNX graph, which may be
+            quantised, or safetensors.
         output: The output of an ONNX graph that holds the token vectors, the pooled vector or the
             logits.
-        task_id: What to feed a graph that chooses a task by number.
-        weight_type: What to compute in. Another than float32 changes the vectors.
+        task_id: The input of a graph that chooses a task by number.
+        weight_type: The type to compute in. Any other than float32 changes the vectors.
     """
 
     pooling: tuple[Pooling, ...] = ()
@@ -59,18 +59,15 @@ class ModelOverrides:
 
 
 def override_modules(modules: Modules, config: JsonObject, overrides: ModelOverrides) -> Modules:
-    """Changes what is done with the token vectors as the configuration wants it.
+    """Return the modules with the configured pooling and normalisation.
 
     Args:
-        modules: What `modules.json` says.
+        modules: The content of `modules.json`.
         config: `config.json`.
-        overrides: Of the configuration.
-
-    Returns:
-        The modules.
+        overrides: The configuration.
 
     Raises:
-        ModelError: The configuration does not fit, or does not say enough.
+        ModelError: The configuration does not fit, or is incomplete.
     """
     if overrides.pooling:
         modules = _override_pooling(modules, config, overrides)
@@ -88,28 +85,28 @@ def _override_pooling(modules: Modules, config: JsonObject, overrides: ModelOver
         pooled = modules.token_dimensions * len(overrides.pooling)
         if layer is not None and layer.in_features != pooled:
             raise ModelError(
-                f"{layer.folder / 'config.json'}: the module takes {layer.in_features} values, but "
-                f"the pooling that is set gives {pooled}"
+                f"{layer.folder / 'config.json'}: the module needs {layer.in_features} values, but "
+                f"the pooling that is set returns {pooled}"
             )
         return changed
     if overrides.normalize is None:
         raise ModelError(
-            f"{config.path.parent / 'modules.json'} is missing: set normalize beside pooling for "
-            "this model in the configuration"
+            f"{config.path.parent / 'modules.json'} is missing: set normalize in addition to "
+            "pooling for this model in the configuration"
         )
     key = next((key for key in _HIDDEN_SIZE_KEYS if key in config.values), _HIDDEN_SIZE_KEYS[0])
     return replace(modules, poolings=overrides.pooling, token_dimensions=config.size(key))
 
 
 def check_kind(kind: Kind, folder: str, overrides: ModelOverrides) -> None:
-    """Checks that settings which only some models have are not set for others.
+    """Check that no setting of the other kind is set.
 
     Raises:
-        ModelError: One is.
+        ModelError: One is set.
     """
     if kind is Kind.CROSS_ENCODER:
         wrong = "normalize" if overrides.normalize is not None else ""
     else:
         wrong = "activation" if overrides.activation is not None else ""
     if wrong:
-        raise ModelError(f"{folder}: {wrong} is set, but the model is of the kind {kind}")
+        raise ModelError(f"{folder}: {wrong} is set, but the model's kind is {kind}")

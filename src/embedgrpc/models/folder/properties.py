@@ -1,6 +1,6 @@
-"""Reads from a model's own files what it is and how it is to be used.
+"""Reads the properties of a model from its files.
 
-Nothing is guessed: what no file says is an error that names the file which should say it.
+Nothing is guessed: if a property is missing, the error names the file that should contain it.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.limits import find_max_tokens, read_transformer_settings
 from embedgrpc.models.folder.model_kind import find_kind
-from embedgrpc.models.folder.modules import Modules, read_modules
+from embedgrpc.models.folder.modules import read_modules
 from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_modules
 from embedgrpc.models.folder.padding import find_pad_token_id, find_padding_side
 from embedgrpc.models.folder.prompts import find_default_prompt_name, read_prompts
@@ -36,47 +36,39 @@ from embedgrpc.models.tensors.vector_layers import VectorLayer
 
 @dataclass(frozen=True, slots=True)
 class ModelProperties:
-    """What a model is and how it is to be used.
+    """The properties of a model.
 
     Attributes:
-        kind: What it answers with.
         model_type: The architecture, as `config.json` names it.
         poolings: In order of concatenation; empty for a cross-encoder.
-        normalize: Whether its vectors are scaled to length 1.
-        token_dimensions: Values per token vector of the backbone, as the Pooling module says; 0
+        normalize: Whether vectors are scaled to length 1.
+        token_dimensions: Values per token vector of the backbone, from the Pooling module; 0
             without one.
         dimensions: Values per vector; 0 for a cross-encoder.
         max_tokens: The longest sequence, special tokens included.
-        prompts: Text to put in front of a text, by name.
-        default_prompt_name: The prompt to take where none is asked for; empty for no prompt.
-        similarity: How two vectors are meant to be compared.
-        activation: What turns a cross-encoder's logit into its score.
-        padding_side: Where padding goes.
-        pad_token_id: The token that fills it.
+        prompts: By name; a prompt is put in front of a text.
+        default_prompt_name: The prompt for requests that name none; empty for no prompt.
         config: `config.json`.
-        representations: The forms that its vectors have, the default first; empty for a
-            cross-encoder.
+        representations: The default first; empty for a cross-encoder.
         sparse_dimensions: Entries of the vocabulary; 0 without sparse vectors.
         multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
-        folder: The model's folder, out of which nothing is read.
-        transformer_folder: Where `config.json`, `tokenizer.json` and the weights are.
-        dense_layers: What the pooled vector goes through before it is scaled to length 1: Dense
-            and LayerNorm modules, in order.
-        lowercase: Whether texts are lowercased before anything else.
-        file: The file of weights to take, relative to `transformer_folder`; empty where none is
-            asked for.
-        output: The output of an ONNX graph to take; empty where none is asked for.
-        task_id: What to feed a graph that chooses a task by number.
-        weight_type: What the graph is to compute in.
-        pooling_is_set: Whether the configuration says how to pool, so that a graph which pools by
-            itself need not agree.
-        splade: What makes a sparse vector of a masked-language head's logits; None without.
-        sparse_head: What makes the weights of tokens; None without.
-        multi_vector_head: What makes the vectors of tokens; None without.
-        unweighted_token_ids: Tokens whose weights are left out of a sparse vector.
-        multi_vector_skip_tokens: Tokens at the start whose vectors are left out.
-        origins: For each of these that a file says "FILE: KEY", relative to the model's folder;
-            or "configuration: KEY". What is in none of them is a default.
+        folder: The model's folder; nothing outside of it is read.
+        transformer_folder: Contains `config.json`, `tokenizer.json` and the weights.
+        dense_layers: Dense and LayerNorm modules between pooling and normalisation, in order.
+        lowercase: Whether texts are lowercased first.
+        file: The configured file of weights, relative to `transformer_folder`; mostly empty.
+        output: The configured output of an ONNX graph; mostly empty.
+        task_id: The input of a graph that chooses a task by number.
+        weight_type: The type that the graph computes in.
+        pooling_is_set: Whether the configuration sets the pooling. A graph that pools by itself
+            may then differ from `modules.json`.
+        splade: The SpladePooling module, if any.
+        sparse_head: The layer that makes token weights, if any.
+        multi_vector_head: The layer that makes multi-vectors, if any.
+        unweighted_token_ids: Tokens that sparse vectors leave out.
+        multi_vector_skip_tokens: Tokens at the start that multi-vectors leave out.
+        origins: "FILE: KEY" by property, the file relative to the model's folder; or
+            "configuration: KEY". Properties that are not listed have their default value.
     """
 
     kind: Kind
@@ -119,25 +111,22 @@ def read(
     *,
     served: ServedTokenOutputs | None = None,
 ) -> ModelProperties:
-    """Reads the properties of a model.
+    """Read the properties of a model.
 
     Args:
         files: The model's folder.
-        overrides: What the configuration says about it.
-        served: What a server that runs the model makes of its tokens, whatever heads and graphs
-            the folder holds; None for a model that runs here.
-
-    Returns:
-        What its files say, and what the configuration says instead.
+        overrides: The configuration, which wins over the files.
+        served: The token outputs of the server that runs the model, which win over the heads and
+            graphs in the folder; None for a model that runs here.
 
     Raises:
-        ModelError: A file is missing or wrong, or asks for what is not supported.
+        ModelError: A file is missing or wrong, or something is not supported.
     """
     overrides = overrides or ModelOverrides()
-    modules = _read_modules_if_present(files.folder)
+    modules = read_modules(files.folder)
     folder = files.folder / modules.transformer
     if not (folder / "config.json").exists():
-        raise ModelError(f"{folder / 'config.json'} is missing: the folder holds no model")
+        raise ModelError(f"{folder / 'config.json'} is missing: the folder contains no model")
     root = files.folder
     config = JsonObject.read(folder / "config.json", root)
     extras = JsonObject.read_if_present(root / "config_sentence_transformers.json", root)
@@ -151,11 +140,11 @@ def read(
     _check_not_truncated(extras, modules.dimensions)
     settings = read_transformer_settings(folder, root)
     prompts = {**read_prompts(extras), **overrides.prompts}
-    forms = find_representations(files, config, modules, overrides, served)
+    found = find_representations(files, config, modules, overrides, served)
     limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
     provenance = Provenance(files.folder)
     provenance.note_first("kind", [(config, "architectures")])
-    provenance.note_modules(modules, forms)
+    provenance.note_modules(modules, found)
     provenance.note_first("model_type", [(config, "model_type")])
     provenance.note_first("max_tokens", [(limit.config, limit.key)])
     provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
@@ -195,22 +184,16 @@ def read(
         task_id=overrides.task_id,
         pooling_is_set=bool(overrides.pooling),
         weight_type=overrides.weight_type,
-        representations=forms.names,
-        sparse_dimensions=forms.sparse_dimensions,
-        multi_vector_dimensions=forms.multi_vector_dimensions,
+        representations=found.names,
+        sparse_dimensions=found.sparse_dimensions,
+        multi_vector_dimensions=found.multi_vector_dimensions,
         splade=modules.splade,
-        sparse_head=forms.sparse_head,
-        multi_vector_head=forms.multi_vector_head,
-        unweighted_token_ids=forms.unweighted_token_ids,
-        multi_vector_skip_tokens=forms.multi_vector_skip_tokens,
+        sparse_head=found.sparse_head,
+        multi_vector_head=found.multi_vector_head,
+        unweighted_token_ids=found.unweighted_token_ids,
+        multi_vector_skip_tokens=found.multi_vector_skip_tokens,
         origins=provenance.origins,
     )
-
-
-def _read_modules_if_present(folder: Path) -> Modules:
-    if (folder / "modules.json").exists():
-        return read_modules(folder)
-    return Modules(poolings=(), token_dimensions=0, normalize=False)
 
 
 def _check_not_truncated(extras: JsonObject, dimensions: int) -> None:
@@ -219,5 +202,5 @@ def _check_not_truncated(extras: JsonObject, dimensions: int) -> None:
     if kept is not None and kept < dimensions:
         raise ModelError(
             f"{extras.path}: truncate_dim {kept} is not supported, as vectors have {dimensions} "
-            "values: take it out, and ask for dimensions in requests"
+            "values: remove it, and set dimensions in requests"
         )

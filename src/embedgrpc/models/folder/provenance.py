@@ -1,4 +1,4 @@
-"""Remembers which file and key of a model say what was read."""
+"""Records which file and key each property of a model comes from."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -11,10 +11,10 @@ from embedgrpc.models.folder.representations import Representations
 
 
 class Provenance:
-    """Where things were found, for people who wonder why a model is taken for what it is.
+    """The origins of a model's properties, shown by `embedgrpc inspect`.
 
     Attributes:
-        origins: For each thing "FILE: KEY", the file relative to the model's folder.
+        origins: "FILE: KEY" by property, the file relative to the model's folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -22,26 +22,26 @@ class Provenance:
         self._folder = folder
 
     def note(self, name: str, path: Path, *keys: str) -> None:
-        """Remembers that a file says something, by its keys or as a whole."""
+        """Record the file of a property, and its keys if any."""
         place = path.relative_to(self._folder).as_posix()
-        self.origins[name] = ": ".join([place, *([", ".join(keys)] if keys else [])])
+        self.origins[name] = f"{place}: {', '.join(keys)}" if keys else place
 
     def note_first(self, name: str, places: Iterable[tuple[JsonObject, str]]) -> None:
-        """Remembers the first place that says something; nothing where none does."""
+        """Record the first of these files and keys that is set, if any."""
         for config, key in places:
             if config.values.get(key) is not None:
                 self.note(name, config.path, key)
                 return
 
-    def note_modules(self, modules: Modules, forms: Representations) -> None:
-        """Remembers what the modules say, and the heads beside them."""
+    def note_modules(self, modules: Modules, found: Representations) -> None:
+        """Record the properties that come from the modules and the heads of the model."""
         path = self._folder / "modules.json"
         if path.exists():
             for name in ("kind", "representations", "poolings", "dense_layers", "normalize"):
                 self.note(name, path)
-        heads = [head.path for head in (forms.sparse_head, forms.multi_vector_head) if head]
-        if forms.exported is not None:
-            heads.append(forms.exported)
+        heads = [head.path for head in (found.sparse_head, found.multi_vector_head) if head]
+        if found.exported is not None:
+            heads.append(found.exported)
         if heads:
             places = [path, *heads]
             self.origins["representations"] = ", ".join(path.name for path in places)
@@ -53,18 +53,18 @@ class Provenance:
             self.note_first("dimensions", [(pooling, key) for key in keys])
         if modules.layers:
             self.note("dimensions", modules.layers[-1].folder / "config.json", "out_features")
-        if forms.sparse_dimensions:
+        if found.sparse_dimensions:
             folder = self._folder / modules.transformer
             self.note("sparse_dimensions", folder / "config.json", "vocab_size")
-        if forms.multi_vector_head:
-            self.note("multi_vector_dimensions", forms.multi_vector_head.path, "weight")
-        elif forms.multi_vector_dimensions and forms.exported is not None:
-            self.note("multi_vector_dimensions", forms.exported)
+        if found.multi_vector_head:
+            self.note("multi_vector_dimensions", found.multi_vector_head.path, "weight")
+        elif found.multi_vector_dimensions and found.exported is not None:
+            self.note("multi_vector_dimensions", found.exported)
 
     def note_overrides(self, overrides: ModelOverrides) -> None:
-        """Remembers what the configuration says, whatever the files say."""
-        silent = ModelOverrides()
+        """Record the settings that override the files."""
+        defaults = ModelOverrides()
         for setting in fields(overrides):
-            if getattr(overrides, setting.name) != getattr(silent, setting.name):
+            if getattr(overrides, setting.name) != getattr(defaults, setting.name):
                 name = "poolings" if setting.name == "pooling" else setting.name
                 self.origins[name] = f"configuration: {setting.name}"

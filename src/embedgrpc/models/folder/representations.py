@@ -1,4 +1,4 @@
-"""Finds which forms of vectors a model makes, and what makes them."""
+"""Reads which representations a model has, and what makes them."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,26 +20,19 @@ from embedgrpc.models.tensors.token_heads import (
     find_head,
 )
 
-# Tokens whose weights are no part of a sparse vector, by their meanings.
-# Source: FlagEmbedding, inference of BGE-M3.
+# The roles of tokens that sparse vectors leave out. Source: FlagEmbedding, inference of BGE-M3.
 _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
-# The same source leaves out the vector of the first token, from which the dense one is made.
+# Multi-vectors leave out the first token, which makes the dense vector. Source: as above.
 _SKIPPED_TOKENS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Representations:
-    """The forms of vectors that a model makes.
+    """The representations of a model; see `ModelProperties` for the attributes not listed.
 
     Attributes:
-        names: The forms, the default first.
-        sparse_dimensions: Entries of the vocabulary; 0 without sparse vectors.
-        multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
-        sparse_head: What makes the weights of tokens; None without.
-        multi_vector_head: What makes the vectors of tokens; None without.
-        exported: The ONNX graph that makes both by itself; None without.
-        unweighted_token_ids: Tokens whose weights are left out of a sparse vector.
-        multi_vector_skip_tokens: Tokens at the start whose vectors are left out.
+        names: The default first.
+        exported: The ONNX graph that makes sparse vectors or multi-vectors by itself, if any.
     """
 
     names: tuple[Representation, ...]
@@ -54,13 +47,13 @@ class Representations:
 
 @dataclass(frozen=True, slots=True)
 class ServedTokenOutputs:
-    """What a server that runs a model makes of its tokens.
+    """The outputs per token of a server that runs a model.
 
     Attributes:
-        token_weights: Whether it weighs them.
-        token_vectors: Whether it gives them vectors for late interaction.
-        vector_dimensions: Values per such vector; 0 where the server does not tell, and the
-            model's files are asked.
+        token_weights: Whether it returns the weights of sparse vectors.
+        token_vectors: Whether it returns the vectors of multi-vectors.
+        vector_dimensions: Values per token vector; 0 if the server does not say, so that the
+            model's files count.
     """
 
     token_weights: bool
@@ -75,17 +68,14 @@ def find_representations(
     overrides: ModelOverrides,
     served: ServedTokenOutputs | None,
 ) -> Representations:
-    """Finds the forms of vectors that a model makes.
+    """Return the representations of a model; none for a cross-encoder.
 
     Args:
-        files: The model's folder; the heads of tokens lie in it.
-        config: `config.json` of the backbone; the tokenizer lies beside it.
+        files: The model's folder, with the heads.
+        config: The backbone's `config.json`, beside its tokenizer.
         modules: The modules after the backbone.
-        overrides: What the configuration says about the model.
-        served: What a server makes of its tokens; None for a model that runs here.
-
-    Returns:
-        The forms; none for a cross-encoder.
+        overrides: The configuration.
+        served: The token outputs of the server that runs the model; None if it runs here.
 
     Raises:
         ModelError: A file is missing or wrong, or a head does not fit the backbone.
@@ -93,24 +83,24 @@ def find_representations(
     sparse, multi_vector = _find_heads(files.folder, modules)
     has_weights, dimensions = bool(sparse), multi_vector.out_features if multi_vector else 0
     exported = None
-    # Who asks for one output of a graph does without the others.
     if served is not None:
         has_weights, dimensions = served.token_weights, 0
         if served.token_vectors:
             dimensions = served.vector_dimensions or _count_dimensions(multi_vector, modules)
         sparse = multi_vector = None
+    # With `output` set, the other outputs of a graph are not used.
     elif modules.poolings and not sparse and not multi_vector and not overrides.output:
         exported = _find_export(files, config.path.parent, overrides.file)
         has_weights, dimensions = _read_exported(exported, files.folder, modules)
-    there = {
+    present = {
         Representation.DENSE: bool(modules.poolings),
         Representation.SPARSE: bool(modules.splade) or has_weights,
         Representation.MULTI_VECTOR: bool(dimensions),
     }
     return Representations(
-        names=tuple(representation for representation, present in there.items() if present),
+        names=tuple(name for name, is_present in present.items() if is_present),
         sparse_dimensions=(
-            _find_vocabulary(config, modules) if there[Representation.SPARSE] else 0
+            _count_vocabulary(config, modules) if present[Representation.SPARSE] else 0
         ),
         multi_vector_dimensions=dimensions,
         sparse_head=sparse,
@@ -130,7 +120,7 @@ def _count_dimensions(head: TokenHead | None, modules: Modules) -> int:
 
 
 def _find_heads(folder: Path, modules: Modules) -> tuple[TokenHead | None, TokenHead | None]:
-    # They make more of the token vectors that are pooled into a dense vector.
+    # The heads need the token vectors that pooling uses.
     if not modules.poolings:
         return None, None
     size = modules.token_dimensions
@@ -141,7 +131,7 @@ def _find_heads(folder: Path, modules: Modules) -> tuple[TokenHead | None, Token
 
 
 def _find_export(files: ModelFiles, folder: Path, file: str) -> Path | None:
-    """The ONNX graph that the model is made from, brought where it lies in a repository."""
+    """Return the ONNX graph of the model, downloaded if necessary; None if it has none."""
     place = PurePosixPath(folder.relative_to(files.folder))
     name = file or choose_weights(lambda name: files.has(str(place / name))) or ""
     if not name.endswith(".onnx") or not files.has(str(place / name)):
@@ -151,10 +141,10 @@ def _find_export(files: ModelFiles, folder: Path, file: str) -> Path | None:
 
 
 def _read_exported(path: Path | None, root: Path, modules: Modules) -> tuple[bool, int]:
-    """Whether a graph weighs its tokens, and the length of its tokens' vectors.
+    """Return whether a graph makes token weights, and the size of its multi-vectors or 0.
 
-    Where the graph does not tell the length, it is taken to be that of the token vectors, and
-    tested when the graph is built.
+    If the graph does not say the size, it is assumed to be that of the backbone's token vectors;
+    building the graph checks this.
     """
     outputs = read_outputs(path, root) if path is not None else {}
     if not outputs.keys() & set(DENSE_NAMES):
@@ -164,12 +154,12 @@ def _read_exported(path: Path | None, root: Path, modules: Modules) -> tuple[boo
     return bool(outputs.keys() & set(WEIGHT_NAMES)), dimensions
 
 
-def _find_vocabulary(config: JsonObject, modules: Modules) -> int:
+def _count_vocabulary(config: JsonObject, modules: Modules) -> int:
     vocabulary = config.size("vocab_size")
     splade = modules.splade
     if splade and splade.dimensions not in {0, vocabulary}:
         raise ModelError(
-            f"{config.path}: vocab_size {vocabulary} is not the {splade.dimensions} "
-            "that the SpladePooling module's config.json says"
+            f"{config.path}: vocab_size is {vocabulary}, but the SpladePooling module's "
+            f"config.json says {splade.dimensions}"
         )
     return vocabulary

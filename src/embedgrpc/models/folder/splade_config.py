@@ -1,4 +1,4 @@
-"""Reads how a masked-language model's logits become one sparse vector.
+"""Reads how the logits of a masked-language model become a sparse vector.
 
 Source: Formal et al., "SPLADE v2", 2021; sentence-transformers `SpladePooling`.
 """
@@ -12,24 +12,23 @@ from embedgrpc.models.files.json_file import JsonObject
 
 
 class SpladeStrategy(StrEnum):
-    """How the weights of a sequence's tokens become one per vocabulary entry."""
+    """How the weights of all tokens become one weight per vocabulary entry."""
 
     MAX = "max"
     SUM = "sum"
 
 
-# How often log(1 + x) is taken of the positive part of a logit.
+# How often log(1 + x) is applied to the positive part of a logit.
 _LOGARITHMS = {"relu": 1, "log1p_relu": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class SpladePooling:
-    """From logits to one weight per vocabulary entry.
+    """A SpladePooling module: from logits to one weight per vocabulary entry.
 
     Attributes:
-        strategy: Over the tokens.
-        logarithms: How often log(1 + x) is taken of a logit's positive part.
-        dimensions: Entries of the vocabulary, as the module says; 0 where it does not.
+        logarithms: How often log(1 + x) is applied to the positive part of a logit.
+        dimensions: Entries of the vocabulary; 0 if the module does not say.
     """
 
     strategy: SpladeStrategy
@@ -38,17 +37,13 @@ class SpladePooling:
 
     @classmethod
     def read(cls, path: Path, root: Path) -> "SpladePooling":
-        """Reads the `config.json` of a SpladePooling module.
-
-        Args:
-            path: The file.
-            root: The model's folder.
+        """Read the `config.json` of a SpladePooling module in the model folder `root`.
 
         Raises:
             ModelError: The file is missing or wrong.
         """
         if not path.exists():
-            raise ModelError(f"{path} is missing: it says how logits become a sparse vector")
+            raise ModelError(f"{path} is missing: it must say how logits become a sparse vector")
         config = JsonObject.read(path, root)
         strategy = config.text("pooling_strategy", default=SpladeStrategy.MAX)
         if strategy not in list(SpladeStrategy):

@@ -1,4 +1,4 @@
-"""Identifies the space of a model's vectors whose weights are on a server, out of sight."""
+"""Finds the fingerprint of a model that runs on a server, which may hide its weights."""
 
 import dataclasses
 import hashlib
@@ -18,13 +18,12 @@ from embedgrpc.models.sources.weight_file import choose_weights
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServedFingerprint:
-    """What identifies the space of a model's vectors, or what its scores come from.
+    """The fingerprint of a model: vectors or scores with equal fingerprints can be compared.
 
     Attributes:
-        value: In hexadecimal.
-        weight_type: What the weights are; empty where nothing says.
-        contradicted: Whether the model's files are here, and are not what the server says that
-            it was made from.
+        value: The fingerprint, in hexadecimal.
+        weight_type: The type of the weights; empty if unknown.
+        contradicted: Whether the model's local files differ from the declared fingerprint.
     """
 
     value: str
@@ -41,24 +40,24 @@ def find_fingerprint(
     place: Sequence[str],
     cache_dir: Path,
 ) -> ServedFingerprint:
-    """Finds the fingerprint of a model that runs on a server.
+    """Return the fingerprint of a model that runs on a server.
 
-    It is what the server's configuration declares, the content hash of the graph that was put
-    there: where the model's weights are here too and lead to the same hash, and where they are
-    not here and the configuration changes nothing about the model.
+    The server's configuration may declare the content hash of the graph that it runs. The
+    fingerprint is
 
-    Else it is a hash that no other model has: of what is declared and what the configuration
-    changes; or, where nothing is declared or the weights that are here contradict it, of where
-    the model runs and of all that its files say. Nobody would notice then if the server got
-    other weights under the same name and version.
+    - the declared hash, if the model's weights are also here and have that hash, or if they are
+      not here and the configuration overrides nothing;
+    - a hash of the declared hash and the overrides, if the weights are not here;
+    - otherwise a hash of the model's files and of where it runs. In this case, other weights under
+      the same name and version go unnoticed.
 
     Args:
-        files: The model's folder; nothing is fetched.
-        described: What the model is.
-        overrides: What the configuration says about it.
+        files: The model's folder; nothing is downloaded.
+        described: The model's properties.
+        overrides: The settings that override them.
         declared: The content hash that the server's configuration declares; empty for none.
         place: Servers, name, version and outputs of the model there.
-        cache_dir: Where graphs are kept.
+        cache_dir: The folder of the graph cache.
 
     Raises:
         ModelError: The tokenizer cannot be read.
@@ -79,17 +78,13 @@ def find_fingerprint(
 
 
 def hash_text_model(overrides: ModelOverrides, *, declared: str, place: Sequence[str]) -> str:
-    """Identifies the space of a model that takes texts, of which nothing is here.
+    """Return the fingerprint of a model that takes texts and has no local files, in hexadecimal.
 
     Args:
-        overrides: What the configuration says about it.
-        declared: What the server's configuration declares; empty for nothing. Who declares
-            something vouches that it changes with the model.
-        place: Servers, name, version and outputs of the model there: they identify it where
-            nothing is declared.
-
-    Returns:
-        In hexadecimal.
+        overrides: The settings of the model.
+        declared: The value that the server's configuration declares; empty for none. The operator
+            must change it with the model.
+        place: Servers, name, version and outputs of the model there, used if nothing is declared.
     """
     changes = json.dumps(dataclasses.asdict(overrides), sort_keys=True)
     return _digest(["text", *([declared] if declared else place), changes])
@@ -98,8 +93,8 @@ def hash_text_model(overrides: ModelOverrides, *, declared: str, place: Sequence
 def _hash_weights(
     files: ModelFiles, overrides: ModelOverrides, cache_dir: Path
 ) -> Iterator[tuple[WeightType, str]]:
-    """The content hashes that the files lead to, by weight type; none without the weights."""
-    # Without its repository nothing can be fetched by accident.
+    """Yield the content hash of the files for each weight type; nothing without the weights."""
+    # Without its repository, nothing can be downloaded by accident.
     here = dataclasses.replace(files, repository=None)
     others = [one for one in WeightType if one is not overrides.weight_type]
     for weight_type in (overrides.weight_type, *others):
@@ -114,7 +109,7 @@ def _hash_weights(
 
 
 def _has_choice(files: ModelFiles, described: ModelProperties) -> bool:
-    """Tells whether the file is here that would be chosen where all files are."""
+    """Return whether the weight file is here that would be chosen if all files were."""
     place = described.transformer_folder.relative_to(files.folder)
     chosen = described.file or choose_weights(lambda name: files.has(str(place / name)))
     return chosen is not None and (described.transformer_folder / chosen).exists()

@@ -1,15 +1,14 @@
-"""Fills the inputs that a model on a server takes beside ids, mask and types."""
+"""Makes the inputs of a model on a server other than ids, mask and types."""
 
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.limits import OFFSET_POSITIONS
 from embedgrpc.models.folder.properties import ModelProperties
 
-IntArray = NDArray[np.int64]
 # From ids and mask, int64 [batch, tokens] each, to an input of the same shape.
 MakeInput = Callable[[IntArray, IntArray], IntArray]
 
@@ -20,15 +19,15 @@ _POSITIONS = "position_ids"
 def plan_inputs(
     names: Iterable[str], properties: ModelProperties, *, model: str
 ) -> dict[str, MakeInput]:
-    """Finds how each further input is filled.
+    """Return how to make each input other than ids, mask and types.
 
     Args:
-        names: The inputs that the server wants.
-        properties: What the model is.
-        model: What the server calls it, for messages.
+        names: The inputs of the served model.
+        properties: The model's properties.
+        model: The model's name on the server, for messages.
 
     Raises:
-        ModelError: Nothing says how to fill one of them.
+        ModelError: An input is not supported.
     """
     made: dict[str, MakeInput] = {}
     for name in names:
@@ -50,7 +49,7 @@ def _find_positions(properties: ModelProperties) -> MakeInput:
 
     def count_after_padding(ids: IntArray, mask: IntArray) -> IntArray:
         del mask
-        # These look at the ids: a text that spells out the padding token has no position for it.
+        # Such models compare ids: a padding token that a text spells out has no position.
         real = (ids != padding).astype(np.int64)
         return np.asarray(real.cumsum(axis=1) * real + padding, np.int64)
 

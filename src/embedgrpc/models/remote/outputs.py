@@ -1,21 +1,23 @@
-"""Finds what a model gives whose graph runs on a server, by the names of its outputs there.
+"""Plans how to make our outputs from those of a model on a server, by their names.
 
-A repository that `embedgrpc` wrote serves the outputs of `embedgrpc.models.graphs.outputs`. In
-others, names mean what exporters mean by them, and what is missing is made here.
+A repository that `embedgrpc` wrote serves the outputs of `embedgrpc.models.graphs.outputs`. Other
+repositories use the names of exporters, and the missing steps run here.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.files.onnx_outputs import Shape
+from embedgrpc.models.files.onnx_outputs import Dims
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.representations import ServedTokenOutputs
+from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.graphs.outputs import (
+    HIDDEN_NAMES,
     LOGITS,
     OUTPUTS,
     POOLED_EMBEDDING,
@@ -27,37 +29,35 @@ from embedgrpc.models.graphs.outputs import (
 from embedgrpc.models.kinds import Kind, Representation
 from embedgrpc.models.remote.token_pooling import pool, scale_to_unit
 
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
-# From an output, float32, and the mask, int64 [batch, tokens], to one of ours.
+# From a served output, float32, and the mask, int64 [batch, tokens], to one of ours.
 MakeOutput = Callable[[FloatArray, IntArray], FloatArray]
 
-_HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")
+# After the batch.
 _HIDDEN_AXES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ServedOutput:
-    """How an output of ours is made of one of the server's.
+    """How to make one of our outputs from one of the server's.
 
     Attributes:
-        served: The name of the server's.
-        dims: The length of each axis of ours after the batch; None for the number of tokens.
-        make: Makes ours; None where it is the same.
+        served: The name of the server's output.
+        dims: The length of each axis of our output after the batch; None for the number of tokens.
+        make: Makes our output; None if the two are the same.
     """
 
     served: str
-    dims: tuple[int | None, ...]
+    dims: Dims
     make: MakeOutput | None = None
 
 
-def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedTokenOutputs:
-    """Finds what a server makes of tokens.
+def find_token_outputs(outputs: Mapping[str, Dims], *, ours: bool) -> ServedTokenOutputs:
+    """Return which outputs per token a server has.
 
     Args:
-        outputs: The length of each axis after the batch by output, None where it is free.
-        ours: Whether `embedgrpc` wrote the repository. Elsewhere `token_embeddings` is what a
-            dense vector is pooled from.
+        outputs: The length of each axis after the batch, by output.
+        ours: Whether `embedgrpc` wrote the repository. In others, `token_embeddings` are the
+            vectors that a dense vector is pooled from.
     """
     vectors = _first(outputs, (TOKEN_EMBEDDINGS,) if ours else VECTOR_NAMES)
     return ServedTokenOutputs(
@@ -68,21 +68,18 @@ def find_forms(outputs: Mapping[str, Shape], *, ours: bool) -> ServedTokenOutput
 
 
 def plan_outputs(
-    outputs: Mapping[str, Shape], properties: ModelProperties, *, ours: bool, model: str
+    outputs: Mapping[str, Dims], properties: ModelProperties, *, ours: bool, model: str
 ) -> Mapping[str, ServedOutput]:
-    """Finds how each output that the engine may ask for is made.
+    """Return how to make each output that the engine may ask for, by our names.
 
     Args:
-        outputs: The length of each axis after the batch by output, None where it is free.
-        properties: What the model is.
+        outputs: The length of each axis after the batch, by output.
+        properties: The model's properties.
         ours: Whether `embedgrpc` wrote the repository.
-        model: What the server calls it, for messages.
-
-    Returns:
-        By the names of `embedgrpc.models.graphs.outputs`.
+        model: The model's name on the server, for messages.
 
     Raises:
-        ModelError: An output that the model needs is not served, or has another shape than the
+        ModelError: The server lacks an output that the model needs, or its shape is not what the
             model's files say.
     """
     plan = _Plan(outputs, properties, model)
@@ -105,13 +102,14 @@ def plan_outputs(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    outputs: Mapping[str, Shape]
+    outputs: Mapping[str, Dims]
     properties: ModelProperties
     model: str
 
     def take_ours(self) -> Mapping[str, ServedOutput]:
         dims = self._dims()
-        needed = [SENTENCE_EMBEDDING] if Representation.DENSE in self._forms() else []
+        dense = Representation.DENSE in self.properties.representations
+        needed = [SENTENCE_EMBEDDING] if dense else []
         if self.properties.splade:
             needed.append(VOCABULARY_WEIGHTS)
         if self.properties.kind is Kind.CROSS_ENCODER:
@@ -126,12 +124,12 @@ class _Plan:
 
     def find_dense(self) -> Mapping[str, ServedOutput]:
         properties = self.properties
-        asked_for = (properties.output,) if properties.output else ()
-        name = self.find(asked_for or (SENTENCE_EMBEDDING, *DENSE_NAMES, *_HIDDEN_NAMES))
+        configured = (properties.output,) if properties.output else ()
+        name = self.find(configured or (SENTENCE_EMBEDDING, *DENSE_NAMES, *HIDDEN_NAMES))
         if len(self.outputs[name]) == _HIDDEN_AXES:
             return self._pool(name)
         dims = (properties.dimensions,)
-        # What has unit length already stays as it is; nobody says whether it has.
+        # Whether the server's vectors have unit length is unknown; scaling those changes nothing.
         make = (lambda vectors, _: scale_to_unit(vectors)) if properties.normalize else None
         found = {SENTENCE_EMBEDDING: self.checked(SENTENCE_EMBEDDING, name, dims, make)}
         if properties.normalize and POOLED_EMBEDDING in self.outputs:
@@ -140,9 +138,9 @@ class _Plan:
 
     def find_sparse(self) -> Mapping[str, ServedOutput]:
         if self.properties.splade:
-            # A logit for each token and each entry of the vocabulary is too much to send.
+            # Not from logits: one for each token and vocabulary entry is too much to send.
             name = self.find((VOCABULARY_WEIGHTS,))
-            dims: tuple[int | None, ...] = (self.properties.sparse_dimensions,)
+            dims = (self.properties.sparse_dimensions,)
             return {VOCABULARY_WEIGHTS: self.checked(VOCABULARY_WEIGHTS, name, dims, None)}
         name = self.find((TOKEN_WEIGHTS, *WEIGHT_NAMES))
         return {TOKEN_WEIGHTS: self.checked(TOKEN_WEIGHTS, name, (None,), _as_weights)}
@@ -156,10 +154,8 @@ class _Plan:
             )
         return name
 
-    def checked(
-        self, ours: str, name: str, dims: tuple[int | None, ...], make: MakeOutput | None
-    ) -> ServedOutput:
-        """An output whose shape, as far as the server tells it, is what the files lead to."""
+    def checked(self, ours: str, name: str, dims: Dims, make: MakeOutput | None) -> ServedOutput:
+        """Return an output whose declared shape fits the model's files."""
         served = self.outputs[name]
         fits = make is not None or len(served) == len(dims)
         last = served[-1] if served else None
@@ -199,31 +195,28 @@ class _Plan:
             POOLED_EMBEDDING: ServedOutput(name, dims, make_pooled),
         }
 
-    def _dims(self) -> Mapping[str, tuple[int | None, ...]]:
-        """The shapes of ours after the batch, of those that the model has."""
-        properties = self.properties
-        dims: dict[str, tuple[int | None, ...]] = {}
-        if properties.kind is Kind.CROSS_ENCODER:
-            return {LOGITS: (1,)}
-        if Representation.DENSE in self._forms():
-            dims[SENTENCE_EMBEDDING] = dims[POOLED_EMBEDDING] = (properties.dimensions,)
-        if properties.splade:
-            dims[VOCABULARY_WEIGHTS] = (properties.sparse_dimensions,)
-        elif Representation.SPARSE in self._forms():
-            dims[TOKEN_WEIGHTS] = (None,)
-        if Representation.MULTI_VECTOR in self._forms():
-            dims[TOKEN_EMBEDDINGS] = (None, properties.multi_vector_dimensions)
-        return dims
-
-    def _forms(self) -> tuple[Representation, ...]:
-        return self.properties.representations
+    def _dims(self) -> Mapping[str, Dims]:
+        """Return the shapes after the batch of the outputs that the model has, by our names."""
+        if self.properties.kind is Kind.CROSS_ENCODER:
+            names = [LOGITS]
+        else:
+            names = []
+            forms = self.properties.representations
+            if Representation.DENSE in forms:
+                names += [SENTENCE_EMBEDDING, POOLED_EMBEDDING]
+            if Representation.SPARSE in forms:
+                names.append(VOCABULARY_WEIGHTS if self.properties.splade else TOKEN_WEIGHTS)
+            if Representation.MULTI_VECTOR in forms:
+                names.append(TOKEN_EMBEDDINGS)
+        sizes = output_sizes(self.properties)
+        return {name: sizes[name] for name in names}
 
 
-def _first(outputs: Mapping[str, Shape], names: tuple[str, ...]) -> str:
+def _first(outputs: Mapping[str, Dims], names: tuple[str, ...]) -> str:
     return next((name for name in names if name in outputs), "")
 
 
-def _describe(dims: Shape) -> str:
+def _describe(dims: Dims) -> str:
     return str(["any" if size is None else size for size in dims]).replace("'", "")
 
 
@@ -232,12 +225,12 @@ def _as_column(logits: FloatArray, mask: IntArray) -> FloatArray:
 
 
 def _as_weights(weights: FloatArray, mask: IntArray) -> FloatArray:
-    """float32 [batch, tokens] from [batch, tokens, 1], never below 0."""
+    """Return float32 [batch, tokens], never below 0, from [batch, tokens, 1]."""
     return np.maximum(weights, np.float32(0)).reshape(mask.shape)
 
 
 def _align_vectors(vectors: FloatArray, mask: IntArray) -> FloatArray:
-    """A vector of length 1 for each token, where the first token's may be left out."""
+    """Scale vectors to length 1, and add a row of zeros if the first token's is left out."""
     missing = mask.shape[1] - vectors.shape[1]
     if missing not in {0, 1}:
         raise ValueError(f"{vectors.shape[1]} vectors for {mask.shape[1]} tokens")

@@ -1,44 +1,44 @@
-"""What a model on a server is that takes texts and tokenizes by itself: no file describes it."""
+"""Describes a model on a server that takes texts and tokenizes them itself, without any file."""
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.files.onnx_outputs import Shape
+from embedgrpc.models.files.onnx_outputs import Dims
 from embedgrpc.models.folder.m3_names import DENSE_NAMES
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS, SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Activation, Kind, Representation, Similarity
 
-# How long a text may be where no setting says it. What such a model reads of it is its own affair:
-# this is some 8000 tokens of English, more than most of them do.
+# The default limit of a text: some 8000 tokens of English, more than most such models read. The
+# model itself cuts longer texts.
 _BYTES_MAX = 32_768
-# What can be set for a model of which nothing but the vectors is known.
+# The settings that need nothing but the model's vectors.
 _SETTINGS = frozenset(
     {"normalize", "max_tokens", "prompts", "default_prompt_name", "similarity", "output"}
 )
 
 
 def describe_text_model(
-    outputs: Mapping[str, Shape], overrides: ModelOverrides, *, model: str
+    outputs: Mapping[str, Dims], overrides: ModelOverrides, *, model: str
 ) -> ModelProperties:
-    """Says what a model is, from its outputs and the configuration alone.
+    """Return the properties of a model, from its outputs and its settings alone.
 
-    Its tokens are bytes of UTF-8, as `Tokenizer.of_bytes` makes them.
+    Its tokens are bytes of UTF-8; see `Tokenizer.of_bytes`.
 
     Args:
-        outputs: The length of each axis after the batch by output, None where it is free.
-        overrides: What the configuration says about it.
-        model: What the server calls it, for messages.
+        outputs: The length of each axis after the batch, by output.
+        overrides: The settings of the model.
+        model: The model's name on the server, for messages.
 
     Returns:
         A model of dense vectors; `output` names the one that holds them.
 
     Raises:
-        ModelError: No output is a vector for each text, or the configuration says too little
-            about the model, or what nobody can do for such a model.
+        ModelError: No output is a vector for each text, a required setting is missing, or a
+            setting cannot apply to such a model.
     """
     _check_overrides(overrides, model)
     output = _find_output(outputs, overrides.output, model)
@@ -50,7 +50,7 @@ def describe_text_model(
         )
     if overrides.normalize is None:
         raise ModelError(
-            f"the model {model} on Triton takes texts, and nothing says whether its vectors get"
+            f"the model {model} on Triton takes texts, and it is not known whether its vectors get"
             " unit length: set normalize for this model to true or false"
         )
     return ModelProperties(
@@ -81,15 +81,15 @@ def _check_overrides(overrides: ModelOverrides, model: str) -> None:
         if one.name not in _SETTINGS and getattr(overrides, one.name) != getattr(nothing, one.name):
             raise ModelError(
                 f"the model {model} on Triton takes texts, and {one.name} cannot be set for it:"
-                " what it makes of them is its own affair"
+                " the model itself decides how it reads them"
             )
     name = overrides.default_prompt_name
     if name and name not in overrides.prompts:
         raise ModelError(f"default_prompt_name {name} for {model} is none of its prompts")
 
 
-def _find_output(outputs: Mapping[str, Shape], wanted: str, model: str) -> str:
-    """The output of one vector for each text: by its name, or else the only one."""
+def _find_output(outputs: Mapping[str, Dims], wanted: str, model: str) -> str:
+    """Return the output with one vector for each text: by its name, or the only such output."""
     vectors = [name for name, shape in outputs.items() if len(shape) == 1]
     names = (wanted,) if wanted else (SENTENCE_EMBEDDING, *DENSE_NAMES)
     named = [name for name in names if name in vectors]
@@ -103,7 +103,7 @@ def _find_output(outputs: Mapping[str, Shape], wanted: str, model: str) -> str:
         )
     if named[0] == LOGITS or outputs[named[0]] == (1,):
         raise ModelError(
-            f"the model {model} on Triton gives scores of single texts, and only pairs can be"
-            " scored: serve a cross-encoder that takes token ids"
+            f"the model {model} on Triton scores single texts, and only pairs can be scored: serve"
+            " a cross-encoder that takes token ids"
         )
     return named[0]

@@ -1,4 +1,4 @@
-"""Pools token vectors outside of a graph, for models whose graph runs elsewhere and does not.
+"""Pools token vectors with numpy, for graphs on servers that return token vectors.
 
 Source: sentence-transformers `Pooling` and `Normalize`.
 """
@@ -6,21 +6,18 @@ Source: sentence-transformers `Pooling` and `Normalize`.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.kinds import Pooling
-
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 
 def pool(hidden: FloatArray, mask: IntArray, poolings: Sequence[Pooling]) -> FloatArray:
-    """Makes one vector of the vectors of a text's tokens.
+    """Pool the token vectors of each text into one vector.
 
     Args:
         hidden: float32 [batch, tokens, hidden_size].
         mask: int64 [batch, tokens]; 1 for a real token, of which each text has at least one.
-        poolings: What to concatenate.
+        poolings: The poolings whose results are concatenated.
 
     Returns:
         float32 [batch, hidden_size x poolings].
@@ -35,7 +32,7 @@ def pool(hidden: FloatArray, mask: IntArray, poolings: Sequence[Pooling]) -> Flo
 
 
 def scale_to_unit(vectors: FloatArray) -> FloatArray:
-    """Scales vectors, float32 [..., dimensions], to length 1; zeros stay zeros."""
+    """Scale vectors, float32 [..., dimensions], to length 1; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, np.float32(1e-12)), np.float32)
 
@@ -63,7 +60,7 @@ def _mean_sqrt_len(hidden: FloatArray, mask: IntArray) -> FloatArray:
 
 
 def _weighted_mean(hidden: FloatArray, mask: IntArray) -> FloatArray:
-    # Later tokens weigh more, and padding on the left does not count.
+    # Later tokens weigh more; padding on the left does not count.
     weights = mask.cumsum(axis=1) * mask
     return _weighted_sum(hidden, weights) / _count(weights)
 

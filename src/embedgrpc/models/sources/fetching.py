@@ -1,4 +1,4 @@
-"""Brings the weights of a model's backbone from the repository that its files come from."""
+"""Downloads the weights of a model's backbone from its repository."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -12,17 +12,17 @@ _INDEX_SUFFIX = ".index.json"
 
 
 def fetch_weights(files: ModelFiles, folder: Path, *, file: str = "") -> None:
-    """Brings the file that a graph is to be made from, and the shards that it names.
+    """Download the file of weights, and its shards if it is an index.
 
-    What other files an ONNX graph needs is known only when it was read: see `fetch_external`.
+    The external files of an ONNX graph are known only after reading it: see `fetch_external`.
 
     Args:
-        files: The model; nothing is done where it comes from no repository.
-        folder: The folder of its backbone.
-        file: The file to take, relative to that folder; empty for the usual choice.
+        files: The model; nothing is downloaded if it has no repository.
+        folder: The backbone's folder.
+        file: The file relative to that folder; empty for the default choice.
 
     Raises:
-        ModelError: There is none, or it cannot be had.
+        ModelError: There is no such file, or the download fails.
     """
     if files.repository is None:
         return
@@ -40,16 +40,16 @@ def fetch_weights(files: ModelFiles, folder: Path, *, file: str = "") -> None:
 
 
 def fetch_external(files: ModelFiles, weight_file: WeightFile, locations: Sequence[str]) -> None:
-    """Brings the files in which an ONNX graph keeps its weights.
+    """Download the files in which an ONNX graph keeps its weights.
 
     Args:
-        files: The model; nothing is done where it comes from no repository.
+        files: The model; nothing is downloaded if it has no repository.
         weight_file: The graph.
-        locations: As the graph has them. Those that the repository does not hold are left out:
-            it is told when they are looked for.
+        locations: The paths in the graph. Paths that the repository lacks are ignored here;
+            `find_external` reports them.
 
     Raises:
-        ModelError: They cannot be had.
+        ModelError: The download fails.
     """
     place = PurePosixPath(weight_file.path.parent.relative_to(files.folder))
     files.fetch([str(place / location) for location in locations])

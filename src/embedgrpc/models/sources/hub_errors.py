@@ -1,4 +1,4 @@
-"""Says in one line what to do about a model that the Hugging Face Hub does not give."""
+"""Turns failures of the Hugging Face Hub into one line that says what to do."""
 
 import errno
 
@@ -6,39 +6,36 @@ from embedgrpc.models.errors import ModelError, ModelUnavailableError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({401, 403})
-# The client was too slow or asks too often.
-_PASSING = frozenset({408, 425, 429})
+# The client is too slow or sends too many requests: a retry may succeed.
+_TEMPORARY = frozenset({408, 425, 429})
 _SERVER_ERRORS = range(500, 600)
 
 
 def explain(error: Exception, source: str) -> ModelError:
-    """Turns an error of the huggingface_hub library into one line.
+    """Return the error to raise; a `ModelUnavailableError` if a retry may succeed.
 
     Args:
-        error: Of the library, of its HTTP client, or of the file system.
-        source: As the user named the model.
-
-    Returns:
-        The error to raise; a `ModelUnavailableError` where a later attempt may succeed.
+        error: From the library, its HTTP client or the file system.
+        source: The source as the user wrote it.
     """
     from huggingface_hub import errors, is_offline_mode  # noqa: PLC0415 - it loads slowly
 
-    # Raised for want of a cached copy; what kept it from being downloaded is the cause.
+    # These say that there is no cached copy. Their cause is why the download failed.
     not_cached = isinstance(error, (errors.LocalEntryNotFoundError, errors.RevisionResolutionError))
     cause = error.__cause__ if not_cached and error.__cause__ is not None else error
     if is_offline_mode() and (not_cached or isinstance(cause, errors.OfflineModeIsEnabled)):
         return explain_absence(source, "it")
-    lasting = _advise_refusal(cause) or _advise_cache(cause)
-    if lasting:
-        return ModelError(f"{_subject(source)}: {lasting}")
-    passing = _advise_failure(cause) or _advise_network(cause, source)
-    return ModelUnavailableError(f"{_subject(source)}: {passing}")
+    permanent = _explain_refusal(cause) or _explain_cache(cause)
+    if permanent:
+        return ModelError(f"{_subject(source)}: {permanent}")
+    temporary = _explain_failure(cause) or _explain_network(cause, source)
+    return ModelUnavailableError(f"{_subject(source)}: {temporary}")
 
 
 def explain_absence(source: str, what: str) -> ModelError:
-    """Say that the cache lacks a file, and that it cannot be downloaded now.
+    """Return the error for a file that is not cached and cannot be downloaded.
 
-    That passes, unless the library is told to stay offline.
+    A retry may succeed, unless the library is in offline mode.
     """
     from huggingface_hub import constants, is_offline_mode  # noqa: PLC0415 - it loads slowly
 
@@ -55,36 +52,36 @@ def _subject(source: str) -> str:
     return f"model source {source!r}, which is no folder here but may be a repository of the Hub"
 
 
-def _advise_refusal(cause: BaseException) -> str:
-    """What to do where the Hub refused for good; empty where it did not."""
+def _explain_refusal(cause: BaseException) -> str:
+    """Return what to do if the Hub refused permanently, else an empty text."""
     from huggingface_hub import errors  # noqa: PLC0415 - it loads slowly
 
-    # The narrowest first: the error of a gated repository is also that of a missing one.
+    # Subclasses first: GatedRepoError is a RepositoryNotFoundError.
     advice: dict[type[Exception], str] = {
         errors.GatedRepoError: "the repository is gated: accept its terms on its page at the Hub,"
-        " and set HF_TOKEN to a token of the account that did",
+        " and set HF_TOKEN to a token of the same account",
         errors.RevisionNotFoundError: "the repository has no such revision: give a branch, a tag"
         " or a commit after the @",
-        errors.RepositoryNotFoundError: "the Hub has no such repository, or does not show it: check"
-        " the name, and set HF_TOKEN to a token that may read it where it is private",
+        errors.RepositoryNotFoundError: "the Hub has no such repository, or it is private: check"
+        " the name, and set HF_TOKEN to a token that may read it if it is private",
     }
     for kind, text in advice.items():
         if isinstance(cause, kind):
             return text
     if isinstance(cause, errors.HFValidationError):
-        return f"this cannot be the name of a repository: {_first_line(cause)}"
+        return f"this is not a valid repository name: {_first_line(cause)}"
     if not isinstance(cause, errors.HfHubHTTPError):
         return ""
     status = cause.response.status_code
     if status in _DENIED:
         return f"the Hub refused access (HTTP {status}): set HF_TOKEN to a token that may read it"
-    if status in _PASSING or status in _SERVER_ERRORS:
+    if status in _TEMPORARY or status in _SERVER_ERRORS:
         return ""
     return f"the Hub refused the request (HTTP {status})"
 
 
-def _advise_failure(cause: BaseException) -> str:
-    """What to do where the Hub answered that it cannot now; empty where it did not answer."""
+def _explain_failure(cause: BaseException) -> str:
+    """Return what to do if the Hub answered with a temporary error, else an empty text."""
     from huggingface_hub import errors  # noqa: PLC0415 - it loads slowly
 
     if not isinstance(cause, errors.HfHubHTTPError):
@@ -92,8 +89,8 @@ def _advise_failure(cause: BaseException) -> str:
     return f"the Hub answered with HTTP {cause.response.status_code}: try again later"
 
 
-def _advise_cache(cause: BaseException) -> str:
-    """What to do where the file system failed; empty where something else did."""
+def _explain_cache(cause: BaseException) -> str:
+    """Return what to do if the file system failed, else an empty text."""
     from huggingface_hub import constants  # noqa: PLC0415 - it loads slowly
 
     if not isinstance(cause, OSError) or not cause.errno or isinstance(cause, ConnectionError):
@@ -105,7 +102,7 @@ def _advise_cache(cause: BaseException) -> str:
     )
 
 
-def _advise_network(cause: BaseException, source: str) -> str:
+def _explain_network(cause: BaseException, source: str) -> str:
     from huggingface_hub import constants  # noqa: PLC0415 - it loads slowly
 
     return (

@@ -1,10 +1,9 @@
-"""What the configuration of a model in a Triton server says about where the model comes from.
+"""The `parameters` of config.pbtxt that connect a model on Triton with its files.
 
-Keys of `parameters` in config.pbtxt. They are written into repositories and read back by whoever
-is to tokenize for the model.
+`embedgrpc triton-repo` writes them. The server that tokenizes for the model reads them.
 """
 
-# Where tokenizer and properties are: a model source, for a repository with its commit.
+# The source of the tokenizer and the properties; a repository has its commit.
 SOURCE_PARAMETER = "embedgrpc_source"
-# What the model's answers depend on: the content hash of its graph, where it is run as it is.
+# The content hash of the model's graph.
 FINGERPRINT_PARAMETER = "embedgrpc_fingerprint"

@@ -1,4 +1,4 @@
-"""The sources of models that run on a Triton server, as text."""
+"""Reads the sources of models that run on a Triton server."""
 
 import re
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _ENDPOINTS_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class TritonSource:
-    """A model on one Triton server, or on several that serve the same.
+    """A model on one or several Triton servers.
 
     Attributes:
-        endpoints: HOST:PORT of each server's gRPC port, each once; an IPv6 address in brackets.
-        model: Its name there.
-        version: Its version there; empty for the one that the server chooses.
+        endpoints: HOST:PORT of the servers' gRPC ports, without duplicates; an IPv6 address is in
+            brackets.
+        version: The version on the server; empty lets the server choose.
         secure: Whether the connections use TLS.
     """
 
@@ -32,12 +32,12 @@ class TritonSource:
 
 
 def is_triton_source(source: str) -> bool:
-    """Tells whether a source names a model on a Triton server."""
+    """Whether a source names a model on a Triton server."""
     return source.startswith((_SCHEME, _SECURE_SCHEME))
 
 
 def parse_triton_source(source: str) -> TritonSource:
-    """Reads a source such as `triton:10.0.0.1:8001,10.0.0.2:8001/minilm:3`.
+    """Parse a source such as `triton:10.0.0.1:8001,10.0.0.2:8001/minilm:3`.
 
     Raises:
         ModelError: It has another form, or names an endpoint twice.
@@ -58,7 +58,7 @@ def parse_triton_source(source: str) -> TritonSource:
         if found is None or not 1 <= int(found["port"]) <= _PORT_MAX:
             raise ModelError(
                 f"model source {source!r}: {endpoint!r} is not HOST:PORT with a port from 1 to"
-                f" {_PORT_MAX}; an IPv6 address stands in brackets"
+                f" {_PORT_MAX}; an IPv6 address must be in brackets"
             )
     if len(set(endpoints)) < len(endpoints):
         raise ModelError(f"model source {source!r} names an endpoint twice")
@@ -66,14 +66,10 @@ def parse_triton_source(source: str) -> TritonSource:
 
 
 def join_endpoints(parts: list[str]) -> list[str]:
-    """Puts together again what was separated at the commas between endpoints.
+    """Return the sources of a list that was split at every comma, also between endpoints.
 
     Args:
-        parts: What stood between commas; each a source, with or without `NAME=`, or a part of
-            one.
-
-    Returns:
-        The sources.
+        parts: Sources, with or without `ID=`, or parts of Triton sources.
     """
     joined: list[str] = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""Chooses the file that holds a model's weights, and identifies its content."""
+"""Chooses the file of a model's weights, and hashes it."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,17 +12,15 @@ from embedgrpc.models.files.model_file import check_file, find_member, hash_file
 from embedgrpc.models.tensors.torch_tensors import TorchTensors
 from embedgrpc.models.tensors.weights import TensorFile, Tensors, TensorShards, read_shards
 
-# Only these names: a variant such as `model_quantized.onnx` is never taken unasked.
+# A variant such as `model_quantized.onnx` must be configured.
 _ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
 _SAFETENSORS_NAME = "model.safetensors"
-
-
 _INDEX_NAME = f"{_SAFETENSORS_NAME}.index.json"
 _TORCH_NAME = "pytorch_model.bin"
 
 
 class Format(StrEnum):
-    """What a model's weights are stored as."""
+    """The file format of weights."""
 
     ONNX = "onnx"
     SAFETENSORS = "safetensors"
@@ -40,14 +38,13 @@ _SUFFIXES = {".onnx": Format.ONNX, ".safetensors": Format.SAFETENSORS, ".bin": F
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """The file that a graph is made from.
+    """The file of weights that a graph is built from.
 
     Attributes:
-        format: What it is.
-        root: The model's folder, out of which nothing is read.
-        folder: The folder of the model's backbone.
-        path: The file, inside the folder; the index where there are several.
-        digest: The SHA-256 of the content, in hexadecimal.
+        root: The model's folder; nothing outside of it is read.
+        folder: The backbone's folder.
+        path: The file, inside the folder; for shards their index.
+        digest: The SHA-256 of the content, in hexadecimal; for shards of the digests of all files.
     """
 
     format: Format
@@ -58,21 +55,19 @@ class WeightFile:
 
 
 def find_weight_file(folder: Path, root: Path, *, file: str = "") -> WeightFile:
-    """Chooses a model's weights: an ONNX export where there is one, else safetensors.
+    """Return a model's weights, hashed.
 
     Args:
-        folder: The folder of the model's backbone.
+        folder: The backbone's folder.
         root: The model's folder.
-        file: The file to take instead, relative to the folder; empty for none.
-
-    Returns:
-        The file, hashed.
+        file: The file relative to the backbone's folder; empty for the choice of
+            `choose_weights`.
 
     Raises:
         ModelError: There is none that can be used.
     """
     if file:
-        return _find_asked_for(folder, root, file)
+        return _find_configured(folder, root, file)
     name = choose_weights(lambda name: (folder / name).exists())
     if name is None:
         raise ModelError(
@@ -83,19 +78,19 @@ def find_weight_file(folder: Path, root: Path, *, file: str = "") -> WeightFile:
 
 
 def choose_weights(has: Callable[[str], bool]) -> str | None:
-    """Chooses the file that a graph is made from, unless another is asked for.
+    """Return the name of the default file of weights: ONNX, else safetensors, else torch.
 
     Args:
-        has: Tells whether there is a file of a name, relative to the backbone's folder.
+        has: Whether a file exists, by its name relative to the backbone's folder.
 
     Returns:
-        Its name; None where there is none that can be used.
+        The name, or None if there is no such file.
     """
     return next((name for name in (*_ONNX_NAMES, *_WEIGHTS) if has(name)), None)
 
 
 def _describe_others(folder: Path) -> str:
-    """Names the exports between which nobody has chosen; empty where there are none."""
+    """Return a hint that names the other ONNX files; empty if there are none."""
     paths = [*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")]
     others = sorted(str(path.relative_to(folder)) for path in paths)
     if not others:
@@ -103,11 +98,11 @@ def _describe_others(folder: Path) -> str:
     return f"; set file for this model in the configuration to one of {', '.join(others)}"
 
 
-def _find_asked_for(folder: Path, root: Path, file: str) -> WeightFile:
+def _find_configured(folder: Path, root: Path, file: str) -> WeightFile:
     path = find_member(root, folder, file, named_by="file in the configuration")
     name = PurePosixPath(file)
     if not path.exists():
-        raise ModelError(f"{path} is missing: it is the file that the configuration names")
+        raise ModelError(f"{path} is missing: the configuration names it as file")
     if name.name.endswith(".index.json"):
         return _hash(folder, root, path, Format.SHARDS)
     if name.suffix not in _SUFFIXES:
@@ -116,17 +111,14 @@ def _find_asked_for(folder: Path, root: Path, file: str) -> WeightFile:
 
 
 def find_external(weight_file: WeightFile, location: str) -> Path:
-    """Finds a file that an ONNX graph names as the place of its weights.
+    """Return a file in which an ONNX graph keeps weights.
 
     Args:
         weight_file: The graph.
-        location: As the graph has it, relative to the graph's own folder.
-
-    Returns:
-        The file, inside the model's folder.
+        location: The path in the graph, relative to the graph's folder.
 
     Raises:
-        ModelError: It is not there, or the location leads out of the model's folder.
+        ModelError: The file is missing, or outside of the model's folder.
     """
     named_by = f"{weight_file.path}: external data"
     path = find_member(weight_file.root, weight_file.path.parent, location, named_by=named_by)
@@ -149,7 +141,7 @@ def _hash(folder: Path, root: Path, path: Path, kind: Format) -> WeightFile:
 
 
 def open_tensors(weight_file: WeightFile) -> Tensors:
-    """Opens the weights of a model that is no ONNX graph.
+    """Open the weights of a file that is not an ONNX graph.
 
     Raises:
         ModelError: They cannot be read.

@@ -1,4 +1,4 @@
-"""Finds the weights of a module that comes after pooling."""
+"""Finds the weights of a Dense or LayerNorm module."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from embedgrpc.models.tensors.torch_tensors import TorchTensors
 from embedgrpc.models.tensors.vector_layers import VectorLayer
 from embedgrpc.models.tensors.weights import TensorFile, Tensors
 
-# The reference wrote the second before it knew the first.
+# Older releases of the reference wrote the second.
 LAYER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def find_layer_weights(layer: VectorLayer) -> Path:
-    """Finds the file that holds the weights of a module.
+    """Return the file of a module's weights.
 
     Raises:
         ModelError: There is none.
@@ -20,11 +20,11 @@ def find_layer_weights(layer: VectorLayer) -> Path:
     for name in LAYER_WEIGHTS:
         if (layer.folder / name).exists():
             return layer.folder / name
-    raise ModelError(f"{layer.folder / LAYER_WEIGHTS[0]} is missing: it holds the module's weights")
+    raise ModelError(f"{layer.folder / LAYER_WEIGHTS[0]} is missing")
 
 
 def open_layer(layer: VectorLayer) -> Tensors:
-    """Opens the weights of a module.
+    """Open a module's weights.
 
     Raises:
         ModelError: There are none, or they cannot be read.

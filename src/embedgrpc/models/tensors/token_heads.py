@@ -1,6 +1,6 @@
-"""Finds the heads that lie beside a backbone: lexical weights and vectors of its tokens.
+"""Finds the heads of a backbone that make token weights and multi-vectors.
 
-Models such as BGE-M3 keep each as one linear layer in a file of its own.
+Models such as BGE-M3 have a file with one linear layer for each.
 
 Source: Chen et al., "BGE M3-Embedding", 2024; FlagEmbedding's names of the files.
 """
@@ -21,49 +21,40 @@ from embedgrpc.models.tensors.weights import TensorFile
 SPARSE_NAME = "sparse_linear"
 MULTI_VECTOR_NAME = "colbert_linear"
 
-# In the order of preference: the first needs no unpickling.
+# The preferred first: it needs no unpickling.
 HEAD_SUFFIXES = (".safetensors", ".pt", ".bin")
 _MATRIX_RANK = 2
 
 
 @dataclass(frozen=True, slots=True)
 class TokenHead:
-    """A linear layer that is applied to every token vector.
-
-    Attributes:
-        path: The file that holds it.
-        in_features: Values per token vector that go in.
-        out_features: Values per token that come out.
-    """
+    """A linear layer that is applied to every token vector."""
 
     path: Path
     in_features: int
     out_features: int
 
     def read(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Reads the layer.
+        """Read the layer.
 
         Returns:
-            The weight, float32 [out_features, in_features], and the bias, float32
-            [out_features]; zeros where the file has none.
+            The weight, float32 [out_features, in_features], and the bias, float32 [out_features];
+            zeros if the file has no bias.
 
         Raises:
-            ModelError: The file cannot be read, or holds something else.
+            ModelError: The file cannot be read, or contains something else.
         """
         tensors = _read_layer(self.path)
         return tensors["weight"], tensors["bias"]
 
 
 def find_head(folder: Path, name: str, *, hidden_size: int) -> TokenHead | None:
-    """Finds one of the heads of a model.
+    """Return a head of a model, or None if it has none of this name.
 
     Args:
         folder: The model's folder.
         name: `SPARSE_NAME` or `MULTI_VECTOR_NAME`.
         hidden_size: Values per token vector of the backbone.
-
-    Returns:
-        The head; None where the folder has none of this name.
 
     Raises:
         ModelError: The file cannot be read, or does not fit the backbone.
@@ -77,7 +68,7 @@ def find_head(folder: Path, name: str, *, hidden_size: int) -> TokenHead | None:
     if columns != hidden_size:
         raise ModelError(
             f"{path}: weight has shape [{rows}, {columns}], not [{rows}, {hidden_size}] "
-            "as the hidden_size of config.json asks for"
+            "as the hidden_size of config.json requires"
         )
     if name == SPARSE_NAME and rows != 1:
         raise ModelError(f"{path}: weight has shape [{rows}, {columns}], not [1, {columns}]")
@@ -88,15 +79,15 @@ def _read_layer(path: Path) -> Mapping[str, NDArray[np.float32]]:
     tensors = _read_all(path)
     unknown = sorted(tensors.keys() - {"weight", "bias"})
     if unknown:
-        raise ModelError(f"{path}: {unknown[0]!r} is not of a linear layer, which it must hold")
+        raise ModelError(f"{path}: {unknown[0]!r} is not part of a linear layer")
     weight = tensors.get("weight")
     if weight is None:
         raise ModelError(f"{path}: weight is missing")
     if weight.ndim != _MATRIX_RANK or not weight.size:
-        raise ModelError(f"{path}: weight has shape {list(weight.shape)}, not two axes")
+        raise ModelError(f"{path}: weight has shape {list(weight.shape)}, not two axes with values")
     for name, values in tensors.items():
         if values.dtype != np.float32:
-            raise ModelError(f"{path}: {name} has type {values.dtype}, not a floating one")
+            raise ModelError(f"{path}: {name} has type {values.dtype}, not a floating-point type")
     rows = len(weight)
     bias: NDArray[Any] = tensors.get("bias", np.zeros(rows, dtype=np.float32))
     if bias.shape != (rows,):

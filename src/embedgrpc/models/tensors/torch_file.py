@@ -1,7 +1,7 @@
-"""Reads the tensors of a file that torch.save wrote, without torch.
+"""Reads the tensors of a file from torch.save, without torch.
 
 Source: the zip format of PyTorch 1.6 and later: `NAME/data.pkl` describes the tensors, and
-`NAME/data/KEY` hold their values.
+`NAME/data/KEY` contain their values.
 """
 
 import math
@@ -15,31 +15,32 @@ from numpy.typing import NDArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.lfs import check_no_pointer
 from embedgrpc.models.files.model_file import open_regular
-from embedgrpc.models.tensors.torch_pickle import Storage, TensorView, read_pickle
+from embedgrpc.models.tensors.torch_pickle import read_pickle
+from embedgrpc.models.tensors.torch_values import Storage, TensorView
 from embedgrpc.models.tensors.torch_zip import TorchZip
 
 _ZIP_START = b"PK\x03\x04"
 _DESCRIPTION = "data.pkl"
-# Of a model with many thousand tensors; each takes some 200 bytes.
+# A tensor takes about 200 bytes.
 _DESCRIPTION_BYTES_MAX = 8 << 20
 _BYTEORDER_BYTES_MAX = 16
 _EXTENT_MAX = (1 << 31) - 1
 
 
 def read_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
-    """Reads all tensors of a file.
+    """Read all tensors of a file.
 
     Args:
         path: A `.pt` or `.bin` file with a dictionary of tensors, or one such dictionary inside
             a dictionary.
 
     Returns:
-        The tensors by name: float32 where they are of floating point in any width, and as they
-        are where they are not. They are read-only; equal views of one storage share memory.
+        The tensors by name, read-only. Floating-point types become float32, other types stay.
+        Equal views of one storage share memory.
 
     Raises:
-        ModelError: The file cannot be read, is cut short, is of another format, or asks for
-            anything but tensors to be made.
+        ModelError: The file cannot be read, is cut short, has another format, or contains
+            anything but tensors.
     """
     check_no_pointer(path)
     _check_format(path)
@@ -52,8 +53,8 @@ def _check_format(path: Path) -> None:
         start = file.read(len(_ZIP_START))
     if start != _ZIP_START:
         raise ModelError(
-            f"{path} is not in torch's zip format: load it and save it anew with PyTorch 1.6 or "
-            "later, or as safetensors"
+            f"{path} is not in torch's zip format: save it again with PyTorch 1.6 or later, or as "
+            "safetensors"
         )
 
 
@@ -68,7 +69,7 @@ class _TorchFile:
         self._tensors: dict[TensorView, NDArray[Any]] = {}
 
     def read(self) -> Mapping[str, NDArray[Any]]:
-        """Returns all tensors by name."""
+        """Return all tensors by name."""
         byteorder = self._read_member("byteorder", bytes_max=_BYTEORDER_BYTES_MAX)
         if byteorder is not None and byteorder.strip() != b"little":
             raise ModelError(f"{self._path}: byteorder must be little")
@@ -76,23 +77,23 @@ class _TorchFile:
         views = _find_views(self._path, read_pickle(self._path, description or b""))
         for name, view in views.items():
             self._check_inside(name, view)
-        # Views may overlap, but no file of use has more values than bytes.
+        # Views may overlap, but no useful file has more values than bytes.
         if sum(math.prod(view.shape) for view in set(views.values())) > self._archive.size:
             raise ModelError(f"{self._path}: its tensors have more values than the file has bytes")
         return {name: self._tensor(view) for name, view in views.items()}
 
     def _check_inside(self, name: str, view: TensorView) -> None:
-        """Checks a view against its storage, and the storage against the file."""
+        """Check a view against its storage, and the storage against the file."""
         storage = view.storage
         member = f"data/{storage.key}"
         size = self._archive.sizes.get(self._prefix + member)
         if size is None:
-            raise ModelError(f"{self._path}: {member} is missing in it")
+            raise ModelError(f"{self._path} does not contain {member}")
         wanted = storage.count * _stored_type(storage).itemsize
         if wanted > size:
             raise ModelError(f"{self._path}: {member} has {size} bytes, not {wanted}")
         if 0 in view.shape:
-            # It holds nothing, but NumPy multiplies the other axes.
+            # It has no values, but NumPy multiplies the other axes.
             if math.prod(filter(None, view.shape)) > _EXTENT_MAX:
                 raise ModelError(f"{self._path}: tensor {name!r} has axes that are too long")
             return
@@ -116,8 +117,8 @@ class _TorchFile:
             values: NDArray[Any] = np.empty(view.shape, stored)
             values.flags.writeable = False
         else:
-            # NumPy checks the bounds once more, unlike with as_strided. The step along an axis
-            # of one value may be any number in the file.
+            # Unlike as_strided, this checks the bounds again. The stride of an axis of length 1
+            # may be any number in the file.
             steps = zip(view.shape, view.strides, strict=True)
             values = np.ndarray(
                 view.shape,
@@ -127,7 +128,7 @@ class _TorchFile:
                 strides=[stored.itemsize * step if length > 1 else 0 for length, step in steps],
             )
         if view.storage.dtype == "bfloat16":
-            # The upper half of a float32.
+            # bfloat16 is the upper half of a float32.
             wide = values.astype("<u4")
             wide <<= 16
             values = wide.view("<f4")
@@ -160,7 +161,7 @@ def _find_prefix(archive: TorchZip) -> str:
     names = [name for name in archive.sizes if name.rpartition("/")[2] == _DESCRIPTION]
     if len(names) != 1:
         raise ModelError(
-            f"{archive.path} is a zip file, but not of torch: it has {len(names)} data.pkl"
+            f"{archive.path} is a zip file, but not from torch: it has {len(names)} data.pkl"
         )
     return names[0].removesuffix(_DESCRIPTION)
 
@@ -173,7 +174,7 @@ def _find_views(path: Path, content: object) -> Mapping[str, TensorView]:
             views = _views(inner[0])
         if views:
             return views
-    raise ModelError(f"{path} must hold a dictionary of tensors")
+    raise ModelError(f"{path} must contain a dictionary of tensors")
 
 
 def _views(table: Mapping[str, object]) -> Mapping[str, TensorView]:

@@ -1,4 +1,4 @@
-"""Takes the tensors of a file that torch.save wrote as those of any other file."""
+"""Gives the tensors of a file from torch.save the common interface."""
 
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +14,10 @@ class TorchTensors(Tensors):
     """The tensors of a `.bin` or `.pt` file, all in memory."""
 
     def __init__(self, path: Path) -> None:
-        """Reads the file.
+        """Read the file.
 
         Raises:
-            ModelError: It cannot be read, or holds anything but tensors.
+            ModelError: It cannot be read, or contains anything but tensors.
         """
         self.path = path
         self._tensors = dict(read_tensors(path))
@@ -32,11 +32,11 @@ class TorchTensors(Tensors):
         self._tensors.clear()
 
     def describe(self, name: str) -> tuple[tuple[int, ...], str]:
-        """The shape of a tensor and its type, named as safetensors names it."""
+        """Return the shape and type of a tensor; see `Tensors`."""
         values = self._tensors[name]
         floating = values.dtype == np.float32
         return values.shape, "F32" if floating else str(values.dtype)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """Reads a tensor as float32, whatever it is stored as."""
+        """Read a tensor as float32."""
         return self._tensors[name].astype(np.float32, copy=False)

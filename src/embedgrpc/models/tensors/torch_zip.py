@@ -1,7 +1,7 @@
-"""Reads the zip files that torch writes: whole, not compressed, and small besides their content.
+"""Reads the zip files that torch writes: not compressed, with a small directory.
 
-`zipfile` makes an object of every entry of a file's directory before anybody can ask how many
-there are, and reads files whose members overlap. So the directory is measured before it is read.
+`zipfile` creates an object for every entry before the caller can check their number, and accepts
+members that overlap. So the size of the directory is checked before `zipfile` reads it.
 """
 
 import os
@@ -20,12 +20,12 @@ _WIDE_PLACE = struct.Struct("<4sLQL")
 _WIDE_PLACE_SIGNATURE = b"PK\x06\x07"
 _WIDE_END = struct.Struct("<4sQ2H2L4Q")
 _WIDE_END_SIGNATURE = b"PK\x06\x06"
-# What precedes a member's name, its padding and its content.
+# The size of a member's header without its name and padding.
 _MEMBER_HEADER_BYTES = 30
-# An entry takes about 80 bytes here and ten times that in memory; there is one for each storage.
+# An entry takes about 80 bytes, and ten times that in memory. There is one per storage.
 _DIRECTORY_BYTES_MAX = 2 << 20
 _ENCRYPTED_FLAG = 1
-# What zipfile raises on broken headers, besides its own error.
+# The errors of zipfile on broken headers.
 _DAMAGES = (
     zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError,
     struct.error,
@@ -33,19 +33,18 @@ _DAMAGES = (
 
 
 class TorchZip:
-    """An open zip file. For a `with` statement.
+    """An open zip file, for a `with` statement.
 
     Attributes:
-        path: The file, to be named in messages.
-        size: Its bytes.
-        sizes: The bytes of each member by name; together no more than `size`.
+        size: The bytes of the file.
+        sizes: The bytes of each member by name; together at most `size`.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens the file and checks its directory.
+        """Open the file and check its directory.
 
         Raises:
-            ModelError: It is damaged or cut short, or is no zip file as torch writes it.
+            ModelError: It is damaged, cut short, or not a zip file from torch.
         """
         self.path = path
         file = open_regular(path)
@@ -75,10 +74,7 @@ class TorchZip:
         self._file.close()
 
     def read(self, name: str) -> bytes:
-        """Reads a member, whose checksum must be right.
-
-        Args:
-            name: One of `sizes`.
+        """Read one of the members, and check its checksum.
 
         Raises:
             ModelError: It is damaged.
@@ -89,7 +85,7 @@ class TorchZip:
             raise self._damaged() from error
 
     def _check_end(self, file: BinaryIO) -> int:
-        """Checks the directory's size; returns where the directory begins."""
+        """Check the size of the directory, and return its offset."""
         place = self.size - _END.size
         file.seek(max(place, 0))
         signature, disk, _, _, _, size, begin, comment_size = _END.unpack(file.read(_END.size))
@@ -121,7 +117,7 @@ class TorchZip:
             plain = plain and member.compress_size == member.file_size
             if not plain or member.flag_bits & _ENCRYPTED_FLAG:
                 raise ModelError(
-                    f"{self.path}: {member.filename!r} is compressed, as torch never does"
+                    f"{self.path}: {member.filename!r} is compressed; torch does not compress"
                 )
         if sum(member.file_size for member in members) > self.size:
             raise ModelError(
@@ -139,4 +135,4 @@ class TorchZip:
             end = member.header_offset
 
     def _damaged(self) -> ModelError:
-        return ModelError(f"{self.path} is damaged or cut short: it is no whole zip file")
+        return ModelError(f"{self.path} is damaged or cut short: it is not a complete zip file")

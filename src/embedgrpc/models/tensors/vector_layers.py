@@ -1,4 +1,4 @@
-"""Reads the modules that come after pooling and change the vector: Dense and LayerNorm."""
+"""Reads the modules between pooling and normalisation: Dense and LayerNorm."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 
-# Classes of torch.nn that the graph can compute, each as it is when made without arguments.
+# The classes of torch.nn that the graph can compute, with their default arguments.
 DENSE_ACTIVATIONS = (
     "Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "SELU", "Softplus",
     "Softsign", "Mish", "ReLU6",
@@ -19,13 +19,10 @@ class DenseLayer:
     """A fully connected layer.
 
     Attributes:
-        folder: Where its weights are.
-        in_features: Values per vector that it takes.
-        out_features: Values per vector that it gives.
-        bias: Whether a bias is added.
-        activation: What follows, one of `DENSE_ACTIVATIONS`.
-        residual: Whether what it takes is added to what it gives, through a matrix of its own
-            where the two differ in length.
+        folder: Contains the weights.
+        activation: One of `DENSE_ACTIVATIONS`.
+        residual: Whether the input is added to the output, through another matrix if their sizes
+            differ.
 
     Source: sentence-transformers `Dense`.
     """
@@ -55,9 +52,8 @@ class NormLayer:
     """A layer normalisation of the vector.
 
     Attributes:
-        folder: Where its weights are.
-        in_features: Values per vector that it takes.
-        out_features: As many.
+        folder: Contains the weights.
+        out_features: Equal to `in_features`.
 
     Source: sentence-transformers `LayerNorm`.
     """
@@ -75,27 +71,20 @@ class NormLayer:
 VectorLayer = DenseLayer | NormLayer
 
 
-def read_dense(folder: Path, root: Path, *, input_name: str = _SENTENCE_EMBEDDING) -> DenseLayer:
-    """Reads the `config.json` of a Dense module.
+def read_dense(folder: Path, root: Path) -> DenseLayer:
+    """Read the `config.json` of a Dense module.
 
     Args:
-        folder: The module's.
-        root: The model's.
-        input_name: What the module must work on.
-
-    Returns:
-        The layer.
+        folder: The module's folder.
+        root: The model's folder.
 
     Raises:
-        ModelError: The file is missing or wrong, or asks for what is not supported.
+        ModelError: The file is missing or wrong, or contains something that is not supported.
     """
     config = _read_config(folder, root, "Dense")
-    taken = config.text("module_input_name", default=_SENTENCE_EMBEDDING)
-    if taken != input_name:
-        raise config.wrong("module_input_name", f"{input_name} here, not {taken}")
-    given = config.text("module_output_name", default=taken)
-    if given != taken:
-        raise config.wrong("module_output_name", f"{taken} as module_input_name is, not {given}")
+    for key in ("module_input_name", "module_output_name"):
+        if config.text(key, default=_SENTENCE_EMBEDDING) != _SENTENCE_EMBEDDING:
+            raise config.wrong(key, _SENTENCE_EMBEDDING)
     return DenseLayer(
         folder=folder,
         in_features=config.size("in_features"),
@@ -107,11 +96,11 @@ def read_dense(folder: Path, root: Path, *, input_name: str = _SENTENCE_EMBEDDIN
 
 
 def read_norm(folder: Path, root: Path) -> NormLayer:
-    """Reads the `config.json` of a LayerNorm module.
+    """Read the `config.json` of a LayerNorm module.
 
     Args:
-        folder: The module's.
-        root: The model's.
+        folder: The module's folder.
+        root: The model's folder.
 
     Raises:
         ModelError: The file is missing or wrong.
@@ -123,12 +112,12 @@ def read_norm(folder: Path, root: Path) -> NormLayer:
 def _read_config(folder: Path, root: Path, module: str) -> JsonObject:
     path = folder / "config.json"
     if not path.exists():
-        raise ModelError(f"{path} is missing: it says what the {module} module is")
+        raise ModelError(f"{path} is missing: it must describe the {module} module")
     return JsonObject.read(path, root)
 
 
 def _read_activation(config: JsonObject) -> str:
-    # The reference takes Tanh where the key is absent, and cannot read null.
+    # The reference uses Tanh if the key is absent, and fails for null.
     if "activation_function" not in config.values:
         return "Tanh"
     dotted = config.text("activation_function", default="")

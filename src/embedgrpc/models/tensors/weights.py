@@ -1,4 +1,4 @@
-"""Reads the tensors of a model's files, one by one."""
+"""Reads the tensors of safetensors files one by one."""
 
 import struct
 from abc import ABC, abstractmethod
@@ -21,18 +21,18 @@ from embedgrpc.models.files.model_file import check_file, check_name, open_regul
 _HEADER_BYTES_MAX = 8 << 20
 _TENSORS_MAX = 65_536
 _SHARDS_MAX = 1024
-# Of a model with another size all tensors are wrong.
+# If config.json has another size, all tensors are wrong.
 _FAULTS_SHOWN = 8
 _HEADER_SIZE = struct.Struct("<Q")
 _DTYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
 
 class Tensors(ABC):
-    """Named tensors that are read one by one. For a `with` statement.
+    """Named tensors that are read one by one, for a `with` statement.
 
     Attributes:
-        path: The file to be named in messages.
-        names: Of all tensors.
+        path: The file, for messages.
+        names: The names of all tensors.
     """
 
     path: Path
@@ -48,21 +48,21 @@ class Tensors(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes what is open."""
+        """Close the files."""
 
     @abstractmethod
     def describe(self, name: str) -> tuple[tuple[int, ...], str]:
-        """The shape of a tensor and its type, named as safetensors names it."""
+        """Return the shape and type of a tensor; the type as in safetensors."""
 
     @abstractmethod
     def read(self, name: str) -> NDArray[np.float32]:
-        """Reads a tensor as float32, whatever it is stored as."""
+        """Read a tensor as float32, converting other types."""
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Checks that tensors are there, of floating point and of these shapes.
+        """Check that there are floating-point tensors of these names and shapes.
 
         Raises:
-            ModelError: Some are not; it names the first of them.
+            ModelError: Some are missing or different; it names the first of them.
         """
         faults = []
         for name, shape in shapes.items():
@@ -78,18 +78,18 @@ class Tensors(ABC):
             more = (
                 f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
             )
-            told = "; ".join(faults[:_FAULTS_SHOWN])
-            raise ModelError(f"{self.path} does not fit config.json: {told}{more}")
+            shown = "; ".join(faults[:_FAULTS_SHOWN])
+            raise ModelError(f"{self.path} does not fit config.json: {shown}{more}")
 
 
 class TensorFile(Tensors):
     """An open safetensors file."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file.
+        """Open the file.
 
         Raises:
-            ModelError: It cannot be read, or is no safetensors file.
+            ModelError: It cannot be read, or is not a safetensors file.
         """
         check_no_pointer(path)
         _check_header(path)
@@ -98,7 +98,7 @@ class TensorFile(Tensors):
             opened: Any = safe_open(str(path), framework="numpy")
             self._file: Any = opened.__enter__()
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path} is no safetensors file: {error}") from error
+            raise ModelError(f"{path} is not a safetensors file: {error}") from error
         self.names = frozenset(self._file.keys())
 
     def __exit__(
@@ -110,27 +110,27 @@ class TensorFile(Tensors):
         self._file.__exit__(kind, error, traceback)
 
     def describe(self, name: str) -> tuple[tuple[int, ...], str]:
-        """The shape of a tensor and its type, named as safetensors names it."""
+        """Return the shape and type of a tensor; see `Tensors`."""
         header = self._file.get_slice(name)
         return tuple(header.get_shape()), header.get_dtype()
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """Reads a tensor as float32, whatever it is stored as."""
+        """Read a tensor as float32."""
         return np.asarray(self._file.get_tensor(name)).astype(np.float32, copy=False)
 
 
 class TensorShards(Tensors):
-    """The safetensors files among which the tensors of one model are shared out."""
+    """The safetensors files of a model with several."""
 
     def __init__(self, index_path: Path, root: Path) -> None:
-        """Opens the files.
+        """Open the files.
 
         Args:
             index_path: The index, which names the file of each tensor.
             root: The model's folder.
 
         Raises:
-            ModelError: A file cannot be read or does not hold what the index says.
+            ModelError: A file cannot be read, or lacks a tensor that the index puts there.
         """
         self.path = index_path
         self._homes: dict[str, TensorFile] = {}
@@ -153,27 +153,27 @@ class TensorShards(Tensors):
         self._stack.__exit__(kind, error, traceback)
 
     def describe(self, name: str) -> tuple[tuple[int, ...], str]:
-        """The shape of a tensor and its type, named as safetensors names it."""
+        """Return the shape and type of a tensor; see `Tensors`."""
         return self._homes[name].describe(name)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """Reads a tensor as float32, whatever it is stored as."""
+        """Read a tensor as float32."""
         return self._homes[name].read(name)
 
 
 def _check_header(path: Path) -> None:
-    """Checks that the list of tensors is of a size that is read in no time.
+    """Check that the header is small enough to be read quickly.
 
     Raises:
-        ModelError: It is not. What else is wrong with it is told by the library.
+        ModelError: It is not. The library reports other faults.
     """
     with open_regular(path) as file:
         start = file.read(_HEADER_SIZE.size)
         size = _HEADER_SIZE.unpack(start)[0] if len(start) == _HEADER_SIZE.size else 0
         if size > _HEADER_BYTES_MAX:
             raise ModelError(
-                f"{path} is no safetensors file: its header has {size} bytes, more than the limit "
-                f"of {_HEADER_BYTES_MAX}"
+                f"{path} is not a safetensors file: its header has {size} bytes, more than the "
+                f"limit of {_HEADER_BYTES_MAX}"
             )
         count = file.read(size).count(b'"data_offsets"')
     if count > _TENSORS_MAX:
@@ -181,14 +181,11 @@ def _check_header(path: Path) -> None:
 
 
 def read_shards(index_path: Path, root: Path) -> Mapping[Path, frozenset[str]]:
-    """Reads which files hold a model's tensors.
+    """Return the names of the tensors in each file of a model.
 
     Args:
         index_path: `model.safetensors.index.json`.
         root: The model's folder.
-
-    Returns:
-        The names of the tensors in each file.
 
     Raises:
         ModelError: The index cannot be used, or files are missing; it names each.
@@ -207,14 +204,11 @@ def read_shards(index_path: Path, root: Path) -> Mapping[Path, frozenset[str]]:
 
 
 def read_shard_names(index_path: Path, root: Path) -> Mapping[str, str]:
-    """Reads which files hold a model's tensors, be they there or not.
+    """Return the file name of each tensor, relative to the index. The files need not exist.
 
     Args:
         index_path: `model.safetensors.index.json`.
         root: The model's folder.
-
-    Returns:
-        For each tensor the name of a file beside the index.
 
     Raises:
         ModelError: The index cannot be used.
@@ -228,6 +222,6 @@ def read_shard_names(index_path: Path, root: Path) -> Mapping[str, str]:
         raise index.wrong("weight_map", f"at most {_SHARDS_MAX} files, not {len(names)}")
     for name in names:
         if Path(name).name != name or name in {"", ".", ".."}:
-            raise ModelError(f"{index_path}: weight_map: {name!r} is not the name of a file")
+            raise ModelError(f"{index_path}: weight_map: {name!r} is not a file name")
         check_name(name, named_by=f"{index_path}: weight_map")
     return homes

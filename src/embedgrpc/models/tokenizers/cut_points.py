@@ -1,11 +1,10 @@
-"""Finds where a text may be cut so that its parts have, one after the other, its own tokens.
+"""Finds where a text can be cut so that its pieces have the same tokens as the whole text.
 
-Of a long text only the first or the last tokens are read, so only that end of it should be
-tokenized. That gives the same tokens only where nothing that a tokenizer does reaches across the
-cut: a cut is made in front of a single space between two words, in front of Chinese punctuation
-where a tokenizer splits there, and between two Chinese characters where it takes each by itself.
-Whether a tokenizer is made of parts that allow
-this is looked up here; any other is given whole texts.
+A truncated text needs only its first or last tokens, so only that end should be tokenized. The
+tokens are the same only if no step of the tokenizer looks across the cut. A cut is possible before
+a single space between two words, before Chinese punctuation if the tokenizer splits there, and
+between two Chinese characters if the tokenizer treats each as a word. This module checks whether
+all parts of a tokenizer allow this; other tokenizers always get whole texts.
 """
 
 import json
@@ -15,7 +14,7 @@ from typing import Any
 
 import tokenizers
 
-# Letters and digits of widely used scripts. None of them is a mark that would join a neighbour.
+# Letters and digits of widely used scripts, without combining marks.
 _WORD_RANGES = (
     "09",
     "AZ",
@@ -37,11 +36,11 @@ _CHINESE = "[\u4e00-\u9fff]"
 # Chinese characters and kana that are letters in every version of Unicode.
 _EAST_ASIAN_LETTERS = "[\u3041-\u3094\u30a1-\u30fa\u4e00-\u9fa5]"
 _EAST_ASIAN_STOPS = "[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f]"
-# What SentencePiece models write for a space.
+# SentencePiece models write this for a space.
 _METASPACE = "\u2581"
 _BLANK = re.compile(rf"[\s{_METASPACE}]")
 
-# Splits of known models, each of which ends a match before a space that follows a word.
+# The splits of known models. Each ends a match before a space that follows a word.
 # Sources: the `tokenizer.json` of GPT-2, of Qwen 2 and 3, and of Llama 3.
 _SPLIT_REGEXES = frozenset(
     {
@@ -53,7 +52,7 @@ _SPLIT_REGEXES = frozenset(
         ),
     }
 )
-# Normalizers that change each character, or each character with the marks upon it, alone.
+# Normalizers that change each character, with its combining marks, independently.
 _LOCAL_NORMALIZERS = frozenset(
     {
         "BertNormalizer",
@@ -68,39 +67,33 @@ _LOCAL_NORMALIZERS = frozenset(
     }
 )
 _REPLACING_NORMALIZERS = frozenset({"Precompiled", "Replace"})
-# Pre-tokenizers that look at no more than a word and what is right next to it.
+# Pre-tokenizers that look at a word and the characters next to it only.
 _LOCAL_PRE_TOKENIZERS = frozenset({"Digits", "Punctuation"})
-# Those that split between a letter and punctuation, too.
+# Those that also split between a letter and punctuation.
 _PUNCTUATION_SPLITTERS = frozenset({"BertPreTokenizer", "ByteLevel", "Split", "Whitespace"})
-# Those that split at every space, and drop it.
+# Those that split at every space and drop it.
 _BLANK_SPLITTERS = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit"})
-# How far to look for a place to cut.
+# How far to search for a cut point.
 _SEARCH_CHARACTERS = 65_536
 
 
 class CutPoints:
-    """The places where texts may be cut for one tokenizer.
+    """The places where texts can be cut for one tokenizer.
 
     Args:
-        pattern: Matches right before each of them.
+        pattern: A regular expression whose matches end at these places.
     """
 
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern, re.DOTALL)
 
     def first(self, text: str, start: int, end: int) -> int | None:
-        """Finds the first place in a part of a text, or None where there is none.
-
-        Args:
-            text: The whole text.
-            start: Where the part begins.
-            end: Where it ends; a place is before it.
-        """
+        """Return the first cut point from `start` to before `end`, or None."""
         match = self._pattern.search(text, max(start - 1, 0), end)
         return match.end() if match else None
 
 
-# Tokens of bytes depend on nothing else.
+# For tokenizers whose tokens are bytes.
 EVERYWHERE = CutPoints(r".(?=.)")
 
 
@@ -109,12 +102,12 @@ class Pieces:
 
     Args:
         text: The text.
-        cut_points: Where it may be cut.
-        from_end: Whether to begin with its end.
-        characters: About how long a piece is.
+        cut_points: Where it can be cut.
+        from_end: Whether to begin at the end.
+        characters: The approximate length of a piece.
 
     Attributes:
-        exhausted: Whether all of it was taken.
+        exhausted: Whether all pieces were taken.
     """
 
     __slots__ = ("_characters", "_cut_points", "_end", "_from_end", "_start", "_text", "exhausted")
@@ -131,7 +124,7 @@ class Pieces:
         self._end = len(text)
 
     def take(self) -> str:
-        """Takes the next piece; once only after the text is exhausted it is empty."""
+        """Return the next piece; it is empty after the last one."""
         start, end = self._start, self._end
         cut = self._cut_from_end() if self._from_end else self._cut_from_start()
         if cut is None:
@@ -158,19 +151,15 @@ class Pieces:
                 return cut
             if low == lowest:
                 break
-            # A place is told by the two characters that follow it.
+            # Whether a place is a cut point depends on the two characters after it.
             high, low = min(low + 2, self._end), max(low - self._characters, lowest)
         return None
 
 
 def find_cut_points(tokenizer: tokenizers.Tokenizer) -> CutPoints | None:
-    """Finds where texts may be cut for a tokenizer.
+    """Return the cut points for a tokenizer, or None if it needs whole texts.
 
-    Args:
-        tokenizer: As it is used, without its post-processor.
-
-    Returns:
-        The places, or None where only whole texts surely give the right tokens.
+    The post-processor does not count.
     """
     normalizers = _steps(tokenizer.normalizer, "normalizers")
     pre_tokenizers = _steps(tokenizer.pre_tokenizer, "pretokenizers")
@@ -184,12 +173,12 @@ def find_cut_points(tokenizer: tokenizers.Tokenizer) -> CutPoints | None:
     if not words or not all(_is_apart(token, words) for token in added):
         return None
     patterns = [f"[{words}](?= [{words}])"]
-    # These may make other characters of punctuation, or join what stands between two spaces.
+    # Replacing normalizers may change punctuation, or remove a space.
     if not any(step.get("type") in _REPLACING_NORMALIZERS for step in normalizers):
         names = "".join(one.content for one in added)
         if splitter in _PUNCTUATION_SPLITTERS and not re.search(_EAST_ASIAN_STOPS, names):
             patterns.append(f"{_EAST_ASIAN_LETTERS}(?={_EAST_ASIAN_STOPS})")
-        # With a space on either side of each of them.
+        # The normalizer puts spaces around each Chinese character.
         alone = any(step.get("handle_chinese_chars") for step in normalizers)
         if alone and splitter in _BLANK_SPLITTERS and not re.search(_CHINESE, names):
             patterns.append(f"{_CHINESE}(?={_CHINESE})")
@@ -198,7 +187,7 @@ def find_cut_points(tokenizer: tokenizers.Tokenizer) -> CutPoints | None:
 
 
 def _steps(component: Any, key: str) -> list[Mapping[str, Any]]:
-    """Describes the steps of a normalizer or pre-tokenizer, those inside of sequences too."""
+    """Describe the steps of a normalizer or pre-tokenizer, also inside of sequences."""
     if component is None:
         return []
     return list(_flatten(json.loads(component.__getstate__()), key))
@@ -213,7 +202,7 @@ def _flatten(description: Mapping[str, Any], key: str) -> Iterable[Mapping[str, 
 
 
 def _find_splitter(steps: Iterable[Mapping[str, Any]]) -> str:
-    """Names the step that splits a text at every space; empty where there is none to rely on."""
+    """Return the step that splits a text at every space; empty if none is certain to."""
     splitter = ""
     for step in steps:
         kind = step.get("type", "")
@@ -240,12 +229,12 @@ def _splits_at_spaces(step: Mapping[str, Any]) -> bool:
 def _is_local(normalizer: Mapping[str, Any], splitter: str) -> bool:
     match normalizer.get("type"):
         case "Strip":
-            # In front of a border there is no space.
+            # A piece may begin with a space, but never ends with one.
             return not normalizer["strip_left"]
         case "Replace":
             pattern, content = normalizer["pattern"], normalizer["content"]
             if pattern in ({"String": " "}, {"Regex": " {2,}"}):
-                # At a border stands one space.
+                # At a cut point there is exactly one space.
                 return content == " " or (content == _METASPACE and splitter == "Metaspace")
             literal = pattern.get("String", "")
             return bool(literal) and not any(one.isalnum() or _BLANK.match(one) for one in literal)
@@ -254,7 +243,7 @@ def _is_local(normalizer: Mapping[str, Any], splitter: str) -> bool:
 
 
 def _stays(tokenizer: tokenizers.Tokenizer, ends: str) -> bool:
-    """Whether each character of a range becomes part of a word, and nothing else."""
+    """Whether the normalizer keeps each character of a range a word."""
     if tokenizer.normalizer is None:
         return True
     characters = [chr(code) for code in range(ord(ends[0]), ord(ends[1]) + 1)]
@@ -264,14 +253,14 @@ def _stays(tokenizer: tokenizers.Tokenizer, ends: str) -> bool:
 
 
 def _is_apart(token: tokenizers.AddedToken, words: str) -> bool:
-    """Whether an added token can neither span a border nor take the space behind it."""
+    """Whether an added token can neither span a cut point nor absorb the space after it."""
     if re.search(rf"[{words}][\s{_METASPACE}]", token.content):
         return False
     return not (token.rstrip and re.search(rf"[{words}]\Z", token.content))
 
 
 def _agrees(tokenizer: tokenizers.Tokenizer, cut_points: CutPoints) -> bool:
-    """Tries cut_points of every kind, in case a part of the tokenizer is not what it is called."""
+    """Try every kind of cut point, in case a part does not do what its name says."""
     words = [chr(code) for one in _WORD_RANGES for code in map(ord, one)]
     text = (
         " ".join(f"{word}{other}" for word in words for other in words) + "\u4e2d\u56fd\u3002" * 8

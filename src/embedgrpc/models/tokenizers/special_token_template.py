@@ -1,7 +1,7 @@
-"""Finds out which special tokens a tokenizer puts around texts, by trying.
+"""Finds the special tokens that a tokenizer puts around texts, by running it.
 
-Families differ ([CLS] a [SEP] b [SEP]; <s> a </s></s> b </s>; a <eos>), and the post-processor that
-knows can only be run on texts. So it is run once at load, and what it added is kept.
+Families differ ([CLS] a [SEP] b [SEP]; <s> a </s></s> b </s>; a <eos>), and the post-processor can
+only be run on texts. So it runs once at load, and the tokens that it adds are recorded.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from itertools import groupby
 
 import tokenizers
 
-# At least one token each in every vocabulary that was seen; the first that do are taken.
+# Every known vocabulary has tokens for most of these.
 _PROBES = ("a", "the", "1", "of", ".", "b", "in", "\u4e00")
 
 
@@ -21,7 +21,7 @@ class SpecialTokenTemplate:
     Attributes:
         specials: Ids before, between and after the texts: one group more than texts.
         special_types: The type id of each of them.
-        text_types: The type id of every token of the first text, of the second.
+        text_types: The type id of all tokens of each text.
     """
 
     specials: tuple[tuple[int, ...], ...]
@@ -30,7 +30,7 @@ class SpecialTokenTemplate:
 
     @property
     def special_count(self) -> int:
-        """Special tokens in all."""
+        """The number of special tokens."""
         return sum(len(group) for group in self.specials)
 
     @property
@@ -40,17 +40,14 @@ class SpecialTokenTemplate:
 
 
 def find_template(tokenizer: tokenizers.Tokenizer, texts: int) -> SpecialTokenTemplate:
-    """Finds the template around one text or a pair.
+    """Return the template for one text or for a pair.
 
     Args:
-        tokenizer: With truncation and padding off.
+        tokenizer: Without truncation and padding.
         texts: 1 or 2.
 
-    Returns:
-        The template.
-
     Raises:
-        ValueError: The tokenizer adds something else from one text to the next.
+        ValueError: The tokenizer does not add the same tokens to every text.
     """
     probes = [probe for probe in _PROBES if tokenizer.encode(probe, add_special_tokens=False).ids]
     templates = {
@@ -58,7 +55,7 @@ def find_template(tokenizer: tokenizers.Tokenizer, texts: int) -> SpecialTokenTe
         for first, second in zip(probes, reversed(probes), strict=True)
     }
     if len(templates) != 1:
-        raise ValueError(f"its special tokens around {texts} texts cannot be told apart")
+        raise ValueError(f"its special tokens around {texts} texts are not always the same")
     return templates.pop()
 
 

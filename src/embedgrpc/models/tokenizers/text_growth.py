@@ -1,7 +1,7 @@
-"""Checks how much longer a tokenizer may make a text, before the tokenizer is run.
+"""Checks how much longer a tokenizer may make a text, before it runs.
 
-Each step of a normaliser may replace a character by several, and forty steps that double a text
-make a terabyte of one character.
+Each step of a normaliser may replace one character by several: forty steps that double a text turn
+one character into a terabyte.
 """
 
 import base64
@@ -14,14 +14,14 @@ from typing import Any
 
 from embedgrpc.models.errors import ModelError
 
-# Those of real models make a text at most 700 times longer by this reckoning.
+# Real models make a text at most 700 times longer by this calculation.
 _GROWTH_MAX = 4096
 _STEPS_MAX = 64
-# A word is looked up from each of its characters on. Real models say 100 or 200.
+# The time for a word is quadratic in its length. Real models have a limit of 100 or 200.
 _WORD_CHARACTERS_MAX = 10_000
 _SHOWN_MAX = 10**18
-# What one character becomes at most. A form that a text has already adds nothing, so that these
-# count once however often they stand there.
+# How many characters one character becomes at most. Repeating one of these steps changes nothing,
+# so each counts once.
 _ONCE = {
     "NFKC": 18,
     "NFKD": 18,
@@ -31,26 +31,26 @@ _ONCE = {
     "Lowercase": 3,
     "ByteLevel": 4,
 }
-# Bytes that say how long the first part of a table of replacements is.
+# The size of the first part of a table of replacements.
 _TABLE_SIZE = struct.Struct("<I")
 
 
 def check_growth(path: Path, content: bytes) -> None:
-    """Checks that a tokenizer does not make far longer texts of texts.
+    """Check that a tokenizer does not make texts far longer.
 
     Args:
         path: `tokenizer.json`, for messages.
-        content: Its content.
+        content: The content of the file.
 
     Raises:
-        ModelError: It may. What else is wrong with the file is told by the library.
+        ModelError: It may. The tokenizers library reports other faults of the file.
     """
     try:
         tokenizer = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: it is no JSON") from error
+        raise ModelError(f"{path} cannot be read: it is not JSON") from error
     if not isinstance(tokenizer, dict):
-        raise ModelError(f"{path} must hold a JSON object")
+        raise ModelError(f"{path} must contain a JSON object")
     steps = list(_steps(tokenizer.get("normalizer")))
     if len(steps) > _STEPS_MAX:
         raise ModelError(
@@ -67,7 +67,7 @@ def check_growth(path: Path, content: bytes) -> None:
     model = tokenizer.get("model")
     length = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
     if isinstance(length, int) and length > _WORD_CHARACTERS_MAX:
-        # A number of more than 308 digits is no float.
+        # A number of more than 308 digits does not fit a float.
         shown = f"{length:.3g}" if length < _SHOWN_MAX else f"above {_SHOWN_MAX:.0e}"
         raise ModelError(
             f"{path}: model.max_input_chars_per_word {shown} is more than the limit of "
@@ -76,8 +76,8 @@ def check_growth(path: Path, content: bytes) -> None:
 
 
 def _steps(normalizer: object) -> Iterator[Mapping[str, Any]]:
-    """The steps of a normaliser, in sequences or alone."""
-    # Nested no deeper than JSON is read.
+    """Yield the steps of a normaliser, also inside of sequences."""
+    # The JSON reader limits the depth.
     if not isinstance(normalizer, dict):
         return
     inner = normalizer.get("normalizers")
@@ -89,8 +89,8 @@ def _steps(normalizer: object) -> Iterator[Mapping[str, Any]]:
 
 
 def _growth(step: Mapping[str, Any]) -> float:
-    """How many characters one character becomes at most, each time that a step is taken."""
-    # The library knows a step without a type by its keys.
+    """Return how many characters a step makes of one character at most."""
+    # The library recognises a step without a type by its keys.
     table, prepended = step.get("precompiled_charsmap"), step.get("prepend")
     if isinstance(table, str):
         return _longest_replacement(table)
@@ -102,16 +102,16 @@ def _growth(step: Mapping[str, Any]) -> float:
     length = len(content) if isinstance(content, str) else 0
     if isinstance(pattern, dict) and isinstance(pattern.get("String"), str) and pattern["String"]:
         return length / len(pattern["String"])
-    # A pattern that no character fits is found between any two.
+    # An empty match is replaced between any two characters.
     return 1 + length
 
 
 def _longest_replacement(table: str) -> int:
-    """The characters of the longest replacement of a table, as SentencePiece writes it."""
+    """Return the length of the longest replacement in a SentencePiece table, in characters."""
     try:
         content = base64.b64decode(table, validate=True)
         (size,) = _TABLE_SIZE.unpack_from(content)
     except (ValueError, struct.error):
-        return 1  # the library refuses it
+        return 1  # The library refuses this table.
     replacements = content[_TABLE_SIZE.size + size :].split(b"\0")
     return max(len(one.decode(errors="replace")) for one in replacements)

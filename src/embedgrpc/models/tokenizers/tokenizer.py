@@ -1,4 +1,4 @@
-"""From texts to sequences of token ids."""
+"""Tokenizes texts into sequences of token ids."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -9,23 +9,23 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject, limit_bytes
 from embedgrpc.models.files.lfs import refuse_pointer
 from embedgrpc.models.files.model_file import read_file
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.kinds import Kind
-from embedgrpc.models.sources.source import ModelFiles
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.tokenizer_class import apply_changes, find_changes
-from embedgrpc.models.tokenizers.truncation import IntArray, TokenLimitError, Truncation, cut, share
+from embedgrpc.models.tokenizers.truncation import TokenLimitError, cut, share
 
 __all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncation"]
 
 
-# From texts to the token ids of each, int64 [tokens], without special tokens.
+# From texts to their token ids, int64 [tokens] each, without special tokens.
 Encode = Callable[[Sequence[str]], list[IntArray]]
 
 _NO_SPECIAL_TOKENS = SpecialTokenTemplate(
@@ -39,10 +39,10 @@ class TokenSequence:
 
     Attributes:
         input_ids: int64 [tokens], special tokens included.
-        token_type_ids: int64 [tokens]; None where all are 0.
-        token_count_before: Tokens before it was cut, special tokens included; of a text that was
-            not tokenized as a whole, more than it may have.
-        characters_cut: Whether characters were cut from the text before it was tokenized.
+        token_type_ids: int64 [tokens]; None if all are 0.
+        token_count_before: Tokens before truncation, special tokens included; for a text that was
+            not tokenized completely, a number above the limit.
+        characters_cut: Whether part of the text was dropped before tokenizing.
     """
 
     input_ids: IntArray
@@ -52,16 +52,15 @@ class TokenSequence:
 
     @property
     def truncated(self) -> bool:
-        """Whether it was cut."""
+        """Whether the text was truncated."""
         return self.characters_cut or self.token_count_before > len(self.input_ids)
 
 
 class Tokenizer:
-    """A model's tokenizer; safe to be used by several threads at once.
+    """A model's tokenizer. Thread-safe.
 
     Attributes:
-        cut_points: Where a text may be cut so that the tokens of its parts are those of the whole;
-            None where that is not known.
+        cut_points: Where a text can be cut without changing its tokens; None if unknown.
     """
 
     def __init__(
@@ -80,30 +79,25 @@ class Tokenizer:
     @classmethod
     def load(
         cls,
-        files: ModelFiles,  # noqa: ARG003 - as `graph.prepare` is called
         properties: ModelProperties,
         *,
         escape_special_tokens: bool = False,
         digest: str = "",
     ) -> "Tokenizer":
-        """Loads `tokenizer.json`, and sets what `tokenizer_config.json` says instead.
+        """Load `tokenizer.json` with the overrides of `tokenizer_config.json`.
 
-        Truncation and padding that the file asks for are switched off.
+        The file's truncation and padding are switched off.
 
         Args:
-            files: The model's folder.
-            properties: What the model is.
-            escape_special_tokens: Whether a special token's name inside a text, such as "[SEP]",
-                is taken as plain characters. The reference takes it as the special token.
-            digest: The SHA-256 of the `tokenizer.json` that was tried before, in hexadecimal;
-                empty where none was.
-
-        Returns:
-            The tokenizer.
+            properties: The model's properties.
+            escape_special_tokens: Whether a special token's name in a text, such as "[SEP]", is
+                plain characters. For the reference it is the special token.
+            digest: The SHA-256 of the validated `tokenizer.json`, in hexadecimal; empty if it was
+                not validated.
 
         Raises:
-            ModelError: A file is missing or cannot be read, makes far longer texts of texts, or
-                adds special tokens in a way that cannot be told.
+            ModelError: A file is missing or cannot be read, makes texts far longer, or adds
+                special tokens in a way that is not supported.
         """
         path = properties.transformer_folder / "tokenizer.json"
         if not path.exists():
@@ -113,11 +107,11 @@ class Tokenizer:
         if not digest:
             check_growth(path, content)
         elif hashlib.sha256(content).hexdigest() != digest:
-            raise ModelError(f"{path} was changed while the model was loaded: start again")
+            raise ModelError(f"{path} changed while the model was loaded: start again")
         folder = properties.transformer_folder
         changes = find_changes(folder, properties.folder, properties.model_type)
         config = JsonObject.read_if_present(folder / "tokenizer_config.json", properties.folder)
-        with _told_by_library(path):
+        with _library_errors(path):
             tokenizer = tokenizers.Tokenizer.from_buffer(content)
             tokenizer.no_truncation()
             tokenizer.no_padding()
@@ -137,7 +131,7 @@ class Tokenizer:
                 f"{path}: {single.special_count} special tokens leave no room for a text in "
                 f"{properties.max_tokens} ({properties.origins.get('max_tokens', 'max_tokens')})"
             )
-        # Set after the probing, which must find the special tokens as they are.
+        # Only now: finding the templates needs unescaped special tokens.
         tokenizer.encode_special_tokens = escape_special_tokens
 
         def encode(texts: Sequence[str]) -> list[IntArray]:
@@ -148,44 +142,38 @@ class Tokenizer:
 
     @classmethod
     def of_bytes(cls) -> "Tokenizer":
-        """Makes the stand-in for a model that takes texts: their tokens are bytes of UTF-8."""
+        """Return the tokenizer for models that accept texts: a token is a byte of UTF-8."""
         return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None, cut_points=EVERYWHERE)
 
     @property
     def special_token_count(self) -> int:
-        """How many special tokens are put around one text."""
+        """The number of special tokens around one text."""
         return self._single.special_count
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
-        """Tokenizes texts without holding the interpreter's lock for long.
+        """Tokenize texts. Releases the GIL most of the time.
 
-        The work is done in the calling thread where `TOKENIZERS_PARALLELISM` is "false", and
-        shared with the library's own threads, one per core, where it is not.
-
-        Args:
-            texts: Any number of them.
+        If `TOKENIZERS_PARALLELISM` is "false", this uses the calling thread only, otherwise also
+        the library's own threads, one per core.
 
         Returns:
-            For each text int64 [tokens], without special tokens, not cut.
+            int64 [tokens] for each text, without special tokens, not truncated.
         """
         return self._encode(texts)
 
     def build_sequence(
         self, ids: IntArray, *, max_tokens: int, truncation: Truncation
     ) -> TokenSequence:
-        """Puts the special tokens around a text, and cuts it where it is too long.
+        """Add the special tokens to a text, and truncate it if it is too long.
 
         Args:
-            ids: int64 [tokens], as `encode` gives them.
+            ids: int64 [tokens], from `encode`.
             max_tokens: The longest sequence, special tokens included.
-            truncation: Which end to cut.
-
-        Returns:
-            The sequence.
+            truncation: The end to cut.
 
         Raises:
-            TokenLimitError: It is too long and must not be cut, or `max_tokens` leaves no room
-                for the special tokens.
+            TokenLimitError: It is too long and must not be truncated, or `max_tokens` leaves no
+                room for the special tokens.
         """
         token_count = len(ids) + self._single.special_count
         if token_count > max_tokens:
@@ -203,24 +191,21 @@ class Tokenizer:
         max_tokens: int,
         truncation: Truncation,
     ) -> TokenSequence:
-        """Puts the special tokens around a pair, and cuts the longer side where it is too long.
+        """Add the special tokens to a pair, and truncate its longer side if it is too long.
 
         Args:
-            query_ids: int64 [tokens], as `encode` gives them.
-            document_ids: int64 [tokens], as `encode` gives them.
+            query_ids: int64 [tokens], from `encode`.
+            document_ids: int64 [tokens], from `encode`.
             max_tokens: The longest sequence, special tokens included.
-            truncation: Which end of the longer side to cut, as often as it takes.
-
-        Returns:
-            The sequence.
+            truncation: The end to cut, token by token from the longer side.
 
         Raises:
-            TokenLimitError: It is too long and must not be cut, or `max_tokens` leaves no room
-                for the special tokens.
-            ValueError: The model takes no pairs.
+            TokenLimitError: It is too long and must not be truncated, or `max_tokens` leaves no
+                room for the special tokens.
+            ValueError: The model does not accept pairs.
         """
         if self._pair is None:
-            raise ValueError("the model takes no pairs")
+            raise ValueError("the model does not accept pairs")
         token_count = len(query_ids) + len(document_ids) + self._pair.special_count
         if token_count > max_tokens:
             budget = max_tokens - self._pair.special_count
@@ -233,7 +218,7 @@ class Tokenizer:
 
 
 class _TemplateArrays:
-    """A template as arrays, so that framing a text is one concatenation."""
+    """A template as arrays, so that building a sequence is one concatenation."""
 
     def __init__(self, template: SpecialTokenTemplate) -> None:
         self.special_count = template.special_count
@@ -243,7 +228,7 @@ class _TemplateArrays:
         self._has_types = template.has_types
 
     def around(self, texts: tuple[IntArray, ...], token_count_before: int) -> TokenSequence:
-        """Puts the special tokens around one text or two: ids int64 [tokens] each."""
+        """Build a sequence of one or two texts: int64 [tokens] each."""
         parts = [self._specials[0]]
         for ids, special in zip(texts, self._specials[1:], strict=True):
             parts += (ids, special)
@@ -262,18 +247,18 @@ class _TemplateArrays:
 
 
 def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArray:
-    """Cuts a text that is a part of a longer sequence, special tokens left aside.
+    """Truncate one text of a longer sequence, without special tokens.
 
     Args:
-        ids: int64 [tokens], as `Tokenizer.encode` gives them.
-        max_tokens: The most tokens to keep.
-        truncation: Which end to cut.
+        ids: int64 [tokens], from `Tokenizer.encode`.
+        max_tokens: The limit of the text.
+        truncation: The end to cut.
 
     Returns:
         int64 [at most max_tokens].
 
     Raises:
-        TokenLimitError: It is too long and must not be cut.
+        TokenLimitError: It is too long and must not be truncated.
     """
     if len(ids) > max_tokens and truncation is Truncation.NONE:
         raise TokenLimitError(len(ids), max_tokens)
@@ -281,14 +266,14 @@ def cut_tokens(ids: IntArray, max_tokens: int, truncation: Truncation) -> IntArr
 
 
 @contextmanager
-def _told_by_library(path: Path) -> Iterator[None]:
-    """Makes what the tokenizers library raises an error that names the file."""
+def _library_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the tokenizers library into a `ModelError` that names the file."""
     try:
         yield
     except ModelError:
         raise
     except BaseException as error:
-        # The library raises no narrower class, and its panics are no Exception.
+        # The library raises plain Exception; its panics are BaseException.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{path} cannot be read: {error}") from error
@@ -299,7 +284,7 @@ def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
 
 
 def _drop_types(config: JsonObject, template: SpecialTokenTemplate) -> SpecialTokenTemplate:
-    """Makes all type ids 0 where the tokenizer's configuration leaves them out."""
+    """Return the template with type ids 0 if the model has no token_type_ids."""
     names = config.values.get("model_input_names")
     if not isinstance(names, list) or "token_type_ids" in names:
         return template

@@ -1,8 +1,8 @@
-"""Settings of `tokenizer_config.json` that win over `tokenizer.json`.
+"""Settings of `tokenizer_config.json` that override `tokenizer.json`.
 
-Where a tokenizer's class is that of an architecture, transformers makes the normaliser or the
-pre-tokenizer anew from `tokenizer_config.json`, whatever `tokenizer.json` says. Where the class is
-a general one, `tokenizer.json` counts alone.
+For a tokenizer class of an architecture, transformers builds the normaliser or the pre-tokenizer
+from `tokenizer_config.json` and ignores that of `tokenizer.json`. For a general class, only
+`tokenizer.json` counts.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from embedgrpc.models.files.json_file import JsonObject
 _WORD_PIECE = frozenset({"BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer",
                          "MPNetTokenizer"})  # fmt: skip
 _BYTE_LEVEL = frozenset({"RobertaTokenizer"})
-# The class of a `tokenizer_config.json` that names none.
+# The class by model type, if `tokenizer_config.json` names none.
 _CLASSES = {
     "bert": "BertTokenizer",
     "distilbert": "BertTokenizer",
@@ -26,18 +26,18 @@ _CLASSES = {
 
 
 def find_changes(folder: Path, root: Path, model_type: str) -> Mapping[str, bool]:
-    """Finds what `tokenizer_config.json` says otherwise than `tokenizer.json`.
+    """Return the settings of `tokenizer_config.json` that differ from `tokenizer.json`.
 
     Args:
-        folder: Where both are.
+        folder: The folder of both files.
         root: The model's folder.
         model_type: The architecture.
 
     Returns:
-        By the name that `tokenizer.json` has for it; empty where the two agree.
+        The values by their name in `tokenizer.json`.
 
     Raises:
-        ModelError: A file cannot be read, or a key holds no boolean.
+        ModelError: A file cannot be read, or a value is not a boolean.
 
     Source: transformers `BertTokenizer`, `MPNetTokenizer` and `RobertaTokenizer`.
     """
@@ -59,7 +59,7 @@ def find_changes(folder: Path, root: Path, model_type: str) -> Mapping[str, bool
     present = JsonObject.read(folder / "tokenizer.json", root).table(part)
     if present.get("type") != kind:
         return {}
-    # Where it does not say, accents go where capitals do.
+    # By default accents are stripped if texts are lowercased.
     implied = {"strip_accents": present.get("lowercase")}
     return {
         key: value
@@ -69,7 +69,7 @@ def find_changes(folder: Path, root: Path, model_type: str) -> Mapping[str, bool
 
 
 def apply_changes(tokenizer: tokenizers.Tokenizer, changes: Mapping[str, bool]) -> None:
-    """Changes a tokenizer as `find_changes` says."""
+    """Apply the changes of `find_changes` to a tokenizer."""
     for key, value in changes.items():
         part = "pre_tokenizer" if key == "add_prefix_space" else "normalizer"
         step = getattr(tokenizer, part)

@@ -1,27 +1,15 @@
-"""How a sequence that is too long is made to fit."""
+"""Truncates sequences that are too long."""
 
-from enum import StrEnum
-
-import numpy as np
-from numpy.typing import NDArray
-
-IntArray = NDArray[np.int64]
-
-
-class Truncation(StrEnum):
-    """What happens to a sequence that is too long."""
-
-    NONE = "none"
-    END = "end"
-    START = "start"
+from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.models.kinds import Truncation
 
 
 class TokenLimitError(ValueError):
-    """A sequence is longer than it may be, and must not be cut or cannot be.
+    """A sequence is too long, and must not be truncated or cannot be.
 
     Attributes:
-        token_count: Its length, special tokens included.
-        max_tokens: The length that is allowed.
+        token_count: Special tokens included.
+        max_tokens: The limit.
     """
 
     def __init__(self, token_count: int, max_tokens: int) -> None:
@@ -31,15 +19,15 @@ class TokenLimitError(ValueError):
 
 
 def cut(ids: IntArray, budget: int, truncation: Truncation) -> IntArray:
-    """Cuts a text to a number of tokens.
+    """Keep at most `budget` tokens of a text.
 
     Args:
         ids: int64 [tokens].
-        budget: Tokens to keep at most.
-        truncation: Which end to cut; anything but START cuts the end.
+        budget: At least 0.
+        truncation: START cuts the start, all others the end.
 
     Returns:
-        int64 [tokens].
+        int64 [at most budget].
     """
     if truncation is Truncation.START:
         return ids[max(0, len(ids) - budget) :]
@@ -47,17 +35,17 @@ def cut(ids: IntArray, budget: int, truncation: Truncation) -> IntArray:
 
 
 def share(first: int, second: int, budget: int) -> tuple[int, int]:
-    """Shares a budget as cutting the longer of two token by token does.
+    """Share a budget between two texts: the same as cutting the longer one token by token.
 
-    What is left over of an odd budget goes to the longer one, and to the second of equals.
+    The odd token goes to the longer text; if both are equally long, to the second.
 
     Args:
         first: Tokens of the first text.
-        second: Tokens of the second.
-        budget: Fewer than the two have together.
+        second: Tokens of the second text.
+        budget: Less than both together.
 
     Returns:
-        Tokens to keep of each.
+        The tokens to keep of each text.
 
     Source: the `longest_first` strategy of the tokenizers library.
     """

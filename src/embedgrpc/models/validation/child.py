@@ -1,4 +1,4 @@
-"""The child process that reads a model's files first; see `validation`."""
+"""The child process that reads a model's files first; see `validation.py`."""
 
 import dataclasses
 import logging
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.validation.child_process import Channel, limit_process
+from embedgrpc.models.validation.child_process import Parent, limit_process
 
 _MESSAGE_CHARACTERS_MAX = 4000
 _logger = logging.getLogger(__name__)
-# Of every kind of character that tokenizers treat in a way of its own.
+# Every kind of character that tokenizers treat specially.
 _SCRIPTS = (
     "\u6771\u4eac\u90fd \u041c\u043e\u0441\u043a\u0432\u0430 \u0645\u0631\u062d\u0628\u0627"
     " \u0928\u092e\u0938\u094d\u0924\u0947 \uac00\ub098\ub2e4 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35"
@@ -27,18 +27,18 @@ _TRIAL_TEXTS = (
 
 
 def main() -> None:
-    """Does what the process that started this one says."""
-    channel = Channel()
-    job = channel.receive()
+    """Validate the model that the parent process names, and send it the result."""
+    parent = Parent()
+    job = parent.receive()
     limit_process(job.memory_bytes)
-    logging.getLogger("embedgrpc").addHandler(_Forwarder(channel))
+    logging.getLogger("embedgrpc").addHandler(_Forwarder(parent))
     try:
-        _validate(job, channel)
+        _validate(job, parent)
     except ModelError as error:
         result: dict[str, Any] = {"error": str(error)[:_MESSAGE_CHARACTERS_MAX]}
     except MemoryError:
         result = {"memory": True}
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
+    except BaseException as error:  # noqa: BLE001 - the parent reports it
         place = job.validation.files.folder
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         result = {
@@ -47,32 +47,30 @@ def main() -> None:
         }
     else:
         result = {}
-    channel.send({"result": result})
+    parent.send({"result": result})
 
 
-def _validate(job: Any, channel: Channel) -> None:
-    # Late, once this process is limited.
+def _validate(job: Any, parent: Parent) -> None:
+    # Imported after the limits of this process are set.
     from embedgrpc.models.folder import properties  # noqa: PLC0415 - see above
     from embedgrpc.models.graphs import graph  # noqa: PLC0415 - see above
     from embedgrpc.models.graphs.cache import load_or_build, tag_unfinished  # noqa: PLC0415 - see above
     from embedgrpc.models.remote.fingerprint import find_fingerprint  # noqa: PLC0415 - see above
     from embedgrpc.models.tokenizers.tokenizer import Tokenizer  # noqa: PLC0415 - see above
-    from embedgrpc.models.validation.validation import describe  # noqa: PLC0415 - see above
+    from embedgrpc.models.validation.validation import hash_files  # noqa: PLC0415 - see above
 
     tag_unfinished(job.tag)
     validation = job.validation
     files = validation.files
     if job.listing is not None:
-        files = dataclasses.replace(files, repository=_Repository(channel, job.listing))
+        files = dataclasses.replace(files, repository=_Repository(parent, job.listing))
     described = properties.read(files, validation.overrides, served=validation.served)
-    tokenizer = Tokenizer.load(
-        files, described, escape_special_tokens=validation.escape_special_tokens
-    )
+    tokenizer = Tokenizer.load(described, escape_special_tokens=validation.escape_special_tokens)
     tokenizer.encode(_TRIAL_TEXTS)
     if validation.build:
         graph.prepare(files, described, cache_dir=validation.cache_dir)
     elif validation.served is not None:
-        # Leaves behind what a fingerprint needs to know of a graph.
+        # Fills the cache with the facts about the graph that a fingerprint needs.
         find_fingerprint(
             files,
             described,
@@ -81,52 +79,52 @@ def _validate(job: Any, channel: Channel) -> None:
             place=[],
             cache_dir=validation.cache_dir,
         )
-    description = describe(validation)
-    if description.key != job.key:
-        raise ModelError(f"{files.folder} was changed while it was read: start again")
+    digests = hash_files(validation)
+    if digests.key != job.key:
+        raise ModelError(f"{files.folder} changed while it was read: start again")
     try:
-        load_or_build(validation.cache_dir, job.key, lambda _: {"files": dict(description.digests)})
+        load_or_build(validation.cache_dir, job.key, lambda _: {"files": dict(digests.digests)})
     except ModelError as error:
-        # Of a cache that is only read all else was there; the next start does the same again.
-        _logger.warning("model is read anew at each start", extra={"problem": str(error)})
+        # The cache is read-only, but has everything else. The next start validates again.
+        _logger.warning("model is validated at each start", extra={"problem": str(error)})
 
 
 class _Repository:
-    """The repository that the parent knows: it brings files, and this process has no network."""
+    """A repository whose files the parent downloads."""
 
     name = commit = ""
 
-    def __init__(self, channel: Channel, listing: frozenset[str]) -> None:
-        self._channel = channel
+    def __init__(self, parent: Parent, listing: frozenset[str]) -> None:
+        self._parent = parent
         self.names = listing
 
     def has(self, name: str) -> bool:
-        """Tells whether the repository holds a file."""
+        """Whether the repository has a file."""
         return name in self.names
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Has files brought.
+        """Ask the parent to download files.
 
         Raises:
-            ModelError: They cannot be had.
+            ModelError: The download failed.
         """
-        answer = self._channel.ask({"fetch": list(names)})
+        answer = self._parent.ask({"fetch": list(names)})
         if answer.get("error"):
             raise ModelError(str(answer["error"]))
 
 
 class _Forwarder(logging.Handler):
-    """Hands warnings to the parent, whose log it is."""
+    """Sends warnings to the parent, which logs them."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, parent: Parent) -> None:
         super().__init__(logging.WARNING)
-        self._channel = channel
+        self._parent = parent
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Sends the line, with what it is about."""
-        told = {name: getattr(record, name, None) for name in ("entry", "problem")}
-        extra = {name: str(value) for name, value in told.items() if value is not None}
-        self._channel.send({"log": record.getMessage(), "extra": extra})
+        """Send the message with its fields."""
+        fields = {name: getattr(record, name, None) for name in ("entry", "problem")}
+        extra = {name: str(value) for name, value in fields.items() if value is not None}
+        self._parent.send({"log": record.getMessage(), "extra": extra})
 
 
 if __name__ == "__main__":

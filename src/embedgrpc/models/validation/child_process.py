@@ -1,8 +1,8 @@
-"""Runs work on untrusted files in a process of its own, with limits on time and memory.
+"""Runs a function on untrusted files in a child process, with limits on time and memory.
 
-The child is this interpreter, started anew: a fork would take over the locks of threads that the
-child does not have. It is told its work through its standard input, and answers with lines of JSON
-on its standard output. It ends with the process that started it, whatever ends that one.
+The child is a new interpreter: a fork would copy locks held by threads that the child does not
+have. It reads its job from standard input and writes lines of JSON to standard output. It ends
+when its parent ends, however that happens.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-# A message of a library may hold a whole file.
+# A library's error message may contain a whole file.
 _LINE_BYTES_MAX = 1 << 20
 _READ_BYTES = 1 << 16
-# What a variable is called that the child must not know: it reads what strangers wrote.
+# The child reads untrusted files, so it gets no variable whose name contains one of these.
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL")
-# One thread for each core, and memory for each, is not needed to convert numbers or to try texts.
+# Converting numbers and tokenizing a few texts needs no thread, with its memory, for each core.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -47,10 +47,10 @@ Message = Mapping[str, Any]
 
 
 class ChildError(Exception):
-    """A child ended without an answer.
+    """A child ended without a result.
 
     Attributes:
-        timed_out: Whether it was ended because it took too long.
+        timed_out: Whether it was killed because it took too long.
         signal: The signal that ended it; 0 for none.
     """
 
@@ -61,10 +61,7 @@ class ChildError(Exception):
 
 
 class ChildGroup:
-    """Holds the children that work for somebody, and ends them when they are not needed.
-
-    Safe to be used by several threads at once.
-    """
+    """The child processes of a caller, who can end them all. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,22 +69,22 @@ class ChildGroup:
         self._ended = False
 
     def end(self) -> None:
-        """Ends all children at once. Later ones are ended when they are taken."""
+        """Kill all children, and each one that is added later."""
         with self._lock:
             self._ended = True
             for child in self._children:
                 child.kill()
 
-    def take(self, child: "subprocess.Popen[bytes]") -> None:
-        """Holds a child until `release`."""
+    def add(self, child: "subprocess.Popen[bytes]") -> None:
+        """Add a child that runs until `remove`."""
         with self._lock:
             self._children.add(child)
             if self._ended:
                 child.kill()
 
-    def release(self, child: "subprocess.Popen[bytes]") -> None:
-        """Ends a child, if it has not ended, and lets go of it."""
-        # Under the lock, so that nobody kills a number that belongs to another process by then.
+    def remove(self, child: "subprocess.Popen[bytes]") -> None:
+        """Kill a child if it still runs, and remove it."""
+        # Under the lock: after the wait, another process may have the same id.
         with self._lock:
             child.kill()
             child.wait()
@@ -95,14 +92,14 @@ class ChildGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What a child does.
+class ChildCall:
+    """A call of a function in a child.
 
     Attributes:
-        module: Holds the function `main`, which takes the work with `receive`.
-        job: What it is told, picklable.
-        timeout_s: The longest that it may take; the time in `answer` does not count.
-        answer: Answers a line that is no result, in the calling thread.
+        module: Contains the function `main`, which gets the job from `Parent.receive`.
+        job: Picklable.
+        timeout_s: The time in `answer` does not count.
+        answer: Answers a message that is not the result, in the calling thread.
     """
 
     module: str
@@ -111,36 +108,36 @@ class Work:
     answer: Callable[[Message], Message | None]
 
 
-def run_child(work: Work, children: ChildGroup) -> Message:
-    """Runs a child. Blocks until it ends.
+def run_child(call: ChildCall, children: ChildGroup) -> Message:
+    """Run a call in a child. Blocks until the child ends.
 
     Args:
-        work: What it does.
-        children: Ends it early.
+        call: The call.
+        children: The group to which the child belongs.
 
     Returns:
-        The line with the key `result`.
+        The message with the key `result`.
 
     Raises:
-        ChildError: It ended without a result, or took too long.
-        OSError: It cannot be started.
+        ChildError: The child ended without a result, or took too long.
+        OSError: The child cannot be started.
     """
     path = [entry for entry in sys.path if entry]
     child = subprocess.Popen(  # noqa: S603 - this interpreter, and our own module
-        # -P: nothing is imported from the folder that the process happens to run in.
-        [sys.executable, "-P", "-c", _BOOT.format(path=path, module=work.module)],
+        # -P: import nothing from the current folder.
+        [sys.executable, "-P", "-c", _BOOT.format(path=path, module=call.module)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=_environment(),
-        # A terminal's interrupt is for the process that started it.
+        # Ctrl-C on a terminal is for the parent.
         start_new_session=True,
     )
-    children.take(child)
+    children.add(child)
     try:
-        return _Conversation(child, work).hold()
+        return _Conversation(child, call).hold()
     finally:
-        children.release(child)
+        children.remove(child)
         for pipe in (child.stdin, child.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]  # both were asked for
@@ -156,23 +153,23 @@ def _environment() -> dict[str, str]:
 
 
 class _Conversation:
-    """What a child and the process that started it say to each other."""
+    """The messages between a child and its parent."""
 
-    def __init__(self, child: "subprocess.Popen[bytes]", work: Work) -> None:
+    def __init__(self, child: "subprocess.Popen[bytes]", call: ChildCall) -> None:
         self.input = cast("IO[bytes]", child.stdin)
         self.output = cast("IO[bytes]", child.stdout)
         self.child = child
-        self.work = work
-        self.left_s = work.timeout_s
+        self.call = call
+        self.left_s = call.timeout_s
         self.buffer = b""
 
     def hold(self) -> Message:
-        self.send(pickle.dumps((os.getpid(), self.work.job)))
+        self.send(pickle.dumps((os.getpid(), self.call.job)))
         while True:
             message = self.receive()
             if "result" in message:
                 return message
-            answer = self.work.answer(message)
+            answer = self.call.answer(message)
             if answer is not None:
                 self.send(json.dumps(answer).encode() + b"\n")
 
@@ -198,25 +195,25 @@ class _Conversation:
 
     def read(self) -> bytes:
         began = time.monotonic()
-        # Unlike select.select it takes any number of open files.
+        # select.select fails for descriptors above 1023.
         with selectors.DefaultSelector() as selector:
             selector.register(self.output, selectors.EVENT_READ)
             ready = selector.select(max(self.left_s, 0))
         self.left_s -= time.monotonic() - began
         if not ready:
             raise ChildError(
-                f"took longer than {self.work.timeout_s:g} s, and was ended", timed_out=True
+                f"took longer than {self.call.timeout_s:g} s and was killed", timed_out=True
             )
         return os.read(self.output.fileno(), _READ_BYTES)
 
     def ended(self) -> ChildError:
-        """What to say of a child that does not answer any more."""
+        """Return the error for a child that sends no more messages."""
         try:
             code = self.child.wait(timeout=1)
         except subprocess.TimeoutExpired:
-            return ChildError("gave no answer that could be read")
+            return ChildError("sent an unreadable message")
         if code >= 0:
-            return ChildError(f"ended without an answer, with exit code {code}")
+            return ChildError(f"ended without a result, with exit code {code}")
         try:
             name = signal.Signals(-code).name
         except ValueError:
@@ -224,47 +221,44 @@ class _Conversation:
         return ChildError(f"was ended by signal {name}", signal_number=-code)
 
 
-class Channel:
-    """The child's end of the conversation."""
+class Parent:
+    """The parent process, as the child sees it."""
 
     def __init__(self) -> None:
-        # Libraries that print must not be taken for answers.
+        # The output of libraries goes elsewhere, so that it is not read as a message.
         self._output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         self._input = sys.stdin.buffer
 
     def receive(self) -> Any:
-        """Takes the work, and ties the life of this process to that of the one that gave it."""
-        parent, job = pickle.load(self._input)  # noqa: S301 - from the process that started this one
+        """Return the job. From now on this process ends when its parent ends."""
+        parent, job = pickle.load(self._input)  # noqa: S301 - from the parent
         _die_with(parent)
         return job
 
     def send(self, message: Message) -> None:
-        """Says something that needs no answer."""
+        """Send a message that needs no answer."""
         self._output.write(json.dumps(message).encode() + b"\n")
         self._output.flush()
 
     def ask(self, message: Message) -> Message:
-        """Says something, and waits for the answer."""
+        """Send a message, and wait for the answer."""
         self.send(message)
         answer = json.loads(self._input.readline() or b"null")
-        return answer if isinstance(answer, dict) else {"error": "nobody answered"}
+        return answer if isinstance(answer, dict) else {"error": "the parent did not answer"}
 
 
 def limit_process(memory_bytes: int) -> None:
-    """Limits this process.
-
-    Where the system knows no such limit there is none: these are those of Linux.
+    """Limit the memory of this process, on systems that have such limits (Linux).
 
     Args:
-        memory_bytes: The most memory that it may take for data; what it maps from files does not
-            count.
+        memory_bytes: Data only; mapped files do not count.
     """
-    # Of all processes in a container this one goes first when memory runs out.
+    # If a container runs out of memory, the kernel kills this process first.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123 - no path
         file.write("1000")
     try:
-        import resource  # noqa: PLC0415 - not on every system
+        import resource  # noqa: PLC0415 - missing on some systems
     except ImportError:
         return
     for kind, limit in ((resource.RLIMIT_DATA, memory_bytes), (resource.RLIMIT_CORE, 0)):
@@ -280,8 +274,8 @@ _PR_SET_PDEATHSIG = 1
 def _die_with(parent: int) -> None:
     if not sys.platform.startswith("linux"):
         return
-    import ctypes  # noqa: PLC0415 - for this system alone
+    import ctypes  # noqa: PLC0415 - only needed on Linux
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent != os.getppid():
-        os._exit(1)  # it died before this was set
+        os._exit(1)  # the parent ended before the call above

@@ -1,15 +1,15 @@
-"""What a process may take that reads a model's files."""
+"""The limits of the child process that validates a model."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationLimits:
-    """What a child may take to read a model.
+    """The limits of the child process that validates a model.
 
     Attributes:
-        timeout_s: The longest, downloads left out.
-        memory_bytes: The most memory; 0 to go by the size of the weights.
+        timeout_s: Downloads do not count.
+        memory_bytes: 0 derives the limit from the size of the weights.
     """
 
     timeout_s: float

@@ -1,9 +1,9 @@
-"""Has a child process read a model's files before this process does.
+"""Validates a model's files in a child process before this process reads them.
 
-The child reads all that a model's folder holds, tries the tokenizer and builds the graph into the
-cache. Where it succeeds it leaves a note in the cache that names what it read by its content. This
-process then reads the same content again, which is known to do no harm, and loads the graph that
-was built. Where there is such a note no child is started.
+The child reads the model's folder, tries the tokenizer and builds the graph into the cache. On
+success it writes a note to the cache, whose key is a hash of the files' content. This process then
+reads the same content, which is now known to be harmless, and loads the graph from the cache. If
+there is already a note, no child is started.
 """
 
 import dataclasses
@@ -32,20 +32,24 @@ from embedgrpc.models.graphs.cache import (
     has_entries,
     remove_unfinished,
 )
-from embedgrpc.models.sources.hub import HEAD_NAMES, is_settings_name, read_module_folders
+from embedgrpc.models.sources.config_files import (
+    HEAD_NAMES,
+    is_settings_name,
+    read_module_folders,
+)
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.validation.child_process import (
+    ChildCall,
     ChildError,
     ChildGroup,
     Message,
-    Work,
     run_child,
 )
 from embedgrpc.models.validation.limits import ValidationLimits
 
-# To be raised whenever more is checked than before.
+# Increase it when validation checks more.
 _VERSION = 1
-# What parses files: another release may do otherwise.
+# The parsers of files: another release may behave differently.
 _PARSERS = ("embedgrpc", "tokenizers", "safetensors")
 _CHILD = "embedgrpc.models.validation.child"
 
@@ -55,9 +59,9 @@ _MEMORY_BASE_BYTES = 2 << 30
 _MEMORY_PER_WEIGHT_BYTE = 6
 _WEIGHT_SUFFIXES = (".onnx", ".safetensors", ".bin", ".pt", "_data", ".data")
 _LISTED_MAX = 10_000
-# Why a process cannot be started now.
-_PASSING_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-# A head is one layer. It is hashed here, where nothing limits the time.
+# The machine is short of processes, memory or descriptors: a retry may succeed.
+_TEMPORARY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+# A head is one layer. This process hashes it, without a limit on time.
 _HEAD_BYTES_MAX = 256 << 20
 
 T = TypeVar("T")
@@ -66,17 +70,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """What is to be read, and how.
+    """What to validate, and how.
 
     Attributes:
-        files: The model.
-        overrides: What the configuration says about it.
-        served: What a server that runs the model makes of its tokens; None for a model that runs
-            here.
-        escape_special_tokens: As `Tokenizer.load` takes it.
-        build: Whether the graph is built.
-        cache_dir: Where graphs and notes are kept.
-        limits: Of the child.
+        overrides: The configuration of the model.
+        served: The token outputs of the server that runs the model; None if it runs here.
+        escape_special_tokens: See `Tokenizer.load`.
+        build: Whether to build the graph.
+        cache_dir: The folder of graphs and notes.
     """
 
     files: ModelFiles
@@ -90,31 +91,31 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class FileDigests:
-    """The files that say what a model is, as they were read.
+    """The content of the files that describe a model.
 
     Attributes:
-        key: Of the note in the cache that a child read them.
-        digests: The SHA-256 of each in hexadecimal, by its path within the model's folder.
+        key: The key of the note in the cache.
+        digests: The SHA-256 of each file in hexadecimal, by its path in the model's folder.
     """
 
     key: str
     digests: Mapping[str, str]
 
     def digest_of(self, path: Path, root: Path) -> str:
-        """The SHA-256 that a file must have; that of no file where it was not there."""
+        """Return the SHA-256 that a file must have; no file has the one of a missing file."""
         return self.digests.get(path.relative_to(root).as_posix(), "-")
 
 
 @dataclass(frozen=True, slots=True)
 class ChildJob:
-    """What the child is told.
+    """The job of the child.
 
     Attributes:
-        validation: What is to be read, without the repository.
-        key: Of the description that it must find.
-        listing: What the repository holds; None where there is none.
-        memory_bytes: The most memory that it may take.
-        tag: Names what it leaves unfinished in the cache.
+        validation: Without the repository.
+        key: The key that the child must compute as well.
+        listing: The files in the repository; None without a repository.
+        memory_bytes: The memory limit.
+        tag: Marks the child's unfinished entries in the cache.
     """
 
     validation: Validation
@@ -127,36 +128,36 @@ class ChildJob:
 def load_validated(
     validation: Validation, children: ChildGroup, use: Callable[[FileDigests], T]
 ) -> T:
-    """Loads a model from files that a child process has read.
+    """Load a model from files that a child process has validated.
 
     Args:
-        validation: What is read.
-        children: Ends the child early.
-        use: Loads the model. It must not build anything: `NotBuiltError` says that it lacks an
-            entry of the cache.
+        validation: What to validate.
+        children: The group to which the child belongs.
+        use: Loads the model. It must not build a graph, but raise `NotBuiltError` if the cache
+            lacks one.
 
     Returns:
-        What `use` gives.
+        The result of `use`.
 
     Raises:
         ModelError: The files cannot be used; the child crashed, took too long or too much memory.
         ModelUnavailableError: The machine cannot start a child now.
     """
-    description = describe(validation)
-    if find_entry(validation.cache_dir, description.key) is not None:
+    digests = hash_files(validation)
+    if find_entry(validation.cache_dir, digests.key) is not None:
         try:
-            return use(description)
+            return use(digests)
         except NotBuiltError:
-            pass  # the weights are others, or the cache was cleared
-    _run(validation, description, children)
-    return use(description)
+            pass  # the weights changed, or the cache was cleared
+    _run(validation, digests, children)
+    return use(digests)
 
 
-def describe(validation: Validation) -> FileDigests:
-    """Reads which files say what a model is, and their content. Parses next to nothing.
+def hash_files(validation: Validation) -> FileDigests:
+    """Hash the files that describe a model; of these only `modules.json` is parsed.
 
     Raises:
-        ModelError: A file cannot be read, is too large, is no regular file, or is outside of the
+        ModelError: A file cannot be read, is too large, not a regular file, or outside of the
             model's folder.
     """
     root = validation.files.folder
@@ -183,7 +184,7 @@ def describe(validation: Validation) -> FileDigests:
 
 
 def _folders(root: Path) -> list[Path]:
-    """The folders in which files that describe a model may lie, each once."""
+    """Return the folders of files that describe a model, without duplicates."""
     named_by = f"{root / 'modules.json'}: path"
     names = ("", *read_module_folders(root))
     return list(dict.fromkeys(find_member(root, root, name, named_by=named_by) for name in names))
@@ -210,9 +211,9 @@ def _version(name: str) -> str:
         return ""
 
 
-def _run(validation: Validation, description: FileDigests, children: ChildGroup) -> None:
+def _run(validation: Validation, digests: FileDigests, children: ChildGroup) -> None:
     if not has_entries(validation.cache_dir):
-        # Of a cache that is only read the graph may be there.
+        # A read-only cache with entries may contain the graph.
         check_writable(validation.cache_dir)
     repository = validation.files.repository
     failed: list[ModelError] = []
@@ -221,12 +222,12 @@ def _run(validation: Validation, description: FileDigests, children: ChildGroup)
         validation=dataclasses.replace(
             validation, files=dataclasses.replace(validation.files, repository=None)
         ),
-        key=description.key,
+        key=digests.key,
         listing=repository.names if repository is not None else None,
         memory_bytes=memory_bytes,
         tag=secrets.token_hex(8),
     )
-    work = Work(
+    call = ChildCall(
         module=_CHILD,
         job=job,
         timeout_s=validation.limits.timeout_s,
@@ -234,10 +235,9 @@ def _run(validation: Validation, description: FileDigests, children: ChildGroup)
     )
     place = validation.files.folder
     try:
-        result = run_child(work, children)["result"]
+        result = run_child(call, children)["result"]
     except OSError as error:
-        # A machine that is short of processes, memory or open files may have them later.
-        kind = ModelUnavailableError if error.errno in _PASSING_ERRORS else ModelError
+        kind = ModelUnavailableError if error.errno in _TEMPORARY_ERRORS else ModelError
         raise kind(
             f"{place} cannot be read: no process can be started: {error.strerror}"
         ) from error
@@ -249,44 +249,44 @@ def _run(validation: Validation, description: FileDigests, children: ChildGroup)
     if result.get("memory"):
         raise ModelError(f"{place} cannot be read: {_explain_memory(memory_bytes)}")
     if result.get("stack"):
-        # What nobody foresaw is told with its stack.
+        # An unexpected error.
         _logger.error("model cannot be read", extra={"stack": result["stack"]})
     if result.get("error"):
         raise ModelError(str(result["error"]))
 
 
 def _explain(error: ChildError, memory_bytes: int) -> str:
-    who = f"the process that reads it {error}"
+    problem = f"the process that reads it {error}"
     if error.timed_out:
-        return f"{who}: set load_timeout_s higher if its files are to be trusted"
+        return f"{problem}: increase load_timeout_s if you trust its files"
     if error.signal in (signal.SIGABRT, signal.SIGKILL):
-        return f"{who}, as where memory runs out; its limit is {memory_bytes} bytes"
+        return f"{problem}, probably out of memory; its limit is {memory_bytes} bytes"
     if error.signal:
-        return f"{who}: one of its files breaks a library"
-    return who
+        return f"{problem}: one of its files crashes a library"
+    return problem
 
 
 def _explain_memory(memory_bytes: int) -> str:
     return (
-        f"it takes more than {memory_bytes} bytes of memory: set load_memory_bytes higher if its"
-        " files are to be trusted"
+        f"it needs more than {memory_bytes} bytes of memory: increase load_memory_bytes if you"
+        " trust its files"
     )
 
 
 def _answer(message: Message, files: ModelFiles, failed: list[ModelError]) -> Message | None:
-    """Answers the child: brings files from the repository, and repeats its log.
+    """Handle a message from the child: download files, or log a line.
 
     Args:
-        message: From the child.
+        message: The message.
         files: The model.
-        failed: Takes why files cannot be brought.
+        failed: Gets the error of a failed download.
 
     Returns:
-        What the child waits for; None where it waits for nothing.
+        The answer; None if the child does not wait for one.
     """
     if "fetch" in message:
         try:
-            # Only what the repository itself lists is brought.
+            # Downloads only files that the repository lists.
             files.fetch([str(name) for name in message["fetch"]])
         except ModelError as error:
             failed.append(error)
@@ -299,7 +299,7 @@ def _answer(message: Message, files: ModelFiles, failed: list[ModelError]) -> Me
 
 
 def _choose_memory(files: ModelFiles) -> int:
-    """What reading a model may take: by the size of its weights, and no more than there is."""
+    """Return the memory limit: by the size of the weights, at most what is available."""
     wanted = _MEMORY_BASE_BYTES + _MEMORY_PER_WEIGHT_BYTE * _count_weight_bytes(files)
     return min(wanted, available_memory_bytes())
 

@@ -1,7 +1,7 @@
-"""One bidirectional stream: reads as far ahead as its window allows, writes what is ready.
+"""One bidirectional stream: reads as far ahead as its window allows, and writes what is ready.
 
-The handler's task writes; a second task reads. A window of inputs that are taken in and not
-answered couples them: when the client does not read its answers, the server stops reading.
+The handler's task writes; a second task reads. A window of inputs that are accepted but not
+answered couples them: when the client stops reading answers, the server stops reading requests.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, ShuttingDownError
-from embedgrpc.server.calls.open_calls import current_call
+from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.calls.requests import RequestStream
 from embedgrpc.server.connections.activity import note_activity
 
@@ -20,8 +20,8 @@ AnswerT = TypeVar("AnswerT")
 
 
 @dataclass(slots=True)
-class _Taken:
-    """What is held for a message until its inputs are answered."""
+class _Accepted:
+    """What a message holds until its inputs are answered."""
 
     inputs: int
     request_bytes: int
@@ -33,18 +33,18 @@ class BidiStream(Generic[AnswerT]):
 
     Args:
         context: The RPC's context.
-        requests: Its messages.
-        idle_timeout_s: How long the client may neither send, while nothing is in flight, nor
-            read what is written.
+        requests: Its request messages.
+        idle_timeout_s: How long the client may read no answer, or send no message while nothing
+            is in flight.
     """
 
     def __init__(self, context: Any, requests: RequestStream, *, idle_timeout_s: float) -> None:
         self._context = context
         self._requests = requests
         self._call = current_call()
-        # The size of the message that was read last, until its inputs are taken in.
-        self._untaken_bytes = 0
-        self._taken: deque[_Taken] = deque()
+        # The size of the last message, until its inputs are accepted.
+        self._unaccepted_bytes = 0
+        self._accepted: deque[_Accepted] = deque()
         self._idle_timeout_s = idle_timeout_s
         self._window = 1
         self._in_flight = 0
@@ -64,16 +64,16 @@ class BidiStream(Generic[AnswerT]):
         read: Callable[[], Awaitable[None]],
         pack: Callable[[deque[AnswerT]], tuple[Any, int]],
     ) -> None:
-        """Runs the stream to its end. Called once, in the handler's task.
+        """Run the stream to its end. Called once, in the handler's task.
 
         Args:
-            read: Reads all requests, by `receive`, and starts the work on them.
-            pack: Takes answers from the front of a queue and makes one message of them; tells
-                how many inputs it answers. The queue is not empty.
+            read: Reads all requests, with `receive`, and starts the work on them.
+            pack: Takes answers from the front of a queue, which is not empty. Returns one
+                message of them, and how many inputs it answers.
 
         Raises:
-            EngineError: The client broke the protocol, was idle or too slow, or the server is
-                about to stop. What was taken in before is answered first, but for the slow.
+            EngineError: The client broke the protocol or was idle, or the server is about to
+                stop: after every accepted input is answered. Or the client was too slow: at once.
         """
         handler = asyncio.current_task()
         watch = asyncio.create_task(self._watch(handler))
@@ -86,30 +86,30 @@ class BidiStream(Generic[AnswerT]):
                     await self._write(message)
                     self._answered(inputs)
                 if reader.done():
-                    # A fault of ours: what was taken in may never be answered.
+                    # After a bug in `read`, some accepted inputs may never be answered.
                     reader.result()
                 if self._in_flight or not reader.done():
                     await self._changed.wait()
             reader.result()
         except asyncio.CancelledError:
-            # Cancelled by our own watch, and by nobody else?
+            # Did only `_watch` cancel it?
             if not self._gave_up or handler is None or handler.uncancel():
                 raise
         finally:
             watch.cancel()
             reader.cancel()
             await asyncio.gather(watch, reader, return_exceptions=True)
-            # It holds this stream, too.
+            # The task references this stream.
             self._reader = None
         if self._failure is not None:
             raise self._failure
 
     async def write_first(self, message: Any) -> None:
-        """Writes a message before there are answers. From `read`, before the first `take`."""
+        """Write a message before there are answers. From `read`, before the first `accept`."""
         await self._write(message)
 
     async def receive(self) -> AsyncIterator[Any]:
-        """Gives the requests one by one, until the client is done or the server drains."""
+        """Return the requests one by one, until the client is done or the server drains."""
         while not self._draining:
             self._reading = True
             self._active_at = time.monotonic()
@@ -125,14 +125,13 @@ class BidiStream(Generic[AnswerT]):
             self._hold(0)
 
     def set_window(self, inputs: int) -> None:
-        """Sets how many inputs may be in flight."""
+        """Set how many inputs may be in flight."""
         self._window = inputs
 
-    async def take(self, inputs: int, *, answer_bytes: int) -> None:
-        """Waits until the window has room for the inputs of a message, and counts them in.
+    async def accept(self, inputs: int, *, answer_bytes: int) -> None:
+        """Wait until the window has room for the inputs of a message, and the server for answers.
 
-        More than the whole window are let in when nothing else is in flight. Then it waits until
-        the server has room for their answers.
+        When nothing else is in flight, a message may exceed the window.
 
         Args:
             inputs: How many there are.
@@ -142,26 +141,26 @@ class BidiStream(Generic[AnswerT]):
             self._room.clear()
             await self._room.wait()
         self._in_flight += inputs
-        taken = _Taken(inputs, self._untaken_bytes)
-        self._taken.append(taken)
-        self._untaken_bytes = 0
+        accepted = _Accepted(inputs, self._unaccepted_bytes)
+        self._accepted.append(accepted)
+        self._unaccepted_bytes = 0
         if self._call is not None:
-            taken.answer_bytes = await self._call.reserve_answers(answer_bytes)
+            accepted.answer_bytes = await self._call.reserve_stream_response(answer_bytes)
 
     def answer(self, answer: AnswerT) -> None:
-        """Puts an answer into the outbox. On the event loop."""
+        """Put an answer into the outbox. On the event loop."""
         self._outbox.append(answer)
         self._changed.set()
 
     def drain(self, why: str, *, label: str) -> None:
-        """Takes in no more; the stream ends when all is answered. On the event loop.
+        """Read no more, and end the stream when all is answered. On the event loop.
 
         Args:
-            why: What the client is told then.
+            why: The message of the client's error.
             label: The same for programs.
         """
         if self._reader is not None and self._reader.done():
-            # The client has sent all that it wanted to: nothing is refused.
+            # The client has sent everything: nothing is refused.
             return
         self._draining = True
         if self._failure is None:
@@ -173,7 +172,7 @@ class BidiStream(Generic[AnswerT]):
         try:
             await read()
         except EngineError as error:
-            # Its frames hold this stream.
+            # Its frames reference this stream.
             self._failure = error.with_traceback(None)
         except asyncio.CancelledError:
             if not self._draining:
@@ -192,34 +191,34 @@ class BidiStream(Generic[AnswerT]):
     def _answered(self, inputs: int) -> None:
         self._in_flight -= inputs
         self._room.set()
-        # Which message an answer belongs to does not matter: all of them are let go in the end.
+        # It does not matter which message an answer belongs to: all are released in the end.
         while inputs:
-            first = self._taken[0]
+            first = self._accepted[0]
             answered = min(first.inputs, inputs)
             first.inputs -= answered
             inputs -= answered
             if not first.inputs:
-                self._taken.popleft()
+                self._accepted.popleft()
                 if self._call is not None:
-                    self._call.release_request(first.request_bytes)
-                    self._call.release_answers(first.answer_bytes)
+                    self._call.release_stream_request(first.request_bytes)
+                    self._call.release_stream_response(first.answer_bytes)
 
     def _hold(self, size: int) -> None:
-        """Count in a message, and the one before it out, unless its inputs were taken in."""
+        """Count a message, and release the one before it, unless its inputs were accepted."""
         if self._call is not None:
-            self._call.release_request(self._untaken_bytes)
-            self._call.hold_request(size)
-        self._untaken_bytes = size
+            self._call.release_stream_request(self._unaccepted_bytes)
+            self._call.hold_stream_request(size)
+        self._unaccepted_bytes = size
 
     async def _watch(self, handler: "asyncio.Task[Any] | None") -> None:
-        """Ends the stream of a client that went silent."""
+        """End the stream of a client that went silent."""
         while True:
             waits_for_message = self._reading and not self._in_flight
             if waits_for_message and self._call is not None and not self._writing:
                 if self._call.waits_for_client:
                     self._active_at = max(self._active_at, self._call.since)
                 else:
-                    # It has not been read for want of room, which is not the client's fault.
+                    # The server has no room to read: the client is not idle.
                     waits_for_message = False
             idle_s = time.monotonic() - self._active_at
             waits_for_client = self._writing or waits_for_message

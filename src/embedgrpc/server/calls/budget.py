@@ -1,24 +1,24 @@
-"""Memory that the calls of a server share, so that no caller can take all of it.
+"""Budgets, such as memory, that the callers of a server share, so that none can take all of it.
 
-A caller is an address, and the connections from it; both get at most twice what is left: an
-address of the whole, a connection of what its address could get. One connection alone can take
-four ninths, and one address two thirds. However many are greedy, another finds something left.
+An address may hold at most twice what it leaves of the whole, and each of its connections at most
+twice what it leaves of the address's share. One connection alone can hold four ninths, and one
+address two thirds. However many callers are greedy, the next one finds something left.
 """
 
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-# How many times what is left for others one may hold.
+# How many times what it leaves to others a caller may hold.
 _GREED = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Caller:
-    """Who holds a part of a budget; one object for each connection.
+    """The holder of a part of a budget; one object for each connection.
 
     Attributes:
-        address: Who calls, whatever the number of connections.
+        address: The same for all connections of a client.
         connection: The connection.
     """
 
@@ -44,26 +44,26 @@ class Budget:
         total: The limit.
 
     Attributes:
-        held: How much is taken now. It exceeds the limit only by what was taken by `force`.
+        held: The amount that is taken now. Only `force` can make it exceed the limit.
     """
 
     total: int
     held: int = 0
-    # Up to here there is room for everybody.
-    _quiet: int = field(init=False)
+    # Up to this amount there is room for every caller.
+    _uncontended: int = field(init=False)
     _by_address: dict[str, int] = field(default_factory=dict)
     _by_connection: dict[Caller, int] = field(default_factory=dict)
-    # One line for each caller; the caller that was served last stands last.
-    _lines: dict[Caller, deque[_Waiter]] = field(default_factory=dict)
+    # A queue for each caller; the caller that was served last is last.
+    _queues: dict[Caller, deque[_Waiter]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._quiet = self.largest(self.total)
+        self._uncontended = self.largest(self.total)
 
     def try_take(self, caller: Caller, amount: int) -> bool:
         """Take an amount at once, if the caller's share has room and none of its calls waits."""
-        if self._lines and caller in self._lines:
+        if self._queues and caller in self._queues:
             return False
-        if self.held + amount > self._quiet and not self._has_room(caller, amount):
+        if self.held + amount > self._uncontended and not self._has_room(caller, amount):
             return False
         self.force(caller, amount)
         return True
@@ -71,13 +71,13 @@ class Budget:
     async def take(self, caller: Caller, amount: int) -> None:
         """Wait until the caller's share has room, and take an amount.
 
-        The calls of one caller go in the order in which they came, callers in turn.
+        Callers are served in turn, and the calls of one caller in order.
         """
         if self.try_take(caller, amount):
             return
         loop = asyncio.get_running_loop()
         waiter = _Waiter(caller, amount, loop.create_future(), loop.time())
-        self._lines.setdefault(caller, deque()).append(waiter)
+        self._queues.setdefault(caller, deque()).append(waiter)
         try:
             await waiter.granted
         except asyncio.CancelledError:
@@ -88,7 +88,7 @@ class Budget:
             raise
 
     def force(self, caller: Caller, amount: int) -> None:
-        """Take an amount that is in use already, room or not."""
+        """Take an amount that is in use already, even beyond the limit."""
         if not amount:
             return
         self.held += amount
@@ -96,24 +96,24 @@ class Budget:
         self._by_connection[caller] = self._by_connection.get(caller, 0) + amount
 
     def give_back(self, caller: Caller, amount: int) -> None:
-        """Give back what was taken, and let in who waits for it."""
+        """Give back an amount, and serve the callers that wait for it."""
         self.held -= amount
         _subtract(self._by_address, caller.address, amount)
         _subtract(self._by_connection, caller, amount)
-        if self._lines:
-            self._let_in()
+        if self._queues:
+            self._serve_waiting()
 
     def waiting(self, *, since: float) -> dict[Caller, int]:
-        """Tell for each caller how many of its calls have waited since a time or longer."""
+        """Return for each caller how many of its calls have waited since a time or longer."""
         counts = {
-            caller: sum(waiter.since <= since for waiter in line)
-            for caller, line in self._lines.items()
+            caller: sum(waiter.since <= since for waiter in queue)
+            for caller, queue in self._queues.items()
         }
         return {caller: count for caller, count in counts.items() if count}
 
     def largest(self, amount: int) -> int:
-        """Return the amount, or the most that any caller may take where that is less."""
-        # Rounded as in `_has_room`, or an empty budget might not take it.
+        """Return the amount, but at most what one connection may take."""
+        # Rounded as in `_has_room`: else an empty budget might refuse it.
         share = _GREED * self.total // (_GREED + 1)
         return min(amount, _GREED * share // (_GREED + 1))
 
@@ -124,39 +124,39 @@ class Budget:
         connection = self._by_connection.get(caller, 0)
         return amount <= (_GREED * share - connection) // (_GREED + 1)
 
-    def _let_in(self) -> None:
-        """Serve the callers that wait, in turn, as long as anything fits."""
+    def _serve_waiting(self) -> None:
+        """Serve the callers that wait, in turn, as long as something fits."""
         served = True
-        while served and self._lines:
+        while served and self._queues:
             served = False
-            for caller in list(self._lines):
-                served |= self._let_in_one(caller)
+            for caller in list(self._queues):
+                served |= self._serve_first(caller)
 
-    def _let_in_one(self, caller: Caller) -> bool:
-        """Serve the first call of a caller, if it fits; tell whether one was served."""
-        line = self._lines[caller]
-        while line and line[0].granted.done():
-            line.popleft()
-        served = bool(line) and self._has_room(caller, line[0].amount)
+    def _serve_first(self, caller: Caller) -> bool:
+        """Serve the first call of a caller, if it fits; return whether it was served."""
+        queue = self._queues[caller]
+        while queue and queue[0].granted.done():
+            queue.popleft()
+        served = bool(queue) and self._has_room(caller, queue[0].amount)
         if served:
-            waiter = line.popleft()
+            waiter = queue.popleft()
             self.force(caller, waiter.amount)
             waiter.granted.set_result(None)
-            # To the end of the order.
-            self._lines[caller] = self._lines.pop(caller)
-        if not line:
-            del self._lines[caller]
+            # It is last now.
+            self._queues[caller] = self._queues.pop(caller)
+        if not queue:
+            del self._queues[caller]
         return served
 
     def _leave(self, waiter: _Waiter) -> None:
-        line = self._lines.get(waiter.caller)
-        if line is not None and waiter in line:
-            line.remove(waiter)
-            if not line:
-                del self._lines[waiter.caller]
-            if self._lines:
-                # It may have stood in front of one for which there is room.
-                self._let_in()
+        queue = self._queues.get(waiter.caller)
+        if queue is not None and waiter in queue:
+            queue.remove(waiter)
+            if not queue:
+                del self._queues[waiter.caller]
+            if self._queues:
+                # There may be room for the call behind it.
+                self._serve_waiting()
 
 
 def _subtract(amounts: dict, key: object, amount: int) -> None:  # type: ignore[type-arg]

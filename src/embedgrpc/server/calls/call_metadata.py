@@ -1,4 +1,4 @@
-"""Reads what holds for a whole call: its deadline, its caller, its class of work."""
+"""Reads what applies to a whole call: its deadline, its caller, its work class."""
 
 import math
 import time
@@ -12,33 +12,31 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import current_context, forwarded_context
 
-# Of a number that somebody else writes.
+# The most digits of a number in metadata.
 _DIGITS_MAX = 11
-# Each is the end of a connection.
+# Each is the other end of a connection.
 _KNOWN_PEERS_MAX = 4096
-# What a gRPC client accepts unless it was told otherwise.
+# What gRPC clients accept by default.
 _CLIENT_RESPONSE_BYTES = 4 * 1024 * 1024
-# How a call says how soon its answer is needed.
+_CLIENT_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
 _WORK_CLASS_KEY = "embedgrpc-work-class"
 _WORK_CLASSES: dict[str | bytes, WorkClass] = {one.name.lower(): one for one in WorkClass}
-# How a client that accepts more, or less, says so.
-_CLIENT_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
 
 
 def begin_call(
     context: Any, work_class: WorkClass, settings: Settings, *, max_s: float = math.inf
 ) -> Call:
-    """Reads what holds for the whole RPC: the deadline once, on a clock that does not step.
+    """Read what applies to the whole call; the deadline once, on the monotonic clock.
 
     Args:
         context: The RPC's context.
-        work_class: Interactive for unary calls, bulk for streams, unless the metadata
-            `embedgrpc-work-class` says otherwise.
-        settings: Tell how callers are told apart.
+        work_class: Interactive for unary calls, bulk for streams; the metadata
+            `embedgrpc-work-class` overrides it.
+        settings: Name the metadata that identifies callers.
         max_s: The server's own limit.
 
     Raises:
-        InvalidRequestError: The metadata names no class.
+        InvalidRequestError: The metadata names an unknown work class.
     """
     remaining_s = context.time_remaining()
     limit_s = max_s if remaining_s is None else min(remaining_s, max_s)
@@ -59,9 +57,9 @@ def begin_call(
 
 
 def caller_of(context: Any, key: str) -> str:
-    """Tells who calls: what a trusted proxy says, or else the address, without its port.
+    """Return the caller: what a trusted proxy says, or else the address without its port.
 
-    Whoever opens more connections gets no more of the machine.
+    So a client gets no larger share by opening more connections.
     """
     named = _metadata(context, key) if key else None
     if named:
@@ -84,7 +82,7 @@ def _metadata(context: Any, wanted: str) -> str | bytes | None:
 
 
 def client_response_bytes(context: Any) -> int:
-    """Tells how large an answer the client accepts."""
+    """Return the size of the largest response that the client accepts."""
     value = _metadata(context, _CLIENT_RESPONSE_BYTES_KEY)
     if value is None:
         return _CLIENT_RESPONSE_BYTES

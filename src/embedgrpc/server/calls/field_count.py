@@ -1,9 +1,8 @@
-"""Bounds how many fields a message has before it is parsed.
+"""Limits how many fields a message has before it is parsed.
 
-Parsing holds the interpreter, on whatever thread. Of the bytes of a text it takes a fraction of a
-nanosecond each, but of a field some ten: four megabytes of empty texts take tens of milliseconds,
-in which nobody else is served. So the fields of a large message are counted first, as far as they
-may go.
+Parsing holds the interpreter lock, on any thread. A byte of a text costs a fraction of a
+nanosecond, but a field some ten: four megabytes of empty texts take tens of milliseconds, in which
+no other call is served. So the fields of a large message are counted first, up to the limit.
 
 Source: protobuf encoding specification.
 """
@@ -15,7 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from embedgrpc.engine.errors import InvalidRequestError
 
-# What is no longer than this has no more fields than are parsed within two milliseconds.
+# The fields of a message up to this size are parsed within two milliseconds.
 SMALL_BYTES = 256 * 1024
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
@@ -25,18 +24,18 @@ _TEXTS = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
 
 
 class _TooManyError(Exception):
-    """There are more than may be."""
+    """The message has more fields than the limit."""
 
 
 class _MalformedError(Exception):
-    """It is not a message."""
+    """The bytes are no protobuf message."""
 
 
 def bound_fields(parse: Callable[[bytes], Any], max_fields: int) -> Callable[[bytes], Any]:
-    """Make a parser that refuses messages with too many fields.
+    """Return a parser that refuses messages with too many fields.
 
     Args:
-        parse: The `FromString` of a message class; any other parser stays as it is.
+        parse: The `FromString` of a message class; any other parser is returned as it is.
         max_fields: The most fields of a large message.
 
     Returns:
@@ -58,15 +57,15 @@ def bound_fields(parse: Callable[[bytes], Any], max_fields: int) -> Callable[[by
 
 
 def has_more_fields(data: bytes, descriptor: Any, limit: int) -> bool:
-    """Tells whether parsing a large message would make more than so many fields.
+    """Return whether a large message has more fields than a limit.
 
-    Numbers that are packed into one field count one each, at a byte a number. What is not a
-    well-formed message is left to the parser, which refuses it.
+    Each number of a packed field counts, as if it took one byte. A malformed message is left to
+    the parser, which refuses it.
 
     Args:
         data: The message in wire form.
-        descriptor: What it is: a descriptor of protobuf.
-        limit: The most fields, those of messages inside of it included.
+        descriptor: The protobuf descriptor of its class.
+        limit: The most fields, those of nested messages included.
     """
     if len(data) <= SMALL_BYTES:
         return False
@@ -80,7 +79,7 @@ def has_more_fields(data: bytes, descriptor: Any, limit: int) -> bool:
 
 
 def _count(data: bytes, start: int, end: int, descriptor: Any, left: int) -> int:
-    """Counts the fields of a part of a message; returns how many are left to the limit."""
+    """Count the fields of a part of a message; return how many are left to the limit."""
     fields = descriptor.fields_by_number
     position = start
     while position < end:
@@ -96,7 +95,7 @@ def _count(data: bytes, start: int, end: int, descriptor: Any, left: int) -> int
         elif kind == _VARINT:
             _, position = _read_varint(data, position)
         else:
-            # Groups begin and end without a value: what is inside of them is counted as well.
+            # The start and end of a group have no value: the fields between them count as usual.
             position += _FIXED_BYTES.get(kind, 0)
     return left
 
@@ -104,7 +103,7 @@ def _count(data: bytes, start: int, end: int, descriptor: Any, left: int) -> int
 def _count_inside(
     data: bytes, start: int, end: int, field: FieldDescriptor | None, left: int
 ) -> int:
-    # What is unknown is kept as it is.
+    # The parser keeps an unknown field as it is.
     if field is None or field.type in _TEXTS:
         return left
     if field.message_type is not None:
@@ -115,7 +114,7 @@ def _count_inside(
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Reads a number; returns it, and where it ends."""
+    """Return a number, and the position after it."""
     byte = data[position]
     if byte < _MORE:
         return byte, position + 1

@@ -1,10 +1,10 @@
-"""Knows the streams that are open, and ends them in time.
+"""The registry of open streams, which ends them in time.
 
-A stream ends when the server is about to stop, and when it has been open for as long as a
-connection may be: gRPC's core asks a client to leave an old connection, and later cuts off what is
-still open on it. It cannot tell Python which connections those are. So no stream may last longer
-than a connection, and the core waits that long and some more; then a stream has always ended by
-itself before, with an answer to all that was taken in.
+A stream ends when the server is about to stop. It also ends before its connection does: gRPC's
+core asks a client to leave an old connection, and later cuts off the streams that are still open
+on it. The core does not report which connections those are. So a stream may be open for as long
+as a connection may, and the core's grace is longer than that: every stream ends by itself first,
+with a result for every input that it has accepted.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 
 from embedgrpc.server.calls.bidi_stream import BidiStream
 
-# Streams that began together do not end, and begin anew, in the same moment.
+# Streams that began together do not end, and begin anew, at the same moment.
 _JITTER = 0.1
 
 
@@ -33,7 +33,7 @@ class OpenStreams:
 
     @contextmanager
     def watch(self, stream: BidiStream[Any]) -> Iterator[None]:
-        """Counts a stream as open; one that comes too late ends at once."""
+        """Register a stream; end it at once if the server is about to stop."""
         self._streams.add(stream)
         if self._draining:
             _end_for_stop(stream)
@@ -46,7 +46,7 @@ class OpenStreams:
             self._streams.discard(stream)
 
     def drain(self) -> None:
-        """Lets every stream answer what it has taken in, and then end."""
+        """Let every stream answer what it has accepted, and then end."""
         self._draining = True
         for stream in self._streams:
             _end_for_stop(stream)

@@ -1,4 +1,4 @@
-"""The messages that a client sends in one call: read, counted, and parsed."""
+"""The request messages of one call: read, counted and parsed."""
 
 import asyncio
 import logging
@@ -9,26 +9,26 @@ from typing import Any, Self
 import grpc.aio
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.server.calls.open_calls import OpenCall
+from embedgrpc.server.calls.open_call import OpenCall
 
 _logger = logging.getLogger(__name__)
 
-# A client that has left looks at first like one that has sent all that it wanted to.
+# At first, a client that has left looks like one that has sent everything.
 _CANCELLATION_S = 0.01
-# So much is parsed, and made strings of, within a millisecond.
+# Parsing this much, and making strings of it, takes a millisecond.
 _LARGE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class RequestParser:
-    """What the messages of a method are.
+    """Parses the request messages of a method.
 
     Attributes:
-        deserialize: Makes a message of bytes; raises whatever it likes where they hold none.
+        deserialize: Makes a message of bytes; may raise any exception.
         method: The method's full name, for the log.
         max_bytes: The most bytes of one message.
-        idle_timeout_s: How long the client of a stream may send none; infinity where the handler
-            looks at that.
+        idle_timeout_s: How long the client of a stream may send no message; infinity where the
+            handler checks that.
     """
 
     deserialize: Callable[[bytes], Any]
@@ -40,7 +40,7 @@ class RequestParser:
         """Parse a message.
 
         Raises:
-            InvalidRequestError: It is too large, or holds something else.
+            InvalidRequestError: It is too large, or malformed.
         """
         if len(data) > self.max_bytes:
             raise InvalidRequestError(
@@ -67,10 +67,10 @@ class RequestParser:
 
 
 async def read_single(call: OpenCall, parser: RequestParser) -> Any:
-    """Read the message of a call that has one; more than one are not looked at.
+    """Read the message of a call that takes one; ignore any others.
 
     Raises:
-        InvalidRequestError: There is none, or it cannot be parsed.
+        InvalidRequestError: There is none, or it is malformed.
     """
     data = await call.read_first()
     if data is grpc.aio.EOF:
@@ -80,28 +80,28 @@ async def read_single(call: OpenCall, parser: RequestParser) -> Any:
             metadata={"label": "no_message"},
         )
     message = parser.parse(data)
-    await _give_way(data)
+    await _yield_after(data)
     return message
 
 
-async def _give_way(data: bytes) -> None:
-    """Let others run after a large message.
+async def _yield_after(data: bytes) -> None:
+    """Let other calls run after a large message.
 
-    To parse it took a turn of the event loop, and to look at it may take another.
+    Parsing it held up the event loop, and validating it may do so again.
     """
     if len(data) > _LARGE_BYTES:
         await asyncio.sleep(0)
 
 
 class RequestStream:
-    """The messages of a stream, in the order in which they come.
+    """The messages of a stream, in order.
 
     Args:
         call: The call.
-        parser: What its messages are.
+        parser: Parses its messages.
 
     Attributes:
-        last_bytes: The size of the message that was read last.
+        last_bytes: The size of the last message.
     """
 
     def __init__(self, call: OpenCall, parser: RequestParser) -> None:
@@ -120,10 +120,10 @@ class RequestStream:
             data = await self._call.read_first()
             self._began = True
             if data is not grpc.aio.EOF:
-                self._call.release_request(len(data))
+                self._call.release_stream_request(len(data))
         if data is grpc.aio.EOF:
             raise StopAsyncIteration
         self.last_bytes = len(data)
         message = self._parser.parse(data)
-        await _give_way(data)
+        await _yield_after(data)
         return message

@@ -1,4 +1,4 @@
-"""Knows what goes on at each connection: which calls are open, and when it was last used."""
+"""Records the activity of each connection: its open calls, and when it was last used."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -9,23 +9,23 @@ from typing import Any
 import grpc
 import grpc.aio
 
-# Health and reflection: a connection that does nothing else is idle.
+# Health and reflection: a connection with only these is idle.
 _OWN_SERVICES = "/grpc."
 _SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-# A stream on which nothing came and went for this long does not keep its connection open when
-# others need one.
+# A stream without messages for this long does not keep its connection open when other clients
+# need one.
 _STREAM_QUIET_S = 10.0
 
 
 @dataclass(slots=True)
 class Activity:
-    """What goes on at one connection. Health and reflection do not count.
+    """The activity of one connection. Health and reflection do not count.
 
     Attributes:
         calls: Unary calls in flight.
         streams: Streams that are open.
-        active_at: When a call last began or ended, or a message of a stream came or went, on the
-            monotonic clock.
+        active_at: When a call last began or ended, or a stream last received or sent a message,
+            on the monotonic clock.
     """
 
     calls: int = 0
@@ -38,7 +38,7 @@ class Activity:
         return not self.calls and not self.streams
 
     def quiet(self, now: float) -> bool:
-        """Return whether nothing is open but streams on which nothing happens."""
+        """Return whether there are no calls except streams without messages."""
         return not self.calls and now - self.active_at >= _STREAM_QUIET_S
 
 
@@ -46,14 +46,14 @@ _current: ContextVar[Activity | None] = ContextVar("activity", default=None)
 
 
 def note_activity() -> None:
-    """Take note that a message came or went on the stream of this task."""
+    """Record that the stream of this task received or sent a message."""
     activity = _current.get()
     if activity is not None:
         activity.active_at = time.monotonic()
 
 
 class ConnectionActivity(grpc.aio.ServerInterceptor):
-    """Watches the calls of every connection. Its handlers must be coroutine functions.
+    """Watches the calls of every connection. All handlers must be coroutine functions.
 
     Args:
         max_peers: How many connections are remembered.
@@ -61,12 +61,12 @@ class ConnectionActivity(grpc.aio.ServerInterceptor):
 
     def __init__(self, *, max_peers: int) -> None:
         self._max_peers = max_peers
-        # The connection whose last call began earliest is first.
+        # Ordered by when their last call began, earliest first.
         self._by_peer: dict[str, Activity] = {}
         self._handlers: dict[str, Any] = {}
 
     def of(self, peer: str) -> Activity:
-        """Return what goes on at a connection. From any thread.
+        """Return the activity of a connection. From any thread.
 
         Args:
             peer: Its other end, as gRPC's contexts name it.
@@ -102,7 +102,7 @@ class ConnectionActivity(grpc.aio.ServerInterceptor):
             try:
                 return await behavior(request, context)
             except BaseException:
-                # gRPC keeps the exception with the call, and with it this frame.
+                # gRPC stores the exception in the call, and the exception references this frame.
                 request = context = None
                 raise
             finally:
@@ -113,7 +113,7 @@ class ConnectionActivity(grpc.aio.ServerInterceptor):
         return handler._replace(**{shape: answer})
 
     def _enter(self, peer: str) -> Activity:
-        """Return the record of a connection, as the one that was used last."""
+        """Return the record of a connection, and move it to the end."""
         activity = self._by_peer.pop(peer, None) or Activity()
         self._by_peer[peer] = activity
         if len(self._by_peer) > self._max_peers:

@@ -1,7 +1,7 @@
-"""Closes idle connections where there are too many, so that new ones find room.
+"""Closes idle connections when there are too many, so that new ones find room.
 
-gRPC's own limit closes the new ones instead, and so one client with many idle connections locks
-everybody out. That limit stays as a backstop, further away.
+gRPC's own limit refuses new connections instead, so that one client with many idle connections
+locks out all others. That limit is kept as a backstop, at a higher number.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from embedgrpc.server.connections.activity import Activity
-from embedgrpc.server.connections.kernel import Connection, ConnectionTable, can_be_listed
+from embedgrpc.server.connections.connection_table import Connection, ConnectionTable, can_be_listed
 from embedgrpc.server.connections.listening import port_of
 from embedgrpc.server.telemetry.metrics import Reading
 
 _logger = logging.getLogger(__name__)
 
-# Time between two looks: at whether connections may be many, and while they are.
+# Time between two checks: normally, and while there are many connections.
 _INTERVAL_S = 0.25
 _BUSY_INTERVAL_S = 0.05
-# Connections are many from this share of the limit on.
+# Many means at least this share of the limit.
 _MANY = 0.75
-# How much longer than a look the pause after it is, whatever the number of connections.
+# After a check, it pauses for at least this many times the duration of the check.
 _PAUSE = 5
-# Time between two lines of the log that say the same.
+# The least time between two equal log lines.
 _LOG_INTERVAL_S = 10.0
-# How many times the limit gRPC's own is.
+# gRPC's own limit is this many times the limit.
 _BACKSTOP = 4
 
 
@@ -38,8 +38,8 @@ class Limits:
     """How many connections there may be.
 
     Attributes:
-        total: In all.
-        per_address: From one address; 0 where there is no limit.
+        total: From all addresses.
+        per_address: From one address; 0 for no limit.
     """
 
     total: int
@@ -47,36 +47,36 @@ class Limits:
 
     @property
     def busy(self) -> int:
-        """How many may stay that have calls in flight."""
+        """How many connections with calls in flight there may be."""
         return self.total + self.total // 2
 
     def backstop(self, address: str) -> int:
-        """Return from how many connections on gRPC is to refuse new ones.
+        """Return the number of connections from which on gRPC refuses new ones.
 
-        It leaves room for those that come in between two looks, several thousand a second. Where
-        nobody looks it is the limit itself.
+        It leaves room for those that open between two checks, several thousand a second. Where
+        the keeper cannot check, it is the limit itself.
 
         Args:
             address: Where the server listens.
         """
-        if not _can_look(address):
+        if not _can_check(address):
             return self.total
         return self.total * _BACKSTOP
 
 
-def _can_look(address: str) -> bool:
-    # The other end of a Unix socket has no name by which calls and connections are matched.
+def _can_check(address: str) -> bool:
+    # The peers of a Unix socket have no names, so calls and connections cannot be matched.
     return not address.startswith("unix:") and can_be_listed()
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A connection that may have to go.
+    """A connection that may be closed.
 
     Attributes:
         connection: The connection.
         idle: Whether it has no call.
-        quiet: Whether it has no call, or none but streams on which nothing happens.
+        quiet: Whether it has no call except streams without messages.
         idle_since: When it was last used, on the monotonic clock.
     """
 
@@ -88,11 +88,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is to be closed.
+    """The connections to close.
 
     Attributes:
-        over_address: Connections of addresses that have more than one may have.
-        over_total: Connections because there are too many in all.
+        over_address: Those of addresses that exceed their limit.
+        over_total: Those that exceed the limit for all addresses.
     """
 
     over_address: Sequence[Connection] = ()
@@ -102,10 +102,10 @@ class Choice:
 def choose(candidates: Sequence[Candidate], limits: Limits) -> Choice:
     """Choose the connections to close.
 
-    An address that has more than its limit loses its idlest ones and, if none is idle, its
-    newest. Where there are too many in all, the address that has the most loses its idlest one,
-    again and again. Connections without a call go before those with quiet streams. Others stay
-    until they are half as many again; then the newest go.
+    An address over its limit loses its idlest connections or, if none is idle, its newest. While
+    there are too many in total, the address with the most connections loses its idlest one.
+    Connections without a call go before those with quiet streams. All others stay, up to one and a
+    half times the limit; beyond that, the newest go.
     """
     by_address: dict[str, list[Candidate]] = {}
     for one in candidates:
@@ -127,10 +127,10 @@ def choose(candidates: Sequence[Candidate], limits: Limits) -> Choice:
 def _largest_lose(
     by_address: dict[str, list[Candidate]], rank: int, excess: int
 ) -> list[Connection]:
-    """Take so many connections of a rank, the first to go of whatever address has the most."""
+    """Choose connections of a rank, one by one, from the address that has the most."""
     if excess <= 0:
         return []
-    # The first to go is last, where it is taken from.
+    # The first to go is last: `pop` takes it from there.
     going = {
         address: sorted(
             (one for one in own if _first_to_go(one)[0] == rank), key=_first_to_go, reverse=True
@@ -157,7 +157,7 @@ def _largest_lose(
 
 
 def _first_to_go(candidate: Candidate) -> tuple[int, float]:
-    """Return the rank of a connection and its place there; what is least goes first."""
+    """Return the rank of a connection and its place in that rank; the least goes first."""
     if candidate.idle:
         return 0, candidate.idle_since
     if candidate.quiet:
@@ -169,10 +169,10 @@ class ConnectionKeeper:
     """Keeps the connections of one listener within their limits.
 
     Args:
-        name: What it is called in logs and metrics.
-        address: Where it listens, with the port that was taken.
-        activity_of: Tells what goes on at a connection, by its peer.
-        limits: How many there may be.
+        name: The listener's name in logs and metrics.
+        address: Where it listens, with the actual port.
+        activity_of: Returns the activity of a connection, by its peer.
+        limits: How many connections there may be.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class ConnectionKeeper:
     ) -> None:
         self.closed = {"total": 0, "address": 0}
         self._name = name
-        self._can_look = _can_look(address)
+        self._can_check = _can_check(address)
         self._table = ConnectionTable(port_of(address))
         self._activity_of = activity_of
         self._limits = limits
@@ -190,8 +190,8 @@ class ConnectionKeeper:
         self._full_logged_at = -_LOG_INTERVAL_S
 
     def read(self) -> Iterator[Reading]:
-        """Tell how many connections there are and how many were closed. From any thread."""
-        if not self._can_look:
+        """Return how many connections there are and how many were closed. From any thread."""
+        if not self._can_check:
             return
         listener = {"listener": self._name}
         yield Reading("embedgrpc.connections.open", len(self._table.read()), listener)
@@ -199,16 +199,16 @@ class ConnectionKeeper:
             yield Reading("embedgrpc.connections.closed", count, {**listener, "limit": limit})
 
     async def run(self) -> None:
-        """Look after the connections until cancelled."""
-        if not self._can_look:
+        """Check the connections until cancelled."""
+        if not self._can_check:
             _logger.warning(
                 "idle connections are not closed; beyond the limit new ones are refused",
                 extra={"listener": self._name, "max_connections": self._limits.total},
             )
             return
         loop = asyncio.get_running_loop()
-        # Looking at thousands of connections takes milliseconds, which the event loop cannot
-        # spare, and its own threads may be busy with slower work.
+        # A check of thousands of connections takes milliseconds: too long for the event loop, whose
+        # default executor may be busy with slower work.
         total = self._limits.total
         with ThreadPoolExecutor(1, thread_name_prefix="connections") as thread:
             interval_s = _INTERVAL_S
@@ -217,12 +217,12 @@ class ConnectionKeeper:
                 estimate = self._table.estimate()
                 interval_s = _BUSY_INTERVAL_S if estimate >= _MANY * total else _INTERVAL_S
                 if estimate > total or self._limits.per_address:
-                    connections, choice, took_s = await loop.run_in_executor(thread, self._look)
+                    connections, choice, took_s = await loop.run_in_executor(thread, self._check)
                     self._report(connections, choice)
                     interval_s = max(interval_s, took_s * _PAUSE)
 
-    def _look(self) -> tuple[Sequence[Connection], Choice, float]:
-        """Read the connections and close those that must go. On any thread.
+    def _check(self) -> tuple[Sequence[Connection], Choice, float]:
+        """Read the connections and close those that exceed the limits. On any thread.
 
         Returns:
             The connections, those that were closed, and the CPU time in seconds.
@@ -247,7 +247,7 @@ class ConnectionKeeper:
         )
 
     def _report(self, connections: Sequence[Connection], choice: Choice) -> None:
-        """Log what was closed, and that new ones may be refused, but not all the time."""
+        """Log closed connections, and that new ones may be refused, at most every ten seconds."""
         now = time.monotonic()
         closed = len(choice.over_address) + len(choice.over_total)
         left = len(connections) - closed

@@ -1,4 +1,4 @@
-"""Where the server listens, and how gRPC treats its connections."""
+"""Binds the server's addresses, and makes gRPC's settings for its connections."""
 
 import errno
 import logging
@@ -16,24 +16,24 @@ from embedgrpc.server.settings.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
-# The most calls that wait to be taken over before gRPC begins to cancel some.
+# The most calls that wait to be accepted before gRPC begins to cancel some.
 _UNREAD_CALLS = 4096
-# Files that the process has open besides its connections: libraries, models, upstream channels.
+# Open files besides the connections: libraries, models, channels to Triton.
 _DESCRIPTORS = 256
-# The longest name of a service in a health request is far shorter.
+# The longest service name in a health request is far shorter.
 HEALTH_MESSAGE_BYTES = 4096
 _HEALTH_STREAMS = 16
 _COMMON_ARGUMENTS = (
-    # Both alike, or a header between the two is refused at random.
+    # Equal, or gRPC refuses headers between the two sizes at random.
     ("grpc.max_metadata_size", 16_384),
     ("grpc.absolute_max_metadata_size", 16_384),
-    # Else a stream that is not read takes in far more than its window.
+    # Else a stream that is not read receives far more than its window.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Else a second server takes half of the first one's connections in silence.
+    # Else a second server silently takes half of the first one's connections.
     ("grpc.so_reuseport", 0),
 )
 # The address of a Unix socket has 108 bytes, of which the last is a zero.
@@ -46,10 +46,10 @@ _REASONS = {
 
 
 class StartError(Exception):
-    """The server cannot start; one line that says what to change.
+    """The server cannot start; the message says what to change, in one line.
 
     Attributes:
-        settings_are_wrong: Whether other settings would help, rather than another machine.
+        settings_are_wrong: Whether other settings would help.
     """
 
     def __init__(self, message: str, *, settings_are_wrong: bool) -> None:
@@ -58,12 +58,12 @@ class StartError(Exception):
 
 
 def listen(server: grpc.aio.Server, address: str, *, unix_socket_mode: str = "") -> str:
-    """Bind an address; return it with the port that was taken.
+    """Bind an address; return it with the actual port.
 
     Args:
-        server: What is to listen there.
+        server: The server to bind.
         address: HOST:PORT or unix:PATH.
-        unix_socket_mode: Who may connect to a Unix socket, in octal; empty goes by the umask.
+        unix_socket_mode: The mode of a Unix socket, in octal; empty applies the umask.
 
     Raises:
         StartError: It cannot be bound.
@@ -80,13 +80,13 @@ def listen(server: grpc.aio.Server, address: str, *, unix_socket_mode: str = "")
 
 
 def is_dual_stack(address: str) -> bool:
-    """Whether gRPC listens on all addresses of IPv6, too, where those of IPv4 are asked for."""
+    """Return whether gRPC listens on all IPv6 addresses, too, for an address of all IPv4 ones."""
     return _host_of(address) == "0.0.0.0" and socket.has_dualstack_ipv6()  # noqa: S104 - compared
 
 
 @contextmanager
 def _umask(mode: str) -> Iterator[None]:
-    """Give a socket its mode from its first moment on. Nothing else makes files meanwhile."""
+    """Create a socket with its mode. Nothing else in the process creates files meanwhile."""
     if not mode:
         yield
         return
@@ -102,7 +102,7 @@ def _host_of(address: str) -> str:
 
 
 def _check_address(address: str) -> None:
-    """Refuse what gRPC would refuse without a reason, or take away from another server."""
+    """Refuse what gRPC would refuse without a reason, or take from another server."""
     if address.startswith("unix:"):
         _check_path(address, address.removeprefix("unix:").removeprefix("//"))
         return
@@ -117,7 +117,7 @@ def _check_address(address: str) -> None:
         ) from None
     refusals = [why for one in found if (why := _try_to_bind(one[0], one[4]))]
     taken = [error for error in refusals if error.errno == errno.EADDRINUSE]
-    # A name may have addresses that this machine has not, such as those of IPv6.
+    # A host name may have addresses that this machine lacks, such as IPv6 ones.
     if taken or len(refusals) == len(found):
         refusal = (taken or refusals)[0]
         reason = _REASONS.get(refusal.errno or 0, refusal.strerror)
@@ -128,10 +128,10 @@ def _check_address(address: str) -> None:
 
 
 def _try_to_bind(family: socket.AddressFamily, place: Any) -> OSError | None:
-    """Bind and let go of an address as gRPC is about to; return why that fails."""
+    """Bind an address for a moment, as gRPC will; return the error if that fails."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As gRPC: what ended a moment ago is in nobody's way.
+            # As gRPC does: connections that have just ended do not block the address.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -152,7 +152,7 @@ def _check_path(address: str, path: str) -> None:
     if not parent.is_dir():
         raise StartError(f"address {address}: there is no such folder", settings_are_wrong=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # gRPC would remove the socket of a server that runs, and take its place.
+        # gRPC would remove the socket of a running server, and take its place.
         if probe.connect_ex(path) == 0:
             raise StartError(
                 f"address {address}: another server is running there", settings_are_wrong=False
@@ -168,7 +168,7 @@ def _check_path(address: str, path: str) -> None:
 
 
 def _ms(seconds: float) -> int:
-    """Returns milliseconds as gRPC takes them: its largest number means without end."""
+    """Return milliseconds for gRPC, where the largest number means infinity."""
     return min(int(seconds * 1000), 2**31 - 1)
 
 
@@ -178,14 +178,13 @@ def port_of(address: str) -> int:
 
 
 def allow_descriptors(*, needed: int, wanted: int) -> None:
-    """Raise the number of files that the process may have open, if it has to be raised.
+    """Raise the process's limit of open files, if necessary.
 
-    The limit that a shell, or systemd, gives a process is often 1,024, which the process may
-    raise itself.
+    The limit from a shell or systemd is often 1,024, which the process may raise itself.
 
     Args:
-        needed: So many connections there may be.
-        wanted: So many there may be for a moment.
+        needed: How many connections there may be.
+        wanted: How many there may be for a moment.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted + _DESCRIPTORS:
@@ -202,25 +201,25 @@ def allow_descriptors(*, needed: int, wanted: int) -> None:
 
 
 def channel_arguments(settings: Settings, *, max_connections: int) -> list[tuple[str, int]]:
-    """Return gRPC's own settings; a key that it does not know is ignored in silence.
+    """Return gRPC's own settings; it silently ignores unknown keys.
 
     Args:
         settings: The settings.
-        max_connections: From how many connections on gRPC refuses new ones.
+        max_connections: The number of connections from which on gRPC refuses new ones.
     """
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         ("grpc.max_send_message_length", settings.max_response_bytes),
         ("grpc.max_concurrent_streams", settings.max_connection_streams),
-        # Beyond the first number gRPC cancels some of the calls that wait to be taken over, and
-        # beyond the second all others; no client tries a cancelled call again.
+        # Beyond the first number gRPC cancels some of the calls that wait to be accepted, and
+        # beyond the second all others; clients do not retry a cancelled call.
         ("grpc.server.max_pending_requests", _UNREAD_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _UNREAD_CALLS),
         ("grpc.max_allowed_incoming_connections", max_connections),
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_connection_idle_ms", _ms(settings.max_connection_idle_s)),
         ("grpc.max_connection_age_ms", _ms(settings.max_connection_age_s)),
-        # A stream may begin as late as when its connection is told to go; see `open_streams`.
+        # A stream may begin as late as the GOAWAY of its connection; see `open_streams`.
         (
             "grpc.max_connection_age_grace_ms",
             _ms(settings.max_connection_age_s + settings.max_connection_age_grace_s),
@@ -230,7 +229,7 @@ def channel_arguments(settings: Settings, *, max_connections: int) -> list[tuple
 
 
 def health_channel_arguments(*, max_connections: int) -> list[tuple[str, int]]:
-    """Return gRPC's settings for a listener that serves health alone."""
+    """Return gRPC's settings for a listener that serves only health."""
     return [
         ("grpc.max_receive_message_length", HEALTH_MESSAGE_BYTES),
         ("grpc.max_send_message_length", HEALTH_MESSAGE_BYTES),

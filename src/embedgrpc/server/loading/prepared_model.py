@@ -44,9 +44,9 @@ class PreparedModel:
         tokenizer: The model's tokenizer.
         graph: The graph that runs.
         backend: What runs it; whoever loads it closes it.
-        batch_tokens: The most padded tokens of a batch until somebody knows better.
+        batch_tokens: The most padded tokens of a batch where no setting says it.
         batch_sequences: The most sequences of a batch that the backend takes; 0 for no limit.
-        overhead_tokens: What it costs to be a batch, in tokens, until somebody knows better.
+        overhead_tokens: What a batch costs beyond its tokens, in tokens.
         availability: Whether the backend can be reached; None where it is in this process.
     """
 

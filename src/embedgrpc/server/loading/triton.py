@@ -19,7 +19,7 @@ from embedgrpc.models.remote.fingerprint import (
     hash_text_model,
 )
 from embedgrpc.models.remote.inputs import MakeInput, plan_inputs
-from embedgrpc.models.remote.outputs import ServedOutput, find_forms, plan_outputs
+from embedgrpc.models.remote.outputs import ServedOutput, find_token_outputs, plan_outputs
 from embedgrpc.models.remote.text_model import describe_text_model
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_parameters import FINGERPRINT_PARAMETER, SOURCE_PARAMETER
@@ -131,7 +131,7 @@ class _TritonModel:
         validation = Validation(
             files=files,
             overrides=self.model.overrides,
-            served=find_forms(self.outputs, ours=ours),
+            served=find_token_outputs(self.outputs, ours=ours),
             escape_special_tokens=self.model.escape_special_tokens,
             build=False,
             cache_dir=self.settings.cache_dir,
@@ -165,7 +165,7 @@ class _TritonModel:
             return described, self.twin.tokenizer
         digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
         escape = validation.escape_special_tokens
-        tokenizer = Tokenizer.load(files, described, escape_special_tokens=escape, digest=digest)
+        tokenizer = Tokenizer.load(described, escape_special_tokens=escape, digest=digest)
         return described, tokenizer
 
     def _load_for_texts(self) -> PreparedModel:

@@ -1,4 +1,4 @@
-"""What gRPC's core is told by its environment, which it reads once, when it is loaded."""
+"""Settings of gRPC's core, which reads them from the environment once, when it is loaded."""
 
 import logging
 import os
@@ -10,16 +10,16 @@ _EVENT_ENGINE = "event_engine_listener"
 
 
 def prepare_core(*, trusted_network: bool) -> None:
-    """Chooses the threads that read connections. Call it before `grpc` is imported.
+    """Choose the threads that read connections. Call it before `grpc` is imported.
 
-    By default gRPC's event engine reads on a pool of threads. Without it the thread that waits
-    for calls reads too. That saves two thread switches a call, but a connection that floods the
+    By default gRPC's event engine reads on a pool of threads. Without it, the thread that waits
+    for calls also reads. That saves two thread switches a call, but a connection that floods the
     server keeps that thread busy, and no other connection is served meanwhile.
 
-    A `GRPC_EXPERIMENTS` in the environment that names the event engine is left as it is.
+    A `GRPC_EXPERIMENTS` in the environment that names the event engine takes precedence.
 
     Args:
-        trusted_network: Whether to do without the event engine.
+        trusted_network: Whether to turn the event engine off.
     """
     experiments = [one.strip() for one in os.environ.get(_VARIABLE, "").split(",") if one.strip()]
     named = [one for one in experiments if one.removeprefix("-") == _EVENT_ENGINE]

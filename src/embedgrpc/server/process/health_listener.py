@@ -1,7 +1,7 @@
-"""A listener that serves health alone, for probes.
+"""A listener that serves only health, for probes.
 
-A probe that connects to the listener of the calls shares its limits: where clients use them up,
-the probe fails and the process is restarted, for everybody.
+A probe that connects to the main listener shares its limits. When clients use those up, the probe
+fails, and the process is restarted for all clients.
 """
 
 from typing import Any, Self
@@ -21,26 +21,26 @@ from embedgrpc.server.connections.listening import (
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
 
-# Probes are few; these are what a flood of them may take.
+# Probes are few; this limits what a flood of connections may take.
 _LIMITS = Limits(total=64)
 
-# A health check has one field; a few that newer clients may add are let through.
+# A health check has one field; newer clients may add a few.
 _FIELDS_MAX = 100
 
 
 class HealthListener:
-    """Serves Check and Watch of grpc.health.v1 on an address of its own.
+    """Serves Check and Watch of grpc.health.v1 on a separate address.
 
     Use as an async context manager.
 
     Args:
-        service: What it serves.
-        settings: The settings; `health_address` is set.
+        service: The health service.
+        settings: The settings; `health_address` is not empty.
 
     Attributes:
-        address: Where it listens; with the port that was taken for port 0.
-        keeper: Looks after its connections; to be run once it listens.
-        open_calls: Keeps account of its calls; to be run as well.
+        address: Where it listens; with the port that was chosen for port 0.
+        keeper: Limits its connections; the owner runs it once it listens.
+        open_calls: Its open calls; the owner runs a sweeper for them.
     """
 
     keeper: ConnectionKeeper
@@ -48,7 +48,7 @@ class HealthListener:
     def __init__(self, service: HealthService, settings: Settings) -> None:
         self._unix_socket_mode = settings.unix_socket_mode
         self.address = address = settings.health_address
-        # Its own account: calls for vectors must not take the places of probes.
+        # Not those of the main listener: calls for vectors must not take the places of probes.
         self.open_calls = OpenCalls(settings, message_bytes_max=HEALTH_MESSAGE_BYTES)
         self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
         backstop = _LIMITS.backstop(address)
@@ -71,5 +71,5 @@ class HealthListener:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # What is asked now has its answer at once: there is nothing to wait for.
+        # Every check is answered at once: there is nothing to wait for.
         await self._server.stop(None)

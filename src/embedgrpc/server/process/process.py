@@ -1,4 +1,4 @@
-"""The life of the process: it serves until it is told to stop."""
+"""The life cycle of the process: it serves until a signal stops it."""
 
 import asyncio
 import gc
@@ -30,10 +30,10 @@ async def serve(settings: Settings) -> None:
     Raises:
         StartError: It cannot start.
     """
-    # Else every tokenizing thread has helpers on all cores, which the model needs.
+    # Else every tokenizing thread starts helpers on all cores, which the model needs.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Else a lane that ended a batch waits up to 5 ms for the event loop to let go of the
-    # interpreter, and the cores of the model with it.
+    # Else a lane that has run a batch waits up to 5 ms for the interpreter lock, which the event
+    # loop holds, and the model's cores are idle meanwhile.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     stopping = asyncio.Event()
     deadline = ShutdownDeadline(settings.shutdown_timeout_s)
@@ -51,7 +51,7 @@ async def serve(settings: Settings) -> None:
             if warning := memory_warning(settings, available_memory_bytes()):
                 _logger.warning(warning)
             if is_dual_stack(settings.address):
-                _logger.info("listening on all addresses of IPv6, too")
+                _logger.info("listening on all IPv6 addresses, too")
             await _until(stopping, server.load())
             settle_memory()
             await _until(stopping, server.keep_serving())
@@ -64,10 +64,10 @@ async def serve(settings: Settings) -> None:
 
 
 def settle_memory() -> None:
-    """Keeps the garbage collector away from what lives as long as the process.
+    """Exclude what lives as long as the process from garbage collection.
 
-    It would go through all modules and models again and again, for a seventh of the event
-    loop's time under load. Calls leave hardly any cycles behind.
+    Else the collector would traverse all modules and models again and again, for a seventh of the
+    event loop's time under load. Calls leave hardly any cycles behind.
     """
     gc.collect()
     gc.freeze()
@@ -75,7 +75,7 @@ def settle_memory() -> None:
 
 
 async def _until(stopping: asyncio.Event, work: Any) -> None:
-    """Does the work, unless it is time to stop before it is done."""
+    """Run some work until it is done, or until the stop."""
     task = asyncio.ensure_future(work)
     stop = asyncio.ensure_future(stopping.wait())
     try:
@@ -90,13 +90,13 @@ async def _until(stopping: asyncio.Event, work: Any) -> None:
 
 @contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call back at the first signal that asks for a stop, and leave at once at the second."""
+    """Call `stop` at the first signal, and end the process at the second."""
     received = False
 
     def receive(number: int) -> None:
         nonlocal received
         if received:
-            # Nothing that could still hang: no exit handlers, no threads to wait for.
+            # Without exit handlers and without waiting for threads: those could hang.
             os._exit(128 + number)
         received = True
         stop()
@@ -104,7 +104,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        # What `nohup` had ignored stays so. A terminal that is closed is to lose no calls.
+        # `nohup` ignores it. Else closing the terminal stops the server, without losing calls.
         numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, receive, number)

@@ -1,26 +1,18 @@
-"""The composition root: makes everything, serves, and takes it down in the reverse order."""
+"""The composition root: builds everything, serves, and tears it down in reverse order."""
 
 import asyncio
 import logging
 import os
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
-from functools import partial
+from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any, Self
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
-from embedgrpc.backends.base import BackendError, BackendUnreachableError, DeviceError
-from embedgrpc.engine import errors
-from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.scheduling.reports import BatchObserver
-from embedgrpc.models.errors import ModelError, ModelUnavailableError
-from embedgrpc.models.sources.triton_source import is_triton_source
+from embedgrpc.server.calls.call_sweeper import CallSweeper
 from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
 from embedgrpc.server.calls.graceful_stop import ShutdownGate
 from embedgrpc.server.calls.open_calls import OpenCalls
@@ -33,10 +25,11 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
-from embedgrpc.server.loading.calibration import calibrate_all
-from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ModelState, ServedModel
-from embedgrpc.server.loading.loading import OpenBackend, load, open_onnx, served_models
+from embedgrpc.server.loading.catalog import Catalog
+from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
+from embedgrpc.server.process.background_tasks import BackgroundTasks
 from embedgrpc.server.process.health_listener import HealthListener
+from embedgrpc.server.process.model_startup import ModelStartup
 from embedgrpc.server.services.embedding import EmbeddingService
 from embedgrpc.server.services.health import HealthMonitor, HealthService, Heartbeat
 from embedgrpc.server.services.models import ModelService
@@ -55,18 +48,11 @@ from embedgrpc.v1 import (
 
 _logger = logging.getLogger(__name__)
 
-# Between two attempts to load a model, at first; each time it is doubled, up to a limit.
-_LOAD_WAIT_S = 1.0
-# An attempt costs the Hub requests, and those who share it their rate limit.
-_LOAD_WAIT_S_MAX = 60.0
-# An attempt costs no more than a connection that is refused, and whoever starts the server waits.
-_TRITON_LOAD_WAIT_S_MAX = 5.0
-
 
 class Server:
-    """A server and all that it owns.
+    """A server and everything it owns.
 
-    Use as an async context manager: it listens at once, and `load` brings the models in.
+    Use as an async context manager: it listens at once, and `load` brings in the models.
 
     Args:
         settings: The settings.
@@ -74,10 +60,10 @@ class Server:
         patience_s: How long `load` waits for another model once one is served.
 
     Attributes:
-        address: Where it listens; with the port that was taken for port 0.
-        health_address: Where it serves health alone; empty where it does not.
+        address: Where it listens; with the port that was chosen for port 0.
+        health_address: Where it serves only health; may be empty.
         catalog: Its models.
-        open_calls: Keeps account of its calls.
+        open_calls: Its open calls.
     """
 
     def __init__(
@@ -92,12 +78,8 @@ class Server:
         self.catalog = Catalog(served_models(settings))
         self.open_calls = OpenCalls(settings)
         self._settings = settings
-        self._open_backend = open_backend
-        self._patience_s = patience_s
         self._resources = AsyncExitStack()
-        self._told_serving = False
-        self._given_up = asyncio.Event()
-        self._problems: dict[str, str] = {}
+        self._tasks = BackgroundTasks()
         self._health = HealthService()
         self._heartbeat = Heartbeat()
         self._open_streams = OpenStreams(max_age_s=settings.max_connection_age_s)
@@ -116,6 +98,16 @@ class Server:
             readiness=settings.readiness,
             interval_s=settings.health_interval_s,
             timeout_s=settings.health_timeout_s,
+        )
+        self._models = ModelStartup(
+            self.catalog,
+            settings,
+            self._monitor,
+            self._tasks,
+            open_backend=open_backend,
+            observers=self._observers,
+            patience_s=patience_s,
+            on_ready=lambda: _logger.info("serving", extra={"address": self.address}),
         )
 
     async def __aenter__(self) -> Self:
@@ -152,19 +144,18 @@ class Server:
             self._observers.append(tracing.batch_tracer())
         resources.callback(self._totals.log)
         await resources.enter_async_context(self._lag)
-        models = self._models = ExitStack()
-        # Off the event loop, which must go on to hear signals: a lane ends its batch first.
-        resources.push_async_callback(asyncio.to_thread, models.close)
-        self._tasks = await resources.enter_async_context(_Tasks())
+        # Off the event loop, which must still receive signals while lanes end their batches.
+        resources.push_async_callback(asyncio.to_thread, self._models.close)
+        await resources.enter_async_context(self._tasks)
         await self._monitor.begin()
         if settings.health_address:
-            # It ends last: whoever asks is told of the stop.
+            # It ends last, so that probes still learn of the stop.
             health = HealthListener(self._health, settings)
             await resources.enter_async_context(health)
             self.health_address = health.address
             self._keep(health.keeper)
-            self._tasks.start(health.open_calls.watch())
-        self._tasks.start(self.open_calls.watch())
+            self._tasks.start(CallSweeper(health.open_calls).run())
+        self._tasks.start(CallSweeper(self.open_calls).run())
         server = grpc.aio.server(
             interceptors=interceptors,
             options=channel_arguments(settings, max_connections=backstop),
@@ -175,7 +166,7 @@ class Server:
         self._keep(ConnectionKeeper("calls", self.address, activity.of, limits))
         resources.push_async_callback(gate.stop, server, settings.shutdown_grace_s)
         resources.callback(self._open_streams.drain)
-        # Their streams never end by themselves, and the stop would wait out its grace for them.
+        # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
 
     def _keep(self, keeper: ConnectionKeeper) -> None:
@@ -183,7 +174,7 @@ class Server:
         self._tasks.start(keeper.run())
 
     def _read(self) -> Iterator[Reading]:
-        """Tell what every counter stands at. From any thread."""
+        """Return the value of every metric. From any thread."""
         for read in tuple(self._readers):
             yield from read()
 
@@ -203,243 +194,33 @@ class Server:
             add_reflection(server)
 
     async def load(self) -> None:
-        """Load every model. One that fails does not take the others down.
+        """Load every model. One that fails does not prevent the others from being served.
 
         Raises:
             StartError: None can be loaded, or not all, where all are required.
         """
-        failures = await self._load_all()
-        lasting = [failure for failure in failures if failure and not failure.may_pass]
-        fatal = lasting if len(lasting) == len(tuple(self.catalog)) else []
-        if self._settings.require_all_models:
-            fatal = [failure for failure in failures if failure]
-        if fatal:
-            raise StartError(
-                "\n".join(failure.line for failure in fatal), settings_are_wrong=bool(lasting)
-            )
-        self._tell_serving()
+        await self._models.load()
+        # While models load, their libraries hold the interpreter lock.
         self._lag.warns = True
-        if self._settings.calibration_s:
-            self._tasks.start(calibrate_all(self.catalog, self._settings))
-
-    async def _load_all(self) -> "list[_Failure | None]":
-        """Load the models side by side; return the failures of those that were waited for.
-
-        Once a model is served, the server goes on without those that take much longer: they are
-        served when they come. Where all models are required, it waits for all of them.
-        """
-        loads = {asyncio.ensure_future(self._load_first(one)): one for one in self.catalog}
-        pending = set(loads)
-        try:
-            while pending:
-                hurries = not self._settings.require_all_models and any(
-                    model.loaded for model in self.catalog
-                )
-                done, pending = await asyncio.wait(
-                    pending,
-                    timeout=self._patience_s if hurries else None,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if not done:
-                    break
-        except BaseException:
-            for load in pending:
-                load.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-            raise
-        for load in pending:
-            _logger.warning("model is slow to load", extra={"model": loads[load].id})
-            self._tasks.start(self._take_late(loads[load], load))
-        return [load.result() for load in loads if load not in pending]
-
-    async def _take_late(self, model: ServedModel, load: "asyncio.Future[_Failure | None]") -> None:
-        """Wait for a model that the start of the others did not wait for."""
-        if not await load and self._settings.calibration_s:
-            await calibrate_all((model,), self._settings)
 
     async def keep_serving(self) -> None:
-        """Wait as long as there is a model, or hope for one.
+        """Wait as long as a model is served, or may be loaded later.
 
         Raises:
-            StartError: Each of those that were waited for turned out to be wrong.
+            StartError: Every model turned out to be wrong.
         """
-        await self._given_up.wait()
-        raise StartError("\n".join(self._problems.values()), settings_are_wrong=True)
-
-    def _tell_serving(self) -> None:
-        """Log that calls are answered, once a model answers them."""
-        ready = any(model.state is ModelState.READY for model in self.catalog)
-        if ready and not self._told_serving:
-            self._told_serving = True
-            _logger.info("serving", extra={"address": self.address})
-
-    async def _load_first(self, model: ServedModel) -> "_Failure | None":
-        """Load a model; where that fails and may succeed later, go on in the background."""
-        failure = await self._load_one(model)
-        if failure and failure.may_pass and not self._settings.require_all_models:
-            self._tasks.start(self._load_later(failure))
-        return failure
-
-    async def _load_one(self, model: ServedModel) -> "_Failure | None":
-        """Load a model; return why that failed, if it did."""
-        try:
-            await self._bring_in(model)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
-            failure = _Failure(model, error)
-            if not failure.may_pass:
-                await self._give_up(failure)
-            return failure
-        return None
-
-    async def _load_later(self, failure: "_Failure | None") -> None:
-        """Load a model once what it comes from, or what runs it, is there."""
-        told, wait_s = "", _LOAD_WAIT_S
-        while failure and failure.may_pass:
-            if told != (told := str(failure.error)):
-                extra = {"model": failure.model.id, "problem": told}
-                _logger.warning("model is waited for", extra=extra)
-            # Not in the same moment as all others who wait for it.
-            await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
-            wait_s = min(2 * wait_s, failure.wait_s_max)
-            late = failure.model
-            failure = await self._load_one(late)
-            if failure is None:
-                self._tell_serving()
-                if self._settings.calibration_s:
-                    await calibrate_all((late,), self._settings)
-
-    async def _give_up(self, failure: "_Failure") -> None:
-        """Mark a model that cannot be loaded."""
-        model, error = failure.model, failure.error
-        model.state = ModelState.FAILED
-        self._problems[model.id] = failure.line
-        if len(self._problems) == len(tuple(self.catalog)):
-            self._given_up.set()
-        await self._monitor.publish()
-        # What was not foreseen is logged with its stack.
-        foreseen = isinstance(error, ModelError | DeviceError | BackendError | EngineError)
-        _logger.error(
-            "model failed to load",
-            extra={"model": model.id, "problem": str(error)},
-            exc_info=None if foreseen else error,
-        )
-
-    async def _bring_in(self, model: ServedModel) -> None:
-        """Loads a model, and serves it.
-
-        Raises:
-            Exception: It cannot be loaded; nothing of it is left.
-        """
-        began = time.perf_counter()
-        resources = ExitStack()
-        try:
-            loaded = await load(
-                model,
-                self._settings,
-                observers=self._observers,
-                resources=resources,
-                open_backend=self._open_backend,
-            )
-            await self._monitor.admit(model, loaded)
-        except BaseException:
-            await asyncio.to_thread(resources.close)
-            raise
-        self._models.push(resources)
-        self._tasks.start(self._monitor.watch(model, loaded))
-        if loaded.availability is not None:
-            loaded.availability.watch(partial(self._note_availability, model, loaded))
-        properties = loaded.properties
-        _logger.info(
-            "model ready",
-            extra={
-                "model": model.id,
-                "aliases": ",".join(model.aliases),
-                "source": model.source,
-                "revision": loaded.revision,
-                "kind": properties.kind.value,
-                "device": loaded.device,
-                "weight_type": loaded.weight_type,
-                "weight_bytes": loaded.weight_bytes,
-                "dimensions": properties.dimensions,
-                "max_tokens": properties.max_tokens,
-                "batch_tokens": loaded.scheduler.budget.tokens,
-                "seconds": round(time.perf_counter() - began, 2),
-            },
-        )
-
-    def _note_availability(self, model: ServedModel, loaded: LoadedModel, available: bool) -> None:  # noqa: FBT001 - as watchers are called
-        # Watchers are called on the loop: the backend's calls run there.
-        self._tasks.start(self._monitor.note_availability(model, loaded, available=available))
+        await self._models.wait_until_hopeless()
 
     async def drain(self) -> None:
-        """Says NOT_SERVING, and goes on serving until whoever balances load has noticed."""
+        """Report NOT_SERVING, and keep serving until load balancers have noticed."""
         await self._health.stop()
         await asyncio.sleep(self._settings.drain_time_s)
 
 
 async def flush(exporting: Sequence[TraceExport | Metrics]) -> None:
-    """Exports what is left, all at once: a collector that is gone costs its time only once.
+    """Export what is left, all at once: an unreachable collector costs its timeout only once.
 
     Args:
-        exporting: What exports; each gets `FLUSH_S`.
+        exporting: The exporters; each gets `FLUSH_S`.
     """
     await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A model that could not be loaded."""
-
-    model: ServedModel
-    error: Exception
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether the model may be loaded later."""
-        # A model that was loaded and does not answer in time may do so on a machine that is less
-        # busy: others are loaded at the same time.
-        return isinstance(
-            self.error,
-            ModelUnavailableError
-            | BackendUnreachableError
-            | errors.BackendUnavailableError
-            | errors.DeadlineExpiredError
-            | errors.OverloadedError,
-        )
-
-    @property
-    def line(self) -> str:
-        """Which model, and why, for people."""
-        return f"{self.model.id}: {self.error}"
-
-    @property
-    def wait_s_max(self) -> float:
-        """The longest wait between two attempts."""
-        on_triton = is_triton_source(self.model.source)
-        return _TRITON_LOAD_WAIT_S_MAX if on_triton else _LOAD_WAIT_S_MAX
-
-
-class _Tasks:
-    """Background tasks that end with the server."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def start(self, coroutine: Any) -> None:
-        """Runs a coroutine until the server ends."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception():
-            _logger.error("a background task failed", exc_info=task.exception())

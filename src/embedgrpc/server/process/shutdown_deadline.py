@@ -1,4 +1,4 @@
-"""The longest that a stop may take."""
+"""The time limit of a stop."""
 
 import logging
 import os
@@ -7,15 +7,15 @@ import threading
 _logger = logging.getLogger(__name__)
 
 _EXIT_CODE = 1
-# A log that is blocked must not keep the process.
+# A blocked log must not keep the process alive.
 _LOG_S_MAX = 1.0
 
 
 class ShutdownDeadline:
-    """Ends the process where a stop takes too long.
+    """Ends the process when a stop takes too long.
 
-    On a thread of its own, which neither a blocked event loop nor threads that do not end can
-    hold up; it goes with the process.
+    It runs on a daemon thread, so that neither a blocked event loop nor threads that do not end
+    can hold it up.
 
     Args:
         timeout_s: How long a stop may take, in seconds.
@@ -25,18 +25,18 @@ class ShutdownDeadline:
         self._timeout_s = timeout_s
 
     def begin(self) -> None:
-        """Starts the clock. Called when the stop begins."""
+        """Start the timer. Called when the stop begins."""
         timer = threading.Timer(self._timeout_s, self._end)
         timer.daemon = True
         timer.start()
 
     def _end(self) -> None:
-        telling = threading.Thread(target=self._tell, daemon=True)
-        telling.start()
-        telling.join(_LOG_S_MAX)
+        logging_thread = threading.Thread(target=self._log, daemon=True)
+        logging_thread.start()
+        logging_thread.join(_LOG_S_MAX)
         os._exit(_EXIT_CODE)
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         _logger.error("stop took too long", extra={"shutdown_timeout_s": self._timeout_s})
         for handler in logging.getLogger().handlers:
             handler.flush()

@@ -1,4 +1,4 @@
-"""From the engine's errors to gRPC statuses, as AIP-193 asks: one ErrorInfo, stable reasons."""
+"""Maps the engine's errors to gRPC statuses, as AIP-193 asks: one ErrorInfo, stable reasons."""
 
 from functools import lru_cache
 
@@ -30,26 +30,26 @@ _CODES = {
 }
 # From about 16 KB on, clients see "Stream removed" instead of the status.
 _MESSAGE_CHARACTERS_MAX = 1024
-# Refusals of one overload differ in when to retry alone.
+# During an overload, refusals differ only in the retry delay.
 _KNOWN_METADATA_MAX = 256
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def status_code(error: EngineError) -> StatusCode:
-    """Returns the status of a failure."""
+    """Return the status code of a failure."""
     return _CODES[error.reason]
 
 
 def message_of(error: EngineError) -> str:
-    """Returns the message for people, of bounded length."""
+    """Return the message for people, of bounded length."""
     return error.message[:_MESSAGE_CHARACTERS_MAX]
 
 
 def trailing_metadata(error: EngineError) -> Metadata:
-    """Returns the details of a failure: google.rpc.Status, and when to retry.
+    """Return the details of a failure: google.rpc.Status, and the retry delay.
 
-    Source: gRFC A6 for the pushback, which official clients honour.
+    Source: gRFC A6 for the pushback, which official clients follow.
     """
     milliseconds = 0
     if error.retry_delay_s is not None:
@@ -59,7 +59,7 @@ def trailing_metadata(error: EngineError) -> Metadata:
     )
 
 
-# An overloaded server says the same a thousand times a second.
+# An overloaded server sends the same details a thousand times a second.
 @lru_cache(_KNOWN_METADATA_MAX)
 def _metadata_of(
     reason: Reason,
@@ -68,7 +68,7 @@ def _metadata_of(
     variables: tuple[tuple[str, str], ...],
     retry_delay_ms: int,
 ) -> Metadata:
-    """Returns the details; 0 ms where it is not for us to say when to retry."""
+    """Return the details; with 0 ms, without a retry delay."""
     number: int = _CODES[reason].value[0]
     status = status_pb2.Status(code=number, message=message)
     details = [
@@ -97,7 +97,7 @@ def _metadata_of(
 
 
 def item_error(error: EngineError) -> common_pb2.ItemError:
-    """Returns a failure as it stands in a stream's result."""
+    """Return a failure as part of a stream's result."""
     number: int = status_code(error).value[0]
     return common_pb2.ItemError(
         code=number,

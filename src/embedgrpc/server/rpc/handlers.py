@@ -1,4 +1,4 @@
-"""What interceptors need to wrap a handler, whatever its call shape."""
+"""Helps interceptors to wrap handlers of any call shape."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -15,34 +15,34 @@ _MAKERS: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
 
 
 def behavior_of(handler: Any) -> Any:
-    """Returns the function that answers the call."""
+    """Return the function that answers the call."""
     return (
         handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
 
 
 def make_handler(handler: Any, behavior: Any) -> Any:
-    """Make a handler of the same call shape with another coroutine function.
+    """Return a handler of the same call shape with another coroutine function.
 
-    The function may answer with a message, or with one that is serialised already.
+    The function may return a message, or its serialised bytes.
     """
     make = _MAKERS[handler.request_streaming, handler.response_streaming]
     return make(forgetting(behavior), handler.request_deserializer, serializer_of(handler))
 
 
 def make_reading_handler(handler: Any, behavior: Any) -> Any:
-    """Make a handler that reads the messages of its calls itself, in bytes, from the context.
+    """Return a handler that reads the messages of its calls itself, in bytes, from the context.
 
-    gRPC reads the message of a unary call before it asks the handler. It waits for one that never
-    comes without a limit, and never answers a call that ends without one. On the wire a call
-    with one message looks the same as a call with many.
+    gRPC reads the message of a unary call before it runs the handler: it waits forever for one
+    that never comes, and never answers a call that ends without one. On the wire, a call with one
+    message looks like a call with many.
     """
     make = _MAKERS[True, handler.response_streaming]
     return make(forgetting(behavior), None, serializer_of(handler))
 
 
 def serializer_of(handler: Any) -> Callable[[Any], bytes]:
-    """Return the function that serialises what a handler answers; bytes are serialised already."""
+    """Return a function that serialises responses, and leaves those in bytes as they are."""
     serialize = handler.response_serializer
 
     def serialize_unless_done(response: Any) -> bytes:
@@ -52,11 +52,11 @@ def serializer_of(handler: Any) -> Callable[[Any], bytes]:
 
 
 def forgetting(behavior: Any) -> Any:
-    """Wrap a coroutine function so that its failure does not keep the call in memory.
+    """Wrap a coroutine function so that its exception does not keep the call in memory.
 
-    gRPC keeps the exception of an aborted call with the call. Its traceback holds the frames that
-    it came through, and these hold the call: a cycle that only the garbage collector would find,
-    with the request in it.
+    gRPC stores the exception of an aborted call in the call. Its traceback references the frames
+    that it passed through, and these reference the call: a cycle with the request in it, which
+    only the garbage collector would free.
     """
 
     async def answer(request: Any, context: Any) -> Any:
@@ -71,15 +71,15 @@ def forgetting(behavior: Any) -> Any:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop what an exception holds of the frames that it came through."""
+    """Drop the references of an exception to the frames that it passed through."""
     error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
 async def write_all(responses: AsyncGenerator[Any], context: Any) -> None:
-    """Turns a generator of responses into writes to a context, or what writes to one.
+    """Write the responses of a generator to a context.
 
-    A generator left suspended at a `yield` by a cancelled call is closed later and by another
-    task; this one is closed at once, in the call's own.
+    Else a generator that a cancelled call leaves suspended at a `yield` would be closed later, by
+    another task; this closes it at once, in the task of the call.
     """
     async with aclosing(responses):
         async for response in responses:

@@ -5,7 +5,7 @@ from typing import Any
 from embedgrpc.engine.tasks.embeddings import Embeddings
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
-from embedgrpc.server.calls.open_calls import reserve_answer
+from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.response_sizes import check_embeddings_size
@@ -64,7 +64,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             dimensions=spec.dimensions,
             encoding=encoding.value,
         )
-        await reserve_answer(answer_bytes)
+        await reserve_response(answer_bytes)
 
         def pack(embeddings: Embeddings) -> tuple[bytes, int]:
             response = embedding_service_pb2.EmbedResponse(

@@ -181,7 +181,7 @@ class EmbeddingStream:
             size_bytes=size_bytes,
             multi_vector_dimensions=embedder.properties.multi_vector_dimensions,
         )
-        await self.bidi.take(len(inputs), answer_bytes=size + sum(map(len, ids)))
+        await self.bidi.accept(len(inputs), answer_bytes=size + sum(map(len, ids)))
         first = self._taken
         self._taken += len(inputs)
         sink = StreamBatch(

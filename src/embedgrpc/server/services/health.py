@@ -15,12 +15,12 @@ import numpy as np
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from embedgrpc.backends.base import FloatArray
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.calls.open_calls import write
+from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.server.calls.open_call import write
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ModelState, ServedModel
 
 _logger = logging.getLogger(__name__)

@@ -6,8 +6,7 @@ import contextlib
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.engine.tasks.reranking import RerankMethod
-from embedgrpc.models.kinds import Kind, Representation, Similarity
+from embedgrpc.models.kinds import Kind, Representation, RerankMethod, Similarity
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.embed_options import ENCODINGS, REPRESENTATIONS

@@ -14,7 +14,7 @@ from embedgrpc.models.kinds import Kind
 from embedgrpc.server.calls.bidi_stream import BidiStream
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
-from embedgrpc.server.calls.open_calls import reserve_answer
+from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.contract.field_checks import (
     check_count,
@@ -68,7 +68,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         call = begin_call(
             context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
         )
-        await reserve_answer(_answer_bytes(request, max_inputs=self._settings.max_inputs))
+        await reserve_response(_answer_bytes(request, max_inputs=self._settings.max_inputs))
         answer = await self._rerank(request, call, client_response_bytes(context))
         describe_call(input_tokens=answer.input_tokens)
         return answer.wire
@@ -113,7 +113,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
                 check_id(identifier, ids, field="id")
                 ids.add(identifier)
                 inputs = max(len(request.request.documents), 1)
-                await bidi.take(
+                await bidi.accept(
                     inputs,
                     answer_bytes=_answer_bytes(
                         request.request, max_inputs=self._settings.max_inputs

@@ -1,22 +1,30 @@
-"""Puts the settings together: flags before variables before the file before defaults.
+"""Reads the settings: flags win over variables, variables over the file, the file over defaults.
 
-The only place that reads the environment for our own settings.
+pydantic-settings would read the same places. It would not say where a value came from, and its
+messages are written for the author of a program instead of its user.
 """
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from embedgrpc.server.settings.expectations import expected
+from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 
 _PREFIX = "EMBEDGRPC_"
-# Read by the command line and by the client: no settings of the server.
+# Read by the command line and by the client.
 _OTHER_VARIABLES = {"EMBEDGRPC_CONFIG", "EMBEDGRPC_TARGET"}
+_SHOWN_CHARACTERS_MAX = 64
+_SHOWN_TYPES = (str, int, float)
+# A problem with a key of a model is at ("models", INDEX, KEY, ...).
+_PLACE_OF_MODEL = 2
 
 
 class SettingsError(Exception):
@@ -25,41 +33,47 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Settings, and where each came from.
+    """Settings and their origins.
 
     Attributes:
         settings: The settings.
-        origins: For each setting its flag, its variable, the file, or "default".
-        unknown_variables: Variables with our prefix that set nothing.
+        origins: For each setting its flag, its variable, the path of the file, or "default".
+        unknown_variables: For each variable that has our prefix and sets nothing, a suggestion
+            (see `did_you_mean`).
     """
 
     settings: Settings
     origins: Mapping[str, str]
-    unknown_variables: tuple[str, ...]
+    unknown_variables: Mapping[str, str]
 
 
 def flag_name(setting: str) -> str:
-    """Returns the flag of a setting: `--max-inputs`; `--model` for each of the models."""
+    """Return the flag of a setting: `--max-inputs`; `--model` for the models."""
     return "--model" if setting == "models" else "--" + setting.replace("_", "-")
 
 
 def variable_name(setting: str) -> str:
-    """Returns the environment variable of a setting: `EMBEDGRPC_MAX_INPUTS`."""
+    """Return the environment variable of a setting: `EMBEDGRPC_MAX_INPUTS`."""
     return _PREFIX + setting.upper()
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the most similar known name; empty if none is similar."""
+    import difflib  # noqa: PLC0415 - only a mistake needs it
+
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def configure(flags: Mapping[str, Any], config: Path | None) -> Configuration:
-    """Resolves the settings.
+    """Read the settings.
 
     Args:
-        flags: What the command line says, by setting.
+        flags: The values on the command line, by setting.
         config: The TOML file, if any.
 
-    Returns:
-        The settings with their origins.
-
     Raises:
-        SettingsError: A source cannot be read, or a value is out of its bounds.
+        SettingsError: The file cannot be read, or a value cannot be used.
     """
     variables = {
         setting: value
@@ -79,8 +93,13 @@ def configure(flags: Mapping[str, Any], config: Path | None) -> Configuration:
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        raise SettingsError(_explain(error, origins)) from None
+        raise SettingsError(_explain_all(error, origins)) from None
     return Configuration(settings, origins, _unknown_variables())
+
+
+def explain(error: ValidationError, of: type[BaseModel] = Settings) -> list[tuple[str, str]]:
+    """Return the name of the setting (empty if there is not one) and the text of each problem."""
+    return [_explain(problem, of.model_fields) for problem in error.errors()]
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -92,27 +111,38 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: is not TOML: {error}") from None
 
 
-def _unknown_variables() -> tuple[str, ...]:
+def _unknown_variables() -> dict[str, str]:
     known = {variable_name(setting) for setting in Settings.model_fields} | _OTHER_VARIABLES
-    return tuple(
-        sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
+    names = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
+    return {name: did_you_mean(name, known) for name in names}
+
+
+def _explain_all(error: ValidationError, origins: Mapping[str, str]) -> str:
+    return "\n".join(
+        f"{name} ({origins.get(name.partition('.')[0], 'unknown')}): {problem}" if name else problem
+        for name, problem in explain(error)
     )
 
 
-def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
-    lines = []
-    for problem in error.errors():
-        place = [str(part) for part in problem["loc"]]
-        message = problem["msg"].removeprefix("Value error, ")
-        if not place:
-            lines.append(message)
-            continue
-        name = place[0] + "".join(f".{part}" for part in place[1:])
-        origin = origins.get(place[0], "unknown")
-        given = (
-            ""
-            if problem["type"] in ("missing", "extra_forbidden")
-            else f", not {problem['input']!r}"
-        )
-        lines.append(f"{name} ({origin}): {message}{given}")
-    return "\n".join(lines)
+def _explain(problem: Any, fields: Mapping[str, FieldInfo]) -> tuple[str, str]:
+    place = problem["loc"]
+    name = ".".join(map(str, place))
+    if len(place) > _PLACE_OF_MODEL and place[0] == "models":
+        fields, place = ModelSettings.model_fields, place[_PLACE_OF_MODEL:]
+    given = problem["input"]
+    shown = f", not {_shown(given)}" if name and isinstance(given, _SHOWN_TYPES) else ""
+    match problem["type"]:
+        case "value_error":
+            message = str(problem["ctx"]["error"])
+            return name, message if str(given) in message else f"{message}{shown}"
+        case "extra_forbidden":
+            return name, f"there is no such setting{did_you_mean(place[0], fields)}"
+        case "missing":
+            return name, "is missing"
+        case _:
+            return name, f"must be {expected(fields[place[0]])}{shown}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS_MAX else text[:_SHOWN_CHARACTERS_MAX] + "..."

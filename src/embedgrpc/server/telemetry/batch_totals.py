@@ -1,4 +1,4 @@
-"""Counts what was run and what became of it: for metrics, and for the log at the end."""
+"""Counts batches, and reads the outcomes of sequences: for metrics, and for the log at the end."""
 
 import logging
 import threading
@@ -24,20 +24,20 @@ class _Totals:
 
 
 class BatchTotals:
-    """Adds up the batches of each model; an observer of schedulers.
+    """Totals of each model; an observer of schedulers.
 
     Args:
-        catalog: The models; their admissions count what became of sequences.
+        catalog: The models; their ledgers count the outcomes of sequences.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        # A model's lanes report from their own threads.
+        # The lanes of a model report from their own threads.
         self._lock = threading.Lock()
         self._by_model: dict[str, _Totals] = {}
 
     def batch_finished(self, report: BatchReport) -> None:
-        """Takes the report of a batch."""
+        """Add the report of a batch."""
         with self._lock:
             totals = self._by_model.setdefault(report.model, _Totals())
             totals.batches += 1
@@ -48,8 +48,8 @@ class BatchTotals:
             totals.padded_tokens += report.padded_tokens
 
     def read(self) -> Iterator[Reading]:
-        """Tells what every counter stands at. From any thread."""
-        for name, work_class, fate, count in self._fates():
+        """Return the value of every metric. From any thread."""
+        for name, work_class, fate, count in self._outcomes():
             attributes = {"model": name, "work_class": work_class, "fate": fate}
             yield Reading("embedgrpc.sequences", count, attributes)
         for model in self._catalog:
@@ -71,21 +71,19 @@ class BatchTotals:
                 yield Reading(f"embedgrpc.batch.{key}", count, {"model": name})
 
     def log(self) -> None:
-        """Writes a line per model that ran anything, and one per class with the fates."""
+        """Log a line per model that ran batches, and one per work class with the outcomes."""
         for model, totals in self._by_model.items():
             _logger.info("model totals", extra={"model": model, **asdict(totals)})
-        fates: dict[tuple[str, str], dict[str, int]] = {}
-        for model, work_class, name, count in self._fates():
-            fates.setdefault((model, work_class), {})[name] = count
-        for (model, work_class), counts in fates.items():
+        outcomes: dict[tuple[str, str], dict[str, int]] = {}
+        for model, work_class, name, count in self._outcomes():
+            outcomes.setdefault((model, work_class), {})[name] = count
+        for (model, work_class), counts in outcomes.items():
             _logger.info("fates", extra={"model": model, "work_class": work_class, **counts})
 
-    def _fates(self) -> Iterator[tuple[str, str, str, int]]:
-        """Gives model, class, fate and how many met it."""
+    def _outcomes(self) -> Iterator[tuple[str, str, str, int]]:
+        """Return model, work class, outcome and number of sequences."""
         for model in self._catalog:
             if model.loaded:
-                for (
-                    work_class,
-                    fate,
-                ), count in model.loaded.admission.ledger.outcome_counts.copy().items():
-                    yield model.id, work_class.name.lower(), fate.value, count
+                counts = model.loaded.admission.ledger.outcome_counts.copy()
+                for (work_class, outcome), count in counts.items():
+                    yield model.id, work_class.name.lower(), outcome.value, count

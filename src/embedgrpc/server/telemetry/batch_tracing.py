@@ -1,4 +1,4 @@
-"""Gives each batch a span, linked to the calls whose texts rode in it: a batch has many parents."""
+"""Gives each batch a span, linked to all the calls whose texts are in it."""
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, Tracer
@@ -8,7 +8,7 @@ from embedgrpc.server.telemetry.tracing import Attribute
 
 
 class BatchTracer:
-    """Writes the span of a batch once the batch has been run. Any thread may call it.
+    """Records the span of a batch after it has run. Any thread may call it.
 
     Args:
         tracer: Makes the spans.
@@ -18,13 +18,12 @@ class BatchTracer:
         self._tracer = tracer
 
     def batch_finished(self, report: BatchReport) -> None:
-        """Writes an INTERNAL span that is linked to each recorded call with a part in the batch.
+        """Record an INTERNAL span that is linked to each recorded call with texts in the batch.
 
-        A batch without such a call leaves no span: how many batches are traced follows from how
-        many calls are.
+        A batch without such a call leaves no span, so the sampling of calls decides.
 
         Args:
-            report: What became of the batch; its traces are what `current_context()` returned.
+            report: The report of the batch; its traces are results of `current_context()`.
         """
         callers = {
             (context.trace_id, context.span_id): context
@@ -35,7 +34,7 @@ class BatchTracer:
             return
         span = self._tracer.start_span(
             f"batch {report.model}",
-            # A batch that one of the calls started belongs to the others just as much.
+            # No parent: the batch belongs to all its calls alike.
             context=Context(),
             kind=SpanKind.INTERNAL,
             attributes={

@@ -1,11 +1,11 @@
 """Gives each call a span that continues the trace of its caller.
 
-No span ever holds a text, a vector or the message of an exception. The propagator is the
-process's own, so `OTEL_PROPAGATORS` means what it means everywhere; the tracer is handed in, so
-nothing here reads settings or knows of exporters.
+No span contains a text, a vector or the message of an exception. The propagator is the process's
+own, so `OTEL_PROPAGATORS` works as everywhere. The caller passes the tracer: nothing here reads
+settings or knows exporters.
 
-Source: OpenTelemetry semantic conventions 1.44, RPC, gRPC and generative AI; only the names that
-a registry does not have begin with `embedgrpc.`.
+Source: OpenTelemetry semantic conventions 1.44, RPC, gRPC and generative AI; names that the
+registry lacks begin with `embedgrpc.`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Attribute:
-    """Every name of an attribute that a span of this server may have."""
+    """The names of all span attributes of this server."""
 
     ERROR_TYPE: Final = "error.type"
     NETWORK_PEER_ADDRESS: Final = "network.peer.address"
@@ -38,8 +38,6 @@ class Attribute:
     RPC_METHOD: Final = "rpc.method"
     RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
     RPC_SYSTEM_NAME: Final = "rpc.system.name"
-    SERVER_ADDRESS: Final = "server.address"
-    SERVER_PORT: Final = "server.port"
 
     GEN_AI_EMBEDDINGS_DIMENSION_COUNT: Final = "gen_ai.embeddings.dimension.count"
     GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
@@ -57,31 +55,23 @@ class Attribute:
 class TracingInterceptor(grpc.aio.ServerInterceptor):
     """Gives each call a SERVER span that continues the caller's trace.
 
-    Install it first, so that it is outermost and sees the status that the others decide on.
-    gRPC's own services (health, reflection) leave no spans, nor do methods that nobody serves.
-    A handler is traced if it is a coroutine function or an async generator function, as gRPC
-    itself tells them apart; the plain functions of a migrating server are left as they are.
+    It must be the outermost interceptor, to see the status that the others set. gRPC's own
+    services (health, reflection) and unknown methods leave no spans. A handler is traced if it is
+    a coroutine function or an async generator function.
 
     Args:
         tracer: Makes the spans.
-        server_address: What clients call this server; empty leaves the attribute out.
-        server_port: The port beside it; 0 leaves the attribute out.
     """
 
-    def __init__(self, tracer: Tracer, *, server_address: str = "", server_port: int = 0) -> None:
+    def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._server: dict[str, AttributeValue] = {Attribute.RPC_SYSTEM_NAME: "grpc"}
-        if server_address:
-            self._server[Attribute.SERVER_ADDRESS] = server_address
-        if server_port:
-            self._server[Attribute.SERVER_PORT] = server_port
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Wraps the handler of one call; gRPC calls this."""
+        """Wrap the handler of one call; gRPC calls this."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method.removeprefix("/")
         if handler is None or method.startswith("grpc."):
@@ -107,7 +97,11 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
             method,
             context=parent,
             kind=SpanKind.SERVER,
-            attributes={**self._server, Attribute.RPC_METHOD: method, **_peer(context.peer())},
+            attributes={
+                Attribute.RPC_SYSTEM_NAME: "grpc",
+                Attribute.RPC_METHOD: method,
+                **_peer(context.peer()),
+            },
         )
         token = attach(trace.set_span_in_context(span, parent))
         try:
@@ -131,22 +125,22 @@ def describe_call(
     encoding: str = "",
     input_tokens: int = 0,
 ) -> None:
-    """Adds what a service knows of its call to the span of that call, if there is one.
+    """Add attributes to the span of the running call, if there is one.
 
-    May be called as often as something becomes known; empty and 0 leave an attribute as it is.
+    May be called several times; empty and 0 leave an attribute as it is.
 
     Args:
         operation: "embeddings", or "rerank", for which the registry has no name.
-        request_model: The model that was asked for.
+        request_model: The model name in the request.
         response_model: The model that answers.
         dimensions: The length of the dense vectors.
-        encoding: How vectors are written, such as "float32".
-        input_tokens: How many tokens the call has cost so far.
+        encoding: The encoding of vectors, such as "float32".
+        input_tokens: How many tokens the call has used so far.
     """
     span = trace.get_current_span()
     if not span.is_recording():
         return
-    told: dict[str, AttributeValue] = {
+    attributes: dict[str, AttributeValue] = {
         Attribute.GEN_AI_OPERATION_NAME: operation,
         Attribute.GEN_AI_PROVIDER_NAME: "embedgrpc",
         Attribute.GEN_AI_REQUEST_MODEL: request_model,
@@ -155,17 +149,17 @@ def describe_call(
         Attribute.GEN_AI_REQUEST_ENCODING_FORMATS: (encoding,) if encoding else (),
         Attribute.GEN_AI_USAGE_INPUT_TOKENS: input_tokens,
     }
-    span.set_attributes({name: value for name, value in told.items() if value})
+    span.set_attributes({name: value for name, value in attributes.items() if value})
 
 
 def current_context() -> SpanContext | None:
-    """Names the span of the running call, to link a batch to; None where none is recorded."""
+    """Return the context of the running call's span, for links; None where none is recorded."""
     span = trace.get_current_span()
     return span.get_span_context() if span.is_recording() else None
 
 
 def forwarded_context() -> tuple[tuple[str, str], ...]:
-    """Tells what to send along with a call that is made for the running one; nothing untraced."""
+    """Return the metadata that carries the running call's trace to other servers."""
     if not trace.get_current_span().get_span_context().is_valid:
         return ()
     carrier: dict[str, str] = {}
@@ -190,7 +184,7 @@ _METADATA_GETTER: Final = _MetadataGetter()
 
 _CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 
-# Other codes tell a caller of its own mistake or wish, which is no error of the server.
+# The other codes stand for a mistake or a wish of the caller, not for an error of the server.
 _SERVER_FAULTS: Final = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
@@ -204,13 +198,13 @@ _SERVER_FAULTS: Final = frozenset(
 
 
 def _set_outcome(span: Span, context: Any, error: BaseException | None) -> None:
-    """Records how a call ended, as its client is told: a status that was set beats the error."""
-    # aio hands the code out as the number it keeps, whatever its annotation says.
-    told = context.code()
-    code = told if isinstance(told, grpc.StatusCode) else _CODES[told or 0]
+    """Record the status that the client gets: one that was set takes precedence over the error."""
+    # aio returns the code as a number, despite its annotation.
+    number = context.code()
+    code = number if isinstance(number, grpc.StatusCode) else _CODES[number or 0]
     error_type = ""
     if error is not None and code is grpc.StatusCode.OK:
-        # A write to a call that its client has left fails before the cancellation is told.
+        # Where the client has left, a write fails before gRPC reports the cancellation.
         if isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.InternalError):
             code = grpc.StatusCode.CANCELLED
         else:
@@ -222,7 +216,7 @@ def _set_outcome(span: Span, context: Any, error: BaseException | None) -> None:
 
 
 def _peer(peer: str) -> dict[str, AttributeValue]:
-    """Splits gRPC's "ipv4:1.2.3.4:5", "ipv6:%5B::1%5D:5" or "unix:/path"; {} for others."""
+    """Split gRPC's "ipv4:1.2.3.4:5", "ipv6:%5B::1%5D:5" or "unix:/path"; return {} for others."""
     kind, _, place = unquote(peer).partition(":")
     address, _, port = place.rpartition(":")
     if kind in {"ipv4", "ipv6"} and port.isdecimal():

@@ -35,7 +35,7 @@ def _prepare(folder: Path, cache_dir: Path) -> Graph:
     ],
 )
 def test_graphs_are_plain_onnx(tmp_path: Path, name: str, inputs: tuple[str, ...]) -> None:
-    """What is built passes the checker, and has the inputs that its family knows."""
+    """A built graph passes the checker and has the inputs of its family."""
     graph = _prepare(FIXTURES / name, tmp_path)
     onnx.checker.check_model(str(graph.path), full_check=True)
     assert graph.inputs == inputs
@@ -43,7 +43,7 @@ def test_graphs_are_plain_onnx(tmp_path: Path, name: str, inputs: tuple[str, ...
 
 
 def _bucket(distance: int) -> int:
-    """The bucket of one distance, by the published formula."""
+    """Return the bucket of one distance, by the published formula."""
     half = BUCKETS // 2
     start, away = (half if distance > 0 else 0), abs(distance)
     if away < half // 2:
@@ -53,15 +53,15 @@ def _bucket(distance: int) -> int:
 
 
 def test_buckets_of_distances() -> None:
-    """Near distances have a bucket each, farther ones share, and each side has its own half."""
+    """Small distances have a bucket each, larger ones share, and each direction has its half."""
     distances = np.arange(-600, 601)
     wanted = [_bucket(int(distance)) for distance in distances]
     assert distance_buckets(distances).tolist() == wanted
     assert set(wanted) == set(range(BUCKETS)) - {BUCKETS // 2}
 
 
-def test_layers_that_are_shared_are_stored_once(tmp_path: Path) -> None:
-    """ALBERT's layers are one: its weights are in the graph once."""
+def test_shared_layers_are_stored_once(tmp_path: Path) -> None:
+    """The graph has the weights that ALBERT's layers share only once."""
     graph = _prepare(FIXTURES / "albert-dense", tmp_path)
     names = [tensor.name for tensor in onnx.load(graph.path).graph.initializer]
     assert sum("attention.query.weight" in name for name in names) == 1
@@ -88,7 +88,7 @@ def _edit_tensor(folder: Path, name: str, change: Any) -> None:
     ],
 )
 def test_every_tensor_is_checked(tmp_path: Path, name: str, tensor: str) -> None:
-    """A tensor that is missing, or of another shape, is named."""
+    """A tensor that is missing or has another shape is named."""
     folder = copy_fixture(name, tmp_path)
     _edit_tensor(folder, tensor, lambda values: np.concatenate([values, values]))
     with pytest.raises(ModelError, match=f"config.json: {tensor} has shape"):
@@ -112,7 +112,7 @@ def test_every_tensor_is_checked(tmp_path: Path, name: str, tensor: str) -> None
 def test_keys_of_the_family_are_checked(
     tmp_path: Path, name: str, changes: dict[str, Any], message: str
 ) -> None:
-    """One line names the key, as the family calls it."""
+    """The error names the file and the key of the family."""
     folder = copy_fixture(name, tmp_path)
     edit_json(folder / "config.json", **changes)
     with pytest.raises(ModelError) as caught:
@@ -122,7 +122,7 @@ def test_keys_of_the_family_are_checked(
 
 
 def test_a_padding_token_in_a_text(tmp_path: Path) -> None:
-    """A text that spells out the padding token has the same vector alone and beside others."""
+    """A text that contains the padding token has the same vector alone and in a batch."""
     runner = Runner.load(FIXTURES / "roberta-mean", tmp_path)
     sequences = runner.tokenize(["one <pad> two", "a text that is longer than the other one is"])
     alone = runner.run(sequences[:1], "sentence_embedding")
@@ -132,7 +132,7 @@ def test_a_padding_token_in_a_text(tmp_path: Path) -> None:
 
 
 def test_type_ids_that_the_tokenizer_leaves_out(tmp_path: Path) -> None:
-    """Where the tokenizer's configuration names no type ids, all of them are 0."""
+    """If the tokenizer's configuration leaves out type ids, all are 0."""
     folder = copy_fixture("cross-bert", tmp_path)
     runner = Runner.load(folder, tmp_path / "cache")
     assert runner.tokenize_pairs([["a", "b"]])[0].token_type_ids is not None

@@ -28,7 +28,7 @@ def _as_roberta(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 def _as_distilbert(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Without token types, whose first row goes to the positions."""
+    """Without token types; their first row is added to the positions."""
     types = tensors.pop("bert.embeddings.token_type_embeddings.weight")
     tensors["bert.embeddings.position_embeddings.weight"] += types[0]
     _rename(
@@ -53,7 +53,7 @@ def _as_distilbert(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 def _as_mpnet(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Without token types; positions start after a padding id of 1; no weights by distance."""
+    """Without token types; positions start after the padding id 1; biases by distance are 0."""
     types = tensors.pop("bert.embeddings.token_type_embeddings.weight")
     table = "bert.embeddings.position_embeddings.weight"
     tensors[table] = np.concatenate([np.zeros((2, 32), np.float32), tensors[table] + types[0]])
@@ -74,7 +74,7 @@ def _as_mpnet(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 def _as_electra(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Other names alone."""
+    """With other names only."""
     _rename(
         tensors,
         ("cls.predictions.transform.", "generator_predictions."),
@@ -101,7 +101,7 @@ def test_heads_of_other_families(
     *,
     tied: bool,
 ) -> None:
-    """The same model under another family's names gives the same weights."""
+    """The same model with the names of another family returns the same weights."""
     folder = copy_fixture("splade-bert", tmp_path)
     tensors = load_file(folder / "model.safetensors")
     tensors.pop("cls.predictions.decoder.weight", None)

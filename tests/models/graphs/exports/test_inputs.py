@@ -27,14 +27,14 @@ Value = tuple[str, int, Sizes | None]
 
 @pytest.fixture
 def properties() -> ModelProperties:
-    """Of a model with 4 heads in vectors of 40 values; heads of keys and values are 2 of 20."""
+    """The properties of a model with 4 heads, 40 values per token, and 2 key-value heads of 20."""
     return read(resolve(str(FIXTURES / "qwen3-last")))
 
 
 def _bind(
     folder: Path, properties: ModelProperties, value: Value, mask: NDArray[Any] = RIGHT
 ) -> tuple[tuple[str, ...], NDArray[Any]]:
-    """What a graph with one more input is fed there; gives its inputs, and what it is fed."""
+    """Bind a graph with one more input; return its inputs, and the value fed to that input."""
     name, kind, sizes = value
     graph = onnx.GraphProto(name="export")
     for served in ("input_ids", "attention_mask"):
@@ -77,7 +77,7 @@ def test_positions(  # noqa: PLR0917 - a table
     mask: NDArray[Any],
     wanted: list[list[int]],
 ) -> None:
-    """Positions count real tokens, wherever padding is, from where the architecture starts."""
+    """Positions count real tokens, wherever padding is, from the architecture's first position."""
     told = replace(properties, model_type=model_type, pad_token_id=PADDING)
     _, fed = _bind(tmp_path, told, ("position_ids", kind, ["batch", "tokens"]), mask)
     assert fed.tolist() == wanted
@@ -89,7 +89,7 @@ def test_positions(  # noqa: PLR0917 - a table
 def test_past_keys_and_values(
     tmp_path: Path, properties: ModelProperties, kind: int, sizes: list[str | int]
 ) -> None:
-    """No earlier tokens are there: sizes are those of the graph, or else of config.json."""
+    """The cache is empty, with the sizes of the graph or else of config.json."""
     value = ("past_key_values.1.value", kind, sizes)
     inputs, fed = _bind(tmp_path, properties, value)
     assert inputs == ("input_ids", "attention_mask")
@@ -98,7 +98,7 @@ def test_past_keys_and_values(
 
 
 def test_head_size_without_a_key(tmp_path: Path, properties: ModelProperties) -> None:
-    """Where config.json names no head size it is the share of each head."""
+    """Without head_dim in config.json, the head size is the quotient."""
     config = {"hidden_size": 40, "num_attention_heads": 4}
     value = ("past_key_values.0.key", TensorProto.FLOAT, ["b", "heads", "past", "size"])
     _, fed = _bind(tmp_path, replace(properties, config=config), value)
@@ -109,14 +109,14 @@ def test_head_size_without_a_key(tmp_path: Path, properties: ModelProperties) ->
 def test_a_task_that_is_set(
     tmp_path: Path, properties: ModelProperties, sizes: list[str | int], shape: tuple[int, ...]
 ) -> None:
-    """The task of the configuration is fed, once or for every text."""
+    """The configured task is fed once or for every text."""
     told = replace(properties, task_id=4)
     _, fed = _bind(tmp_path, told, ("task_id", TensorProto.INT64, sizes))
     assert (fed.shape, set(fed.flatten().tolist())) == (shape, {4})
 
 
 def test_a_branch_without_a_cache(tmp_path: Path, properties: ModelProperties) -> None:
-    """A merged decoder is told that there is no cache."""
+    """A merged decoder uses the branch without a cache."""
     _, fed = _bind(tmp_path, properties, ("use_cache_branch", TensorProto.BOOL, [1]))
     assert fed.tolist() == [False]
 
@@ -133,7 +133,7 @@ def test_a_branch_without_a_cache(tmp_path: Path, properties: ModelProperties) -
 def test_served_inputs_of_other_types(
     tmp_path: Path, properties: ModelProperties, name: str, kind: int
 ) -> None:
-    """What is served as int64 is cast to what the export wants."""
+    """An int64 input is cast to the type of the export."""
     _, fed = _bind(tmp_path, properties, (name, kind, ["batch", "tokens"]))
     assert fed.dtype == helper.tensor_dtype_to_np_dtype(kind)
     wanted = RIGHT * 4 + PADDING if name == "input_ids" else RIGHT
@@ -152,10 +152,10 @@ def test_served_inputs_of_other_types(
         (("cache_position", 7, ["s"]), "input 'cache_position' is not supported"),
     ],
 )
-def test_inputs_that_cannot_be_filled(
+def test_unsupported_inputs(
     tmp_path: Path, properties: ModelProperties, value: Value, message: str
 ) -> None:
-    """One line names the graph, the input and what it must be."""
+    """The error names the graph, the input and the requirement."""
     with pytest.raises(ModelError) as caught:
         _bind(tmp_path, properties, value)
     assert message in str(caught.value)
@@ -163,14 +163,14 @@ def test_inputs_that_cannot_be_filled(
 
 
 def test_a_task_must_be_a_number_per_text(tmp_path: Path, properties: ModelProperties) -> None:
-    """A task of another shape is not understood."""
+    """A task input of another shape is refused."""
     told = replace(properties, task_id=1)
     with pytest.raises(ModelError, match="must be one int64 or int32 per text"):
         _bind(tmp_path, told, ("task_id", TensorProto.INT64, ["batch", "tokens"]))
 
 
-def test_keys_and_values_are_no_outputs(tmp_path: Path) -> None:
-    """A decoder's export has the inputs and outputs of any other model."""
+def test_keys_and_values_are_not_outputs(tmp_path: Path) -> None:
+    """The graph of a decoder has the same inputs and outputs as that of an encoder."""
     runner = Runner.load(FIXTURES / "qwen3-last", tmp_path)
     model = onnx.load(runner.graph.path, load_external_data=False)
     assert [v.name for v in model.graph.input] == ["input_ids", "attention_mask"]
@@ -187,7 +187,7 @@ def _keep_outputs(folder: Path, *names: str) -> None:
 
 
 def test_a_graph_that_only_pools(tmp_path: Path) -> None:
-    """An export with no token vectors is used as it is; it normalises, so that is all it has."""
+    """An export without token vectors keeps its own vector: the only output if it normalises."""
     folder = copy_fixture("gemma-dense", tmp_path)
     _keep_outputs(folder, "sentence_embedding")
     runner = Runner.load(folder, tmp_path / "cache")

@@ -28,7 +28,7 @@ Load = Callable[[str | Path], Runner]
 def m3(
     request: pytest.FixtureRequest, load: Load, tmp_path_factory: pytest.TempPathFactory
 ) -> Runner:
-    """A model with three forms of vectors, by each way to its weights."""
+    """A model with three forms of vectors, from each kind of files."""
     left_out = ["onnx"] if "onnx" not in request.param else []
     if "pt" in request.param:
         left_out += ["sparse_linear.safetensors", "colbert_linear.safetensors"]
@@ -42,7 +42,7 @@ def m3(
 def largest_per_token(
     sequence: TokenSequence, weights: NDArray[np.float32], unweighted: frozenset[int]
 ) -> dict[int, float]:
-    """A sparse vector from float32 [tokens]."""
+    """Return a sparse vector from weights, float32 [tokens]."""
     found: dict[int, float] = {}
     for token, weight in zip(sequence.input_ids.tolist(), weights.tolist(), strict=False):
         if token not in unweighted and weight > 0:
@@ -51,7 +51,7 @@ def largest_per_token(
 
 
 def test_metadata(m3: Runner) -> None:
-    """The heads beside the backbone add two forms of vectors to the dense one."""
+    """The files of the two heads add two forms of vectors to the dense one."""
     properties = m3.properties
     assert properties.representations == (
         Representation.DENSE,
@@ -65,8 +65,8 @@ def test_metadata(m3: Runner) -> None:
     assert properties.similarity is Similarity.COSINE
 
 
-def test_the_heads_of_an_export_are_told(tmp_path: Path) -> None:
-    """What an export makes by itself is known before the graph is built, with its place."""
+def test_the_outputs_of_an_export_are_properties(tmp_path: Path) -> None:
+    """The forms that only the export has are known, with their origin, before it is built."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*", "model.safetensors"])
     properties = read(resolve(str(folder)))
     assert properties.sparse_head is properties.multi_vector_head is None
@@ -76,7 +76,7 @@ def test_the_heads_of_an_export_are_told(tmp_path: Path) -> None:
 
 
 def test_token_ids(m3: Runner) -> None:
-    """A text becomes the very tokens of the reference."""
+    """The tokens of a text are those of the reference."""
     reference = expected("xlmr-bge-m3")
     assert [s.input_ids.tolist() for s in m3.tokenize(reference["texts"])] == reference["token_ids"]
 
@@ -95,7 +95,7 @@ def test_dense(m3: Runner, entry: str, output: str) -> None:
 
 
 def test_sparse(m3: Runner) -> None:
-    """The largest weight of each token is that of the reference, special tokens left out."""
+    """The largest weight of each token, except special ones, is that of the reference."""
     reference = expected("xlmr-bge-m3")
     sequences = m3.tokenize(reference["texts"])
     weights = m3.run(sequences, TOKEN_WEIGHTS)
@@ -123,7 +123,7 @@ def test_multi_vector(m3: Runner) -> None:
 
 
 def test_outputs_come_from_one_pass(m3: Runner) -> None:
-    """One graph gives all forms at once."""
+    """One graph returns all forms at once."""
     assert m3.graph.outputs == (
         "sentence_embedding",
         "pooled_embedding",
@@ -140,7 +140,7 @@ def _edit_graph(folder: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
 
 
 def _hidden_alone(model: onnx.ModelProto) -> None:
-    """An export of the backbone, as most are."""
+    """Leave the token vectors as the only output, as most exports do."""
     hidden = next(n for n in reversed(model.graph.node) if n.op_type == "LayerNormalization")
     model.graph.node.append(helper.make_node("Identity", hidden.output, ["last_hidden_state"]))
     del model.graph.output[:]
@@ -152,7 +152,7 @@ def _hidden_alone(model: onnx.ModelProto) -> None:
 
 
 def _pooled_too(model: onnx.ModelProto) -> None:
-    """An export of the pipeline of sentence-transformers, as the authors' own is."""
+    """Return pooled and token vectors, as the authors' own export does."""
     hidden = next(n for n in reversed(model.graph.node) if n.op_type == "LayerNormalization")
     del model.graph.output[1:]
     for node in model.graph.node:
@@ -196,7 +196,7 @@ def _without_vectors(model: onnx.ModelProto) -> None:
     "edit", [_hidden_alone, _pooled_too, _in_half_precision, _named_otherwise, _without_vectors]
 )
 def test_other_exports(tmp_path: Path, load: Load, edit: Callable[[onnx.ModelProto], None]) -> None:
-    """An export gives the same vectors whichever outputs it has, and whatever they are called."""
+    """The vectors do not depend on the names and the choice of an export's outputs."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path)
     _edit_graph(folder, edit)
     other, plain = load(folder), load(FIXTURES / "xlmr-bge-m3")
@@ -210,7 +210,7 @@ def test_other_exports(tmp_path: Path, load: Load, edit: Callable[[onnx.ModelPro
 
 
 def _all_rows(model: onnx.ModelProto) -> None:
-    """An export that makes a vector of the first token too."""
+    """Return a vector of the first token too."""
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output[0] in {
             "/Constant_1_output_0",
@@ -221,7 +221,7 @@ def _all_rows(model: onnx.ModelProto) -> None:
 
 
 def test_an_export_may_have_a_vector_for_every_token(tmp_path: Path, load: Load) -> None:
-    """The first token's vector is left out, whether or not the export leaves it out."""
+    """An export may also have a vector of the first token; the others are the same."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*", "model.safetensors"])
     _edit_graph(folder, _all_rows)
     other, plain = load(folder), load(FIXTURES / "xlmr-bge-m3")
@@ -234,7 +234,7 @@ def test_an_export_may_have_a_vector_for_every_token(tmp_path: Path, load: Load)
 
 
 def test_an_export_of_other_sizes_is_refused(tmp_path: Path) -> None:
-    """What stands for the heads must have a weight for each token."""
+    """An export's own token weights must be one per token."""
 
     def edit(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
@@ -249,8 +249,8 @@ def test_an_export_of_other_sizes_is_refused(tmp_path: Path) -> None:
         Runner.load(folder, tmp_path / "cache")
 
 
-def test_an_output_that_is_asked_for_is_the_only_one(tmp_path: Path) -> None:
-    """Who asks for one output of an export gets no other forms of vectors from it."""
+def test_a_configured_output_is_the_only_one(tmp_path: Path) -> None:
+    """If the configuration names an output, the export's other forms are not offered."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*"])
     properties = read(resolve(str(folder)), ModelOverrides(output="dense_vecs"))
     assert properties.representations == (Representation.DENSE,)
@@ -264,7 +264,7 @@ def test_an_output_that_is_asked_for_is_the_only_one(tmp_path: Path) -> None:
     ],
 )
 def test_heads_of_another_model_are_refused(tmp_path: Path, file: str, message: str) -> None:
-    """An export whose heads are not those beside it is of another model."""
+    """An export whose heads differ from the files beside it is refused."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path)
     path = folder / f"{file}.safetensors"
     tensors = load_file(path)
@@ -275,15 +275,15 @@ def test_heads_of_another_model_are_refused(tmp_path: Path, file: str, message: 
 
 
 def test_another_pooling_is_refused(tmp_path: Path) -> None:
-    """An export that pools in another way than modules.json says is of another model."""
+    """An export that pools in another way than modules.json says is refused."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path)
     edit_json(folder / "1_Pooling" / "config.json", pooling_mode_cls_token=False)
     with pytest.raises(ModelError, match=r"'dense_vecs' is not what modules\.json says"):
         Runner.load(folder, tmp_path / "cache")
 
 
-def test_outputs_of_unlike_origin_are_refused(tmp_path: Path) -> None:
-    """Where the outputs share no token vectors, the export cannot be used."""
+def test_outputs_without_common_token_vectors_are_refused(tmp_path: Path) -> None:
+    """An export whose outputs depend on no common value cannot be used."""
 
     def edit(model: onnx.ModelProto) -> None:
         zeros = helper.make_tensor("zeros", TensorProto.FLOAT, [1, 32], [0.0] * 32)
@@ -299,7 +299,7 @@ def test_outputs_of_unlike_origin_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_pooled_export_cannot_feed_the_heads(tmp_path: Path) -> None:
-    """An export without token vectors is refused by the name of the head that needs them."""
+    """An export without token vectors is refused, with the name of the head that needs them."""
 
     def edit(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
@@ -317,7 +317,7 @@ def test_a_pooled_export_cannot_feed_the_heads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left_out", ["sparse_linear.*", "colbert_linear.*"])
 def test_one_head_alone(tmp_path: Path, load: Load, left_out: str) -> None:
-    """A model may have one of the two heads."""
+    """A model may have only one of the two heads."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=[left_out])
     runner = load(folder)
     sparse = "colbert" in left_out
@@ -330,7 +330,7 @@ def test_one_head_alone(tmp_path: Path, load: Load, left_out: str) -> None:
 
 
 def test_the_content_hash_covers_the_heads(tmp_path: Path, load: Load) -> None:
-    """Other heads make other vectors, which may not be mixed."""
+    """Models with other heads have another content hash."""
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["onnx"])
     original = load(folder).graph.content_hash
     path = folder / "colbert_linear.safetensors"

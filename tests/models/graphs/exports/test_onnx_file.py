@@ -34,7 +34,7 @@ def _add_output(model: onnx.ModelProto, name: str, source: str, *, kind: int = 1
 
 
 def _add_cls(model: onnx.ModelProto, *, normalize: bool) -> None:
-    """An export that pools by itself, and right."""
+    """Add the pooling that the folder describes."""
     index = helper.make_tensor("first", TensorProto.INT64, [], [0])
     model.graph.initializer.append(index)
     gather = helper.make_node("Gather", ["last_hidden_state", "first"], ["cls"], axis=1)
@@ -44,7 +44,7 @@ def _add_cls(model: onnx.ModelProto, *, normalize: bool) -> None:
 
 
 def _add_mean(model: onnx.ModelProto) -> None:
-    """An export that pools by itself, and not as the folder says."""
+    """Add another pooling than the folder describes."""
     mean = helper.make_node("ReduceMean", ["last_hidden_state"], ["mean"], axes=[1], keepdims=0)
     model.graph.node.append(mean)
     _add_output(model, "sentence_embedding", "mean")
@@ -87,7 +87,7 @@ def _add_mean(model: onnx.ModelProto) -> None:
     ],
 )
 def test_an_export_needs_no_known_architecture(tmp_path: Path, config: dict[str, Any]) -> None:
-    """Of a model with code of its own, the graph is the model; other keys are not missed."""
+    """A model with custom code is served from its export, without the keys of known families."""
     folder = copy_fixture("bert-cls", tmp_path, leave_out=["model.safetensors"])
     edit_json(folder / "config.json", **config)
     runner = Runner.load(folder, tmp_path / "cache")
@@ -100,8 +100,8 @@ def test_an_export_needs_no_known_architecture(tmp_path: Path, config: dict[str,
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_a_pooled_output_that_is_right_is_accepted(tmp_path: Path, *, normalize: bool) -> None:
-    """An export may have a sentence embedding, before or after Normalize: nothing changes."""
+def test_a_correct_pooled_output_is_accepted(tmp_path: Path, *, normalize: bool) -> None:
+    """An export may also pool by itself, with or without Normalize; the vectors are the same."""
     folder = copy_fixture("bert-cls", tmp_path)
     _edit_graph(folder, lambda model: _add_cls(model, normalize=normalize))
     runner = Runner.load(folder, tmp_path / "cache")
@@ -116,8 +116,8 @@ def test_a_pooled_output_that_is_right_is_accepted(tmp_path: Path, *, normalize:
         )
 
 
-def test_a_pooled_output_that_is_wrong_is_refused(tmp_path: Path) -> None:
-    """An export that pools in another way than its folder says is of no use."""
+def test_a_wrong_pooled_output_is_refused(tmp_path: Path) -> None:
+    """An export that pools in another way than its folder says is refused."""
     folder = copy_fixture("bert-cls", tmp_path)
     _edit_graph(folder, _add_mean)
     with pytest.raises(ModelError, match=r"'sentence_embedding' is not what modules\.json says"):
@@ -205,7 +205,7 @@ def _set_opset(model: onnx.ModelProto) -> None:
     ],
 )
 def test_graphs_that_are_not_supported(tmp_path: Path, edit: Edit, message: str) -> None:
-    """One line names the graph and what is wrong with it."""
+    """One line names the graph and its problem."""
     folder = copy_fixture("bert-cls", tmp_path)
     _edit_graph(folder, edit)
     with pytest.raises(ModelError) as caught:
@@ -216,8 +216,8 @@ def test_graphs_that_are_not_supported(tmp_path: Path, edit: Edit, message: str)
 
 
 @pytest.mark.parametrize("content", [b"no graph", b""])
-def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
-    """A file that only has the name of a graph is named."""
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    """A file that is not an ONNX graph is named."""
     folder = copy_fixture("bert-cls", tmp_path)
     (folder / "onnx" / "model.onnx").write_bytes(content)
     with pytest.raises(ModelError, match="is not an ONNX file"):
@@ -226,7 +226,7 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("labels", [2, None])
 def test_logits_of_another_shape_are_refused(tmp_path: Path, labels: int | None) -> None:
-    """A cross-encoder's graph must score with one number."""
+    """A cross-encoder's graph must return one score per pair."""
 
     def edit(model: onnx.ModelProto) -> None:
         dims = model.graph.output[0].type.tensor_type.shape.dim
@@ -242,7 +242,7 @@ def test_logits_of_another_shape_are_refused(tmp_path: Path, labels: int | None)
 
 
 def test_a_cross_encoder_without_logits_is_refused(tmp_path: Path) -> None:
-    """The outputs that there are, are named."""
+    """The error names the outputs of the graph."""
 
     def edit(model: onnx.ModelProto) -> None:
         model.graph.node.append(helper.make_node("Identity", ["logits"], ["scores"]))
@@ -255,7 +255,7 @@ def test_a_cross_encoder_without_logits_is_refused(tmp_path: Path) -> None:
 
 
 def _externalise(folder: Path, location: str = "model.onnx_data") -> Path:
-    """Moves an export's weights to a file beside it, and names that file differently if asked."""
+    """Move an export's weights to a file beside it, and write a location into the graph."""
     path = folder / "onnx" / "model.onnx"
     onnx.save(
         onnx.load(path),
@@ -274,7 +274,7 @@ def _externalise(folder: Path, location: str = "model.onnx_data") -> Path:
 
 
 def test_external_weights(tmp_path: Path) -> None:
-    """Weights beside the graph are taken, from the cache too, and count as its content."""
+    """Weights in an external file are used and cached, and are part of the content hash."""
     folder = copy_fixture("bert-cls", tmp_path)
     data = _externalise(folder)
     cache = tmp_path / "cache"
@@ -296,7 +296,7 @@ def test_external_weights(tmp_path: Path) -> None:
     "location", ["../../secret", "/etc/passwd", "", "sub/../../../secret", "leaving"]
 )
 def test_external_weights_stay_in_the_folder(tmp_path: Path, location: str) -> None:
-    """No path and no link takes a graph out of its model's folder."""
+    """Neither a path nor a link to an external file may leave the model's folder."""
     folder = copy_fixture("bert-cls", tmp_path)
     _externalise(folder, location)
     (tmp_path / "secret").write_bytes(b"\0" * 10**6)
@@ -306,7 +306,7 @@ def test_external_weights_stay_in_the_folder(tmp_path: Path, location: str) -> N
 
 
 def test_external_weights_may_be_linked_inside_the_folder(tmp_path: Path) -> None:
-    """A link to another file of the model is as good as the file."""
+    """A link to another file in the model's folder is accepted."""
     folder = copy_fixture("bert-cls", tmp_path)
     data = _externalise(folder)
     data.rename(folder / "weights")
@@ -315,7 +315,7 @@ def test_external_weights_may_be_linked_inside_the_folder(tmp_path: Path) -> Non
 
 
 def test_external_weights_that_are_missing_or_short(tmp_path: Path) -> None:
-    """A file that is not there or too short is named; so is one that was never fetched."""
+    """An external file that is missing, too short or a Git LFS pointer is named."""
     folder = copy_fixture("bert-cls", tmp_path)
     data = _externalise(folder)
     whole = data.read_bytes()
@@ -331,7 +331,7 @@ def test_external_weights_that_are_missing_or_short(tmp_path: Path) -> None:
 
 
 def test_an_export_serves_any_architecture(tmp_path: Path) -> None:
-    """What cannot be built from safetensors is served from its export."""
+    """An architecture that cannot be built from safetensors is served from its export."""
     folder = copy_fixture("bert-cls", tmp_path)
     edit_json(folder / "config.json", model_type="some_new_bert")
     assert _prepare(folder, tmp_path / "cache").outputs[0] == "sentence_embedding"

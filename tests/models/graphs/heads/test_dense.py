@@ -76,7 +76,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", DENSE_ACTIVATIONS)
 def test_activations(tmp_path: Path, name: str) -> None:
-    """Each activation is that of torch, checked here with a layer that changes nothing else."""
+    """Each activation is that of torch; the layer itself is the identity."""
     config = {
         "in_features": 6,
         "out_features": 6,
@@ -94,7 +94,7 @@ def test_activations(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("out_features", [6, 4])
 @pytest.mark.parametrize("residual", [True, False])
 def test_dense(tmp_path: Path, *, bias: bool, out_features: int, residual: bool) -> None:
-    """A layer multiplies, adds its bias and activates, and then adds what went in, if asked."""
+    """A layer multiplies, adds its bias, activates, and adds its input if it is residual."""
     rng = np.random.default_rng(3)
     weight = rng.normal(size=(out_features, 6)).astype(np.float32)
     shift = rng.normal(size=out_features).astype(np.float32)
@@ -102,7 +102,7 @@ def test_dense(tmp_path: Path, *, bias: bool, out_features: int, residual: bool)
     tensors = {"linear.weight": weight, "linear.bias": shift, "residual.weight": passed}
     config = {"in_features": 6, "out_features": out_features, "bias": bias}
     folder = _write(tmp_path / "2_Dense", config | {"use_residual": residual}, tensors)
-    # No activation is named: the reference takes Tanh.
+    # The default activation of the reference is Tanh.
     wanted = np.tanh(VECTORS @ weight.T + (shift if bias else 0))
     if residual:
         wanted += VECTORS if out_features == 6 else VECTORS @ passed.T
@@ -113,7 +113,7 @@ def test_dense(tmp_path: Path, *, bias: bool, out_features: int, residual: bool)
 
 @pytest.mark.parametrize("opset", [13, 17])
 def test_layer_norm(tmp_path: Path, opset: int) -> None:
-    """A LayerNorm module centres and scales each vector, in old graphs too."""
+    """A LayerNorm module centres and scales each vector, with old opsets too."""
     rng = np.random.default_rng(3)
     scale, shift = rng.normal(size=(2, 6)).astype(np.float32)
     tensors = {"norm.weight": scale, "norm.bias": shift}
@@ -136,13 +136,13 @@ def test_layer_norm(tmp_path: Path, opset: int) -> None:
         ({"in_features": None}, "in_features must be a whole number"),
         ({"out_features": 0}, "out_features must be a whole number"),
         ({"bias": "yes"}, "bias must be true or false"),
-        ({"in_features": 35}, "the Dense module takes 35 values, but the module before it gives"),
+        ({"in_features": 35}, "the Dense module needs 35 values, but the module before it"),
         ({"module_input_name": "token_embeddings"}, "module_input_name must be sentence_embedding"),
         ({"module_output_name": "other"}, "module_output_name must be sentence_embedding"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    """One line names the module's file and its key."""
+    """The error names the module's file and the key."""
     folder = copy_fixture("gemma-dense", tmp_path)
     path = folder / "2_Dense" / "config.json"
     edit_json(path, **changes)
@@ -153,15 +153,15 @@ def test_a_wrong_key_is_named(tmp_path: Path, changes: dict[str, Any], message: 
 
 
 def test_layers_must_fit_one_another(tmp_path: Path) -> None:
-    """A layer takes what the one before it gives."""
+    """A layer must take as many values as the one before it returns."""
     folder = copy_fixture("gemma-dense", tmp_path)
     edit_json(folder / "2_Dense" / "config.json", out_features=71)
-    with pytest.raises(ModelError, match="takes 72 values, but the module before it gives 71"):
+    with pytest.raises(ModelError, match="needs 72 values, but the module before it returns 71"):
         read(resolve(str(folder)))
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
-    """Weights of another shape, or none, are named with their file."""
+    """Weights with another shape, and missing files, are named."""
     folder = copy_fixture("gemma-dense", tmp_path)
     tensors = load_file(folder / "3_Dense" / "model.safetensors")
     save_file({"linear.weight": tensors["linear.weight"].T.copy()}, folder / "3.tmp")
@@ -177,7 +177,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_dense_on_a_graph_that_is_built(tmp_path: Path) -> None:
-    """The layers follow an encoder from safetensors as they follow an export."""
+    """The layers may follow a built encoder as well as an export."""
     folder = copy_fixture("albert-dense", tmp_path)
     plain = Runner.load(folder, tmp_path / "cache")
     assert plain.graph.outputs == ("sentence_embedding", "pooled_embedding")
@@ -187,13 +187,13 @@ def test_dense_on_a_graph_that_is_built(tmp_path: Path) -> None:
     assert other.graph.content_hash != plain.graph.content_hash
     sequences = plain.tokenize(expected("albert-dense")["texts"][:1])
     vectors = [runner.run(sequences, "sentence_embedding") for runner in (plain, other)]
-    # LayerNorm undoes a common factor, were it not for what is small beside the variance.
+    # LayerNorm cancels a common factor, up to the epsilon beside the variance.
     assert plain.graph.path != other.graph.path
     assert np.abs(vectors[0] - vectors[1]).max() < 1e-3
 
 
 def test_dropout_needs_no_folder(tmp_path: Path) -> None:
-    """Dropout does nothing outside of training."""
+    """The folder of a Dropout module may be missing: the module does nothing."""
     folder = copy_fixture("albert-dense", tmp_path)
     shutil.rmtree(folder / "3_Dropout")
     assert read(resolve(str(folder))).dimensions == 10

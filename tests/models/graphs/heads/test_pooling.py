@@ -13,7 +13,7 @@ from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.kinds import Pooling
 
 HIDDEN_SIZE = 6
-# The oldest version that graphs are taken in, those between which reductions changed, a new one.
+# The oldest supported opset, those before and after changes of reductions, and a new one.
 OPSETS = [(11, 6), (13, 7), (17, 8), (18, 8), (21, 10)]
 
 
@@ -49,7 +49,7 @@ def _head(
 
 
 def _pool(pooling: Pooling, tokens: NDArray[Any]) -> NDArray[Any]:
-    """What a pooling makes of the real tokens [tokens, hidden_size] of one text."""
+    """Pool the real tokens of one text, [tokens, hidden_size]."""
     weights = np.arange(1, len(tokens) + 1)[:, None]
     pooled: dict[Pooling, NDArray[Any]] = {
         Pooling.CLS: tokens[0],
@@ -63,7 +63,7 @@ def _pool(pooling: Pooling, tokens: NDArray[Any]) -> NDArray[Any]:
 
 
 def _batch(side: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Three texts of 5, 1 and 3 tokens, every value below 0 so that padding would show."""
+    """Make three texts of 5, 1 and 3 tokens, with negative values, so that padding would show."""
     hidden = -np.abs(np.random.default_rng(7).normal(size=(3, 5, HIDDEN_SIZE))).astype(np.float32)
     steps = np.arange(5)[None, :] if side == "right" else np.arange(5)[None, ::-1]
     return hidden, (steps < np.array([[5], [1], [3]])).astype(np.int64)
@@ -73,7 +73,7 @@ def _batch(side: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("pooling", Pooling)
 def test_pooling(tmp_path: Path, pooling: Pooling, side: str, opset: int, ir: int) -> None:
-    """A pooling looks at the real tokens only, in every version and with padding on any side."""
+    """A pooling uses the real tokens only, with every opset and padding on either side."""
     session = _head(tmp_path, (pooling,), normalize=False, opset=opset, ir=ir)
     hidden, mask = _batch(side)
     (vectors,) = session.run(None, {"hidden": hidden, "attention_mask": mask})
@@ -83,7 +83,7 @@ def test_pooling(tmp_path: Path, pooling: Pooling, side: str, opset: int, ir: in
 
 @pytest.mark.parametrize("pooling", [Pooling.CLS, Pooling.MAX, Pooling.LAST_TOKEN])
 def test_padding_that_is_not_finite_stays_out(tmp_path: Path, pooling: Pooling) -> None:
-    """Poolings that choose values never see those of the padding."""
+    """Values of the padding do not reach poolings that choose values."""
     session = _head(tmp_path, (pooling,), normalize=True)
     hidden, mask = _batch("right")
     hidden[mask == 0] = np.nan
@@ -92,7 +92,7 @@ def test_padding_that_is_not_finite_stays_out(tmp_path: Path, pooling: Pooling) 
 
 
 def test_poolings_are_concatenated(tmp_path: Path) -> None:
-    """Several poolings stand side by side, in the order in which they are named."""
+    """Several poolings are concatenated in their order."""
     session = _head(tmp_path, (Pooling.MEAN, Pooling.CLS), normalize=False)
     hidden, mask = _batch("right")
     (vectors,) = session.run(None, {"hidden": hidden, "attention_mask": mask})
@@ -101,7 +101,7 @@ def test_poolings_are_concatenated(tmp_path: Path) -> None:
 
 
 def test_normalize(tmp_path: Path) -> None:
-    """The vector has length 1, the one before it its own; zeros stay zeros."""
+    """The normalised vector has length 1, the pooled one is unchanged, and zeros stay zeros."""
     session = _head(tmp_path, (Pooling.CLS,), normalize=True)
     hidden, mask = _batch("right")
     hidden[1] = 0.0

@@ -20,17 +20,17 @@ FLOAT16 = ModelOverrides(weight_type=WeightType.FLOAT16)
 
 
 def _load(source: str | Path, cache_dir: Path) -> Runner:
-    """A float16 graph, on the CPU, which computes it as slowly as exactly."""
+    """Load a float16 graph on the CPU, which is slow but exact."""
     files = resolve(str(source))
     properties = read(files, FLOAT16)
     graph = prepare(files, properties, cache_dir=cache_dir)
     return Runner(
-        properties, Tokenizer.load(files, properties), graph, OnnxBackend(graph.path, device="cpu")
+        properties, Tokenizer.load(properties), graph, OnnxBackend(graph.path, device="cpu")
     )
 
 
 def test_the_default_model_stays_very_near(tmp_path: Path) -> None:
-    """Float16 vectors of the real model are the reference's to three places, and no more."""
+    """Float16 vectors of the default model differ from the reference, but only slightly."""
     runner = _load(DEFAULT_MODEL, tmp_path)
     wanted = np.load(FIXTURES / "all-MiniLM-L6-v2" / "expected.npz")["vectors"]
     sequences = runner.tokenize(expected("all-MiniLM-L6-v2")["texts"])
@@ -43,8 +43,8 @@ def test_the_default_model_stays_very_near(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert-mean", "bert-cls", "mpnet-mean", "gemma-dense"])
-def test_built_and_imported_graphs_can_be_halved(tmp_path: Path, name: str) -> None:
-    """Their matrices are float16, what is summed and normalised is float32."""
+def test_built_and_exported_graphs_can_be_converted(tmp_path: Path, name: str) -> None:
+    """Weight matrices become float16, and the vectors stay close to the reference."""
     runner = _load(FIXTURES / name, tmp_path)
     model = onnx.load(runner.graph.path)
     onnx.checker.check_model(model)
@@ -58,7 +58,7 @@ def test_built_and_imported_graphs_can_be_halved(tmp_path: Path, name: str) -> N
 
 
 def test_spaces_of_two_types_do_not_mix(tmp_path: Path) -> None:
-    """A float16 model has a fingerprint of its own."""
+    """Each weight type of a model has its own fingerprint."""
     files = resolve(str(FIXTURES / "bert-mean"))
     hashes = {
         prepare(files, read(files, overrides), cache_dir=tmp_path).content_hash
@@ -72,7 +72,7 @@ def test_spaces_of_two_types_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_weight_that_is_too_large_is_refused(tmp_path: Path) -> None:
-    """It is named, and becomes no infinity."""
+    """A weight beyond the range of float16 is named, and does not become infinity."""
     files = resolve(str(FIXTURES / "bert-mean"))
     plain = prepare(files, read(files), cache_dir=tmp_path)
     model = onnx.load(plain.path)

@@ -33,7 +33,7 @@ def _load(source: str | Path, cache_dir: Path) -> Runner:
     properties = read(files, INT8)
     graph = prepare(files, properties, cache_dir=cache_dir)
     backend = OnnxBackend(graph.path, device="cpu")
-    return Runner(properties, Tokenizer.load(files, properties), graph, backend)
+    return Runner(properties, Tokenizer.load(properties), graph, backend)
 
 
 def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -43,7 +43,7 @@ def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np
 
 
 def test_the_default_model_stays_near(tmp_path: Path) -> None:
-    """Int8 vectors of the real model point where the reference's do, but for a few degrees."""
+    """Int8 vectors of the default model differ from the reference by a few degrees."""
     runner = _load(DEFAULT_MODEL, tmp_path)
     wanted = np.load(FIXTURES / "all-MiniLM-L6-v2" / "expected.npz")["vectors"]
     sequences = runner.tokenize(expected("all-MiniLM-L6-v2")["texts"])
@@ -60,7 +60,7 @@ def test_the_default_model_stays_near(tmp_path: Path) -> None:
     "name", ["bert-mean", "bert-cls", "mpnet-mean", "gemma-dense", "qwen3-last", "albert-dense"]
 )
 def test_every_graph_can_be_quantised(tmp_path: Path, name: str) -> None:
-    """Graphs that are built and graphs that are imported become int8, and answer alike."""
+    """Built and exported graphs become int8, and their vectors stay close to the reference."""
     runner = _load(FIXTURES / name, tmp_path)
     reference = expected(name)
     model = onnx.load(runner.graph.path)
@@ -74,7 +74,7 @@ def test_every_graph_can_be_quantised(tmp_path: Path, name: str) -> None:
 
 
 def test_a_cross_encoder(tmp_path: Path) -> None:
-    """Scores stay near, and the head that makes them is exact."""
+    """Scores stay close to the reference, and the classifier is not quantised."""
     runner = _load(copy_fixture("cross-bert", tmp_path, leave_out=["onnx"]), tmp_path / "cache")
     reference = expected("cross-bert")
     pairs = runner.tokenize_pairs(reference["pairs"])
@@ -88,7 +88,7 @@ def test_a_cross_encoder(tmp_path: Path) -> None:
 
 
 def test_shared_inputs_are_quantised_once(tmp_path: Path) -> None:
-    """Query, key and value share what they are made of: 4 quantisations for 6 products."""
+    """Query, key and value share a quantised activation: 4 quantisations for 6 products."""
     model = onnx.load(_prepare(FIXTURES / "bert-mean", tmp_path).path)
     counts = Counter(node.op_type for node in model.graph.node)
     assert counts["MatMulInteger"] == 2 * 6
@@ -97,7 +97,7 @@ def test_shared_inputs_are_quantised_once(tmp_path: Path) -> None:
 
 
 def test_weights_are_int8_per_column(tmp_path: Path) -> None:
-    """Every column has its own scale, and what is restored is off by half a step at most."""
+    """Every column has its own scale, and the rounding error is half a step at most."""
     plain = onnx.load(_prepare(FIXTURES / "bert-mean", tmp_path, ModelOverrides()).path)
     graph = _prepare(FIXTURES / "bert-mean", tmp_path)
     tensors, whole = (
@@ -116,7 +116,7 @@ def test_weights_are_int8_per_column(tmp_path: Path) -> None:
 
 
 def test_it_has_an_entry_and_a_hash_of_its_own(tmp_path: Path) -> None:
-    """Int8 is another space, and lies beside the other graph in the cache."""
+    """An int8 graph has its own content hash and its own cache entry."""
     plain = _prepare(FIXTURES / "bert-mean", tmp_path, ModelOverrides())
     graph = _prepare(FIXTURES / "bert-mean", tmp_path)
     assert graph.content_hash != plain.content_hash
@@ -132,7 +132,7 @@ def test_it_has_an_entry_and_a_hash_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_hit_does_not_load_what_quantises(tmp_path: Path) -> None:
-    """A start from the cache leaves the onnx package alone."""
+    """A start from the cache does not import the onnx package."""
     _prepare(FIXTURES / "bert-mean", tmp_path)
     code = (
         "import sys\nfrom pathlib import Path\n"
@@ -150,20 +150,20 @@ def test_a_hit_does_not_load_what_quantises(tmp_path: Path) -> None:
     assert done.stdout.split() == ["int8", "False", "False"]
 
 
-def test_what_is_quantised_already_is_refused(tmp_path: Path) -> None:
-    """A graph without float32 weights cannot be quantised."""
+def test_a_quantised_graph_cannot_be_quantised(tmp_path: Path) -> None:
+    """A graph without float32 weights is refused."""
     graph = _prepare(FIXTURES / "bert-mean", tmp_path / "cache")
     (tmp_path / "again").mkdir()
     with pytest.raises(ModelError, match="no float32 weights to convert: leave weight_type at"):
         convert_to_int8(graph.path, tmp_path / "again")
 
 
-def test_a_quantised_file_is_taken_when_it_is_asked_for(tmp_path: Path) -> None:
-    """A quantised export is refused by its usual name, and served where it is named."""
+def test_a_quantised_export_must_be_configured(tmp_path: Path) -> None:
+    """A quantised export is refused unless the configuration names its file."""
     graph = _prepare(FIXTURES / "bert-mean", tmp_path / "cache")
     folder = copy_fixture("bert-mean", tmp_path)
     model = onnx.load(graph.path)
-    # As an export has it: token vectors, and no head.
+    # As in an export: token vectors, and no head.
     last = next(n for n in reversed(model.graph.node) if n.op_type == "LayerNormalization")
     del model.graph.output[:]
     model.graph.node.append(onnx.helper.make_node("Identity", last.output, ["last_hidden_state"]))

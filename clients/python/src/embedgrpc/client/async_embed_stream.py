@@ -1,20 +1,28 @@
-"""A stream of embeddings over a channel of asyncio.
+"""The stream of embeddings for asyncio.
 
-One task writes requests; the caller's own reads answers. The writer does not refer to the
-`AsyncEmbedStream`, so one that is dropped is collected, and that ends the call.
+One task writes the requests; the caller's task reads the responses. The writer does not refer to
+the `AsyncEmbedStream`, so a stream that the caller drops is garbage collected, and that ends the
+call.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+)
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import grpc
 
-from embedgrpc.client.cancellation import ended_here_error
-from embedgrpc.client.channel import Attempts
+from embedgrpc.client.attempts import Attempts
+from embedgrpc.client.cancellation import closed_error
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.result_types import StreamReady, StreamResult
@@ -25,31 +33,26 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 _END: Final = object()
 
 
-class AsyncStarter(Protocol):
-    """What a stream needs of its client."""
-
-    def attempts(self, timeout_s: float) -> Attempts:
-        """Gives the time to start a call in."""
-
-    async def start_stream(self, attempts: Attempts) -> tuple[Any, Slot]:
-        """Starts a call, once fewer others are in flight."""
-
-    def error_of(self, failure: Any) -> EmbedGrpcError:
-        """Reads why a call failed."""
-
-
 class AsyncEmbedStream(AsyncIterator[StreamResult]):
-    """Results of a stream, one by one; the call begins with the first of them.
+    """The results of a stream, one by one. The call starts when you ask for the first.
 
-    Closing it, by `aclose()`, an `async with` block or by dropping it, ends the call. One task
-    may iterate. When the server fails, the error has the `unanswered_ids`; an exception that
-    the inputs raise comes after the results of the inputs before it. A plain iterable is
-    advanced on the event loop: where that takes long, give an asynchronous one.
+    To end the call early, use `aclose()`, leave an `async with` block or drop the stream. Only
+    one task may iterate. When the server fails, the error has the `unanswered_ids`. An exception
+    of the inputs is raised after the results of the inputs before it. A plain iterable runs on
+    the event loop: if it blocks, give an asynchronous one.
     """
 
-    def __init__(self, client: AsyncStarter, state: StreamState[AsyncStreamInputs]) -> None:
-        self._client = client
+    def __init__(
+        self,
+        state: StreamState[AsyncStreamInputs],
+        start: Callable[[Attempts], Awaitable[tuple[Any, Slot]]],
+        new_attempts: Callable[[float], Attempts],
+        error_of: Callable[[Any], EmbedGrpcError],
+    ) -> None:
         self._state = state
+        self._start = start
+        self._new_attempts = new_attempts
+        self._error_of = error_of
         self._attempts: Attempts | None = None
         self._slot: Slot | None = None
         self._room = asyncio.Event()
@@ -62,17 +65,14 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
 
     @property
     def input_tokens(self) -> int:
-        """Tokens the model read for the results so far."""
+        """The tokens of all results so far."""
         return self._state.input_tokens
 
     async def ready(self) -> StreamReady:
-        """Waits for the terms of the stream.
-
-        Returns:
-            Model, revision, fingerprint and limits.
+        """Wait for the server to accept the stream; return its model and limits.
 
         Raises:
-            EmbedGrpcError: The server refused the stream, or failed.
+            EmbedGrpcError: The server rejected the stream, or failed.
             RuntimeError: The stream was closed before.
         """
         while self._state.ready is None:
@@ -81,7 +81,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
         return self._state.ready
 
     async def aclose(self) -> None:
-        """Ends the call; results that were not taken are lost. Safe to repeat."""
+        """End the call and drop the results that are left. Safe to repeat."""
         self._cancel()
         tasks = [task for task in (self._writing, self._reading) if task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -108,7 +108,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
             self._cancel()
 
     async def _receive(self) -> bool:
-        """Takes the next answer in; False at the end of the stream."""
+        """Wait for the next results; return False at the end of the stream."""
         if self._finished:
             return False
         if self._call is None:
@@ -116,24 +116,24 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
         failure: EmbedGrpcError | None = None
         cause: Exception | None = self._state.input_error
         try:
-            answer = await self._read()
+            response = await self._read()
             results = (
                 self._state.take_failed()
-                if answer is None or answer is grpc.aio.EOF
-                else self._state.receive(answer)
+                if response is None or response is grpc.aio.EOF
+                else self._state.receive(response)
             )
             self._results.extend(results)
             self._room.set()
-            if results or answer is not grpc.aio.EOF:
+            if results or response is not grpc.aio.EOF:
                 return True
         except grpc.RpcError as error:
-            if await self._begins_again(error):
+            if await self._prepare_retry(error):
                 return True
-            failure, cause = self._client.error_of(error), error
+            failure, cause = self._error_of(error), error
         except EmbedGrpcError as error:
             failure = error
         except Exception:
-            await self.aclose()  # else a call that could not be started keeps its slot
+            await self.aclose()  # otherwise a call that could not start keeps its slot
             raise
         await self.aclose()
         outcome = self._state.outcome(failure)
@@ -143,16 +143,16 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
 
     async def _begin(self) -> None:
         if self._attempts is None:
-            self._attempts = self._client.attempts(self._state.timeout_s)
-        self._call, self._slot = await self._client.start_stream(self._attempts)
+            self._attempts = self._new_attempts(self._state.timeout_s)
+        self._call, self._slot = await self._start(self._attempts)
         self._writing = asyncio.create_task(
             _write(self._call, self._state, self._room, self._failures)
         )
 
-    async def _begins_again(self, failure: grpc.RpcError) -> bool:
-        """Prepares another call where the server refused this one without a look at it.
+    async def _prepare_retry(self, failure: grpc.RpcError) -> bool:
+        """Prepare another call if the server refused this one; return whether it did.
 
-        Also where the reason was lost: no input was taken yet, and the next call may tell.
+        Also if gRPC lost the status: no input was read yet, and the next call may show it.
         """
         if self._state.ready is not None or self._attempts is None or self._slot is None:
             return False
@@ -170,9 +170,9 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
         return True
 
     async def _read(self) -> Any:
-        """Waits for the next answer; None once an input failed without one.
+        """Wait for the next response; return None when an input fails without being sent.
 
-        A wait that is cancelled loses nothing.
+        Cancelling the wait loses no response.
         """
         self._state.begin_wait()
         if self._reading is None:
@@ -190,7 +190,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
             )
         reading, self._reading = self._reading, None
         if reading.cancelled():
-            raise ended_here_error()  # the call was: a task that is cancelled stops above
+            raise closed_error()  # the call was cancelled; a cancelled task stops at the wait above
         return reading.result()
 
     def _cancel(self) -> None:
@@ -214,7 +214,7 @@ async def _write(
                 await call.write(message)
         await call.done_writing()
     except (grpc.RpcError, asyncio.InvalidStateError):
-        return  # the call is over: whoever reads learns why
+        return  # the call has ended: reading from it raises the reason
 
 
 async def _messages(
@@ -236,7 +236,7 @@ async def _messages(
                 failures.ring()
             if message is not None:
                 yield message
-    except Exception as error:  # noqa: BLE001 -- the caller's own, raised where it iterates
+    except Exception as error:  # noqa: BLE001 -- of the caller's inputs, raised where it iterates
         failure = error
     last_message = state.end_inputs(failure)
     if last_message is not None:
@@ -250,18 +250,18 @@ async def _next(iterator: AsyncIterator[Any] | Iterator[Any]) -> Any:
 
 
 class _Bell:
-    """Wakes the one who waits for it, if somebody does."""
+    """A signal for one waiter; without a waiter it does nothing."""
 
     def __init__(self) -> None:
         self._waiting: asyncio.Future[None] | None = None
 
     def next(self) -> "asyncio.Future[None]":
-        """Returns what ends with the next `ring`."""
+        """Return a future that the next `ring` completes."""
         if self._waiting is None or self._waiting.done():
             self._waiting = asyncio.get_running_loop().create_future()
         return self._waiting
 
     def ring(self) -> None:
-        """Wakes."""
+        """Wake the waiter."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)

@@ -1,7 +1,7 @@
-"""Tells a call that was ended here from a task that was cancelled.
+"""The difference between a task that was cancelled and a call whose client was closed.
 
-grpc.aio raises `asyncio.CancelledError` for both. A task that nobody cancelled must not see it:
-who waits for the task would take it for cancelled.
+grpc.aio raises `asyncio.CancelledError` for both. A task that was not cancelled must not raise
+it: a caller that awaits the task would take the task for cancelled.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from embedgrpc.client.errors import EmbedGrpcError
 
 
 def is_task_cancelled() -> bool:
-    """Return whether somebody asked to cancel the current task."""
+    """Return whether `cancel()` was called on the current task."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
-def ended_here_error() -> EmbedGrpcError:
+def closed_error() -> EmbedGrpcError:
     """Return the error of a call that was in flight when its client or stream was closed."""
     return EmbedGrpcError(
-        "the client or the stream was closed before the answer", code=grpc.StatusCode.CANCELLED
+        "the client or the stream was closed before the response", code=grpc.StatusCode.CANCELLED
     )

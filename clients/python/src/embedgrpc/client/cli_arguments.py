@@ -1,39 +1,59 @@
-"""The arguments of `embedgrpc-client`."""
+"""The arguments of `embedgrpc-client`. Loads neither gRPC nor numpy."""
 
 import argparse
-from typing import Any, TypeVar, get_args
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn, TypeVar, get_args
 
-from embedgrpc.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S
+from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_TARGET, DEFAULT_TIMEOUT_S
 from embedgrpc.client.enums import Encoding, InputType, ResultOrder, ScoreScale, Task, Truncation
-from embedgrpc.client.stream_state import BATCH_SIZE
+from embedgrpc.client.suggestions import SuggestingParser, quote
 
 NumberT = TypeVar("NumberT", int, float)
 
+_INT32_MAX: Final = 2**31 - 1
 _EXAMPLES = """examples:
   embedgrpc-client models
-  echo "How tall is the tower?" | embedgrpc-client embed --input-type query
+  embedgrpc-client embed "How tall is the tower?"
   embedgrpc-client embed --jsonl < texts.jsonl > vectors.jsonl
   embedgrpc-client rerank --query "How tall is it?" --top-n 3 < documents.txt
   embedgrpc-client health embedgrpc.v1.EmbeddingService
 """
 
 
-def parser(default_target: str) -> argparse.ArgumentParser:
-    """Makes the parser.
+def parse_arguments(argv: Sequence[str], default_target: str) -> argparse.Namespace:
+    """Parse the arguments; `command` of the result is the name of the subcommand.
 
     Args:
-        default_target: Where the server is unless `--target` says otherwise.
+        argv: The arguments.
+        default_target: The server where `--target` names none.
 
-    Returns:
-        The parser; `command` of its result is the name of the subcommand.
+    Raises:
+        SystemExit: The arguments are wrong (2), or ask for help or the version (0).
     """
-    root = argparse.ArgumentParser(
+    root = _parser(default_target)
+    for argument in argv:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            root.error(f"the argument {quote(argument)} is not UTF-8")
+    parsed = root.parse_args(argv)
+    if not parsed.target:
+        root.error("--target is empty: give HOST:PORT or unix:PATH")
+    if parsed.command == "embed" and parsed.jsonl and parsed.texts:
+        root.error("--jsonl reads standard input: give no texts with it")
+    return parsed
+
+
+def _parser(default_target: str) -> SuggestingParser:
+    root = SuggestingParser(
         prog="embedgrpc-client",
-        description="Asks an embedgrpc server. Answers are lines of JSON on standard output.",
+        description="Call an embedgrpc server. Results are lines of JSON on standard output.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    common = argparse.ArgumentParser(add_help=False)
+    root.add_argument("--version", action=_VersionAction, nargs=0, help="print the version")
+    common = SuggestingParser(add_help=False)
     common.add_argument(
         "--target",
         default=default_target,
@@ -41,13 +61,13 @@ def parser(default_target: str) -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--timeout-s",
-        type=_positive_float,
+        type=_at_least(0.001),
         default=DEFAULT_TIMEOUT_S,
-        help="longest wait for an answer, in seconds (default: %(default)g)",
+        help="longest wait for a response, in seconds (default: %(default)g)",
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, detail: str = "") -> argparse.ArgumentParser:
+    def add(name: str, text: str, detail: str) -> argparse.ArgumentParser:
         return commands.add_parser(
             name, parents=[common], help=text, description=f"{text.capitalize()}. {detail}"
         )
@@ -57,57 +77,64 @@ def parser(default_target: str) -> argparse.ArgumentParser:
     _add_embed(
         add(
             "embed",
-            "embed the lines of standard input",
-            'Writes {"id", "vector", "token_count", "truncated"} for each, or {"id", "error"}. '
-            "The id is the number of the line, from 0, unless the line gives one.",
+            "embed texts",
+            'Writes {"id", "vector", "token_count", "truncated"} for each text, or {"id", "error"};'
+            " on a terminal, a summary. The id is the number of the text, from 0, unless the line"
+            " has one.",
         )
     )
     _add_rerank(
         add(
             "rerank",
-            "rank the lines of standard input by relevance",
-            'Writes {"index", "score", "document"} for each, best first.',
+            "rank documents by relevance",
+            'Writes {"index", "score", "document"} for each document, best first.',
         )
     )
     health = add(
-        "health", "print how services are", "The exit status is 0 only when they are SERVING."
+        "health", "print the status of services", "The exit code is 0 only if they are SERVING."
     )
-    health.add_argument("services", nargs="*", help="the whole server when left out")
-    health.add_argument("--any", action="store_true", help="one that is SERVING is enough")
+    health.add_argument("services", nargs="*", help="names of services; none for the server")
+    health.add_argument("--any", action="store_true", help="succeed if one of them is SERVING")
     return root
 
 
 def _add_embed(embed: argparse.ArgumentParser) -> None:
+    embed.add_argument("texts", nargs="*", help="the texts; none for the lines of standard input")
     embed.add_argument(
         "--jsonl",
         action="store_true",
-        help='each line is {"id": ..., "text": ...}; id may be absent',
+        help='read lines of the form {"id": ..., "text": ...}; the id is optional',
     )
     _add_model(embed)
     prompt = embed.add_mutually_exclusive_group()
-    prompt.add_argument("--input-type", choices=get_args(InputType), help="the role of the texts")
+    prompt.add_argument("--input-type", choices=get_args(InputType), help="role of the texts")
     prompt.add_argument("--prompt-name", help="one of the model's prompts")
     prompt.add_argument("--prompt-text", help="a prompt of your own")
-    embed.add_argument("--dimensions", type=int, default=0, help="length of the vectors")
+    embed.add_argument("--dimensions", type=_at_least(0), default=0, help="length of the vectors")
     embed.add_argument("--encoding", choices=get_args(Encoding), default="float32")
-    embed.add_argument("--max-tokens", type=int, default=0, help="cut, or refuse, longer texts")
+    embed.add_argument(
+        "--max-tokens", type=_at_least(0), default=0, help="limit of tokens in a text"
+    )
     _add_truncation(embed)
     embed.add_argument(
-        "--normalize", action=argparse.BooleanOptionalAction, help="give vectors unit length or not"
+        "--normalize", action=argparse.BooleanOptionalAction, help="scale vectors to unit length"
     )
     embed.add_argument("--order", choices=get_args(ResultOrder), default="input")
     embed.add_argument(
         "--batch-size",
-        type=_positive_int,
-        default=BATCH_SIZE,
-        help="lines in one message; 1 where lines come slowly (default: %(default)d)",
+        type=_at_least(1),
+        default=DEFAULT_BATCH_SIZE,
+        help="texts in one message; set 1 where lines arrive slowly (default: %(default)d)",
     )
 
 
 def _add_rerank(rerank: argparse.ArgumentParser) -> None:
-    rerank.add_argument("--query", required=True, help="what the lines are compared with")
+    rerank.add_argument(
+        "documents", nargs="*", help="the documents; none for the lines of standard input"
+    )
+    rerank.add_argument("--query", required=True, help="text to compare the documents with")
     _add_model(rerank)
-    rerank.add_argument("--top-n", type=int, default=0, help="write only the best ones")
+    rerank.add_argument("--top-n", type=_at_least(0), default=0, help="write only the best N")
     rerank.add_argument("--score-scale", choices=get_args(ScoreScale))
     rerank.add_argument("--instruction", default="", help="for models that take one")
     _add_truncation(rerank)
@@ -119,32 +146,31 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _add_truncation(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--truncation", choices=get_args(Truncation), help="what to do with texts too long"
+        "--truncation",
+        choices=get_args(Truncation),
+        help="where to cut texts that are too long; none rejects them",
     )
 
 
-def chosen(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Picks arguments to be passed on by name.
+class _VersionAction(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version  # noqa: PLC0415 -- slow, and seldom needed
 
-    Args:
-        arguments: What was parsed.
-        names: Which of them.
-
-    Returns:
-        Their values by name.
-    """
-    return {name: getattr(arguments, name) for name in names}
+        print(parser.prog, version("embedgrpc-client"))
+        parser.exit()
 
 
-def _positive_float(value: str) -> float:
-    return _positive(float(value))
+def _at_least(least: NumberT) -> Callable[[str], NumberT]:
+    """Return a parser of numbers from `least` to the largest int32, of the type of `least`."""
 
+    def parse(value: str) -> NumberT:
+        with contextlib.suppress(ValueError):
+            number = type(least)(value)
+            if least <= number <= _INT32_MAX:
+                return number
+        kind = "a whole number" if type(least) is int else "a number"
+        raise argparse.ArgumentTypeError(
+            f"{quote(value)} is not {kind} from {least} to {_INT32_MAX}"
+        )
 
-def _positive_int(value: str) -> int:
-    return _positive(int(value))
-
-
-def _positive(number: NumberT) -> NumberT:
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{number} is not positive and finite")
-    return number
+    return parse

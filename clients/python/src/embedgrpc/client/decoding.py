@@ -1,4 +1,4 @@
-"""From the messages of the contract to what calls return."""
+"""Decode the messages of the server into the results of calls."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -21,18 +21,15 @@ from embedgrpc.v1 import rerank_service_pb2
 
 
 def decode_embeddings(response: pb.EmbedResponse, text_count: int) -> Embeddings:
-    """Reads the answer of Embed.
+    """Decode the response of Embed.
 
     Args:
-        response: The answer.
-        text_count: How many texts were sent.
-
-    Returns:
-        The embeddings.
+        response: The response.
+        text_count: The number of texts that were sent.
 
     Raises:
-        BadResponseError: There are more or fewer embeddings than texts, or they are not all of
-            one kind.
+        BadResponseError: The number of embeddings is not that of the texts, or their kinds
+            differ.
     """
     embeddings = response.embeddings
     if len(embeddings) != text_count:
@@ -60,17 +57,14 @@ def decode_embeddings(response: pb.EmbedResponse, text_count: int) -> Embeddings
 
 
 def decode_ranking(response: rerank_service_pb2.RerankResponse, document_count: int) -> Ranking:
-    """Reads the answer of Rerank.
+    """Decode the response of Rerank.
 
     Args:
-        response: The answer.
-        document_count: How many documents were sent.
-
-    Returns:
-        The documents, best first.
+        response: The response.
+        document_count: The number of documents that were sent.
 
     Raises:
-        BadResponseError: A result belongs to no document.
+        BadResponseError: A result is for a document that was not sent.
     """
     if any(not 0 <= ranked.index < document_count for ranked in response.results):
         raise BadResponseError(f"a result belongs to none of the {document_count} documents")
@@ -87,19 +81,13 @@ def decode_ranking(response: rerank_service_pb2.RerankResponse, document_count: 
 
 
 def decode_ready(message: pb.StreamEmbedReady) -> StreamReady:
-    """Reads the first answer of a stream.
-
-    Args:
-        message: The terms of the stream.
-
-    Returns:
-        The same, frozen.
+    """Decode the first response of a stream.
 
     Raises:
-        BadResponseError: The server would take in no input at all.
+        BadResponseError: The limits of the stream allow no input at all.
     """
     if message.max_in_flight_inputs < 1 or message.max_batch_inputs < 1:
-        raise BadResponseError("the terms of the stream allow no input")
+        raise BadResponseError("the limits of the stream allow no input")
     return StreamReady(
         model=message.model,
         revision=message.revision,
@@ -111,22 +99,19 @@ def decode_ready(message: pb.StreamEmbedReady) -> StreamReady:
 
 
 def decode_stream_result(message: pb.StreamEmbedResult, caller_id: Any) -> StreamResult:
-    """Reads one result of a stream.
+    """Decode one result of a stream.
 
     Args:
         message: The result.
-        caller_id: What the caller knows the input by.
-
-    Returns:
-        The embedding, or the error.
+        caller_id: The id that the caller gave the input.
 
     Raises:
-        BadResponseError: It has neither, or its vector is malformed.
+        BadResponseError: It has neither embedding nor error, or its vector is malformed.
     """
     if message.HasField("error"):
         return StreamResult(caller_id, error=error_of_item(message.error))
     if not message.HasField("embedding"):
-        raise BadResponseError("a result of the stream has no outcome")
+        raise BadResponseError("a result of the stream has neither embedding nor error")
     embedding = message.embedding
     is_int8 = embedding.dense.encoding == pb.VECTOR_ENCODING_INT8
     return StreamResult(
@@ -155,5 +140,5 @@ def _decode_matrix(vectors: list[pb.DenseVector], text_count: int) -> Vectors:
     if not vectors:
         return np.empty((text_count, 0), np.float32)
     if len({(vector.encoding, vector.dimensions) for vector in vectors}) > 1:
-        raise BadResponseError("the vectors of one answer differ in encoding or dimensions")
+        raise BadResponseError("the vectors of one response differ in encoding or dimensions")
     return np.concatenate([decode_rows(vector, 1) for vector in vectors])

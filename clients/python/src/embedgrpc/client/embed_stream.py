@@ -1,60 +1,49 @@
-"""A stream of embeddings over a channel with threads.
+"""The stream of embeddings for threads.
 
-Three threads meet in an `_Exchange`: gRPC's own drains the requests, a reader takes the answers
-in, and the caller's takes the results out. None of them refers to the `EmbedStream`, so one that
-is dropped is collected, and that ends the call.
+Three threads share an `_Exchange`: gRPC's thread reads the requests from it, a reader thread adds
+the responses, and the caller's thread takes the results. None of them refers to the
+`EmbedStream`, so a stream that the caller drops is garbage collected, and that ends the call.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import grpc
 
-from embedgrpc.client.channel import Attempts
+from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.result_types import StreamReady, StreamResult
 from embedgrpc.client.stream_state import StreamInputs, StreamState
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
-_ANSWERS_AHEAD: Final = 2
+_RESPONSES_AHEAD: Final = 2
 _END: Final = object()
 
 
-class Starter(Protocol):
-    """What a stream needs of its client."""
-
-    def attempts(self, timeout_s: float) -> Attempts:
-        """Gives the time to start a call in."""
-
-    def start_stream(
-        self, requests: Iterator[pb.StreamEmbedRequest], attempts: Attempts
-    ) -> tuple[Any, Slot]:
-        """Starts a call, once fewer others are in flight."""
-
-    def error_of(self, failure: Any) -> EmbedGrpcError:
-        """Reads why a call failed."""
-
-
 class EmbedStream(Iterator[StreamResult]):
-    """Results of a stream, one by one; the call begins with the first of them.
+    """The results of a stream, one by one. The call starts when you ask for the first.
 
-    Closing it, by `close()`, a `with` block or by dropping it, ends the call. One thread may
-    iterate. When the server fails, the error has the `unanswered_ids`; an exception that the
-    inputs raise comes after the results of the inputs before it.
+    To end the call early, use `close()`, leave a `with` block or drop the stream. Only one thread
+    may iterate. When the server fails, the error has the `unanswered_ids`. An exception of the
+    inputs is raised after the results of the inputs before it.
     """
 
     def __init__(
         self,
-        client: Starter,
         state: StreamState[StreamInputs],
+        start: Callable[[Iterator[pb.StreamEmbedRequest], Attempts], tuple[Any, Slot]],
+        new_attempts: Callable[[float], Attempts],
+        error_of: Callable[[Any], EmbedGrpcError],
     ) -> None:
-        self._client = client
         self._state = state
+        self._start = start
+        self._new_attempts = new_attempts
+        self._error_of = error_of
         self._attempts: Attempts | None = None
         self._slot: Slot | None = None
         self._exchange = _Exchange(state)
@@ -65,17 +54,14 @@ class EmbedStream(Iterator[StreamResult]):
 
     @property
     def input_tokens(self) -> int:
-        """Tokens the model read for the results so far."""
+        """The tokens of all results so far."""
         return self._state.input_tokens
 
     def ready(self) -> StreamReady:
-        """Waits for the terms of the stream.
-
-        Returns:
-            Model, revision, fingerprint and limits.
+        """Wait for the server to accept the stream; return its model and limits.
 
         Raises:
-            EmbedGrpcError: The server refused the stream, or failed.
+            EmbedGrpcError: The server rejected the stream, or failed.
             RuntimeError: The stream was closed before.
         """
         while self._state.ready is None:
@@ -84,7 +70,7 @@ class EmbedStream(Iterator[StreamResult]):
         return self._state.ready
 
     def close(self) -> None:
-        """Ends the call; results that were not taken are lost. Safe to repeat."""
+        """End the call and drop the results that are left. Safe to repeat."""
         self._cancel()
         if self._reader is not None:
             self._reader.join()
@@ -110,7 +96,7 @@ class EmbedStream(Iterator[StreamResult]):
         self._cancel()
 
     def _receive(self) -> bool:
-        """Takes the next answer in; False at the end of the stream."""
+        """Wait for the next results; return False at the end of the stream."""
         if self._finished:
             return False
         if self._call is None:
@@ -120,9 +106,9 @@ class EmbedStream(Iterator[StreamResult]):
         try:
             results = self._exchange.next_results()
         except grpc.RpcError as error:
-            if self._begins_again(error):
+            if self._prepare_retry(error):
                 return True
-            failure, cause = self._client.error_of(error), error
+            failure, cause = self._error_of(error), error
         except EmbedGrpcError as error:
             failure = error
         else:
@@ -137,16 +123,16 @@ class EmbedStream(Iterator[StreamResult]):
 
     def _begin(self) -> None:
         if self._attempts is None:
-            self._attempts = self._client.attempts(self._state.timeout_s)
+            self._attempts = self._new_attempts(self._state.timeout_s)
         requests = self._exchange.requests()
-        self._call, self._slot = self._client.start_stream(requests, self._attempts)
+        self._call, self._slot = self._start(requests, self._attempts)
         self._reader = threading.Thread(
             target=self._exchange.read, args=(self._call,), name="embed-stream", daemon=True
         )
         self._reader.start()
 
-    def _begins_again(self, failure: grpc.RpcError) -> bool:
-        """Prepares another call where the server refused this one without a look at it."""
+    def _prepare_retry(self, failure: grpc.RpcError) -> bool:
+        """Prepare another call if the server refused this one; return whether it did."""
         if self._state.ready is not None or self._attempts is None or self._slot is None:
             return False
         delay_s = self._attempts.delay_s(failure, self._slot)
@@ -167,25 +153,25 @@ class EmbedStream(Iterator[StreamResult]):
 
 
 class _Exchange:
-    """Where the threads of one stream meet; its condition guards the state."""
+    """The queue between the threads of one stream. Its condition guards the state."""
 
     def __init__(self, state: StreamState[StreamInputs]) -> None:
         self._state = state
         self._changed = threading.Condition()
-        self._answers: deque[pb.StreamEmbedResponse] = deque()
+        self._responses: deque[pb.StreamEmbedResponse] = deque()
         self._ended = False  # by the server
         self._failure: grpc.RpcError | None = None
-        self._stopped = False  # by the caller, or because there is nothing more to do
+        self._stopped = False  # by the caller, or at the end of the stream
 
     def requests(self) -> Iterator[pb.StreamEmbedRequest]:
-        """Yields the requests; runs in gRPC's thread, which ends with it."""
+        """Yield the requests. Runs in a thread of gRPC's, which ends with it."""
         yield self._state.setup
         failure: Exception | None = None
         inputs: Iterator[Any] | None = None
         try:
             while True:
                 if not self._wait_for_room():
-                    # The inputs have not ended, and another exchange may take them.
+                    # The inputs have not ended: a retry may read them.
                     return
                 if inputs is None:
                     inputs = iter(self._state.inputs)
@@ -198,7 +184,7 @@ class _Exchange:
                         self._changed.notify_all()
                 if message is not None:
                     yield message
-        except Exception as error:  # noqa: BLE001 -- the caller's own, raised in its thread
+        except Exception as error:  # noqa: BLE001 -- of the caller's inputs, raised in its thread
             failure = error
         with self._changed:
             last_message = self._state.end_inputs(failure)
@@ -206,14 +192,14 @@ class _Exchange:
             yield last_message
 
     def read(self, call: Any) -> None:
-        """Takes answers in, a few ahead of the caller; runs in a thread of its own."""
+        """Read the responses, a few ahead of the caller. Runs in its own thread."""
         try:
-            for answer in call:
+            for response in call:
                 with self._changed:
                     self._changed.wait_for(
-                        lambda: self._stopped or len(self._answers) < _ANSWERS_AHEAD
+                        lambda: self._stopped or len(self._responses) < _RESPONSES_AHEAD
                     )
-                    self._answers.append(answer)
+                    self._responses.append(response)
                     self._changed.notify_all()
         except grpc.RpcError as error:
             self._failure = error
@@ -223,21 +209,21 @@ class _Exchange:
                 self._changed.notify_all()
 
     def next_results(self) -> list[StreamResult] | None:
-        """Waits for the next answer; None at the end of the stream.
+        """Wait for the next results; return None at the end of the stream.
 
         Raises:
             grpc.RpcError: The call failed.
-            EmbedGrpcError: The server is overdue, or its answer breaks the contract.
+            EmbedGrpcError: The server is overdue, or its response breaks the contract.
         """
         with self._changed:
             self._state.begin_wait()
-            while not (self._answers or self._ended or self._state.has_failed()):
+            while not (self._responses or self._ended or self._state.has_failed()):
                 patience_s = self._state.patience_s()
                 if patience_s <= 0:
                     raise self._state.overdue_error()
                 self._changed.wait(patience_s)
-            if self._answers:
-                results = self._state.receive(self._answers.popleft())
+            if self._responses:
+                results = self._state.receive(self._responses.popleft())
                 self._changed.notify_all()
                 return results
             if failed := self._state.take_failed():
@@ -248,7 +234,7 @@ class _Exchange:
             return None
 
     def stop(self) -> None:
-        """Lets the other threads go."""
+        """Make the other threads end."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

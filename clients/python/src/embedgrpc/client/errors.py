@@ -1,4 +1,4 @@
-"""What a call can raise.
+"""The errors of calls.
 
     EmbedGrpcError             any other status
       InvalidRequestError      INVALID_ARGUMENT     INVALID_REQUEST
@@ -8,7 +8,7 @@
       UnsupportedError         FAILED_PRECONDITION  UNSUPPORTED
       OverloadedError          RESOURCE_EXHAUSTED   OVERLOADED
       RateLimitedError         RESOURCE_EXHAUSTED   RATE_LIMITED
-      DeadlineExpiredError     DEADLINE_EXCEEDED    DEADLINE_EXPIRED, or "" when told by gRPC itself
+      DeadlineExpiredError     DEADLINE_EXCEEDED    DEADLINE_EXPIRED, or "" from gRPC itself
       BackendUnavailableError  UNAVAILABLE          BACKEND_UNAVAILABLE
       ShuttingDownError        UNAVAILABLE          SHUTTING_DOWN
       BackendFailedError       INTERNAL             BACKEND_FAILED
@@ -16,11 +16,11 @@
       UnauthenticatedError     UNAUTHENTICATED      UNAUTHENTICATED
       PermissionDeniedError    PERMISSION_DENIED    PERMISSION_DENIED
       InternalError            INTERNAL             INTERNAL
-      ConnectionFailedError    UNAVAILABLE          ""  no server answered, or the connection broke
-      BadResponseError         INTERNAL             ""  the answer breaks the contract
-      MessageTooLargeError     RESOURCE_EXHAUSTED   ""  a message is too large: do not try it again
+      ConnectionFailedError    UNAVAILABLE          ""  no server responded, or the connection broke
+      BadResponseError         INTERNAL             ""  the response breaks the contract
+      MessageTooLargeError     RESOURCE_EXHAUSTED   ""  a message is too large; do not retry
 
-The second column is `code`, the third `reason`: the name of a value of `ErrorReason`.
+The second column is `code`. The third is `reason`, a value of `ErrorReason`.
 """
 
 from collections.abc import Mapping
@@ -33,13 +33,13 @@ class EmbedGrpcError(Exception):
     """A call failed, or one input of a stream did.
 
     Attributes:
-        message: For people: what failed, which value and which limit.
-        code: The gRPC status.
-        reason: The reason that the server gave, such as "INPUT_TOO_LONG"; "" when it gave none.
+        message: The text for people: what failed, which value, which limit.
+        code: The gRPC status code.
+        reason: The reason that the server sent, such as "INPUT_TOO_LONG"; "" if it sent none.
         metadata: The variables of the message, by name.
-        field_violations: The fields of the request that are to blame, each with a description.
-        retry_delay_s: How long the server asks to wait before another try; None if it does not.
-        unanswered_ids: After a stream broke: the ids of the inputs that were taken from the
+        field_violations: The invalid fields of the request, each with a description.
+        retry_delay_s: The wait before a retry that the server asks for; None if it sent none.
+        unanswered_ids: After a stream broke: the ids of the inputs that were read from the
             caller and have no result, oldest first.
     """
 
@@ -77,77 +77,77 @@ class InvalidRequestError(EmbedGrpcError):
 
 
 class EmptyInputError(EmbedGrpcError):
-    """An input holds no text."""
+    """An input is empty."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "EMPTY_INPUT"
 
 
 class InputTooLongError(EmbedGrpcError):
-    """An input is longer than allowed and may not be cut."""
+    """An input exceeds the limit, and truncation is off."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INPUT_TOO_LONG"
 
 
 class ModelNotFoundError(EmbedGrpcError):
-    """No model with this id or alias is served."""
+    """The server has no model with this id or alias."""
 
     code = grpc.StatusCode.NOT_FOUND
     reason = "MODEL_NOT_FOUND"
 
 
 class UnsupportedError(EmbedGrpcError):
-    """The model lacks what was asked of it."""
+    """The model does not support what the call asks for."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "UNSUPPORTED"
 
 
 class OverloadedError(EmbedGrpcError):
-    """The server has more work than it can finish in time; retry after `retry_delay_s`."""
+    """The server is overloaded; retry after `retry_delay_s`."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
 
 
 class RateLimitedError(EmbedGrpcError):
-    """The caller has used up its own share; retry after `retry_delay_s`."""
+    """The caller exceeded its rate limit; retry after `retry_delay_s`."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "RATE_LIMITED"
 
 
 class DeadlineExpiredError(EmbedGrpcError):
-    """The deadline of the call passed, here or on the server."""
+    """The deadline of the call expired, in the client or on the server."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXPIRED"
 
 
 class BackendUnavailableError(EmbedGrpcError):
-    """The model is being loaded, or what runs it cannot be reached."""
+    """The model is loading, or its backend cannot be reached."""
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "BACKEND_UNAVAILABLE"
 
 
 class ShuttingDownError(EmbedGrpcError):
-    """The server is about to stop; another one answers."""
+    """The server is shutting down; retry on another one."""
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "SHUTTING_DOWN"
 
 
 class BackendFailedError(EmbedGrpcError):
-    """The model was run, and the run failed."""
+    """The model ran and failed."""
 
     code = grpc.StatusCode.INTERNAL
     reason = "BACKEND_FAILED"
 
 
 class NonFiniteOutputError(EmbedGrpcError):
-    """The model answered with numbers that are not finite, or with a vector of zeros."""
+    """The model returned NaN or infinity, or a vector of zeros."""
 
     code = grpc.StatusCode.INTERNAL
     reason = "NON_FINITE_OUTPUT"
@@ -161,36 +161,36 @@ class UnauthenticatedError(EmbedGrpcError):
 
 
 class PermissionDeniedError(EmbedGrpcError):
-    """The caller is known, and may not do this."""
+    """The credentials are valid but do not permit this call."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
     reason = "PERMISSION_DENIED"
 
 
 class InternalError(EmbedGrpcError):
-    """The server itself is at fault; its log has the incident number of the message."""
+    """The server has a bug; its log has the incident number of the message."""
 
     code = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"
 
 
 class ConnectionFailedError(EmbedGrpcError):
-    """No embedgrpc server answered, or the connection to it broke."""
+    """No embedgrpc server responded, or the connection to it broke."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class BadResponseError(EmbedGrpcError):
-    """The server's answer breaks the contract."""
+    """The response of the server breaks the contract."""
 
     code = grpc.StatusCode.INTERNAL
 
 
 class MessageTooLargeError(EmbedGrpcError):
-    """A message has more bytes than the server, a proxy or this client takes.
+    """A message exceeds the size limit of the server, a proxy or this client.
 
-    Trying it again does not help. `metadata` has `bytes` and `maxBytes` of a request, or
-    `answerBytes` and `maxAnswerBytes` of an answer, where they are known.
+    A retry does not help. Where the sizes are known, `metadata` has `bytes` and `maxBytes` for a
+    request, `answerBytes` and `maxAnswerBytes` for a response.
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED

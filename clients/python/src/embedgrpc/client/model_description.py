@@ -1,4 +1,4 @@
-"""The description of a model that is served."""
+"""The description of a served model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,35 +10,36 @@ from embedgrpc.v1 import model_service_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that is served.
+    """A model of the server.
 
-    Names of enum values are short and lower-case, such as "multi_vector"; "" is "not told".
+    Values of enums are short lower-case names, such as "multi_vector"; "" where the server sent
+    none.
 
     Attributes:
-        id: Name in requests.
-        aliases: Other names for it in requests.
+        id: The name in requests.
+        aliases: Other names in requests.
         source: Where its files came from.
-        revision: Commit of the Hub repository, or version of the Triton model.
-        fingerprint: Identifies the embedding space; vectors of different ones do not mix.
-        tasks: What it is for: "embed", "rerank".
-        representations: What it can return, the default first.
-        encodings: Encodings it can return.
-        dimensions: Length of its dense vectors.
-        matryoshka_dimensions: Shorter lengths it was trained for.
-        any_dimensions: Whether every length up to `dimensions` may be asked for.
-        max_input_tokens: Most tokens of an input, special tokens included.
-        max_inputs: Most texts, or documents, in one unary call.
-        similarity: How its embeddings are compared: "cosine", "dot", "euclidean",
-            "manhattan", "max_sim".
-        rerank_method: "cross_encoder", "similarity", "late_interaction" or "hybrid"; "" when
-            it is not for reranking.
-        normalized: Whether dense vectors have unit length unless asked otherwise.
-        prompts: Prompts by name.
-        default_prompt_name: The prompt used when none is asked for; "" for none.
-        default_truncation: What is done with long inputs when nothing is asked.
-        backend: What runs it: "onnx_runtime", "triton".
-        weight_type: Type of its weights, such as "float16".
-        device: Where it runs, such as "cuda:0" or "cpu".
+        revision: The commit of the Hub repository, or the version of the Triton model.
+        fingerprint: The id of the embedding space. Never mix vectors of different ones.
+        tasks: "embed", "rerank" or both.
+        representations: The representations it can return, the default first.
+        encodings: The encodings it can return.
+        dimensions: The length of its dense vectors.
+        matryoshka_dimensions: The shorter lengths it was trained for.
+        any_dimensions: Whether it can return every length up to `dimensions`.
+        max_input_tokens: The limit of tokens in an input, special tokens included.
+        max_inputs: The limit of texts, or documents, in one unary call.
+        similarity: The function that compares its embeddings: "cosine", "dot", "euclidean",
+            "manhattan" or "max_sim".
+        rerank_method: "cross_encoder", "similarity", "late_interaction" or "hybrid"; "" where
+            it cannot rerank.
+        normalized: Whether dense vectors have unit length by default.
+        prompts: The prompts by name.
+        default_prompt_name: The prompt that applies where a call sets none; "" for none.
+        default_truncation: The truncation that applies where a call sets none.
+        backend: "onnx_runtime" or "triton".
+        weight_type: The type of its weights, such as "float16".
+        device: The device that runs it, such as "cuda:0" or "cpu".
         state: "loading", "ready" or "failed".
     """
 
@@ -68,14 +69,7 @@ class Model:
 
 
 def decode_model(message: pb.Model) -> Model:
-    """Reads the description of a model.
-
-    Args:
-        message: The description.
-
-    Returns:
-        The same, frozen, with the names of enum values.
-    """
+    """Decode the description of a model."""
     return Model(
         id=message.id,
         aliases=tuple(message.aliases),

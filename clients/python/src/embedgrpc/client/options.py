@@ -1,4 +1,4 @@
-"""The keyword options of the calls, and the messages they become."""
+"""The keyword options of the calls, and the messages that carry them."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypedDict, Unpack
@@ -11,29 +11,30 @@ from embedgrpc.client.enums import (
     Truncation,
     enum_value,
 )
+from embedgrpc.client.suggestions import quote, suggest
 from embedgrpc.v1 import common_pb2, rerank_service_pb2
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 
 class EmbedOptions(TypedDict, total=False):
-    """Keyword options of `embed` and `embed_stream`; each may be left out.
+    """Keyword options of `embed` and `embed_stream`, all optional.
 
-    At most one of `input_type`, `prompt_name` and `prompt_text` may be set.
+    Set at most one of `input_type`, `prompt_name` and `prompt_text`.
 
     Attributes:
-        input_type: The role of the texts; the server maps it to the model's prompt.
+        input_type: The role of the texts. The server maps it to a prompt of the model.
         prompt_name: A key of `Model.prompts`.
-        prompt_text: The prefix itself; "" for none.
-        dimensions: Length of the dense vectors; 0, the default, means the model's.
-        normalize: Whether dense vectors get unit length; None, the default, means the
-            model's own way.
-        encoding: How numbers travel; "float32" unless set.
-        truncation: What to do with texts that are too long; the server's default unless set.
-        max_tokens: Cut, or refuse, beyond this many tokens; 0, the default, means the model's
-            limit.
-        representations: What to return; empty, the default, means the model's first.
-        max_sparse_terms: Keep only this many of the heaviest sparse terms; 0, the default,
-            keeps all.
+        prompt_text: The prompt itself, a prefix of each text; "" for none.
+        dimensions: The length of dense vectors; 0 (default) for the model's.
+        normalize: Whether to scale dense vectors to unit length; None (default) for the
+            model's setting.
+        encoding: The encoding of numbers on the wire; "float32" by default.
+        truncation: Where to cut texts that are too long, or "none" to reject them; the server's
+            setting by default.
+        max_tokens: The limit of tokens in a text; 0 (default) for the model's.
+        representations: What to return; empty (default) for the model's first.
+        max_sparse_terms: The limit of terms in a sparse vector, the heaviest first; 0 (default)
+            for no limit.
     """
 
     input_type: InputType | None
@@ -49,17 +50,16 @@ class EmbedOptions(TypedDict, total=False):
 
 
 class RerankOptions(TypedDict, total=False):
-    """Keyword options of `rerank`; each may be left out.
+    """Keyword options of `rerank`, all optional.
 
     Attributes:
-        top_n: Return at most this many documents; 0, the default, returns all.
-        return_documents: Whether to return the documents with their scores; False unless set.
-        score_scale: The scale of the scores; the model's own unless set.
-        truncation: What to do when query and document are too long together; the server's
-            default unless set.
-        max_tokens_per_document: Cut, or refuse, documents beyond this many tokens; 0, the
-            default, means the model's limit.
-        instruction: For models that take one; "" unless set.
+        top_n: The limit of documents to return; 0 (default) for all.
+        return_documents: Whether to return the documents with their scores; False by default.
+        score_scale: The scale of the scores; the model's by default.
+        truncation: Where to cut when query and document are too long together, or "none" to
+            reject them; the server's setting by default.
+        max_tokens_per_document: The limit of tokens in a document; 0 (default) for the model's.
+        instruction: An instruction, for models that take one; "" by default.
     """
 
     top_n: int
@@ -71,17 +71,11 @@ class RerankOptions(TypedDict, total=False):
 
 
 def embed_options(**options: Unpack[EmbedOptions]) -> pb.EmbedOptions:
-    """Builds the options of an embedding request.
-
-    Args:
-        options: As the caller gave them.
-
-    Returns:
-        The message.
+    """Build the options of an embedding request.
 
     Raises:
-        TypeError: An option has another name or type than those of `EmbedOptions`.
-        ValueError: A name is none of the enum's, or more than one prompt is set.
+        TypeError: An option is not one of `EmbedOptions`, or has the wrong type.
+        ValueError: An enum has no such value, or more than one prompt is set.
     """
     _require_known(options, EmbedOptions)
     prompts: dict[str, str | None] = {
@@ -111,21 +105,17 @@ def embed_options(**options: Unpack[EmbedOptions]) -> pb.EmbedOptions:
 def rerank_request(
     query: str, documents: Sequence[str], model: str, **options: Unpack[RerankOptions]
 ) -> rerank_service_pb2.RerankRequest:
-    """Builds the request of Rerank.
+    """Build the request of Rerank.
 
     Args:
-        query: What the documents are compared with.
-        documents: The documents, checked before.
-        model: Id of the model; "" for the server's default.
-        options: As the caller gave them.
-
-    Returns:
-        The message.
+        query: The text to compare the documents with.
+        documents: The documents, as `valid_texts` returns them.
+        model: The id or an alias of a model; "" for the server's default.
+        options: See `RerankOptions`.
 
     Raises:
-        TypeError: An option has another name or type than those of `RerankOptions`, or a text
-            is not a str.
-        ValueError: A name is none of the enum's, or a text is not valid Unicode.
+        TypeError: An option is not one of `RerankOptions`, or a value has the wrong type.
+        ValueError: An enum has no such value, or a text is not valid Unicode.
     """
     _require_known(options, RerankOptions)
     return rerank_service_pb2.RerankRequest(
@@ -142,37 +132,31 @@ def rerank_request(
 
 
 def valid_texts(field: str, texts: Iterable[str]) -> list[str]:
-    """Checks a batch of texts before anything is sent.
+    """Return a batch of texts as a list.
 
     Args:
-        field: The argument to name when a text is wrong.
-        texts: The texts; one str is refused, since it would count as a batch of characters.
-
-    Returns:
-        The texts.
+        field: The name of the argument, for errors.
+        texts: The texts. A str is rejected: it would be a batch of its characters.
 
     Raises:
-        TypeError: `texts` is one str, or holds something else than str.
-        ValueError: A text holds a lone surrogate.
+        TypeError: `texts` is a str, or one of them is not.
+        ValueError: A text has a lone surrogate.
     """
     if isinstance(texts, str):
-        raise TypeError(f"{field} is one str; give a list of them")
+        raise TypeError(f"{field} is one str; give a list of texts")
     return [valid_text(f"{field}[{index}]", text) for index, text in enumerate(texts)]
 
 
 def valid_text(field: str, text: str) -> str:
-    """Checks a text before anything is sent.
+    """Return a text.
 
     Args:
-        field: The argument to name when the text is wrong.
+        field: The name of the argument, for errors.
         text: The text.
-
-    Returns:
-        The text.
 
     Raises:
         TypeError: It is not a str.
-        ValueError: It holds a lone surrogate, which no encoding of Unicode can write.
+        ValueError: It has a lone surrogate, which UTF-8 cannot encode.
     """
     if not isinstance(text, str):
         raise TypeError(f"{field} is not a str but of type {type(text).__name__}")
@@ -180,12 +164,13 @@ def valid_text(field: str, text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            # Without its cause: that one holds the text.
+            # Without its cause, which holds the text.
             raise ValueError(f"{field} has a lone surrogate at character {error.start}") from None
     return text
 
 
 def _require_known(options: Iterable[str], kind: type[EmbedOptions] | type[RerankOptions]) -> None:
-    unknown = sorted(set(options) - kind.__annotations__.keys())
-    if unknown:
-        raise TypeError(f"unexpected options: {', '.join(unknown)}")
+    known = kind.__annotations__
+    for name in options:
+        if name not in known:
+            raise TypeError(f"no option {quote(name)}{suggest(name, known)}")

@@ -1,4 +1,4 @@
-"""Which servers are called directly, whatever proxy the environment names."""
+"""Keep calls to this machine away from the proxy that the environment names."""
 
 import ipaddress
 
@@ -6,10 +6,10 @@ _SCHEMES = ("dns:///", "dns:", "ipv4:", "ipv6:")
 
 
 def proxy_options(target: str) -> tuple[tuple[str, int], ...]:
-    """Return the channel's options that keep calls to this machine away from a proxy.
+    """Return the channel options for a target: no proxy where it is on this machine.
 
-    `http_proxy` is set for whole hosts and containers, and a proxy elsewhere cannot reach them.
-    For all other targets gRPC goes by `no_proxy`.
+    `http_proxy` applies to a whole host or container, and a proxy elsewhere cannot reach its
+    loopback addresses. For other targets gRPC follows `no_proxy`.
     """
     return (("grpc.enable_http_proxy", 0),) if _is_here(target) else ()
 

@@ -1,4 +1,4 @@
-"""What calls return: plain, frozen, as numpy arrays."""
+"""The results of calls: frozen dataclasses of numpy arrays."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ from embedgrpc.client.vectors import MultiVector, SparseVector, Vectors
 class Embeddings:
     """The embeddings of a batch of texts, in the order of the texts.
 
-    `len()` counts the texts, an index gives rows of `vectors`, and `numpy.asarray` gives
-    `vectors` itself.
+    `len()` counts the texts, an index selects rows of `vectors`, and `numpy.asarray` returns
+    `vectors`.
 
     Attributes:
         vectors: [texts, dimensions]: float32 for "float32", "float16" and "bfloat16"; the raw
-            int8 for "int8"; for "ubinary" uint8 [texts, ceil(dimensions / 8)], as
-            `numpy.packbits` writes sign bits. float32 [texts, 0] when no dense vectors were
-            asked for.
+            int8 for "int8"; for "ubinary" uint8 [texts, ceil(dimensions / 8)], sign bits as
+            `numpy.packbits` writes them. float32 [texts, 0] if the call asked for no dense
+            vectors.
         scales: float32 [texts] for "int8": `vectors * scales[:, None]` restores the numbers.
             None in every other encoding.
-        encoding: How the dense vectors were written; "float32" when there are none.
-        dimensions: How many numbers a dense vector stands for.
-        sparse: One for each text; empty when none were asked for.
-        multi_vectors: One for each text; empty when none were asked for.
-        token_counts: int32 [texts]; tokens the model read.
-        truncated: bool [texts]; whether the text was cut to fit.
-        model: Id of the model that answered.
+        encoding: The encoding of the dense vectors; "float32" if there are none.
+        dimensions: The length of a dense vector, in numbers.
+        sparse: One for each text; empty if the call asked for none.
+        multi_vectors: One for each text; empty if the call asked for none.
+        token_counts: int32 [texts]; the tokens of each text.
+        truncated: bool [texts]; whether each text was cut to fit.
+        model: The id of the model that ran.
         revision: Its revision.
-        fingerprint: Identifies the embedding space; vectors of different ones do not mix.
-        input_tokens: Tokens the model read for the whole call.
+        fingerprint: The id of the embedding space. Never mix vectors of different ones.
+        input_tokens: The tokens of the whole call.
     """
 
     vectors: Vectors
@@ -52,14 +52,11 @@ class Embeddings:
     input_tokens: int
 
     def to_float32(self) -> NDArray[np.float32]:
-        """Gives the dense vectors as numbers.
-
-        Returns:
-            float32 [texts, dimensions].
+        """Return the dense vectors as float32 [texts, dimensions].
 
         Raises:
-            ValueError: The encoding is "ubinary": only signs are left, and
-                `numpy.unpackbits(vectors, axis=1, count=dimensions)` gives those.
+            ValueError: The encoding is "ubinary", which keeps only signs:
+                `numpy.unpackbits(vectors, axis=1, count=dimensions)` returns those.
         """
         if self.encoding == "ubinary":
             raise ValueError("ubinary vectors hold signs, not numbers; see numpy.unpackbits")
@@ -87,9 +84,9 @@ class RankedDocument:
     """A document and its score.
 
     Attributes:
-        index: Position among the documents that were sent, from 0.
-        score: Higher is more relevant.
-        document: The document when it was asked for, else "".
+        index: The position among the documents of the call, from 0.
+        score: The relevance; higher is better.
+        document: The document if the call set `return_documents`, else "".
         truncated: Whether the document was cut to fit.
     """
 
@@ -101,15 +98,14 @@ class RankedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Documents with their scores, best first; a sequence of `results`.
+    """Documents with their scores, best first: a sequence of `RankedDocument`.
 
     Attributes:
-        results: The documents; equal scores keep the order in which they were sent.
-        model: Id of the model that answered.
+        results: The documents. Equal scores keep the order of the call.
+        model: The id of the model that ran.
         revision: Its revision.
-        fingerprint: Identifies what the scores come from; those of different ones do not
-            compare.
-        input_tokens: Tokens the model read for the call.
+        fingerprint: The id of the source of the scores. Never compare scores of different ones.
+        input_tokens: The tokens of the whole call.
     """
 
     results: Sequence[RankedDocument]
@@ -130,16 +126,15 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class StreamReady:
-    """The terms of a stream.
+    """The model and the limits of a stream.
 
     Attributes:
-        model: Id of the model that answers.
+        model: The id of the model that runs.
         revision: Its revision.
-        fingerprint: Identifies the embedding space; vectors of different ones do not mix.
+        fingerprint: The id of the embedding space. Never mix vectors of different ones.
         dimensions: The length of dense vectors.
-        max_in_flight_inputs: The most inputs that the server takes in before it must have
-            answered some.
-        max_batch_inputs: The most inputs in one message.
+        max_in_flight_inputs: The limit of inputs that have no result yet.
+        max_batch_inputs: The limit of inputs in one message.
     """
 
     model: str
@@ -152,18 +147,18 @@ class StreamReady:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamResult:
-    """What became of one input of a stream.
+    """The embedding of one input of a stream, or its error.
 
     Attributes:
-        id: The caller's own, as it was given; or the position of the text as a decimal str.
-        vector: As one row of `Embeddings.vectors`; None after an error, or when no dense
-            vectors were asked for.
-        scale: Restores "int8" numbers: `vector * scale`; 1.0 in every other encoding.
-        sparse: None when it was not asked for.
-        multi_vector: None when it was not asked for.
-        token_count: Tokens the model read.
+        id: The id that the caller gave, or the position of the text as a decimal str.
+        vector: Like a row of `Embeddings.vectors`; None after an error, or if the call asked
+            for no dense vectors.
+        scale: `vector * scale` restores "int8" numbers; 1.0 in every other encoding.
+        sparse: None if the call did not ask for it.
+        multi_vector: None if the call did not ask for it.
+        token_count: The tokens of the text.
         truncated: Whether the text was cut to fit.
-        error: Why there is no embedding, ready to be raised; None when there is one.
+        error: The reason why there is no embedding, for you to raise; None if there is one.
     """
 
     id: Any

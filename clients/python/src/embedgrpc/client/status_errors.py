@@ -1,4 +1,4 @@
-"""From a gRPC status to an error of the tree in `errors`."""
+"""The error for each gRPC status."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ from embedgrpc.v1 import common_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "embedgrpc"
-# What grpc.aio says when it sends a message while the server ends the stream. The status of the
-# server is then lost, but it had one: this is a call that was cut off, not a fault of the server.
+# grpc.aio's details where it sends a message while the server ends the stream. The status that the
+# server sent is lost: the connection broke, the server has no bug.
 _STATUS_LOST = "Internal error from Core"
 _REASON_PREFIX = "ERROR_REASON_"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-# Who fails without a reason of ours: gRPC itself, a proxy, or another server.
+# For a status without a reason of the contract: from gRPC itself, a proxy or another server.
 _ERRORS_BY_CODE: dict[grpc.StatusCode, type[EmbedGrpcError]] = {
     grpc.StatusCode.UNAVAILABLE: ConnectionFailedError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExpiredError,
@@ -34,17 +34,14 @@ _ERRORS_BY_CODE: dict[grpc.StatusCode, type[EmbedGrpcError]] = {
 
 
 def error_of_call(failure: Any) -> EmbedGrpcError:
-    """Reads why a call failed.
+    """Return the most specific error for a call that failed.
 
     Args:
-        failure: The `grpc.RpcError` that the call raised, of either kind of channel.
-
-    Returns:
-        The most specific error of the tree, to be raised from `failure`.
+        failure: The `grpc.RpcError` that the call raised, with `grpc` or `grpc.aio`.
     """
     code: grpc.StatusCode = failure.code()
     if is_status_lost(failure):
-        return ConnectionFailedError("the server ended the stream while a message was being sent")
+        return ConnectionFailedError("the server ended the stream while the client sent a message")
     too_large = too_large_error(failure.details() or "")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large is not None:
         return too_large
@@ -73,23 +70,12 @@ def error_of_call(failure: Any) -> EmbedGrpcError:
 
 
 def is_status_lost(failure: Any) -> bool:
-    """Tells whether a call failed with a status that is not known here.
-
-    Args:
-        failure: The `grpc.RpcError` that the call raised, of either kind of channel.
-    """
+    """Return whether gRPC lost the status that the server sent; see `_STATUS_LOST`."""
     return failure.code() is grpc.StatusCode.INTERNAL and failure.details() == _STATUS_LOST
 
 
 def error_of_item(item: common_pb2.ItemError) -> EmbedGrpcError:
-    """Reads why one input of a stream failed.
-
-    Args:
-        item: What the server says of the input.
-
-    Returns:
-        The most specific error of the tree.
-    """
+    """Return the most specific error for one input of a stream."""
     code = _CODES.get(item.code, grpc.StatusCode.UNKNOWN)
     reason = ""
     if item.reason in common_pb2.ErrorReason.values()[1:]:
@@ -110,6 +96,6 @@ def _details(failure: Any) -> list[Any]:
             try:
                 status.ParseFromString(value)
             except DecodeError:
-                return []  # another server's; code and message are still right
+                return []  # of another kind of server; code and message are still right
             return list(status.details)
     return []

@@ -1,9 +1,9 @@
-"""The state of one embedding stream, shared by both clients. No I/O, no locks.
+"""The state of one embedding stream, for both clients. No I/O, no locks.
 
-An input is taken from the caller only when the window of the server has room for it, so an
-endless input costs no more memory than the window. Inputs travel under their position; what
-the caller knows them by stays here. A text that fits into no message fails here and alone: its
-result waits for its turn, within the window too.
+An input is read from the caller only when the server's window has room for it, so endless inputs
+need no more memory than the window. The id of an input on the wire is its position; the caller's
+own id stays here. A text that no message has room for fails here, alone; its result waits for its
+turn and counts in the window.
 """
 
 import time
@@ -26,8 +26,7 @@ from embedgrpc.client.request_limit import INPUT_OVERHEAD_BYTES, RequestLimit
 from embedgrpc.client.result_types import StreamReady, StreamResult
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
-BATCH_SIZE: Final = 64
-MESSAGE_TEXT_BYTES: Final = 2**20
+MESSAGE_BYTES_MAX: Final = 2**20
 
 StreamInputs = Iterable[str] | Iterable[tuple[Any, str]]
 AsyncStreamInputs = StreamInputs | AsyncIterable[str] | AsyncIterable[tuple[Any, str]]
@@ -35,21 +34,9 @@ InputsT = TypeVar("InputsT", bound=AsyncStreamInputs)
 
 
 class StreamState(Generic[InputsT]):
-    """What was sent on a stream, what was answered, and what may be sent next.
+    """The inputs of a stream that were sent, that have a result, and that may be sent next.
 
-    Args:
-        inputs: What to embed: texts, or pairs of an id and a text.
-        model: Id of the model; "" for the server's default.
-        order: In what order to answer.
-        batch_size: The most inputs in one message, at least 1.
-        timeout_s: The longest wait for the next answer, in seconds.
-        request_limit: How large a message may be.
-        options: How to embed.
-
-    Raises:
-        InputTooLongError: The prompt, or the name of the model, fits into no message.
-        TypeError: An option has the wrong type, or the inputs are one str.
-        ValueError: An option is out of its range.
+    The arguments and errors are those of `ClientApi.embed_stream`.
     """
 
     def __init__(
@@ -66,7 +53,7 @@ class StreamState(Generic[InputsT]):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         if isinstance(inputs, str):
-            raise TypeError("the inputs are one str; give an iterable of them")
+            raise TypeError("inputs is one str; give an iterable of texts")
         self.inputs: Final = inputs
         self.setup: Final = pb.StreamEmbedRequest(
             setup=pb.StreamEmbedSetup(
@@ -85,18 +72,18 @@ class StreamState(Generic[InputsT]):
         self._in_input_order = order == "input"
         self._batch_size = batch_size
         self._inputs_ended = False
-        self._taken_count = 0
-        self._pending = pb.StreamEmbedRequest()  # the message that is being filled
+        self._read_count = 0
+        self._pending = pb.StreamEmbedRequest()  # the next message, not yet full
         self._pending_bytes = 0
-        self._caller_ids: dict[str, Any] = {}  # of inputs without an answer, by their position
-        # Of inputs that were not sent, until they are handed out; by their position.
+        self._caller_ids: dict[str, Any] = {}  # of inputs without a result, by position
+        # The results of inputs that were not sent, until they are returned; by position.
         self._failed: dict[int, StreamResult] = {}
         self._waiting_since = time.monotonic()
 
     def has_room(self) -> bool:
-        """Tells whether another input may be taken from the caller.
+        """Return whether to read another input from the caller.
 
-        A message is begun only when it can be filled: a trickle of tiny ones would be slow.
+        A new message waits until the window has room for a full one: many small ones are slow.
         """
         if self.ready is None:
             return False
@@ -104,33 +91,33 @@ class StreamState(Generic[InputsT]):
         return room >= (1 if self._pending.batch.inputs else self._batch_size)
 
     def add(self, item: object) -> pb.StreamEmbedRequest | None:
-        """Takes one input in.
+        """Add one input.
 
         Args:
-            item: A text, or an id with its text.
+            item: A text, or a pair of an id and a text.
 
         Returns:
-            A message to be sent now, if one is full or nothing may be added to it.
+            The message to send now; None while the next one has room.
 
         Raises:
             TypeError: The item is neither.
             ValueError: The text is not valid Unicode.
         """
-        position = str(self._taken_count)
+        position = str(self._read_count)
         field = f"inputs[{position}]"
         if isinstance(item, str):
             caller_id, text = position, item
         elif isinstance(item, tuple) and len(item) == 2:  # noqa: PLR2004 -- a pair
             caller_id, text = item
         else:
-            raise TypeError(f"{field} is neither a str nor a pair of id and str")
+            raise TypeError(f"{field} is neither a str nor a pair of an id and a str")
         text_bytes = len(valid_text(field, text).encode())
-        self._taken_count += 1
+        self._read_count += 1
         try:
             self._request_limit.check_text(field, text_bytes)
         except InputTooLongError as error:
             self._failed[int(position)] = StreamResult(caller_id, error=error)
-            # What came before is answered before: it must not wait for inputs that come after.
+            # The results of earlier inputs come first: send them without waiting for later ones.
             return self._take_pending() if self._pending.batch.inputs else None
         input_bytes = text_bytes + INPUT_OVERHEAD_BYTES
         full = None
@@ -144,38 +131,35 @@ class StreamState(Generic[InputsT]):
         return full
 
     def end_inputs(self, error: Exception | None = None) -> pb.StreamEmbedRequest | None:
-        """Notes that there are no more inputs.
+        """Record the end of the inputs.
 
         Args:
-            error: What the caller's iterable raised; raised again after the last answer.
+            error: The exception of the caller's iterable, to raise after the last result.
 
         Returns:
-            The last message, if inputs are left to be sent.
+            The last message; None if all inputs were sent.
         """
         self._inputs_ended = True
         self.input_error = error
         return self._take_pending() if self._pending.batch.inputs else None
 
     def receive(self, response: pb.StreamEmbedResponse) -> list[StreamResult]:
-        """Takes one answer in.
-
-        Args:
-            response: The answer.
+        """Record one response.
 
         Returns:
-            The results in it, and those of inputs that failed before them; none in the first
-            answer.
+            Its results, with those of inputs that failed before them; none for the first
+            response.
 
         Raises:
-            BadResponseError: It is not the step that is due, or answers what was not sent.
+            BadResponseError: The response is out of step, or has a result for an unknown input.
         """
         step = response.WhichOneof("step")
         due = "ready" if self.ready is None else "results"
         if step != due:
-            raise BadResponseError(f"the stream answered with {step} where {due} was due")
+            raise BadResponseError(f"the stream sent {step} where {due} was due")
         if self.ready is None:
             ready = decode_ready(response.ready)
-            # Two messages fit into the window: one is on its way while the other is worked on.
+            # The window has room for two messages: one travels while the server embeds the other.
             window_share = max(1, ready.max_in_flight_inputs // 2)
             self._batch_size = min(self._batch_size, ready.max_batch_inputs, window_share)
             self.ready = ready
@@ -184,7 +168,7 @@ class StreamState(Generic[InputsT]):
         answered: dict[str, StreamResult] = {}
         for result in response.results.results:
             if result.id not in self._caller_ids or result.id in answered:
-                raise BadResponseError("a result has an id that no unanswered input has")
+                raise BadResponseError("a result has the id of no unanswered input")
             answered[result.id] = decode_stream_result(result, self._caller_ids[result.id])
         results: list[StreamResult] = []
         for position, result_of_input in answered.items():
@@ -194,45 +178,42 @@ class StreamState(Generic[InputsT]):
         return results + self.take_failed()
 
     def take_failed(self) -> list[StreamResult]:
-        """Hands out the results of inputs that failed without being sent, if it is their turn."""
+        """Return the results of inputs that failed without being sent and whose turn it is."""
         due = self._due()
         return [self._failed.pop(position) for position in due]
 
     def has_failed(self) -> bool:
-        """Tells whether `take_failed` has something to hand out."""
+        """Return whether `take_failed` would return a result."""
         return bool(self._due())
 
     def begin_wait(self) -> None:
-        """Notes that the caller waits from now on: what it did before is not the server's fault."""
+        """Start the wait for a response: the time before is the caller's, not the server's."""
         self._waiting_since = time.monotonic()
 
     def patience_s(self) -> float:
-        """Tells how long to wait before asking again; the server is overdue at 0 or below."""
+        """Return the longest further wait, in seconds; at 0 or below the server is overdue."""
         owes = self.ready is None or len(self._caller_ids) > len(self._pending.batch.inputs)
         waited_s = time.monotonic() - self._waiting_since if owes else 0.0
         return self.timeout_s - waited_s
 
     def overdue_error(self) -> EmbedGrpcError:
-        """Makes the error to raise when the server is overdue."""
+        """Return the error to raise when the server is overdue."""
         return DeadlineExpiredError(
-            f"the stream had no answer for {self.timeout_s:g} s",
+            f"the stream had no response for {self.timeout_s:g} s",
             code=grpc.StatusCode.DEADLINE_EXCEEDED,
             reason="",
         )
 
     def outcome(self, failure: EmbedGrpcError | None) -> Exception | None:
-        """Judges the end of the stream.
+        """Return the exception to raise at the end of the stream; None if every input has a result.
 
         Args:
-            failure: What the call ended with; None after OK.
-
-        Returns:
-            What to raise: None when every input was answered.
+            failure: The error that the call ended with; None after OK.
         """
         if failure is None:
             if self._inputs_ended and not self._caller_ids:
                 return self.input_error
-            failure = ConnectionFailedError("the server ended the stream before its last answer")
+            failure = ConnectionFailedError("the server ended the stream before the last result")
         unanswered = [(int(position), each) for position, each in self._caller_ids.items()]
         unanswered += [(position, result.id) for position, result in self._failed.items()]
         unanswered.sort(key=lambda pair: pair[0])
@@ -240,14 +221,14 @@ class StreamState(Generic[InputsT]):
         return failure
 
     def _due(self) -> list[int]:
-        """Finds the inputs that failed and whose turn it is."""
+        """Return the positions of inputs that failed and whose turn it is."""
         if not self._failed or not self._in_input_order or not self._caller_ids:
             return list(self._failed)
         oldest = int(next(iter(self._caller_ids)))
         return [position for position in self._failed if position < oldest]
 
     def _message_bytes_max(self) -> int:
-        return min(MESSAGE_TEXT_BYTES, self._request_limit.max_bytes)
+        return min(MESSAGE_BYTES_MAX, self._request_limit.max_bytes)
 
     def _take_pending(self) -> pb.StreamEmbedRequest:
         message, self._pending = self._pending, pb.StreamEmbedRequest()

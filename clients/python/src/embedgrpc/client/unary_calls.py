@@ -1,4 +1,4 @@
-"""Every unary call: what is sent, and how the answer is read. No I/O."""
+"""The unary calls: the request of each, and how its response is decoded. No I/O."""
 
 import enum
 import functools
@@ -30,7 +30,7 @@ _PAGES_MAX: Final = 1000
 
 
 class HealthStatus(enum.StrEnum):
-    """What a server says of one of its services."""
+    """The status of a service of the server."""
 
     UNKNOWN = "UNKNOWN"
     SERVING = "SERVING"
@@ -43,34 +43,26 @@ class UnaryCall(Generic[ResultT]):
     """One unary call.
 
     Attributes:
-        method: Finds the method among the stubs.
-        request: What is sent.
-        read: Turns the response into what the caller gets.
-        texts: All that is sent and may be of any length, by the name of its argument.
+        method: Returns the method of the call among the stubs.
+        request: The message to send.
+        decode: Turns the response into the result of the call.
+        texts: Every part of the request of unlimited length, by the name of its argument.
     """
 
     method: Callable[[Stubs], Any]
     request: Any
-    read: Callable[[Any], ResultT]
+    decode: Callable[[Any], ResultT]
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def embed_call(
     texts: Iterable[str], model: str, **options: Unpack[EmbedOptions]
 ) -> UnaryCall[Embeddings]:
-    """Prepares Embed.
-
-    Args:
-        texts: What to embed.
-        model: Id of the model; "" for the server's default.
-        options: How.
-
-    Returns:
-        The call.
+    """Return the call of Embed.
 
     Raises:
         TypeError: A text or an option has the wrong type.
-        ValueError: A text is not valid Unicode, or an option is out of its range.
+        ValueError: A text is not valid Unicode, or an option is out of range.
     """
     valid = valid_texts("texts", texts)
     request = embedding_service_pb2.EmbedRequest(
@@ -92,26 +84,16 @@ def embed_call(
 def rerank_call(
     query: str, documents: Iterable[str], model: str, **options: Unpack[RerankOptions]
 ) -> UnaryCall[Ranking]:
-    """Prepares Rerank.
-
-    Args:
-        query: What the documents are compared with.
-        documents: The documents.
-        model: Id of the model; "" for the server's default.
-        options: How.
-
-    Returns:
-        The call.
+    """Return the call of Rerank.
 
     Raises:
         TypeError: A text or an option has the wrong type.
-        ValueError: A text is not valid Unicode, or an option is out of its range.
+        ValueError: A text is not valid Unicode, or an option is out of range.
     """
     valid = valid_texts("documents", documents)
-    request = rerank_request(query, valid, model, **options)
     return UnaryCall(
         lambda stubs: stubs.rerank.Rerank,
-        request,
+        rerank_request(query, valid, model, **options),
         functools.partial(decode_ranking, document_count=len(valid)),
         {
             "query": query,
@@ -123,10 +105,10 @@ def rerank_call(
 
 
 class ModelPages:
-    """The pages of ListModels, one call after the other.
+    """The pages of ListModels, one call for each.
 
     Args:
-        task: Only models for this task; None for all.
+        task: List only models for this task; None for all.
 
     Attributes:
         models: The models of the pages so far.
@@ -142,17 +124,16 @@ class ModelPages:
         self._next_token: str | None = ""
 
     def next_call(self) -> UnaryCall[None] | None:
-        """Prepares the call for the next page; None after the last.
+        """Return the call for the next page, which adds to `models`; None after the last page.
 
-        Its answer is nothing: reading it adds to `models`, and raises BadResponseError where the
-        pages have no end.
+        Decoding its response raises BadResponseError if the pages have no end.
         """
         if self._next_token is None:
             return None
         request = model_service_pb2.ListModelsRequest(task=self._task, page_token=self._next_token)
-        return UnaryCall(lambda stubs: stubs.model.ListModels, request, self._read)
+        return UnaryCall(lambda stubs: stubs.model.ListModels, request, self._add_page)
 
-    def _read(self, response: model_service_pb2.ListModelsResponse) -> None:
+    def _add_page(self, response: model_service_pb2.ListModelsResponse) -> None:
         self.models += map(decode_model, response.models)
         token = response.next_page_token
         self._next_token = token or None
@@ -166,46 +147,32 @@ class ModelPages:
 
 
 def get_model_call(name: str) -> UnaryCall[Model]:
-    """Prepares GetModel.
-
-    Args:
-        name: Id or alias of the model.
-
-    Returns:
-        The call.
+    """Return the call of GetModel.
 
     Raises:
         TypeError: The name is not a str.
         ValueError: The name is not valid Unicode.
     """
-    request = model_service_pb2.GetModelRequest(model=valid_text("name", name))
     return UnaryCall(
         lambda stubs: stubs.model.GetModel,
-        request,
+        model_service_pb2.GetModelRequest(model=valid_text("name", name)),
         lambda response: decode_model(response.model),
         {"name": name},
     )
 
 
 def health_call(service: str) -> UnaryCall[HealthStatus]:
-    """Prepares the Check of grpc.health.v1.
-
-    Args:
-        service: Name of the service; "" for the process.
-
-    Returns:
-        The call.
+    """Return the call of Check of grpc.health.v1.
 
     Raises:
         TypeError: The name is not a str.
         ValueError: The name is not valid Unicode.
     """
 
-    def read(response: Any) -> HealthStatus:
-        number = response.status
-        known = number in health_pb2.HealthCheckResponse.ServingStatus.values()
+    def decode(response: Any) -> HealthStatus:
         names = health_pb2.HealthCheckResponse.ServingStatus
-        return HealthStatus(names.Name(number)) if known else HealthStatus.UNKNOWN
+        known = response.status in names.values()
+        return HealthStatus(names.Name(response.status)) if known else HealthStatus.UNKNOWN
 
     request = health_pb2.HealthCheckRequest(service=valid_text("service", service))
-    return UnaryCall(lambda stubs: stubs.health.Check, request, read, {"service": service})
+    return UnaryCall(lambda stubs: stubs.health.Check, request, decode, {"service": service})

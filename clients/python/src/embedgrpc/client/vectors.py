@@ -1,4 +1,4 @@
-"""Vectors of the contract as numpy arrays."""
+"""Decode the vectors of the contract into numpy arrays."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ _BFLOAT16_SHIFT = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseVector:
-    """Weights of the vocabulary entries that are not zero, by ascending index.
+    """The non-zero weights of the vocabulary, by ascending id.
 
     Attributes:
         indices: int64 [terms]; vocabulary ids.
@@ -43,7 +43,7 @@ class MultiVector:
         values: [rows, dimensions]: float32, or the raw int8; for "ubinary" uint8
             [rows, ceil(dimensions / 8)].
         scales: float32 [rows]; multiply "int8" rows by it. None in every other encoding.
-        dimensions: How many numbers each row stands for.
+        dimensions: The length of a row, in numbers.
     """
 
     values: Vectors
@@ -52,18 +52,18 @@ class MultiVector:
 
 
 def decode_rows(message: pb.DenseVector | pb.MultiVector, row_count: int) -> Vectors:
-    """Reads the numbers of a dense vector or a multi-vector.
+    """Decode the numbers of a dense vector or a multi-vector.
 
     Args:
         message: The vector.
-        row_count: 1 for a dense vector.
+        row_count: The number of rows; 1 for a dense vector.
 
     Returns:
         [row_count, dimensions]: float32 for the three floating-point encodings, int8 for INT8;
         uint8 [row_count, ceil(dimensions / 8)] for UBINARY.
 
     Raises:
-        BadResponseError: The size of the data is not what the message says, or the encoding is
+        BadResponseError: The size of the data does not match the message, or the encoding is
             unknown.
     """
     dimensions = message.dimensions
@@ -87,19 +87,19 @@ def decode_rows(message: pb.DenseVector | pb.MultiVector, row_count: int) -> Vec
 
 
 def decode_floats(message: pb.DenseVector | pb.MultiVector, count: int) -> NDArray[np.float32]:
-    """Reads `values` from the wire form, several times as fast as number by number.
+    """Decode `values` from the wire format, several times as fast as number by number.
 
-    The field is the lowest of its message, so it comes first when it is written.
+    Protobuf writes fields in ascending order, and `values` is the first of its message.
 
     Args:
         message: A vector with `values`.
-        count: How many numbers there are to be.
+        count: The number of values that is due.
 
     Returns:
         float32 [count], writable.
 
     Raises:
-        BadResponseError: There are more or fewer numbers.
+        BadResponseError: The number of values is another.
     """
     _require_count("values", len(message.values), count)
     wire = message.SerializeToString()
@@ -107,16 +107,10 @@ def decode_floats(message: pb.DenseVector | pb.MultiVector, count: int) -> NDArr
 
 
 def decode_sparse(message: pb.SparseVector) -> SparseVector:
-    """Reads a sparse vector.
-
-    Args:
-        message: The vector.
-
-    Returns:
-        The same as arrays.
+    """Decode a sparse vector.
 
     Raises:
-        BadResponseError: There are more or fewer weights than indices.
+        BadResponseError: The numbers of weights and indices differ.
     """
     count = len(message.indices)
     _require_count("values", len(message.values), count)
@@ -131,16 +125,10 @@ def decode_sparse(message: pb.SparseVector) -> SparseVector:
 
 
 def decode_multi_vector(message: pb.MultiVector) -> MultiVector:
-    """Reads a multi-vector.
-
-    Args:
-        message: The rows.
-
-    Returns:
-        The same as arrays.
+    """Decode a multi-vector.
 
     Raises:
-        BadResponseError: The sizes of the fields do not agree.
+        BadResponseError: The sizes of its fields do not match.
     """
     scales = None
     if message.encoding == pb.VECTOR_ENCODING_INT8:
@@ -150,9 +138,9 @@ def decode_multi_vector(message: pb.MultiVector) -> MultiVector:
 
 
 def _header_bytes(count: int) -> int:
-    """Counts the bytes of tag and length before `count` packed numbers of 4 bytes each."""
+    """Return the bytes of tag and length before `count` packed numbers of 4 bytes each."""
     if count == 0:
-        return 0  # an empty field is not written
+        return 0  # protobuf does not write an empty field
     return 1 + (7 + (4 * count).bit_length() - 1) // 7
 
 

@@ -1,8 +1,8 @@
-"""The connections of this process, as the kernel knows them: gRPC does not tell.
+"""The connections of this process, read from the kernel: gRPC does not list them.
 
-Linux lists the descriptors of a process in `/proc/self/fd`. Those that are connected TCP sockets
-of the server's port are the connections. gRPC may close one at any time and its number may be
-taken by another file, so a descriptor is always duplicated first and then checked.
+Linux lists the descriptors of a process in `/proc/self/fd`. The connections are the connected TCP
+sockets of the server's port. gRPC may close one at any time, and another file may get its number,
+so a descriptor is always duplicated first and then checked.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ _SOCKET = "socket:["
 # struct tcp_info of Linux: milliseconds since data was last sent and received.
 _TCP_INFO_BYTES = 64
 _LAST_DATA_SENT_AT, _LAST_DATA_RECEIVED_AT = 44, 52
-# Clients of IPv6 have whole networks of addresses of this length.
+# An IPv6 client has a whole network of addresses, with a prefix of this length.
 _IPV6_PREFIX = 64
 _KNOWN_ADDRESSES_MAX = 4096
 
@@ -31,12 +31,12 @@ class Connection:
     """One connection.
 
     Attributes:
-        inode: What the kernel calls its socket; not used again while it is open.
+        inode: The inode of its socket; unique while it is open.
         descriptor: Its number in this process.
         peer: Its other end, as gRPC's contexts name it.
         address: The same without the port; see `address_of`.
         seen_at: When it was first seen, on the monotonic clock.
-        active_at: When bytes last went either way, as known then.
+        active_at: When bytes were last sent or received before that.
     """
 
     inode: int
@@ -49,7 +49,7 @@ class Connection:
 
 @lru_cache(_KNOWN_ADDRESSES_MAX)
 def address_of(peer: str) -> str:
-    """Returns whom connections of a peer are counted for: its address, or its IPv6 network.
+    """Return what the connections of a peer are counted by: its address, or its IPv6 network.
 
     Args:
         peer: As gRPC's contexts name it, such as `ipv4:10.0.0.7:40112`.
@@ -69,12 +69,12 @@ def address_of(peer: str) -> str:
 
 
 def can_be_listed() -> bool:
-    """Return whether this system tells a process its connections."""
+    """Return whether this system lists the connections of a process."""
     return Path(_DESCRIPTORS).is_dir() and hasattr(socket, "TCP_INFO")
 
 
 class ConnectionTable:
-    """The connections to one port of this process. May be used from several threads.
+    """The connections to one port of this process. Several threads may use it.
 
     Args:
         port: The port that the server listens on.
@@ -83,23 +83,23 @@ class ConnectionTable:
     def __init__(self, port: int) -> None:
         self._port = port
         self._lock = threading.Lock()
-        # By inode; None for what is no connection of this port.
+        # By inode; None for sockets that are no connections of this port.
         self._known: dict[int, Connection | None] = {}
         self._closed: set[int] = set()
         self._others = 0
 
     def estimate(self) -> int:
-        """Return about how many connections there are, at the cost of one system call.
+        """Return about how many connections there are, with one system call.
 
-        It is the number of files that the process has open, less those that were no connections
-        when they were last read.
+        It is the number of open files of the process, less those that were no connections at the
+        last `read`.
         """
-        # Since Linux 6.2 it is the size of the folder; before, that was 0.
+        # Since Linux 6.2, the size of the folder is their number; before, it was 0.
         descriptors = os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))  # noqa: PTH116, PTH208 - often
         return descriptors - self._others
 
     def read(self) -> list[Connection]:
-        """Return the connections that are open and were not closed here."""
+        """Return the open connections, without those that `close` has closed."""
         with self._lock:
             known: dict[int, Connection | None] = {}
             names = os.listdir(_DESCRIPTORS)  # noqa: PTH208 - thousands of them
@@ -114,12 +114,12 @@ class ConnectionTable:
             self._known = known
             self._closed &= known.keys()
             connections = [one for one in known.values() if one is not None]
-            # One of the names is of the folder itself, while it was read.
+            # One of the names is that of the folder itself, open for reading.
             self._others = len(names) - 1 - len(connections)
             return [one for one in connections if one.inode not in self._closed]
 
     def close(self, connection: Connection) -> bool:
-        """Close a connection; gRPC then finds that the client has gone.
+        """Close a connection; to gRPC, the client has left.
 
         Returns:
             Whether it was still open.
@@ -137,7 +137,7 @@ class ConnectionTable:
             return True
 
     def _inspect(self, descriptor: int, inode: int) -> Connection | None:
-        """Return what a socket is connected to, if it is a connection of this port."""
+        """Return the connection of a socket, if it is one of this port."""
         duplicate = _duplicate(descriptor, inode)
         if duplicate is None:
             return None
@@ -152,7 +152,7 @@ class ConnectionTable:
                 peer = _peer_of(duplicate.getpeername())
                 info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             except OSError:
-                # It listens, or its other end has gone.
+                # It is the listening socket, or its other end has left.
                 return None
         quiet_ms = min(
             struct.unpack_from("=I", info, offset)[0]
@@ -165,7 +165,7 @@ class ConnectionTable:
 
 
 def _socket_inode(name: str) -> int:
-    """Return the inode of a descriptor's socket; 0 where it is none."""
+    """Return the inode of a descriptor's socket; 0 if it is no socket."""
     try:
         target = os.readlink(f"{_DESCRIPTORS}/{name}")  # noqa: PTH115 - thousands of them
     except OSError:
@@ -174,7 +174,7 @@ def _socket_inode(name: str) -> int:
 
 
 def _duplicate(descriptor: int, inode: int) -> socket.socket | None:
-    """Duplicate a descriptor, if it still is the socket that is meant."""
+    """Duplicate a descriptor, if it still has that inode."""
     try:
         duplicate = os.dup(descriptor)
     except OSError:
@@ -186,7 +186,7 @@ def _duplicate(descriptor: int, inode: int) -> socket.socket | None:
 
 
 def _peer_of(address: tuple[str, int]) -> str:
-    """Return the name that gRPC has for a socket's address."""
+    """Return the name that gRPC's contexts have for a socket's address."""
     host, port = address[:2]
     mapped = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(mapped, ipaddress.IPv6Address):

@@ -1,4 +1,4 @@
-"""Nothing is sent that nobody asked for: no look-up, no connection, no file about the user."""
+"""Without a request for it, there is no look-up, no connection, and no file about the user."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ USES = {
 
 
 def run(command: list[str], folder: Path, **changes: str) -> tuple[Tracer, set[str]]:
-    """Runs a command to its end; gives its calls, and what it left in the user's folder."""
+    """Run a command; return its calls, and the files that it left in the home folder."""
     home = folder / "home"
     home.mkdir()
     tracer = Tracer(folder / "calls")
@@ -61,15 +61,15 @@ def _files(home: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("command", USES.values(), ids=USES)
-def test_a_command_keeps_to_itself(command: list[str], tmp_path: Path) -> None:
-    """A model that lies here is looked at without a call elsewhere, and no file is kept of it."""
+def test_a_command_makes_no_calls(command: list[str], tmp_path: Path) -> None:
+    """A command on a local model calls no other machine, and leaves no file in the home folder."""
     tracer, files = run(command, tmp_path)
     assert tracer.calls_elsewhere() == []
     assert files == set()
 
 
-def test_the_server_keeps_to_itself(tmp_path: Path) -> None:
-    """`serve` calls nobody from its start to its end; it listens, so the calls were recorded."""
+def test_the_server_makes_no_calls(tmp_path: Path) -> None:
+    """`serve` calls no other machine; it listens, so the tracer did record its calls."""
     home = tmp_path / "home"
     home.mkdir()
     tracer = Tracer(tmp_path / "calls")
@@ -80,25 +80,25 @@ def test_the_server_keeps_to_itself(tmp_path: Path) -> None:
     ) as process:
         assert process.stderr is not None
         try:
-            said = next(line for line in process.stderr if '"event": "serving"' in line)
+            serving = next(line for line in process.stderr if '"event": "serving"' in line)
         finally:
             os.kill(tracer.traced(process), signal.SIGTERM)
             process.stderr.read()
-    assert said
+    assert serving
     assert process.returncode == 0
     assert [call for call in tracer.calls() if "AF_INET" in call]
     assert tracer.calls_elsewhere() == []
     assert _files(home) == set()
 
 
-def test_who_wants_it_gets_it(tmp_path: Path) -> None:
-    """What the user's own variable says stays; this also shows that the file would be seen."""
+def test_the_user_may_turn_telemetry_on(tmp_path: Path) -> None:
+    """The user's own variable takes precedence, and the tests would see the file."""
     _, files = run(USES["the library"], tmp_path, ORT_DISABLE_TELEMETRY="0")
     assert any("onnxruntime" in file for file in files)
 
 
 def test_calls_elsewhere_are_seen(tmp_path: Path) -> None:
-    """The tracer sees an address of another machine, as a look-up of a name would give one."""
+    """The tracer sees the address of another machine, such as a name server."""
     program = (
         "import socket\n"
         "one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
@@ -113,7 +113,7 @@ def test_calls_elsewhere_are_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", [{}, {"HF_HUB_DISABLE_TELEMETRY": "0"}], ids=["unset", "0"])
 def test_the_hub_is_asked_for_models_only(named: Mapping[str, str], tmp_path: Path) -> None:
-    """A download asks for files, and not for what else runs here, unless the user wants that."""
+    """A download requests only the model's files, unless the user turns telemetry on."""
     with serve_hub() as hub:
         hub.repositories["org/model"] = Repository.of_folder(FIXTURES / "bert-cls")
         variables = {"HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1", **named}

@@ -1,0 +1,182 @@
+"""The commands of `embedgrpc-client`."""
+
+import argparse
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from embedgrpc.client.client import Client
+from embedgrpc.client.errors import ConnectionFailedError, EmbedGrpcError
+from embedgrpc.client.result_types import StreamResult
+from embedgrpc.client.unary_calls import HealthStatus
+
+_INPUT_BYTES_MAX: Final = 16 * 2**20  # of one line, and of the documents of a call
+_SHOWN_NUMBERS: Final = 4
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run one command; print a failure as one line on standard error.
+
+    Args:
+        arguments: The result of `parse_arguments`.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        with Client(arguments.target, timeout_s=arguments.timeout_s) as client:
+            code = _COMMANDS[arguments.command](client, arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except ConnectionFailedError as error:
+        _print_error(
+            f"the connection to {arguments.target} failed; is a server running there?"
+            f" --target sets another address ({error.message})"
+        )
+    except (EmbedGrpcError, OSError, ValueError) as error:
+        _print_error(str(error))
+    else:
+        return code
+    return 1
+
+
+def _models(client: Client, arguments: argparse.Namespace) -> int:
+    for model in client.list_models(arguments.task):
+        _print_json(dataclasses.asdict(model))
+    return 0
+
+
+def _embed(client: Client, arguments: argparse.Namespace) -> int:
+    inputs: Iterable[str] | Iterable[tuple[Any, str]] = arguments.texts or (
+        _json_inputs() if arguments.jsonl else _stdin_lines()
+    )
+    names = ("model", "order", "batch_size", "input_type", "prompt_name", "prompt_text")
+    more = ("dimensions", "encoding", "truncation", "max_tokens", "normalize")
+    is_terminal = sys.stdout.isatty()
+    result_count = failed_count = 0
+    with client.embed_stream(inputs, **_options(arguments, *names, *more)) as results:
+        for result in results:
+            if is_terminal:
+                print(_summary(result))
+            else:
+                _print_json(_as_json(result))
+            result_count += 1
+            failed_count += result.error is not None
+    if failed_count:
+        _print_error(f"{failed_count} of {result_count} texts failed")
+    return 1 if failed_count else 0
+
+
+def _rerank(client: Client, arguments: argparse.Namespace) -> int:
+    documents: list[str] = []
+    size = 0
+    for document in arguments.documents or _stdin_lines():
+        size += len(document)
+        if size > _INPUT_BYTES_MAX:
+            raise ValueError(f"the documents have more than {_INPUT_BYTES_MAX} characters")
+        documents.append(document)
+    names = ("model", "top_n", "score_scale", "truncation", "instruction")
+    for ranked in client.rerank(arguments.query, documents, **_options(arguments, *names)):
+        document = documents[ranked.index]
+        _print_json({"index": ranked.index, "score": ranked.score, "document": document})
+    return 0
+
+
+def _health(client: Client, arguments: argparse.Namespace) -> int:
+    statuses = [client.health(service) for service in arguments.services or [""]]
+    print(*statuses, sep="\n")
+    serving = [status is HealthStatus.SERVING for status in statuses]
+    return 0 if (any(serving) if arguments.any else all(serving)) else 1
+
+
+_COMMANDS: Final = {"models": _models, "embed": _embed, "rerank": _rerank, "health": _health}
+
+
+def _options(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _stdin_lines() -> Iterator[str]:
+    """Yield the lines of standard input without their ends; read no further than needed.
+
+    The stream reads them in a thread that may still wait for a line when the process ends. The
+    interpreter aborts if `sys.stdin` is in use then. Hence a second file, which stays open.
+    """
+    if sys.stdin.isatty():
+        _print_error("reading the terminal, one text a line; end with Ctrl-D")
+    file = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
+    number = 0
+    while line := file.readline(_INPUT_BYTES_MAX + 1):
+        if len(line) > _INPUT_BYTES_MAX:
+            raise ValueError(f"line {number} has more than {_INPUT_BYTES_MAX} bytes")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            # Without its cause, which holds the line.
+            raise ValueError(f"line {number} is not UTF-8 at byte {error.start}") from None
+        yield text.removesuffix("\n").removesuffix("\r")
+        number += 1
+
+
+def _json_inputs() -> Iterator[tuple[Any, str]]:
+    for number, line in enumerate(_stdin_lines()):
+        match _parse_json(line):
+            case {"id": caller_id, "text": str(text)}:
+                yield caller_id, text
+            case {"text": str(text)}:
+                yield str(number), text
+            case _:
+                raise ValueError(f'line {number} is not a JSON object with a "text"')
+
+
+def _parse_json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None  # rejected like JSON that is not an object
+
+
+def _as_json(result: StreamResult) -> dict[str, Any]:
+    if result.error is not None:
+        error = {"reason": result.error.reason, "message": result.error.message}
+        return {"id": result.id, "error": error}
+    line: dict[str, Any] = {"id": result.id}
+    if result.vector is not None:
+        line["vector"] = result.vector.tolist()
+        if result.vector.dtype.name == "int8":
+            line["scale"] = result.scale
+    if result.sparse is not None:
+        line["sparse"] = dict(
+            zip(result.sparse.indices.tolist(), result.sparse.values.tolist(), strict=True)
+        )
+    if result.multi_vector is not None:
+        line["multi_vector"] = result.multi_vector.values.tolist()
+    return line | {"token_count": result.token_count, "truncated": result.truncated}
+
+
+def _summary(result: StreamResult) -> str:
+    """Return a result as a line for people: the start of its vector only."""
+    if result.error is not None:
+        return f"{result.id}: {result.error}"
+    facts = [f"{result.token_count} tokens" + (" (truncated)" if result.truncated else "")]
+    if result.vector is not None:
+        start = ", ".join(f"{number:.4g}" for number in result.vector[:_SHOWN_NUMBERS])
+        facts.append(f"{len(result.vector)} x {result.vector.dtype} [{start}, ...]")
+    if result.sparse is not None:
+        facts.append(f"{len(result.sparse.indices)} sparse terms")
+    if result.multi_vector is not None:
+        facts.append(f"{len(result.multi_vector.values)} vectors")
+    return f"{result.id}: {', '.join(facts)}"
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    # Flush each line: the reader may be waiting for it.
+    print(json.dumps(value), flush=True)
+
+
+def _print_error(message: str) -> None:
+    sys.stderr.write(f"embedgrpc-client: {' '.join(message.split())}\n")

@@ -1,0 +1,292 @@
+"""One open call: what it is doing, what it holds, and until when it may.
+
+A call holds a place; the bytes of its request, from before they come in until it is answered; and
+the bytes of its response, from before they are made until its client has read them.
+"""
+
+import asyncio
+import math
+import time
+from contextvars import ContextVar
+from enum import Enum, auto
+from typing import Any
+
+from embedgrpc.engine.errors import EngineError, OverloadedError
+from embedgrpc.server.calls.budget import Budget, Caller
+from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, CallLimits
+from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
+
+# How long a client always gets to read a unary response.
+READ_S_MIN = 5.0
+# How long gRPC may take to send a status: it waits behind a response that is not read.
+_ABORT_S_MAX = 5.0
+# How long gRPC may take to report the end of a call.
+CANCELLATION_S_MAX = 1.0
+RETRY_DELAY_S = 1.0
+
+
+class CallState(Enum):
+    """What a call is doing."""
+
+    WORKING = auto()
+    # Its first message comes in.
+    RECEIVING = auto()
+    # The client of a stream sends nothing.
+    IDLE = auto()
+    RESPONDING = auto()
+    ENDING = auto()
+
+
+class OpenCall:
+    """A call, from the start of its handler until gRPC has finished it.
+
+    Attributes:
+        caller: Who called.
+        context: gRPC's context of the call.
+        placed: Whether it holds a place.
+        state: What it is doing.
+        since: When it began to do that, on the monotonic clock.
+        until: When the server ends it if it still does that.
+    """
+
+    __slots__ = (
+        "_began",
+        "_limits",
+        "_request_bytes",
+        "_requests",
+        "_response_bytes",
+        "_stream_bytes",
+        "caller",
+        "context",
+        "placed",
+        "since",
+        "state",
+        "until",
+    )
+
+    def __init__(self, limits: CallLimits, caller: Caller, context: Any) -> None:
+        self._limits = limits
+        self._requests = limits.requests
+        self._request_bytes = self._stream_bytes = self._response_bytes = 0
+        self.caller = caller
+        self.context = context
+        self.placed = False
+        self._enter(CallState.WORKING)
+        self._began = self.since
+
+    def _enter(self, state: CallState, limit_s: float = math.inf) -> None:
+        self.state = state
+        self.since = time.monotonic()
+        self.until = self.since + limit_s
+
+    def use_small_messages(self) -> None:
+        """Receive from a separate budget, which calls with texts do not use.
+
+        For methods whose messages are small, such as health checks: a client may still send them
+        part of a large message.
+        """
+        self._requests = self._limits.small_requests
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it waits for a message of its client, and not for room to receive it."""
+        return self.state in (CallState.RECEIVING, CallState.IDLE)
+
+    def is_receiving_from(self, budget: Budget) -> bool:
+        """Return whether its message comes in, and counts against a budget."""
+        return self.state is CallState.RECEIVING and self._requests is budget
+
+    async def read_first(self) -> Any:
+        """Read the first message, in bytes; gRPC's EOF where there is none.
+
+        Raises:
+            OverloadedError: Messages of other calls leave no room for it.
+            grpc.aio.AbortError: It did not come in time; the client has the status.
+        """
+        limits, requests, size = self._limits, self._requests, self._limits.message_bytes
+        if not await self._find_room(requests, size):
+            raise OverloadedError(
+                "other requests left no room to receive this one for"
+                f" {limits.settings.max_queue_s:g} s",
+                retry_delay_s=RETRY_DELAY_S,
+                metadata={"label": "no_room_to_receive"},
+            )
+        self._request_bytes = size
+        self._enter(CallState.RECEIVING, limits.settings.max_receive_s)
+        message = await self.context.read()
+        self._enter(CallState.WORKING)
+        held = len(message) * REQUEST_COPIES if isinstance(message, bytes) else 0
+        self._request_bytes = held
+        _adjust(requests, self.caller, held - size)
+        return message
+
+    async def _find_room(self, budget: Budget, amount: int) -> bool:
+        """Take an amount as soon as there is room; return False if there is none in time."""
+        if budget.try_take(self.caller, amount):
+            return True
+        try:
+            async with asyncio.timeout(self._limits.settings.max_queue_s):
+                await budget.take(self.caller, amount)
+        except TimeoutError:
+            return False
+        return True
+
+    def release_unary_request(self) -> None:
+        """Release the message of a unary call, which is no longer needed."""
+        if self._request_bytes:
+            self._requests.give_back(self.caller, self._request_bytes)
+            self._request_bytes = 0
+
+    async def read_next(self, *, idle_timeout_s: float) -> Any:
+        """Read a message of a stream after the first, in bytes; gRPC's EOF after the last.
+
+        Args:
+            idle_timeout_s: How long the client may send none; infinity where the handler checks.
+        """
+        limits = self._limits
+        # While the earlier messages of this client fill the budget, this one stays unread.
+        await limits.requests.take(self.caller, limits.message_bytes)
+        limits.requests.give_back(self.caller, limits.message_bytes)
+        await limits.streams.take(self.caller, limits.waiting_bytes)
+        self._stream_bytes = limits.waiting_bytes
+        try:
+            self._enter(CallState.IDLE, idle_timeout_s)
+            return await self.context.read()
+        finally:
+            if self.state is CallState.IDLE:
+                self._enter(CallState.WORKING)
+            reserved, self._stream_bytes = self._stream_bytes, 0
+            if reserved:
+                limits.streams.give_back(self.caller, reserved)
+
+    def hold_stream_request(self, size: int) -> None:
+        """Count a message of a stream that has been received."""
+        held = size * REQUEST_COPIES
+        self._request_bytes += held
+        self._requests.force(self.caller, held)
+
+    def release_stream_request(self, size: int) -> None:
+        """Release a part of the messages of a stream, which is no longer needed."""
+        held = size * REQUEST_COPIES
+        self._request_bytes -= held
+        self._requests.give_back(self.caller, held)
+
+    async def reserve_unary_response(self, size: int) -> None:
+        """Wait until there is room for the response of a unary call, before it is made.
+
+        Raises:
+            OverloadedError: Responses of other calls leave no room for it.
+        """
+        limits = self._limits
+        reserved = limits.responses.largest(size * RESPONSE_COPIES)
+        if not await self._find_room(limits.responses, reserved):
+            raise OverloadedError(
+                f"other responses left no room for this one, of up to {size} bytes, for"
+                f" {limits.settings.max_queue_s:g} s",
+                retry_delay_s=RETRY_DELAY_S,
+                metadata={"label": "no_room_for_answer"},
+            )
+        self._response_bytes += reserved
+
+    async def reserve_stream_response(self, size: int) -> int:
+        """Wait until there is room for a response of a stream, before it is made.
+
+        Returns:
+            The bytes that are reserved, to be released once the client has read it.
+        """
+        reserved = min(size, self._limits.stream_response_bytes_max)
+        await self._limits.responses.take(self.caller, reserved)
+        self._response_bytes += reserved
+        return reserved
+
+    def release_stream_response(self, reserved: int) -> None:
+        """Release what was reserved for a response that the client has read."""
+        self._response_bytes -= reserved
+        self._limits.responses.give_back(self.caller, reserved)
+
+    async def write(self, message: Any) -> None:
+        """Write a message of a stream that is not a `BidiStream`; end a client that is too slow."""
+        self._enter(CallState.RESPONDING, self._limits.settings.stream_idle_timeout_s)
+        await self.context.write(message)
+        self._enter(CallState.WORKING)
+
+    def begin_unary_response(self, size: int) -> None:
+        """Count the bytes of the response that gRPC is about to send, in place of its estimate."""
+        held = size * RESPONSE_COPIES
+        _adjust(self._limits.responses, self.caller, held - self._response_bytes)
+        self._response_bytes = held
+        self.release_unary_request()
+        self._enter(CallState.RESPONDING, READ_S_MIN)
+        self.until = max(self.until, self._began + self._limits.settings.max_unary_s)
+
+    def begin_abort(self) -> None:
+        """Mark the call as ended by the server, so that it is ended once."""
+        self._enter(CallState.ENDING, _ABORT_S_MAX)
+
+    async def abort(self, error: EngineError) -> None:
+        """Send the client the status of a failure.
+
+        Raises:
+            grpc.aio.AbortError: Always.
+        """
+        self.begin_abort()
+        await self.context.abort(status_code(error), message_of(error), trailing_metadata(error))
+
+    async def wait_for_cancellation(self) -> None:
+        """Wait for gRPC to cancel a call whose client has left, or reads nothing.
+
+        gRPC reports a cancellation a moment after a write has failed. That the client has left
+        is no incident.
+        """
+        self._enter(CallState.ENDING, CANCELLATION_S_MAX)
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        """Release everything that it holds."""
+        limits = self._limits
+        if self.placed:
+            limits.places.give_back(self.caller, 1)
+        if self._request_bytes:
+            self._requests.give_back(self.caller, self._request_bytes)
+        if self._stream_bytes:
+            limits.streams.give_back(self.caller, self._stream_bytes)
+        if self._response_bytes:
+            limits.responses.give_back(self.caller, self._response_bytes)
+        self.placed = False
+        self._request_bytes = self._stream_bytes = self._response_bytes = 0
+        # A cancelled timer keeps this call, as part of its context, for a while.
+        self.context = None
+
+
+def _adjust(budget: Budget, caller: Caller, amount: int) -> None:
+    """Take more that is in use already, or give back what is not."""
+    if amount > 0:
+        budget.force(caller, amount)
+    elif amount:
+        budget.give_back(caller, -amount)
+
+
+_current: ContextVar[OpenCall | None] = ContextVar("open_call", default=None)
+
+
+def set_current_call(call: OpenCall) -> None:
+    """Make a call the one of the running task and of the tasks that it starts."""
+    _current.set(call)
+
+
+def current_call() -> OpenCall | None:
+    """Return the call of the running task."""
+    return _current.get()
+
+
+async def reserve_response(size: int) -> None:
+    """Wait until there is room for the response of the running unary call, in bytes."""
+    call = _current.get()
+    if call is not None:
+        await call.reserve_unary_response(size)
+
+
+async def write(context: Any, message: Any) -> None:
+    """Write a message of the running call; end the call if its client does not read it."""
+    call = _current.get()
+    await (context if call is None else call).write(message)
