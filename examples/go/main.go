@@ -95,7 +95,7 @@ func embedMany(ctx context.Context, client pb.EmbeddingServiceClient) error {
 		reconnects++
 		time.Sleep(100 * time.Millisecond << reconnects)
 	}
-	fmt.Printf("stream: %d of 2000 texts, %d reconnects\n", len(vectors), reconnects)
+	fmt.Printf("stream: %d of 2000 texts, reconnects: %d\n", len(vectors), reconnects)
 	return nil
 }
 

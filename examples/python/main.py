@@ -68,9 +68,8 @@ def main(target: str) -> None:
         texts = [(str(number), f"text number {number}") for number in range(2000)]
         embedding = Embedding(client)
         answered = [one.id for one in embedding.run(texts) if one.error is None]
-        print(
-            f"stream: {len(set(answered))} of {len(texts)} texts, {embedding.reconnects} reconnects"
-        )
+        count = len(set(answered))
+        print(f"stream: {count} of {len(texts)} texts, reconnects: {embedding.reconnects}")
 
         documents = ["It is red.", tower, river]
         for ranked in client.rerank("How tall is the tower?", documents, top_n=2):

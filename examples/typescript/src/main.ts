@@ -91,7 +91,7 @@ async function embedMany(client: EmbeddingServiceClient): Promise<void> {
       await setTimeout(100 * 2 ** reconnects);
     }
   }
-  console.log(`stream: ${vectors.size} of 2000 texts, ${reconnects} reconnects`);
+  console.log(`stream: ${vectors.size} of 2000 texts, reconnects: ${reconnects}`);
 }
 
 /** Embeds texts by id over one stream. Moves each from `unanswered` to `vectors`. */

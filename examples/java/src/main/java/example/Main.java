@@ -69,7 +69,7 @@ public final class Main {
     var embedder = new StreamEmbedder(client);
     Map<String, List<Float>> vectors = embedder.embed(texts);
     System.out.printf(
-        "stream: %d of %d texts, %d reconnects%n",
+        "stream: %d of %d texts, reconnects: %d%n",
         vectors.size(), texts.size(), embedder.reconnects());
   }
 
