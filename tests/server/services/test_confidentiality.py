@@ -17,7 +17,7 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import model_service_pb2 as models
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import Failure, failure_of
-from tests.server.fake_backend import WIDTH, FakeBackend, vector_of
+from tests.server.hash_backend import WIDTH, HashBackend, vector_of
 from tests.server.service import CROSS, EMBED, Service, serving, settings_for
 from tests.server.streams import Stream
 
@@ -118,7 +118,7 @@ async def _stream(service: Service) -> list[str]:
 
 
 async def test_no_text_leaves_the_server(
-    backend: FakeBackend,
+    backend: HashBackend,
     cache_dir: Path,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
@@ -135,7 +135,7 @@ async def test_no_text_leaves_the_server(
         settings = settings_for(
             EMBED, CROSS, cache_dir=cache_dir, max_inputs=8, health_interval_s=3600
         )
-        cross = FakeBackend()
+        cross = HashBackend()
         cross.answer = lambda _ids: np.ones(1, np.float32)
         async with serving(
             settings,

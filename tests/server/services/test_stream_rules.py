@@ -12,7 +12,7 @@ from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.service import (
     CROSS,
     EMBED,
@@ -249,7 +249,7 @@ async def test_an_id_may_be_used_again_once_it_is_answered(service: Service) -> 
 
 async def test_an_id_of_an_earlier_message_is_refused_while_in_flight(cache_dir: Path) -> None:
     """Two messages may not use one id before the first is answered."""
-    backend = FakeBackend()
+    backend = HashBackend()
     async with serving(settings_for(cache_dir=cache_dir), backend.open) as service:
         backend.hold()
         stream = await Stream.open(service.client)
@@ -266,7 +266,7 @@ async def test_an_id_of_an_earlier_message_is_refused_while_in_flight(cache_dir:
 
 async def test_an_id_of_an_earlier_ranking_is_refused_while_in_flight(cache_dir: Path) -> None:
     """Two requests may not use one id before the first is answered, which it still is."""
-    backend = FakeBackend()
+    backend = HashBackend()
     async with serving(settings_for(cache_dir=cache_dir), backend.open) as service:
         backend.hold()
         stream = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
