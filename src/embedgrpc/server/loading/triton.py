@@ -11,6 +11,7 @@ from embedgrpc.backends.fallback import FallbackBackend
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.connection import Connection
 from embedgrpc.backends.triton.served_graph import ServedGraph
+from embedgrpc.libraries.arrays import MakeInput
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
 from embedgrpc.models.remote.fingerprint import (
@@ -18,7 +19,7 @@ from embedgrpc.models.remote.fingerprint import (
     find_fingerprint,
     hash_text_model,
 )
-from embedgrpc.models.remote.inputs import MakeInput, plan_inputs
+from embedgrpc.models.remote.inputs import plan_inputs
 from embedgrpc.models.remote.outputs import ServedOutput, find_token_outputs, plan_outputs
 from embedgrpc.models.remote.text_model import describe_text_model
 from embedgrpc.models.sources import source
