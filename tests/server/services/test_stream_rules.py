@@ -219,6 +219,24 @@ async def test_no_message_is_larger_than_the_client_accepts(service: Service) ->
     assert results["bad"].error.reason == common.ERROR_REASON_EMPTY_INPUT
 
 
+async def test_results_that_are_ready_together_are_split_to_fit(service: Service) -> None:
+    """A result that just fits is sent alone, and shares its message with no other."""
+    stream = await Stream.open(service.client)
+    await stream.send(("a", "a text"))
+    (alone,) = await stream.results(1)
+    assert await stream.end() == []
+    limit = alone.ByteSize() + 64
+    metadata = [("embedgrpc-max-response-bytes", str(limit))]
+    stream = await Stream.open(service.client, metadata=metadata)
+    await stream.send(*((identifier, "a text") for identifier in "abcd"))
+    for identifier in "abcd":
+        message = await stream.call.read()
+        assert message.ByteSize() <= limit
+        (result,) = message.results.results
+        assert (result.id, result.embedding) == (identifier, alone.embedding)
+    assert await stream.end() == []
+
+
 async def test_a_stream_of_bad_inputs_alone(service: Service) -> None:
     """A message in which nothing can be run is answered in full."""
     stream = await Stream.open(service.client)
