@@ -10,7 +10,7 @@ import pytest
 
 from embedgrpc.engine.errors import EngineError, InputTooLongError, NonFiniteOutputError
 from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
-from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.reranking import RerankSpec, ScoreScale
 from embedgrpc.engine.tasks.similarity import SimilarityReranker
 from embedgrpc.engine.work import Call

@@ -355,7 +355,7 @@ async def test_a_tokenizer_that_panics_is_survived(caplog: pytest.LogCaptureFixt
                 work_class=WorkClass.INTERACTIVE,
                 caller="",
                 atomic=True,
-                reading=None,
+                read_limit=None,
                 wanted=lambda: True,
                 done=succeeded,
                 failed=failed,

@@ -5,7 +5,7 @@ from typing import Final
 
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.results.vectors import Encoding
-from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Representation

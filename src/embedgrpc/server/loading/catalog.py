@@ -14,7 +14,7 @@ from embedgrpc.engine.errors import (
 )
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.scheduling.scheduler import Scheduler
-from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.engine.errors import InputTooLongError, NonFiniteOutputError
-from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
