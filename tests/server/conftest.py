@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from embedgrpc.server.settings.model_settings import ModelSettings
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.loading.triton_server import Upstream, serving_upstream
 from tests.server.service import Service, serving, settings_for
 
@@ -20,25 +20,25 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def backend() -> FakeBackend:
-    """Runs the model of the servers of this test that are given it."""
-    return FakeBackend()
+def backend() -> HashBackend:
+    """The backend of the servers in this test that are started with it."""
+    return HashBackend()
 
 
 @pytest.fixture
 def upstream(cache_dir: Path) -> Iterator[Upstream]:
-    """Serves `bert-cls` as `embedgrpc triton-repo` would have it."""
+    """Serve `bert-cls` as a repository of `embedgrpc triton-repo` does."""
     with serving_upstream(cache_dir) as serving_model:
         yield serving_model
 
 
 @pytest.fixture
 async def serve(cache_dir: Path) -> AsyncIterator[Serve]:
-    """Starts servers that live as long as the test."""
+    """Start servers that run until the test ends."""
     async with AsyncExitStack() as resources:
 
         async def start(
-            *models: ModelSettings, backend: FakeBackend | None = None, **changes: Any
+            *models: ModelSettings, backend: HashBackend | None = None, **changes: Any
         ) -> Service:
             settings = settings_for(*models, cache_dir=cache_dir, **changes)
             if backend is None:

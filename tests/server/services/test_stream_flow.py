@@ -1,7 +1,7 @@
 import asyncio
 import gc
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -12,17 +12,18 @@ import pytest
 from embedgrpc.engine.pipeline import JobHandle
 from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources import source
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.conftest import Serve
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend, vector_of
+from tests.server.hash_backend import HashBackend, vector_of
 from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, settings_for, until
 from tests.server.streams import Stream, batch
 
-Serve = Callable[..., Awaitable[Service]]
 Watched = Callable[[Service], int]
 
 WORDS = ("a", "the", "of", "and", "to", "in", "for", "is", "on", "that")
@@ -49,7 +50,7 @@ def _expected(texts: list[str]) -> list[FloatArray]:
 
 @pytest.mark.parametrize("order", [pb.RESULT_ORDER_INPUT, pb.RESULT_ORDER_COMPLETION])
 async def test_every_input_is_answered_once_and_with_its_own_vector(
-    serve: Serve, backend: FakeBackend, order: pb.ResultOrder
+    serve: Serve, backend: HashBackend, order: pb.ResultOrder
 ) -> None:
     """Thousands of inputs on several streams at once: none lost, none twice, none swapped."""
     service = await serve(
@@ -84,9 +85,9 @@ async def test_every_input_is_answered_once_and_with_its_own_vector(
 
 
 async def test_results_come_as_they_are_ready_in_completion_order(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
-    """A short text is not held back by a long one that was sent before it; nor is it in order."""
+    """A result is sent as soon as it is ready, also before earlier ones."""
     service = await serve(backend=backend, batch_tokens=64)
     backend.hold()
     stream = await Stream.open(service.client, order=pb.RESULT_ORDER_COMPLETION)
@@ -104,9 +105,9 @@ async def test_results_come_as_they_are_ready_in_completion_order(
 
 
 async def test_results_wait_for_earlier_ones_in_input_order(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
-    """The same inputs in input order: the one that is ready first is sent last."""
+    """In input order, a result that is ready first waits for the earlier ones."""
     service = await serve(backend=backend)
     backend.hold()
     stream = await Stream.open(service.client)
@@ -121,8 +122,8 @@ async def test_results_wait_for_earlier_ones_in_input_order(
     assert await stream.end() == []
 
 
-async def test_the_window_is_never_exceeded(serve: Serve, backend: FakeBackend) -> None:
-    """While nothing is answered, the server takes in no more than it said."""
+async def test_the_window_is_never_exceeded(serve: Serve, backend: HashBackend) -> None:
+    """While no result is sent, the server reads no more inputs than the window allows."""
     service = await serve(
         backend=backend, max_stream_in_flight_inputs=32, max_stream_batch_inputs=8
     )
@@ -152,9 +153,9 @@ async def test_the_window_is_never_exceeded(serve: Serve, backend: FakeBackend) 
 
 
 async def test_a_client_that_does_not_read_stops_being_read(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
-    """What a slow reader can make the server hold is bounded, and leaves with it."""
+    """The server buffers few results for a slow reader, and drops them when it leaves."""
     service = await serve(
         backend=backend, max_stream_in_flight_inputs=64, max_stream_batch_inputs=16
     )
@@ -189,7 +190,7 @@ async def test_a_client_that_does_not_read_stops_being_read(
 
 
 async def test_a_client_that_leaves_half_way_leaves_nothing(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """Work that waits is dropped and never run, and no room, task or stream is left over."""
     service = await serve(backend=backend)
@@ -234,7 +235,7 @@ async def test_a_silent_client_is_let_go(serve: Serve) -> None:
 
 
 async def test_a_client_that_waits_for_its_answers_is_not_silent(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """However long the model takes, a stream with inputs in flight is not idle."""
     service = await serve(backend=backend, stream_idle_timeout_s=0.1)
@@ -242,14 +243,14 @@ async def test_a_client_that_waits_for_its_answers_is_not_silent(
     stream = await Stream.open(service.client)
     await stream.send(("a", "a"))
     silent = Stream(service.client)
-    # It came later and is let go: so the first one's time was over long ago, too.
+    # It was opened later and has timed out, so the first one's time is over, too.
     assert (await silent.failure()).label == "stream_idle"
     assert (await Stream(service.client).failure()).label == "stream_idle"
     backend.release()
     assert [result.id for result in await stream.results(1)] == ["a"]
 
 
-async def test_a_client_that_does_not_read_is_let_go(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_client_that_does_not_read_is_let_go(serve: Serve, backend: HashBackend) -> None:
     """A write that is stuck ends the stream; when the client reads again it learns why."""
     service = await serve(
         backend=backend,
@@ -271,7 +272,7 @@ async def test_a_client_that_does_not_read_is_let_go(serve: Serve, backend: Fake
 
 
 async def test_bulk_work_waits_for_room_and_is_never_refused(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """Streams whose windows together exceed the queue are slowed down, and all are answered."""
     service = await serve(
@@ -287,7 +288,7 @@ async def test_bulk_work_waits_for_room_and_is_never_refused(
             await stream.send(*((str(start + number), "a text") for number in range(16)))
     await until(lambda: service.admission().inputs >= 16)
     assert service.admission().inputs <= 20
-    # The other class has room of its own.
+    # The other work class has its own queue limit.
     unary = asyncio.ensure_future(service.client.embed("a text"))
     backend.release()
     await unary
@@ -327,7 +328,7 @@ def _running_jobs() -> int:
 
 
 async def test_answered_batches_of_an_open_stream_are_forgotten(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """A stream that stays open for days keeps nothing of what it has answered."""
     service = await serve(backend=backend)
@@ -342,13 +343,13 @@ async def test_answered_batches_of_an_open_stream_are_forgotten(
         after = _running_jobs()
     finally:
         gc.enable()
-    # What a thread did last it may still hold.
+    # A thread may still hold its last job.
     assert after - before <= 4
     assert await stream.end() == []
 
 
 async def test_vectors_of_all_tokens_make_the_window_smaller(cache_dir: Path) -> None:
-    """A stream whose answers may be large takes in fewer inputs, whatever the settings allow."""
+    """The window of a stream with large results is smaller than the settings allow."""
     model = ModelSettings(id="m3", source=str(FIXTURES / "xlmr-bge-m3"))
     most = 1_048_576
     settings = settings_for(model, cache_dir=cache_dir, max_stream_in_flight_inputs=most)
