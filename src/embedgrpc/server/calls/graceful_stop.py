@@ -25,7 +25,7 @@ from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.rpc.handlers import behavior_of, make_handler
 
 # After this long without a new call, none is on its way.
-_QUIET_S = 0.1
+QUIET_S = 0.1
 _STEP_S = 0.01
 # A sleep that ends this late shows a busy machine, on which clients may be late, too.
 _LATE_S = 0.01
@@ -105,7 +105,7 @@ class ShutdownGate(grpc.aio.ServerInterceptor):
         """Wait until no call has come for a while."""
         began = quiet_since = now = time.monotonic()
         arrivals = self._arrivals
-        while now - quiet_since < _QUIET_S and now - began < HOLD_S_MAX:
+        while now - quiet_since < QUIET_S and now - began < HOLD_S_MAX:
             await asyncio.sleep(_STEP_S)
             late = time.monotonic() - now > _STEP_S + _LATE_S
             now = time.monotonic()
