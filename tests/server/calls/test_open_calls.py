@@ -262,7 +262,9 @@ async def test_a_client_that_leaves_is_no_error(
                 await connection.send(headers(EMBED_PATH), message)
             await until(lambda: len(calls) == 4 and calls.limits.responses.held > 4 * 500 * 36 * 4)
         await until(lambda: not len(calls))
-    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+    # On a busy machine the loop may be late.
+    records = [one for one in caplog.records if one.name != "embedgrpc.server.telemetry.loop_lag"]
+    assert not [one for one in records if one.levelno >= logging.WARNING]
 
 
 async def test_a_watch_holds_no_room(serve: Serve) -> None:

@@ -8,11 +8,7 @@ from embedgrpc.server.telemetry.tracing import Attribute
 
 
 class BatchTracer:
-    """Records the span of a batch after it has run. Any thread may call it.
-
-    Args:
-        tracer: Makes the spans.
-    """
+    """Records the span of a batch after it has run. Any thread may call it."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer

@@ -90,14 +90,7 @@ class Metrics:
                 )
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
-        """Export once more and close the exporters. Blocks; never raises.
-
-        Args:
-            timeout_s: How long to wait.
-
-        Returns:
-            Whether everything was closed, and in time.
-        """
+        """Export once more; see `close_in_time`."""
         return close_in_time(self._provider.shutdown, timeout_s)
 
 

@@ -39,17 +39,7 @@ class TraceExport:
         return BatchTracer(self._tracer)
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
-        """Export the spans that are left and close the exporters. Blocks; never raises.
-
-        Call it off the event loop. If the collector does not answer, it waits for the timeout,
-        loses the spans, and logs that.
-
-        Args:
-            timeout_s: How long to wait.
-
-        Returns:
-            Whether everything was closed, and in time.
-        """
+        """Export the spans that are left; see `close_in_time`."""
         return close_in_time(self._provider.shutdown, timeout_s)
 
 
