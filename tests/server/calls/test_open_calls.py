@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from typing import Any
 
@@ -292,8 +293,11 @@ async def test_health_is_checked_without_room_or_places(serve: Serve) -> None:
 async def test_idle_streams_give_way_to_active_ones(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many streams wait for their clients, one with a message is read."""
-    monkeypatch.setattr("embedgrpc.server.calls.call_sweeper._IDLE_S_MIN", 0.1)
+    """However many streams wait for their clients, one with a message is read.
+
+    A stream that has not been idle for long enough does not give way.
+    """
+    monkeypatch.setattr("embedgrpc.server.calls.call_sweeper._IDLE_S_MIN", 2)
     service = await serve()
     calls = service.server.open_calls
     fit = calls.limits.streams.largest(calls.limits.streams.total) // calls.limits.waiting_bytes
@@ -303,6 +307,8 @@ async def test_idle_streams_give_way_to_active_ones(
     assert [result.id for result in await active.results(1)] == ["a"]
     failure = await streams[0].failure()
     assert failure.label == "stream_gave_way"
+    (idle_s,) = re.findall(r"sent no message for ([\d.]+) s", failure.details)
+    assert float(idle_s) >= 2
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

@@ -80,12 +80,7 @@ class ShutdownGate(HandlerInterceptor):
         return make_handler(handler, answer)
 
     async def stop(self, server: grpc.aio.Server, grace_s: float) -> None:
-        """Stop a server.
-
-        Args:
-            server: The server that has this interceptor.
-            grace_s: Time for the open calls to finish.
-        """
+        """Stop the server of this interceptor, with a grace for the open calls."""
         self._open.clear()
         await self._until_quiet()
         stop = asyncio.ensure_future(server.stop(grace_s))

@@ -64,11 +64,7 @@ class ConnectionActivity(HandlerInterceptor):
         self._by_peer: dict[str, Activity] = {}
 
     def of(self, peer: str) -> Activity:
-        """Return the activity of a connection. From any thread.
-
-        Args:
-            peer: Its other end, as gRPC's contexts name it.
-        """
+        """Return the activity of a connection. From any thread."""
         return self._by_peer.get(peer) or Activity()
 
     def wrap(self, handler: Any, method: str) -> Any:

@@ -19,12 +19,7 @@ _logger = logging.getLogger(__name__)
 
 
 class TraceExport:
-    """The export of spans: made by `configure_tracing`; the caller shuts it down.
-
-    Args:
-        provider: Exports the spans.
-        version: Version of this server, for the instrumentation scope.
-    """
+    """The export of spans: made by `configure_tracing`; the caller shuts it down."""
 
     def __init__(self, provider: "TracerProvider", version: str) -> None:
         self._provider = provider
@@ -45,10 +40,6 @@ class TraceExport:
 
 def configure_tracing(service_version: str, environ: Mapping[str, str]) -> TraceExport | None:
     """Set up the export of spans if the environment asks for it; see `make_exporters`.
-
-    Args:
-        service_version: Version of this server, for the resource `service.version`.
-        environ: The variables, normally `os.environ`.
 
     Returns:
         The export, or None where nothing is to be exported: then the SDK is not even imported.
