@@ -1,19 +1,16 @@
-"""Plans of when calls are sent."""
+"""Arrival times of calls."""
 
 import itertools
 import random
 
 
 def poisson(rate_per_s: float, seconds: float, seed: int) -> list[float]:
-    """Plans calls that come independently of each other, as those of many clients do.
+    """Return the times of independent calls, like those of many clients, ascending.
 
     Args:
-        rate_per_s: How many come in a second on average.
-        seconds: Length of the window.
-        seed: The same seed gives the same plan.
-
-    Returns:
-        Times within the window, ascending.
+        rate_per_s: The mean rate, in calls a second.
+        seconds: The length of the window.
+        seed: The same seed returns the same times.
     """
     chooser = random.Random(seed)  # noqa: S311 - arrivals, not secrets
     gaps_s = (chooser.expovariate(rate_per_s) for _ in itertools.count())
@@ -21,5 +18,5 @@ def poisson(rate_per_s: float, seconds: float, seed: int) -> list[float]:
 
 
 def steady(interval_s: float, seconds: float) -> list[float]:
-    """Plans calls at equal distances."""
+    """Return times at equal distances."""
     return [number * interval_s for number in range(round(seconds / interval_s))]

@@ -1,4 +1,4 @@
-"""Bursts of calls after a quiet time: how many are answered, and how soon.
+"""Measure bursts of calls after a quiet time: how many succeed, and how fast.
 
 uv run python -m benchmarks.bursts [--rounds N] [--deadline-s S] [--flags FLAGS]
 """
@@ -15,18 +15,20 @@ from benchmarks.processes import RunningServer, peak_rss_bytes, server
 from benchmarks.unary_calls import UnaryCalls, embed_calls
 from benchmarks.workloads import Workload, passages, short
 
-# 150 words of the collection have about 200 tokens.
+# 150 words of the texts have about 200 tokens.
 _LONG_WORDS = 150
 
 
 def main() -> None:
-    """Measures and prints a row for each burst."""
+    """Measure, and print a row for each burst."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="bursts of each kind")
     parser.add_argument("--long", type=int, default=100, help="calls of a burst of long texts")
     parser.add_argument("--short", type=int, default=1000, help="calls of a burst of short texts")
     parser.add_argument("--deadline-s", type=float, default=60, help="deadline of each call")
-    parser.add_argument("--quiet-s", type=float, default=2, help="time before each burst")
+    parser.add_argument(
+        "--quiet-s", type=float, default=2, help="quiet time before each burst, in seconds"
+    )
     parser.add_argument("--flags", default="", help="flags of the server")
     arguments = parser.parse_args()
     with server(*shlex.split(arguments.flags)) as served:

@@ -1,4 +1,4 @@
-"""What a window of calls comes to."""
+"""The figures of a window of calls."""
 
 import dataclasses
 import math
@@ -15,27 +15,28 @@ from benchmarks.windows import Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Figures of a window; nan where there is nothing to take them from.
+    """The figures of a window; nan where it has no calls to compute them from.
 
     Attributes:
-        calls: Calls that were planned.
-        offered_per_s: The same in a second.
-        goodput_per_s: Calls that were answered within the window.
-        throughput_per_s: Calls that were answered, over the time until the last one was. What a
-            server can do in a closed loop, however long the calls take.
-        refused_per_s: Calls that were answered RESOURCE_EXHAUSTED.
-        p50_s: Latency of the answered calls from the planned time.
-        p95_s: The same.
-        p99_s: The same.
-        refused_p99_s: Latency of the refusals from the planned time.
-        refused_sent_p99_s: Latency of the refusals from when the call was sent.
-        lateness_p99_s: How much later than planned calls were sent.
-        generator_cores: CPU time of the generator over time.
-        others_cores: The same of all programs but the generator and the server. It should be next
-            to nothing, else the other figures are of a smaller machine.
-        server_cpu_s_per_1000: CPU seconds of the server for 1000 answered calls, refusals included.
-        unsent: Calls that were not sent.
-        errors: Calls with another status, by its name.
+        calls: The planned calls.
+        offered_per_s: The planned calls in a second.
+        goodput_per_s: The calls that succeeded within the window, in a second.
+        throughput_per_s: The calls that succeeded, over the time until the last one did: the
+            throughput of a closed loop, however long the calls take.
+        refused_per_s: The calls that ended with RESOURCE_EXHAUSTED, in a second.
+        p50_s: The latency of successful calls, from the planned time.
+        p95_s: See `p50_s`.
+        p99_s: See `p50_s`.
+        refused_p99_s: The latency of refusals, from the planned time.
+        refused_sent_p99_s: The latency of refusals, from the time of sending.
+        lateness_p99_s: The delay of sending, from the planned time.
+        generator_cores: The CPU time of the generator, over time.
+        others_cores: The CPU time of all other programs, without the server's, over time. Unless
+            it is close to 0, the other figures are those of a smaller machine.
+        server_cpu_s_per_1000: The CPU seconds of the server for 1000 successful calls, with those
+            for refusals.
+        unsent: The calls that were not sent.
+        errors: The calls with another status, by its name.
     """
 
     calls: float
@@ -57,7 +58,7 @@ class Figures:
 
     @classmethod
     def of(cls, window: Window) -> Self:
-        """Takes the figures of a window whose calls are all done."""
+        """Return the figures of a window whose calls have all ended."""
         answered = [one for one in window.outcomes if one.code is StatusCode.OK]
         refused = [one for one in window.outcomes if one.code is StatusCode.RESOURCE_EXHAUSTED]
         calls = len(window.outcomes) + window.unsent
@@ -92,7 +93,7 @@ class Figures:
 
     @classmethod
     def median(cls, rounds: Sequence[Self]) -> Self:
-        """Returns the median of each figure over rounds that have it, and all errors."""
+        """Return the median of each figure over the rounds that have it, and all errors."""
         errors: Counter[str] = Counter()
         medians = {}
         for one in rounds:
@@ -106,14 +107,11 @@ class Figures:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """Returns the least of the values that so many percent of them do not exceed.
+    """Return a percentile by nearest rank; nan if there are no values.
 
     Args:
-        values: In any order.
+        values: The values, in any order.
         percent: 1 to 100.
-
-    Returns:
-        One of the values, by nearest rank; nan if there are none.
     """
     if not values:
         return math.nan
@@ -121,15 +119,15 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 def milliseconds(seconds: float) -> str:
-    """Writes a time for a table; a dash for nan."""
+    """Format a time for a table; a dash for nan."""
     return "-" if math.isnan(seconds) else f"{seconds * 1e3:,.1f} ms"
 
 
 def number(value: float) -> str:
-    """Writes a ratio or the like for a table; a dash for nan."""
+    """Format a number for a table; a dash for nan."""
     return "-" if math.isnan(value) else f"{value:,.2f}"
 
 
 def counts(errors: Mapping[str, int]) -> str:
-    """Writes errors for a table."""
+    """Format errors for a table."""
     return ", ".join(f"{count} {code}" for code, count in sorted(errors.items())) or "0"

@@ -1,13 +1,12 @@
-"""Sends unary calls: so many at once (a closed loop), or at planned times (an open loop).
+"""Send unary calls: a fixed number in flight (closed loop), or at planned times (open loop).
 
-A closed loop sends the next call when one is answered. While the server stalls it sends nothing,
-so a stall shows in the latencies of a few calls, and not of all those that would have come
-meanwhile: "coordinated omission". It tells how much a server can do. An open loop sends when the
-plan says so, whatever became of earlier calls, as many independent clients do, and latency counts
-from the plan. It tells what clients see.
+A closed loop sends the next call when one ends. It sends nothing while the server stalls, so a
+stall shows in the latency of a few calls only ("coordinated omission"). It measures throughput. An
+open loop sends at planned times, whether or not earlier calls have ended, like many independent
+clients, and latency counts from the planned time. It measures what clients see.
 
-As a rule the generator shares the cores with the server that it measures. So it sends bytes that
-were serialised before, and does not read the answers.
+The generator usually shares the cores with the server that it measures. So it serialises the
+requests beforehand, and does not parse the responses.
 """
 
 import asyncio
@@ -28,15 +27,14 @@ from benchmarks.unary_calls import UnaryCalls
 from benchmarks.windows import Outcome, Window
 
 IN_FLIGHT: Final = (1, 4, 16, 32, 64)
-# By default a server takes 128 calls at once of a connection. More would wait in the generator,
-# where no server can refuse them.
+# More calls on one connection might wait in the generator, where the server cannot refuse them.
 _CALLS_PER_CONNECTION = 100
 _CONNECTIONS = 80
-# About twice what a model's queue takes by default, so that it is the server that refuses.
+# About twice the default limit of a model's queue, so that the server refuses, not the generator.
 IN_FLIGHT_MAX: Final = _CONNECTIONS * _CALLS_PER_CONNECTION
 _WARM_UP_S_MAX = 2.0
 _OPTIONS = (
-    # Else all channels of a process share one connection.
+    # Otherwise all channels of a process share one connection.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
 )
@@ -48,10 +46,10 @@ class Generator:
 
     Args:
         served: The server.
-        calls: What to send.
-        connections: How many connections; each takes 100 calls at once, and what is more is
+        calls: The calls to send.
+        connections: The number of connections. Each carries 100 calls at once; further calls are
             not sent.
-        deadline_s: Time that each call has from when it is sent; None sets no deadline.
+        deadline_s: The deadline of each call; None for no deadline.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class Generator:
         self._connections = connections
         self._deadline_s = deadline_s
         self._opened = contextlib.AsyncExitStack()
-        # The last is taken first, so that few connections are busy as long as few calls are.
+        # A stack, so that few calls in flight use few connections.
         self._free: list[Any] = []
 
     async def __aenter__(self) -> Self:
@@ -82,13 +80,13 @@ class Generator:
         await self._opened.aclose()
 
     async def warm_up(self, seconds: float) -> None:
-        """Leaves the server idle, for what it puts off until then, and then keeps it busy.
+        """Leave the server idle, for work that it defers, then keep it busy.
 
         Args:
-            seconds: The most that either takes.
+            seconds: The longest time for each of the two.
 
         Raises:
-            RuntimeError: It answers nothing, so there is nothing to measure.
+            RuntimeError: No call succeeded.
         """
         seconds = min(seconds, _WARM_UP_S_MAX)
         await asyncio.sleep(seconds)
@@ -98,7 +96,7 @@ class Generator:
             raise RuntimeError(f"the server answers {', '.join(sorted(codes))} only")
 
     async def closed_loop(self, *, in_flight: int, seconds: float) -> Window:
-        """Keeps so many calls in flight, and returns when the last is answered."""
+        """Keep `in_flight` calls in flight; return when the last one has ended."""
         requests = itertools.cycle(self._calls.requests)
         async with self._window(seconds) as (window, calls):
 
@@ -112,14 +110,11 @@ class Generator:
         return window
 
     async def open_loop(self, plan: Sequence[float], *, seconds: float) -> Window:
-        """Sends calls when they are planned, and returns when the last is answered.
+        """Send calls at planned times; return when the last one has ended.
 
         Args:
             plan: Times within the window, ascending.
-            seconds: Length of the window.
-
-        Returns:
-            What happened.
+            seconds: The length of the window.
         """
         loop = asyncio.get_running_loop()
         requests = itertools.cycle(self._calls.requests)
@@ -129,7 +124,7 @@ class Generator:
             def send(planned_s: float) -> None:
                 calls.create_task(self._call(next(requests), planned_s, window))
 
-            # In a thread, for an event loop's timers are exact to a millisecond only.
+            # In a thread: the timers of an event loop have a resolution of a millisecond.
             def keep_time() -> None:
                 for planned_s in plan:
                     if stopped.wait(max(planned_s - window.now_s(), 0)):
@@ -145,7 +140,7 @@ class Generator:
 
     @contextlib.asynccontextmanager
     async def _window(self, seconds: float) -> AsyncIterator[tuple[Window, asyncio.TaskGroup]]:
-        """Measures what its body sends; ends when all is answered."""
+        """Measure the calls of the body; end when all have ended."""
         pid = self._served.pid
         async with asyncio.TaskGroup() as calls:
             window = Window(seconds)
@@ -153,7 +148,7 @@ class Generator:
             yield window, calls
             window.generator_cpu_s = time.process_time() - own_s
             known_s = window.generator_cpu_s + cpu_s(pid) - server_s
-            # Both are counted in ticks, at different moments.
+            # Both count in ticks, at different moments.
             window.others_cpu_s = max(machine_cpu_s() - all_s - known_s, 0)
         window.server_cpu_s = cpu_s(pid) - server_s
 
@@ -173,7 +168,7 @@ class Generator:
 
 
 def run(main: Coroutine[Any, Any, _Result]) -> _Result:
-    """Runs a coroutine, on uvloop where there is one: a call takes less CPU on it."""
+    """Run a coroutine on uvloop if it is installed: calls need less CPU on it."""
     factory = None
     if importlib.util.find_spec("uvloop"):
         factory = importlib.import_module("uvloop").new_event_loop

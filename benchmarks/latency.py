@@ -1,4 +1,4 @@
-"""Latency of single texts: beside a bare session run, and beside saturating bulk work.
+"""Measure the latency of single texts, against a bare session run and beside bulk work.
 
 uv run python -m benchmarks.latency [--calls N]
 """
@@ -19,7 +19,7 @@ _BULK_STREAMS = 2
 
 
 def main() -> None:
-    """Measures and prints two tables."""
+    """Measure, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=300, help="calls for each figure")
     calls = parser.parse_args().calls
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 async def _idle(workload: Workload, raw: RawLoop, target: str, calls: int) -> None:
-    """One call after the other, each after a run of the session: the same text for all."""
+    """Run calls one after the other, each after a session run with the same text."""
     text = workload.texts[0]
     raw.ask(do="prepare", name=workload.name, texts=[text])
     bare, blocking, awaited = [], [], []
@@ -43,7 +43,7 @@ async def _idle(workload: Workload, raw: RawLoop, target: str, calls: int) -> No
             for _ in range(_WARM_UP_CALLS + calls):
                 bare.append(raw.ask(do="one", name=workload.name)["seconds"])
                 began = time.perf_counter()
-                # Nothing else is on the event loop that it holds up.
+                # It blocks the event loop, which has nothing else to run.
                 client.embed([text])
                 blocking.append(time.perf_counter() - began)
                 bare.append(raw.ask(do="one", name=workload.name)["seconds"])
@@ -59,7 +59,7 @@ async def _idle(workload: Workload, raw: RawLoop, target: str, calls: int) -> No
 
 
 async def _beside_bulk(target: str, calls: int) -> None:
-    """Queries at a steady rate, first alone and then beside streams that never end."""
+    """Send queries at a steady rate, first alone, then beside endless streams."""
     queries = workloads.short().texts
     alone = await _open_loop(target, queries, calls)
     streams = [asyncio.create_task(_endless(target)) for _ in range(_BULK_STREAMS)]
@@ -74,7 +74,7 @@ async def _beside_bulk(target: str, calls: int) -> None:
 
 
 async def _open_loop(target: str, texts: tuple[str, ...], calls: int) -> list[float]:
-    """Sends at planned times whatever became of earlier calls; latency counts from the plan."""
+    """Send at planned times; return latencies from the planned times."""
     interval_s = 1 / 8
 
     async def call(client: AsyncClient, text: str, planned: float) -> float:

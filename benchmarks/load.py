@@ -1,4 +1,4 @@
-"""Latency, goodput and CPU time under loads from a tenth of the capacity to twice as much.
+"""Measure latency, goodput and CPU time at 10 to 200 % of the capacity.
 
 uv run python -m benchmarks.load [--workload NAME ...] [--flags "--lanes 2"] [--plots DIR]
 """
@@ -20,7 +20,7 @@ _LOADS = (10, 30, 50, 70, 80, 90, 95, 100, 120, 200)
 
 
 def main() -> None:
-    """Measures one workload after the other, and prints tables and draws a plot of each."""
+    """Measure one workload after the other; print tables and draw a plot of each."""
     arguments = _arguments()
     for name in arguments.workload:
         calls = WORKLOADS[name]()
@@ -28,7 +28,7 @@ def main() -> None:
         variants = []
         with ExitStack() as running:
             for flags in arguments.flags or [""]:
-                # All run at the same time: a server that is idle takes nothing from the others.
+                # All run at the same time: an idle server needs no CPU.
                 served = running.enter_context(
                     server(*shlex.split(flags), weight_type=arguments.weight_type)
                 )
@@ -36,7 +36,7 @@ def main() -> None:
             run(_measure(calls, variants, arguments))
         load_tables.print_tokens(variants)
         if arguments.plots:
-            # Only a plot needs the library, and it takes a while to import.
+            # Slow to import, and only a plot needs it.
             from benchmarks.load_plot import plot  # noqa: PLC0415 - see above
 
             arguments.plots.mkdir(parents=True, exist_ok=True)
@@ -55,12 +55,12 @@ def _arguments() -> argparse.Namespace:
         "--loads",
         type=lambda text: tuple(int(load) for load in text.split(",")),
         default=_LOADS,
-        help="loads of the open loops in percent of the capacity, with commas between",
+        help="loads of the open loops in percent of the capacity, separated by commas",
     )
     parser.add_argument(
         "--flags",
         action="append",
-        help='flags of the server, "" for none; give several to compare them in turns',
+        help='flags of the server, "" for none; repeat the option to compare several in turns',
     )
     parser.add_argument("--deadline-s", type=float, help="deadline of each call; default: none")
     parser.add_argument("--plots", type=Path, help="folder for a plot of each workload")
@@ -82,7 +82,7 @@ async def _measure(
                 window = await generator.closed_loop(in_flight=in_flight, seconds=seconds)
                 variant.closed_rounds[in_flight].append(Figures.of(window))
         load_tables.print_closed(variants)
-        # The first variant's for all, so that calls come to all of them at the same times.
+        # The first variant's capacity for all, so that all get the same arrival times.
         capacity_per_s = variants[0].capacity_per_s
         for number, load, direction in _turns(arguments.loads, arguments.rounds):
             plan = arrivals.poisson(capacity_per_s * load / 100, seconds, seed=number)
@@ -93,10 +93,10 @@ async def _measure(
 
 
 def _turns(points: Sequence[int], rounds: int) -> Iterator[tuple[int, int, int]]:
-    """Gives the round, the point, and whether variants go forwards (1) or backwards (-1).
+    """Yield the round, the point, and the order of the variants: forwards (1) or backwards (-1).
 
-    Directions alternate from point to point and from round to round, so that a drift of the
-    machine cancels out.
+    The order alternates from point to point and from round to round, so that drift of the machine
+    cancels out.
     """
     for number in range(rounds):
         for place, point in enumerate(points):

@@ -1,4 +1,4 @@
-"""Plots of latency and goodput over the offered load."""
+"""Plot latency and goodput over the offered load."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +14,15 @@ _PERCENTILES = (("p50_s", "p50", ":"), ("p95_s", "p95", "--"), ("p99_s", "p99", 
 
 
 def plot(path: Path, title: str, variants: Sequence[Variant]) -> None:
-    """Draws the open loops of a workload.
+    """Draw the open loops of a workload.
 
     Args:
-        path: The SVG file to write; the same figures give the same bytes.
-        title: What stands above.
-        variants: Each gets a colour; loads are in percent of the capacity of the first.
+        path: The SVG file to write; the same figures write the same bytes.
+        title: The title.
+        variants: Each has its own colour; loads are in percent of the first one's capacity.
     """
     capacity_per_s = variants[0].capacity_per_s
-    # Ids of elements are random without a salt, and letters are drawn as shapes without the type.
+    # Without a salt the ids of elements are random; without the type, letters become shapes.
     with mpl.rc_context({"svg.hashsalt": "embedgrpc", "svg.fonttype": "none"}):
         figure = Figure(figsize=(8, 8), layout="constrained")
         figure.suptitle(title)
@@ -52,7 +52,7 @@ def _draw_latency(axes: Axes, variants: Sequence[Variant]) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(LogFormatter())
-    axes.set_ylabel("latency of answered calls, ms")
+    axes.set_ylabel("latency of successful calls, ms")
 
 
 def _draw_goodput(axes: Axes, variants: Sequence[Variant]) -> None:

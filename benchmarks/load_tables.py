@@ -1,4 +1,4 @@
-"""Tables of what variants of a server do under load."""
+"""Print tables of variants of a server under load."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from benchmarks.variants import Variant
 
 
 def print_closed(variants: Sequence[Variant]) -> None:
-    """Prints throughput and latency by calls in flight, and the capacity."""
+    """Print throughput and latency by calls in flight, and the capacity."""
     print("| calls in flight | variant | calls/s | p50 | p95 | p99", end="")
     print(" | CPU-s per 1000 calls | cores of others |")
     print(f"{'|---' * 8}|")
@@ -29,7 +29,7 @@ def print_closed(variants: Sequence[Variant]) -> None:
 
 
 def print_open(variants: Sequence[Variant]) -> None:
-    """Prints what came of each offered load."""
+    """Print the figures of each offered load."""
     print(f"Loads in percent of the capacity of: {variants[0].name}. Latency counts from the")
     print(f"planned time. At most {IN_FLIGHT_MAX:,} calls are in flight; more are not sent.\n")
     print("| load | variant | calls | offered/s | goodput/s | p50 | p95 | p99", end="")
@@ -59,7 +59,7 @@ def print_open(variants: Sequence[Variant]) -> None:
 
 
 def print_tokens(variants: Sequence[Variant]) -> None:
-    """Prints how much of what the model computed was no padding, once the servers stopped."""
+    """Print the share of real tokens among the computed ones, after the servers stopped."""
     print("| variant | batches | texts a batch | real / computed tokens |\n|---|---|---|---|")
     for variant in variants:
         for totals in variant.served.totals.values():

@@ -1,4 +1,4 @@
-"""What batches of the default model cost on this machine."""
+"""The cost of batches of the default model on this machine."""
 
 import time
 
@@ -10,7 +10,7 @@ from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.server.loading.loading import open_onnx, prepare_model, served_models
 from embedgrpc.server.settings.settings import Settings
 
-# The best of so many runs counts: others may have been held up by other programs.
+# The best run counts: other programs may slow the others down.
 _REPEATS = 20
 _LENGTH = 64
 _SEQUENCES = (1, 16)
@@ -22,7 +22,7 @@ def measure() -> CostModel:
     prepared = prepare_model(served_models(settings)[0], settings, open_onnx)
 
     def best_s(sequences: int) -> float:
-        # What the tokens are makes no difference to the time.
+        # The time does not depend on the ids.
         ids = np.full((sequences, _LENGTH), prepared.properties.pad_token_id, np.int64)
         batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids), (SENTENCE_EMBEDDING,))
         taken = []

@@ -1,7 +1,7 @@
-"""Goodput, latency, memory and health when more calls come than the server can answer.
+"""Measure goodput, latency, memory and health beyond the capacity of the server.
 
-A generator that sends ten times what a server can answer takes a good part of a core. So it has one
-to itself, and the server has the others.
+A generator that sends ten times the capacity needs a good part of a core. So it has one core, and
+the server has the others.
 
 uv run python -m benchmarks.overload [--workload NAME] [--factors 2,10] [--seconds S]
 """
@@ -18,15 +18,15 @@ from benchmarks.processes import RunningServer, keep_a_core, peak_rss_bytes, ser
 from benchmarks.unary_calls import WORKLOADS, UnaryCalls, health_checks
 
 _SEED = 20
-# What a server should take; overload is compared with what it does then.
+# Loads within the capacity, to compare overloads with.
 _USUAL_LOADS = (0.8, 1.0)
 _CHECK_INTERVAL_S = 0.1
-# As long as Kubernetes waits for a probe by default.
+# The default timeout of a probe in Kubernetes.
 _CHECK_DEADLINE_S = 1.0
 
 
 def main() -> None:
-    """Measures and prints a table with a column for each load."""
+    """Measure, and print a table with a column for each load."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workload", choices=WORKLOADS, default="passages")
     parser.add_argument("--weight-type", default="float32", choices=("float32", "int8"))
@@ -35,21 +35,21 @@ def main() -> None:
         "--settle-s",
         type=float,
         default=15,
-        help="what is left out of each at its beginning, in which the queue fills up and empties:"
-        " longer than max_queue_s",
+        help="start of each measurement to leave out, while the queue fills and drains; longer"
+        " than max_queue_s",
     )
     parser.add_argument(
         "--factors",
         type=lambda text: tuple(float(factor) for factor in text.split(",")),
         default=(2.0, 10.0),
-        help="overloads in multiples of the capacity, with commas between",
+        help="overloads in multiples of the capacity, separated by commas",
     )
     parser.add_argument("--flags", default="", help="flags of the server")
     parser.add_argument("--deadline-s", type=float, help="deadline of each call; default: none")
     parser.add_argument(
         "--shared-cores",
         action="store_true",
-        help="let the generator run on the server's cores; else it has one to itself",
+        help="let the generator share the server's cores; otherwise it has one core",
     )
     arguments = parser.parse_args()
     cores = frozenset() if arguments.shared_cores else keep_a_core()
@@ -68,7 +68,7 @@ async def _measure(
         Generator(served, health_checks(), connections=1, deadline_s=_CHECK_DEADLINE_S) as prober,
     ):
         await generator.warm_up(seconds)
-        # The capacity is reached when much is in flight.
+        # Throughput is highest with many calls in flight.
         closed = [
             Figures.of(await generator.closed_loop(in_flight=in_flight, seconds=seconds))
             for in_flight in IN_FLIGHT[-2:]
@@ -94,11 +94,11 @@ async def _measure(
                 )
             )
     print(f"{calls.name}, {arguments.weight_type}, {arguments.flags or 'defaults'}:")
-    cores = "a core to itself" if cores_apart else "the cores of the server"
+    cores = "its own core" if cores_apart else "the cores of the server"
     print(f"{calls.what}. The generator has {cores}.")
     print(f"Capacity: {capacity_per_s:,.1f} calls/s. Latency counts from the planned")
     print(f"time. At most {IN_FLIGHT_MAX:,} calls are in flight; more are not sent. The first")
-    print(f"{settle_s:g} s of each load count where it says so, and for memory and health.\n")
+    print(f"{settle_s:g} s of each load count for memory and health, and where a row says so.\n")
     print_points(points, capacity_per_s=capacity_per_s, rss_bytes_before=rss_bytes_before)
 
 

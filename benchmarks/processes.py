@@ -1,4 +1,4 @@
-"""The programs that are compared, each a process of its own, so that each is measured alike."""
+"""The programs to compare. Each is a process, so that all are measured alike."""
 
 import json
 import os
@@ -17,42 +17,42 @@ _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s(pid: int) -> float:
-    """Returns the CPU seconds that a process has used, all its threads together."""
+    """Return the CPU seconds of a process, over all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
 
 
 def machine_cpu_s() -> float:
-    """Returns the CPU seconds that all programs have used, and other machines of the host."""
+    """Return the CPU seconds of all programs, and those stolen by other machines of the host."""
     line = Path("/proc/stat").read_text().partition("\n")[0]
     user, nice, system, _, _, interrupts, soft_interrupts, steal = map(int, line.split()[1:9])
     return (user + nice + system + interrupts + soft_interrupts + steal) / _CLOCK_TICKS_PER_S
 
 
 def peak_rss_bytes(pid: int) -> int:
-    """Returns the most memory that a process has had resident."""
+    """Return the peak resident memory of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise ValueError(f"process {pid} tells no VmHWM")
+    raise ValueError(f"process {pid} has no VmHWM")
 
 
 def proportional_bytes(pid: int) -> int:
-    """Returns the memory of a process now; what is mapped several times counts once."""
+    """Return the current memory of a process; pages that are mapped twice count once."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
-    raise ValueError(f"process {pid} tells no Pss")
+    raise ValueError(f"process {pid} has no Pss")
 
 
 class RunningServer:
-    """A server that serves.
+    """A server that is SERVING.
 
     Attributes:
-        target: Where it listens.
-        pid: Its process.
-        start_s: Time from its start to SERVING.
-        totals: Its count of batches and tokens by model; after it has stopped.
+        target: Its address.
+        pid: The id of its process.
+        start_s: The time from its start to SERVING.
+        totals: Its counts of batches and tokens by model, once it has stopped.
     """
 
     def __init__(self, process: "subprocess.Popen[str]", target: str, start_s: float) -> None:
@@ -63,9 +63,9 @@ class RunningServer:
 
 
 def keep_a_core() -> frozenset[int]:
-    """Keeps one core for this process alone; returns the others, none where there is but one.
+    """Move this process to one core; return the other cores, none on a machine with one core.
 
-    To be called before there are threads.
+    Call it before the process has threads.
     """
     cores = sorted(os.sched_getaffinity(0))
     others = frozenset(cores[:-1])
@@ -81,13 +81,13 @@ def server(
     weight_type: str = "float32",
     cores: Collection[int] = (),
 ) -> Iterator[RunningServer]:
-    """Runs `embedgrpc serve` on a free port until the block ends.
+    """Run `embedgrpc serve` on a free port until the block ends.
 
     Args:
         flags: Its flags.
-        source: Where its model comes from.
+        source: The source of its model.
         weight_type: The type of the model's weights.
-        cores: Where it may run; none for everywhere.
+        cores: The cores it may run on; none for all.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
         config.write(f'[[models]]\nsource = "{source}"\nweight_type = "{weight_type}"\n')
@@ -108,7 +108,7 @@ def _process(*flags: str, cores: Collection[int]) -> Iterator[RunningServer]:
         text=True,
     )
     if cores:
-        # At once: it has no other threads yet, and has not counted its cores.
+        # Before it has other threads, and before it counts its cores.
         os.sched_setaffinity(process.pid, cores)
     try:
         lines = _lines(process)
@@ -135,12 +135,12 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
         if line.startswith("{"):
             yield json.loads(line)
         else:
-            # Why it does not start, or a line of gRPC's own log.
+            # The reason why it does not start, or a line of gRPC's log.
             sys.stderr.write(line)
 
 
 class RawLoop:
-    """A bare ONNX Runtime session in a process, told what to do line by line."""
+    """A process with a bare ONNX Runtime session, which reads requests line by line."""
 
     def __init__(self, weight_type: str = "float32") -> None:
         self._process = subprocess.Popen(
@@ -157,7 +157,7 @@ class RawLoop:
         self._process.communicate(timeout=60)
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends a request and returns the answer."""
+        """Send a request and return the answer."""
         if self._process.stdin is None or self._process.stdout is None:
             raise ValueError("the raw loop is not piped")
         self._process.stdin.write(json.dumps(request) + "\n")

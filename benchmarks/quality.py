@@ -1,4 +1,4 @@
-"""Retrieval quality of the served vectors on the whole Cranfield collection.
+"""Measure the retrieval quality of the served vectors on the Cranfield collection.
 
 uv run python -m benchmarks.quality
 """
@@ -13,7 +13,7 @@ from embedgrpc.client import Client
 
 
 def main() -> None:
-    """Embeds the collection through StreamEmbed, searches exactly, and prints the figures."""
+    """Embed the collection through StreamEmbed, search exactly, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weight-type", default="float32", choices=("float32", "int8"))
     weights = parser.parse_args().weight_type

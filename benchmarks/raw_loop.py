@@ -1,12 +1,11 @@
-"""A bare ONNX Runtime session on the default model's graph: what a server is measured by.
+"""Run a bare ONNX Runtime session on the default model's graph, to compare a server with.
 
-Reads requests as JSON lines from stdin and answers on stdout:
-The type of the weights is its only argument.
-- {"do": "prepare", "name": NAME, "texts": [...]}: tokenizes once, outside any measurement;
-- {"do": "best", "name": NAME}: finds the budget of padded tokens with the highest throughput;
-- {"do": "run", "name": NAME, "order": "sorted" | "given", "budget": N, "sequences": N}: runs all of
-  it once, in batches of at most so many padded tokens and sequences; 0 for no limit;
-- {"do": "one", "name": NAME}: runs the first text alone.
+The only argument is the type of the weights. Reads lines of JSON on stdin, answers on stdout:
+- {"do": "prepare", "name": NAME, "texts": [...]}: tokenize, outside any measurement;
+- {"do": "best", "name": NAME}: return the budget of padded tokens with the highest throughput;
+- {"do": "run", "name": NAME, "order": "sorted" | "given", "budget": N, "sequences": N}: run all
+  texts once, in batches of at most `budget` padded tokens and `sequences` texts; 0 for no limit;
+- {"do": "one", "name": NAME}: run the first text alone.
 """
 
 import json
@@ -81,7 +80,7 @@ class _Loop:
         return {"seconds": time.perf_counter() - began}
 
     def _form(self, name: str, order: str, budget: int, limit: int) -> list[PaddedBatch]:
-        """Packs batches in the given order, or sorted by length: the longest last."""
+        """Form batches in the given order, or sorted by length, the longest last."""
         sequences = list(self._sequences[name])
         if order == "sorted":
             sequences.sort(key=lambda one: len(one.input_ids))
@@ -105,7 +104,7 @@ class _Loop:
 
 
 def main() -> None:
-    """Answers requests until stdin ends."""
+    """Answer requests until stdin ends."""
     loop = _Loop(sys.argv[1])
     for line in sys.stdin:
         request = json.loads(line)

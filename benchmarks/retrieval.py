@@ -1,4 +1,4 @@
-"""Exact search over embedded texts, and how good what it finds is."""
+"""Exact search over embedded texts, and its quality."""
 
 import math
 from collections import defaultdict
@@ -16,7 +16,7 @@ _RECALL_CUT = 100
 
 
 def read_judgements() -> dict[str, set[str]]:
-    """Returns the relevant documents of each query: codes 1 to 4; -1 is not relevant."""
+    """Return the relevant documents of each query: codes 1 to 4; -1 is not relevant."""
     relevant: dict[str, set[str]] = defaultdict(set)
     lines = (CRANFIELD / "qrels.tsv").read_text("utf-8").splitlines()
     for line in lines[1:]:
@@ -32,13 +32,13 @@ def search_quality(
     queries: Mapping[str, str],
     relevant: Mapping[str, set[str]],
 ) -> dict[str, float]:
-    """Embeds documents and queries through StreamEmbed and searches by exact cosine.
+    """Embed documents and queries through StreamEmbed, and search by exact cosine.
 
     Args:
-        client: The service, with its default model.
+        client: A client of a server; its default model is used.
         documents: Texts by id.
         queries: Texts by id.
-        relevant: Ids of the relevant documents by query.
+        relevant: The ids of the relevant documents by query.
 
     Returns:
         The means over the queries of nDCG@10, with relevance 0 or 1, and of Recall@100.
@@ -59,7 +59,7 @@ def search_quality(
 
 
 def _embed(client: Client, texts: Mapping[str, str]) -> NDArray[np.float32]:
-    """Returns float32 [texts, dimensions] in the order of the texts."""
+    """Return float32 [texts, dimensions] in the order of the texts."""
     rows: dict[object, Any] = {
         one.id: one.vector for one in client.embed_stream(texts.items(), order="completion")
     }

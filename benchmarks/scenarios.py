@@ -1,4 +1,4 @@
-"""Situations that a scheduler has to deal with, each as a trace of what comes."""
+"""The scenarios of the simulation, each a trace of calls."""
 
 import math
 import random
@@ -29,12 +29,12 @@ _CROWD_TOKENS = 200
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """How much comes.
+    """The size of a load.
 
     Attributes:
-        tokens_per_s: Tokens of the planned calls in a second.
-        seconds: For how long.
-        seed: The same seed gives the same trace.
+        tokens_per_s: The tokens of the planned calls, in a second.
+        seconds: Its length.
+        seed: The same seed returns the same trace.
     """
 
     tokens_per_s: float
@@ -44,17 +44,17 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A situation.
+    """A load, and the machine and settings for it.
 
     Attributes:
-        what: For whoever reads the table.
-        load: Tokens of the planned calls in percent of what the machine can run.
-        trace: Makes what comes.
-        seconds: How long it comes.
-        cost: What batches cost; None for what the command is given.
-        lanes: How many batches run at once; two is what the server takes on a CPU.
-        processors: How many of them run at full speed.
-        settings: Settings of the server that are not the defaults.
+        what: Its description for people.
+        load: The tokens of the planned calls, in percent of the capacity of the machine.
+        trace: Makes the trace.
+        seconds: The length of the trace.
+        cost: The cost of batches; None for that of the command.
+        lanes: The number of batches that run at once; the server's default on a CPU is two.
+        processors: The number of lanes that run at full speed.
+        settings: The settings of the server that differ from the defaults.
     """
 
     what: str
@@ -95,7 +95,7 @@ def _bursts(offer: Offer) -> Trace:
 
 
 def _crowds(offer: Offer) -> Trace:
-    """A fifth of the tokens comes at random, the others in crowds of 100 calls at once."""
+    """Make a trace with a fifth of the tokens at random, the others in crowds of 100 calls."""
     rate_per_s = 0.2 * offer.tokens_per_s / mean_length(_TEXTS)
     times = arrivals.poisson(rate_per_s, offer.seconds, offer.seed)
     calls = _calls(times, _TEXTS, chooser(offer.seed, "texts"))
@@ -133,7 +133,7 @@ def _classes(offer: Offer) -> Trace:
     return Trace(offer.seconds, queries, streams)
 
 
-# Of all tokens that come.
+# The share of each caller in all tokens.
 _SHARES: Mapping[str, float] = {
     "100": 0.50,
     "60": 0.30,
@@ -173,12 +173,12 @@ def _many(offer: Offer) -> Trace:
     return Trace(offer.seconds, calls)
 
 
-# As many accelerators as lanes, each of which runs a model of about a billion parameters.
+# An accelerator for each lane, with a model of about a billion parameters.
 _ACCELERATORS = CostModel(batch_s=1e-3, token_s=10e-6)
 
 SCENARIOS: Mapping[str, Scenario] = {
     "poisson": Scenario(
-        what="Calls of one text come independently; lengths are log-normal, 8 to 512",
+        what="Independent calls of one text; lengths are log-normal, 8 to 512",
         load=60,
         trace=_poisson,
     ),
@@ -193,7 +193,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         trace=_crowds,
     ),
     "overload": Scenario(
-        what="The calls of the first scenario, for longer than any burst",
+        what="The calls of the first scenario, at twice the capacity",
         load=200,
         trace=_poisson,
     ),
@@ -213,12 +213,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         trace=_callers,
     ),
     "deadlines": Scenario(
-        what="Half of the calls wait 50 to 500 ms and no longer",
+        what="Half of the calls have a deadline of 50 to 500 ms",
         load=110,
         trace=_deadlines,
     ),
     "scale": Scenario(
-        what="A hundred callers and a hundred lanes, each with an accelerator of its own",
+        what="A hundred callers and a hundred lanes, each lane with its own accelerator",
         load=82,
         trace=_many,
         seconds=3,

@@ -1,4 +1,4 @@
-"""What scheduling itself costs: processor time inside the code of a policy, step by step."""
+"""The CPU time of scheduling itself: of each step of a policy."""
 
 import time
 from collections import Counter, defaultdict
@@ -14,11 +14,11 @@ _EMPTY_CALLS = 20_000
 
 
 class SchedulingCost:
-    """Sums up the time of this thread that is spent in a policy's steps.
+    """Sums up the CPU time of this thread in the steps of a policy.
 
     Attributes:
-        seconds: By step.
-        calls: How often each step was taken.
+        seconds: The time by step.
+        calls: The number of calls by step.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class SchedulingCost:
         nothing = self._timed("", lambda: None)
         for _ in range(_EMPTY_CALLS):
             nothing()
-        # Reading the clock takes as long as a quick step does.
+        # Reading the clock takes as long as a quick step.
         self._reading_s = self.seconds.pop("") / self.calls.pop("")
 
     def watch(self, policy: Policy) -> None:
-        """Puts a clock around the steps of a policy."""
+        """Measure the steps of a policy from now on."""
         steps = {
             policy.door: ("admit", "release"),
             policy: ("push", "begin", "finish"),
@@ -41,7 +41,7 @@ class SchedulingCost:
                 setattr(owner, name, self._timed(name, getattr(owner, name)))
 
     def step_s(self, name: str) -> float:
-        """The time of a step, without what it takes to measure it."""
+        """Return the time of a step, without that of the measurement."""
         return max(self.seconds[name] - self.calls[name] * self._reading_s, 0.0)
 
     def _timed(

@@ -1,4 +1,4 @@
-"""What lets work in, or does not."""
+"""The admission of calls: the server's, and that of common servers."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,15 +12,15 @@ from embedgrpc.server.settings.settings import Settings
 
 
 class Door:
-    """Lets work in while there is room, whatever its class, as most servers do.
+    """Admits calls while there is room, whatever their class, like most servers.
 
     Args:
-        settings: How much room there is.
+        settings: The limits of the queue.
         batch_tokens: The tokens of a full batch.
-        clock: Tells the time, in seconds.
+        clock: Returns the time, in seconds.
 
     Attributes:
-        admission: Counts what is inside.
+        admission: The account of the admitted calls.
     """
 
     def __init__(
@@ -36,27 +36,27 @@ class Door:
         self._clock = clock
 
     def admit(self, call: Call, lengths: Sequence[int]) -> Reservation | None:
-        """Takes room for texts, if there is any."""
+        """Reserve room for the texts of a call; return None if there is none."""
         return self._admit_if_room(call, lengths)
 
     def release(
         self, reservation: Reservation, inputs: int, tokens: int, fate: SequenceOutcome
     ) -> None:
-        """Gives back the room of texts that met their fate."""
+        """Return the room of texts that have an outcome."""
         reservation.release(inputs, tokens, fate)
 
     def _admit_if_room(self, call: Call, lengths: Sequence[int]) -> Reservation | None:
-        # The bounds of the one class are all there is.
+        # All calls share the limits of one class.
         return self.admission.admit_if_room(
             WorkClass.BULK, inputs=len(lengths), tokens=sum(lengths), caller=call.caller
         )
 
 
 class OwnDoor(Door):
-    """Lets work in as the server does; that the tokens are only guessed at first is left out."""
+    """Admits calls like the server, but with exact token counts from the start."""
 
     def admit(self, call: Call, lengths: Sequence[int]) -> Reservation | None:
-        """Takes room for texts, or refuses them; bulk work may come again."""
+        """Reserve room for the texts of a call, or refuse it; refused bulk work is tried again."""
         if call.work_class is WorkClass.BULK:
             return self._admit_if_room(call, lengths)
         try:

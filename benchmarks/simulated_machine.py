@@ -1,4 +1,4 @@
-"""A machine that runs batches by a cost model: lanes, and the processors that they share."""
+"""A machine that runs batches by a cost model: lanes that share processors."""
 
 import heapq
 from collections.abc import Callable
@@ -12,31 +12,31 @@ from embedgrpc.engine.scheduling.dispatch import Batch
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """What a batch costs.
+    """The cost of a batch.
 
     Attributes:
-        batch_s: Seconds for being a batch.
-        token_s: Seconds for each padded token.
+        batch_s: The fixed time of a batch, in seconds.
+        token_s: The time of a padded token, in seconds.
     """
 
     batch_s: float
     token_s: float
 
     def seconds(self, tokens: int) -> float:
-        """Return how long a batch of so many padded tokens takes."""
+        """Return the time of a batch by its padded tokens, in seconds."""
         return self.batch_s + self.token_s * tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What batches run on.
+    """The lanes and processors that run batches.
 
     Attributes:
-        cost: What a batch costs that has a processor to itself.
-        lanes: How many batches run at once.
-        processors: How many of them run at full speed. Lanes of a CPU have one, for a single
-            batch takes all cores; lanes with a GPU of their own have one each.
-        budget: What a batch may cost.
+        cost: The cost of a batch that does not share its processor.
+        lanes: The number of batches that run at once.
+        processors: The number of batches that run at full speed. All lanes of a CPU share one,
+            since a single batch uses all cores; lanes with a GPU each have one each.
+        budget: The budget of a batch.
     """
 
     cost: CostModel
@@ -46,18 +46,18 @@ class Machine:
 
     @property
     def capacity_tokens_per_s(self) -> float:
-        """Tokens that full batches without padding run in a second."""
+        """The tokens a second of full batches without padding."""
         tokens = self.budget.tokens
         return min(self.processors, self.lanes) * tokens / self.cost.seconds(tokens)
 
 
 class Lanes:
-    """Batches that run, as fast as the processors allow.
+    """The lanes of a machine, and the batches that run on them.
 
     Args:
-        clock: The time.
-        machine: What it can do.
-        done: Is given each batch that ended, and how long lanes were busy since one last did.
+        clock: The clock.
+        machine: The machine.
+        done: Called with each batch that ends, and the busy time since the last one ended.
     """
 
     def __init__(
@@ -67,23 +67,23 @@ class Lanes:
         self._machine = machine
         self._done = done
         self._numbers = count()
-        # Those that run get equally much; so each ends when this sum, of what one has got since
-        # the start, has grown by what the batch costs.
+        # Running batches share the processors equally. So a batch ends when this sum, of the
+        # service that each has had since the start, has grown by its cost.
         self._served_s = 0.0
         self._served_at_s = 0.0
         self._ends: list[tuple[float, int, Batch]] = []
-        # Which batch is planned to end next, and at which speed; and which plan that is.
+        # The batch that ends next, the speed that this assumes, and the number of this plan.
         self._planned: tuple[int, float] | None = None
         self._plan_number = 0
         self._busy_since_s = 0.0
 
     @property
     def are_busy(self) -> bool:
-        """Tells whether no lane is free."""
+        """Whether no lane is free."""
         return len(self._ends) >= self._machine.lanes
 
     def start(self, batch: Batch) -> None:
-        """Runs a batch on a lane that is free."""
+        """Run a batch on a free lane."""
         self._advance()
         if not self._ends:
             self._busy_since_s = self._clock.now_s
@@ -102,7 +102,7 @@ class Lanes:
         self._served_at_s = now_s
 
     def _plan(self) -> None:
-        """Plans the next end, unless it is planned already."""
+        """Plan the next end of a batch, unless that plan exists."""
         if not self._ends:
             return
         end_s, number, _ = self._ends[0]
@@ -119,7 +119,7 @@ class Lanes:
             return
         self._advance()
         end_s, _, batch = heapq.heappop(self._ends)
-        # Else rounding might leave the next one a moment too long.
+        # Otherwise rounding might make the next one end late.
         self._served_s = end_s
         now_s = self._clock.now_s
         elapsed_s, self._busy_since_s = now_s - self._busy_since_s, now_s

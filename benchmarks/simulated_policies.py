@@ -1,4 +1,4 @@
-"""Ways to make batches of what waits: the server's own, and those of common servers."""
+"""Policies that form batches: the server's, and those of common servers."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,15 +18,15 @@ _DELAY_S = 0.005
 
 
 class Policy(ABC):
-    """Decides what is let in, and what runs when.
+    """Decides which calls are admitted, and which batch runs next.
 
     Args:
-        machine: What runs it.
-        settings: The server's, for its limits.
-        clock: Tells the time, in seconds.
+        machine: The machine that runs batches.
+        settings: The settings of the server.
+        clock: Returns the time, in seconds.
 
     Attributes:
-        door: Lets work in.
+        door: The admission of calls.
     """
 
     door: Door
@@ -36,31 +36,31 @@ class Policy(ABC):
 
     @abstractmethod
     def push(self, job: Job, now: float) -> None:
-        """Queues the sequences of a job."""
+        """Queue the sequences of a job."""
 
     @abstractmethod
     def begin(self, now: float) -> Batch | None:
-        """Takes out what a lane that is free is to run now; None if it is to wait."""
+        """Return the batch for a free lane to run now; None to wait."""
 
     def finish(self, work_class: WorkClass) -> None:
-        """Is told that a lane is free again that ran a batch of this class."""
+        """Record that a lane is free again, after a batch of this class."""
         del work_class
 
     def learn(self, tokens: int, elapsed_s: float) -> None:
-        """Is told of tokens that were run, and how long lanes were busy since the last were."""
+        """Record the tokens of a batch, and the busy time since the last one."""
         del tokens, elapsed_s
 
     def remove(self, job: Job) -> None:
-        """Takes a job out that nobody waits for any more; it is passed over at the latest."""
+        """Remove a job whose caller is gone."""
         del job
 
     def wake_at(self) -> float:
-        """Tells when a lane that is free is to ask again, though nothing has happened."""
+        """Return the time to ask for a batch again, if nothing happens before."""
         return math.inf
 
 
 class Own(Policy):
-    """What the server does."""
+    """The policy of the server."""
 
     def __init__(self, machine: Machine, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(machine, settings, clock)
@@ -72,12 +72,12 @@ class Own(Policy):
             settings.caller_weights,
             bulk_batch_s=settings.bulk_batch_ms / 1000,
             lanes=machine.lanes,
-            # As on the CPU, where they share the cores and do not wait for each other.
+            # As on the CPU, where lanes share the cores without waiting for each other.
             lanes_compete=False,
         )
 
     def push(self, job: Job, now: float) -> None:
-        """Queues each sequence by when it is due."""
+        """Queue each sequence by its due time."""
         lengths = [len(one.input_ids) for one in job.sequences if one is not None]
         token_s = self.door.admission.seconds(1)
         job.queued = _entries(job, due_times(job.call, lengths, now=now, token_s=token_s))
@@ -85,27 +85,27 @@ class Own(Policy):
             self._dispatcher.push(one, now)
 
     def begin(self, now: float) -> Batch | None:
-        """Takes the best batch there is."""
+        """Return the best batch."""
         return self._dispatcher.begin(now)
 
     def finish(self, work_class: WorkClass) -> None:
-        """Gives the lane back."""
+        """Return the lane."""
         self._dispatcher.finish(work_class)
 
     def learn(self, tokens: int, elapsed_s: float) -> None:
-        """Learns how fast work is done."""
+        """Update the measured speed."""
         drain_rate = self.door.admission.drain_rate
         drain_rate.add(tokens + self._overhead_tokens, elapsed_s)
         self._dispatcher.set_speed(self._parallelism * drain_rate.token_s)
 
     def remove(self, job: Job) -> None:
-        """Takes its sequences out."""
+        """Remove its sequences from the queue."""
         for one in job.queued:
             self._dispatcher.queue.remove(one)
 
 
 class Fifo(Policy):
-    """Takes what came first, padded to the longest, up to a budget of padded tokens."""
+    """First come, first served, up to a budget of padded tokens."""
 
     def __init__(self, machine: Machine, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(machine, settings, clock)
@@ -113,12 +113,12 @@ class Fifo(Policy):
         self.waiting: deque[QueuedSequence] = deque()
 
     def push(self, job: Job, now: float) -> None:
-        """Puts a job behind those that came before it."""
+        """Append a job to the queue."""
         job.queued = _entries(job, [now] * len(job.sequences))
         self.waiting += job.queued
 
     def begin(self, now: float) -> Batch | None:
-        """Takes sequences in order, until the next one would be too much."""
+        """Return the first sequences that fit into the budget."""
         del now
         filled = BatchSize(self.budget)
         entries: list[BatchEntry] = []
@@ -133,28 +133,28 @@ class Fifo(Policy):
 
 
 class Counted(Fifo):
-    """Takes so many texts as they came, whatever their lengths."""
+    """First come, first served, a fixed number of texts, whatever their lengths."""
 
     def __init__(self, machine: Machine, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(machine, settings, clock)
-        # Never full by its tokens.
+        # Without a limit of tokens.
         self.budget = BatchBudget(tokens=2**60, sequences=_COUNT, overhead_tokens=0)
 
 
 class CountedOrLate(Counted):
-    """Waits for so many texts, or until the first has waited for some milliseconds."""
+    """Waits for a fixed number of texts, or until the first has waited for 5 ms."""
 
     def begin(self, now: float) -> Batch | None:
-        """Takes texts if there are enough, or if one waits for too long."""
+        """Return a batch if there are enough texts, or if the first has waited long enough."""
         return super().begin(now) if now >= self.wake_at() else None
 
     def wake_at(self) -> float:
-        """Tells when the first has waited for long enough."""
+        """Return the time at which the first text has waited long enough."""
         if not self.waiting:
             return math.inf
         if len(self.waiting) >= _COUNT:
             return -math.inf
-        # The urgency of what is served in order is when it came.
+        # The urgency is the time of arrival, see `push`.
         return self.waiting[0].urgency + _DELAY_S
 
 

@@ -1,4 +1,4 @@
-"""What became of a trace under one policy."""
+"""The results of a trace under one policy."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from embedgrpc.engine.work_class import WorkClass
 
 
 class Ending(Enum):
-    """How a call ended."""
+    """The end of a call."""
 
     ANSWERED = auto()
     REFUSED = auto()
@@ -22,12 +22,12 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What one caller got.
+    """The service that one caller had.
 
     Attributes:
-        texts_per_s: Texts that were run in a second.
-        tokens_per_s: Their tokens.
-        p99_s: Latency of its calls that were answered.
+        texts_per_s: The texts that ran, in a second.
+        tokens_per_s: Their tokens, in a second.
+        p99_s: The latency of its successful calls.
     """
 
     texts_per_s: float
@@ -36,20 +36,20 @@ class Service:
 
 
 class Record:
-    """Counts what happens, and sums it up.
+    """Counts calls and batches, and sums them up.
 
-    What ran is counted from `begin_s` to `end_s`, for a queue fills at first; calls are counted
-    that came in that time, however long they took.
+    Counts the batches from `begin_s` to `end_s`, since the queue fills at first, and the calls that
+    arrived in that time, however long they took.
 
     Args:
-        begin_s: When the first counts.
-        end_s: Until when.
+        begin_s: The start of the counted time.
+        end_s: Its end.
 
     Attributes:
-        arrivals: Calls that came, at any time.
-        endings: How those ended that have.
-        texts_run: Texts that were run, at any time.
-        batches_run: In how many batches.
+        arrivals: All calls, at any time.
+        endings: The ends of calls, at any time.
+        texts_run: The texts that ran, at any time.
+        batches_run: The batches that ran, at any time.
     """
 
     def __init__(self, begin_s: float, end_s: float) -> None:
@@ -74,11 +74,11 @@ class Record:
         return self._end_s - self._begin_s
 
     def arrived(self) -> None:
-        """Counts a call that comes."""
+        """Count a call that arrives."""
         self.arrivals += 1
 
     def ended(self, arrival: Arrival, now: float, ending: Ending) -> None:
-        """Counts a call that ends."""
+        """Count a call that ends."""
         self.endings[ending] += 1
         if (
             ending is Ending.ANSWERED
@@ -93,7 +93,7 @@ class Record:
                 self._latencies_s.setdefault(key, []).append(now - arrival.at_s)
 
     def ran(self, batch: Batch, now: float) -> None:
-        """Counts a batch that was run."""
+        """Count a batch that ran."""
         self.texts_run += len(batch.entries)
         self.batches_run += 1
         if not self._begin_s <= now < self._end_s:
@@ -110,40 +110,40 @@ class Record:
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens that were run in a second, without padding."""
+        """The tokens that ran in a second, without padding."""
         return self._tokens / self._seconds
 
     @property
     def texts_per_s(self) -> float:
-        """Texts that were run in a second."""
+        """The texts that ran in a second."""
         return self._sequences / self._seconds
 
     @property
     def real_share(self) -> float:
-        """Tokens that are no padding, over those that were computed."""
+        """The real tokens, over the computed ones."""
         return _ratio(self._tokens, self._padded_tokens)
 
     @property
     def texts_a_batch(self) -> float:
-        """Texts of a batch on average."""
+        """The mean number of texts in a batch."""
         return _ratio(self._sequences, self._batches)
 
     def share(self, ending: Ending) -> float:
-        """Tells which part of the calls ended in some way."""
+        """Return the share of the calls that ended in this way."""
         return _ratio(self._calls[ending], self._calls.total())
 
     def latency_s(self, percent: int) -> float:
-        """Latency of the interactive calls that were answered, at a percentile."""
+        """Return a percentile of the latency of successful interactive calls."""
         return percentile(self._interactive_s, percent)
 
     @property
     def mean_latency_s(self) -> float:
-        """The same on average."""
+        """The mean latency of successful interactive calls."""
         return _ratio(sum(self._interactive_s), len(self._interactive_s))
 
     @property
     def goodput_per_s(self) -> float:
-        """Interactive calls that were answered in a second."""
+        """The interactive calls that succeeded in a second."""
         return self._answered_in_time / self._seconds
 
     @property
@@ -157,7 +157,7 @@ class Record:
 
     @property
     def bulk_texts_per_s(self) -> float:
-        """Texts of bulk work that were run in a second."""
+        """The texts of bulk work that ran in a second."""
         texts = (
             count
             for (work_class, _), count in self._texts_of.items()
@@ -166,7 +166,7 @@ class Record:
         return sum(texts) / self._seconds
 
     def service(self, caller: str) -> Service:
-        """Tells what a caller got, of all classes together."""
+        """Return the service of a caller, over all classes."""
         keys = [(work_class, caller) for work_class in WorkClass]
         latencies_s = [one for key in keys for one in self._latencies_s.get(key, ())]
         return Service(
@@ -176,7 +176,7 @@ class Record:
         )
 
     def jain(self, callers: frozenset[str]) -> float:
-        """Tells how equally these callers were served: 1 is equally, 1 / n is one of them alone.
+        """Return Jain's fairness index of n callers: from 1 / n (all to one) to 1 (equal).
 
         Source: Jain, Chiu and Hawe, "A Quantitative Measure of Fairness", 1984.
         """
@@ -186,12 +186,7 @@ class Record:
 
 
 def backlogged(demands: Mapping[str, float], capacity: float) -> frozenset[str]:
-    """Tells which callers want more than their fair share; the others can have all they want.
-
-    Args:
-        demands: What each caller wants.
-        capacity: What there is.
-    """
+    """Return the callers that want more than their fair share of the capacity."""
     left = capacity
     wanting = sorted(demands, key=lambda name: demands[name])
     while wanting and demands[wanting[0]] <= left / len(wanting):

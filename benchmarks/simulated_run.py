@@ -1,4 +1,4 @@
-"""One trace under one policy, from the first arrival to the last answer."""
+"""Run one trace under one policy, from the first arrival to the last result."""
 
 from collections.abc import Callable
 
@@ -23,15 +23,15 @@ def simulate(
     cost: SchedulingCost | None = None,
     warm_up_share: float = _WARM_UP_SHARE,
 ) -> Record:
-    """Serves a trace under a policy until all of it has ended.
+    """Run a trace under a policy until all its calls have ended.
 
     Args:
-        trace: What comes.
-        machine: What runs it.
+        trace: The load.
+        machine: The machine that runs batches.
         policy: Makes the policy.
-        settings: The server's.
-        cost: Is told what the policy's own steps cost, if given.
-        warm_up_share: The part of the trace in which queues fill, and nothing counts.
+        settings: The settings of the server.
+        cost: Records the CPU time of the policy's steps, if given.
+        warm_up_share: The first part of the trace, which fills the queues and does not count.
     """
     clock = VirtualTime()
     record = Record(trace.seconds * warm_up_share, trace.seconds)

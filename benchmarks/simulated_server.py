@@ -1,7 +1,7 @@
-"""A server in virtual time: calls are let in, queue up, run in lanes and are answered.
+"""A server in virtual time: calls are admitted, queue up, run on lanes and end.
 
-It does around a policy what the server's pipeline, scheduler and delivery do around their queue.
-Tokenizing, the network and the work of scheduling itself take no time.
+It replaces the server's pipeline, scheduler and delivery around a policy. Tokenizing, the network
+and scheduling itself take no time.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 
 class _Visit:
-    """A call while it is not answered; the sink of its job, which gets nothing to keep."""
+    """A call that has not ended, and the sink of its job, which keeps no results."""
 
     def __init__(self, arrival: Arrival, call: Call, answered: Callable[[], None] | None) -> None:
         self.arrival = arrival
@@ -37,20 +37,20 @@ class _Visit:
         self.ended = False
 
     def succeeded(self, indices: object, rows: OutputRows) -> None:
-        """Takes nothing; see `Sink`."""
+        """Keep nothing; see `Sink`."""
 
     def failed(self, indices: object, error: EngineError) -> None:
-        """Takes nothing; see `Sink`."""
+        """Keep nothing; see `Sink`."""
 
 
 class SimulatedServer:
     """Serves a trace.
 
     Args:
-        clock: The time.
-        machine: What runs batches.
-        policy: Makes them.
-        record: Is told what becomes of everything.
+        clock: The clock.
+        machine: The machine that runs batches.
+        policy: The policy that admits calls and forms batches.
+        record: Counts calls and batches.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SimulatedServer:
         self._record = record
         self._lanes = Lanes(clock, machine, self._done)
         self._visits: dict[Job, _Visit] = {}
-        # Bulk calls that wait for room.
+        # The bulk calls that wait for room.
         self._line: list[_Visit] = []
         self._texts = itertools.count()
         self._woken_at_s = -math.inf
@@ -69,11 +69,11 @@ class SimulatedServer:
 
     @property
     def inside(self) -> int:
-        """Calls that are neither answered nor refused nor expired."""
+        """The number of calls that have not ended."""
         return len(self._visits) + len(self._line)
 
     def take(self, trace: Trace) -> None:
-        """Plans all that comes."""
+        """Schedule the whole load."""
         self._take_next(iter(trace.arrivals))
         for stream in trace.streams:
             self._open(stream, trace.seconds)
@@ -133,14 +133,14 @@ class SimulatedServer:
             reservation=reservation,
         )
         for index, length in enumerate(lengths):
-            # No text equals another: those that do are run once.
+            # No two texts are equal: the server runs equal ones once.
             ids = np.zeros(length, np.int64)
             ids[0] = next(self._texts)
             job.sequences[index] = TokenSequence(ids, None, length)
         return job
 
     def _let_in(self) -> None:
-        """Lets in bulk calls that wait, those first whose callers have the least inside."""
+        """Admit bulk calls that wait; those of callers with the fewest tokens inside come first."""
         held = self._policy.door.admission.ledger.held_tokens
         while self._line:
             first = min(self._line, key=lambda one: held(one.call.work_class, one.call.caller))
@@ -149,7 +149,7 @@ class SimulatedServer:
             self._line.remove(first)
 
     def _fill(self) -> None:
-        """Gives every free lane a batch, if there is one that may run."""
+        """Start a batch on every free lane, as long as the policy has one."""
         now = self._clock.now_s
         while not self._lanes.are_busy:
             batch = self._policy.begin(now)
@@ -167,7 +167,7 @@ class SimulatedServer:
 
     def _done(self, batch: Batch, elapsed_s: float) -> None:
         self._policy.finish(batch.work_class)
-        # The lane does not wait until results are handed out.
+        # The lane does not wait for the delivery of results.
         self._fill()
         self._policy.learn(sum(entry[0].tokens for entry in batch.entries), elapsed_s)
         self._record.ran(batch, self._clock.now_s)
@@ -186,7 +186,7 @@ class SimulatedServer:
         self._fill()
 
     def _expire(self, visit: _Visit) -> None:
-        """Ends a call whose caller waits no longer, as the pipeline does."""
+        """End a call whose deadline has passed, like the pipeline."""
         if visit.ended:
             return
         if visit.job is None:
@@ -202,7 +202,7 @@ class SimulatedServer:
         visit.ended = True
         if visit.job is not None:
             del self._visits[visit.job]
-            # They hold each other, which only the garbage collector would find out.
+            # A reference cycle, which only the garbage collector would free.
             visit.job = None
         self._record.ended(visit.arrival, self._clock.now_s, ending)
         if visit.answered is not None and ending is Ending.ANSWERED:

@@ -1,4 +1,4 @@
-"""Time that stands still between events, so that hours take as long as what happens in them."""
+"""Virtual time: it jumps from event to event, so idle hours take no time."""
 
 import heapq
 import math
@@ -7,7 +7,7 @@ from itertools import count
 
 
 class VirtualTime:
-    """A clock and what is to happen; of events at the same time the first planned comes first.
+    """A clock and its events. Events at the same time run in the order of planning.
 
     Attributes:
         now_s: The time.
@@ -19,15 +19,15 @@ class VirtualTime:
         self._numbers = count()
 
     def read(self) -> float:
-        """Returns the time, as `time.monotonic` does."""
+        """Return the time, like `time.monotonic`."""
         return self.now_s
 
     def at(self, when_s: float, action: Callable[[], None]) -> None:
-        """Plans something; what should have been already happens next."""
+        """Plan an event; one in the past runs next."""
         heapq.heappush(self._events, (max(when_s, self.now_s), next(self._numbers), action))
 
     def run(self, until_s: float = math.inf) -> None:
-        """Lets everything happen that is planned up to a time, in order."""
+        """Run all events up to a time, in order."""
         while self._events and self._events[0][0] <= until_s:
             self.now_s, _, action = heapq.heappop(self._events)
             action()

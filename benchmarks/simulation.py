@@ -1,4 +1,4 @@
-"""The server's scheduling and that of common servers on the same traces, in virtual time.
+"""Compare the server's scheduling with that of common servers on the same traces.
 
 uv run python -m benchmarks.simulation [--scenario NAME ...] [--batch-ms MS --token-us US]
 """
@@ -27,7 +27,7 @@ _SEED = 20
 
 
 def main() -> None:
-    """Serves one scenario after the other, and prints tables of each."""
+    """Run one scenario after the other, and print tables of each."""
     arguments = _arguments()
     for name in arguments.scenario:
         scenario = SCENARIOS[name]
@@ -40,8 +40,8 @@ def main() -> None:
         if arguments.profile:
             _profile(trace, machine, settings, arguments.profile)
             continue
-        # Else the garbage collector goes through the trace again and again, at the cost of whoever
-        # makes something at that moment.
+        # Otherwise the garbage collector scans the trace again and again, at the cost of the policy
+        # that allocates at that moment.
         gc.collect()
         gc.freeze()
         costs = {one: SchedulingCost() for one in arguments.policy}
@@ -60,11 +60,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--policy", nargs="+", choices=POLICIES, default=list(POLICIES))
-    parser.add_argument("--seconds", type=float, help="length of each trace; default: its own")
+    parser.add_argument(
+        "--seconds", type=float, help="length of each trace; default: that of the scenario"
+    )
     parser.add_argument("--seed", type=int, default=_SEED)
-    parser.add_argument("--load", type=int, help="percent of full batches; default: its own")
-    parser.add_argument("--batch-ms", type=float, help="what a batch takes for being one")
-    parser.add_argument("--token-us", type=float, help="what each of its padded tokens takes")
+    parser.add_argument(
+        "--load", type=int, help="percent of full batches; default: that of the scenario"
+    )
+    parser.add_argument("--batch-ms", type=float, help="fixed time of a batch")
+    parser.add_argument("--token-us", type=float, help="time of each padded token")
     parser.add_argument("--lanes", type=int, help="batches that run at once")
     parser.add_argument("--processors", type=int, help="lanes that run at full speed")
     parser.add_argument(
@@ -80,10 +84,13 @@ def _arguments() -> argparse.Namespace:
         "--loads",
         type=lambda text: tuple(int(load) for load in text.split(",")),
         default=_LOADS,
-        help="loads of the plots in percent, with commas between",
+        help="loads of the plots in percent, separated by commas",
     )
     parser.add_argument(
-        "--profile", type=int, metavar="ROWS", help="profile our policy instead, so many functions"
+        "--profile",
+        type=int,
+        metavar="ROWS",
+        help="profile the server's policy instead, and print the top ROWS functions",
     )
     arguments = parser.parse_args()
     if (arguments.batch_ms is None) != (arguments.token_us is None):
@@ -111,7 +118,7 @@ def _machine(scenario: Scenario, settings: Settings, arguments: argparse.Namespa
 
 @cache
 def _measured() -> CostModel:
-    # Nothing else needs the model's libraries, and they take a while to import.
+    # Slow to import, and nothing else needs the model's libraries.
     from benchmarks.measured_cost import measure  # noqa: PLC0415 - see above
 
     return measure()
@@ -132,7 +139,7 @@ def _draw(
     machine: Machine,
     settings: Settings,
 ) -> None:
-    # Only a plot needs the library, and it takes a while to import.
+    # Slow to import, and only a plot needs it.
     from benchmarks.simulation_plot import plot  # noqa: PLC0415 - see above
 
     records: dict[str, dict[int, Record]] = {one: {} for one in arguments.policy}

@@ -1,4 +1,4 @@
-"""A plot of what policies make of growing loads."""
+"""Plot policies over growing loads."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +12,14 @@ from benchmarks.simulated_record import Record
 
 
 def plot(path: Path, title: str, records: Mapping[str, Mapping[int, Record]]) -> None:
-    """Draws latency and goodput of interactive calls over the load.
+    """Draw latency and goodput of interactive calls over the load.
 
     Args:
-        path: The SVG file to write; the same records give the same bytes.
-        title: What stands above.
-        records: By policy and by load in percent.
+        path: The SVG file to write; the same records write the same bytes.
+        title: The title.
+        records: The records by policy, and by load in percent.
     """
-    # Ids of elements are random without a salt, and letters are drawn as shapes without the type.
+    # Without a salt the ids of elements are random; without the type, letters become shapes.
     with mpl.rc_context({"svg.hashsalt": "embedgrpc", "svg.fonttype": "none"}):
         figure = Figure(figsize=(8, 8), layout="constrained")
         figure.suptitle(title)
@@ -32,7 +32,7 @@ def plot(path: Path, title: str, records: Mapping[str, Mapping[int, Record]]) ->
             lower.plot(loads, goodputs_per_s, marker=".", color=f"C{number}", label=name)
         _scale_latency(upper)
         lower.set_ylim(bottom=0)
-        lower.set_ylabel("answered interactive calls, calls/s")
+        lower.set_ylabel("successful interactive calls, calls/s")
         lower.set_xlabel("offered load of planned calls, % of the tokens of full batches")
         for axes in (upper, lower):
             axes.grid(alpha=0.3)
@@ -44,4 +44,4 @@ def _scale_latency(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(LogFormatter())
-    axes.set_ylabel("latency of answered calls, ms")
+    axes.set_ylabel("latency of successful calls, ms")

@@ -1,4 +1,4 @@
-"""Tables of what policies make of the same trace."""
+"""Print tables of policies on the same trace."""
 
 from collections.abc import Mapping
 
@@ -8,12 +8,12 @@ from benchmarks.simulated_machine import Machine
 from benchmarks.simulated_record import Ending, Record, backlogged
 from benchmarks.traces import Trace
 
-# More callers than this are not told one by one.
+# More callers than this have no rows of their own.
 _CALLERS_MAX = 8
 
 
 def print_machine(machine: Machine) -> None:
-    """Tells what batches cost and may cost."""
+    """Print the cost and the budget of batches."""
     cost, budget = machine.cost, machine.budget
     print(
         f"A batch takes {cost.batch_s * 1e3:.3g} ms and {cost.token_s * 1e6:.3g} us a padded token;"
@@ -23,7 +23,7 @@ def print_machine(machine: Machine) -> None:
 
 
 def print_policies(machine: Machine, trace: Trace, records: Mapping[str, Record]) -> None:
-    """Prints a row for each policy."""
+    """Print a row for each policy."""
     tokens = trace.tokens_by_caller
     capacity = machine.capacity_tokens_per_s * trace.seconds
     greedy = backlogged(tokens, capacity)
@@ -53,7 +53,7 @@ def print_policies(machine: Machine, trace: Trace, records: Mapping[str, Record]
 
 
 def print_callers(trace: Trace, records: Mapping[str, Record]) -> None:
-    """Prints what each caller got, where there are several and not too many."""
+    """Print the service of each caller, where there are two to eight."""
     tokens = trace.tokens_by_caller
     callers = sorted(tokens, key=lambda name: tokens[name])
     if not 1 < len(callers) <= _CALLERS_MAX:
@@ -67,10 +67,10 @@ def print_callers(trace: Trace, records: Mapping[str, Record]) -> None:
 
 
 def print_costs(costs: Mapping[str, SchedulingCost], records: Mapping[str, Record]) -> None:
-    """Prints what scheduling costs, and how many texts a second keep one core busy with it."""
-    print("Processor time of the scheduling itself, in Python:\n")
-    print("| policy | let in, us a text | queue up | make batches | give room back", end="")
-    print(" | all | make batches, us a batch | texts/s of one core |")
+    """Print the cost of scheduling, and the texts a second that one core can schedule."""
+    print("CPU time of the scheduling itself, in Python:\n")
+    print("| policy | admit, us a text | queue | form batches | release", end="")
+    print(" | all | form batches, us a batch | texts/s of one core |")
     print(f"{'|---' * 8}|")
     for name, cost in costs.items():
         texts, batches = records[name].texts_run, records[name].batches_run

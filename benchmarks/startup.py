@@ -1,4 +1,4 @@
-"""Time from the command to SERVING and memory, beside what any program with the model needs.
+"""Measure the time from the command to SERVING, and memory, against a minimal program.
 
 uv run python -m benchmarks.startup [--rounds N]
 """
@@ -15,8 +15,8 @@ from benchmarks import workloads
 from benchmarks.processes import peak_rss_bytes, proportional_bytes, server
 from embedgrpc.client import Client
 
-# The libraries that a gRPC service on ONNX Runtime imports, a bare session on the graph, the
-# tokenizer: what cannot be saved.
+# The minimum: the libraries that a gRPC service on ONNX Runtime imports, a bare session on the
+# graph, and the tokenizer.
 _FLOOR = """
 from embedgrpc.libraries.onnx_runtime import onnxruntime
 import grpc.aio, numpy, tokenizers
@@ -37,7 +37,7 @@ print(prepared.weight_bytes)
 
 
 def main() -> None:
-    """Measures in turns and prints a table."""
+    """Measure in turns, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="starts of each kind")
     parser.add_argument("--documents", type=int, default=0, help="texts of the load; 0 for all")
@@ -80,7 +80,7 @@ def main() -> None:
     for name, size in (
         ("serving, idle", idle),
         (after, loaded),
-        (f"{after}, now, pages of files that are mapped twice counted once", once),
+        (f"{after}, current, pages that are mapped twice counted once", once),
     ):
         print(f"| {name} | {size / 1e6:.0f} | {size / weight_bytes:.2f} |")
 

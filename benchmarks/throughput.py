@@ -1,4 +1,4 @@
-"""Served tokens per second over a bare ONNX Runtime loop, on the same texts, in turns.
+"""Compare served tokens per second with a bare ONNX Runtime loop, on the same texts, in turns.
 
 uv run python -m benchmarks.throughput [--rounds N]
 """
@@ -18,19 +18,18 @@ from embedgrpc.client import AsyncClient
 
 _UNARY_IN_FLIGHT = 32
 _STREAM_BATCH = 64
-# How servers without a budget of tokens form batches.
+# The batches of servers without a token budget.
 _FIFO_SEQUENCES = 32
-# The raw loop's turns come first and last by turns, so that a drift of the machine cancels out.
 _WARM_UP_ROUNDS = 1
 
 
 @dataclass
 class Contender:
-    """One way to embed a workload, and what it took each time.
+    """One way to embed a workload, and its times.
 
     Attributes:
-        name: For tables.
-        run: Does it once; returns seconds and CPU seconds.
+        name: The name in tables.
+        run: Embeds the workload once; returns seconds and CPU seconds.
     """
 
     name: str
@@ -40,7 +39,7 @@ class Contender:
 
 
 def main() -> None:
-    """Runs the comparison and prints a table."""
+    """Run the comparison, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
     parser.add_argument("--texts", type=int, default=0, help="texts of a workload; 0 for all")
@@ -56,6 +55,7 @@ def main() -> None:
             tokens = raw.ask(do="prepare", name=workload.name, texts=workload.texts)["tokens"]
             contenders = list(_contenders(workload, raw, served))
             for number in range(_WARM_UP_ROUNDS + rounds):
+                # The order alternates, so that drift of the machine cancels out.
                 for contender in contenders if number % 2 else reversed(contenders):
                     seconds, cpu = contender.run()
                     if number >= _WARM_UP_ROUNDS:
@@ -96,7 +96,7 @@ def _contenders(workload: Workload, raw: RawLoop, served: RunningServer) -> Iter
 
     yield Contender(f"raw, sorted, {budget} tokens a batch", run_raw(order="sorted", budget=budget))
     yield Contender(
-        f"raw, as they come, {_FIFO_SEQUENCES} texts a batch",
+        f"raw, unsorted, {_FIFO_SEQUENCES} texts a batch",
         run_raw(order="given", sequences=_FIFO_SEQUENCES),
     )
     yield Contender("served, stream", run_served(stream))
@@ -104,7 +104,7 @@ def _contenders(workload: Workload, raw: RawLoop, served: RunningServer) -> Iter
 
 
 async def stream(client: AsyncClient, workload: Workload) -> None:
-    """Embeds a workload with one stream."""
+    """Embed a workload with one stream."""
     answered = 0
     async for result in client.embed_stream(
         workload.texts, batch_size=_STREAM_BATCH, order="completion"
@@ -115,7 +115,7 @@ async def stream(client: AsyncClient, workload: Workload) -> None:
 
 
 async def unary(client: AsyncClient, workload: Workload) -> None:
-    """Embeds a workload with calls of one text, some of them in flight at a time."""
+    """Embed a workload with calls of one text, several in flight."""
     texts = iter(workload.texts)
 
     async def work() -> None:

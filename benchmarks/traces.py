@@ -1,4 +1,4 @@
-"""What comes to a server: calls at planned times, and streams that keep some work in flight."""
+"""The load of a server: calls at planned times, and streams that keep messages in flight."""
 
 import math
 import random
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from embedgrpc.engine.work_class import WorkClass
 
-# Gives the tokens of one text.
+# Returns the number of tokens of one text.
 Lengths = Callable[[random.Random], int]
 
 _SHORTEST = 8
@@ -17,14 +17,14 @@ _SAMPLE = 20_000
 
 
 class Arrival(NamedTuple):
-    """A call that comes.
+    """A call.
 
     Attributes:
-        at_s: When.
+        at_s: The time of its arrival.
         lengths: The tokens of each of its texts.
-        caller: Whose it is.
-        work_class: How soon the answer is needed.
-        deadline_s: How long the caller waits.
+        caller: The name of its caller.
+        work_class: Its class of work.
+        deadline_s: The longest time that the caller waits.
     """
 
     at_s: float
@@ -36,12 +36,12 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Bulk work of which the next message is sent when one is answered.
+    """Bulk work: the next message is sent when an earlier one has its results.
 
     Attributes:
-        caller: Whose it is.
-        window: How many messages are in flight.
-        messages: The tokens of each text of each message; after the last the first comes again.
+        caller: The name of its caller.
+        window: The number of messages in flight.
+        messages: The tokens of each text of each message. They repeat without end.
     """
 
     caller: str
@@ -51,12 +51,12 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All that comes to a server; the same for every policy.
+    """The whole load of a server, the same for every policy.
 
     Attributes:
-        seconds: How long it comes.
-        arrivals: Calls that come at planned times, ascending.
-        streams: Work that comes as fast as it is done.
+        seconds: Its length.
+        arrivals: The calls, by ascending time.
+        streams: The streams.
     """
 
     seconds: float
@@ -65,7 +65,7 @@ class Trace:
 
     @property
     def tokens_by_caller(self) -> dict[str, float]:
-        """Tokens that each caller sends if it can; without end for streams."""
+        """The tokens that each caller wants to send; infinite for streams."""
         tokens: dict[str, float] = dict.fromkeys((one.caller for one in self.streams), math.inf)
         for one in self.arrivals:
             tokens[one.caller] = tokens.get(one.caller, 0) + sum(one.lengths)
@@ -73,19 +73,19 @@ class Trace:
 
 
 def chooser(seed: int, purpose: str) -> random.Random:
-    """Makes a source of numbers that depends on no other."""
+    """Return a source of random numbers for one purpose, independent of others."""
     return random.Random(f"{seed} {purpose}")  # noqa: S311 - arrivals, not secrets
 
 
 def log_normal(
     median: float, sigma: float, *, shortest: int = _SHORTEST, longest: int = _LONGEST
 ) -> Lengths:
-    """Lengths as those of texts that people write: most are short, and some are very long."""
+    """Return lengths like those of texts that people write: most short, some very long."""
     return lambda source: _clipped(median * math.exp(sigma * source.gauss()), shortest, longest)
 
 
 def zipf(exponent: float, *, shortest: int = _SHORTEST, longest: int = _LONGEST) -> Lengths:
-    """Lengths of which twice as long ones are 2 ** exponent times as rare."""
+    """Return lengths of which twice as long ones are 2 ** exponent times as rare."""
     return lambda source: _clipped(
         shortest * (1 - source.random()) ** (-1 / exponent), shortest, longest
     )
@@ -96,7 +96,7 @@ def _clipped(length: float, shortest: int, longest: int) -> int:
 
 
 def mean_length(lengths: Lengths) -> float:
-    """Returns what lengths come to on average."""
+    """Return the mean of the lengths."""
     source = chooser(0, "mean")
     return sum(lengths(source) for _ in range(_SAMPLE)) / _SAMPLE
 
@@ -104,21 +104,18 @@ def mean_length(lengths: Lengths) -> float:
 def bursts(
     rate_per_s: float, seconds: float, *, on_s: float, off_s: float, source: random.Random
 ) -> list[float]:
-    """Plans calls that come in bursts, and none between them: a Markov-modulated process.
+    """Return the times of calls in bursts, ascending: a Markov-modulated Poisson process.
 
     Args:
-        rate_per_s: How many come in a second on average, pauses included.
-        seconds: Length of the window.
-        on_s: How long a burst lasts on average.
-        off_s: The same of a pause.
-        source: Where chance comes from.
-
-    Returns:
-        Times within the window, ascending.
+        rate_per_s: The mean rate in calls a second, pauses included.
+        seconds: The length of the window.
+        on_s: The mean length of a burst.
+        off_s: The mean length of a pause, without calls.
+        source: The source of random numbers.
     """
     burst_per_s = rate_per_s * (on_s + off_s) / on_s
     times: list[float] = []
-    # At first it is a burst as often as at any other time.
+    # Start in a burst as often as at any other time.
     is_on = source.random() * (on_s + off_s) < on_s
     at_s = 0.0
     while at_s < seconds:

@@ -1,4 +1,4 @@
-"""The workloads as unary calls: a method, and requests that are serialised once."""
+"""The workloads as unary calls: a method, and serialised requests."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class UnaryCalls:
     """Calls of one kind.
 
     Attributes:
-        name: For tables.
-        what: What one call asks for.
-        method: Path of the method.
-        requests: Request messages, in the order in which they are sent.
-        answer: The only right answer, where there is one: any other counts as UNKNOWN.
+        name: The name in tables.
+        what: The content of one call.
+        method: The path of the method.
+        requests: The request messages, in the order of sending.
+        answer: The only right response, if there is one: any other counts as UNKNOWN.
     """
 
     name: str
@@ -36,7 +36,7 @@ class UnaryCalls:
 
 
 def health_checks() -> UnaryCalls:
-    """Asks whether texts can be embedded now, and takes only SERVING for an answer."""
+    """Return health checks of the EmbeddingService that succeed only with SERVING."""
     request = health_pb2.HealthCheckRequest(service=_CHECKED_SERVICE)
     answer = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
     return UnaryCalls(
@@ -48,12 +48,12 @@ def health_checks() -> UnaryCalls:
     )
 
 
-# More than there are ever in flight.
+# Enough that no two equal texts are ever in flight.
 _COPIES = 50
 
 
 def embed_calls(name: str, workload: Workload) -> UnaryCalls:
-    """Asks for one text a call; each is like no other, for equal ones in flight are run once."""
+    """Return calls of one text each, all different: the server runs equal texts in flight once."""
     requests = tuple(
         embedding_service_pb2.EmbedRequest(texts=[f"{copy} {text}"]).SerializeToString()
         for copy in range(_COPIES)
@@ -63,7 +63,7 @@ def embed_calls(name: str, workload: Workload) -> UnaryCalls:
 
 
 def _rerank_calls() -> UnaryCalls:
-    """Asks for the order of fifty documents a call, for another query each time."""
+    """Return calls that rank fifty documents, each for another query."""
     documents = workloads.candidates()
     starts = range(0, len(documents.texts), _DOCUMENTS_PER_QUERY)
     requests = tuple(

@@ -1,8 +1,8 @@
-"""Models on Triton: through embedgrpc, beside calls that tritonclient makes with the same tokens.
+"""Compare models on Triton through embedgrpc with direct calls of tritonclient.
 
 uv run poe triton && uv run python -m benchmarks.upstream [--rounds N]
 
-The server is the one of the tests, whose ONNX Runtime backend is written in Python.
+The Triton server is that of the tests; its ONNX Runtime backend is written in Python.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _WARM_UP_CALLS = 20
 
 @dataclass
 class _Contender:
-    """One way to embed texts, and what it took each time, in seconds."""
+    """One way to embed texts, and its times in seconds."""
 
     name: str
     run: Callable[[], Awaitable[None]]
@@ -54,7 +54,7 @@ class _Contender:
 
 
 class _Direct:
-    """Calls of tritonclient's own, one text each, tokenized before the clock starts."""
+    """Direct calls of tritonclient, one text each, tokenized before the measurement."""
 
     def __init__(self, target: str, sequences: Sequence[TokenSequence]) -> None:
         self._target = target
@@ -73,7 +73,7 @@ class _Direct:
         await self._infer(self._sequences[0])
 
     async def embed_all(self) -> None:
-        """Keeps some calls in flight, in the order of the texts."""
+        """Embed all texts in order, with several calls in flight."""
         sequences = iter(self._sequences)
 
         async def work() -> None:
@@ -100,7 +100,7 @@ class _Direct:
 
 
 def main() -> None:
-    """Starts both servers, measures and prints two tables."""
+    """Start both servers, measure, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--calls", type=int, default=300, help="calls of one text")
@@ -162,7 +162,7 @@ def _tokenize(texts: Sequence[str]) -> list[TokenSequence]:
 
 
 def _print_latencies(contenders: Sequence[_Contender]) -> None:
-    print("| one passage at a time | p50 | p99 | p50 beyond the first |\n|---|---|---|---|")
+    print("| one passage at a time | p50 | p99 | p50 above the first |\n|---|---|---|---|")
     least_ms = statistics.median(contenders[0].seconds) * 1e3
     for one in contenders:
         p50_ms = statistics.median(one.seconds) * 1e3

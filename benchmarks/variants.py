@@ -10,10 +10,10 @@ from benchmarks.processes import RunningServer
 
 @dataclass
 class Variant:
-    """A server with its flags, and what was measured of it.
+    """A server with its flags, and its figures.
 
     Attributes:
-        name: For tables.
+        name: The name in tables.
         served: The server.
         closed_rounds: Figures of each round by calls in flight, in closed loops.
         open_rounds: Figures of each round by load in percent, in open loops.

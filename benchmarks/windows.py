@@ -1,4 +1,4 @@
-"""What happened to the calls of one measurement."""
+"""The calls of one measurement."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from grpc import StatusCode
 
 
 class Outcome(NamedTuple):
-    """What became of a call; times count from the start of its window.
+    """The times and the status of a call. Times count from the start of its window.
 
     Attributes:
-        planned_s: When it was to be sent; in a closed loop, when it was sent.
-        sent_s: When it was sent.
-        done_s: When its status was there.
+        planned_s: The planned time of sending; in a closed loop, the time of sending.
+        sent_s: The time of sending.
+        done_s: The time at which its status arrived.
         code: The status.
     """
 
@@ -25,16 +25,16 @@ class Outcome(NamedTuple):
 
 @dataclass(slots=True)
 class Window:
-    """A time in which calls are sent.
+    """A period in which calls are sent.
 
     Attributes:
-        seconds: How long.
-        began: When, by `time.perf_counter`.
-        outcomes: The calls that were sent, also those that were answered after the window.
-        unsent: Calls that were planned and not sent, because too many were in flight.
-        generator_cpu_s: CPU seconds of this process in the window.
-        others_cpu_s: CPU seconds in the window of what is neither this process nor the server.
-        server_cpu_s: CPU seconds of the server, until the last call was answered.
+        seconds: Its length.
+        began: Its start, by `time.perf_counter`.
+        outcomes: The calls that were sent, with those that ended after the window.
+        unsent: The planned calls that were not sent, because too many were in flight.
+        generator_cpu_s: The CPU seconds of this process in the window.
+        others_cpu_s: The CPU seconds of programs other than this process and the server.
+        server_cpu_s: The CPU seconds of the server, until the last call ended.
     """
 
     seconds: float
@@ -46,7 +46,7 @@ class Window:
     server_cpu_s: float = 0.0
 
     def after(self, settled_s: float) -> "Window":
-        """Returns what was planned later than so many seconds; of the CPU seconds, their share."""
+        """Return the window without its first `settled_s` seconds; CPU times shrink with it."""
         seconds = self.seconds - settled_s
         share = seconds / self.seconds
         return Window(
@@ -68,5 +68,5 @@ class Window:
         )
 
     def now_s(self) -> float:
-        """Returns the time since the window began."""
+        """Return the time since the start of the window."""
         return time.perf_counter() - self.began

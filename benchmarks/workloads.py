@@ -15,9 +15,9 @@ class Workload:
     """Texts of one kind.
 
     Attributes:
-        name: For tables.
-        what: Its lengths, in words.
-        texts: The texts, in the order in which they are sent.
+        name: The name in tables.
+        what: The lengths, in words.
+        texts: The texts, in the order of sending.
     """
 
     name: str
@@ -26,21 +26,21 @@ class Workload:
 
 
 def documents() -> dict[str, str]:
-    """Returns the documents that have a text, by id."""
+    """Return the documents that have a text, by id."""
     with (CRANFIELD / "corpus.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return {row["id"]: row["text"] for row in rows if row["text"]}
 
 
 def queries() -> dict[str, str]:
-    """Returns the queries by id."""
+    """Return the queries by id."""
     with (CRANFIELD / "queries.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return {row["id"]: row["text"] for row in rows}
 
 
 def short() -> Workload:
-    """Makes queries of 8 to 24 tokens or so, no two of them equal: equal texts are run once."""
+    """Return queries of about 8 to 24 tokens, no two equal: the server runs equal texts once."""
     return Workload(
         "short",
         "5 to 16 words",
@@ -49,12 +49,12 @@ def short() -> Workload:
 
 
 def passages() -> Workload:
-    """Makes passages of about 128 tokens."""
+    """Return passages of about 128 tokens."""
     return Workload("passages", "about 100 words each", _pieces(lambda _: 100, 224))
 
 
 def mixed() -> Workload:
-    """Makes texts from 8 tokens to the default model's limit, short ones most often."""
+    """Return texts from 8 tokens to the default model's limit, mostly short ones."""
     return Workload(
         "mixed",
         "6 to 200 words, log-uniform",
@@ -63,17 +63,17 @@ def mixed() -> Workload:
 
 
 def uniform() -> Workload:
-    """Makes texts that all have as many tokens as the default model reads: 256."""
+    """Return texts of the default model's limit, 256 tokens."""
     return Workload("uniform", "250 words each, cut to 256 tokens", _pieces(lambda _: 250, 224))
 
 
 def candidates() -> Workload:
-    """Makes documents of about 150 tokens, to be ranked by the fifty."""
+    """Return documents of about 150 tokens, for rerank calls of fifty."""
     return Workload("rerank", "about 124 words each", _pieces(lambda _: 124, 800))
 
 
 def _pieces(words: Callable[[random.Random], int], count: int) -> tuple[str, ...]:
-    """Cuts running text into pieces of so many words."""
+    """Cut running text into pieces; `words` returns the length of the next one."""
     chooser = random.Random(_SEED)  # noqa: S311 - texts, not secrets
     running = " ".join(documents().values()).split()
     pieces = []

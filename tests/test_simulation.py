@@ -216,7 +216,7 @@ def test_the_command_prints_tables_and_draws_the_same_plot_again(tmp_path: Path)
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        for text in ("## classes", "| own | ", "| timer | ", "| queries | ", "let in, us a text |"):
+        for text in ("## classes", "| own | ", "| timer | ", "| queries | ", "admit, us a text |"):
             assert text in done.stdout
     first, second = (folder / "simulation-classes.svg" for folder in folders)
     assert first.read_bytes() == second.read_bytes()

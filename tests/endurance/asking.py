@@ -11,7 +11,7 @@ from embedgrpc.v1 import common_pb2
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.endurance.judging_backend import POOLED_FACTOR
 from tests.endurance.texts import Kind, Text, vector_of
-from tests.server.fake_backend import WIDTH
+from tests.server.hash_backend import WIDTH
 
 _DIMENSIONS = 8
 _REASONS = {

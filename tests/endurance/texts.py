@@ -13,7 +13,7 @@ from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
 from embedgrpc.models.sources import source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
-from tests.server.fake_backend import WIDTH
+from tests.server.hash_backend import WIDTH
 from tests.server.service import EMBED
 
 _NOTHING = ("", "  ", "\t\n", "\u200b")

@@ -34,7 +34,7 @@ def listening_socket(name: str) -> Break:
 
     def apply(folder: Path) -> None:
         (folder / name).unlink()
-        # A relative path, as the name of a socket has at most 107 bytes.
+        # A relative path, because a socket's path has at most 107 bytes.
         with contextlib.chdir(folder), socket.socket(socket.AF_UNIX) as bound:
             bound.bind(name)
 
@@ -215,7 +215,7 @@ def _training(model: onnx.ModelProto) -> None:
     model.training_info.add().initialization.CopyFrom(_subgraph())
 
 
-# Where an ONNX file can hold a tensor: each names a file outside of the model's folder.
+# The places of tensors in an ONNX file; each names a file outside of the model's folder.
 LEAKS: dict[str, Callable[[onnx.ModelProto], None]] = {
     "a weight": _weights,
     "a sparse weight": _sparse_weights,

@@ -27,7 +27,7 @@ def assert_reference(runner: Runner) -> None:
     for row, sequence, theirs in zip(
         weights, sequences, reference["outputs"]["default"]["weights"], strict=True
     ):
-        # Families that number real tokens alone see no position where a text spells the padding.
+        # Families that number real tokens only give no position to a padding token in a text.
         if runner.properties.pad_token_id not in sequence.input_ids:
             assert_same_weights(dict(enumerate(row.tolist())), theirs, reference["tolerance"])
             compared += 1

@@ -38,7 +38,7 @@ _POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868
 _WORDS = "embeddings.word_embeddings.weight"
 _TRANSFORM = "cls.predictions.transform.dense.weight"
 
-# The fixture, how its copy is broken, the file that is named, and what else is.
+# The fixture, the damage to its copy, the file in the message, and other parts of the message.
 _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     # config.json and what it says about the architecture
     "no config": ("bert-mean", remove("config.json"), "config.json", ("is missing",)),

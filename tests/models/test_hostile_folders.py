@@ -41,10 +41,9 @@ def _prompts(count: int) -> dict[str, str]:
     return {f"p{number}": "x" for number in range(count)}
 
 
-# The fixture, how its copy is changed, the file that is named, and what else is: the field, the
-# limit and the value.
+# The fixture, the change, and the parts of the message: the file, and the field, limit and value.
 _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
-    # what configurations ask for
+    # values in configurations
     "a billion layers": ("bert-mean", edit("config.json", num_hidden_layers=10**9),
                          "config.json", ("num_hidden_layers", "1024", str(10**9))),
     "layers of no tensor": ("bert-mean", edit("config.json", num_hidden_layers=1000),
@@ -79,7 +78,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "large modules": ("bert-mean", sparse("modules.json", _MIB + 1), "modules.json", (str(_MIB),)),
     "an endless tokenizer": ("bert-mean", sparse("tokenizer.json", 2**40), "tokenizer.json",
                              (str(128 * _MIB), str(2**40))),
-    # what tokenizers make of a text
+    # tokenizers that make texts longer
     "a tokenizer that doubles": ("bert-mean", normalizer(*[_DOUBLE] * 40), "tokenizer.json",
                                  ("normalizer", "4096")),
     "one without types": ("bert-mean", normalizer(*[
@@ -105,7 +104,7 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                           ("max_input_chars_per_word", "10000")),
     "one of endless words": ("bert-mean", word_length(10**400), "tokenizer.json",
                              ("max_input_chars_per_word above 1e+18", "10000")),
-    # files that are none
+    # things that are not regular files
     "a pipe": ("bert-mean", pipe("config.json"), "config.json", ("is a pipe",)),
     "a pipe for modules": ("bert-mean", pipe("modules.json"), "modules.json", ("is a pipe",)),
     "a pipe for a tokenizer": ("bert-mean", pipe("tokenizer.json"), "tokenizer.json",
@@ -129,14 +128,14 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
                           "model.safetensors", (_OUT,)),
     "zeros for a tokenizer": ("bert-mean", link_to("tokenizer.json", "/dev/zero"),
                               "tokenizer.json", (_OUT,)),
-    # lists of tensors
+    # safetensors headers
     "a header of 95 MB": ("bert-mean", header(95 * 10**6), "model.safetensors",
                           ("header", "95000000", str(8 * _MIB))),
     "a header of 2^60": ("bert-mean", both(write("model.safetensors", b"\0" * 7 + b"\x10"),
                                            lambda _: None), "model.safetensors", ("header",)),
     "many tensors": ("bert-mean", many_tensors(65_537), "model.safetensors",
                      ("65537 tensors", "65536")),
-    # names and links that lead out
+    # names and links that lead out of the folder
     "configuration by a link": ("bert-mean", link_out("config.json"), "config.json", (_OUT,)),
     "modules by a link": ("bert-mean", link_out("modules.json"), "modules.json", (_OUT,)),
     "tokenizer by a link": ("bert-mean", link_out("tokenizer.json"), "tokenizer.json", (_OUT,)),
@@ -263,7 +262,7 @@ def test_the_cache_of_the_hub_is_served(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "target", ["../../../models--org--other/blobs/0", "../../refs/main", "../../../outside"]
 )
-def test_the_cache_leads_nowhere_else(tmp_path: Path, target: str) -> None:
+def test_other_links_from_a_snapshot_are_refused(tmp_path: Path, target: str) -> None:
     """Links to another repository's contents or to other files of the cache are refused."""
     folder, _ = _snapshot(tmp_path)
     path = folder / "tokenizer.json"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from embedgrpc.server.settings.model_settings import ModelSettings
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.loading.triton_server import Upstream, serving_upstream
 from tests.server.service import Service, serving, settings_for
 
@@ -20,9 +20,9 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def backend() -> FakeBackend:
+def backend() -> HashBackend:
     """Runs the model of the servers of this test that are given it."""
-    return FakeBackend()
+    return HashBackend()
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def serve(cache_dir: Path) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as resources:
 
         async def start(
-            *models: ModelSettings, backend: FakeBackend | None = None, **changes: Any
+            *models: ModelSettings, backend: HashBackend | None = None, **changes: Any
         ) -> Service:
             settings = settings_for(*models, cache_dir=cache_dir, **changes)
             if backend is None:

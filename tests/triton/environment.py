@@ -1,7 +1,7 @@
 """The environment of a tritonserver for tests: `python -m tests.triton.environment` installs it.
 
-NVIDIA publishes the server inside a wheel, so that no container is needed. It is kept apart from
-the project's own environment: its Python backend reads arrays wrongly with NumPy 2.
+NVIDIA publishes the server in a wheel, so that no container is needed. It has its own environment,
+as its Python backend reads arrays wrongly with NumPy 2.
 """
 
 import json
@@ -23,9 +23,9 @@ _PINS = (
     "packaging==25.0",
     "protobuf==6.33.6",
 )
-# Those for which the wheel has a stub process and NumPy 1 has wheels.
+# The versions with a stub process in the wheel and with wheels of NumPy 1.
 _PYTHONS = ("3.11", "3.12")
-# Raised when what is installed is the same, but laid out in another way.
+# Raise it when the same packages are arranged in another way.
 _LAYOUT = 1
 _DESCRIBE = """
 import json, pathlib, sysconfig
@@ -42,18 +42,18 @@ print(json.dumps({
 
 
 class EnvironmentMissingError(Exception):
-    """There is no such environment here, or none can be made; one line that says what to do."""
+    """The environment is missing or cannot be made; one line says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A tritonserver that is installed.
+    """An installed tritonserver.
 
     Attributes:
         program: The server.
-        programs: Where the environment's own `python3` is.
+        programs: The folder of the environment's `python3`.
         python_backend: The folder of the Python backend, with its stub process.
-        libraries: Folders in which the loader finds what the server and the stub link to.
+        libraries: The folders of the libraries that the server and the stub link to.
     """
 
     program: Path
@@ -62,10 +62,10 @@ class Environment:
     libraries: tuple[Path, ...]
 
     def variables(self) -> Mapping[str, str]:
-        """What the server is to find in its environment, and nothing else."""
+        """Return the server's environment variables."""
         return {
             "HOME": str(Path.home()),
-            # The stub takes its packages from where the first python3 has them.
+            # The stub uses the packages of the first python3.
             "PATH": os.pathsep.join((str(self.programs), "/usr/bin", "/bin")),
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, self.libraries)),
             "OMP_NUM_THREADS": "1",
@@ -74,10 +74,10 @@ class Environment:
 
 
 def find(place: Path = PLACE) -> Environment:
-    """Finds the environment that was installed.
+    """Return the installed environment.
 
     Raises:
-        EnvironmentMissingError: There is none, or it is not of today's pins.
+        EnvironmentMissingError: There is none, or its packages have other versions.
     """
     stamp = place / "installed.json"
     try:
@@ -86,7 +86,7 @@ def find(place: Path = PLACE) -> Environment:
         installed = {}
     library_folder = Path(installed.get("library_folder", place / "none"))
     if installed.get("pins") != _stamped() or not library_folder.is_dir():
-        raise EnvironmentMissingError("no tritonserver of today's pins: run `uv run poe triton`")
+        raise EnvironmentMissingError("no current tritonserver: run `uv run poe triton`")
     packages = _packages(place, installed["version"])
     return Environment(
         program=packages / "pytriton/tritonserver/bin/tritonserver",
@@ -97,11 +97,11 @@ def find(place: Path = PLACE) -> Environment:
 
 
 def install(place: Path = PLACE) -> None:
-    """Installs the environment, unless it is there already.
+    """Install the environment, unless it exists.
 
     Raises:
         EnvironmentMissingError: The interpreter cannot host it.
-        subprocess.CalledProcessError: A package cannot be had; uv has said why.
+        subprocess.CalledProcessError: A package cannot be installed; uv has printed why.
     """
     try:
         find(place)
@@ -117,12 +117,12 @@ def install(place: Path = PLACE) -> None:
     subprocess.run([uv, "venv", "--quiet", "--python", wanted, environment], check=True)
     python = environment / "bin/python"
     described = _describe(python)
-    # Its dependencies are those of an API that is not used here.
+    # Without dependencies: only an unused API needs them.
     install_into = (uv, "pip", "install", "--quiet", "--no-deps", "--python")
     subprocess.run([*install_into, python, *_PINS], check=True)
     version = described["version"]
     _place_backend(_packages(place, version), place / "python", version)
-    # Last, so that what was interrupted counts for nothing.
+    # Last, so that an interrupted installation does not count.
     (place / "installed.json").write_text(json.dumps({"pins": _stamped(), **described}))
 
 
@@ -135,13 +135,13 @@ def _packages(place: Path, version: str) -> Path:
 
 
 def _describe(python: Path) -> dict[str, str]:
-    """Asks an interpreter where its packages and its shared library are."""
+    """Ask an interpreter for its packages and its shared library."""
     done = subprocess.run([python, "-c", _DESCRIBE], check=True, capture_output=True, text=True)
     described: dict[str, str] = json.loads(done.stdout)
     if not described["library_folder"]:
         raise EnvironmentMissingError(
             f"the interpreter has no shared {described['library']}, which Triton's Python backend"
-            f" links to: take one that has it, such as that of `uv python install"
+            f" links to: use one that has it, such as that of `uv python install"
             f" {described['version']}`, or install the system's package libpython"
             f"{described['version']}"
         )
@@ -149,7 +149,7 @@ def _describe(python: Path) -> dict[str, str]:
 
 
 def _place_backend(packages: Path, folder: Path, version: str) -> None:
-    """Puts the stub of one Python beside the backend, where the backend looks for it."""
+    """Copy the stub of one Python version beside the backend, which looks for it there."""
     server = packages / "pytriton/tritonserver"
     folder.mkdir()
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):

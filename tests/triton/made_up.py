@@ -1,8 +1,8 @@
-"""Models without weights, for tests of what happens between a server and its callers."""
+"""Models without weights, for tests of servers and their callers."""
 
 from pathlib import Path
 
-# Writes "asleep" before it sleeps.
+# Logs "asleep" before it sleeps.
 _PROGRAM = """
 import time
 import triton_python_backend_utils as pb_utils
@@ -54,17 +54,17 @@ instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 
 
 def write_doubling(repository: Path, name: str) -> None:
-    """Adds a model that doubles int64 [batch, 1]; of a value below 0 it sleeps as many ms."""
+    """Add a model that doubles int64 [batch, 1]; for a negative value it sleeps that many ms."""
     _write(repository / name, _CONFIG.format(name=name), _PROGRAM)
 
 
 def write_spelling(repository: Path, name: str) -> None:
-    """Adds a model that takes texts, none empty, and makes of each what `spell` does."""
+    """Add a model that takes non-empty texts, and returns the vectors of `spell`."""
     _write(repository / name, _SPELLING_CONFIG.format(name=name), _SPELLING_PROGRAM)
 
 
-# Each vector tells the ids of its text, however it is padded. While the file `hold` lies in the
-# model's folder it writes "held" and waits, and "dropped" once nobody wants the answer any more.
+# Each vector depends on the ids of its text and not on the padding. While the file `hold` is in the
+# model's folder, the model logs "held" and waits; it logs "dropped" when a request is cancelled.
 _EMBEDDING_PROGRAM = """
 import pathlib
 import time
@@ -119,15 +119,15 @@ def write_embedding(
     scale: float = 0.37,
     instances: int = 1,
 ) -> Path:
-    """Adds a model that embeds tokens of another's tokenizer; rewrites it where it is there.
+    """Add or rewrite a model that embeds tokens of another model's tokenizer.
 
     Args:
         repository: The folder of models.
         name: The model's name.
         source: The folder of the other model.
         dimensions: The length of a vector.
-        scale: Another one gives other vectors.
-        instances: How many requests it runs at once.
+        scale: A factor; another one makes other vectors.
+        instances: The number of requests that it runs at once.
 
     Returns:
         The file that makes it wait while it exists.

@@ -1,4 +1,4 @@
-"""The repository of models that a tritonserver of the tests serves."""
+"""The models that the tests' tritonserver serves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +11,15 @@ from embedgrpc.triton_repository.execution import Execution, Processor
 from embedgrpc.triton_repository.writing import write_model
 from tests.models.runner import DEFAULT_MODEL, FIXTURES
 
-# Dense; dense with modules after pooling, padded left or right as it says; dense, sparse and
-# multi-vector; sparse; a cross-encoder; the default model.
+# Dense; dense with modules after pooling; dense, sparse and multi-vector; sparse; a cross-encoder;
+# the default model.
 FOLDERS = ("bert-mean", "gemma-dense", "xlmr-bge-m3", "splade-bert", "cross-bert")
 SOURCES = {name: str(FIXTURES / name) for name in FOLDERS} | {"minilm": DEFAULT_MODEL}
 CPU = Execution(processor=Processor.CPU, cores=1, max_batch_size=16)
 
 
 def prepare_model(name: str, cache_dir: Path) -> RepositoryModel:
-    """Prepares one of the models for a repository."""
+    """Prepare one of the models for a repository."""
     files = resolve(SOURCES[name])
     properties = read(files)
     graph = prepare(files, properties, cache_dir=cache_dir)
@@ -33,6 +33,6 @@ def write_repository(
     names: Sequence[str] = tuple(SOURCES),
     execution: Execution = CPU,
 ) -> None:
-    """Writes models as `embedgrpc triton-repo` does."""
+    """Write models as `embedgrpc triton-repo` does."""
     for name in names:
         write_model(folder, prepare_model(name, cache_dir), execution)

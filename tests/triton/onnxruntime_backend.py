@@ -1,8 +1,8 @@
 """Serves models of `backend: "onnxruntime"` from Triton's Python backend.
 
-The environment of the tests has no ONNX Runtime backend of Triton's own. Under the folder name
-`onnxruntime`, as `model.py`, this one takes its place: the same config.pbtxt and model.onnx serve
-with both. It knows no GPU and ignores execution accelerators.
+The environment of the tests lacks Triton's ONNX Runtime backend. This file replaces it, as
+`model.py` in the folder `onnxruntime`: the same config.pbtxt and model.onnx work with both. It
+supports no GPU and ignores execution accelerators.
 """
 
 import json
@@ -20,11 +20,11 @@ class TritonPythonModel:
 
     @staticmethod
     def auto_complete_config(config: Any) -> Any:
-        """Adds nothing: the configuration is to be complete."""
+        """Add nothing: the configuration must be complete."""
         return config
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Opens the graph with the threads that the configuration sets."""
+        """Open the graph with the configured threads."""
         config = json.loads(args["model_config"])
         parameters = {
             key: value["string_value"] for key, value in config.get("parameters", {}).items()
@@ -43,7 +43,7 @@ class TritonPythonModel:
         self._outputs = [value["name"] for value in config["output"]]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Runs the requests of one batch, which are of one shape, as one."""
+        """Run the requests of one batch, which have one shape, together."""
         fed = [
             {
                 name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()

@@ -1,4 +1,4 @@
-"""A real tritonserver in a process of its own."""
+"""A real tritonserver in its own process."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tests.triton.environment import Environment
 
 _PATIENCE_S = 60.0
 _POLL_S = 0.02
-# How long it waits for requests in flight when it is asked to stop.
+# How long the server waits for requests in progress when it is asked to stop.
 _EXIT_TIMEOUT_S = 1
 _PORT_ATTEMPTS = 3
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -28,14 +28,14 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend keeps
 
 
 class ServerEndedError(Exception):
-    """It ended before it served; the message is its log."""
+    """The server ended before it was ready; the message is its log."""
 
 
 class TritonServer:
-    """A tritonserver on loopback ports that stay the same from one start to the next.
+    """A tritonserver on loopback ports, which stay the same after a restart.
 
-    Models are loaded and unloaded by name. To be used in a `with` statement, which leaves nothing
-    behind: no process, no shared memory, no file. All methods block.
+    A context manager that leaves nothing behind: no process, no shared memory, no file. Models are
+    loaded and unloaded by name. All methods block.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class TritonServer:
         models: Sequence[str] = ("*",),
         flags: Sequence[str] = (),
     ) -> None:
-        """Starts nothing yet.
+        """Prepare the server, without starting it.
 
         Args:
-            environment: What to run.
+            environment: The installed server.
             repository: The folder of models.
-            models: Those to load at each start; "*" for all that are there.
-            flags: Further ones of its command line.
+            models: The models to load at each start; "*" for all in the repository.
+            flags: Further flags of the command line.
         """
         self._environment = environment
         self._repository = repository.resolve()
@@ -77,32 +77,32 @@ class TritonServer:
 
     @property
     def address(self) -> str:
-        """Its gRPC endpoint, HOST:PORT."""
+        """The gRPC endpoint, HOST:PORT."""
         return f"127.0.0.1:{self._ports[0]}"
 
     @property
     def metrics_url(self) -> str:
-        """Where Prometheus would read its metrics."""
+        """The URL of its metrics."""
         return f"http://127.0.0.1:{self._ports[1]}/metrics"
 
     @property
     def folder(self) -> Path:
-        """What is temporary of it."""
+        """The folder of its temporary files."""
         return self._folder
 
     @property
     def log(self) -> str:
-        """What it has written so far, over all starts."""
+        """The log of all starts so far."""
         path = self._folder / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     @property
     def memory_regions(self) -> list[Path]:
-        """The regions of shared memory that are in use, or were left over."""
+        """The regions of shared memory that are in use or left over."""
         return sorted(_SHARED_MEMORY.glob(f"{self._memory_prefix}*"))
 
     def start(self) -> None:
-        """Starts it and waits until its models serve.
+        """Start the server, and wait until its models are ready.
 
         Raises:
             ServerEndedError: A model cannot be loaded, or a port is taken.
@@ -112,7 +112,7 @@ class TritonServer:
             self._process = subprocess.Popen(
                 self._command(),
                 env=dict(self._environment.variables()),
-                # Every process of it is in one group, also those that outlive the server.
+                # One group for all its processes, also for those that outlive the server.
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -121,21 +121,21 @@ class TritonServer:
         self._wait_until_ready()
 
     def stop(self) -> None:
-        """Asks it to stop, and waits for its end."""
+        """Ask the server to stop, and wait for its end."""
         if self._process is not None:
             self.resume()
             self._process.send_signal(signal.SIGINT)
-            # One that does not stop in time is killed below.
+            # If it does not stop in time, `kill` ends it below.
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(2 * _EXIT_TIMEOUT_S)
         self.kill()
 
     def kill(self) -> None:
-        """Ends it at once, as a crash would, together with the stubs, which would live on."""
+        """Kill the server as a crash would, and its stubs, which would outlive it."""
         if self._process is None:
             return
         group = self._process.pid
-        # There may be nobody left: it has ended, and so has each of its stubs.
+        # All processes of the group may have ended.
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
         self._process.wait(_PATIENCE_S)
@@ -145,53 +145,50 @@ class TritonServer:
             region.unlink(missing_ok=True)
 
     def restart(self) -> None:
-        """Starts it anew on the same ports, after a crash too."""
+        """Restart the server on the same ports, also after a crash."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """Stops it from running: connections stay open, and nothing answers."""
+        """Pause the server: connections stay open, and it does not answer."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets it run again."""
+        """Let a paused server continue."""
         self._signal(signal.SIGCONT)
 
     def load(self, model: str) -> None:
-        """Loads a model, anew where it is loaded.
+        """Load or reload a model.
 
         Raises:
-            grpc.RpcError: It cannot be loaded.
+            grpc.RpcError: The model cannot be loaded.
         """
         self.call("RepositoryModelLoad", messages.RepositoryModelLoadRequest(model_name=model))
 
     def unload(self, model: str) -> None:
-        """Unloads a model and waits until it is gone."""
+        """Unload a model, and wait until it is gone."""
         self.call("RepositoryModelUnload", messages.RepositoryModelUnloadRequest(model_name=model))
         _wait_for(lambda: not self.is_ready(model), f"{model} to be unloaded")
 
     def is_ready(self, model: str) -> bool:
-        """Tells whether a model serves."""
+        """Return whether a model is ready."""
         request = messages.ModelReadyRequest(name=model)
         return bool(self.call("ModelReady", request, messages.ModelReadyResponse).ready)
 
     def wait_for_log(self, words: str) -> None:
-        """Waits until it, or a model, has written something."""
+        """Wait until the log contains some words."""
         _wait_for(lambda: words in self.log, f"{words!r} in the log")
 
     def call(self, method: str, request: Any, response: Any = None) -> Any:
-        """Calls one method of its service.
+        """Call a method of the server's service, and return the answer.
 
         Args:
-            method: Such as "ModelInfer".
-            request: Its message.
-            response: The class of the answer; without it the answer stays bytes.
-
-        Returns:
-            The answer.
+            method: The name of the method, such as "ModelInfer".
+            request: The request message.
+            response: The class of the answer; None for bytes.
 
         Raises:
-            grpc.RpcError: It failed.
+            grpc.RpcError: The call failed.
         """
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         with grpc.insecure_channel(self.address, options=unlimited) as channel:
@@ -221,7 +218,7 @@ class TritonServer:
             "--metrics-address=127.0.0.1",
             f"--metrics-port={metrics_port}",
             f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
-            # By its name shared memory is known to be of this server and no other.
+            # A unique prefix for the shared memory of this server.
             *(
                 f"--backend-config={backend},shm-region-prefix-name={self._memory_prefix}"
                 for backend in ("python", "onnxruntime")
@@ -234,7 +231,7 @@ class TritonServer:
             try:
                 self.start()
             except ServerEndedError:
-                # Somebody else may have taken a port since it was found free.
+                # Another process may have taken a port meanwhile.
                 if "already in use" not in self.log or attempt == _PORT_ATTEMPTS:
                     raise
                 self.kill()
@@ -262,27 +259,27 @@ class TritonServer:
 
 
 def _arrange_backends(environment: Environment, folder: Path) -> None:
-    """Puts Triton's Python backend and ours for ONNX Runtime into one folder of backends."""
+    """Link Triton's Python backend and ours for ONNX Runtime into one folder."""
     (folder / "onnxruntime").mkdir(parents=True)
     (folder / "python").symlink_to(environment.python_backend)
     (folder / "onnxruntime/model.py").symlink_to(_OUR_BACKEND)
 
 
 def _free_ports(count: int) -> tuple[int, ...]:
-    """Finds ports that nobody listens on; all are held until all are found."""
+    """Return free ports; each is held until all are found."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return tuple(one.getsockname()[1] for one in sockets)
 
 
 def _lives(group: int) -> bool:
-    """Tells whether a process of a group is left that is more than an entry in a table."""
+    """Return whether a process of a group still runs; zombies do not count."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
-        # State, parent, group: what nobody has waited for yet is a zombie.
+            continue  # it ended meanwhile
+        # State, parent, group.
         if int(fields[2]) == group and fields[0] not in "ZX":
             return True
     return False

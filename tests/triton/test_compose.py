@@ -27,13 +27,13 @@ COMPOSE = Path(__file__).parent.parent.parent / "docker/compose.triton.yaml"
 COLLECTOR = "collector:4318"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PATIENCE_S = 60
-# Spans are sent once: those of a request may be lost, and then another one is traced.
+# Spans are sent once: if those of a request are lost, the test traces another one.
 ATTEMPTS = 4
 
 
 @contextmanager
 def collecting() -> Iterator[tuple[str, "queue.SimpleQueue[Any]"]]:
-    """Takes spans as OpenTelemetry's collector does, over HTTP; gives its address and them."""
+    """Run a collector of spans over HTTP; yield its address and a queue of the spans."""
     taken: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     class Receiver(BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ def _command() -> list[str]:
 
 
 def test_every_flag_is_known(triton_environment: Environment) -> None:
-    """The server's own help names each of them."""
+    """The server's help lists each flag."""
     program, *flags = _command()
     assert program == triton_environment.program.name
     done = subprocess.run(
@@ -77,7 +77,7 @@ def test_every_flag_is_known(triton_environment: Environment) -> None:
 
 
 def test_traces_go_on_in_the_server(triton_environment: Environment, tmp_path: Path) -> None:
-    """The flags are taken; a request is traced where it carries a trace, and under its id alone."""
+    """The flags are accepted; a request is traced only if it carries a trace, under its id."""
     write_doubling(tmp_path, "first")
     request = messages.ModelInferRequest(
         model_name="first",
@@ -95,7 +95,7 @@ def test_traces_go_on_in_the_server(triton_environment: Environment, tmp_path: P
             if flag.startswith("--trace-config")
         ]
         assert any(collector in flag for flag in flags)
-        # By default spans wait for 5 s.
+        # The default delay of spans is 5 s.
         flags.append("--trace-config=opentelemetry,bsp_schedule_delay=100")
         with (
             TritonServer(triton_environment, tmp_path, flags=flags) as server,

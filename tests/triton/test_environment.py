@@ -9,7 +9,7 @@ from tests.triton.environment import Environment, EnvironmentMissingError, find,
 
 @pytest.mark.triton
 def test_what_is_installed_is_kept(triton_environment: Environment) -> None:
-    """Installing again changes nothing, and what was found is there."""
+    """Installing again changes nothing, and the files found exist."""
     stamp = environment.PLACE / "installed.json"
     before = stamp.stat().st_mtime_ns
     install()
@@ -21,7 +21,7 @@ def test_what_is_installed_is_kept(triton_environment: Environment) -> None:
 
 @pytest.mark.parametrize("content", ["", "{}", '{"pins": ["of another day"], "version": "3.11"}'])
 def test_what_is_not_of_todays_pins_is_not_found(content: str, tmp_path: Path) -> None:
-    """An environment that is missing, unfinished or old is told by what installs it."""
+    """The error for a missing, unfinished or old environment names the command that installs it."""
     if content:
         (tmp_path / "installed.json").write_text(content)
     with pytest.raises(EnvironmentMissingError, match="run `uv run poe triton`"):
@@ -29,7 +29,7 @@ def test_what_is_not_of_todays_pins_is_not_found(content: str, tmp_path: Path) -
 
 
 def test_an_interpreter_without_a_shared_library_is_refused(tmp_path: Path) -> None:
-    """The message says what the stub lacks and where to get it."""
+    """The error names the library that the stub lacks, and where to get it."""
     described = {"library": "libpython3.11.so", "library_folder": "", "version": "3.11"}
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho '{json.dumps(described)}'\n")

@@ -1,4 +1,4 @@
-"""What callers see of a real tritonserver that dies, hangs, changes or comes late."""
+"""Faults of a real tritonserver as callers see them: it dies, hangs, changes or starts late."""
 
 import asyncio
 import logging
@@ -42,13 +42,13 @@ CYCLES = 20
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where servers keep graphs."""
+    """The graph cache of the servers."""
     return tmp_path_factory.mktemp("graphs")
 
 
 @pytest.fixture
 def upstream(triton_environment: Environment, tmp_path: Path) -> Iterator[Upstream]:
-    """A tritonserver that is well."""
+    """A healthy tritonserver."""
     with Upstream(triton_environment, tmp_path / "first") as upstream:
         yield upstream
 
@@ -56,7 +56,7 @@ def upstream(triton_environment: Environment, tmp_path: Path) -> Iterator[Upstre
 async def test_a_killed_server_lets_go_of_every_caller(upstream: Upstream, graphs: Path) -> None:
     """Calls and streams in progress end with the reason, each input once; later calls at once.
 
-    Started anew at its address, it is used again.
+    After a restart at its address, the server is used again.
     """
     async with in_front_of(upstream, graphs=graphs) as service:
         before = await vectors_of(service)
@@ -87,7 +87,7 @@ async def test_a_killed_server_lets_go_of_every_caller(upstream: Upstream, graph
 
 
 async def test_load_survives_a_kill(upstream: Upstream, graphs: Path) -> None:
-    """Of a server that is killed and started under load, calls get right answers or the reason."""
+    """While a server is killed and restarted under load, calls get right answers or the reason."""
     async with in_front_of(upstream, graphs=graphs) as service, under_load(service) as load:
         await load.more(50)
         await asyncio.to_thread(upstream.server.kill)
@@ -104,7 +104,7 @@ async def test_load_survives_a_kill(upstream: Upstream, graphs: Path) -> None:
 async def test_a_paused_server_costs_no_more_than_the_deadline(
     upstream: Upstream, graphs: Path
 ) -> None:
-    """Callers get their own deadline, later ones a refusal; it serves when it runs again."""
+    """Callers get their deadline, later ones a refusal; a resumed server is used again."""
     async with in_front_of(upstream, graphs=graphs) as service:
         before = await vectors_of(service)
         upstream.server.pause()
@@ -125,7 +125,7 @@ async def test_a_paused_server_costs_no_more_than_the_deadline(
 
 
 async def test_an_unloaded_model_is_away(upstream: Upstream, graphs: Path) -> None:
-    """Calls are refused as long as the server is without the model."""
+    """Calls are refused as long as the model is unloaded."""
     async with in_front_of(upstream, graphs=graphs) as service:
         before = await vectors_of(service)
         await asyncio.to_thread(upstream.server.unload, "made-up")
@@ -138,7 +138,7 @@ async def test_an_unloaded_model_is_away(upstream: Upstream, graphs: Path) -> No
 
 
 async def test_a_model_that_is_loaded_anew_costs_no_call(upstream: Upstream, graphs: Path) -> None:
-    """The server changes from one copy to the other under load, and so may its threads."""
+    """A model that is reloaded with other instances under load answers all calls."""
     async with in_front_of(upstream, graphs=graphs) as service, under_load(service) as load:
         for instances in (2, 1):
             await load.more(20)
@@ -156,7 +156,7 @@ async def test_a_model_of_another_size_is_refused(
     graphs: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What comes in the model's place gives no vectors, whatever way it comes; the log says why."""
+    """A different model under the same name returns no vectors; the log says why."""
     async with in_front_of(upstream, graphs=graphs) as service, under_load(service) as load:
         await load.more(20)
         write_embedding(upstream.folder, "made-up", source=SOURCE, dimensions=48)
@@ -182,7 +182,7 @@ def _logged(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogR
 
 @pytest.fixture
 def second(triton_environment: Environment, tmp_path: Path) -> Iterator[Upstream]:
-    """Another tritonserver that serves the same."""
+    """A second tritonserver with the same model."""
     with Upstream(triton_environment, tmp_path / "second") as upstream:
         yield upstream
 
@@ -190,14 +190,14 @@ def second(triton_environment: Environment, tmp_path: Path) -> Iterator[Upstream
 async def test_one_of_two_servers_may_die(
     upstream: Upstream, second: Upstream, graphs: Path
 ) -> None:
-    """No call is lost with the server it ran on, and one that is back gets its share again."""
+    """No call is lost when a server is killed; a server that returns gets its share again."""
     async with (
         in_front_of(upstream, second, graphs=graphs) as service,
         under_load(service, callers=8) as load,
     ):
         for victim in (upstream, second):
             await load.more(50)
-            # A request is there when it dies, for sure.
+            # So that a request is in progress when the server dies.
             held = victim.count("held")
             victim.hold.touch()
             await until_held(victim, held + 1)
@@ -218,7 +218,7 @@ async def test_one_of_two_servers_may_die(
 async def test_one_of_two_servers_may_hang(
     upstream: Upstream, second: Upstream, graphs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Requests that wait for a server that hangs are run by the other: there was time left."""
+    """The other server runs the requests that wait for a server that hangs."""
     caplog.set_level(logging.INFO)
     async with (
         in_front_of(upstream, second, graphs=graphs) as service,
@@ -244,11 +244,11 @@ async def test_one_of_two_servers_may_hang(
 async def test_a_server_that_comes_and_goes_leaves_nothing(
     upstream: Upstream, graphs: Path
 ) -> None:
-    """After many kills and restarts this process holds no more than after the first."""
+    """After many kills and restarts, this process holds no more resources than after the first."""
     first: Counter[str] = Counter()
     first_regions = 0
     loop = asyncio.get_running_loop()
-    # One thread of ours, as the loop's own would be joined by more and more of them.
+    # One thread: the loop's own pool would grow, and change the count.
     with ThreadPoolExecutor(1) as pool:
         async with in_front_of(upstream, graphs=graphs) as service:
             for cycle in range(CYCLES):
@@ -263,14 +263,14 @@ async def test_a_server_that_comes_and_goes_leaves_nothing(
                 if not cycle:
                     first, first_regions = holdings(), memory_regions()
             await until(lambda: holdings() <= first)
-            # Allocators map some more now and then; what leaks does so each time.
+            # Allocators add a few mappings over time; a leak would add some in each cycle.
             assert memory_regions() < first_regions + CYCLES
     upstream.server.kill()
     assert not upstream.server.memory_regions
 
 
 def holdings() -> Counter[str]:
-    """How much of what could leak this process holds."""
+    """Count the resources of this process that could leak."""
     return Counter(
         threads=threading.active_count(),
         descriptors=len(list(Path("/proc/self/fd").iterdir())),
@@ -279,7 +279,7 @@ def holdings() -> Counter[str]:
 
 
 def memory_regions() -> int:
-    """How many parts of its memory this process has mapped."""
+    """Count the memory mappings of this process."""
     return len(Path("/proc/self/maps").read_text().splitlines())
 
 
@@ -287,7 +287,7 @@ def memory_regions() -> int:
 async def test_who_leaves_takes_the_request_along(
     how: str, upstream: Upstream, graphs: Path
 ) -> None:
-    """A call that is cancelled, or too late, is dropped inside of the server; its lane is free."""
+    """A cancelled or late call is dropped inside the server, and its lane becomes free."""
     async with in_front_of(upstream, graphs=graphs) as service:
         scheduler = service.server.catalog.find("far").ready().scheduler
         upstream.hold.touch()
@@ -301,7 +301,7 @@ async def test_who_leaves_takes_the_request_along(
         else:
             assert (await failure_of(running)).code is grpc.StatusCode.DEADLINE_EXCEEDED
         await until(lambda: not scheduler._dispatcher.busy)
-        # While the file is there the model lets nobody go who does not leave.
+        # While the file exists, the model ends cancelled requests only.
         await until(lambda: upstream.count("dropped") == 1)
         upstream.hold.unlink()
         await service.client.embed("another call")
@@ -309,7 +309,7 @@ async def test_who_leaves_takes_the_request_along(
 
 
 async def test_a_server_that_comes_late_is_used_soon(upstream: Upstream, graphs: Path) -> None:
-    """Without its server a model is NOT_SERVING; it is served soon after the server is there."""
+    """A model without its server is NOT_SERVING, and is served soon after the server starts."""
     upstream.server.kill()
     async with in_front_of(upstream, graphs=graphs) as service:
         await until_status(service, NOT_SERVING)

@@ -24,7 +24,7 @@ NEVER = {
 
 @pytest.fixture(scope="module")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where graphs are kept, so that each is built once."""
+    """The graph cache of all tests here, so that each graph is built once."""
     return tmp_path_factory.mktemp("graphs")
 
 
@@ -67,7 +67,7 @@ def _dims(values: Any) -> dict[str, tuple[int, list[int]]]:
 def test_inputs_and_outputs_are_those_of_the_graph(
     name: str, outputs: dict[str, list[int]], cache_dir: Path
 ) -> None:
-    """The written text gives the message back: every tensor with its type and its free axes."""
+    """The configuration has each tensor with its type and its free axes."""
     model = prepare_model(name, cache_dir)
     config = make_config(model, CPU)
     assert tuple(value.name for value in config.input) == model.graph.inputs
@@ -80,7 +80,7 @@ def test_inputs_and_outputs_are_those_of_the_graph(
 
 
 def test_the_written_text_is_the_configuration(bert: RepositoryModel, tmp_path: Path) -> None:
-    """Triton's reader takes it; it names the model, its limits, and nothing that stalls queues."""
+    """The text can be parsed; it names the model and its limits, and has no queue policy."""
     place = write_model(tmp_path / "new/repository", bert, CPU)
     text = (place / "config.pbtxt").read_text()
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
@@ -100,7 +100,7 @@ def test_the_written_text_is_the_configuration(bert: RepositoryModel, tmp_path: 
 def test_instances_on_a_cpu_share_its_cores(
     bert: RepositoryModel, cores: int, instances: int, threads: int
 ) -> None:
-    """No more threads compute at once than there are cores."""
+    """The threads of all instances together do not exceed the cores."""
     config = make_config(bert, replace(CPU, cores=cores, instances=instances))
     (group,) = config.instance_group
     assert (group.kind, group.count) == (model_config_pb2.ModelInstanceGroup.KIND_CPU, instances)
@@ -110,7 +110,7 @@ def test_instances_on_a_cpu_share_its_cores(
 
 
 def test_a_gpu_computes_in_full_precision(bert: RepositoryModel) -> None:
-    """CUDA's own shortening of float32 is off, so that vectors are those of this process."""
+    """TF32 is off, so that vectors are the same as in this process."""
     config = make_config(bert, replace(GPU, instances=2))
     (group,) = config.instance_group
     assert (group.kind, group.count) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, 2)
@@ -119,7 +119,7 @@ def test_a_gpu_computes_in_full_precision(bert: RepositoryModel) -> None:
 
 
 def test_tensorrt_is_built_for_a_range_of_shapes(bert: RepositoryModel) -> None:
-    """It comes before CUDA, with the smallest, the usual and the largest batch, and its cache."""
+    """TensorRT precedes CUDA, with the smallest, tuned and largest batch, and a cache."""
     execution = replace(GPU, tensorrt=Precision.FLOAT16, tensorrt_cache="/cache")
     config = make_config(bert, execution)
     tensorrt, cuda = config.optimization.execution_accelerators.gpu_execution_accelerator
@@ -137,8 +137,8 @@ def test_tensorrt_is_built_for_a_range_of_shapes(bert: RepositoryModel) -> None:
     assert {warm_up.name for warm_up in config.model_warmup} == {"1_of_1", "32_of_64"}
 
 
-def test_vectors_of_fewer_bits_have_a_fingerprint_of_their_own(bert: RepositoryModel) -> None:
-    """What TensorRT rounds cannot be compared with what the graph computes as it is."""
+def test_vectors_of_less_precision_have_another_fingerprint(bert: RepositoryModel) -> None:
+    """TensorRT in half precision changes the fingerprint, and in float32 it does not."""
 
     def fingerprint(precision: Precision | None) -> str:
         config = make_config(bert, replace(GPU, tensorrt=precision))
@@ -149,8 +149,8 @@ def test_vectors_of_fewer_bits_have_a_fingerprint_of_their_own(bert: RepositoryM
     assert len({fingerprint(one) for one in (None, Precision.FLOAT16, Precision.BFLOAT16)}) == 3
 
 
-def test_warming_up_runs_what_every_model_takes(bert: RepositoryModel) -> None:
-    """Ids of 0 and a mask of ones, within what the model reads and a batch holds."""
+def test_warm_up_requests(bert: RepositoryModel) -> None:
+    """Warm-up requests have ids of 0 and a mask of ones, within the model's limits."""
     execution = replace(CPU, max_batch_size=4)
     config = make_config(bert, execution)
     files = warm_up_files(bert, execution)
@@ -176,7 +176,7 @@ def test_warming_up_runs_what_every_model_takes(bert: RepositoryModel) -> None:
     ],
 )
 def test_values_that_do_not_go_together(wrong: dict[str, Any], message: str) -> None:
-    """An execution that no server could have is refused."""
+    """An impossible execution is refused."""
     with pytest.raises(RepositoryError, match=message):
         replace(CPU, **wrong)
 
@@ -192,7 +192,7 @@ def test_weights_of_the_other_processor(
     execution: Execution,
     processor: str,
 ) -> None:
-    """A graph that would crawl or fail where it is to run is refused."""
+    """A graph that would be slow or fail on the chosen device is refused."""
     model = replace(bert, properties=replace(bert.properties, weight_type=weight_type))
     with pytest.raises(RepositoryError, match=f"set kind to {processor}"):
         write_model(tmp_path, model, execution)
@@ -200,7 +200,7 @@ def test_weights_of_the_other_processor(
 
 
 def test_writing_again_replaces_what_was_written(bert: RepositoryModel, tmp_path: Path) -> None:
-    """The same gives the same bytes; another execution gives another configuration."""
+    """The same model gets the same bytes; another execution changes the configuration."""
     place = write_model(tmp_path, bert, CPU)
     first = _contents(place)
     write_model(tmp_path, bert, CPU)
@@ -229,10 +229,10 @@ def _lose_manifest(place: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_edit, _add_version, _take_for_another, _lose_manifest])
-def test_what_was_not_written_so_is_not_replaced(
+def test_changed_folders_are_not_replaced(
     bert: RepositoryModel, tmp_path: Path, change: Any
 ) -> None:
-    """A folder that somebody has a hand in stays as it is."""
+    """A folder that was changed after it was written stays as it is."""
     place = write_model(tmp_path, bert, CPU)
     change(place)
     before = _contents(place)
@@ -242,7 +242,7 @@ def test_what_was_not_written_so_is_not_replaced(
 
 
 def test_links_and_files_are_not_replaced(bert: RepositoryModel, tmp_path: Path) -> None:
-    """Neither is followed or removed, not even a link to what was written."""
+    """Links and files are neither followed nor removed, not even a link to a written model."""
     place = write_model(tmp_path / "here", bert, CPU)
     there = tmp_path / "there"
     there.mkdir()
@@ -256,8 +256,8 @@ def test_links_and_files_are_not_replaced(bert: RepositoryModel, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a:b", "é", "-x", "x" * 129])
-def test_names_that_no_folder_should_have(name: str, tmp_path: Path) -> None:
-    """A name is that of a folder inside the repository on every system."""
+def test_names_that_are_not_portable(name: str, tmp_path: Path) -> None:
+    """A name must be valid as a folder's name on every system."""
     with pytest.raises(RepositoryError, match="cannot name a model's folder"):
         check_place(tmp_path, name)
 
@@ -265,7 +265,7 @@ def test_names_that_no_folder_should_have(name: str, tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_copied_leaves_the_old_one(
     bert: RepositoryModel, tmp_path: Path
 ) -> None:
-    """What fails halfway leaves nothing behind, and what was there stays."""
+    """A failure leaves no files behind, and the old model stays."""
     place = write_model(tmp_path, bert, CPU)
     before = _contents(place)
     elsewhere = tmp_path.parent / "no such folder" / "model.onnx"

@@ -1,4 +1,4 @@
-"""What a tritonserver answers for the repositories that are written for it."""
+"""The answers of a tritonserver for a repository written by us."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +40,7 @@ def runner(name: str, tmp_path_factory: pytest.TempPathFactory) -> Runner:
 def _infer(
     server: TritonServer, name: str, batch: PaddedBatch, inputs: tuple[str, ...]
 ) -> Mapping[str, NDArray[np.float32]]:
-    """Runs a batch in the server."""
+    """Run a batch on the server."""
     request = messages.ModelInferRequest(
         model_name=name,
         inputs=[
@@ -67,7 +67,7 @@ def _infer(
 def test_the_server_answers_as_this_process_does(
     name: str, sequences: int, runner: Runner, triton_server: TritonServer
 ) -> None:
-    """Every output of the graph is the same, for a lone text and for a padded batch."""
+    """Every output is the same as in this process, for a single text and a padded batch."""
     texts = TEXTS[:sequences]
     if runner.properties.kind is Kind.CROSS_ENCODER:
         tokenized = runner.tokenize_pairs([(TEXTS[0], text) for text in texts])
@@ -86,7 +86,7 @@ def test_the_server_answers_as_this_process_does(
 def test_the_configuration_says_where_the_model_comes_from(
     name: str, runner: Runner, triton_server: TritonServer
 ) -> None:
-    """Source and fingerprint come back from the server, as does the limit of a batch."""
+    """The server returns source, fingerprint and the limit of a batch."""
     request = messages.ModelConfigRequest(name=name)
     config: model_config_pb2.ModelConfig = triton_server.call(
         "ModelConfig", request, messages.ModelConfigResponse
@@ -99,7 +99,7 @@ def test_the_configuration_says_where_the_model_comes_from(
 
 
 def test_models_were_warmed_up(name: str, triton_server: TritonServer) -> None:
-    """The server has run batches of two sizes before it was ready."""
+    """The server ran batches of two sizes before it was ready."""
     request = messages.ModelStatisticsRequest(name=name)
     answer = triton_server.call("ModelStatistics", request, messages.ModelStatisticsResponse)
     (statistics,) = answer.model_stats
@@ -108,7 +108,7 @@ def test_models_were_warmed_up(name: str, triton_server: TritonServer) -> None:
 
 
 def test_weights_lie_beside_the_graph(triton_repository: Path) -> None:
-    """An export that keeps its weights in another file is written with them."""
+    """An export with external weights is written with them."""
     assert (FIXTURES / "gemma-dense/onnx/model.onnx_data").exists()
     names = {path.name for path in (triton_repository / "gemma-dense/1").iterdir()}
     assert names == {"model.onnx", "model.weights"}

@@ -14,13 +14,13 @@ from tests.triton.server import ServerEndedError, TritonServer
 
 pytestmark = pytest.mark.triton
 
-# Longer than any test: what is asked to sleep so long ends only with its process.
+# Longer than any test: such a sleep ends only with its process.
 _FOR_GOOD_MS = 600_000
 
 
 @pytest.fixture
 def server(triton_environment: Environment, tmp_path: Path) -> Iterator[TritonServer]:
-    """A server with one model, of two that there are."""
+    """A server with one of two models loaded."""
     for name in ("first", "second"):
         write_doubling(tmp_path, name)
     with TritonServer(triton_environment, tmp_path, models=("first",)) as server:
@@ -48,7 +48,7 @@ def _listening(address: str) -> bool:
 
 
 def test_models_are_loaded_and_unloaded(server: TritonServer) -> None:
-    """Those that were named are loaded at the start, the others when they are asked for."""
+    """Named models are loaded at the start, and others on request."""
     assert _double(server, 21) == 42
     assert not server.is_ready("second")
     server.load("second")
@@ -60,8 +60,8 @@ def test_models_are_loaded_and_unloaded(server: TritonServer) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_killed_server_starts_anew_on_its_port(server: TritonServer) -> None:
-    """A call in flight is lost, nobody listens, and then the same address serves again."""
+def test_a_killed_server_restarts_on_its_port(server: TritonServer) -> None:
+    """A kill ends the call in progress and closes the port; a restart opens it again."""
     address = server.address
     with ThreadPoolExecutor(1) as pool:
         lost: Future[int] = pool.submit(_double, server, -_FOR_GOOD_MS)
@@ -78,7 +78,7 @@ def test_a_killed_server_starts_anew_on_its_port(server: TritonServer) -> None:
 
 
 def test_a_paused_server_answers_when_it_is_resumed(server: TritonServer) -> None:
-    """Connections to it are accepted, and a call waits until it runs again."""
+    """A paused server accepts connections, and a call waits until it is resumed."""
     server.pause()
     assert _listening(server.address)
     with ThreadPoolExecutor(1) as pool:
@@ -88,7 +88,7 @@ def test_a_paused_server_answers_when_it_is_resumed(server: TritonServer) -> Non
 
 
 def test_a_server_leaves_nothing_behind(triton_environment: Environment, tmp_path: Path) -> None:
-    """Neither its port, nor shared memory, nor its folder, even while a stub is busy for good."""
+    """Port, shared memory and folder are freed, even while a stub never ends."""
     write_doubling(tmp_path, "first")
     with (
         ThreadPoolExecutor(1) as pool,
@@ -103,10 +103,10 @@ def test_a_server_leaves_nothing_behind(triton_environment: Environment, tmp_pat
     assert not server.folder.exists()
 
 
-def test_a_server_that_cannot_start_tells_its_log(
+def test_a_server_that_cannot_start_reports_its_log(
     triton_environment: Environment, tmp_path: Path
 ) -> None:
-    """The log says which model is to blame."""
+    """The error contains the log, which names the model."""
     with (
         pytest.raises(ServerEndedError, match="absent"),
         TritonServer(triton_environment, tmp_path, models=("absent",)),

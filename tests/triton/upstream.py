@@ -1,4 +1,4 @@
-"""A server in front of tritonservers to which things happen, and calls to it meanwhile."""
+"""A server in front of tritonservers with faults, and calls to it meanwhile."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ from tests.triton.server import TritonServer
 MODEL = f"{EMBEDDING}/far"
 SOURCE = FIXTURES / "bert-mean"
 TEXTS = tuple(f"text {index} about {word}" for index in range(5) for word in ("rivers", "red", "x"))
-# Two seconds are what we aim at; a machine that is busy with other things takes longer.
+# The aim is two seconds; a busy machine takes longer.
 _RECOVERY_S_MAX = 8.0
 
 
@@ -41,18 +41,18 @@ class Upstream:
         return self
 
     def __exit__(self, *exit_: object) -> None:
-        # A graceful end takes a second.
+        # A graceful stop would take a second.
         self.server.kill()
         self.server.__exit__(*exit_)
 
     def count(self, word: str) -> int:
-        """How often the model has written a word."""
+        """Return how often the model has logged a word."""
         return self.server.log.splitlines().count(word)
 
 
 @dataclass
 class Load:
-    """Calls that follow one another, and how they ended.
+    """Consecutive calls, and how they ended.
 
     Attributes:
         answers: How many calls came out well.
@@ -65,19 +65,19 @@ class Load:
     wrong: list[str] = field(default_factory=list)
 
     async def more(self, count: int) -> None:
-        """Waits until so many more calls have come out well."""
+        """Wait until this many more calls have succeeded."""
         enough = self.answers + count
         await until(lambda: self.answers >= enough)
 
     @property
     def reasons(self) -> set[tuple[grpc.StatusCode, str]]:
-        """Why calls failed."""
+        """The reasons of failed calls."""
         return {(one.code, one.reason) for one in self.failures}
 
 
 @asynccontextmanager
 async def in_front_of(*upstreams: Upstream, graphs: Path) -> AsyncIterator[Service]:
-    """Serves the made-up model from tritonservers, without a canary that could see faults first."""
+    """Serve the made-up model from tritonservers, without a canary to notice faults first."""
     addresses = ",".join(one.server.address for one in upstreams)
     model = ModelSettings(id="far", source=f"triton:{addresses}/made-up")
     settings = settings_for(model, cache_dir=graphs, health_interval_s=3600)
@@ -86,14 +86,14 @@ async def in_front_of(*upstreams: Upstream, graphs: Path) -> AsyncIterator[Servi
 
 
 async def vectors_of(service: Service, texts: Sequence[str] = TEXTS) -> NDArray[np.float32]:
-    """The vectors of texts, float32 [texts, dimensions]."""
+    """Return the vectors of texts, float32 [texts, dimensions]."""
     answer = await service.client.embed(*texts)
     return np.array([list(one.dense.values) for one in answer.embeddings], np.float32)
 
 
 @asynccontextmanager
 async def under_load(service: Service, *, callers: int = 6) -> AsyncIterator[Load]:
-    """Calls without a pause until the block ends; then each call must have ended."""
+    """Call without a pause until the block ends, and check that each call has ended."""
     expected = dict(zip(TEXTS, await vectors_of(service), strict=True))
     load = Load()
     stopped = False
@@ -107,7 +107,7 @@ async def under_load(service: Service, *, callers: int = 6) -> AsyncIterator[Loa
                 answer = await service.client.embed(text, timeout=PATIENCE_S)
             except grpc.aio.AioRpcError as error:
                 load.failures.append(read_failure(error))
-                # What is refused at once would leave no time for anything else.
+                # Immediate refusals would leave no time for anything else.
                 await asyncio.sleep(0.01)
                 continue
             load.answers += 1
@@ -125,7 +125,7 @@ async def under_load(service: Service, *, callers: int = 6) -> AsyncIterator[Loa
 
 
 async def recover(service: Service, since: float, what: str) -> None:
-    """Waits until calls succeed again, and says how long that took."""
+    """Wait until calls succeed again, and print how long that took."""
     async with asyncio.timeout(_RECOVERY_S_MAX):
         while True:
             try:
@@ -138,12 +138,12 @@ async def recover(service: Service, since: float, what: str) -> None:
 
 
 def tell_time(what: str, since: float) -> None:
-    """Tells whoever watches how long something took; shown with `-s`."""
+    """Print how long something took; shown with `-s`."""
     print(f"\n{what}: {time.monotonic() - since:.2f} s")  # noqa: T201 - see above
 
 
 async def until_status(service: Service, status: int) -> None:
-    """Waits until the model's health, and that of its service, are so."""
+    """Wait until the health of the model and its service has a status."""
     async with asyncio.timeout(PATIENCE_S):
         for name in (MODEL, EMBEDDING):
             while await service.client.status(name) != status:  # noqa: ASYNC110 - asked, not told
@@ -151,5 +151,5 @@ async def until_status(service: Service, status: int) -> None:
 
 
 async def until_held(upstream: Upstream, count: int = 1) -> None:
-    """Waits until so many requests are inside of the model."""
+    """Wait until this many requests are inside the model."""
     await until(lambda: upstream.count("held") >= count)

@@ -18,3 +18,14 @@ def test_overridden_properties_name_the_configuration() -> None:
         "max_tokens": "configuration: max_tokens",
         "lowercase": "configuration: lowercase",
     }
+
+
+def test_properties_name_their_files() -> None:
+    """A property names its file and key; those of the modules name modules.json as a whole."""
+    origins = read(resolve(str(FIXTURES / "gemma-dense"))).origins
+    modules = ("kind", "representations", "dense_layers", "normalize")
+    assert {origins[name] for name in modules} == {"modules.json"}
+    assert origins["poolings"].startswith("1_Pooling/config.json: pooling_mode")
+    assert origins["dimensions"] == "3_Dense/config.json: out_features"
+    assert origins["model_type"] == "config.json: model_type"
+    assert "default_prompt_name" not in origins

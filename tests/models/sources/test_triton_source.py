@@ -20,7 +20,7 @@ NAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,20}", fullmatch=True)
 
 @given(ENDPOINTS, NAMES, st.sampled_from(["", "1", "12"]), st.booleans())
 def test_sources_are_read(endpoints: list[str], model: str, version: str, secure: bool) -> None:  # noqa: FBT001 - drawn
-    """All parts of a source come out as they stand in it, and a name to call the model by."""
+    """All parts of a source are read, and the model's name."""
     scheme = "triton+tls:" if secure else "triton:"
     source = f"{scheme}{','.join(endpoints)}/{model}{':' if version else ''}{version}"
     assert is_triton_source(source)

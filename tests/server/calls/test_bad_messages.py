@@ -9,7 +9,7 @@ from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.conftest import Serve
 from tests.server.connections.raw_http2 import frame, headers, raw_connection
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.service import PATIENCE_S
 
 EMBED_PATH = "/embedgrpc.v1.EmbeddingService/Embed"
@@ -120,7 +120,7 @@ async def test_an_unknown_method(serve: Serve, path: str) -> None:
 
 
 async def test_a_response_that_the_client_would_not_accept(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """It is refused before the work is done; the error has its size and the limit."""
     service = await serve(backend=backend)
@@ -183,7 +183,7 @@ async def test_an_invalid_size(serve: Serve, value: str) -> None:
 @pytest.mark.parametrize("size", [1, 130, 3000])
 @pytest.mark.parametrize("top_n", [0, 1])
 async def test_no_ranking_exceeds_its_estimate(
-    serve: Serve, backend: FakeBackend, documents: int, size: int, top_n: int
+    serve: Serve, backend: HashBackend, documents: int, size: int, top_n: int
 ) -> None:
     """A ranking that exceeds the client's limit by a byte is refused before it is made."""
     service = await serve(backend=backend)
@@ -204,7 +204,7 @@ async def test_no_ranking_exceeds_its_estimate(
 
 @pytest.mark.parametrize("texts", [1, 200])
 async def test_no_response_exceeds_its_estimate(
-    serve: Serve, backend: FakeBackend, texts: int
+    serve: Serve, backend: HashBackend, texts: int
 ) -> None:
     """Embeddings that exceed the client's limit by a byte are refused before they are made."""
     service = await serve(backend=backend)

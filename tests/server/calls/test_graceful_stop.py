@@ -17,7 +17,7 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.service import PATIENCE_S, Client, Service, until
 from tests.server.services.test_health import EMBEDDING, NOT_SERVING, SERVING, Watcher
 from tests.server.streams import Stream
@@ -29,7 +29,7 @@ async def _stop(server: Server) -> None:
 
 
 async def test_calls_in_flight_finish_and_new_ones_are_refused(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """A stop answers the calls that were accepted before it, and accepts no more."""
     service = await serve(backend=backend)
@@ -66,7 +66,7 @@ async def _outcome(service: Service) -> grpc.StatusCode | None:
 
 @pytest.mark.parametrize("order", [pb.RESULT_ORDER_INPUT, pb.RESULT_ORDER_COMPLETION])
 async def test_a_stream_answers_every_input_that_it_read(
-    serve: Serve, backend: FakeBackend, order: pb.ResultOrder
+    serve: Serve, backend: HashBackend, order: pb.ResultOrder
 ) -> None:
     """After that its client gets SHUTTING_DOWN, and can resume elsewhere by id."""
     service = await serve(backend=backend)
@@ -111,7 +111,7 @@ async def test_idle_streams_end_at_once(serve: Serve) -> None:
         assert failure.reason == "SHUTTING_DOWN"
 
 
-async def test_a_half_closed_stream_ends_with_ok(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_half_closed_stream_ends_with_ok(serve: Serve, backend: HashBackend) -> None:
     """A client that half-closed before the stop gets its answers and OK."""
     service = await serve(backend=backend)
     backend.hold()
@@ -128,7 +128,7 @@ async def test_a_half_closed_stream_ends_with_ok(serve: Serve, backend: FakeBack
 
 
 async def test_a_rerank_stream_answers_every_query_that_it_read(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """The stream ends after every ranking that began."""
     service = await serve(backend=backend)
@@ -148,7 +148,7 @@ async def test_a_rerank_stream_answers_every_query_that_it_read(
     await stopping
 
 
-async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_stop_ends_when_its_grace_is_over(serve: Serve, backend: HashBackend) -> None:
     """Calls that do not finish in time are cancelled; the event loop goes on meanwhile."""
     service = await serve(backend=backend, shutdown_grace_s=0.1)
     backend.hold()

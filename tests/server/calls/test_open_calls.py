@@ -17,7 +17,7 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.server.conftest import Serve
 from tests.server.connections.raw_http2 import frame, headers, raw_connection
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.service import CROSS, EMBED, PATIENCE_S, until
 from tests.server.services.test_health import SERVING, Watcher
 from tests.server.streams import Stream
@@ -89,7 +89,7 @@ async def test_slow_messages_give_way_to_others(serve: Serve) -> None:
 
 
 async def test_a_response_that_is_not_read_is_dropped(
-    serve: Serve, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, backend: HashBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`max_unary_s` ends a call whose client reads no response, and releases what it held."""
     monkeypatch.setattr("embedgrpc.server.calls.open_call.READ_S_MIN", 0.1)
@@ -185,7 +185,7 @@ async def test_calls_without_a_message_do_not_hold_up_a_stop(serve: Serve) -> No
     assert time.monotonic() - began < PATIENCE_S / 2
 
 
-async def test_streams_release_what_they_hold(serve: Serve, backend: FakeBackend) -> None:
+async def test_streams_release_what_they_hold(serve: Serve, backend: HashBackend) -> None:
     """A stream releases the bytes of its messages and answers as they are answered."""
     service = await serve(backend=backend)
     calls = service.server.open_calls
@@ -309,6 +309,9 @@ async def test_idle_streams_give_way_to_active_ones(
     assert failure.label == "stream_gave_way"
     (idle_s,) = re.findall(r"sent no message for ([\d.]+) s", failure.details)
     assert float(idle_s) >= 2
+    # One was enough for the one that waited.
+    await streams[1].send(("b", "b"))
+    assert [result.id for result in await streams[1].results(1)] == ["b"]
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

@@ -23,7 +23,7 @@ from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.service import PATIENCE_S, until
 from tests.server.streams import Stream
 
@@ -69,7 +69,7 @@ async def test_streams_end_at_different_times_but_not_too_late() -> None:
     assert counts == [0, 50]
 
 
-async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: FakeBackend) -> None:
+async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: HashBackend) -> None:
     """Every accepted input is answered first, as long as that takes no longer than the grace."""
     service = await serve(backend=backend, max_connection_age_s=AGE_S)
     backend.hold()
@@ -113,7 +113,7 @@ async def test_a_late_stream_on_an_old_connection_is_not_cut_off(serve: Serve) -
     assert lived_s >= 0.7  # a tenth less than a second, and however slow the opening was
 
 
-async def test_a_half_closed_stream_may_use_its_grace(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_half_closed_stream_may_use_its_grace(serve: Serve, backend: HashBackend) -> None:
     """A client that half-closed in time gets its answers and OK, even if the stream is too old."""
     service = await serve(backend=backend, max_connection_age_s=AGE_S)
     backend.hold()

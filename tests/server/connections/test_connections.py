@@ -19,7 +19,7 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.server.conftest import Serve
 from tests.server.connections.raw_http2 import RawConnection, frame, headers, raw_connection
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.service import PATIENCE_S, Client, Service, until
 from tests.server.services.test_health import NOT_SERVING, SERVING, Watcher
 
@@ -204,7 +204,7 @@ def test_an_address_with_a_limit(states: str, closed: list[str]) -> None:
     assert choice.over_total == []
 
 
-async def test_idle_connections_give_way(serve: Serve, backend: FakeBackend) -> None:
+async def test_idle_connections_give_way(serve: Serve, backend: HashBackend) -> None:
     """A new connection takes the place of an idle one; those with calls in flight stay."""
     service = await serve(backend=backend, max_connections=4)
     backend.hold()

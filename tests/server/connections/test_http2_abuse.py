@@ -16,7 +16,7 @@ from tests.server.connections.raw_http2 import (
     raw_connection,
     raw_socket,
 )
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.service import PATIENCE_S
 from tests.server.services.test_health import NOT_SERVING, SERVING, Watcher
 
@@ -53,7 +53,7 @@ async def test_a_plain_call(serve: Serve) -> None:
     "path",
     [b"/\xff\xfe", b"/embedgrpc.v1.EmbeddingService/\xc3\x28", b"\xff", b"", b"no/slash", b"*"],
 )
-async def test_a_malformed_path(serve: Serve, backend: FakeBackend, path: bytes) -> None:
+async def test_a_malformed_path(serve: Serve, backend: HashBackend, path: bytes) -> None:
     """A call with a malformed path affects neither calls in flight nor later ones."""
     service = await serve(backend=backend)
     watcher = Watcher(service.client, "")

@@ -2,17 +2,14 @@
 
 import random
 import tracemalloc
-from collections.abc import Awaitable, Callable
 
 import numpy as np
 
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.v1 import embedding_service_pb2 as embedding
+from tests.server.conftest import Serve
 from tests.server.failures import failure_of
-from tests.server.service import Service
 from tests.server.streams import Stream
-
-Serve = Callable[..., Awaitable[Service]]
 
 _PROMPT_CHARACTERS_MAX = 8192
 _MIB = 1024 * 1024

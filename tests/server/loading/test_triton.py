@@ -129,7 +129,7 @@ async def test_a_server_that_comes_with_another_model(
         ({"outputs": [("scores", "FP32", [1])]}, "has the outputs scores; one must be"),
         ({"inputs": [("input_ids", "INT64"), ("attention_mask", "INT64"), ("task", "INT64")]},
          "has an input 'task', which is not supported"),
-        ({"inputs": [("text", "BYTES"), ("task", "INT64")]}, "takes texts in its input text, and"),
+        ({"inputs": [("text", "BYTES"), ("task", "INT64")]}, "takes texts in its input text and"),
     ],
 )  # fmt: skip
 async def test_what_does_not_fit_is_refused(

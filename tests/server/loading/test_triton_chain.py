@@ -1,7 +1,7 @@
 """From a client of ours through a real tritonserver and back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from embedgrpc.client import AsyncClient, Embeddings, StreamResult
 from embedgrpc.client.enums import Representation
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.settings.model_settings import ModelSettings
+from tests.server.conftest import Serve
 from tests.server.service import PATIENCE_S, Service, until
 from tests.server.services.test_health import EMBEDDING, NOT_SERVING, SERVING
 from tests.triton.environment import Environment
 from tests.triton.models import SOURCES
 from tests.triton.server import TritonServer
-
-Serve = Callable[..., Awaitable[Service]]
 
 TEXTS = (
     "a short text",

@@ -12,7 +12,7 @@ from embedgrpc.server.connections.listening import StartError
 from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.models.sources.hub_server import Hub, Repository, serve_hub
-from tests.server.fake_backend import FakeBackend, vector_of
+from tests.server.hash_backend import HashBackend, vector_of
 from tests.server.server_process import Process, started
 from tests.server.service import CROSS, EMBED, FIXTURES, Client, serving, settings_for
 from tests.server.services.test_health import EMBEDDING, NOT_SERVING, RERANK, SERVING, Watcher
@@ -115,7 +115,7 @@ async def test_nothing_serves_while_every_model_is_waited_for(hub: Hub, cache_di
 
 async def test_a_model_that_is_slow_at_first_is_tried_again(cache_dir: Path) -> None:
     """A model whose first check times out on a busy machine is served later."""
-    backend = FakeBackend()
+    backend = HashBackend()
     slow = threading.Event()
 
     def answer(ids: IntArray) -> FloatArray:

@@ -24,7 +24,8 @@ HUGE = "word " * 200_000
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(cache_dir: Path) -> AsyncIterator[Service]:
     """One server for the whole table: no row may harm it."""
-    settings = settings_for(EMBED, CROSS, cache_dir=cache_dir, max_inputs=8)
+    embed = EMBED.model_copy(update={"prompts": {"query": "q: ", "document": "d: "}})
+    settings = settings_for(embed, CROSS, cache_dir=cache_dir, max_inputs=8)
     async with serving(settings) as started:
         yield started
 
@@ -247,6 +248,48 @@ async def test_get_model_refuses(service: Service) -> None:
     assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
     assert failure.fields == ("model",)
     await service.check_alive()
+
+
+ENCODINGS = (
+    "VECTOR_ENCODING_UNSPECIFIED (0), VECTOR_ENCODING_FLOAT32 (1), VECTOR_ENCODING_FLOAT16 (2),"
+    " VECTOR_ENCODING_BFLOAT16 (3), VECTOR_ENCODING_INT8 (4), VECTOR_ENCODING_UBINARY (5)"
+)
+UNKNOWN_NAMES = {
+    "model": (_embed(model="foo"), "no model 'foo'; served: embed, cross"),
+    "odd model": (
+        _embed(model="\u202ea\nb" + "n" * 100),
+        r"no model '\u202ea\nb" + "n" * 54 + "...'; served: embed, cross",
+    ),
+    "prompt": (_embed(prompt_name="foo"), "the model has no prompt 'foo'; it has: query, document"),
+    "enum": (_embed(encoding=77), f"options.encoding is 77; VectorEncoding has {ENCODINGS}"),
+    "representation": (
+        _embed(representations=[embedding.REPRESENTATION_SPARSE]),
+        "the model does not return sparse; it returns: dense",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", UNKNOWN_NAMES.values(), ids=UNKNOWN_NAMES)
+async def test_an_unknown_name_is_shown_with_those_that_exist(
+    service: Service, row: tuple[embedding.EmbedRequest, str]
+) -> None:
+    """A name that a caller gave is no secret: it is shown, escaped and cut, and what there is."""
+    request, message = row
+    failure = await failure_of(service.client.embedding.Embed(request))
+    assert failure.details == message
+
+
+async def test_an_unknown_service_of_health_is_shown(service: Service) -> None:
+    """Check shows the name that it does not know, and the services that there are."""
+    failure = await failure_of(service.client.status("foo" + "\n" * 100))
+    services = ("ModelService", "EmbeddingService", "RerankService")
+    assert failure.details.startswith(
+        "no service 'foo"
+        + r"\n" * 30
+        + "...'; there are: "
+        + ", ".join(f"embedgrpc.v1.{name}" for name in services)
+    )
+    assert len(failure.details) < 600
 
 
 async def test_limits_that_are_too_large_mean_the_largest(service: Service) -> None:

@@ -1,11 +1,8 @@
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
 import numpy as np
 import pytest
 
@@ -17,36 +14,15 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import model_service_pb2 as models
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import Failure, failure_of
-from tests.server.fake_backend import WIDTH, FakeBackend, vector_of
+from tests.server.hash_backend import WIDTH, HashBackend, vector_of
 from tests.server.service import CROSS, EMBED, Service, serving, settings_for
+from tests.server.span_receiver import receiving_spans
 from tests.server.streams import Stream
 
 CANARY = "canary4711"
 TEXT = f"the secret is {CANARY}"
-EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-
-
-@asynccontextmanager
-async def _span_receiver() -> AsyncIterator[tuple[str, list[bytes]]]:
-    """The receiving end of OTLP over gRPC, which keeps the bytes as they came."""
-    exports: list[bytes] = []
-
-    async def export(request: bytes, _context: Any) -> bytes:
-        exports.append(request)
-        return b""
-
-    server = grpc.aio.server()
-    service, _, method = EXPORT[1:].partition("/")
-    handler: Any = grpc.unary_unary_rpc_method_handler(export)
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(service, {method: handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"http://127.0.0.1:{port}", exports
-    finally:
-        await server.stop(None)
+# A name is shown, and is no text; one that is too long to be a name may be a text.
+NAME = "nobody"
 
 
 def _quoting(error: Callable[[str], Exception]) -> Callable[[IntArray], FloatArray]:
@@ -76,10 +52,10 @@ async def _embed_calls(service: Service) -> AsyncIterator[Awaitable[Any]]:
         pb.EmbedRequest(texts=[TEXT] * 9),
         pb.EmbedRequest(texts=[TEXT * 10_000], options=pb.EmbedOptions(truncation=none)),
         pb.EmbedRequest(texts=[TEXT * 90], options=pb.EmbedOptions(truncation=none)),
-        pb.EmbedRequest(texts=[TEXT], model=TEXT),
+        pb.EmbedRequest(texts=[TEXT], model=NAME),
         pb.EmbedRequest(texts=[TEXT], model=TEXT * 10),
         pb.EmbedRequest(texts=[TEXT], model="cross"),
-        pb.EmbedRequest(texts=[TEXT], options=pb.EmbedOptions(prompt_name=TEXT)),
+        pb.EmbedRequest(texts=[TEXT], options=pb.EmbedOptions(prompt_name=NAME)),
         pb.EmbedRequest(texts=[TEXT], options=pb.EmbedOptions(prompt_name=TEXT * 10)),
         pb.EmbedRequest(texts=[TEXT], options=pb.EmbedOptions(prompt_text=TEXT * 1000)),
         pb.EmbedRequest(texts=[TEXT], options=pb.EmbedOptions(dimensions=1000)),
@@ -95,7 +71,7 @@ async def _embed_calls(service: Service) -> AsyncIterator[Awaitable[Any]]:
         rerank.RerankRequest(query=TEXT, documents=[TEXT * 90], truncation=none),
     ):
         yield client.rerank.Rerank(ranking)
-    yield client.models.GetModel(models.GetModelRequest(model=TEXT))
+    yield client.models.GetModel(models.GetModelRequest(model=NAME))
     yield client.models.ListModels(models.ListModelsRequest(page_token=TEXT))
     for path in ("Embed", "Nothing", CANARY):
         # A field that promises more bytes than there are, and one that is not UTF-8.
@@ -116,7 +92,7 @@ async def _stream(service: Service) -> list[str]:
 
 
 async def test_no_text_leaves_the_server(
-    backend: FakeBackend,
+    backend: HashBackend,
     cache_dir: Path,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
@@ -126,14 +102,11 @@ async def test_no_text_leaves_the_server(
     caplog.set_level(logging.DEBUG)
     failures: list[Failure] = []
     said: list[str] = []
-    async with _span_receiver() as (endpoint, spans):
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    async with receiving_spans(monkeypatch) as spans:
         settings = settings_for(
             EMBED, CROSS, cache_dir=cache_dir, max_inputs=8, health_interval_s=3600
         )
-        cross = FakeBackend()
+        cross = HashBackend()
         cross.answer = lambda _ids: np.ones(1, np.float32)
         async with serving(
             settings,

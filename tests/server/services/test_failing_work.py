@@ -1,7 +1,7 @@
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -21,19 +21,18 @@ from embedgrpc.models.kinds import RerankMethod
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.conftest import Serve
 from tests.server.failures import failure_of
-from tests.server.fake_backend import WIDTH, FakeBackend, vector_of
-from tests.server.service import PATIENCE_S, Service, until
+from tests.server.hash_backend import WIDTH, HashBackend, vector_of
+from tests.server.service import PATIENCE_S, until
 from tests.server.streams import Stream
-
-Serve = Callable[..., Awaitable[Service]]
 
 CANARY = "canary-4711"
 # "a" is one token; with the two special ones, this many letters make a sequence of nine.
 NINE_TOKENS = "a a a a a a a"
 
 
-def _spoil(backend: FakeBackend, value: float) -> None:
+def _spoil(backend: HashBackend, value: float) -> None:
     """Lets the backend answer sequences of nine tokens with this value throughout."""
 
     def answer(ids: IntArray) -> FloatArray:
@@ -43,14 +42,14 @@ def _spoil(backend: FakeBackend, value: float) -> None:
     backend.answer = answer
 
 
-def _raise(backend: FakeBackend, error: Exception) -> None:
+def _raise(backend: HashBackend, error: Exception) -> None:
     def answer(_ids: IntArray) -> FloatArray:
         raise error
 
     backend.answer = answer
 
 
-async def _started(backend: FakeBackend) -> None:
+async def _started(backend: HashBackend) -> None:
     assert await asyncio.to_thread(backend.running.wait, PATIENCE_S)
 
 
@@ -67,7 +66,7 @@ async def _started(backend: FakeBackend) -> None:
     ],
 )
 async def test_a_run_that_fails(
-    serve: Serve, backend: FakeBackend, error: Exception, code: grpc.StatusCode, reason: str
+    serve: Serve, backend: HashBackend, error: Exception, code: grpc.StatusCode, reason: str
 ) -> None:
     """A failed batch fails the calls that rode in it, each input of a stream, and nothing else."""
     service = await serve(backend=backend)
@@ -93,7 +92,7 @@ async def test_a_run_that_fails(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
 async def test_numbers_that_are_no_embedding(
-    serve: Serve, backend: FakeBackend, value: float
+    serve: Serve, backend: HashBackend, value: float
 ) -> None:
     """One text's NaN, infinity or zeros fail its own call and field, or its own item."""
     service = await serve(backend=backend)
@@ -133,7 +132,7 @@ async def test_numbers_that_are_no_embedding(
 
 
 async def test_zeros_are_an_answer_where_no_direction_is_asked_for(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """Without normalisation a vector of zeros is a vector."""
     service = await serve(backend=backend)
@@ -142,7 +141,7 @@ async def test_zeros_are_an_answer_where_no_direction_is_asked_for(
     assert list(answer.embeddings[0].dense.values) == [0.0] * WIDTH
 
 
-async def test_work_of_a_client_that_left_is_never_run(serve: Serve, backend: FakeBackend) -> None:
+async def test_work_of_a_client_that_left_is_never_run(serve: Serve, backend: HashBackend) -> None:
     """A call that is cancelled while it waits takes its texts with it, and its room."""
     service = await serve(backend=backend)
     backend.hold()
@@ -163,7 +162,7 @@ async def test_work_of_a_client_that_left_is_never_run(serve: Serve, backend: Fa
     assert backend.sequences == before + 2
 
 
-async def test_work_whose_time_is_over_is_never_run(serve: Serve, backend: FakeBackend) -> None:
+async def test_work_whose_time_is_over_is_never_run(serve: Serve, backend: HashBackend) -> None:
     """A deadline that passes in the queue is told at once, and the lane skips the work."""
     service = await serve(backend=backend, max_unary_s=0.2)
     backend.hold()
@@ -182,7 +181,7 @@ async def test_work_whose_time_is_over_is_never_run(serve: Serve, backend: FakeB
     assert backend.sequences == before + 2
 
 
-async def test_a_stream_whose_time_is_over(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_stream_whose_time_is_over(serve: Serve, backend: HashBackend) -> None:
     """A stream's deadline ends it, and what it has in the queue is never run."""
     service = await serve(backend=backend)
     backend.hold()
@@ -201,7 +200,7 @@ async def test_a_stream_whose_time_is_over(serve: Serve, backend: FakeBackend) -
     assert backend.sequences == before + 2
 
 
-async def test_a_full_queue_refuses(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_full_queue_refuses(serve: Serve, backend: HashBackend) -> None:
     """Beyond the bound, a call is refused with the time to come back, and nothing is begun."""
     service = await serve(backend=backend, max_queued_inputs=10)
     backend.hold()
@@ -229,7 +228,7 @@ async def test_a_full_queue_refuses(serve: Serve, backend: FakeBackend) -> None:
     await service.check_alive()
 
 
-async def test_a_burst_is_answered_as_a_whole(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_burst_is_answered_as_a_whole(serve: Serve, backend: HashBackend) -> None:
     """Many calls at once, whose deadlines are far, all get in, though they are many batches."""
     service = await serve(backend=backend, batch_tokens=512)
     backend.hold()
@@ -249,7 +248,7 @@ async def test_a_burst_is_answered_as_a_whole(serve: Serve, backend: FakeBackend
     await service.check_alive()
 
 
-async def test_a_full_queue_of_tokens_refuses(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_full_queue_of_tokens_refuses(serve: Serve, backend: HashBackend) -> None:
     """Few inputs with many tokens fill the queue as well."""
     service = await serve(backend=backend, max_queued_tokens=100)
     backend.hold()
@@ -262,7 +261,7 @@ async def test_a_full_queue_of_tokens_refuses(serve: Serve, backend: FakeBackend
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """Work that would only expire in the queue is not taken in."""
     service = await serve(backend=backend)

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -13,11 +13,10 @@ from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.server.process.server import Server
 from embedgrpc.v1 import model_service_pb2 as models
+from tests.server.conftest import Serve
 from tests.server.failures import failure_of
-from tests.server.fake_backend import WIDTH, FakeBackend, vector_of
-from tests.server.service import CROSS, EMBED, PATIENCE_S, Client, Service, settings_for, until
-
-Serve = Callable[..., Awaitable[Service]]
+from tests.server.hash_backend import WIDTH, HashBackend, vector_of
+from tests.server.service import CROSS, EMBED, PATIENCE_S, Client, settings_for, until
 
 EMBEDDING = "embedgrpc.v1.EmbeddingService"
 RERANK = "embedgrpc.v1.RerankService"
@@ -72,7 +71,7 @@ async def test_an_unknown_name(serve: Serve, name: str) -> None:
 
 
 async def test_a_model_is_not_serving_until_it_has_answered(
-    backend: FakeBackend, cache_dir: Any
+    backend: HashBackend, cache_dir: Any
 ) -> None:
     """While models load, the process lives, they do not serve, and calls say UNAVAILABLE."""
     backend.hold()
@@ -130,7 +129,7 @@ def _crash(_ids: IntArray) -> FloatArray:
 
 @pytest.mark.parametrize("garbage", [_nan, _other, _narrow, _scalar, _fail, _crash])
 async def test_a_model_that_answers_garbage_stops_serving(
-    serve: Serve, backend: FakeBackend, garbage: Callable[[IntArray], FloatArray]
+    serve: Serve, backend: HashBackend, garbage: Callable[[IntArray], FloatArray]
 ) -> None:
     """The canary notices, its services say so and refuse; and all is well when it is well."""
     service = await serve(backend=backend, **QUICK)
@@ -159,7 +158,7 @@ def _tilted(ids: IntArray) -> FloatArray:
     return np.asarray(0.92 * vector + (1 - 0.92**2) ** 0.5 * aside, np.float32)
 
 
-async def test_a_quantised_model_may_deviate(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_quantised_model_may_deviate(serve: Serve, backend: HashBackend) -> None:
     """What a text gets depends on its neighbours there; another text's vector is noticed still."""
     model = EMBED.model_copy(update={"weight_type": WeightType.INT8})
     service = await serve(model, backend=backend, **QUICK)
@@ -173,7 +172,7 @@ async def test_a_quantised_model_may_deviate(serve: Serve, backend: FakeBackend)
     assert await watcher.next() == NOT_SERVING
 
 
-async def test_a_model_that_hangs_stops_serving(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_model_that_hangs_stops_serving(serve: Serve, backend: HashBackend) -> None:
     """A run that does not come back is noticed, and so is its return."""
     service = await serve(backend=backend, **QUICK)
     watcher = Watcher(service.client, f"{EMBEDDING}/embed")
@@ -188,7 +187,7 @@ async def test_a_model_that_hangs_stops_serving(serve: Serve, backend: FakeBacke
 
 
 async def test_a_watcher_that_leaves_takes_nobody_with_it(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """Of two watchers one leaves; the other goes on to hear of changes."""
     service = await serve(backend=backend, **QUICK)
@@ -203,7 +202,7 @@ async def test_a_watcher_that_leaves_takes_nobody_with_it(
     assert await staying.next() == SERVING
 
 
-async def test_health_answers_while_the_queue_is_full(serve: Serve, backend: FakeBackend) -> None:
+async def test_health_answers_while_the_queue_is_full(serve: Serve, backend: HashBackend) -> None:
     """Load is no illness: probes are answered at once and say SERVING."""
     service = await serve(backend=backend, max_queued_inputs=4)
     backend.hold()
@@ -218,7 +217,7 @@ async def test_health_answers_while_the_queue_is_full(serve: Serve, backend: Fak
     await asyncio.gather(*calls)
 
 
-async def test_a_busy_model_needs_no_canary(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_busy_model_needs_no_canary(serve: Serve, backend: HashBackend) -> None:
     """A model that answers calls is well; the canary is for those that nobody asks."""
     service = await serve(backend=backend, health_interval_s=3600)
     before = len(backend.batches)
@@ -228,7 +227,7 @@ async def test_a_busy_model_needs_no_canary(serve: Serve, backend: FakeBackend) 
 
 
 async def test_watchers_hear_of_the_stop_and_do_not_hold_it_up(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """A stop tells NOT_SERVING, then ends the streams of watchers: none of the grace is lost."""
     service = await serve(backend=backend, shutdown_grace_s=3600, shutdown_timeout_s=3700)
@@ -246,7 +245,7 @@ async def test_watchers_hear_of_the_stop_and_do_not_hold_it_up(
 
 
 async def test_nothing_serves_again_once_the_stop_has_begun(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """A model that recovers, or a service that is told of, during a stop stays NOT_SERVING."""
     service = await serve(backend=backend)

@@ -1,4 +1,3 @@
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -7,11 +6,10 @@ import tokenizers
 
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as embedding
+from tests.server.conftest import Serve
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend
-from tests.server.service import EMBED, FIXTURES, Service
-
-Serve = Callable[..., Awaitable[Service]]
+from tests.server.hash_backend import HashBackend
+from tests.server.service import EMBED, FIXTURES
 
 ODD_TEXTS = {
     "NUL inside": "a\0b",
@@ -66,7 +64,7 @@ async def test_megabytes_of_nothing_are_refused(serve: Serve, nothing: str) -> N
 @pytest.mark.parametrize(("escape", "separators"), [(False, 2), (True, 1)])
 async def test_special_tokens_in_a_text(serve: Serve, *, escape: bool, separators: int) -> None:
     """A "[SEP]" in a text is the token, as in the reference, unless the model's setting says no."""
-    backend = FakeBackend()
+    backend = HashBackend()
     model = EMBED.model_copy(update={"escape_special_tokens": escape})
     service = await serve(model, backend=backend)
     await service.client.embed("a [SEP] b")
@@ -78,7 +76,7 @@ async def test_special_tokens_in_a_text(serve: Serve, *, escape: bool, separator
 
 async def test_special_tokens_cannot_turn_a_document_into_a_pair(serve: Serve) -> None:
     """A document that spells a separator is framed by id: the pair keeps one query."""
-    backend = FakeBackend()
+    backend = HashBackend()
     service = await serve(EMBED.model_copy(update={"escape_special_tokens": True}), backend=backend)
     await service.client.embed("[CLS] a [SEP] b [PAD] [MASK]")
     ids: Any = backend.batches[-1].input_ids[0]

@@ -1,7 +1,7 @@
 import asyncio
 import gc
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -17,12 +17,12 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.conftest import Serve
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend, vector_of
+from tests.server.hash_backend import HashBackend, vector_of
 from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, settings_for, until
 from tests.server.streams import Stream, batch
 
-Serve = Callable[..., Awaitable[Service]]
 Watched = Callable[[Service], int]
 
 WORDS = ("a", "the", "of", "and", "to", "in", "for", "is", "on", "that")
@@ -49,7 +49,7 @@ def _expected(texts: list[str]) -> list[FloatArray]:
 
 @pytest.mark.parametrize("order", [pb.RESULT_ORDER_INPUT, pb.RESULT_ORDER_COMPLETION])
 async def test_every_input_is_answered_once_and_with_its_own_vector(
-    serve: Serve, backend: FakeBackend, order: pb.ResultOrder
+    serve: Serve, backend: HashBackend, order: pb.ResultOrder
 ) -> None:
     """Thousands of inputs on several streams at once: none lost, none twice, none swapped."""
     service = await serve(
@@ -84,7 +84,7 @@ async def test_every_input_is_answered_once_and_with_its_own_vector(
 
 
 async def test_results_come_as_they_are_ready_in_completion_order(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """A short text is not held back by a long one that was sent before it; nor is it in order."""
     service = await serve(backend=backend, batch_tokens=64)
@@ -104,7 +104,7 @@ async def test_results_come_as_they_are_ready_in_completion_order(
 
 
 async def test_results_wait_for_earlier_ones_in_input_order(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """The same inputs in input order: the one that is ready first is sent last."""
     service = await serve(backend=backend)
@@ -121,7 +121,7 @@ async def test_results_wait_for_earlier_ones_in_input_order(
     assert await stream.end() == []
 
 
-async def test_the_window_is_never_exceeded(serve: Serve, backend: FakeBackend) -> None:
+async def test_the_window_is_never_exceeded(serve: Serve, backend: HashBackend) -> None:
     """While nothing is answered, the server takes in no more than it said."""
     service = await serve(
         backend=backend, max_stream_in_flight_inputs=32, max_stream_batch_inputs=8
@@ -152,7 +152,7 @@ async def test_the_window_is_never_exceeded(serve: Serve, backend: FakeBackend) 
 
 
 async def test_a_client_that_does_not_read_stops_being_read(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """What a slow reader can make the server hold is bounded, and leaves with it."""
     service = await serve(
@@ -189,7 +189,7 @@ async def test_a_client_that_does_not_read_stops_being_read(
 
 
 async def test_a_client_that_leaves_half_way_leaves_nothing(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """Work that waits is dropped and never run, and no room, task or stream is left over."""
     service = await serve(backend=backend)
@@ -234,7 +234,7 @@ async def test_a_silent_client_is_let_go(serve: Serve) -> None:
 
 
 async def test_a_client_that_waits_for_its_answers_is_not_silent(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """However long the model takes, a stream with inputs in flight is not idle."""
     service = await serve(backend=backend, stream_idle_timeout_s=0.1)
@@ -249,7 +249,7 @@ async def test_a_client_that_waits_for_its_answers_is_not_silent(
     assert [result.id for result in await stream.results(1)] == ["a"]
 
 
-async def test_a_client_that_does_not_read_is_let_go(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_client_that_does_not_read_is_let_go(serve: Serve, backend: HashBackend) -> None:
     """A write that is stuck ends the stream; when the client reads again it learns why."""
     service = await serve(
         backend=backend,
@@ -271,7 +271,7 @@ async def test_a_client_that_does_not_read_is_let_go(serve: Serve, backend: Fake
 
 
 async def test_bulk_work_waits_for_room_and_is_never_refused(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """Streams whose windows together exceed the queue are slowed down, and all are answered."""
     service = await serve(
@@ -327,7 +327,7 @@ def _running_jobs() -> int:
 
 
 async def test_answered_batches_of_an_open_stream_are_forgotten(
-    serve: Serve, backend: FakeBackend
+    serve: Serve, backend: HashBackend
 ) -> None:
     """A stream that stays open for days keeps nothing of what it has answered."""
     service = await serve(backend=backend)

@@ -12,7 +12,7 @@ from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.service import (
     CROSS,
     EMBED,
@@ -52,7 +52,7 @@ SETUPS: dict[str, tuple[dict[str, Any], grpc.StatusCode, str, str]] = {
     ),
     "model name too long": ({"model": "m" * 129}, INVALID, "INVALID_REQUEST", "setup.model"),
     "cross-encoder": (
-        {"model": "cross"}, grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED", "model",
+        {"model": "cross"}, grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED", "setup.model",
     ),
     "unknown order": ({"order": UNKNOWN_ENUM}, INVALID, "INVALID_REQUEST", "setup.order"),
     "unknown encoding": (
@@ -219,6 +219,24 @@ async def test_no_message_is_larger_than_the_client_accepts(service: Service) ->
     assert results["bad"].error.reason == common.ERROR_REASON_EMPTY_INPUT
 
 
+async def test_results_that_are_ready_together_are_split_to_fit(service: Service) -> None:
+    """A result that just fits is sent alone, and shares its message with no other."""
+    stream = await Stream.open(service.client)
+    await stream.send(("a", "a text"))
+    (alone,) = await stream.results(1)
+    assert await stream.end() == []
+    limit = alone.ByteSize() + 64
+    metadata = [("embedgrpc-max-response-bytes", str(limit))]
+    stream = await Stream.open(service.client, metadata=metadata)
+    await stream.send(*((identifier, "a text") for identifier in "abcd"))
+    for identifier in "abcd":
+        message = await stream.call.read()
+        assert message.ByteSize() <= limit
+        (result,) = message.results.results
+        assert (result.id, result.embedding) == (identifier, alone.embedding)
+    assert await stream.end() == []
+
+
 async def test_a_stream_of_bad_inputs_alone(service: Service) -> None:
     """A message in which nothing can be run is answered in full."""
     stream = await Stream.open(service.client)
@@ -249,7 +267,7 @@ async def test_an_id_may_be_used_again_once_it_is_answered(service: Service) -> 
 
 async def test_an_id_of_an_earlier_message_is_refused_while_in_flight(cache_dir: Path) -> None:
     """Two messages may not use one id before the first is answered."""
-    backend = FakeBackend()
+    backend = HashBackend()
     async with serving(settings_for(cache_dir=cache_dir), backend.open) as service:
         backend.hold()
         stream = await Stream.open(service.client)
@@ -266,7 +284,7 @@ async def test_an_id_of_an_earlier_message_is_refused_while_in_flight(cache_dir:
 
 async def test_an_id_of_an_earlier_ranking_is_refused_while_in_flight(cache_dir: Path) -> None:
     """Two requests may not use one id before the first is answered, which it still is."""
-    backend = FakeBackend()
+    backend = HashBackend()
     async with serving(settings_for(cache_dir=cache_dir), backend.open) as service:
         backend.hold()
         stream = service.client.rerank.StreamRerank(timeout=PATIENCE_S)

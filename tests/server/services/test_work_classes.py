@@ -17,7 +17,7 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import model_service_pb2
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
-from tests.server.fake_backend import FakeBackend
+from tests.server.hash_backend import HashBackend
 from tests.server.service import EMBED, PATIENCE_S, Client, Service, serving, settings_for, until
 
 INTERACTIVE, BULK = WorkClass.INTERACTIVE, WorkClass.BULK
@@ -38,7 +38,7 @@ def fates(service: Service) -> dict[tuple[WorkClass, SequenceOutcome], int]:
     return {key: count for key, count in counted.items() if count}
 
 
-async def test_a_call_states_its_class(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_call_states_its_class(serve: Serve, backend: HashBackend) -> None:
     """A unary call that says so is bulk work, a stream that says so interactive."""
     service = await serve(backend=backend)
     await embed(service.client, "a", embedgrpc_work_class="bulk")
@@ -58,7 +58,7 @@ async def test_a_call_states_its_class(serve: Serve, backend: FakeBackend) -> No
 
 
 @pytest.mark.parametrize("named", ["urgent", "INTERACTIVE", ""])
-async def test_an_unknown_class_is_refused(serve: Serve, backend: FakeBackend, named: str) -> None:
+async def test_an_unknown_class_is_refused(serve: Serve, backend: HashBackend, named: str) -> None:
     """A class that there is not is an error that names the metadata and not its value."""
     service = await serve(backend=backend)
     failure = await failure_of(embed(service.client, "a", embedgrpc_work_class=named))
@@ -67,7 +67,7 @@ async def test_an_unknown_class_is_refused(serve: Serve, backend: FakeBackend, n
     await service.check_alive()
 
 
-async def test_a_bulk_call_waits_for_room(serve: Serve, backend: FakeBackend) -> None:
+async def test_a_bulk_call_waits_for_room(serve: Serve, backend: HashBackend) -> None:
     """A unary call of the bulk class is not refused when the queue is full: it waits."""
     service = await serve(backend=backend, max_queued_inputs=1)
     backend.hold()
@@ -123,7 +123,7 @@ def test_who_calls(context: _Context, key: str, caller: str) -> None:
     assert call.caller == caller
 
 
-async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: FakeBackend) -> None:
+async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: HashBackend) -> None:
     """A call of a modest caller is run next, whatever another caller has waiting."""
     service = await serve(
         backend=backend,

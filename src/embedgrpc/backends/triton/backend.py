@@ -7,8 +7,8 @@ import numpy as np
 
 from embedgrpc.backends.base import NO_CONTEXT, Availability, PaddedBatch, RunContext
 from embedgrpc.backends.triton.connection import Connection
-from embedgrpc.backends.triton.messages import MakeInput, Messages, OutputRule
-from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.backends.triton.messages import Messages, OutputRule
+from embedgrpc.libraries.arrays import FloatArray, MakeInput
 
 _LANES_MAX = 64
 

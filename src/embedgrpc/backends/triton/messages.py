@@ -1,22 +1,16 @@
 """Writes the requests that run a model, and reads the answers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from embedgrpc.backends.base import BackendError, PaddedBatch
 from embedgrpc.backends.triton.served_graph import ServedGraph, ServedTensor
 from embedgrpc.backends.triton.tensors import decode, encode, encode_texts
-from embedgrpc.libraries.arrays import FloatArray, IntArray
-
-# An input from token ids and mask, int64 [batch, tokens] each: int64 of the same shape.
-MakeInput = Callable[[IntArray, IntArray], NDArray[np.int64]]
-# An output of ours from one of the server's, float32, and the mask, int64 [batch, tokens].
-MakeOutput = Callable[[FloatArray, IntArray], FloatArray]
+from embedgrpc.libraries.arrays import FloatArray, IntArray, MakeInput, MakeOutput
 
 
 class OutputRule(Protocol):
@@ -142,7 +136,7 @@ class Messages:
             return encode_texts(batch.input_ids, batch.attention_mask)
         return encode(self._fill(tensor.name, batch), tensor.datatype)
 
-    def _fill(self, name: str, batch: PaddedBatch) -> NDArray[np.int64]:
+    def _fill(self, name: str, batch: PaddedBatch) -> IntArray:
         match name:
             case "input_ids":
                 return batch.input_ids

@@ -16,7 +16,7 @@ _RECEIVED = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8", "BF16": "<u2"}
 _TYPED_CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
 
 
-def encode(values: NDArray[np.int64], datatype: str) -> bytes:
+def encode(values: IntArray, datatype: str) -> bytes:
     """Encode integers in the type of an input.
 
     Raises:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.libraries.onnx_runtime import NoKernelError, onnxruntime
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
@@ -17,7 +18,7 @@ _LENGTHS = (7, 4)
 HALF_PRECISION_TOLERANCE = 1e-2
 
 
-def probe_mask() -> NDArray[np.int64]:
+def probe_mask() -> IntArray:
     """Return the attention mask of the sequences, int64 [2, 7]."""
     steps = np.arange(max(_LENGTHS))[None, :]
     return (steps < np.array(_LENGTHS)[:, None]).astype(np.int64)

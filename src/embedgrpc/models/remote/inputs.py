@@ -1,16 +1,13 @@
 """Makes the inputs of a model on a server other than ids, mask and types."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
-from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.libraries.arrays import IntArray, MakeInput
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.limits import OFFSET_POSITIONS
 from embedgrpc.models.folder.properties import ModelProperties
-
-# From ids and mask, int64 [batch, tokens] each, to an input of the same shape.
-MakeInput = Callable[[IntArray, IntArray], IntArray]
 
 _SERVED = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 _POSITIONS = "position_ids"

@@ -4,12 +4,12 @@ A repository that `embedgrpc` wrote serves the outputs of `embedgrpc.models.grap
 repositories use the names of exporters, and the missing steps run here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from embedgrpc.libraries.arrays import FloatArray, IntArray
+from embedgrpc.libraries.arrays import FloatArray, IntArray, MakeOutput
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.onnx_outputs import Dims
 from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_NAMES
@@ -28,9 +28,6 @@ from embedgrpc.models.graphs.outputs import (
 )
 from embedgrpc.models.kinds import Kind, Representation
 from embedgrpc.models.remote.token_pooling import pool, scale_to_unit
-
-# From a served output, float32, and the mask, int64 [batch, tokens], to one of ours.
-MakeOutput = Callable[[FloatArray, IntArray], FloatArray]
 
 # After the batch.
 _HIDDEN_AXES = 2

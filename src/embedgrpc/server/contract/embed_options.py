@@ -1,4 +1,4 @@
-"""Reads how texts are to be embedded; each check names its field."""
+"""Reads `EmbedOptions`. Errors name the field."""
 
 from functools import lru_cache
 from typing import Final
@@ -11,6 +11,7 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
+from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.contract.options import prompt_for, read_max_tokens, read_truncation
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
@@ -29,20 +30,16 @@ REPRESENTATIONS: Final[dict[int, Representation]] = {
     embedding_service_pb2.REPRESENTATION_MULTI_VECTOR: Representation.MULTI_VECTOR,
 }
 _PROMPT_CHARACTERS_MAX = 8192
-# Callers of one model ask for few different things; what is long is hardly asked for twice, and
-# may be megabytes of fields that nobody knows.
+# Callers of one model send few different options. Long ones hardly repeat, and may be megabytes of
+# unknown fields.
 _KNOWN_MAX = 64
 _KNOWN_BYTES_MAX = 1024
 
 
 class EmbedOptionsReader:
-    """Reads the options of requests to one model, and remembers what it has read.
+    """Reads the options of requests to one model.
 
-    Nearly all requests of a caller have the same options, a dozen things to check each time.
-
-    Args:
-        embedder: The model.
-        default_truncation: Used where options say nothing.
+    Nearly all requests of a caller have the same options, so it caches what it has checked.
     """
 
     def __init__(self, embedder: Embedder, *, default_truncation: Truncation) -> None:
@@ -53,15 +50,15 @@ class EmbedOptionsReader:
     def read(
         self, options: embedding_service_pb2.EmbedOptions, *, field: str
     ) -> tuple[EmbedSpec, Encoding]:
-        """Reads how texts are to be embedded, and how their numbers are to be written.
+        """Return how to embed texts, and the number format of the vectors.
 
         Args:
             options: The request's options.
-            field: Where they stand in the request.
+            field: The path of the options in the request.
 
         Raises:
             InvalidRequestError: A value is wrong for every model.
-            UnsupportedError: This model lacks what is asked for.
+            UnsupportedError: This model cannot do what is asked for.
         """
         if options.ByteSize() > _KNOWN_BYTES_MAX:
             return self._read(options, field)
@@ -135,7 +132,8 @@ def _read_representations(
             raise InvalidRequestError(f"{place} is asked for twice", field=place)
         if representation not in properties.representations:
             raise UnsupportedError(
-                f"the model does not return {representation}",
+                f"the model does not return {representation}; it returns:"
+                f" {list_names(properties.representations)}",
                 field=place,
                 metadata={
                     "label": "missing_representation",
@@ -151,8 +149,8 @@ def _read_prompt(
 ) -> str:
     match options.WhichOneof("prompt"):
         case "prompt_text":
-            # It is tokenized once for every text, so that a long one multiplies.
-            # And read once: it may be megabytes.
+            # Every text is tokenized with it, so a long one multiplies. It may be megabytes: read
+            # the field once.
             text = options.prompt_text
             if len(text) > _PROMPT_CHARACTERS_MAX:
                 raise InvalidRequestError(
@@ -162,13 +160,13 @@ def _read_prompt(
                 )
             return text
         case "prompt_name":
-            return _named_prompt(options.prompt_name, properties, field=f"{field}.prompt_name")
+            return _find_prompt(options.prompt_name, properties, field=f"{field}.prompt_name")
         case _:
             check_enum(common_pb2.InputType, options.input_type, field=f"{field}.input_type")
             return prompt_for(options.input_type, properties)
 
 
-def _named_prompt(name: str, properties: ModelProperties, *, field: str) -> str:
+def _find_prompt(name: str, properties: ModelProperties, *, field: str) -> str:
     if not name or len(name) > NAME_CHARACTERS_MAX:
         raise InvalidRequestError(
             f"{field} has {len(name)} characters; it must have 1 to {NAME_CHARACTERS_MAX}",
@@ -176,7 +174,7 @@ def _named_prompt(name: str, properties: ModelProperties, *, field: str) -> str:
         )
     if name not in properties.prompts:
         raise UnsupportedError(
-            f"the model has no prompt of this name; it has {len(properties.prompts)}",
+            f"the model has no prompt {show_name(name)}; it has: {list_names(properties.prompts)}",
             field=field,
             metadata={"label": "missing_prompt"},
         )

@@ -1,15 +1,16 @@
-"""The rules of the contract: each names the field, the size of its value, and the limit."""
+"""Checks single fields of requests. Errors name the field, its value or size, and the limit."""
 
 from collections.abc import Collection
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.server.contract.names import list_names
 
 _ID_CHARACTERS_MAX = 256
 
 
 def check_count(count: int, *, limit: int, field: str) -> None:
-    """Refuses an empty list and one that is too long."""
+    """Check that a list is neither empty nor too long."""
     if count == 0:
         raise InvalidRequestError(
             f"{field} is empty; at least 1 is required",
@@ -25,27 +26,24 @@ def check_count(count: int, *, limit: int, field: str) -> None:
 
 
 def check_not_negative(value: int, *, field: str) -> None:
-    """Refuses a negative number."""
+    """Check that a number is 0 or more."""
     if value < 0:
         raise InvalidRequestError(f"{field} is {value}; it must not be negative", field=field)
 
 
 def check_enum(enum: Any, value: int, *, field: str) -> None:
-    """Refuses a number that the enum does not have; proto3 keeps such numbers."""
+    """Check that an enum has a number; proto3 keeps unknown numbers."""
     if value not in enum.values():
+        known = list_names([f"{name} ({number})" for name, number in enum.items()])
         raise InvalidRequestError(
-            f"{field} is {value}, which {enum.DESCRIPTOR.name} does not have",
+            f"{field} is {value}; {enum.DESCRIPTOR.name} has {known}",
             field=field,
             metadata={"label": "unknown_enum", "value": str(value)},
         )
 
 
 def check_id(identifier: str, in_flight: Collection[str], *, field: str) -> None:
-    """Refuses an id that is too long, or that waits for its answer already.
-
-    Raises:
-        InvalidRequestError: It does.
-    """
+    """Check that an id is not too long, and not in flight already."""
     if len(identifier) > _ID_CHARACTERS_MAX:
         raise InvalidRequestError(
             f"{field} has {len(identifier)} characters; the limit is {_ID_CHARACTERS_MAX}",

@@ -1,4 +1,4 @@
-"""Reads the options that requests to any model have; each check names its field."""
+"""Reads the options that requests to every kind of model have. Errors name the field."""
 
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.models.folder.properties import ModelProperties
@@ -11,7 +11,7 @@ TRUNCATIONS: dict[int, Truncation] = {
     common_pb2.TRUNCATION_END: Truncation.END,
     common_pb2.TRUNCATION_START: Truncation.START,
 }
-# Under which names models keep the prompt of a role; the first that a model has is taken.
+# The prompt names that models use for an input type; the first that a model has applies.
 _PROMPT_NAMES: dict[int, tuple[str, ...]] = {
     common_pb2.INPUT_TYPE_QUERY: ("query", "search_query", "retrieval.query", "Retrieval-query"),
     common_pb2.INPUT_TYPE_DOCUMENT: (
@@ -29,13 +29,13 @@ _PROMPT_NAMES: dict[int, tuple[str, ...]] = {
 
 
 def read_truncation(value: int, *, default: Truncation, field: str) -> Truncation:
-    """Reads a truncation; unspecified is the model's default."""
+    """Return a truncation; the default where it is unspecified."""
     check_enum(common_pb2.Truncation, value, field=field)
     return TRUNCATIONS.get(value, default)
 
 
 def read_max_tokens(value: int, *, limit: int, special_tokens: int, field: str) -> int:
-    """Reads a number of tokens; 0, or more than the model can read, is the model's limit."""
+    """Return a limit of tokens: the model's where the value is 0 or larger than that."""
     check_not_negative(value, field=field)
     if value and value <= special_tokens:
         raise InvalidRequestError(
@@ -48,7 +48,7 @@ def read_max_tokens(value: int, *, limit: int, special_tokens: int, field: str) 
 
 
 def prompt_for(input_type: int, properties: ModelProperties) -> str:
-    """Returns the model's prompt for a role; its default prompt where it has none for it."""
+    """Return the model's prompt for an input type, or else its default prompt."""
     for name in _PROMPT_NAMES.get(input_type, ()):
         if name in properties.prompts:
             return properties.prompts[name]

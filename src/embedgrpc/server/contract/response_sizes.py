@@ -1,4 +1,4 @@
-"""Bounds the size of an answer before it is made, so that none is made in vain."""
+"""Bounds the size of a response before any work is done for it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.kinds import Representation
 
-# The model's id of 128 characters at most, a revision, a fingerprint, the usage, and their keys.
+# The model's id of at most 128 characters, a revision, a fingerprint, the usage, and their keys.
 COMMON_BYTES = 512
 _BITS = {
     Encoding.FLOAT32: 32,
@@ -17,9 +17,9 @@ _BITS = {
     Encoding.INT8: 8,
     Encoding.UBINARY: 1,
 }
-# An expanding model gives many terms for a token; more than this has not been seen.
+# SPLADE expands a token to many terms; more than this has not been seen.
 _SPARSE_TERMS_PER_TOKEN = 16
-# No tokenizer makes more than four tokens of a character, but for a few special ones.
+# No tokenizer makes more than four tokens of a character, apart from special tokens.
 _TOKENS_PER_CHARACTER = 4
 _SPECIAL_TOKENS = 8
 
@@ -33,21 +33,21 @@ async def check_embeddings_size(
     multi_vector_dimensions: int,
     limit: int,
 ) -> int:
-    """Refuses work whose answer would be too large.
+    """Check that the embeddings of some texts fit into one response.
 
     Args:
         texts: The texts, without the prompt.
-        spec: What is asked.
-        encoding: How its numbers are written.
-        size_bytes: At least how many bytes of UTF-8 the texts have together.
-        multi_vector_dimensions: Length of a token's vector.
-        limit: The most bytes.
+        spec: The options of the request.
+        encoding: The number format.
+        size_bytes: An upper bound of the texts' size in UTF-8.
+        multi_vector_dimensions: The length of a token's vector.
+        limit: The most bytes of a response.
 
     Returns:
-        A bound of the answer's bytes.
+        An upper bound of the response's bytes.
 
     Raises:
-        InvalidRequestError: The answer is larger than the limit.
+        InvalidRequestError: The response may be larger than the limit.
     """
     bound = bound_embeddings_size(
         len(texts),
@@ -58,7 +58,7 @@ async def check_embeddings_size(
     )
     if bound <= limit:
         return bound
-    # To look at every text may take milliseconds.
+    # Looking at every text may take milliseconds.
     size = await asyncio.to_thread(
         embeddings_size, texts, spec, encoding, multi_vector_dimensions=multi_vector_dimensions
     )
@@ -74,14 +74,9 @@ def bound_embeddings_size(
     size_bytes: int,
     multi_vector_dimensions: int,
 ) -> int:
-    """Bound the bytes of the embeddings of some texts without a look at any of them.
+    """Return an upper bound of the bytes of some texts' embeddings without looking at the texts.
 
-    Args:
-        count: How many texts there are.
-        spec: What is asked.
-        encoding: How its numbers are written.
-        size_bytes: At least how many bytes of UTF-8 the texts have together.
-        multi_vector_dimensions: Length of a token's vector.
+    `size_bytes` is an upper bound of the texts' size in UTF-8.
     """
     fixed, per_token = _sizes(spec, encoding, multi_vector_dimensions)
     characters = size_bytes + len(spec.prompt) * count
@@ -94,14 +89,7 @@ def bound_embeddings_size(
 def embeddings_size(
     texts: Sequence[str], spec: EmbedSpec, encoding: Encoding, *, multi_vector_dimensions: int
 ) -> int:
-    """Bounds the bytes of one `Embedding` a text, each with its own key.
-
-    Args:
-        texts: The texts, without the prompt.
-        spec: What is asked.
-        encoding: How its numbers are written.
-        multi_vector_dimensions: Length of a token's vector.
-    """
+    """Return an upper bound of the bytes of one `Embedding` field per text."""
     fixed, per_token = _sizes(spec, encoding, multi_vector_dimensions)
     size = len(texts) * fixed
     if per_token:
@@ -110,14 +98,14 @@ def embeddings_size(
 
 
 def check_response_size(size: int, *, limit: int) -> None:
-    """Refuses work whose answer the client would not accept.
+    """Check that a response fits the limit.
 
     Args:
-        size: The bytes of what is asked for; what every answer says besides is added here.
-        limit: The most bytes of an answer.
+        size: The bytes of its results; the fields that every response has are added here.
+        limit: The most bytes of a response.
 
     Raises:
-        InvalidRequestError: The answer is larger than the limit, in bytes.
+        InvalidRequestError: It does not.
     """
     size += COMMON_BYTES
     if size > limit:
@@ -125,7 +113,7 @@ def check_response_size(size: int, *, limit: int) -> None:
 
 
 def response_too_large(size: int, limit: int) -> InvalidRequestError:
-    """Tells that an answer of so many bytes would be larger than the limit."""
+    """Return the error for a response that would be larger than the limit."""
     return InvalidRequestError(
         f"the answer would have about {size} bytes; the limit is {limit}: send fewer inputs,"
         " use a stream, or accept more",
@@ -138,7 +126,7 @@ def response_too_large(size: int, limit: int) -> InvalidRequestError:
 
 
 def _sizes(spec: EmbedSpec, encoding: Encoding, multi_vector_dimensions: int) -> tuple[int, int]:
-    """Returns the bytes of an `Embedding` that each text takes, and those that each token does."""
+    """Return the bytes of an `Embedding` per text, and per token."""
     # Varints of lengths and counts, their keys, encoding, scale and flag.
     fixed = 48
     per_token = 0

@@ -1,8 +1,7 @@
-"""Embeddings in protobuf's wire form, written without touching single numbers in Python.
+"""Writes embeddings in protobuf's wire form without touching single numbers in Python.
 
-Filling a `repeated float` number by number costs tens of microseconds a vector. A packed
-`repeated float` is, on the wire, its tag, its length and the little-endian numbers: what numpy
-already holds. Messages are put together from such pieces and parsed once.
+Filling a `repeated float` number by number costs tens of microseconds per vector. On the wire, a
+packed `repeated float` is its tag, its length and the little-endian numbers that numpy holds.
 
 Source: protobuf encoding specification; fields of `embedgrpc.v1.Embedding` and `DenseVector`.
 """
@@ -28,7 +27,7 @@ _FIXED32 = 5
 
 
 def varint(value: int) -> bytes:
-    """Writes a number that is not negative, seven bits a byte, the lowest first."""
+    """Encode a number of 0 or more, seven bits per byte, the lowest first."""
     out = bytearray()
     while value >> 7:
         out.append(value & 0x7F | 0x80)
@@ -38,27 +37,24 @@ def varint(value: int) -> bytes:
 
 
 def tag(field: int, wire_type: int) -> bytes:
-    """Writes the key of a field."""
+    """Encode the key of a field."""
     return varint(field << 3 | wire_type)
 
 
 def delimited(field: int, payload: bytes) -> bytes:
-    """Writes a field whose value is bytes: a string, a message or packed numbers."""
+    """Encode a field whose value is bytes: a string, a message or packed numbers."""
     return tag(field, _LENGTH_DELIMITED) + varint(len(payload)) + payload
 
 
 def embedding_wires(
     embeddings: Embeddings, *, encoding: Encoding, sparse_dimensions: int
 ) -> list[bytes]:
-    """Writes one `Embedding` message per text.
+    """Encode one `Embedding` message per text.
 
     Args:
-        embeddings: What the model says of the texts.
-        encoding: How dense and multi-vector numbers are written.
+        embeddings: The embeddings of some texts.
+        encoding: The format of dense and multi-vector numbers.
         sparse_dimensions: The size of the vocabulary.
-
-    Returns:
-        The messages, serialised.
     """
     texts = len(embeddings.token_counts)
     nothing = [b""] * texts
@@ -80,7 +76,7 @@ def embedding_wires(
 
 
 def _dense_wires(encoded: EncodedRows) -> list[bytes]:
-    """Writes the field `dense` of each text."""
+    """Encode the field `dense` of each text."""
     row_bytes = encoded.data.shape[1] * encoded.data.itemsize
     data = encoded.data.tobytes()
     head = tag(_values_field(encoded), _LENGTH_DELIMITED) + varint(row_bytes)
@@ -88,7 +84,7 @@ def _dense_wires(encoded: EncodedRows) -> list[bytes]:
     size = len(head) + row_bytes + len(tail)
     tails = [tail] * len(encoded.data)
     if encoded.scales is not None:
-        # A scale of 0 is not written: it is what a missing field means.
+        # A scale of 0 is left out: a missing field means 0.
         scale_tag = tag(5, _FIXED32)
         tails = [
             tail + scale_tag + struct.pack("<f", scale) if scale else tail
@@ -102,7 +98,7 @@ def _dense_wires(encoded: EncodedRows) -> list[bytes]:
 
 
 def _sparse_wire(vector: SparseVector, dimensions: int) -> bytes:
-    """Writes the field `sparse`."""
+    """Encode the field `sparse`."""
     return delimited(
         2,
         _packed(1, vector.indices.astype("<u4").tobytes())
@@ -113,7 +109,7 @@ def _sparse_wire(vector: SparseVector, dimensions: int) -> bytes:
 
 
 def _multi_vector_wire(encoded: EncodedRows) -> bytes:
-    """Writes the field `multi_vector`; a row of the data is a token."""
+    """Encode the field `multi_vector`; a row of the data is a token."""
     rows = len(encoded.data)
     return delimited(
         3,
@@ -138,5 +134,5 @@ def _shape(encoded: EncodedRows) -> bytes:
 
 
 def _packed(field: int, data: bytes) -> bytes:
-    """Writes packed numbers, or bytes; a field without any is not written."""
+    """Encode packed numbers, or bytes; leave an empty field out."""
     return delimited(field, data) if data else b""

@@ -1,4 +1,4 @@
-"""The models of this server, by every name that a request may use."""
+"""The models of a server, by id and alias."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,13 +21,14 @@ from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
+from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX, ModelSettings
 
 _RETRY_DELAY_S = 2.0
 
 
 class ModelState(Enum):
-    """Whether a model can be used."""
+    """Whether a model can be called."""
 
     LOADING = auto()
     READY = auto()
@@ -36,23 +37,17 @@ class ModelState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """What there is to know and to call of a model once it is loaded.
+    """A model whose threads run, and all that calls need of it.
 
     Attributes:
-        properties: What it is.
-        revision: Version of its files; empty when there is none.
-        fingerprint: Identifies the space of its vectors, or what its scores come from.
-        embedder: Embeds; None for a cross-encoder.
-        embed_options: Reads what requests ask of the embedder; None likewise.
-        reranker: Scores; None when the model cannot.
-        probe: Runs one text past admission; the rows tell whether the model is well.
-        encodings: The encodings it can return.
-        weight_type: Type of its weights.
-        weight_bytes: Their size.
-        device: Where it runs.
-        scheduler: Runs its batches.
-        admission: Counts what is taken in, and what becomes of it.
-        availability: Whether what runs it can be reached; None where that is this process.
+        revision: The version of its files; empty when there is none.
+        fingerprint: Identifies its vector space, or what its scores come from.
+        embedder: None for a cross-encoder.
+        embed_options: Reads the options of embedding requests; None for a cross-encoder.
+        reranker: None when the model cannot rank.
+        probe: Runs one text without admission and returns its row.
+        weight_bytes: 0 where it is unknown.
+        availability: Whether the backend can be reached; None where it is in this process.
     """
 
     properties: ModelProperties
@@ -73,12 +68,10 @@ class LoadedModel:
 
 @dataclass(slots=True, eq=False)
 class ServedModel:
-    """A model under its names.
+    """A model of the configuration, loaded or not.
 
     Attributes:
-        settings: What the configuration says of it.
-        state: Whether it can be used now.
-        loaded: What was loaded; None before.
+        loaded: The loaded model; None before it is loaded, or when that failed.
         id: Its name in requests.
     """
 
@@ -88,7 +81,7 @@ class ServedModel:
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Finds its name once: every call asks for it."""
+        """Store the name: every call reads it, and the settings compute it."""
         self.id = self.settings.name
 
     @property
@@ -98,19 +91,19 @@ class ServedModel:
 
     @property
     def source(self) -> str:
-        """Where its files come from."""
+        """The source of its files, or of its Triton servers."""
         return self.settings.source
 
     @property
     def default_truncation(self) -> Truncation:
-        """What is done with long texts when a request does not say."""
+        """The truncation of requests that do not set one."""
         return self.settings.default_truncation
 
     def ready(self) -> LoadedModel:
-        """Returns what can be called.
+        """Return the loaded model.
 
         Raises:
-            BackendUnavailableError: It is being loaded, or failed to load, or is not healthy.
+            BackendUnavailableError: It is being loaded, or failed to load, or is unhealthy.
         """
         if self.state is ModelState.READY and self.loaded is not None:
             return self.loaded
@@ -119,32 +112,35 @@ class ServedModel:
         raise BackendUnavailableError(
             f"the model {self.id} {'could not be loaded' if never else what}",
             metadata={"label": "model_not_ready", "model": self.id},
-            # What could not be loaded stays so until somebody changes something.
+            # A model that could not be loaded stays so until its files or settings change.
             retry_delay_s=None if never else _RETRY_DELAY_S,
         )
 
-    def embedder(self) -> tuple[LoadedModel, Embedder, EmbedOptionsReader]:
-        """Returns what embeds, and what reads how.
+    def embedder(self, *, field: str = "model") -> tuple[LoadedModel, Embedder, EmbedOptionsReader]:
+        """Return the model, its embedder and the reader of its options.
+
+        Args:
+            field: The field of the request that names the model.
 
         Raises:
-            BackendUnavailableError: The model cannot be used now.
+            BackendUnavailableError: The model cannot be called now.
             UnsupportedError: It does not embed.
         """
         loaded = self.ready()
         if loaded.embedder is None or loaded.embed_options is None:
             raise UnsupportedError(
                 f"the model {self.id} does not embed",
-                field="model",
+                field=field,
                 metadata={"label": "wrong_task", "model": self.id},
             )
         return loaded, loaded.embedder, loaded.embed_options
 
     def reranker(self) -> tuple[LoadedModel, Reranker]:
-        """Returns what scores.
+        """Return the model and its reranker.
 
         Raises:
-            BackendUnavailableError: The model cannot be used now.
-            UnsupportedError: It does not score.
+            BackendUnavailableError: The model cannot be called now.
+            UnsupportedError: It does not rank.
         """
         loaded = self.ready()
         if loaded.reranker is None:
@@ -174,10 +170,10 @@ class Catalog:
         return iter(self._models)
 
     def find(self, name: str, *, field: str = "model") -> ServedModel:
-        """Finds a model; the empty name is the default model's.
+        """Return the model of a name; the default model for the empty name.
 
         Raises:
-            InvalidRequestError: The name is too long to be one.
+            InvalidRequestError: The name is too long.
             ModelNotFoundError: No model has this name.
         """
         if not name:
@@ -190,8 +186,8 @@ class Catalog:
         model = self._by_name.get(name)
         if model is None:
             raise ModelNotFoundError(
-                f"no model of this name is served, which has {len(name)} characters;"
-                " ListModels tells which are",
+                f"no model {show_name(name)}; served: "
+                + list_names([one.id for one in self._models]),
                 field=field,
                 metadata={"label": "model_not_found"},
             )

@@ -1,4 +1,4 @@
-"""Work that the end of the process does not wait for."""
+"""Runs work on threads that the process does not wait for when it ends."""
 
 import asyncio
 import threading
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 async def run_in_daemon_thread(work: Callable[[], T]) -> T:
-    """Runs work on a thread of its own.
+    """Run work on a new daemon thread and return its result.
 
-    Unlike `asyncio.to_thread`, whose threads are joined when the process ends: a download that
-    hangs would keep it.
+    The process joins the threads of `asyncio.to_thread` when it ends, so a hanging download would
+    keep it alive.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
@@ -21,17 +21,17 @@ async def run_in_daemon_thread(work: Callable[[], T]) -> T:
         try:
             value = work()
         except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
-            _tell(loop, lambda error=error: result.set_exception(error), result)  # type: ignore[misc]  # bound early
+            _deliver(loop, lambda error=error: result.set_exception(error), result)  # type: ignore[misc]  # bound early
         else:
-            _tell(loop, lambda: result.set_result(value), result)
+            _deliver(loop, lambda: result.set_result(value), result)
 
     threading.Thread(target=run, name="load", daemon=True).start()
     return await result
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, tell: Callable[[], None], result: "asyncio.Future[T]"
+def _deliver(
+    loop: asyncio.AbstractEventLoop, deliver: Callable[[], None], result: "asyncio.Future[T]"
 ) -> None:
-    """Tells a result on its loop, if anybody still waits there."""
+    """Set a result on its event loop, unless the waiter was cancelled or the loop is closed."""
     if not loop.is_closed():
-        loop.call_soon_threadsafe(lambda: None if result.done() else tell())
+        loop.call_soon_threadsafe(lambda: None if result.done() else deliver())

@@ -1,4 +1,4 @@
-"""From a model's settings to something that can be called."""
+"""Loads models: from their settings to something that can be called."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -42,26 +42,25 @@ from embedgrpc.server.settings.settings import Settings
 # Half precision is slower than single on CPUs, and ONNX Runtime has no int8 products for GPUs.
 _DEVICES: dict[WeightType, Device] = {WeightType.FLOAT16: "cuda", WeightType.INT8: "cpu"}
 
-
-# Why a model cannot be loaded; each is one line.
+# The expected failures of loading; the message of each is one line.
 LOAD_ERRORS: tuple[type[Exception], ...] = (ModelError, DeviceError, BackendError)
 
-# Makes what runs a model's graph, which lies at the path. Called off the event loop.
+# Opens the graph at the path. Called off the event loop.
 OpenBackend = Callable[[ServedModel, Path, Settings], Backend]
 
 
 def served_models(settings: Settings) -> tuple[ServedModel, ...]:
-    """Names the models to serve; none in the settings means the default model."""
+    """Return the models to serve: those of the settings, or else the default model."""
     return tuple(ServedModel(one) for one in settings.models or (default_model(),))
 
 
 def count_threads(settings: Settings) -> int:
-    """Tell how many threads a model run in this process takes on the CPU."""
+    """Return how many CPU threads a run of a model in this process uses."""
     return settings.intra_op_threads or available_cores()
 
 
 def open_onnx(model: ServedModel, graph_path: Path, settings: Settings) -> Backend:
-    """Opens a graph with ONNX Runtime in this process.
+    """Open a graph with ONNX Runtime in this process.
 
     Raises:
         DeviceError: The device cannot be used.
@@ -92,22 +91,19 @@ async def load(
     resources: ExitStack,
     open_backend: OpenBackend,
 ) -> LoadedModel:
-    """Loads a model and starts its threads.
+    """Load a model and start its threads.
 
     Args:
-        model: Which.
-        settings: How.
-        observers: Are told of every batch.
-        resources: Takes what has to be closed; closing blocks.
-        open_backend: Makes what runs it.
-
-    Returns:
-        The model, ready to be called.
+        model: The model.
+        settings: The settings of the server.
+        observers: Receive a report of every batch.
+        resources: Closes the model; that blocks.
+        open_backend: Opens its graph, unless Triton runs it.
 
     Raises:
         ModelError: Its files cannot be used.
         DeviceError: The device cannot be used.
-        BackendUnreachableError: What runs it is away; it may be loaded later.
+        BackendUnreachableError: No server can be reached; a retry may succeed.
         BackendError: The graph cannot be loaded.
     """
     loop = asyncio.get_running_loop()
@@ -117,7 +113,7 @@ async def load(
             lambda: prepare_model(model, settings, open_backend, loop, children)
         )
     finally:
-        # A child that reads the model's files is not needed where nobody waits for it.
+        # Ends the child process that reads the model's files, where the load was cancelled.
         children.end()
     resources.callback(prepared.backend.close)
     tokens = settings.batch_tokens or prepared.batch_tokens
@@ -148,7 +144,7 @@ async def load(
     )
     resources.callback(scheduler.close)
     if prepared.availability is not None:
-        # Before the scheduler waits for lanes, which may wait for a server that never answers.
+        # Closed before the scheduler, whose lanes may wait for a server that never answers.
         resources.callback(prepared.backend.close)
     tokenizing = TokenizingThreads(
         prepared.tokenizer, threads=settings.tokenizer_threads, name=model.id
@@ -167,27 +163,24 @@ def prepare_model(
     loop: asyncio.AbstractEventLoop | None = None,
     children: ChildGroup | None = None,
 ) -> PreparedModel:
-    """Loads what takes long. Off the event loop.
+    """Read a model's files and open its graph. Blocks for seconds or minutes.
 
     Args:
-        model: Which.
-        settings: How.
-        open_backend: Makes what runs it, unless its source says that Triton does.
-        loop: Runs the calls to servers; None to run a loop for them.
-        children: Ends early the processes that read the model's files.
-
-    Returns:
-        The model.
+        model: The model.
+        settings: The settings of the server.
+        open_backend: Opens its graph, unless Triton runs it.
+        loop: Runs the calls to Triton; None to run them in a new thread.
+        children: Ends the processes that read the model's files.
 
     Raises:
         ModelError: Its files cannot be used.
         DeviceError: The device cannot be used.
-        BackendUnreachableError: What runs it is away.
+        BackendUnreachableError: No server can be reached.
         BackendError: The graph cannot be loaded.
     """
     children = children or ChildGroup()
     if is_triton_source(model.source):
-        # Late, as most servers do without, and its library takes longer to load than a model.
+        # Most servers do without it, and its library takes longer to import than a model to load.
         from embedgrpc.server.loading.triton import prepare_on_triton  # noqa: PLC0415 - see above
 
         return prepare_on_triton(
@@ -195,21 +188,21 @@ def prepare_model(
             settings,
             loop,
             children,
-            load_twin=lambda: _load_here(
+            prepare_fallback=lambda: _prepare_here(
                 model, model.settings.fallback, settings, open_backend, children
             ),
         )
-    return _load_here(model, model.source, settings, open_backend, children)
+    return _prepare_here(model, model.source, settings, open_backend, children)
 
 
-def _load_here(
+def _prepare_here(
     model: ServedModel,
     place: str,
     settings: Settings,
     open_backend: OpenBackend,
     children: ChildGroup,
 ) -> PreparedModel:
-    """Loads a model that runs in this process, whose source is the place."""
+    """Prepare a model that runs in this process, from the source `place`."""
     files = source.resolve(place)
     escape = model.settings.escape_special_tokens
     cache_dir = settings.cache_dir
@@ -242,10 +235,10 @@ def _load_here(
 
 
 def _choose_method(model: ServedModel, prepared: PreparedModel) -> RerankMethod | None:
-    """Chooses how an embedding model ranks: as it was set, or else the best it can.
+    """Return how an embedding model ranks: as its settings say, or else the best it can.
 
     Raises:
-        ModelError: It cannot rank as it was set.
+        ModelError: It cannot rank as its settings say.
     """
     wanted = model.settings.rerank_method
     if wanted is None:

@@ -1,4 +1,4 @@
-"""What loading gives before the event loop is needed."""
+"""A model that is ready to be run, before its threads are started."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
-# On two cores a batch of the default model takes 1.6 to 2.1 ms beyond what its tokens take, which
-# is what about 32 tokens take.
+# The fixed cost of a batch, in tokens. For the default model on two cores it is 1.6 to 2.1 ms, the
+# time of about 32 tokens.
 OVERHEAD_TOKENS = 32
 # The most padded tokens of a batch, by device.
 _CPU_BATCH_TOKENS = 512
@@ -17,14 +17,14 @@ _GPU_BATCH_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True)
 class RunnableGraph:
-    """A graph that a backend runs, wherever that is.
+    """A graph that a backend runs, here or on a server.
 
     Attributes:
-        outputs: What can be asked for, by the names of `embedgrpc.models.graphs.outputs`.
-        content_hash: What the model's answers depend on, in hexadecimal.
-        weight_type: What most of the weights are; empty where nobody says.
-        weight_bytes: Their size; 0 where nobody says.
-        place: Where it is, for people.
+        outputs: Names of `embedgrpc.models.graphs.outputs`.
+        content_hash: A hash of all that the model's answers depend on, in hexadecimal.
+        weight_type: The type of most weights; empty where it is unknown.
+        weight_bytes: 0 where it is unknown.
+        place: Its path or source, for people.
     """
 
     outputs: tuple[str, ...]
@@ -39,14 +39,10 @@ class PreparedModel:
     """A model whose threads are not started yet.
 
     Attributes:
-        files: The model's folder.
-        properties: What the model is.
-        tokenizer: The model's tokenizer.
-        graph: The graph that runs.
-        backend: What runs it; whoever loads it closes it.
+        backend: Runs the graph; the caller closes it.
         batch_tokens: The most padded tokens of a batch where no setting says it.
-        batch_sequences: The most sequences of a batch that the backend takes; 0 for no limit.
-        overhead_tokens: What a batch costs beyond its tokens, in tokens.
+        batch_sequences: The most sequences of a batch that the backend accepts; 0 for no limit.
+        overhead_tokens: The fixed cost of a batch, in tokens.
         availability: Whether the backend can be reached; None where it is in this process.
     """
 

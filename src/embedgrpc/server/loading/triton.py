@@ -1,4 +1,4 @@
-"""Loads models that run on Triton servers: here is at most what tokenizes for them."""
+"""Prepares models that run on Triton servers. At most their tokenizer runs in this process."""
 
 import asyncio
 import logging
@@ -11,6 +11,7 @@ from embedgrpc.backends.fallback import FallbackBackend
 from embedgrpc.backends.triton.backend import TritonBackend
 from embedgrpc.backends.triton.connection import Connection
 from embedgrpc.backends.triton.served_graph import ServedGraph
+from embedgrpc.libraries.arrays import MakeInput
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
 from embedgrpc.models.remote.fingerprint import (
@@ -18,7 +19,7 @@ from embedgrpc.models.remote.fingerprint import (
     find_fingerprint,
     hash_text_model,
 )
-from embedgrpc.models.remote.inputs import MakeInput, plan_inputs
+from embedgrpc.models.remote.inputs import plan_inputs
 from embedgrpc.models.remote.outputs import ServedOutput, find_token_outputs, plan_outputs
 from embedgrpc.models.remote.text_model import describe_text_model
 from embedgrpc.models.sources import source
@@ -41,7 +42,7 @@ _logger = logging.getLogger(__name__)
 
 # Bytes of text that take about as long as a token.
 _TOKEN_BYTES = 4
-# How much of a fingerprint a message names.
+# Of a fingerprint in a message.
 _FINGERPRINT_CHARACTERS = 12
 
 
@@ -51,26 +52,24 @@ def prepare_on_triton(
     loop: asyncio.AbstractEventLoop | None,
     children: ChildGroup,
     *,
-    load_twin: Callable[[], PreparedModel],
+    prepare_fallback: Callable[[], PreparedModel],
 ) -> PreparedModel:
-    """Loads a model that runs on Triton. Blocks; not on the loop.
+    """Connect to the servers of a model, and read its files. Blocks for seconds.
 
     Args:
-        model: With a source that names servers.
-        settings: How.
-        loop: The event loop that calls are to run on; None to run one in a thread.
-        children: Ends early the process that reads the model's files.
-        load_twin: Loads the model's fallback. Called where it has one, and once a server is there.
-
-    Returns:
-        The model.
+        model: The settings of a model whose source names servers.
+        settings: The settings of the server.
+        loop: Runs the calls to Triton; None to run them in a new thread.
+        children: Ends the process that reads the model's files.
+        prepare_fallback: Prepares the model's fallback. Called if the model has one, after the
+            connection is made.
 
     Raises:
         ModelError: Its files cannot be used, or do not fit what the servers serve, or its
             fallback is another model.
-        BackendUnreachableError: No server is there, or none has the model.
-        BackendError: The model can be run neither with token ids nor with texts, or its fallback
-            cannot be loaded.
+        BackendUnreachableError: No server can be reached, or none has the model.
+        BackendError: The model takes neither token ids nor texts, or its fallback cannot be
+            loaded.
         DeviceError: The device cannot be used for its fallback.
     """
     place = parse_triton_source(model.source)
@@ -86,10 +85,10 @@ def prepare_on_triton(
         failing.callback(connection.close)
         if connection.graph.text is not None:
             _check_text_settings(model)
-        twin = load_twin() if model.fallback else None
-        if twin is not None:
-            failing.callback(twin.backend.close)
-        prepared = _TritonModel(model, settings, place, connection, twin, children).load()
+        fallback = prepare_fallback() if model.fallback else None
+        if fallback is not None:
+            failing.callback(fallback.backend.close)
+        prepared = _TritonModel(model, settings, place, connection, fallback, children).prepare()
         failing.pop_all()
     return prepared
 
@@ -98,7 +97,7 @@ def _check_text_settings(model: ModelSettings) -> None:
     for name in ("files", "fallback", "escape_special_tokens"):
         if getattr(model, name):
             raise ModelError(
-                f"{name} is set, but {model.source} takes texts: it tokenizes by itself"
+                f"{name} is set, but {model.source} takes texts and tokenizes them itself"
             )
 
 
@@ -108,7 +107,7 @@ class _TritonModel:
     settings: Settings
     place: TritonSource
     connection: Connection
-    twin: PreparedModel | None
+    fallback: PreparedModel | None
     children: ChildGroup
 
     @property
@@ -119,14 +118,14 @@ class _TritonModel:
     def outputs(self) -> Mapping[str, tuple[int | None, ...]]:
         return {tensor.name: tensor.dims for tensor in self.graph.outputs}
 
-    def load(self) -> PreparedModel:
-        return self._load_for_ids() if self.graph.text is None else self._load_for_texts()
+    def prepare(self) -> PreparedModel:
+        return self._prepare_for_ids() if self.graph.text is None else self._prepare_for_texts()
 
-    def _load_for_ids(self) -> PreparedModel:
-        """Loads a model that takes token ids."""
+    def _prepare_for_ids(self) -> PreparedModel:
+        """Prepare a model that takes token ids."""
         parameters, name = self.graph.parameters, self.place.model
         files = self._find_files(parameters)
-        # Whoever writes the one parameter gives the outputs the names that they have here.
+        # `triton-repo` writes this parameter, and names outputs as embedgrpc does.
         ours = FINGERPRINT_PARAMETER in parameters
         validation = Validation(
             files=files,
@@ -153,23 +152,23 @@ class _TritonModel:
             batch_sequences=self.graph.batch_max,
             availability=self.connection.availability,
         )
-        return prepared if self.twin is None else self._join(prepared, self.twin)
+        return prepared if self.fallback is None else self._join(prepared, self.fallback)
 
     def _read(
         self, validation: Validation, validated: FileDigests
     ) -> tuple[properties.ModelProperties, Tokenizer]:
-        """Reads what was read before without harm."""
+        """Read the files of a model that a child process has read without harm."""
         files = validation.files
         described = properties.read(files, validation.overrides, served=validation.served)
-        if self.twin is not None and files is self.twin.files:
-            return described, self.twin.tokenizer
+        if self.fallback is not None and files is self.fallback.files:
+            return described, self.fallback.tokenizer
         digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
         escape = validation.escape_special_tokens
         tokenizer = Tokenizer.load(described, escape_special_tokens=escape, digest=digest)
         return described, tokenizer
 
-    def _load_for_texts(self) -> PreparedModel:
-        """Loads a model that takes texts, of which nothing is here."""
+    def _prepare_for_texts(self) -> PreparedModel:
+        """Prepare a model that takes texts: no file of it is read."""
         described = describe_text_model(self.outputs, self.model.overrides, model=self.place.model)
         planned = plan_outputs(self.outputs, described, ours=False, model=self.place.model)
         declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
@@ -207,16 +206,16 @@ class _TritonModel:
             place=self.model.source,
         )
 
-    def _join(self, prepared: PreparedModel, twin: PreparedModel) -> PreparedModel:
-        """Lets the twin run the model while the servers are away.
+    def _join(self, prepared: PreparedModel, fallback: PreparedModel) -> PreparedModel:
+        """Add the fallback, which runs the model while no server can be reached.
 
         Raises:
-            ModelError: It is another model.
+            ModelError: The fallback is another model.
         """
-        served, here = prepared.graph.content_hash, twin.graph.content_hash
+        served, here = prepared.graph.content_hash, fallback.graph.content_hash
         if served != here:
             declared = self.graph.parameters.get(FINGERPRINT_PARAMETER, "")
-            # What is declared can be found there, unless it is not that which speaks against it.
+            # People can find the declared fingerprint, so show it unless it equals the fallback's.
             served = declared if declared not in ("", here) else served
             raise ModelError(
                 f"{self.model.source} has the fingerprint {served[:_FINGERPRINT_CHARACTERS]}, and"
@@ -225,15 +224,15 @@ class _TritonModel:
                 " or set fallback to the model that runs there"
             )
         backend = FallbackBackend(
-            prepared.backend, self.connection.availability, twin.backend, model=self.model.name
+            prepared.backend, self.connection.availability, fallback.backend, model=self.model.name
         )
         return replace(prepared, backend=backend, availability=backend.availability)
 
     def _find_files(self, parameters: Mapping[str, str]) -> source.ModelFiles:
         if self.model.files:
             return source.resolve(self.model.files)
-        if self.twin is not None:
-            return self.twin.files
+        if self.fallback is not None:
+            return self.fallback.files
         named = parameters.get(SOURCE_PARAMETER, "")
         if not named:
             raise ModelError(
@@ -244,8 +243,8 @@ class _TritonModel:
             return source.resolve(named)
         except ModelError as error:
             raise type(error)(
-                f"{error}; that is what {SOURCE_PARAMETER} says in Triton's configuration of"
-                f" {self.place.model}: set files for this model instead"
+                f"{error}; {SOURCE_PARAMETER} in Triton's configuration of {self.place.model} names"
+                " that source: set files for this model instead"
             ) from None
 
     def _find_fingerprint(
@@ -270,12 +269,12 @@ class _TritonModel:
         return found
 
     def _identify(self) -> list[str]:
-        """Tells what is known of a model without its weights: where it runs, and what it gives."""
+        """Return what identifies a model without its weights: its place, versions and outputs."""
         outputs = [f"{one.name} {one.datatype} {one.dims}" for one in self.graph.outputs]
         place = [*sorted(self.place.endpoints), self.place.model, self.place.version]
         return [*place, *self.graph.versions, *sorted(outputs)]
 
     def _count_tokens(self, max_tokens: int, *, unit: int = 1) -> int:
-        """What a batch may cost, in tokens or smaller units: no more than a request may hold."""
+        """Return the most tokens, or smaller units, of a batch: at most those of one request."""
         tokens = unit * default_batch_tokens(on_gpu=self.graph.on_gpu)
         return min(tokens, max_tokens * self.graph.batch_max) if self.graph.batch_max else tokens

@@ -8,7 +8,7 @@ from embedgrpc.server.settings.settings import Settings
 
 
 def read_tls(settings: Settings) -> TlsFiles:
-    """Reads what TLS needs.
+    """Return the contents of the files that the settings name.
 
     Raises:
         ModelError: A file cannot be read, or a certificate has no key.

@@ -1,4 +1,4 @@
-"""EmbeddingService: validates and unpacks requests, packs answers."""
+"""EmbeddingService: reads requests, runs them, and writes responses in wire form."""
 
 from typing import Any
 
@@ -20,13 +20,7 @@ _EMBEDDINGS_FIELD = 1
 
 
 class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
-    """Serves Embed and StreamEmbed.
-
-    Args:
-        catalog: The models.
-        settings: The limits.
-        open_streams: Knows the streams that are open.
-    """
+    """Serves Embed and StreamEmbed."""
 
     def __init__(self, catalog: Catalog, settings: Settings, open_streams: OpenStreams) -> None:
         self._catalog = catalog
@@ -36,7 +30,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
     async def Embed(  # noqa: N802 - the contract's name
         self, request: embedding_service_pb2.EmbedRequest, context: Any
     ) -> bytes:
-        """Embeds a batch; all texts succeed or the call fails.
+        """Embed a batch: all texts succeed, or the call fails.
 
         Returns:
             An `EmbedResponse` in wire form.
@@ -88,14 +82,14 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
     async def StreamEmbed(  # noqa: N802 - the contract's name
         self, request_iterator: Any, context: Any
     ) -> None:
-        """Embeds a stream of any length; a bad text fails alone."""
+        """Embed a stream of any length; a bad text fails alone."""
         stream = EmbeddingStream(self._catalog, self._settings, request_iterator, context)
         with self._open_streams.watch(stream.bidi):
             await stream.run()
 
 
 def usage_of(embeddings: Embeddings) -> common_pb2.Usage:
-    """Sums up what some texts cost."""
+    """Return the tokens and the truncated inputs of a response."""
     return common_pb2.Usage(
         input_tokens=sum(embeddings.token_counts), truncated_inputs=sum(embeddings.truncated)
     )

@@ -1,4 +1,4 @@
-"""One StreamEmbed call: ids in, results out, in the order that was asked for."""
+"""One StreamEmbed call: ids in, results out, in the order that the client asked for."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
-# Larger messages are slower to send, and late results wait for early ones to be written.
+# Larger messages are slower to send, and later results wait for them.
 _MESSAGE_BYTES = 1024 * 1024
-# Keys and lengths of a message with one result, and its usage.
+# The keys and lengths of a message with one result, and its usage.
 _MESSAGE_OVERHEAD_BYTES = 64
-# What the vectors of all tokens may take up in one stream's window.
+# The most bytes that the multi-vectors of one stream's window may need.
 _WINDOW_BYTES = 256 * 1024 * 1024
 _FLOAT_BYTES = 4
 _RESULTS_FIELD, _USAGE_FIELD = 1, 2
@@ -38,7 +38,7 @@ _ID_FIELD, _EMBEDDING_FIELD, _ERROR_FIELD = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """A `StreamEmbedResult` in wire form, and what it cost."""
+    """A `StreamEmbedResult` in wire form, and its share of the usage."""
 
     id: str
     wire: bytes
@@ -47,7 +47,7 @@ class _Result:
 
 
 class _Texts(Sequence[str]):
-    """The texts of a message, each made when it is asked for."""
+    """The texts of a message, each decoded when it is read."""
 
     def __init__(self, inputs: Sequence[embedding_service_pb2.StreamEmbedInput]) -> None:
         self._inputs = inputs
@@ -68,14 +68,7 @@ class _Texts(Sequence[str]):
 
 
 class EmbeddingStream:
-    """The state of one call.
-
-    Args:
-        catalog: The models.
-        settings: The limits.
-        requests: Its messages.
-        context: The RPC's context.
-    """
+    """The state of one call."""
 
     def __init__(self, catalog: Catalog, settings: Settings, requests: Any, context: Any) -> None:
         self._catalog = catalog
@@ -85,7 +78,7 @@ class EmbeddingStream:
             context, requests, idle_timeout_s=settings.stream_idle_timeout_s
         )
         self._ids: set[str] = set()
-        self._sinks: set[StreamBatch] = set()
+        self._batches: set[StreamBatch] = set()
         self._in_input_order = True
         self._taken = 0
         self._next_position = 0
@@ -94,14 +87,14 @@ class EmbeddingStream:
         self._answer_bytes = 0
 
     async def run(self) -> None:
-        """Serves the call to its end."""
+        """Serve the call to its end."""
         try:
             await self.bidi.run(self._read, self._pack)
         finally:
-            for sink in self._sinks:
-                sink.cancel()
+            for batch in self._batches:
+                batch.cancel()
             # Each holds this stream, too.
-            self._sinks.clear()
+            self._batches.clear()
             describe_call(input_tokens=self._input_tokens)
 
     async def _read(self) -> None:
@@ -122,7 +115,7 @@ class EmbeddingStream:
         self, setup: embedding_service_pb2.StreamEmbedSetup
     ) -> tuple[Embedder, EmbedSpec, Encoding]:
         served = self._catalog.find(setup.model, field="setup.model")
-        loaded, embedder, options = served.embedder()
+        loaded, embedder, options = served.embedder(field="setup.model")
         spec, encoding = options.read(setup.options, field="setup.options")
         check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
         limit = min(self._settings.max_response_bytes, client_response_bytes(self._context))
@@ -152,7 +145,7 @@ class EmbeddingStream:
         return embedder, spec, encoding
 
     def _window(self, spec: EmbedSpec, loaded: LoadedModel) -> int:
-        """Tells how many inputs may be in flight: fewer when each may give a vector a token."""
+        """Return the most inputs in flight: fewer when each returns a vector per token."""
         window = self._settings.max_stream_in_flight_inputs
         if Representation.MULTI_VECTOR not in spec.representations:
             return window
@@ -167,7 +160,7 @@ class EmbeddingStream:
         encoding: Encoding,
         call: Call,
     ) -> None:
-        """Takes in one batch message, as soon as the window has room for it."""
+        """Submit one batch message, as soon as the window has room for it."""
         inputs, size_bytes = batch.inputs, batch.ByteSize()
         check_count(len(inputs), limit=self._settings.max_stream_batch_inputs, field="batch.inputs")
         ids = [one.id for one in inputs]
@@ -184,7 +177,7 @@ class EmbeddingStream:
         await self.bidi.accept(len(inputs), answer_bytes=size + sum(map(len, ids)))
         first = self._taken
         self._taken += len(inputs)
-        sink = StreamBatch(
+        taken = StreamBatch(
             stream=self,
             embedder=embedder,
             spec=spec,
@@ -192,59 +185,58 @@ class EmbeddingStream:
             first=first,
             ids=ids,
         )
-        running = await embedder.submit(_Texts(inputs), spec, call, sink, size_bytes=size_bytes)
-        if sink.missing:
-            sink.running = running
-            self._sinks.add(sink)
+        running = await embedder.submit(_Texts(inputs), spec, call, taken, size_bytes=size_bytes)
+        if taken.missing:
+            taken.running = running
+            self._batches.add(taken)
 
-    def finished(self, sink: StreamBatch) -> None:
-        """Forget a message of which every input is answered."""
-        self._sinks.discard(sink)
+    def finished(self, batch: StreamBatch) -> None:
+        """Forget a message whose inputs are all answered."""
+        self._batches.discard(batch)
 
     def succeed(
         self, position: int, identifier: str, embedding: bytes, *, tokens: int, truncated: bool
     ) -> None:
-        """Answers an input with its embedding in wire form."""
+        """Send the embedding of an input, in wire form."""
         wire = delimited(_ID_FIELD, identifier.encode()) + delimited(_EMBEDDING_FIELD, embedding)
         if len(wire) > self._answer_bytes:
             self.fail(position, identifier, response_too_large(len(wire), self._answer_bytes))
             return
-        self._answer(position, _Result(identifier, wire, tokens, truncated))
+        self._send(position, _Result(identifier, wire, tokens, truncated))
 
     def fail(self, position: int, identifier: str, error: EngineError) -> None:
-        """Answers an input with the reason why there is no embedding."""
+        """Send the error of an input."""
         wire = delimited(_ID_FIELD, identifier.encode())
         wire += delimited(_ERROR_FIELD, item_error(error).SerializeToString())
-        self._answer(position, _Result(identifier, wire, 0, truncated=False))
+        self._send(position, _Result(identifier, wire, 0, truncated=False))
 
-    def _answer(self, position: int, answer: _Result) -> None:
+    def _send(self, position: int, result: _Result) -> None:
         if not self._in_input_order:
-            self.bidi.answer(answer)
+            self.bidi.answer(result)
             return
-        self._early[position] = answer
+        self._early[position] = result
         while self._next_position in self._early:
             self.bidi.answer(self._early.pop(self._next_position))
             self._next_position += 1
 
     def _pack(self, outbox: deque[_Result]) -> tuple[Any, int]:
-        """Makes one message, in wire form, of the answers at the front."""
+        """Pack the results at the front into one message, in wire form."""
         parts: list[bytes] = []
         size = tokens = truncated = 0
         budget = min(_MESSAGE_BYTES, self._answer_bytes)
         while outbox and (not parts or size + len(outbox[0].wire) < budget):
-            answer = outbox.popleft()
-            parts.append(delimited(_RESULTS_FIELD, answer.wire))
+            result = outbox.popleft()
+            parts.append(delimited(_RESULTS_FIELD, result.wire))
             size += len(parts[-1])
-            tokens += answer.input_tokens
-            truncated += answer.truncated
-            # From here on the client may use the id again: it can only do so once it has read
-            # this message.
-            self._ids.discard(answer.id)
+            tokens += result.input_tokens
+            truncated += result.truncated
+            # The client may use the id again once it has read this message.
+            self._ids.discard(result.id)
         usage = common_pb2.Usage(input_tokens=tokens, truncated_inputs=truncated)
         self._input_tokens += tokens
-        answers = len(parts)
+        results = len(parts)
         parts.append(delimited(_USAGE_FIELD, usage.SerializeToString()))
-        return delimited(_STREAM_RESULTS_FIELD, b"".join(parts)), answers
+        return delimited(_STREAM_RESULTS_FIELD, b"".join(parts)), results
 
 
 def _out_of_order(what: str) -> InvalidRequestError:

@@ -1,8 +1,8 @@
-"""grpc.health.v1, driven by what models really do.
+"""grpc.health.v1, driven by what models answer.
 
-Now and then a model is asked to embed, or to score, a fixed text, through the same queue and the
-same lane as every call; its answer must be the one that it gave when it was loaded. No answer in
-time is forgiven as long as other batches get through.
+From time to time each model runs a canary: a fixed text, through the same queue and lanes as every
+call. Its row must be that of the first run, after loading. A canary that takes too long does not
+count as long as other batches of the model succeed.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.server.calls.open_call import write
+from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ModelState, ServedModel
 
 _logger = logging.getLogger(__name__)
@@ -35,18 +36,18 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 _CANARY = "The quick brown fox jumps over the lazy dog."
 # Two runs of one text may differ in the last bits; another model, or garbage, differs by more.
 _DEVIATION_MAX = 1e-3
-# Quantised activations have one scale a batch, so that a text's answer depends on what it is run
-# with: a cosine of 0.96 was seen, which is a distance of 0.28. Another text is 1 away and more.
+# Quantized activations have one scale per batch, so a row depends on its neighbours in the batch: a
+# cosine of 0.96 was seen, which is a distance of 0.28. The row of another text is at least 1 away.
 _QUANTIZED_DEVIATION_MAX = 0.5
 _QUANTIZED = frozenset({"int4", "uint4", "int8", "uint8"})
-_AWAY = "what runs the model is away"
+_AWAY = "the backend cannot be reached"
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # untyped library
     """Serves Check and Watch of grpc.health.v1.
 
-    The package's own servicer takes the watchers' condition away when the first of several
-    watchers leaves, and the others never hear of a change again.
+    grpcio-health-checking's own servicer drops the condition that watchers wait for when the first
+    of them leaves; the others are never notified again.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
         self._ended = False
 
     async def set(self, service: str, *, serving: bool) -> None:
-        """Sets the status of a service; without effect once the server is about to stop."""
+        """Set the status of a service. Has no effect after `stop`."""
         async with self._changed:
             status = _SERVING if serving and not self._stopping else _NOT_SERVING
             if self._statuses.get(service) != status:
@@ -64,13 +65,13 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
                 self._changed.notify_all()
 
     async def stop(self) -> None:
-        """Sets everything to NOT_SERVING, for good."""
+        """Set every service to NOT_SERVING, until the process ends."""
         self._stopping = True
         for service in list(self._statuses):
             await self.set(service, serving=False)
 
     async def end_watches(self) -> None:
-        """Ends the streams of all watchers, once each has been told the last status."""
+        """End the streams of all watchers, after each has received the last status."""
         async with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -78,58 +79,62 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
     async def Check(  # noqa: N802 - the protocol's name
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
-        """Tells the status of a service now; NOT_FOUND when there is no such service."""
-        status = self._statuses.get(request.service)
+        """Return the status of a service; NOT_FOUND when there is no such service."""
+        service = request.service
+        status = self._statuses.get(service)
         if status is None:
-            await context.abort(StatusCode.NOT_FOUND, "no such service")
+            known = list_names(sorted(filter(None, self._statuses), key=lambda one: "/" in one))
+            await context.abort(
+                StatusCode.NOT_FOUND, f"no service {show_name(service)}; there are: {known}"
+            )
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(  # noqa: N802 - the protocol's name
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> None:
-        """Tells the status of a service now and whenever it changes.
+        """Send the status of a service now and whenever it changes.
 
         Raises:
             ShuttingDownError: The server is about to stop.
         """
-        told = None
+        sent = None
         service = request.service
         while True:
             async with self._changed:
-                while self._statuses.get(service, _UNKNOWN) == told:
+                while self._statuses.get(service, _UNKNOWN) == sent:
                     if self._ended:
                         raise ShuttingDownError("the server is about to stop")
                     await self._changed.wait()
-                told = self._statuses.get(service, _UNKNOWN)
-            await write(context, health_pb2.HealthCheckResponse(status=told))
+                sent = self._statuses.get(service, _UNKNOWN)
+            await write(context, health_pb2.HealthCheckResponse(status=sent))
 
 
 class Heartbeat:
-    """Remembers when a model last ran a batch without failure; an observer of its scheduler."""
+    """The time of each model's last successful batch; an observer of the schedulers."""
 
     def __init__(self) -> None:
         self._beaten_at: dict[str, float] = {}
 
     def batch_finished(self, report: BatchReport) -> None:
-        """Takes the report of a batch."""
+        """Record the time of a batch, unless it failed."""
         if not report.error:
             self._beaten_at[report.model] = time.monotonic()
 
     def age_s(self, model: str) -> float:
-        """Tells how long ago that was; infinity before the first."""
+        """Return the seconds since the model's last successful batch; infinity before the first."""
         return time.monotonic() - self._beaten_at.get(model, -float("inf"))
 
 
 class HealthMonitor:
-    """Keeps the health service, and the models' states, up to date.
+    """Keeps the health service and the states of the models up to date.
 
     Args:
         catalog: The models.
-        service: What is told.
-        heartbeat: When models last ran a batch.
-        readiness: Which models have to serve for a service to be SERVING.
-        interval_s: Time between two canaries of a model.
-        timeout_s: How long a canary may take.
+        service: The health service.
+        heartbeat: The times of the models' last batches.
+        readiness: Which models must serve for a service to be SERVING.
+        interval_s: The time between two canaries of a model.
+        timeout_s: The time limit of a canary.
     """
 
     def __init__(
@@ -151,16 +156,16 @@ class HealthMonitor:
         self._expected: dict[str, FloatArray] = {}
 
     async def begin(self) -> None:
-        """Says that the process lives and that nothing is served yet."""
+        """Report that the process is alive and that no model is served yet."""
         await self._service.set("", serving=True)
         await self._service.set(MODEL_SERVICE, serving=True)
         await self.publish()
 
     async def admit(self, model: ServedModel, loaded: LoadedModel) -> None:
-        """Warms a model up with its canary, and serves it.
+        """Warm a model up with its canary, and serve it.
 
         Raises:
-            EngineError: It does not answer.
+            EngineError: The canary failed.
         """
         self._expected[model.id] = await _run_canary(loaded, self._timeout_s)
         model.loaded = loaded
@@ -168,7 +173,7 @@ class HealthMonitor:
         await self.publish()
 
     async def watch(self, model: ServedModel, loaded: LoadedModel) -> None:
-        """Looks after a model for ever."""
+        """Run a model's canary at intervals, until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
             await self._check(model, loaded)
@@ -176,42 +181,42 @@ class HealthMonitor:
     async def note_availability(
         self, model: ServedModel, loaded: LoadedModel, *, available: bool
     ) -> None:
-        """Takes that what runs a model went away, or came back: then its answers must be right."""
+        """Handle a backend that becomes unavailable, or available: the canary must pass first."""
         if available:
             await self._check(model, loaded)
         else:
             await self._settle(model, _AWAY)
 
     async def publish(self) -> None:
-        """Tells the health service what the models' states mean."""
+        """Set the status of every service from the states of the models."""
         await self._publish_service(EMBEDDING_SERVICE, lambda loaded: loaded.embedder is not None)
         await self._publish_service(RERANK_SERVICE, lambda loaded: loaded.reranker is not None)
 
     async def _publish_service(self, service: str, can: Callable[[LoadedModel], bool]) -> None:
-        """Tell what the models' states mean for a service and for each model's part in it."""
+        """Set the status of a service, and of each model in it."""
         counted = []
         for model in self._catalog:
             able = model.loaded is not None and can(model.loaded)
             serves = able and model.state is ModelState.READY
             if able or model.loaded is None:
-                # What a model can do is known once it was loaded; until then it may be this.
+                # Before a model is loaded its tasks are unknown: it may have this one.
                 counted.append(serves)
             for name in (model.id, *model.aliases):
                 await self._service.set(f"{service}/{name}", serving=serves)
         if self._readiness == "default":
-            # The first model is the one that calls without a name get.
+            # Calls without a model name get the first model.
             counted = counted[:1]
         serving = any(counted) if self._readiness == "any" else all(counted)
         await self._service.set(service, serving=bool(counted) and serving)
 
     async def _check(self, model: ServedModel, loaded: LoadedModel) -> None:
         problem = await self._examine(model, loaded)
-        # It may have gone while it was looked at.
+        # The backend may have become unavailable meanwhile.
         away = loaded.availability is not None and not loaded.availability.available
         await self._settle(model, _AWAY if away else problem)
 
     async def _settle(self, model: ServedModel, problem: str) -> None:
-        """Sets what is known of a model now, and tells it where it is new."""
+        """Set the state of a model; log and publish it if it changed."""
         healthy = ModelState.FAILED if problem else ModelState.READY
         if healthy is not model.state:
             model.state = healthy
@@ -224,14 +229,14 @@ class HealthMonitor:
             await self.publish()
 
     async def _examine(self, model: ServedModel, loaded: LoadedModel) -> str:
-        """Runs the canary; returns what is wrong, or nothing."""
+        """Run the canary; return the problem, or an empty string."""
         try:
             answer = await _run_canary(loaded, self._timeout_s)
         except Exception as error:
             if not isinstance(error, EngineError):
                 _logger.exception("canary failed", extra={"model": model.id})
                 return type(error).__name__
-            # Under load the canary may wait too long, while other batches get through.
+            # Under load the canary may wait too long while other batches succeed.
             alive = self._heartbeat.age_s(model.id) < self._timeout_s
             return "" if alive and error.reason is Reason.DEADLINE_EXPIRED else error.reason.value
         expected = self._expected[model.id]

@@ -1,4 +1,4 @@
-"""ModelService: tells what is served."""
+"""ModelService: lists and describes the models of the server."""
 
 import base64
 import binascii
@@ -18,7 +18,7 @@ from embedgrpc.v1 import model_service_pb2, model_service_pb2_grpc
 
 _PAGE_SIZE = 100
 _PAGE_SIZE_MAX = 1000
-# Base64 of the UTF-8 of a name of greatest length.
+# Base64 of the UTF-8 of the longest name.
 _PAGE_TOKEN_CHARACTERS_MAX = (4 * NAME_CHARACTERS_MAX + 2) // 3 * 4
 
 _STATES = {
@@ -46,12 +46,7 @@ _ENCODINGS: dict[Any, Any] = {ours: theirs for theirs, ours in ENCODINGS.items()
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Serves ListModels and GetModel.
-
-    Args:
-        catalog: The models.
-        max_inputs: The most texts, or documents, of a unary call.
-    """
+    """Serves ListModels and GetModel."""
 
     def __init__(self, catalog: Catalog, *, max_inputs: int) -> None:
         self._catalog = catalog
@@ -60,7 +55,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def ListModels(  # noqa: N802 - the contract's name
         self, request: model_service_pb2.ListModelsRequest, context: Any
     ) -> model_service_pb2.ListModelsResponse:
-        """Lists the models, by id."""
+        """List the models, by id."""
         del context
         check_not_negative(request.page_size, field="page_size")
         check_enum(model_service_pb2.Task, request.task, field="task")
@@ -80,9 +75,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def GetModel(  # noqa: N802 - the contract's name
         self, request: model_service_pb2.GetModelRequest, context: Any
     ) -> model_service_pb2.GetModelResponse:
-        """Describes one model."""
+        """Describe one model."""
         del context
-        # Read once: it may be megabytes.
+        # It may be megabytes: read the field once.
         name = request.model
         if not name:
             raise InvalidRequestError(
@@ -108,7 +103,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
 
 def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> None:
-    """Adds what is known of a model once it is loaded."""
+    """Add what is known of a model once it is loaded."""
     properties = loaded.properties
     message.revision = loaded.revision
     message.fingerprint = loaded.fingerprint
@@ -138,11 +133,11 @@ def _page_token(last_id: str) -> str:
 
 
 def _read_page_token(token: str) -> str:
-    """Returns the id after which the page begins; empty for the first page."""
+    """Return the id after which the page begins; empty for the first page."""
     if len(token) <= _PAGE_TOKEN_CHARACTERS_MAX:
         with contextlib.suppress(ValueError, binascii.Error):
             return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     raise InvalidRequestError(
-        f"page_token, of {len(token)} characters, is not one that ListModels gave",
+        f"page_token, of {len(token)} characters, is not one that ListModels returned",
         field="page_token",
     )

@@ -1,4 +1,4 @@
-"""Server reflection, in the version that grpcio ships and in the one that tools ask for first.
+"""Server reflection: v1alpha, which grpcio ships, and v1, which tools ask for first.
 
 The two versions of the protocol have the same messages on the wire; only the service's name
 differs.
@@ -19,8 +19,8 @@ _V1 = "grpc.reflection.v1.ServerReflection"
 class _MemberPool:
     """The default pool, which also finds the file of a method, a field or an enum's value.
 
-    In Python the pool knows only what stands at the top of a file and what is nested in it as a
-    type; `grpcurl describe SERVICE.METHOD` asks for more.
+    Python's pool only finds services, messages and enums; `grpcurl describe SERVICE.METHOD` asks
+    for their members.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class _MemberPool:
 
 
 def add_reflection(server: grpc.aio.Server) -> None:
-    """Lets clients ask a server for the contract."""
+    """Add the reflection services to a server."""
     names = (
         EMBEDDING_SERVICE,
         RERANK_SERVICE,

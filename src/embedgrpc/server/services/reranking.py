@@ -1,4 +1,4 @@
-"""RerankService: validates and unpacks requests, packs answers."""
+"""RerankService: reads requests, runs them, and writes responses in wire form."""
 
 import asyncio
 from collections import deque
@@ -38,19 +38,13 @@ _SCALES: dict[int, ScoreScale] = {
 }
 # Index, score, flag and keys of one document, without its text.
 _RESULT_BYTES = 24
-# So many results are packed in a quarter of a millisecond.
+# Packing so many results takes a quarter of a millisecond.
 _FEW_DOCUMENTS = 128
 _ID_FIELD, _RESPONSE_FIELD, _ERROR_FIELD = 1, 2, 3
 
 
 class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
-    """Serves Rerank and StreamRerank.
-
-    Args:
-        catalog: The models.
-        settings: The limits.
-        open_streams: Knows the streams that are open.
-    """
+    """Serves Rerank and StreamRerank."""
 
     def __init__(self, catalog: Catalog, settings: Settings, open_streams: OpenStreams) -> None:
         self._catalog = catalog
@@ -60,7 +54,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
     async def Rerank(  # noqa: N802 - the contract's name
         self, request: rerank_service_pb2.RerankRequest, context: Any
     ) -> bytes:
-        """Scores the documents of one query and returns them best first.
+        """Score the documents of one query and return them best first.
 
         Returns:
             A `RerankResponse` in wire form.
@@ -76,7 +70,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
     async def StreamRerank(  # noqa: N802 - the contract's name
         self, request_iterator: Any, context: Any
     ) -> None:
-        """Reranks many queries; one that fails does not end the stream."""
+        """Rerank many queries; one that fails does not end the stream."""
         bidi: BidiStream[_StreamResponse] = BidiStream(
             context, request_iterator, idle_timeout_s=self._settings.stream_idle_timeout_s
         )
@@ -170,13 +164,13 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
 
         if count <= _FEW_DOCUMENTS and not request.return_documents:
             return pack()
-        # It would hold up the event loop.
+        # Packing them here would block the event loop.
         return await asyncio.to_thread(pack)
 
 
 @dataclass(frozen=True, slots=True)
 class _Response:
-    """A `RerankResponse` in wire form, and what it cost."""
+    """A `RerankResponse` in wire form, and its tokens."""
 
     wire: bytes
     input_tokens: int
@@ -184,7 +178,7 @@ class _Response:
 
 @dataclass(frozen=True, slots=True)
 class _StreamResponse:
-    """A `StreamRerankResponse`, of which the outcome is in wire form, and what it cost."""
+    """A `StreamRerankResponse` whose outcome is in wire form, and its inputs and tokens."""
 
     id: str
     outcome: bytes
@@ -199,33 +193,32 @@ def _failure(error: EngineError) -> bytes:
 async def _check_size(
     request: rerank_service_pb2.RerankRequest, count: int, size_bytes: int, *, limit: int
 ) -> None:
-    """Refuses a request whose answer would be too large.
+    """Check that a ranking fits into one response.
 
     Args:
         request: The request.
-        count: How many documents it asks for.
-        size_bytes: Its size.
-        limit: The most bytes.
+        count: The number of documents to return.
+        size_bytes: The size of the request.
+        limit: The most bytes of a response.
 
     Raises:
-        InvalidRequestError: The answer may be larger than the limit.
+        InvalidRequestError: The response may be larger than the limit.
     """
     size = count * _RESULT_BYTES
     if request.return_documents and size + size_bytes + COMMON_BYTES > limit:
-        # Which ones are returned is not known yet: perhaps the largest. To look at every document
-        # may take milliseconds.
+        # The largest documents may be returned. Looking at every document may take milliseconds.
         size += await asyncio.to_thread(_largest, request.documents, count)
     check_response_size(size, limit=limit)
 
 
 def _largest(documents: Sequence[str], count: int) -> int:
-    """Sums the bytes of the largest documents."""
+    """Return the bytes of the largest documents."""
     sizes = sorted((len(document.encode()) for document in documents), reverse=True)
     return sum(sizes[:count])
 
 
 def _answer_bytes(request: rerank_service_pb2.RerankRequest, *, max_inputs: int) -> int:
-    """Bound the bytes of an answer before anything is looked at."""
+    """Return an upper bound of the bytes of a response, before the request is checked."""
     documents = request.ByteSize() if request.return_documents else 0
     return min(len(request.documents), max_inputs) * _RESULT_BYTES + documents
 
@@ -233,7 +226,7 @@ def _answer_bytes(request: rerank_service_pb2.RerankRequest, *, max_inputs: int)
 def _read_spec(
     request: rerank_service_pb2.RerankRequest, served: ServedModel, loaded: LoadedModel
 ) -> RerankSpec:
-    """Reads how documents are to be scored."""
+    """Return how to score documents."""
     properties = loaded.properties
     check_enum(rerank_service_pb2.ScoreScale, request.score_scale, field="score_scale")
     scale = _SCALES[request.score_scale]
@@ -255,11 +248,11 @@ def _read_spec(
         max_tokens = read_max_tokens(
             request.max_tokens_per_document,
             limit=properties.max_tokens,
-            # A pair's special tokens do not count towards the document.
+            # The special tokens of a pair do not count towards the document.
             special_tokens=loaded.embedder.tokenizer.special_token_count if loaded.embedder else 0,
             field="max_tokens_per_document",
         )
-    # The reference puts a cross-encoder's default prompt in front of the query, and no other.
+    # The reference prepends a cross-encoder's default prompt to the query, and no other prompt.
     default_prompt = properties.prompts.get(properties.default_prompt_name, "")
     return RerankSpec(
         scale=scale,
@@ -281,7 +274,7 @@ def _pack(
     ranking: Ranking,
     count: int,
 ) -> rerank_service_pb2.RerankResponse:
-    """Packs the best documents."""
+    """Build a response of the best documents."""
     rows = zip(
         ranking.indices[:count].tolist(),
         ranking.scores[:count].tolist(),

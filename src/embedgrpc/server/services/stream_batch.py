@@ -1,4 +1,4 @@
-"""From the rows of one message of a stream to its answers."""
+"""One batch message of a StreamEmbed call: from the rows of its texts to their results."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,38 +18,38 @@ from embedgrpc.server.contract.wire import embedding_wires
 
 
 class ResultStream(Protocol):
-    """Takes what became of each input."""
+    """Sends the result of each input of a stream."""
 
     def succeed(
         self, position: int, identifier: str, embedding: bytes, *, tokens: int, truncated: bool
     ) -> None:
-        """Answers an input with its embedding in wire form."""
+        """Send the embedding of an input, in wire form."""
         ...
 
     def fail(self, position: int, identifier: str, error: EngineError) -> None:
-        """Answers an input with the reason why there is no embedding."""
+        """Send the error of an input."""
         ...
 
-    def finished(self, sink: "StreamBatch") -> None:
-        """Forget a message of which every input is answered."""
+    def finished(self, batch: "StreamBatch") -> None:
+        """Forget a message whose inputs are all answered."""
         ...
 
 
 class StreamBatch:
-    """Takes the rows of one batch message; see `embedgrpc.engine.work.Sink`.
+    """The sink of one batch message; see `embedgrpc.engine.work.Sink`.
 
     Args:
-        stream: Takes the answers.
-        embedder: Embeds.
-        spec: How.
-        encoding: How numbers are written.
-        first: The place in the stream of the first text.
+        stream: Sends the results.
+        embedder: The model.
+        spec: The options of the stream.
+        encoding: The number format.
+        first: The position in the stream of the first text.
         ids: The ids of the texts.
 
     Attributes:
-        running: The job; to be set once it was started, unless every text has been answered by
-            then: the job holds this sink.
-        missing: How many texts are not answered yet.
+        running: The job. The caller sets it after the start if texts are still missing; the job
+            holds this sink.
+        missing: The number of texts that are not answered yet.
     """
 
     def __init__(
@@ -72,23 +72,23 @@ class StreamBatch:
         self.missing = len(ids)
 
     def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
-        """Takes rows; see `embedgrpc.engine.work.Sink`."""
+        """Send the results of some rows; see `embedgrpc.engine.work.Sink`."""
         job = self._job()
         if not rows.are_large:
-            self._answer(self._pack(job, indices, rows))
+            self._send(self._pack(job, indices, rows))
             return
-        # It would hold up the event loop.
+        # Packing them here would block the event loop.
         packing = asyncio.get_running_loop().run_in_executor(None, self._pack, job, indices, rows)
         packing.add_done_callback(partial(self._packed, job, indices))
 
     def failed(self, indices: Sequence[int], error: EngineError) -> None:
-        """Takes a failure; see `embedgrpc.engine.work.Sink`."""
+        """Send the errors of some texts; see `embedgrpc.engine.work.Sink`."""
         for index in indices:
             self._stream.fail(self._first + index, self._ids[index], error)
         self._count(len(indices))
 
     def _pack(self, job: Job, indices: Sequence[int], rows: OutputRows) -> "_Packed":
-        """Writes embeddings in wire form. On any thread."""
+        """Encode embeddings. Safe to call from any thread."""
         zero = self._embedder.has_no_direction(rows, self._spec)
         without: list[int] = []
         if zero.any():
@@ -115,9 +115,9 @@ class StreamBatch:
             log_fault(error, fault, method="StreamEmbed")
             self.failed(indices, fault)
         else:
-            self._answer(packed)
+            self._send(packed)
 
-    def _answer(self, packed: "_Packed") -> None:
+    def _send(self, packed: "_Packed") -> None:
         if packed.without_direction:
             error = NonFiniteOutputError("a vector of zeros has no direction")
             self.failed(packed.without_direction, error)
@@ -129,7 +129,7 @@ class StreamBatch:
         self._count(len(packed.indices))
 
     def cancel(self) -> None:
-        """Drop what has not been run. Nothing is delivered from here on."""
+        """Drop the texts that have not been run. No result is delivered after that."""
         if self.running is not None:
             self.running.cancel()
             self.running = None
@@ -142,14 +142,14 @@ class StreamBatch:
     def _count(self, inputs: int) -> None:
         self.missing -= inputs
         if inputs and not self.missing and self.running is not None:
-            # The job holds this sink: else both would wait for the garbage collector.
+            # The job holds this sink. Without this, both would wait for the garbage collector.
             self.running = None
             self._stream.finished(self)
 
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """Answers to some texts: those without a direction, and the others row by row."""
+    """Results of some texts: those whose vectors are zero, and the others row by row."""
 
     without_direction: Sequence[int]
     indices: Sequence[int]

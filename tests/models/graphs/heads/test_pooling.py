@@ -91,6 +91,17 @@ def test_padding_that_is_not_finite_stays_out(tmp_path: Path, pooling: Pooling) 
     assert np.isfinite(vectors).all()
 
 
+@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.MEAN_SQRT_LEN, Pooling.WEIGHTED_MEAN])
+def test_a_row_without_tokens_becomes_zeros(tmp_path: Path, pooling: Pooling) -> None:
+    """Poolings that divide by the number of tokens return zeros for a row of padding only."""
+    session = _head(tmp_path, (pooling,), normalize=True)
+    hidden, mask = _batch("right")
+    mask[1] = 0
+    vectors, _ = session.run(None, {"hidden": hidden, "attention_mask": mask})
+    assert not vectors[1].any()
+    assert np.isfinite(vectors).all()
+
+
 def test_poolings_are_concatenated(tmp_path: Path) -> None:
     """Several poolings are concatenated in their order."""
     session = _head(tmp_path, (Pooling.MEAN, Pooling.CLS), normalize=False)

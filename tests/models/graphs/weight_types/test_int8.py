@@ -51,7 +51,7 @@ def test_the_default_model_stays_near(tmp_path: Path) -> None:
     cosines = _cosines(alone, wanted)
     assert cosines.mean() > 0.985
     assert cosines.min() > 0.96
-    # That this is no float32 graph.
+    # It differs from a float32 graph.
     assert cosines.mean() < 0.9999
     assert runner.graph.weight_type == "int8"
 

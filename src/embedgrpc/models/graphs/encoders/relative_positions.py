@@ -1,13 +1,14 @@
 """Sorts distances between tokens into buckets, as T5 and MPNet do."""
 
 import numpy as np
-from numpy.typing import NDArray
+
+from embedgrpc.libraries.arrays import IntArray
 
 BUCKETS = 32
 _DISTANCE_MAX = 128
 
 
-def distance_buckets(distances: NDArray[np.int64]) -> NDArray[np.int64]:
+def distance_buckets(distances: IntArray) -> IntArray:
     """Return the bucket of each distance, int64 [...] from 0 to `BUCKETS` - 1.
 
     The second half of the buckets is for tokens that come later. The first 8 buckets of a half hold

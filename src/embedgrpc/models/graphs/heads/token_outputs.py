@@ -1,9 +1,9 @@
 """Appends the outputs with a value per token or per vocabulary entry."""
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.splade_config import SpladePooling, SpladeStrategy
 from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS, VOCABULARY_WEIGHTS
 from embedgrpc.models.graphs.writer import GraphWriter
@@ -81,7 +81,7 @@ def _linear(writer: GraphWriter, head: TokenHead, hidden: str) -> str:
     return writer.op("Add", product, _name(writer, head, bias, "bias"))
 
 
-def _name(writer: GraphWriter, head: TokenHead, values: NDArray[np.float32], part: str) -> str:
+def _name(writer: GraphWriter, head: TokenHead, values: FloatArray, part: str) -> str:
     return writer.weight(values, f"{head.path.stem}.{part}")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graphs.external_tensors import read_weight
 from embedgrpc.models.graphs.weight_types.matmuls import convert_matmuls
@@ -36,7 +36,7 @@ class _Float16:
 
     def write_weight(self, writer: GraphWriter, tensor: TensorProto, folder: Path) -> str:
         """Write a matrix as float16, and return its name."""
-        values: NDArray[np.float32] = read_weight(tensor, folder)
+        values: FloatArray = read_weight(tensor, folder)
         largest = float(np.abs(values).max(initial=0))
         if largest > _LARGEST:
             raise ModelError(

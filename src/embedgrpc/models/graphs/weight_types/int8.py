@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.graphs.external_tensors import read_weight
 from embedgrpc.models.graphs.weight_types.matmuls import convert_matmuls
 from embedgrpc.models.graphs.writer import GraphWriter
@@ -45,7 +45,7 @@ class _Int8:
         self, writer: GraphWriter, tensor: TensorProto, folder: Path
     ) -> tuple[str, str]:
         """Write a matrix as int8 with a scale per column, and return the names of both."""
-        values: NDArray[np.float32] = read_weight(tensor, folder)
+        values: FloatArray = read_weight(tensor, folder)
         largest = np.abs(values).max(axis=0)
         scale = np.where(largest > 0, largest / _LEVELS, 1.0).astype(np.float32)
         rounded = np.clip(np.rint(values / scale), -_LEVELS, _LEVELS).astype(np.int8)

@@ -23,7 +23,7 @@ def vector_of(ids: IntArray) -> FloatArray:
     return (values + np.float32(1)) / np.float32(256)
 
 
-class FakeBackend:
+class HashBackend:
     """Answers each sequence from its own token ids.
 
     Attributes:
@@ -79,7 +79,7 @@ class FakeBackend:
         """Lets runs end again."""
         self.gate.set()
 
-    def open(self, model: ServedModel, graph_path: Path, settings: Settings) -> "FakeBackend":
+    def open(self, model: ServedModel, graph_path: Path, settings: Settings) -> "HashBackend":
         """Stands in for the opening of a graph."""
         del model, graph_path, settings
         return self
