@@ -8,7 +8,7 @@ _CHUNK_BYTES = 65_536
 
 
 class Relay:
-    """Passes bytes on between clients and a server until it is cut.
+    """Passes bytes between clients and a server until it is cut.
 
     Attributes:
         address: Where clients connect.
@@ -20,12 +20,12 @@ class Relay:
         self._writers: list[asyncio.StreamWriter] = []
 
     def cut(self) -> None:
-        """Ends every connection without a word."""
+        """Abort every connection."""
         for writer in self._writers:
             writer.transport.abort()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one connection."""
+        """Serve one connection."""
         host, _, port = self._target.rpartition(":")
         server_reader, server_writer = await asyncio.open_connection(host, int(port))
         self._writers += [writer, server_writer]
@@ -42,7 +42,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 @asynccontextmanager
 async def relaying(target: str) -> AsyncIterator[Relay]:
-    """Relays to a server, HOST:PORT, until the block ends; then everything is cut."""
+    """Relay to a server, HOST:PORT, until the block ends; then cut all connections."""
     relay = Relay(target)
     listener = await asyncio.start_server(relay.accept, "127.0.0.1", 0)
     async with listener:

@@ -181,11 +181,11 @@ class FakeBackend:
         """Holds nothing."""
 
 
-def frame_all(outcomes: list[TokenizeResult]) -> list[TokenSequence | EngineError]:
+def frame_all(results: list[TokenizeResult]) -> list[TokenSequence | EngineError]:
     """Makes a sequence of each text, whatever its length."""
     return [
         one if isinstance(one, EngineError) else TokenSequence(one.ids, None, len(one.ids))
-        for one in outcomes
+        for one in results
     ]
 
 
@@ -271,7 +271,7 @@ class Engine:
                     work_class=work_class,
                     caller="",
                     atomic=True,
-                    reading=None,
+                    read_limit=None,
                     wanted=lambda: True,
                     done=lambda _, last=last: last.set(),  # type: ignore[misc]  # bound early
                     failed=lambda _: None,

@@ -22,7 +22,7 @@ DOCUMENTED_TRITON = "127.0.0.1:8001"
 
 
 def blocks(language: str) -> list[str]:
-    """Returns the fenced blocks of a language, in their order."""
+    """Return the fenced blocks of a language, in order."""
     fenced = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     return fenced.findall(README.read_text("utf-8"))
 

@@ -1,19 +1,19 @@
-"""Why a piece of work failed, as the whole server speaks of it.
+"""The reasons why work fails, as the server reports them.
 
     EngineError
         InvalidRequestError      a rule of the contract is broken
         EmptyInputError          an input holds no text
-        InputTooLongError        an input is too long and may not be cut
+        InputTooLongError        an input is too long and must not be truncated
         ModelNotFoundError       no such model is served
-        UnsupportedError         the model lacks what was asked of it
-        OverloadedError          more work than can be finished in time
-        DeadlineExpiredError     the time for it is over
-        BackendUnavailableError  the model is loading, or its backend is away
-        ShuttingDownError        the server is about to stop
-        BackendFailedError       the model ran, and the run failed
-        NonFiniteOutputError     the model answered with NaN, infinity or a zero vector
+        UnsupportedError         the model cannot do what was requested
+        OverloadedError          there is more work than can be finished in time
+        DeadlineExpiredError     the deadline passed
+        BackendUnavailableError  the model is loading, or its backend cannot be reached
+        ShuttingDownError        the server is stopping
+        BackendFailedError       running the model failed
+        NonFiniteOutputError     the model returned NaN, infinity or a zero vector
 
-Messages say what, which value and which limit; they never hold an input.
+Messages state the problem, the value and the limit; they never contain input text.
 """
 
 import secrets
@@ -43,15 +43,15 @@ class Reason(StrEnum):
 
 
 class EngineError(Exception):
-    """A failure that a caller is told about.
+    """A failure that is reported to the caller.
 
     Attributes:
-        reason: Why, as the contract names it.
-        message: For people.
-        field: The field of the request to blame, such as `texts[3]`; empty where none is.
+        reason: The reason in the contract.
+        message: Text for people.
+        field: The request field at fault, such as `texts[3]`; empty when there is none.
         metadata: The variables of the message, keys in lowerCamelCase.
-        retry_delay_s: When to try again; None where that is not for us to say.
-        index: Which input of a job failed; 0 where that does not matter.
+        retry_delay_s: When to retry; None to leave that to the client.
+        index: The input of the job that failed; 0 where that does not matter.
     """
 
     reason = Reason.INTERNAL
@@ -73,16 +73,16 @@ class EngineError(Exception):
 
     @classmethod
     def fault(cls) -> "EngineError":
-        """Makes the answer to a fault of ours: an incident number, for the log as well."""
+        """Return an internal error with an incident number, which the log repeats."""
         incident = secrets.token_hex(8)
         return EngineError(f"internal error, incident {incident}", metadata={"incident": incident})
 
     def log_fields(self, cause: BaseException) -> dict[str, str]:
-        """Describes a fault of ours for the log.
+        """Return the log fields of an internal error.
 
         Args:
-            cause: The exception that was not expected. Where it happened is told, and not what
-                it says: that may hold a text.
+            cause: The unexpected exception. Its type and stack are logged but not its message,
+                which may contain text.
         """
         return {
             "error": type(cause).__name__,
@@ -92,7 +92,7 @@ class EngineError(Exception):
 
 
 class InvalidRequestError(EngineError):
-    """A rule of the contract is broken."""
+    """The request breaks a rule of the contract."""
 
     reason = Reason.INVALID_REQUEST
 
@@ -104,7 +104,7 @@ class EmptyInputError(EngineError):
 
 
 class InputTooLongError(EngineError):
-    """An input is too long and may not be cut."""
+    """An input is too long and must not be truncated."""
 
     reason = Reason.INPUT_TOO_LONG
 
@@ -116,7 +116,7 @@ class ModelNotFoundError(EngineError):
 
 
 class UnsupportedError(EngineError):
-    """The model lacks what was asked of it."""
+    """The model cannot do what was requested."""
 
     reason = Reason.UNSUPPORTED
 
@@ -128,30 +128,30 @@ class OverloadedError(EngineError):
 
 
 class DeadlineExpiredError(EngineError):
-    """The time for it is over."""
+    """The deadline passed."""
 
     reason = Reason.DEADLINE_EXPIRED
 
 
 class BackendUnavailableError(EngineError):
-    """The model is being loaded, or its backend is away."""
+    """The model is loading, or its backend cannot be reached."""
 
     reason = Reason.BACKEND_UNAVAILABLE
 
 
 class ShuttingDownError(EngineError):
-    """The server is about to stop."""
+    """The server is stopping."""
 
     reason = Reason.SHUTTING_DOWN
 
 
 class BackendFailedError(EngineError):
-    """The model ran, and the run failed."""
+    """Running the model failed."""
 
     reason = Reason.BACKEND_FAILED
 
 
 class NonFiniteOutputError(EngineError):
-    """The model answered with NaN, infinity, or zeros that should get unit length."""
+    """The model returned NaN, infinity, or zeros that must be scaled to unit length."""
 
     reason = Reason.NON_FINITE_OUTPUT

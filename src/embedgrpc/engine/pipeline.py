@@ -1,4 +1,4 @@
-"""From texts to rows of the model's output, for one model.
+"""The way of a job through one model, from texts to rows of the model's output.
 
 admit -> check the text -> tokenize -> prepare -> schedule -> run -> sink
 """
@@ -15,35 +15,33 @@ from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.admission.waiting_line import WaitingLine
 from embedgrpc.engine.results.rows import OutputRows, RowCollector
 from embedgrpc.engine.scheduling.scheduler import Scheduler
-from embedgrpc.engine.tokenizing.jobs import Reading, Tokenization, TokenizeResult
+from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenization, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
-# Checks the text at an index, and puts the prompt in front. Called on a tokenizing thread.
+# Checks the text at an index and prepends the prompt. Called on a tokenizing thread.
 Check = Callable[[int, str], CheckedText]
-# From what became of each text to the sequences that are run, or the reason why one cannot be.
-# Called on a tokenizing thread.
+# Makes the sequences to run, or errors, from the tokenized texts. Called on a tokenizing thread.
 Prepare = Callable[[list[TokenizeResult]], "list[TokenSequence | errors.EngineError]"]
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Texts of one job and what is made of them.
+    """The texts of one job and how to turn them into sequences.
 
     Attributes:
-        texts: The texts, as they were sent: nothing that takes as long as they are is done
-            with them on the event loop.
-        check: Checks each of them; raises an EngineError if it cannot be used.
-        sequences: How many sequences `prepare` gives.
+        texts: The texts as received. Work that grows with their length is kept off the event loop.
+        check: Checks one text; raises an EngineError if it cannot be used.
+        sequences: Number of sequences that `prepare` returns.
         prepare: Makes the sequences.
-        outputs: The graph's outputs that are wanted.
-        size_bytes: About how many bytes of UTF-8 all sequences have together.
-        max_tokens: The most tokens of a sequence.
-        atomic: Whether nothing is run when one input cannot be prepared.
-        reading: How much of each text is read; None where all of it is.
+        outputs: Graph outputs to compute.
+        size_bytes: Approximate UTF-8 size of all sequences together.
+        max_tokens: Maximum tokens of a sequence.
+        atomic: Whether one input that cannot be prepared fails the whole job.
+        read_limit: How much of each text is tokenized; None for all of it.
     """
 
     texts: Sequence[str]
@@ -54,21 +52,21 @@ class Inputs:
     size_bytes: int
     max_tokens: int
     atomic: bool
-    reading: Reading | None = None
+    read_limit: ReadLimit | None = None
 
     @property
     def estimated_tokens(self) -> int:
-        """How many tokens they probably have."""
+        """The estimated number of tokens of all sequences."""
         return estimate_tokens(self.size_bytes, self.sequences, self.max_tokens)
 
 
 class Pipeline:
-    """Takes jobs for one model through tokenizing and scheduling.
+    """Runs jobs for one model: admission, tokenization, scheduling.
 
     Args:
-        admission: Bounds what is taken in.
-        tokenizing: The threads that tokenize.
-        scheduler: Runs what is tokenized.
+        admission: Bounds the work that is accepted.
+        tokenizing: The tokenizer threads.
+        scheduler: Runs the tokenized sequences.
     """
 
     def __init__(
@@ -80,17 +78,17 @@ class Pipeline:
         self._scheduler = scheduler
 
     async def run(self, inputs: Inputs, call: Call) -> tuple[Job, OutputRows]:
-        """Runs a job of which every input must succeed.
+        """Run a job of which every input must succeed.
 
         Args:
-            inputs: What to run.
-            call: For whom. Bulk work waits for room, interactive work is refused.
+            inputs: The job's inputs.
+            call: The call it belongs to. Bulk work waits for room; interactive work is refused.
 
         Returns:
-            The job, for its sequences, and their rows in order.
+            The job, for its sequences, and the rows in order.
 
         Raises:
-            OverloadedError: There is no room for it.
+            OverloadedError: There is no room.
             DeadlineExpiredError: The deadline passed.
             EngineError: An input failed; the rest is dropped.
         """
@@ -111,12 +109,12 @@ class Pipeline:
         return await self._gather(inputs, call, reservation)
 
     async def probe(self, inputs: Inputs, call: Call) -> OutputRows:
-        """Runs a health check's input, whatever else waits. Raises as `run` does."""
+        """Run a health check's input, bypassing admission. Raises as `run` does."""
         _, rows = await self._gather(inputs, call, self._admission.admit_always())
         return rows
 
     async def submit(self, inputs: Inputs, call: Call, sink: Sink) -> "JobHandle":
-        """Starts a job whose inputs succeed or fail one by one, as soon as there is room."""
+        """Start a job whose inputs succeed or fail one by one, as soon as there is room."""
         return self._start(inputs, call, sink, await self._wait_for_room(inputs, call))
 
     async def _wait_for_room(self, inputs: Inputs, call: Call) -> Reservation:
@@ -131,7 +129,7 @@ class Pipeline:
         self, inputs: Inputs, call: Call, reservation: Reservation
     ) -> tuple[Job, OutputRows]:
         gathered = _Gathered(inputs.sequences)
-        running = self._start(inputs, call, gathered, reservation)
+        handle = self._start(inputs, call, gathered, reservation)
         timer = None
         if math.isfinite(call.deadline):
             left_s = max(call.deadline - time.monotonic(), 0)
@@ -141,8 +139,8 @@ class Pipeline:
         finally:
             if timer is not None:
                 timer.cancel()
-            running.cancel()
-        return running.job, rows
+            handle.cancel()
+        return handle.job, rows
 
     def _start(
         self, inputs: Inputs, call: Call, sink: Sink, reservation: Reservation
@@ -154,7 +152,7 @@ class Pipeline:
             inputs=inputs.sequences,
             reservation=reservation,
         )
-        running = JobHandle(job, self._scheduler)
+        handle = JobHandle(job, self._scheduler)
         whole = range(inputs.sequences)
         self._tokenizing.submit(
             Tokenization(
@@ -163,15 +161,15 @@ class Pipeline:
                 work_class=call.work_class,
                 caller=call.caller,
                 atomic=inputs.atomic,
-                reading=inputs.reading,
+                read_limit=inputs.read_limit,
                 wanted=lambda: not job.cancelled,
-                done=lambda outcomes: self._schedule(
-                    job, inputs.prepare(outcomes), atomic=inputs.atomic
+                done=lambda results: self._schedule(
+                    job, inputs.prepare(results), atomic=inputs.atomic
                 ),
                 failed=lambda error: self._scheduler.deliver(job, [(whole, error)]),
             )
         )
-        return running
+        return handle
 
     def _schedule(
         self,
@@ -180,7 +178,7 @@ class Pipeline:
         *,
         atomic: bool,
     ) -> None:
-        """Queues what could be prepared and tells of the rest. On a tokenizing thread."""
+        """Queue the prepared sequences and deliver the failures. On a tokenizing thread."""
         failures = [
             ([index], one)
             for index, one in enumerate(prepared)
@@ -204,7 +202,7 @@ def _expired() -> errors.DeadlineExpiredError:
 
 
 class JobHandle:
-    """A job that was started.
+    """A job that was started, which can be cancelled.
 
     Attributes:
         job: The job.
@@ -217,33 +215,33 @@ class JobHandle:
         self._scheduler = scheduler
 
     def cancel(self) -> None:
-        """Drops what has not been run, and frees its room. On the event loop."""
+        """Drop what has not run, and release its room. On the event loop."""
         if self.job.reservation.inputs:
             self._scheduler.cancel(self.job)
             self.job.reservation.release_all()
 
 
 class _Gathered:
-    """Puts the rows of a job in order; the first failure is the job's."""
+    """A sink that collects the rows of a job in order. The first failure fails the job."""
 
     def __init__(self, inputs: int) -> None:
         self.rows: asyncio.Future[OutputRows] = asyncio.get_running_loop().create_future()
         self._in_order = RowCollector(inputs)
 
     def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
-        """Takes rows; see `Sink`."""
+        """See `Sink`."""
         self._in_order.add(indices, rows)
         whole = self._in_order.whole()
         if whole is not None and not self.rows.done():
             self.rows.set_result(whole)
 
     def expire(self) -> None:
-        """Ends the wait, for the deadline passed."""
+        """Fail the job because its deadline passed."""
         if not self.rows.done():
             self.rows.set_exception(_expired())
 
     def failed(self, indices: Sequence[int], error: errors.EngineError) -> None:
-        """Takes a failure; see `Sink`."""
+        """See `Sink`."""
         if not self.rows.done():
             error.index = indices[0]
             self.rows.set_exception(error)

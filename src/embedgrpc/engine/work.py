@@ -1,4 +1,4 @@
-"""The units of work: a call, its jobs, their sequences, and where results go."""
+"""The units of work: a call, its jobs, and their sequences; and the sink for results."""
 
 import math
 from collections.abc import Sequence
@@ -11,24 +11,24 @@ from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
-# A sequence without a deadline is as urgent as one that has this much time left: so nothing
-# waits for ever behind calls with short deadlines.
+# Urgency of work without a deadline: it counts as due this long after it arrived, so that calls
+# with short deadlines cannot starve it.
 _PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
 
-# What a sequence is made of, and which of the graph's outputs are wanted of it.
+# The content of a sequence (ids, token types) and the graph outputs wanted of it.
 SequenceKey = tuple[bytes, bytes, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What holds for all the work of one RPC.
+    """The properties that all work of one RPC shares.
 
     Attributes:
         work_class: Interactive for unary calls, bulk for streams, unless the call says otherwise.
-        deadline: On the clock of `time.monotonic`, in seconds; infinity for none.
-        caller: Who shares the machine fairly with the other callers of the same class.
-        trace: What the batch's span is linked to; opaque here.
-        forwarded: Keys and values for whatever runs the model elsewhere, such as traceparent.
+        deadline: In seconds of `time.monotonic`; infinity for none.
+        caller: The unit of fairness: callers of one class get equal shares of the machine.
+        trace: Linked to the span of each batch; opaque here.
+        forwarded: Metadata for a remote backend, such as traceparent.
     """
 
     work_class: WorkClass
@@ -39,14 +39,14 @@ class Call:
 
 
 class Sink(Protocol):
-    """Takes the results of one job, on the event loop, each index once."""
+    """Receives the results of one job, each index once. Called on the event loop."""
 
     def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
-        """Takes the rows of these inputs."""
+        """Receive the rows of these inputs."""
         ...
 
     def failed(self, indices: Sequence[int], error: EngineError) -> None:
-        """Takes the reason why these inputs have no result."""
+        """Receive the reason why these inputs have no result."""
         ...
 
 
@@ -55,13 +55,14 @@ class Job:
 
     Attributes:
         call: The RPC it belongs to.
-        outputs: The graph's outputs that are wanted.
-        sink: Where results go.
-        reservation: The room it takes up.
-        sequences: Its tokenized inputs by index; None before that, and for an input that
-            could not be prepared.
-        queued: What of it stands in the scheduler's queue. Changed under the scheduler's lock.
-        cancelled: Nobody waits for it any more. Changed likewise, read anywhere.
+        outputs: Graph outputs to compute.
+        sink: Receives the results.
+        reservation: The queue room that the job holds.
+        sequences: Tokenized inputs by index; None before tokenization, and for inputs that could
+            not be prepared.
+        queued: Entries in the scheduler's queue. Written under the scheduler's lock.
+        cancelled: Whether its results are no longer wanted. Written under the same lock, read
+            from any thread.
     """
 
     __slots__ = ("call", "cancelled", "outputs", "queued", "reservation", "sequences", "sink")
@@ -85,17 +86,15 @@ class Job:
 
 
 class QueuedSequence:
-    """One sequence of a job while it waits for its batch.
+    """One sequence of a job in the scheduler's queue.
 
     Attributes:
-        job: The job.
-        index: Its place in the job.
-        sequence: The tokens.
-        tokens: How many there are, special tokens included.
-        urgency: When it should have been run, on the clock of `time.monotonic`; of a caller's
-            sequences the one with the least goes first.
-        key: Equal for sequences of which the model says the same.
-        gone: It was taken into a batch or dropped; a queue that still meets it passes over it.
+        index: The sequence's position in the job.
+        tokens: Its length in tokens, special tokens included.
+        urgency: When it is due, in seconds of `time.monotonic`. A caller's earliest goes first.
+        key: Equal for sequences with equal results.
+        gone: Whether it left the queue, for a batch or because it was cancelled. Indexes that
+            still hold it skip it.
     """
 
     __slots__ = ("gone", "index", "job", "key", "sequence", "tokens", "urgency")
@@ -115,21 +114,21 @@ class QueuedSequence:
         self.gone = False
 
     def is_wanted(self, now: float) -> bool:
-        """Tells whether somebody still waits for it, and still can."""
+        """Return whether the job was neither cancelled nor is past its deadline."""
         return not self.job.cancelled and self.job.call.deadline > now
 
 
 def due_times(call: Call, lengths: Sequence[int], *, now: float, token_s: float) -> list[float]:
-    """Tells when the sequences of a job should have been run.
+    """Return when each sequence of a job is due.
 
-    They are due one after the other, at the pace at which they can be run: so a short job of the
-    same caller does not wait for the whole of a long one.
+    They are due one after the other, at the pace at which they can run, so that a short job does
+    not wait for all of a long one of the same caller.
 
     Args:
-        call: The call that they belong to.
-        lengths: How many tokens each has, in order.
-        now: The time, in seconds.
-        token_s: Seconds that a token takes.
+        call: The call they belong to.
+        lengths: Tokens of each sequence, in order.
+        now: In seconds of `time.monotonic`.
+        token_s: Seconds per token.
     """
     due = now + _PATIENCE_S[call.work_class]
     times = []
@@ -139,5 +138,5 @@ def due_times(call: Call, lengths: Sequence[int], *, now: float, token_s: float)
     return times
 
 
-# One place in a batch: equal sequences, of one job or of several, which are run once.
+# One place in a batch: equal sequences, of one job or of several, that run once.
 BatchEntry = list[QueuedSequence]

@@ -151,8 +151,6 @@ class _QueueMachine(RuleBasedStateMachine):
             assert len(self.queue) == len(self.waiting)
             assert all(one.gone for one in self.gone)
             assert set(self.queue._equal) == {one.key for one in self.waiting}
-            for work_class, queue in self.queue._queues.items():
-                assert queue.tokens == sum(one.tokens for one in self.of(work_class))
 
     @invariant()
     def what_is_gone_is_let_go_of(self) -> None:

@@ -10,15 +10,15 @@ import pytest
 
 from embedgrpc.engine.errors import EngineError, InputTooLongError, NonFiniteOutputError
 from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
-from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.reranking import RerankSpec, ScoreScale
 from embedgrpc.engine.tasks.similarity import SimilarityReranker
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import ModelProperties, read
-from embedgrpc.models.kinds import Activation, Representation, RerankMethod
+from embedgrpc.models.kinds import Activation, Representation, RerankMethod, Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.engine.fakes import FakeBackend, running
 from tests.models.runner import FIXTURES
 

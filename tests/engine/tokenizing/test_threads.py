@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from embedgrpc.engine.errors import EmptyInputError, EngineError, Reason
-from embedgrpc.engine.tokenizing.jobs import Reading, Tokenization, Tokenized, TokenizeResult
+from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenization, Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
@@ -29,11 +29,11 @@ class _Caller:
     work_class: WorkClass = WorkClass.INTERACTIVE
     name: str = ""
     atomic: bool = True
-    reading: Reading | None = None
+    read_limit: ReadLimit | None = None
     wanted: bool = True
     fault: type[Exception] | None = None
     checked: list[int] = field(default_factory=list)
-    outcomes: list[TokenizeResult] = field(default_factory=list)
+    results: list[TokenizeResult] = field(default_factory=list)
     ids: list[IntArray] = field(default_factory=list)
     errors: list[EngineError] = field(default_factory=list)
     told: threading.Event = field(default_factory=threading.Event)
@@ -45,7 +45,7 @@ class _Caller:
             work_class=self.work_class,
             caller=self.name,
             atomic=self.atomic,
-            reading=self.reading,
+            read_limit=self.read_limit,
             wanted=lambda: self.wanted,
             done=self.take,
             failed=self.fail,
@@ -58,11 +58,11 @@ class _Caller:
             raise EmptyInputError(f"text {index}")
         return CheckedText(text, cut=False)
 
-    def take(self, outcomes: list[TokenizeResult]) -> None:
+    def take(self, results: list[TokenizeResult]) -> None:
         if self.fault:
             raise self.fault("a fault of ours")
-        self.outcomes = outcomes
-        self.ids = [one.ids for one in outcomes if isinstance(one, Tokenized)]
+        self.results = results
+        self.ids = [one.ids for one in results if isinstance(one, Tokenized)]
         self.told.set()
 
     def fail(self, error: EngineError) -> None:
@@ -336,7 +336,7 @@ def test_no_more_is_tokenized_than_is_read(
     """Of a long text a piece of the right end is enough, as long as it has more than is read."""
     tokenizer.cut_points = EVERYWHERE
     text = "".join(chr(0x4E00 + number) for number in range(20_000))
-    caller = _Caller([text], reading=Reading(200, from_end=from_end))
+    caller = _Caller([text], read_limit=ReadLimit(200, from_end=from_end))
     threads.submit(caller.tokenization())
     (kept,) = caller.read()
     assert 200 < len(kept) < 2000
@@ -353,7 +353,9 @@ def test_more_is_tokenized_until_it_is_enough(
     tokenizer.silent = "."
     dots = "." * 10_000
     text = f"abc{dots}d{dots}efg"
-    callers = [_Caller([text], reading=Reading(tokens, from_end=from_end)) for tokens in (3, 6, 7)]
+    callers = [
+        _Caller([text], read_limit=ReadLimit(tokens, from_end=from_end)) for tokens in (3, 6, 7)
+    ]
     for caller in callers:
         threads.submit(caller.tokenization())
     found = [caller.read()[0] for caller in callers]
@@ -368,7 +370,7 @@ def test_pieces_of_many_texts_stay_apart(
     tokenizer.cut_points = EVERYWHERE
     tokenizer.silent = "."
     texts = ["short", "a" * 3000, "b" + "." * 50_000 + "c", "", "x" * 100_000, "end"]
-    caller = _Caller(texts, reading=Reading(100))
+    caller = _Caller(texts, read_limit=ReadLimit(100))
     threads.submit(caller.tokenization())
     found = caller.read()
     assert [text[:1] + text[-1:] for text in found] == ["st", "aa", "bc", "", "xx", "ed"]
@@ -383,7 +385,7 @@ def test_documents_are_read_as_far_as_the_query_is_long(
     """The longer of a query and a document is cut, so it must be known which one that is."""
     tokenizer.cut_points = EVERYWHERE
     documents = ["d" * 39_000, "e" * 40_001, "f" * 90_000, "g"]
-    caller = _Caller([query, *documents], reading=Reading(100, with_first=True))
+    caller = _Caller([query, *documents], read_limit=ReadLimit(100, with_first=True))
     threads.submit(caller.tokenization())
     found = caller.read()
     assert found[0] == query
@@ -396,7 +398,7 @@ def test_documents_are_read_as_far_as_the_query_is_long(
 def test_a_text_that_may_not_be_cut_is_tokenized_as_a_whole(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer
 ) -> None:
-    """Without a reading every token is counted, slice by slice."""
+    """Without a limit every token is counted, slice by slice."""
     tokenizer.cut_points = EVERYWHERE
     caller = _Caller(["a" * 5 * SLICE])
     threads.submit(caller.tokenization())
@@ -421,7 +423,7 @@ def test_a_refused_text_of_a_stream_fails_alone(threads: TokenizingThreads) -> N
     caller = _Caller(["refused", "good", "refused too"], atomic=False)
     threads.submit(caller.tokenization())
     assert caller.read() == ["good"]
-    assert [isinstance(one, Tokenized) for one in caller.outcomes] == [False, True, False]
+    assert [isinstance(one, Tokenized) for one in caller.results] == [False, True, False]
     nothing_left = _Caller(["refused"], atomic=False)
     threads.submit(nothing_left.tokenization())
     assert nothing_left.read() == []

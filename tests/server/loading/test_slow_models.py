@@ -1,4 +1,4 @@
-"""A model that hangs while it is loaded holds up nobody else, and leaves no process behind."""
+"""A model that hangs while it loads does not delay others, and leaves no process behind."""
 
 import logging
 import os
@@ -48,7 +48,7 @@ def endless(tmp_path: Path) -> ModelSettings:
 
 
 class LateBackend:
-    """Opens the graph of one model only when it is told to."""
+    """Opens the graph of one model only when the test says so."""
 
     def __init__(self, model: str) -> None:
         self.model = model

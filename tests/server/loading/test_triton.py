@@ -110,7 +110,7 @@ async def test_a_server_that_comes_later(upstream: Upstream, cache_dir: Path) ->
 async def test_a_server_that_comes_with_another_model(
     upstream: Upstream, cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What comes and cannot be served is told once, and waited for no more."""
+    """A model that appears but cannot be served is reported once, and not retried."""
     upstream.server.ready = False
     async with served(cache_dir, upstream.settings(), EMBED):
         upstream.server.outputs = [("scores", "FP32", [1])]
@@ -182,7 +182,7 @@ async def test_failures_have_their_reasons(
     cache_dir: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Callers learn what went wrong by its meaning, and nobody what the server said."""
+    """Callers get the reason of a failure, and never the server's own message."""
     async with served(cache_dir, upstream.settings()) as service:
         upstream.server.fault = fault
         failure = await failure_of(service.client.embed(*TEXTS))
@@ -214,7 +214,7 @@ def _is(model: Any, *, ready: bool) -> Callable[[], bool]:
 
 
 async def test_a_stop_does_not_wait_for_silent_servers(upstream: Upstream, cache_dir: Path) -> None:
-    """A server that never answers keeps nobody from stopping, nor a call from its end."""
+    """A server that never answers delays neither the stop nor the end of a call."""
     async with served(cache_dir, upstream.settings(), shutdown_grace_s=0.1) as service:
         upstream.server.fault = Fault.SILENT
         upstream.server.entered.clear()
@@ -226,7 +226,7 @@ async def test_a_stop_does_not_wait_for_silent_servers(upstream: Upstream, cache
 
 
 async def test_batches_follow_the_servers_limits(upstream: Upstream, cache_dir: Path) -> None:
-    """Batches are no larger than max_batch_size, and as many run as there are instances."""
+    """Batches are at most max_batch_size, and one runs on each instance."""
     upstream.server.batch_max = 4
     upstream.server.instances = 2
     async with served(cache_dir, upstream.settings()) as service:

@@ -304,7 +304,7 @@ async def test_limits_that_are_too_large_mean_the_largest(service: Service) -> N
 
 
 async def test_a_message_never_repeats_a_value_at_length(service: Service) -> None:
-    """A refusal stays short, whatever it refuses: above 16 KB clients would not see it."""
+    """An error stays short for huge values: clients do not see statuses above 16 KB."""
     request = _embed("a", prompt_text="p" * 1_000_000)
     failure = await failure_of(service.client.embedding.Embed(request))
     assert len(failure.details) < 200

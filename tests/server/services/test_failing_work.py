@@ -33,7 +33,7 @@ NINE_TOKENS = "a a a a a a a"
 
 
 def _spoil(backend: HashBackend, value: float) -> None:
-    """Lets the backend answer sequences of nine tokens with this value throughout."""
+    """Fill the rows of sequences of nine tokens with this value."""
 
     def answer(ids: IntArray) -> FloatArray:
         spoilt: FloatArray = np.full(WIDTH, value, np.float32)
@@ -163,7 +163,7 @@ async def test_work_of_a_client_that_left_is_never_run(serve: Serve, backend: Ha
 
 
 async def test_work_whose_time_is_over_is_never_run(serve: Serve, backend: HashBackend) -> None:
-    """A deadline that passes in the queue is told at once, and the lane skips the work."""
+    """A call whose deadline passes in the queue fails at once, and its work is skipped."""
     service = await serve(backend=backend, max_unary_s=0.2)
     backend.hold()
     blocked = asyncio.ensure_future(failure_of(service.client.embed("first")))
@@ -304,7 +304,7 @@ class _Cancelled:
 
 
 async def test_a_stray_cancellation_is_answered(serve: Serve) -> None:
-    """Work that is cancelled by nobody's wish is UNAVAILABLE at once: a call, or one request."""
+    """A stray cancellation fails the call, or the request of a stream, with UNAVAILABLE."""
     service = await serve()
     (model,) = service.server.catalog
     model.loaded = dataclasses.replace(model.ready(), reranker=_Cancelled())
@@ -325,7 +325,7 @@ class _Panicking:
     cut_points = None
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
-        """Fails over one text, which its message quotes."""
+        """Fail for one text, with the text in the message."""
         if CANARY in texts:
             raise BaseException(CANARY)  # noqa: TRY002 - as pyo3's PanicException
         return [np.arange(3) for _ in texts]
@@ -355,7 +355,7 @@ async def test_a_tokenizer_that_panics_is_survived(caplog: pytest.LogCaptureFixt
                 work_class=WorkClass.INTERACTIVE,
                 caller="",
                 atomic=True,
-                reading=None,
+                read_limit=None,
                 wanted=lambda: True,
                 done=succeeded,
                 failed=failed,

@@ -28,7 +28,7 @@ ODD_TEXTS = {
 
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
 async def test_an_odd_text_is_a_text(serve: Serve, text: str) -> None:
-    """Whatever can be seen is embedded, always to the same finite vector, alone or in company."""
+    """Every visible text gets the same finite vector, alone and in a batch."""
     service = await serve()
     alone = await service.client.embed(text)
     again = await service.client.embed(text)

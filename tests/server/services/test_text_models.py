@@ -54,7 +54,7 @@ def spelled(*texts: str) -> Any:
 async def test_texts_arrive_as_they_are(
     shape: list[int], server: KServeServer, serve: Serve
 ) -> None:
-    """Every text reaches the model whole, whatever is in it and whatever shape it is sent in."""
+    """Every text reaches the model unchanged, in each tensor shape."""
     server.text_shape = shape
     service = await serve(settings_of(server.address))
     server.texts.clear()
@@ -110,7 +110,7 @@ async def test_unit_length_is_set(server: KServeServer, serve: Serve) -> None:
 
 
 async def test_tokens_are_bytes(server: KServeServer, serve: Serve) -> None:
-    """What is told in tokens of other models is told in bytes of UTF-8."""
+    """Limits and usage count bytes of UTF-8, where other models count tokens."""
     service = await serve(settings_of(server.address))
     answer, _ = await embed(service, *TEXTS)
     sizes = [len(text.encode()) for text in TEXTS]
@@ -172,7 +172,7 @@ async def test_health_follows_the_server(server: KServeServer, serve: Serve) -> 
 async def test_failures_name_no_text(
     server: KServeServer, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What fails is told without what was sent or what the server says."""
+    """Errors hold neither the texts nor the messages of the server."""
     service = await serve(settings_of(server.address))
     server.fault = Fault.BROKEN
     failure = await failure_of(embed(service, "a secret text"))
@@ -197,7 +197,7 @@ async def test_failures_name_no_text(
 async def test_settings_must_fit(
     changes: dict[str, Any], problem: str, server: KServeServer, cache_dir: Path
 ) -> None:
-    """Settings that mean nothing for such a model are refused, and one that is needed asked for."""
+    """Settings that do not apply to such a model are refused, and a missing one is asked for."""
     model = settings_of(server.address, **changes)
     assert problem in await refusal(model, cache_dir)
 

@@ -87,7 +87,7 @@ async def test_a_bulk_call_waits_for_room(serve: Serve, backend: HashBackend) ->
 
 
 class _Context:
-    """What a handler knows of a call."""
+    """The call as its handler sees it."""
 
     def __init__(self, peer: str, **metadata: str | bytes) -> None:
         self._peer = peer
@@ -118,13 +118,13 @@ class _Context:
     ],
 )
 def test_who_calls(context: _Context, key: str, caller: str) -> None:
-    """A caller is what a trusted proxy says, or else an address, whatever its connections."""
+    """A caller is the name that a trusted proxy sends, or else an address without its port."""
     call = begin_call(context, INTERACTIVE, Settings(caller_metadata=key))
     assert call.caller == caller
 
 
 async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: HashBackend) -> None:
-    """A call of a modest caller is run next, whatever another caller has waiting."""
+    """A caller with few inputs does not wait for another caller's backlog."""
     service = await serve(
         backend=backend,
         caller_metadata="x-caller",
@@ -152,7 +152,7 @@ async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: Hash
 
 @pytest.mark.parametrize(("setting", "tokens"), [(0, 512), (333, 333)], ids=["default", "set"])
 async def test_list_models_tells_the_budget(cache_dir: Path, setting: int, tokens: int) -> None:
-    """ListModels tells the budget of the settings, or the default of the device."""
+    """ListModels returns the budget of the settings, or the default of the device."""
     async with serving(settings_for(EMBED, cache_dir=cache_dir, batch_tokens=setting)) as service:
         listed = await service.client.models.ListModels(model_service_pb2.ListModelsRequest())
         assert listed.models[0].batch_tokens == tokens

@@ -1,17 +1,17 @@
-"""Decides what is taken in, so that everything behind it is bounded.
+"""Accepts or refuses work, so that everything behind it is bounded.
 
-Interactive work is refused when it would not be done in time, or when there is no room for it;
-bulk work waits for room, which stops its stream from reading. How long a call may wait depends on
-what made the queue long. A burst after a quiet time may fill the queue up to a bound in seconds:
-all of it will be answered. In an overload, when more comes than can be answered for longer than a
-moment, waiting only makes answers late: then calls are let in only while the queue is short.
+Interactive work is refused when there is no room for it or when it could not finish in time. Bulk
+work waits for room, and meanwhile its stream is not read. How long a call may wait depends on why
+the queue is long. A burst may fill the queue up to a limit in seconds, because all of it can be
+answered. In an overload, work keeps arriving faster than it can be done, and waiting only makes
+answers late: then calls are accepted only while the queue is short.
 
-What counts is the work ahead of a call, not all that waits: callers have turns, and so have the
-jobs of one caller, so that a short call waits neither for the whole of a long one nor for all the
-calls of somebody who sends too many.
+The limits apply to the work that runs before a call, not to the whole queue. Callers take turns,
+and so do the jobs of one caller. So a short call waits neither for all of a long one nor for all
+calls of a caller who sends too many.
 
-Source: the queue of two lengths is CoDel's idea as Facebook uses it for servers ("Fail at Scale",
-2015); refusing early and cheaply, "Site Reliability Engineering", chapter 21.
+Source: the queue with two limits follows CoDel as Facebook uses it in servers ("Fail at Scale",
+2015); early, cheap refusals follow "Site Reliability Engineering", chapter 21.
 """
 
 import random
@@ -26,49 +26,50 @@ from embedgrpc.engine.admission.overload import OverloadDetector
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.work_class import WorkClass
 
-# A token of English text has about four bytes, of Chinese three to six. Too high a guess would
-# refuse work that there is room for, so this leans towards the former; the true count replaces it
-# as soon as it is known. Bytes, because they are known without looking at the texts.
+# English has about four bytes per token, Chinese three to six. A high estimate would refuse work
+# that fits, so this leans towards English; the real count replaces it after tokenization. Bytes,
+# because their number is known without looking at the texts.
 _BYTES_PER_TOKEN = 4
 _RETRY_DELAY_MIN_S = 0.1
 _RETRY_DELAY_MAX_S = 30.0
-# Overloaded, calls are let in while this many batches, and as much as their own, are ahead: one
-# runs, and half of the next waits. With more, calls wait longer, and no more are answered.
+# During an overload, calls are accepted while at most this many batches, plus their own tokens,
+# are ahead: one batch runs, and half of the next waits. A longer queue adds latency and answers no
+# more calls.
 _SHORT_QUEUE_BATCHES = 1.5
-# A long call may wait for so many times its own work.
+# A long call may always wait for this many times its own work.
 _PATIENCE = 4
-# A queue is long when it takes longer than this, and holds more jobs than this: callers who send
-# the next call when the last one is answered keep a queue as long as there are callers, and no
-# overload ever comes of it.
+# A queue is long when it takes longer than this and holds more jobs than this. Callers who send
+# the next call after each answer keep as many jobs queued as there are callers, which is no
+# overload.
 _LONG_QUEUE_S = 1.0
 _LONG_QUEUE_JOBS = 32
-# How long a full batch takes, until some were run. Most models that run where they should take
-# less; too high a guess would refuse work that could be done.
+# Assumed duration of a full batch before the first ones ran. Most models take less on suitable
+# machines; a high estimate would refuse work that could be done.
 _GUESSED_BATCH_S = 0.05
-# Bulk work that waits gets one batch of five.
+# The scheduler gives one of five batches to bulk work that waits.
 _INTERACTIVE_SHARE = 0.8
 
 
 def estimate_tokens(size_bytes: int, inputs: int, max_tokens: int) -> int:
-    """Guesses how many tokens some texts have, before they are tokenized."""
+    """Return an estimate of the number of tokens, before tokenization."""
     return min(size_bytes // _BYTES_PER_TOKEN + 2 * inputs, max_tokens * inputs)
 
 
 class Admission:
-    """Takes work for one model in, or refuses it.
+    """Accepts or refuses the work for one model.
 
-    Each class has bounds of its own, so that neither can fill the other's.
+    Each work class has its own limits, so that neither can fill the other's queue.
 
     Args:
-        max_inputs: The most inputs of a class.
-        max_tokens: The most tokens of a class, estimated until they are counted.
-        batch_tokens: The tokens of a full batch.
-        max_queue_s: The longest that an interactive call may wait, in seconds, as predicted.
-        clock: Tells the time, in seconds.
+        max_inputs: Maximum inputs per class.
+        max_tokens: Maximum tokens per class; estimates until they are counted.
+        batch_tokens: Tokens of a full batch.
+        max_queue_s: Maximum predicted wait of an interactive call, in seconds.
+        clock: Returns the time in seconds.
 
     Attributes:
-        ledger: Counts what was taken in, and what became of it.
-        drain_rate: Is told of every batch.
+        ledger: Counts the accepted work and the outcomes.
+        drain_rate: Learns the speed from every batch.
     """
 
     def __init__(
@@ -91,29 +92,29 @@ class Admission:
 
     @property
     def inputs(self) -> int:
-        """Inputs of both classes that take room now."""
+        """Inputs of both classes that are queued or running."""
         return sum(self.ledger.inputs(work_class) for work_class in WorkClass)
 
     def set_batch_tokens(self, tokens: int) -> None:
-        """Tells how many tokens a full batch has. From any thread."""
+        """Set the number of tokens of a full batch. From any thread."""
         self._batch_tokens = tokens
 
     def admit(
         self, *, inputs: int, tokens: int, remaining_s: float, caller: str = ""
     ) -> Reservation:
-        """Takes in interactive work, or refuses it.
+        """Accept or refuse interactive work.
 
         Args:
-            inputs: How many inputs.
-            tokens: How many tokens they probably have.
+            inputs: Number of inputs.
+            tokens: Estimated number of tokens.
             remaining_s: Time left until the call's deadline.
-            caller: Whose they are.
+            caller: The caller it belongs to.
 
         Returns:
-            The room it takes.
+            The room that the work holds.
 
         Raises:
-            OverloadedError: There is no room, or it would not be done in the time that it has.
+            OverloadedError: There is no room, or the work could not finish in time.
         """
         now = self._clock()
         token_s = self.seconds(1)
@@ -130,8 +131,8 @@ class Admission:
                 inputs,
                 SequenceOutcome.REFUSED_FULL,
                 "queue_full",
-                f"{self.ledger.inputs(WorkClass.INTERACTIVE)} inputs wait already, with about"
-                f" {self.ledger.tokens(WorkClass.INTERACTIVE)} tokens; the limits are"
+                f"{self.ledger.inputs(WorkClass.INTERACTIVE)} inputs with about"
+                f" {self.ledger.tokens(WorkClass.INTERACTIVE)} tokens are queued; the limits are"
                 f" {self._max_inputs} and {self._max_tokens}",
             )
         if overloaded:
@@ -139,36 +140,36 @@ class Admission:
         else:
             limit = max(self._max_queue_s / token_s, self._short_queue, _PATIENCE * tokens)
         in_time = remaining_s / token_s - tokens
-        # No more than all that waits can be ahead: as a rule nothing needs to be summed up.
+        # The whole queue is an upper bound of the work ahead, which usually saves the summing up.
         ahead = self.ledger.tokens(WorkClass.INTERACTIVE)
         if ahead > min(limit, in_time):
             most = max(min(limit, in_time), 0)
             ahead = self.ledger.ahead(WorkClass.INTERACTIVE, caller, tokens, limit=most)
-        # With nothing ahead it is tried: else a wrong guess of the rate would never be corrected.
+        # With nothing ahead the call is tried: otherwise a wrong rate would never be corrected.
         if ahead and ahead > in_time:
             self._refuse(
                 inputs,
                 SequenceOutcome.REFUSED_LATE,
                 "deadline_unreachable",
-                f"this would take {(ahead + tokens) * token_s:.2f} s or more, and the call has"
-                f" {remaining_s:.2f} s",
+                f"this call would finish in {(ahead + tokens) * token_s:.2f} s or later, and its"
+                f" deadline is in {remaining_s:.2f} s",
             )
         if ahead > limit:
             self._overload.refuse(now, tokens)
-            # The same for calls of all lengths: then the answer is put together once.
+            # The same text for calls of all lengths, so that the response is built only once.
             if overloaded:
                 self._refuse(
                     inputs,
                     SequenceOutcome.REFUSED_OVERLOADED,
                     "overloaded",
-                    f"more than {self._short_queue} tokens, and as many as its own, are ahead of"
-                    " this call, which is the limit until the overload is over",
+                    f"more than {self._short_queue} tokens plus its own are ahead of this call,"
+                    " which is the limit during an overload",
                 )
             self._refuse(
                 inputs,
                 SequenceOutcome.REFUSED_FULL,
                 "queue_full",
-                f"the work ahead of this call takes longer than {self._max_queue_s:g} s, and"
+                f"the work ahead of this call takes longer than {self._max_queue_s:g} s and"
                 f" {_PATIENCE} times as long as its own, which is the limit",
             )
         self._overload.let_in(tokens)
@@ -177,10 +178,10 @@ class Admission:
     def admit_if_room(
         self, work_class: WorkClass, *, inputs: int, tokens: int, caller: str = ""
     ) -> Reservation | None:
-        """Takes in work that can wait, if there is room for it now."""
+        """Accept work that can wait, if there is room for it now; otherwise return None."""
         if not self._fits(work_class, inputs, tokens):
             return None
-        # Streams that hurry must not fill the queue up for calls, which cannot wait at the door.
+        # Interactive streams wait outside the queue, so that they leave room in it for unary calls.
         limit = self._short_queue
         if work_class is WorkClass.INTERACTIVE and self.ledger.tokens(work_class) > limit:
             ahead = self.ledger.ahead(work_class, caller, tokens, limit=limit)
@@ -189,7 +190,7 @@ class Admission:
         return self.ledger.reserve(work_class, caller, inputs, tokens)
 
     def admit_always(self) -> Reservation:
-        """Takes in a health check's single input, whatever else waits."""
+        """Accept a health check's single input, however long the queue is."""
         return self.ledger.reserve(WorkClass.INTERACTIVE, "", 1, 1, is_probe=True)
 
     @property
@@ -197,40 +198,40 @@ class Admission:
         return int(_SHORT_QUEUE_BATCHES * self._batch_tokens)
 
     def _is_long(self, token_s: float) -> bool:
-        """Whether the interactive queue is long enough to be an overload's."""
+        """Whether the interactive queue is long enough for an overload."""
         ledger = self.ledger
         return ledger.jobs(WorkClass.INTERACTIVE) > _LONG_QUEUE_JOBS and ledger.tokens(
             WorkClass.INTERACTIVE
         ) > max(_LONG_QUEUE_S / token_s, 2 * self._short_queue)
 
     def _fits(self, work_class: WorkClass, inputs: int, tokens: int) -> bool:
-        # An empty queue takes anything, else a job larger than the bounds would never run; and a
-        # health check, which is one input, must not keep it out.
+        # An empty queue accepts anything; otherwise a job larger than the limits would never run.
+        # A health check, which is one input, must not prevent that.
         return self.ledger.inputs(work_class) == self.ledger.probe_inputs(work_class) or (
             self.ledger.inputs(work_class) + inputs <= self._max_inputs
             and self.ledger.tokens(work_class) + tokens <= self._max_tokens
         )
 
     def _is_huge(self, inputs: int, tokens: int) -> bool:
-        """Whether a call that does not fit is to blame for that itself, rather than the queue.
+        """Whether a call does not fit because of its own size rather than the queue's.
 
-        Else a caller whose calls fit into no queue would keep all others in an overload.
+        Such calls do not count as an overload: one caller could otherwise keep it up for all.
         """
         return 2 * inputs > self._max_inputs or 2 * tokens > self._max_tokens
 
-    def _refuse(self, inputs: int, fate: SequenceOutcome, label: str, message: str) -> NoReturn:
-        self.ledger.outcome_counts[WorkClass.INTERACTIVE, fate] += inputs
+    def _refuse(self, inputs: int, outcome: SequenceOutcome, label: str, message: str) -> NoReturn:
+        self.ledger.outcome_counts[WorkClass.INTERACTIVE, outcome] += inputs
         raise OverloadedError(
             message, metadata={"label": label}, retry_delay_s=self.retry_delay_s()
         )
 
     def seconds(self, tokens: int) -> float:
-        """Predicts how long it takes to run so many interactive tokens, in seconds."""
+        """Return the predicted time to run this many interactive tokens, in seconds."""
         share = _INTERACTIVE_SHARE if self.ledger.inputs(WorkClass.BULK) else 1.0
         return tokens / share * self.drain_rate.token_s
 
     def retry_delay_s(self) -> float:
-        """When a refused caller should try again, spread so that not all come back at once."""
+        """Return when a refused caller should retry, with jitter so that retries spread out."""
         delay_s = min(
             max(self.seconds(self.ledger.tokens(WorkClass.INTERACTIVE)), _RETRY_DELAY_MIN_S),
             _RETRY_DELAY_MAX_S,

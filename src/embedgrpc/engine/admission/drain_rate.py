@@ -1,19 +1,19 @@
-"""How fast work is done, learnt from the batches that were run."""
+"""The speed at which work is done, learned from batches."""
 
 import threading
 
-# What a batch leaves of the sums.
+# The weight that older batches keep when one is added.
 _DECAY = 0.9
-# How many tokens the guess counts for: more than a health check's, so that a first run, which is
-# slow, is not taken for the rule; less than a few batches'.
+# The weight of the initial guess, in tokens. It is more than a health check's, so that a slow
+# first run does not dominate, and less than that of a few batches.
 _GUESS_TOKENS = 512
 
 
 class DrainRate:
-    """A moving average of the seconds that a token takes. Safe to use from any thread.
+    """A moving average of the seconds per token. Safe to use from any thread.
 
     Args:
-        token_s: A guess, in seconds, which counts until some batches were run.
+        token_s: An initial guess, in seconds, replaced as batches run.
     """
 
     def __init__(self, token_s: float) -> None:
@@ -24,15 +24,15 @@ class DrainRate:
 
     @property
     def token_s(self) -> float:
-        """Seconds that a token takes."""
+        """Seconds per token."""
         return self._token_s
 
     def add(self, tokens: int, seconds: float) -> None:
-        """Takes a batch into account.
+        """Record a batch.
 
         Args:
-            tokens: What was run.
-            seconds: How long the lanes were busy since one of them last ended a batch.
+            tokens: Tokens that ran.
+            seconds: Time that lanes were busy since the last batch ended.
         """
         with self._lock:
             self._tokens = _DECAY * self._tokens + tokens

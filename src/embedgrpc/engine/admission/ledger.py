@@ -1,4 +1,4 @@
-"""Counts what is queued or running for one model: by class, by caller, by job."""
+"""Counts the queued and running work of one model by class, caller and job."""
 
 import threading
 from collections import Counter
@@ -9,15 +9,14 @@ from embedgrpc.engine.work_class import WorkClass
 
 
 class Reservation:
-    """Room taken by one job.
+    """The queue room that one job holds.
 
     Attributes:
-        work_class: The class whose room it is.
-        caller: Whose job it is.
-        inputs: Inputs that still take room.
-        tokens: Tokens that still take room.
-        estimated_tokens: What was estimated, before the tokens were counted, for the inputs that
-            still take room.
+        work_class: The class whose limits apply.
+        caller: The caller it belongs to.
+        inputs: Inputs that still hold room.
+        tokens: Tokens that still hold room.
+        estimated_tokens: The initial estimate for those inputs.
         is_probe: Whether it is a health check's.
     """
 
@@ -50,24 +49,24 @@ class Reservation:
         self.is_probe = is_probe
 
     def settle(self, tokens: int) -> None:
-        """Replaces the estimate by the true number of tokens. From any thread."""
+        """Replace the estimate with the counted tokens. From any thread."""
         self._ledger.settle(self, tokens)
 
-    def release(self, inputs: int, tokens: int, fate: SequenceOutcome) -> None:
-        """Gives back the room of inputs that met their fate. On the event loop."""
-        self._ledger.release(self, inputs, tokens, fate)
+    def release(self, inputs: int, tokens: int, outcome: SequenceOutcome) -> None:
+        """Release the room of inputs with this outcome. On the event loop."""
+        self._ledger.release(self, inputs, tokens, outcome)
 
     def release_all(self) -> None:
-        """Gives back all that is left, for nobody waits for it; harmless when nothing is."""
+        """Release all remaining room as cancelled; without effect when none is left."""
         self._ledger.release(self, self.inputs, self.tokens, SequenceOutcome.CANCELLED)
 
 
 class Ledger:
-    """The room that jobs take, and the fates of their inputs.
+    """The room that jobs hold, and the outcomes of their inputs.
 
     Attributes:
-        outcome_counts: How many inputs met which fate, by class.
-        on_room: Called, on the event loop, when room was given back.
+        outcome_counts: Number of inputs by class and outcome.
+        on_room: Called on the event loop when room was released.
     """
 
     def __init__(self) -> None:
@@ -79,7 +78,7 @@ class Ledger:
         self._estimated_tokens_done = dict.fromkeys(WorkClass, 0)
         self._probe_inputs = dict.fromkeys(WorkClass, 0)
         self._job_counts = dict.fromkeys(WorkClass, 0)
-        # Tokens by class and caller; of those that have none there is no entry.
+        # Tokens by class and caller; without zeros.
         self._held: Counter[tuple[WorkClass, str]] = Counter()
         self._jobs: dict[WorkClass, dict[str, dict[Reservation, None]]] = {
             work_class: {} for work_class in WorkClass
@@ -87,7 +86,7 @@ class Ledger:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing takes room."""
+        """Whether no room is held."""
         return not (
             self._held
             or any(self._jobs.values())
@@ -96,44 +95,44 @@ class Ledger:
         )
 
     def inputs(self, work_class: WorkClass) -> int:
-        """Tells how many inputs of a class take room now."""
+        """Return how many inputs of a class hold room."""
         return self._inputs[work_class]
 
     def tokens(self, work_class: WorkClass) -> int:
-        """Tells how many tokens of a class take room now."""
+        """Return how many tokens of a class hold room."""
         return self._tokens[work_class]
 
     def jobs(self, work_class: WorkClass) -> int:
-        """Return how many jobs of a class take room now."""
+        """Return how many jobs of a class hold room."""
         return self._job_counts[work_class]
 
     def probe_inputs(self, work_class: WorkClass) -> int:
-        """Return how many of the inputs that take room are health checks'."""
+        """Return how many of the inputs that hold room are health checks'."""
         return self._probe_inputs[work_class]
 
     def estimated_tokens_done(self, work_class: WorkClass) -> int:
-        """Return how many tokens of a class have given their room back since the start.
+        """Return how many tokens of a class have released their room since the start.
 
-        They are counted as they were estimated when they came, so that they can be compared with
-        the estimates of what comes. An estimate may be a third of the truth, or three times it.
+        They count by their initial estimates, to be comparable with those of new work. An estimate
+        may be a third of the real count, or three times it.
         """
         return self._estimated_tokens_done[work_class]
 
     def held_tokens(self, work_class: WorkClass, caller: str) -> int:
-        """Tells how many tokens of a caller take room now."""
+        """Return how many tokens of a caller hold room."""
         return self._held[work_class, caller]
 
     def ahead(self, work_class: WorkClass, caller: str, tokens: int, *, limit: float) -> int:
-        """Tells how many tokens of a class are run before a job would be done.
+        """Return how many tokens of a class run before a job would be done.
 
-        Of every other job as many as its own; and of every other caller's jobs as many as those
-        of its own caller, this one included.
+        Of every other job, as many as its own; of every other caller's jobs, at most as many as
+        those of its own caller, this one included.
 
         Args:
             work_class: The class.
-            caller: Whose job it is.
-            tokens: How many it has.
-            limit: What is above this need not be exact.
+            caller: The job's caller.
+            tokens: The job's tokens.
+            limit: Results above this need not be exact.
         """
         jobs = self._jobs[work_class]
         ahead = 0
@@ -165,7 +164,7 @@ class Ledger:
         *,
         is_probe: bool = False,
     ) -> Reservation:
-        """Takes room. On the event loop."""
+        """Reserve room. On the event loop."""
         with self._lock:
             self._add(work_class, caller, inputs, tokens)
             if is_probe:
@@ -178,7 +177,7 @@ class Ledger:
         return job
 
     def settle(self, reservation: Reservation, tokens: int) -> None:
-        """Replaces a guess by the truth, unless the room was given back. From any thread."""
+        """Replace the estimate with the counted tokens, unless released. From any thread."""
         with self._lock:
             if reservation.inputs:
                 more = tokens - reservation.tokens
@@ -186,18 +185,18 @@ class Ledger:
                 reservation.tokens = tokens
 
     def release(
-        self, reservation: Reservation, inputs: int, tokens: int, fate: SequenceOutcome
+        self, reservation: Reservation, inputs: int, tokens: int, outcome: SequenceOutcome
     ) -> None:
-        """Takes room back, and tells whoever waits for it. On the event loop."""
+        """Release room and call `on_room`. On the event loop."""
         with self._lock:
             inputs = min(inputs, reservation.inputs)
-            # The last input takes what is left of the tokens: of inputs that could not be
-            # tokenized they were only guessed.
+            # The last input releases all remaining tokens: those of inputs that could not be
+            # tokenized were never counted.
             if inputs == reservation.inputs:
                 tokens = reservation.tokens
             tokens = min(tokens, reservation.tokens)
             if inputs:
-                # The last input takes what is left: nothing is lost by rounding.
+                # The last input takes the remainder, so that rounding loses nothing.
                 estimated = reservation.estimated_tokens * inputs // reservation.inputs
                 reservation.estimated_tokens -= estimated
                 self._estimated_tokens_done[reservation.work_class] += estimated
@@ -207,7 +206,7 @@ class Ledger:
             reservation.tokens -= tokens
             self._add(reservation.work_class, reservation.caller, -inputs, -tokens)
             if inputs:
-                self.outcome_counts[reservation.work_class, fate] += inputs
+                self.outcome_counts[reservation.work_class, outcome] += inputs
                 if not reservation.inputs:
                     self._forget(reservation)
         self.on_room()

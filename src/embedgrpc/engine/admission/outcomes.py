@@ -1,20 +1,20 @@
-"""What becomes of a sequence: each that arrives meets one fate, and every one is counted."""
+"""The outcomes of sequences. Every sequence that arrives has exactly one, which is counted."""
 
 from enum import StrEnum
 
 
 class SequenceOutcome(StrEnum):
-    """What became of a sequence."""
+    """The outcome of a sequence; the metric's attribute is called `fate`."""
 
     ANSWERED = "answered"
-    # The model, the tokenizer or the server failed on it, or it was too long.
+    # The model, the tokenizer or the server failed, or the text was too long.
     FAILED = "failed"
-    # Its deadline passed while it waited.
+    # The deadline passed in the queue.
     EXPIRED = "expired"
-    # Nobody waits for it any more.
+    # The result is no longer wanted.
     CANCELLED = "cancelled"
-    # Refused at the door: the queue is full; the work ahead outlasts its deadline; the server has
-    # been overloaded for a while and keeps its queue short.
+    # Refused by admission: the queue is full; the deadline would pass before the result; the queue
+    # is kept short because of an overload.
     REFUSED_FULL = "refused_full"
     REFUSED_LATE = "refused_late"
     REFUSED_OVERLOADED = "refused_overloaded"

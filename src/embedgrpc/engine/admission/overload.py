@@ -1,29 +1,29 @@
-"""Tells an overload from a burst.
+"""Distinguishes an overload from a burst.
 
-A burst leaves a long queue behind that drains by itself: all of it can be answered. In an overload
-the queue stays long because work keeps coming; then waiting only makes answers late. So a long
-queue alone is no overload: it must stand for a while although as much comes as would keep it long.
+A burst leaves a long queue that drains by itself, and all of it can be answered. In an overload the
+queue stays long because work keeps arriving, and waiting only makes answers late. So a long queue
+alone is no overload: it must last for a while, with enough new work to keep it long.
 
 Source: "Controlling Queue Delay", Nichols and Jacobson, 2012 (CoDel): a queue that does not empty
-for an interval is a bad queue. That a draining queue is no bad one is our addition.
+for an interval is a bad queue. The exception for draining queues is our addition.
 """
 
-# How long a queue is observed before it is judged.
+# How long a queue is observed before each decision.
 _WINDOW_S = 1.0
-# A burst may take a moment to arrive, so that one window is not enough to call it an overload.
+# One window is not enough to call it an overload: a burst may take a moment to arrive.
 _WINDOWS = 2
-# A queue drains when less than this share of what is done comes in the same time. It is empty
-# again after twice its length at the latest.
+# A queue drains when the work that arrives is less than this share of the work that is done. It is
+# empty after twice its length at the latest.
 _DRAINING_SHARE = 0.5
-# The overload is over when no call was refused for this long.
+# An overload ends when no call was refused for this long.
 _CALM_S = 1.0
 
 
 class OverloadDetector:
-    """Judges the queue of one model by what arrivals find. On the event loop alone.
+    """Observes the queue of one model at each arrival. Used on the event loop alone.
 
-    A queue is only ever at its shortest just before an arrival, so nothing else needs to be
-    observed. Times are in seconds on a clock that never goes back.
+    A queue is at its shortest just before an arrival, so arrivals suffice. Times are in seconds of
+    a monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -32,17 +32,17 @@ class OverloadDetector:
         self._done_at_begin = 0
         self._offered = 0
         self._windows = 0
-        # When a call was last refused for want of room, or the overload was noticed.
+        # When a call was last refused for lack of room, or when the overload was detected.
         self._refused_at = -_CALM_S
 
     def arrive(self, now: float, *, is_long: bool, done: int) -> bool:
-        """Take note of a call that comes, before it is let in or refused.
+        """Record the arrival of a call, before it is accepted or refused.
 
         Args:
             now: The time.
-            is_long: Whether the queue that it finds is a long one.
-            done: How many tokens have left the queue since the start, estimated as those that are
-                let in and refused.
+            is_long: Whether the queue is long.
+            done: Tokens that have left the queue since the start, by the estimates that
+                `let_in` and `refuse` also use.
 
         Returns:
             Whether the server is overloaded.
@@ -58,11 +58,11 @@ class OverloadDetector:
         return self._overloaded
 
     def let_in(self, tokens: int) -> None:
-        """Take note that a call of so many tokens was let in."""
+        """Record that a call with this many tokens was accepted."""
         self._offered += tokens
 
     def refuse(self, now: float, tokens: int) -> None:
-        """Take note that there was no room for a call: there is an overload until it is calm."""
+        """Record that there was no room for a call: an overload starts or continues."""
         self._offered += tokens
         self._overloaded = True
         self._refused_at = now

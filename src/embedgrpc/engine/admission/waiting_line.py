@@ -1,4 +1,4 @@
-"""Where work waits that is not refused when there is no room for it."""
+"""The line in which work waits for room instead of being refused."""
 
 import asyncio
 from collections import deque
@@ -18,12 +18,12 @@ class _Waiter:
 
 
 class WaitingLine:
-    """Lets work in as soon as there is room, the caller that has the least inside first.
+    """Admits work as soon as there is room. The caller with the least work inside goes first.
 
-    Of one caller, the first that came is the first that goes in. On the event loop alone.
+    Work of one caller goes in order of arrival. Used on the event loop alone.
 
     Args:
-        admission: Tells whether there is room; its `on_room` is taken.
+        admission: Admits the work; its ledger's `on_room` is set.
     """
 
     def __init__(self, admission: Admission) -> None:
@@ -34,13 +34,13 @@ class WaitingLine:
     async def enter(
         self, work_class: WorkClass, *, inputs: int, tokens: int, caller: str
     ) -> Reservation:
-        """Waits for room, and takes it.
+        """Wait for room and reserve it.
 
         Args:
-            work_class: The class whose room it is.
-            inputs: How many inputs.
-            tokens: How many tokens they probably have.
-            caller: Whose they are.
+            work_class: The class whose limits apply.
+            inputs: Number of inputs.
+            tokens: Estimated number of tokens.
+            caller: The caller it belongs to.
         """
         waiter = _Waiter(caller, inputs, tokens, asyncio.get_running_loop().create_future())
         self._waiting[work_class].append(waiter)
@@ -57,9 +57,9 @@ class WaitingLine:
 
     def _let_in(self) -> None:
         for work_class, waiting in self._waiting.items():
-            # Whoever was cancelled stands here until his task runs again.
+            # Cancelled waiters stay here until their task runs again.
             while still := [one for one in waiting if not one.room.done()]:
-                # Nobody overtakes this one, however small: else a large job might wait for ever.
+                # No other work overtakes this one, however small: a large job might never enter.
                 first = min(
                     still,
                     key=lambda one: self._admission.ledger.held_tokens(work_class, one.caller),

@@ -1,4 +1,4 @@
-"""What the model answered for some sequences, cut out of a batch."""
+"""Rows of a batch's output arrays: cutting them out per job, and collecting them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 
 _PER_TOKEN = frozenset({TOKEN_WEIGHTS, TOKEN_EMBEDDINGS})
-# To go through so many numbers, or to make an array instead, takes about a millisecond.
+# Processing this many numbers, or creating an array instead of them, takes about a millisecond.
 _NUMBERS_MAX = 131_072
 _NUMBERS_OF_AN_ARRAY = 2048
 
@@ -20,8 +20,8 @@ class OutputRows:
     """The outputs of some sequences of one job, in the same order.
 
     Attributes:
-        by_sequence: For each output with a row a sequence float32 [sequences, width].
-        by_token: For each output with a row a token, one array a sequence: float32 [tokens] or
+        by_sequence: Outputs with one row per sequence: float32 [sequences, width].
+        by_token: Outputs with one row per token, an array per sequence: float32 [tokens] or
             [tokens, width], without padding.
     """
 
@@ -30,14 +30,14 @@ class OutputRows:
 
     @property
     def are_large(self) -> bool:
-        """Whether working on them takes long enough to hold up the event loop."""
+        """Whether processing them takes too long for the event loop."""
         numbers = sum(rows.size for rows in self.by_sequence.values())
         numbers += sum(one.size for ragged in self.by_token.values() for one in ragged)
         ragged_rows = sum(len(ragged) for ragged in self.by_token.values())
         return numbers + _NUMBERS_OF_AN_ARRAY * ragged_rows > _NUMBERS_MAX
 
     def keep(self, positions: Sequence[int]) -> "OutputRows":
-        """Keeps some of the sequences."""
+        """Return the rows of some of the sequences."""
         return OutputRows(
             {name: rows[positions] for name, rows in self.by_sequence.items()},
             {name: [rows[one] for one in positions] for name, rows in self.by_token.items()},
@@ -47,11 +47,11 @@ class OutputRows:
 def finite_rows(
     results: Mapping[str, FloatArray], *, lengths: Sequence[int], pad_left: bool
 ) -> dict[str, NDArray[np.bool_]]:
-    """Tells of which sequences of a batch every number is finite, padding left out.
+    """Return which sequences of a batch have only finite numbers, padding left out.
 
     Args:
         results: By output, float32 [batch, ...].
-        lengths: How many tokens each sequence has.
+        lengths: Tokens of each sequence.
         pad_left: Whether padding comes before the tokens.
 
     Returns:
@@ -83,18 +83,19 @@ def cut_rows(
     lengths: Sequence[int],
     pad_left: bool,
 ) -> OutputRows:
-    """Cuts the rows of one job out of a batch's results.
+    """Cut the rows of one job out of a batch's results.
 
     Args:
         results: By output, float32 [batch, ...].
-        outputs: Which of them the job wants.
+        outputs: The outputs that the job wants.
         positions: Where its sequences are in the batch.
-        lengths: How many tokens each of these has.
+        lengths: Tokens of each of them.
         pad_left: Whether padding comes before the tokens.
     """
     by_sequence = {}
     by_token = {}
     first, count = positions[0], len(positions)
+    # Consecutive rows are sliced: that takes no copy.
     together = positions[-1] - first == count - 1 and list(positions) == list(
         range(first, first + count)
     )
@@ -113,10 +114,10 @@ def cut_rows(
 
 
 class RowCollector:
-    """Puts the rows of a job together as its batches come in.
+    """Puts the rows of a job in order as its batches finish.
 
     Args:
-        inputs: How many sequences the job has.
+        inputs: Number of sequences of the job.
     """
 
     def __init__(self, inputs: int) -> None:
@@ -126,7 +127,7 @@ class RowCollector:
         self._by_token: dict[str, Sequence[FloatArray]] = {}
 
     def add(self, indices: Sequence[int], rows: OutputRows) -> None:
-        """Takes rows; each index once."""
+        """Add rows; each index once."""
         if len(indices) == self._inputs and list(indices) == list(range(self._inputs)):
             self._by_sequence, self._by_token = dict(rows.by_sequence), dict(rows.by_token)
             self._missing = 0
@@ -143,7 +144,7 @@ class RowCollector:
         self._missing -= len(indices)
 
     def whole(self) -> OutputRows | None:
-        """Returns all rows once they are there."""
+        """Return all rows once they are complete, or None."""
         return None if self._missing else OutputRows(self._by_sequence, self._by_token)
 
 

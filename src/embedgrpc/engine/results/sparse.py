@@ -1,4 +1,4 @@
-"""Sparse vectors: weights of some vocabulary entries."""
+"""Sparse vectors, which weight some entries of the vocabulary."""
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from embedgrpc.libraries.arrays import FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class SparseVector:
-    """The weights that are not zero.
+    """The non-zero weights of a vector.
 
     Attributes:
         indices: uint32 [terms]; vocabulary ids, ascending, each once.
-        values: float32 [terms]; the weight of each.
+        values: float32 [terms]; their weights.
     """
 
     indices: NDArray[np.uint32]
     values: FloatArray
 
     def dot(self, other: "SparseVector") -> float:
-        """Sums the products of the weights that both have."""
+        """Return the dot product."""
         _, mine, theirs = np.intersect1d(
             self.indices, other.indices, assume_unique=True, return_indices=True
         )
         return float(self.values[mine] @ other.values[theirs])
 
     def heaviest(self, terms: int) -> "SparseVector":
-        """Keeps only the heaviest terms; of equals, those with the lower ids."""
+        """Return only the heaviest terms; of equal ones, those with lower ids."""
         if terms >= len(self.values):
             return self
         kept = np.sort(np.argsort(-self.values, kind="stable")[:terms])
@@ -39,12 +39,12 @@ class SparseVector:
 def from_token_weights(
     weights: FloatArray, input_ids: IntArray, unweighted: AbstractSet[int]
 ) -> SparseVector:
-    """Gives each vocabulary entry the largest weight of its tokens.
+    """Give each vocabulary entry the largest weight of its tokens.
 
     Args:
         weights: float32 [tokens]; never below 0.
         input_ids: int64 [tokens].
-        unweighted: Entries that are left out.
+        unweighted: Entries to leave out.
 
     Source: FlagEmbedding, BGE-M3's lexical weights.
     """
@@ -56,9 +56,9 @@ def from_token_weights(
 
 
 def from_vocabulary_weights(weights: FloatArray) -> SparseVector:
-    """Keeps the entries that are not zero, from weights float32 [vocabulary].
+    """Keep the entries that are not zero, from weights float32 [vocabulary].
 
-    Source: SPLADE, as sentence-transformers' `SpladePooling` gives it.
+    Source: SPLADE, as in sentence-transformers' `SpladePooling`.
     """
     indices = np.flatnonzero(weights)
     return SparseVector(indices.astype(np.uint32), weights[indices])

@@ -1,4 +1,4 @@
-"""From the model's rows to the vectors that a caller asked for."""
+"""Turns the model's rows into vectors as callers request them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from embedgrpc.libraries.arrays import FloatArray
 
-# All bits of the exponent but the last, and of the fraction.
+# The largest finite number: all bits of the exponent but the last, and of the fraction.
 _BFLOAT16_MAX = np.uint32(0x7F7F_0000).view(np.float32)
 
 
 class Encoding(StrEnum):
-    """How the numbers of a vector are written."""
+    """The number format of vectors."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -28,8 +28,8 @@ class EncodedRows:
     """Vectors as they are sent.
 
     Attributes:
-        encoding: How the numbers are written.
-        dimensions: How many numbers a vector has.
+        encoding: The number format.
+        dimensions: Numbers per vector.
         data: Any dtype, little-endian, C-contiguous [texts, columns]; a row is a vector.
         scales: float32 [texts]; the factors that restore INT8 numbers. None otherwise.
     """
@@ -41,12 +41,12 @@ class EncodedRows:
 
 
 def shorten(rows: FloatArray, *, dimensions: int, normalize: bool) -> FloatArray:
-    """Keeps the first numbers of each row, and gives the rest unit length again.
+    """Keep the first numbers of each row, and scale the rest to unit length again.
 
     Args:
         rows: float32 [texts, width].
-        dimensions: How many numbers to keep, at most `width`.
-        normalize: Whether to divide each row by its length. A row of zeros stays as it is.
+        dimensions: Numbers to keep, at most `width`.
+        normalize: Whether to scale. A row of zeros stays as it is.
 
     Returns:
         float32 [texts, dimensions].
@@ -62,16 +62,13 @@ def shorten(rows: FloatArray, *, dimensions: int, normalize: bool) -> FloatArray
 
 
 def encode(rows: FloatArray, encoding: Encoding) -> EncodedRows:
-    """Writes vectors in an encoding of the contract.
+    """Encode vectors in a number format of the contract.
 
     Args:
         rows: float32 [texts, dimensions], finite.
-        encoding: The encoding. FLOAT16 and BFLOAT16 clip to their largest number; INT8 is
-            symmetric with a scale per vector, `max(abs(x)) / 127`; UBINARY packs `x > 0`, most
-            significant bit first.
-
-    Returns:
-        The encoded vectors.
+        encoding: FLOAT16 and BFLOAT16 clip to their largest number; INT8 is symmetric with a
+            scale per vector, `max(abs(x)) / 127`; UBINARY packs `x > 0`, most significant bit
+            first.
     """
     dimensions = rows.shape[1]
     scales = None
@@ -89,7 +86,7 @@ def encode(rows: FloatArray, encoding: Encoding) -> EncodedRows:
         case Encoding.INT8:
             scales = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
             divisors = np.where(scales > 0, scales, np.float32(1))
-            # A scale that is a subnormal number may be too small by a third.
+            # A subnormal scale may be too small by a third.
             data = np.clip(np.rint(rows / divisors[:, None]), -127, 127).astype(np.int8)
         case Encoding.UBINARY:
             data = np.packbits(rows > 0, axis=1)

@@ -1,7 +1,7 @@
-"""Which lengths ride together: a choice made from what waits, and from nothing else.
+"""Chooses which sequence lengths share a batch.
 
-A batch costs what its padded form costs, sequences times the longest of them, and something for
-being a batch. So it is built around the most urgent sequence, from those whose length is near.
+A batch costs its padded size, which is sequences times the longest of them, plus an overhead. So it
+is built around the most urgent sequence, the anchor, from those of similar length.
 """
 
 import math
@@ -9,24 +9,22 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-# How many lengths on either side of the anchor's are looked at: the choice is quadratic in it.
+# Lengths considered on either side of the anchor's. The choice takes quadratic time in them.
 _NEIGHBOURS = 8
-
-
-# A bulk batch is never so small that being a batch is more of its cost than this.
+# A bulk batch is never so small that its overhead is a larger share of its cost than this.
 _OVERHEAD_SHARE_MAX = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class BatchBudget:
-    """What a batch may cost.
+    """Limits and cost of a batch.
 
     Attributes:
-        tokens: The most padded tokens. A single sequence that is longer rides alone.
-        sequences: The most sequences.
-        overhead_tokens: What a batch costs beyond its padded tokens, in padded tokens.
-        shared_tokens: The most padded tokens of a bulk batch while interactive calls come, too;
-            0 for `tokens`.
+        tokens: Maximum padded tokens. A single longer sequence gets a batch of its own.
+        sequences: Maximum sequences.
+        overhead_tokens: Cost of a batch beyond its padded tokens, in padded tokens.
+        shared_tokens: Maximum padded tokens of a bulk batch while interactive calls arrive; 0
+            means `tokens`.
     """
 
     tokens: int
@@ -35,21 +33,21 @@ class BatchBudget:
     shared_tokens: int = 0
 
     def room(self, longest: int) -> int:
-        """Tells how many sequences fit when this is the longest; at least 1."""
+        """Return how many sequences fit when this is the longest; at least 1."""
         return max(min(self.tokens // longest, self.sequences), 1)
 
     def when_shared(self) -> "BatchBudget":
-        """Returns what a bulk batch may cost while interactive calls come, too."""
+        """Return the budget of a bulk batch while interactive calls arrive."""
         if not self.shared_tokens or self.shared_tokens >= self.tokens:
             return self
         return replace(self, tokens=self.shared_tokens)
 
     def with_shared_time(self, seconds: float, *, token_s: float) -> "BatchBudget":
-        """Return the same budget with `shared_tokens` for batches that take so long.
+        """Return the same budget with `shared_tokens` for batches of this duration.
 
         Args:
-            seconds: How long a bulk batch may take while interactive calls come, too.
-            token_s: Seconds that a token takes, overhead of batches included.
+            seconds: Maximum duration of a bulk batch while interactive calls arrive.
+            token_s: Seconds per token, with the overhead of batches included.
         """
         if (self.tokens + self.overhead_tokens) * token_s <= seconds:
             return replace(self, shared_tokens=0)
@@ -61,15 +59,15 @@ class BatchBudget:
 def choose_group(
     lengths: Sequence[int], counts: Mapping[int, int], *, anchor: int, budget: BatchBudget
 ) -> Sequence[int]:
-    """Chooses which lengths may ride with the anchor.
+    """Choose the lengths that may share a batch with the anchor.
 
-    What waits near the anchor is divided into groups of neighbouring lengths so that running
-    them all costs the least: padding against batches. The batch comes out of the anchor's group.
+    The lengths near the anchor are divided into groups of neighbours so that running all of them
+    costs least, trading padding against the overhead of batches. The result is the anchor's group.
 
     Args:
-        lengths: The lengths that wait, ascending, each once.
-        counts: How many sequences of each length wait, at least 1.
-        anchor: The length of the sequence that must ride; one of `lengths`.
+        lengths: The queued lengths, ascending, each once.
+        counts: Number of queued sequences of each length, at least 1.
+        anchor: The anchor's length; one of `lengths`.
         budget: The limits.
 
     Returns:
@@ -77,7 +75,7 @@ def choose_group(
     """
     position = bisect_left(lengths, anchor)
     near = lengths[max(position - _NEIGHBOURS, 0) : position + _NEIGHBOURS + 1]
-    # The least cost of all lengths before this one, and where their last group begins.
+    # The least cost of all lengths before each one, and where their last group begins.
     costs = [0.0]
     begins = [0]
     sizes = [counts[length] for length in near]
@@ -90,7 +88,7 @@ def choose_group(
             size += sizes[start]
             padding += sizes[start] * (longest - near[start])
             if padding > (end - 1) * overhead:
-                # More than the overhead of all batches that joining these lengths could save.
+                # More than the overhead of all batches that merging these lengths could save.
                 break
             cost = costs[start] + -(-size // room) * overhead + size * longest
             if cost < best:
@@ -104,11 +102,7 @@ def choose_group(
 
 
 class BatchSize:
-    """How much of a batch is taken.
-
-    Args:
-        budget: What the batch may cost.
-    """
+    """The size of a batch while it is filled."""
 
     def __init__(self, budget: BatchBudget) -> None:
         self._budget = budget
@@ -117,14 +111,14 @@ class BatchSize:
 
     @property
     def padded_tokens(self) -> int:
-        """What is computed for it."""
+        """Sequences times the longest."""
         return self.sequences * self.longest
 
     def room(self, length: int) -> int:
-        """Tells how many sequences of this length fit in."""
+        """Return how many more sequences of this length fit."""
         return self._budget.room(max(self.longest, length)) - self.sequences
 
     def add(self, length: int) -> None:
-        """Takes up the place of a sequence of this length."""
+        """Add a sequence of this length."""
         self.sequences += 1
         self.longest = max(self.longest, length)

@@ -1,4 +1,4 @@
-"""The batches that run, and for whom: a run that nobody waits for any more is ended."""
+"""Cancels runs whose results are no longer wanted."""
 
 import math
 from collections.abc import Sequence
@@ -11,59 +11,61 @@ from embedgrpc.engine.work import BatchEntry, Job, QueuedSequence
 
 
 class RunCancellations:
-    """What runs, by what ends it. Under the scheduler's lock."""
+    """The running batches by their cancellations. Used under the scheduler's lock."""
 
     def __init__(self) -> None:
         self._entries: dict[Cancellation, Sequence[BatchEntry]] = {}
         self._jobs: dict[Cancellation, set[Job]] = {}
 
     def begin(self, entries: Sequence[BatchEntry]) -> RunContext:
-        """Takes the entries of a batch that is about to run; tells for whom that is.
+        """Register a batch that is about to run, and return its context.
 
-        The run may take as long as the last of its riders waits. Of their traces it continues
-        one: a run has a single parent.
+        Its deadline is the latest of its sequences'. It continues the trace of one of its calls,
+        because a run has a single parent.
         """
-        riders = [rider for entry in entries for rider in entry]
-        traced = (rider.job.call.forwarded for rider in riders if rider.job.call.forwarded)
-        deadline = max((rider.job.call.deadline for rider in riders), default=math.inf)
-        context = RunContext(deadline=deadline, metadata=next(traced, ()))
+        calls = [queued.job.call for entry in entries for queued in entry]
+        context = RunContext(
+            deadline=max((call.deadline for call in calls), default=math.inf),
+            metadata=next((call.forwarded for call in calls if call.forwarded), ()),
+        )
         self._entries[context.cancellation] = entries
-        self._jobs[context.cancellation] = {rider.job for rider in riders}
+        self._jobs[context.cancellation] = {queued.job for entry in entries for queued in entry}
         return context
 
-    def leave(self, job: Job) -> list[Cancellation]:
-        """Takes that a job was cancelled; returns what ends the runs that were for it alone.
+    def abandoned_by(self, job: Job) -> list[Cancellation]:
+        """Return what cancels the runs that were only for this job, which was cancelled.
 
-        Sequences that joined an entry since the run began are waited for, too.
+        Runs that equal sequences have joined since they began go on.
         """
         return [
             cancellation
             for cancellation, jobs in self._jobs.items()
             if job in jobs
-            and all(rider.job.cancelled for entry in self._entries[cancellation] for rider in entry)
+            and all(one.job.cancelled for entry in self._entries[cancellation] for one in entry)
         ]
 
     def end(self, context: RunContext) -> set[Job]:
-        """Forgets a batch that was run; returns the jobs that it was begun for."""
+        """Forget a batch that ran, and return the jobs it began for."""
         del self._entries[context.cancellation]
         return self._jobs.pop(context.cancellation)
 
 
-def set_joined_aside(
+def split_joined(
     results: Sequence[BatchResult], began_for: set[Job], now: float
 ) -> tuple[list[BatchResult], list[QueuedSequence]]:
-    """Finds who joined a run that was ended because others had no more time.
+    """Find sequences that joined a run which then ended at the deadline of the others.
 
-    Only they are to be run again: whoever the run began for had no more time by its own measure,
-    and to try again would be to try for ever where a server's measure is another than ours.
+    This happens with Triton only, whose runs end at a deadline or when cancelled. Without it, a
+    call with time left would fail because of an equal text of a call without. Only those that
+    joined run again: retrying the others could loop forever if the server's clock disagrees.
 
     Args:
-        results: What became of the run.
-        began_for: The jobs that it was begun for.
+        results: The results of the run.
+        began_for: The jobs that the run began for.
         now: The time.
 
     Returns:
-        The results without them, and what is to be queued for them.
+        The results without them, and new queue entries for them.
     """
     final: list[BatchResult] = []
     again: list[QueuedSequence] = []
@@ -83,6 +85,6 @@ def set_joined_aside(
 
 def _queue_anew(gone: QueuedSequence) -> QueuedSequence:
     again = QueuedSequence(gone.job, gone.index, gone.sequence, gone.urgency)
-    # So that it leaves the queue with its job.
+    # So that cancelling the job removes it from the queue.
     gone.job.queued = [*gone.job.queued, again]
     return again

@@ -1,4 +1,4 @@
-"""What runs now, by what it is made of: more of the same waits for the same answer."""
+"""Lets a sequence that equals a running one wait for the same result."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from embedgrpc.engine.work import BatchEntry, QueuedSequence, SequenceKey
 
 
 class RunningEntries:
-    """The entries of the batches that run. Under the scheduler's lock."""
+    """The entries of running batches by content. Used under the scheduler's lock."""
 
     def __init__(self) -> None:
         self._entries: dict[SequenceKey, BatchEntry] = {}
@@ -15,7 +15,7 @@ class RunningEntries:
         return len(self._entries)
 
     def join(self, queued: QueuedSequence) -> bool:
-        """Lets a sequence wait for its equal's answer; tells whether there is one."""
+        """Add a sequence to the running entry that equals it; return whether there is one."""
         entry = self._entries.get(queued.key)
         if entry is None:
             return False
@@ -26,11 +26,10 @@ class RunningEntries:
     def begin(
         self, entries: Iterable[BatchEntry], now: float
     ) -> tuple[list[BatchEntry], list[BatchEntry]]:
-        """Takes the entries of a batch that is about to run.
+        """Register the entries of a batch that is about to run.
 
         Returns:
-            Those that must be run, and those for which it is too late, without those that were
-            cancelled.
+            The entries to run, and those whose deadlines have passed, without cancelled sequences.
         """
         wanted: list[BatchEntry] = []
         late: list[BatchEntry] = []
@@ -43,6 +42,6 @@ class RunningEntries:
         return wanted, late
 
     def end(self, entries: Iterable[BatchEntry]) -> None:
-        """Forgets entries that were run: from here on nothing joins them."""
+        """Forget entries that ran: nothing can join them any more."""
         for entry in entries:
             del self._entries[entry[0].key]

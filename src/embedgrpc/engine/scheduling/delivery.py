@@ -1,4 +1,4 @@
-"""From a batch's results to the sinks of the jobs that rode in it."""
+"""Delivers the results of a batch to the sinks of its jobs."""
 
 import copy
 import logging
@@ -27,84 +27,85 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """What the model says of some entries of a batch that was run.
+    """The model's output for some entries of a batch.
 
     Attributes:
         arrays: By output, float32 [batch, ...].
-        positions: Where in it the entries stand.
+        positions: The entries' rows in them.
     """
 
     arrays: Mapping[str, FloatArray]
     positions: Sequence[int]
 
 
-# What became of some entries of a batch.
+# The result of some entries of a batch.
 BatchResult = RunResult[BatchEntry, ModelOutput]
 
 
 def address_output(
     entries: Sequence[BatchEntry], output: ModelOutput, *, pad_left: bool
 ) -> list[Delivery]:
-    """Gives each job its rows of the outputs it asked for, in one piece."""
+    """Give each job its rows of the outputs it asked for, as one delivery."""
     positions_by_job: dict[Job, list[int]] = {}
-    riders_by_job: dict[Job, list[QueuedSequence]] = {}
     for position, entry in zip(output.positions, entries, strict=True):
-        for rider in entry:
-            positions_by_job.setdefault(rider.job, []).append(position)
-            riders_by_job.setdefault(rider.job, []).append(rider)
+        for queued in entry:
+            positions_by_job.setdefault(queued.job, []).append(position)
     return [
         _delivery(
-            riders,
+            sequences,
             cut_rows(
                 output.arrays,
                 outputs=job.outputs,
                 positions=positions_by_job[job],
-                lengths=[rider.tokens for rider in riders],
+                lengths=[queued.tokens for queued in sequences],
                 pad_left=pad_left,
             ),
         )
-        for job, riders in riders_by_job.items()
+        for job, sequences in _by_job(entries).items()
     ]
 
 
 def address_failure(entries: Sequence[BatchEntry], error: errors.EngineError) -> list[Delivery]:
-    """Tells each job of a failure that its sequences share."""
-    riders_by_job: dict[Job, list[QueuedSequence]] = {}
+    """Give each job a copy of the error, because raising an error adds to it."""
+    return [_delivery(sequences, copy.copy(error)) for sequences in _by_job(entries).values()]
+
+
+def _by_job(entries: Sequence[BatchEntry]) -> dict[Job, list[QueuedSequence]]:
+    sequences: dict[Job, list[QueuedSequence]] = {}
     for entry in entries:
-        for rider in entry:
-            riders_by_job.setdefault(rider.job, []).append(rider)
-    # Each job gets an error of its own: raising one adds to it.
-    return [_delivery(riders, copy.copy(error)) for riders in riders_by_job.values()]
+        for queued in entry:
+            sequences.setdefault(queued.job, []).append(queued)
+    return sequences
 
 
-def _delivery(riders: list[QueuedSequence], result: OutputRows | errors.EngineError) -> Delivery:
-    """Addresses a result to sequences of one job."""
+def _delivery(sequences: list[QueuedSequence], result: OutputRows | errors.EngineError) -> Delivery:
+    """Make a delivery for sequences of one job."""
     return Delivery(
-        job=riders[0].job,
-        indices=[rider.index for rider in riders],
-        tokens=sum(rider.tokens for rider in riders),
+        job=sequences[0].job,
+        indices=[queued.index for queued in sequences],
+        tokens=sum(queued.tokens for queued in sequences),
         result=result,
     )
 
 
-def hand_over(deliveries: list[Delivery]) -> None:
-    """Gives each job's sink its part. On the event loop."""
+def deliver_all(deliveries: list[Delivery]) -> None:
+    """Call each job's sink. On the event loop."""
     for delivery in deliveries:
         try:
-            _hand_over(delivery)
-        except Exception as error:  # noqa: BLE001 - others of this batch want their results
+            _deliver(delivery)
+        except Exception as error:  # noqa: BLE001 - the rest of the batch must still be delivered
             fault = errors.EngineError.fault()
-            _logger.error(  # noqa: TRY400 - what it says may hold a text
+            _logger.error(  # noqa: TRY400 - its message may contain text
                 "fault in a sink", extra=fault.log_fields(error)
             )
-            _tell_of_fault(delivery, fault)
+            _deliver_fault(delivery, fault)
 
 
-def _hand_over(delivery: Delivery) -> None:
+def _deliver(delivery: Delivery) -> None:
     job, result = delivery.job, delivery.result
     job.reservation.release(len(delivery.indices), delivery.tokens, _outcome_of(result))
     if not job.reservation.inputs:
-        # It is done: else it and its sequences would wait for the garbage collector.
+        # The job is done. Its entries refer to it: break the cycle without the garbage collector.
         job.queued = ()
     if job.cancelled:
         return
@@ -124,10 +125,10 @@ def _outcome_of(result: OutputRows | errors.EngineError) -> SequenceOutcome:
     )
 
 
-def _tell_of_fault(delivery: Delivery, fault: errors.EngineError) -> None:
+def _deliver_fault(delivery: Delivery, fault: errors.EngineError) -> None:
     try:
         delivery.job.sink.failed(delivery.indices, fault)
-    except Exception as error:  # noqa: BLE001 - others of this batch want their results
-        _logger.error(  # noqa: TRY400 - what it says may hold a text
+    except Exception as error:  # noqa: BLE001 - the rest of the batch must still be delivered
+        _logger.error(  # noqa: TRY400 - its message may contain text
             "fault in a sink that was told of a fault", extra=fault.log_fields(error)
         )

@@ -1,7 +1,7 @@
-"""Which batch runs next on which lane: a choice made from what waits and runs, without threads.
+"""Decides which batch runs next, from what is queued and running. Pure: no threads, no clock.
 
-A lane that is free takes the best batch there is, at once. While interactive calls come, bulk
-work leaves them a lane. Time is told by whoever calls, in seconds.
+A free lane takes the best batch available at once. While interactive calls arrive, bulk work leaves
+one lane free for them. Callers pass the time, in seconds.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from embedgrpc.engine.work_class import WorkClass
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What runs together.
+    """Sequences that run together.
 
     Attributes:
         work_class: The class of the sequence that it was built around.
-        entries: What rides in it.
+        entries: Its sequences; equal ones share an entry.
     """
 
     work_class: WorkClass
@@ -27,14 +27,14 @@ class Batch:
 
 
 class Dispatcher:
-    """What waits and what runs of one model.
+    """The queue and the lanes of one model.
 
     Args:
-        budget: What a batch may cost.
-        bulk_batch_s: How long a bulk batch may take while interactive calls come, in seconds.
-        weights: How much more than others some callers get.
-        lanes: How many batches may run at once.
-        lanes_compete: Whether batches that run at once take longer than one after the other.
+        budget: Limits of a batch.
+        bulk_batch_s: Maximum duration of a bulk batch while interactive calls arrive, in seconds.
+        weights: Shares of callers relative to others.
+        lanes: Maximum batches at once.
+        lanes_compete: Whether concurrent batches take longer than one after the other.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class Dispatcher:
 
     @property
     def busy(self) -> int:
-        """How many lanes run a batch."""
+        """The number of lanes that run a batch."""
         return self._running[WorkClass.INTERACTIVE] + self._running[WorkClass.BULK]
 
     def set_speed(self, token_s: float) -> None:
-        """Limit bulk batches by what a token of a batch that runs alone takes, in seconds."""
+        """Limit bulk batches by the seconds per token of a batch that runs alone."""
         self.queue.budget = self.queue.budget.with_shared_time(self._bulk_batch_s, token_s=token_s)
 
     def push(self, queued: QueuedSequence, now: float) -> None:
-        """Adds a sequence."""
+        """Queue a sequence."""
         self.queue.push(queued, now)
 
     def begin(self, now: float) -> Batch | None:
-        """Takes a lane and the batch that is to run on it now; None when there is none."""
+        """Take a lane and the batch to run on it now; None if there is no lane or no batch."""
         if self.busy >= self._lanes:
             return None
         entries = self.queue.pop_batch(now, self._may_run(now))
@@ -77,27 +77,27 @@ class Dispatcher:
         return batch
 
     def finish(self, work_class: WorkClass) -> None:
-        """Gives a lane back."""
+        """Free a lane."""
         self._running[work_class] -= 1
 
     def can_begin(self, now: float) -> bool:
-        """Tells whether `begin` would probably give a batch; costs little."""
+        """Return whether `begin` would probably return a batch; cheap."""
         if self.busy >= self._lanes:
             return False
         return any(self.queue.waiting(one) for one in self._may_run(now))
 
     def drain(self, now: float) -> list[BatchEntry]:
-        """Takes out everything that waits."""
+        """Remove and return everything that is queued."""
         entries: list[BatchEntry] = []
         while batch := self.queue.pop_batch(now):
             entries += batch
         return entries
 
     def _may_run(self, now: float) -> set[WorkClass]:
-        """Names the classes of which another batch may run now.
+        """Return the classes of which another batch may run now.
 
-        Where lanes compete each class has one. Bulk work begins where no call waits, or where it
-        has waited for its share; and it leaves a lane free while calls are to be expected.
+        Where lanes compete, each class has one. Bulk work runs when no call waits or when its
+        share is due, and leaves a lane free while calls are expected.
         """
         classes = set()
         if not (self._lanes_compete and self._running[WorkClass.INTERACTIVE]):

@@ -1,4 +1,4 @@
-"""Runs one batch on a backend: lays it out, runs it, finds who is to blame where it fails."""
+"""Runs one batch on a backend, and isolates the sequences that make it fail."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ from embedgrpc.engine.work import BatchEntry
 
 _logger = logging.getLogger(__name__)
 
-# When to try again where a backend takes no more work: it does not say how much it has.
+# When to retry if a backend is overloaded: it does not report how long its queue is.
 _OVERLOAD_RETRY_S = 1.0
 
 
@@ -42,9 +42,9 @@ class BatchRunner:
 
     Args:
         model: Id of the model, for the log.
-        backend: What runs them.
+        backend: Runs the batches.
         pad_token_id: The padding token.
-        pad_left: Whether padding comes first.
+        pad_left: Whether padding comes before the tokens.
     """
 
     def __init__(self, *, model: str, backend: Backend, pad_token_id: int, pad_left: bool) -> None:
@@ -54,14 +54,10 @@ class BatchRunner:
         self._pad_left = pad_left
 
     def run(self, batch: Batch, context: RunContext) -> list[BatchResult]:
-        """Runs a batch, and again in parts where it fails. Does not raise.
-
-        Args:
-            batch: What to run.
-            context: For whom.
+        """Run a batch, and again in parts if it fails. Does not raise.
 
         Returns:
-            What became of every entry, each once.
+            Results that hold every entry once.
         """
         first = self._attempt(batch.entries, context)
         if all(result.error is None for result in first):
@@ -70,7 +66,7 @@ class BatchRunner:
         return list(run_isolating(again, batch.entries, first))
 
     def address(self, results: Iterable[BatchResult]) -> list[Delivery]:
-        """Gives each job its part of what came out."""
+        """Turn results into deliveries to jobs."""
         deliveries: list[Delivery] = []
         for result in results:
             if result.output is not None:
@@ -80,37 +76,36 @@ class BatchRunner:
         return deliveries
 
     def _attempt(self, entries: Sequence[BatchEntry], context: RunContext) -> list[BatchResult]:
-        """Runs entries once: those that came out well, and the others with the reason."""
+        """Run entries once; return those that succeeded and the others with the reason."""
         try:
             batch = self._pad(entries)
             output = ModelOutput(self._backend.run(batch, context), range(len(entries)))
             return self._judge(entries, output, batch.outputs)
-        except BackendUnreachableError as away:
+        except BackendUnreachableError as unreachable:
             _logger.warning(
-                "backend unavailable", extra={"model": self._model, "problem": str(away)}
+                "backend unavailable", extra={"model": self._model, "problem": str(unreachable)}
             )
             error: errors.EngineError = errors.BackendUnavailableError(
-                "the backend of the model is away"
+                "the model's backend cannot be reached"
             )
-        except BackendOverloadedError as full:
+        except BackendOverloadedError as overload:
             _logger.warning(
-                "backend overloaded", extra={"model": self._model, "problem": str(full)}
+                "backend overloaded", extra={"model": self._model, "problem": str(overload)}
             )
             error = errors.OverloadedError(
-                "the backend of the model has more work than it takes",
-                retry_delay_s=_OVERLOAD_RETRY_S,
+                "the model's backend is overloaded", retry_delay_s=_OVERLOAD_RETRY_S
             )
         except (BackendDeadlineError, BackendCancelledError):
-            error = errors.DeadlineExpiredError("the deadline passed while the model was run")
+            error = errors.DeadlineExpiredError("the deadline passed while the model ran")
         except BackendError as failure:
-            # Without its causes, which may quote a token or a text.
+            # Without its causes, which may quote tokens or text.
             _logger.error(  # noqa: TRY400 - see above
                 "batch failed", extra={"model": self._model, "problem": str(failure)}
             )
-            error = errors.BackendFailedError("the model was run, and the run failed")
-        except Exception as fault:  # noqa: BLE001 - else every later call would hang
+            error = errors.BackendFailedError("running the model failed")
+        except Exception as fault:  # noqa: BLE001 - otherwise all later calls would hang
             error = errors.EngineError.fault()
-            _logger.error(  # noqa: TRY400 - what it says may hold a text
+            _logger.error(  # noqa: TRY400 - its message may contain text
                 "fault in a lane", extra={"model": self._model, **error.log_fields(fault)}
             )
         return [RunResult(entries, None, error)]
@@ -128,16 +123,16 @@ class BatchRunner:
     def _judge(
         self, entries: Sequence[BatchEntry], output: ModelOutput, outputs: Sequence[str]
     ) -> list[BatchResult]:
-        """Tell entries whose numbers are finite from the others.
+        """Separate entries with finite numbers from the others.
 
         Raises:
-            BackendError: There are more rows, or fewer, than were asked for.
+            BackendError: The number of rows is wrong.
         """
         wanted = [output.arrays[name] for name in outputs]
         for one in wanted:
             if len(one) != len(entries):
-                raise BackendError(f"the model answered {len(one)} rows for {len(entries)} texts")
-        # As a rule all of it is, padding included, and no entry need be looked at by itself.
+                raise BackendError(f"the model returned {len(one)} rows for {len(entries)} texts")
+        # Usually everything is finite, padding included, and no row needs to be checked by itself.
         if all(np.isfinite(one).all() for one in wanted):
             return [RunResult(entries, output, None)]
         finite = finite_rows(
@@ -152,7 +147,7 @@ class BatchRunner:
         )
         if good.all():
             return [RunResult(entries, output, None)]
-        error = errors.NonFiniteOutputError("the model answered with NaN or infinity")
+        error = errors.NonFiniteOutputError("the model returned NaN or infinity")
         bad = list(compress(entries, ~good))
         results: list[BatchResult] = [RunResult(bad, None, error)]
         if good.any():

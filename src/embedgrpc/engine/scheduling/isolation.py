@@ -1,8 +1,8 @@
-"""Finds the sequences that make a batch fail, so that the others get their answers.
+"""Finds the sequences that make a batch fail, so that the others get their results.
 
-A batch that fails is run again in halves, and those that fail again in quarters, until what fails
-is a single sequence. Rows of an answer that are not finite are treated likewise, for one
-sequence's infinity may spoil others of its batch where activations share a scale.
+A failed batch runs again in halves, failed halves in quarters, down to single sequences. The same
+is done with rows that are not finite: one sequence's infinity may spoil others of its batch where
+activations share a scale.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,20 +19,20 @@ from embedgrpc.engine.errors import (
 Item = TypeVar("Item")
 Output = TypeVar("Output")
 
-# When so many parts of a batch fail, all of them, the fault is not in the sequences.
+# When at least this many parts of a batch all fail, the sequences are not to blame.
 _HOPELESS_PARTS = 8
-# No fault of a sequence's: running it again would take time that nobody has.
+# Errors that no sequence causes; running again would only take time.
 _BLAMELESS = (BackendUnavailableError, DeadlineExpiredError, OverloadedError)
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult(Generic[Item, Output]):
-    """What became of some items.
+    """The result of running some items.
 
     Attributes:
         items: The items.
-        answer: What the model says of them; None where `error` is set.
-        error: Why there is no answer.
+        output: The model's output; None where `error` is set.
+        error: The reason why there is no output.
     """
 
     items: Sequence[Item]
@@ -40,7 +40,7 @@ class RunResult(Generic[Item, Output]):
     error: EngineError | None
 
 
-# Runs items: gives what came out well, and the rest with the reason.
+# Runs items and returns the results: one for those that succeeded, others with the reason.
 Run = Callable[[Sequence[Item]], Sequence[RunResult[Item, Output]]]
 
 
@@ -49,18 +49,18 @@ def run_isolating(
     items: Sequence[Item],
     first: Sequence[RunResult[Item, Output]],
 ) -> Iterator[RunResult[Item, Output]]:
-    """Runs what failed again in smaller parts, until each failure is one item's own.
+    """Run failed items again in smaller parts, until each failure is a single item's.
 
-    A backend that is away, or full, or too late, fails at once what is left of the batch. So does
-    one that fails eight parts in a row, of which none came out well.
+    All that is left fails at once when the backend is unreachable, overloaded or out of time, or
+    when eight or more parts have run and none succeeded.
 
     Args:
         run: Runs items; does not raise.
         items: The batch.
-        first: What became of it when it was run whole.
+        first: The results of running it whole.
 
     Returns:
-        What became of every item, each once. Of n items at most 2 n are run again.
+        Results that hold every item once. Of n items at most 2 n run again.
     """
     parts = [items]
     results = [first]
@@ -85,6 +85,6 @@ def run_isolating(
 
 
 def _halves(items: Sequence[Item]) -> list[Sequence[Item]]:
-    """Divides items in two; a single one, which failed beside others, is run by itself."""
+    """Divide items in two. A single one, which failed beside others, runs again by itself."""
     middle = (len(items) + 1) // 2
     return [part for part in (items[:middle], items[middle:]) if part]

@@ -1,7 +1,7 @@
-"""What waits for one model, and of which class the next batch is.
+"""The queue of one model: decides which work class the next batch is of.
 
-Interactive work goes before bulk work, which gets its share all the same. Equal sequences are
-taken out together, whatever their class and caller.
+Interactive work goes before bulk work, which still gets its share. Equal sequences leave the queue
+together, whatever their class and caller.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,8 +11,7 @@ from embedgrpc.engine.scheduling.work_class_queue import WorkClassQueue
 from embedgrpc.engine.work import BatchEntry, QueuedSequence, SequenceKey
 from embedgrpc.engine.work_class import WorkClass
 
-# How many times the tokens of a bulk batch are run of interactive work before bulk work that
-# waits gets one.
+# Bulk work gets a batch after this many times a bulk batch's tokens of interactive work.
 _INTERACTIVE_WEIGHT = 4
 # How long after the last interactive sequence bulk work leaves room for the next.
 _SHARED_S = 1.0
@@ -20,14 +19,14 @@ _ALL = frozenset(WorkClass)
 
 
 class ModelQueue:
-    """All that waits for one model.
+    """All queued sequences of one model.
 
-    Interactive work goes first. Bulk work that waits gets a batch after every few budgets of
-    interactive tokens, so that it cannot starve. Time is told by whoever calls, in seconds.
+    Interactive work goes first. Bulk work gets a batch after every few budgets of interactive
+    tokens, so that it cannot starve. Callers pass the time, in seconds.
 
     Args:
-        budget: What a batch may cost; may be set later on.
-        weights: How much more than others some callers get.
+        budget: Limits of a batch; may be set later.
+        weights: Shares of callers relative to others.
     """
 
     def __init__(self, budget: BatchBudget, weights: Mapping[str, float] | None = None) -> None:
@@ -35,7 +34,7 @@ class ModelQueue:
         self._queues = {work_class: WorkClassQueue(weights or {}) for work_class in WorkClass}
         self._interactive = self._queues[WorkClass.INTERACTIVE]
         self._bulk = self._queues[WorkClass.BULK]
-        # What waits, by what it is made of.
+        # By content.
         self._equal: dict[SequenceKey, list[QueuedSequence]] = {}
         self._tokens_since_bulk = 0
         self._interactive_at = -_SHARED_S
@@ -44,11 +43,11 @@ class ModelQueue:
         return self._interactive.size + self._bulk.size
 
     def waiting(self, work_class: WorkClass) -> int:
-        """Tells how many sequences of a class wait."""
+        """Return how many sequences of a class are queued."""
         return self._queues[work_class].size
 
     def push(self, queued: QueuedSequence, now: float) -> None:
-        """Adds a sequence."""
+        """Queue a sequence."""
         work_class = queued.job.call.work_class
         if work_class is WorkClass.INTERACTIVE:
             self._interactive_at = now
@@ -56,7 +55,7 @@ class ModelQueue:
         self._equal.setdefault(queued.key, []).append(queued)
 
     def remove(self, queued: QueuedSequence) -> None:
-        """Takes a sequence out that nobody waits for any more."""
+        """Remove a cancelled sequence, unless it has left the queue."""
         if queued.gone:
             return
         self._queues[queued.job.call.work_class].remove(queued)
@@ -66,23 +65,23 @@ class ModelQueue:
             del self._equal[queued.key]
 
     def is_shared(self, now: float) -> bool:
-        """Tells whether interactive sequences came of late, so that more are to be expected."""
+        """Return whether interactive sequences came recently, so that more are expected."""
         return now - self._interactive_at < _SHARED_S
 
     def is_bulk_due(self) -> bool:
-        """Tells whether bulk work that waits has waited for its share of the batches."""
+        """Return whether bulk work has waited for its share of the batches."""
         bulk_tokens = self.budget.when_shared().tokens
         return self._tokens_since_bulk >= _INTERACTIVE_WEIGHT * bulk_tokens
 
     def pop_batch(self, now: float, classes: Collection[WorkClass] = _ALL) -> list[BatchEntry]:
-        """Takes out the next batch.
+        """Remove and return the next batch.
 
         Args:
             now: The time.
-            classes: The classes of which it may be.
+            classes: The classes it may be of.
 
         Returns:
-            Its entries; none when nothing waits that may run.
+            Its entries; empty when nothing is queued that may run.
         """
         interactive, bulk = self._interactive, self._bulk
         if not bulk.size:
@@ -91,18 +90,18 @@ class ModelQueue:
         may_be_bulk = bulk.size and WorkClass.BULK in classes
         if may_be_bulk and (not may_be_interactive or self.is_bulk_due()):
             budget = self.budget.when_shared() if self.is_shared(now) else self.budget
-            batch, padded_tokens = bulk.pop_batch(budget, self._take, now)
+            batch, padded_tokens = bulk.pop_batch(budget, self._pop_equal, now)
             due = self._tokens_since_bulk - _INTERACTIVE_WEIGHT * padded_tokens
             self._tokens_since_bulk = max(due, 0)
             return batch
         if not may_be_interactive:
             return []
-        batch, padded_tokens = interactive.pop_batch(self.budget, self._take, now)
+        batch, padded_tokens = interactive.pop_batch(self.budget, self._pop_equal, now)
         self._tokens_since_bulk += padded_tokens
         return batch
 
-    def _take(self, queued: QueuedSequence) -> BatchEntry:
-        """Removes a sequence and all that equal it, whatever their class and caller."""
+    def _pop_equal(self, queued: QueuedSequence) -> BatchEntry:
+        """Remove a sequence and all that equal it; the given one comes first."""
         equal = self._equal.pop(queued.key)
         for one in equal:
             self._queues[one.job.call.work_class].remove(one)

@@ -1,4 +1,4 @@
-"""Lays sequences of different lengths out as one rectangle."""
+"""Pads sequences of different lengths into one rectangle."""
 
 from collections.abc import Sequence
 
@@ -15,13 +15,13 @@ def pad(
     left: bool,
     outputs: tuple[str, ...],
 ) -> PaddedBatch:
-    """Pads sequences to the longest of them.
+    """Pad sequences to the longest of them.
 
     Args:
         sequences: At least one.
-        pad_token_id: What stands where the mask is 0.
+        pad_token_id: The token where the mask is 0.
         left: Whether padding comes before the tokens.
-        outputs: Names of the graph's outputs that are wanted.
+        outputs: Names of the graph outputs to compute.
 
     Returns:
         Arrays int64 [len(sequences), longest].

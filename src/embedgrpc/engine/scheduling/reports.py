@@ -1,4 +1,4 @@
-"""Tells whoever wants to know what became of each batch."""
+"""Reports every batch to observers, such as metrics and traces."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -14,21 +14,21 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What became of one batch.
+    """What one batch ran and how it ended.
 
     Attributes:
         model: Id of the model.
         work_class: The class of the sequence that it was built around.
-        started_ns: When the backend began, on the clock of `time.time_ns`.
-        finished_ns: When it was done.
-        sequences: How many sequences were run.
-        shared: How many more, equal to those, got the same answers.
-        tokens: How many tokens those had that were run.
-        shared_tokens: How many the others had.
-        padded_tokens: How many tokens were computed.
-        failed_sequences: How many of those that were run failed.
-        traces: The traces of the calls that rode in it.
-        error: The reason of the failure where all failed; empty otherwise.
+        started_ns: When the backend began, in nanoseconds of `time.time_ns`.
+        finished_ns: When it finished.
+        sequences: Number of sequences that ran.
+        shared: Number of further sequences, equal to those, that got the same results.
+        tokens: Tokens of the sequences that ran.
+        shared_tokens: Tokens of the others.
+        padded_tokens: Tokens computed, padding included.
+        failed_sequences: Number of sequences that ran and failed.
+        traces: The traces of its calls.
+        error: The reason if all failed; empty otherwise.
     """
 
     model: str
@@ -46,20 +46,15 @@ class BatchReport:
 
 
 class BatchObserver(Protocol):
-    """Is told of every batch, on the lane's thread."""
+    """Receives a report of every batch, on a lane's thread."""
 
     def batch_finished(self, report: BatchReport) -> None:
-        """Takes the report. Must neither block nor raise."""
+        """Receive the report. Must neither block nor raise."""
         ...
 
 
 class BatchReporter:
-    """Reports the batches of one model.
-
-    Args:
-        model: Id of the model.
-        observers: Are told.
-    """
+    """Reports the batches of one model to its observers."""
 
     def __init__(self, model: str, observers: Iterable[BatchObserver]) -> None:
         self._model = model
@@ -71,23 +66,23 @@ class BatchReporter:
         results: Sequence[BatchResult],
         span_ns: tuple[int, int],
     ) -> BatchReport:
-        """Tells the observers of a batch; returns what they were told."""
-        riders = [one for entry in batch.entries for one in entry]
+        """Report a batch to the observers, and return the report."""
+        queued = [one for entry in batch.entries for one in entry]
         tokens = sum(entry[0].tokens for entry in batch.entries)
         failures = [result for result in results if result.error is not None]
         failed = sum(len(result.items) for result in failures)
         error = failures[0].error if failed == len(batch.entries) else None
-        # By identity: what is opaque here need not be hashable.
-        traces = {id(one.job.call): one.job.call.trace for one in riders if one.job.call.trace}
+        # By identity, because traces need not be hashable.
+        traces = {id(one.job.call): one.job.call.trace for one in queued if one.job.call.trace}
         report = BatchReport(
             model=self._model,
             work_class=batch.work_class,
             started_ns=span_ns[0],
             finished_ns=span_ns[1],
             sequences=len(batch.entries),
-            shared=len(riders) - len(batch.entries),
+            shared=len(queued) - len(batch.entries),
             tokens=tokens,
-            shared_tokens=sum(one.tokens for one in riders) - tokens,
+            shared_tokens=sum(one.tokens for one in queued) - tokens,
             padded_tokens=len(batch.entries) * max(entry[0].tokens for entry in batch.entries),
             failed_sequences=failed,
             traces=tuple(traces.values()),

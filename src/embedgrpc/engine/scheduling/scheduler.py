@@ -19,13 +19,13 @@ from embedgrpc.backends.base import Backend, RunContext
 from embedgrpc.engine import errors
 from embedgrpc.engine.admission.admission import Admission
 from embedgrpc.engine.scheduling.batching import BatchBudget
-from embedgrpc.engine.scheduling.cancellation import RunCancellations, set_joined_aside
+from embedgrpc.engine.scheduling.cancellation import RunCancellations, split_joined
 from embedgrpc.engine.scheduling.deduplication import RunningEntries
 from embedgrpc.engine.scheduling.delivery import (
     BatchResult,
     Delivery,
     address_failure,
-    hand_over,
+    deliver_all,
 )
 from embedgrpc.engine.scheduling.dispatch import Batch, Dispatcher
 from embedgrpc.engine.scheduling.execution import BatchRunner
@@ -38,20 +38,19 @@ _logger = logging.getLogger(__name__)
 
 # However small batches are, the queue has room for what thirty callers send at once.
 _QUEUED_BATCH_TOKENS_MIN = 512
-# How long a run that is under way may take when the scheduler closes. Its thread ends with the
-# process at the latest.
+# How long closing waits for a running batch. Its thread ends with the process at the latest.
 _LANE_END_S_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class _FinishedBatch:
-    """A batch that was run.
+    """A batch that ran and is not delivered yet.
 
     Attributes:
         batch: The batch.
-        results: What became of its entries.
-        span_ns: When it began and ended, on the clock of `time.time_ns`.
-        elapsed_s: How long lanes were busy since one of them last ended a batch.
+        results: The results of its entries.
+        span_ns: Its start and end, in nanoseconds of `time.time_ns`.
+        elapsed_s: Time that lanes were busy since the last batch ended.
     """
 
     batch: Batch
@@ -65,14 +64,14 @@ class Scheduler:
 
     Args:
         model: Id of the model, for reports.
-        backend: What runs them.
-        budget: What a batch may cost.
-        bulk_batch_s: How long a bulk batch may take while interactive calls come, in seconds.
-        weights: How much more than others some callers get.
+        backend: Runs the batches.
+        budget: Limits of a batch.
+        bulk_batch_s: Maximum duration of a bulk batch while interactive calls arrive, in seconds.
+        weights: Shares of callers relative to others.
         pad_token_id: The padding token.
-        pad_left: Whether padding comes first.
+        pad_left: Whether padding comes before the tokens.
         admission: Learns the drain rate.
-        observers: Are told of every batch.
+        observers: Receive a report of every batch.
         loop: The event loop on which results are delivered.
     """
 
@@ -105,17 +104,17 @@ class Scheduler:
             lanes=backend.lanes,
             lanes_compete=backend.lanes_compete,
         )
-        # What runs in the time of a batch.
+        # What runs in the time of one batch.
         tokens = max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN)
         admission.set_batch_tokens(backend.parallelism * tokens)
         self._learn_speed()
         self._changed = threading.Condition()
         self._closed = False
-        # What was run and is still to be handed out.
+        # Batches that ran and are not delivered yet.
         self._finished: deque[_FinishedBatch] = deque()
         self._running_entries = RunningEntries()
         self._cancellations = RunCancellations()
-        # Since when the time of the lanes has not been accounted for.
+        # The time of the lanes is accounted for up to here.
         self._busy_since = 0.0
         self._lanes = [
             threading.Thread(target=self._run_thread, name=f"lane-{model}-{lane}", daemon=True)
@@ -126,13 +125,13 @@ class Scheduler:
 
     @property
     def budget(self) -> BatchBudget:
-        """What a batch may cost."""
+        """The limits of a batch."""
         return self._dispatcher.queue.budget
 
     def submit(self, job: Job) -> None:
-        """Queues the sequences of a job, unless it was cancelled. From any thread.
+        """Queue the sequences of a job, unless it was cancelled. From any thread.
 
-        A sequence that equals one in flight waits for that one's answer.
+        A sequence that equals a running one waits for that one's result.
 
         Raises:
             ShuttingDownError: The scheduler is closed.
@@ -141,7 +140,7 @@ class Scheduler:
         queued = self._queue_up(job, now)
         with self._changed:
             if self._closed:
-                raise errors.ShuttingDownError("the server is about to stop")
+                raise errors.ShuttingDownError("the server is stopping")
             if job.cancelled:
                 return
             job.queued = queued
@@ -151,7 +150,7 @@ class Scheduler:
             self._wake_thread(now)
 
     def _queue_up(self, job: Job, now: float) -> list[QueuedSequence]:
-        """Makes the entries of a job's sequences."""
+        """Make the queue entries of a job, with the times when they are due."""
         left = [(index, one) for index, one in enumerate(job.sequences) if one is not None]
         lengths = [len(one.input_ids) for _, one in left]
         due = due_times(job.call, lengths, now=now, token_s=self._admission.seconds(1))
@@ -161,22 +160,22 @@ class Scheduler:
         ]
 
     def cancel(self, job: Job) -> None:
-        """Takes a job out of the queue, for good. From any thread.
+        """Cancel a job and remove it from the queue. From any thread.
 
-        A run that was for it alone is ended, where the backend can do that.
+        Runs that are for this job alone are cancelled where the backend supports it.
         """
         with self._changed:
             job.cancelled = True
             for one in job.queued:
                 self._dispatcher.queue.remove(one)
-            # Its entries hold the job.
+            # The entries refer to the job: break the cycle without the garbage collector.
             job.queued = ()
-            unwanted = self._cancellations.leave(job)
-        for cancellation in unwanted:
+            abandoned = self._cancellations.abandoned_by(job)
+        for cancellation in abandoned:
             cancellation.cancel()
 
     def close(self) -> None:
-        """Stops the lanes after the batches that they run, and fails what is left. Blocks."""
+        """Stop the lanes after the batches they run, and fail what is queued. Blocks."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -192,7 +191,7 @@ class Scheduler:
     def deliver(
         self, job: Job, failures: Iterable[tuple[Sequence[int], errors.EngineError]]
     ) -> None:
-        """Hands failures to a job's sink on the event loop, all at once. From any thread."""
+        """Deliver failures to a job's sink on the event loop, all at once. From any thread."""
         self._deliver_soon([Delivery(job, indices, 0, error) for indices, error in failures])
 
     def _run_thread(self) -> None:
@@ -200,14 +199,14 @@ class Scheduler:
         while (task := self._next_task()) is not None:
             try:
                 task()
-            except Exception as error:  # noqa: BLE001 - a lane must outlive any fault
+            except Exception as error:  # noqa: BLE001 - a lane must survive any fault
                 fault = errors.EngineError.fault()
-                _logger.error(  # noqa: TRY400 - what it says may hold tokens
+                _logger.error(  # noqa: TRY400 - its message may contain tokens
                     "fault in a lane", extra={"model": self._model, **fault.log_fields(error)}
                 )
 
     def _next_task(self) -> Callable[[], None] | None:
-        """Waits for something to do; None when it is time to stop.
+        """Wait for something to do; return None when it is time to stop.
 
         Keeping the lanes busy comes first, then delivering results.
         """
@@ -218,7 +217,7 @@ class Scheduler:
                 if not self._closed and (begun := self._begin(now)):
                     task = partial(self._run, *begun)
                 elif self._finished:
-                    task = partial(self._hand_out, self._finished.popleft())
+                    task = partial(self._deliver_results, self._finished.popleft())
                 elif self._closed:
                     return None
                 if task is not None:
@@ -227,15 +226,15 @@ class Scheduler:
                 self._changed.wait()
 
     def _wake_thread(self, now: float) -> None:
-        """Wakes a thread up if there is something to do: waking costs all others their time."""
+        """Wake one thread if there is something to do: needless wake-ups cost CPU time."""
         if self._finished or self._dispatcher.can_begin(now):
             self._changed.notify()
 
     def _begin(self, now: float) -> tuple[Batch, RunContext, list[BatchEntry]] | None:
-        """Takes a lane and a batch for it; None when there is none.
+        """Take a lane and a batch for it; None when there is none.
 
         Returns:
-            What is to be run, for whom, and entries for which it is too late.
+            The batch, its context, and the entries whose deadlines have passed.
         """
         if not self._dispatcher.busy:
             self._busy_since = time.perf_counter()
@@ -247,15 +246,15 @@ class Scheduler:
             batch = Batch(batch.work_class, wanted)
         return batch, self._cancellations.begin(wanted), late
 
-    def _give_lane_back(self, work_class: WorkClass) -> float:
-        """Returns how long lanes were busy since one was last given back, in seconds."""
+    def _free_lane(self, work_class: WorkClass) -> float:
+        """Free a lane; return how long lanes were busy since one was last freed, in seconds."""
         self._dispatcher.finish(work_class)
         now = time.perf_counter()
         elapsed_s, self._busy_since = now - self._busy_since, now
         return elapsed_s
 
     def _run(self, batch: Batch, context: RunContext, late: list[BatchEntry]) -> None:
-        """Runs a batch on the lane that was taken for it, and gives the lane back."""
+        """Run a batch on the lane taken for it, and free the lane."""
         if late:
             expired = errors.DeadlineExpiredError("the deadline passed in the queue")
             self._deliver_soon(address_failure(late, expired))
@@ -264,31 +263,31 @@ class Scheduler:
         with self._changed:
             began_for = self._cancellations.end(context)
             self._running_entries.end(batch.entries)
-            results, joined = set_joined_aside(results, began_for, time.monotonic())
+            results, joined = split_joined(results, began_for, time.monotonic())
             for one in joined:
                 self._dispatcher.push(one, time.monotonic())
-            elapsed_s = self._give_lane_back(batch.work_class)
+            elapsed_s = self._free_lane(batch.work_class)
             if batch.entries:
                 span_ns = (started_ns, time.time_ns())
                 self._finished.append(_FinishedBatch(batch, results, span_ns, elapsed_s))
 
-    def _hand_out(self, done: "_FinishedBatch") -> None:
-        """Hands the results of a batch to those who wait for them, and reports it."""
+    def _deliver_results(self, done: "_FinishedBatch") -> None:
+        """Deliver the results of a batch, and report it."""
         self._deliver_soon(self._runner.address(done.results))
         report = self._reporter.report(done.batch, done.results, done.span_ns)
         if not report.error:
-            # A batch of its own costs something: else small ones would pass for slow ones.
+            # The overhead counts too: otherwise small batches would look slow.
             tokens = report.tokens + report.shared_tokens + self.budget.overhead_tokens
             self._admission.drain_rate.add(tokens, done.elapsed_s)
             with self._changed:
                 self._learn_speed()
 
     def _learn_speed(self) -> None:
-        """Limit bulk batches by how fast tokens were run of late."""
+        """Limit bulk batches by the recent speed."""
         token_s = self._admission.drain_rate.token_s
         self._dispatcher.set_speed(self._backend.parallelism * token_s)
 
     def _deliver_soon(self, deliveries: list[Delivery]) -> None:
-        # Once the loop is closed nobody waits for results.
+        # Once the loop is closed, results are no longer wanted.
         if deliveries and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(hand_over, deliveries)
+            self._loop.call_soon_threadsafe(deliver_all, deliveries)

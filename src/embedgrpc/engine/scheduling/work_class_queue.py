@@ -1,11 +1,11 @@
-"""What waits of one class, and whose turn it is.
+"""The queue of one work class: decides which caller's turn it is.
 
-The callers have turns: each is charged for the tokens that were run for it, and the one that has
-had the least goes first, with its most urgent sequence. Its own sequences of like length fill the
-batch before those of others do.
+Callers take turns. Each is charged for the tokens that ran for it, and the one charged least goes
+first, with its most urgent sequence. Its own sequences of similar length fill the batch before
+those of others.
 
-Source: deficit round robin (Shreedhar and Varghese, 1995) with start-time fair queueing's virtual
-time (Goyal, Vin and Cheng, 1996), so that a caller who was away has saved nothing up.
+Source: deficit round robin (Shreedhar and Varghese, 1995) with the virtual time of start-time fair
+queueing (Goyal, Vin and Cheng, 1996), so that a caller saves nothing up while it sends nothing.
 """
 
 import heapq
@@ -18,10 +18,9 @@ from operator import attrgetter
 from embedgrpc.engine.scheduling.batching import BatchBudget, BatchSize, choose_group
 from embedgrpc.engine.work import BatchEntry, QueuedSequence
 
-# A queue holds this many sequences that are gone, and as many again as wait, before it is
-# gone through to let go of them.
+# A queue is cleaned up when it holds this many removed sequences beyond the number queued.
 _STALE_ENTRIES = 64
-# Of so many turns one goes by age alone.
+# One of this many turns goes by age alone.
 _TURNS_BY_AGE = 4
 
 
@@ -29,8 +28,8 @@ class CallerQueue:
     """The sequences of one caller in one class, by urgency and by length.
 
     Attributes:
-        charged: Tokens that were run for it, over its weight, on the class's virtual clock.
-        size: How many sequences wait.
+        charged: Tokens that ran for it divided by its weight, on the class's virtual clock.
+        size: Number of queued sequences.
         lengths: Their lengths, ascending, each once.
     """
 
@@ -38,16 +37,16 @@ class CallerQueue:
         self.charged = charged
         self.size = 0
         self.lengths: list[int] = []
-        # A heap; of equals, the first that came is the first that goes.
+        # A heap; of equally urgent ones, the first to arrive goes first.
         self._by_urgency: list[tuple[float, int, QueuedSequence]] = []
         self._by_length: dict[int, deque[QueuedSequence]] = {}
         self._counts: dict[int, int] = {}
         self._arrivals = count()
-        # What stands in `_by_length`, sequences that are gone included.
+        # Number of sequences in `_by_length`, removed ones included.
         self._held = 0
 
     def push(self, queued: QueuedSequence) -> None:
-        """Adds a sequence."""
+        """Queue a sequence."""
         length = queued.tokens
         heapq.heappush(self._by_urgency, (queued.urgency, next(self._arrivals), queued))
         if length not in self._counts:
@@ -60,13 +59,13 @@ class CallerQueue:
         self.size += 1
 
     def most_urgent(self) -> QueuedSequence:
-        """Returns the sequence that should run first; one waits."""
+        """Return the sequence that should run first. The queue must not be empty."""
         while self._by_urgency[0][-1].gone:
             heapq.heappop(self._by_urgency)
         return self._by_urgency[0][-1]
 
     def first(self, length: int) -> QueuedSequence | None:
-        """Returns the sequence of this length that came first, or None."""
+        """Return the sequence of this length that arrived first, or None."""
         waiting = self._by_length.get(length)
         while waiting and waiting[0].gone:
             waiting.popleft()
@@ -74,7 +73,7 @@ class CallerQueue:
         return waiting[0] if waiting else None
 
     def remove(self, queued: QueuedSequence) -> None:
-        """Takes a sequence out, wherever it stands."""
+        """Remove a sequence."""
         queued.gone = True
         length = queued.tokens
         self.size -= 1
@@ -86,7 +85,7 @@ class CallerQueue:
             self._forget_gone()
 
     def _forget_gone(self) -> None:
-        """Lets go of the sequences that are gone, wherever they still stand."""
+        """Drop the removed sequences from both indexes."""
         self._by_urgency = [entry for entry in self._by_urgency if not entry[-1].gone]
         heapq.heapify(self._by_urgency)
         for length, waiting in self._by_length.items():
@@ -95,10 +94,10 @@ class CallerQueue:
 
 
 class WorkClassQueue:
-    """The sequences of one class, caller by caller.
+    """The sequences of one class, by caller.
 
     Args:
-        weights: How much more than others some callers get; 1 for those who are not named.
+        weights: Shares of callers relative to others; 1 for those not listed.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
@@ -109,10 +108,9 @@ class WorkClassQueue:
         self._virtual_time = 0.0
         self._turns = 0
         self.size = 0
-        self.tokens = 0
 
     def push(self, queued: QueuedSequence) -> None:
-        """Adds a sequence."""
+        """Queue a sequence."""
         name = queued.job.call.caller
         caller = self._callers.get(name)
         if caller is None:
@@ -124,10 +122,9 @@ class WorkClassQueue:
             self._counts[length] = 0
         self._counts[length] += 1
         self.size += 1
-        self.tokens += length
 
     def remove(self, queued: QueuedSequence) -> None:
-        """Takes a sequence out, wherever it stands."""
+        """Remove a sequence."""
         name = queued.job.call.caller
         caller = self._callers[name]
         caller.remove(queued)
@@ -138,21 +135,19 @@ class WorkClassQueue:
         if not self._counts[length]:
             del self._counts[length], self._lengths[bisect_left(self._lengths, length)]
         self.size -= 1
-        self.tokens -= length
 
     def pop_batch(
-        self, budget: BatchBudget, take: Callable[[QueuedSequence], BatchEntry], now: float
+        self, budget: BatchBudget, pop_equal: Callable[[QueuedSequence], BatchEntry], now: float
     ) -> tuple[list[BatchEntry], int]:
-        """Takes out the best batch there is.
+        """Remove and return the best batch available.
 
         Args:
-            budget: What it may cost.
-            take: Removes a sequence, and all that equal it; gives them as a row.
+            budget: Its limits.
+            pop_equal: Removes a sequence and all that equal it, and returns them as an entry.
             now: The time, in seconds.
 
         Returns:
-            The rows, the anchor's first, and how many padded tokens they are; none when nothing
-            waits.
+            The entries, the anchor's first, and their padded tokens; empty when nothing is queued.
         """
         if not self.size:
             return [], 0
@@ -162,7 +157,7 @@ class WorkClassQueue:
         shortest, longest = group[0], group[-1]
         filled = BatchSize(budget)
         filled.add(anchor.tokens)
-        batch = [self._charge(take, anchor)]
+        batch = [self._charge(pop_equal, anchor)]
         for caller in self._in_turn(turn):
             if filled.room(filled.longest) <= 0:
                 break
@@ -173,15 +168,15 @@ class WorkClassQueue:
             for length in near:
                 while filled.room(length) > 0 and (queued := caller.first(length)):
                     filled.add(length)
-                    batch.append(self._charge(take, queued))
+                    batch.append(self._charge(pop_equal, queued))
         return batch, filled.padded_tokens
 
     def _turn(self, quantum: int, now: float) -> CallerQueue:
-        """Chooses the caller that is served: of those that have had the least, the most urgent.
+        """Choose the caller to serve: of those charged least, the one with the most urgent work.
 
-        Differences of less than a quantum of tokens do not count, so that deadlines do. Now and
-        then it is the turn of whatever has waited too long: a caller that has had more than its
-        share gets no turns, and of a length that rides with nobody else's it would get nothing.
+        Differences below a quantum of tokens do not count, so that deadlines matter. Some turns go
+        to the oldest overdue work instead: a caller charged more than others gets no turns, and a
+        length that no other caller sends would never run.
         """
         callers = list(self._callers.values())
         least = min(map(_CHARGED, callers))
@@ -197,17 +192,17 @@ class WorkClassQueue:
         return min((one for one in callers if one.charged < limit), key=_most_urgent)
 
     def _in_turn(self, first: CallerQueue) -> Iterator[CallerQueue]:
-        """Gives this caller, and then the others, those that have had the least first."""
+        """Yield this caller, then the others, those charged least first."""
         yield first
         others = [caller for caller in self._callers.values() if caller is not first]
         yield from sorted(others, key=_CHARGED)
 
     def _charge(
-        self, take: Callable[[QueuedSequence], BatchEntry], queued: QueuedSequence
+        self, pop_equal: Callable[[QueuedSequence], BatchEntry], queued: QueuedSequence
     ) -> BatchEntry:
         name = queued.job.call.caller
         self._callers[name].charged += queued.tokens / self._weights.get(name, 1.0)
-        return take(queued)
+        return pop_equal(queued)
 
 
 _CHARGED = attrgetter("charged")

@@ -15,31 +15,26 @@ from embedgrpc.engine.tasks.reranking import (
     check_input,
     rank,
 )
-from embedgrpc.engine.tokenizing.jobs import Reading, TokenizeResult
+from embedgrpc.engine.tokenizing.jobs import ReadLimit, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import too_many_tokens
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
-from embedgrpc.models.kinds import Activation, RerankMethod
-from embedgrpc.models.tokenizers.tokenizer import (
-    Tokenizer,
-    TokenLimitError,
-    TokenSequence,
-    Truncation,
-    cut_tokens,
-)
+from embedgrpc.models.kinds import Activation, RerankMethod, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, cut_tokens
+from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoder:
-    """Reads query and document together.
+    """Scores documents with a model that reads query and document together.
 
     Attributes:
-        properties: What the model is.
+        properties: The model's properties.
         tokenizer: Its tokenizer.
         pipeline: Runs its sequences.
-        max_characters: The most characters of a text that are tokenized.
+        max_characters: Maximum characters of a text to tokenize.
     """
 
     properties: ModelProperties
@@ -49,7 +44,7 @@ class CrossEncoder:
 
     @property
     def method(self) -> RerankMethod:
-        """How it scores."""
+        """The method of scoring."""
         return RerankMethod.CROSS_ENCODER
 
     async def rerank(
@@ -61,7 +56,7 @@ class CrossEncoder:
         *,
         documents_bytes: int,
     ) -> Ranking:
-        """Scores every document; see `Reranker`."""
+        """Score every document; see `Reranker`."""
         inputs = self._inputs(query, documents, spec, documents_bytes)
         try:
             job, rows = await self.pipeline.run(inputs, call)
@@ -74,7 +69,7 @@ class CrossEncoder:
         )
 
     async def probe(self, text: str, call: Call) -> FloatArray:
-        """Scores a health check's text against itself, past admission; float32 [1, 1]."""
+        """Score a health check's text against itself, bypassing admission; float32 [1, 1]."""
         spec = RerankSpec(scale=ScoreScale.RAW, truncation=Truncation.END, max_tokens=0)
         rows = await self.pipeline.probe(self._inputs(text, [text], spec, len(text)), call)
         return rows.by_sequence[LOGITS]
@@ -82,11 +77,11 @@ class CrossEncoder:
     def _inputs(
         self, query: str, documents: Sequence[str], spec: RerankSpec, documents_bytes: int
     ) -> Inputs:
-        # Every pair holds the query.
+        # Every pair contains the query.
         queries_bytes = min(len(query), self.max_characters) * len(documents)
-        reading = None
+        read_limit = None
         if spec.truncation is not Truncation.NONE:
-            reading = Reading(
+            read_limit = ReadLimit(
                 spec.max_tokens or self.properties.max_tokens,
                 from_end=spec.truncation is Truncation.START,
                 with_first=True,
@@ -95,18 +90,18 @@ class CrossEncoder:
             texts=QueryAndDocuments(query, documents),
             check=lambda position, text: check_input(position, text, spec, self.max_characters),
             sequences=len(documents),
-            prepare=lambda outcomes: [
-                self._frame(outcomes[0], document, spec, field=f"documents[{index}]")
-                for index, document in enumerate(outcomes[1:])
+            prepare=lambda results: [
+                self._build_pair(results[0], document, spec, field=f"documents[{index}]")
+                for index, document in enumerate(results[1:])
             ],
             outputs=(LOGITS,),
             size_bytes=queries_bytes + documents_bytes,
             max_tokens=self.properties.max_tokens,
             atomic=True,
-            reading=reading,
+            read_limit=read_limit,
         )
 
-    def _frame(
+    def _build_pair(
         self, query: TokenizeResult, document: TokenizeResult, spec: RerankSpec, *, field: str
     ) -> TokenSequence | errors.EngineError:
         if isinstance(query, errors.EngineError):
@@ -136,7 +131,7 @@ class CrossEncoder:
         raw = self.properties.activation is Activation.IDENTITY
         if scale is ScoreScale.RAW or (scale is ScoreScale.MODEL and raw):
             return logits
-        # In float32 whatever the model's own type: in half precision, good scores tie at 1.
-        # Of the two forms each is exact where the other overflows.
+        # In float32 whatever the model's type: in half precision, good scores tie at 1. Each form
+        # of the sigmoid is exact where the other overflows.
         small = np.exp(-np.abs(logits))
         return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What is asked of an embedding model, and what it says."""
+"""What an embedding model is asked for, and its results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from embedgrpc.models.kinds import Representation, Truncation
 
 @dataclass(frozen=True, slots=True)
 class EmbedSpec:
-    """How texts are embedded.
+    """How to embed texts.
 
     Attributes:
-        prompt: What is put in front of each text.
-        dimensions: Length of the vectors, at most the model's.
-        normalize: Whether they get unit length.
-        truncation: What to do with a text that is too long.
-        max_tokens: The most tokens of a text, at most the model's.
-        representations: What to return; the model has them all.
-        max_sparse_terms: Only this many of the heaviest sparse terms; 0 for all.
+        prompt: Prepended to each text.
+        dimensions: Numbers per vector, at most the model's.
+        normalize: Whether to scale vectors to unit length.
+        truncation: The treatment of texts that are too long.
+        max_tokens: Maximum tokens of a text, at most the model's.
+        representations: The representations to return; the model must have them.
+        max_sparse_terms: Keep only this many of the heaviest sparse terms; 0 for all.
     """
 
     prompt: str
@@ -33,14 +33,14 @@ class EmbedSpec:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """What the model says of some texts.
+    """The embeddings of some texts.
 
     Attributes:
-        vectors: float32 [texts, dimensions]; None where no dense vectors were asked for.
-        sparse: A sparse vector a text; None likewise.
-        multi_vectors: float32 [tokens, dimensions] for each text; None likewise.
-        token_counts: For each text how many tokens the model read.
-        truncated: For each text whether it was cut to fit.
+        vectors: float32 [texts, dimensions]; None if not requested.
+        sparse: A sparse vector per text; None if not requested.
+        multi_vectors: float32 [tokens, dimensions] per text; None if not requested.
+        token_counts: Tokens that the model read, per text.
+        truncated: Whether the text was cut to fit, per text.
     """
 
     vectors: FloatArray | None

@@ -1,4 +1,4 @@
-"""What scoring documents against a query means, for every kind of model."""
+"""What all kinds of rerankers share: the request, the result and the protocol."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.kinds import RerankMethod
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence, Truncation
+from embedgrpc.models.kinds import RerankMethod, Truncation
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 
 class ScoreScale(StrEnum):
@@ -25,15 +25,15 @@ class ScoreScale(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RerankSpec:
-    """How documents are scored.
+    """How to score documents.
 
     Attributes:
         scale: The scale of the scores.
-        truncation: What to do with what is too long.
-        max_tokens: The most tokens of a document, or 0 for the model's limit alone; for a
-            cross-encoder, without those of the query and without special tokens.
-        query_prompt: What is put in front of the query.
-        document_prompt: What is put in front of each document.
+        truncation: The treatment of texts that are too long.
+        max_tokens: Maximum tokens of a document; 0 for the model's limit alone. For a
+            cross-encoder, the query's tokens and special tokens do not count.
+        query_prompt: Prepended to the query.
+        document_prompt: Prepended to each document.
     """
 
     scale: ScoreScale
@@ -52,7 +52,7 @@ class Ranking:
         scores: float32 [documents]; in the same order, descending.
         truncated: bool [documents]; in the same order.
         input_tokens: Tokens that the model read.
-        truncated_inputs: How many texts were cut.
+        truncated_inputs: Number of texts that were cut.
     """
 
     indices: NDArray[np.int64]
@@ -67,7 +67,7 @@ class Reranker(Protocol):
 
     @property
     def method(self) -> RerankMethod:
-        """How it does so."""
+        """The method of scoring."""
         ...
 
     async def rerank(
@@ -79,32 +79,32 @@ class Reranker(Protocol):
         *,
         documents_bytes: int,
     ) -> Ranking:
-        """Scores every document.
+        """Score every document.
 
         Args:
-            query: What they are compared with.
+            query: The query.
             documents: At least one.
-            spec: How.
-            call: For whom.
-            documents_bytes: About how many bytes of UTF-8 the documents have together.
+            spec: How to score.
+            call: The call they belong to.
+            documents_bytes: Approximate UTF-8 size of the documents together.
 
         Raises:
-            EngineError: One of them failed, or there is no room or time for them.
+            EngineError: A text failed, or there is no room or time for them.
         """
         ...
 
 
 def field_of(position: int) -> str:
-    """Names the request's field of a text in the job: the query is the first."""
+    """Return the request field of a text in the job: the query comes first."""
     return f"documents[{position - 1}]" if position else "query"
 
 
 class QueryAndDocuments(Sequence[str]):
-    """The texts of a job that ranks documents: the query, and the documents after it.
+    """The texts of a reranking job: the query, then the documents.
 
     Args:
         query: The query.
-        documents: The documents; each is asked for when it is needed, and not before.
+        documents: The documents; each is read only when it is needed.
     """
 
     def __init__(self, query: str, documents: Sequence[str]) -> None:
@@ -127,7 +127,7 @@ class QueryAndDocuments(Sequence[str]):
 
 
 def check_input(position: int, text: str, spec: RerankSpec, max_characters: int) -> CheckedText:
-    """Checks the query, at position 0, or a document, and puts its prompt in front.
+    """Check the query, at position 0, or a document, and prepend its prompt.
 
     Raises:
         EngineError: It cannot be used.
@@ -140,11 +140,11 @@ def check_input(position: int, text: str, spec: RerankSpec, max_characters: int)
 
 
 def rank(scores: FloatArray, *, sequences: Sequence[TokenSequence]) -> Ranking:
-    """Sorts documents by score.
+    """Sort documents by score.
 
     Args:
         scores: float32 [documents].
-        sequences: All that the model read; the last `documents` of them are the documents'.
+        sequences: All sequences that the model read; the documents' come last.
     """
     order = np.argsort(-scores, kind="stable")
     truncated = np.array([one.truncated for one in sequences], np.bool_)

@@ -1,4 +1,4 @@
-"""Scores documents by their embeddings: query and documents are read apart."""
+"""Reranks by comparing the embeddings of the query and of each document."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs
-from embedgrpc.engine.tasks.embedding import Embedder, reading_of
+from embedgrpc.engine.tasks.embedder import Embedder, read_limit_of
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
@@ -24,15 +24,15 @@ from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.kinds import Representation, RerankMethod
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
-# Source: the published weights of BGE-M3 for reranking with all three of its representations.
+# Source: the weights published for BGE-M3 when reranking with all three representations.
 _DENSE_WEIGHT, _SPARSE_WEIGHT, _MULTI_VECTOR_WEIGHT = 0.4, 0.2, 0.4
-# What one request may keep in memory until its last document is scored.
+# Maximum size of the vectors of one request, which are kept until its last document is scored.
 _VECTORS_BYTES_MAX = 512 * 1024 * 1024
 _FLOAT_BYTES = 4
 _SPECIAL_TOKENS = 8
 
 
-# What each method compares; of several that a model can do, the first is taken.
+# The representations that each method compares, best method first.
 _REPRESENTATIONS = {
     RerankMethod.HYBRID: tuple(Representation),
     RerankMethod.SIMILARITY: (Representation.DENSE,),
@@ -41,24 +41,24 @@ _REPRESENTATIONS = {
 
 
 def method_for(representations: Sequence[Representation]) -> RerankMethod | None:
-    """Chooses how a model ranks; None when it cannot."""
+    """Return the best method for a model; None if it cannot rank."""
     return next((method for method in _REPRESENTATIONS if can_rank(method, representations)), None)
 
 
 def can_rank(method: RerankMethod, representations: Sequence[Representation]) -> bool:
-    """Tells whether a model with these representations can rank by this method."""
+    """Return whether a model with these representations can rank by this method."""
     needed = _REPRESENTATIONS.get(method)
     return needed is not None and set(needed) <= set(representations)
 
 
 @dataclass(frozen=True, slots=True)
 class SimilarityReranker:
-    """Embeds query and documents apart, and compares their embeddings.
+    """Scores documents by comparing embeddings.
 
     Attributes:
-        embedder: Embeds with the same model.
+        embedder: Embeds query and documents.
         method: How embeddings are compared.
-        max_query_tokens: The most tokens of a query, at most the model's.
+        max_query_tokens: Maximum tokens of a query, at most the model's.
     """
 
     embedder: Embedder
@@ -74,7 +74,7 @@ class SimilarityReranker:
         *,
         documents_bytes: int,
     ) -> Ranking:
-        """Scores every document; see `Reranker`."""
+        """Score every document; see `Reranker`."""
         properties = self.embedder.properties
         embed_spec = EmbedSpec(
             prompt="",
@@ -94,14 +94,15 @@ class SimilarityReranker:
                 position, text, spec, self.embedder.max_characters
             ),
             sequences=len(texts),
-            prepare=lambda outcomes: [
-                self._frame(one, spec, position=position) for position, one in enumerate(outcomes)
+            prepare=lambda results: [
+                self._build_sequence(one, spec, position=position)
+                for position, one in enumerate(results)
             ],
             outputs=self.embedder.outputs(embed_spec),
             size_bytes=size_bytes,
             max_tokens=properties.max_tokens,
             atomic=True,
-            reading=reading_of(embed_spec),
+            read_limit=read_limit_of(embed_spec),
         )
         try:
             job, rows = await self.embedder.pipeline.run(inputs, call)
@@ -120,21 +121,21 @@ class SimilarityReranker:
                 _SCORES[self.method](embeddings), sequences=[one for one in job.sequences if one]
             )
 
-        # Token by token it takes long enough to hold up other calls, and so do long vectors.
+        # Comparing token by token would hold up the event loop, and so would large vectors.
         cheap = self.method is RerankMethod.SIMILARITY and not rows.are_large
         return score() if cheap else await asyncio.to_thread(score)
 
     async def _check_size(self, texts: Sequence[str], size_bytes: int, spec: RerankSpec) -> None:
-        """Refuses documents whose vectors, one a token, would not fit into memory.
+        """Refuse documents whose vectors, one per token, would take too much memory.
 
         Raises:
-            InvalidRequestError: They would not.
+            InvalidRequestError: They would.
         """
         properties = self.embedder.properties
         if Representation.MULTI_VECTOR not in _REPRESENTATIONS[self.method]:
             return
         token_bytes = properties.multi_vector_dimensions * _FLOAT_BYTES
-        # A token has a byte at least. Only where that is no bound are the texts looked at.
+        # A token has at least one byte. Only if that bound is too high are the texts looked at.
         if (size_bytes + len(texts) * _SPECIAL_TOKENS) * token_bytes <= _VECTORS_BYTES_MAX:
             return
 
@@ -154,21 +155,20 @@ class SimilarityReranker:
                 metadata={"label": "batch_tokens", "bytes": str(size)},
             )
 
-    def _frame(
-        self, outcome: TokenizeResult, spec: RerankSpec, *, position: int
+    def _build_sequence(
+        self, result: TokenizeResult, spec: RerankSpec, *, position: int
     ) -> TokenSequence | errors.EngineError:
         limit = self.embedder.properties.max_tokens
         own_limit = (spec.max_tokens or limit) if position else self.max_query_tokens
-        return self.embedder.frame(
-            outcome,
+        return self.embedder.build_sequence(
+            result,
             max_tokens=min(own_limit, limit),
             truncation=spec.truncation,
             field=field_of(position),
         )
 
 
-# Each takes the embeddings of the query and, after it, of the documents, and gives float32
-# [documents].
+# Each compares the first embedding, the query's, with the others; returns float32 [documents].
 
 
 def _cosine(embeddings: Embeddings) -> FloatArray:
@@ -185,13 +185,13 @@ def _lexical(embeddings: Embeddings) -> FloatArray:
 
 
 def _late_interaction(embeddings: Embeddings) -> FloatArray:
-    """Source: ColBERT, the sum over query tokens of the best document token."""
+    """Sum, over the query's tokens, the best match in the document. Source: ColBERT."""
     query, *documents = embeddings.multi_vectors or ()
     return np.array([(query @ one.T).max(axis=1).sum() for one in documents], np.float32)
 
 
 def _hybrid(embeddings: Embeddings) -> FloatArray:
-    """Source: FlagEmbedding, BGE-M3: the late interaction counts by its mean."""
+    """Combine all three scores; late interaction by its mean. Source: FlagEmbedding, BGE-M3."""
     query_tokens = len((embeddings.multi_vectors or ((),))[0])
     total = (
         _DENSE_WEIGHT * _cosine(embeddings)

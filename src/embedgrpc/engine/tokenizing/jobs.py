@@ -1,4 +1,4 @@
-"""What one job has tokenized: no more of each text than is read."""
+"""The tokenization of one job, which reads no more of each text than needed."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -13,26 +13,26 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints, Pieces
 
-# About 10 ms of work for one core: the longest that an interactive text waits for a slice.
+# About 10 ms of work for one core: the longest that an interactive text waits for one slice.
 SLICE_CHARACTERS = 32_768
-# Of a text that is cut anyway, a piece of so many characters for each token that is read comes
-# first. English has 4 to 5 characters a token, Chinese 1 to 2: what is too much is wasted, and
-# what is too little takes another round.
+# If a text will be truncated anyway, it is tokenized in pieces of this many characters per token
+# that is needed. English has 4 to 5 characters per token, Chinese 1 to 2: a larger value wastes
+# work, a smaller one takes more rounds.
 _PIECE_CHARACTERS_PER_TOKEN = 6
-# Below this a second round costs more than it saves.
+# Below this size another round costs more than it saves.
 _PIECE_CHARACTERS_MIN = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How much of each text is read.
+class ReadLimit:
+    """How much of each text is tokenized.
 
     Attributes:
-        tokens: Only so many tokens of a text are read.
-        from_end: Whether they are its last ones.
-        with_first: Whether each text shares this number with the first text, as the documents of a
-            cross-encoder do with the query. Then the first is tokenized as a whole, and of the
-            others as many tokens as it has at least, for the longer of two is cut.
+        tokens: Maximum tokens of a text.
+        from_end: Whether the last ones count rather than the first.
+        with_first: Whether each text shares this number with the first text, as a cross-encoder's
+            documents do with the query. The first is then tokenized whole, and at least as many
+            tokens of each other text, because the longer of the two is truncated.
     """
 
     tokens: int
@@ -42,37 +42,38 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """A text as it was tokenized.
+    """A tokenized text.
 
     Attributes:
-        ids: int64 [tokens], without special tokens. Where there are more than are read, these may
-            be a part of them, still more than are read.
-        characters_cut: Whether characters were cut from the text before.
+        ids: int64 [tokens], without special tokens. Complete, or more than the limit.
+        characters_cut: Whether characters were cut off before tokenization.
     """
 
     ids: IntArray
     characters_cut: bool
 
 
-# What became of a text: its tokens, or the reason why there are none.
+# The tokens of a text, or the reason why there are none.
 TokenizeResult = Tokenized | EngineError
 
 
 class Tokenization:
-    """Texts to tokenize, and whom to tell.
+    """The texts of a job that is to be tokenized, and the callbacks for the results.
+
+    All callbacks but `wanted` are called on a tokenizing thread.
 
     Args:
-        texts: What to tokenize, as it was sent.
-        check: Checks the text at an index and puts the prompt in front; raises an EngineError if
-            it cannot be used. Called on the tokenizing thread, once for each text, in order.
+        texts: The texts as received.
+        check: Checks the text at an index and prepends the prompt; raises an EngineError if it
+            cannot be used. Called once per text, in order.
         work_class: Interactive texts go first.
-        caller: Who takes turns with the other callers of the class.
-        atomic: Whether one text that cannot be used makes the others useless.
-        reading: How much of each text is read; None where all of it is.
-        wanted: Tells whether anybody still waits.
-        done: Takes what became of each text. Called on the tokenizing thread.
-        failed: Takes the error instead, when tokenizing or `done` raised, or a text of an atomic
-            job cannot be used. Called on the same thread.
+        caller: Callers of one class take turns.
+        atomic: Whether one text that cannot be used fails the job.
+        read_limit: How much of each text is tokenized; None for all of it.
+        wanted: Returns whether the results are still wanted.
+        done: Receives the result of each text.
+        failed: Receives the error instead if tokenizing or `done` raised, or if a text of an
+            atomic job cannot be used.
     """
 
     __slots__ = (
@@ -80,8 +81,8 @@ class Tokenization:
         "_check",
         "_missing",
         "_next",
-        "_outcomes",
-        "_reading",
+        "_read_limit",
+        "_results",
         "_texts",
         "_unfinished",
         "caller",
@@ -99,7 +100,7 @@ class Tokenization:
         work_class: WorkClass,
         caller: str,
         atomic: bool,
-        reading: Reading | None,
+        read_limit: ReadLimit | None,
         wanted: Callable[[], bool],
         done: Callable[[list[TokenizeResult]], None],
         failed: Callable[[EngineError], None],
@@ -112,30 +113,30 @@ class Tokenization:
         self._texts = texts
         self._check = check
         self._atomic = atomic
-        self._reading = reading
-        self._outcomes: list[TokenizeResult | None] = [None] * len(texts)
+        self._read_limit = read_limit
+        self._results: list[TokenizeResult | None] = [None] * len(texts)
         self._missing = len(texts)
         self._next = 0
         self._unfinished: deque[_LongText] = deque()
 
     @property
     def is_done(self) -> bool:
-        """Whether it is known what became of each text."""
+        """Whether all results are known."""
         return not self._missing
 
-    def outcomes(self) -> list[TokenizeResult]:
-        """Returns what became of each text, once that is known."""
-        return [one for one in self._outcomes if one is not None]
+    def results(self) -> list[TokenizeResult]:
+        """Return the result of each text, once all are known."""
+        return [one for one in self._results if one is not None]
 
     def take(self, room: int, cut_points: CutPoints | None) -> "list[Piece]":
-        """Takes what to tokenize next.
+        """Take what to tokenize next.
 
         Args:
-            room: About how many characters.
+            room: Approximate number of characters.
             cut_points: Where texts may be cut.
 
         Returns:
-            Texts and pieces of texts, to be given to `add` in this order.
+            Texts and pieces of texts, to be passed to `add` in this order.
 
         Raises:
             EngineError: A text of an atomic job cannot be used.
@@ -152,7 +153,7 @@ class Tokenization:
                 except EngineError as error:
                     if self._atomic:
                         raise
-                    # Its frames hold this, which holds the error.
+                    # The traceback's frames refer to this job, which would hold the error: a cycle.
                     self._settle(index, error.with_traceback(None))
                     continue
                 piece = self._begin(index, checked, cut_points)
@@ -163,7 +164,7 @@ class Tokenization:
         return taken
 
     def add(self, pieces: "Sequence[Piece]", ids: Iterable[IntArray]) -> None:
-        """Takes the token ids, int64 [tokens], of what was taken."""
+        """Add the token ids, int64 [tokens], of the pieces that were taken."""
         for piece, found in zip(pieces, ids, strict=True):
             long = piece.long
             if long is None:
@@ -175,35 +176,35 @@ class Tokenization:
             else:
                 self._unfinished.append(long)
 
-    def _settle(self, index: int, outcome: TokenizeResult) -> None:
-        self._outcomes[index] = outcome
+    def _settle(self, index: int, result: TokenizeResult) -> None:
+        self._results[index] = result
         self._missing -= 1
 
     def _begin(self, index: int, checked: CheckedText, cut_points: CutPoints | None) -> "Piece":
         size, from_end = SLICE_CHARACTERS, False
-        if self._reading is not None and not (self._reading.with_first and index == 0):
-            size = max(self._reading.tokens * _PIECE_CHARACTERS_PER_TOKEN, _PIECE_CHARACTERS_MIN)
-            size, from_end = min(size, SLICE_CHARACTERS), self._reading.from_end
-        # What is left of a text that is hardly longer is not worth another round.
+        if self._read_limit is not None and not (self._read_limit.with_first and index == 0):
+            size = max(self._read_limit.tokens * _PIECE_CHARACTERS_PER_TOKEN, _PIECE_CHARACTERS_MIN)
+            size, from_end = min(size, SLICE_CHARACTERS), self._read_limit.from_end
+        # A text that is hardly longer than one piece is not worth another round.
         if cut_points is None or len(checked.text) <= size + size // 2:
             return Piece(index, checked.text, checked.cut, None)
         pieces = Pieces(checked.text, cut_points, from_end=from_end, characters=size)
         return _LongText(index, pieces, characters_cut=checked.cut, from_end=from_end).take()
 
     def _awaits_first(self, taken: "Sequence[Piece]") -> bool:
-        """Whether it must be known first how many tokens the first text has."""
-        if self._reading is None or not self._reading.with_first or self._next == 0:
+        """Whether the length of the first text must be known before going on."""
+        if self._read_limit is None or not self._read_limit.with_first or self._next == 0:
             return False
-        return self._outcomes[0] is None and not (taken and taken[0].long is None)
+        return self._results[0] is None and not (taken and taken[0].long is None)
 
     def _tokens_read(self, index: int) -> float:
-        reading = self._reading
-        if reading is None or (reading.with_first and index == 0):
+        read_limit = self._read_limit
+        if read_limit is None or (read_limit.with_first and index == 0):
             return float("inf")
-        first = self._outcomes[0]
-        if reading.with_first and isinstance(first, Tokenized):
-            return max(reading.tokens, len(first.ids))
-        return reading.tokens
+        first = self._results[0]
+        if read_limit.with_first and isinstance(first, Tokenized):
+            return max(read_limit.tokens, len(first.ids))
+        return read_limit.tokens
 
 
 class Piece(NamedTuple):
@@ -229,14 +230,14 @@ class _LongText:
         self._parts: list[IntArray] = []
 
     def take(self) -> Piece:
-        """Takes the next piece."""
+        """Take the next piece."""
         return Piece(self._index, self.pieces.take(), self._characters_cut, self)
 
     def add(self, ids: IntArray) -> None:
-        """Takes the token ids of that piece."""
+        """Add the token ids of that piece."""
         self._parts.append(ids)
         self.tokens += len(ids)
 
     def ids(self) -> IntArray:
-        """Returns the ids of all pieces that were taken, in the order of the text."""
+        """Return the ids of all pieces so far, in the order of the text."""
         return np.concatenate(self._parts[::-1] if self._from_end else self._parts)

@@ -1,4 +1,4 @@
-"""What a text must be before it is worth tokenizing."""
+"""Checks texts before they are tokenized."""
 
 import re
 import unicodedata
@@ -8,8 +8,8 @@ from embedgrpc.engine.errors import EmptyInputError, InputTooLongError
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
-# Where characters stand that draw nothing: separators (Z), controls (Cc), format characters (Cf)
-# and surrogates (Cs). Unassigned ones and those of private use may well be drawn.
+# Ranges that contain all invisible characters: separators (Z), controls (Cc), format characters
+# (Cf) and surrogates (Cs). Unassigned and private-use characters may be visible.
 _INVISIBLE_RANGES = (
     "\x00\x20",
     "\x7f\xa0",
@@ -45,7 +45,7 @@ def _is_visible(character: str) -> bool:
 
 
 def _compile_visible() -> re.Pattern[str]:
-    """Compiles what matches one visible character, as this Python's Unicode knows them."""
+    """Compile a pattern for one visible character, by the Unicode version of this Python."""
     invisible = (
         re.escape(character)
         for ends in _INVISIBLE_RANGES
@@ -56,13 +56,13 @@ def _compile_visible() -> re.Pattern[str]:
 
 
 _VISIBLE = _compile_visible()
-# How much is looked at in one go, in which no other thread runs: a millisecond's worth.
+# The part of a text searched in one go, during which no other thread runs: about a millisecond.
 _SEARCH_CHARACTERS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedText:
-    """A text that may be tokenized, and whether characters were cut from it."""
+    """A text that may be tokenized, and whether characters were cut off."""
 
     text: str
     cut: bool
@@ -71,22 +71,22 @@ class CheckedText:
 def check_text(
     text: str, *, max_characters: int, truncation: Truncation, field: str
 ) -> CheckedText:
-    """Refuses a text that holds nothing, and bounds the work of tokenizing one that is huge.
+    """Refuse an empty text, and limit the work of tokenizing a huge one.
 
-    It takes as long as a text is: call it off the event loop.
+    Takes time in proportion to the text: call it off the event loop.
 
     Args:
         text: The text, without a prompt.
-        max_characters: More are not tokenized: a tokenizer works before it truncates.
-        truncation: Which end may be cut, if any.
+        max_characters: Maximum characters to tokenize. A tokenizer truncates only afterwards.
+        truncation: The end that may be cut, if any.
         field: Its place in the request, such as `texts[3]`.
 
     Returns:
         The text, cut to `max_characters`.
 
     Raises:
-        EmptyInputError: What would be tokenized of it has no visible character.
-        InputTooLongError: It has too many characters and may not be cut.
+        EmptyInputError: The part that would be tokenized has no visible character.
+        InputTooLongError: It has too many characters and must not be truncated.
     """
     kept = text
     if len(text) > max_characters:
@@ -128,7 +128,7 @@ def _has_visible(text: str) -> bool:
 
 
 def too_many_tokens(error: TokenLimitError, *, field: str) -> InputTooLongError:
-    """Tells the caller that an input has too many tokens and may not be cut."""
+    """Make the error for an input with too many tokens that must not be truncated."""
     return InputTooLongError(
         f"{field} has {error.token_count} tokens; the limit is {error.max_tokens}",
         field=field,

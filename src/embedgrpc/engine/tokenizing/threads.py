@@ -1,8 +1,8 @@
 """Tokenizes on threads of its own, many texts at a time.
 
-What waits is bounded by admission, which comes first. Interactive texts go before bulk ones,
-callers of one class take turns, and a large job is done in slices, so that a short query waits for
-one slice of each other caller at most. Of a long text no more is tokenized than is read of it.
+Admission, which comes first, bounds the queue. Interactive texts go before bulk ones, and callers
+of one class take turns. Large jobs are done in slices, so that a short query waits for at most one
+slice of each other caller.
 """
 
 import logging
@@ -17,12 +17,12 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
 _logger = logging.getLogger(__name__)
 
-# How many slices begin with interactive texts before bulk ones that wait come first.
+# Bulk texts that wait get a slice after this many slices of interactive texts.
 _INTERACTIVE_WEIGHT = 4
 
 
 class _Turns:
-    """Jobs of one class; the callers take turns, and so do the jobs of one caller."""
+    """Jobs of one class. The callers take turns, and so do the jobs of one caller."""
 
     def __init__(self) -> None:
         self._by_caller: OrderedDict[str, deque[Tokenization]] = OrderedDict()
@@ -48,8 +48,8 @@ class TokenizingThreads:
 
     Args:
         tokenizer: Called from all threads.
-        threads: How many.
-        name: For the threads' names.
+        threads: Number of threads.
+        name: Part of the threads' names.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, threads: int, name: str) -> None:
@@ -66,13 +66,13 @@ class TokenizingThreads:
             thread.start()
 
     def submit(self, tokenization: Tokenization) -> None:
-        """Queues texts. From any thread."""
+        """Queue a job. From any thread."""
         with self._changed:
             self._waiting[tokenization.work_class].put(tokenization)
             self._changed.notify()
 
     def close(self) -> None:
-        """Stops the threads. Whatever still waits is never answered."""
+        """Stop the threads. Jobs that are still queued get no results."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -90,16 +90,16 @@ class TokenizingThreads:
             self._tokenize(self._take(order))
 
     def _choose_order(self) -> Sequence[_Turns]:
-        """Chooses the class whose jobs begin the next slice. With the lock held."""
+        """Choose which class goes first into the next slice. With the lock held."""
         interactive, bulk = (self._waiting[work_class] for work_class in WorkClass)
         due = bool(bulk) and self._slices_since_bulk >= _INTERACTIVE_WEIGHT
         self._slices_since_bulk = 0 if due or not bulk else self._slices_since_bulk + 1
         return (bulk, interactive) if due else (interactive, bulk)
 
     def _take(self, order: Sequence[_Turns]) -> list[tuple[Tokenization, list[Piece]]]:
-        """Takes whole jobs up to a slice, or a slice of the first job.
+        """Take whole jobs up to a slice, or a slice of the first job.
 
-        Texts are checked here, without the lock, which the event loop waits for.
+        Texts are checked here without the lock, which the event loop also takes.
         """
         taken: list[tuple[Tokenization, list[Piece]]] = []
         room = SLICE_CHARACTERS
@@ -115,7 +115,7 @@ class TokenizingThreads:
                 pieces = job.take(room, self._tokenizer.cut_points)
             except EngineError as refusal:
                 job.failed(refusal)
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any input
+            except Exception as error:  # noqa: BLE001 - the thread must survive any input
                 _fail(job, error)
             else:
                 room -= sum(len(piece.text) for piece in pieces)
@@ -130,7 +130,7 @@ class TokenizingThreads:
             if len(taken) == 1:
                 _fail(taken[0][0], error)
                 return
-            # Once more one by one, so that none pays for another's text.
+            # Again one by one, so that no job fails because of another's text.
             for alone in taken:
                 self._tokenize([alone])
             return
@@ -140,11 +140,11 @@ class TokenizingThreads:
             position += len(pieces)
             if job.is_done:
                 try:
-                    job.done(job.outcomes())
-                except Exception as error:  # noqa: BLE001 - the thread must outlive any input
+                    job.done(job.results())
+                except Exception as error:  # noqa: BLE001 - the thread must survive any input
                     _fail(job, error)
             else:
-                # Behind the others of its class, so that none waits for the whole of it.
+                # Behind the other jobs of its class, so that none waits for all of it.
                 self.submit(job)
 
 

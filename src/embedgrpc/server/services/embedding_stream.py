@@ -7,7 +7,7 @@ from typing import Any, overload
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.engine.results.vectors import Encoding
-from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass

@@ -10,7 +10,7 @@ from embedgrpc.engine.errors import EngineError, NonFiniteOutputError
 from embedgrpc.engine.pipeline import JobHandle
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.results.vectors import Encoding
-from embedgrpc.engine.tasks.embedding import Embedder
+from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Job
 from embedgrpc.server.calls.error_interceptor import log_fault

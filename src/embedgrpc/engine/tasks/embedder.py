@@ -18,7 +18,7 @@ from embedgrpc.engine.results.sparse import (
 )
 from embedgrpc.engine.results.vectors import shorten
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
-from embedgrpc.engine.tokenizing.jobs import Reading, TokenizeResult
+from embedgrpc.engine.tokenizing.jobs import ReadLimit, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text, too_many_tokens
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.libraries.arrays import FloatArray
@@ -30,15 +30,11 @@ from embedgrpc.models.graphs.outputs import (
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Representation
-from embedgrpc.models.tokenizers.tokenizer import (
-    Tokenizer,
-    TokenLimitError,
-    TokenSequence,
-    Truncation,
-)
+from embedgrpc.models.kinds import Representation, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
-# What is made of embeddings.
+# The result of `pack`.
 Packed = TypeVar("Packed")
 
 
@@ -47,11 +43,11 @@ class Embedder:
     """Turns texts into vectors.
 
     Attributes:
-        properties: What the model is.
+        properties: The model's properties.
         tokenizer: Its tokenizer.
         pipeline: Runs its sequences.
-        max_characters: The most characters of a text that are tokenized.
-        graph_outputs: What its graph gives.
+        max_characters: Maximum characters of a text to tokenize.
+        graph_outputs: The outputs of its graph.
     """
 
     properties: ModelProperties
@@ -70,22 +66,22 @@ class Embedder:
         pack: Callable[[Embeddings], Packed],
         field: str = "texts",
     ) -> Packed:
-        """Embeds texts of which every one must succeed.
+        """Embed texts, of which every one must succeed.
 
         Args:
-            texts: At least one. Each is asked for when it is needed, and not before.
-            spec: How.
-            call: For whom.
-            size_bytes: About how many bytes of UTF-8 they have together.
-            pack: Makes the answer of one embedding per text, in their order. Called off the event
-                loop where that takes long.
-            field: The request's field that holds them, for errors.
+            texts: At least one. Each is read only when it is needed.
+            spec: How to embed.
+            call: The call they belong to.
+            size_bytes: Their approximate UTF-8 size together.
+            pack: Makes the result from one embedding per text, in order. Called off the event loop
+                if that takes long.
+            field: The request field that holds the texts, for errors.
 
         Returns:
-            The answer.
+            The result of `pack`.
 
         Raises:
-            EngineError: One of them failed, or there is no room or time for them.
+            EngineError: A text failed, or there is no room or time for them.
         """
         inputs = self._inputs(texts, spec, size_bytes=size_bytes, field=field, atomic=True)
         try:
@@ -107,23 +103,23 @@ class Embedder:
     async def submit(
         self, texts: Sequence[str], spec: EmbedSpec, call: Call, sink: Sink, *, size_bytes: int
     ) -> JobHandle:
-        """Starts texts that succeed or fail one by one, as soon as there is room for them.
+        """Start texts that succeed or fail one by one, as soon as there is room for them.
 
         Args:
             texts: At least one.
-            spec: How.
-            call: For whom.
-            sink: Takes rows, to be given to `finish`.
-            size_bytes: About how many bytes of UTF-8 they have together.
+            spec: How to embed.
+            call: The call they belong to.
+            sink: Receives rows, to be passed to `finish`.
+            size_bytes: Their approximate UTF-8 size together.
 
         Returns:
-            The job, to be cancelled when nobody waits for it any more.
+            A handle, to cancel the job when its results are no longer wanted.
         """
         inputs = self._inputs(texts, spec, size_bytes=size_bytes, field="text", atomic=False)
         return await self.pipeline.submit(inputs, call, sink)
 
     async def probe(self, text: str, call: Call) -> FloatArray:
-        """Embeds a health check's text past admission; the numbers of its representations."""
+        """Embed a health check's text, bypassing admission; return all numbers, float32 [n]."""
         spec = EmbedSpec(
             prompt="",
             dimensions=self.properties.dimensions,
@@ -138,10 +134,10 @@ class Embedder:
         return np.concatenate([np.ravel(part) for part in parts])
 
     def check_spec(self, spec: EmbedSpec, *, field: str) -> None:
-        """Refuses what the model's graph does not give.
+        """Check that the model's graph has the outputs needed.
 
         Raises:
-            UnsupportedError: The vectors cannot be had without unit length.
+            UnsupportedError: The graph always scales vectors to unit length.
         """
         if not set(self.outputs(spec)) <= set(self.graph_outputs):
             raise errors.UnsupportedError(
@@ -151,7 +147,7 @@ class Embedder:
             )
 
     def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_]:
-        """Tells which dense vectors are zeros that should get unit length; bool [texts]."""
+        """Return which dense vectors are zero but need unit length; bool [texts]."""
         dense = self._dense(rows, spec)
         if dense is None or not spec.normalize:
             counts = [len(part) for part in (*rows.by_sequence.values(), *rows.by_token.values())]
@@ -165,13 +161,13 @@ class Embedder:
         rows: OutputRows,
         spec: EmbedSpec,
     ) -> Embeddings:
-        """Makes embeddings of some rows of a job.
+        """Make embeddings from some rows of a job.
 
         Args:
             job: The job.
-            indices: Whose rows these are.
-            rows: The rows; dense ones all have a direction.
-            spec: What was asked.
+            indices: The inputs that the rows belong to.
+            rows: The rows; no dense vector may lack a direction.
+            spec: How to embed.
 
         Returns:
             One embedding per index.
@@ -220,7 +216,7 @@ class Embedder:
         return [vectors[skip:] for vectors in rows.by_token[TOKEN_EMBEDDINGS]]
 
     def outputs(self, spec: EmbedSpec) -> tuple[str, ...]:
-        """Names the graph's outputs that the representations are made of."""
+        """Return the graph outputs that the representations are made of."""
         return tuple(self._output(one, spec) for one in spec.representations)
 
     def _output(self, representation: Representation, spec: EmbedSpec) -> str:
@@ -233,7 +229,7 @@ class Embedder:
                 return TOKEN_EMBEDDINGS
 
     def _dense_output(self, spec: EmbedSpec) -> str:
-        """The vectors before Normalize where the model normalises and the caller does not."""
+        """Vectors before normalization if the model normalizes and the caller does not want it."""
         if self.properties.normalize and not spec.normalize:
             return POOLED_EMBEDDING
         return SENTENCE_EMBEDDING
@@ -261,15 +257,15 @@ class Embedder:
                 return checked
             return CheckedText(spec.prompt + checked.text, cut=checked.cut)
 
-        def prepare(outcomes: list[TokenizeResult]) -> list[TokenSequence | errors.EngineError]:
+        def prepare(results: list[TokenizeResult]) -> list[TokenSequence | errors.EngineError]:
             return [
-                self.frame(
+                self.build_sequence(
                     one,
                     max_tokens=spec.max_tokens,
                     truncation=spec.truncation,
                     field=name(index),
                 )
-                for index, one in enumerate(outcomes)
+                for index, one in enumerate(results)
             ]
 
         return Inputs(
@@ -281,34 +277,34 @@ class Embedder:
             size_bytes=size_bytes + len(spec.prompt) * len(texts),
             max_tokens=spec.max_tokens,
             atomic=atomic,
-            reading=reading_of(spec),
+            read_limit=read_limit_of(spec),
         )
 
-    def frame(
-        self, outcome: TokenizeResult, *, max_tokens: int, truncation: Truncation, field: str
+    def build_sequence(
+        self, result: TokenizeResult, *, max_tokens: int, truncation: Truncation, field: str
     ) -> TokenSequence | errors.EngineError:
-        """Makes a sequence of a tokenized text, or tells why there is none.
+        """Build a sequence from a tokenized text, or return the error for it.
 
         Args:
-            outcome: What became of the text.
-            max_tokens: The longest sequence, special tokens included.
-            truncation: Which end to cut.
+            result: The tokenized text.
+            max_tokens: Maximum length, special tokens included.
+            truncation: The end to cut, if any.
             field: Its place in the request, for errors.
         """
-        if isinstance(outcome, errors.EngineError):
-            return outcome
+        if isinstance(result, errors.EngineError):
+            return result
         try:
             sequence = self.tokenizer.build_sequence(
-                outcome.ids, max_tokens=max_tokens, truncation=truncation
+                result.ids, max_tokens=max_tokens, truncation=truncation
             )
         except TokenLimitError as error:
             return too_many_tokens(error, field=field)
-        return replace(sequence, characters_cut=True) if outcome.characters_cut else sequence
+        return replace(sequence, characters_cut=True) if result.characters_cut else sequence
 
 
-def reading_of(spec: EmbedSpec) -> Reading | None:
-    """Tells how much of each text is read."""
+def read_limit_of(spec: EmbedSpec) -> ReadLimit | None:
+    """Return how much of each text is tokenized; None for all of it."""
     if spec.truncation is Truncation.NONE:
-        # A refusal tells how many tokens there are.
+        # The error for a text that is too long states its number of tokens.
         return None
-    return Reading(spec.max_tokens, from_end=spec.truncation is Truncation.START)
+    return ReadLimit(spec.max_tokens, from_end=spec.truncation is Truncation.START)

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing import jobs, threads
-from embedgrpc.engine.tokenizing.jobs import Reading, Tokenization, Tokenized, TokenizeResult
+from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenization, Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import read
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 from tests.engine.fakes import WAIT_S, unchecked
 from tests.models.runner import FIXTURES
 
@@ -38,7 +39,7 @@ class Tokens:
         self.tokenizer = Tokenizer.load(read(files))
         self.threads = TokenizingThreads(self.tokenizer, threads=1, name=name)
 
-    def read(self, texts: Sequence[str], reading: Reading) -> list[Tokenized]:
+    def read(self, texts: Sequence[str], read_limit: ReadLimit) -> list[Tokenized]:
         """Tokenizes texts as far as they are read."""
         told: queue.Queue[list[TokenizeResult] | EngineError] = queue.Queue()
         self.threads.submit(
@@ -48,15 +49,15 @@ class Tokens:
                 work_class=WorkClass.INTERACTIVE,
                 caller="",
                 atomic=True,
-                reading=reading,
+                read_limit=read_limit,
                 wanted=lambda: True,
                 done=told.put,
                 failed=told.put,
             )
         )
-        outcomes = told.get(timeout=WAIT_S)
-        assert isinstance(outcomes, list)
-        return [one for one in outcomes if isinstance(one, Tokenized)]
+        results = told.get(timeout=WAIT_S)
+        assert isinstance(results, list)
+        return [one for one in results if isinstance(one, Tokenized)]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -109,10 +110,10 @@ def test_texts_read_in_part_are_the_same(
     tokens: Tokens, texts: list[str], limit: int, cut: Truncation
 ) -> None:
     """A text that is too long is cut to the same tokens, and is said to be cut just as well."""
-    reading = Reading(limit, from_end=cut is Truncation.START)
+    read_limit = ReadLimit(limit, from_end=cut is Truncation.START)
     build = tokens.tokenizer.build_sequence
     for whole, part in zip(
-        tokens.tokenizer.encode(texts), tokens.read(texts, reading), strict=True
+        tokens.tokenizer.encode(texts), tokens.read(texts, read_limit), strict=True
     ):
         assert same(
             build(part.ids, max_tokens=limit, truncation=cut),
@@ -128,11 +129,11 @@ def test_pairs_read_in_part_are_the_same(
     pairs: Tokens, query: str, documents: list[str], limit: int, cut: Truncation
 ) -> None:
     """Of a query and a document the longer one is cut to the same tokens, also of two long ones."""
-    reading = Reading(limit, from_end=cut is Truncation.START, with_first=True)
+    read_limit = ReadLimit(limit, from_end=cut is Truncation.START, with_first=True)
     build = pairs.tokenizer.build_pair
     texts = [query, *documents]
     first, *wholes = pairs.tokenizer.encode(texts)
-    read_first, *parts = pairs.read(texts, reading)
+    read_first, *parts = pairs.read(texts, read_limit)
     for whole, part in zip(wholes, parts, strict=True):
         assert same(
             build(read_first.ids, part.ids, max_tokens=limit, truncation=cut),
