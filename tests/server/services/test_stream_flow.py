@@ -12,8 +12,9 @@ import pytest
 from embedgrpc.engine.pipeline import JobHandle
 from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources import source
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
