@@ -11,8 +11,9 @@ import numpy as np
 
 from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources import source
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.server.hash_backend import WIDTH
 from tests.server.service import EMBED
 

@@ -10,8 +10,7 @@ from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.kinds import Representation
-from embedgrpc.models.tokenizers.tokenizer import Truncation
+from embedgrpc.models.kinds import Representation, Truncation
 from embedgrpc.server.contract.response_sizes import embeddings_size
 from embedgrpc.server.contract.wire import delimited, embedding_wires, tag, varint
 from embedgrpc.v1 import embedding_service_pb2
