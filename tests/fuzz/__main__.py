@@ -3,8 +3,8 @@
 uv run python -m tests.fuzz [NAME...] [--runs N] [--seconds S] [--seed K] [--findings DIR]
 uv run python -m tests.fuzz NAME --replay FILE
 
-Everything that is neither a success nor a documented refusal is a finding: another exception, a
-crash, more than a second of computing, more memory than allowed. Its input is kept in DIR.
+Anything but a success or a documented refusal is a finding: another exception, a crash, more than
+a second of CPU time, more memory than allowed. The input of a finding is saved in DIR.
 """
 
 import argparse
@@ -18,17 +18,19 @@ from tests.fuzz.worker import replay
 
 
 def main() -> None:
-    """Fuzzes the targets that were named, or all, and prints a table; exits with 1 on findings."""
+    """Fuzz the named targets, or all, and print a table; exit with 1 if there are findings."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help=", ".join(TARGETS))
-    parser.add_argument("--runs", type=int, default=sys.maxsize, help="inputs of each at most")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long each at most")
-    parser.add_argument("--seed", type=int, default=0, help="which inputs")
+    parser.add_argument("--runs", type=int, default=sys.maxsize, help="maximum inputs per target")
+    parser.add_argument("--seconds", type=float, default=60.0, help="maximum seconds per target")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs")
     parser.add_argument("--first", type=int, default=0, help="the number of the first input")
-    parser.add_argument("--findings", type=Path, default=Path(".fuzz"), help="a folder for inputs")
-    parser.add_argument("--replay", type=Path, help="run the input in this file, unguarded")
+    parser.add_argument(
+        "--findings", type=Path, default=Path(".fuzz"), help="folder for the inputs of findings"
+    )
+    parser.add_argument("--replay", type=Path, help="run the input in this file without limits")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - TARGETS.keys():
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
@@ -47,7 +49,7 @@ def main() -> None:
             seconds=arguments.seconds,
             seed=arguments.seed,
             first=arguments.first,
-            tell=keep,
+            on_finding=keep,
         )
         found += len(report.findings)
         cells = (
@@ -65,7 +67,7 @@ def main() -> None:
 
 
 class _Keeper:
-    """Keeps the inputs of findings and tells of them as they come."""
+    """Saves the inputs of findings and prints them."""
 
     def __init__(self, target: Target, folder: Path, seed: int) -> None:
         self._target = target

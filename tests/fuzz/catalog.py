@@ -1,11 +1,11 @@
-"""All targets, each loaded when it is asked for."""
+"""All targets, loaded on first use."""
 
 import importlib
 from collections.abc import Mapping
 
 from tests.fuzz.target import Target
 
-# Module and variable by the target's name.
+# Module and variable by name.
 TARGETS: Mapping[str, str] = {
     "torch": "tests.fuzz.torch_files:TARGET",
     "safetensors": "tests.fuzz.safetensors_files:TARGET",
@@ -16,12 +16,12 @@ TARGETS: Mapping[str, str] = {
     "rpc-bodies": "tests.fuzz.rpc_bodies:TARGET",
     "http2-frames": "tests.fuzz.http2_frames:TARGET",
 }
-# Fails in every way there is, for the tests of the frame.
+# Fails in every possible way, for the tests of the fuzzer.
 _FAULTY = "tests.fuzz.faulty:TARGET"
 
 
 def find(name: str) -> Target:
-    """Finds a target by its name."""
+    """Return the target of a name."""
     place = _FAULTY if name == "faulty" else TARGETS[name]
     module, _, variable = place.partition(":")
     target = getattr(importlib.import_module(module), variable)

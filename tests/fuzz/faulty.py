@@ -1,4 +1,4 @@
-"""Fails in every way there is, so that a test can see each of them found."""
+"""A target that fails in every possible way, to test that each is found."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def _crash() -> None:
 
 
 def _compute() -> None:
-    # In C, with the interpreter's lock, where no handler of a signal is called.
+    # In C with the GIL held, where Python calls no signal handlers.
     sum(range(1 << 40))
 
 

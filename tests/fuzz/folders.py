@@ -1,6 +1,6 @@
-"""Mutated JSON files of model folders: what they say of a model, and what is made of it.
+"""Mutated JSON files of model folders, for the readers of properties and tokenizers.
 
-An input is the name of a fixture, that of a file in it and the file's new content, each in a line.
+An input has the name of a fixture, the name of a file in it, and the file's new content, in lines.
 """
 
 import json
@@ -18,13 +18,14 @@ from safetensors import safe_open
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import prepare
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import ModelFiles, resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.fuzz.mutation import mutate_bytes, mutate_json
 from tests.fuzz.target import MIB, Execute, Target, check_refusal
 from tests.models.runner import FIXTURES
 
-# One of each way to read a folder.
+# One fixture for each way to read a folder.
 _FOLDERS = ("bert-mean", "cross-bert", "gemma-dense", "albert-dense", "splade-bert", "xlmr-bge-m3")
 _TOKENIZERS = (
     "bert-mean",
@@ -35,21 +36,21 @@ _TOKENIZERS = (
     "cross-mpnet",
 )
 _TOKENIZER_NAME = "tokenizer.json"
-# A copy of bert-mean whose weights an index names.
+# A copy of bert-mean with an index of its weights.
 _SHARDED = "sharded"
 _WEIGHTS_NAME = "model.safetensors"
 _SHARD_NAME = "model-00001-of-00001.safetensors"
 _INDEX_NAME = "model.safetensors.index.json"
 _NOT_CONFIGS = frozenset({_TOKENIZER_NAME, "expected.json"})
-# A graph is made for one of so many configurations that can be read: it takes a hundred times as
-# long as reading them.
+# A graph is built for one in this many readable configurations, because building takes a hundred
+# times longer than reading.
 _GRAPH_EVERY = 16
 _TEXTS = ("a", "", "The tower is 330 metres tall. \u4e00\u4e8c [SEP] </s> \U0001f600\u0301")
 
 
 @cache
 def _configs() -> Mapping[tuple[str, str], str]:
-    """The content of each file that is mutated."""
+    """Return the content of each file to mutate."""
     found = {}
     for folder in _FOLDERS:
         for path in sorted((FIXTURES / folder).rglob("*.json")):
@@ -70,7 +71,7 @@ def _tokenizers() -> Mapping[tuple[str, str], str]:
 
 
 def _shorten(content: str) -> str:
-    """Leaves most of the words out, so that more inputs are run in a second."""
+    """Remove most words, so that more inputs run per second."""
     document = json.loads(content)
     model = document["model"]
     vocabulary = model["vocab"]
@@ -105,17 +106,17 @@ _JSON_WORDS = (b"{", b"}", b"[", b"]", b",", b'"', b"null", b"true", b"1e999", b
 
 
 def mutate_config(random: Random) -> bytes:
-    """Makes one file of a folder that says what a model is."""
+    """Mutate one JSON file of a model."""
     return _mutate(random, _configs())
 
 
 def mutate_tokenizer(random: Random) -> bytes:
-    """Makes the file that says how a model tokenizes."""
+    """Mutate the tokenizer.json of a model."""
     return _mutate(random, _tokenizers())
 
 
 class _Folders:
-    """Copies of fixtures of which one file at a time is another."""
+    """Copies of fixtures in which one file at a time is changed."""
 
     def __init__(self, scratch: Path, names: tuple[str, ...]) -> None:
         self._scratch = scratch
@@ -128,7 +129,7 @@ class _Folders:
 
     @contextmanager
     def changed(self, content: bytes) -> Iterator[ModelFiles]:
-        """Changes one file meanwhile."""
+        """Change one file until the block ends."""
         folder, name, changed = content.split(b"\n", 2)
         path = self._scratch / folder.decode() / name.decode()
         before = path.read_bytes()
@@ -195,7 +196,7 @@ def _open_tokenizers(scratch: Path) -> Iterator[Execute]:
 
 CONFIGS = Target(
     name="configs",
-    what="JSON files of model folders, read as what a model is and, one in 16, made a graph of",
+    what="JSON files of model folders, read as properties; for one in 16 the graph is built",
     mutate=mutate_config,
     open=_open_configs,
     test_runs=1500,

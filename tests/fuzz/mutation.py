@@ -1,4 +1,4 @@
-"""Changes bytes and values at random, as likely as not into something that almost holds."""
+"""Changes bytes and values at random, often into something almost valid."""
 
 import copy
 import json
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-# Where sizes and counts go wrong.
+# Numbers near the limits of sizes and counts.
 NUMBERS = (
     0, 1, 2, 3, 7, 8, 31, 32, 33, 64, 127, 128, 255, 256, 1000, 4096, 65535, 65536, 1 << 20,
     (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 53) + 1, (1 << 63) - 1, 1 << 63,
@@ -16,7 +16,7 @@ _LONGEST = 1 << 20
 
 
 def some(random: Random) -> int:
-    """Returns how many changes to make: mostly one or two, seldom many."""
+    """Return a number of changes: mostly one or two, rarely many."""
     count = 1
     while count < 16 and random.random() < 0.5:
         count += 1
@@ -24,12 +24,12 @@ def some(random: Random) -> int:
 
 
 def mutate_bytes(random: Random, content: bytes, words: Sequence[bytes] = (b"\0",)) -> bytes:
-    """Changes some bytes.
+    """Return the content with some bytes changed.
 
     Args:
-        random: Where chance comes from.
-        content: What to change.
-        words: What means something in this format.
+        random: The random numbers.
+        content: The bytes.
+        words: Bytes with a meaning in this format.
     """
     changed = bytearray(content)
     for _ in range(some(random)):
@@ -108,11 +108,11 @@ _VALUES: tuple[Any, ...] = (
 
 
 def mutate_json(random: Random, document: Any, others: Sequence[Any] = ()) -> bytes:
-    """Changes some values of a document and writes it; seldom some bytes of it, too.
+    """Change some values of a document and return it as JSON, rarely with some bytes changed.
 
     Args:
-        random: Where chance comes from.
-        document: What `json.loads` gives. It is changed: give a copy.
+        random: The random numbers.
+        document: The result of `json.loads`. It is changed, so pass a copy.
         others: Documents whose values may be put into this one.
     """
     holder = [document]
@@ -134,7 +134,7 @@ _JSON_WORDS = (
 
 
 def _change_value(random: Random, holder: Any, others: Sequence[Any]) -> None:
-    """Changes one value somewhere in a list or a dictionary."""
+    """Change one value somewhere in a list or a dictionary."""
     places = _places(random, holder)
     if not places:
         holder.append(_new_value(random))  # the document itself was deleted
@@ -162,7 +162,7 @@ def _change_value(random: Random, holder: Any, others: Sequence[Any]) -> None:
 
 
 def _new_value(random: Random) -> Any:
-    # A copy, so that what is changed next is not shared.
+    # A copy, because later changes must not affect shared values.
     return copy.deepcopy(random.choice(_VALUES))
 
 
@@ -170,7 +170,7 @@ def _places(random: Random, holder: Any) -> Sequence[Any]:
     if isinstance(holder, list):
         return range(len(holder))
     keys = list(holder)
-    # Most of a large table is alike.
+    # The entries of a large table are much alike.
     return keys if len(keys) < 64 else random.sample(keys, 64)
 
 

@@ -1,6 +1,6 @@
-"""Mutated ONNX files of model folders, for what takes an exported graph over.
+"""Mutated ONNX files of model folders, for the import of exported graphs.
 
-An input is the name of a fixture in a line, and the file's new content.
+An input has the name of a fixture in a line, and the file's new content.
 """
 
 import shutil
@@ -27,7 +27,7 @@ from tests.models.runner import FIXTURES
 
 _FOLDERS = ("bert-cls", "gemma-dense", "modernbert-cls", "cross-bert", "xlmr-bge-m3")
 _GRAPH_NAME = "onnx/model.onnx"
-# How many inputs are of graphs that ONNX Runtime runs, which takes ten times as long.
+# The share of inputs that ONNX Runtime runs, which takes ten times as long.
 _COMPARED_SHARE = 0.1
 _WORDS = (
     b"input_ids", b"attention_mask", b"last_hidden_state", b"sentence_embedding", b"location",
@@ -49,7 +49,7 @@ def _models() -> Mapping[str, bytes]:
 
 @cache
 def _unpooled_models() -> Mapping[str, bytes]:
-    """The same without vectors of their own, which take a run of ONNX Runtime to be compared."""
+    """Return the models without pooled outputs, whose check needs ONNX Runtime."""
     found = {}
     for name in _FOLDERS[:3]:
         model = onnx.ModelProto.FromString(_models()[name])
@@ -61,11 +61,11 @@ def _unpooled_models() -> Mapping[str, bytes]:
 
 
 def mutate(random: Random) -> bytes:
-    """Makes a file: most are well-formed and mean something else."""
+    """Return a mutated file; most are well-formed but have another meaning."""
     models = _models() if random.random() < _COMPARED_SHARE else _unpooled_models()
     name, content = random.choice(list(models.items()))
     if random.random() < 0.3:
-        # The structure is at the front and at the end; most in between is weights.
+        # The structure is at both ends of the file; most of the rest is weights.
         content = mutate_bytes(random, content, _WORDS)
     else:
         model = onnx.ModelProto.FromString(content)
@@ -76,7 +76,7 @@ def mutate(random: Random) -> bytes:
 
 
 def _mutate_message(random: Random, message: Message) -> None:
-    """Changes a field of a message, or of a message in it."""
+    """Change a field of a message, or of a message in it."""
     fields = [field for field, _ in message.ListFields()]
     if not fields:
         fields = list(message.DESCRIPTOR.fields)
@@ -163,7 +163,7 @@ TARGET = Target(
     mutate=mutate,
     open=_open,
     test_runs=120,
-    # ONNX Runtime makes threads and arenas where it tests what a graph claims.
+    # ONNX Runtime creates threads and arenas to check a graph.
     memory_bytes=512 * MIB,
     cpu_s=2.0,
     validated=True,

@@ -1,4 +1,4 @@
-"""Runs a target in processes of its own and gathers what they die of."""
+"""Runs a target in other processes and collects findings."""
 
 import json
 import os
@@ -14,21 +14,21 @@ from typing import Any
 from tests.fuzz.target import Finding, Report, Target
 from tests.fuzz.worker import make_input
 
-# After so many different findings there is enough to do.
+# Stop after this many different findings.
 _PLACES_MAX = 20
-# And after so many inputs that ended a process, each of which took a start.
+# Stop after this many inputs that ended a process, as each costs a start.
 _DEATHS_MAX = 50
 _ENVIRONMENT = {
-    # So that address space tells how much memory is used.
+    # Makes address space a measure of the memory in use.
     "MALLOC_ARENA_MAX": "1",
-    # So that an input's time is its own.
+    # One thread, so that CPU time is that of the input.
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
-    # Symbols of a panic take more memory than an input may.
+    # Symbols for the backtrace of a panic exceed the memory limit.
     "RUST_BACKTRACE": "0",
 }
 _NOT_STARTED = (1 << 64) - 1
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a temporary folder is made in it
 
 
 def fuzz(
@@ -38,27 +38,24 @@ def fuzz(
     seconds: float,
     seed: int,
     first: int = 0,
-    tell: Callable[[Finding, bytes], None] = lambda _finding, _content: None,
+    on_finding: Callable[[Finding, bytes], None] = lambda _finding, _content: None,
 ) -> Report:
-    """Runs mutated inputs.
+    """Run mutated inputs.
 
     Args:
-        target: What to fuzz.
-        runs: How many inputs at most.
-        seconds: How long at most.
-        seed: Which inputs: the same ones for the same seed.
-        first: The number of the first.
-        tell: Takes each finding at a new place, with its input, and each input that ended the
-            process where that is no finding.
-
-    Returns:
-        What came of it.
+        target: The target.
+        runs: The maximum number of inputs.
+        seconds: The maximum duration.
+        seed: Equal seeds give equal inputs.
+        first: The number of the first input.
+        on_finding: Gets each finding at a new place, and each death of a process that is no
+            finding, with its input.
 
     Raises:
         RuntimeError: The target cannot be opened.
     """
     began = time.monotonic()
-    run = _Run(target, seed, tell)
+    run = _Run(target, seed, on_finding)
     end = first + runs
     while first < end and not run.has_enough:
         left_s = seconds - (time.monotonic() - began)
@@ -76,12 +73,14 @@ def fuzz(
 
 
 class _Run:
-    """What came of the processes so far."""
+    """The results of the processes so far."""
 
-    def __init__(self, target: Target, seed: int, tell: Callable[[Finding, bytes], None]) -> None:
+    def __init__(
+        self, target: Target, seed: int, on_finding: Callable[[Finding, bytes], None]
+    ) -> None:
         self._target = target
         self._seed = seed
-        self._tell = tell
+        self._on_finding = on_finding
         self.findings: dict[str, Finding] = {}
         self.executions = 0
         self.refused = 0
@@ -90,12 +89,12 @@ class _Run:
 
     @property
     def has_enough(self) -> bool:
-        """Whether to go on would tell little more."""
+        """Whether there are enough findings."""
         died = self.deaths >= _DEATHS_MAX and not self._target.validated
         return died or len(self.findings) >= _PLACES_MAX
 
     def work(self, first: int, count: int, seconds: float) -> int:
-        """Runs one process until it is done or dies; returns the number of the next input."""
+        """Run one process until it is done or dies; return the number of the next input."""
         with _scratch() as folder, tempfile.TemporaryFile() as log:
             progress = Path(folder) / "progress"
             progress.write_bytes(_NOT_STARTED.to_bytes(8, "little"))
@@ -111,7 +110,7 @@ class _Run:
             errors = log.read().decode(errors="replace")
             index = int.from_bytes(progress.read_bytes(), "little")
         for line in done.stdout.splitlines():
-            # The last line may be half of one.
+            # The last line may be incomplete.
             if line.endswith(b"}"):
                 self._take(json.loads(line))
         if done.returncode == 0:
@@ -125,8 +124,8 @@ class _Run:
         if done.returncode > 0 or not self._target.validated:
             self._note(death)
         else:
-            # To be looked at: a fault of ours may be among those of libraries.
-            self._tell(death, make_input(self._target, self._seed, index))
+            # Report it: the fault may be ours and not a library's.
+            self._on_finding(death, make_input(self._target, self._seed, index))
         return index + 1
 
     def _take(self, line: dict[str, Any]) -> None:
@@ -140,7 +139,7 @@ class _Run:
     def _note(self, finding: Finding) -> None:
         if finding.place not in self.findings:
             self.findings[finding.place] = finding
-            self._tell(finding, make_input(self._target, self._seed, finding.index))
+            self._on_finding(finding, make_input(self._target, self._seed, finding.index))
 
 
 def _name_death(target: Target, code: int, errors: str) -> str:

@@ -51,7 +51,7 @@ def _headers() -> tuple[object, ...]:
 
 
 def mutate(random: Random) -> bytes:
-    """Makes a file: most have another header before the same values."""
+    """Return a mutated file; most have another header before the same values."""
     content = random.choice(_files())
     header, values = _split(content)
     chance = random.random()

@@ -1,4 +1,4 @@
-"""What is fuzzed, and what may come of it."""
+"""Fuzz targets, findings and reports."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -8,29 +8,27 @@ from random import Random
 
 MIB = 1024 * 1024
 
-# Runs one input. What it raises is a finding: it returns after a success and after a refusal
-# that is documented, see `check_refusal`.
+# Runs one input. It returns after a success or a documented refusal (see `check_refusal`); an
+# exception is a finding.
 Execute = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Code that reads what somebody else wrote.
+    """Code that reads untrusted input.
 
     Attributes:
-        name: Its name on the command line.
-        what: One line that says what is mutated, and what it is given to.
-        mutate: Makes an input; the same one for the same state of the random numbers.
-        open: Prepares to run inputs in a scratch folder, warms up what is loaded late, and gives
-            what runs one.
-        test_runs: How many inputs the test suite runs: about 5 seconds' worth.
-        memory_bytes: How much address space one input may take beyond its own size; 0 where
-            the code under test is not in this process.
-        cpu_s: How long one input may compute.
-        wall_s: How long one input may take on a busy machine.
-        validated: Whether a server runs this code in a process of its own first, with limits on
-            time and memory, so that an input that ends the process is refused there. Such
-            inputs are counted, and no finding.
+        name: The name on the command line.
+        what: The mutated input and the code that reads it, in one line.
+        mutate: Returns an input; equal random states give equal inputs.
+        open: Prepares a scratch folder, warms up, and yields the function that runs one input.
+        test_runs: The number of inputs in the test suite; they take about 5 seconds.
+        memory_bytes: The limit of address space for one input, beyond its own size; 0 if the code
+            runs in another process.
+        cpu_s: The limit of CPU time for one input.
+        wall_s: The limit of time for one input on a busy machine.
+        validated: Whether a server runs this code in a child process first, with limits on time
+            and memory. Inputs that end the process are then counted, but are no findings.
     """
 
     name: str
@@ -46,13 +44,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An input that had another outcome than success or a documented refusal.
+    """An input that neither succeeds nor gets a documented refusal.
 
     Attributes:
-        index: Its number, from which the seed makes it again.
-        fault: What happened, in a line.
-        place: Where, so that equal findings can be told: a line of code or the name of a signal.
-        details: A traceback; empty where the process died.
+        index: The number of the input; seed and number make it again.
+        fault: The problem, in one line.
+        place: A line of code or the name of a signal; equal findings have equal places.
+        details: A traceback; empty if the process died.
     """
 
     index: int
@@ -63,16 +61,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        executions: How many inputs were run.
-        refused: How many of them were refused.
-        deaths: How many of them ended the process, where the target is validated.
-        findings: One for each place.
-        seconds: How long it took.
-        grown_bytes: How much more memory the last process had resident at its end than after
-            its first thousand inputs.
+        executions: The number of inputs.
+        refused: The number of refused inputs.
+        deaths: The number of inputs that ended a process.
+        findings: One per place.
+        seconds: The duration.
+        grown_bytes: The growth of the last process's resident memory after its first thousand
+            inputs.
     """
 
     executions: int
@@ -84,17 +82,17 @@ class Report:
 
 
 class Refusals:
-    """Counts refusals, so that a run in which everything is refused, or nothing, is seen."""
+    """Counts refusals, to detect a run that refuses everything or nothing."""
 
     count = 0
 
 
 def check_refusal(error: Exception, *, names: str = "") -> None:
-    """Checks that a refusal is one that a person can use.
+    """Check that the message of a refusal is useful.
 
     Args:
-        error: Of the documented class.
-        names: What its message must hold, such as the path of the file.
+        error: An error of the documented class.
+        names: A text that the message must contain, such as the path of the file.
 
     Raises:
         MemoryError: The refusal hides that memory ran out.

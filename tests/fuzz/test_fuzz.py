@@ -10,25 +10,25 @@ pytestmark = pytest.mark.long
 
 
 _SEED = 1
-# Every way to fail comes up among its first inputs, and each of the slow ones once.
+# Its first inputs fail in every way, and each slow way occurs once.
 _FAULTY_SEED = 1334
 _FAULTY_RUNS = 10
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_no_input_breaks_it(name: str) -> None:
-    """Mutated inputs are taken or refused, in a moment and in little memory."""
+def test_no_input_breaks_a_target(name: str) -> None:
+    """Mutated inputs are accepted or refused, quickly and with little memory."""
     target = find(name)
     report = fuzz(target, runs=target.test_runs, seconds=100, seed=_SEED)
     assert report.findings == ()
-    # On a machine that is very busy, fewer are enough.
+    # On a very busy machine, fewer are enough.
     assert report.executions == target.test_runs or report.seconds > 99
-    # Neither is everything refused, nor nothing.
+    # Some inputs are accepted and some refused.
     assert 0 < report.refused < report.executions
 
 
 def test_every_way_to_fail_is_found() -> None:
-    """An exception, a crash, a hang, too much memory, also where a refusal hides it."""
+    """Findings are exceptions, crashes, hangs and too much memory, also if a refusal hides it."""
     found: dict[str, Finding] = {}
     target = find("faulty")
 
@@ -36,7 +36,7 @@ def test_every_way_to_fail_is_found() -> None:
         assert make_input(target, _FAULTY_SEED, finding.index) == content
         found[WAYS[content[0]].__name__] = finding
 
-    report = fuzz(target, runs=_FAULTY_RUNS, seconds=100, seed=_FAULTY_SEED, tell=note)
+    report = fuzz(target, runs=_FAULTY_RUNS, seconds=100, seed=_FAULTY_SEED, on_finding=note)
     assert {name: finding.fault for name, finding in found.items()} == {
         "_raise": "ValueError: no refusal",
         "_exit": "SystemExit: 3",
@@ -51,14 +51,14 @@ def test_every_way_to_fail_is_found() -> None:
 
 
 def test_a_finding_can_be_run_again() -> None:
-    """What a finding's input raises, it raises again."""
+    """The input of a finding raises the same error again."""
     with pytest.raises(ValueError, match="no refusal"):
         replay(find("faulty"), bytes([1]))
 
 
 @pytest.mark.parametrize("name", ["torch", "safetensors", "configs", "texts"])
 def test_a_seed_makes_the_same_inputs(name: str) -> None:
-    """A finding is told by its seed and its number."""
+    """Seed and number identify an input."""
     target = find(name)
     inputs = [make_input(target, _SEED, index) for index in range(200)]
     assert inputs == [make_input(target, _SEED, index) for index in range(200)]

@@ -1,6 +1,6 @@
-"""Odd texts, for what is done with each text of a request until it is a sequence of tokens.
+"""Odd texts, for all steps from the text of a request to a sequence of tokens.
 
-An input is a byte that chooses the model, one that chooses how to cut, and UTF-8.
+An input is a byte for the model, a byte for the truncation, and UTF-8.
 """
 
 import unicodedata
@@ -15,9 +15,10 @@ import numpy as np
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.texts import check_text
 from embedgrpc.models.folder.properties import ModelProperties, read
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenLimitError, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.models.tokenizers.truncation import TokenLimitError
 from tests.fuzz.mutation import some
 from tests.fuzz.target import Execute, Refusals, Target, check_refusal
 from tests.models.runner import DEFAULT_MODEL, FIXTURES
@@ -45,7 +46,7 @@ _SEEDS = (
 
 @cache
 def _alphabets() -> tuple[str, ...]:
-    """Characters by what they are: a letter of any kind is as likely as a combining mark."""
+    """Return characters by Unicode category: all categories are equally likely."""
     found: dict[str, list[str]] = {}
     for code in (*range(0x3400), *range(0xA000, 0xD800), *range(0xE000, 0x20000, 3)):
         character = chr(code)
@@ -54,7 +55,7 @@ def _alphabets() -> tuple[str, ...]:
 
 
 def mutate(random: Random) -> bytes:
-    """Makes a text, seldom a long one."""
+    """Return a mutated text, rarely a long one."""
     text = random.choice(_SEEDS)
     for _ in range(some(random)):
         text = random.choice(_CHANGES)(random, text)
@@ -153,7 +154,7 @@ def _run(
 
 TARGET = Target(
     name="texts",
-    what="texts of requests, checked, tokenized and framed by eight tokenizers",
+    what="texts of requests, checked and made sequences by eight tokenizers",
     mutate=mutate,
     open=_open,
     test_runs=20_000,

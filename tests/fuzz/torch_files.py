@@ -1,4 +1,4 @@
-"""Mutated files of torch.save, for the reader of token heads and weights."""
+"""Mutated files of torch.save, for the readers of token heads and weights."""
 
 import io
 import pickletools
@@ -25,7 +25,7 @@ from tests.models.tensors.test_torch_file import Built, Call, Global, Pickler, S
 _FOLDER = "archive/"
 _DESCRIPTION = _FOLDER + "data.pkl"
 
-# Opcodes that mean harm, or have no business in weights.
+# Opcodes that are harmful, or that weights do not need.
 _HOSTILE = (
     b"b", b"0", b"1", b"2", b"(", b"t", b"\x85", b"\x86", b"\x87", b"}", b"]", b")", b"R", b"Q",
     b"s", b"u", b"a", b"e", b"N", b"\x88", b"\x89", b".", b"\x94", b"\x81", b"\x92", b"\x93",
@@ -41,13 +41,13 @@ _HOSTILE = (
 )  # fmt: skip
 
 
-# What uses a value that was put down before.
+# Opcodes that pop a value.
 _TAKERS = (b"b", b"b", b"R", b"Q", b"s", b"u", b"a", b"e", b"t", b"0", b"")
 
 
 @cache
 def _contents() -> tuple[Mapping[str, bytes], ...]:
-    """The members of whole files, of each kind that torch writes."""
+    """Return the members of valid files of each kind that torch writes."""
     found = []
     for name in ("sparse_linear", "colbert_linear"):
         with zipfile.ZipFile(FIXTURES / "xlmr-bge-m3" / f"{name}.pt") as archive:
@@ -95,7 +95,7 @@ def _contents() -> tuple[Mapping[str, bytes], ...]:
 
 
 def _attacks() -> Iterator[bytes]:
-    """Programs that broke a reader, so that what is like them is tried, too."""
+    """Yield programs that broke a reader once, to try similar ones."""
     storage = Storage("FloatStorage", "0", 6)
     states: tuple[object, ...] = (
         (storage, 0, (1, 100), (0, 1 << 34)),
@@ -115,7 +115,7 @@ def _attacks() -> Iterator[bytes]:
 
 @cache
 def _files() -> tuple[bytes, ...]:
-    """Whole files: as torch wrote them, and as they are put together here."""
+    """Return valid files: some by torch, some built here."""
     paths = [
         FIXTURES / "xlmr-bge-m3" / f"{name}.pt" for name in ("sparse_linear", "colbert_linear")
     ]
@@ -124,7 +124,7 @@ def _files() -> tuple[bytes, ...]:
 
 @cache
 def _programs() -> tuple[tuple[bytes, ...], ...]:
-    """The pickles as their opcodes, each with its argument."""
+    """Return the pickles as lists of opcodes with arguments."""
     programs = []
     for members in _contents():
         program = members[_DESCRIPTION]
@@ -140,7 +140,7 @@ def _words() -> tuple[bytes, ...]:
 
 
 def mutate(random: Random) -> bytes:
-    """Makes a file: most have another pickle in a sound zip file."""
+    """Return a mutated file; most have another pickle in a valid zip file."""
     chance = random.random()
     if chance < 0.1:
         return mutate_bytes(random, random.choice(_files()), _ZIP_WORDS)
@@ -163,7 +163,7 @@ def _mutate_program(random: Random, program: tuple[bytes, ...]) -> list[bytes]:
         place = random.randrange(len(changed) + 1)
         match random.randrange(9):
             case 8:
-                # A few opcodes from elsewhere, and what takes the value that they may leave.
+                # A few opcodes from elsewhere, and one that pops their value.
                 source = random.choice(_programs())
                 begin = random.randrange(len(source))
                 changed[place:place] = source[begin : begin + random.randrange(1, 24)]
@@ -184,7 +184,7 @@ def _mutate_program(random: Random, program: tuple[bytes, ...]) -> list[bytes]:
             case 6:
                 changed[place : place + 1] = [_number(random)]
             case _:
-                # What was remembered is used elsewhere, or something else is remembered.
+                # Use a memo entry elsewhere, or memoize another value.
                 code = random.choice((b"h", b"h", b"q"))
                 changed.insert(place, code + bytes([random.randrange(32)]))
     return changed
@@ -224,7 +224,7 @@ _ZIP_WORDS = (
 
 
 def _mutate_directory(random: Random, content: bytes) -> bytes:
-    """Changes numbers where a zip file keeps sizes and places."""
+    """Change sizes and offsets in a zip file."""
     changed = bytearray(content)
     signature = random.choice(
         (b"PK\x01\x02", b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07")
@@ -245,7 +245,7 @@ def _mutate_directory(random: Random, content: bytes) -> bytes:
 
 
 def write_zip(members: Mapping[str, bytes]) -> bytes:
-    """Writes a zip file ten times as fast as zipfile does."""
+    """Write a zip file, ten times faster than zipfile."""
     parts: list[bytes] = []
     directory: list[bytes] = []
     place = 0
@@ -280,7 +280,7 @@ def _open(scratch: Path) -> Iterator[Execute]:
         for name, values in tensors.items():
             assert isinstance(name, str)
             assert not values.flags.writeable
-            # Reads each value: whatever lies outside is a crash, or what a sanitizer sees.
+            # Read each value: one outside of the memory is a crash, or a sanitizer detects it.
             values.sum(dtype=np.float64 if values.dtype.kind == "f" else np.int64)
 
     for content in _files():

@@ -1,12 +1,12 @@
-"""Runs inputs of one target until it is done, or dies of one of them.
+"""Runs inputs of one target until it is done, or one of them ends the process.
 
 python -m tests.fuzz.worker NAME SEED FIRST COUNT SECONDS PROGRESS SCRATCH
 
-Writes the number of each input to the file PROGRESS before it is run, so that whoever started
-this process knows which one it died of, and a line of JSON for each finding.
+Before each input it writes its number to the file PROGRESS, so that the parent knows which input
+ended the process. It writes a line of JSON for each finding.
 
-The kernel guards each input: it ends the process when the input computes for too long, whatever
-code computes, and refuses memory beyond what is allowed.
+The kernel enforces the limits of each input: it kills the process after the CPU time, also inside
+of C code, and refuses memory above the limit.
 """
 
 import json
@@ -26,20 +26,20 @@ from tests.fuzz.catalog import find
 from tests.fuzz.target import Refusals, Target
 
 _FINDINGS_MAX = 200
-# How many inputs are run between two looks at how much memory the process has.
-_LOOK_EVERY = 64
+# The number of inputs between two measurements of memory.
+_MEASURE_EVERY = 64
 _WARM_RUNS = 1000
-# A file of 8 bytes.
+# The content of the file PROGRESS.
 _NUMBER = struct.Struct("<Q")
 
 
 def make_input(target: Target, seed: int, index: int) -> bytes:
-    """Makes the input of a number, the same one in every process."""
-    return target.mutate(Random((seed << 48) + index))  # noqa: S311 - it is to be repeatable
+    """Return the input of a number; it is the same in every process."""
+    return target.mutate(Random((seed << 48) + index))  # noqa: S311 - must be repeatable
 
 
 def main() -> None:
-    """Runs what the command line says."""
+    """Run the inputs that the command line names."""
     name, seed, first, count, seconds, progress_path, scratch = sys.argv[1:]
     target = find(name)
     with (
@@ -52,7 +52,7 @@ def main() -> None:
         for index in range(int(first), int(first) + int(count)):
             _NUMBER.pack_into(progress, 0, index)
             content = make_input(target, int(seed), index)
-            if executions % _LOOK_EVERY == 0:
+            if executions % _MEASURE_EVERY == 0:
                 if time.monotonic() > end or found >= _FINDINGS_MAX:
                     break
                 size, resident = _read_memory()
@@ -63,19 +63,19 @@ def main() -> None:
             _limit_time(target.cpu_s, target.wall_s)
             try:
                 execute(content)
-            except BaseException as error:  # noqa: BLE001 - panics of libraries are no Exception
+            except BaseException as error:  # noqa: BLE001 - panics of libraries are BaseException
                 _limit_memory(resource.RLIM_INFINITY)
                 found += 1
-                _tell(_describe(index, error))
+                _write(_describe(index, error))
             _limit_memory(resource.RLIM_INFINITY)
             executions += 1
         _limit_time(0, 0)
         grown = max(0, _read_memory()[1] - warm_bytes) if warm_bytes else 0
-        _tell({"executions": executions, "refused": Refusals.count, "grown_bytes": grown})
+        _write({"executions": executions, "refused": Refusals.count, "grown_bytes": grown})
 
 
 def replay(target: Target, content: bytes) -> None:
-    """Runs one input in this process, unguarded; raises what it raises."""
+    """Run one input in this process, without limits or handling of errors."""
     with tempfile.TemporaryDirectory() as scratch, target.open(Path(scratch)) as execute:
         execute(content)
 
@@ -93,13 +93,13 @@ def _describe(index: int, error: BaseException) -> dict[str, object]:
     }
 
 
-def _tell(line: dict[str, object]) -> None:
+def _write(line: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
 def _read_memory() -> tuple[int, int]:
-    """Returns the bytes of the address space, and those that are resident."""
+    """Return the bytes of the address space, and of resident memory."""
     size, resident = Path("/proc/self/statm").read_text().split()[:2]
     return int(size) * mmap.PAGESIZE, int(resident) * mmap.PAGESIZE
 
@@ -109,7 +109,7 @@ def _limit_memory(size: int) -> None:
 
 
 def _limit_time(cpu_s: float, wall_s: float) -> None:
-    # Without a handler the kernel ends the process, be it in Python or in C.
+    # Without a handler, the kernel kills the process, also while it runs C code.
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
     signal.setitimer(signal.ITIMER_REAL, wall_s)
 

@@ -16,9 +16,9 @@ from embedgrpc.models.graphs.outputs import (
     SENTENCE_EMBEDDING,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Representation
+from embedgrpc.models.kinds import Representation, Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.engine.fakes import FakeBackend, RecordingSink, running
 from tests.models.runner import FIXTURES
 

@@ -1,4 +1,4 @@
-"""A server that plays the Hugging Face Hub, on a real socket."""
+"""A fake Hugging Face Hub on a real socket."""
 
 import hashlib
 import json
@@ -18,10 +18,10 @@ class Repository:
     """A repository of the Hub.
 
     Attributes:
-        commits: For each commit its files.
-        branches: The commit that a name stands for.
-        gated: Whether files are given to those with `GATED_TOKEN` only.
-        private: Whether it is hidden from all others.
+        commits: The files of each commit.
+        branches: The commit of each branch or tag.
+        gated: Whether downloads need `GATED_TOKEN`.
+        private: Whether the repository is hidden without `GATED_TOKEN`.
     """
 
     commits: dict[str, dict[str, bytes]]
@@ -31,7 +31,7 @@ class Repository:
 
     @classmethod
     def of_folder(cls, folder: Path, *, extra: Mapping[str, bytes] | None = None) -> "Repository":
-        """Takes the files of a folder as the only commit of `main`."""
+        """Return a repository with the files of a folder as the only commit of `main`."""
         files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in sorted(folder.rglob("*"))
@@ -42,7 +42,7 @@ class Repository:
         return repository
 
     def commit(self, files: Mapping[str, bytes]) -> str:
-        """Adds a commit, and moves `main` to it."""
+        """Add a commit, and move `main` to it."""
         digest = hashlib.sha1(usedforsecurity=False)
         for name, content in sorted(files.items()):
             digest.update(name.encode() + hashlib.sha256(content).digest())
@@ -53,15 +53,15 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The server's state, which a test may change while it runs.
+    """The state of the server, which a test can change at any time.
 
     Attributes:
         repositories: By ORG/NAME.
-        requests: What was asked for so far, as "METHOD PATH".
-        ranges: For each file how it was asked for, where only in part.
-        break_once: Files that are cut off in the middle the next time.
-        failing: Files that are refused.
-        status: What every answer is instead; 0 for none.
+        requests: The requests so far, as "METHOD PATH".
+        ranges: The `Range` of each file that was requested in part.
+        break_once: Files whose next download breaks off in the middle.
+        failing: Files whose download is refused.
+        status: The status of every response; 0 for normal responses.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Hub:
     url: str = ""
 
     def downloads(self) -> list[str]:
-        """The files that were downloaded, each as often as it was."""
+        """The downloaded files, with repetitions."""
         return sorted(
             one.partition("/resolve/")[2].partition("/")[2]
             for one in self.requests
@@ -83,7 +83,7 @@ class Hub:
 
 @contextmanager
 def serve_hub() -> Iterator[Hub]:
-    """Runs a Hub without repositories."""
+    """Run a Hub without repositories."""
     hub = Hub()
     server = _Server(hub)
     hub.url = f"http://127.0.0.1:{server.server_port}"
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, *_: object) -> None:
-        """Says nothing: the requests are kept."""
+        """Log nothing; the requests are recorded."""
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.hub.status:
             self._send(self.server.hub.status, b"{}")
         elif path == "/api/agent-harnesses":
-            # Asked for by the library once a day, for its user agent.
+            # The library requests this once a day for its user agent.
             self._send(200, b'{"standardEnvVars": [], "harnesses": {}}')
         elif path.startswith("/api/models/"):
             self._describe(path.removeprefix("/api/models/"))

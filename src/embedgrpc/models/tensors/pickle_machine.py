@@ -53,7 +53,7 @@ class PickleMachine:
     # Changing the stack.
 
     def _put(self, value: object) -> None:
-        """Push a value that needs memory of its own."""
+        """Push a value that needs memory, and count it."""
         self._values += 1
         if self._values > VALUES_MAX:
             raise self._wrong(f"has more than {VALUES_MAX} values")

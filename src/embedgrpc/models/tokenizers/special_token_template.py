@@ -72,7 +72,7 @@ def _read_template(tokenizer: tokenizers.Tokenizer, texts: tuple[str, ...]) -> S
             specials[-1], special_types[-1] = ids, types
             continue
         if sequence != len(text_types) or list(ids) != plain[sequence] or len(set(types)) != 1:
-            raise ValueError("it changes a text's own tokens where it adds special ones")
+            raise ValueError("it changes a text's own tokens when it adds special ones")
         text_types.append(types[0])
         specials.append(())
         special_types.append(())

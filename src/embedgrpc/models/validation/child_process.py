@@ -61,7 +61,7 @@ class ChildError(Exception):
 
 
 class ChildGroup:
-    """The child processes of a caller, who can end them all. Thread-safe."""
+    """Child processes that can be killed together. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -233,19 +233,27 @@ def test_an_export_may_have_a_vector_for_every_token(tmp_path: Path, load: Load)
     )
 
 
-def test_an_export_of_other_sizes_is_refused(tmp_path: Path) -> None:
-    """An export's own token weights must be one per token."""
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("sparse_vecs", r"token_weights .* \[2, 14\], not \[2, 7\]"),
+        ("colbert_vecs", r"token_embeddings .* \[2, 7, 64\], not \[2, 7, 32\]"),
+    ],
+)
+def test_an_export_of_other_sizes_is_refused(tmp_path: Path, output: str, message: str) -> None:
+    """An export's own token outputs must have one weight, or a vector of one size, per token."""
 
     def edit(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
-            node.output[:] = ["sparse_once" if o == "sparse_vecs" else o for o in node.output]
-        twice = helper.make_node("Concat", ["sparse_once", "sparse_once"], ["sparse_vecs"], axis=2)
+            node.output[:] = ["once" if o == output else o for o in node.output]
+        twice = helper.make_node("Concat", ["once", "once"], [output], axis=2)
         model.graph.node.append(twice)
-        model.graph.output[1].type.tensor_type.shape.dim[2].Clear()
+        (value,) = (one for one in model.graph.output if one.name == output)
+        value.type.tensor_type.shape.dim[2].Clear()
 
     folder = copy_fixture("xlmr-bge-m3", tmp_path, leave_out=["*_linear.*", "model.safetensors"])
     _edit_graph(folder, edit)
-    with pytest.raises(ModelError, match=r"token_weights .* \[2, 14\], not \[2, 7\]"):
+    with pytest.raises(ModelError, match=message):
         Runner.load(folder, tmp_path / "cache")
 
 
