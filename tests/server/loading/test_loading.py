@@ -156,7 +156,7 @@ async def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 async def test_settings_that_a_model_cannot_have(
     cache_dir: Path, settings: dict[str, str], device: Literal["cpu", "cuda"], problem: str
 ) -> None:
-    """What was set is refused in one line that names the model and the key."""
+    """A setting that the model cannot meet is refused in one line with the model and the key."""
     source = str(FIXTURES / settings["source"])
     model = ModelSettings.model_validate({**settings, "id": "set", "source": source})
     configuration = settings_for(model, cache_dir=cache_dir, device=device)

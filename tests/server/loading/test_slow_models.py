@@ -110,7 +110,7 @@ async def test_a_model_that_comes_late_is_served(cache_dir: Path) -> None:
 async def test_a_signal_ends_the_process_that_reads(
     endless: ModelSettings, cache_dir: Path, number: signal.Signals
 ) -> None:
-    """A server that is stopped while a model is read stops at once, and none is left."""
+    """A server stops at once while a model is read, and leaves no process."""
     flags = ("--model", f"endless={endless.source}", "--load-timeout-s", "3600")
     async with started(*flags, cache_dir=cache_dir) as server:
         await server.until("listening")

@@ -73,7 +73,7 @@ async def test_an_unknown_name(serve: Serve, name: str) -> None:
 async def test_a_model_is_not_serving_until_it_has_answered(
     backend: HashBackend, cache_dir: Any
 ) -> None:
-    """While models load, the process lives, they do not serve, and calls say UNAVAILABLE."""
+    """While models load, the process is SERVING, they are not, and calls fail with UNAVAILABLE."""
     backend.hold()
     settings = settings_for(EMBED, cache_dir=cache_dir)
     async with Server(settings, open_backend=backend.open) as server:
@@ -131,7 +131,7 @@ def _crash(_ids: IntArray) -> FloatArray:
 async def test_a_model_that_answers_garbage_stops_serving(
     serve: Serve, backend: HashBackend, garbage: Callable[[IntArray], FloatArray]
 ) -> None:
-    """The canary notices, its services say so and refuse; and all is well when it is well."""
+    """The canary notices: its services are NOT_SERVING and refuse calls until it passes again."""
     service = await serve(backend=backend, **QUICK)
     watchers = [Watcher(service.client, name) for name in (EMBEDDING, RERANK, f"{EMBEDDING}/embed")]
     assert [await watcher.next() for watcher in watchers] == [SERVING] * 3
@@ -173,7 +173,7 @@ async def test_a_quantised_model_may_deviate(serve: Serve, backend: HashBackend)
 
 
 async def test_a_model_that_hangs_stops_serving(serve: Serve, backend: HashBackend) -> None:
-    """A run that does not come back is noticed, and so is its return."""
+    """A run that hangs is noticed, and so is its end."""
     service = await serve(backend=backend, **QUICK)
     watcher = Watcher(service.client, f"{EMBEDDING}/embed")
     assert await watcher.next() == SERVING
@@ -189,7 +189,7 @@ async def test_a_model_that_hangs_stops_serving(serve: Serve, backend: HashBacke
 async def test_a_watcher_that_leaves_takes_nobody_with_it(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """Of two watchers one leaves; the other goes on to hear of changes."""
+    """When one of two watchers leaves, the other still receives changes."""
     service = await serve(backend=backend, **QUICK)
     leaving, staying = (Watcher(service.client, EMBEDDING) for _ in range(2))
     assert await leaving.next() == await staying.next() == SERVING
@@ -203,7 +203,7 @@ async def test_a_watcher_that_leaves_takes_nobody_with_it(
 
 
 async def test_health_answers_while_the_queue_is_full(serve: Serve, backend: HashBackend) -> None:
-    """Load is no illness: probes are answered at once and say SERVING."""
+    """An overloaded server answers probes at once, with SERVING."""
     service = await serve(backend=backend, max_queued_inputs=4)
     backend.hold()
     calls = [asyncio.ensure_future(service.client.embed("a text")) for _ in range(4)]

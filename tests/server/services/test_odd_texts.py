@@ -41,7 +41,7 @@ async def test_an_odd_text_is_a_text(serve: Serve, text: str) -> None:
 
 
 async def test_a_huge_text_is_cut_before_it_is_tokenized(serve: Serve) -> None:
-    """A megabyte is answered as the characters that the model could read would be."""
+    """A text of a megabyte is cut to what the model can read."""
     service = await serve()
     options = embedding.EmbedOptions(truncation=common.TRUNCATION_END)
     for huge in ("a word " * 150_000, "\u4e2d" * 350_000, "a" * 1_000_000):

@@ -192,7 +192,7 @@ async def test_a_client_that_does_not_read_stops_being_read(
 async def test_a_client_that_leaves_half_way_leaves_nothing(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """Work that waits is dropped and never run, and no room, task or stream is left over."""
+    """Queued work is dropped and never run, and no room, task or stream is left."""
     service = await serve(backend=backend)
     await service.client.embed("warm up")
     tasks = len(asyncio.all_tasks())
@@ -217,7 +217,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing(
 
 
 async def test_a_silent_client_is_let_go(serve: Serve) -> None:
-    """A stream on which nothing comes and nothing waits ends with DEADLINE_EXCEEDED."""
+    """A stream without messages and without inputs in flight ends with DEADLINE_EXCEEDED."""
     service = await serve(stream_idle_timeout_s=0.1)
     opened = await Stream.open(service.client)
     silent = Stream(service.client)
@@ -330,7 +330,7 @@ def _running_jobs() -> int:
 async def test_answered_batches_of_an_open_stream_are_forgotten(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """A stream that stays open for days keeps nothing of what it has answered."""
+    """An open stream keeps nothing of answered batches."""
     service = await serve(backend=backend)
     stream = await Stream.open(service.client)
     gc.collect()
@@ -369,7 +369,7 @@ async def test_vectors_of_all_tokens_make_the_window_smaller(cache_dir: Path) ->
 
 
 async def _flood(stream: Stream, *, batches: int, inputs: int, id_length: int = 1) -> None:
-    """Sends many inputs as fast as the server lets it."""
+    """Send many inputs as fast as the server reads them."""
     for number in range(batches):
         await stream.call.write(
             batch(

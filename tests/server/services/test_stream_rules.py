@@ -33,7 +33,7 @@ UNKNOWN_ENUM = 77
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(cache_dir: Path) -> AsyncIterator[Service]:
-    """One server for the whole table: no row may harm it."""
+    """One server for the whole table: every row must leave it working."""
     settings = settings_for(
         EMBED,
         CROSS,

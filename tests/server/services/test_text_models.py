@@ -133,7 +133,7 @@ async def test_tokens_are_bytes(server: KServeServer, serve: Serve) -> None:
 async def test_no_character_is_cut(
     truncation: Any, limit: int, left: str, server: KServeServer, serve: Serve
 ) -> None:
-    """A text that is too long is cut between characters, and said to be cut."""
+    """A text that is too long is cut between characters, and marked as truncated."""
     service = await serve(settings_of(server.address))
     answer, vectors = await embed(service, "aä€😀", truncation=truncation, max_tokens=limit)
     assert server.texts[-1] == [left]
@@ -158,7 +158,7 @@ async def test_documents_are_ranked(server: KServeServer, serve: Serve) -> None:
 
 
 async def test_health_follows_the_server(server: KServeServer, serve: Serve) -> None:
-    """Lost and found, it is NOT_SERVING and SERVING as any other model."""
+    """It is NOT_SERVING while its server is lost, as any other model."""
     service = await serve(settings_of(server.address), health_interval_s=3600)
     model = service.server.catalog.find("far")
     server.stop()
@@ -218,7 +218,7 @@ async def test_settings_must_fit(
 async def test_models_must_fit(
     changes: dict[str, Any], problem: str, server: KServeServer, cache_dir: Path
 ) -> None:
-    """A model that makes no vector of each text is a refusal to start."""
+    """A model without one vector per text ends the start."""
     for name, value in changes.items():
         setattr(server, name, value)
     assert problem in await refusal(settings_of(server.address), cache_dir)
@@ -234,7 +234,7 @@ async def refusal(model: ModelSettings, cache_dir: Path) -> str:
 
 
 async def test_the_only_vector_is_taken(server: KServeServer, serve: Serve) -> None:
-    """An output of any name is taken where there is no other of one vector for each text."""
+    """The only output of one vector per text is used, with any name."""
     server.outputs = [("v", "FP32", [4]), ("tokens", "FP32", [-1, 4])]
     server.text_model = lambda texts: {"v": spelled(*texts)}
     service = await serve(settings_of(server.address))
