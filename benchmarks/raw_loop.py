@@ -21,9 +21,9 @@ from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
-from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.kinds import Truncation, WeightType
 from embedgrpc.models.sources import source
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 
 _BUDGETS = (256, 512, 1024, 2048, 4096)

@@ -1,4 +1,4 @@
-"""Attacks a server and prints what it does to an innocent caller.
+"""Attacks a server and prints the effect on an innocent caller.
 
 uv run python -m tests.attacks [NAME...] [--seconds S]
 """
@@ -16,7 +16,7 @@ _QUIET_S = 5.0
 
 
 def main() -> None:
-    """Runs the attacks that were named, or all, and prints a table."""
+    """Run the named attacks, or all, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=" ".join(attack.name for attack in ATTACKS))
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each attack lasts")

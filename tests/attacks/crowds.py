@@ -27,7 +27,7 @@ _NEWCOMER_TIMEOUT_S = 30.0
 
 @contextlib.asynccontextmanager
 async def _newcomers(target: str) -> AsyncIterator[list[float]]:
-    """Connects and calls again and again; gives how long each took, in seconds."""
+    """Connect and call repeatedly; return the seconds that each took."""
     took: list[float] = []
     task = asyncio.create_task(_connect_again_and_again(target, took))
     try:
@@ -61,7 +61,7 @@ def _tell(took: list[float], what: str) -> str:
 
 
 async def _watchers(target: str, seconds: float) -> str:
-    """Holds connections that watch the health service, and opens others for those it loses."""
+    """Keep connections that watch the health service, and replace those that are closed."""
     until = time.monotonic() + seconds
     opened = 0
     async with _newcomers(target) as took, asyncio.TaskGroup() as group:
@@ -86,7 +86,7 @@ async def _watchers(target: str, seconds: float) -> str:
 
 
 async def _churn(target: str, seconds: float) -> str:
-    """Opens connections as fast as it can; of those that are left open, the latest are kept."""
+    """Open connections as fast as possible; keep the latest of them open."""
     until = time.monotonic() + seconds
     host, _, port = target.rpartition(":")
     held: deque[asyncio.StreamWriter] = deque()
@@ -108,7 +108,7 @@ async def _churn(target: str, seconds: float) -> str:
 
 
 async def _silent_streams(target: str, seconds: float) -> str:
-    """Opens streams on a few connections and never says a word."""
+    """Open streams on a few connections and send nothing."""
     until = time.monotonic() + seconds
     async with _newcomers(target) as took, contextlib.AsyncExitStack() as held:
         connections = [await held.enter_async_context(raw_connection(target)) for _ in range(2)]

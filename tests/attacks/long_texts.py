@@ -1,4 +1,4 @@
-"""Requests that hold as much work as the limits let through, and little of which is needed."""
+"""Requests with as much needless work as the limits allow."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.attacks.attack import Attack
 
-# The server's default limit, less what is around the texts.
+# The server's default limit, less the rest of the message.
 _BYTES = 4 * 1024 * 1024 - 8192
 _EMBED = "/embedgrpc.v1.EmbeddingService/Embed"
 _RERANK = "/embedgrpc.v1.RerankService/Rerank"
@@ -25,7 +25,7 @@ _TIMEOUT_S = 30.0
 async def _flood(
     target: str, seconds: float, make: Callable[[], Iterator[tuple[str, bytes]]], *, at_once: int
 ) -> str:
-    """Keeps so many calls going, and tells what became of them."""
+    """Keep that many calls open, and return their outcomes."""
     answers: Counter[str] = Counter()
     until = time.monotonic() + seconds
     requests = make()
@@ -56,7 +56,7 @@ def _the_same(method: str, data: bytes) -> Callable[[], Iterator[tuple[str, byte
 
 
 def _chinese() -> Iterator[tuple[str, bytes]]:
-    """Makes texts of which 256 tokens are read, and each is another."""
+    """Return different texts that are cut to 256 tokens."""
     number = 0
     while True:
         number += 1

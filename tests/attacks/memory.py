@@ -1,4 +1,4 @@
-"""Attacks that make the server hold what clients send, or what it answers."""
+"""Attacks on the memory that requests or responses take up in the server."""
 
 import asyncio
 import time

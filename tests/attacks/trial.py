@@ -1,4 +1,4 @@
-"""Attacks a server beside an innocent caller and reports what came of it."""
+"""Attacks a server beside an innocent caller and reports the effect."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ _SAMPLE_INTERVAL_S = 0.05
 
 
 async def measure(attack: Attack, seconds: float, *, cache_dir: Path, quiet_s: float) -> Outcome:
-    """Runs one attack on a server of its own.
+    """Run one attack on its own server.
 
     Args:
         attack: What to do.
@@ -28,7 +28,7 @@ async def measure(attack: Attack, seconds: float, *, cache_dir: Path, quiet_s: f
     async with started("--model", MODEL, *attack.flags, cache_dir=cache_dir) as server:
         target = (await server.until("serving"))["address"]
         pid = server.process.pid
-        # Whatever the server goes on to write must not fill the pipe.
+        # The server's further output must not fill the pipe.
         log = asyncio.create_task(_drain(server.process.stderr))
         async with _innocent(target) as calls:
             await _answered(calls, at_least=5)
@@ -56,12 +56,12 @@ async def measure(attack: Attack, seconds: float, *, cache_dir: Path, quiet_s: f
 
 
 def rss_bytes(pid: int) -> int:
-    """Returns how much memory a process has resident."""
+    """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 class _Peak:
-    """Watches a process's resident memory."""
+    """Record a process's resident memory."""
 
     def __init__(self, pid: int) -> None:
         self.bytes = 0
@@ -84,7 +84,7 @@ class _Peak:
 
 @asynccontextmanager
 async def _innocent(target: str) -> AsyncIterator[list[dict[str, Any]]]:
-    """Runs the innocent caller; the list holds all of its calls once the block has ended."""
+    """Run the innocent caller; the list holds all of its calls after the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.attacks.innocent", target),
         stdin=asyncio.subprocess.PIPE,

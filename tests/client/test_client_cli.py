@@ -130,7 +130,7 @@ def test_a_failure_is_one_line(
 
 def test_results_appear_while_input_is_still_open(target: str) -> None:
     """With --batch-size 1, each line has its result before the next line is read."""
-    # A shell lets what runs in the background ignore interrupts, and children inherit that.
+    # A shell lets background jobs ignore interrupts, and their children inherit that.
     heeding = ["env", "--default-signal=INT"]
     with subprocess.Popen(
         [*heeding, COMMAND, "embed", "--target", target, "--batch-size", "1"],
@@ -150,7 +150,7 @@ def test_results_appear_while_input_is_still_open(target: str) -> None:
 
 def test_ctrl_c_ends_quietly_although_input_is_open(target: str) -> None:
     """An interrupt while waiting for a line leaves no message and no crash."""
-    # A shell lets what runs in the background ignore interrupts, and children inherit that.
+    # A shell lets background jobs ignore interrupts, and their children inherit that.
     heeding = ["env", "--default-signal=INT"]
     with subprocess.Popen(
         [*heeding, COMMAND, "embed", "--target", target, "--batch-size", "1"],
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_quietly_although_input_is_open(target: str) -> None:
 
 def test_a_reader_that_has_enough_ends_the_command_quietly(target: str) -> None:
     """A closed pipe ends an endless run without a message."""
-    with subprocess.Popen(  # noqa: S602 -- the pipe of a shell is what is tested
+    with subprocess.Popen(  # noqa: S602 -- the test needs a shell's pipe
         f"yes | {COMMAND} embed --target {target} | head -n 2",
         shell=True,
         stdout=subprocess.PIPE,

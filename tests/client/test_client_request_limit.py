@@ -128,11 +128,11 @@ def test_a_stream_of_nothing_else_ends(
 @pytest.mark.parametrize("order", ["input", "completion"])
 def test_failures_are_told_while_the_inputs_pause(order: ResultOrder) -> None:
     """A failure of the client waits neither for a response nor for the next input."""
-    told = threading.Event()
+    received = threading.Event()
 
     def inputs() -> Iterator[str]:
         yield from ("x" * SMALL_BYTES, "a", "x" * SMALL_BYTES)
-        told.wait()
+        received.wait()
 
     with (
         serving() as (_, target),
@@ -140,7 +140,7 @@ def test_failures_are_told_while_the_inputs_pause(order: ResultOrder) -> None:
         client.embed_stream(inputs(), order=order) as stream,
     ):
         seen = [next(stream).id for _ in range(3)]
-        told.set()
+        received.set()
         assert list(stream) == []
     assert sorted(seen) == ["0", "1", "2"]
 
@@ -148,12 +148,12 @@ def test_failures_are_told_while_the_inputs_pause(order: ResultOrder) -> None:
 @pytest.mark.parametrize("order", ["input", "completion"])
 async def test_failures_are_told_while_asynchronous_inputs_pause(order: ResultOrder) -> None:
     """On an event loop, a failure waits neither for a response nor for the next input."""
-    told = asyncio.Event()
+    received = asyncio.Event()
 
     async def inputs() -> AsyncIterator[str]:
         for text in ("x" * SMALL_BYTES, "a", "x" * SMALL_BYTES):
             yield text
-        await told.wait()
+        await received.wait()
 
     with serving() as (_, target):
         async with (
@@ -161,20 +161,20 @@ async def test_failures_are_told_while_asynchronous_inputs_pause(order: ResultOr
             client.embed_stream(inputs(), order=order) as stream,
         ):
             seen = [(await anext(stream)).id for _ in range(3)]
-            told.set()
+            received.set()
             assert [result async for result in stream] == []
     assert sorted(seen) == ["0", "1", "2"]
 
 
 async def test_a_failure_wakes_a_caller_that_waits() -> None:
     """With nothing in flight there is no response, and the failure is still returned."""
-    waits, told = asyncio.Event(), asyncio.Event()
+    waits, received = asyncio.Event(), asyncio.Event()
 
     async def inputs() -> AsyncIterator[str]:
         yield "a"
         await waits.wait()
         yield "x" * SMALL_BYTES
-        await told.wait()
+        await received.wait()
 
     with serving() as (_, target):
         async with (
@@ -186,7 +186,7 @@ async def test_a_failure_wakes_a_caller_that_waits() -> None:
             await asyncio.sleep(0)
             waits.set()
             assert isinstance((await waiting).error, InputTooLongError)
-            told.set()
+            received.set()
             assert [result async for result in stream] == []
 
 
@@ -314,8 +314,8 @@ def test_a_limit_out_of_range_is_refused(max_request_bytes: int) -> None:
 def test_a_limit_is_learned_once() -> None:
     """A limit only falls, never below the minimum, and only for its own kind of error."""
     limit = RequestLimit(5000)
-    for told, expected in ((9000, 5000), (3000, 3000), (4000, 3000), (10, 1024)):
-        limit.learn(MessageTooLargeError("m", metadata={"maxBytes": str(told)}))
+    for reported, expected in ((9000, 5000), (3000, 3000), (4000, 3000), (10, 1024)):
+        limit.learn(MessageTooLargeError("m", metadata={"maxBytes": str(reported)}))
         assert limit.max_bytes == expected
     limit.learn(MessageTooLargeError("m"))
     limit.learn(InputTooLongError("m", metadata={"maxBytes": "1024"}))

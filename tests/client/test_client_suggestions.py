@@ -42,7 +42,7 @@ def test_wrong_usage_is_one_line(
 
 
 def test_right_usage_is_parsed(parser: SuggestingParser) -> None:
-    """An option may be shortened, and what follows `--` is no option."""
+    """An option may be shortened, and arguments after `--` are no options."""
     parsed = parser.parse_args(["embed", "--que", "x", "--", "--texts"])
     assert (parsed.query, parsed.texts) == ("x", ["--texts"])
     assert parser.parse_args(["embed", "--query=--x", "a"]).query == "--x"

@@ -13,12 +13,12 @@ import tests.as_served  # noqa: F401 - before gRPC is loaded
 from tests.endurance.plan import Plan, Summary
 from tests.endurance.run import run
 
-# The event loop itself hangs when nothing is told for so long.
+# The event loop hangs when nothing is printed for so long.
 _SILENCE_S_MAX = 300.0
 
 
 def main() -> int:
-    """Runs it; returns 0 when nothing was wrong."""
+    """Run it; return 0 when there were no findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.endurance", description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000, help="texts to send")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))

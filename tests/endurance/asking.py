@@ -25,7 +25,7 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What a call asks for.
+    """The options of a call.
 
     Attributes:
         dimensions: How many numbers.
@@ -39,7 +39,7 @@ class Asking:
 
     @classmethod
     def draw(cls, choices: random.Random) -> "Asking":
-        """Draws one; the most are alike."""
+        """Draw options; most draws are equal."""
         return cls(
             dimensions=_DIMENSIONS if choices.random() < 0.1 else WIDTH,
             normalize=choices.random() > 0.1,
@@ -56,13 +56,13 @@ class Asking:
         )
 
     def reason_for(self, text: Text) -> str:
-        """Tells why a text fails by its own fault; empty where it must be answered."""
+        """Return why a text must fail; empty where it must succeed."""
         if text.over_long and not self.cut:
             return "INPUT_TOO_LONG"
         return _REASONS.get(text.kind, "")
 
     def reasons_for(self, texts: Sequence[Text]) -> set[str]:
-        """Tells why a call may fail by its own fault; empty where it must be answered."""
+        """Return why a call may fail; empty where it must succeed."""
         reasons = {reason for text in texts if (reason := self.reason_for(text))}
         # Whether a text is blank is looked at first of all, and then how long it is.
         for first in ("EMPTY_INPUT", "INPUT_TOO_LONG"):
@@ -82,7 +82,7 @@ class Asking:
         return vector.astype(np.float32)
 
     def problem_with(self, embedding: pb.Embedding, text: Text) -> str:
-        """Compares an answer with what it must be; empty where it is right."""
+        """Compare an embedding with the expected one; return the difference, or nothing."""
         if reason := self.reason_for(text):
             return f"a text was answered that must fail with {reason}"
         numbers = np.array(embedding.dense.values, np.float32)

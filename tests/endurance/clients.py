@@ -1,4 +1,4 @@
-"""Clients that go on, each in its own way and all at once, until enough was sent."""
+"""Clients of several kinds that run at once until enough texts are sent."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ class Caller:
 
     Args:
         trial: What it takes part in.
-        number: Tells it from the others.
+        number: Its number among the clients.
         seed: What it draws from, together with the number.
     """
 
@@ -46,7 +46,7 @@ class Caller:
         }
 
     async def run(self) -> None:
-        """Goes on until enough was sent."""
+        """Run until enough texts are sent."""
         habits, weights = list(self._habits), list(self._habits.values())
         while self._trial.goes_on:
             (habit,) = self._choices.choices(habits, weights)
@@ -104,7 +104,7 @@ class Caller:
         await self._embed_stream(Manner(leaves=True, slow=slow), client)
 
     async def _break_off(self) -> None:
-        """Loses a connection with calls on it."""
+        """Cut a connection with calls on it."""
         async with relaying(self._trial.service.address) as relay:
             client = Client(relay.address)
             async with client.channel, asyncio.TaskGroup() as calls:

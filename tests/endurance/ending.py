@@ -21,7 +21,7 @@ _REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class Household:
-    """What a server and its process have while no call is open.
+    """The state of a server and its process while no call is open.
 
     Attributes:
         tasks: How many tasks of the event loop.
@@ -37,7 +37,7 @@ class Household:
 
     @classmethod
     def of(cls, trial: Trial) -> "Household":
-        """Takes stock."""
+        """Record the state now."""
         loaded = trial.loaded
         names = [thread.name for thread in threading.enumerate()]
         own = frozenset(name for name in names if name.startswith(("lane-", "tokenize-")))
@@ -54,7 +54,7 @@ class Household:
         )
 
     def more_than(self, before: "Household") -> dict[str, object]:
-        """Tells what there is more of than before, and which threads are gone."""
+        """Return what has grown since then, and which threads are gone."""
         more: dict[str, object] = {
             path: size for path, size in self.held.items() if size > before.held.get(path, 0)
         }
@@ -68,7 +68,7 @@ class Household:
 
 
 async def check_nothing_is_left(trial: Trial, before: Household) -> None:
-    """Notes what is still there although no call is open."""
+    """Report what is left although no call is open."""
     left: dict[str, object] = {}
     try:
         async with asyncio.timeout(_SETTLE_S_MAX):
@@ -98,13 +98,13 @@ def _still_there(trial: Trial, before: Household) -> dict[str, object]:
 
 
 def check_fates(trial: Trial) -> Counter[SequenceOutcome]:
-    """Compares what the server counted with what the clients saw; returns the former."""
+    """Compare the server's counts with those of the clients; return the server's."""
     fates: Counter[SequenceOutcome] = Counter()
     for (_, fate), inputs in trial.loaded.admission.ledger.outcome_counts.items():
         fates[fate] += inputs
     seen = trial.outcomes
     refused = sum(fates[fate] for fate in _REFUSALS)
-    # Of a call that was not answered, nobody can tell from outside how far it had come.
+    # The progress of a call without a response is unknown from outside.
     unseen = sum(trial.unary[one] for one in (Outcome.EXPIRED, Outcome.CANCELLED))
     if fates[SequenceOutcome.ANSWERED] < seen[Outcome.ANSWERED]:
         trial.findings.add(f"{seen[Outcome.ANSWERED]} were answered, {fates} were counted")

@@ -17,7 +17,7 @@ _LOGGERS = ("embedgrpc", "asyncio", "grpc")
 
 
 class Findings:
-    """Collects problems; from any thread.
+    """Collects problems. Safe to use from any thread.
 
     Attributes:
         problems: One line each, in the order in which they were found.
@@ -33,18 +33,18 @@ class Findings:
         return self._hangs or len(self.problems) >= _ENOUGH
 
     def add(self, problem: str) -> None:
-        """Notes a problem."""
+        """Record a problem."""
         if len(self.problems) < _ENOUGH:
             self.problems.append(problem)
 
     def add_hang(self, what: str) -> None:
-        """Notes that something does not end; and, of the first, where everything stands."""
+        """Record that something does not end; for the first one, with all stacks."""
         self.add(what if self._hangs else f"{what}\n{_stacks()}")
         self._hangs = True
 
     @contextmanager
     def watching_process(self) -> Iterator[None]:
-        """Notes what nobody raises: threads that die, tasks that fail unseen, lines in the log."""
+        """Record faults that reach no caller: dead threads, failed tasks, lines of the log."""
         watch = _LogWatch(self)
         loop = asyncio.get_running_loop()
         loggers = [logging.getLogger(name) for name in _LOGGERS]
@@ -75,14 +75,14 @@ class Findings:
 
 
 class _LogWatch(logging.Handler):
-    """Notes every warning but those that the backend's own failures give."""
+    """Records every warning except those of the backend's own failures."""
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(logging.WARNING)
         self._findings = findings
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Takes a line of the log."""
+        """Record a line of the log."""
         message = record.getMessage()
         if message not in _EXPECTED_EVENTS and getattr(record, "error", "") != _EXPECTED_FAULT:
             more = getattr(record, "stack", "") or getattr(record, "problem", "")
@@ -90,7 +90,7 @@ class _LogWatch(logging.Handler):
 
 
 def _stacks() -> str:
-    """Tells where every thread and every task stands."""
+    """Return the stacks of every thread and task."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = [
         f"thread {names.get(number, number)}:\n{''.join(traceback.format_stack(frame)[-2:])}"

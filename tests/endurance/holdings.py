@@ -1,4 +1,4 @@
-"""What an object keeps alive: the sizes of all containers inside it, whatever they are called."""
+"""The sizes of all containers inside an object."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ _COUNTERS = frozenset({"outcome_counts", "reached"})
 
 
 def holdings(**roots: object) -> dict[str, int]:
-    """Returns the size of every container in these objects that is not empty, by its path."""
+    """Return the sizes of all non-empty containers in these objects, by path."""
     sizes: dict[str, int] = {}
     seen: set[int] = set()
     # The shortest paths first: they say the most.

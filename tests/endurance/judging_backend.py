@@ -1,4 +1,4 @@
-"""A backend whose answers are known, which misbehaves where a text asks for it, and judges."""
+"""A backend with known rows that misbehaves where a text asks for it, and checks its batches."""
 
 import math
 import threading
@@ -18,21 +18,21 @@ from tests.endurance.findings import Findings
 from tests.endurance.ledger import Ledger
 from tests.endurance.texts import Kind, Vocabulary, digest_of, vector_of
 
-# What a batch takes: as little as a small model on a GPU, and now and then far more.
+# The time of a batch: that of a small model on a GPU, and sometimes far more.
 _TOKEN_S = 12e-6
 _SLOW_S_MAX = 0.02
 _DIGEST_VALUES = 256
-# What the vectors before Normalize are: others than those after it.
+# Vectors before Normalize differ from those after it by this factor.
 POOLED_FACTOR = np.float32(2)
 
 
 class BackendFault(Exception):  # noqa: N818 - it is no BackendError
-    """What a backend should not raise."""
+    """An exception that a backend should not raise."""
 
 
 @dataclass
 class _Lane(threading.local):
-    """What a lane's thread did last.
+    """The last run of a lane's thread.
 
     Attributes:
         free_since: When its last run ended, and it could take the next batch.
@@ -46,12 +46,12 @@ class _Lane(threading.local):
 
 
 class JudgingBackend:
-    """Answers each sequence with a function of its own tokens alone.
+    """Returns a row per sequence that depends only on its own tokens.
 
     Args:
-        vocabulary: Tells which tokens are markers.
-        ledger: Is told of every run.
-        findings: Is told of batches that break a rule.
+        vocabulary: The marker tokens.
+        ledger: Records every run.
+        findings: Collects batches that break a rule.
         lanes: How many batches it runs at once.
         lanes_compete: What it says of them.
     """
@@ -80,13 +80,13 @@ class JudgingBackend:
         self._is_judging = False
 
     def open(self, model: ServedModel, graph_path: Path, settings: Settings) -> "JudgingBackend":
-        """Stands in for the opening of a graph."""
+        """Return itself in place of an opened graph."""
         del model, graph_path
         self._settings = settings
         return self
 
     def judge(self) -> None:
-        """From now on every row must be somebody's; so far there were health checks alone."""
+        """Check from now on that a client waits for each row; until now only health checks ran."""
         self._is_judging = True
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
@@ -101,7 +101,7 @@ class JudgingBackend:
             self._running.release()
 
     def close(self) -> None:
-        """Frees nothing."""
+        """Close; there is nothing to free."""
 
     def _run(self, batch: PaddedBatch) -> Mapping[str, FloatArray]:
         self._check(batch)
@@ -149,7 +149,7 @@ class JudgingBackend:
         }
 
     def _check(self, batch: PaddedBatch) -> None:
-        """Notes what is wrong with a batch: its size, its padding."""
+        """Record a wrong size or padding of a batch."""
         rows, longest = batch.input_ids.shape
         limits = self._settings
         if limits and rows > limits.batch_sequences:

@@ -1,4 +1,4 @@
-"""Who waits for which text, as the clients see it; and what was run that nobody waited for."""
+"""The texts that clients wait for, and the rows that ran although no client waited."""
 
 import threading
 import time
@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 
 from tests.endurance.findings import Findings
 
-# What is remembered of texts that nobody waits for any more.
+# The number of remembered texts without a waiting client.
 _GONE_TEXTS = 20_000
 
 
 @dataclass(slots=True)
 class _Wait:
-    """A text that somebody waits for; or that somebody waited for."""
+    """A text that a client waits for, or has waited for."""
 
     waiting: int = 0
     joined: int = 0
     runs: int = 0
-    # Nobody waited for it shortly before: what was run of it was run for those who wait now.
+    # No client waited for it shortly before, so its run belongs to the present clients.
     fresh: bool = True
     left_at: float = 0.0
     # When the server had dropped it, or must have: no batch is made with it from then on.
@@ -38,11 +38,11 @@ class Account:
     Attributes:
         rows: All of them.
         again: To find who was to blame.
-        for_nobody: Of all, those that nobody waited for any more when they were begun.
+        for_nobody: Those of all rows that no client waited for when they began.
         for_nobody_unheard: Of these, those of calls that the server had not heard the end of.
         for_nobody_again: Of these, those that were run to find who was to blame.
-        left_behind: Those that somebody waited for at the beginning, and nobody at the end.
-        nobody_s_max: The longest that nobody had waited for a row that was begun.
+        left_behind: Those with a waiting client at the beginning, and none at the end.
+        nobody_s_max: The longest time without a waiting client of a row that began.
     """
 
     rows: int = 0
@@ -56,7 +56,7 @@ class Account:
 
 @dataclass(slots=True)
 class Ledger:
-    """Keeps the books of one run; from any thread.
+    """The accounts of one run. Safe to use from any thread.
 
     Attributes:
         findings: Is told of what must not be.
@@ -88,7 +88,7 @@ class Ledger:
                 wait.joined += 1
 
     def leave(self, digests: Iterable[bytes]) -> int:
-        """A call waits no more, whatever the reason.
+        """Record that a call no longer waits.
 
         Returns:
             How many runs there were of texts that were its own alone.
@@ -125,7 +125,7 @@ class Ledger:
             again: Whether a part of a batch is run that failed.
 
         Returns:
-            The rows that somebody waits for.
+            The rows that a client waits for.
         """
         now = time.monotonic()
         account = self.account

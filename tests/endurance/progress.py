@@ -16,13 +16,13 @@ _REPORTS = 20
 
 
 def rss_mb() -> float:
-    """Returns the resident memory of this process, in MB, once garbage is collected."""
+    """Return the resident memory of this process in MB, after a garbage collection."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES / 1e6
 
 
 class Progress:
-    """Tells now and then how it goes on, and remembers the memory in the middle.
+    """Prints the progress at intervals, and records the memory in the middle.
 
     Attributes:
         rss_in_the_middle_mb: The memory when half of the texts had been sent, or half of the
@@ -36,7 +36,7 @@ class Progress:
         self._began = time.monotonic()
 
     async def watch(self) -> None:
-        """Goes on until it is cancelled."""
+        """Run until cancelled."""
         told = 0
         while True:
             seconds = time.monotonic() - self._began

@@ -40,7 +40,7 @@ _SERVING = 1
 
 
 def run(plan: Plan) -> Summary:
-    """Sends what is planned, and returns what came of it."""
+    """Run the plan, and return its outcome."""
     # The event loop that the server has in production.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve_and_call(plan))

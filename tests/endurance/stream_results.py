@@ -1,4 +1,4 @@
-"""What a stream owes its client, and whether the answers are those."""
+"""The results that a stream owes its client, and their check."""
 
 import random
 from collections import deque
@@ -44,7 +44,7 @@ class StreamResults:
         return len(self._texts)
 
     def send(self, texts: Sequence[Text], choices: random.Random) -> pb.StreamEmbedRequest:
-        """Gives texts their ids, and makes a message of them.
+        """Give texts their ids, and return their message.
 
         An id that was answered may be used again.
         """
@@ -61,7 +61,7 @@ class StreamResults:
         return pb.StreamEmbedRequest(batch=pb.StreamEmbedBatch(inputs=inputs))
 
     def take(self, results: pb.StreamEmbedResults) -> None:
-        """Judges a message."""
+        """Check a message."""
         tokens = truncated = 0
         for result in results.results:
             self._take_one(result)
@@ -72,7 +72,7 @@ class StreamResults:
             self._blame(f"a message cost {(tokens, truncated)}, and says {usage}")
 
     def leave(self, outcome: Outcome) -> list[bytes]:
-        """Gives up what is not answered; returns the digests of those texts."""
+        """Forget the unanswered texts; return their digests."""
         self._trial.count(outcome, len(self._texts))
         left = [text.digest for text in self._texts.values() if text.digest]
         self._texts.clear()

@@ -21,7 +21,7 @@ _PAUSE_SHARE = 0.3
 _PAUSE_S_MAX = 0.1
 # Long ids make long answers: a few fill the window of a connection that is narrow.
 _LONG_ID = 256
-# What a write to a call that is over may raise.
+# The exceptions of a write to a call that has ended.
 _CALL_ENDED = (
     asyncio.CancelledError,
     asyncio.InvalidStateError,
@@ -50,7 +50,7 @@ class Manner:
 async def embed_stream(
     trial: Trial, client: Client, choices: random.Random, manner: Manner
 ) -> None:
-    """Runs one stream to its end, and judges every answer."""
+    """Runs one stream to its end, and checks every result."""
     await _Stream(trial, client, choices, manner).run()
 
 
@@ -81,7 +81,7 @@ class _Stream:
         )
 
     async def run(self) -> None:
-        """Writes and reads until the stream ends."""
+        """Write and read until the stream ends."""
         writer: asyncio.Task[None] | None = None
         outcome = Outcome.CANCELLED
         try:
@@ -142,7 +142,7 @@ class _Stream:
             await asyncio.sleep(self._choices.uniform(0, _PAUSE_S_MAX))
 
     async def _end(self) -> Outcome:
-        """Judges a stream that was read to its end, or as far as its client wanted."""
+        """Check a stream that was read to its end, or until its client left."""
         if self._manner.leaves:
             return Outcome.CANCELLED
         code = await self._call.code()
@@ -151,7 +151,7 @@ class _Stream:
         return Outcome.ANSWERED
 
     def _judge(self, error: grpc.aio.AioRpcError) -> Outcome:
-        # Of a call that ended while something was written to it, grpc.aio tells just this.
+        # grpc.aio raises this for a call that ends during a write.
         unknown = error.details() == "Internal error from Core"
         if self._manner.timeout_s is not None and (
             unknown or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -163,7 +163,7 @@ class _Stream:
         return Outcome.FAILED
 
     def _judge_writer(self, failure: BaseException | None) -> None:
-        """Notes why texts could not be sent, unless the stream was over by then."""
+        """Record why texts could not be sent, unless the stream had ended."""
         if failure is not None and not isinstance(failure, _CALL_ENDED):
             self._blame(f"cannot be written: {failure!r}")
 

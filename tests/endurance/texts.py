@@ -1,4 +1,4 @@
-"""Texts whose answers, and whose misdeeds, are known before they are sent."""
+"""Texts whose vectors, and whose faults, are known before they are sent."""
 
 import hashlib
 import math
@@ -11,8 +11,9 @@ import numpy as np
 
 from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources import source
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.server.hash_backend import WIDTH
 from tests.server.service import EMBED
 
@@ -63,7 +64,7 @@ _MARKED = tuple(kind for kind in _SHARES if kind is not Kind.BLANK)
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text and what is known of it.
+    """A text and its expected outcome.
 
     Attributes:
         text: What is sent.
@@ -81,7 +82,7 @@ class Text:
 
 
 def digest_of(ids: IntArray) -> bytes:
-    """Tells a sequence, int64 [tokens], from all others."""
+    """Return a digest of a sequence, int64 [tokens]."""
     return hashlib.blake2b(ids.tobytes(), digest_size=WIDTH).digest()
 
 
@@ -119,7 +120,7 @@ class Vocabulary:
         self.words_max = described.max_tokens - len(frame.input_ids)
 
     def make(self, kind: Kind, words: int, choices: random.Random, *, upper: bool = False) -> Text:
-        """Makes a text of so many words."""
+        """Return a text of that many words."""
         if kind is Kind.BLANK:
             return Text(choices.choice(_NOTHING), kind, b"", 0, over_long=False)
         picked = choices.choices(self._words, k=words)
@@ -138,7 +139,7 @@ class Vocabulary:
 
 
 class TextSource:
-    """Gives texts of all lengths and kinds, many of them equal to others in flight.
+    """A source of texts of all lengths and kinds, many of them equal to others in flight.
 
     Args:
         vocabulary: What they are made of.
@@ -152,7 +153,7 @@ class TextSource:
         self._weights = [_SHARES.get(kind, 1 - sum(_SHARES.values())) for kind in Kind]
 
     def take(self, count: int, choices: random.Random) -> list[Text]:
-        """Gives so many texts."""
+        """Return that many texts."""
         return [self._one(choices) for _ in range(count)]
 
     def _one(self, choices: random.Random) -> Text:

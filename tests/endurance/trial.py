@@ -42,7 +42,7 @@ class Trial:
         clients: Connections that all share.
         narrow_clients: The same, with windows that a single message fills: when one of their
             streams is not read, the server cannot write.
-        source: Gives the texts.
+        source: The source of texts.
         ledger: Knows who waits for what.
         findings: What went wrong.
         items_max: How many texts to send.
@@ -77,7 +77,7 @@ class Trial:
         )
 
     async def make_heard(self, client: Client, digests: Sequence[bytes]) -> None:
-        """Makes sure that the server knows of a call on this connection that was left.
+        """Wait until the server has noticed a cancelled call on this connection.
 
         It has then answered calls that came after the end of that one.
         """
@@ -86,14 +86,14 @@ class Trial:
         self.ledger.dropped(digests)
 
     def count(self, outcome: Outcome, texts: int, *, unary: bool = False) -> None:
-        """Counts what became of some texts."""
+        """Count the outcomes of some texts."""
         self.outcomes[outcome] += texts
         if unary:
             self.unary[outcome] += texts
 
 
 def metadata_for(choices: random.Random, *, usual: str, other: str) -> tuple[tuple[str, str], ...]:
-    """Draws the metadata of a call: who calls, and of which class it is.
+    """Draw the metadata of a call: its caller and its work class.
 
     Args:
         choices: What it is drawn from.

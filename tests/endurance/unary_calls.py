@@ -36,7 +36,7 @@ class Ending:
 
 
 async def embed(trial: Trial, client: Client, choices: random.Random, ending: Ending) -> None:
-    """Makes one call, and judges what comes of it."""
+    """Makes one call, and checks its outcome."""
     size = int(math.exp(choices.uniform(0, math.log(_TEXTS_MAX + 1))))
     call = _Call(
         trial,
@@ -67,7 +67,7 @@ class _Call:
         self._digests = [text.digest for text in texts if text.digest]
 
     async def run(self, client: Client) -> None:
-        """Makes the call."""
+        """Make the call."""
         self._trial.sent += len(self._texts)
         self._trial.ledger.join(self._digests)
         runs = 0
@@ -82,7 +82,7 @@ class _Call:
             await self._trial.make_heard(client, self._digests)
 
     async def _answer(self, client: Client) -> pb.EmbedResponse | Failure | None:
-        """Returns the answer, or how the call failed; None where its client left."""
+        """Return the response or the failure; None where the client left."""
         request = pb.EmbedRequest(
             texts=[text.text for text in self._texts], options=self._asking.options
         )
@@ -159,7 +159,7 @@ class _Call:
         return Outcome.BLANK if failure.reason == "EMPTY_INPUT" else Outcome.FAILED
 
     def _check_fields(self, failure: Failure) -> None:
-        """Notes when a text is blamed for what another one did."""
+        """Record an error that blames the wrong text."""
         for field in failure.fields:
             index = int(field.removeprefix("texts[").removesuffix("]"))
             if self._asking.reason_for(self._texts[index]) != failure.reason:

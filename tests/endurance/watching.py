@@ -21,7 +21,7 @@ from tests.endurance.texts import digest_of
 
 
 class CountingAdmission(Admission):
-    """Counts all that reaches it, and notes when it lets in too much.
+    """Counts the work that it admits, and reports when it admits too much.
 
     Attributes:
         reached: How many inputs, by class.
@@ -38,7 +38,7 @@ class CountingAdmission(Admission):
     def admit(
         self, *, inputs: int, tokens: int, remaining_s: float, caller: str = ""
     ) -> Reservation:
-        """Takes in interactive work, or refuses it; see `Admission`."""
+        """Admit or refuse interactive work; see `Admission`."""
         try:
             room = super().admit(
                 inputs=inputs, tokens=tokens, remaining_s=remaining_s, caller=caller
@@ -51,12 +51,12 @@ class CountingAdmission(Admission):
     def admit_if_room(
         self, work_class: WorkClass, *, inputs: int, tokens: int, caller: str = ""
     ) -> Reservation | None:
-        """Takes in work that can wait, if there is room; see `Admission`."""
+        """Admit bulk work if there is room; see `Admission`."""
         room = super().admit_if_room(work_class, inputs=inputs, tokens=tokens, caller=caller)
         return room and self._count(room)
 
     def admit_always(self) -> Reservation:
-        """Takes in a health check; see `Admission`."""
+        """Admit a health check; see `Admission`."""
         self.reached[WorkClass.INTERACTIVE] += 1
         return super().admit_always()
 
@@ -73,21 +73,21 @@ class CountingAdmission(Admission):
 
 
 class TellingScheduler(Scheduler):
-    """Tells the ledger of what it drops."""
+    """Reports dropped jobs to the ledger."""
 
     def __init__(self, *, ledger: Ledger, **arguments: Any) -> None:
         self._ledger = ledger
         super().__init__(**arguments)
 
     def cancel(self, job: Job) -> None:
-        """Takes a job out of the queue; see `Scheduler`."""
+        """Remove a job from the queue; see `Scheduler`."""
         super().cancel(job)
         self._ledger.dropped([digest_of(one.input_ids) for one in job.sequences if one is not None])
 
 
 @contextmanager
 def watched_engines(ledger: Ledger, findings: Findings) -> Iterator[None]:
-    """Models that are loaded inside have these parts."""
+    """Load models with these classes inside the block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "Admission", partial(CountingAdmission, findings=findings))
         patch.setattr(loading, "Scheduler", partial(TellingScheduler, ledger=ledger))

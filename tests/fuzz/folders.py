@@ -18,8 +18,9 @@ from safetensors import safe_open
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import prepare
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import ModelFiles, resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.fuzz.mutation import mutate_bytes, mutate_json
 from tests.fuzz.target import MIB, Execute, Target, check_refusal
 from tests.models.runner import FIXTURES

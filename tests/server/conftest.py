@@ -21,20 +21,20 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def backend() -> HashBackend:
-    """Runs the model of the servers of this test that are given it."""
+    """The backend of the servers in this test that are started with it."""
     return HashBackend()
 
 
 @pytest.fixture
 def upstream(cache_dir: Path) -> Iterator[Upstream]:
-    """Serves `bert-cls` as `embedgrpc triton-repo` would have it."""
+    """Serve `bert-cls` as a repository of `embedgrpc triton-repo` does."""
     with serving_upstream(cache_dir) as serving_model:
         yield serving_model
 
 
 @pytest.fixture
 async def serve(cache_dir: Path) -> AsyncIterator[Serve]:
-    """Starts servers that live as long as the test."""
+    """Start servers that run until the test ends."""
     async with AsyncExitStack() as resources:
 
         async def start(

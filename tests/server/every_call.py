@@ -1,4 +1,4 @@
-"""Every RPC as clients call it, well and badly, from a process of its own.
+"""Every RPC as clients call it, valid and invalid, from its own process.
 
 python -m tests.server.every_call TARGET
 

@@ -1,4 +1,4 @@
-"""Reads what a failed call carries."""
+"""Reads the status and the details of failed calls."""
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Failure:
 
 
 def read_failure(error: grpc.aio.AioRpcError) -> Failure:
-    """Reads the details of a failed call."""
+    """Return the details of a failed call."""
     trailing = [(str(key), value) for key, value in error.trailing_metadata() or ()]
     by_key: dict[str, Any] = dict(trailing)
     status = status_pb2.Status.FromString(by_key.get("grpc-status-details-bin", b""))
@@ -70,7 +70,7 @@ def read_failure(error: grpc.aio.AioRpcError) -> Failure:
 
 
 async def failure_of(call: Awaitable[Any]) -> Failure:
-    """Awaits a call that must fail, and reads how."""
+    """Await a call that must fail; return the failure."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return read_failure(caught.value)

@@ -1,4 +1,4 @@
-"""A backend whose answers a test can predict, hold up and spoil."""
+"""A backend whose rows a test can predict, delay and replace."""
 
 import hashlib
 import threading
@@ -17,20 +17,20 @@ WIDTH = 36
 
 
 def vector_of(ids: IntArray) -> FloatArray:
-    """Makes a vector float32 [WIDTH] from the ids int64 [tokens] of a sequence, and only those."""
+    """Return float32 [WIDTH] that depends only on the ids, int64 [tokens], of a sequence."""
     digest = hashlib.blake2b(ids.tobytes(), digest_size=WIDTH).digest()
     values = np.frombuffer(digest, np.uint8).astype(np.float32)
     return (values + np.float32(1)) / np.float32(256)
 
 
 class HashBackend:
-    """Answers each sequence from its own token ids.
+    """Returns a row per sequence that depends only on its token ids.
 
     Attributes:
         lanes: How many batches it runs at once.
         device: Where it claims to run.
         answer: From the ids of a sequence to its row; may raise, too.
-        batches: All that it was asked to run.
+        batches: The batches that it was asked to run.
         running: Set whenever a run begins.
         gate: A run waits until it is set.
     """
@@ -67,19 +67,19 @@ class HashBackend:
         return dict.fromkeys(batch.outputs, rows)
 
     def close(self) -> None:
-        """Frees nothing."""
+        """Close; there is nothing to free."""
         self.closed.set()
 
     def hold(self) -> None:
-        """Lets the next run begin and not end."""
+        """Block runs that begin from now on."""
         self.running.clear()
         self.gate.clear()
 
     def release(self) -> None:
-        """Lets runs end again."""
+        """Unblock all runs."""
         self.gate.set()
 
     def open(self, model: ServedModel, graph_path: Path, settings: Settings) -> "HashBackend":
-        """Stands in for the opening of a graph."""
+        """Return itself in place of an opened graph."""
         del model, graph_path, settings
         return self

@@ -1,4 +1,4 @@
-"""The command `embedgrpc serve` as a process of its own."""
+"""The command `embedgrpc serve` in its own process."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ class Process:
         return [entry for entry in entries if entry["event"] == name]
 
     async def until(self, event: str) -> dict[str, Any]:
-        """Reads until it logs an event."""
+        """Read lines until it logs an event; return the entry."""
         assert self.process.stderr is not None
         async with asyncio.timeout(PATIENCE_S * 2):
             while not (found := self.events(event)):
@@ -41,14 +41,14 @@ class Process:
         return found[-1]
 
     async def ended(self) -> int:
-        """Waits for its end; gives the exit code."""
+        """Wait for its end; return the exit code."""
         assert self.process.stderr is not None
         async with asyncio.timeout(PATIENCE_S * 2):
             self.lines += (await self.process.stderr.read()).decode().splitlines()
             return await self.process.wait()
 
     def signal(self, number: int) -> None:
-        """Sends it a signal."""
+        """Send it a signal."""
         self.process.send_signal(number)
 
 
@@ -56,7 +56,7 @@ class Process:
 async def started(
     *arguments: str, cache_dir: Path, address: str = "127.0.0.1:0", telemetry: bool = False
 ) -> AsyncIterator[Process]:
-    """Starts a server, and makes sure that none is left."""
+    """Start a server; kill it at the end if it still runs."""
     flags = [*arguments, "--address", address, "--cache-dir", str(cache_dir), "--device", "cpu"]
     if not any(flag.startswith(("--model", "--config")) for flag in arguments):
         flags += ["--model", f"embed={EMBED.source}"]

@@ -26,7 +26,7 @@ from embedgrpc.v1 import (
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 EMBED = ModelSettings(id="embed", source=str(FIXTURES / "bert-cls"))
 CROSS = ModelSettings(id="cross", source=str(FIXTURES / "cross-bert"))
-# Long enough for a slow machine; what is waited for comes far sooner.
+# Long enough for a slow machine; the events come far sooner.
 PATIENCE_S = 20.0
 
 
@@ -34,7 +34,7 @@ class Client:
     """One connection and the stubs on it."""
 
     def __init__(self, address: str, **arguments: int) -> None:
-        # Without a pool of its own a channel shares the connections of others to the same place.
+        # By default channels to one address share connections.
         options = {"grpc.use_local_subchannel_pool": 1, "grpc.enable_http_proxy": 0} | {
             key.replace("__", "."): value for key, value in arguments.items()
         }
@@ -58,12 +58,12 @@ class Client:
         )
 
     async def send_bytes(self, method: str, data: bytes, **call: Any) -> Any:
-        """Calls a unary method with bytes of one's own; gives the bytes of the answer."""
+        """Call a unary method with raw bytes; return the bytes of the response."""
         raw: Any = self.channel.unary_unary(method)
         return await raw(data, timeout=PATIENCE_S, **call)
 
     async def status(self, service: str) -> Any:
-        """Asks for the health of a service."""
+        """Return the health of a service."""
         return (await self.health.Check(health_pb2.HealthCheckRequest(service=service))).status
 
 
@@ -81,13 +81,13 @@ class Service:
         return self.server.address
 
     async def connect(self, **arguments: int) -> Client:
-        """Opens another connection, for as long as the server lives."""
+        """Open another connection, closed with the server."""
         client = Client(self.address, **arguments)
         self._resources.push_async_callback(client.channel.close)
         return client
 
     async def check_alive(self) -> None:
-        """Makes a plain call on the existing connection and on a new one."""
+        """Check that calls succeed on the existing connection and on a new one."""
         expected = await self.client.embed("a plain call")
         other = Client(self.address)
         async with other.channel:
@@ -112,14 +112,14 @@ class Service:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Waits for something that nobody can signal."""
+    """Poll until a condition holds; for state that has no event."""
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - a counter deep inside has no event
             await asyncio.sleep(0.005)
 
 
 def settings_for(*models: ModelSettings, cache_dir: Path, **changes: Any) -> Settings:
-    """Makes the settings of a server on a free port of this machine."""
+    """Return the settings of a server on a free local port."""
     values: dict[str, Any] = {
         "address": "127.0.0.1:0",
         "device": "cpu",
@@ -135,7 +135,7 @@ def settings_for(*models: ModelSettings, cache_dir: Path, **changes: Any) -> Set
 async def serving(
     settings: Settings, open_backend: OpenBackend = open_onnx, *, load: bool = True
 ) -> AsyncIterator[Service]:
-    """Serves until the block ends."""
+    """Serve until the block ends."""
     async with Server(settings, open_backend=open_backend) as server:
         if load:
             await server.load()

@@ -26,22 +26,22 @@ class Stream:
     async def open(
         cls, client: Client, *, metadata: Sequence[tuple[str, str]] = (), **setup: Any
     ) -> "Stream":
-        """Opens a stream and reads its terms."""
+        """Open a stream and read its ready message."""
         stream = cls(client, metadata=metadata)
         await stream.set_up(**setup)
         assert (await stream.call.read()).WhichOneof("step") == "ready"
         return stream
 
     async def set_up(self, **setup: Any) -> None:
-        """Sends the first message."""
+        """Send the first message."""
         await self.call.write(pb.StreamEmbedRequest(setup=pb.StreamEmbedSetup(**setup)))
 
     async def send(self, *inputs: tuple[str, str]) -> None:
-        """Sends one batch of inputs: their ids and texts."""
+        """Send one batch of inputs: their ids and texts."""
         await self.call.write(batch(inputs))
 
     async def results(self, count: int) -> list[pb.StreamEmbedResult]:
-        """Reads messages until so many results are there."""
+        """Read messages until that many results have arrived."""
         results: list[pb.StreamEmbedResult] = []
         while len(results) < count:
             message = await self.call.read()
@@ -51,25 +51,25 @@ class Stream:
         return results
 
     async def end(self) -> list[pb.StreamEmbedResult]:
-        """Half-closes, and reads what is left; the call must end well."""
+        """Half-close and read the remaining results; the call must end with OK."""
         await self.call.done_writing()
         results = await self.rest()
         assert await self.call.code() is grpc.StatusCode.OK
         return results
 
     async def rest(self) -> list[pb.StreamEmbedResult]:
-        """Reads until the server says no more."""
+        """Read results until the server ends the stream."""
         results: list[pb.StreamEmbedResult] = []
         while (message := await self.call.read()) is not grpc.aio.EOF:
             results.extend(message.results.results)
         return results
 
     async def failure(self) -> Failure:
-        """Reads until the call fails."""
+        """Read until the call fails; return the failure."""
         return await failure_of(self.rest())
 
 
 def batch(inputs: Sequence[tuple[str, str]]) -> pb.StreamEmbedRequest:
-    """Makes one batch message."""
+    """Return one batch message."""
     made = [pb.StreamEmbedInput(id=identifier, text=text) for identifier, text in inputs]
     return pb.StreamEmbedRequest(batch=pb.StreamEmbedBatch(inputs=made))

@@ -1,4 +1,4 @@
-"""A server in a process of its own that tells how long a turn of its event loop takes.
+"""A server in its own process that reports how long the turns of its event loop take.
 
 python -m tests.server.watched_server SETTINGS
 

@@ -1,4 +1,4 @@
-"""The service as a user runs it: the command, in a process of its own."""
+"""The service as a user runs it: the command, in its own process."""
 
 import json
 import os
@@ -22,7 +22,7 @@ TOOLS = Path(__file__).parent.parent.parent / ".cache" / "bin"
 
 @contextmanager
 def running_server(*flags: str, cache_dir: Path) -> Iterator[str]:
-    """Runs `embedgrpc serve` on a free port; gives its address once it serves."""
+    """Run `embedgrpc serve` on a free port; yield its address once it serves."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "embedgrpc.cli.main", "serve", "--address", "127.0.0.1:0"),
@@ -83,7 +83,7 @@ def fixture_client(fixture_target: str) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def grpcurl(target: str) -> Grpcurl:
-    """Finds the program; where Go is, the checks install it."""
+    """Return the path of the program; the checks install it where Go is present."""
     program = shutil.which("grpcurl", path=f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
     if program is None:
         if os.environ.get("CI") and shutil.which("go"):

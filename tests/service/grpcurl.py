@@ -14,7 +14,7 @@ class Grpcurl:
         self._target = target
 
     def run(self, *arguments: str, flags: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-        """Runs it to its end."""
+        """Run it to its end."""
         return subprocess.run(
             [self._program, "-plaintext", *flags, self._target, *arguments],
             capture_output=True,
@@ -24,7 +24,7 @@ class Grpcurl:
         )
 
     def call(self, method: str, *messages: dict[str, Any]) -> list[dict[str, Any]]:
-        """Sends messages to a method and returns its answers."""
+        """Send messages to a method and return its responses."""
         data = "\n".join(json.dumps(message) for message in messages)
         done = self.run(method, flags=("-d", data))
         assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from tests.service.conftest import FIXTURES, FOLDERS, running_server
 
 
 def expected(name: str) -> dict[str, Any]:
-    """Reads what the reference answers for a folder."""
+    """Return the reference's answers for a folder."""
     answers: dict[str, Any] = json.loads((FIXTURES / name / "expected.json").read_text("utf-8"))
     return answers
 
@@ -121,7 +121,7 @@ def test_encodings_keep_the_vector(client: Client, encoding: Any, tolerance: flo
 
 
 def test_ubinary_keeps_the_signs(client: Client) -> None:
-    """Each bit tells whether the number is above zero, most significant bit first."""
+    """Each bit says whether the number is above zero, most significant bit first."""
     texts = expected("all-MiniLM-L6-v2")["texts"]
     exact = client.embed(texts, dimensions=12).vectors
     packed = client.embed(texts, dimensions=12, encoding="ubinary").vectors.astype(np.uint8)
@@ -228,7 +228,7 @@ def test_a_model_ranks_as_it_was_set(cache_dir: Path, tmp_path: Path) -> None:
 
 
 def test_a_prompt_of_a_cross_encoder_goes_before_the_query(cache_dir: Path, tmp_path: Path) -> None:
-    """Its default prompt does, as if it had been typed, and one of another name does not."""
+    """The default prompt is prepended to the query, and other prompts are not."""
     extras = {"default_prompt_name": "web", "prompts": {"web": "find: ", "query": "never: "}}
     for name in ("plain", "prompted", "other"):
         shutil.copytree(FIXTURES / "cross-bert", tmp_path / name)

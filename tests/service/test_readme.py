@@ -1,6 +1,7 @@
-"""What the README shows is what happens."""
+"""What the README and the documentation show is what happens."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -16,15 +17,52 @@ from tests.settings_table import DOCUMENT, render
 from tests.triton.environment import Environment
 from tests.triton.server import TritonServer
 
-README = Path(__file__).parent.parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent.parent
+README = ROOT / "README.md"
+MODELS = ROOT / "docs" / "models.md"
+TRITON = ROOT / "docs" / "triton.md"
 DOCUMENTED_TARGET = "127.0.0.1:50051"
 DOCUMENTED_TRITON = "127.0.0.1:8001"
+_BLOCK = re.compile(
+    r"^(?:<!-- runnable: (?P<name>\w+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
-def blocks(language: str) -> list[str]:
-    """Returns the fenced blocks of a language, in their order."""
-    fenced = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    return fenced.findall(README.read_text("utf-8"))
+def runnable(document: Path) -> dict[str, str]:
+    """Return the blocks that are marked as runnable, by name."""
+    blocks = _BLOCK.finditer(document.read_text("utf-8"))
+    return {block["name"]: block["code"] for block in blocks if block["name"]}
+
+
+def block(document: Path, language: str) -> str:
+    """Return the only block of a language."""
+    found = _BLOCK.finditer(document.read_text("utf-8"))
+    (code,) = [one["code"] for one in found if one["language"] == language]
+    return code
+
+
+def test_every_runnable_block_is_run() -> None:
+    """The tests below run each block that is marked, so that none is marked in vain."""
+    assert set(runnable(README)) == {"serve", "embed", "grpcurl", "python"}
+    assert set(runnable(TRITON)) == {"triton"}
+
+
+def test_the_first_commands_serve_and_embed(target: str) -> None:
+    """The first installs uv and serves with the defaults; the second embeds a line."""
+    first, second = runnable(README)["serve"], runnable(README)["embed"]
+    uv = ".uv/bin/uv run "
+    assert first == f"python3 -m pip install --target .uv uv && {uv}embedgrpc serve\n"
+    assert uv in second
+    done = subprocess.run(
+        ["/bin/sh", "-c", second.replace(uv, f"{Path(sys.executable).parent}/")],
+        env={**os.environ, "EMBEDGRPC_TARGET": target},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert len(json.loads(done.stdout)["vector"]) == 384
 
 
 def test_the_tables_of_settings_are_current() -> None:
@@ -33,8 +71,8 @@ def test_the_tables_of_settings_are_current() -> None:
     assert document == render(document), "run: uv run python -m tests.settings_table"
 
 
-def test_what_inspect_prints_stands_in_the_readme() -> None:
-    """The README shows what the command says of the default model, but for where it lies."""
+def test_the_documentation_shows_what_inspect_prints() -> None:
+    """The page shows what the command says of the default model, but for where it lies."""
     done = subprocess.run(
         [sys.executable, "-m", "embedgrpc.cli.main", "inspect", DEFAULT_MODEL.source],
         capture_output=True,
@@ -42,14 +80,14 @@ def test_what_inspect_prints_stands_in_the_readme() -> None:
         timeout=60,
         check=True,
     )
-    readme = README.read_text("utf-8")
+    shown = MODELS.read_text("utf-8").splitlines()
     for line in done.stdout.splitlines():
-        assert line in readme or line.startswith("folder")
+        assert line in shown or line.startswith("folder")
 
 
 def test_the_python_example_prints_what_stands_below_it(target: str) -> None:
     """The example runs as it is, and its output is the README's."""
-    (example,), (output,) = blocks("python"), blocks("text")
+    example, output = runnable(README)["python"], block(README, "text")
     done = subprocess.run(
         [sys.executable, "-c", example.replace(DOCUMENTED_TARGET, target)],
         capture_output=True,
@@ -62,7 +100,7 @@ def test_the_python_example_prints_what_stands_below_it(target: str) -> None:
 
 def test_the_grpcurl_example_answers_what_stands_below_it(grpcurl: Grpcurl) -> None:
     """The command runs as it is, and its answer is the README's but for the last digits."""
-    command = next(block for block in blocks("") if block.startswith("grpcurl"))
+    command = runnable(README)["grpcurl"]
     program, plaintext, flag, data, address, method = shlex.split(command.replace("\\\n", " "))
     assert (program, plaintext, flag, address) == (
         "grpcurl",
@@ -70,7 +108,7 @@ def test_the_grpcurl_example_answers_what_stands_below_it(grpcurl: Grpcurl) -> N
         "-d",
         DOCUMENTED_TARGET,
     )
-    (shown,) = (json.loads(block) for block in blocks("json"))
+    shown = json.loads(block(README, "json"))
     (answer,) = grpcurl.call(method, json.loads(data))
     values = answer["embeddings"][0]["dense"].pop("values")
     assert values == pytest.approx(shown["embeddings"][0]["dense"].pop("values"), abs=1e-5)
@@ -84,7 +122,7 @@ def test_the_way_from_a_name_to_a_call_through_triton(
     triton_environment: Environment, tmp_path: Path, cache_dir: Path
 ) -> None:
     """The five commands run as they are, but for where models and Triton come from."""
-    (script,) = blocks("sh")
+    script = runnable(TRITON)["triton"]
     lines = [line.replace("uv run ", "") for line in script.replace("\\\n", "").splitlines()]
     write, run_triton, serve, embed, verify = (shlex.split(line) for line in lines)
     assert run_triton[:2] == ["docker", "run"]

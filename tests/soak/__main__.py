@@ -1,4 +1,4 @@
-"""Runs a server under mixed load for long, and reports whether it grows.
+"""Runs a server under mixed load for a long time, and reports whether it grows.
 
 uv run python -m tests.soak [--minutes 60]
 

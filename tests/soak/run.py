@@ -1,4 +1,4 @@
-"""One soak: a server in a process of its own, clients of all kinds, and what the server holds."""
+"""One soak: a server in its own process, clients of all kinds, and samples of the server."""
 
 import asyncio
 import json
@@ -64,7 +64,7 @@ async def soak(plan: Plan) -> Summary:
         target = (await server.until("serving"))["address"]
         pid = server.process.pid
         log = asyncio.create_task(_read_log(server.process.stderr))
-        # Once through everything first: what is made at first use is no leak.
+        # Run everything once first: what is created at first use is no leak.
         await _load(target, min(plan.warm_up_s, plan.seconds), f"{plan.seed}/warm-up")
         before = await _settled(pid, None)
         samples: list[Sample] = []

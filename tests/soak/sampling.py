@@ -1,4 +1,4 @@
-"""What a process holds over time, and whether it grows."""
+"""The memory, threads and descriptors of a process over time, and whether they grow."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ MB = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a process held at one moment.
+    """The memory, threads and descriptors of a process at one moment.
 
     Attributes:
         at_s: Seconds since the load began.
@@ -42,7 +42,7 @@ class Trend:
 
 
 def sample(pid: int, began: float) -> Sample:
-    """Read what a process holds from /proc."""
+    """Read a sample from /proc."""
     folder = Path(f"/proc/{pid}")
     resident_pages = int((folder / "statm").read_text().split()[1])
     return Sample(

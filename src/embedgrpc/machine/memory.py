@@ -10,11 +10,7 @@ _CGROUP_LIMITS = (
 
 
 def available_memory_bytes(limits: tuple[Path, ...] = _CGROUP_LIMITS) -> int:
-    """Return the memory of this machine, or the limit of the container if it is less.
-
-    Args:
-        limits: Files with the memory limit of the control group.
-    """
+    """Return the memory of this machine, or the limit of the container if it is less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in limits:
         try:

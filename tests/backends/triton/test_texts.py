@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedgrpc.backends.triton.tensors import encode_texts
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenLimitError, Truncation
+from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.models.tokenizers.truncation import TokenLimitError
 from tests.backends.triton.kserve_server import decode_texts
 
 # All texts that a protobuf string can hold.

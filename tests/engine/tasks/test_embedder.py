@@ -10,9 +10,9 @@ from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
-from embedgrpc.models.kinds import Representation
+from embedgrpc.models.kinds import Representation, Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.engine.fakes import FakeBackend, running
 from tests.models.runner import FIXTURES
 

@@ -16,9 +16,9 @@ from embedgrpc.engine.tasks.similarity import SimilarityReranker
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import ModelProperties, read
-from embedgrpc.models.kinds import Activation, Representation, RerankMethod
+from embedgrpc.models.kinds import Activation, Representation, RerankMethod, Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.engine.fakes import FakeBackend, running
 from tests.models.runner import FIXTURES
 

@@ -13,8 +13,9 @@ from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenization, Tokenized,
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import read
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 from tests.engine.fakes import WAIT_S, unchecked
 from tests.models.runner import FIXTURES
 

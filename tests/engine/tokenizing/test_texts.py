@@ -8,7 +8,7 @@ import pytest
 
 from embedgrpc.engine.errors import EmptyInputError, InputTooLongError, Reason
 from embedgrpc.engine.tokenizing.texts import CheckedText, _has_visible, check_text
-from embedgrpc.models.tokenizers.tokenizer import Truncation
+from embedgrpc.models.kinds import Truncation
 
 # By Unicode category: one character of each that draws nothing, and of each that may be drawn.
 INVISIBLE = {

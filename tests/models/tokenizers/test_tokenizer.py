@@ -11,14 +11,10 @@ from tokenizers import processors
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import read
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import (
-    Tokenizer,
-    TokenLimitError,
-    TokenSequence,
-    Truncation,
-    cut_tokens,
-)
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, cut_tokens
+from embedgrpc.models.tokenizers.truncation import TokenLimitError
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json
 
 DIRECTIONS = {Truncation.END: "right", Truncation.START: "left"}

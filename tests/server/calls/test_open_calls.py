@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from typing import Any
 
@@ -262,7 +263,9 @@ async def test_a_client_that_leaves_is_no_error(
                 await connection.send(headers(EMBED_PATH), message)
             await until(lambda: len(calls) == 4 and calls.limits.responses.held > 4 * 500 * 36 * 4)
         await until(lambda: not len(calls))
-    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+    # On a busy machine the loop may be late.
+    records = [one for one in caplog.records if one.name != "embedgrpc.server.telemetry.loop_lag"]
+    assert not [one for one in records if one.levelno >= logging.WARNING]
 
 
 async def test_a_watch_holds_no_room(serve: Serve) -> None:
@@ -290,8 +293,11 @@ async def test_health_is_checked_without_room_or_places(serve: Serve) -> None:
 async def test_idle_streams_give_way_to_active_ones(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many streams wait for their clients, one with a message is read."""
-    monkeypatch.setattr("embedgrpc.server.calls.call_sweeper._IDLE_S_MIN", 0.1)
+    """However many streams wait for their clients, one with a message is read.
+
+    A stream that has not been idle for long enough does not give way.
+    """
+    monkeypatch.setattr("embedgrpc.server.calls.call_sweeper._IDLE_S_MIN", 2)
     service = await serve()
     calls = service.server.open_calls
     fit = calls.limits.streams.largest(calls.limits.streams.total) // calls.limits.waiting_bytes
@@ -301,6 +307,11 @@ async def test_idle_streams_give_way_to_active_ones(
     assert [result.id for result in await active.results(1)] == ["a"]
     failure = await streams[0].failure()
     assert failure.label == "stream_gave_way"
+    (idle_s,) = re.findall(r"sent no message for ([\d.]+) s", failure.details)
+    assert float(idle_s) >= 2
+    # One was enough for the one that waited.
+    await streams[1].send(("b", "b"))
+    assert [result.id for result in await streams[1].results(1)] == ["b"]
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

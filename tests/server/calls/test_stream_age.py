@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from embedgrpc.client import (
     ConnectionFailedError,
     ShuttingDownError,
 )
+from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.connections.listening import channel_arguments
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import rerank_service_pb2 as rerank
@@ -26,6 +28,45 @@ from tests.server.service import PATIENCE_S, until
 from tests.server.streams import Stream
 
 AGE_S = 0.5
+
+
+class _Drained:
+    """Records when a stream is drained."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def drain(self, why: str, *, label: str) -> None:
+        """Record the time."""
+        assert "open another" in why
+        assert label == "max_age"
+        self.at.append(asyncio.get_running_loop().time())
+
+
+async def test_streams_end_at_different_times_but_not_too_late() -> None:
+    """Each ends in the last tenth of its age, so that not all clients reconnect at once.
+
+    Timers run in the order of their times, however busy the machine is.
+    """
+    age_s = 0.2
+    streams: list[Any] = [_Drained() for _ in range(50)]
+    open_streams = OpenStreams(max_age_s=age_s)
+    counts: list[int] = []
+    over = asyncio.Event()
+
+    def count() -> None:
+        counts.append(sum(len(stream.at) for stream in streams))
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    loop.call_at(began + 0.9 * age_s, count)
+    with ExitStack() as opened:
+        for stream in streams:
+            opened.enter_context(open_streams.watch(stream))
+        loop.call_at(loop.time() + age_s, count)
+        loop.call_at(loop.time() + age_s, over.set)
+        await over.wait()
+    assert counts == [0, 50]
 
 
 async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: HashBackend) -> None:

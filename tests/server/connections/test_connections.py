@@ -6,10 +6,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
 
+from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.connections.connection_table import Connection, ConnectionTable, address_of
 from embedgrpc.server.connections.keeper import Candidate, Limits, choose
 from embedgrpc.v1 import embedding_service_pb2 as pb
@@ -104,6 +107,39 @@ def test_a_descriptor_that_was_reused(listener: socket.socket) -> None:
         assert not table.close(connection)
         one.sendall(b"x")
         assert other.recv(1) == b"x"
+
+
+class _Context:
+    """A fake of a call's context."""
+
+    def peer(self) -> str:
+        """Return a peer."""
+        return "ipv4:10.0.0.7:40112"
+
+
+async def test_a_connection_is_active_while_a_call_lasts() -> None:
+    """A connection is idle from the end of its last call on, not from the beginning."""
+    activity = ConnectionActivity(max_peers=1)
+    seen: list[tuple[int, float]] = []
+
+    async def behavior(request: Any, context: Any) -> bytes:
+        del request
+        seen.append((activity.of(context.peer()).calls, activity.of(context.peer()).active_at))
+        raise LookupError
+
+    async def find(details: Any) -> Any:
+        del details
+        return grpc.unary_unary_rpc_method_handler(behavior)
+
+    details: Any = SimpleNamespace(method="/test.v1.Service/Method")
+    handler: Any = await activity.intercept_service(find, details)
+    with pytest.raises(LookupError):
+        await handler.unary_unary(None, _Context())
+    ((calls, began),) = seen
+    after = activity.of(_Context().peer())
+    assert calls == 1
+    assert after.idle
+    assert after.active_at > began
 
 
 def candidates(**by_address: str) -> list[Candidate]:

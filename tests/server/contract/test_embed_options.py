@@ -1,4 +1,4 @@
-"""Options are remembered once they were read: whatever was asked before changes no answer."""
+"""Options are cached: earlier requests change no answer."""
 
 import random
 import tracemalloc
@@ -53,7 +53,7 @@ async def test_wrong_options_are_refused_each_time(serve: Serve) -> None:
 
 
 async def test_long_options_are_not_kept(serve: Serve) -> None:
-    """Megabytes of fields that the contract does not have are passed over, and forgotten."""
+    """Megabytes of unknown fields are ignored, and not cached."""
     service = await serve()
     await service.client.embed("a text")
     tracemalloc.start()
@@ -70,7 +70,7 @@ async def test_long_options_are_not_kept(serve: Serve) -> None:
 
 
 async def test_long_prompts_are_all_taken(serve: Serve) -> None:
-    """Prompts as long as they may be, each another, are read like any."""
+    """Different prompts of the greatest length are read like any other."""
     service = await serve()
     for number in range(80):
         prompt = f"{number} " + "a " * (_PROMPT_CHARACTERS_MAX // 2 - 2)

@@ -10,8 +10,7 @@ from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.kinds import Representation
-from embedgrpc.models.tokenizers.tokenizer import Truncation
+from embedgrpc.models.kinds import Representation, Truncation
 from embedgrpc.server.contract.response_sizes import embeddings_size
 from embedgrpc.server.contract.wire import delimited, embedding_wires, tag, varint
 from embedgrpc.v1 import embedding_service_pb2
@@ -25,7 +24,7 @@ SPECIAL = (0.0, -0.0, math.inf, -math.inf, math.nan, 3.4e38, 1e-45, -1.5)
 def embeddings_of(
     rows: FloatArray, token_counts: Sequence[int], truncated: Sequence[bool]
 ) -> Embeddings:
-    """Embeddings as the engine gives them."""
+    """Return embeddings as the engine does."""
     return Embeddings(
         vectors=rows,
         sparse=None,
@@ -36,14 +35,14 @@ def embeddings_of(
 
 
 def wires_of(embeddings: Embeddings, encoding: Encoding) -> list[bytes]:
-    """Embeddings of a vocabulary of a thousand, in wire form."""
+    """Encode embeddings, with a vocabulary of a thousand."""
     return embedding_wires(embeddings, encoding=encoding, sparse_dimensions=1000)
 
 
 def ordinary(
     rows: FloatArray, encoded: EncodedRows, row: int, *, token_count: int, truncated: bool
 ) -> bytes:
-    """Fills a message number by number and serialises it."""
+    """Fill a message number by number and serialise it."""
     dense = embedding_service_pb2.DenseVector(
         encoding=f"VECTOR_ENCODING_{encoded.encoding.name}", dimensions=encoded.dimensions
     )
@@ -83,7 +82,7 @@ def cases(draw: st.DrawFn) -> tuple[FloatArray, Encoding, list[int], list[bool]]
 def test_bytes_are_those_of_the_ordinary_way(
     case: tuple[FloatArray, Encoding, list[int], list[bool]],
 ) -> None:
-    """Each message is, byte by byte, what protobuf itself would have written."""
+    """Each message is byte by byte what protobuf writes."""
     rows, encoding, token_counts, truncated = case
     encoded = encode(rows, encoding)
     wires = wires_of(embeddings_of(rows, token_counts, truncated), encoding)
@@ -110,7 +109,7 @@ def test_bytes_where_a_length_grows(encoding: Encoding, length: int, token_count
 
 
 def test_numbers_come_back() -> None:
-    """A client reads the very numbers, not a rounded form of them."""
+    """A client reads the exact numbers."""
     rows = np.array([SPECIAL], np.float32)
     (wire,) = wires_of(embeddings_of(rows, [7], [True]), Encoding.FLOAT32)
     read = embedding_service_pb2.Embedding.FromString(wire)
@@ -127,7 +126,7 @@ def test_numbers_come_back() -> None:
 @example(length=100_000, encoding=Encoding.INT8, token_count=2**31 - 1)
 @settings(max_examples=200, deadline=None)
 def test_size_is_a_bound(length: int, encoding: Encoding, token_count: int) -> None:
-    """No message is larger than was said before it was made, and not much smaller."""
+    """No message is larger than its estimate, nor much smaller."""
     rows = np.ones((1, length), np.float32)
     wires = wires_of(embeddings_of(rows, [token_count], [True]), encoding)
     size = len(delimited(1, wires[0]))

@@ -34,7 +34,7 @@ async def embed(service: Service) -> Any:
 
 
 def events(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was told of the fallback."""
+    """The log entries about the fallback."""
     told = [one.getMessage() for one in caplog.records]
     return [one for one in told if "fallback" in one]
 
@@ -53,7 +53,7 @@ async def refusal(model: ModelSettings, cache_dir: Path) -> str:
 async def test_calls_are_answered_while_the_servers_are_away(
     lanes: int, upstream: Upstream, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Killed, a server is not missed: same vectors, still SERVING; back, it is used again."""
+    """A killed server changes neither vectors nor health; once back, it is used again."""
     caplog.set_level(logging.INFO, "embedgrpc")
     service = await serve(upstream.settings(fallback=str(upstream.folder)), lanes=lanes)
     before = await embed(service)
@@ -90,14 +90,14 @@ async def test_a_batch_in_progress_is_not_lost(upstream: Upstream, serve: Serve)
 
 
 async def test_a_fallback_brings_the_files(upstream: Upstream, serve: Serve) -> None:
-    """Where the source that Triton names is not to be had here, that of the fallback is taken."""
+    """The fallback's files are used where the source that Triton names does not exist."""
     upstream.server.parameters["embedgrpc_source"] = "/nowhere/at/all"
     service = await serve(upstream.settings(fallback=str(upstream.folder)))
     await embed(service)
 
 
 async def test_another_model_is_no_fallback(upstream: Upstream, cache_dir: Path) -> None:
-    """A fallback with another fingerprint is a refusal that names both."""
+    """A fallback with another fingerprint ends the start; the error names both."""
     other = FIXTURES / "bert-mean"
     problem = await refusal(
         upstream.settings(files=str(upstream.folder), fallback=str(other)), cache_dir
@@ -109,13 +109,13 @@ async def test_another_model_is_no_fallback(upstream: Upstream, cache_dir: Path)
 
 
 async def test_other_settings_are_another_model(upstream: Upstream, cache_dir: Path) -> None:
-    """A setting that Triton's model was not written with makes the fallback another one."""
+    """A fallback with other settings than the model on Triton is a different model."""
     model = upstream.settings(fallback=str(upstream.folder), prompts={"query": "q: "})
     assert "has the fingerprint" in await refusal(model, cache_dir)
 
 
 async def test_a_fallback_must_load(upstream: Upstream, cache_dir: Path) -> None:
-    """A fallback that cannot be loaded is a refusal, not a surprise when it is needed."""
+    """A fallback that cannot be loaded ends the start."""
     model = upstream.settings(fallback="/nowhere/at/all")
     assert "/nowhere/at/all" in await refusal(model, cache_dir)
 

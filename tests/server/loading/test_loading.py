@@ -75,7 +75,7 @@ HARMS: dict[str, Harm] = {
 async def test_a_broken_model_fails_alone(
     harm: Harm, tmp_path: Path, cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A model whose files cannot be used is FAILED with a message of its own; others are served."""
+    """A model whose files cannot be used is FAILED, with its own message; others are served."""
     folder = tmp_path / "broken"
     shutil.copytree(FIXTURES / "bert-cls", folder)
     harm(folder)
@@ -86,7 +86,7 @@ async def test_a_broken_model_fails_alone(
         assert record.__dict__["model"] == "broken"
         assert str(folder) in record.__dict__["problem"]
         assert "\n" not in record.__dict__["problem"]
-        # A stack is for what nobody foresaw.
+        # Only unexpected errors are logged with a stack.
         assert not record.exc_info or not record.exc_info[0]
         failure = await failure_of(service.client.embed("a text", model="broken"))
         assert failure.code is grpc.StatusCode.UNAVAILABLE
@@ -99,7 +99,7 @@ async def test_a_broken_model_fails_alone(
 async def test_a_fault_that_nobody_foresaw_fails_one_model(
     cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a backend raises while it is opened, the other models are served."""
+    """Any error while a backend is opened leaves the other models served."""
 
     def open_backend(*_: object) -> None:
         raise ZeroDivisionError("a bug of a library")
@@ -156,7 +156,7 @@ async def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 async def test_settings_that_a_model_cannot_have(
     cache_dir: Path, settings: dict[str, str], device: Literal["cpu", "cuda"], problem: str
 ) -> None:
-    """What was set is refused in one line that names the model and the key."""
+    """A setting that the model cannot meet is refused in one line with the model and the key."""
     source = str(FIXTURES / settings["source"])
     model = ModelSettings.model_validate({**settings, "id": "set", "source": source})
     configuration = settings_for(model, cache_dir=cache_dir, device=device)

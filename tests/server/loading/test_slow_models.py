@@ -1,4 +1,4 @@
-"""A model that hangs while it is loaded holds up nobody else, and leaves no process behind."""
+"""A model that hangs while it loads does not delay others, and leaves no process behind."""
 
 import logging
 import os
@@ -48,7 +48,7 @@ def endless(tmp_path: Path) -> ModelSettings:
 
 
 class LateBackend:
-    """Opens the graph of one model only when it is told to."""
+    """Opens the graph of one model only when the test says so."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -110,7 +110,7 @@ async def test_a_model_that_comes_late_is_served(cache_dir: Path) -> None:
 async def test_a_signal_ends_the_process_that_reads(
     endless: ModelSettings, cache_dir: Path, number: signal.Signals
 ) -> None:
-    """A server that is stopped while a model is read stops at once, and none is left."""
+    """A server stops at once while a model is read, and leaves no process."""
     flags = ("--model", f"endless={endless.source}", "--load-timeout-s", "3600")
     async with started(*flags, cache_dir=cache_dir) as server:
         await server.until("listening")

@@ -55,6 +55,7 @@ async def test_vectors_are_those_of_the_graph_here(upstream: Upstream, cache_dir
         here, there = [await description_of(service, one) for one in ("embed", "far")]
         assert there.fingerprint == here.fingerprint == upstream.graph.content_hash
         assert there.weight_type == "float32"
+        assert there.batch_tokens == here.batch_tokens == 512
         assert (here.backend, there.backend) == (models.BACKEND_ONNX_RUNTIME, models.BACKEND_TRITON)
         assert await service.client.status(f"{EMBEDDING}/far") == SERVING
 
@@ -79,7 +80,7 @@ async def test_files_may_be_named(upstream: Upstream, cache_dir: Path) -> None:
 async def test_another_space_is_not_taken_for_this_one(
     upstream: Upstream, cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A declared fingerprint that the weights here contradict, or settings change, is not told."""
+    """A declared fingerprint is not returned where weights here, or settings, contradict it."""
     declared = upstream.graph.content_hash
     upstream.server.parameters["embedgrpc_fingerprint"] = "0" * 64
     async with served(cache_dir, upstream.settings()) as service:
@@ -110,7 +111,7 @@ async def test_a_server_that_comes_later(upstream: Upstream, cache_dir: Path) ->
 async def test_a_server_that_comes_with_another_model(
     upstream: Upstream, cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What comes and cannot be served is told once, and waited for no more."""
+    """A model that appears but cannot be served is reported once, and not retried."""
     upstream.server.ready = False
     async with served(cache_dir, upstream.settings(), EMBED):
         upstream.server.outputs = [("scores", "FP32", [1])]
@@ -135,7 +136,7 @@ async def test_a_server_that_comes_with_another_model(
 async def test_what_does_not_fit_is_refused(
     change: dict[str, Any], problem: str, upstream: Upstream, cache_dir: Path
 ) -> None:
-    """A model that could not be served right is a refusal to start, in one line."""
+    """A model that would be served wrongly ends the start, with one line."""
     for name, value in change.items():
         setattr(upstream.server, name, value)
     async with Server(settings_for(upstream.settings(), cache_dir=cache_dir)) as server:
@@ -155,7 +156,7 @@ async def test_what_does_not_fit_is_refused(
 async def test_tls_files_are_needed(
     settings: dict[str, str], problem: str, cache_dir: Path
 ) -> None:
-    """A file that cannot be read is a refusal to start."""
+    """A file that cannot be read ends the start."""
     model = ModelSettings(source="triton+tls:127.0.0.1:1/m")
     async with Server(settings_for(model, cache_dir=cache_dir, **settings)) as server:
         with pytest.raises(StartError, match=problem):
@@ -182,7 +183,7 @@ async def test_failures_have_their_reasons(
     cache_dir: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Callers learn what went wrong by its meaning, and nobody what the server said."""
+    """Callers get the reason of a failure, and never the server's own message."""
     async with served(cache_dir, upstream.settings()) as service:
         upstream.server.fault = fault
         failure = await failure_of(service.client.embed(*TEXTS))
@@ -214,7 +215,7 @@ def _is(model: Any, *, ready: bool) -> Callable[[], bool]:
 
 
 async def test_a_stop_does_not_wait_for_silent_servers(upstream: Upstream, cache_dir: Path) -> None:
-    """A server that never answers keeps nobody from stopping, nor a call from its end."""
+    """A server that never answers delays neither the stop nor the end of a call."""
     async with served(cache_dir, upstream.settings(), shutdown_grace_s=0.1) as service:
         upstream.server.fault = Fault.SILENT
         upstream.server.entered.clear()
@@ -226,7 +227,7 @@ async def test_a_stop_does_not_wait_for_silent_servers(upstream: Upstream, cache
 
 
 async def test_batches_follow_the_servers_limits(upstream: Upstream, cache_dir: Path) -> None:
-    """Batches are no larger than max_batch_size, and as many run as there are instances."""
+    """Batches are at most max_batch_size, and one runs on each instance."""
     upstream.server.batch_max = 4
     upstream.server.instances = 2
     async with served(cache_dir, upstream.settings()) as service:
@@ -236,6 +237,8 @@ async def test_batches_follow_the_servers_limits(upstream: Upstream, cache_dir: 
         scheduler = service.server.catalog.find("far").ready().scheduler
         assert scheduler._backend.lanes == 3
         assert scheduler.budget.sequences == 4
+        # As many as the longest sequences of a request have.
+        assert scheduler.budget.tokens == 4 * 96
 
 
 async def test_a_trace_goes_on_in_the_servers(
@@ -244,7 +247,7 @@ async def test_a_trace_goes_on_in_the_servers(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A call that is traced arrives there with its trace, as a child of its span here."""
+    """A traced call reaches the server with its trace, as a child of the span here."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     async with served(cache_dir, upstream.settings(), health_interval_s=3600) as service:
         upstream.server.metadata.clear()

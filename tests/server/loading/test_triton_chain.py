@@ -1,4 +1,4 @@
-"""From a client of ours through a real tritonserver and back."""
+"""From the Python client through a real tritonserver and back."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def near_and_far(server: TritonServer, name: str) -> tuple[ModelSettings, ModelS
 def assert_same_answers(
     far: Sequence[Embeddings | StreamResult], near: Sequence[Embeddings | StreamResult]
 ) -> None:
-    """Compares dense vectors, sparse ones and those of tokens."""
+    """Compare dense, sparse and multi-vectors."""
     for one, expected in zip(far, near, strict=True):
         for found, wanted in zip(_arrays(one), _arrays(expected), strict=True):
             assert found.shape == wanted.shape
@@ -120,7 +120,7 @@ def own_server(triton_environment: Environment, triton_repository: Path) -> Iter
 
 
 async def serve_far(serve: Serve, server: TritonServer) -> tuple[Service, ServedModel]:
-    """Serves its model, which nothing looks at but what looks at the server."""
+    """Serve its model, without health checks of the model."""
     _, far = near_and_far(server, "bert-mean")
     service = await serve(far, health_interval_s=3600)
     return service, service.server.catalog.find("far")

@@ -32,7 +32,7 @@ class Upstream:
 
 @contextmanager
 def serving_upstream(cache_dir: Path) -> Iterator[Upstream]:
-    """Runs `bert-cls`; what describes it is what `embedgrpc triton-repo` writes."""
+    """Runs `bert-cls`, with the description that `embedgrpc triton-repo` writes."""
     folder = FIXTURES / "bert-cls"
     files = resolve(str(folder))
     described = read(files)

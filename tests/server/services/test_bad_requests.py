@@ -23,7 +23,7 @@ HUGE = "word " * 200_000
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(cache_dir: Path) -> AsyncIterator[Service]:
-    """One server for the whole table: no row may harm it."""
+    """One server for the whole table: every row must leave it working."""
     embed = EMBED.model_copy(update={"prompts": {"query": "q: ", "document": "d: "}})
     settings = settings_for(embed, CROSS, cache_dir=cache_dir, max_inputs=8)
     async with serving(settings) as started:
@@ -240,7 +240,7 @@ async def test_list_models_refuses(
 
 
 async def test_get_model_refuses(service: Service) -> None:
-    """GetModel needs a name, of a model that is served."""
+    """GetModel requires the name of a served model."""
     failure = await failure_of(service.client.models.GetModel(models.GetModelRequest()))
     assert (failure.code, failure.reason) == (INVALID, "INVALID_REQUEST")
     assert failure.fields == ("model",)
@@ -273,14 +273,14 @@ UNKNOWN_NAMES = {
 async def test_an_unknown_name_is_shown_with_those_that_exist(
     service: Service, row: tuple[embedding.EmbedRequest, str]
 ) -> None:
-    """A name that a caller gave is no secret: it is shown, escaped and cut, and what there is."""
+    """The error shows an unknown name, escaped and cut, and the names that exist."""
     request, message = row
     failure = await failure_of(service.client.embedding.Embed(request))
     assert failure.details == message
 
 
 async def test_an_unknown_service_of_health_is_shown(service: Service) -> None:
-    """Check shows the name that it does not know, and the services that there are."""
+    """The error of Check shows the unknown name and the services that exist."""
     failure = await failure_of(service.client.status("foo" + "\n" * 100))
     services = ("ModelService", "EmbeddingService", "RerankService")
     assert failure.details.startswith(
@@ -293,7 +293,7 @@ async def test_an_unknown_service_of_health_is_shown(service: Service) -> None:
 
 
 async def test_limits_that_are_too_large_mean_the_largest(service: Service) -> None:
-    """`max_tokens`, `top_n` and `page_size` beyond what there is are no mistake."""
+    """`max_tokens`, `top_n` and `page_size` may be larger than the model or the list."""
     most = 2**31 - 1
     plain = await service.client.embed("a text")
     assert (await service.client.embedding.Embed(_embed(max_tokens=most))) == plain
@@ -304,7 +304,7 @@ async def test_limits_that_are_too_large_mean_the_largest(service: Service) -> N
 
 
 async def test_a_message_never_repeats_a_value_at_length(service: Service) -> None:
-    """A refusal stays short, whatever it refuses: above 16 KB clients would not see it."""
+    """An error stays short for huge values: clients do not see statuses above 16 KB."""
     request = _embed("a", prompt_text="p" * 1_000_000)
     failure = await failure_of(service.client.embedding.Embed(request))
     assert len(failure.details) < 200

@@ -35,7 +35,7 @@ def _quoting(error: Callable[[str], Exception]) -> Callable[[IntArray], FloatArr
 
 
 def _foreign(_message: str) -> Exception:
-    # What a backend promises: its own message never holds an input. Its cause may.
+    # A backend's own message never holds an input; its cause may.
     return BackendError("the run failed")
 
 
@@ -44,7 +44,7 @@ def _nan(_ids: IntArray) -> FloatArray:
 
 
 async def _embed_calls(service: Service) -> AsyncIterator[Awaitable[Any]]:
-    """Calls with the text that end in every way that does not depend on the backend."""
+    """Calls with the text that fail in every way that does not depend on the backend."""
     client = service.client
     none = common.TRUNCATION_NONE
     for request in (
@@ -98,7 +98,7 @@ async def test_no_text_leaves_the_server(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A text is in no status, no trailing metadata, no log line and no span, whatever happens."""
+    """No status, trailing metadata, log line or span holds a text, however a call ends."""
     caplog.set_level(logging.DEBUG)
     failures: list[Failure] = []
     said: list[str] = []

@@ -33,7 +33,7 @@ NINE_TOKENS = "a a a a a a a"
 
 
 def _spoil(backend: HashBackend, value: float) -> None:
-    """Lets the backend answer sequences of nine tokens with this value throughout."""
+    """Fill the rows of sequences of nine tokens with this value."""
 
     def answer(ids: IntArray) -> FloatArray:
         spoilt: FloatArray = np.full(WIDTH, value, np.float32)
@@ -68,7 +68,7 @@ async def _started(backend: HashBackend) -> None:
 async def test_a_run_that_fails(
     serve: Serve, backend: HashBackend, error: Exception, code: grpc.StatusCode, reason: str
 ) -> None:
-    """A failed batch fails the calls that rode in it, each input of a stream, and nothing else."""
+    """A failed batch fails its calls and its inputs of streams, and nothing else."""
     service = await serve(backend=backend)
     _raise(backend, error)
     failure = await failure_of(service.client.embed("a text"))
@@ -142,7 +142,7 @@ async def test_zeros_are_an_answer_where_no_direction_is_asked_for(
 
 
 async def test_work_of_a_client_that_left_is_never_run(serve: Serve, backend: HashBackend) -> None:
-    """A call that is cancelled while it waits takes its texts with it, and its room."""
+    """A call that is cancelled in the queue frees its room, and its texts are not run."""
     service = await serve(backend=backend)
     backend.hold()
     first = asyncio.ensure_future(service.client.embed("first"))
@@ -163,7 +163,7 @@ async def test_work_of_a_client_that_left_is_never_run(serve: Serve, backend: Ha
 
 
 async def test_work_whose_time_is_over_is_never_run(serve: Serve, backend: HashBackend) -> None:
-    """A deadline that passes in the queue is told at once, and the lane skips the work."""
+    """A call whose deadline passes in the queue fails at once, and its work is skipped."""
     service = await serve(backend=backend, max_unary_s=0.2)
     backend.hold()
     blocked = asyncio.ensure_future(failure_of(service.client.embed("first")))
@@ -182,7 +182,7 @@ async def test_work_whose_time_is_over_is_never_run(serve: Serve, backend: HashB
 
 
 async def test_a_stream_whose_time_is_over(serve: Serve, backend: HashBackend) -> None:
-    """A stream's deadline ends it, and what it has in the queue is never run."""
+    """A stream's deadline ends it, and its texts in the queue are never run."""
     service = await serve(backend=backend)
     backend.hold()
     blocked = asyncio.ensure_future(service.client.embed("first"))
@@ -201,7 +201,7 @@ async def test_a_stream_whose_time_is_over(serve: Serve, backend: HashBackend) -
 
 
 async def test_a_full_queue_refuses(serve: Serve, backend: HashBackend) -> None:
-    """Beyond the bound, a call is refused with the time to come back, and nothing is begun."""
+    """A call beyond the limit is refused with a retry delay, before any work."""
     service = await serve(backend=backend, max_queued_inputs=10)
     backend.hold()
     first = asyncio.ensure_future(service.client.embed("first"))
@@ -229,7 +229,7 @@ async def test_a_full_queue_refuses(serve: Serve, backend: HashBackend) -> None:
 
 
 async def test_a_burst_is_answered_as_a_whole(serve: Serve, backend: HashBackend) -> None:
-    """Many calls at once, whose deadlines are far, all get in, though they are many batches."""
+    """A burst of calls with distant deadlines is admitted, although it fills many batches."""
     service = await serve(backend=backend, batch_tokens=512)
     backend.hold()
     first = asyncio.ensure_future(service.client.embed("first"))
@@ -263,7 +263,7 @@ async def test_a_full_queue_of_tokens_refuses(serve: Serve, backend: HashBackend
 async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """Work that would only expire in the queue is not taken in."""
+    """Work that would expire in the queue is refused."""
     service = await serve(backend=backend)
     # As if a token took 10 s.
     for _ in range(200):
@@ -304,7 +304,7 @@ class _Cancelled:
 
 
 async def test_a_stray_cancellation_is_answered(serve: Serve) -> None:
-    """Work that is cancelled by nobody's wish is UNAVAILABLE at once: a call, or one request."""
+    """A stray cancellation fails the call, or the request of a stream, with UNAVAILABLE."""
     service = await serve()
     (model,) = service.server.catalog
     model.loaded = dataclasses.replace(model.ready(), reranker=_Cancelled())
@@ -325,7 +325,7 @@ class _Panicking:
     cut_points = None
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
-        """Fails over one text, which its message quotes."""
+        """Fail for one text, with the text in the message."""
         if CANARY in texts:
             raise BaseException(CANARY)  # noqa: TRY002 - as pyo3's PanicException
         return [np.arange(3) for _ in texts]

@@ -24,7 +24,7 @@ MODEL = "embedgrpc.v1.ModelService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-# Every look at a model is then a canary of its own.
+# Each health check then runs its own canary.
 QUICK = {"health_interval_s": 0.02, "health_timeout_s": 0.2}
 
 
@@ -36,7 +36,7 @@ class Watcher:
         self.call: Any = client.health.Watch(request)
 
     async def next(self) -> int:
-        """Waits for the next status."""
+        """Wait for the next status and return it."""
         async with asyncio.timeout(PATIENCE_S):
             message = await self.call.read()
         assert message is not grpc.aio.EOF
@@ -73,7 +73,7 @@ async def test_an_unknown_name(serve: Serve, name: str) -> None:
 async def test_a_model_is_not_serving_until_it_has_answered(
     backend: HashBackend, cache_dir: Any
 ) -> None:
-    """While models load, the process lives, they do not serve, and calls say UNAVAILABLE."""
+    """While models load, the process is SERVING, they are not, and calls fail with UNAVAILABLE."""
     backend.hold()
     settings = settings_for(EMBED, cache_dir=cache_dir)
     async with Server(settings, open_backend=backend.open) as server:
@@ -131,7 +131,7 @@ def _crash(_ids: IntArray) -> FloatArray:
 async def test_a_model_that_answers_garbage_stops_serving(
     serve: Serve, backend: HashBackend, garbage: Callable[[IntArray], FloatArray]
 ) -> None:
-    """The canary notices, its services say so and refuse; and all is well when it is well."""
+    """The canary notices: its services are NOT_SERVING and refuse calls until it passes again."""
     service = await serve(backend=backend, **QUICK)
     watchers = [Watcher(service.client, name) for name in (EMBEDDING, RERANK, f"{EMBEDDING}/embed")]
     assert [await watcher.next() for watcher in watchers] == [SERVING] * 3
@@ -150,7 +150,7 @@ async def test_a_model_that_answers_garbage_stops_serving(
 
 
 def _tilted(ids: IntArray) -> FloatArray:
-    """Makes a vector at a cosine of 0.92 from the right one, and as long."""
+    """Return a vector of the right length, at a cosine of 0.92 from the right one."""
     vector = vector_of(ids)
     aside = np.roll(vector, 1) * np.resize([1, -1], WIDTH)
     aside -= vector * (aside @ vector) / (vector @ vector)
@@ -159,7 +159,7 @@ def _tilted(ids: IntArray) -> FloatArray:
 
 
 async def test_a_quantised_model_may_deviate(serve: Serve, backend: HashBackend) -> None:
-    """What a text gets depends on its neighbours there; another text's vector is noticed still."""
+    """A row may depend on its neighbours in the batch; the row of another text is still noticed."""
     model = EMBED.model_copy(update={"weight_type": WeightType.INT8})
     service = await serve(model, backend=backend, **QUICK)
     watcher = Watcher(service.client, f"{EMBEDDING}/embed")
@@ -173,7 +173,7 @@ async def test_a_quantised_model_may_deviate(serve: Serve, backend: HashBackend)
 
 
 async def test_a_model_that_hangs_stops_serving(serve: Serve, backend: HashBackend) -> None:
-    """A run that does not come back is noticed, and so is its return."""
+    """A run that hangs is noticed, and so is its end."""
     service = await serve(backend=backend, **QUICK)
     watcher = Watcher(service.client, f"{EMBEDDING}/embed")
     assert await watcher.next() == SERVING
@@ -189,7 +189,7 @@ async def test_a_model_that_hangs_stops_serving(serve: Serve, backend: HashBacke
 async def test_a_watcher_that_leaves_takes_nobody_with_it(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """Of two watchers one leaves; the other goes on to hear of changes."""
+    """When one of two watchers leaves, the other still receives changes."""
     service = await serve(backend=backend, **QUICK)
     leaving, staying = (Watcher(service.client, EMBEDDING) for _ in range(2))
     assert await leaving.next() == await staying.next() == SERVING
@@ -203,7 +203,7 @@ async def test_a_watcher_that_leaves_takes_nobody_with_it(
 
 
 async def test_health_answers_while_the_queue_is_full(serve: Serve, backend: HashBackend) -> None:
-    """Load is no illness: probes are answered at once and say SERVING."""
+    """An overloaded server answers probes at once, with SERVING."""
     service = await serve(backend=backend, max_queued_inputs=4)
     backend.hold()
     calls = [asyncio.ensure_future(service.client.embed("a text")) for _ in range(4)]
@@ -218,7 +218,7 @@ async def test_health_answers_while_the_queue_is_full(serve: Serve, backend: Has
 
 
 async def test_a_busy_model_needs_no_canary(serve: Serve, backend: HashBackend) -> None:
-    """A model that answers calls is well; the canary is for those that nobody asks."""
+    """Calls alone run no canary: it runs at the health interval only."""
     service = await serve(backend=backend, health_interval_s=3600)
     before = len(backend.batches)
     for _ in range(5):
@@ -229,7 +229,7 @@ async def test_a_busy_model_needs_no_canary(serve: Serve, backend: HashBackend) 
 async def test_watchers_hear_of_the_stop_and_do_not_hold_it_up(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """A stop tells NOT_SERVING, then ends the streams of watchers: none of the grace is lost."""
+    """A stop sends NOT_SERVING, then ends the streams of watchers; the grace is not used up."""
     service = await serve(backend=backend, shutdown_grace_s=3600, shutdown_timeout_s=3700)
     names = ("", EMBEDDING, MODEL, "nobody")
     watchers = [Watcher(service.client, name) for name in names]
@@ -247,7 +247,7 @@ async def test_watchers_hear_of_the_stop_and_do_not_hold_it_up(
 async def test_nothing_serves_again_once_the_stop_has_begun(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """A model that recovers, or a service that is told of, during a stop stays NOT_SERVING."""
+    """A model that recovers, or a service that is set, during a stop stays NOT_SERVING."""
     service = await serve(backend=backend)
     watcher = Watcher(service.client, EMBEDDING)
     assert await watcher.next() == SERVING

@@ -28,7 +28,7 @@ ODD_TEXTS = {
 
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
 async def test_an_odd_text_is_a_text(serve: Serve, text: str) -> None:
-    """Whatever can be seen is embedded, always to the same finite vector, alone or in company."""
+    """Every visible text gets the same finite vector, alone and in a batch."""
     service = await serve()
     alone = await service.client.embed(text)
     again = await service.client.embed(text)
@@ -41,7 +41,7 @@ async def test_an_odd_text_is_a_text(serve: Serve, text: str) -> None:
 
 
 async def test_a_huge_text_is_cut_before_it_is_tokenized(serve: Serve) -> None:
-    """A megabyte is answered as the characters that the model could read would be."""
+    """A text of a megabyte is cut to what the model can read."""
     service = await serve()
     options = embedding.EmbedOptions(truncation=common.TRUNCATION_END)
     for huge in ("a word " * 150_000, "\u4e2d" * 350_000, "a" * 1_000_000):

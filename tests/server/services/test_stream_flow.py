@@ -12,8 +12,9 @@ import pytest
 from embedgrpc.engine.pipeline import JobHandle
 from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.folder import properties
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources import source
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
@@ -86,7 +87,7 @@ async def test_every_input_is_answered_once_and_with_its_own_vector(
 async def test_results_come_as_they_are_ready_in_completion_order(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """A short text is not held back by a long one that was sent before it; nor is it in order."""
+    """A result is sent as soon as it is ready, also before earlier ones."""
     service = await serve(backend=backend, batch_tokens=64)
     backend.hold()
     stream = await Stream.open(service.client, order=pb.RESULT_ORDER_COMPLETION)
@@ -106,7 +107,7 @@ async def test_results_come_as_they_are_ready_in_completion_order(
 async def test_results_wait_for_earlier_ones_in_input_order(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """The same inputs in input order: the one that is ready first is sent last."""
+    """In input order, a result that is ready first waits for the earlier ones."""
     service = await serve(backend=backend)
     backend.hold()
     stream = await Stream.open(service.client)
@@ -122,7 +123,7 @@ async def test_results_wait_for_earlier_ones_in_input_order(
 
 
 async def test_the_window_is_never_exceeded(serve: Serve, backend: HashBackend) -> None:
-    """While nothing is answered, the server takes in no more than it said."""
+    """While no result is sent, the server reads no more inputs than the window allows."""
     service = await serve(
         backend=backend, max_stream_in_flight_inputs=32, max_stream_batch_inputs=8
     )
@@ -154,7 +155,7 @@ async def test_the_window_is_never_exceeded(serve: Serve, backend: HashBackend) 
 async def test_a_client_that_does_not_read_stops_being_read(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """What a slow reader can make the server hold is bounded, and leaves with it."""
+    """The server buffers few results for a slow reader, and drops them when it leaves."""
     service = await serve(
         backend=backend, max_stream_in_flight_inputs=64, max_stream_batch_inputs=16
     )
@@ -191,7 +192,7 @@ async def test_a_client_that_does_not_read_stops_being_read(
 async def test_a_client_that_leaves_half_way_leaves_nothing(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """Work that waits is dropped and never run, and no room, task or stream is left over."""
+    """Queued work is dropped and never run, and no room, task or stream is left."""
     service = await serve(backend=backend)
     await service.client.embed("warm up")
     tasks = len(asyncio.all_tasks())
@@ -216,7 +217,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing(
 
 
 async def test_a_silent_client_is_let_go(serve: Serve) -> None:
-    """A stream on which nothing comes and nothing waits ends with DEADLINE_EXCEEDED."""
+    """A stream without messages and without inputs in flight ends with DEADLINE_EXCEEDED."""
     service = await serve(stream_idle_timeout_s=0.1)
     opened = await Stream.open(service.client)
     silent = Stream(service.client)
@@ -242,7 +243,7 @@ async def test_a_client_that_waits_for_its_answers_is_not_silent(
     stream = await Stream.open(service.client)
     await stream.send(("a", "a"))
     silent = Stream(service.client)
-    # It came later and is let go: so the first one's time was over long ago, too.
+    # It was opened later and has timed out, so the first one's time is over, too.
     assert (await silent.failure()).label == "stream_idle"
     assert (await Stream(service.client).failure()).label == "stream_idle"
     backend.release()
@@ -287,7 +288,7 @@ async def test_bulk_work_waits_for_room_and_is_never_refused(
             await stream.send(*((str(start + number), "a text") for number in range(16)))
     await until(lambda: service.admission().inputs >= 16)
     assert service.admission().inputs <= 20
-    # The other class has room of its own.
+    # The other work class has its own queue limit.
     unary = asyncio.ensure_future(service.client.embed("a text"))
     backend.release()
     await unary
@@ -329,7 +330,7 @@ def _running_jobs() -> int:
 async def test_answered_batches_of_an_open_stream_are_forgotten(
     serve: Serve, backend: HashBackend
 ) -> None:
-    """A stream that stays open for days keeps nothing of what it has answered."""
+    """An open stream keeps nothing of answered batches."""
     service = await serve(backend=backend)
     stream = await Stream.open(service.client)
     gc.collect()
@@ -342,13 +343,13 @@ async def test_answered_batches_of_an_open_stream_are_forgotten(
         after = _running_jobs()
     finally:
         gc.enable()
-    # What a thread did last it may still hold.
+    # A thread may still hold its last job.
     assert after - before <= 4
     assert await stream.end() == []
 
 
 async def test_vectors_of_all_tokens_make_the_window_smaller(cache_dir: Path) -> None:
-    """A stream whose answers may be large takes in fewer inputs, whatever the settings allow."""
+    """The window of a stream with large results is smaller than the settings allow."""
     model = ModelSettings(id="m3", source=str(FIXTURES / "xlmr-bge-m3"))
     most = 1_048_576
     settings = settings_for(model, cache_dir=cache_dir, max_stream_in_flight_inputs=most)
@@ -368,7 +369,7 @@ async def test_vectors_of_all_tokens_make_the_window_smaller(cache_dir: Path) ->
 
 
 async def _flood(stream: Stream, *, batches: int, inputs: int, id_length: int = 1) -> None:
-    """Sends many inputs as fast as the server lets it."""
+    """Send many inputs as fast as the server reads them."""
     for number in range(batches):
         await stream.call.write(
             batch(

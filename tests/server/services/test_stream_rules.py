@@ -33,7 +33,7 @@ UNKNOWN_ENUM = 77
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(cache_dir: Path) -> AsyncIterator[Service]:
-    """One server for the whole table: no row may harm it."""
+    """One server for the whole table: every row must leave it working."""
     settings = settings_for(
         EMBED,
         CROSS,
@@ -140,7 +140,7 @@ VIOLATIONS: dict[str, tuple[Step, str, str]] = {
 
 @pytest.mark.parametrize("row", VIOLATIONS.values(), ids=VIOLATIONS)
 async def test_a_broken_rule_ends_the_stream(service: Service, row: tuple[Step, str, str]) -> None:
-    """Whoever breaks the protocol of the stream loses it, and no more."""
+    """A message that breaks the protocol ends its own stream only."""
     breach, label, field = row
     stream = Stream(service.client)
     await breach(stream)
@@ -255,7 +255,7 @@ async def test_an_empty_stream_ends_well(service: Service) -> None:
 
 
 async def test_an_id_may_be_used_again_once_it_is_answered(service: Service) -> None:
-    """Ids are unique among what is in flight, and opaque: any characters will do."""
+    """Ids are unique among the inputs in flight, and may hold any characters."""
     stream = await Stream.open(service.client)
     for identifier in ("same", "same", "", "", "\u202e\0\U0001f600", "i" * 256):
         await stream.send((identifier, "a text"))

@@ -54,7 +54,7 @@ def spelled(*texts: str) -> Any:
 async def test_texts_arrive_as_they_are(
     shape: list[int], server: KServeServer, serve: Serve
 ) -> None:
-    """Every text reaches the model whole, whatever is in it and whatever shape it is sent in."""
+    """Every text reaches the model unchanged, in each tensor shape."""
     server.text_shape = shape
     service = await serve(settings_of(server.address))
     server.texts.clear()
@@ -110,7 +110,7 @@ async def test_unit_length_is_set(server: KServeServer, serve: Serve) -> None:
 
 
 async def test_tokens_are_bytes(server: KServeServer, serve: Serve) -> None:
-    """What is told in tokens of other models is told in bytes of UTF-8."""
+    """Limits and usage count bytes of UTF-8, where other models count tokens."""
     service = await serve(settings_of(server.address))
     answer, _ = await embed(service, *TEXTS)
     sizes = [len(text.encode()) for text in TEXTS]
@@ -133,7 +133,7 @@ async def test_tokens_are_bytes(server: KServeServer, serve: Serve) -> None:
 async def test_no_character_is_cut(
     truncation: Any, limit: int, left: str, server: KServeServer, serve: Serve
 ) -> None:
-    """A text that is too long is cut between characters, and said to be cut."""
+    """A text that is too long is cut between characters, and marked as truncated."""
     service = await serve(settings_of(server.address))
     answer, vectors = await embed(service, "aä€😀", truncation=truncation, max_tokens=limit)
     assert server.texts[-1] == [left]
@@ -158,7 +158,7 @@ async def test_documents_are_ranked(server: KServeServer, serve: Serve) -> None:
 
 
 async def test_health_follows_the_server(server: KServeServer, serve: Serve) -> None:
-    """Lost and found, it is NOT_SERVING and SERVING as any other model."""
+    """It is NOT_SERVING while its server is lost, as any other model."""
     service = await serve(settings_of(server.address), health_interval_s=3600)
     model = service.server.catalog.find("far")
     server.stop()
@@ -172,7 +172,7 @@ async def test_health_follows_the_server(server: KServeServer, serve: Serve) -> 
 async def test_failures_name_no_text(
     server: KServeServer, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What fails is told without what was sent or what the server says."""
+    """Errors hold neither the texts nor the messages of the server."""
     service = await serve(settings_of(server.address))
     server.fault = Fault.BROKEN
     failure = await failure_of(embed(service, "a secret text"))
@@ -197,7 +197,7 @@ async def test_failures_name_no_text(
 async def test_settings_must_fit(
     changes: dict[str, Any], problem: str, server: KServeServer, cache_dir: Path
 ) -> None:
-    """Settings that mean nothing for such a model are refused, and one that is needed asked for."""
+    """Settings that do not apply to such a model are refused, and a missing one is asked for."""
     model = settings_of(server.address, **changes)
     assert problem in await refusal(model, cache_dir)
 
@@ -218,7 +218,7 @@ async def test_settings_must_fit(
 async def test_models_must_fit(
     changes: dict[str, Any], problem: str, server: KServeServer, cache_dir: Path
 ) -> None:
-    """A model that makes no vector of each text is a refusal to start."""
+    """A model without one vector per text ends the start."""
     for name, value in changes.items():
         setattr(server, name, value)
     assert problem in await refusal(settings_of(server.address), cache_dir)
@@ -234,7 +234,7 @@ async def refusal(model: ModelSettings, cache_dir: Path) -> str:
 
 
 async def test_the_only_vector_is_taken(server: KServeServer, serve: Serve) -> None:
-    """An output of any name is taken where there is no other of one vector for each text."""
+    """The only output of one vector per text is used, with any name."""
     server.outputs = [("v", "FP32", [4]), ("tokens", "FP32", [-1, 4])]
     server.text_model = lambda texts: {"v": spelled(*texts)}
     service = await serve(settings_of(server.address))

@@ -32,7 +32,7 @@ async def embed(client: Client, *texts: str, **metadata: str) -> Any:
 
 
 def fates(service: Service) -> dict[tuple[WorkClass, SequenceOutcome], int]:
-    """What became of the inputs of the default model, its health checks' left out."""
+    """The outcomes of the default model's inputs, without its health checks."""
     counted = dict(service.admission().ledger.outcome_counts)
     counted[INTERACTIVE, SequenceOutcome.ANSWERED] -= 1
     return {key: count for key, count in counted.items() if count}
@@ -59,11 +59,13 @@ async def test_a_call_states_its_class(serve: Serve, backend: HashBackend) -> No
 
 @pytest.mark.parametrize("named", ["urgent", "INTERACTIVE", ""])
 async def test_an_unknown_class_is_refused(serve: Serve, backend: HashBackend, named: str) -> None:
-    """A class that there is not is an error that names the metadata and not its value."""
+    """An unknown class is an error that shows it, and those that there are."""
     service = await serve(backend=backend)
     failure = await failure_of(embed(service.client, "a", embedgrpc_work_class=named))
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert failure.fields == ("embedgrpc-work-class",)
+    key = "embedgrpc-work-class"
+    assert failure.details == f"metadata {key} is '{named}'; it must be interactive or bulk"
     await service.check_alive()
 
 
@@ -87,7 +89,7 @@ async def test_a_bulk_call_waits_for_room(serve: Serve, backend: HashBackend) ->
 
 
 class _Context:
-    """What a handler knows of a call."""
+    """The call as its handler sees it."""
 
     def __init__(self, peer: str, **metadata: str | bytes) -> None:
         self._peer = peer
@@ -118,13 +120,13 @@ class _Context:
     ],
 )
 def test_who_calls(context: _Context, key: str, caller: str) -> None:
-    """A caller is what a trusted proxy says, or else an address, whatever its connections."""
+    """A caller is the name that a trusted proxy sends, or else an address without its port."""
     call = begin_call(context, INTERACTIVE, Settings(caller_metadata=key))
     assert call.caller == caller
 
 
 async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: HashBackend) -> None:
-    """A call of a modest caller is run next, whatever another caller has waiting."""
+    """A caller with few inputs does not wait for another caller's backlog."""
     service = await serve(
         backend=backend,
         caller_metadata="x-caller",
@@ -152,7 +154,7 @@ async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: Hash
 
 @pytest.mark.parametrize(("setting", "tokens"), [(0, 512), (333, 333)], ids=["default", "set"])
 async def test_list_models_tells_the_budget(cache_dir: Path, setting: int, tokens: int) -> None:
-    """ListModels tells the budget of the settings, or the default of the device."""
+    """ListModels returns the budget of the settings, or the default of the device."""
     async with serving(settings_for(EMBED, cache_dir=cache_dir, batch_tokens=setting)) as service:
         listed = await service.client.models.ListModels(model_service_pb2.ListModelsRequest())
         assert listed.models[0].batch_tokens == tokens
@@ -161,7 +163,7 @@ async def test_list_models_tells_the_budget(cache_dir: Path, setting: int, token
 async def test_metrics_are_exported_where_the_environment_asks(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every metric is exported, and says what became of every sequence."""
+    """Every metric is exported, with the outcome of every sequence."""
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "console")
     async with serving(settings_for(EMBED, cache_dir=cache_dir)) as service:
         await service.client.embed("a", "a", "b")
@@ -187,7 +189,7 @@ async def test_metrics_are_exported_where_the_environment_asks(
 async def test_a_wrong_metrics_exporter_is_refused(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exporter that there is not is an error at the start."""
+    """An unknown exporter is an error at the start."""
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "prometheus-of-old")
     with pytest.raises(Exception, match="OTEL_METRICS_EXPORTER"):
         async with serving(settings_for(EMBED, cache_dir=cache_dir)):
@@ -195,7 +197,7 @@ async def test_a_wrong_metrics_exporter_is_refused(
 
 
 def _json_objects(text: str) -> list[Any]:
-    """Reads JSON objects that stand one after the other."""
+    """Return concatenated JSON objects."""
     decoder = json.JSONDecoder()
     objects = []
     while text := text.lstrip():

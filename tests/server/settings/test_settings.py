@@ -15,7 +15,7 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from embedgrpc.cli.flags import add_flags, read_configuration
-from embedgrpc.models.tokenizers.tokenizer import Truncation
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.server.settings.configuration import (
     Configuration,
     SettingsError,

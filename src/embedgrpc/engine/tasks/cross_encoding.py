@@ -21,14 +21,9 @@ from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
-from embedgrpc.models.kinds import Activation, RerankMethod
-from embedgrpc.models.tokenizers.tokenizer import (
-    Tokenizer,
-    TokenLimitError,
-    TokenSequence,
-    Truncation,
-    cut_tokens,
-)
+from embedgrpc.models.kinds import Activation, RerankMethod, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, cut_tokens
+from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 
 @dataclass(frozen=True, slots=True)

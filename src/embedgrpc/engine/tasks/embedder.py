@@ -30,13 +30,9 @@ from embedgrpc.models.graphs.outputs import (
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Representation
-from embedgrpc.models.tokenizers.tokenizer import (
-    Tokenizer,
-    TokenLimitError,
-    TokenSequence,
-    Truncation,
-)
+from embedgrpc.models.kinds import Representation, Truncation
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 # The result of `pack`.
 Packed = TypeVar("Packed")

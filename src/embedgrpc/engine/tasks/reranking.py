@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.kinds import RerankMethod
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence, Truncation
+from embedgrpc.models.kinds import RerankMethod, Truncation
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 
 class ScoreScale(StrEnum):

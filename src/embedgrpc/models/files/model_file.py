@@ -45,7 +45,7 @@ def find_member(root: Path, folder: Path, name: str, *, named_by: str) -> Path:
     check_name(name, named_by=named_by)
     place = PurePosixPath(name)
     path = folder / place
-    if "\0" in name or place.is_absolute() or ".." in place.parts or not is_inside(path, root):
+    if "\0" in name or place.is_absolute() or ".." in place.parts or not _is_inside(path, root):
         raise ModelError(f"{named_by} {name!r} leads out of the model folder {root}")
     return path
 
@@ -72,28 +72,16 @@ def check_name(name: str, *, named_by: str) -> None:
         )
 
 
-def check_inside(path: Path, root: Path) -> None:
-    """Check that a path is inside the model's folder after following all links.
-
-    Raises:
-        ModelError: It is not.
-    """
-    if not is_inside(path, root):
-        raise ModelError(
-            f"{path} leads out of the model folder {root}: replace the link by a copy of the file"
-        )
-
-
-def is_inside(path: Path, root: Path) -> bool:
+def _is_inside(path: Path, root: Path) -> bool:
     """Whether a path is inside the model's folder after following all links."""
     try:
         root, real = root.resolve(), path.resolve()
     except (OSError, RuntimeError):
         return False  # a loop of links
-    return real.is_relative_to(root) or is_cached_blob(root, path)
+    return real.is_relative_to(root) or _is_cached_blob(root, path)
 
 
-def is_cached_blob(folder: Path, path: Path) -> bool:
+def _is_cached_blob(folder: Path, path: Path) -> bool:
     """Whether a file is a link from a snapshot of the Hub's cache to its repository's blobs.
 
     Args:
@@ -125,7 +113,10 @@ def open_file(path: Path, root: Path) -> BufferedReader:
     Raises:
         ModelError: It is missing, unreadable, not a regular file, or outside of the folder.
     """
-    check_inside(path, root)
+    if not _is_inside(path, root):
+        raise ModelError(
+            f"{path} leads out of the model folder {root}: replace the link by a copy of the file"
+        )
     return open_regular(path)
 
 

@@ -22,9 +22,6 @@ from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.tokenizer_class import apply_changes, find_changes
 from embedgrpc.models.tokenizers.truncation import TokenLimitError, cut, share
 
-__all__ = ["IntArray", "TokenLimitError", "TokenSequence", "Tokenizer", "Truncation"]
-
-
 # From texts to their token ids, int64 [tokens] each, without special tokens.
 Encode = Callable[[Sequence[str]], list[IntArray]]
 

@@ -109,7 +109,7 @@ class BidiStream(Generic[AnswerT]):
         await self._write(message)
 
     async def receive(self) -> AsyncIterator[Any]:
-        """Return the requests one by one, until the client is done or the server drains."""
+        """Yield the requests, until the client is done or the server drains."""
         while not self._draining:
             self._reading = True
             self._active_at = time.monotonic()

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.contract.names import show_name
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import current_context, forwarded_context
 
@@ -43,7 +44,7 @@ def begin_call(
     named = _metadata(context, _WORK_CLASS_KEY)
     if named is not None and named not in _WORK_CLASSES:
         raise InvalidRequestError(
-            f"metadata {_WORK_CLASS_KEY}, of {len(named)} characters, is neither interactive nor"
+            f"metadata {_WORK_CLASS_KEY} is {show_name(str(named))}; it must be interactive or"
             " bulk",
             field=_WORK_CLASS_KEY,
         )

@@ -39,11 +39,7 @@ _OUTER_TASK = "rpc_task"
 
 
 class CallSweeper:
-    """Looks at all open calls, again and again.
-
-    Args:
-        calls: The calls.
-    """
+    """Checks all open calls, four times a second."""
 
     def __init__(self, calls: OpenCalls) -> None:
         self._calls = calls

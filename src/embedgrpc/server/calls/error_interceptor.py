@@ -10,10 +10,8 @@ import contextlib
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc
 import grpc.aio
 
 from embedgrpc.engine.errors import BackendUnavailableError, EngineError
@@ -22,6 +20,7 @@ from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.calls.requests import RequestParser, RequestStream, read_single
 from embedgrpc.server.rpc.handlers import (
+    HandlerInterceptor,
     behavior_of,
     forget_frames,
     make_reading_handler,
@@ -37,35 +36,23 @@ _NAMING_BYTES_MAX = 4096
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
+class ErrorInterceptor(HandlerInterceptor):
     """Wraps handlers of every call shape, and reads for them. Only `ShutdownGate` is inside it.
 
     Args:
-        calls: Where calls are registered.
+        calls: The registry of calls.
         max_fields: The most fields of a large message, those of nested messages included.
     """
 
     def __init__(self, calls: OpenCalls, *, max_fields: int) -> None:
+        super().__init__()
         self._calls = calls
         self._max_fields = max_fields
-        # gRPC gives the same handler for every call of a method.
-        self._wrapped: dict[str, Any] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wrap the handler of one call; gRPC calls this."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is None:
-            answer = _Method(handler, method, self._calls, self._max_fields).answer
-            wrapped = self._wrapped[method] = make_reading_handler(handler, answer)
-        return wrapped
+    def wrap(self, handler: Any, method: str) -> Any:
+        """Return a handler that reads and answers in place of gRPC."""
+        answer = _Method(handler, method, self._calls, self._max_fields).answer
+        return make_reading_handler(handler, answer)
 
 
 class _Method:

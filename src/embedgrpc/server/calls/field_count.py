@@ -32,14 +32,9 @@ class _MalformedError(Exception):
 
 
 def bound_fields(parse: Callable[[bytes], Any], max_fields: int) -> Callable[[bytes], Any]:
-    """Return a parser that refuses messages with too many fields.
+    """Return a parser that raises an InvalidRequestError for messages with too many fields.
 
-    Args:
-        parse: The `FromString` of a message class; any other parser is returned as it is.
-        max_fields: The most fields of a large message.
-
-    Returns:
-        A parser that raises an InvalidRequestError for them.
+    `parse` is the `FromString` of a message class; any other parser is returned as it is.
     """
     descriptor = getattr(getattr(parse, "__self__", None), "DESCRIPTOR", None)
     if descriptor is None:

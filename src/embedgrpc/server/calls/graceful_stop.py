@@ -22,10 +22,10 @@ import grpc
 import grpc.aio
 
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.server.rpc.handlers import behavior_of, make_handler
+from embedgrpc.server.rpc.handlers import HandlerInterceptor, behavior_of, make_handler
 
 # After this long without a new call, none is on its way.
-_QUIET_S = 0.1
+QUIET_S = 0.1
 _STEP_S = 0.01
 # A sleep that ends this late shows a busy machine, on which clients may be late, too.
 _LATE_S = 0.01
@@ -33,7 +33,7 @@ _LATE_S = 0.01
 HOLD_S_MAX = 0.5
 
 
-class ShutdownGate(grpc.aio.ServerInterceptor):
+class ShutdownGate(HandlerInterceptor):
     """A gate that new calls and responses pass; closed for a moment when the server stops.
 
     The innermost interceptor, so that it also holds back the errors of handlers. It does not hold
@@ -41,11 +41,10 @@ class ShutdownGate(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._open = asyncio.Event()
         self._open.set()
         self._arrivals = 0
-        # gRPC gives the same handler for every call of a method.
-        self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
         self,
@@ -56,17 +55,11 @@ class ShutdownGate(grpc.aio.ServerInterceptor):
         self._arrivals += 1
         if not self._open.is_set():
             await self._open.wait()
-        method = handler_call_details.method
-        known = self._handlers.get(method)
-        if known is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is not None:
-            handler = self._handlers[method] = self._gated(handler)
-        return handler
+        return await super().intercept_service(continuation, handler_call_details)
 
-    def _gated(self, handler: Any) -> Any:
+    def wrap(self, handler: Any, method: str) -> Any:
         """Return a handler whose calls end only while the gate is open."""
+        del method
         behavior = behavior_of(handler)
         if not inspect.iscoroutinefunction(behavior):
             return handler
@@ -87,12 +80,7 @@ class ShutdownGate(grpc.aio.ServerInterceptor):
         return make_handler(handler, answer)
 
     async def stop(self, server: grpc.aio.Server, grace_s: float) -> None:
-        """Stop a server.
-
-        Args:
-            server: The server that has this interceptor.
-            grace_s: Time for the open calls to finish.
-        """
+        """Stop the server of this interceptor, with a grace for the open calls."""
         self._open.clear()
         await self._until_quiet()
         stop = asyncio.ensure_future(server.stop(grace_s))
@@ -105,7 +93,7 @@ class ShutdownGate(grpc.aio.ServerInterceptor):
         """Wait until no call has come for a while."""
         began = quiet_since = now = time.monotonic()
         arrivals = self._arrivals
-        while now - quiet_since < _QUIET_S and now - began < HOLD_S_MAX:
+        while now - quiet_since < QUIET_S and now - began < HOLD_S_MAX:
             await asyncio.sleep(_STEP_S)
             late = time.monotonic() - now > _STEP_S + _LATE_S
             now = time.monotonic()

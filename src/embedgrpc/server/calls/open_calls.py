@@ -24,11 +24,6 @@ def _caller(address: str, connection: str) -> Caller:
 class OpenCalls:
     """All open calls. For one event loop.
 
-    Args:
-        settings: The settings.
-        message_bytes_max: The most bytes of a message, where the listener takes less than the
-            settings say.
-
     Attributes:
         limits: What the calls may hold together.
     """

@@ -20,11 +20,7 @@ _JITTER = 0.1
 
 
 class OpenStreams:
-    """The open streams.
-
-    Args:
-        max_age_s: How long a stream may be open, in seconds.
-    """
+    """The open streams."""
 
     def __init__(self, *, max_age_s: float) -> None:
         self._max_age_s = max_age_s

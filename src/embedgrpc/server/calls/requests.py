@@ -96,10 +96,6 @@ async def _yield_after(data: bytes) -> None:
 class RequestStream:
     """The messages of a stream, in order.
 
-    Args:
-        call: The call.
-        parser: Parses its messages.
-
     Attributes:
         last_bytes: The size of the last message.
     """

@@ -1,13 +1,11 @@
 """Records the activity of each connection: its open calls, and when it was last used."""
 
 import time
-from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
-import grpc.aio
+from embedgrpc.server.rpc.handlers import HandlerInterceptor
 
 # Health and reflection: a connection with only these is idle.
 _OWN_SERVICES = "/grpc."
@@ -52,7 +50,7 @@ def note_activity() -> None:
         activity.active_at = time.monotonic()
 
 
-class ConnectionActivity(grpc.aio.ServerInterceptor):
+class ConnectionActivity(HandlerInterceptor):
     """Watches the calls of every connection. All handlers must be coroutine functions.
 
     Args:
@@ -60,35 +58,19 @@ class ConnectionActivity(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, *, max_peers: int) -> None:
+        super().__init__()
         self._max_peers = max_peers
         # Ordered by when their last call began, earliest first.
         self._by_peer: dict[str, Activity] = {}
-        self._handlers: dict[str, Any] = {}
 
     def of(self, peer: str) -> Activity:
-        """Return the activity of a connection. From any thread.
-
-        Args:
-            peer: Its other end, as gRPC's contexts name it.
-        """
+        """Return the activity of a connection. From any thread."""
         return self._by_peer.get(peer) or Activity()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wrap the handler of one call; gRPC calls this."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method.startswith(_OWN_SERVICES):
+    def wrap(self, handler: Any, method: str) -> Any:
+        """Return a handler that records the activity of its calls."""
+        if method.startswith(_OWN_SERVICES):
             return handler
-        watched = self._handlers.get(method)
-        if watched is None:
-            watched = self._handlers[method] = self._watch(handler)
-        return watched
-
-    def _watch(self, handler: Any) -> Any:
         shape = next(one for one in _SHAPES if getattr(handler, one))
         behavior = getattr(handler, shape)
         streams = int(handler.request_streaming and handler.response_streaming)

@@ -74,11 +74,7 @@ def can_be_listed() -> bool:
 
 
 class ConnectionTable:
-    """The connections to one port of this process. Several threads may use it.
-
-    Args:
-        port: The port that the server listens on.
-    """
+    """The connections to one port of this process. Several threads may use it."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -55,9 +55,6 @@ class Limits:
 
         It leaves room for those that open between two checks, several thousand a second. Where
         the keeper cannot check, it is the limit itself.
-
-        Args:
-            address: Where the server listens.
         """
         if not _can_check(address):
             return self.total
@@ -166,14 +163,7 @@ def _first_to_go(candidate: Candidate) -> tuple[int, float]:
 
 
 class ConnectionKeeper:
-    """Keeps the connections of one listener within their limits.
-
-    Args:
-        name: The listener's name in logs and metrics.
-        address: Where it listens, with the actual port.
-        activity_of: Returns the activity of a connection, by its peer.
-        limits: How many connections there may be.
-    """
+    """Keeps the connections of one listener within their limits."""
 
     def __init__(
         self, name: str, address: str, activity_of: Callable[[str], Activity], limits: Limits

@@ -8,8 +8,7 @@ from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.kinds import Representation
-from embedgrpc.models.tokenizers.tokenizer import Truncation
+from embedgrpc.models.kinds import Representation, Truncation
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.contract.options import prompt_for, read_max_tokens, read_truncation

@@ -2,7 +2,7 @@
 
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.tokenizers.tokenizer import Truncation
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.v1 import common_pb2
 

@@ -19,7 +19,7 @@ from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.tokenizers.tokenizer import Truncation
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
 from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX, ModelSettings

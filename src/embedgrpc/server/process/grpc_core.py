@@ -12,14 +12,11 @@ _EVENT_ENGINE = "event_engine_listener"
 def prepare_core(*, trusted_network: bool) -> None:
     """Choose the threads that read connections. Call it before `grpc` is imported.
 
-    By default gRPC's event engine reads on a pool of threads. Without it, the thread that waits
-    for calls also reads. That saves two thread switches a call, but a connection that floods the
-    server keeps that thread busy, and no other connection is served meanwhile.
+    By default gRPC's event engine reads on a pool of threads. In a trusted network, the thread
+    that waits for calls also reads. That saves two thread switches a call, but a connection that
+    floods the server keeps that thread busy, and no other connection is served meanwhile.
 
     A `GRPC_EXPERIMENTS` in the environment that names the event engine takes precedence.
-
-    Args:
-        trusted_network: Whether to turn the event engine off.
     """
     experiments = [one.strip() for one in os.environ.get(_VARIABLE, "").split(",") if one.strip()]
     named = [one for one in experiments if one.removeprefix("-") == _EVENT_ENGINE]

@@ -33,10 +33,6 @@ class HealthListener:
 
     Use as an async context manager.
 
-    Args:
-        service: The health service.
-        settings: The settings; `health_address` is not empty.
-
     Attributes:
         address: Where it listens; with the port that was chosen for port 0.
         keeper: Limits its connections; the owner runs it once it listens.

@@ -218,9 +218,5 @@ class Server:
 
 
 async def flush(exporting: Sequence[TraceExport | Metrics]) -> None:
-    """Export what is left, all at once: an unreachable collector costs its timeout only once.
-
-    Args:
-        exporting: The exporters; each gets `FLUSH_S`.
-    """
+    """Export what is left, all at once: an unreachable collector costs its timeout only once."""
     await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))

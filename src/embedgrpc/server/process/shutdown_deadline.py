@@ -16,9 +16,6 @@ class ShutdownDeadline:
 
     It runs on a daemon thread, so that neither a blocked event loop nor threads that do not end
     can hold it up.
-
-    Args:
-        timeout_s: How long a stop may take, in seconds.
     """
 
     def __init__(self, timeout_s: float) -> None:

@@ -1,10 +1,12 @@
 """Helps interceptors to wrap handlers of any call shape."""
 
-from collections.abc import AsyncGenerator, Callable
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
+import grpc.aio
 
 _MAKERS: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -12,6 +14,32 @@ _MAKERS: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
+
+
+class HandlerInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handler of each method once: gRPC gives the same one for every call."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, Any] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the wrapped handler of a call; gRPC calls this."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            wrapped = self._wrapped[method] = self.wrap(handler, method)
+        return wrapped
+
+    @abstractmethod
+    def wrap(self, handler: Any, method: str) -> Any:
+        """Return a handler in place of that of a method."""
 
 
 def behavior_of(handler: Any) -> Any:

@@ -6,9 +6,8 @@ import contextlib
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.models.kinds import Kind, Representation, RerankMethod, Similarity
+from embedgrpc.models.kinds import Kind, Representation, RerankMethod, Similarity, Truncation
 from embedgrpc.models.sources.triton_source import is_triton_source
-from embedgrpc.models.tokenizers.tokenizer import Truncation
 from embedgrpc.server.contract.embed_options import ENCODINGS, REPRESENTATIONS
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.options import TRUNCATIONS

@@ -8,11 +8,7 @@ from embedgrpc.server.telemetry.tracing import Attribute
 
 
 class BatchTracer:
-    """Records the span of a batch after it has run. Any thread may call it.
-
-    Args:
-        tracer: Makes the spans.
-    """
+    """Records the span of a batch after it has run. Any thread may call it."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -21,9 +17,6 @@ class BatchTracer:
         """Record an INTERNAL span that is linked to each recorded call with texts in the batch.
 
         A batch without such a call leaves no span, so the sampling of calls decides.
-
-        Args:
-            report: The report of the batch; its traces are results of `current_context()`.
         """
         callers = {
             (context.trace_id, context.span_id): context

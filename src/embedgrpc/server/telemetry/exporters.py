@@ -111,14 +111,10 @@ def make_resource(service_version: str) -> "Resource":
 
 
 def close_in_time(close: Callable[[], object], timeout_s: float) -> bool:
-    """Export what is left and close exporters. Blocks; never raises.
+    """Export what is left and close exporters; return whether that succeeded in time.
 
-    Args:
-        close: Closes them.
-        timeout_s: How long to wait.
-
-    Returns:
-        Whether everything was closed, and in time.
+    Blocks for at most the timeout, and then gives up what a collector has not accepted. Logs
+    failures, and never raises.
     """
     closed = threading.Event()
 

@@ -56,13 +56,7 @@ _GAUGES = frozenset({"embedgrpc.event_loop.lag"})
 
 
 class Metrics:
-    """The export of metrics: made by `configure_metrics`; the caller shuts it down.
-
-    Args:
-        provider: Reads and exports the metrics.
-        version: Version of this server, for the instrumentation scope.
-        read: Returns the readings.
-    """
+    """The export of metrics: made by `configure_metrics`; the caller shuts it down."""
 
     def __init__(
         self, provider: "MeterProvider", version: str, read: Callable[[], Iterable[Reading]]
@@ -90,14 +84,7 @@ class Metrics:
                 )
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
-        """Export once more and close the exporters. Blocks; never raises.
-
-        Args:
-            timeout_s: How long to wait.
-
-        Returns:
-            Whether everything was closed, and in time.
-        """
+        """Export once more; see `close_in_time`."""
         return close_in_time(self._provider.shutdown, timeout_s)
 
 
@@ -106,12 +93,7 @@ def configure_metrics(
 ) -> Metrics | None:
     """Set up the export of metrics if the environment asks for it; see `make_exporters`.
 
-    The SDK reads `OTEL_METRIC_EXPORT_INTERVAL`.
-
-    Args:
-        service_version: Version of this server, for the resource `service.version`.
-        environ: The variables, normally `os.environ`.
-        read: Returns the readings; called on a thread of the SDK.
+    The SDK reads `OTEL_METRIC_EXPORT_INTERVAL`, and calls `read` on a thread of its own.
 
     Returns:
         The export, or None where nothing is to be exported: then the SDK is not even imported.

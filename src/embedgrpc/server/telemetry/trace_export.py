@@ -19,12 +19,7 @@ _logger = logging.getLogger(__name__)
 
 
 class TraceExport:
-    """The export of spans: made by `configure_tracing`; the caller shuts it down.
-
-    Args:
-        provider: Exports the spans.
-        version: Version of this server, for the instrumentation scope.
-    """
+    """The export of spans: made by `configure_tracing`; the caller shuts it down."""
 
     def __init__(self, provider: "TracerProvider", version: str) -> None:
         self._provider = provider
@@ -39,26 +34,12 @@ class TraceExport:
         return BatchTracer(self._tracer)
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
-        """Export the spans that are left and close the exporters. Blocks; never raises.
-
-        Call it off the event loop. If the collector does not answer, it waits for the timeout,
-        loses the spans, and logs that.
-
-        Args:
-            timeout_s: How long to wait.
-
-        Returns:
-            Whether everything was closed, and in time.
-        """
+        """Export the spans that are left; see `close_in_time`."""
         return close_in_time(self._provider.shutdown, timeout_s)
 
 
 def configure_tracing(service_version: str, environ: Mapping[str, str]) -> TraceExport | None:
     """Set up the export of spans if the environment asks for it; see `make_exporters`.
-
-    Args:
-        service_version: Version of this server, for the resource `service.version`.
-        environ: The variables, normally `os.environ`.
 
     Returns:
         The export, or None where nothing is to be exported: then the SDK is not even imported.

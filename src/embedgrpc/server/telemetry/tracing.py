@@ -58,9 +58,6 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
     It must be the outermost interceptor, to see the status that the others set. gRPC's own
     services (health, reflection) and unknown methods leave no spans. A handler is traced if it is
     a coroutine function or an async generator function.
-
-    Args:
-        tracer: Makes the spans.
     """
 
     def __init__(self, tracer: Tracer) -> None:

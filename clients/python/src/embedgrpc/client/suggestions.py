@@ -46,7 +46,7 @@ class SuggestingParser(argparse.ArgumentParser):
         for argument in args:
             is_option = argument.startswith("--")
             if argument == "--" or (self._subparsers is not None and not is_option):
-                return  # what follows are values, or the arguments of a subcommand
+                return  # values follow, or the arguments of a subcommand
             name = argument.partition("=")[0]
             if is_option and not any(option.startswith(name) for option in options):
                 self.error(f"no option {quote(name)}{suggest(name, options)}")
