@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
@@ -28,6 +28,7 @@ def _special(count: int) -> list[float]:
     return [SPECIAL[index % len(SPECIAL)] for index in range(count)]
 
 
+@settings(deadline=None)
 @given(st.lists(FLOATS, max_size=80))
 @example([])
 @example(_special(1))
@@ -43,6 +44,7 @@ def test_wire_form_equals_reading_number_by_number(numbers: list[float]) -> None
     np.testing.assert_array_equal(read.view(np.uint32), one_by_one.view(np.uint32))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 2**32 - 1), FLOATS, max_size=80))
 @example(dict.fromkeys(range(4096), 1.5))
 @example({})
@@ -61,6 +63,7 @@ def test_a_message_without_fields_is_an_empty_vector() -> None:
     assert decode_floats(pb.DenseVector(), 0).shape == (0,)
 
 
+@settings(deadline=None)
 @given(hypothesis_numpy.arrays(np.float32, st.tuples(st.integers(0, 5), st.integers(1, 40))))
 def test_multi_vector_keeps_its_rows(
     rows: np.ndarray[tuple[int, int], np.dtype[np.float32]],
@@ -73,6 +76,7 @@ def test_multi_vector_keeps_its_rows(
     np.testing.assert_array_equal(decode_multi_vector(message).values, rows)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**16 - 1))
 def test_bfloat16_is_the_upper_half_of_a_float32(bits: int) -> None:
     """Every bit pattern of bfloat16 is decoded, NaN and infinity included."""

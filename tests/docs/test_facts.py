@@ -9,6 +9,7 @@ import pytest
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import EngineError, Reason
 from embedgrpc.server.rpc.errors import status_code
+from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.telemetry.metrics import METRICS
 from tests.test_architecture import FLOORS
 
@@ -101,6 +102,7 @@ def test_flags_in_the_prose_exist() -> None:
             known |= set(re.findall(r'"(--[a-z-]+)"', path.read_text("utf-8")))
     configuration = (DOCS / "configuration.md").read_text("utf-8")
     known |= set(re.findall(r"`(--[a-z0-9-]+)`", configuration))
+    known |= {f"--model-{key.replace('_', '-')}" for key in ModelSettings.model_fields}
     for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
         named = set(re.findall(r"`(--[a-z-]+)(?: [^`]*)?`", page.read_text("utf-8")))
         unknown = {flag for flag in named if flag.replace("--no-", "--") not in known}

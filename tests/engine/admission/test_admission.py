@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from embedgrpc.engine.admission.admission import Admission, estimate_tokens
-from embedgrpc.engine.admission.ledger import Reservation
+from embedgrpc.engine.admission.ledger import Ledger, Reservation
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.admission.waiting_line import WaitingLine
 from embedgrpc.engine.errors import OverloadedError
@@ -712,6 +712,18 @@ def test_unreachable_deadline_is_refused(beside_bulk: bool, seconds: float) -> N
     assert 0.4 * seconds <= refused.value.retry_delay_s <= 0.6 * seconds
     assert admission.admit(inputs=1, tokens=2500, remaining_s=seconds + 0.1).inputs == 1
     assert admission.ledger.outcome_counts[INTERACTIVE, SequenceOutcome.REFUSED_LATE] == 1
+
+
+def test_work_ahead_counts_a_turn_of_every_caller() -> None:
+    """Ahead of a job are as many tokens as its own of each other caller, or all that it has."""
+    ledger = Ledger()
+    for caller, count, tokens in (("many", 5, 10), ("few", 1, 4), ("own", 2, 6)):
+        for _ in range(count):
+            ledger.reserve(INTERACTIVE, caller, 1, tokens)
+    # Own jobs: 6 + 6. Of "many" no more than those and the job itself, 22; of "few" all 4.
+    assert ledger.ahead(INTERACTIVE, "own", 10, limit=math.inf) == 12 + 22 + 4
+    assert ledger.ahead(INTERACTIVE, "new", 3, limit=math.inf) == 3 + 3 + 3
+    assert ledger.ahead(BULK, "new", 3, limit=math.inf) == 0
 
 
 def test_with_nothing_ahead_a_call_is_tried() -> None:

@@ -3,17 +3,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embedgrpc.engine.errors import InputTooLongError, NonFiniteOutputError
+from embedgrpc.engine.errors import InputTooLongError, NonFiniteOutputError, UnsupportedError
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import read
-from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
+from embedgrpc.models.folder.splade_config import SpladePooling, SpladeStrategy
+from embedgrpc.models.graphs.outputs import (
+    POOLED_EMBEDDING,
+    SENTENCE_EMBEDDING,
+    VOCABULARY_WEIGHTS,
+)
 from embedgrpc.models.kinds import Representation, Truncation
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from tests.engine.fakes import FakeBackend, running
+from tests.engine.fakes import FakeBackend, RecordingSink, running
 from tests.models.runner import FIXTURES
 
 CALL = Call(WorkClass.INTERACTIVE)
@@ -96,3 +102,43 @@ async def test_a_vector_without_direction_names_its_text(
     assert embeddings.truncated == [False, True]
     assert embeddings.vectors is not None
     assert np.linalg.norm(embeddings.vectors, axis=1).tolist() == pytest.approx([1, 1])
+
+
+async def test_as_many_texts_as_dimensions_are_shortened(tokenizer: Tokenizer) -> None:
+    """Vectors are shortened to the dimensions wanted, however many texts there are."""
+    backend = FakeBackend(answers=lambda text: [len(text), 1, 2])
+    with running(backend, tokenizer=tokenizer) as engine:
+        embedder = Embedder(METADATA, tokenizer, engine.pipeline, 1000, [SENTENCE_EMBEDDING])
+        embeddings = await _embed(embedder, ["a", "a a"], SPEC)
+    assert embeddings.vectors is not None
+    assert embeddings.vectors.tolist() == [[3, 1], [4, 1]]
+
+
+async def test_a_graph_needs_only_the_outputs_wanted(tokenizer: Tokenizer) -> None:
+    """A graph with exactly the outputs wanted suffices; one that always normalizes does not."""
+    properties = replace(METADATA, normalize=True)
+    with running(FakeBackend(), tokenizer=tokenizer) as engine:
+        plain, whole = (
+            Embedder(properties, tokenizer, engine.pipeline, 1000, outputs)
+            for outputs in ([SENTENCE_EMBEDDING], [SENTENCE_EMBEDDING, POOLED_EMBEDDING])
+        )
+        plain.check_spec(replace(SPEC, normalize=True), field="options")
+        whole.check_spec(SPEC, field="options")
+        with pytest.raises(UnsupportedError) as refused:
+            plain.check_spec(SPEC, field="options")
+    assert refused.value.field == "options.normalize"
+
+
+async def test_all_sparse_terms_are_kept_unless_a_limit_is_set(tokenizer: Tokenizer) -> None:
+    """Without a limit every term counts, as it does when documents are ranked."""
+    properties = replace(METADATA, splade=SpladePooling(SpladeStrategy.MAX, 1, 4))
+    with running(FakeBackend(), tokenizer=tokenizer) as engine:
+        embedder = Embedder(properties, tokenizer, engine.pipeline, 1000, [])
+        weights = np.array([[0, 0.5, 0.25, 0.75]], np.float32)
+        rows = OutputRows({VOCABULARY_WEIGHTS: weights}, {})
+        job = engine.job(["a"], CALL, RecordingSink())
+        spec = replace(SPEC, representations=(Representation.SPARSE,))
+        for limit, indices in ((None, [1, 2, 3]), (2, [1, 3])):
+            limited = spec if limit is None else replace(spec, max_sparse_terms=limit)
+            (vector,) = embedder.finish(job, [0], rows, limited).sparse or ()
+            assert vector.indices.tolist() == indices

@@ -113,7 +113,7 @@ async def test_scale_of_scores(
     sigmoid: bool,
 ) -> None:
     """The sigmoid is taken where it was asked for, or where the model's files ask for it."""
-    logits = [[1000.0], [20.0], [1.5], [0.0], [-1.5], [-80.0], [-1000.0]]
+    logits = [[1000.0], [20.0], [1.5], [0.0], [-0.5], [-1.5], [-80.0], [-1000.0]]
     described = replace(properties, activation=activation)
     with (
         warnings.catch_warnings(),
@@ -122,13 +122,17 @@ async def test_scale_of_scores(
     ):
         warnings.simplefilter("error")
         ranking = await reranker.rerank(
-            "query", some_documents(7), replace(SPEC, scale=scale), CALL, documents_bytes=1
+            "query",
+            some_documents(len(logits)),
+            replace(SPEC, scale=scale),
+            CALL,
+            documents_bytes=1,
         )
     assert ranking.scores.dtype == np.float32
     raw = np.array(logits)[:, 0]
     expected = np.exp(-np.logaddexp(0, -raw)) if sigmoid else raw
     np.testing.assert_allclose(ranking.scores, expected, rtol=1e-6, atol=1e-37)
-    assert ranking.indices.tolist() == list(range(7))
+    assert ranking.indices.tolist() == list(range(len(logits)))
 
 
 async def test_cut_documents_are_told(properties: ModelProperties, tokenizer: Tokenizer) -> None:

@@ -11,6 +11,7 @@ import pytest
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
 from embedgrpc.server.calls.open_calls import OpenCalls
+from embedgrpc.server.rpc.errors import trailing_metadata
 from embedgrpc.server.settings.settings import Settings
 from tests.server.failures import Failure, failure_of
 from tests.server.service import PATIENCE_S
@@ -138,6 +139,13 @@ async def test_a_cancelled_future_is_answered() -> None:
     async with _serving({"UnaryUnary": handler}) as channel:
         failure = await _failure(channel, "UnaryUnary")
     assert failure.code is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(("delay_s", "pushback_ms"), [(0.0001, "1"), (0.0014, "1"), (2, "2000")])
+def test_the_pushback_is_never_zero(delay_s: float, pushback_ms: str) -> None:
+    """A short retry delay is a millisecond: 0 would be none."""
+    metadata = dict(trailing_metadata(OverloadedError("full", retry_delay_s=delay_s)))
+    assert metadata["grpc-retry-pushback-ms"] == pushback_ms
 
 
 class _Flooding:

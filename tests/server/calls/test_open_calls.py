@@ -13,6 +13,9 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from embedgrpc.server.calls.budget import Budget, Caller
+from embedgrpc.server.calls.call_sweeper import CallSweeper
+from embedgrpc.server.calls.open_calls import OpenCalls
+from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.server.conftest import Serve
 from tests.server.connections.raw_http2 import frame, headers, raw_connection
@@ -201,6 +204,20 @@ async def test_streams_release_what_they_hold(serve: Serve, backend: HashBackend
     assert await stream.end() == []
     await until(lambda: not len(calls))
     assert calls.limits.streams.held == calls.limits.places.held == 0
+
+
+async def test_memory_is_returned_after_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free memory goes back to the system once calls have released most of a burst, and once."""
+    trims: list[None] = []
+    monkeypatch.setattr(
+        "embedgrpc.server.calls.call_sweeper.trim_memory", lambda: trims.append(None)
+    )
+    calls, caller = OpenCalls(Settings()), Caller("one", "one:1")
+    sweeper = CallSweeper(calls)
+    for held_bytes, trimmed in ((MIB, 0), (20 * MIB, 0), (6 * MIB, 0), (MIB, 1), (0, 1)):
+        calls.limits.requests.force(caller, held_bytes - calls.limits.requests.held)
+        await sweeper._return_memory()
+        assert len(trims) == trimmed
 
 
 def test_shares() -> None:

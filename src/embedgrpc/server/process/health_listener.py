@@ -4,14 +4,14 @@ A probe that connects to the main listener shares its limits. When clients use t
 fails, and the process is restarted for all clients.
 """
 
-from typing import Any, Self
+from typing import Self
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
 from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
 from embedgrpc.server.calls.open_calls import OpenCalls
-from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.connections.activity import Activity
 from embedgrpc.server.connections.keeper import ConnectionKeeper, Limits
 from embedgrpc.server.connections.listening import (
     HEALTH_MESSAGE_BYTES,
@@ -46,12 +46,10 @@ class HealthListener:
         self.address = address = settings.health_address
         # Not those of the main listener: calls for vectors must not take the places of probes.
         self.open_calls = OpenCalls(settings, message_bytes_max=HEALTH_MESSAGE_BYTES)
-        self._activity = ConnectionActivity(max_peers=2 * _LIMITS.total)
         backstop = _LIMITS.backstop(address)
         errors = ErrorInterceptor(self.open_calls, max_fields=_FIELDS_MAX)
-        interceptors: list[Any] = [self._activity, errors]
         self._server = grpc.aio.server(
-            interceptors=interceptors, options=health_channel_arguments(max_connections=backstop)
+            interceptors=[errors], options=health_channel_arguments(max_connections=backstop)
         )
         health_pb2_grpc.add_HealthServicer_to_server(service, self._server)
 
@@ -63,7 +61,8 @@ class HealthListener:
         """
         self.address = listen(self._server, self.address, unix_socket_mode=self._unix_socket_mode)
         await self._server.start()
-        self.keeper = ConnectionKeeper("health", self.address, self._activity.of, _LIMITS)
+        # Health calls do not count as activity: here every connection is idle.
+        self.keeper = ConnectionKeeper("health", self.address, lambda _: Activity(), _LIMITS)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -84,7 +84,7 @@ class EmbeddingStream:
         self._next_position = 0
         self._early: dict[int, _Result] = {}
         self._input_tokens = 0
-        self._answer_bytes = 0
+        self._response_bytes = 0
 
     async def run(self) -> None:
         """Serve the call to its end."""
@@ -119,7 +119,7 @@ class EmbeddingStream:
         spec, encoding = options.read(setup.options, field="setup.options")
         check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
         limit = min(self._settings.max_response_bytes, client_response_bytes(self._context))
-        self._answer_bytes = limit - _MESSAGE_OVERHEAD_BYTES
+        self._response_bytes = limit - _MESSAGE_OVERHEAD_BYTES
         self._in_input_order = setup.order != embedding_service_pb2.RESULT_ORDER_COMPLETION
         describe_call(
             operation="embeddings",
@@ -199,8 +199,8 @@ class EmbeddingStream:
     ) -> None:
         """Send the embedding of an input, in wire form."""
         wire = delimited(_ID_FIELD, identifier.encode()) + delimited(_EMBEDDING_FIELD, embedding)
-        if len(wire) > self._answer_bytes:
-            self.fail(position, identifier, response_too_large(len(wire), self._answer_bytes))
+        if len(wire) > self._response_bytes:
+            self.fail(position, identifier, response_too_large(len(wire), self._response_bytes))
             return
         self._send(position, _Result(identifier, wire, tokens, truncated))
 
@@ -223,7 +223,7 @@ class EmbeddingStream:
         """Pack the results at the front into one message, in wire form."""
         parts: list[bytes] = []
         size = tokens = truncated = 0
-        budget = min(_MESSAGE_BYTES, self._answer_bytes)
+        budget = min(_MESSAGE_BYTES, self._response_bytes)
         while outbox and (not parts or size + len(outbox[0].wire) < budget):
             result = outbox.popleft()
             parts.append(delimited(_RESULTS_FIELD, result.wire))

@@ -62,10 +62,10 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         call = begin_call(
             context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
         )
-        await reserve_response(_answer_bytes(request, max_inputs=self._settings.max_inputs))
-        answer = await self._rerank(request, call, client_response_bytes(context))
-        describe_call(input_tokens=answer.input_tokens)
-        return answer.wire
+        await reserve_response(_response_bytes(request, max_inputs=self._settings.max_inputs))
+        response = await self._rerank(request, call, client_response_bytes(context))
+        describe_call(input_tokens=response.input_tokens)
+        return response.wire
 
     async def StreamRerank(  # noqa: N802 - the contract's name
         self, request_iterator: Any, context: Any
@@ -109,7 +109,7 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
                 inputs = max(len(request.request.documents), 1)
                 await bidi.accept(
                     inputs,
-                    answer_bytes=_answer_bytes(
+                    answer_bytes=_response_bytes(
                         request.request, max_inputs=self._settings.max_inputs
                     ),
                 )
@@ -119,11 +119,11 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
 
         def pack(outbox: deque[_StreamResponse]) -> tuple[Any, int]:
             nonlocal input_tokens
-            answered = outbox.popleft()
-            ids.discard(answered.id)
-            input_tokens += answered.input_tokens
-            wire = delimited(_ID_FIELD, answered.id.encode()) if answered.id else b""
-            return wire + answered.outcome, answered.inputs
+            response = outbox.popleft()
+            ids.discard(response.id)
+            input_tokens += response.input_tokens
+            wire = delimited(_ID_FIELD, response.id.encode()) if response.id else b""
+            return wire + response.outcome, response.inputs
 
         with self._open_streams.watch(bidi):
             try:
@@ -217,7 +217,7 @@ def _largest(documents: Sequence[str], count: int) -> int:
     return sum(sizes[:count])
 
 
-def _answer_bytes(request: rerank_service_pb2.RerankRequest, *, max_inputs: int) -> int:
+def _response_bytes(request: rerank_service_pb2.RerankRequest, *, max_inputs: int) -> int:
     """Return an upper bound of the bytes of a response, before the request is checked."""
     documents = request.ByteSize() if request.return_documents else 0
     return min(len(request.documents), max_inputs) * _RESULT_BYTES + documents
