@@ -18,7 +18,7 @@ Messages state the problem, the value and the limit; they never contain input te
 
 import secrets
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 
@@ -42,6 +42,10 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+# A response may name so many inputs: more do not fit into the trailing metadata of a call.
+OTHERS_MAX = 99
+
+
 class EngineError(Exception):
     """A failure that is reported to the caller.
 
@@ -52,6 +56,7 @@ class EngineError(Exception):
         metadata: The variables of the message, keys in lowerCamelCase.
         retry_delay_s: When to retry; None to leave that to the client.
         index: The input of the job that failed; 0 where that does not matter.
+        others: The errors of further inputs of the same job, at most `OTHERS_MAX`.
     """
 
     reason = Reason.INTERNAL
@@ -70,6 +75,11 @@ class EngineError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_delay_s = retry_delay_s
         self.index = 0
+        self.others: tuple[EngineError, ...] = ()
+
+    def add_others(self, others: "Sequence[EngineError]") -> None:
+        """Record the errors of further inputs, in order; those beyond `OTHERS_MAX` are dropped."""
+        self.others = tuple(others[:OTHERS_MAX])
 
     @classmethod
     def fault(cls) -> "EngineError":

@@ -6,7 +6,7 @@ admit -> check the text -> tokenize -> prepare -> schedule -> run -> sink
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from embedgrpc.engine import errors
@@ -77,20 +77,17 @@ class Pipeline:
         self._tokenizing = tokenizing
         self._scheduler = scheduler
 
-    async def run(self, inputs: Inputs, call: Call) -> tuple[Job, OutputRows]:
-        """Run a job of which every input must succeed.
+    async def run(self, inputs: Inputs, call: Call) -> "JobResult":
+        """Run a job, and wait until all of its inputs are done.
 
         Args:
-            inputs: The job's inputs.
-            call: The call it belongs to. Bulk work waits for room; interactive work is refused.
-
-        Returns:
-            The job, for its sequences, and the rows in order.
+            inputs: What to run. If they are not atomic, inputs may fail one by one.
+            call: For whom. Bulk work waits for room, interactive work is refused.
 
         Raises:
             OverloadedError: There is no room.
             DeadlineExpiredError: The deadline passed.
-            EngineError: An input failed; the rest is dropped.
+            EngineError: An input of an atomic job failed; the rest is dropped.
         """
         if call.work_class is WorkClass.INTERACTIVE:
             reservation = self._admission.admit(
@@ -110,8 +107,8 @@ class Pipeline:
 
     async def probe(self, inputs: Inputs, call: Call) -> OutputRows:
         """Run a health check's input, bypassing admission. Raises as `run` does."""
-        _, rows = await self._gather(inputs, call, self._admission.admit_always())
-        return rows
+        result = await self._gather(inputs, call, self._admission.admit_always())
+        return result.rows
 
     async def submit(self, inputs: Inputs, call: Call, sink: Sink) -> "JobHandle":
         """Start a job whose inputs succeed or fail one by one, as soon as there is room."""
@@ -125,10 +122,8 @@ class Pipeline:
             caller=call.caller,
         )
 
-    async def _gather(
-        self, inputs: Inputs, call: Call, reservation: Reservation
-    ) -> tuple[Job, OutputRows]:
-        gathered = _Gathered(inputs.sequences)
+    async def _gather(self, inputs: Inputs, call: Call, reservation: Reservation) -> "JobResult":
+        gathered = _Gathered(inputs.sequences, atomic=inputs.atomic)
         handle = self._start(inputs, call, gathered, reservation)
         timer = None
         if math.isfinite(call.deadline):
@@ -140,7 +135,7 @@ class Pipeline:
             if timer is not None:
                 timer.cancel()
             handle.cancel()
-        return handle.job, rows
+        return JobResult(handle.job, rows, gathered.errors)
 
     def _start(
         self, inputs: Inputs, call: Call, sink: Sink, reservation: Reservation
@@ -186,10 +181,13 @@ class Pipeline:
         ]
         job.sequences = [None if isinstance(one, errors.EngineError) else one for one in prepared]
         job.reservation.settle(sum(len(one.input_ids) for one in job.sequences if one is not None))
+        if failures and atomic:
+            (indices, first), *others = failures
+            first.add_others([error for _, error in others])
+            self._scheduler.deliver(job, [(indices, first)])
+            return
         if failures:
             self._scheduler.deliver(job, failures)
-            if atomic:
-                return
         try:
             self._scheduler.submit(job)
         except errors.ShuttingDownError as error:
@@ -199,6 +197,29 @@ class Pipeline:
 
 def _expired() -> errors.DeadlineExpiredError:
     return errors.DeadlineExpiredError("the deadline passed before the answer")
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """A job that is done.
+
+    Attributes:
+        job: The job, for its sequences.
+        rows: A row per sequence, in order; those of failed sequences have no meaning.
+        errors: Why sequences failed, by index. Empty for an atomic job.
+    """
+
+    job: Job
+    rows: OutputRows
+    errors: Mapping[int, errors.EngineError]
+
+    def succeeded(self) -> tuple[Sequence[int], OutputRows]:
+        """Return the indices of the sequences that did not fail, and their rows."""
+        indices = range(len(self.job.sequences))
+        if not self.errors:
+            return indices, self.rows
+        kept = [index for index in indices if index not in self.errors]
+        return kept, self.rows.keep(kept)
 
 
 class JobHandle:
@@ -221,27 +242,55 @@ class JobHandle:
             self.job.reservation.release_all()
 
 
-class _Gathered:
-    """A sink that collects the rows of a job in order. The first failure fails the job."""
+# These blame an input. All others blame the server or the time, and fail the whole job.
+_REASONS_OF_INPUTS = frozenset(
+    {
+        errors.Reason.INVALID_REQUEST,
+        errors.Reason.INPUT_TOO_LONG,
+        errors.Reason.EMPTY_INPUT,
+        errors.Reason.BACKEND_FAILED,
+        errors.Reason.NON_FINITE_OUTPUT,
+    }
+)
 
-    def __init__(self, inputs: int) -> None:
+
+class _Gathered:
+    """Puts the rows of a job in order.
+
+    Args:
+        inputs: How many sequences the job has.
+        atomic: Whether the first failure of an input is the job's.
+    """
+
+    def __init__(self, inputs: int, *, atomic: bool) -> None:
         self.rows: asyncio.Future[OutputRows] = asyncio.get_running_loop().create_future()
-        self._in_order = RowCollector(inputs)
+        self.errors: dict[int, errors.EngineError] = {}
+        self._atomic = atomic
+        self._collector = RowCollector(inputs)
 
     def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
-        """See `Sink`."""
-        self._in_order.add(indices, rows)
-        whole = self._in_order.whole()
-        if whole is not None and not self.rows.done():
-            self.rows.set_result(whole)
+        """Record rows; see `Sink`."""
+        self._collector.add(indices, rows)
+        self._finish()
+
+    def failed(self, indices: Sequence[int], error: errors.EngineError) -> None:
+        """Record a failure; see `Sink`."""
+        if self.rows.done():
+            return
+        if self._atomic or error.reason not in _REASONS_OF_INPUTS:
+            error.index = indices[0]
+            self.rows.set_exception(error)
+            return
+        self.errors.update(dict.fromkeys(indices, error))
+        self._collector.skip(len(indices))
+        self._finish()
 
     def expire(self) -> None:
-        """Fail the job because its deadline passed."""
+        """End the wait because the deadline passed."""
         if not self.rows.done():
             self.rows.set_exception(_expired())
 
-    def failed(self, indices: Sequence[int], error: errors.EngineError) -> None:
-        """See `Sink`."""
-        if not self.rows.done():
-            error.index = indices[0]
-            self.rows.set_exception(error)
+    def _finish(self) -> None:
+        whole = self._collector.whole()
+        if whole is not None and not self.rows.done():
+            self.rows.set_result(whole)

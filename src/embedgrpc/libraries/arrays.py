@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 # From token ids and mask, int64 [batch, tokens] each, to an input of the same shape.
 MakeInput = Callable[[IntArray, IntArray], IntArray]

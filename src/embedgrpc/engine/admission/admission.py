@@ -130,7 +130,7 @@ class Admission:
             self._refuse(
                 inputs,
                 SequenceOutcome.REFUSED_FULL,
-                "queue_full",
+                "QUEUE_FULL",
                 f"{self.ledger.inputs(WorkClass.INTERACTIVE)} inputs with about"
                 f" {self.ledger.tokens(WorkClass.INTERACTIVE)} tokens are queued; the limits are"
                 f" {self._max_inputs} and {self._max_tokens}",
@@ -150,7 +150,7 @@ class Admission:
             self._refuse(
                 inputs,
                 SequenceOutcome.REFUSED_LATE,
-                "deadline_unreachable",
+                "DEADLINE_UNREACHABLE",
                 f"this call would finish in {(ahead + tokens) * token_s:.2f} s or later, and its"
                 f" deadline is in {remaining_s:.2f} s",
             )
@@ -161,14 +161,14 @@ class Admission:
                 self._refuse(
                     inputs,
                     SequenceOutcome.REFUSED_OVERLOADED,
-                    "overloaded",
+                    "STANDING_QUEUE",
                     f"more than {self._short_queue} tokens plus its own are ahead of this call,"
                     " which is the limit during an overload",
                 )
             self._refuse(
                 inputs,
                 SequenceOutcome.REFUSED_FULL,
-                "queue_full",
+                "QUEUE_FULL",
                 f"the work ahead of this call takes longer than {self._max_queue_s:g} s and"
                 f" {_PATIENCE} times as long as its own, which is the limit",
             )

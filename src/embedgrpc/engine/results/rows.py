@@ -143,6 +143,10 @@ class RowCollector:
             self._by_token[name] = kept
         self._missing -= len(indices)
 
+    def skip(self, inputs: int) -> None:
+        """Expect no rows for so many inputs, which failed."""
+        self._missing -= inputs
+
     def whole(self) -> OutputRows | None:
         """Return all rows once they are complete, or None."""
         return None if self._missing else OutputRows(self._by_sequence, self._by_token)

@@ -8,6 +8,7 @@ import numpy as np
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, Pipeline
 from embedgrpc.engine.tasks.reranking import (
+    QUERY_FIELD,
     QueryAndDocuments,
     Ranking,
     RerankSpec,
@@ -55,27 +56,43 @@ class CrossEncoder:
         call: Call,
         *,
         documents_bytes: int,
+        partial: bool = False,
     ) -> Ranking:
         """Score every document; see `Reranker`."""
-        inputs = self._inputs(query, documents, spec, documents_bytes)
+        inputs = self._inputs(query, documents, spec, documents_bytes, atomic=not partial)
         try:
-            job, rows = await self.pipeline.run(inputs, call)
+            result = await self.pipeline.run(inputs, call)
         except errors.NonFiniteOutputError as error:
             error.field = f"documents[{error.index}]"
             raise
+        if any(failure.field == QUERY_FIELD for failure in result.errors.values()):
+            # Every pair has the same failure.
+            raise result.errors[0]
+        positions, rows = result.succeeded()
+        scores = rows.by_sequence[LOGITS][:, 0] if positions else np.empty(0, np.float32)
         return rank(
-            self._score(rows.by_sequence[LOGITS][:, 0], spec.scale),
-            sequences=[one for one in job.sequences if one],
+            self._score(scores, spec.scale),
+            positions=positions,
+            sequences=[one for one in (result.job.sequences[index] for index in positions) if one],
+            query=None,
+            failures=result.errors,
         )
 
     async def probe(self, text: str, call: Call) -> FloatArray:
         """Score a health check's text against itself, bypassing admission; float32 [1, 1]."""
         spec = RerankSpec(scale=ScoreScale.RAW, truncation=Truncation.END, max_tokens=0)
-        rows = await self.pipeline.probe(self._inputs(text, [text], spec, len(text)), call)
+        inputs = self._inputs(text, [text], spec, len(text), atomic=True)
+        rows = await self.pipeline.probe(inputs, call)
         return rows.by_sequence[LOGITS]
 
     def _inputs(
-        self, query: str, documents: Sequence[str], spec: RerankSpec, documents_bytes: int
+        self,
+        query: str,
+        documents: Sequence[str],
+        spec: RerankSpec,
+        documents_bytes: int,
+        *,
+        atomic: bool,
     ) -> Inputs:
         # Every pair contains the query.
         queries_bytes = min(len(query), self.max_characters) * len(documents)
@@ -97,7 +114,7 @@ class CrossEncoder:
             outputs=(LOGITS,),
             size_bytes=queries_bytes + documents_bytes,
             max_tokens=self.properties.max_tokens,
-            atomic=True,
+            atomic=atomic,
             read_limit=read_limit,
         )
 
@@ -120,7 +137,7 @@ class CrossEncoder:
             )
         except TokenLimitError as error:
             alone = len(query.ids) >= self.properties.max_tokens
-            return too_many_tokens(error, field="query" if alone else field)
+            return too_many_tokens(error, field=QUERY_FIELD if alone else field)
         return replace(
             pair,
             token_count_before=pair.token_count_before + len(document.ids) - len(kept),

@@ -17,7 +17,7 @@ from embedgrpc.engine.results.sparse import (
     from_vocabulary_weights,
 )
 from embedgrpc.engine.results.vectors import shorten
-from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
+from embedgrpc.engine.tasks.embeddings import BatchResult, Embeddings, EmbedSpec
 from embedgrpc.engine.tokenizing.jobs import ReadLimit, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text, too_many_tokens
 from embedgrpc.engine.work import Call, Job, Sink
@@ -63,42 +63,58 @@ class Embedder:
         call: Call,
         *,
         size_bytes: int,
-        pack: Callable[[Embeddings], Packed],
+        pack: Callable[[BatchResult], Packed],
         field: str = "texts",
+        partial: bool = False,
     ) -> Packed:
-        """Embed texts, of which every one must succeed.
+        """Embed the texts of one call.
 
         Args:
             texts: At least one. Each is read only when it is needed.
             spec: How to embed.
             call: The call they belong to.
             size_bytes: Their approximate UTF-8 size together.
-            pack: Makes the result from one embedding per text, in order. Called off the event loop
-                if that takes long.
+            pack: Makes the response. Called off the event loop if that takes long.
             field: The request field that holds the texts, for errors.
+            partial: Whether texts that fail leave the others unaffected.
 
         Returns:
             The result of `pack`.
 
         Raises:
-            EngineError: A text failed, or there is no room or time for them.
+            EngineError: A text failed although all must succeed, or there is no room or time for
+                them.
         """
-        inputs = self._inputs(texts, spec, size_bytes=size_bytes, field=field, atomic=True)
+        inputs = self._inputs(
+            texts, spec, size_bytes=size_bytes, field=field, indexed=True, atomic=not partial
+        )
         try:
-            job, rows = await self.pipeline.run(inputs, call)
+            result = await self.pipeline.run(inputs, call)
         except errors.NonFiniteOutputError as error:
             error.field = f"{field}[{error.index}]"
             raise
 
         def finish() -> Packed:
-            zero = self.has_no_direction(rows, spec)
-            if zero.any():
-                raise errors.NonFiniteOutputError(
-                    "a vector of zeros has no direction", field=f"{field}[{int(zero.argmax())}]"
-                )
-            return pack(self.finish(job, range(len(texts)), rows, spec))
+            indices, rows = result.succeeded()
+            failures = dict(result.errors)
+            if indices:
+                zero = self.has_no_direction(rows, spec)
+                if zero.any():
+                    without = [indices[row] for row in zero.nonzero()[0].tolist()]
+                    found = [no_direction(f"{field}[{index}]") for index in without]
+                    if not partial:
+                        found[0].add_others(found[1:])
+                        raise found[0]
+                    failures.update(zip(without, found, strict=True))
+                    kept = (~zero).nonzero()[0].tolist()
+                    indices, rows = [indices[row] for row in kept], rows.keep(kept)
+            if not indices:
+                return pack(BatchResult(None, indices, failures))
+            return pack(
+                BatchResult(self.finish(result.job, indices, rows, spec), indices, failures)
+            )
 
-        return await asyncio.to_thread(finish) if rows.are_large else finish()
+        return await asyncio.to_thread(finish) if result.rows.are_large else finish()
 
     async def submit(
         self, texts: Sequence[str], spec: EmbedSpec, call: Call, sink: Sink, *, size_bytes: int
@@ -115,7 +131,9 @@ class Embedder:
         Returns:
             A handle, to cancel the job when its results are no longer wanted.
         """
-        inputs = self._inputs(texts, spec, size_bytes=size_bytes, field="text", atomic=False)
+        inputs = self._inputs(
+            texts, spec, size_bytes=size_bytes, field="text", indexed=False, atomic=False
+        )
         return await self.pipeline.submit(inputs, call, sink)
 
     async def probe(self, text: str, call: Call) -> FloatArray:
@@ -128,7 +146,9 @@ class Embedder:
             max_tokens=self.properties.max_tokens,
             representations=self.properties.representations,
         )
-        inputs = self._inputs([text], spec, size_bytes=len(text), field="text", atomic=True)
+        inputs = self._inputs(
+            [text], spec, size_bytes=len(text), field="text", indexed=False, atomic=True
+        )
         rows = await self.pipeline.probe(inputs, call)
         parts = [*rows.by_sequence.values(), *(ragged[0] for ragged in rows.by_token.values())]
         return np.concatenate([np.ravel(part) for part in parts])
@@ -143,7 +163,6 @@ class Embedder:
             raise errors.UnsupportedError(
                 "the model's graph gives only normalised vectors",
                 field=f"{field}.normalize",
-                metadata={"label": "missing_normalize"},
             )
 
     def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_]:
@@ -241,10 +260,11 @@ class Embedder:
         *,
         size_bytes: int,
         field: str,
+        indexed: bool,
         atomic: bool,
     ) -> Inputs:
         def name(index: int) -> str:
-            return f"{field}[{index}]" if atomic else field
+            return f"{field}[{index}]" if indexed else field
 
         def check(index: int, text: str) -> CheckedText:
             checked = check_text(
@@ -300,6 +320,11 @@ class Embedder:
         except TokenLimitError as error:
             return too_many_tokens(error, field=field)
         return replace(sequence, characters_cut=True) if result.characters_cut else sequence
+
+
+def no_direction(field: str) -> errors.NonFiniteOutputError:
+    """Return the error of a vector of zeros, which cannot get unit length."""
+    return errors.NonFiniteOutputError("a vector of zeros has no direction", field=field)
 
 
 def read_limit_of(spec: EmbedSpec) -> ReadLimit | None:

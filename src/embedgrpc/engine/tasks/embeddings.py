@@ -1,8 +1,9 @@
 """What an embedding model is asked for, and its results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.kinds import Representation, Truncation
@@ -48,3 +49,18 @@ class Embeddings:
     multi_vectors: Sequence[FloatArray] | None
     token_counts: Sequence[int]
     truncated: Sequence[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What became of the texts of one call.
+
+    Attributes:
+        embeddings: Those of the texts that did not fail; None where all failed.
+        indices: Which texts they belong to, in order.
+        failures: Why the other texts failed, by index.
+    """
+
+    embeddings: Embeddings | None
+    indices: Sequence[int]
+    failures: Mapping[int, EngineError]

@@ -1,6 +1,6 @@
 """What all kinds of rerankers share: the request, the result and the protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, overload
@@ -8,6 +8,7 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
@@ -51,15 +52,25 @@ class Ranking:
         indices: int64 [documents]; positions in the request. Equal scores keep their order.
         scores: float32 [documents]; in the same order, descending.
         truncated: bool [documents]; in the same order.
-        input_tokens: Tokens that the model read.
+        query_tokens: Tokens of the query that the model read; of a cross-encoder, once for each
+            document, with the special tokens.
+        document_tokens: Tokens of the documents that the model read.
         truncated_inputs: Number of texts that were cut.
+        failures: Why documents have no score, by their position in the request.
     """
 
     indices: NDArray[np.int64]
     scores: FloatArray
     truncated: NDArray[np.bool_]
-    input_tokens: int
+    query_tokens: int
+    document_tokens: int
     truncated_inputs: int
+    failures: Mapping[int, EngineError]
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens that the model read."""
+        return self.query_tokens + self.document_tokens
 
 
 class Reranker(Protocol):
@@ -78,6 +89,7 @@ class Reranker(Protocol):
         call: Call,
         *,
         documents_bytes: int,
+        partial: bool = False,
     ) -> Ranking:
         """Score every document.
 
@@ -87,16 +99,21 @@ class Reranker(Protocol):
             spec: How to score.
             call: The call they belong to.
             documents_bytes: Approximate UTF-8 size of the documents together.
+            partial: Whether documents that fail leave the others unaffected.
 
         Raises:
-            EngineError: A text failed, or there is no room or time for them.
+            EngineError: The query failed, or a document although all must succeed, or there is no
+                room or time for them.
         """
         ...
 
 
+QUERY_FIELD = "query"
+
+
 def field_of(position: int) -> str:
-    """Return the request field of a text in the job: the query comes first."""
-    return f"documents[{position - 1}]" if position else "query"
+    """Return the request's field of a text in the job: the query is the first."""
+    return f"documents[{position - 1}]" if position else QUERY_FIELD
 
 
 class QueryAndDocuments(Sequence[str]):
@@ -139,19 +156,37 @@ def check_input(position: int, text: str, spec: RerankSpec, max_characters: int)
     return CheckedText(prompt + checked.text, cut=checked.cut) if prompt else checked
 
 
-def rank(scores: FloatArray, *, sequences: Sequence[TokenSequence]) -> Ranking:
+def rank(
+    scores: FloatArray,
+    *,
+    positions: Sequence[int],
+    sequences: Sequence[TokenSequence],
+    query: TokenSequence | None,
+    failures: Mapping[int, EngineError],
+) -> Ranking:
     """Sort documents by score.
 
     Args:
         scores: float32 [documents].
-        sequences: All sequences that the model read; the documents' come last.
+        positions: Where these documents stand in the request.
+        sequences: What the model read of each: the document, or the pair of query and document.
+        query: What it read of the query; None where that is part of each pair.
+        failures: Why other documents have no score, by their position in the request.
     """
     order = np.argsort(-scores, kind="stable")
     truncated = np.array([one.truncated for one in sequences], np.bool_)
+    tokens = sum(len(one.input_ids) for one in sequences)
+    if query is None:
+        document_tokens = sum(one.document_tokens for one in sequences)
+        query_tokens = tokens - document_tokens
+    else:
+        document_tokens, query_tokens = tokens, len(query.input_ids)
     return Ranking(
-        indices=order,
+        indices=np.array(positions, np.int64)[order],
         scores=scores[order],
-        truncated=truncated[len(truncated) - len(scores) :][order],
-        input_tokens=sum(len(one.input_ids) for one in sequences),
-        truncated_inputs=int(truncated.sum()),
+        truncated=truncated[order],
+        query_tokens=query_tokens,
+        document_tokens=document_tokens,
+        truncated_inputs=int(truncated.sum()) + (query is not None and query.truncated),
+        failures=failures,
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedgrpc.engine import errors
-from embedgrpc.engine.pipeline import Inputs
-from embedgrpc.engine.tasks.embedder import Embedder, read_limit_of
+from embedgrpc.engine.pipeline import Inputs, JobResult
+from embedgrpc.engine.tasks.embedder import Embedder, no_direction, read_limit_of
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.tasks.reranking import (
     QueryAndDocuments,
@@ -73,6 +73,7 @@ class SimilarityReranker:
         call: Call,
         *,
         documents_bytes: int,
+        partial: bool = False,
     ) -> Ranking:
         """Score every document; see `Reranker`."""
         properties = self.embedder.properties
@@ -101,29 +102,51 @@ class SimilarityReranker:
             outputs=self.embedder.outputs(embed_spec),
             size_bytes=size_bytes,
             max_tokens=properties.max_tokens,
-            atomic=True,
+            atomic=not partial,
             read_limit=read_limit_of(embed_spec),
         )
         try:
-            job, rows = await self.embedder.pipeline.run(inputs, call)
+            result = await self.embedder.pipeline.run(inputs, call)
         except errors.NonFiniteOutputError as error:
             error.field = field_of(error.index)
             raise
 
         def score() -> Ranking:
-            zero = self.embedder.has_no_direction(rows, embed_spec)
-            if zero.any():
-                raise errors.NonFiniteOutputError(
-                    "a vector of zeros has no direction", field=field_of(int(zero.argmax()))
-                )
-            embeddings = self.embedder.finish(job, range(len(texts)), rows, embed_spec)
-            return rank(
-                _SCORES[self.method](embeddings), sequences=[one for one in job.sequences if one]
-            )
+            return self._score(result, embed_spec, partial=partial)
 
         # Comparing token by token would hold up the event loop, and so would large vectors.
-        cheap = self.method is RerankMethod.SIMILARITY and not rows.are_large
+        cheap = self.method is RerankMethod.SIMILARITY and not result.rows.are_large
         return score() if cheap else await asyncio.to_thread(score)
+
+    def _score(self, result: JobResult, spec: EmbedSpec, *, partial: bool) -> Ranking:
+        """Compare the embeddings of query and documents, which are the rows of a job."""
+        kept, rows = result.succeeded()
+        failures = dict(result.errors)
+        if kept:
+            zero = self.embedder.has_no_direction(rows, spec)
+            if zero.any():
+                without = [kept[row] for row in zero.nonzero()[0].tolist()]
+                found = [no_direction(field_of(position)) for position in without]
+                if not partial:
+                    found[0].add_others(found[1:])
+                    raise found[0]
+                failures.update(zip(without, found, strict=True))
+                left = (~zero).nonzero()[0].tolist()
+                kept, rows = [kept[row] for row in left], rows.keep(left)
+        if 0 in failures:
+            # Without its query, no document has a score.
+            raise failures[0]
+        sequences = [one for one in (result.job.sequences[index] for index in kept) if one]
+        scores = np.empty(0, np.float32)
+        if len(kept) > 1:
+            scores = _SCORES[self.method](self.embedder.finish(result.job, kept, rows, spec))
+        return rank(
+            scores,
+            positions=[position - 1 for position in kept[1:]],
+            sequences=sequences[1:],
+            query=sequences[0],
+            failures={position - 1: error for position, error in failures.items()},
+        )
 
     async def _check_size(self, texts: Sequence[str], size_bytes: int, spec: RerankSpec) -> None:
         """Refuse documents whose vectors, one per token, would take too much memory.
@@ -152,7 +175,7 @@ class SimilarityReranker:
                 f"the vectors of all tokens may take {size} bytes; the limit is"
                 f" {_VECTORS_BYTES_MAX}: send fewer documents a request",
                 field="documents",
-                metadata={"label": "batch_tokens", "bytes": str(size)},
+                metadata={"label": "TOO_MANY_VECTORS", "bytes": str(size)},
             )
 
     def _build_sequence(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.errors import OTHERS_MAX, EngineError
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.libraries.arrays import IntArray
@@ -151,7 +151,9 @@ class Tokenization:
                 try:
                     checked = self._check(index, self._texts[index])
                 except EngineError as error:
-                    if self._atomic:
+                    if self._atomic and self._read_limit is not None:
+                        # No text can be too long, so all that can fail fails this check.
+                        error.add_others(self._check_the_rest())
                         raise
                     # The traceback's frames refer to this job, which would hold the error: a cycle.
                     self._settle(index, error.with_traceback(None))
@@ -162,6 +164,18 @@ class Tokenization:
             taken.append(piece)
             room -= len(piece.text)
         return taken
+
+    def _check_the_rest(self) -> list[EngineError]:
+        """Return the errors of the texts that were not checked yet, up to `OTHERS_MAX`."""
+        refusals: list[EngineError] = []
+        while self._next < len(self._texts) and len(refusals) < OTHERS_MAX:
+            index = self._next
+            self._next += 1
+            try:
+                self._check(index, self._texts[index])
+            except EngineError as error:
+                refusals.append(error.with_traceback(None))
+        return refusals
 
     def add(self, pieces: "Sequence[Piece]", ids: Iterable[IntArray]) -> None:
         """Add the token ids, int64 [tokens], of the pieces that were taken."""

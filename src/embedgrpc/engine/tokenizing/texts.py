@@ -96,7 +96,7 @@ def check_text(
                     f"{field} has {len(text)} characters; the limit is {max_characters}",
                     field=field,
                     metadata={
-                        "label": "characters",
+                        "label": "CHARACTERS",
                         "characters": str(len(text)),
                         "maxCharacters": str(max_characters),
                     },
@@ -113,7 +113,7 @@ def check_text(
         raise EmptyInputError(
             f"{field} holds no text: it has {len(text)} characters, none of {which} visible",
             field=field,
-            metadata={"label": "empty_text", "characters": str(len(text))},
+            metadata={"characters": str(len(text))},
         )
     return CheckedText(kept, cut=kept is not text)
 
@@ -133,7 +133,7 @@ def too_many_tokens(error: TokenLimitError, *, field: str) -> InputTooLongError:
         f"{field} has {error.token_count} tokens; the limit is {error.max_tokens}",
         field=field,
         metadata={
-            "label": "tokens",
+            "label": "TOKENS",
             "tokens": str(error.token_count),
             "maxTokens": str(error.max_tokens),
         },

@@ -9,11 +9,13 @@ import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from typing import Protocol
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.jobs import SLICE_CHARACTERS, Piece, Tokenization
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.models.tokenizers.cut_points import CutPoints
 
 _logger = logging.getLogger(__name__)
 
@@ -43,6 +45,19 @@ class _Turns:
         return job
 
 
+class TextEncoder(Protocol):
+    """Tokenizes texts. Thread-safe."""
+
+    @property
+    def cut_points(self) -> CutPoints | None:
+        """Where a text can be cut without changing its tokens; None if unknown."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[IntArray]:
+        """Return int64 [tokens, ...] for each text."""
+        ...
+
+
 class TokenizingThreads:
     """Threads that share one tokenizer.
 
@@ -52,7 +67,7 @@ class TokenizingThreads:
         name: Part of the threads' names.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, threads: int, name: str) -> None:
+    def __init__(self, tokenizer: TextEncoder, *, threads: int, name: str) -> None:
         self._tokenizer = tokenizer
         self._waiting: dict[WorkClass, _Turns] = {work_class: _Turns() for work_class in WorkClass}
         self._changed = threading.Condition()

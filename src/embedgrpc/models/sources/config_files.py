@@ -18,6 +18,9 @@ _SETTINGS = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
+# Prose, but for the languages that it names.
+CARD_NAME = "README.md"
+CARD_BYTES_MAX = 1024 * 1024
 # The files of each head, the preferred first.
 HEADS = tuple(
     tuple(f"{name}{suffix}" for suffix in HEAD_SUFFIXES)

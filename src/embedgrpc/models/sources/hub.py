@@ -14,6 +14,8 @@ from typing import Any
 from embedgrpc.libraries.no_telemetry import disable_telemetry
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.sources.config_files import (
+    CARD_BYTES_MAX,
+    CARD_NAME,
     CONFIG_NAME,
     HEADS,
     MODULES_NAME,
@@ -147,6 +149,8 @@ class HubRepository:
         weights = [[f"{folder}/{name}" for name in LAYER_WEIGHTS] for folder in modules]
         for group in (*weights, *HEADS):
             names += [name for name in group if self.has(name)][:1]
+        if 0 < self.sizes.get(CARD_NAME, 0) <= CARD_BYTES_MAX:
+            names.append(CARD_NAME)
         self.fetch(names)
 
     def _download(self, patterns: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.text_growth import check_growth
+from embedgrpc.models.tokenizers.token_locator import TokenLocator
 from embedgrpc.models.tokenizers.tokenizer_class import apply_changes, find_changes
 from embedgrpc.models.tokenizers.truncation import TokenLimitError, cut, share
 
@@ -40,12 +41,14 @@ class TokenSequence:
         token_count_before: Tokens before truncation, special tokens included; for a text that was
             not tokenized completely, a number above the limit.
         characters_cut: Whether part of the text was dropped before tokenizing.
+        document_tokens: The tokens of the document in a pair, without special tokens.
     """
 
     input_ids: IntArray
     token_type_ids: IntArray | None
     token_count_before: int
     characters_cut: bool = False
+    document_tokens: int = 0
 
     @property
     def truncated(self) -> bool:
@@ -58,6 +61,7 @@ class Tokenizer:
 
     Attributes:
         cut_points: Where a text can be cut without changing its tokens; None if unknown.
+        locator: Tokenizes with the place of each token; None if tokens are bytes.
     """
 
     def __init__(
@@ -67,8 +71,10 @@ class Tokenizer:
         single: SpecialTokenTemplate,
         pair: SpecialTokenTemplate | None,
         cut_points: CutPoints | None,
+        locator: TokenLocator | None = None,
     ) -> None:
         self.cut_points = cut_points
+        self.locator = locator
         self._encode = encode
         self._single = _TemplateArrays(single)
         self._pair = _TemplateArrays(pair) if pair is not None else None
@@ -135,7 +141,13 @@ class Tokenizer:
             encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
-        return cls(encode, single=single, pair=pair, cut_points=find_cut_points(tokenizer))
+        return cls(
+            encode,
+            single=single,
+            pair=pair,
+            cut_points=find_cut_points(tokenizer),
+            locator=TokenLocator(tokenizer),
+        )
 
     @classmethod
     def of_bytes(cls) -> "Tokenizer":
@@ -146,6 +158,12 @@ class Tokenizer:
     def special_token_count(self) -> int:
         """The number of special tokens around one text."""
         return self._single.special_count
+
+    @property
+    def special_ids(self) -> tuple[IntArray, IntArray]:
+        """The special tokens before and after one text, int64 [tokens] each."""
+        before, after = self._single.specials
+        return before, after
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
         """Tokenize texts. Releases the GIL most of the time.
@@ -211,7 +229,8 @@ class Tokenizer:
             query_budget, document_budget = share(len(query_ids), len(document_ids), budget)
             query_ids = cut(query_ids, query_budget, truncation)
             document_ids = cut(document_ids, document_budget, truncation)
-        return self._pair.around((query_ids, document_ids), token_count)
+        pair = self._pair.around((query_ids, document_ids), token_count)
+        return replace(pair, document_tokens=len(document_ids))
 
 
 class _TemplateArrays:
@@ -219,15 +238,15 @@ class _TemplateArrays:
 
     def __init__(self, template: SpecialTokenTemplate) -> None:
         self.special_count = template.special_count
-        self._specials = [np.array(group, dtype=np.int64) for group in template.specials]
+        self.specials = [np.array(group, dtype=np.int64) for group in template.specials]
         self._special_types = [np.array(group, dtype=np.int64) for group in template.special_types]
         self._text_types = template.text_types
         self._has_types = template.has_types
 
     def around(self, texts: tuple[IntArray, ...], token_count_before: int) -> TokenSequence:
         """Build a sequence of one or two texts: int64 [tokens] each."""
-        parts = [self._specials[0]]
-        for ids, special in zip(texts, self._specials[1:], strict=True):
+        parts = [self.specials[0]]
+        for ids, special in zip(texts, self.specials[1:], strict=True):
             parts += (ids, special)
         return TokenSequence(
             input_ids=np.concatenate(parts),

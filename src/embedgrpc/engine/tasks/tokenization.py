@@ -1,0 +1,249 @@
+"""Tokenizes and counts tokens, without running the model."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedgrpc.engine.errors import (
+    DeadlineExpiredError,
+    EngineError,
+    InputTooLongError,
+    UnsupportedError,
+)
+from embedgrpc.engine.tokenizing.jobs import SLICE_CHARACTERS, Tokenization, TokenizeResult
+from embedgrpc.engine.tokenizing.texts import CheckedText
+from embedgrpc.engine.tokenizing.threads import TokenizingThreads
+from embedgrpc.engine.work import Call
+from embedgrpc.libraries.arrays import BoolArray, IntArray
+from embedgrpc.models.tokenizers.cut_points import Pieces
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+
+# To cut so many characters takes less than a millisecond.
+_FEW_CHARACTERS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """The tokens of one text.
+
+    Attributes:
+        ids: int64 [tokens].
+        starts: int64 [tokens]; where each starts in the text, in characters; 0 for tokens that are
+            not of the text.
+        ends: int64 [tokens]; where each ends, exclusive.
+        special: bool [tokens]; whether the model puts it around the text.
+        of_prompt: bool [tokens]; whether it is of the prompt.
+    """
+
+    ids: IntArray
+    starts: IntArray
+    ends: IntArray
+    special: BoolArray
+    of_prompt: BoolArray
+
+
+class TextTokenizer:
+    """Tokenizes texts as a model does. On threads that callers share fairly.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        counting: Tokenizes without places; shared with the texts that are embedded.
+        locating: Tokenizes with places; None if the model tokenizes on its own.
+        max_characters: Most characters that are tokenized in one go.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        counting: TokenizingThreads,
+        locating: TokenizingThreads | None,
+        max_characters: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._counting = counting
+        self._locating = locating
+        self._max_characters = max_characters
+
+    @property
+    def is_available(self) -> bool:
+        """Whether the model's tokenizer is here."""
+        return self._locating is not None
+
+    async def count(
+        self, texts: Sequence[str], call: Call, *, prompt: str, with_special: bool
+    ) -> list[int]:
+        """Count the tokens of each text, before truncation.
+
+        Args:
+            texts: The texts.
+            call: For whom.
+            prompt: Put in front of each text.
+            with_special: Whether special tokens count.
+
+        Raises:
+            EngineError: A text is too long, or the time is over.
+        """
+        self._require_tokenizer()
+        pieces = await self._cut(texts, prompt)
+        counts = [self._tokenizer.special_token_count if with_special else 0] * len(texts)
+        for piece, ids in zip(pieces, await self._run(self._counting, pieces, call), strict=True):
+            counts[piece.index] += len(ids)
+        return counts
+
+    async def tokenize(
+        self, texts: Sequence[str], call: Call, *, prompt: str, with_special: bool
+    ) -> list[TokenizedText]:
+        """Tokenize texts, without truncation. Arguments and errors as for `count`."""
+        locating = self._require_tokenizer()
+        pieces = await self._cut(texts, prompt)
+        located: list[list[IntArray]] = [[] for _ in texts]
+        for piece, rows in zip(pieces, await self._run(locating, pieces, call), strict=True):
+            rows[:, 1:] += piece.start
+            located[piece.index].append(rows)
+        special = self._tokenizer.special_ids if with_special else None
+        return await asyncio.to_thread(
+            lambda: [_assemble(rows, special, len(prompt)) for rows in located]
+        )
+
+    def entries(self, tokenized: TokenizedText) -> list[str]:
+        """Return the vocabulary entry of each token."""
+        locator = self._tokenizer.locator
+        return [] if locator is None else locator.entries(tokenized.ids.tolist())
+
+    def _require_tokenizer(self) -> TokenizingThreads:
+        if self._locating is None:
+            raise UnsupportedError("the model tokenizes on its own", field="model")
+        return self._locating
+
+    async def _cut(self, texts: Sequence[str], prompt: str) -> "list[_Piece]":
+        """Cut texts into pieces with the same tokens, so that no other caller waits for long."""
+        if sum(map(len, texts)) + len(prompt) * len(texts) <= _FEW_CHARACTERS:
+            return self._pieces(texts, prompt)
+        return await asyncio.to_thread(self._pieces, texts, prompt)
+
+    def _pieces(self, texts: Sequence[str], prompt: str) -> "list[_Piece]":
+        pieces: list[_Piece] = []
+        for index, text in enumerate(texts):
+            whole = prompt + text
+            if len(whole) <= SLICE_CHARACTERS or self._tokenizer.cut_points is None:
+                pieces.append(_Piece(index, 0, whole))
+            else:
+                cutting = Pieces(
+                    whole,
+                    self._tokenizer.cut_points,
+                    from_end=False,
+                    characters=SLICE_CHARACTERS,
+                )
+                start = 0
+                while not cutting.exhausted:
+                    pieces.append(_Piece(index, start, cutting.take()))
+                    start += len(pieces[-1].text)
+            longest = max(len(one.text) for one in pieces if one.index == index)
+            if longest > self._max_characters + len(prompt):
+                raise InputTooLongError(
+                    f"texts[{index}] has {longest} characters that can only be tokenized together;"
+                    f" the limit is {self._max_characters}",
+                    field=f"texts[{index}]",
+                    metadata={
+                        "label": "CHARACTERS",
+                        "characters": str(longest),
+                        "maxCharacters": str(self._max_characters),
+                    },
+                )
+        return pieces
+
+    async def _run(
+        self, threads: TokenizingThreads, pieces: "Sequence[_Piece]", call: Call
+    ) -> list[IntArray]:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[TokenizeResult]] = loop.create_future()
+
+        def succeed(outcomes: list[TokenizeResult]) -> None:
+            if not found.done():
+                found.set_result(outcomes)
+
+        def fail(error: EngineError) -> None:
+            if not found.done():
+                found.set_exception(error)
+
+        threads.submit(
+            Tokenization(
+                texts=[piece.text for piece in pieces],
+                check=lambda _, text: CheckedText(text, cut=False),
+                work_class=call.work_class,
+                caller=call.caller,
+                atomic=False,
+                read_limit=None,
+                wanted=lambda: not found.done(),
+                done=lambda outcomes: _call_soon(loop, succeed, outcomes),
+                failed=lambda error: _call_soon(loop, fail, error),
+            )
+        )
+        left_s = call.deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(max(left_s, 0) if math.isfinite(left_s) else None):
+                outcomes = await found
+        except TimeoutError:
+            raise DeadlineExpiredError("the deadline passed before the answer") from None
+        finally:
+            found.cancel()
+        return [_ids_of(outcome) for outcome in outcomes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of a text.
+
+    Attributes:
+        index: Which text.
+        start: Where it starts in the text, in characters.
+        text: The part.
+    """
+
+    index: int
+    start: int
+    text: str
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: object, argument: object) -> None:
+    loop.call_soon_threadsafe(callback, argument)  # type: ignore[arg-type]
+
+
+def _ids_of(outcome: TokenizeResult) -> IntArray:
+    if isinstance(outcome, EngineError):
+        raise outcome
+    return outcome.ids
+
+
+def _assemble(
+    parts: Sequence[IntArray], special: tuple[IntArray, IntArray] | None, prompt_characters: int
+) -> TokenizedText:
+    """Join the parts of a text, and add its special tokens.
+
+    Args:
+        parts: int64 [tokens, 3]: id, start and end in the text with its prompt.
+        special: The special tokens before and after; None to leave them out.
+        prompt_characters: Length of the prompt.
+    """
+    rows = np.concatenate(parts)
+    ids, starts, ends = rows.T
+    of_prompt = (ends <= prompt_characters) & (prompt_characters > 0)
+    starts = np.where(of_prompt, 0, np.maximum(starts - prompt_characters, 0))
+    ends = np.where(of_prompt, 0, ends - prompt_characters)
+    before, after = special or (np.empty(0, np.int64), np.empty(0, np.int64))
+    padding = (len(before), len(after))
+    is_special = np.zeros(len(before) + len(ids) + len(after), np.bool_)
+    is_special[: len(before)] = True
+    is_special[len(before) + len(ids) :] = True
+    return TokenizedText(
+        ids=np.concatenate([before, ids, after]),
+        starts=np.pad(starts, padding),
+        ends=np.pad(ends, padding),
+        special=is_special,
+        of_prompt=np.pad(of_prompt, padding),
+    )
