@@ -353,7 +353,7 @@ def test_stubs_are_those_of_the_contract(tmp_path: Path) -> None:
         for path in (folder / "embedgrpc/v1").iterdir()
         if path.suffix in (".py", ".pyi")
     }
-    assert len(PROTOS) == 4
+    assert len(PROTOS) == 5
     assert kept == generated
 
 

@@ -22,23 +22,35 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65mbedgrpc/v1/common.proto\x12\x0c\x65mbedgrpc.v1\"U\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.embedgrpc.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"7\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x05\x12\x18\n\x10truncated_inputs\x18\x02 \x01(\x05*\x97\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_INPUT_TOO_LONG\x10\x02\x12\x1c\n\x18\x45RROR_REASON_EMPTY_INPUT\x10\x03\x12 \n\x1c\x45RROR_REASON_MODEL_NOT_FOUND\x10\x04\x12\x1c\n\x18\x45RROR_REASON_UNSUPPORTED\x10\x05\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x06\x12!\n\x1d\x45RROR_REASON_DEADLINE_EXPIRED\x10\x07\x12$\n ERROR_REASON_BACKEND_UNAVAILABLE\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_BACKEND_FAILED\x10\t\x12\"\n\x1e\x45RROR_REASON_NON_FINITE_OUTPUT\x10\n\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x0b\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x0c\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\r\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x0e\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0f*g\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fTRUNCATION_NONE\x10\x01\x12\x12\n\x0eTRUNCATION_END\x10\x02\x12\x14\n\x10TRUNCATION_START\x10\x03*\xab\x01\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10INPUT_TYPE_QUERY\x10\x01\x12\x17\n\x13INPUT_TYPE_DOCUMENT\x10\x02\x12\x1d\n\x19INPUT_TYPE_CLASSIFICATION\x10\x03\x12\x19\n\x15INPUT_TYPE_CLUSTERING\x10\x04\x12\x19\n\x15INPUT_TYPE_SIMILARITY\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65mbedgrpc/v1/common.proto\x12\x0c\x65mbedgrpc.v1\x1a\x1egoogle/protobuf/duration.proto\"\xef\x01\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.embedgrpc.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x37\n\x08metadata\x18\x04 \x03(\x0b\x32%.embedgrpc.v1.ItemError.MetadataEntry\x12.\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"f\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x05\x12\x18\n\x10truncated_inputs\x18\x02 \x01(\x05\x12\x14\n\x0cquery_tokens\x18\x03 \x01(\x05\x12\x17\n\x0f\x64ocument_tokens\x18\x04 \x01(\x05\"\xc6\x02\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x03\x12\x1a\n\x12max_response_bytes\x18\x02 \x01(\x03\x12\x12\n\nmax_inputs\x18\x03 \x01(\x05\x12\x1b\n\x13max_text_characters\x18\x04 \x01(\x03\x12\x1d\n\x15max_prompt_characters\x18\x05 \x01(\x05\x12\x1b\n\x13max_name_characters\x18\x06 \x01(\x05\x12\x19\n\x11max_id_characters\x18\x07 \x01(\x05\x12!\n\x19max_stream_message_inputs\x18\x08 \x01(\x05\x12#\n\x1bmax_stream_in_flight_inputs\x18\t \x01(\x05\x12\x35\n\x12max_unary_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration*\x97\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_INPUT_TOO_LONG\x10\x02\x12\x1c\n\x18\x45RROR_REASON_EMPTY_INPUT\x10\x03\x12 \n\x1c\x45RROR_REASON_MODEL_NOT_FOUND\x10\x04\x12\x1c\n\x18\x45RROR_REASON_UNSUPPORTED\x10\x05\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x06\x12!\n\x1d\x45RROR_REASON_DEADLINE_EXPIRED\x10\x07\x12$\n ERROR_REASON_BACKEND_UNAVAILABLE\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_BACKEND_FAILED\x10\t\x12\"\n\x1e\x45RROR_REASON_NON_FINITE_OUTPUT\x10\n\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x0b\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x0c\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\r\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x0e\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0f*\xdb\x06\n\nErrorLabel\x12\x1b\n\x17\x45RROR_LABEL_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_LABEL_MALFORMED_MESSAGE\x10\x01\x12\x1a\n\x16\x45RROR_LABEL_NO_MESSAGE\x10\x02\x12\x1f\n\x1b\x45RROR_LABEL_TOO_MANY_FIELDS\x10\x03\x12\x1c\n\x18\x45RROR_LABEL_OUT_OF_ORDER\x10\x04\x12\x19\n\x15\x45RROR_LABEL_NO_INPUTS\x10\x05\x12\x1f\n\x1b\x45RROR_LABEL_TOO_MANY_INPUTS\x10\x06\x12\"\n\x1e\x45RROR_LABEL_UNKNOWN_ENUM_VALUE\x10\x07\x12\x1c\n\x18\x45RROR_LABEL_DUPLICATE_ID\x10\x08\x12\"\n\x1e\x45RROR_LABEL_RESPONSE_TOO_LARGE\x10\t\x12\x16\n\x12\x45RROR_LABEL_TOKENS\x10\n\x12\x1a\n\x16\x45RROR_LABEL_CHARACTERS\x10\x0b\x12!\n\x1d\x45RROR_LABEL_MESSAGE_TOO_LARGE\x10\x0c\x12\x1a\n\x16\x45RROR_LABEL_WRONG_TASK\x10\r\x12\x1a\n\x16\x45RROR_LABEL_QUEUE_FULL\x10\x0e\x12$\n ERROR_LABEL_DEADLINE_UNREACHABLE\x10\x0f\x12\x1e\n\x1a\x45RROR_LABEL_STANDING_QUEUE\x10\x10\x12\x1e\n\x1a\x45RROR_LABEL_TOO_MANY_CALLS\x10\x11\x12\"\n\x1e\x45RROR_LABEL_NO_ROOM_TO_RECEIVE\x10\x12\x12\"\n\x1e\x45RROR_LABEL_NO_ROOM_FOR_ANSWER\x10\x13\x12\x1f\n\x1b\x45RROR_LABEL_STREAM_GAVE_WAY\x10\x14\x12\x1f\n\x1b\x45RROR_LABEL_BATCH_TOO_LARGE\x10\x15\x12\x1b\n\x17\x45RROR_LABEL_STREAM_IDLE\x10\x16\x12\x1f\n\x1b\x45RROR_LABEL_CLIENT_TOO_SLOW\x10\x17\x12 \n\x1c\x45RROR_LABEL_MESSAGE_TOO_SLOW\x10\x18\x12\x18\n\x14\x45RROR_LABEL_STOPPING\x10\x19\x12\x17\n\x13\x45RROR_LABEL_MAX_AGE\x10\x1a*g\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fTRUNCATION_NONE\x10\x01\x12\x12\n\x0eTRUNCATION_END\x10\x02\x12\x14\n\x10TRUNCATION_START\x10\x03*\xab\x01\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10INPUT_TYPE_QUERY\x10\x01\x12\x17\n\x13INPUT_TYPE_DOCUMENT\x10\x02\x12\x1d\n\x19INPUT_TYPE_CLASSIFICATION\x10\x03\x12\x19\n\x15INPUT_TYPE_CLUSTERING\x10\x04\x12\x19\n\x15INPUT_TYPE_SIMILARITY\x10\x05*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x42\x8a\x01\n\x10\x63om.embedgrpc.v1B\x0b\x43ommonProtoP\x01Z\x18\x65mbedgrpc/v1;embedgrpcv1\xa2\x02\x03\x45XX\xaa\x02\x0c\x45mbedgrpc.V1\xca\x02\x0c\x45mbedgrpc\\V1\xe2\x02\x18\x45mbedgrpc\\V1\\GPBMetadata\xea\x02\rEmbedgrpc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'embedgrpc.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_ERRORREASON']._serialized_start=188
-  _globals['_ERRORREASON']._serialized_end=723
-  _globals['_TRUNCATION']._serialized_start=725
-  _globals['_TRUNCATION']._serialized_end=828
-  _globals['_INPUTTYPE']._serialized_start=831
-  _globals['_INPUTTYPE']._serialized_end=1002
-  _globals['_ITEMERROR']._serialized_start=43
-  _globals['_ITEMERROR']._serialized_end=128
-  _globals['_USAGE']._serialized_start=130
-  _globals['_USAGE']._serialized_end=185
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020com.embedgrpc.v1B\013CommonProtoP\001Z\030embedgrpc/v1;embedgrpcv1\242\002\003EXX\252\002\014Embedgrpc.V1\312\002\014Embedgrpc\\V1\342\002\030Embedgrpc\\V1\\GPBMetadata\352\002\rEmbedgrpc::V1'
+  _globals['_ITEMERROR_METADATAENTRY']._loaded_options = None
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_ERRORREASON']._serialized_start=751
+  _globals['_ERRORREASON']._serialized_end=1286
+  _globals['_ERRORLABEL']._serialized_start=1289
+  _globals['_ERRORLABEL']._serialized_end=2148
+  _globals['_TRUNCATION']._serialized_start=2150
+  _globals['_TRUNCATION']._serialized_end=2253
+  _globals['_INPUTTYPE']._serialized_start=2256
+  _globals['_INPUTTYPE']._serialized_end=2427
+  _globals['_PRIORITY']._serialized_start=2429
+  _globals['_PRIORITY']._serialized_end=2510
+  _globals['_ITEMERROR']._serialized_start=76
+  _globals['_ITEMERROR']._serialized_end=315
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=268
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=315
+  _globals['_USAGE']._serialized_start=317
+  _globals['_USAGE']._serialized_end=419
+  _globals['_LIMITS']._serialized_start=422
+  _globals['_LIMITS']._serialized_end=748
 # @@protoc_insertion_point(module_scope)

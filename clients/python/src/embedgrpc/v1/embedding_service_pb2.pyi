@@ -44,7 +44,7 @@ RESULT_ORDER_INPUT: ResultOrder
 RESULT_ORDER_COMPLETION: ResultOrder
 
 class EmbedOptions(_message.Message):
-    __slots__ = ("representations", "input_type", "prompt_name", "prompt_text", "dimensions", "normalize", "encoding", "truncation", "max_tokens", "max_sparse_terms")
+    __slots__ = ("representations", "input_type", "prompt_name", "prompt_text", "dimensions", "normalize", "encoding", "truncation", "max_tokens", "max_sparse_terms", "priority")
     REPRESENTATIONS_FIELD_NUMBER: _ClassVar[int]
     INPUT_TYPE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,7 @@ class EmbedOptions(_message.Message):
     TRUNCATION_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_SPARSE_TERMS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     representations: _containers.RepeatedScalarFieldContainer[Representation]
     input_type: _common_pb2.InputType
     prompt_name: str
@@ -65,17 +66,22 @@ class EmbedOptions(_message.Message):
     truncation: _common_pb2.Truncation
     max_tokens: int
     max_sparse_terms: int
-    def __init__(self, representations: _Optional[_Iterable[_Union[Representation, str]]] = ..., input_type: _Optional[_Union[_common_pb2.InputType, str]] = ..., prompt_name: _Optional[str] = ..., prompt_text: _Optional[str] = ..., dimensions: _Optional[int] = ..., normalize: _Optional[bool] = ..., encoding: _Optional[_Union[VectorEncoding, str]] = ..., truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., max_tokens: _Optional[int] = ..., max_sparse_terms: _Optional[int] = ...) -> None: ...
+    priority: _common_pb2.Priority
+    def __init__(self, representations: _Optional[_Iterable[_Union[Representation, str]]] = ..., input_type: _Optional[_Union[_common_pb2.InputType, str]] = ..., prompt_name: _Optional[str] = ..., prompt_text: _Optional[str] = ..., dimensions: _Optional[int] = ..., normalize: _Optional[bool] = ..., encoding: _Optional[_Union[VectorEncoding, str]] = ..., truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., max_tokens: _Optional[int] = ..., max_sparse_terms: _Optional[int] = ..., priority: _Optional[_Union[_common_pb2.Priority, str]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("model", "texts", "options")
+    __slots__ = ("model", "texts", "options", "allow_partial", "max_response_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     texts: _containers.RepeatedScalarFieldContainer[str]
     options: EmbedOptions
-    def __init__(self, model: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., options: _Optional[_Union[EmbedOptions, _Mapping]] = ...) -> None: ...
+    allow_partial: bool
+    max_response_bytes: int
+    def __init__(self, model: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., allow_partial: _Optional[bool] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
     __slots__ = ("embeddings", "model", "revision", "fingerprint", "usage")
@@ -92,18 +98,20 @@ class EmbedResponse(_message.Message):
     def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., model: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class Embedding(_message.Message):
-    __slots__ = ("dense", "sparse", "multi_vector", "token_count", "truncated")
+    __slots__ = ("dense", "sparse", "multi_vector", "token_count", "truncated", "error")
     DENSE_FIELD_NUMBER: _ClassVar[int]
     SPARSE_FIELD_NUMBER: _ClassVar[int]
     MULTI_VECTOR_FIELD_NUMBER: _ClassVar[int]
     TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     dense: DenseVector
     sparse: SparseVector
     multi_vector: MultiVector
     token_count: int
     truncated: bool
-    def __init__(self, dense: _Optional[_Union[DenseVector, _Mapping]] = ..., sparse: _Optional[_Union[SparseVector, _Mapping]] = ..., multi_vector: _Optional[_Union[MultiVector, _Mapping]] = ..., token_count: _Optional[int] = ..., truncated: _Optional[bool] = ...) -> None: ...
+    error: _common_pb2.ItemError
+    def __init__(self, dense: _Optional[_Union[DenseVector, _Mapping]] = ..., sparse: _Optional[_Union[SparseVector, _Mapping]] = ..., multi_vector: _Optional[_Union[MultiVector, _Mapping]] = ..., token_count: _Optional[int] = ..., truncated: _Optional[bool] = ..., error: _Optional[_Union[_common_pb2.ItemError, _Mapping]] = ...) -> None: ...
 
 class DenseVector(_message.Message):
     __slots__ = ("values", "data", "encoding", "dimensions", "scale")
@@ -154,14 +162,16 @@ class StreamEmbedRequest(_message.Message):
     def __init__(self, setup: _Optional[_Union[StreamEmbedSetup, _Mapping]] = ..., batch: _Optional[_Union[StreamEmbedBatch, _Mapping]] = ...) -> None: ...
 
 class StreamEmbedSetup(_message.Message):
-    __slots__ = ("model", "options", "order")
+    __slots__ = ("model", "options", "order", "max_response_bytes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     options: EmbedOptions
     order: ResultOrder
-    def __init__(self, model: _Optional[str] = ..., options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., order: _Optional[_Union[ResultOrder, str]] = ...) -> None: ...
+    max_response_bytes: int
+    def __init__(self, model: _Optional[str] = ..., options: _Optional[_Union[EmbedOptions, _Mapping]] = ..., order: _Optional[_Union[ResultOrder, str]] = ..., max_response_bytes: _Optional[int] = ...) -> None: ...
 
 class StreamEmbedBatch(_message.Message):
     __slots__ = ("inputs",)
@@ -186,20 +196,22 @@ class StreamEmbedResponse(_message.Message):
     def __init__(self, ready: _Optional[_Union[StreamEmbedReady, _Mapping]] = ..., results: _Optional[_Union[StreamEmbedResults, _Mapping]] = ...) -> None: ...
 
 class StreamEmbedReady(_message.Message):
-    __slots__ = ("model", "revision", "fingerprint", "dimensions", "max_in_flight_inputs", "max_batch_inputs")
+    __slots__ = ("model", "revision", "fingerprint", "dimensions", "max_in_flight_inputs", "max_batch_inputs", "limits")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_IN_FLIGHT_INPUTS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     model: str
     revision: str
     fingerprint: str
     dimensions: int
     max_in_flight_inputs: int
     max_batch_inputs: int
-    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dimensions: _Optional[int] = ..., max_in_flight_inputs: _Optional[int] = ..., max_batch_inputs: _Optional[int] = ...) -> None: ...
+    limits: _common_pb2.Limits
+    def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., dimensions: _Optional[int] = ..., max_in_flight_inputs: _Optional[int] = ..., max_batch_inputs: _Optional[int] = ..., limits: _Optional[_Union[_common_pb2.Limits, _Mapping]] = ...) -> None: ...
 
 class StreamEmbedResults(_message.Message):
     __slots__ = ("results", "usage")

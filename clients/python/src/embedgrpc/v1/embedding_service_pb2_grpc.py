@@ -52,24 +52,23 @@ class EmbeddingServiceServicer:
     """
 
     def Embed(self, request, context):
-        """Embeds a batch. All texts succeed or the call fails.
+        """Embeds a batch of texts.
 
-        An answer that the client would not accept is refused before any work:
-        INVALID_REQUEST. A client is taken to accept 4 MiB, gRPC's default, unless the
-        metadata `embedgrpc-max-response-bytes` states another number of bytes.
+        The embeddings are in the order of the texts. Unless `allow_partial` is set,
+        either all texts are embedded or the call fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamEmbed(self, request_iterator, context):
-        """Embeds a stream of any length; a bad text fails alone.
+        """Embeds a stream of any length. A text that fails does not end the stream.
 
-        The first request carries `setup`, every later one `batch`. The first
-        response carries `ready`, every later one `results`. The server reads no
-        further than `ready.max_in_flight_inputs` ahead of what it has answered, so
-        a client must read while it writes. When the stream breaks, send the
-        unanswered ids again on a new one: embedding has no side effects.
+        The first request has `setup`, every later one `batch`. The first response has
+        `ready`, every later one `results`. The server reads at most
+        `ready.max_in_flight_inputs` inputs ahead of its results, so read while you
+        write. If the stream breaks, send the ids without a result again on a new
+        stream: embedding has no side effects.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,5 +1,9 @@
+import datetime
+
 from embedgrpc.v1 import common_pb2 as _common_pb2
 from embedgrpc.v1 import embedding_service_pb2 as _embedding_service_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -9,20 +13,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class ModelTask(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    TASK_UNSPECIFIED: _ClassVar[Task]
-    TASK_EMBED: _ClassVar[Task]
-    TASK_RERANK: _ClassVar[Task]
+    MODEL_TASK_UNSPECIFIED: _ClassVar[ModelTask]
+    MODEL_TASK_EMBED: _ClassVar[ModelTask]
+    MODEL_TASK_RERANK: _ClassVar[ModelTask]
 
-class Similarity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class ModelSimilarity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    SIMILARITY_UNSPECIFIED: _ClassVar[Similarity]
-    SIMILARITY_COSINE: _ClassVar[Similarity]
-    SIMILARITY_DOT: _ClassVar[Similarity]
-    SIMILARITY_EUCLIDEAN: _ClassVar[Similarity]
-    SIMILARITY_MANHATTAN: _ClassVar[Similarity]
-    SIMILARITY_MAX_SIM: _ClassVar[Similarity]
+    MODEL_SIMILARITY_UNSPECIFIED: _ClassVar[ModelSimilarity]
+    MODEL_SIMILARITY_COSINE: _ClassVar[ModelSimilarity]
+    MODEL_SIMILARITY_DOT: _ClassVar[ModelSimilarity]
+    MODEL_SIMILARITY_EUCLIDEAN: _ClassVar[ModelSimilarity]
+    MODEL_SIMILARITY_MANHATTAN: _ClassVar[ModelSimilarity]
+    MODEL_SIMILARITY_MAX_SIM: _ClassVar[ModelSimilarity]
 
 class RerankMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -32,39 +36,41 @@ class RerankMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RERANK_METHOD_LATE_INTERACTION: _ClassVar[RerankMethod]
     RERANK_METHOD_HYBRID: _ClassVar[RerankMethod]
 
-class Backend(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class ModelBackend(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    BACKEND_UNSPECIFIED: _ClassVar[Backend]
-    BACKEND_ONNX_RUNTIME: _ClassVar[Backend]
-    BACKEND_TRITON: _ClassVar[Backend]
+    MODEL_BACKEND_UNSPECIFIED: _ClassVar[ModelBackend]
+    MODEL_BACKEND_ONNX_RUNTIME: _ClassVar[ModelBackend]
+    MODEL_BACKEND_TRITON: _ClassVar[ModelBackend]
 
-class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    STATE_UNSPECIFIED: _ClassVar[State]
-    STATE_LOADING: _ClassVar[State]
-    STATE_READY: _ClassVar[State]
-    STATE_FAILED: _ClassVar[State]
-TASK_UNSPECIFIED: Task
-TASK_EMBED: Task
-TASK_RERANK: Task
-SIMILARITY_UNSPECIFIED: Similarity
-SIMILARITY_COSINE: Similarity
-SIMILARITY_DOT: Similarity
-SIMILARITY_EUCLIDEAN: Similarity
-SIMILARITY_MANHATTAN: Similarity
-SIMILARITY_MAX_SIM: Similarity
+    MODEL_STATE_UNSPECIFIED: _ClassVar[ModelState]
+    MODEL_STATE_LOADING: _ClassVar[ModelState]
+    MODEL_STATE_READY: _ClassVar[ModelState]
+    MODEL_STATE_FAILED: _ClassVar[ModelState]
+    MODEL_STATE_UNAVAILABLE: _ClassVar[ModelState]
+MODEL_TASK_UNSPECIFIED: ModelTask
+MODEL_TASK_EMBED: ModelTask
+MODEL_TASK_RERANK: ModelTask
+MODEL_SIMILARITY_UNSPECIFIED: ModelSimilarity
+MODEL_SIMILARITY_COSINE: ModelSimilarity
+MODEL_SIMILARITY_DOT: ModelSimilarity
+MODEL_SIMILARITY_EUCLIDEAN: ModelSimilarity
+MODEL_SIMILARITY_MANHATTAN: ModelSimilarity
+MODEL_SIMILARITY_MAX_SIM: ModelSimilarity
 RERANK_METHOD_UNSPECIFIED: RerankMethod
 RERANK_METHOD_CROSS_ENCODER: RerankMethod
 RERANK_METHOD_SIMILARITY: RerankMethod
 RERANK_METHOD_LATE_INTERACTION: RerankMethod
 RERANK_METHOD_HYBRID: RerankMethod
-BACKEND_UNSPECIFIED: Backend
-BACKEND_ONNX_RUNTIME: Backend
-BACKEND_TRITON: Backend
-STATE_UNSPECIFIED: State
-STATE_LOADING: State
-STATE_READY: State
-STATE_FAILED: State
+MODEL_BACKEND_UNSPECIFIED: ModelBackend
+MODEL_BACKEND_ONNX_RUNTIME: ModelBackend
+MODEL_BACKEND_TRITON: ModelBackend
+MODEL_STATE_UNSPECIFIED: ModelState
+MODEL_STATE_LOADING: ModelState
+MODEL_STATE_READY: ModelState
+MODEL_STATE_FAILED: ModelState
+MODEL_STATE_UNAVAILABLE: ModelState
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "task")
@@ -73,8 +79,8 @@ class ListModelsRequest(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    task: Task
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ...) -> None: ...
+    task: ModelTask
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., task: _Optional[_Union[ModelTask, str]] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
     __slots__ = ("models", "next_page_token")
@@ -96,8 +102,34 @@ class GetModelResponse(_message.Message):
     model: Model
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
+class GetServerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerResponse(_message.Message):
+    __slots__ = ("server",)
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    server: Server
+    def __init__(self, server: _Optional[_Union[Server, _Mapping]] = ...) -> None: ...
+
+class Server(_message.Message):
+    __slots__ = ("version", "contract_version", "default_model", "start_time", "uptime", "limits")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_MODEL_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    contract_version: str
+    default_model: str
+    start_time: _timestamp_pb2.Timestamp
+    uptime: _duration_pb2.Duration
+    limits: _common_pb2.Limits
+    def __init__(self, version: _Optional[str] = ..., contract_version: _Optional[str] = ..., default_model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., limits: _Optional[_Union[_common_pb2.Limits, _Mapping]] = ...) -> None: ...
+
 class Model(_message.Message):
-    __slots__ = ("id", "aliases", "source", "revision", "fingerprint", "tasks", "representations", "encodings", "dimensions", "matryoshka_dimensions", "any_dimensions", "max_input_tokens", "max_inputs", "similarity", "rerank_method", "normalized", "prompts", "default_prompt_name", "default_truncation", "backend", "weight_type", "device", "state", "batch_tokens")
+    __slots__ = ("id", "aliases", "source", "revision", "fingerprint", "tasks", "representations", "encodings", "dimensions", "matryoshka_dimensions", "any_dimensions", "max_tokens", "limits", "similarity", "rerank_method", "normalized", "prompts", "default_prompt_name", "default_truncation", "backend", "weight_type", "device", "state", "batch_tokens", "max_query_tokens", "languages", "takes_instruction")
     class PromptsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -116,8 +148,8 @@ class Model(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     MATRYOSHKA_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     ANY_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
-    MAX_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    MAX_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     SIMILARITY_FIELD_NUMBER: _ClassVar[int]
     RERANK_METHOD_FIELD_NUMBER: _ClassVar[int]
     NORMALIZED_FIELD_NUMBER: _ClassVar[int]
@@ -129,28 +161,34 @@ class Model(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUERY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    TAKES_INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     id: str
     aliases: _containers.RepeatedScalarFieldContainer[str]
     source: str
     revision: str
     fingerprint: str
-    tasks: _containers.RepeatedScalarFieldContainer[Task]
+    tasks: _containers.RepeatedScalarFieldContainer[ModelTask]
     representations: _containers.RepeatedScalarFieldContainer[_embedding_service_pb2.Representation]
     encodings: _containers.RepeatedScalarFieldContainer[_embedding_service_pb2.VectorEncoding]
     dimensions: int
     matryoshka_dimensions: _containers.RepeatedScalarFieldContainer[int]
     any_dimensions: bool
-    max_input_tokens: int
-    max_inputs: int
-    similarity: Similarity
+    max_tokens: int
+    limits: _common_pb2.Limits
+    similarity: ModelSimilarity
     rerank_method: RerankMethod
     normalized: bool
     prompts: _containers.ScalarMap[str, str]
     default_prompt_name: str
     default_truncation: _common_pb2.Truncation
-    backend: Backend
+    backend: ModelBackend
     weight_type: str
     device: str
-    state: State
+    state: ModelState
     batch_tokens: int
-    def __init__(self, id: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, str]]] = ..., representations: _Optional[_Iterable[_Union[_embedding_service_pb2.Representation, str]]] = ..., encodings: _Optional[_Iterable[_Union[_embedding_service_pb2.VectorEncoding, str]]] = ..., dimensions: _Optional[int] = ..., matryoshka_dimensions: _Optional[_Iterable[int]] = ..., any_dimensions: _Optional[bool] = ..., max_input_tokens: _Optional[int] = ..., max_inputs: _Optional[int] = ..., similarity: _Optional[_Union[Similarity, str]] = ..., rerank_method: _Optional[_Union[RerankMethod, str]] = ..., normalized: _Optional[bool] = ..., prompts: _Optional[_Mapping[str, str]] = ..., default_prompt_name: _Optional[str] = ..., default_truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., backend: _Optional[_Union[Backend, str]] = ..., weight_type: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., batch_tokens: _Optional[int] = ...) -> None: ...
+    max_query_tokens: int
+    languages: _containers.RepeatedScalarFieldContainer[str]
+    takes_instruction: bool
+    def __init__(self, id: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[ModelTask, str]]] = ..., representations: _Optional[_Iterable[_Union[_embedding_service_pb2.Representation, str]]] = ..., encodings: _Optional[_Iterable[_Union[_embedding_service_pb2.VectorEncoding, str]]] = ..., dimensions: _Optional[int] = ..., matryoshka_dimensions: _Optional[_Iterable[int]] = ..., any_dimensions: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., limits: _Optional[_Union[_common_pb2.Limits, _Mapping]] = ..., similarity: _Optional[_Union[ModelSimilarity, str]] = ..., rerank_method: _Optional[_Union[RerankMethod, str]] = ..., normalized: _Optional[bool] = ..., prompts: _Optional[_Mapping[str, str]] = ..., default_prompt_name: _Optional[str] = ..., default_truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., backend: _Optional[_Union[ModelBackend, str]] = ..., weight_type: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., batch_tokens: _Optional[int] = ..., max_query_tokens: _Optional[int] = ..., languages: _Optional[_Iterable[str]] = ..., takes_instruction: _Optional[bool] = ...) -> None: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """ModelService describes the models that are served.
+    """ModelService describes the server and its models.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class ModelServiceStub:
                 request_serializer=embedgrpc_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=embedgrpc_dot_v1_dot_model__service__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.GetServer = channel.unary_unary(
+                '/embedgrpc.v1.ModelService/GetServer',
+                request_serializer=embedgrpc_dot_v1_dot_model__service__pb2.GetServerRequest.SerializeToString,
+                response_deserializer=embedgrpc_dot_v1_dot_model__service__pb2.GetServerResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
-    """ModelService describes the models that are served.
+    """ModelService describes the server and its models.
     """
 
     def ListModels(self, request, context):
@@ -60,6 +65,13 @@ class ModelServiceServicer:
 
     def GetModel(self, request, context):
         """Describes one model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetServer(self, request, context):
+        """Describes the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +90,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=embedgrpc_dot_v1_dot_model__service__pb2.GetModelRequest.FromString,
                     response_serializer=embedgrpc_dot_v1_dot_model__service__pb2.GetModelResponse.SerializeToString,
             ),
+            'GetServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServer,
+                    request_deserializer=embedgrpc_dot_v1_dot_model__service__pb2.GetServerRequest.FromString,
+                    response_serializer=embedgrpc_dot_v1_dot_model__service__pb2.GetServerResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'embedgrpc.v1.ModelService', rpc_method_handlers)
@@ -87,7 +104,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """ModelService describes the models that are served.
+    """ModelService describes the server and its models.
     """
 
     @staticmethod
@@ -134,6 +151,33 @@ class ModelService:
             '/embedgrpc.v1.ModelService/GetModel',
             embedgrpc_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
             embedgrpc_dot_v1_dot_model__service__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embedgrpc.v1.ModelService/GetServer',
+            embedgrpc_dot_v1_dot_model__service__pb2.GetServerRequest.SerializeToString,
+            embedgrpc_dot_v1_dot_model__service__pb2.GetServerResponse.FromString,
             options,
             channel_credentials,
             insecure,

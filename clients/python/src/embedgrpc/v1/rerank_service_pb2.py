@@ -25,29 +25,44 @@ _sym_db = _symbol_database.Default()
 from embedgrpc.v1 import common_pb2 as embedgrpc_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!embedgrpc/v1/rerank_service.proto\x12\x0c\x65mbedgrpc.v1\x1a\x19\x65mbedgrpc/v1/common.proto\"\xfc\x01\n\rRerankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x03(\t\x12\r\n\x05top_n\x18\x04 \x01(\x05\x12\x18\n\x10return_documents\x18\x05 \x01(\x08\x12-\n\x0bscore_scale\x18\x06 \x01(\x0e\x32\x18.embedgrpc.v1.ScoreScale\x12,\n\ntruncation\x18\x07 \x01(\x0e\x32\x18.embedgrpc.v1.Truncation\x12\x1f\n\x17max_tokens_per_document\x18\x08 \x01(\x05\x12\x13\n\x0binstruction\x18\t \x01(\t\"\x99\x01\n\x0eRerankResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.embedgrpc.v1.RankedDocument\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\"\n\x05usage\x18\x05 \x01(\x0b\x32\x13.embedgrpc.v1.Usage\"S\n\x0eRankedDocument\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x01(\x08\"O\n\x13StreamRerankRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.embedgrpc.v1.RerankRequest\"\x89\x01\n\x14StreamRerankResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.embedgrpc.v1.RerankResponseH\x00\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x17.embedgrpc.v1.ItemErrorH\x00\x42\t\n\x07outcome*W\n\nScoreScale\x12\x1b\n\x17SCORE_SCALE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCORE_SCALE_RAW\x10\x01\x12\x17\n\x13SCORE_SCALE_SIGMOID\x10\x02\x32\xb9\x01\n\rRerankService\x12H\n\x06Rerank\x12\x1b.embedgrpc.v1.RerankRequest\x1a\x1c.embedgrpc.v1.RerankResponse\"\x03\x90\x02\x01\x12^\n\x0cStreamRerank\x12!.embedgrpc.v1.StreamRerankRequest\x1a\".embedgrpc.v1.StreamRerankResponse\"\x03\x90\x02\x01(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!embedgrpc/v1/rerank_service.proto\x12\x0c\x65mbedgrpc.v1\x1a\x19\x65mbedgrpc/v1/common.proto\"\xf4\x03\n\rRerankOptions\x12\r\n\x05top_n\x18\x01 \x01(\x05\x12\x18\n\x10return_documents\x18\x02 \x01(\x08\x12-\n\x0bscore_scale\x18\x03 \x01(\x0e\x32\x18.embedgrpc.v1.ScoreScale\x12,\n\ntruncation\x18\x04 \x01(\x0e\x32\x18.embedgrpc.v1.Truncation\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12\x33\n\x10query_input_type\x18\x06 \x01(\x0e\x32\x17.embedgrpc.v1.InputTypeH\x00\x12\x1b\n\x11query_prompt_name\x18\x07 \x01(\tH\x00\x12\x1b\n\x11query_prompt_text\x18\x08 \x01(\tH\x00\x12\x15\n\x0binstruction\x18\t \x01(\tH\x00\x12\x36\n\x13\x64ocument_input_type\x18\n \x01(\x0e\x32\x17.embedgrpc.v1.InputTypeH\x01\x12\x1e\n\x14\x64ocument_prompt_name\x18\x0b \x01(\tH\x01\x12\x1e\n\x14\x64ocument_prompt_text\x18\x0c \x01(\tH\x01\x12(\n\x08priority\x18\r \x01(\x0e\x32\x16.embedgrpc.v1.PriorityB\x0e\n\x0cquery_promptB\x11\n\x0f\x64ocument_prompt\"\xa1\x01\n\rRerankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x03(\t\x12,\n\x07options\x18\x04 \x01(\x0b\x32\x1b.embedgrpc.v1.RerankOptions\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12\x1a\n\x12max_response_bytes\x18\x06 \x01(\x03\"\xc9\x01\n\x0eRerankResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.embedgrpc.v1.RankedDocument\x12.\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1c.embedgrpc.v1.FailedDocument\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.embedgrpc.v1.Usage\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\"q\n\x0eRankedDocument\x12\x12\n\x05index\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05score\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x42\x08\n\x06_indexB\x08\n\x06_score\"V\n\x0e\x46\x61iledDocument\x12\x12\n\x05index\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12&\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x17.embedgrpc.v1.ItemErrorB\x08\n\x06_index\"\x7f\n\x13StreamRerankRequest\x12\x30\n\x05setup\x18\x01 \x01(\x0b\x32\x1f.embedgrpc.v1.StreamRerankSetupH\x00\x12.\n\x04part\x18\x02 \x01(\x0b\x32\x1e.embedgrpc.v1.StreamRerankPartH\x00\x42\x06\n\x04step\"\x83\x01\n\x11StreamRerankSetup\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x07options\x18\x02 \x01(\x0b\x32\x1b.embedgrpc.v1.RerankOptions\x12\x15\n\rallow_partial\x18\x03 \x01(\x08\x12\x1a\n\x12max_response_bytes\x18\x04 \x01(\x03\"N\n\x10StreamRerankPart\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x03(\t\x12\x0c\n\x04more\x18\x04 \x01(\x08\"\x84\x01\n\x14StreamRerankResponse\x12\x30\n\x05ready\x18\x01 \x01(\x0b\x32\x1f.embedgrpc.v1.StreamRerankReadyH\x00\x12\x32\n\x06result\x18\x02 \x01(\x0b\x32 .embedgrpc.v1.StreamRerankResultH\x00\x42\x06\n\x04step\"\xc0\x01\n\x11StreamRerankReady\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x1c\n\x14max_in_flight_inputs\x18\x04 \x01(\x05\x12\x17\n\x0fmax_part_inputs\x18\x05 \x01(\x05\x12\x18\n\x10max_query_inputs\x18\x06 \x01(\x05\x12$\n\x06limits\x18\x07 \x01(\x0b\x32\x14.embedgrpc.v1.Limits\"\x7f\n\x12StreamRerankResult\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x07ranking\x18\x02 \x01(\x0b\x32\x15.embedgrpc.v1.RankingH\x00\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x17.embedgrpc.v1.ItemErrorH\x00\x42\t\n\x07outcome\"\x8c\x01\n\x07Ranking\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.embedgrpc.v1.RankedDocument\x12.\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1c.embedgrpc.v1.FailedDocument\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.embedgrpc.v1.Usage*W\n\nScoreScale\x12\x1b\n\x17SCORE_SCALE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSCORE_SCALE_RAW\x10\x01\x12\x17\n\x13SCORE_SCALE_SIGMOID\x10\x02\x32\xb9\x01\n\rRerankService\x12H\n\x06Rerank\x12\x1b.embedgrpc.v1.RerankRequest\x1a\x1c.embedgrpc.v1.RerankResponse\"\x03\x90\x02\x01\x12^\n\x0cStreamRerank\x12!.embedgrpc.v1.StreamRerankRequest\x1a\".embedgrpc.v1.StreamRerankResponse\"\x03\x90\x02\x01(\x01\x30\x01\x42\x91\x01\n\x10\x63om.embedgrpc.v1B\x12RerankServiceProtoP\x01Z\x18\x65mbedgrpc/v1;embedgrpcv1\xa2\x02\x03\x45XX\xaa\x02\x0c\x45mbedgrpc.V1\xca\x02\x0c\x45mbedgrpc\\V1\xe2\x02\x18\x45mbedgrpc\\V1\\GPBMetadata\xea\x02\rEmbedgrpc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'embedgrpc.v1.rerank_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020com.embedgrpc.v1B\022RerankServiceProtoP\001Z\030embedgrpc/v1;embedgrpcv1\242\002\003EXX\252\002\014Embedgrpc.V1\312\002\014Embedgrpc\\V1\342\002\030Embedgrpc\\V1\\GPBMetadata\352\002\rEmbedgrpc::V1'
   _globals['_RERANKSERVICE'].methods_by_name['Rerank']._loaded_options = None
   _globals['_RERANKSERVICE'].methods_by_name['Rerank']._serialized_options = b'\220\002\001'
   _globals['_RERANKSERVICE'].methods_by_name['StreamRerank']._loaded_options = None
   _globals['_RERANKSERVICE'].methods_by_name['StreamRerank']._serialized_options = b'\220\002\001'
-  _globals['_SCORESCALE']._serialized_start=795
-  _globals['_SCORESCALE']._serialized_end=882
-  _globals['_RERANKREQUEST']._serialized_start=79
-  _globals['_RERANKREQUEST']._serialized_end=331
-  _globals['_RERANKRESPONSE']._serialized_start=334
-  _globals['_RERANKRESPONSE']._serialized_end=487
-  _globals['_RANKEDDOCUMENT']._serialized_start=489
-  _globals['_RANKEDDOCUMENT']._serialized_end=572
-  _globals['_STREAMRERANKREQUEST']._serialized_start=574
-  _globals['_STREAMRERANKREQUEST']._serialized_end=653
-  _globals['_STREAMRERANKRESPONSE']._serialized_start=656
-  _globals['_STREAMRERANKRESPONSE']._serialized_end=793
-  _globals['_RERANKSERVICE']._serialized_start=885
-  _globals['_RERANKSERVICE']._serialized_end=1070
+  _globals['_SCORESCALE']._serialized_start=2097
+  _globals['_SCORESCALE']._serialized_end=2184
+  _globals['_RERANKOPTIONS']._serialized_start=79
+  _globals['_RERANKOPTIONS']._serialized_end=579
+  _globals['_RERANKREQUEST']._serialized_start=582
+  _globals['_RERANKREQUEST']._serialized_end=743
+  _globals['_RERANKRESPONSE']._serialized_start=746
+  _globals['_RERANKRESPONSE']._serialized_end=947
+  _globals['_RANKEDDOCUMENT']._serialized_start=949
+  _globals['_RANKEDDOCUMENT']._serialized_end=1062
+  _globals['_FAILEDDOCUMENT']._serialized_start=1064
+  _globals['_FAILEDDOCUMENT']._serialized_end=1150
+  _globals['_STREAMRERANKREQUEST']._serialized_start=1152
+  _globals['_STREAMRERANKREQUEST']._serialized_end=1279
+  _globals['_STREAMRERANKSETUP']._serialized_start=1282
+  _globals['_STREAMRERANKSETUP']._serialized_end=1413
+  _globals['_STREAMRERANKPART']._serialized_start=1415
+  _globals['_STREAMRERANKPART']._serialized_end=1493
+  _globals['_STREAMRERANKRESPONSE']._serialized_start=1496
+  _globals['_STREAMRERANKRESPONSE']._serialized_end=1628
+  _globals['_STREAMRERANKREADY']._serialized_start=1631
+  _globals['_STREAMRERANKREADY']._serialized_end=1823
+  _globals['_STREAMRERANKRESULT']._serialized_start=1825
+  _globals['_STREAMRERANKRESULT']._serialized_end=1952
+  _globals['_RANKING']._serialized_start=1955
+  _globals['_RANKING']._serialized_end=2095
+  _globals['_RERANKSERVICE']._serialized_start=2187
+  _globals['_RERANKSERVICE']._serialized_end=2372
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class RerankServiceStub:
     """RerankService scores documents against a query: with a cross-encoder or, when the
-    model embeds, by the similarity of embeddings. `Model.rerank_method` tells which.
+    model embeds, by the similarity of embeddings. `Model.rerank_method` says which.
     """
 
     def __init__(self, channel):
@@ -50,20 +50,28 @@ class RerankServiceStub:
 
 class RerankServiceServicer:
     """RerankService scores documents against a query: with a cross-encoder or, when the
-    model embeds, by the similarity of embeddings. `Model.rerank_method` tells which.
+    model embeds, by the similarity of embeddings. `Model.rerank_method` says which.
     """
 
     def Rerank(self, request, context):
-        """Scores the documents of one query and returns them best first. All documents
-        are scored or the call fails. Answers are limited as those of Embed are.
+        """Scores the documents of one query and returns them best first.
+
+        Unless `allow_partial` is set, either all documents are scored or the call
+        fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamRerank(self, request_iterator, context):
-        """Reranks many queries; one that fails does not end the stream. Answers come
-        as they are ready and carry the id of their request.
+        """Ranks the documents of many queries. A query that fails does not end the
+        stream.
+
+        The first request has `setup`, every later one `part`. The first response has
+        `ready`, every later one `result`. Results come as they are ready: match them
+        by id. The server reads at most `ready.max_in_flight_inputs` documents ahead of
+        its results, so read while you write. If the stream breaks, send the queries
+        without a result again on a new stream: ranking has no side effects.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,7 +100,7 @@ def add_RerankServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RerankService:
     """RerankService scores documents against a query: with a cross-encoder or, when the
-    model embeds, by the similarity of embeddings. `Model.rerank_method` tells which.
+    model embeds, by the similarity of embeddings. `Model.rerank_method` says which.
     """
 
     @staticmethod
