@@ -27,15 +27,15 @@ def model(name: str) -> model_service_pb2.Model:
     return model_service_pb2.Model(
         id=name,
         aliases=["alias"],
-        tasks=["TASK_EMBED"],
+        tasks=["MODEL_TASK_EMBED"],
         representations=["REPRESENTATION_DENSE", "REPRESENTATION_MULTI_VECTOR"],
         encodings=["VECTOR_ENCODING_FLOAT32"],
         dimensions=DIMENSIONS,
-        similarity="SIMILARITY_COSINE",
+        similarity="MODEL_SIMILARITY_COSINE",
         prompts={"query": "query: "},
         default_truncation="TRUNCATION_END",
-        backend="BACKEND_ONNX_RUNTIME",
-        state="STATE_READY",
+        backend="MODEL_BACKEND_ONNX_RUNTIME",
+        state="MODEL_STATE_READY",
     )
 
 

@@ -168,9 +168,9 @@ class Servicer(
                 rerank_service_pb2.RankedDocument(
                     index=index,
                     score=scores[index],
-                    document=request.documents[index] if request.return_documents else "",
+                    document=request.documents[index] if request.options.return_documents else "",
                 )
-                for index in best[: request.top_n or None]
+                for index in best[: request.options.top_n or None]
             ],
             model="model-0",
             usage=common_pb2.Usage(input_tokens=7),

@@ -196,13 +196,10 @@ def test_rerank_returns_the_best_first(client: Client, script: Script) -> None:
         (2, 2.0, "ab"),
     ]
     assert (len(ranking), ranking[0].index, ranking.model) == (2, 1, "model-0")
-    client.rerank("q", ["d"], score_scale="sigmoid", max_tokens_per_document=4, instruction="i")
+    client.rerank("q", ["d"], score_scale="sigmoid", max_tokens=4, instruction="i")
     request = script.calls[-1]
-    assert (request.score_scale, request.max_tokens_per_document, request.instruction) == (
-        2,
-        4,
-        "i",
-    )
+    options = request.options
+    assert (options.score_scale, options.max_tokens, options.instruction) == (2, 4, "i")
 
 
 @pytest.mark.parametrize("tokens", [itertools.repeat("1"), itertools.cycle("12")])

@@ -192,7 +192,8 @@ def test_rerank_writes_the_best_first(run: Run, script: Script) -> None:
         {"index": 2, "score": 2.0, "document": "ab"},
     ]
     run("rerank", "--query", "q", "--score-scale", "raw", "--truncation", "start", stdin="d\n")
-    assert (script.calls[1].score_scale, script.calls[1].truncation) == (1, 3)
+    options = script.calls[1].options
+    assert (options.score_scale, options.truncation) == (1, 3)
     run("rerank", "--query", "q", "d")
     assert script.calls[2] == rerank_service_pb2.RerankRequest(query="q", documents=["d"])
     finished = run("rerank", "--query", "q", stdin=("x" * 2**23 + "\n") * 3, status=1)

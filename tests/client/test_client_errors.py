@@ -47,7 +47,7 @@ def test_names_of_enum_values_are_those_of_the_contract() -> None:
         (enums.Representation, embedding_service_pb2.Representation),
         (enums.ResultOrder, embedding_service_pb2.ResultOrder),
         (enums.ScoreScale, rerank_service_pb2.ScoreScale),
-        (enums.Task, model_service_pb2.Task),
+        (enums.Task, model_service_pb2.ModelTask),
         (enums.Truncation, common_pb2.Truncation),
     ]:
         known = [enums.enum_name(enum, number) for number in enum.values()[1:]]

@@ -254,11 +254,17 @@ def test_every_unary_method_is_retried_and_no_stream() -> None:
         embedding_service_pb2,
         model_service_pb2,
         rerank_service_pb2,
+        tokenizer_service_pb2,
     )
 
     unary = {
         (service.full_name, method.name)
-        for module in (embedding_service_pb2, model_service_pb2, rerank_service_pb2)
+        for module in (
+            embedding_service_pb2,
+            model_service_pb2,
+            rerank_service_pb2,
+            tokenizer_service_pb2,
+        )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if not method.client_streaming

@@ -19,9 +19,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import model_service_pb2 as models
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from embedgrpc.v1 import tokenizer_service_pb2 as tokenizer
 from tests.fuzz.fuzzed_server import FuzzedServer, fuzzed_server
 from tests.fuzz.mutation import NUMBERS, mutate_bytes, some
 from tests.fuzz.target import Execute, Refusals, Target
+from tests.server.rankings import part, setup
 from tests.server.service import PATIENCE_S
 
 _LENGTH = struct.Struct(">I")
@@ -38,8 +40,9 @@ def _batch(*texts: str) -> embedding.StreamEmbedRequest:
     return embedding.StreamEmbedRequest(batch=embedding.StreamEmbedBatch(inputs=inputs))
 
 
+_RERANK_OPTIONS = rerank.RerankOptions(top_n=1, return_documents=True)
 _RERANK = rerank.RerankRequest(
-    model="cross", query="a query", documents=["one", "two"], top_n=1, return_documents=True
+    model="cross", query="a query", documents=["one", "two"], options=_RERANK_OPTIONS
 )
 # The path, whether requests are a stream, whether responses are one, and messages to start from.
 _METHODS: tuple[tuple[str, bool, bool, tuple[Message, ...]], ...] = (
@@ -61,8 +64,10 @@ _METHODS: tuple[tuple[str, bool, bool, tuple[Message, ...]], ...] = (
         True,
         True,
         (
-            rerank.StreamRerankRequest(id="1", request=_RERANK),
-            rerank.StreamRerankRequest(id="2", request=_RERANK),
+            setup("cross", top_n=1),
+            part("1", "a query", ["one", "two"]),
+            part("2", "a query", ["one"], more=True),
+            part("2", "", ["two"]),
         ),
     ),
     (
@@ -72,6 +77,19 @@ _METHODS: tuple[tuple[str, bool, bool, tuple[Message, ...]], ...] = (
         (models.ListModelsRequest(page_size=1),),
     ),
     ("/embedgrpc.v1.ModelService/GetModel", False, False, (models.GetModelRequest(model="embed"),)),
+    ("/embedgrpc.v1.ModelService/GetServer", False, False, (models.GetServerRequest(),)),
+    (
+        "/embedgrpc.v1.TokenizerService/Tokenize",
+        False,
+        False,
+        (tokenizer.TokenizeRequest(model="embed", texts=["a text", ""]),),
+    ),
+    (
+        "/embedgrpc.v1.TokenizerService/CountTokens",
+        False,
+        False,
+        (tokenizer.CountTokensRequest(model="embed", texts=["a text", ""]),),
+    ),
     ("/grpc.health.v1.Health/Check", False, False, (health_pb2.HealthCheckRequest(service=""),)),
     (
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",

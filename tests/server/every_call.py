@@ -20,6 +20,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import model_service_pb2 as listing
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from embedgrpc.v1 import tokenizer_service_pb2 as tokenizer
+from tests.server.rankings import part, setup
 from tests.server.service import PATIENCE_S, Client
 
 Call = Callable[[Client], Awaitable[Any]]
@@ -108,16 +110,18 @@ def _cancelled(begin: Callable[[Client], Any]) -> Call:
 
 
 _EMBED = "/embedgrpc.v1.EmbeddingService/Embed"
-_REQUEST = rerank.RerankRequest(query="q", documents=["a", "b"], model="cross")
+_RANKING = (setup("cross"), part("1", "q", ["a", "b"]))
 
 CASES: dict[str, Call] = {
     "Embed": _embed(texts=["a"]),
     "Embed no model": _embed(texts=["a"], model="none"),
     "Embed no texts": _embed(),
     "Embed empty text": _embed(texts=[""]),
+    "Embed partial": _embed(texts=["", "a"], allow_partial=True),
     "Embed malformed": _bytes(_EMBED, b"\xff\xff"),
     "Embed no message": _nothing(_EMBED),
     "Rerank": _rerank(query="q", documents=["a"], model="cross"),
+    "Rerank partial": _rerank(query="q", documents=["a", ""], model="cross", allow_partial=True),
     "Rerank no documents": _rerank(query="q", model="cross"),
     "Rerank no query": _rerank(documents=["a"], model="cross"),
     "StreamEmbed": _stream_embed(_setup(), _batch(("1", "a"), ("2", "b"))),
@@ -125,12 +129,27 @@ CASES: dict[str, Call] = {
     "StreamEmbed no setup": _stream_embed(_batch(("1", "a"))),
     "StreamEmbed no model": _stream_embed(_setup(model="none"), _batch(("1", "a"))),
     "StreamEmbed id twice": _stream_embed(_setup(), _batch(("1", "a"), ("1", "b"))),
-    "StreamRerank": _stream_rerank(rerank.StreamRerankRequest(id="1", request=_REQUEST)),
-    "StreamRerank bad": _stream_rerank(rerank.StreamRerankRequest(id="1")),
-    "StreamRerank id": _stream_rerank(rerank.StreamRerankRequest(id="1" * 300, request=_REQUEST)),
+    "StreamRerank": _stream_rerank(*_RANKING),
+    "StreamRerank bad": _stream_rerank(setup("cross"), part("1", "", ["a"])),
+    "StreamRerank parts": _stream_rerank(
+        setup("cross"), part("1", "q", ["a"], more=True), part("1", "", ["b"])
+    ),
+    "StreamRerank no last part": _stream_rerank(setup("cross"), part("1", "q", ["a"], more=True)),
+    "StreamRerank no setup": _stream_rerank(part("1", "q", ["a"])),
+    "StreamRerank id": _stream_rerank(setup("cross"), part("1" * 300, "q", ["a"])),
     "ListModels": lambda client: client.models.ListModels(listing.ListModelsRequest()),
     "ListModels bad page": lambda client: client.models.ListModels(
         listing.ListModelsRequest(page_token="?")  # noqa: S106 - of a list
+    ),
+    "GetServer": lambda client: client.models.GetServer(listing.GetServerRequest()),
+    "Tokenize": lambda client: client.tokenizer.Tokenize(
+        tokenizer.TokenizeRequest(texts=["a text"])
+    ),
+    "CountTokens": lambda client: client.tokenizer.CountTokens(
+        tokenizer.CountTokensRequest(texts=["a text"])
+    ),
+    "CountTokens no texts": lambda client: client.tokenizer.CountTokens(
+        tokenizer.CountTokensRequest()
     ),
     "GetModel none": lambda client: client.models.GetModel(listing.GetModelRequest(model="none")),
     "GetModel long": lambda client: client.models.GetModel(
@@ -151,11 +170,7 @@ CASES: dict[str, Call] = {
             iter((_setup(), _batch(*((str(number), "text") for number in range(50)))))
         )
     ),
-    "StreamRerank cancelled": _cancelled(
-        lambda client: client.rerank.StreamRerank(
-            iter((rerank.StreamRerankRequest(id="1", request=_REQUEST),))
-        )
-    ),
+    "StreamRerank cancelled": _cancelled(lambda client: client.rerank.StreamRerank(iter(_RANKING))),
     "Reflect": _reflect(
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="none"),

@@ -21,6 +21,7 @@ from embedgrpc.v1 import (
     embedding_service_pb2_grpc,
     model_service_pb2_grpc,
     rerank_service_pb2_grpc,
+    tokenizer_service_pb2_grpc,
 )
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -45,6 +46,8 @@ class Client:
         self.embedding = embedding(self.channel)
         self.rerank = reranking(self.channel)
         self.models = listing(self.channel)
+        tokenizing: Any = tokenizer_service_pb2_grpc.TokenizerServiceStub
+        self.tokenizer = tokenizing(self.channel)
         self.health: Any = health_pb2_grpc.HealthStub(self.channel)
 
     async def embed(self, *texts: str, **request: Any) -> Any:

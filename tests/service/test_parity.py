@@ -253,7 +253,7 @@ def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
     for name in DENSE:
         settings = expected(name)["settings"]
         assert models[name].dimensions == settings["dimension"]
-        assert models[name].max_input_tokens == settings["max_seq_length"]
+        assert models[name].max_tokens == settings["max_seq_length"]
         assert models[name].normalized == settings["normalize"]
     for name in CROSS:
         assert models[name].dimensions == 0

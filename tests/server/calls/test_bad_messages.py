@@ -40,7 +40,7 @@ async def test_a_message_that_cannot_be_parsed(serve: Serve, path: str, data: by
     service = await serve()
     failure = await failure_of(service.client.send_bytes(path, data))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert (failure.reason, failure.label) == ("INVALID_REQUEST", "malformed_message")
+    assert (failure.reason, failure.label) == ("INVALID_REQUEST", "MALFORMED_MESSAGE")
     await service.check_alive()
 
 
@@ -63,7 +63,7 @@ async def test_malformed_bytes_end_a_stream(serve: Serve) -> None:
 
     failure = await failure_of(answers())
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert failure.label == "malformed_message"
+    assert failure.label == "MALFORMED_MESSAGE"
     await service.check_alive()
 
 
@@ -129,20 +129,24 @@ async def test_a_response_that_the_client_would_not_accept(
     accepts = (("embedgrpc-max-response-bytes", "10000"),)
     failure = await failure_of(service.client.embedding.Embed(request, metadata=accepts))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert (failure.reason, failure.label) == ("INVALID_REQUEST", "response_too_large")
+    assert (failure.reason, failure.label) == ("INVALID_REQUEST", "RESPONSE_TOO_LARGE")
     assert int(failure.metadata["responseBytes"]) > 10_000
     assert failure.metadata["maxResponseBytes"] == "10000"
     assert len(backend.batches) == before
 
-    ranking = rerank.RerankRequest(query="q", documents=["d" * 3000] * 4, return_documents=True)
+    ranking = rerank.RerankRequest(
+        query="q",
+        documents=["d" * 3000] * 4,
+        options=rerank.RerankOptions(return_documents=True),
+    )
     failure = await failure_of(service.client.rerank.Rerank(ranking, metadata=accepts))
-    assert failure.label == "response_too_large"
+    assert failure.label == "RESPONSE_TOO_LARGE"
     assert len(backend.batches) == before
     # It is not known yet which documents are returned: perhaps the largest.
     ranking.documents[:] = ["d", "d" * 12_000, "d"]
-    ranking.top_n = 1
+    ranking.options.top_n = 1
     failure = await failure_of(service.client.rerank.Rerank(ranking, metadata=accepts))
-    assert failure.label == "response_too_large"
+    assert failure.label == "RESPONSE_TOO_LARGE"
     assert len(backend.batches) == before
     ranking.documents[:] = ["d" * 3000] * 4
     assert len((await service.client.rerank.Rerank(ranking, metadata=accepts)).results) == 1
@@ -190,13 +194,12 @@ async def test_no_ranking_exceeds_its_estimate(
     request = rerank.RerankRequest(
         query="q",
         documents=[f"d{number:_>{size}}" for number in range(documents)],
-        return_documents=True,
-        top_n=top_n,
+        options=rerank.RerankOptions(return_documents=True, top_n=top_n),
     )
     whole = await service.client.rerank.Rerank(request)
     accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() - 1)),)
     failure = await failure_of(service.client.rerank.Rerank(request, metadata=accepts))
-    assert failure.label == "response_too_large"
+    assert failure.label == "RESPONSE_TOO_LARGE"
     # The estimate is close: else rankings that fit would be refused.
     accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() * 2 + 30 * documents + 512)),)
     assert await service.client.rerank.Rerank(request, metadata=accepts) == whole
@@ -212,6 +215,6 @@ async def test_no_response_exceeds_its_estimate(
     whole = await service.client.embedding.Embed(request)
     accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() - 1)),)
     failure = await failure_of(service.client.embedding.Embed(request, metadata=accepts))
-    assert failure.label == "response_too_large"
+    assert failure.label == "RESPONSE_TOO_LARGE"
     accepts = (("embedgrpc-max-response-bytes", str(whole.ByteSize() * 2 + 512)),)
     assert await service.client.embedding.Embed(request, metadata=accepts) == whole

@@ -222,5 +222,5 @@ async def test_a_malformed_message_of_a_client_stream() -> None:
         assert await stub(iter([b"a", b"b"]), timeout=PATIENCE_S) == b"ab"
         failure = await failure_of(stub(iter([b"a", b"bad"]), timeout=PATIENCE_S))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert failure.label == "malformed_message"
+    assert failure.label == "MALFORMED_MESSAGE"
     assert CANARY not in failure.details + failure.trailing

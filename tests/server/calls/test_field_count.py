@@ -99,7 +99,7 @@ async def test_floods_of_fields_are_refused(serve: Serve, method: str, data: byt
     service = await serve()
     failure = await failure_of(service.client.send_bytes(method, data))
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert failure.label == "too_many_fields"
+    assert failure.label == "TOO_MANY_FIELDS"
     assert failure.metadata["maxFields"] == str(service.server._settings.max_fields)
     await service.check_alive()
 

@@ -14,10 +14,10 @@ from embedgrpc.server.calls.graceful_stop import HOLD_S_MAX, QUIET_S, ShutdownGa
 from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.process.server import Server
 from embedgrpc.v1 import embedding_service_pb2 as pb
-from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend
+from tests.server.rankings import part, setup
 from tests.server.service import PATIENCE_S, Client, Service, until
 from tests.server.services.test_health import EMBEDDING, NOT_SERVING, SERVING, Watcher
 from tests.server.streams import Stream
@@ -134,16 +134,17 @@ async def test_a_rerank_stream_answers_every_query_that_it_read(
     service = await serve(backend=backend)
     backend.hold()
     stream = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
+    await stream.write(setup())
     for number in range(3):
-        request = rerank.RerankRequest(query="q", documents=["one", "two"])
-        await stream.write(rerank.StreamRerankRequest(id=str(number), request=request))
+        await stream.write(part(str(number), "q", ["one", "two"]))
+    assert (await stream.read()).WhichOneof("step") == "ready"
     await until(lambda: service.open_streams and service.bidi._in_flight == 6)
     stopping = asyncio.ensure_future(_stop(service.server))
     await until(lambda: service.bidi._draining)
     backend.release()
     answers = [await stream.read() for _ in range(3)]
-    assert sorted(answer.id for answer in answers) == ["0", "1", "2"]
-    assert all(len(answer.response.results) == 2 for answer in answers)
+    assert sorted(answer.result.id for answer in answers) == ["0", "1", "2"]
+    assert all(len(answer.result.ranking.results) == 2 for answer in answers)
     assert (await failure_of(stream.read())).reason == "SHUTTING_DOWN"
     await stopping
 

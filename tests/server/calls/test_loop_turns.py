@@ -19,6 +19,7 @@ from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import model_service_pb2 as listing
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.rankings import part, setup
 from tests.server.service import FIXTURES, PATIENCE_S, Client, settings_for
 
 pytestmark = pytest.mark.long
@@ -68,9 +69,16 @@ def embed(*some: str, model: str = "", **options: Any) -> tuple[str, list[bytes]
     return EMBED, [request.SerializeToString()]
 
 
-def ranked(*documents: str, query: str = "q", **request: Any) -> tuple[str, list[bytes]]:
+def ranked(
+    *documents: str, query: str = "q", model: str = "", **options: Any
+) -> tuple[str, list[bytes]]:
     """Return a call of Rerank."""
-    message = rerank.RerankRequest(query=query, documents=documents, **request)
+    message = rerank.RerankRequest(
+        model=model,
+        query=query,
+        documents=documents,
+        options=rerank.RerankOptions(**options),
+    )
     return RERANK, [message.SerializeToString()]
 
 
@@ -116,13 +124,17 @@ def cases() -> dict[str, tuple[str, list[bytes]]]:
         "stream of rankings": (
             STREAM_RERANK,
             [
-                rerank.StreamRerankRequest(
-                    id=str(number),
-                    request=rerank.RerankRequest(
-                        model="cross", query="q", documents=short, return_documents=True
-                    ),
-                ).SerializeToString()
-                for number in range(2)
+                setup("cross", return_documents=True).SerializeToString(),
+                *(
+                    part(
+                        str(number),
+                        "q" if not start else "",
+                        short[start : start + 256],
+                        more=start + 256 < len(short),
+                    ).SerializeToString()
+                    for number in range(2)
+                    for start in range(0, len(short), 256)
+                ),
             ],
         ),
         "model name": embed("a", model=EMOJI),

@@ -167,7 +167,7 @@ async def test_one_connection_cannot_take_all_places(serve: Serve) -> None:
     service = await serve(max_calls=16)
     streams = [await Stream.open(service.client) for _ in range(6)]
     failure = await Stream(service.client).failure()
-    assert (failure.code, failure.label) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many_calls")
+    assert (failure.code, failure.label) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
     other = await service.connect()
     await other.embed("a")
     for stream in streams:
@@ -182,7 +182,7 @@ async def test_calls_without_a_message_do_not_hold_up_a_stop(serve: Serve) -> No
     calls = [channel.stream_unary(path.decode())(iter(())) for path in UNARY_PATHS[:-1]]
     failures = [await failure_of(call) for call in calls]
     assert {failure.code for failure in failures} == {grpc.StatusCode.INVALID_ARGUMENT}
-    assert {failure.label for failure in failures} == {"no_message"}
+    assert {failure.label for failure in failures} == {"NO_MESSAGE"}
     began = time.monotonic()
     await service.server.__aexit__(None, None, None)
     assert time.monotonic() - began < PATIENCE_S / 2
@@ -304,7 +304,7 @@ async def test_health_is_checked_without_room_or_places(serve: Serve) -> None:
     calls.limits.places.force(other, calls.limits.places.total)
     assert await service.client.status("") == SERVING
     failure = await failure_of(service.client.embed("a"))
-    assert failure.label == "too_many_calls"
+    assert failure.label == "TOO_MANY_CALLS"
 
 
 async def test_idle_streams_give_way_to_active_ones(
@@ -323,7 +323,7 @@ async def test_idle_streams_give_way_to_active_ones(
     await active.send(("a", "a"))
     assert [result.id for result in await active.results(1)] == ["a"]
     failure = await streams[0].failure()
-    assert failure.label == "stream_gave_way"
+    assert failure.label == "STREAM_GAVE_WAY"
     (idle_s,) = re.findall(r"sent no message for ([\d.]+) s", failure.details)
     assert float(idle_s) >= 2
     # One was enough for the one that waited.

@@ -20,10 +20,10 @@ from embedgrpc.client import (
 from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.connections.listening import channel_arguments
 from embedgrpc.server.settings.settings import Settings
-from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend
+from tests.server.rankings import part, setup
 from tests.server.service import PATIENCE_S, until
 from tests.server.streams import Stream
 
@@ -39,7 +39,7 @@ class _Drained:
     def drain(self, why: str, *, label: str) -> None:
         """Record the time."""
         assert "open another" in why
-        assert label == "max_age"
+        assert label == "MAX_AGE"
         self.at.append(asyncio.get_running_loop().time())
 
 
@@ -76,8 +76,9 @@ async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: HashBac
     stream = await Stream.open(service.client)
     await stream.send(("a", "a"), ("b", "b"))
     ranking = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
-    request = rerank.RerankRequest(query="q", documents=["one"])
-    await ranking.write(rerank.StreamRerankRequest(id="r", request=request))
+    await ranking.write(setup())
+    await ranking.write(part("r", "q", ["one"]))
+    assert (await ranking.read()).WhichOneof("step") == "ready"
     await until(lambda: service.open_streams == 2)
     streams = service.server._open_streams._streams
     await until(lambda: all(each._draining and each._in_flight for each in streams))
@@ -85,10 +86,10 @@ async def test_an_old_stream_is_answered_and_ends(serve: Serve, backend: HashBac
     await asyncio.sleep(AGE_S)
     backend.release()
     assert [result.id for result in await stream.results(2)] == ["a", "b"]
-    assert (await ranking.read()).id == "r"
+    assert (await ranking.read()).result.id == "r"
     for failure in (await stream.failure(), await failure_of(ranking.read())):
         assert failure.code is grpc.StatusCode.UNAVAILABLE
-        assert (failure.reason, failure.label) == ("SHUTTING_DOWN", "max_age")
+        assert (failure.reason, failure.label) == ("SHUTTING_DOWN", "MAX_AGE")
         assert "open another" in failure.details
     assert service.open_streams == 0
 

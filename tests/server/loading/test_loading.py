@@ -90,7 +90,7 @@ async def test_a_broken_model_fails_alone(
         assert not record.exc_info or not record.exc_info[0]
         failure = await failure_of(service.client.embed("a text", model="broken"))
         assert failure.code is grpc.StatusCode.UNAVAILABLE
-        assert failure.label == "model_not_ready"
+        assert failure.reason == "BACKEND_UNAVAILABLE"
         await service.client.embed("a text", model="embed")
         assert await service.client.status(f"{EMBEDDING}/broken") == NOT_SERVING
         assert await service.client.status(f"{EMBEDDING}/embed") == SERVING

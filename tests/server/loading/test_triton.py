@@ -56,7 +56,10 @@ async def test_vectors_are_those_of_the_graph_here(upstream: Upstream, cache_dir
         assert there.fingerprint == here.fingerprint == upstream.graph.content_hash
         assert there.weight_type == "float32"
         assert there.batch_tokens == here.batch_tokens == 512
-        assert (here.backend, there.backend) == (models.BACKEND_ONNX_RUNTIME, models.BACKEND_TRITON)
+        assert (here.backend, there.backend) == (
+            models.MODEL_BACKEND_ONNX_RUNTIME,
+            models.MODEL_BACKEND_TRITON,
+        )
         assert await service.client.status(f"{EMBEDDING}/far") == SERVING
 
 
@@ -203,7 +206,7 @@ async def test_health_follows_the_servers_at_once(upstream: Upstream, cache_dir:
         await until(_is(model, ready=False))
         assert await service.client.status(f"{EMBEDDING}/far") == NOT_SERVING
         failure = await failure_of(service.client.embed("a text"))
-        assert (failure.code, failure.label) == (grpc.StatusCode.UNAVAILABLE, "model_not_ready")
+        assert failure.reason == "BACKEND_UNAVAILABLE"
         upstream.server.start()
         await until(_is(model, ready=True))
         assert await service.client.status(f"{EMBEDDING}/far") == SERVING

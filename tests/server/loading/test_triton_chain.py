@@ -131,7 +131,7 @@ async def test_a_killed_server_comes_back(own_server: TritonServer, serve: Serve
     service, model = await serve_far(serve, own_server)
     before = await service.client.embed(*TEXTS)
     await asyncio.to_thread(own_server.kill)
-    await until(lambda: model.state.name == "FAILED")
+    await until(lambda: model.state.name == "UNAVAILABLE")
     assert await service.client.status(f"{EMBEDDING}/far") == NOT_SERVING
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await service.client.embed(*TEXTS)
@@ -149,7 +149,7 @@ async def test_a_server_that_hangs_is_seen(own_server: TritonServer, serve: Serv
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await service.client.embed(*TEXTS, timeout=0.5)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await until(lambda: model.state.name == "FAILED")
+    await until(lambda: model.state.name == "UNAVAILABLE")
     own_server.resume()
     await until(lambda: model.state.name == "READY")
     await service.client.embed(*TEXTS)
@@ -159,7 +159,7 @@ async def test_an_unloaded_model_is_seen(own_server: TritonServer, serve: Serve)
     """A model that the server unloads is NOT_SERVING until it is loaded again."""
     service, model = await serve_far(serve, own_server)
     await asyncio.to_thread(own_server.unload, "bert-mean")
-    await until(lambda: model.state.name == "FAILED")
+    await until(lambda: model.state.name == "UNAVAILABLE")
     await asyncio.to_thread(own_server.load, "bert-mean")
     await until(lambda: model.state.name == "READY")
     await service.client.embed(*TEXTS)

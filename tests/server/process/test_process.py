@@ -213,12 +213,12 @@ async def test_a_model_that_cannot_be_loaded_leaves_the_others(
         async with client.channel:
             failure = await failure_of(client.embed("a text"))
             assert failure.code is grpc.StatusCode.UNAVAILABLE
-            assert failure.label == "model_not_ready"
+            assert failure.reason == "BACKEND_UNAVAILABLE"
             await client.embed("a text", model="embed")
             listing = await client.models.ListModels(models.ListModelsRequest())
             assert {model.id: model.state for model in listing.models} == {
-                "embed": models.STATE_READY,
-                "missing": models.STATE_FAILED,
+                "embed": models.MODEL_STATE_READY,
+                "missing": models.MODEL_STATE_FAILED,
             }
         server.signal(signal.SIGTERM)
         assert await server.ended() == 0

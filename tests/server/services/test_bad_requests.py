@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,70 +36,80 @@ def _embed(*texts: str, model: str = "", **options: Any) -> embedding.EmbedReque
     )
 
 
-def _rerank(**changes: Any) -> rerank.RerankRequest:
-    return rerank.RerankRequest(**({"query": "a query", "documents": ["one", "two"]} | changes))
+def _rerank(
+    query: str = "a query",
+    documents: Sequence[str] = ("one", "two"),
+    model: str = "",
+    **options: Any,
+) -> rerank.RerankRequest:
+    return rerank.RerankRequest(
+        model=model,
+        query=query,
+        documents=documents,
+        options=rerank.RerankOptions(**options),
+    )
 
 
 EMBED_ROWS: dict[str, tuple[embedding.EmbedRequest, grpc.StatusCode, str, str, str]] = {
     "no texts": (
-        embedding.EmbedRequest(), INVALID, "INVALID_REQUEST", "empty_request", "texts",
+        embedding.EmbedRequest(), INVALID, "INVALID_REQUEST", "NO_INPUTS", "texts",
     ),
     "too many texts": (
-        _embed(*["a"] * 9), INVALID, "INVALID_REQUEST", "batch_too_large", "texts",
+        _embed(*["a"] * 9), INVALID, "INVALID_REQUEST", "TOO_MANY_INPUTS", "texts",
     ),
-    "empty text": (_embed("a", ""), INVALID, "EMPTY_INPUT", "empty_text", "texts[1]"),
+    "empty text": (_embed("a", ""), INVALID, "EMPTY_INPUT", "", "texts[1]"),
     "white space": (
-        _embed("\t \n\u3000\u00a0\u2028"), INVALID, "EMPTY_INPUT", "empty_text", "texts[0]",
+        _embed("\t \n\u3000\u00a0\u2028"), INVALID, "EMPTY_INPUT", "", "texts[0]",
     ),
     "zero width": (
-        _embed("a", "\u200b\u200d\u2060\ufeff"), INVALID, "EMPTY_INPUT", "empty_text", "texts[1]",
+        _embed("a", "\u200b\u200d\u2060\ufeff"), INVALID, "EMPTY_INPUT", "", "texts[1]",
     ),
-    "NUL alone": (_embed("\0"), INVALID, "EMPTY_INPUT", "empty_text", "texts[0]"),
+    "NUL alone": (_embed("\0"), INVALID, "EMPTY_INPUT", "", "texts[0]"),
     "megabytes of control characters": (
-        _embed("\x01" * 3_000_000), INVALID, "EMPTY_INPUT", "empty_text", "texts[0]",
+        _embed("\x01" * 3_000_000), INVALID, "EMPTY_INPUT", "", "texts[0]",
     ),
     "too many characters": (
         _embed("a", HUGE, truncation=common.TRUNCATION_NONE),
-        INVALID, "INPUT_TOO_LONG", "characters", "texts[1]",
+        INVALID, "INPUT_TOO_LONG", "CHARACTERS", "texts[1]",
     ),
     "too many tokens": (
         _embed("a", "a " * 200, truncation=common.TRUNCATION_NONE),
-        INVALID, "INPUT_TOO_LONG", "tokens", "texts[1]",
+        INVALID, "INPUT_TOO_LONG", "TOKENS", "texts[1]",
     ),
     "too many tokens for the caller": (
         _embed("a a a a", truncation=common.TRUNCATION_NONE, max_tokens=5),
-        INVALID, "INPUT_TOO_LONG", "tokens", "texts[0]",
+        INVALID, "INPUT_TOO_LONG", "TOKENS", "texts[0]",
     ),
     "no room for special tokens": (
         _embed("a", max_tokens=2), INVALID, "INVALID_REQUEST", "", "options.max_tokens",
     ),
     "unknown model": (
         _embed(model="nobody"),
-        grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model_not_found", "model",
+        grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "", "model",
     ),
     "model name with a line break": (
         _embed(model="embed\n"),
-        grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model_not_found", "model",
+        grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "", "model",
     ),
     "model name too long": (_embed(model="m" * 129), INVALID, "INVALID_REQUEST", "", "model"),
     "unknown encoding": (
         _embed(encoding=UNKNOWN_ENUM),
-        INVALID, "INVALID_REQUEST", "unknown_enum", "options.encoding",
+        INVALID, "INVALID_REQUEST", "UNKNOWN_ENUM_VALUE", "options.encoding",
     ),
     "unknown truncation": (
         _embed(truncation=UNKNOWN_ENUM),
-        INVALID, "INVALID_REQUEST", "unknown_enum", "options.truncation",
+        INVALID, "INVALID_REQUEST", "UNKNOWN_ENUM_VALUE", "options.truncation",
     ),
     "unknown input type": (
         _embed(input_type=UNKNOWN_ENUM),
-        INVALID, "INVALID_REQUEST", "unknown_enum", "options.input_type",
+        INVALID, "INVALID_REQUEST", "UNKNOWN_ENUM_VALUE", "options.input_type",
     ),
     "negative enum value": (
-        _embed(encoding=-1), INVALID, "INVALID_REQUEST", "unknown_enum", "options.encoding",
+        _embed(encoding=-1), INVALID, "INVALID_REQUEST", "UNKNOWN_ENUM_VALUE", "options.encoding",
     ),
     "unknown representation": (
         _embed(representations=[embedding.REPRESENTATION_DENSE, UNKNOWN_ENUM]),
-        INVALID, "INVALID_REQUEST", "unknown_enum", "options.representations[1]",
+        INVALID, "INVALID_REQUEST", "UNKNOWN_ENUM_VALUE", "options.representations[1]",
     ),
     "unspecified representation": (
         _embed(representations=[embedding.REPRESENTATION_UNSPECIFIED]),
@@ -111,7 +121,7 @@ EMBED_ROWS: dict[str, tuple[embedding.EmbedRequest, grpc.StatusCode, str, str, s
     ),
     "sparse from a dense model": (
         _embed(representations=[embedding.REPRESENTATION_SPARSE]),
-        UNSUPPORTED, "UNSUPPORTED", "missing_representation", "options.representations[0]",
+        UNSUPPORTED, "UNSUPPORTED", "", "options.representations[0]",
     ),
     "negative dimensions": (
         _embed(dimensions=-1), INVALID, "INVALID_REQUEST", "", "options.dimensions",
@@ -133,63 +143,63 @@ EMBED_ROWS: dict[str, tuple[embedding.EmbedRequest, grpc.StatusCode, str, str, s
     ),
     "unknown prompt name": (
         _embed(prompt_name="nobody"),
-        UNSUPPORTED, "UNSUPPORTED", "missing_prompt", "options.prompt_name",
+        UNSUPPORTED, "UNSUPPORTED", "", "options.prompt_name",
     ),
     "prompt too long": (
         _embed(prompt_text="p" * 8193), INVALID, "INVALID_REQUEST", "", "options.prompt_text",
     ),
     "embedding with a cross-encoder": (
-        _embed(model="cross"), UNSUPPORTED, "UNSUPPORTED", "wrong_task", "model",
+        _embed(model="cross"), UNSUPPORTED, "UNSUPPORTED", "WRONG_TASK", "model",
     ),
 }  # fmt: skip
 
 RERANK_ROWS: dict[str, tuple[rerank.RerankRequest, grpc.StatusCode, str, str, str]] = {
-    "empty query": (_rerank(query=""), INVALID, "EMPTY_INPUT", "empty_text", "query"),
+    "empty query": (_rerank(query=""), INVALID, "EMPTY_INPUT", "", "query"),
     "no documents": (
-        _rerank(documents=[]), INVALID, "INVALID_REQUEST", "empty_request", "documents",
+        _rerank(documents=[]), INVALID, "INVALID_REQUEST", "NO_INPUTS", "documents",
     ),
     "too many documents": (
-        _rerank(documents=["d"] * 9), INVALID, "INVALID_REQUEST", "batch_too_large", "documents",
+        _rerank(documents=["d"] * 9), INVALID, "INVALID_REQUEST", "TOO_MANY_INPUTS", "documents",
     ),
     "empty document": (
-        _rerank(documents=["d", "\u200b "]), INVALID, "EMPTY_INPUT", "empty_text", "documents[1]",
+        _rerank(documents=["d", "\u200b "]), INVALID, "EMPTY_INPUT", "", "documents[1]",
     ),
     "document too long": (
         _rerank(documents=["d", HUGE], truncation=common.TRUNCATION_NONE),
-        INVALID, "INPUT_TOO_LONG", "characters", "documents[1]",
+        INVALID, "INPUT_TOO_LONG", "CHARACTERS", "documents[1]",
     ),
     "query with too many tokens": (
         _rerank(query="a " * 200, truncation=common.TRUNCATION_NONE),
-        INVALID, "INPUT_TOO_LONG", "tokens", "query",
+        INVALID, "INPUT_TOO_LONG", "TOKENS", "query",
     ),
     "pair with too many tokens": (
         _rerank(model="cross", documents=["d", "a " * 200], truncation=common.TRUNCATION_NONE),
-        INVALID, "INPUT_TOO_LONG", "tokens", "documents[1]",
+        INVALID, "INPUT_TOO_LONG", "TOKENS", "documents[1]",
     ),
-    "negative top_n": (_rerank(top_n=-1), INVALID, "INVALID_REQUEST", "", "top_n"),
-    "negative max_tokens_per_document": (
-        _rerank(max_tokens_per_document=-1),
-        INVALID, "INVALID_REQUEST", "", "max_tokens_per_document",
+    "negative top_n": (_rerank(top_n=-1), INVALID, "INVALID_REQUEST", "", "options.top_n"),
+    "negative max_tokens": (
+        _rerank(max_tokens=-1),
+        INVALID, "INVALID_REQUEST", "", "options.max_tokens",
     ),
     "unknown scale": (
         _rerank(score_scale=UNKNOWN_ENUM),
-        INVALID, "INVALID_REQUEST", "unknown_enum", "score_scale",
+        INVALID, "INVALID_REQUEST", "UNKNOWN_ENUM_VALUE", "options.score_scale",
     ),
     "unknown truncation": (
         _rerank(truncation=UNKNOWN_ENUM),
-        INVALID, "INVALID_REQUEST", "unknown_enum", "truncation",
+        INVALID, "INVALID_REQUEST", "UNKNOWN_ENUM_VALUE", "options.truncation",
     ),
     "sigmoid of a similarity": (
         _rerank(score_scale=rerank.SCORE_SCALE_SIGMOID),
-        UNSUPPORTED, "UNSUPPORTED", "missing_scale", "score_scale",
+        UNSUPPORTED, "UNSUPPORTED", "", "options.score_scale",
     ),
     "instruction": (
         _rerank(model="cross", instruction="be kind"),
-        UNSUPPORTED, "UNSUPPORTED", "missing_instruction", "instruction",
+        UNSUPPORTED, "UNSUPPORTED", "", "options.instruction",
     ),
     "unknown model": (
         _rerank(model="nobody"),
-        grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model_not_found", "model",
+        grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "", "model",
     ),
 }  # fmt: skip
 

@@ -67,8 +67,12 @@ async def _embed_calls(service: Service) -> AsyncIterator[Awaitable[Any]]:
     yield client.embedding.Embed(pb.EmbedRequest(texts=[TEXT]), metadata=wrong)
     for ranking in (
         rerank.RerankRequest(query="", documents=[TEXT]),
-        rerank.RerankRequest(query=TEXT, documents=[TEXT], instruction=TEXT),
-        rerank.RerankRequest(query=TEXT, documents=[TEXT * 90], truncation=none),
+        rerank.RerankRequest(
+            query=TEXT, documents=[TEXT], options=rerank.RerankOptions(instruction=TEXT)
+        ),
+        rerank.RerankRequest(
+            query=TEXT, documents=[TEXT * 90], options=rerank.RerankOptions(truncation=none)
+        ),
     ):
         yield client.rerank.Rerank(ranking)
     yield client.models.GetModel(models.GetModelRequest(model=NAME))

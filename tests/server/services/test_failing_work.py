@@ -24,6 +24,7 @@ from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
 from tests.server.hash_backend import WIDTH, HashBackend, vector_of
+from tests.server.rankings import part, setup
 from tests.server.service import PATIENCE_S, until
 from tests.server.streams import Stream
 
@@ -212,7 +213,7 @@ async def test_a_full_queue_refuses(serve: Serve, backend: HashBackend) -> None:
     for _ in range(20):
         failure = await failure_of(service.client.embed("one too many"))
         assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-        assert failure.label == "queue_full"
+        assert failure.label == "QUEUE_FULL"
         assert failure.retry_delay_s is not None
         assert 0.05 < failure.retry_delay_s <= 36
         assert int(failure.pushback_ms) == round(failure.retry_delay_s * 1000)
@@ -255,7 +256,7 @@ async def test_a_full_queue_of_tokens_refuses(serve: Serve, backend: HashBackend
     first = asyncio.ensure_future(service.client.embed("a " * 90))
     await _started(backend)
     failure = await failure_of(service.client.embed("a " * 90))
-    assert (failure.reason, failure.label) == ("OVERLOADED", "queue_full")
+    assert (failure.reason, failure.label) == ("OVERLOADED", "QUEUE_FULL")
     backend.release()
     await first
 
@@ -274,7 +275,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(
     before = backend.sequences
     failure = await failure_of(service.client.embed("late", timeout=5))
     assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-    assert failure.label == "deadline_unreachable"
+    assert failure.label == "DEADLINE_UNREACHABLE"
     assert failure.retry_delay_s is not None
     assert int(failure.pushback_ms) == round(failure.retry_delay_s * 1000)
     backend.release()
@@ -295,9 +296,10 @@ class _Cancelled:
         call: Call,
         *,
         documents_bytes: int,
+        partial: bool = False,
     ) -> Ranking:
         """Never ends well; see `Reranker`."""
-        del query, documents, spec, call, documents_bytes
+        del query, documents, spec, call, documents_bytes, partial
         future: asyncio.Future[Ranking] = asyncio.get_running_loop().create_future()
         future.get_loop().call_soon(future.cancel)
         return await future
@@ -312,10 +314,10 @@ async def test_a_stray_cancellation_is_answered(serve: Serve) -> None:
     failure = await failure_of(service.client.rerank.Rerank(request, timeout=PATIENCE_S))
     assert failure.code is grpc.StatusCode.UNAVAILABLE
     stream = service.client.rerank.StreamRerank(
-        iter([rerank.StreamRerankRequest(id="a", request=request)]), timeout=PATIENCE_S
+        iter([setup(), part("a", "q", ["d"])]), timeout=PATIENCE_S
     )
-    (answer,) = [answer async for answer in stream]
-    assert answer.error.code == grpc.StatusCode.UNAVAILABLE.value[0]
+    _, answer = [answer async for answer in stream]
+    assert answer.result.error.code == grpc.StatusCode.UNAVAILABLE.value[0]
     await service.check_alive()
 
 

@@ -88,18 +88,18 @@ async def test_a_model_is_not_serving_until_it_has_answered(
             assert await client.status(EMBEDDING) == NOT_SERVING
             failure = await failure_of(client.embed("a text"))
             assert failure.code is grpc.StatusCode.UNAVAILABLE
-            assert (failure.reason, failure.label) == ("BACKEND_UNAVAILABLE", "model_not_ready")
+            assert failure.reason == "BACKEND_UNAVAILABLE"
             assert failure.retry_delay_s == 2.0
             assert failure.pushback_ms == "2000"
             listing = await client.models.GetModel(models.GetModelRequest(model="embed"))
-            assert listing.model.state == models.STATE_LOADING
+            assert listing.model.state == models.MODEL_STATE_LOADING
             backend.release()
             await loading
             assert await watcher.next() == SERVING
             assert await client.status(EMBEDDING) == SERVING
             await client.embed("a text")
             listing = await client.models.GetModel(models.GetModelRequest(model="embed"))
-            assert listing.model.state == models.STATE_READY
+            assert listing.model.state == models.MODEL_STATE_READY
             watcher.call.cancel()
 
 
@@ -138,9 +138,9 @@ async def test_a_model_that_answers_garbage_stops_serving(
     backend.answer = garbage
     assert [await watcher.next() for watcher in watchers] == [NOT_SERVING] * 3
     failure = await failure_of(service.client.embed("a text"))
-    assert (failure.code, failure.label) == (grpc.StatusCode.UNAVAILABLE, "model_not_ready")
+    assert failure.reason == "BACKEND_UNAVAILABLE"
     listing = await service.client.models.GetModel(models.GetModelRequest(model="embed"))
-    assert listing.model.state == models.STATE_FAILED
+    assert listing.model.state == models.MODEL_STATE_UNAVAILABLE
     # The process is alive: restarting it is not the answer.
     assert await service.client.status("") == SERVING
     assert await service.client.status(MODEL) == SERVING

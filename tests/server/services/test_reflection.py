@@ -32,6 +32,7 @@ async def test_services_and_their_members_are_described(serve: Serve, protocol: 
         "embedgrpc.v1.EmbeddingService",
         "embedgrpc.v1.RerankService",
         "embedgrpc.v1.ModelService",
+        "embedgrpc.v1.TokenizerService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",

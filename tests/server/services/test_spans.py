@@ -4,6 +4,7 @@ import pytest
 
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from tests.server.rankings import part, setup
 from tests.server.service import EMBED, serving, settings_for
 from tests.server.span_receiver import read_spans, receiving_spans
 from tests.server.streams import Stream
@@ -25,8 +26,8 @@ async def test_spans_describe_their_calls(cache_dir: Path, monkeypatch: pytest.M
             await stream.send(("1", TEXT), ("2", TEXT))
             assert len(await stream.end()) == 2
             await service.client.rerank.Rerank(ranking)
-            requests = iter([rerank.StreamRerankRequest(id=one, request=ranking) for one in "ab"])
-            assert len([one async for one in service.client.rerank.StreamRerank(requests)]) == 2
+            requests = iter([setup("also"), *(part(one, TEXT, [TEXT]) for one in "ab")])
+            assert len([one async for one in service.client.rerank.StreamRerank(requests)]) == 3
         spans = read_spans(exports)
     expected = {
         "EmbeddingService/Embed": ("embeddings", TOKENS),

@@ -21,6 +21,7 @@ from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend, vector_of
+from tests.server.rankings import part, setup
 from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, settings_for, until
 from tests.server.streams import Stream, batch
 
@@ -229,7 +230,7 @@ async def test_a_silent_client_is_let_go(serve: Serve) -> None:
         await failure_of(ranking.read()),
     ):
         assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert (failure.reason, failure.label) == ("DEADLINE_EXPIRED", "stream_idle")
+        assert (failure.reason, failure.label) == ("DEADLINE_EXPIRED", "STREAM_IDLE")
     assert service.open_streams == 0
     await service.check_alive()
 
@@ -244,8 +245,8 @@ async def test_a_client_that_waits_for_its_answers_is_not_silent(
     await stream.send(("a", "a"))
     silent = Stream(service.client)
     # It was opened later and has timed out, so the first one's time is over, too.
-    assert (await silent.failure()).label == "stream_idle"
-    assert (await Stream(service.client).failure()).label == "stream_idle"
+    assert (await silent.failure()).label == "STREAM_IDLE"
+    assert (await Stream(service.client).failure()).label == "STREAM_IDLE"
     backend.release()
     assert [result.id for result in await stream.results(1)] == ["a"]
 
@@ -267,7 +268,7 @@ async def test_a_client_that_does_not_read_is_let_go(serve: Serve, backend: Hash
     assert service.admission().inputs == 0
     failure = await stream.failure()
     assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert (failure.reason, failure.label) == ("DEADLINE_EXPIRED", "client_too_slow")
+    assert (failure.reason, failure.label) == ("DEADLINE_EXPIRED", "CLIENT_TOO_SLOW")
     await service.check_alive()
 
 
@@ -302,19 +303,18 @@ async def test_bulk_work_waits_for_room_and_is_never_refused(
 async def test_a_rerank_stream_answers_each_request_once(serve: Serve) -> None:
     """Hundreds of rankings in flight come back under their own ids."""
     service = await serve(max_stream_in_flight_inputs=64, max_stream_batch_inputs=16)
-    requests = {
-        str(number): rerank.RerankRequest(query=f"q {number}", documents=["a", "of", "the"])
-        for number in range(300)
-    }
+    documents = ["a", "of", "the"]
+    keys = [str(number) for number in range(300)]
     stream = service.client.rerank.StreamRerank(
-        iter(rerank.StreamRerankRequest(id=key, request=one) for key, one in requests.items()),
-        timeout=PATIENCE_S,
+        iter((setup(), *(part(key, f"q {key}", documents) for key in keys))), timeout=PATIENCE_S
     )
-    answers = [answer async for answer in stream]
-    assert sorted(answer.id for answer in answers) == sorted(requests)
-    by_id = {answer.id: answer.response for answer in answers}
+    _, *answers = [answer async for answer in stream]
+    by_id = {answer.result.id: answer.result.ranking for answer in answers}
+    assert sorted(by_id) == sorted(keys)
+    assert len(answers) == len(keys)
     for key in ("0", "150", "299"):
-        alone = await service.client.rerank.Rerank(requests[key])
+        request = rerank.RerankRequest(query=f"q {key}", documents=documents)
+        alone = await service.client.rerank.Rerank(request)
         assert [one.index for one in by_id[key].results] == [one.index for one in alone.results]
         np.testing.assert_allclose(
             [one.score for one in by_id[key].results],

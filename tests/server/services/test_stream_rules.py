@@ -13,6 +13,7 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend
+from tests.server.rankings import part, setup
 from tests.server.service import (
     CROSS,
     EMBED,
@@ -127,13 +128,13 @@ async def _long_id(stream: Stream) -> None:
 
 
 VIOLATIONS: dict[str, tuple[Step, str, str]] = {
-    "a batch before the setup": (_no_setup, "out_of_order", "step"),
-    "nothing before the setup": (_no_step, "out_of_order", "step"),
-    "a second setup": (_second_setup, "out_of_order", "step"),
-    "nothing after the setup": (_step_unset_later, "out_of_order", "step"),
-    "an empty batch": (_empty_batch, "empty_request", "batch.inputs"),
-    "too many inputs in a message": (_large_batch, "batch_too_large", "batch.inputs"),
-    "an id twice in a batch": (_id_twice_in_a_batch, "duplicate_id", "batch.inputs[2].id"),
+    "a batch before the setup": (_no_setup, "OUT_OF_ORDER", "step"),
+    "nothing before the setup": (_no_step, "OUT_OF_ORDER", "step"),
+    "a second setup": (_second_setup, "OUT_OF_ORDER", "step"),
+    "nothing after the setup": (_step_unset_later, "OUT_OF_ORDER", "step"),
+    "an empty batch": (_empty_batch, "NO_INPUTS", "batch.inputs"),
+    "too many inputs in a message": (_large_batch, "TOO_MANY_INPUTS", "batch.inputs"),
+    "an id twice in a batch": (_id_twice_in_a_batch, "DUPLICATE_ID", "batch.inputs[2].id"),
     "an id too long": (_long_id, "", "batch.inputs[1].id"),
 }
 
@@ -157,7 +158,7 @@ async def test_what_came_before_a_broken_rule_is_answered(service: Service) -> N
     await stream.send(("a", "a"), ("b", "b"))
     await stream.set_up()
     assert [result.id for result in await stream.results(2)] == ["a", "b"]
-    assert (await stream.failure()).label == "out_of_order"
+    assert (await stream.failure()).label == "OUT_OF_ORDER"
 
 
 @pytest.mark.parametrize("order", [pb.RESULT_ORDER_INPUT, pb.RESULT_ORDER_COMPLETION])
@@ -278,73 +279,126 @@ async def test_an_id_of_an_earlier_message_is_refused_while_in_flight(cache_dir:
         results = await stream.results(1)
         assert [result.id for result in results] == ["a"]
         failure = await stream.failure()
-    assert failure.label == "duplicate_id"
+    assert failure.label == "DUPLICATE_ID"
     assert failure.fields == ("batch.inputs[1].id",)
 
 
 async def test_an_id_of_an_earlier_ranking_is_refused_while_in_flight(cache_dir: Path) -> None:
-    """Two requests may not use one id before the first is answered, which it still is."""
+    """Two queries may not use one id before the first has its result, which it still gets."""
     backend = HashBackend()
     async with serving(settings_for(cache_dir=cache_dir), backend.open) as service:
         backend.hold()
         stream = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
-        request = rerank.RerankRequest(query="q", documents=["d"])
+        await stream.write(setup())
+        assert (await stream.read()).WhichOneof("step") == "ready"
         for _ in range(2):
-            await stream.write(rerank.StreamRerankRequest(id="same", request=request))
+            await stream.write(part("same", "q", ["d"]))
         await until(lambda: service.open_streams and service.bidi._failure)
         backend.release()
-        assert (await stream.read()).WhichOneof("outcome") == "response"
+        assert (await stream.read()).result.WhichOneof("outcome") == "ranking"
         failure = await failure_of(stream.read())
-    assert (failure.label, failure.fields) == ("duplicate_id", ("id",))
+    assert (failure.label, failure.fields) == ("DUPLICATE_ID", ("part.id",))
 
 
 async def test_bad_queries_of_a_rerank_stream_fail_alone(service: Service) -> None:
-    """Each bad request is answered with its reason under its id; the stream goes on."""
-    good = rerank.RerankRequest(model="cross", query="q", documents=["one", "two"])
-    requests = {
-        "good": good,
-        "no query": rerank.RerankRequest(documents=["d"]),
-        "no documents": rerank.RerankRequest(query="q"),
-        "too many": rerank.RerankRequest(query="q", documents=["d"] * 9),
-        "unknown model": rerank.RerankRequest(model="nobody", query="q", documents=["d"]),
-        "sigmoid": rerank.RerankRequest(
-            query="q", documents=["d"], score_scale=rerank.SCORE_SCALE_SIGMOID
-        ),
-        "nothing": rerank.RerankRequest(),
-    }
-    stream = service.client.rerank.StreamRerank(
-        iter(rerank.StreamRerankRequest(id=key, request=one) for key, one in requests.items()),
-        timeout=PATIENCE_S,
-    )
-    answers = {answer.id: answer async for answer in stream}
+    """Each bad query has its reason under its id; the stream goes on."""
+    parts = [
+        part("good", "q", ["one", "two"]),
+        part("no query", "", ["d"]),
+        part("empty document", "q", ["d", " "]),
+        part("too many", "q", ["d"] * 4, more=True),
+        part("too many", "", ["d"] * 4, more=True),
+        part("too many", "", ["d"]),
+        part("last", "q", ["one", "two"]),
+    ]
+    stream = service.client.rerank.StreamRerank(iter((setup("cross"), *parts)), timeout=PATIENCE_S)
+    ready, *answers = [answer async for answer in stream]
     assert await stream.code() is grpc.StatusCode.OK
-    assert set(answers) == set(requests)
+    assert ready.ready.model == "cross"
+    results = {answer.result.id: answer.result for answer in answers}
+    assert set(results) == {message.part.id for message in parts}
     reasons = {
-        key: common.ErrorReason.Name(answer.error.reason).removeprefix("ERROR_REASON_")
-        for key, answer in answers.items()
-        if answer.WhichOneof("outcome") == "error"
+        key: common.ErrorReason.Name(result.error.reason).removeprefix("ERROR_REASON_")
+        for key, result in results.items()
+        if result.WhichOneof("outcome") == "error"
     }
     assert reasons == {
         "no query": "EMPTY_INPUT",
-        "no documents": "INVALID_REQUEST",
+        "empty document": "EMPTY_INPUT",
         "too many": "INVALID_REQUEST",
-        "unknown model": "MODEL_NOT_FOUND",
-        "sigmoid": "UNSUPPORTED",
-        "nothing": "INVALID_REQUEST",
     }
-    assert answers["good"].response == await service.client.rerank.Rerank(good)
+    unary = await service.client.rerank.Rerank(
+        rerank.RerankRequest(model="cross", query="q", documents=["one", "two"])
+    )
+    for key in ("good", "last"):
+        assert results[key].ranking.results == unary.results
+        assert results[key].ranking.usage == unary.usage
 
 
-async def test_broken_rules_end_a_rerank_stream(service: Service) -> None:
-    """An id that is too long ends the stream; one that is empty from the start ends well."""
-    one = rerank.RerankRequest(query="q", documents=["d"])
-    stub = service.client.rerank.StreamRerank
-    call = stub(timeout=PATIENCE_S)
-    await call.write(rerank.StreamRerankRequest(id="i" * 257, request=one))
-    failure = await failure_of(call.read())
-    assert (failure.code, failure.fields) == (INVALID, ("id",))
-    empty = stub(timeout=PATIENCE_S)
+async def test_a_query_may_come_in_parts(service: Service) -> None:
+    """Its documents are ranked together; positions count from the first part."""
+    documents = [f"document {number}" for number in range(7)]
+    # A stream accepts four inputs a message here, and eight a query.
+    stream = service.client.rerank.StreamRerank(
+        iter(
+            (
+                setup(return_documents=True),
+                part("a", "q", documents[:3], more=True),
+                part("a", "", documents[3:4], more=True),
+                part("a", "", documents[4:]),
+            )
+        ),
+        timeout=PATIENCE_S,
+    )
+    _, answer = [one async for one in stream]
+    results = answer.result.ranking.results
+    assert sorted(one.index for one in results) == list(range(7))
+    assert all(one.document == documents[one.index] for one in results)
+    whole = await service.client.rerank.Rerank(rerank.RerankRequest(query="q", documents=documents))
+    assert [one.index for one in results] == [one.index for one in whole.results]
+
+
+OPEN_QUERY = part("a", "q", ["d"], more=True)
+
+
+@pytest.mark.parametrize(
+    ("messages", "label", "field"),
+    [
+        ([part("a", "q", ["d"])], "OUT_OF_ORDER", "step"),
+        ([setup(), setup()], "OUT_OF_ORDER", "step"),
+        ([rerank.StreamRerankRequest()], "OUT_OF_ORDER", "step"),
+        ([setup(), part("a" * 257, "q", ["d"])], "", "part.id"),
+        ([setup(), part("a", "q", [])], "NO_INPUTS", "part.documents"),
+        ([setup(), OPEN_QUERY, part("b", "q", ["d"])], "OUT_OF_ORDER", "step"),
+        ([setup(), OPEN_QUERY, part("a", "q", ["d"])], "OUT_OF_ORDER", "step"),
+        ([setup(), OPEN_QUERY], "OUT_OF_ORDER", "step"),
+        ([setup(score_scale=77)], "UNKNOWN_ENUM_VALUE", "setup.options.score_scale"),
+        ([setup(priority=77)], "UNKNOWN_ENUM_VALUE", "setup.options.priority"),
+        ([setup(max_tokens=-1)], "", "setup.options.max_tokens"),
+    ],
+    ids=[
+        "no setup", "setup twice", "empty step", "long id", "no documents", "parts mixed",
+        "query twice", "no last part", "unknown scale", "unknown priority", "negative tokens",
+    ],
+)  # fmt: skip
+async def test_broken_rules_end_a_rerank_stream(
+    service: Service, messages: list[rerank.StreamRerankRequest], label: str, field: str
+) -> None:
+    """The error names the rule, after what was accepted has its result."""
+    call = service.client.rerank.StreamRerank(iter(messages), timeout=PATIENCE_S)
+
+    async def read_all() -> None:
+        async for _ in call:
+            pass
+
+    failure = await failure_of(read_all())
+    assert (failure.code, failure.label, failure.fields) == (INVALID, label, (field,))
+    await service.check_alive()
+
+
+async def test_an_empty_rerank_stream_ends_well(service: Service) -> None:
+    """A client that has nothing to rank may say so."""
+    empty = service.client.rerank.StreamRerank(timeout=PATIENCE_S)
     await empty.done_writing()
     assert await empty.read() is grpc.aio.EOF
     assert await empty.code() is grpc.StatusCode.OK
-    await service.check_alive()

@@ -69,7 +69,7 @@ async def test_what_is_told_of_the_model(server: KServeServer, serve: Serve) -> 
     service = await serve(settings_of(server.address, prompts={"query": "q: "}, max_tokens=100))
     request = models.GetModelRequest(model="far")
     told = (await service.client.models.GetModel(request)).model
-    assert (told.dimensions, told.max_input_tokens, told.normalized) == (4, 100, False)
+    assert (told.dimensions, told.max_tokens, told.normalized) == (4, 100, False)
     assert (told.device, told.revision, told.weight_type) == ("triton", "", "")
     assert told.prompts == {"query": "q: "}
     assert list(told.representations) == [embedding.REPRESENTATION_DENSE]
@@ -162,7 +162,7 @@ async def test_health_follows_the_server(server: KServeServer, serve: Serve) -> 
     service = await serve(settings_of(server.address), health_interval_s=3600)
     model = service.server.catalog.find("far")
     server.stop()
-    await until(lambda: model.state.name == "FAILED")
+    await until(lambda: model.state.name == "UNAVAILABLE")
     assert await service.client.status(f"{EMBEDDING}/far") == NOT_SERVING
     server.start()
     await until(lambda: model.state.name == "READY")

@@ -121,7 +121,9 @@ class _Context:
 )
 def test_who_calls(context: _Context, key: str, caller: str) -> None:
     """A caller is the name that a trusted proxy sends, or else an address without its port."""
-    call = begin_call(context, INTERACTIVE, Settings(caller_metadata=key))
+    call = begin_call(
+        context, INTERACTIVE, Settings(caller_metadata=key), priority=0, field="options.priority"
+    )
     assert call.caller == caller
 
 

@@ -46,6 +46,8 @@ class BidiStream(Generic[AnswerT]):
         self._unaccepted_bytes = 0
         self._accepted: deque[_Accepted] = deque()
         self._idle_timeout_s = idle_timeout_s
+        # Inputs of a message that is not complete yet: they wait for the client.
+        self.incomplete_inputs = 0
         self._window = 1
         self._in_flight = 0
         self._outbox: deque[AnswerT] = deque()
@@ -79,7 +81,7 @@ class BidiStream(Generic[AnswerT]):
         watch = asyncio.create_task(self._watch(handler))
         reader = self._reader = asyncio.create_task(self._read(read))
         try:
-            while self._in_flight or not reader.done():
+            while self._in_flight or self._outbox or not reader.done():
                 self._changed.clear()
                 while self._outbox:
                     message, inputs = pack(self._outbox)
@@ -123,6 +125,11 @@ class BidiStream(Generic[AnswerT]):
             self._hold(self._requests.last_bytes)
             yield request
             self._hold(0)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether requests are not read any more because the server ends the stream."""
+        return self._draining
 
     def set_window(self, inputs: int) -> None:
         """Set how many inputs may be in flight."""
@@ -213,7 +220,7 @@ class BidiStream(Generic[AnswerT]):
     async def _watch(self, handler: "asyncio.Task[Any] | None") -> None:
         """End the stream of a client that went silent."""
         while True:
-            waits_for_message = self._reading and not self._in_flight
+            waits_for_message = self._reading and self._in_flight <= self.incomplete_inputs
             if waits_for_message and self._call is not None and not self._writing:
                 if self._call.waits_for_client:
                     self._active_at = max(self._active_at, self._call.since)
@@ -226,7 +233,7 @@ class BidiStream(Generic[AnswerT]):
                 break
             left_s = self._idle_timeout_s - idle_s if waits_for_client else self._idle_timeout_s
             await asyncio.sleep(max(left_s, 0.01))
-        label = "client_too_slow" if self._writing else "stream_idle"
+        label = "CLIENT_TOO_SLOW" if self._writing else "STREAM_IDLE"
         what = "read no answer" if self._writing else "sent no message"
         self._failure = DeadlineExpiredError(
             f"the client {what} for {self._idle_timeout_s:g} s",

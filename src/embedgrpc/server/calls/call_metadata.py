@@ -9,9 +9,11 @@ from urllib.parse import unquote
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.names import show_name
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import current_context, forwarded_context
+from embedgrpc.v1 import common_pb2
 
 # The most digits of a number in metadata.
 _DIGITS_MAX = 11
@@ -22,10 +24,20 @@ _CLIENT_RESPONSE_BYTES = 4 * 1024 * 1024
 _CLIENT_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
 _WORK_CLASS_KEY = "embedgrpc-work-class"
 _WORK_CLASSES: dict[str | bytes, WorkClass] = {one.name.lower(): one for one in WorkClass}
+_PRIORITIES: dict[int, WorkClass] = {
+    common_pb2.PRIORITY_INTERACTIVE: WorkClass.INTERACTIVE,
+    common_pb2.PRIORITY_BULK: WorkClass.BULK,
+}
 
 
 def begin_call(
-    context: Any, work_class: WorkClass, settings: Settings, *, max_s: float = math.inf
+    context: Any,
+    work_class: WorkClass,
+    settings: Settings,
+    *,
+    priority: int,
+    field: str,
+    max_s: float = math.inf,
 ) -> Call:
     """Read what applies to the whole call; the deadline once, on the monotonic clock.
 
@@ -34,22 +46,27 @@ def begin_call(
         work_class: Interactive for unary calls, bulk for streams; the metadata
             `embedgrpc-work-class` overrides it.
         settings: Name the metadata that identifies callers.
+        priority: The request's `Priority`, which overrides both.
+        field: Where it stands in the request.
         max_s: The server's own limit.
 
     Raises:
-        InvalidRequestError: The metadata names an unknown work class.
+        InvalidRequestError: The metadata or the request has an unknown work class.
     """
     remaining_s = context.time_remaining()
     limit_s = max_s if remaining_s is None else min(remaining_s, max_s)
     named = _metadata(context, _WORK_CLASS_KEY)
-    if named is not None and named not in _WORK_CLASSES:
-        raise InvalidRequestError(
-            f"metadata {_WORK_CLASS_KEY} is {show_name(str(named))}; it must be interactive or"
-            " bulk",
-            field=_WORK_CLASS_KEY,
-        )
+    if named is not None:
+        if named not in _WORK_CLASSES:
+            raise InvalidRequestError(
+                f"metadata {_WORK_CLASS_KEY} is {show_name(str(named))}; it must be interactive or"
+                " bulk",
+                field=_WORK_CLASS_KEY,
+            )
+        work_class = _WORK_CLASSES[named]
+    check_enum(common_pb2.Priority, priority, field=field)
     return Call(
-        work_class=work_class if named is None else _WORK_CLASSES[named],
+        work_class=_PRIORITIES.get(priority, work_class),
         deadline=time.monotonic() + limit_s,
         caller=caller_of(context, settings.caller_metadata),
         trace=current_context(),
@@ -82,8 +99,20 @@ def _metadata(context: Any, wanted: str) -> str | bytes | None:
     return None
 
 
-def client_response_bytes(context: Any) -> int:
-    """Return the size of the largest response that the client accepts."""
+def client_response_bytes(context: Any, asked: int, *, field: str = "max_response_bytes") -> int:
+    """Return the size of the largest response that the client accepts.
+
+    Args:
+        context: The RPC's context, whose metadata may say it.
+        asked: What the request says; 0 for nothing.
+        field: Where it stands in the request.
+
+    Raises:
+        InvalidRequestError: The number is negative, or the metadata has no number.
+    """
+    check_not_negative(asked, field=field)
+    if asked:
+        return asked
     value = _metadata(context, _CLIENT_RESPONSE_BYTES_KEY)
     if value is None:
         return _CLIENT_RESPONSE_BYTES

@@ -117,24 +117,24 @@ class CallSweeper:
                 f"the client sent no message for {now - call.since:.1f} s, and other streams wait"
                 " to be read",
                 retry_delay_s=RETRY_DELAY_S,
-                metadata={"label": "stream_gave_way"},
+                metadata={"label": "STREAM_GAVE_WAY"},
             )
         if call.state is not CallState.RECEIVING:
             return DeadlineExpiredError(
                 f"the client sent no message for {self._limits.settings.stream_idle_timeout_s:g} s",
-                metadata={"label": "stream_idle"},
+                metadata={"label": "STREAM_IDLE"},
             )
         if call.until <= now:
             limit = f"{self._limits.settings.max_receive_s:g}"
             return DeadlineExpiredError(
                 f"the message did not come in whole within {limit} s",
-                metadata={"label": "message_too_slow", "limitSeconds": limit},
+                metadata={"label": "MESSAGE_TOO_SLOW", "limitSeconds": limit},
             )
         return OverloadedError(
             f"the message did not come in whole within {now - call.since:.1f} s, and others wait"
             " to be received",
             retry_delay_s=RETRY_DELAY_S,
-            metadata={"label": "message_too_slow"},
+            metadata={"label": "MESSAGE_TOO_SLOW"},
         )
 
     def _abort_later(self, call: OpenCall, error: EngineError) -> None:

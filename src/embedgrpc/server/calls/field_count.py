@@ -44,7 +44,7 @@ def bound_fields(parse: Callable[[bytes], Any], max_fields: int) -> Callable[[by
         if has_more_fields(data, descriptor, max_fields):
             raise InvalidRequestError(
                 f"the message has more than {max_fields} fields: send fewer inputs",
-                metadata={"label": "too_many_fields", "maxFields": str(max_fields)},
+                metadata={"label": "TOO_MANY_FIELDS", "maxFields": str(max_fields)},
             )
         return parse(data)
 

@@ -109,7 +109,7 @@ class OpenCall:
                 "other requests left no room to receive this one for"
                 f" {limits.settings.max_queue_s:g} s",
                 retry_delay_s=RETRY_DELAY_S,
-                metadata={"label": "no_room_to_receive"},
+                metadata={"label": "NO_ROOM_TO_RECEIVE"},
             )
         self._request_bytes = size
         self._enter(CallState.RECEIVING, limits.settings.max_receive_s)
@@ -184,7 +184,7 @@ class OpenCall:
                 f"other responses left no room for this one, of up to {size} bytes, for"
                 f" {limits.settings.max_queue_s:g} s",
                 retry_delay_s=RETRY_DELAY_S,
-                metadata={"label": "no_room_for_answer"},
+                metadata={"label": "NO_ROOM_FOR_ANSWER"},
             )
         self._response_bytes += reserved
 

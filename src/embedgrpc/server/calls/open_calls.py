@@ -64,7 +64,7 @@ class OpenCalls:
                 f"too many calls are open; the server takes {places.total}, shared between"
                 " its callers",
                 retry_delay_s=RETRY_DELAY_S,
-                metadata={"label": "too_many_calls", "limit": str(places.total)},
+                metadata={"label": "TOO_MANY_CALLS", "limit": str(places.total)},
             )
 
     def _closed(self, task: "asyncio.Task[Any]") -> None:

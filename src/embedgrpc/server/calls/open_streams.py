@@ -49,10 +49,10 @@ class OpenStreams:
 
 
 def _end_for_stop(stream: BidiStream[Any]) -> None:
-    stream.drain("the server is about to stop", label="stopping")
+    stream.drain("the server is about to stop", label="STOPPING")
 
 
 def _end_for_age(stream: BidiStream[Any]) -> None:
     stream.drain(
-        "the stream has been open as long as a connection may be: open another", label="max_age"
+        "the stream has been open as long as a connection may be: open another", label="MAX_AGE"
     )

@@ -46,7 +46,7 @@ class RequestParser:
             raise InvalidRequestError(
                 f"the message has {len(data)} bytes; the limit of this method is {self.max_bytes}",
                 metadata={
-                    "label": "message_too_large",
+                    "label": "MESSAGE_TOO_LARGE",
                     "bytes": str(len(data)),
                     "limit": str(self.max_bytes),
                 },
@@ -62,7 +62,7 @@ class RequestParser:
             )
         raise InvalidRequestError(
             "the message is not a valid protobuf message of this method",
-            metadata={"label": "malformed_message"},
+            metadata={"label": "MALFORMED_MESSAGE"},
         )
 
 
@@ -77,7 +77,7 @@ async def read_single(call: OpenCall, parser: RequestParser) -> Any:
         await asyncio.sleep(_CANCELLATION_S)
         raise InvalidRequestError(
             "the call ended without a message; this method takes one",
-            metadata={"label": "no_message"},
+            metadata={"label": "NO_MESSAGE"},
         )
     message = parser.parse(data)
     await _yield_after(data)

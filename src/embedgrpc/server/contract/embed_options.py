@@ -10,10 +10,9 @@ from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Representation, Truncation
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
-from embedgrpc.server.contract.names import list_names, show_name
-from embedgrpc.server.contract.options import prompt_for, read_max_tokens, read_truncation
-from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX
-from embedgrpc.v1 import common_pb2, embedding_service_pb2
+from embedgrpc.server.contract.names import list_names
+from embedgrpc.server.contract.options import read_max_tokens, read_prompt, read_truncation
+from embedgrpc.v1 import embedding_service_pb2
 
 ENCODINGS: Final[dict[int, Encoding]] = {
     embedding_service_pb2.VECTOR_ENCODING_UNSPECIFIED: Encoding.FLOAT32,
@@ -28,7 +27,6 @@ REPRESENTATIONS: Final[dict[int, Representation]] = {
     embedding_service_pb2.REPRESENTATION_SPARSE: Representation.SPARSE,
     embedding_service_pb2.REPRESENTATION_MULTI_VECTOR: Representation.MULTI_VECTOR,
 }
-_PROMPT_CHARACTERS_MAX = 8192
 # Callers of one model send few different options. Long ones hardly repeat, and may be megabytes of
 # unknown fields.
 _KNOWN_MAX = 64
@@ -81,7 +79,6 @@ class EmbedOptionsReader:
             raise UnsupportedError(
                 "the model has no dense vectors",
                 field=f"{field}.dimensions",
-                metadata={"label": "missing_dimensions"},
             )
         if options.dimensions > properties.dimensions:
             raise InvalidRequestError(
@@ -95,7 +92,7 @@ class EmbedOptionsReader:
             )
         check_not_negative(options.max_sparse_terms, field=f"{field}.max_sparse_terms")
         return EmbedSpec(
-            prompt=_read_prompt(options, properties, field=field),
+            prompt=read_prompt(options, properties, field=field),
             dimensions=options.dimensions or properties.dimensions,
             normalize=options.normalize if options.HasField("normalize") else properties.normalize,
             truncation=read_truncation(
@@ -134,47 +131,7 @@ def _read_representations(
                 f"the model does not return {representation}; it returns:"
                 f" {list_names(properties.representations)}",
                 field=place,
-                metadata={
-                    "label": "missing_representation",
-                    "representation": representation.value,
-                },
+                metadata={"representation": representation.value},
             )
         chosen.append(representation)
     return tuple(chosen) or properties.representations[:1]
-
-
-def _read_prompt(
-    options: embedding_service_pb2.EmbedOptions, properties: ModelProperties, *, field: str
-) -> str:
-    match options.WhichOneof("prompt"):
-        case "prompt_text":
-            # Every text is tokenized with it, so a long one multiplies. It may be megabytes: read
-            # the field once.
-            text = options.prompt_text
-            if len(text) > _PROMPT_CHARACTERS_MAX:
-                raise InvalidRequestError(
-                    f"{field}.prompt_text has {len(text)} characters; the limit is"
-                    f" {_PROMPT_CHARACTERS_MAX}",
-                    field=f"{field}.prompt_text",
-                )
-            return text
-        case "prompt_name":
-            return _find_prompt(options.prompt_name, properties, field=f"{field}.prompt_name")
-        case _:
-            check_enum(common_pb2.InputType, options.input_type, field=f"{field}.input_type")
-            return prompt_for(options.input_type, properties)
-
-
-def _find_prompt(name: str, properties: ModelProperties, *, field: str) -> str:
-    if not name or len(name) > NAME_CHARACTERS_MAX:
-        raise InvalidRequestError(
-            f"{field} has {len(name)} characters; it must have 1 to {NAME_CHARACTERS_MAX}",
-            field=field,
-        )
-    if name not in properties.prompts:
-        raise UnsupportedError(
-            f"the model has no prompt {show_name(name)}; it has: {list_names(properties.prompts)}",
-            field=field,
-            metadata={"label": "missing_prompt"},
-        )
-    return properties.prompts[name]

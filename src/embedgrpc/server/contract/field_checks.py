@@ -4,9 +4,8 @@ from collections.abc import Collection
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.server.contract.limits import ID_CHARACTERS_MAX
 from embedgrpc.server.contract.names import list_names
-
-_ID_CHARACTERS_MAX = 256
 
 
 def check_count(count: int, *, limit: int, field: str) -> None:
@@ -15,13 +14,13 @@ def check_count(count: int, *, limit: int, field: str) -> None:
         raise InvalidRequestError(
             f"{field} is empty; at least 1 is required",
             field=field,
-            metadata={"label": "empty_request"},
+            metadata={"label": "NO_INPUTS"},
         )
     if count > limit:
         raise InvalidRequestError(
             f"{field} has {count} entries; the limit is {limit}",
             field=field,
-            metadata={"label": "batch_too_large", "count": str(count), "limit": str(limit)},
+            metadata={"label": "TOO_MANY_INPUTS", "count": str(count), "limit": str(limit)},
         )
 
 
@@ -38,20 +37,25 @@ def check_enum(enum: Any, value: int, *, field: str) -> None:
         raise InvalidRequestError(
             f"{field} is {value}; {enum.DESCRIPTOR.name} has {known}",
             field=field,
-            metadata={"label": "unknown_enum", "value": str(value)},
+            metadata={"label": "UNKNOWN_ENUM_VALUE", "value": str(value)},
         )
 
 
 def check_id(identifier: str, in_flight: Collection[str], *, field: str) -> None:
     """Check that an id is not too long, and not in flight already."""
-    if len(identifier) > _ID_CHARACTERS_MAX:
+    if len(identifier) > ID_CHARACTERS_MAX:
         raise InvalidRequestError(
-            f"{field} has {len(identifier)} characters; the limit is {_ID_CHARACTERS_MAX}",
+            f"{field} has {len(identifier)} characters; the limit is {ID_CHARACTERS_MAX}",
             field=field,
         )
     if identifier in in_flight:
         raise InvalidRequestError(
             f"{field} is the id of an input that is not answered yet",
             field=field,
-            metadata={"label": "duplicate_id"},
+            metadata={"label": "DUPLICATE_ID"},
         )
+
+
+def out_of_order(what: str) -> InvalidRequestError:
+    """Return the error of a message that a stream must not have at this point."""
+    return InvalidRequestError(what, field="step", metadata={"label": "OUT_OF_ORDER"})

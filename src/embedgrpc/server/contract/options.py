@@ -1,9 +1,15 @@
 """Reads the options that requests to every kind of model have. Errors name the field."""
 
-from embedgrpc.engine.errors import InvalidRequestError
+import re
+from typing import Any
+
+from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
+from embedgrpc.server.contract.limits import PROMPT_CHARACTERS_MAX
+from embedgrpc.server.contract.names import list_names, show_name
+from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX
 from embedgrpc.v1 import common_pb2
 
 TRUNCATIONS: dict[int, Truncation] = {
@@ -27,6 +33,8 @@ _PROMPT_NAMES: dict[int, tuple[str, ...]] = {
     common_pb2.INPUT_TYPE_SIMILARITY: ("similarity", "STS", "sts", "text-matching"),
 }
 
+_INSTRUCTION = re.compile(r"(?P<before>Instruct: ).*(?P<after>\nQuery: ?)", re.DOTALL)
+
 
 def read_truncation(value: int, *, default: Truncation, field: str) -> Truncation:
     """Return a truncation; the default where it is unspecified."""
@@ -47,9 +55,84 @@ def read_max_tokens(value: int, *, limit: int, special_tokens: int, field: str) 
     return min(value, limit) if value else limit
 
 
+def read_prompt(
+    options: Any,
+    properties: ModelProperties,
+    *,
+    field: str,
+    of: str = "",
+    default: str | None = None,
+) -> str:
+    """Read which prompt goes in front of a text.
+
+    Args:
+        options: A message with the oneof `prompt`, or another one whose names begin with `of`.
+        properties: What the model is.
+        field: Where the options stand in the request.
+        of: What the names begin with, such as `query_`.
+        default: The prompt when none is chosen; None for the model's default.
+
+    Raises:
+        InvalidRequestError: The prompt is too long, its name is, or the role is unknown.
+        UnsupportedError: The model has no prompt of this name.
+    """
+    chosen = options.WhichOneof(f"{of}prompt")
+    if chosen is None:
+        return (
+            prompt_for(common_pb2.INPUT_TYPE_UNSPECIFIED, properties)
+            if default is None
+            else default
+        )
+    # Read once: it may be megabytes.
+    value = getattr(options, chosen)
+    place = f"{field}.{chosen}"
+    match chosen.removeprefix(of):
+        case "prompt_text":
+            check_characters(value, limit=PROMPT_CHARACTERS_MAX, field=place)
+            return str(value)
+        case "prompt_name":
+            return _named_prompt(value, properties, field=place)
+        case _:
+            check_enum(common_pb2.InputType, value, field=place)
+            return prompt_for(value, properties)
+
+
+def check_characters(text: str, *, limit: int, field: str) -> None:
+    """Refuse a prompt that is too long."""
+    if len(text) > limit:
+        raise InvalidRequestError(
+            f"{field} has {len(text)} characters; the limit is {limit}",
+            field=field,
+            metadata={"characters": str(len(text)), "maxCharacters": str(limit)},
+        )
+
+
 def prompt_for(input_type: int, properties: ModelProperties) -> str:
     """Return the model's prompt for an input type, or else its default prompt."""
     for name in _PROMPT_NAMES.get(input_type, ()):
         if name in properties.prompts:
             return properties.prompts[name]
     return properties.prompts.get(properties.default_prompt_name, "")
+
+
+def instruction_prompt(instruction: str, properties: ModelProperties) -> str | None:
+    """Return the query prompt with another instruction; None if the model takes none.
+
+    Source: the model cards of Qwen3-Embedding and E5-Instruct, whose query prompts have this form.
+    """
+    match = _INSTRUCTION.fullmatch(prompt_for(common_pb2.INPUT_TYPE_QUERY, properties))
+    return None if match is None else f"{match['before']}{instruction}{match['after']}"
+
+
+def _named_prompt(name: str, properties: ModelProperties, *, field: str) -> str:
+    if not name or len(name) > NAME_CHARACTERS_MAX:
+        raise InvalidRequestError(
+            f"{field} has {len(name)} characters; it must have 1 to {NAME_CHARACTERS_MAX}",
+            field=field,
+        )
+    if name not in properties.prompts:
+        raise UnsupportedError(
+            f"the model has no prompt {show_name(name)}; it has: {list_names(properties.prompts)}",
+            field=field,
+        )
+    return properties.prompts[name]

@@ -97,6 +97,10 @@ def embeddings_size(
     return size
 
 
+# The error of one input, with its message and variables.
+FAILURE_BYTES = 512
+
+
 def check_response_size(size: int, *, limit: int) -> None:
     """Check that a response fits the limit.
 
@@ -118,7 +122,7 @@ def response_too_large(size: int, limit: int) -> InvalidRequestError:
         f"the answer would have about {size} bytes; the limit is {limit}: send fewer inputs,"
         " use a stream, or accept more",
         metadata={
-            "label": "response_too_large",
+            "label": "RESPONSE_TOO_LARGE",
             "responseBytes": str(size),
             "maxResponseBytes": str(limit),
         },

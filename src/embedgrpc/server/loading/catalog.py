@@ -16,6 +16,7 @@ from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
+from embedgrpc.engine.tasks.tokenization import TextTokenizer
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
@@ -32,7 +33,10 @@ class ModelState(Enum):
 
     LOADING = auto()
     READY = auto()
+    # It could not be loaded, and that will not change.
     FAILED = auto()
+    # Its backend is away, or what it is loaded from: the server tries again.
+    UNAVAILABLE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,10 @@ class LoadedModel:
         probe: Runs one text without admission and returns its row.
         weight_bytes: 0 where it is unknown.
         availability: Whether the backend can be reached; None where it is in this process.
+        max_characters: Most characters of a text; a longer one is cut or refused.
+        max_query_tokens: Most tokens of a query; 0 where the model's limit applies.
+        languages: The languages that its model card names.
+        text_tokenizer: Tokenizes without running the model.
     """
 
     properties: ModelProperties
@@ -64,6 +72,10 @@ class LoadedModel:
     scheduler: Scheduler
     admission: Admission
     availability: Availability | None
+    max_characters: int
+    max_query_tokens: int
+    languages: tuple[str, ...]
+    text_tokenizer: TextTokenizer
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +123,7 @@ class ServedModel:
         what = "is being loaded" if self.state is ModelState.LOADING else "cannot be run now"
         raise BackendUnavailableError(
             f"the model {self.id} {'could not be loaded' if never else what}",
-            metadata={"label": "model_not_ready", "model": self.id},
+            metadata={"model": self.id},
             # A model that could not be loaded stays so until its files or settings change.
             retry_delay_s=None if never else _RETRY_DELAY_S,
         )
@@ -131,7 +143,7 @@ class ServedModel:
             raise UnsupportedError(
                 f"the model {self.id} does not embed",
                 field=field,
-                metadata={"label": "wrong_task", "model": self.id},
+                metadata={"label": "WRONG_TASK", "model": self.id},
             )
         return loaded, loaded.embedder, loaded.embed_options
 
@@ -147,7 +159,7 @@ class ServedModel:
             raise UnsupportedError(
                 f"the model {self.id} does not rank documents",
                 field="model",
-                metadata={"label": "wrong_task", "model": self.id},
+                metadata={"label": "WRONG_TASK", "model": self.id},
             )
         return loaded, loaded.reranker
 
@@ -166,6 +178,11 @@ class Catalog:
             for name in (model.id, *model.aliases):
                 self._by_name[name] = model
 
+    @property
+    def default(self) -> ServedModel:
+        """The model of requests that name none."""
+        return self._models[0]
+
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
 
@@ -177,7 +194,7 @@ class Catalog:
             ModelNotFoundError: No model has this name.
         """
         if not name:
-            return self._models[0]
+            return self.default
         if len(name) > NAME_CHARACTERS_MAX:
             raise InvalidRequestError(
                 f"{field} has {len(name)} characters; the limit is {NAME_CHARACTERS_MAX}",
@@ -189,6 +206,5 @@ class Catalog:
                 f"no model {show_name(name)}; served: "
                 + list_names([one.id for one in self._models]),
                 field=field,
-                metadata={"label": "model_not_found"},
             )
         return model

@@ -17,10 +17,12 @@ from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.tasks.similarity import SimilarityReranker, can_rank, method_for
+from embedgrpc.engine.tasks.tokenization import TextTokenizer
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
+from embedgrpc.models.folder.languages import read_languages
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.kinds import Kind, RerankMethod, WeightType
 from embedgrpc.models.sources import source
@@ -151,8 +153,26 @@ async def load(
     )
     resources.callback(tokenizing.close)
     pipeline = Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler)
+    locating = None
+    if prepared.tokenizer.locator is not None:
+        locating = TokenizingThreads(
+            prepared.tokenizer.locator, threads=1, name=f"{model.id}-places"
+        )
+        resources.callback(locating.close)
+    text_tokenizer = TextTokenizer(
+        prepared.tokenizer,
+        counting=tokenizing,
+        locating=locating,
+        max_characters=settings.max_characters_per_token * prepared.properties.max_tokens,
+    )
     return _assemble(
-        model, prepared, settings, pipeline=pipeline, scheduler=scheduler, admission=admission
+        model,
+        prepared,
+        settings,
+        pipeline=pipeline,
+        scheduler=scheduler,
+        admission=admission,
+        text_tokenizer=text_tokenizer,
     )
 
 
@@ -257,20 +277,22 @@ def _assemble(
     pipeline: Pipeline,
     scheduler: Scheduler,
     admission: Admission,
+    text_tokenizer: TextTokenizer,
 ) -> LoadedModel:
     max_characters = settings.max_characters_per_token * prepared.properties.max_tokens
     common = (prepared.properties, prepared.tokenizer, pipeline, max_characters)
     embedder: Embedder | None = None
     embed_options: EmbedOptionsReader | None = None
     reranker: Reranker | None = None
+    max_query_tokens = 0
     if prepared.properties.kind is Kind.EMBEDDING:
         embedder = Embedder(*common, graph_outputs=prepared.graph.outputs)
         probe = embedder.probe
         embed_options = EmbedOptionsReader(embedder, default_truncation=model.default_truncation)
         method = _choose_method(model, prepared)
         if method:
-            limit = model.settings.max_query_tokens or prepared.properties.max_tokens
-            reranker = SimilarityReranker(embedder, method, limit)
+            max_query_tokens = model.settings.max_query_tokens or prepared.properties.max_tokens
+            reranker = SimilarityReranker(embedder, method, max_query_tokens)
     elif model.settings.rerank_method not in (None, RerankMethod.CROSS_ENCODER):
         raise ModelError("rerank_method is set, but the model is a cross-encoder")
     else:
@@ -291,4 +313,8 @@ def _assemble(
         scheduler=scheduler,
         admission=admission,
         availability=prepared.availability,
+        max_characters=max_characters,
+        max_query_tokens=max_query_tokens,
+        text_tokenizer=text_tokenizer,
+        languages=read_languages(prepared.files.folder),
     )

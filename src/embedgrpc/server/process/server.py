@@ -35,6 +35,7 @@ from embedgrpc.server.services.health import HealthMonitor, HealthService, Heart
 from embedgrpc.server.services.models import ModelService
 from embedgrpc.server.services.reflection import add_reflection
 from embedgrpc.server.services.reranking import RerankService
+from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
 from embedgrpc.server.telemetry.loop_lag import LoopLag
@@ -44,6 +45,7 @@ from embedgrpc.v1 import (
     embedding_service_pb2_grpc,
     model_service_pb2_grpc,
     rerank_service_pb2_grpc,
+    tokenizer_service_pb2_grpc,
 )
 
 _logger = logging.getLogger(__name__)
@@ -182,11 +184,13 @@ class Server:
         settings = self._settings
         embedding = EmbeddingService(self.catalog, settings, self._open_streams)
         rerank = RerankService(self.catalog, settings, self._open_streams)
-        models = ModelService(self.catalog, max_inputs=settings.max_inputs)
+        models = ModelService(self.catalog, settings)
+        tokenizer = TokenizerService(self.catalog, settings)
         for add, servicer in (
             (embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server, embedding),
             (rerank_service_pb2_grpc.add_RerankServiceServicer_to_server, rerank),
             (model_service_pb2_grpc.add_ModelServiceServicer_to_server, models),
+            (tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server, tokenizer),
             (health_pb2_grpc.add_HealthServicer_to_server, self._health),
         ):
             add(servicer, server)

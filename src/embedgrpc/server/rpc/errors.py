@@ -55,7 +55,12 @@ def trailing_metadata(error: EngineError) -> Metadata:
     if error.retry_delay_s is not None:
         milliseconds = max(round(error.retry_delay_s * 1000), 1)
     return _metadata_of(
-        error.reason, message_of(error), error.field, tuple(error.metadata.items()), milliseconds
+        error.reason,
+        message_of(error),
+        error.field,
+        _variables(error),
+        others=tuple((other.field, other.reason.value) for other in error.others),
+        retry_delay_ms=milliseconds,
     )
 
 
@@ -66,6 +71,8 @@ def _metadata_of(
     message: str,
     field: str,
     variables: tuple[tuple[str, str], ...],
+    *,
+    others: tuple[tuple[str, str], ...],
     retry_delay_ms: int,
 ) -> Metadata:
     """Return the details; with 0 ms, without a retry delay."""
@@ -75,13 +82,11 @@ def _metadata_of(
         error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN, metadata=dict(variables))
     ]
     if field:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
-                ]
-            )
-        )
+        violation = error_details_pb2.BadRequest.FieldViolation
+        violations = [violation(field=field, description=message, reason=reason.value)]
+        # Without descriptions: a hundred of them would be too large for trailing metadata.
+        violations += [violation(field=other, reason=why) for other, why in others]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
     metadata: list[tuple[str, str | bytes]] = []
     if retry_delay_ms:
         delay = duration_pb2.Duration()
@@ -96,11 +101,22 @@ def _metadata_of(
     return tuple(metadata)
 
 
+def _variables(error: EngineError) -> tuple[tuple[str, str], ...]:
+    variables = tuple(error.metadata.items())
+    if not error.others:
+        return variables
+    return (*variables, ("failedInputs", str(1 + len(error.others))))
+
+
 def item_error(error: EngineError) -> common_pb2.ItemError:
-    """Return a failure as part of a stream's result."""
+    """Return the error of one item of a call."""
     number: int = status_code(error).value[0]
-    return common_pb2.ItemError(
+    item = common_pb2.ItemError(
         code=number,
         reason=f"ERROR_REASON_{error.reason.value}",
         message=message_of(error),
+        metadata=error.metadata,
     )
+    if error.retry_delay_s is not None:
+        item.retry_delay.FromMilliseconds(max(round(error.retry_delay_s * 1000), 1))
+    return item

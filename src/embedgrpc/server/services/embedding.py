@@ -1,16 +1,18 @@
 """EmbeddingService: reads requests, runs them, and writes responses in wire form."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from embedgrpc.engine.tasks.embeddings import Embeddings
+from embedgrpc.engine.tasks.embeddings import BatchResult, Embeddings
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.contract.field_checks import check_count
-from embedgrpc.server.contract.response_sizes import check_embeddings_size
+from embedgrpc.server.contract.response_sizes import FAILURE_BYTES, check_embeddings_size
 from embedgrpc.server.contract.wire import delimited, embedding_wires
 from embedgrpc.server.loading.catalog import Catalog
+from embedgrpc.server.rpc.errors import item_error
 from embedgrpc.server.services.embedding_stream import EmbeddingStream
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
@@ -30,26 +32,37 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
     async def Embed(  # noqa: N802 - the contract's name
         self, request: embedding_service_pb2.EmbedRequest, context: Any
     ) -> bytes:
-        """Embed a batch: all texts succeed, or the call fails.
+        """Embed a batch.
 
         Returns:
             An `EmbedResponse` in wire form.
         """
         call = begin_call(
-            context, WorkClass.INTERACTIVE, self._settings, max_s=self._settings.max_unary_s
+            context,
+            WorkClass.INTERACTIVE,
+            self._settings,
+            priority=request.options.priority,
+            field="options.priority",
+            max_s=self._settings.max_unary_s,
         )
         served = self._catalog.find(request.model)
         loaded, embedder, options = served.embedder()
         check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")
         spec, encoding = options.read(request.options, field="options")
         size_bytes = request.ByteSize()
+        limit = min(
+            self._settings.max_response_bytes,
+            client_response_bytes(context, request.max_response_bytes),
+        )
+        if request.allow_partial:
+            limit -= FAILURE_BYTES * len(request.texts)
         answer_bytes = await check_embeddings_size(
             request.texts,
             spec,
             encoding,
             size_bytes=size_bytes,
             multi_vector_dimensions=loaded.properties.multi_vector_dimensions,
-            limit=min(self._settings.max_response_bytes, client_response_bytes(context)),
+            limit=limit,
         )
         describe_call(
             operation="embeddings",
@@ -60,21 +73,30 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         )
         await reserve_response(answer_bytes)
 
-        def pack(embeddings: Embeddings) -> tuple[bytes, int]:
+        def pack(result: BatchResult) -> tuple[bytes, int]:
             response = embedding_service_pb2.EmbedResponse(
-                model=served.id,
-                revision=loaded.revision,
-                fingerprint=loaded.fingerprint,
-                usage=usage_of(embeddings),
+                model=served.id, revision=loaded.revision, fingerprint=loaded.fingerprint
             )
-            wires = embedding_wires(
-                embeddings, encoding=encoding, sparse_dimensions=loaded.properties.sparse_dimensions
-            )
+            wires: Sequence[bytes] = ()
+            if result.embeddings is not None:
+                response.usage.CopyFrom(usage_of(result.embeddings))
+                wires = embedding_wires(
+                    result.embeddings,
+                    encoding=encoding,
+                    sparse_dimensions=loaded.properties.sparse_dimensions,
+                )
+            if result.failures:
+                wires = _with_failures(wires, result)
             parts = [delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]
             return b"".join([*parts, response.SerializeToString()]), response.usage.input_tokens
 
         answer, input_tokens = await embedder.embed(
-            request.texts, spec, call, size_bytes=size_bytes, pack=pack
+            request.texts,
+            spec,
+            call,
+            size_bytes=size_bytes,
+            pack=pack,
+            partial=request.allow_partial,
         )
         describe_call(input_tokens=input_tokens)
         return answer
@@ -86,6 +108,15 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         stream = EmbeddingStream(self._catalog, self._settings, request_iterator, context)
         with self._open_streams.watch(stream.bidi):
             await stream.run()
+
+
+def _with_failures(wires: Sequence[bytes], result: BatchResult) -> list[bytes]:
+    """Return one `Embedding` per text, in wire form: for those that failed, the error."""
+    by_index = dict(zip(result.indices, wires, strict=True))
+    for index, error in result.failures.items():
+        embedding = embedding_service_pb2.Embedding(error=item_error(error))
+        by_index[index] = embedding.SerializeToString()
+    return [by_index[index] for index in sorted(by_index)]
 
 
 def usage_of(embeddings: Embeddings) -> common_pb2.Usage:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
@@ -14,7 +14,8 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.kinds import Representation
 from embedgrpc.server.calls.bidi_stream import BidiStream
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
-from embedgrpc.server.contract.field_checks import check_count, check_enum, check_id
+from embedgrpc.server.contract.field_checks import check_count, check_enum, check_id, out_of_order
+from embedgrpc.server.contract.limits import describe_limits
 from embedgrpc.server.contract.response_sizes import bound_embeddings_size, response_too_large
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel
@@ -103,12 +104,18 @@ class EmbeddingStream:
         if first is None:
             return
         if first.WhichOneof("step") != "setup":
-            raise _out_of_order("the first message must hold setup")
-        call = begin_call(self._context, WorkClass.BULK, self._settings)
+            raise out_of_order("the first message must hold setup")
+        call = begin_call(
+            self._context,
+            WorkClass.BULK,
+            self._settings,
+            priority=first.setup.options.priority,
+            field="setup.options.priority",
+        )
         embedder, spec, encoding = await self._set_up(first.setup)
         async for request in requests:
             if request.WhichOneof("step") != "batch":
-                raise _out_of_order("every message after the first must hold batch")
+                raise out_of_order("every message after the first must hold batch")
             await self._take(request.batch, embedder, spec, encoding, call)
 
     async def _set_up(
@@ -118,7 +125,10 @@ class EmbeddingStream:
         loaded, embedder, options = served.embedder(field="setup.model")
         spec, encoding = options.read(setup.options, field="setup.options")
         check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
-        limit = min(self._settings.max_response_bytes, client_response_bytes(self._context))
+        accepted = client_response_bytes(
+            self._context, setup.max_response_bytes, field="setup.max_response_bytes"
+        )
+        limit = min(self._settings.max_response_bytes, accepted)
         self._response_bytes = limit - _MESSAGE_OVERHEAD_BYTES
         self._in_input_order = setup.order != embedding_service_pb2.RESULT_ORDER_COMPLETION
         describe_call(
@@ -139,6 +149,9 @@ class EmbeddingStream:
                     dimensions=spec.dimensions,
                     max_in_flight_inputs=window,
                     max_batch_inputs=min(self._settings.max_stream_batch_inputs, window),
+                    limits=describe_limits(
+                        self._settings, max_text_characters=embedder.max_characters
+                    ),
                 )
             )
         )
@@ -237,7 +250,3 @@ class EmbeddingStream:
         results = len(parts)
         parts.append(delimited(_USAGE_FIELD, usage.SerializeToString()))
         return delimited(_STREAM_RESULTS_FIELD, b"".join(parts)), results
-
-
-def _out_of_order(what: str) -> InvalidRequestError:
-    return InvalidRequestError(what, field="step", metadata={"label": "out_of_order"})

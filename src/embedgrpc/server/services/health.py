@@ -29,6 +29,7 @@ _logger = logging.getLogger(__name__)
 EMBEDDING_SERVICE = "embedgrpc.v1.EmbeddingService"
 RERANK_SERVICE = "embedgrpc.v1.RerankService"
 MODEL_SERVICE = "embedgrpc.v1.ModelService"
+TOKENIZER_SERVICE = "embedgrpc.v1.TokenizerService"
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -191,6 +192,9 @@ class HealthMonitor:
         """Set the status of every service from the states of the models."""
         await self._publish_service(EMBEDDING_SERVICE, lambda loaded: loaded.embedder is not None)
         await self._publish_service(RERANK_SERVICE, lambda loaded: loaded.reranker is not None)
+        await self._publish_service(
+            TOKENIZER_SERVICE, lambda loaded: loaded.text_tokenizer.is_available
+        )
 
     async def _publish_service(self, service: str, can: Callable[[LoadedModel], bool]) -> None:
         """Set the status of a service, and of each model in it."""
@@ -217,7 +221,7 @@ class HealthMonitor:
 
     async def _settle(self, model: ServedModel, problem: str) -> None:
         """Set the state of a model; log and publish it if it changed."""
-        healthy = ModelState.FAILED if problem else ModelState.READY
+        healthy = ModelState.UNAVAILABLE if problem else ModelState.READY
         if healthy is not model.state:
             model.state = healthy
             level = logging.ERROR if problem else logging.INFO

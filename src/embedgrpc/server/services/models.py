@@ -3,6 +3,8 @@
 import base64
 import binascii
 import contextlib
+import time
+from importlib.metadata import version
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
@@ -10,9 +12,11 @@ from embedgrpc.models.kinds import Kind, Representation, RerankMethod, Similarit
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.server.contract.embed_options import ENCODINGS, REPRESENTATIONS
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
-from embedgrpc.server.contract.options import TRUNCATIONS
+from embedgrpc.server.contract.limits import CONTRACT_VERSION, describe_limits
+from embedgrpc.server.contract.options import TRUNCATIONS, instruction_prompt
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ModelState, ServedModel
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX
+from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import model_service_pb2, model_service_pb2_grpc
 
 _PAGE_SIZE = 100
@@ -21,15 +25,16 @@ _PAGE_SIZE_MAX = 1000
 _PAGE_TOKEN_CHARACTERS_MAX = (4 * NAME_CHARACTERS_MAX + 2) // 3 * 4
 
 _STATES = {
-    ModelState.LOADING: model_service_pb2.STATE_LOADING,
-    ModelState.READY: model_service_pb2.STATE_READY,
-    ModelState.FAILED: model_service_pb2.STATE_FAILED,
+    ModelState.LOADING: model_service_pb2.MODEL_STATE_LOADING,
+    ModelState.READY: model_service_pb2.MODEL_STATE_READY,
+    ModelState.FAILED: model_service_pb2.MODEL_STATE_FAILED,
+    ModelState.UNAVAILABLE: model_service_pb2.MODEL_STATE_UNAVAILABLE,
 }
 _SIMILARITIES = {
-    Similarity.COSINE: model_service_pb2.SIMILARITY_COSINE,
-    Similarity.DOT: model_service_pb2.SIMILARITY_DOT,
-    Similarity.EUCLIDEAN: model_service_pb2.SIMILARITY_EUCLIDEAN,
-    Similarity.MANHATTAN: model_service_pb2.SIMILARITY_MANHATTAN,
+    Similarity.COSINE: model_service_pb2.MODEL_SIMILARITY_COSINE,
+    Similarity.DOT: model_service_pb2.MODEL_SIMILARITY_DOT,
+    Similarity.EUCLIDEAN: model_service_pb2.MODEL_SIMILARITY_EUCLIDEAN,
+    Similarity.MANHATTAN: model_service_pb2.MODEL_SIMILARITY_MANHATTAN,
 }
 _RERANK_METHODS = {
     RerankMethod.CROSS_ENCODER: model_service_pb2.RERANK_METHOD_CROSS_ENCODER,
@@ -45,11 +50,20 @@ _ENCODINGS: dict[Any, Any] = {ours: theirs for theirs, ours in ENCODINGS.items()
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Serves ListModels and GetModel."""
+    """Serves ListModels, GetModel and GetServer.
 
-    def __init__(self, catalog: Catalog, *, max_inputs: int) -> None:
+    Args:
+        catalog: The models.
+        settings: The limits.
+    """
+
+    def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self._catalog = catalog
-        self._max_inputs = max_inputs
+        self._limits = describe_limits(settings)
+        self._version = version("embedgrpc")
+        self._started = time.time()
+        # The wall clock may be set back.
+        self._started_monotonic = time.monotonic()
 
     async def ListModels(  # noqa: N802 - the contract's name
         self, request: model_service_pb2.ListModelsRequest, context: Any
@@ -57,7 +71,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """List the models, by id."""
         del context
         check_not_negative(request.page_size, field="page_size")
-        check_enum(model_service_pb2.Task, request.task, field="task")
+        check_enum(model_service_pb2.ModelTask, request.task, field="task")
         after = _read_page_token(request.page_token)
         size = min(request.page_size or _PAGE_SIZE, _PAGE_SIZE_MAX)
         models = [
@@ -84,6 +98,22 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             )
         return model_service_pb2.GetModelResponse(model=self._describe(self._catalog.find(name)))
 
+    async def GetServer(  # noqa: N802 - the contract's name
+        self, request: model_service_pb2.GetServerRequest, context: Any
+    ) -> model_service_pb2.GetServerResponse:
+        """Describe the server."""
+        del request, context
+        server = model_service_pb2.Server(
+            version=self._version,
+            contract_version=CONTRACT_VERSION,
+            default_model=self._catalog.default.id,
+            limits=self._limits,
+        )
+        server.start_time.FromMilliseconds(round(self._started * 1000))
+        uptime_s = time.monotonic() - self._started_monotonic
+        server.uptime.FromMilliseconds(round(uptime_s * 1000))
+        return model_service_pb2.GetServerResponse(server=server)
+
     def _describe(self, served: ServedModel) -> model_service_pb2.Model:
         message = model_service_pb2.Model(
             id=served.id,
@@ -91,10 +121,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             source=served.source,
             state=_STATES[served.state],
             default_truncation=_TRUNCATIONS[served.default_truncation],
-            max_inputs=self._max_inputs,
-            backend=model_service_pb2.BACKEND_TRITON
+            limits=self._limits,
+            backend=model_service_pb2.MODEL_BACKEND_TRITON
             if is_triton_source(served.source)
-            else model_service_pb2.BACKEND_ONNX_RUNTIME,
+            else model_service_pb2.MODEL_BACKEND_ONNX_RUNTIME,
         )
         if served.loaded is not None:
             _describe_loaded(message, served.loaded)
@@ -107,11 +137,14 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     message.revision = loaded.revision
     message.fingerprint = loaded.fingerprint
     if loaded.embedder:
-        message.tasks.append(model_service_pb2.TASK_EMBED)
+        message.tasks.append(model_service_pb2.MODEL_TASK_EMBED)
     if loaded.reranker:
-        message.tasks.append(model_service_pb2.TASK_RERANK)
+        message.tasks.append(model_service_pb2.MODEL_TASK_RERANK)
         message.rerank_method = _RERANK_METHODS[loaded.reranker.method]
-    message.max_input_tokens = properties.max_tokens
+    message.max_tokens = properties.max_tokens
+    message.max_query_tokens = loaded.max_query_tokens
+    message.limits.max_text_characters = loaded.max_characters
+    message.languages.extend(loaded.languages)
     message.weight_type = loaded.weight_type
     message.device = loaded.device
     message.batch_tokens = loaded.scheduler.budget.tokens
@@ -125,6 +158,8 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     message.normalized = properties.normalize
     message.prompts.update(properties.prompts)
     message.default_prompt_name = properties.default_prompt_name
+    if loaded.reranker:
+        message.takes_instruction = instruction_prompt("", properties) is not None
 
 
 def _page_token(last_id: str) -> str:

@@ -11,7 +11,12 @@ import grpc.aio
 from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from embedgrpc.server.services.health import EMBEDDING_SERVICE, MODEL_SERVICE, RERANK_SERVICE
+from embedgrpc.server.services.health import (
+    EMBEDDING_SERVICE,
+    MODEL_SERVICE,
+    RERANK_SERVICE,
+    TOKENIZER_SERVICE,
+)
 
 _V1 = "grpc.reflection.v1.ServerReflection"
 
@@ -42,6 +47,7 @@ def add_reflection(server: grpc.aio.Server) -> None:
         EMBEDDING_SERVICE,
         RERANK_SERVICE,
         MODEL_SERVICE,
+        TOKENIZER_SERVICE,
         "grpc.health.v1.Health",
         reflection.SERVICE_NAME,
         _V1,

@@ -27,7 +27,7 @@ class Model:
         dimensions: The length of its dense vectors.
         matryoshka_dimensions: The shorter lengths it was trained for.
         any_dimensions: Whether it can return every length up to `dimensions`.
-        max_input_tokens: The limit of tokens in an input, special tokens included.
+        max_tokens: The limit of tokens in an input, special tokens included.
         max_inputs: The limit of texts, or documents, in one unary call.
         similarity: The function that compares its embeddings: "cosine", "dot", "euclidean",
             "manhattan" or "max_sim".
@@ -40,7 +40,7 @@ class Model:
         backend: "onnx_runtime" or "triton".
         weight_type: The type of its weights, such as "float16".
         device: The device that runs it, such as "cuda:0" or "cpu".
-        state: "loading", "ready" or "failed".
+        state: "loading", "ready", "failed" or "unavailable".
     """
 
     id: str
@@ -54,7 +54,7 @@ class Model:
     dimensions: int
     matryoshka_dimensions: Sequence[int]
     any_dimensions: bool
-    max_input_tokens: int
+    max_tokens: int
     max_inputs: int
     similarity: str
     rerank_method: str
@@ -76,7 +76,7 @@ def decode_model(message: pb.Model) -> Model:
         source=message.source,
         revision=message.revision,
         fingerprint=message.fingerprint,
-        tasks=tuple(enum_name(pb.Task, task) for task in message.tasks),
+        tasks=tuple(enum_name(pb.ModelTask, task) for task in message.tasks),
         representations=tuple(
             enum_name(embedding_service_pb2.Representation, representation)
             for representation in message.representations
@@ -88,16 +88,16 @@ def decode_model(message: pb.Model) -> Model:
         dimensions=message.dimensions,
         matryoshka_dimensions=tuple(message.matryoshka_dimensions),
         any_dimensions=message.any_dimensions,
-        max_input_tokens=message.max_input_tokens,
-        max_inputs=message.max_inputs,
-        similarity=enum_name(pb.Similarity, message.similarity),
+        max_tokens=message.max_tokens,
+        max_inputs=message.limits.max_inputs,
+        similarity=enum_name(pb.ModelSimilarity, message.similarity),
         rerank_method=enum_name(pb.RerankMethod, message.rerank_method),
         normalized=message.normalized,
         prompts=dict(message.prompts),
         default_prompt_name=message.default_prompt_name,
         default_truncation=enum_name(common_pb2.Truncation, message.default_truncation),
-        backend=enum_name(pb.Backend, message.backend),
+        backend=enum_name(pb.ModelBackend, message.backend),
         weight_type=message.weight_type,
         device=message.device,
-        state=enum_name(pb.State, message.state),
+        state=enum_name(pb.ModelState, message.state),
     )

@@ -58,7 +58,7 @@ class RerankOptions(TypedDict, total=False):
         score_scale: The scale of the scores; the model's by default.
         truncation: Where to cut when query and document are too long together, or "none" to
             reject them; the server's setting by default.
-        max_tokens_per_document: The limit of tokens in a document; 0 (default) for the model's.
+        max_tokens: The limit of tokens in a document; 0 (default) for the model's.
         instruction: An instruction, for models that take one; "" by default.
     """
 
@@ -66,7 +66,7 @@ class RerankOptions(TypedDict, total=False):
     return_documents: bool
     score_scale: ScoreScale | None
     truncation: Truncation | None
-    max_tokens_per_document: int
+    max_tokens: int
     instruction: str
 
 
@@ -122,13 +122,24 @@ def rerank_request(
         model=valid_text("model", model),
         query=valid_text("query", query),
         documents=documents,
+        options=_rerank_options(**options),
+    )
+
+
+def _rerank_options(
+    **options: Unpack[RerankOptions],
+) -> rerank_service_pb2.RerankOptions | None:
+    """Build the options of a ranking; None if all are the defaults."""
+    instruction = options.get("instruction")
+    message = rerank_service_pb2.RerankOptions(
         top_n=options.get("top_n", 0),
         return_documents=options.get("return_documents", False),
         score_scale=enum_value(rerank_service_pb2.ScoreScale, options.get("score_scale")),
         truncation=enum_value(common_pb2.Truncation, options.get("truncation")),
-        max_tokens_per_document=options.get("max_tokens_per_document", 0),
-        instruction=valid_text("instruction", options.get("instruction", "")),
+        max_tokens=options.get("max_tokens", 0),
+        instruction=valid_text("instruction", instruction) if instruction else None,
     )
+    return message if message.ByteSize() else None
 
 
 def valid_texts(field: str, texts: Iterable[str]) -> list[str]:

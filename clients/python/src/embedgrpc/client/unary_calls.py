@@ -119,7 +119,7 @@ class ModelPages:
 
     def __init__(self, task: Task | None) -> None:
         self.models: list[Model] = []
-        self._task = enum_value(model_service_pb2.Task, task)
+        self._task = enum_value(model_service_pb2.ModelTask, task)
         self._tokens = {""}
         self._next_token: str | None = ""
 
