@@ -46,9 +46,9 @@ class Policy(ABC):
         """Record that a lane is free again, after a batch of this class."""
         del work_class
 
-    def learn(self, tokens: int, elapsed_s: float) -> None:
+    def learn(self, batch: Batch, elapsed_s: float) -> None:
         """Record the tokens of a batch, and the busy time since the last one."""
-        del tokens, elapsed_s
+        del batch, elapsed_s
 
     def remove(self, job: Job) -> None:
         """Remove a job whose caller is gone."""
@@ -66,7 +66,7 @@ class Own(Policy):
         super().__init__(machine, settings, clock)
         self.door = OwnDoor(settings, batch_tokens=machine.budget.tokens, clock=clock)
         self._overhead_tokens = machine.budget.overhead_tokens
-        self._parallelism = min(machine.processors, machine.lanes)
+        self._cost = machine.cost
         self._dispatcher = Dispatcher(
             machine.budget,
             settings.caller_weights,
@@ -92,11 +92,12 @@ class Own(Policy):
         """Return the lane."""
         self._dispatcher.finish(work_class)
 
-    def learn(self, tokens: int, elapsed_s: float) -> None:
+    def learn(self, batch: Batch, elapsed_s: float) -> None:
         """Update the measured speed."""
-        drain_rate = self.door.admission.drain_rate
-        drain_rate.add(tokens + self._overhead_tokens, elapsed_s)
-        self._dispatcher.set_speed(self._parallelism * drain_rate.token_s)
+        lengths = [entry[0].tokens for entry in batch.entries]
+        self.door.admission.drain_rate.add(sum(lengths) + self._overhead_tokens, elapsed_s)
+        padded_tokens = len(lengths) * max(lengths)
+        self._dispatcher.learn(batch.work_class, padded_tokens, self._cost.seconds(padded_tokens))
 
     def remove(self, job: Job) -> None:
         """Remove its sequences from the queue."""

@@ -169,7 +169,7 @@ class SimulatedServer:
         self._policy.finish(batch.work_class)
         # The lane does not wait for the delivery of results.
         self._fill()
-        self._policy.learn(sum(entry[0].tokens for entry in batch.entries), elapsed_s)
+        self._policy.learn(batch, elapsed_s)
         self._record.ran(batch, self._clock.now_s)
         riders: dict[Job, list[QueuedSequence]] = {}
         for entry in batch.entries:

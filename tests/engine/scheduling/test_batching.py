@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -99,21 +100,37 @@ def test_bulk_batches_are_smaller_while_interactive_calls_come() -> None:
 
 
 @pytest.mark.parametrize(
-    ("token_s", "shared"),
-    [(1e-5, 0), (20e-3 / 532, 0), (1e-4, 180), (1e-3, 100), (1e9, 100)],
-    ids=["whole", "just whole", "by time", "by overhead", "hung"],
+    ("padded_tokens", "seconds", "shared"),
+    [
+        (200, 0.040, 100),
+        (400, 0.040, 200),
+        (200, 2.000, 50),
+        (200, 0.020, 200),
+        (200, 0.016, 250),
+        (200, 0.001, 400),
+        (100, 0.010, 400),
+        (99, 0.001, 200),
+    ],
+    ids=["slow", "slow, unshared", "hung", "just right", "quick", "quicker", "half", "small"],
 )
-def test_bulk_batches_take_a_set_time_beside_calls(token_s: float, shared: int) -> None:
-    """A bulk batch takes 20 ms beside calls; overhead is no more than a fifth of it."""
-    budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=20)
-    limited = budget.with_shared_time(20e-3, token_s=token_s)
-    assert limited.shared_tokens == shared
-    assert limited.when_shared().tokens == (shared or 512)
-    # It follows the speed in both directions.
-    assert limited.with_shared_time(20e-3, token_s=1e-5).when_shared().tokens == 512
+def test_bulk_batches_beside_calls_adapt(padded_tokens: int, seconds: float, shared: int) -> None:
+    """They shrink at once if one took over 20 ms, and grow by at most twice if one was quick."""
+    budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=10, shared_tokens=200)
+    adapted = budget.after_bulk_batch(padded_tokens, seconds, limit_s=0.020)
+    assert adapted == replace(budget, shared_tokens=shared)
+
+
+def test_bulk_batches_beside_calls_find_their_size() -> None:
+    """Whatever they cost, they soon take the time allowed, within the budget and the overhead."""
+    for batch_s, token_s, shared in ((1e-3, 1e-4, 190), (5e-3, 1e-6, 512), (1e-3, 1e-2, 50)):
+        budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=10)
+        for _ in range(20):
+            tokens = budget.when_shared().tokens
+            budget = budget.after_bulk_batch(tokens, batch_s + token_s * tokens, limit_s=0.020)
+        assert abs(budget.shared_tokens - shared) <= 1
 
 
 def test_slow_batches_without_overhead_hold_a_token() -> None:
-    """However slow the machine is, a batch holds something."""
+    """However slow the machine is, a batch holds at least one token."""
     budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=0)
-    assert budget.with_shared_time(20e-3, token_s=1).shared_tokens == 1
+    assert budget.after_bulk_batch(512, 1000, limit_s=0.020).shared_tokens == 1

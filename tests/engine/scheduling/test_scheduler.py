@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import EngineError, Reason, ShuttingDownError
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.scheduling.batching import BatchBudget
+from embedgrpc.engine.scheduling.dispatch import Dispatcher
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
@@ -556,17 +558,25 @@ async def test_a_batch_is_of_the_class_that_it_was_made_for() -> None:
     ]
 
 
-async def test_bulk_batches_follow_the_speed_of_recent_batches() -> None:
-    """Slow batches make those of bulk work beside calls small, and fast ones large again."""
+async def test_bulk_batches_follow_the_speed_of_recent_ones() -> None:
+    """A bulk batch that took too long makes bulk batches beside calls small."""
     budget = BatchBudget(tokens=40, sequences=8, overhead_tokens=0)
-    with running(FakeBackend(), budget=budget, bulk_batch_s=1) as engine:
-        for tokens, seconds, limits in ((10_000, 1000, range(1, 13)), (10**9, 1, range(1))):
-            engine.admission.drain_rate.add(tokens, seconds)
-            await (await submit(engine, ["text"])).done.wait()
-            async with asyncio.timeout(WAIT_S):
-                while engine.scheduler.budget.shared_tokens not in limits:
-                    await next_turn()
-        assert engine.scheduler.budget == budget
+    with running(FakeBackend(), budget=budget, bulk_batch_s=1e-9) as engine:
+        await (await submit(engine, ["text"], Call(WorkClass.BULK))).done.wait()
+        async with asyncio.timeout(WAIT_S):
+            while not engine.scheduler.budget.shared_tokens:
+                await next_turn()
+        assert engine.scheduler.budget == replace(budget, shared_tokens=1)
+
+
+def test_interactive_batches_do_not_change_the_size_of_bulk_batches() -> None:
+    """Small batches, as calls have, say little about large ones."""
+    budget = BatchBudget(tokens=40, sequences=8, overhead_tokens=0)
+    dispatcher = Dispatcher(budget, {}, bulk_batch_s=1, lanes=1, lanes_compete=False)
+    dispatcher.learn(WorkClass.INTERACTIVE, 40, 100)
+    assert dispatcher.queue.budget == budget
+    dispatcher.learn(WorkClass.BULK, 40, 4)
+    assert dispatcher.queue.budget == replace(budget, shared_tokens=10)
 
 
 def test_results_for_a_closed_loop_are_dropped(caplog: pytest.LogCaptureFixture) -> None:

@@ -42,18 +42,26 @@ class BatchBudget:
             return self
         return replace(self, tokens=self.shared_tokens)
 
-    def with_shared_time(self, seconds: float, *, token_s: float) -> "BatchBudget":
-        """Return the same budget with `shared_tokens` for batches of this duration.
+    def after_bulk_batch(
+        self, padded_tokens: int, seconds: float, *, limit_s: float
+    ) -> "BatchBudget":
+        """Return the same budget with `shared_tokens` adapted to a bulk batch that ran.
+
+        One that took too long shrinks it in proportion. One that was quick and not small lets it
+        grow to twice its size at most. So it follows the speed without a model of the cost.
 
         Args:
-            seconds: Maximum duration of a bulk batch while interactive calls arrive.
-            token_s: Seconds per token, with the overhead of batches included.
+            padded_tokens: The batch's padded tokens.
+            seconds: How long it took.
+            limit_s: How long a bulk batch may take while interactive calls arrive.
         """
-        if (self.tokens + self.overhead_tokens) * token_s <= seconds:
-            return replace(self, shared_tokens=0)
-        shared = int(seconds / token_s) - self.overhead_tokens
-        least = int(self.overhead_tokens / _OVERHEAD_SHARE_MAX)
-        return replace(self, shared_tokens=max(shared, least, 1))
+        shared = self.when_shared().tokens
+        if seconds > limit_s:
+            shared = min(shared, int(padded_tokens * limit_s / seconds))
+        elif 2 * padded_tokens >= shared:
+            shared = 2 * shared if 2 * seconds <= limit_s else int(shared * limit_s / seconds)
+        least = max(int(self.overhead_tokens / _OVERHEAD_SHARE_MAX), 1)
+        return replace(self, shared_tokens=min(max(shared, least), self.tokens))
 
 
 def choose_group(

@@ -57,9 +57,12 @@ class Dispatcher:
         """The number of lanes that run a batch."""
         return self._running[WorkClass.INTERACTIVE] + self._running[WorkClass.BULK]
 
-    def set_speed(self, token_s: float) -> None:
-        """Limit bulk batches by the seconds per token of a batch that runs alone."""
-        self.queue.budget = self.queue.budget.with_shared_time(self._bulk_batch_s, token_s=token_s)
+    def learn(self, work_class: WorkClass, padded_tokens: int, seconds: float) -> None:
+        """Adapt the size of bulk batches to how long one of this size took."""
+        if work_class is WorkClass.BULK:
+            self.queue.budget = self.queue.budget.after_bulk_batch(
+                padded_tokens, seconds, limit_s=self._bulk_batch_s
+            )
 
     def push(self, queued: QueuedSequence, now: float) -> None:
         """Queue a sequence."""

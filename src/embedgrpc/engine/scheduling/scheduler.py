@@ -107,7 +107,6 @@ class Scheduler:
         # What runs in the time of one batch.
         tokens = max(budget.tokens, _QUEUED_BATCH_TOKENS_MIN)
         admission.set_batch_tokens(backend.parallelism * tokens)
-        self._learn_speed()
         self._changed = threading.Condition()
         self._closed = False
         # Batches that ran and are not delivered yet.
@@ -279,13 +278,9 @@ class Scheduler:
             # The overhead counts too: otherwise small batches would look slow.
             tokens = report.tokens + report.shared_tokens + self.budget.overhead_tokens
             self._admission.drain_rate.add(tokens, done.elapsed_s)
+            seconds = (report.finished_ns - report.started_ns) / 1e9
             with self._changed:
-                self._learn_speed()
-
-    def _learn_speed(self) -> None:
-        """Limit bulk batches by the recent speed."""
-        token_s = self._admission.drain_rate.token_s
-        self._dispatcher.set_speed(self._backend.parallelism * token_s)
+                self._dispatcher.learn(report.work_class, report.padded_tokens, seconds)
 
     def _deliver_soon(self, deliveries: list[Delivery]) -> None:
         # Once the loop is closed, results are no longer wanted.
