@@ -17,7 +17,7 @@ WAITING = st.dictionaries(LENGTHS, st.integers(1, 30), min_size=1, max_size=30)
 
 
 def cost(waiting: dict[int, int], group: tuple[int, ...], budget: BatchBudget) -> int:
-    """What it costs to run a group of lengths in batches padded to the longest of them."""
+    """Return the cost of running a group of lengths in batches padded to the longest of them."""
     size = sum(waiting[length] for length in group)
     batches = -(-size // budget.room(max(group)))
     return batches * budget.overhead_tokens + size * max(group)
@@ -28,7 +28,7 @@ def cost(waiting: dict[int, int], group: tuple[int, ...], budget: BatchBudget) -
 def test_group_is_a_run_of_lengths_around_the_anchor(
     waiting: dict[int, int], budget: BatchBudget, data: st.DataObject
 ) -> None:
-    """What waits between two lengths of the group is part of it, and so is the anchor."""
+    """The group includes the anchor and all queued lengths between its ends."""
     lengths = sorted(waiting)
     anchor = data.draw(st.sampled_from(lengths))
     group = list(choose_group(lengths, waiting, anchor=anchor, budget=budget))
@@ -46,7 +46,7 @@ def test_group_is_a_run_of_lengths_around_the_anchor(
 def test_group_is_part_of_the_cheapest_division(
     waiting: dict[int, int], budget: BatchBudget, data: st.DataObject
 ) -> None:
-    """No other way to divide what waits into groups of neighbours costs less."""
+    """No other division of the queued lengths into groups of neighbours costs less."""
     lengths = sorted(waiting)
     anchor = data.draw(st.sampled_from(lengths))
     group = tuple(choose_group(lengths, waiting, anchor=anchor, budget=budget))
@@ -67,7 +67,7 @@ def test_group_is_part_of_the_cheapest_division(
 
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60), budget=BUDGETS)
 def test_filling_keeps_the_budget(lengths: list[int], budget: BatchBudget) -> None:
-    """Whatever has room goes in, and the rectangle is within the budget unless one fills it."""
+    """Everything that fits goes in, and only a single sequence may exceed the budget."""
     filling = BatchSize(budget)
     taken: list[int] = []
     for length in lengths:
@@ -80,7 +80,7 @@ def test_filling_keeps_the_budget(lengths: list[int], budget: BatchBudget) -> No
 
 
 def test_longer_sequences_leave_less_room() -> None:
-    """A sequence that makes all others wider is let in only where they all still fit."""
+    """A sequence that widens all others is added only if they all still fit."""
     filling = BatchSize(BatchBudget(tokens=120, sequences=100, overhead_tokens=0))
     for _ in range(10):
         filling.add(10)
@@ -91,7 +91,7 @@ def test_longer_sequences_leave_less_room() -> None:
 
 
 def test_bulk_batches_are_smaller_while_interactive_calls_come() -> None:
-    """A budget for shared times is the smaller one, and none where there is no smaller."""
+    """The shared budget is the smaller one, or the same where there is no smaller."""
     budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=32, shared_tokens=128)
     assert budget.when_shared().tokens == 128
     assert BatchBudget(tokens=512, sequences=64, overhead_tokens=32).when_shared().tokens == 512
@@ -104,16 +104,16 @@ def test_bulk_batches_are_smaller_while_interactive_calls_come() -> None:
     ids=["whole", "just whole", "by time", "by overhead", "hung"],
 )
 def test_bulk_batches_take_a_set_time_beside_calls(token_s: float, shared: int) -> None:
-    """A bulk batch takes 20 ms beside calls; overhead is no more than a fifth of it."""
+    """A bulk batch takes 20 ms beside calls, and at most a fifth of it is overhead."""
     budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=20)
     limited = budget.with_shared_time(20e-3, token_s=token_s)
     assert limited.shared_tokens == shared
     assert limited.when_shared().tokens == (shared or 512)
-    # It follows the speed in both directions.
+    # The limit follows the speed in both directions.
     assert limited.with_shared_time(20e-3, token_s=1e-5).when_shared().tokens == 512
 
 
 def test_slow_batches_without_overhead_hold_a_token() -> None:
-    """However slow the machine is, a batch holds something."""
+    """However slow the machine is, a batch holds at least one token."""
     budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=0)
     assert budget.with_shared_time(20e-3, token_s=1).shared_tokens == 1
