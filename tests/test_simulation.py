@@ -21,7 +21,7 @@ from embedgrpc.server.settings.settings import Settings
 
 COST = CostModel(batch_s=0.002, token_s=100e-6)
 SETTINGS = Settings()
-# Lets everything in, so that what the queue does shows.
+# Accepts everything, so that the queue's behaviour shows.
 OPEN = Settings(max_queued_inputs=65_536, max_queued_tokens=2**24, max_queue_s=3600)
 
 
@@ -32,13 +32,13 @@ def machine(*, lanes: int = 2, sequences: int = 512, processors: int = 1) -> Mac
 
 
 def trace_of(name: str, *, load: int, seconds: float, seed: int = 20) -> Trace:
-    """What a scenario sends to such a machine."""
+    """Return what a scenario sends to such a machine."""
     tokens_per_s = machine().capacity_tokens_per_s * load / 100
     return SCENARIOS[name].trace(Offer(tokens_per_s, seconds, seed))
 
 
 def calls(times: Sequence[float], lengths: Sequence[int]) -> Trace:
-    """Calls of one text each, all lengths as often."""
+    """Return calls of one text each, with all lengths equally often."""
     source = chooser(20, "lengths")
     return Trace(math.ceil(times[-1]), [Arrival(at_s, (source.choice(lengths),)) for at_s in times])
 
@@ -61,7 +61,7 @@ def test_every_call_ends_once(name: str, policy: type[Policy]) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_the_same_seed_gives_the_same_figures(policy: type[Policy]) -> None:
-    """Nothing but the seed decides what comes, and nothing but what comes what is done."""
+    """Only the seed decides what arrives, and only that decides what is done."""
     first, second = (
         simulate(trace_of("classes", load=30, seconds=5), machine(), policy, settings=SETTINGS)
         for _ in range(2)
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_figures(policy: type[Policy]) -> None:
 def test_a_single_server_waits_as_long_as_theory_says(
     lengths: Sequence[int], policy: type[Policy]
 ) -> None:
-    """One text a batch on one lane is M/G/1, of which Pollaczek and Khinchine tell the mean."""
+    """One text per batch on one lane is M/G/1, with Pollaczek and Khinchine's mean."""
     services_s = [COST.seconds(length) for length in lengths]
     mean_s = sum(services_s) / len(lengths)
     squares = sum(service_s**2 for service_s in services_s) / len(lengths)
@@ -104,7 +104,7 @@ def test_lanes_that_compete_share_a_processor() -> None:
 
 
 def test_batches_of_like_lengths_have_less_padding() -> None:
-    """Of mixed lengths we compute less padding than those that take texts as they come."""
+    """Of mixed lengths we compute less padding than policies that go by order of arrival."""
     trace = trace_of("poisson", load=100, seconds=30)
     shares = {
         policy: simulate(trace, machine(), policy, settings=SETTINGS).real_share
@@ -116,7 +116,7 @@ def test_batches_of_like_lengths_have_less_padding() -> None:
 
 
 def test_unequal_callers_are_served_equally() -> None:
-    """Who sends five times as much gets as much as others do, if all want more than there is."""
+    """A caller that sends five times as much gets as much as others, if all want more."""
     texts_per_s = machine().capacity_tokens_per_s / 64
     shares = {"five": 5.0, "one": 1.0, "little": 0.05}
     arrived = [
@@ -126,7 +126,7 @@ def test_unequal_callers_are_served_equally() -> None:
     ]
     trace = Trace(20, sorted(arrived))
     assert backlogged(trace.tokens_by_caller, 20 * 64 * texts_per_s) == {"five", "one"}
-    # What counts is the overload itself, not the long queue that fills up before it is noticed.
+    # This is about the overload itself, not the long queue before it is noticed.
     short = Settings(max_queue_s=1)
     own, fifo = (simulate(trace, machine(), policy, settings=short) for policy in (Own, Fifo))
     assert own.jain(frozenset({"five", "one"})) > 0.9
@@ -136,7 +136,7 @@ def test_unequal_callers_are_served_equally() -> None:
 
 
 def test_crowds_are_answered_and_overloads_are_not() -> None:
-    """A hundred calls at once after a quiet time are all let in; twice the load for long is not."""
+    """A hundred calls at once after a quiet time get in; twice the load for long does not."""
     crowds = simulate(trace_of("crowds", load=40, seconds=30), machine(), Own, settings=SETTINGS)
     assert crowds.share(Ending.ANSWERED) == 1
     trace = trace_of("overload", load=200, seconds=30)
@@ -146,7 +146,7 @@ def test_crowds_are_answered_and_overloads_are_not() -> None:
 
 
 def test_unequal_streams_are_served_equally() -> None:
-    """Who keeps eight times as much in flight gets no more of the machine."""
+    """A stream that keeps eight times as much in flight gets no more of the machine."""
     streams = [Stream(name, window, [(64,) * 64]) for name, window in (("one", 1), ("eight", 8))]
     trace = Trace(20, [], streams)
     own, fifo = (simulate(trace, machine(), policy, settings=SETTINGS) for policy in (Own, Fifo))
@@ -166,7 +166,7 @@ def test_bulk_work_does_not_starve() -> None:
 
 
 def test_deadlines_that_pass_are_not_run() -> None:
-    """Calls that nobody waits for any more leave the queue without being run."""
+    """Calls past their deadline leave the queue without running."""
     trace = Trace(4, [Arrival(0, (64,), deadline_s=0.1)] * 1000)
     record = simulate(trace, machine(), Fifo, settings=OPEN, warm_up_share=0)
     assert record.endings[Ending.EXPIRED] > 900
@@ -174,7 +174,7 @@ def test_deadlines_that_pass_are_not_run() -> None:
 
 
 def test_a_timer_waits_for_others_but_not_for_long() -> None:
-    """A text that is alone runs after 5 ms; 32 texts run at once."""
+    """A lone text runs after 5 ms; 32 texts run at once."""
     alone = Trace(1, [Arrival(0, (64,))])
     record = simulate(alone, machine(), CountedOrLate, settings=OPEN, warm_up_share=0)
     assert record.latency_s(99) == pytest.approx(0.005 + COST.seconds(64))
@@ -184,7 +184,7 @@ def test_a_timer_waits_for_others_but_not_for_long() -> None:
 
 
 def test_bursts_come_as_often_as_they_should() -> None:
-    """The pauses are made up for by the bursts, which are denser than chance would make them."""
+    """Pauses are made up for by bursts, which are denser than chance would make them."""
     times = bursts(100, 1000, on_s=0.1, off_s=0.3, source=chooser(1, "test"))
     assert times == sorted(times)
     assert len(times) / 1000 == pytest.approx(100, rel=0.1)
@@ -195,13 +195,13 @@ def test_bursts_come_as_often_as_they_should() -> None:
 
 
 def test_fair_shares_are_told_from_modest_wishes() -> None:
-    """What modest callers leave is for the others; who wants no more than that has no backlog."""
+    """What modest callers leave is for others; a caller that wants no more has no backlog."""
     assert backlogged({"a": 10, "b": 30, "c": math.inf, "d": 60}, 100) == {"c", "d"}
     assert backlogged({"a": 10, "b": 30}, 100) == frozenset()
 
 
 def test_the_command_prints_tables_and_draws_the_same_plot_again(tmp_path: Path) -> None:
-    """A short run of the command ends well, and a second one draws the same bytes."""
+    """A short run of the command succeeds, and a second one draws the same bytes."""
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         done = subprocess.run(

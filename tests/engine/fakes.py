@@ -1,4 +1,4 @@
-"""A tokenizer and a backend whose every answer can be told beforehand, and an engine of them."""
+"""A tokenizer and a backend with predictable results, and an engine made of them."""
 
 import asyncio
 import math
@@ -34,34 +34,34 @@ WAIT_S = 30
 
 
 def answer(text: str) -> list[float]:
-    """What the backend says of a text: numbers that float32 holds exactly."""
+    """Return the backend's result for a text: numbers that float32 holds exactly."""
     return [len(text), zlib.crc32(text.encode("utf-32-le")) & 0xFFFFFF]
 
 
 def tokens_of(text: str) -> IntArray:
-    """One token per character, int64 [characters]."""
+    """Return one token per character, int64 [characters]."""
     return np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.int64)
 
 
 def text_of(ids: IntArray) -> str:
-    """The text that these tokens, int64 [tokens], were made of."""
+    """Return the text that these tokens, int64 [tokens], were made of."""
     return ids.astype("<u4").tobytes().decode("utf-32-le")
 
 
 def sequence_of(text: str) -> TokenSequence:
-    """A tokenized text without special tokens."""
+    """Return a tokenized text without special tokens."""
     return TokenSequence(tokens_of(text), None, len(text))
 
 
 class CharacterTokenizer(Tokenizer):
-    """Makes one token of each character, and remembers what it was given.
+    """Makes one token of each character, and records its inputs.
 
     Attributes:
         cut_points: Where texts may be cut, if anywhere.
         calls: The texts of each call.
-        silent: Characters that are no tokens.
-        poison: Texts that it cannot take.
-        fault: What it raises for those.
+        silent: Characters that make no tokens.
+        poison: Texts that make it raise.
+        fault: The exception it raises.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class CharacterTokenizer(Tokenizer):
         self.gate = Gate()
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
-        """Tokenizes texts, once the gate is open."""
+        """Tokenize texts, once the gate is open."""
         self.gate.enter()
         self.calls.append(list(texts))
         if self.poison & set(texts):
@@ -83,7 +83,7 @@ class CharacterTokenizer(Tokenizer):
 
 
 class Gate:
-    """Holds up threads, tells when some have come, and lets them through one by one."""
+    """Holds up threads, counts them, and lets them through one by one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -92,7 +92,7 @@ class Gate:
         self._passes = 0
 
     def enter(self) -> None:
-        """Waits until the gate is open, or for a pass."""
+        """Wait until the gate is open, or for a pass."""
         with self._changed:
             self._waiting += 1
             self._changed.notify_all()
@@ -103,17 +103,17 @@ class Gate:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Holds up those who come from now on."""
+        """Hold up the threads that come from now on."""
         with self._changed:
             self._open = False
 
     def wait_for(self, threads: int) -> None:
-        """Blocks until so many threads wait at the gate at the same time."""
+        """Block until this many threads wait at the gate at once."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._waiting == threads, WAIT_S)
 
     def let_one_through(self) -> None:
-        """Waits for a thread and lets it pass."""
+        """Wait for a thread and let it pass."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._waiting, WAIT_S)
             self._passes += 1
@@ -121,7 +121,7 @@ class Gate:
             assert self._changed.wait_for(lambda: not self._passes, WAIT_S)
 
     def open(self) -> None:
-        """Lets everybody through."""
+        """Let all threads through."""
         with self._changed:
             self._open = True
             self._changed.notify_all()
@@ -129,7 +129,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch that was run: its shape, and its texts."""
+    """A batch that ran: its shape and its texts."""
 
     shape: tuple[int, int]
     texts: tuple[str, ...]
@@ -139,9 +139,9 @@ class FakeBackend:
     """Answers each sequence with a function of its own tokens alone.
 
     Attributes:
-        batches: What was run, in the order in which it began.
-        gate: Closed, it holds up every run.
-        answers: Makes the row of a text; its length is the width.
+        batches: The batches that ran, in the order in which they began.
+        gate: Holds up every run while it is closed.
+        answers: Returns the row of a text; its length is the width.
     """
 
     def __init__(
@@ -157,11 +157,11 @@ class FakeBackend:
 
     @property
     def texts(self) -> list[str]:
-        """Every text that was run, once for each time."""
+        """Every text that ran, once for each run."""
         return [text for batch in self.batches for text in batch.texts]
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
-        """Runs a batch, once the gate is open."""
+        """Run a batch, once the gate is open."""
         del context
         texts = tuple(
             text_of(row[mask == 1])
@@ -178,11 +178,11 @@ class FakeBackend:
         return {output: made * np.float32(signs.get(output, 1)) for output in batch.outputs}
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Holds no resources."""
 
 
-def frame_all(results: list[TokenizeResult]) -> list[TokenSequence | EngineError]:
-    """Makes a sequence of each text, whatever its length."""
+def build_all(results: list[TokenizeResult]) -> list[TokenSequence | EngineError]:
+    """Return a sequence for each text, whatever its length."""
     return [
         one if isinstance(one, EngineError) else TokenSequence(one.ids, None, len(one.ids))
         for one in results
@@ -190,18 +190,18 @@ def frame_all(results: list[TokenizeResult]) -> list[TokenSequence | EngineError
 
 
 def unchecked(_: int, text: str) -> CheckedText:
-    """Lets every text pass."""
+    """Accept every text."""
     return CheckedText(text, cut=False)
 
 
 def inputs_of(
     texts: Sequence[str],
     *,
-    prepare: Prepare = frame_all,
+    prepare: Prepare = build_all,
     output: str = OUTPUT,
     atomic: bool = True,
 ) -> Inputs:
-    """Makes the inputs of a job of one sequence per text."""
+    """Return the inputs of a job with one sequence per text."""
     return Inputs(
         texts=texts,
         check=unchecked,
@@ -216,7 +216,7 @@ def inputs_of(
 
 @dataclass
 class RecordingSink:
-    """Remembers what became of each index."""
+    """Records the result of each index."""
 
     rows: dict[int, list[float]] = field(default_factory=dict)
     errors: dict[int, EngineError] = field(default_factory=dict)
@@ -225,13 +225,13 @@ class RecordingSink:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
-        """Takes the rows of the one output that was asked for."""
+        """Record the rows of the one output that was requested."""
         (numbers,) = rows.by_sequence.values()
         self.rows.update(zip(indices, numbers.tolist(), strict=True))
         self._count(len(indices))
 
     def failed(self, indices: Sequence[int], error: EngineError) -> None:
-        """Takes a failure."""
+        """Record a failure."""
         self.errors.update(dict.fromkeys(indices, error))
         self._count(len(indices))
 
@@ -243,7 +243,7 @@ class RecordingSink:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The parts of an engine that runs."""
+    """The parts of a running engine."""
 
     admission: Admission
     tokenizing: TokenizingThreads
@@ -251,7 +251,7 @@ class Engine:
     pipeline: Pipeline
 
     def job(self, texts: Sequence[str], call: Call, sink: RecordingSink) -> Job:
-        """Makes a job that is tokenized already."""
+        """Return a job that is already tokenized."""
         reservation = self.admission.admit_always()
         job = Job(
             call=call, outputs=(OUTPUT,), sink=sink, inputs=len(texts), reservation=reservation
@@ -261,7 +261,7 @@ class Engine:
         return job
 
     def wait_until_tokenized(self) -> None:
-        """Blocks until all that was submitted stands in the scheduler's queue."""
+        """Block until everything submitted is in the scheduler's queue."""
         for work_class in reversed(WorkClass):
             last = threading.Event()
             self.tokenizing.submit(
@@ -291,7 +291,7 @@ def running(
     max_queue_s: float = 3600,
     bulk_batch_s: float = 3600,
 ) -> Iterator[Engine]:
-    """Runs an engine on the event loop of the caller."""
+    """Run an engine on the caller's event loop."""
     tokenizer = tokenizer or CharacterTokenizer()
     budget = budget or BatchBudget(tokens=512, sequences=64, overhead_tokens=32)
     admission = Admission(
@@ -324,7 +324,7 @@ def running(
 
 
 async def next_turn() -> None:
-    """Lets whatever is ready on the event loop run first."""
+    """Let everything that is ready on the event loop run first."""
     turned = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon(turned.set_result, None)
     await turned

@@ -33,7 +33,7 @@ from tests.engine.fakes import (
     FakeBackend,
     RecordingSink,
     answer,
-    frame_all,
+    build_all,
     inputs_of,
     next_turn,
     running,
@@ -45,17 +45,17 @@ KINDS = ("answered", "cancelled", "NaN", "broken", "refused")
 
 
 def refuse_long(outcomes: list[TokenizeResult]) -> list[TokenSequence | EngineError]:
-    """Makes sequences of texts of at most five characters."""
+    """Return sequences for texts of at most five characters, and errors for the others."""
     return [
         one
         if isinstance(one, EngineError) or len(one.input_ids) <= 5
         else InputTooLongError("too long")
-        for one in frame_all(outcomes)
+        for one in build_all(outcomes)
     ]
 
 
 async def hold(engine: Engine, backend: FakeBackend) -> "asyncio.Task[object]":
-    """Keeps the only lane busy, so that all that comes next waits."""
+    """Keep the only lane busy, so that everything that follows is queued."""
     backend.gate.close()
     task: asyncio.Task[object] = asyncio.create_task(
         engine.pipeline.run(inputs_of(["first"]), INTERACTIVE)
@@ -66,7 +66,7 @@ async def hold(engine: Engine, backend: FakeBackend) -> "asyncio.Task[object]":
 
 
 class _After:
-    """Sets an event of the event loop once so many batches were run."""
+    """Sets an event of the event loop once this many batches have run."""
 
     def __init__(self, batches: int) -> None:
         self.reached = asyncio.Event()
@@ -84,7 +84,7 @@ class _After:
 
 @dataclass
 class _Part:
-    """One call's texts, and what it runs as."""
+    """One call's texts and its work class."""
 
     texts: list[str]
     task: "asyncio.Task[list[list[float]]] | None" = None
@@ -93,7 +93,7 @@ class _Part:
 
 
 def make_parts(count: int, source: random.Random) -> list[_Part]:
-    """Texts of 1 to 80 characters, each like no other; a few make the backend fail."""
+    """Return distinct texts of 1 to 80 characters, a few of which make the backend fail."""
     parts: list[_Part] = []
     made = 0
     while made < count:
@@ -109,7 +109,7 @@ def make_parts(count: int, source: random.Random) -> list[_Part]:
 
 
 class _Trial:
-    """Runs every part through an engine, and cancels some while others are in flight."""
+    """Runs all parts through an engine, and cancels some while others are in flight."""
 
     def __init__(self, engine: Engine, parts: list[_Part], source: random.Random) -> None:
         self._engine = engine
@@ -118,7 +118,7 @@ class _Trial:
         self._streams: list[asyncio.Task[JobHandle]] = []
 
     def start(self) -> None:
-        """Starts every other part as a unary call, the rest as bulk work."""
+        """Start every other part as a unary call, the rest as bulk work."""
         for position, part in enumerate(self._parts):
             if position % 2:
                 part.task = asyncio.create_task(self._call(part.texts))
@@ -129,7 +129,7 @@ class _Trial:
                 self._streams.append(asyncio.create_task(submitted))
 
     def cancel_some(self) -> None:
-        """Cancels a few calls and a stream, wherever they have come."""
+        """Cancel a few calls and a stream, at whatever stage they are."""
         for part in self._source.sample(self._parts, 4):
             if part.task and not part.task.done():
                 part.task.cancel()
@@ -143,7 +143,7 @@ class _Trial:
                 part.cancelled = True
 
     async def finish(self) -> None:
-        """Waits until every part that was not cancelled is answered."""
+        """Wait until every part that was not cancelled is answered."""
         await asyncio.gather(*self._streams)
         for part in self._parts:
             if part.task:
@@ -161,7 +161,7 @@ class _Trial:
 async def test_every_answer_belongs_to_its_own_text(
     lanes: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Through 5,000 texts with cancels and failures nothing is mixed up, and only the bad fail."""
+    """In 5,000 texts with cancels and failures, no results are mixed up and only bad texts fail."""
     caplog.set_level(logging.CRITICAL)
     source = random.Random(lanes)  # noqa: S311 - no secret
     parts = make_parts(5000, source)
@@ -187,7 +187,7 @@ async def test_every_answer_belongs_to_its_own_text(
         assert rows <= budget.sequences
         assert rows == 1 or rows * columns <= budget.tokens
     runs = Counter(backend.texts)
-    # A good text is run again only to find the bad one beside it.
+    # A good text runs again only to find the bad one beside it.
     assert sum(runs.values()) < 1.5 * len(runs)
     outcomes = Counter(
         check_stream(part, part.sink, runs) if part.sink else check_call(part, runs)
@@ -198,7 +198,7 @@ async def test_every_answer_belongs_to_its_own_text(
 
 
 def check_call(part: _Part, runs: Counter[str]) -> str:
-    """Compares a unary call's outcome with what was run; names it."""
+    """Compare a unary call's result with what ran, and return its name."""
     assert part.task
     if part.task.cancelled():
         assert part.cancelled
@@ -220,7 +220,7 @@ def check_call(part: _Part, runs: Counter[str]) -> str:
 
 
 def check_stream(part: _Part, sink: RecordingSink, runs: Counter[str]) -> str:
-    """Compares what a sink was told with what was run; names it."""
+    """Compare what a sink received with what ran, and return its name."""
     assert not sink.rows.keys() & sink.errors.keys()
     assert sink.answers == len(sink.rows) + len(sink.errors)
     for index, row in sink.rows.items():
@@ -239,7 +239,7 @@ def check_stream(part: _Part, sink: RecordingSink, runs: Counter[str]) -> str:
 
 
 async def test_cancelled_call_is_not_run() -> None:
-    """A caller that went away while its texts waited is left out, and its room is free at once."""
+    """A caller that leaves while its texts are queued is left out, and its room is free at once."""
     backend = FakeBackend()
     with running(backend) as engine:
         first = await hold(engine, backend)
@@ -258,7 +258,7 @@ async def test_cancelled_call_is_not_run() -> None:
 
 
 async def test_cancelled_while_it_is_tokenized() -> None:
-    """Work that is cancelled between tokenizing and queueing is not run either."""
+    """Work that is cancelled between tokenizing and queueing does not run either."""
     tokenizer, backend = CharacterTokenizer(), FakeBackend()
     with running(backend, tokenizer=tokenizer) as engine:
         tokenizer.gate.close()
@@ -275,7 +275,7 @@ async def test_cancelled_while_it_is_tokenized() -> None:
 
 
 async def test_cancelled_stream_is_not_answered() -> None:
-    """A job that is cancelled while its batch runs is told nothing, and leaves no room taken."""
+    """A job that is cancelled while its batch runs gets no result and holds no room."""
     backend = FakeBackend()
     with running(backend) as engine:
         backend.gate.close()
@@ -292,7 +292,7 @@ async def test_cancelled_stream_is_not_answered() -> None:
 
 
 async def test_atomic_job_runs_nothing_when_one_text_fails() -> None:
-    """A call of which one text cannot be prepared costs no batch."""
+    """A call with one text that cannot be prepared runs no batch."""
     backend = FakeBackend()
     with running(backend) as engine:
         texts = inputs_of(["one", "two", "too long", "three"], prepare=refuse_long)
@@ -319,7 +319,7 @@ async def test_other_texts_of_a_stream_are_run() -> None:
 
 
 async def test_fault_while_preparing_is_told() -> None:
-    """A fault of ours between tokenizing and queueing fails the call, not the thread."""
+    """A fault between tokenizing and queueing fails the call, not the thread."""
 
     def fail(outcomes: list[TokenizeResult]) -> list[TokenSequence | EngineError]:
         raise ZeroDivisionError(len(outcomes))
@@ -333,7 +333,7 @@ async def test_fault_while_preparing_is_told() -> None:
 
 
 async def test_fault_of_the_tokenizer_is_told() -> None:
-    """A text that the tokenizer cannot take fails its call, and gives its room back."""
+    """A text that the tokenizer cannot take fails its call and releases its room."""
     tokenizer = CharacterTokenizer()
     tokenizer.poison = {"secret"}
     with running(FakeBackend(), tokenizer=tokenizer) as engine:
@@ -345,7 +345,7 @@ async def test_fault_of_the_tokenizer_is_told() -> None:
 
 
 async def test_deadline_ends_the_wait() -> None:
-    """A call whose deadline passes while its batch runs is told so, and its room is free."""
+    """A call whose deadline passes while its batch runs fails, and its room is free."""
     backend = FakeBackend()
     with running(backend) as engine:
         backend.gate.close()
@@ -356,7 +356,7 @@ async def test_deadline_ends_the_wait() -> None:
 
 
 async def test_probe_passes_a_full_queue() -> None:
-    """A health check is run although interactive work is being refused."""
+    """A health check runs although interactive work is being refused."""
     backend = FakeBackend()
     with running(backend, max_inputs=1) as engine:
         first = await hold(engine, backend)
@@ -370,7 +370,7 @@ async def test_probe_passes_a_full_queue() -> None:
 
 
 async def test_first_failure_is_the_calls() -> None:
-    """A call with several bad texts is told of one of them, and where it stands."""
+    """A call with several bad texts fails with one of them and its position."""
     with running(FakeBackend()) as engine:
         texts = ["good", "bad" + NAN, "worse" + NAN]
         with pytest.raises(NonFiniteOutputError) as failed:

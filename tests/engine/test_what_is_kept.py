@@ -1,4 +1,4 @@
-"""What is done is let go at once, and not when the garbage collector comes."""
+"""Finished work is freed at once, without the garbage collector."""
 
 import asyncio
 import gc
@@ -39,7 +39,7 @@ _HELD_BY_THREADS = 3
 
 @pytest.fixture
 def collector_off() -> Iterator[None]:
-    """Leaves cycles alone: what is in one is not let go."""
+    """Turn the garbage collector off, so that cycles are not freed."""
     gc.collect()
     gc.disable()
     yield
@@ -47,13 +47,13 @@ def collector_off() -> Iterator[None]:
 
 
 def alive(kind: type) -> int:
-    """Counts the objects of a class."""
+    """Count the objects of a class."""
     return sum(type(one) is kind for one in gc.get_objects())
 
 
 @pytest.mark.usefixtures("collector_off")
 async def test_done_jobs_leave_no_queue_entries() -> None:
-    """A job that was answered holds neither its entries in the queue nor their sequences."""
+    """A job that was answered holds neither its queue entries nor their sequences."""
     backend = FakeBackend()
     with running(backend) as engine:
         before, jobs_before = alive(QueuedSequence), alive(Job)
@@ -65,13 +65,13 @@ async def test_done_jobs_leave_no_queue_entries() -> None:
         await asyncio.to_thread(engine.scheduler.close)
         await next_turn()
         assert alive(QueuedSequence) == before
-        # A thread may still hold what it did last.
+        # A thread may still hold its last task.
         assert alive(Job) - jobs_before <= _HELD_BY_THREADS
 
 
 @pytest.mark.usefixtures("collector_off")
 async def test_timers_of_answered_calls_hold_nothing() -> None:
-    """A call with a deadline far away is forgotten when it is answered."""
+    """A call with a distant deadline is freed when it is answered."""
     with running(FakeBackend()) as engine:
         before = alive(_Gathered)
         for number in range(20):
@@ -103,7 +103,7 @@ def test_rows_of_tokens_do_not_hold_their_batch(*, pad_left: bool) -> None:
 
 @pytest.mark.parametrize(("position", "positions"), [(0, [0, 1]), (3, [3, 4]), (2, [4, 2])])
 def test_rows_are_those_of_their_positions(position: int, positions: list[int]) -> None:
-    """Rows that stand together are cut out like those that do not."""
+    """Consecutive rows are cut out like scattered ones."""
     del position
     batch = np.arange(12, dtype=np.float32).reshape(6, 2)
     rows = cut_rows(
@@ -117,7 +117,7 @@ def test_rows_are_those_of_their_positions(position: int, positions: list[int]) 
 
 
 class _MiscountingBackend(FakeBackend):
-    """Answers more rows, or fewer, than it was asked for."""
+    """Returns more rows, or fewer, than requested."""
 
     more = 0
 
@@ -131,7 +131,7 @@ class _MiscountingBackend(FakeBackend):
 
 @pytest.mark.parametrize("more", [-1, 1])
 async def test_an_answer_with_another_number_of_rows_is_none(more: int) -> None:
-    """Nobody gets a row of an answer of which it is not certain whose rows they are."""
+    """If the number of rows is wrong, no caller gets any: their owners are unknown."""
     backend = _MiscountingBackend()
     backend.more = more
     with running(backend) as engine:
@@ -143,7 +143,7 @@ async def test_an_answer_with_another_number_of_rows_is_none(more: int) -> None:
 
 
 class _FullBackend(FakeBackend):
-    """Takes no more work."""
+    """Refuses all work."""
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> Mapping[str, FloatArray]:
         super().run(batch, context)
@@ -151,7 +151,7 @@ class _FullBackend(FakeBackend):
 
 
 async def test_a_full_backend_tells_when_to_come_back() -> None:
-    """Callers are told to wait a moment where a backend refuses; at once would only add to it."""
+    """Callers are told to wait a moment after a backend's refusal; retrying at once adds load."""
     with running(_FullBackend()) as engine:
         sink = RecordingSink()
         engine.scheduler.submit(engine.job(["text"], INTERACTIVE, sink))
@@ -185,7 +185,7 @@ def _queued(admission: Admission, *texts: str, deadline: float = 1e18) -> list[Q
 
 
 def test_who_left_is_not_told_that_it_is_too_late() -> None:
-    """Of a row that nobody can wait for, only those are told who still do."""
+    """In an entry that is no longer wanted, only sequences that were not cancelled expire."""
     admission = Admission(max_inputs=10, max_tokens=100, batch_tokens=10, max_queue_s=10)
     (expired,) = _queued(admission, "text", deadline=5.0)
     (left,) = _queued(admission, "text")
@@ -222,7 +222,7 @@ async def test_a_cancelled_job_is_told_nothing() -> None:
     [(1, [9]), (2, [4, 9]), (3, [2, 4, 9]), (4, [2, 4, 7, 9]), (9, [2, 4, 7, 9])],
 )
 def test_heaviest_terms_keep_their_order(terms: int, indices: list[int]) -> None:
-    """However few are kept, ids ascend; of equal weights the lower ids are kept."""
+    """However few terms are kept, ids ascend; of equal weights the lower ids are kept."""
     vector = SparseVector(
         np.array([2, 4, 7, 9], np.uint32), np.array([0.5, 0.75, 0.5, 1.0], np.float32)
     )
@@ -233,7 +233,7 @@ def test_heaviest_terms_keep_their_order(terms: int, indices: list[int]) -> None
 
 
 def test_whole_rows_keep_what_was_asked() -> None:
-    """Rows that are kept are those at their positions, of every output."""
+    """The rows kept are those at the given positions, of every output."""
     rows = OutputRows(
         {SENTENCE_EMBEDDING: np.arange(6, dtype=np.float32).reshape(3, 2)},
         {TOKEN_WEIGHTS: [np.full(one, one, np.float32) for one in range(3)]},

@@ -35,7 +35,7 @@ class Clock:
     now = 100.0
 
     def __call__(self) -> float:
-        """Tells the time, in seconds."""
+        """Return the time, in seconds."""
         return self.now
 
 
@@ -48,7 +48,7 @@ def admission_of(
     tokens_per_s: float = 1_000_000,
     clock: Clock | None = None,
 ) -> Admission:
-    """Makes an admission that has room for anything that is not told."""
+    """Return an admission without limits but those given."""
     admission = Admission(
         max_inputs=max_inputs,
         max_tokens=max_tokens,
@@ -61,12 +61,12 @@ def admission_of(
 
 
 def learn(admission: Admission, tokens_per_s: float) -> None:
-    """Lets an admission learn how fast work is done, once and for all."""
+    """Teach an admission how fast work is done."""
     admission.drain_rate.add(10**9, 10**9 / tokens_per_s)
 
 
 def label_of(admission: Admission, tokens: int, *, caller: str = "", inputs: int = 1) -> str:
-    """Tries to get in; tells why not, and leaves again if it could."""
+    """Try to get in; return the label of the refusal, or release the room."""
     try:
         reservation = admission.admit(
             inputs=inputs, tokens=tokens, remaining_s=math.inf, caller=caller
@@ -78,7 +78,7 @@ def label_of(admission: Admission, tokens: int, *, caller: str = "", inputs: int
 
 
 class _AdmissionMachine(RuleBasedStateMachine):
-    """Compares admission with sums over what is inside."""
+    """Compares admission with sums over the accepted work."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,15 +130,17 @@ class _AdmissionMachine(RuleBasedStateMachine):
         data=st.data(),
         inputs=st.integers(0, 14),
         tokens=st.integers(0, 200),
-        fate=st.sampled_from(
+        outcome=st.sampled_from(
             [SequenceOutcome.ANSWERED, SequenceOutcome.FAILED, SequenceOutcome.EXPIRED]
         ),
     )
-    def release(self, data: st.DataObject, inputs: int, tokens: int, fate: SequenceOutcome) -> None:
-        """More than was taken cannot be given back."""
+    def release(
+        self, data: st.DataObject, inputs: int, tokens: int, outcome: SequenceOutcome
+    ) -> None:
+        """Releasing more than was reserved releases what is left."""
         reservation = data.draw(st.sampled_from(list(self.inside)))
         old_inputs, old_tokens = self.inside[reservation]
-        reservation.release(inputs, tokens, fate)
+        reservation.release(inputs, tokens, outcome)
         left = max(old_inputs - inputs, 0)
         self.inside[reservation] = (left, max(old_tokens - tokens, 0) if left else 0)
 
@@ -164,12 +166,14 @@ class _AdmissionMachine(RuleBasedStateMachine):
                 assert self.admission.ledger.held_tokens(work_class, caller) == held
 
     @invariant()
-    def every_input_meets_one_fate(self) -> None:
-        fates = self.admission.ledger.outcome_counts
+    def every_input_has_one_outcome(self) -> None:
+        outcomes = self.admission.ledger.outcome_counts
         inside = sum(inputs for inputs, _ in self.inside.values())
-        refused = sum(count for (_, fate), count in fates.items() if fate.startswith("refused"))
+        refused = sum(
+            count for (_, outcome), count in outcomes.items() if outcome.startswith("refused")
+        )
         assert refused == self.refused
-        assert fates.total() - refused + inside == self.admitted
+        assert outcomes.total() - refused + inside == self.admitted
 
     def teardown(self) -> None:
         for reservation in self.inside:
@@ -180,12 +184,12 @@ class _AdmissionMachine(RuleBasedStateMachine):
 
 
 def test_bounds_in_any_history() -> None:
-    """Room is what was taken and not given back; beyond it only an empty queue takes anything."""
+    """Room is what was reserved and not released; beyond it only an empty queue accepts work."""
     run_state_machine_as_test(_AdmissionMachine, settings=settings(max_examples=150, deadline=None))
 
 
 async def test_returns_to_zero_with_threads() -> None:
-    """Threads that settle while answers and cancels give room back leave nothing behind."""
+    """Threads that settle while results and cancels release room leave nothing behind."""
     admission = admission_of()
     source = random.Random(4)  # noqa: S311 - no secret
     reservations = [admission.admit(inputs=4, tokens=40, remaining_s=math.inf) for _ in range(4000)]
@@ -215,7 +219,7 @@ async def test_returns_to_zero_with_threads() -> None:
 
 
 async def test_classes_do_not_share_room() -> None:
-    """Bulk work that fills its bounds leaves interactive work all of its own."""
+    """Bulk work that fills its limits leaves interactive work all of its own."""
     admission = admission_of(max_inputs=10, max_tokens=100)
     assert admission.admit_if_room(BULK, inputs=10, tokens=100)
     assert admission.admit_if_room(BULK, inputs=1, tokens=1) is None
@@ -227,7 +231,7 @@ async def test_classes_do_not_share_room() -> None:
 
 
 async def test_health_check_is_always_taken_in() -> None:
-    """A canary is admitted although the queue is full, and gives its room back."""
+    """A health check is accepted although the queue is full, and releases its room."""
     admission = admission_of(max_inputs=1, max_tokens=1)
     admission.admit(inputs=1, tokens=1, remaining_s=math.inf)
     canary = admission.admit_always()
@@ -237,7 +241,7 @@ async def test_health_check_is_always_taken_in() -> None:
 
 
 async def test_job_beyond_the_bounds_runs_beside_a_health_check() -> None:
-    """A job that only an empty queue takes gets in although a canary is inside."""
+    """A job that only an empty queue accepts gets in although a health check is inside."""
     admission = admission_of(max_inputs=2, max_tokens=10)
     canary = admission.admit_always()
     huge = admission.admit(inputs=50, tokens=500, remaining_s=math.inf)
@@ -252,7 +256,7 @@ async def test_job_beyond_the_bounds_runs_beside_a_health_check() -> None:
 
 
 def test_short_call_does_not_wait_for_the_whole_of_a_long_one() -> None:
-    """Of a job ahead only as much counts as the call has itself: jobs take turns."""
+    """A job ahead counts only as much as the call itself: jobs take turns."""
     admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=4)
     admission.admit(inputs=1000, tokens=100_000, remaining_s=math.inf)
     assert label_of(admission, 20) == ""
@@ -278,7 +282,7 @@ def test_long_call_waits_for_a_few_of_its_kind() -> None:
 
 
 def test_overload_keeps_the_queue_short_until_it_is_over() -> None:
-    """Once the queue was full, calls get in while it is short, until none was refused for 1 s."""
+    """After the queue was full, calls get in while it is short, until none is refused for 1 s."""
     clock = Clock()
     admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=10, clock=clock)
     inside = [admission.admit(inputs=1, tokens=20, remaining_s=math.inf) for _ in range(51)]
@@ -302,7 +306,7 @@ def test_overload_keeps_the_queue_short_until_it_is_over() -> None:
 class Server:
     """Answers calls in order at a given rate, on a clock that is set by hand.
 
-    What is estimated for a call is `estimate` times the tokens that it turns out to have.
+    A call's estimate is `estimate` times its true tokens.
     """
 
     def __init__(
@@ -328,11 +332,11 @@ class Server:
 
     @property
     def queue_s(self) -> float:
-        """How long it takes to answer what is inside."""
+        """Return how long it takes to answer what is inside."""
         return self.admission.ledger.tokens(INTERACTIVE) / self.tokens_per_s
 
     def offer(self, tokens: int = 20, *, inputs: int = 1, caller: str = "") -> str:
-        """Sends a call; tells why it was refused, or nothing."""
+        """Send a call; return the label of its refusal, or nothing."""
         try:
             reservation = self.admission.admit(
                 inputs=inputs,
@@ -347,7 +351,7 @@ class Server:
         return ""
 
     def work(self, seconds: float) -> None:
-        """Lets some time pass."""
+        """Let some time pass."""
         self.clock.now += seconds
         self._done += seconds * self.tokens_per_s
         while self.inside and self.inside[0].tokens <= self._done:
@@ -358,7 +362,7 @@ class Server:
             self._done = 0.0
 
     def load(self, share: float, seconds: float, *, caller: str = "") -> Counter[str]:
-        """Sends calls of 20 tokens at a share of the capacity; counts how they fared."""
+        """Send calls of 20 tokens at a share of the capacity; count the results."""
         labels: Counter[str] = Counter()
         calls = round(seconds * share * self.tokens_per_s / 20)
         for _ in range(calls):
@@ -369,7 +373,7 @@ class Server:
 
 @pytest.mark.parametrize("share", [0.05, 0.4])
 def test_burst_after_quiet_gets_in(share: float) -> None:
-    """Nine seconds of work at once are let in, and so is what comes while they are done."""
+    """Nine seconds of work at once are accepted, and so is work that arrives meanwhile."""
     server = Server()
     server.work(5)
     assert {server.offer() for _ in range(450)} == {""}
@@ -378,7 +382,7 @@ def test_burst_after_quiet_gets_in(share: float) -> None:
 
 
 def test_burst_beyond_the_longest_wait_is_cut_off() -> None:
-    """Of a burst that takes longer than `max_queue_s` the rest is refused, and may come again."""
+    """The part of a burst beyond `max_queue_s` is refused, and may be retried."""
     server = Server(max_queue_s=3)
     labels = Counter(server.offer() for _ in range(200))
     assert labels[""] == 151
@@ -390,7 +394,7 @@ def test_burst_beyond_the_longest_wait_is_cut_off() -> None:
 
 @pytest.mark.parametrize("share", [1.3, 2, 5])
 def test_lasting_overload_keeps_the_queue_short(share: float) -> None:
-    """When more comes than can be done for some seconds, the queue is short from then on."""
+    """When more arrives than can be done for some seconds, the queue is kept short."""
     server = Server()
     server.load(share, 30)
     assert server.queue_s <= 0.1
@@ -404,7 +408,7 @@ def test_lasting_overload_keeps_the_queue_short(share: float) -> None:
 @pytest.mark.parametrize("estimate", [0.3, 3])
 @pytest.mark.parametrize("share", [1.3, 2])
 def test_overload_is_noticed_however_wrong_the_estimates_are(share: float, estimate: float) -> None:
-    """Digits and code have three times the tokens that are estimated; other texts have fewer."""
+    """Digits and code have three times the estimated tokens; other texts have fewer."""
     server = Server(estimate=estimate)
     server.load(share, 30)
     labels = server.load(share, 10)
@@ -416,14 +420,14 @@ def test_overload_is_noticed_however_wrong_the_estimates_are(share: float, estim
 
 @pytest.mark.parametrize("estimate", [0.3, 3])
 def test_burst_drains_however_wrong_the_estimates_are(estimate: float) -> None:
-    """What comes beside a burst that drains gets in, though three times as much is estimated."""
+    """Work beside a burst that drains gets in, even if it is overestimated threefold."""
     server = Server(estimate=estimate)
     assert {server.offer() for _ in range(450)} == {""}
     assert set(server.load(0.4, 20)) == {""}
 
 
 def test_parts_of_a_job_are_done_as_they_were_estimated() -> None:
-    """The parts of an estimate add up to it, whatever the true counts of the parts are."""
+    """The parts of an estimate add up to it, whatever the true counts are."""
     ledger = admission_of().ledger
     job = ledger.reserve(INTERACTIVE, "", 7, 100)
     job.settle(9)
@@ -439,7 +443,7 @@ def test_parts_of_a_job_are_done_as_they_were_estimated() -> None:
 
 @pytest.mark.parametrize("waiting", [10, 450])
 def test_calls_that_fit_into_no_queue_are_no_overload(waiting: int) -> None:
-    """A caller whose calls are refused for their size alone does not shorten others' queue."""
+    """A caller whose calls are too large does not shorten the queue for others."""
     server = Server(max_inputs=1000)
     assert {server.offer() for _ in range(waiting)} == {""}
     for _ in range(10):
@@ -496,7 +500,7 @@ def test_what_comes_while_a_refused_burst_drains_gets_in() -> None:
 
 @pytest.mark.parametrize(("callers", "tokens"), [(33, 250), (5, 3000)])
 def test_callers_who_wait_for_their_answers_are_no_overload(callers: int, tokens: int) -> None:
-    """Callers who send the next call when the last is answered keep a long queue, and get in."""
+    """Callers that send the next call after each answer keep a long queue, and get in."""
     server = Server()
     for _ in range(callers):
         assert server.offer(tokens) == ""
@@ -506,7 +510,7 @@ def test_callers_who_wait_for_their_answers_are_no_overload(callers: int, tokens
 
 
 def test_steady_queue_of_less_than_a_second_is_no_overload() -> None:
-    """Callers with many short calls in flight, who send when they are answered, get in."""
+    """Callers with many short calls in flight, which resend when answered, get in."""
     server = Server()
     for _ in range(45):
         assert server.offer() == ""
@@ -516,11 +520,11 @@ def test_steady_queue_of_less_than_a_second_is_no_overload() -> None:
 
 
 def test_before_any_batch_the_rate_is_guessed() -> None:
-    """Right after the start a burst is let in, though not beyond a sane guess."""
+    """Right after the start a burst is accepted, but not beyond a sane guess."""
     admission = Admission(
         max_inputs=10**6, max_tokens=10**9, batch_tokens=512, max_queue_s=10, clock=Clock()
     )
-    # A guess of 50 ms a batch.
+    # The guess is 50 ms per batch.
     assert admission.seconds(512) == pytest.approx(0.05)
     taken = 0
     while label_of(admission, 200) == "":
@@ -542,7 +546,7 @@ def test_first_slow_run_is_not_taken_for_the_rule() -> None:
 
 
 def test_refusals_of_an_overload_say_the_same() -> None:
-    """What is told of the limit does not depend on the call, so that it need be written once."""
+    """The message about the limit is the same for all calls, so that it is built only once."""
     admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=10)
     for _ in range(51):
         admission.admit(inputs=1, tokens=20, remaining_s=math.inf)
@@ -557,7 +561,7 @@ def test_refusals_of_an_overload_say_the_same() -> None:
 
 
 def test_modest_caller_gets_in_while_another_overloads() -> None:
-    """Of another caller's calls no more count than the own: who sends few is not refused."""
+    """Another caller's calls count at most as much as one's own: a modest caller gets in."""
     admission = admission_of(batch_tokens=100, tokens_per_s=100, max_queue_s=4)
     for _ in range(21):
         admission.admit(inputs=1, tokens=20, remaining_s=math.inf, caller="flood")
@@ -638,7 +642,7 @@ async def test_caller_with_least_inside_goes_in_first() -> None:
 
 
 async def test_cancelled_waiter_lets_the_next_one_in() -> None:
-    """A stream that ends while it waits for room takes none, and holds nobody up."""
+    """A stream that ends while it waits for room holds no room and delays no other."""
     admission = admission_of(max_inputs=2, max_tokens=1000)
     line = WaitingLine(admission)
     inside = await line.enter(BULK, inputs=1, tokens=1, caller="")
@@ -656,7 +660,7 @@ async def test_cancelled_waiter_lets_the_next_one_in() -> None:
 
 
 async def test_waiter_cancelled_as_it_got_in_gives_its_room_back() -> None:
-    """Room that was given to a stream that left in the same moment is free again."""
+    """Room given to a stream that left at the same moment is free again."""
     admission = admission_of(max_inputs=1)
     line = WaitingLine(admission)
     inside = await line.enter(BULK, inputs=1, tokens=1, caller="")
@@ -671,7 +675,7 @@ async def test_waiter_cancelled_as_it_got_in_gives_its_room_back() -> None:
 
 
 async def test_waiter_cancelled_before_there_was_room_gets_none() -> None:
-    """Room that comes free in the moment in which a stream leaves goes to the next one."""
+    """Room that becomes free when a stream leaves goes to the next one."""
     admission = admission_of(max_inputs=4)
     line = WaitingLine(admission)
     inside = await line.enter(BULK, inputs=4, tokens=4, caller="a")
@@ -687,7 +691,7 @@ async def test_waiter_cancelled_before_there_was_room_gets_none() -> None:
 
 
 async def test_job_beyond_the_bounds_runs_alone() -> None:
-    """A bulk job larger than the bounds waits for an empty queue, and is let in then."""
+    """A bulk job larger than the limits waits for an empty queue, then gets in."""
     admission = admission_of(max_inputs=2, max_tokens=10)
     line = WaitingLine(admission)
     inside = await line.enter(BULK, inputs=1, tokens=1, caller="")
@@ -715,7 +719,7 @@ def test_unreachable_deadline_is_refused(beside_bulk: bool, seconds: float) -> N
 
 
 def test_work_ahead_counts_a_turn_of_every_caller() -> None:
-    """Ahead of a job are as many tokens as its own of each other caller, or all that it has."""
+    """Ahead of a job are, per other caller, at most as many tokens as its own caller's."""
     ledger = Ledger()
     for caller, count, tokens in (("many", 5, 10), ("few", 1, 4), ("own", 2, 6)):
         for _ in range(count):
@@ -727,7 +731,7 @@ def test_work_ahead_counts_a_turn_of_every_caller() -> None:
 
 
 def test_with_nothing_ahead_a_call_is_tried() -> None:
-    """However slow the model seems, a call that is alone runs: else the guess would stay wrong."""
+    """However slow the model seems, a lone call runs: otherwise the guess would stay wrong."""
     admission = admission_of(tokens_per_s=1, max_queue_s=1)
     first = admission.admit(inputs=1, tokens=1000, remaining_s=0.01)
     with pytest.raises(OverloadedError):
@@ -764,7 +768,7 @@ def test_drain_rate_is_a_moving_average() -> None:
 )
 @settings(deadline=None)
 def test_retry_delay_is_bounded(tokens: int, rate: int, seconds: float) -> None:
-    """Nobody is told to come back at once, nor in an hour."""
+    """Retry delays are neither zero nor an hour."""
     admission = admission_of(max_inputs=2, max_tokens=1)
     admission.drain_rate.add(rate, seconds)
     admission.admit(inputs=2, tokens=tokens, remaining_s=math.inf)
@@ -775,7 +779,7 @@ def test_retry_delay_is_bounded(tokens: int, rate: int, seconds: float) -> None:
 
 
 def test_retry_delays_are_spread() -> None:
-    """Callers that are refused together do not all come back together."""
+    """Callers that are refused together do not all retry together."""
     admission = admission_of(max_inputs=1, max_tokens=1)
     assert len({admission.retry_delay_s() for _ in range(20)}) > 10
 
@@ -784,7 +788,7 @@ def test_retry_delays_are_spread() -> None:
     characters=st.integers(0, 10**6), inputs=st.integers(1, 1000), max_tokens=st.integers(1, 8192)
 )
 def test_estimate_is_bounded(characters: int, inputs: int, max_tokens: int) -> None:
-    """No guess is above what the model can read."""
+    """No estimate exceeds what the model can read."""
     guess = estimate_tokens(characters, inputs, max_tokens)
     assert 0 < guess <= inputs * max_tokens
 

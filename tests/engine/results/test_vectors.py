@@ -23,7 +23,7 @@ UNIT_ROWS = arrays.arrays(
 
 
 def bits_of(rows: FloatArray) -> list[list[int]]:
-    """The numbers of rows as they stand in memory."""
+    """Return the numbers of rows as they are in memory."""
     return [
         [struct.unpack("<I", struct.pack("<f", one))[0] for one in row] for row in rows.tolist()
     ]
@@ -32,12 +32,12 @@ def bits_of(rows: FloatArray) -> list[list[int]]:
 @given(rows=UNIT_ROWS, data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_shorter_vectors_have_unit_length(rows: FloatArray, data: st.DataObject) -> None:
-    """Vectors are cut, then divided by the greater of their length and 1e-12."""
+    """Vectors are cut, then divided by their length or 1e-12, whichever is greater."""
     dimensions = data.draw(st.integers(1, rows.shape[1]))
     unit = shorten(rows, dimensions=dimensions, normalize=True)
     kept = rows[:, :dimensions].astype(np.float64)
     lengths = np.sqrt((kept * kept).sum(axis=1, keepdims=True))
-    # Squares of numbers below 1e-19 are nothing in float32, as they are in the reference.
+    # Squares of numbers below 1e-19 are 0 in float32, as in the reference.
     expected = np.where(lengths < 1e-15, 0, kept / np.maximum(lengths, 1e-12))
     near = (lengths > 1e-15).all(axis=1)
     assert unit.dtype == np.float32
@@ -48,7 +48,7 @@ def test_shorter_vectors_have_unit_length(rows: FloatArray, data: st.DataObject)
 @given(rows=ROWS, data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_shorter_vectors_are_left_as_they_are(rows: FloatArray, data: st.DataObject) -> None:
-    """Without normalising, the first numbers are kept to the bit."""
+    """Without normalization, the first numbers are kept to the bit."""
     dimensions = data.draw(st.integers(1, rows.shape[1]))
     kept = shorten(rows, dimensions=dimensions, normalize=False)
     assert kept.flags.c_contiguous
@@ -56,12 +56,12 @@ def test_shorter_vectors_are_left_as_they_are(rows: FloatArray, data: st.DataObj
 
 
 def test_zeros_keep_no_direction() -> None:
-    """A row of zeros stays one: it is not divided by nothing."""
+    """A row of zeros stays one."""
     assert shorten(np.zeros((1, 4), np.float32), dimensions=2, normalize=True).tolist() == [[0, 0]]
 
 
 def as_sent(encoded: EncodedRows, row: int) -> bytes:
-    """The bytes of one vector."""
+    """Return the bytes of one vector."""
     assert encoded.data.flags.c_contiguous
     sent: bytes = encoded.data[row].tobytes()
     return sent
@@ -86,7 +86,7 @@ def test_float32_of_a_slice() -> None:
 @given(rows=ROWS)
 @settings(max_examples=200, deadline=None)
 def test_float16_is_clipped(rows: FloatArray) -> None:
-    """FLOAT16 is the nearest half, and its largest number where that would be infinity."""
+    """FLOAT16 is the nearest half, clipped to its largest number."""
     encoded = encode(rows, Encoding.FLOAT16)
     for position, row in enumerate(rows.tolist()):
         clipped = [min(max(one, -65504.0), 65504.0) for one in row]
@@ -96,7 +96,7 @@ def test_float16_is_clipped(rows: FloatArray) -> None:
 @given(rows=ROWS)
 @settings(max_examples=200, deadline=None)
 def test_bfloat16_is_the_nearest(rows: FloatArray) -> None:
-    """BFLOAT16 is the upper half of a float32, to the nearest, ties to even, and clipped."""
+    """BFLOAT16 is the upper half of a float32, rounded to nearest, ties to even, and clipped."""
     encoded = encode(rows, Encoding.BFLOAT16)
     for position, row in enumerate(bits_of(rows)):
         rounded = [(bits + 0x7FFF + (bits >> 16 & 1)) >> 16 for bits in row]
@@ -109,7 +109,7 @@ def test_bfloat16_is_the_nearest(rows: FloatArray) -> None:
     [(0x3F808000, 0x3F80), (0x3F818000, 0x3F82), (0x3F808001, 0x3F81), (0xBF808000, 0xBF80)],
 )
 def test_bfloat16_ties_go_to_even(bits: int, expected: int) -> None:
-    """A number half way between two goes to the even one, on both sides of zero."""
+    """A number half way between two is rounded to the even one, on both sides of zero."""
     row = np.array([[bits]], np.uint32).view(np.float32)
     assert encode(row, Encoding.BFLOAT16).data.tolist() == [[expected]]
 
@@ -117,7 +117,7 @@ def test_bfloat16_ties_go_to_even(bits: int, expected: int) -> None:
 @given(rows=ROWS)
 @settings(max_examples=300, deadline=None)
 def test_int8_is_within_half_a_step(rows: FloatArray) -> None:
-    """INT8 numbers times the scale are the vector, each within half a step of it."""
+    """INT8 numbers times the scale are the vector, each within half a step."""
     encoded = encode(rows, Encoding.INT8)
     assert encoded.scales is not None
     assert encoded.scales.dtype == np.float32
@@ -126,7 +126,7 @@ def test_int8_is_within_half_a_step(rows: FloatArray) -> None:
         assert all(-127 <= step <= 127 for step in steps)
         scale = float(encoded.scales[position])
         largest = np.abs(row).max()
-        # Below 2**-126 float32 has fewer and fewer digits: no scale is exact there.
+        # Below 2**-126 float32 loses digits: no scale is exact there.
         slack = 128 * 2**-149
         assert scale == pytest.approx(largest / 127, rel=1e-6, abs=2**-149)
         error = np.abs(np.array(steps) * scale - row).max()
@@ -134,7 +134,7 @@ def test_int8_is_within_half_a_step(rows: FloatArray) -> None:
 
 
 def test_int8_of_zeros() -> None:
-    """A row of zeros has the scale 0, beside one that does not."""
+    """A row of zeros has the scale 0, even beside one that does not."""
     encoded = encode(np.array([[0, 0], [2, -1]], np.float32), Encoding.INT8)
     assert encoded.data.tolist() == [[0, 0], [127, -64]]
     assert encoded.scales is not None
@@ -142,7 +142,7 @@ def test_int8_of_zeros() -> None:
 
 
 def test_int8_of_the_smallest_numbers() -> None:
-    """Numbers so small that their scale loses its digits are clipped: none changes its sign."""
+    """Numbers so small that their scale loses digits are clipped, and keep their sign."""
     row = np.array([[190, -190]], np.float32) * np.float32(2**-149)
     first, second = encode(row, Encoding.INT8).data[0].tolist()
     assert (first, second) == (127, -127)
@@ -151,7 +151,7 @@ def test_int8_of_the_smallest_numbers() -> None:
 @given(rows=ROWS)
 @settings(max_examples=200, deadline=None)
 def test_ubinary_is_the_signs(rows: FloatArray) -> None:
-    """UBINARY has a bit for each number, the first the most significant, filled up with zeros."""
+    """UBINARY has a bit per number, most significant first, padded with zeros."""
     encoded = encode(rows, Encoding.UBINARY)
     assert encoded.dimensions == rows.shape[1]
     for position, row in enumerate(rows.tolist()):
@@ -162,6 +162,6 @@ def test_ubinary_is_the_signs(rows: FloatArray) -> None:
 
 
 def test_ubinary_fills_the_last_byte() -> None:
-    """Ten numbers take two bytes; zero and minus zero are no positive numbers."""
+    """Ten numbers take two bytes; zero and minus zero are not positive."""
     rows = np.array([[1, -1, 0, -0.0, 2, 3, -4, 5, 6, 7]], np.float32)
     assert encode(rows, Encoding.UBINARY).data.tolist() == [[0b10001101, 0b11000000]]

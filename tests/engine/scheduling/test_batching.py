@@ -18,7 +18,7 @@ WAITING = st.dictionaries(LENGTHS, st.integers(1, 30), min_size=1, max_size=30)
 
 
 def cost(waiting: dict[int, int], group: tuple[int, ...], budget: BatchBudget) -> int:
-    """What it costs to run a group of lengths in batches padded to the longest of them."""
+    """Return the cost of running a group of lengths in batches padded to the longest of them."""
     size = sum(waiting[length] for length in group)
     batches = -(-size // budget.room(max(group)))
     return batches * budget.overhead_tokens + size * max(group)
@@ -29,7 +29,7 @@ def cost(waiting: dict[int, int], group: tuple[int, ...], budget: BatchBudget) -
 def test_group_is_a_run_of_lengths_around_the_anchor(
     waiting: dict[int, int], budget: BatchBudget, data: st.DataObject
 ) -> None:
-    """What waits between two lengths of the group is part of it, and so is the anchor."""
+    """The group includes the anchor and all queued lengths between its ends."""
     lengths = sorted(waiting)
     anchor = data.draw(st.sampled_from(lengths))
     group = list(choose_group(lengths, waiting, anchor=anchor, budget=budget))
@@ -47,7 +47,7 @@ def test_group_is_a_run_of_lengths_around_the_anchor(
 def test_group_is_part_of_the_cheapest_division(
     waiting: dict[int, int], budget: BatchBudget, data: st.DataObject
 ) -> None:
-    """No other way to divide what waits into groups of neighbours costs less."""
+    """No other division of the queued lengths into groups of neighbours costs less."""
     lengths = sorted(waiting)
     anchor = data.draw(st.sampled_from(lengths))
     group = tuple(choose_group(lengths, waiting, anchor=anchor, budget=budget))
@@ -68,7 +68,7 @@ def test_group_is_part_of_the_cheapest_division(
 
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60), budget=BUDGETS)
 def test_filling_keeps_the_budget(lengths: list[int], budget: BatchBudget) -> None:
-    """Whatever has room goes in, and the rectangle is within the budget unless one fills it."""
+    """Everything that fits goes in, and only a single sequence may exceed the budget."""
     filling = BatchSize(budget)
     taken: list[int] = []
     for length in lengths:
@@ -81,7 +81,7 @@ def test_filling_keeps_the_budget(lengths: list[int], budget: BatchBudget) -> No
 
 
 def test_longer_sequences_leave_less_room() -> None:
-    """A sequence that makes all others wider is let in only where they all still fit."""
+    """A sequence that widens all others is added only if they all still fit."""
     filling = BatchSize(BatchBudget(tokens=120, sequences=100, overhead_tokens=0))
     for _ in range(10):
         filling.add(10)
@@ -92,7 +92,7 @@ def test_longer_sequences_leave_less_room() -> None:
 
 
 def test_bulk_batches_are_smaller_while_interactive_calls_come() -> None:
-    """A budget for shared times is the smaller one, and none where there is no smaller."""
+    """The shared budget is the smaller one, or the same where there is no smaller."""
     budget = BatchBudget(tokens=512, sequences=64, overhead_tokens=32, shared_tokens=128)
     assert budget.when_shared().tokens == 128
     assert BatchBudget(tokens=512, sequences=64, overhead_tokens=32).when_shared().tokens == 512

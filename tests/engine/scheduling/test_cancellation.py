@@ -20,7 +20,7 @@ LATER_S = 120.0
 
 
 class _EndableBackend(FakeBackend):
-    """Ends a run as soon as it is cancelled, and a run that is told to fails as if too late."""
+    """Ends a run as soon as it is cancelled, and fails runs as too late when told to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _EndableBackend(FakeBackend):
         late = len(self.contexts) <= self.late_runs
         answers = super().run(batch, context)
         if context.cancellation.cancelled:
-            raise BackendCancelledError("nobody waits")
+            raise BackendCancelledError("the run was cancelled")
         if late:
             raise BackendDeadlineError("the time is over")
         return answers
@@ -50,7 +50,7 @@ def _submit(engine: Engine, text: str, call: Call) -> RecordingSink:
 
 
 async def test_a_run_may_take_as_long_as_the_last_who_waits_for_it() -> None:
-    """It continues the trace of the first of its riders that has one."""
+    """A run continues the trace of the first of its calls that has one."""
     backend = _EndableBackend()
     with running(backend) as engine:
         backend.gate.close()
@@ -88,7 +88,7 @@ async def test_a_run_that_nobody_waits_for_is_ended() -> None:
 
 
 async def test_a_run_that_somebody_joined_goes_on() -> None:
-    """The caller for whom it began leaves; one who sent the same text since gets the answer."""
+    """If the caller a run began for leaves, an equal text sent since still gets the result."""
     backend = _EndableBackend()
     with running(backend) as engine:
         backend.gate.close()
@@ -105,7 +105,7 @@ async def test_a_run_that_somebody_joined_goes_on() -> None:
 
 
 async def test_who_has_time_left_is_run_again() -> None:
-    """A run that ended for the sake of the one it began for costs nobody else his answer."""
+    """A run that ended at its first caller's deadline costs no other caller the result."""
     backend = _EndableBackend()
     backend.late_runs = 1
     with running(backend) as engine:
@@ -114,7 +114,7 @@ async def test_who_has_time_left_is_run_again() -> None:
         await asyncio.to_thread(backend.gate.wait_for, 1)
         patient = _submit(engine, "shared", _call(SOON_S))
         deadline = backend.contexts[0].deadline
-        # Nothing but time makes a deadline pass.
+        # Only time makes a deadline pass.
         await asyncio.sleep(max(deadline - time.monotonic(), 0))
         backend.gate.open()
         await asyncio.wait_for(patient.done.wait(), WAIT_S)
@@ -127,7 +127,7 @@ async def test_who_has_time_left_is_run_again() -> None:
 
 
 async def test_what_is_late_by_another_measure_is_not_run_again() -> None:
-    """A server that gives up sooner than the caller would is not asked for ever."""
+    """A server that gives up before the caller does is not asked again forever."""
     backend = _EndableBackend()
     backend.late_runs = 2
     with running(backend) as engine:

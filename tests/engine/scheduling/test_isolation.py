@@ -18,7 +18,7 @@ SIZES = st.integers(1, 40)
 
 
 class _Model:
-    """Fails on batches with a guilty row, or spoils the rows that are given to it to spoil."""
+    """Fails batches with a guilty row, and spoils given rows."""
 
     def __init__(self, guilty: set[int], spoilt: set[int]) -> None:
         self.guilty = guilty
@@ -26,7 +26,7 @@ class _Model:
         self.runs: list[list[int]] = []
 
     def run(self, rows: Sequence[int]) -> list[RunResult[int, str]]:
-        """Runs rows: all fail with a guilty one; spoilt ones alone do."""
+        """Run rows: with a guilty one all fail, otherwise only spoilt ones do."""
         self.runs.append(list(rows))
         if self.guilty & set(rows):
             return [RunResult(rows, None, FAILED)]
@@ -37,7 +37,7 @@ class _Model:
 
 
 def isolate(model: _Model, size: int) -> tuple[set[int], dict[int, EngineError]]:
-    """Runs a batch; returns who was answered, and who failed with what."""
+    """Run a batch; return the rows that succeeded, and those that failed with their errors."""
     rows = range(size)
     answered: list[int] = []
     failed: list[tuple[int, EngineError]] = []
@@ -57,7 +57,7 @@ def isolate(model: _Model, size: int) -> tuple[set[int], dict[int, EngineError]]
 )
 @settings(max_examples=300, deadline=None)
 def test_only_the_guilty_fail(size: int, guilty: set[int], spoilt: set[int]) -> None:
-    """Each row is answered, or fails by its own fault, exactly once; and the runs are bounded."""
+    """Each row succeeds or fails by its own fault, exactly once, and runs are bounded."""
     model = _Model(guilty, spoilt)
     answered, failed = isolate(model, size)
     assert set(failed) == (guilty | spoilt) & set(range(size))
@@ -67,7 +67,7 @@ def test_only_the_guilty_fail(size: int, guilty: set[int], spoilt: set[int]) -> 
 
 
 def test_one_guilty_row_costs_few_runs() -> None:
-    """Of 32 rows one is found with two runs for each halving."""
+    """One row of 32 is found with two runs per halving."""
     model = _Model({21}, set())
     answered, failed = isolate(model, 32)
     assert (len(answered), list(failed)) == (31, [21])
@@ -75,10 +75,10 @@ def test_one_guilty_row_costs_few_runs() -> None:
 
 
 def test_spoilt_row_is_run_again_alone() -> None:
-    """A row that may have been spoilt by another of its batch gets a second chance."""
+    """A row that another of its batch may have spoilt gets a second chance."""
 
     class _Infectious(_Model):
-        """Spoils the row behind the spoilt one, too."""
+        """Also spoils the row behind a spoilt one."""
 
         def run(self, rows: Sequence[int]) -> list[RunResult[int, str]]:
             infected = self.spoilt | {row + 1 for row in self.spoilt & set(rows)}
@@ -88,7 +88,7 @@ def test_spoilt_row_is_run_again_alone() -> None:
 
 
 def test_backend_that_fails_always_is_not_run_for_every_row() -> None:
-    """When eight parts in a row fail, the rest is told without being run."""
+    """When eight parts in a row fail, the rest fails without running."""
     model = _Model(set(range(512)), set())
     _, failed = isolate(model, 512)
     assert len(failed) == 512
@@ -101,7 +101,7 @@ def test_backend_that_fails_always_is_not_run_for_every_row() -> None:
     [BackendUnavailableError("away"), OverloadedError("full"), DeadlineExpiredError("late")],
 )
 def test_absent_backend_is_not_asked_again(size: int, away: EngineError) -> None:
-    """A backend that is away, full or too late fails the whole batch at once."""
+    """A backend that is unreachable, overloaded or too late fails the whole batch at once."""
     runs = 0
 
     def run(rows: Sequence[int]) -> list[RunResult[int, str]]:

@@ -36,7 +36,7 @@ def queued(
     caller: str = "",
     text: str = "",
 ) -> QueuedSequence:
-    """A sequence that waits; without a text it is like no other of its length."""
+    """Return a queued sequence; without a text it equals no other of its length."""
     job = Job(
         call=Call(work_class, caller=caller),
         outputs=(OUTPUT,),
@@ -49,12 +49,12 @@ def queued(
 
 
 def padded_tokens(batch: list[BatchEntry]) -> int:
-    """What is computed for a batch."""
+    """Return the padded tokens of a batch."""
     return len(batch) * max(row[0].tokens for row in batch)
 
 
 def held(queue: CallerQueue) -> int:
-    """How many sequences a queue keeps alive, those that are gone included."""
+    """Return how many sequences a queue keeps alive, removed ones included."""
     assert queue._held == sum(map(len, queue._by_length.values()))
     return max(len(queue._by_urgency), queue._held)
 
@@ -107,7 +107,7 @@ class _QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.gone)
     @rule(data=st.data())
     def remove_again(self, data: st.DataObject) -> None:
-        """Whoever cancels cannot know whether a lane was faster."""
+        """A caller that cancels cannot know whether a lane was faster."""
         self.queue.remove(data.draw(st.sampled_from(self.gone)))
 
     @rule(bulk=st.booleans())
@@ -126,7 +126,7 @@ class _QueueMachine(RuleBasedStateMachine):
         assert len({id(one) for one in everyone}) == len(everyone)
         assert all(one in turn for one in firsts)
         assert all(one in self.waiting for one in everyone)
-        # Of sequences that are equal none is left behind, and none is run twice.
+        # Of equal sequences none is left behind, and none runs twice.
         keys = [one.key for one in firsts]
         assert len(set(keys)) == len(keys)
         assert all(one.key == row[0].key for row in batch for one in row)
@@ -160,7 +160,7 @@ class _QueueMachine(RuleBasedStateMachine):
                     assert held(caller) <= 2 * caller.size + _STALE_ENTRIES
 
     def teardown(self) -> None:
-        """Everything that was pushed comes out in the end."""
+        """Everything that was queued comes out in the end."""
         if hasattr(self, "queue"):
             while self.waiting:
                 self.pop(bulk=True)
@@ -168,7 +168,7 @@ class _QueueMachine(RuleBasedStateMachine):
 
 
 def test_queue_in_any_history() -> None:
-    """Nothing is lost, doubled or unfair, whatever is pushed, cancelled and taken out."""
+    """Nothing is lost, doubled or unfair, whatever is queued, cancelled and removed."""
     run_state_machine_as_test(
         _QueueMachine, settings=settings(max_examples=120, stateful_step_count=40, deadline=None)
     )
@@ -180,7 +180,7 @@ def test_queue_in_any_history() -> None:
 )
 @settings(max_examples=200, deadline=None)
 def test_batch_leaves_no_free_room(lengths: list[int], budget: BatchBudget) -> None:
-    """Whoever could ride without any padding at all does ride."""
+    """Every sequence that fits without any padding is in the batch."""
     queue = ModelQueue(budget)
     for length in lengths:
         queue.push(queued(length, 0), now=0)
@@ -192,7 +192,7 @@ def test_batch_leaves_no_free_room(lengths: list[int], budget: BatchBudget) -> N
 
 
 def test_same_urgency_is_served_in_order() -> None:
-    """Of one job's texts of one length, the first is run first."""
+    """Of one job's texts of one length, the first runs first."""
     queue = ModelQueue(BatchBudget(tokens=10, sequences=2, overhead_tokens=0))
     pushed = [queued(5, 1.0) for _ in range(101)]
     for one in pushed:
@@ -202,7 +202,7 @@ def test_same_urgency_is_served_in_order() -> None:
 
 
 def test_equal_sequences_are_run_once() -> None:
-    """Whatever their class and caller, equal sequences become one row, led by the urgent one."""
+    """Equal sequences of any class and caller share an entry, led by the most urgent."""
     queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     bulk = [queued(5, 0, BULK, caller="a", text="same") for _ in range(3)]
     other = queued(5, 0, BULK, caller="a", text="other")
@@ -215,7 +215,7 @@ def test_equal_sequences_are_run_once() -> None:
 
 
 def test_sequences_of_other_outputs_are_not_equal() -> None:
-    """The same text, asked for something else, is run for it."""
+    """The same text with other outputs gets an entry of its own."""
     queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     one, other = queued(5, 0, text="same"), queued(5, 0, text="same")
     other = QueuedSequence(other.job, 0, other.sequence, 0)
@@ -226,7 +226,7 @@ def test_sequences_of_other_outputs_are_not_equal() -> None:
 
 
 def test_anchors_are_let_go_of() -> None:
-    """A sequence that is passed over again and again does not keep those who passed it alive."""
+    """A sequence that is overtaken again and again does not keep those that overtook it alive."""
     queue = ModelQueue(BatchBudget(tokens=5, sequences=1, overhead_tokens=0))
     queue.push(queued(5, 1e9), now=0)
     for urgency in range(1000):
@@ -238,7 +238,7 @@ def test_anchors_are_let_go_of() -> None:
 
 
 def test_cancelled_work_is_let_go_of() -> None:
-    """The memory of cancelled work is given back although nothing is taken out."""
+    """Cancelled work is freed although nothing is removed from the queue."""
     queue = ModelQueue(BatchBudget(tokens=5, sequences=1, overhead_tokens=0))
     queue.push(queued(5, 0, INTERACTIVE), now=0)
     for _ in range(1000):
@@ -265,7 +265,7 @@ def test_bulk_is_not_starved() -> None:
 
 
 def test_bulk_has_no_credit_from_before_it_came() -> None:
-    """Interactive work that was run while no bulk work waited does not let any go first."""
+    """Interactive work that ran while no bulk work was queued does not count towards its share."""
     queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     for _ in range(100):
         queue.push(queued(10, 0, INTERACTIVE), now=0)
@@ -277,7 +277,7 @@ def test_bulk_has_no_credit_from_before_it_came() -> None:
 
 
 def test_interactive_work_is_not_starved() -> None:
-    """However much bulk work waits, interactive work rides in the next batch."""
+    """However much bulk work is queued, interactive work goes into the next batch."""
     queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     for _ in range(100):
         queue.push(queued(10, 0), now=0)
@@ -288,7 +288,7 @@ def test_interactive_work_is_not_starved() -> None:
 
 
 def test_bulk_batches_are_short_while_interactive_calls_come() -> None:
-    """For a second after an interactive sequence, a bulk batch is kept to the smaller budget."""
+    """For a second after an interactive sequence, bulk batches keep to the smaller budget."""
     queue = ModelQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=0, shared_tokens=40))
     for _ in range(100):
         queue.push(queued(10, 0), now=0)
@@ -302,7 +302,7 @@ def test_bulk_batches_are_short_while_interactive_calls_come() -> None:
 
 
 def serve(queue: ModelQueue, tokens: int) -> Counter[str]:
-    """Runs batches until so many tokens were run; counts them by caller."""
+    """Run batches up to this many tokens, and count them by caller."""
     run: Counter[str] = Counter()
     while run.total() < tokens:
         for row in queue.pop_batch(0):
@@ -312,7 +312,7 @@ def serve(queue: ModelQueue, tokens: int) -> Counter[str]:
 
 @pytest.mark.parametrize("work_class", list(WorkClass))
 def test_callers_share_equally(work_class: WorkClass) -> None:
-    """A caller that sends fifty times as much, and sent it first, gets no more than another."""
+    """A caller that sends fifty times as much, and first, gets no more than another."""
     queue = ModelQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=8))
     source = random.Random(1)  # noqa: S311 - no secret
     for _ in range(5000):
@@ -334,7 +334,7 @@ def test_weights_divide_the_machine() -> None:
 
 
 def test_absent_caller_saves_nothing_up() -> None:
-    """Who comes after others have worked for long gets his share from then on, and no more."""
+    """A caller that comes late gets its share from then on, and no more."""
     queue = ModelQueue(BatchBudget(tokens=100, sequences=50, overhead_tokens=8))
     for _ in range(2000):
         queue.push(queued(10, 0, caller="early"), now=0)
@@ -346,7 +346,7 @@ def test_absent_caller_saves_nothing_up() -> None:
 
 
 def test_deadlines_decide_between_callers_of_like_share() -> None:
-    """Among callers that have had about as much, the most urgent sequence goes first."""
+    """Among callers charged about the same, the most urgent sequence goes first."""
     queue = ModelQueue(BatchBudget(tokens=10, sequences=1, overhead_tokens=0))
     urgencies = [5, 3, 8, 1, 7]
     for urgency in urgencies:
@@ -356,7 +356,7 @@ def test_deadlines_decide_between_callers_of_like_share() -> None:
 
 
 def test_own_sequences_fill_the_batch_first() -> None:
-    """Whose turn it is fills the batch as far as he can; others get the room that is left."""
+    """The caller whose turn it is fills the batch first; others get the remaining room."""
     queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     for _ in range(50):
         queue.push(queued(10, 0, caller="first"), now=0)
@@ -368,7 +368,7 @@ def test_own_sequences_fill_the_batch_first() -> None:
 
 
 def test_what_waited_too_long_goes_by_age() -> None:
-    """A caller that had far more than its share gets a turn now and then for what is overdue."""
+    """A caller far over its share still gets a turn now and then for overdue work."""
     queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=1000))
     for _ in range(40):
         queue.push(queued(10, 0, caller="greedy"), now=0)
@@ -384,7 +384,7 @@ def test_what_waited_too_long_goes_by_age() -> None:
 
 
 def fifo_tokens(lengths: list[int], budget: BatchBudget) -> int:
-    """What batches cost that are filled in the order of arrival."""
+    """Return the cost of batches filled in order of arrival."""
     total = size = longest = 0
     for length in lengths:
         if (size + 1) * max(longest, length) > budget.tokens or size == budget.sequences:
@@ -396,7 +396,7 @@ def fifo_tokens(lengths: list[int], budget: BatchBudget) -> int:
 
 
 def mixed_lengths() -> Iterator[int]:
-    """Lengths of 8 to 512 tokens, short ones more often: what search sends."""
+    """Return lengths of 8 to 512 tokens, mostly short: what search sends."""
     source = random.Random(20)  # noqa: S311 - a trace is no secret
     while True:
         yield round(8 * 64 ** (source.random() ** 1.5))
@@ -405,7 +405,7 @@ def mixed_lengths() -> Iterator[int]:
 @pytest.mark.parametrize("wave", [32, 256, 2048])
 @pytest.mark.parametrize("budget_tokens", [512, 2048, 8192])
 def test_costs_less_than_first_in_first_out(wave: int, budget_tokens: int) -> None:
-    """Batches of like lengths need fewer padded tokens than batches in the order of arrival."""
+    """Batches of similar lengths need fewer padded tokens than batches in order of arrival."""
     budget = BatchBudget(tokens=budget_tokens, sequences=512, overhead_tokens=32)
     queue = ModelQueue(budget)
     source = mixed_lengths()
@@ -415,7 +415,7 @@ def test_costs_less_than_first_in_first_out(wave: int, budget_tokens: int) -> No
     for start in range(0, len(lengths), wave):
         for length in lengths[start : start + wave]:
             queue.push(queued(length, start), now=0)
-        # The lane is as slow as work comes in: one wave stands in the queue at any time.
+        # The lane is as slow as work arrives: one wave is queued at any time.
         while len(queue) > (wave if start + wave < len(lengths) else 0):
             batch = queue.pop_batch(0)
             ours += padded_tokens(batch)

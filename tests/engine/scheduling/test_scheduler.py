@@ -38,14 +38,14 @@ INTERACTIVE = Call(WorkClass.INTERACTIVE)
 
 
 async def submit(engine: Engine, texts: Sequence[str], call: Call = INTERACTIVE) -> RecordingSink:
-    """Queues texts that are tokenized already."""
+    """Queue texts that are already tokenized."""
     sink = RecordingSink()
     engine.scheduler.submit(engine.job(texts, call, sink))
     return sink
 
 
 async def hold(engine: Engine, backend: FakeBackend) -> RecordingSink:
-    """Keeps the only lane busy, so that all that comes next waits."""
+    """Keep the only lane busy, so that everything that follows is queued."""
     backend.gate.close()
     sink = await submit(engine, ["first"])
     backend.gate.wait_for(1)
@@ -53,7 +53,7 @@ async def hold(engine: Engine, backend: FakeBackend) -> RecordingSink:
 
 
 async def test_free_lane_runs_at_once() -> None:
-    """A lone text is run without waiting for others to ride with it."""
+    """A lone text runs without waiting for others to join it."""
     backend = FakeBackend()
     with running(backend) as engine:
         sink = await submit(engine, ["alone"])
@@ -63,7 +63,7 @@ async def test_free_lane_runs_at_once() -> None:
 
 
 async def test_work_accumulates_while_a_lane_runs() -> None:
-    """Texts of many callers that came while a batch ran ride in the next one together."""
+    """Texts of many callers that arrived while a batch ran share the next one."""
     backend = FakeBackend()
     with running(backend) as engine:
         await hold(engine, backend)
@@ -76,7 +76,7 @@ async def test_work_accumulates_while_a_lane_runs() -> None:
 
 
 async def test_lanes_run_at_the_same_time() -> None:
-    """As many batches are in flight as the backend has lanes."""
+    """As many batches run at once as the backend has lanes."""
     backend = FakeBackend(lanes=3)
     alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
     with running(backend, budget=alone) as engine:
@@ -102,7 +102,7 @@ class _CountingLoop(asyncio.SelectorEventLoop):
 
 
 def test_one_wake_up_per_batch() -> None:
-    """However many callers a batch serves, the event loop is woken up once for it."""
+    """However many callers a batch serves, it wakes the event loop once."""
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -131,7 +131,7 @@ def test_one_wake_up_per_batch() -> None:
 
 
 def test_one_wake_up_for_all_that_cannot_be_prepared() -> None:
-    """A job of which no text can be prepared wakes the event loop up once, not once a text."""
+    """A job of which no text can be prepared wakes the event loop once, not once per text."""
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -170,7 +170,7 @@ async def test_expired_work_is_not_run() -> None:
 async def test_cancelled_work_is_not_run(
     before: bool,  # noqa: FBT001 - pytest passes it by name
 ) -> None:
-    """A job that is cancelled, in the queue or before it got there, leaves nothing in it."""
+    """A job that is cancelled, in the queue or before it, leaves nothing behind."""
     backend = FakeBackend()
     with running(backend) as engine:
         await hold(engine, backend)
@@ -187,7 +187,7 @@ async def test_cancelled_work_is_not_run(
 
 
 async def test_bad_row_fails_alone() -> None:
-    """A text that the model answers with NaN fails; those beside it, of its own job too, do not."""
+    """A text with NaN in its result fails; others of the batch, even of its own job, do not."""
     backend = FakeBackend()
     with running(backend) as engine:
         await hold(engine, backend)
@@ -202,7 +202,7 @@ async def test_bad_row_fails_alone() -> None:
 
 
 async def test_failed_batch_is_divided_until_the_guilty_is_alone() -> None:
-    """Of a batch that fails, only the text that makes it fail does; the lane runs the next one."""
+    """Only the text that makes a batch fail fails; the lane goes on."""
     backend = FakeBackend()
     with running(backend) as engine:
         await hold(engine, backend)
@@ -213,21 +213,21 @@ async def test_failed_batch_is_divided_until_the_guilty_is_alone() -> None:
             await sink.done.wait()
         after = await submit(engine, ["after"])
         await after.done.wait()
-        fates = engine.admission.ledger.outcome_counts
+        outcomes = engine.admission.ledger.outcome_counts
     for text, sink in zip(texts, riders, strict=True):
         if BROKEN in text:
             assert sink.errors[0].reason is Reason.BACKEND_FAILED
         else:
             assert sink.rows == {0: answer(text)}
     assert after.rows == {0: answer("after")}
-    assert fates == {
+    assert outcomes == {
         (WorkClass.INTERACTIVE, SequenceOutcome.ANSWERED): 6,
         (WorkClass.INTERACTIVE, SequenceOutcome.FAILED): 1,
     }
 
 
 class _Infectious(FakeBackend):
-    """Answers NaN to every text of a batch in which one is bad."""
+    """Returns NaN for every text of a batch with a bad one."""
 
     def run(self, batch: PaddedBatch, context: RunContext = NO_CONTEXT) -> dict[str, FloatArray]:
         results = dict(super().run(batch, context))
@@ -238,7 +238,7 @@ class _Infectious(FakeBackend):
 
 
 async def test_bad_row_does_not_spoil_others() -> None:
-    """Where one text's NaN spreads over its batch, the others get their answers all the same."""
+    """If one text's NaN spreads over its batch, the others still get their results."""
     backend = _Infectious()
     with running(backend) as engine:
         await hold(engine, backend)
@@ -276,7 +276,7 @@ class _Silent(FakeBackend):
     ],
 )
 async def test_lane_outlives_any_fault(backend: type[FakeBackend], reason: Reason) -> None:
-    """A backend that is away or answers nonsense fails each batch, and the lane goes on."""
+    """A backend that is unreachable or returns nonsense fails each batch, and the lane goes on."""
     with running(backend()) as engine:
         for _ in range(2):
             sink = await submit(engine, ["text"])
@@ -286,7 +286,7 @@ async def test_lane_outlives_any_fault(backend: type[FakeBackend], reason: Reaso
 
 
 async def test_sequence_that_cannot_be_laid_out_fails() -> None:
-    """A fault before the backend is reached is told like one behind it."""
+    """A fault before the backend is reached is reported like one behind it."""
     backend = FakeBackend()
     with running(backend) as engine:
         sink = RecordingSink(expected=1)
@@ -305,7 +305,7 @@ async def test_sequence_that_cannot_be_laid_out_fails() -> None:
 
 
 class _RaisingSink(RecordingSink):
-    """Fails on rows and, where told to, on failures as well."""
+    """Raises on rows and, if told to, on failures as well."""
 
     always = False
 
@@ -324,7 +324,7 @@ async def test_raising_sink_costs_nobody_else(
     always: bool,  # noqa: FBT001 - pytest passes it by name
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A caller that cannot take its rows does not cost others of the batch theirs."""
+    """A sink that raises costs no other job of the batch its rows."""
     backend = FakeBackend()
     with running(backend) as engine:
         await hold(engine, backend)
@@ -342,7 +342,7 @@ async def test_raising_sink_costs_nobody_else(
 
 
 async def test_outputs_share_a_batch() -> None:
-    """Jobs that want different outputs of the graph ride together, and each gets its own."""
+    """Jobs that want different outputs share a batch, and each gets its own."""
     backend = FakeBackend()
     with running(backend) as engine:
         await hold(engine, backend)
@@ -360,7 +360,7 @@ async def test_outputs_share_a_batch() -> None:
 
 
 class _Observer:
-    """Keeps every report, and then fails if it is told to."""
+    """Records every report, then raises if told to."""
 
     def __init__(self, *, raising: bool = False) -> None:
         self.reports: list[BatchReport] = []
@@ -373,7 +373,7 @@ class _Observer:
 
 
 async def test_observers_are_told_of_every_batch() -> None:
-    """A report counts what rode, what was computed, and for whom; an observer cannot stop it."""
+    """A report counts sequences, tokens and traces; an observer that raises stops nothing."""
     observer = _Observer()
     backend = FakeBackend()
     with running(backend, observers=[_Observer(raising=True), observer]) as engine:
@@ -399,7 +399,7 @@ async def test_observers_are_told_of_every_batch() -> None:
 
 
 async def test_close_fails_what_is_left() -> None:
-    """Closing answers the batch in flight, fails what waits, and leaves no thread behind."""
+    """Closing answers the running batch, fails what is queued, and leaves no thread behind."""
     backend = FakeBackend(lanes=2)
     alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
     with running(backend, budget=alone) as engine:
@@ -428,7 +428,7 @@ async def test_close_fails_what_is_left() -> None:
 
 
 async def test_equal_texts_are_run_once() -> None:
-    """Of equal texts, of one caller or of several, one is run, and all get its answer."""
+    """Equal texts, of one caller or several, run once, and all get the result."""
     backend = FakeBackend()
     with running(backend) as engine:
         await hold(engine, backend)
@@ -443,7 +443,7 @@ async def test_equal_texts_are_run_once() -> None:
 
 
 async def test_text_that_runs_is_not_run_again() -> None:
-    """A text that equals one in flight waits for that one's answer, and takes no lane."""
+    """A text that equals a running one waits for that result, and takes no lane."""
     backend = FakeBackend()
     with running(backend) as engine:
         first = await hold(engine, backend)
@@ -462,7 +462,7 @@ async def test_text_that_runs_is_not_run_again() -> None:
 
 
 async def test_failure_is_told_to_all_that_are_equal() -> None:
-    """Everybody who waited for a text that failed is told so, each with an error of their own."""
+    """All who sent a text that failed get an error, each its own copy."""
     backend = FakeBackend()
     with running(backend) as engine:
         await hold(engine, backend)
@@ -475,7 +475,7 @@ async def test_failure_is_told_to_all_that_are_equal() -> None:
 
 
 async def test_a_call_overtakes_bulk_work_that_waits() -> None:
-    """A call that comes after bulk work is run before it."""
+    """A call that comes after bulk work runs before it."""
     backend = FakeBackend()
     with running(backend, budget=BatchBudget(tokens=20, sequences=4, overhead_tokens=0)) as engine:
         await hold(engine, backend)
@@ -489,7 +489,7 @@ async def test_a_call_overtakes_bulk_work_that_waits() -> None:
 
 
 async def test_bulk_leaves_a_lane_free_for_calls() -> None:
-    """While calls come, bulk work takes all lanes but one, and a call is run at once."""
+    """While calls arrive, bulk work takes all lanes but one, and a call runs at once."""
     backend = FakeBackend(lanes=2)
     alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
     with running(backend, budget=alone) as engine:
@@ -507,7 +507,7 @@ async def test_bulk_leaves_a_lane_free_for_calls() -> None:
 
 
 async def test_bulk_takes_every_lane_when_no_calls_come() -> None:
-    """Without calls of late, bulk work has all lanes."""
+    """Without recent calls, bulk work takes all lanes."""
     backend = FakeBackend(lanes=2)
     alone = BatchBudget(tokens=512, sequences=1, overhead_tokens=0)
     with running(backend, budget=alone) as engine:
@@ -580,7 +580,7 @@ def test_interactive_batches_do_not_change_the_size_of_bulk_batches() -> None:
 
 
 def test_results_for_a_closed_loop_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    """A run that ends after the event loop was closed is no fault: nobody waits for it."""
+    """A run that ends after the event loop was closed is no fault: its results are unwanted."""
     backend = FakeBackend()
     with ExitStack() as resources:
 

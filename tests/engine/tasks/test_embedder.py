@@ -24,7 +24,7 @@ from tests.models.runner import FIXTURES
 
 CALL = Call(WorkClass.INTERACTIVE)
 FILES = resolve(str(FIXTURES / "bert-mean"))
-# Of a model that does not give its vectors unit length by itself.
+# The properties of a model that does not normalize its vectors.
 METADATA = replace(read(FILES), normalize=False)
 SPEC = EmbedSpec(
     prompt="",
@@ -37,14 +37,14 @@ SPEC = EmbedSpec(
 
 
 class _Vectors(FakeBackend):
-    """Answers with the number of tokens, and with NaN or zeros where it is told to."""
+    """Returns the number of tokens, or given rows for some lengths."""
 
     def __init__(self, special: dict[int, list[float]]) -> None:
         super().__init__(answers=lambda text: special.get(len(text), [len(text), 1]))
 
 
 async def _embed(embedder: Embedder, texts: list[str], spec: EmbedSpec) -> Embeddings:
-    """Embed texts; the answer is what would be packed."""
+    """Embed texts; return what would be packed."""
     size_bytes = sum(map(len, texts))
     result = await embedder.embed(
         texts, spec, CALL, size_bytes=size_bytes, pack=lambda result: result
@@ -60,7 +60,7 @@ def tokenizer() -> Tokenizer:
 
 
 async def test_nothing_runs_when_one_text_is_too_long(tokenizer: Tokenizer) -> None:
-    """Of a call whose second text cannot be prepared nothing is run, and the text is named."""
+    """If a text of a call cannot be prepared, nothing runs, and the error names the text."""
     backend = _Vectors({})
     with running(backend, tokenizer=tokenizer) as engine:
         embedder = Embedder(METADATA, tokenizer, engine.pipeline, 1000, [SENTENCE_EMBEDDING])
@@ -72,7 +72,7 @@ async def test_nothing_runs_when_one_text_is_too_long(tokenizer: Tokenizer) -> N
 
 
 async def test_rows_are_those_of_the_texts(tokenizer: Tokenizer) -> None:
-    """A text of exactly the limit is whole; counts hold the special tokens."""
+    """A text of exactly the limit is not cut; counts include special tokens."""
     with running(_Vectors({}), tokenizer=tokenizer) as engine:
         embedder = Embedder(METADATA, tokenizer, engine.pipeline, 1000, [SENTENCE_EMBEDDING])
         embeddings = await _embed(embedder, ["a", "a a a a", "a a"], SPEC)
@@ -86,7 +86,7 @@ async def test_rows_are_those_of_the_texts(tokenizer: Tokenizer) -> None:
 async def test_a_vector_without_direction_names_its_text(
     tokenizer: Tokenizer, row: list[float]
 ) -> None:
-    """Zeros cannot get unit length and NaN is no number: the text that has them is named."""
+    """Zeros cannot be normalized and NaN is no number: the error names the text."""
     spec = EmbedSpec(
         prompt="",
         dimensions=2,

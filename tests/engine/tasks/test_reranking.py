@@ -28,7 +28,7 @@ SPEC = RerankSpec(scale=ScoreScale.RAW, truncation=Truncation.END, max_tokens=64
 
 @pytest.fixture(scope="module")
 def properties() -> ModelProperties:
-    """What the cross-encoder is."""
+    """The cross-encoder's properties."""
     return read(resolve(str(FIXTURES / "cross-bert")))
 
 
@@ -39,13 +39,13 @@ def tokenizer(properties: ModelProperties) -> Tokenizer:
 
 
 def by_position(*answers: Sequence[float]) -> Callable[[str], Sequence[float]]:
-    """Answers the rows of one batch in the order in which they were queued."""
+    """Return the rows of one batch in the order in which they were queued."""
     left = iter(answers)
     return lambda _: next(left)
 
 
 def some_documents(count: int) -> list[str]:
-    """Documents of three tokens each, no two of them equal."""
+    """Return distinct documents of three tokens each."""
     return [" ".join(letters) for letters in islice(product("abcdefgh", repeat=3), count)]
 
 
@@ -53,7 +53,7 @@ def some_documents(count: int) -> list[str]:
 def cross_encoder(
     properties: ModelProperties, tokenizer: Tokenizer, answers: Callable[[str], Sequence[float]]
 ) -> Iterator[CrossEncoder]:
-    """A cross-encoder whose logits are told."""
+    """Yield a cross-encoder with given logits."""
     with running(FakeBackend(answers=answers), tokenizer=tokenizer) as engine:
         yield CrossEncoder(properties, tokenizer, engine.pipeline, 1000)
 
@@ -62,7 +62,7 @@ def cross_encoder(
 def similarity(
     properties: ModelProperties, tokenizer: Tokenizer, answers: Callable[[str], Sequence[float]]
 ) -> Iterator[SimilarityReranker]:
-    """A reranker by cosine whose vectors are told."""
+    """Yield a reranker by cosine with given vectors."""
     with running(FakeBackend(answers=answers), tokenizer=tokenizer) as engine:
         described = replace(
             properties, dimensions=2, normalize=False, representations=(Representation.DENSE,)
@@ -86,7 +86,7 @@ async def test_best_document_comes_first(properties: ModelProperties, tokenizer:
 async def test_equal_scores_keep_their_order(
     properties: ModelProperties, tokenizer: Tokenizer
 ) -> None:
-    """Of documents with the same score the first stays the first, minus zero being zero."""
+    """Documents with equal scores keep their order; minus zero equals zero."""
     scores = [[0.0], [1.0], [-0.0], [1.0], [0.0]] * 20
     with cross_encoder(properties, tokenizer, by_position(*scores)) as reranker:
         ranking = await reranker.rerank("query", some_documents(100), SPEC, CALL, documents_bytes=1)
@@ -112,7 +112,7 @@ async def test_scale_of_scores(
     *,
     sigmoid: bool,
 ) -> None:
-    """The sigmoid is taken where it was asked for, or where the model's files ask for it."""
+    """The sigmoid applies where it is requested or where the model's files ask for it."""
     logits = [[1000.0], [20.0], [1.5], [0.0], [-0.5], [-1.5], [-80.0], [-1000.0]]
     described = replace(properties, activation=activation)
     with (
@@ -136,7 +136,7 @@ async def test_scale_of_scores(
 
 
 async def test_cut_documents_are_told(properties: ModelProperties, tokenizer: Tokenizer) -> None:
-    """A document over its own limit is cut, counted, and flagged wherever it is ranked."""
+    """A document over its own limit is cut, counted, and flagged at its rank."""
     spec = replace(SPEC, max_tokens=2)
     with cross_encoder(properties, tokenizer, by_position([1], [2])) as reranker:
         ranking = await reranker.rerank(
@@ -150,7 +150,7 @@ async def test_cut_documents_are_told(properties: ModelProperties, tokenizer: To
 async def test_document_that_may_not_be_cut(
     properties: ModelProperties, tokenizer: Tokenizer
 ) -> None:
-    """The refusal names the document."""
+    """The error names the document."""
     spec = replace(SPEC, max_tokens=2, truncation=Truncation.NONE)
     with (
         cross_encoder(properties, tokenizer, by_position()) as reranker,
@@ -174,7 +174,7 @@ async def test_similarity_is_the_cosine(properties: ModelProperties, tokenizer: 
 async def test_zeros_have_no_cosine(
     properties: ModelProperties, tokenizer: Tokenizer, zero: int
 ) -> None:
-    """A vector of zeros is told with the field of its text."""
+    """The error for a vector of zeros names the field of its text."""
     rows = [[0.0, 0.0] if position == zero else [1.0, 0.0] for position in range(3)]
     with (
         similarity(properties, tokenizer, by_position(*rows)) as reranker,
@@ -191,7 +191,7 @@ async def test_zeros_have_no_cosine(
 async def test_empty_texts_are_named(
     properties: ModelProperties, tokenizer: Tokenizer, query: str, documents: list[str], field: str
 ) -> None:
-    """An empty query or document is refused before anything is run."""
+    """An empty query or document is refused before anything runs."""
     for make in (cross_encoder, similarity):
         with (
             make(properties, tokenizer, by_position()) as reranker,
@@ -202,7 +202,7 @@ async def test_empty_texts_are_named(
 
 
 async def test_prompts_go_in_front(properties: ModelProperties, tokenizer: Tokenizer) -> None:
-    """The query's prompt and the documents' reach the model, and cost tokens."""
+    """The prompts of query and documents reach the model, and cost tokens."""
     spec = replace(SPEC, query_prompt="of the ", document_prompt="of ")
     with similarity(properties, tokenizer, lambda _: [1.0, 0.0]) as reranker:
         plain, prompted = await asyncio.gather(

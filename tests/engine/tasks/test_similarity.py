@@ -12,7 +12,7 @@ from embedgrpc.models.kinds import Representation, RerankMethod
 
 
 def sparse(**weights: float) -> SparseVector:
-    """Makes a sparse vector; `t7=0.5` is weight 0.5 of term 7."""
+    """Return a sparse vector; `t7=0.5` is weight 0.5 of term 7."""
     terms = sorted((int(name[1:]), weight) for name, weight in weights.items())
     return SparseVector(
         np.array([term for term, _ in terms], np.uint32),
@@ -20,7 +20,7 @@ def sparse(**weights: float) -> SparseVector:
     )
 
 
-# A query and two documents, of which every score can be told by head.
+# A query and two documents with scores that are easy to compute by hand.
 EMBEDDINGS = Embeddings(
     vectors=np.array([[0.6, 0.8], [1, 0], [0, 1]], np.float32),
     sparse=[sparse(t1=0.5, t2=0.25), sparse(t2=1.0, t3=1.0), sparse(t1=1.0, t2=2.0)],
@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_method(method: RerankMethod, scores: list[float
 
 
 def test_the_richest_method_is_taken() -> None:
-    """A model ranks by all that it has; without a vector of any kind it cannot."""
+    """A model ranks by all its representations; without any vector it cannot."""
     dense, lexical, multi = Representation
     assert method_for([multi, lexical, dense]) is RerankMethod.HYBRID
     assert method_for([dense, multi]) is RerankMethod.SIMILARITY
@@ -60,7 +60,7 @@ def test_the_richest_method_is_taken() -> None:
 
 
 def test_terms_without_weight_are_no_terms() -> None:
-    """Of each term the largest weight counts; zeros, and terms that are left out, do not stand."""
+    """Each term gets its largest weight; zeros and excluded terms are left out."""
     ids = np.array([5, 9, 5, 2, 7], np.int64)
     weights = np.array([0.5, 0.0, 0.75, 0.25, 0.125], np.float32)
     vector = from_token_weights(weights, ids, {2})

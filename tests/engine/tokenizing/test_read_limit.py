@@ -1,4 +1,4 @@
-"""What is read of a text is the same whether all of it was tokenized or not."""
+"""Limiting what is tokenized of a text does not change what the model reads."""
 
 import queue
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ TRUNCATIONS = st.sampled_from([Truncation.END, Truncation.START])
 
 
 class Tokens:
-    """A model's tokenizer, used directly and on threads that read no more than they must."""
+    """A model's tokenizer, used directly and on threads that tokenize no more than they must."""
 
     def __init__(self, name: str) -> None:
         files = resolve(str(FIXTURES / name))
@@ -40,7 +40,7 @@ class Tokens:
         self.threads = TokenizingThreads(self.tokenizer, threads=1, name=name)
 
     def read(self, texts: Sequence[str], read_limit: ReadLimit) -> list[Tokenized]:
-        """Tokenizes texts as far as they are read."""
+        """Tokenize texts up to a limit."""
         told: queue.Queue[list[TokenizeResult] | EngineError] = queue.Queue()
         self.threads.submit(
             Tokenization(
@@ -62,7 +62,7 @@ class Tokens:
 
 @pytest.fixture(scope="module", params=MODELS)
 def tokens(request: pytest.FixtureRequest) -> Iterator[Tokens]:
-    """The tokens of each kind of tokenizer."""
+    """Return the tokens of each kind of tokenizer."""
     made = Tokens(request.param)
     yield made
     made.threads.close()
@@ -70,7 +70,7 @@ def tokens(request: pytest.FixtureRequest) -> Iterator[Tokens]:
 
 @pytest.fixture(scope="module", params=PAIRS)
 def pairs(request: pytest.FixtureRequest) -> Iterator[Tokens]:
-    """The tokens of models that read pairs."""
+    """Return the tokens of models that read pairs."""
     made = Tokens(request.param)
     yield made
     made.threads.close()
@@ -78,7 +78,7 @@ def pairs(request: pytest.FixtureRequest) -> Iterator[Tokens]:
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cuts texts of every length, so that short examples have many pieces."""
+    """Makes pieces of any length, so that short examples have many."""
     monkeypatch.setattr(jobs, "_PIECE_CHARACTERS_MIN", 1)
     monkeypatch.setattr(jobs, "_PIECE_CHARACTERS_PER_TOKEN", 2)
     for module in (jobs, threads):
@@ -86,7 +86,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def same(first: TokenSequence, second: TokenSequence) -> bool:
-    """Tells whether two sequences are the same to the model and to the caller."""
+    """Return whether two sequences are the same to the model and to the caller."""
     return (
         first.input_ids.tolist() == second.input_ids.tolist()
         and first.truncated == second.truncated
@@ -109,7 +109,7 @@ EXAMPLES = settings(
 def test_texts_read_in_part_are_the_same(
     tokens: Tokens, texts: list[str], limit: int, cut: Truncation
 ) -> None:
-    """A text that is too long is cut to the same tokens, and is said to be cut just as well."""
+    """A text that is too long is cut to the same tokens, and reported as cut, either way."""
     read_limit = ReadLimit(limit, from_end=cut is Truncation.START)
     build = tokens.tokenizer.build_sequence
     for whole, part in zip(
@@ -128,7 +128,7 @@ def test_texts_read_in_part_are_the_same(
 def test_pairs_read_in_part_are_the_same(
     pairs: Tokens, query: str, documents: list[str], limit: int, cut: Truncation
 ) -> None:
-    """Of a query and a document the longer one is cut to the same tokens, also of two long ones."""
+    """Of a query and a document the longer is cut to the same tokens, even if both are long."""
     read_limit = ReadLimit(limit, from_end=cut is Truncation.START, with_first=True)
     build = pairs.tokenizer.build_pair
     texts = [query, *documents]

@@ -10,7 +10,7 @@ from embedgrpc.engine.errors import EmptyInputError, InputTooLongError, Reason
 from embedgrpc.engine.tokenizing.texts import CheckedText, _has_visible, check_text
 from embedgrpc.models.kinds import Truncation
 
-# By Unicode category: one character of each that draws nothing, and of each that may be drawn.
+# By Unicode category: an invisible character of each, and of each one that may be visible.
 INVISIBLE = {
     "Cc": "\x00\t\n\r\x1f\x7f\x85",
     "Cf": "\u00ad\u200b\u200d\u200e\u2060\ufeff\U000e0001",
@@ -49,12 +49,12 @@ VISIBLE = {
 def check(
     text: str, *, max_characters: int = 100, truncation: Truncation = Truncation.END
 ) -> CheckedText:
-    """Checks the fourth text of a request."""
+    """Check the fourth text of a request."""
     return check_text(text, max_characters=max_characters, truncation=truncation, field="texts[3]")
 
 
 def one_by_one(table: dict[str, str]) -> list[object]:
-    """Every character of a table, named by its category."""
+    """Return every character of a table, named by its category."""
     return [
         pytest.param(one, id=f"{category}-{ord(one):04x}")
         for category, characters in table.items()
@@ -64,7 +64,7 @@ def one_by_one(table: dict[str, str]) -> list[object]:
 
 @pytest.mark.parametrize("character", one_by_one(INVISIBLE))
 def test_invisible_character_is_no_text(character: str) -> None:
-    """White space, controls and format characters make no text, alone or many of them."""
+    """White space, controls and format characters make no text, alone or in numbers."""
     for text in (character, character * 99, f" \u200b{character}\n"):
         with pytest.raises(EmptyInputError) as refused:
             check(text)
@@ -75,7 +75,7 @@ def test_invisible_character_is_no_text(character: str) -> None:
 
 @pytest.mark.parametrize("character", one_by_one(VISIBLE))
 def test_visible_character_is_a_text(character: str) -> None:
-    """Whatever may be drawn is a text, wherever it stands."""
+    """A character that may be visible makes a text, at any position."""
     for text in (character, f" \u200b{character}", f"{' ' * 80}{character}"):
         assert check(text) == CheckedText(text, cut=False)
 
@@ -87,7 +87,7 @@ def test_nothing_is_no_text() -> None:
 
 
 def test_visibility_is_what_unicode_says() -> None:
-    """Of every character there is, those that draw nothing are known, and no others."""
+    """Of all characters, exactly the invisible ones are known as such."""
     wrong = [
         hex(code)
         for code in range(sys.maxunicode + 1)
@@ -98,7 +98,7 @@ def test_visibility_is_what_unicode_says() -> None:
 
 
 def thread_s(work: Callable[[], object]) -> float:
-    """Measures how long work computes; the shortest of five times, as noise only adds."""
+    """Return the CPU time of some work; the least of five runs, because noise only adds."""
     times = []
     for _ in range(5):
         began = time.thread_time()
@@ -108,7 +108,7 @@ def thread_s(work: Callable[[], object]) -> float:
 
 
 def refuse(text: str, **changes: Any) -> str:
-    """Checks a text that must be refused, and returns why."""
+    """Check a text that must be refused, and return the reason."""
     with pytest.raises(EmptyInputError) as refused:
         check(text, **changes)
     return refused.value.message
@@ -116,9 +116,9 @@ def refuse(text: str, **changes: Any) -> str:
 
 @pytest.mark.parametrize("flood", ["\u200b", "\u2003\u200b\u3000"])
 def test_a_flood_of_invisible_characters_is_not_looked_up_one_by_one(flood: str) -> None:
-    """To go through megabytes of nothing takes far less than to make a string of each character.
+    """Searching megabytes of blanks is far cheaper than making a string of each character.
 
-    Those are what looking each of them up would take at least.
+    Looking each of them up would take at least that long.
     """
     text = flood * (2_000_000 // len(flood))
     one_by_one = thread_s(lambda: set(text))
@@ -127,7 +127,7 @@ def test_a_flood_of_invisible_characters_is_not_looked_up_one_by_one(flood: str)
 
 @pytest.mark.parametrize("truncation", [Truncation.END, Truncation.START])
 def test_what_is_not_read_costs_nothing(truncation: Truncation) -> None:
-    """Of megabytes of nothing only the part is looked at that is read."""
+    """Of megabytes of blanks only the part that would be tokenized is searched."""
     text = "\u200b" * 2_000_000
     all_of_it = thread_s(lambda: refuse(text, max_characters=len(text)))
     message = ""
@@ -151,7 +151,7 @@ def test_what_is_read_must_be_visible() -> None:
 
 
 def test_a_visible_character_is_found_far_behind_invisible_ones() -> None:
-    """However long the blank part is, as long as it is read."""
+    """A blank part of any length is accepted before a visible character that is kept."""
     text = "\u200b" * 200_000 + "x"
     assert check(text, max_characters=200_001) == CheckedText(text, cut=False)
 
@@ -160,21 +160,21 @@ def test_a_visible_character_is_found_far_behind_invisible_ones() -> None:
     ("truncation", "expected"), [(Truncation.END, "abcde"), (Truncation.START, "fghij")]
 )
 def test_huge_text_is_cut(truncation: Truncation, expected: str) -> None:
-    """Of a text with too many characters the end that is kept has as many as are allowed."""
+    """A text with too many characters keeps the right end, up to the limit."""
     checked = check("abcdefghij", max_characters=5, truncation=truncation)
     assert checked == CheckedText(expected, cut=True)
 
 
 @pytest.mark.parametrize("truncation", Truncation)
 def test_text_at_the_limit_is_whole(truncation: Truncation) -> None:
-    """A text of just as many characters as are allowed is not cut."""
+    """A text of exactly the maximum is not cut."""
     assert check("abcde", max_characters=5, truncation=truncation) == CheckedText(
         "abcde", cut=False
     )
 
 
 def test_huge_text_that_may_not_be_cut_is_refused() -> None:
-    """The refusal names the field, the limit and the size, and not the text."""
+    """The error names the field, the limit and the size, but not the text."""
     with pytest.raises(InputTooLongError) as refused:
         check("abcdef", max_characters=5, truncation=Truncation.NONE)
     assert refused.value.message == "texts[3] has 6 characters; the limit is 5"

@@ -18,12 +18,12 @@ SLICE = 32_768
 
 
 class PanicError(BaseException):
-    """What a library in Rust raises where it gave up: no Exception."""
+    """A panic of a Rust library, which is no Exception."""
 
 
 @dataclass
 class _Caller:
-    """Submits texts, and takes what becomes of them."""
+    """Submits texts, and records the results."""
 
     texts: list[str]
     work_class: WorkClass = WorkClass.INTERACTIVE
@@ -60,7 +60,7 @@ class _Caller:
 
     def take(self, results: list[TokenizeResult]) -> None:
         if self.fault:
-            raise self.fault("a fault of ours")
+            raise self.fault("a fault")
         self.results = results
         self.ids = [one.ids for one in results if isinstance(one, Tokenized)]
         self.told.set()
@@ -70,7 +70,7 @@ class _Caller:
         self.told.set()
 
     def read(self) -> list[str]:
-        """Waits for the ids and returns the texts that they were made of."""
+        """Wait for the ids and return the texts they were made of."""
         assert self.told.wait(WAIT_S)
         assert not self.errors
         return [text_of(ids) for ids in self.ids]
@@ -92,7 +92,7 @@ def threads(tokenizer: CharacterTokenizer) -> Iterator[TokenizingThreads]:
 
 
 def hold(threads: TokenizingThreads, tokenizer: CharacterTokenizer) -> _Caller:
-    """Keeps the thread busy, so that all that comes next waits."""
+    """Keep the thread busy, so that everything that follows is queued."""
     tokenizer.gate.close()
     first = _Caller(["first"])
     threads.submit(first.tokenization())
@@ -126,7 +126,7 @@ def test_interactive_goes_before_bulk(
 def test_bulk_waits_for_four_slices_and_no_longer(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer
 ) -> None:
-    """Beside queries without end, every fifth slice begins with bulk texts."""
+    """Beside endless queries, every fifth slice begins with bulk texts."""
     hold(threads, tokenizer)
     queries = [_Caller([str(number) * (SLICE + 1)]) for number in range(9)]
     bulk = [_Caller([letter * (SLICE + 1)], WorkClass.BULK) for letter in "ab"]
@@ -173,7 +173,7 @@ def test_large_jobs_are_sliced(
 def test_cancelled_jobs_are_dropped(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer
 ) -> None:
-    """Texts that nobody waits for any more are not tokenized, nor is the rest of a large job."""
+    """Cancelled texts are not tokenized, nor is the rest of a large cancelled job."""
     hold(threads, tokenizer)
     cancelled = _Caller(["cancelled"])
     large = _Caller(["a" * SLICE, "never"], WorkClass.BULK)
@@ -198,7 +198,7 @@ def test_failure_reaches_only_its_job(
     caplog: pytest.LogCaptureFixture,
     fault: type[BaseException],
 ) -> None:
-    """A text that the tokenizer cannot take fails its own caller; the log does not tell it."""
+    """A text that the tokenizer cannot take fails its own caller; the log does not contain it."""
     tokenizer.fault = fault
     tokenizer.poison = {"secret"}
     hold(threads, tokenizer)
@@ -224,7 +224,7 @@ def test_failure_reaches_only_its_job(
 def test_fault_of_a_caller_reaches_only_it(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer
 ) -> None:
-    """A caller that cannot take its ids is told so, and the thread goes on."""
+    """A caller that cannot take its ids gets an error, and the thread goes on."""
     hold(threads, tokenizer)
     bad, good = _Caller(["bad"], fault=RuntimeError), _Caller(["good"])
     for caller in (bad, good):
@@ -236,7 +236,7 @@ def test_fault_of_a_caller_reaches_only_it(
 
 
 def test_several_threads_share_the_work() -> None:
-    """As many jobs as there are threads are tokenized at the same time."""
+    """As many jobs as there are threads are tokenized at once."""
 
     class Meeting(CharacterTokenizer):
         together = threading.Barrier(3)
@@ -273,7 +273,7 @@ def test_every_text_once_with_several_threads(tokenizer: CharacterTokenizer) -> 
 
 
 def test_close_ends_the_threads(tokenizer: CharacterTokenizer) -> None:
-    """After closing no thread is left, and what came too late is not tokenized."""
+    """After closing no thread is left, and later texts are not tokenized."""
     threads = TokenizingThreads(tokenizer, threads=2, name="ending")
     threads.close()
     late = _Caller(["late"])
@@ -283,7 +283,7 @@ def test_close_ends_the_threads(tokenizer: CharacterTokenizer) -> None:
 
 
 def test_callers_take_turns(threads: TokenizingThreads, tokenizer: CharacterTokenizer) -> None:
-    """A query waits for one slice of each other caller, however many jobs that one has."""
+    """A query waits for one slice of each other caller, however many jobs that caller has."""
     hold(threads, tokenizer)
     floods = [
         _Caller([letter * SLICE], name=name)
@@ -303,7 +303,7 @@ def test_callers_take_turns(threads: TokenizingThreads, tokenizer: CharacterToke
 def test_jobs_of_a_large_job_s_caller_take_turns_with_others(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer
 ) -> None:
-    """A job of many slices is one caller's, and gives way to others after each."""
+    """A job of many slices gives way to other callers after each."""
     hold(threads, tokenizer)
     large = _Caller([letter * SLICE for letter in "abcd"], name="anna")
     others = [_Caller([letter * SLICE], name=f"caller {letter}") for letter in "xy"]
@@ -319,7 +319,7 @@ def test_jobs_of_a_large_job_s_caller_take_turns_with_others(
 def test_no_caller_is_kept_that_has_no_jobs(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer
 ) -> None:
-    """Names that are the client's choice are forgotten with their last job."""
+    """Callers' names are forgotten with their last job."""
     callers = [_Caller(["text"], name=f"caller {number}") for number in range(100)]
     for caller in callers:
         threads.submit(caller.tokenization())
@@ -333,7 +333,7 @@ def test_no_caller_is_kept_that_has_no_jobs(
 def test_no_more_is_tokenized_than_is_read(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer, *, from_end: bool
 ) -> None:
-    """Of a long text a piece of the right end is enough, as long as it has more than is read."""
+    """A piece from the right end of a long text suffices if it exceeds the limit."""
     tokenizer.cut_points = EVERYWHERE
     text = "".join(chr(0x4E00 + number) for number in range(20_000))
     caller = _Caller([text], read_limit=ReadLimit(200, from_end=from_end))
@@ -348,7 +348,7 @@ def test_no_more_is_tokenized_than_is_read(
 def test_more_is_tokenized_until_it_is_enough(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer, *, from_end: bool
 ) -> None:
-    """A text of few tokens is tokenized piece after piece, as a whole where it must be."""
+    """A text of few tokens is tokenized piece after piece, to its end if necessary."""
     tokenizer.cut_points = EVERYWHERE
     tokenizer.silent = "."
     dots = "." * 10_000
@@ -382,7 +382,7 @@ def test_pieces_of_many_texts_stay_apart(
 def test_documents_are_read_as_far_as_the_query_is_long(
     threads: TokenizingThreads, tokenizer: CharacterTokenizer, query: str
 ) -> None:
-    """The longer of a query and a document is cut, so it must be known which one that is."""
+    """The longer of query and document is cut, so both lengths must be known."""
     tokenizer.cut_points = EVERYWHERE
     documents = ["d" * 39_000, "e" * 40_001, "f" * 90_000, "g"]
     caller = _Caller([query, *documents], read_limit=ReadLimit(100, with_first=True))
@@ -440,7 +440,7 @@ def test_a_text_that_may_not_be_truncated_is_tokenized_beside_a_refused_one(
 
 
 def test_a_refused_text_of_a_stream_fails_alone(threads: TokenizingThreads) -> None:
-    """The others are tokenized; what was wrong stands in its place."""
+    """The other texts are tokenized; the error takes the bad one's place."""
     caller = _Caller(["refused", "good", "refused too"], atomic=False)
     threads.submit(caller.tokenization())
     assert caller.read() == ["good"]
@@ -453,7 +453,7 @@ def test_a_refused_text_of_a_stream_fails_alone(threads: TokenizingThreads) -> N
 def test_texts_are_checked_without_holding_up_those_who_submit(
     threads: TokenizingThreads,
 ) -> None:
-    """The event loop submits while a thread checks megabytes."""
+    """The event loop can submit while a thread checks megabytes."""
     checking, submitted = threading.Event(), threading.Event()
 
     class Slow(_Caller):
