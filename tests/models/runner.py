@@ -41,10 +41,10 @@ class Runner:
         return cls(properties, Tokenizer.load(properties), graph, backend)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenSequence]:
-        """Tokenize texts, truncated at their ends to the model's limit."""
+        """Tokenize texts, truncated to the model's limit as the model does it."""
         return [
             self.tokenizer.build_sequence(
-                ids, max_tokens=self.properties.max_tokens, truncation=Truncation.END
+                ids, max_tokens=self.properties.max_tokens, truncation=self.properties.truncation
             )
             for ids in self.tokenizer.encode(texts)
         ]
@@ -55,7 +55,7 @@ class Runner:
         documents = self.tokenizer.encode([pair[1] for pair in pairs])
         return [
             self.tokenizer.build_pair(
-                query, document, max_tokens=self.properties.max_tokens, truncation=Truncation.END
+                query, document, max_tokens=self.properties.max_tokens, truncation=self.properties.truncation
             )
             for query, document in zip(queries, documents, strict=True)
         ]
