@@ -29,8 +29,8 @@ HEAVY = {"numpy", "grpc", "onnx", "onnxruntime", "huggingface_hub", "tokenizers"
             "verify x --model-wieght-type int8",
             2,
             (
-                "embedgrpc verify: no option '--model-wieght-type'; did you mean --model-weight-type?"
-                " (see embedgrpc verify --help)"
+                "embedgrpc verify: no option '--model-wieght-type'; did you mean"
+                " --model-weight-type? (see embedgrpc verify --help)"
             ),
         ),
         (
@@ -70,9 +70,9 @@ HEAVY = {"numpy", "grpc", "onnx", "onnxruntime", "huggingface_hub", "tokenizers"
             "serve --address 192.0.2.1:50051",
             2,
             (
-                "embedgrpc: cannot listen on 192.0.2.1:50051: this machine has no such address; use one"
-                " of its own, such as --address 127.0.0.1:50051, or --address 0.0.0.0:50051 for all of"
-                " them"
+                "embedgrpc: cannot listen on 192.0.2.1:50051: this machine has no such address;"
+                " use one of its own, such as --address 127.0.0.1:50051, or --address"
+                " 0.0.0.0:50051 for all of them"
             ),
         ),
     ],
