@@ -90,6 +90,7 @@ FLOORS = {
         "tensors",
         "files",
         "kinds",
+        "progress",
         "errors",
     ),
     "embedgrpc.client": (
@@ -168,7 +169,10 @@ READS_ONNX = (
     {"google.protobuf.descriptor", "google.protobuf.message"},
 )
 READ_ENVIRONMENT = {
+    "embedgrpc.cli.first_call",
     "embedgrpc.cli.flags",
+    # NO_COLOR and TERM, by which every program on a terminal goes.
+    "embedgrpc.server.telemetry.logs",
     "embedgrpc.client.cli",
     # Handed to another process, but for what is secret.
     "embedgrpc.models.validation.child_process",

@@ -71,9 +71,11 @@ def test_a_source_without_a_name_stops_no_other(tmp_path: Path, cache_dir: Path)
     done = embedgrpc("pull", folder, "", "triton://h:1/m", named, "--cache-dir", cache_dir)
     assert done.code == 1
     first, second, third = done.err.splitlines()
-    assert first == f"embedgrpc: no name can be taken from {str(folder)!r}: give ID=SOURCE"
-    assert second == "embedgrpc: a model source is empty"
-    assert third.startswith("embedgrpc: model source 'triton://h:1/m': ")
+    assert first.endswith(
+        f"no model id can be derived from {str(folder)!r}: give one with ID=SOURCE"
+    )
+    assert second == "embedgrpc: model '': source: must not be empty"
+    assert "model source 'triton://h:1/m': " in third
     (line,) = done.out.splitlines()
     assert line.startswith(f"{named}\t")
 

@@ -132,7 +132,7 @@ def test_a_model_that_cannot_be_had_is_told(tmp_path: Path, cache_dir: Path) -> 
         (("--tensorrt", "float16", "./x"), "set kind to gpu"),
         (("--max-batch-size", "0", "./x"), "must be 1 to 65536, not 0"),
         (("--cores", "many", "./x"), "must be 1 to 1024, not many"),
-        (("./a b",), "no name can be taken from './a b'"),
+        (("./a b",), "no model id can be derived from './a b'"),
         ((), "required: DIR"),
     ],
 )

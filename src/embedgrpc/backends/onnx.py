@@ -18,6 +18,8 @@ from embedgrpc.machine.cores import available_cores
 Device = Literal["cpu", "cuda", "auto"]
 
 _logger = logging.getLogger(__name__)
+# Present on Linux if the kernel drives an NVIDIA GPU.
+_GPU_DEVICE = Path("/dev/nvidia0")
 
 
 class OnnxBackend:
@@ -187,5 +189,7 @@ def _choose_device(device: Device) -> str:
         return "cuda:0"
     if device == "cuda":
         raise DeviceError(obstacle)
-    _logger.warning("running on the CPU", extra={"obstacle": obstacle})
+    # Without a GPU the CPU is what the user expects.
+    level = logging.WARNING if _GPU_DEVICE.exists() else logging.INFO
+    _logger.log(level, "running on the CPU", extra={"obstacle": obstacle})
     return "cpu"

@@ -1,8 +1,8 @@
-"""What `embedgrpc inspect` tells about a model."""
+"""The properties of a model that `embedgrpc inspect` prints."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from embedgrpc.cli.validated import check_validated
 from embedgrpc.engine.tasks.similarity import method_for
@@ -15,19 +15,23 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 
-# Its name, its value as JSON has it, and the file and key that say so; empty where none does.
-Row = tuple[str, Any, str]
+
+class Property(NamedTuple):
+    """A property of a model.
+
+    Attributes:
+        name: The name.
+        value: The value, of a type that JSON has.
+        origin: The file and key that define it; empty if none does.
+    """
+
+    name: str
+    value: Any
+    origin: str = ""
 
 
-def describe(model: ModelSettings, settings: Settings) -> Iterator[Row]:
-    """Describes a model, without running it.
-
-    Args:
-        model: Which.
-        settings: Where graphs are kept, and the limits of the process that reads files first.
-
-    Yields:
-        What was found.
+def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
+    """Yield the properties of a model, without running it.
 
     Raises:
         ModelError: The model cannot be served.
@@ -41,41 +45,41 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Row]:
     method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER
     origins = read.origins
 
-    def row(name: str, value: Any) -> Row:
-        return name, value, origins.get(name, "default")
+    def defined(name: str, value: Any) -> Property:
+        return Property(name, value, origins.get(name, "default"))
 
-    yield "source", model.source, ""
-    yield "revision", files.revision, ""
-    yield "folder", str(files.folder), ""
-    yield row("kind", read.kind)
-    yield row("model_type", read.model_type)
+    yield Property("source", model.source)
+    yield Property("revision", files.revision)
+    yield Property("folder", str(files.folder))
+    yield defined("kind", read.kind)
+    yield defined("model_type", read.model_type)
     weights = [identity.weight_file.path, *identity.external]
-    yield "weights", [_within(path, files.folder) for path in weights], ""
-    yield "weights_format", identity.weight_file.format, ""
-    yield "weights_type", find_stored_type(identity.weight_file), ""
-    yield "weights_bytes", sum(path.stat().st_size for path in weights), ""
-    yield "tokenizer", _within(read.transformer_folder / "tokenizer.json", files.folder), ""
-    yield row("max_tokens", read.max_tokens)
-    yield row("padding_side", read.padding_side)
-    yield row("pad_token_id", read.pad_token_id)
-    yield row("lowercase", read.lowercase)
+    yield Property("weights", [_within(path, files.folder) for path in weights])
+    yield Property("weights_format", identity.weight_file.format)
+    yield Property("weights_type", find_stored_type(identity.weight_file))
+    yield Property("weights_bytes", sum(path.stat().st_size for path in weights))
+    yield Property("tokenizer", _within(read.transformer_folder / "tokenizer.json", files.folder))
+    yield defined("max_tokens", read.max_tokens)
+    yield defined("padding_side", read.padding_side)
+    yield defined("pad_token_id", read.pad_token_id)
+    yield defined("lowercase", read.lowercase)
     if embeds:
-        yield row("representations", list(read.representations))
-        yield row("poolings", list(read.poolings))
-        yield row("dense_layers", [_describe_layer(layer) for layer in read.dense_layers])
-        yield row("normalize", read.normalize)
+        yield defined("representations", list(read.representations))
+        yield defined("poolings", list(read.poolings))
+        yield defined("dense_layers", [_describe_layer(layer) for layer in read.dense_layers])
+        yield defined("normalize", read.normalize)
         if read.dimensions:
-            yield row("dimensions", read.dimensions)
+            yield defined("dimensions", read.dimensions)
         for name in ("sparse_dimensions", "multi_vector_dimensions"):
             if getattr(read, name):
-                yield row(name, getattr(read, name))
-        yield row("prompts", dict(read.prompts))
-        yield row("default_prompt_name", read.default_prompt_name)
-        yield row("similarity", read.similarity)
+                yield defined(name, getattr(read, name))
+        yield defined("prompts", dict(read.prompts))
+        yield defined("default_prompt_name", read.default_prompt_name)
+        yield defined("similarity", read.similarity)
     else:
-        yield row("activation", read.activation)
-    yield "rerank_method", method, ""
-    yield "fingerprint", identity.content_hash, ""
+        yield defined("activation", read.activation)
+    yield Property("rerank_method", method)
+    yield Property("fingerprint", identity.content_hash)
 
 
 def _within(path: Path, folder: Path) -> str:

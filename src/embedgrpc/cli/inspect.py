@@ -1,50 +1,52 @@
-"""`embedgrpc inspect`: prints what a model is, and which file says so."""
+"""`embedgrpc inspect`: prints a model's properties and the files that define them."""
 
 import argparse
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from embedgrpc.cli.flags import add_flags, read_configuration
-from embedgrpc.cli.refusing import refuse
+from embedgrpc.cli.failure import report
+from embedgrpc.cli.flags import add_flags, add_model_flags, model_keys, read_configuration
 from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
 from embedgrpc.server.settings.configuration import SettingsError
+from embedgrpc.server.telemetry import logs
 
-# Longer values push what stands beside them to the right.
+# A longer value pushes its origin to the right.
 _COLUMN_MAX = 48
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to a parser."""
-    parser = commands.add_parser(
-        "inspect",
-        allow_abbrev=False,
-        help="print what a model is and which file says so",
-        description="Reads a model's files, without running it, and prints what was found, each"
-        " with the file and key that says it. Exits with 2 when the model cannot be served.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser."""
+    parser.description = (
+        "Reads a model's files without running the model. Prints each property with the file and"
+        " key that define it. Exits with 2 if the model cannot be served."
     )
     parser.add_argument("source", metavar="[ID=]SOURCE", help="a model, as in --model")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_flags(parser, ("cache_dir", "load_timeout_s", "load_memory_bytes"))
-    parser.set_defaults(run=run)
+    add_model_flags(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Prints the model; returns 0, or 2 when it or a setting cannot be used."""
-    # Late, so that help does not wait for it.
+    """Print the model; return 0, or 2 if it or a setting cannot be used."""
+    # Late, so that help need not wait for NumPy.
     from embedgrpc.cli.description import describe  # noqa: PLC0415 - see above
 
     try:
         settings = read_configuration(parsed).settings
-        rows = list(describe(find_model(settings, parsed.source), settings))
+        logs.configure_for_terminal(settings.log_level)
+        model = find_model(settings, parsed.source, model_keys(parsed))
+        described = list(describe(model, settings))
     except (SettingsError, ModelError) as error:
-        return refuse(error, code=2)
+        return report(error, code=2)
     if parsed.json:
-        described = {name: {"value": value, "from": origin or None} for name, value, origin in rows}
-        print(json.dumps(described, indent=2, ensure_ascii=False))
+        found = {
+            name: {"value": value, "from": origin or None} for name, value, origin in described
+        }
+        print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
-    lines = [line for row in rows for line in _as_lines(*row)]
+    lines = [line for one in described for line in _as_lines(*one)]
     width = max(len(name) for name, _, _ in lines)
     column = min(_COLUMN_MAX, max(len(value) for _, value, origin in lines if origin))
     for name, value, origin in lines:
@@ -54,7 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _as_lines(name: str, value: Any, origin: str) -> Iterator[tuple[str, str, str]]:
     if isinstance(value, Mapping) and value:
-        # Prompts: blanks at their ends count.
+        # Prompts are quoted, because spaces at their ends count.
         for key, text in value.items():
             yield f"{name} {key}", repr(text), origin
     elif isinstance(value, list | Mapping):

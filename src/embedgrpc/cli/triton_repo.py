@@ -1,18 +1,19 @@
-"""`embedgrpc triton-repo`: writes models into a folder from which Triton serves them."""
+"""`embedgrpc triton-repo`: writes a model repository for Triton."""
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from embedgrpc.cli.flags import add_flags, read_configuration
-from embedgrpc.cli.refusing import refuse
+from embedgrpc.cli.failure import report
+from embedgrpc.cli.flags import add_flags, add_model_flags, model_keys, read_configuration
 from embedgrpc.cli.sources import find_model
 from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
 from embedgrpc.server.settings.configuration import SettingsError
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry import logs
 
 if TYPE_CHECKING:
     from embedgrpc.triton_repository.execution import Execution
@@ -23,24 +24,23 @@ _BATCH_SIZE_MAX = 65_536
 _QUEUE_DELAY_US_MAX = 1_000_000
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to a parser."""
-    parser = commands.add_parser(
-        "triton-repo",
-        allow_abbrev=False,
-        help="write a model repository for a Triton server",
-        description="Writes each model, with its head, into a folder from which NVIDIA Triton"
-        " serves it on ONNX Runtime, and prints a line for each: name, source, fingerprint and"
-        " folder, separated by tabs. Replaces what it wrote before, and nothing else. Exits with 1"
-        " when a model cannot be had, and with 2 when a setting or the folder cannot be used.",
-        epilog="Then: tritonserver --model-repository DIR --disable-auto-complete-config, and"
-        " embedgrpc serve --model triton:HOST:8001/NAME.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command to its parser."""
+    parser.description = (
+        "Writes models, with their heads, into a folder from which NVIDIA Triton serves them on"
+        " ONNX Runtime. Prints a line for each: id, source, fingerprint and folder, separated by"
+        " tabs. Replaces only what this command wrote before. Exits with 1 if a model cannot be"
+        " prepared, and with 2 if a setting or the folder cannot be used."
+    )
+    parser.epilog = (
+        "Then run: tritonserver --model-repository DIR --disable-auto-complete-config, and"
+        " embedgrpc serve --model triton:HOST:8001/ID."
     )
     parser.add_argument(
         "sources",
         nargs="+",
         metavar="[ID=]SOURCE",
-        help="a model, as in --model; the name is the last part of the source unless it is given",
+        help="a model, as in --model",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="the model repository")
     parser.add_argument(
@@ -48,57 +48,60 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--instances",
-        type=_whole(1, _INSTANCES_MAX),
+        type=_whole_number(1, _INSTANCES_MAX),
         default=1,
         metavar="N",
-        help="batches of a model that run at once, on each GPU or on the CPU (default: 1)",
+        help="batches of one model that run at the same time, per GPU or on the CPU (default: 1)",
     )
     parser.add_argument(
         "--cores",
-        type=_whole(1, _CORES_MAX),
+        type=_whole_number(1, _CORES_MAX),
         metavar="N",
-        help="cores of the server, which the instances on a CPU share (default: those here)",
+        help="cores of the Triton server, shared by the instances on a CPU (default: the cores of"
+        " this machine)",
     )
     parser.add_argument(
         "--max-batch-size",
-        type=_whole(1, _BATCH_SIZE_MAX),
+        type=_whole_number(1, _BATCH_SIZE_MAX),
         default=256,
         metavar="N",
-        help="the most sequences of a batch (default: 256)",
+        help="maximum number of sequences in a batch (default: 256)",
     )
     parser.add_argument(
         "--max-queue-delay-us",
-        type=_whole(0, _QUEUE_DELAY_US_MAX),
+        type=_whole_number(0, _QUEUE_DELAY_US_MAX),
         default=0,
         metavar="MICROSECONDS",
-        help="how long Triton waits for requests of one shape to join; a lone request waits as"
-        " long. embedgrpc forms batches itself (default: 0)",
+        help="how long Triton waits for requests to batch together, also when no other comes."
+        " embedgrpc forms batches itself (default: 0)",
     )
     parser.add_argument(
         "--tensorrt",
         choices=("float32", "float16", "bfloat16"),
-        help="run on TensorRT, and compute in this; on a GPU only (default: CUDA alone)",
+        help="run on TensorRT with this precision, on a GPU only (default: run on CUDA)",
     )
     parser.add_argument(
         "--tensorrt-cache",
         default="",
         metavar="FOLDER",
-        help="where the server keeps what TensorRT has built, as the server sees it",
+        help="folder for TensorRT's engine cache, as the Triton server sees it",
     )
     add_flags(parser, ("cache_dir", "load_timeout_s", "load_memory_bytes"))
-    parser.set_defaults(run=run)
+    add_model_flags(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Writes each model that can be had; returns 0, 1 or 2 as the description says."""
-    # Late, so that help does not wait for it.
+    """Write each model; return 0, 1 or 2 as the description says."""
+    # Late, so that help need not wait for gRPC.
     from embedgrpc.triton_repository.errors import RepositoryError  # noqa: PLC0415 - see above
     from embedgrpc.triton_repository.writing import check_place  # noqa: PLC0415 - see above
 
     code = 0
     try:
         settings = read_configuration(parsed).settings
-        models = [find_model(settings, source) for source in parsed.sources]
+        logs.configure_for_terminal(settings.log_level)
+        keys = model_keys(parsed)
+        models = [find_model(settings, source, keys) for source in parsed.sources]
         _check_names(models)
         for model in models:
             check_place(parsed.folder, model.name)
@@ -107,9 +110,9 @@ def run(parsed: argparse.Namespace) -> int:
             try:
                 print(_write(model, parsed.folder, execution, settings), flush=True)
             except ModelError as error:
-                code = refuse(error, code=1)
+                code = report(error, code=1)
     except (SettingsError, RepositoryError, ModelError) as error:
-        return refuse(error, code=2)
+        return report(error, code=2)
     return code
 
 
@@ -119,7 +122,7 @@ def _check_names(models: Sequence[ModelSettings]) -> None:
         if model.name in owners:
             raise SettingsError(
                 f"two models are called {model.name!r}: {owners[model.name]} and {model.source};"
-                " give one another name with ID=SOURCE"
+                " give one another id with ID=SOURCE"
             )
         owners[model.name] = model.source
 
@@ -142,21 +145,21 @@ def _execution(parsed: argparse.Namespace) -> "Execution":
     )
 
 
-def _write(named: ModelSettings, folder: Path, execution: "Execution", settings: Settings) -> str:
+def _write(model: ModelSettings, folder: Path, execution: "Execution", settings: Settings) -> str:
     from embedgrpc.cli.validated import prepare_validated  # noqa: PLC0415 - as above
     from embedgrpc.models.sources.source import resolve  # noqa: PLC0415 - as above
     from embedgrpc.triton_repository.config import RepositoryModel  # noqa: PLC0415 - as above
     from embedgrpc.triton_repository.writing import write_model  # noqa: PLC0415 - as above
 
-    files = resolve(named.source)
-    read, prepared = prepare_validated(files, named, settings)
-    model = RepositoryModel(named.name, files.pinned_source, read, prepared)
-    place = write_model(folder, model, execution)
-    fingerprint = execution.fingerprint(prepared.content_hash)
-    return "\t".join((model.name, model.source, fingerprint, str(place)))
+    files = resolve(model.source)
+    properties, graph = prepare_validated(files, model, settings)
+    written = RepositoryModel(model.name, files.pinned_source, properties, graph)
+    place = write_model(folder, written, execution)
+    fingerprint = execution.fingerprint(graph.content_hash)
+    return "\t".join((written.name, written.source, fingerprint, str(place)))
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
+def _whole_number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             number = int(text)

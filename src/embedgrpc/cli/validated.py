@@ -1,4 +1,4 @@
-"""Has the files of a model read by another process first, as the server does."""
+"""Reads a model's files in a child process first, as the server does."""
 
 from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import Graph, prepare
@@ -12,15 +12,7 @@ from embedgrpc.server.settings.settings import Settings
 def prepare_validated(
     files: ModelFiles, model: ModelSettings, settings: Settings
 ) -> tuple[ModelProperties, Graph]:
-    """Builds the graph of a model, or finds it in the cache.
-
-    Args:
-        files: The model.
-        model: Its settings.
-        settings: Where the cache is, and the limits of the process.
-
-    Returns:
-        What the model is, and its graph.
+    """Return a model's properties and its graph, which is built unless it is cached.
 
     Raises:
         ModelError: The files cannot be used, or take too long or too much memory to read.
@@ -36,12 +28,7 @@ def prepare_validated(
 
 
 def check_validated(files: ModelFiles, model: ModelSettings, settings: Settings) -> None:
-    """Has the files read that say what a model is, without its weights.
-
-    Args:
-        files: The model.
-        model: Its settings.
-        settings: Where the cache is, and the limits of the process.
+    """Let a child process read the files that describe a model, but not its weights.
 
     Raises:
         ModelError: The files cannot be used, or take too long or too much memory to read.

@@ -5,19 +5,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedgrpc.cli.comparing import compare, is_finite, length_gap
+from embedgrpc.cli.deviation import compare, is_finite, length_gap
 from embedgrpc.cli.reference import ReferenceRunner, is_reference_installed
-from embedgrpc.cli.running import Answers, Item, LocalRunner, Runner
+from embedgrpc.cli.runners import Item, LocalRunner, ModelOutputs, Runner
 from embedgrpc.cli.sample_texts import pair_up, read_texts, sample_texts
-from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Kind
 from embedgrpc.server.loading import loading
+from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.loading.prepared_model import PreparedModel
+from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 
-# No more of a long limit is tried, so that a check takes seconds.
+# Longer sequences are not tried, so that a check takes seconds.
 _TOKENS_MAX = 2048
 _BATCH_SEQUENCES = 8
 _BATCH_TOKENS = 4096
@@ -27,86 +28,80 @@ _LENGTH_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at.
+    """The result of one check.
 
     Attributes:
-        name: In a word or two.
-        well: Whether it is as it should be; None where nothing was checked.
-        found: One line for people.
+        name: The check in a word or two.
+        passed: Whether it passed; None if nothing was checked.
+        found: One readable line.
     """
 
     name: str
-    well: bool | None
+    passed: bool | None
     found: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """How models are checked.
+    """The checks of a model.
 
     Attributes:
-        settings: Of the server that would run them.
-        against: The source to compare with; empty for sentence-transformers.
-        texts: A file of texts to run; None for ours.
-        tolerance: How far a number may be from that of the other.
+        settings: The settings of the server that would run it.
+        model: The model.
+        against: The model to compare with; None for sentence-transformers.
+        texts: A file of texts to run; None for the built-in texts.
+        tolerance: The largest difference between two numbers that passes.
     """
 
     settings: Settings
-    against: str
+    model: ModelSettings
+    against: ModelSettings | None
     texts: Path | None
     tolerance: float
 
-    def checks(self, source: str, resources: ExitStack) -> Iterator[Check]:
-        """Checks a model, one thing after the other.
+    def checks(self, resources: ExitStack) -> Iterator[Check]:
+        """Run the checks, and yield the result of each.
 
         Args:
-            source: The model.
-            resources: Takes what has to be closed.
-
-        Yields:
-            What was found.
+            resources: Closes the models.
 
         Raises:
             ModelError: A source cannot be used, or the two cannot be compared.
             DeviceError: The device cannot be used.
             BackendError: A graph cannot be loaded, or a run failed.
         """
-        runner = self._load(source, resources)
+        runner = self._load(self.model, resources)
         model = runner.model
         revision = model.files.revision or "without a revision"
         yield Check("files", True, f"{model.files.folder}, {revision}")
         yield Check("graph", True, _describe_graph(model))
         items = self._choose_items(runner)
         yield _check_texts(runner, items)
-        answers = runner.run(items)
-        yield from self._check_alone(runner, items, answers)
+        outputs = runner.run(items)
+        yield from self._check_alone(runner, items, outputs)
         other = self._find_other(runner, resources)
         if other is None:
-            found = "compared with nothing: install sentence-transformers, or give --against"
+            found = "not compared: install sentence-transformers, or give --against"
             yield Check("reference", None, found)
         else:
-            yield from self._check_against(answers, other, items)
+            yield from self._check_against(outputs, other, items)
 
-    def _load(self, source: str, resources: ExitStack) -> LocalRunner:
-        # As it would be served, where the configuration names it.
-        only = (find_model(self.settings, source),)
-        settings = self.settings.model_copy(update={"models": only})
-        (served,) = loading.served_models(settings)
-        model = loading.prepare_model(served, settings, loading.open_onnx)
+    def _load(self, named: ModelSettings, resources: ExitStack) -> LocalRunner:
+        model = loading.prepare_model(ServedModel(named), self.settings, loading.open_onnx)
         resources.callback(model.backend.close)
-        return LocalRunner(source, model, min(model.properties.max_tokens, _TOKENS_MAX))
+        return LocalRunner(named.source, model, min(model.properties.max_tokens, _TOKENS_MAX))
 
     def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
         texts = read_texts(self.texts) if self.texts else sample_texts(runner.max_tokens)
         return pair_up(texts) if runner.model.properties.kind is Kind.CROSS_ENCODER else texts
 
     def _check_alone(
-        self, runner: LocalRunner, items: Sequence[Item], answers: Answers
+        self, runner: LocalRunner, items: Sequence[Item], outputs: ModelOutputs
     ) -> Iterator[Check]:
-        for name, rows in answers.items():
+        for name, rows in outputs.items():
             yield Check(name, is_finite(rows), f"shape {_shape(rows)}, all numbers finite")
         if runner.model.properties.normalize:
-            gap = length_gap(answers[SENTENCE_EMBEDDING])
+            gap = length_gap(outputs[SENTENCE_EMBEDDING])
             yield Check("unit length", gap <= _LENGTH_TOLERANCE, f"lengths within {gap:.1e} of 1")
         exact = runner.model.graph.weight_type == "float32" and runner.model.backend.device == "cpu"
         limit = _SAME_TEXT_TOLERANCE if exact else self.tolerance
@@ -114,12 +109,12 @@ class Verification:
         lengths = [len(sequence.input_ids) for sequence in sequences]
         for kind, batch in (("batched", like_lengths), ("padded", unlike_lengths)):
             again = runner.run_batches(sequences, batch(lengths))
-            for name, rows in answers.items():
-                # Numbers grow beyond 1 where nothing is scaled, and their errors with them.
+            for name, rows in outputs.items():
+                # Without scaling, numbers exceed 1, and their errors grow with them.
                 size = max(1.0, *(float(abs(row).max(initial=0.0)) for row in rows))
                 deviation = compare(rows, again[name])
-                well = deviation.number_max <= limit * size
-                yield Check(kind, well, f"{name} against alone: {deviation}")
+                passed = deviation.number_max <= limit * size
+                yield Check(kind, passed, f"{name} against alone: {deviation}")
 
     def _find_other(self, runner: LocalRunner, resources: ExitStack) -> Runner | None:
         if self.against:
@@ -130,34 +125,34 @@ class Verification:
         return ReferenceRunner(model.files, model.properties, max_tokens=runner.max_tokens)
 
     def _check_against(
-        self, answers: Answers, other: Runner, items: Sequence[Item]
+        self, outputs: ModelOutputs, other: Runner, items: Sequence[Item]
     ) -> Iterator[Check]:
         theirs = other.run(items)
-        shared = [name for name in answers if name in theirs]
+        shared = [name for name in outputs if name in theirs]
         if not shared:
             raise ModelError(
                 f"{other.name} gives {', '.join(theirs)}, which cannot be compared with "
-                f"{', '.join(answers)}"
+                f"{', '.join(outputs)}"
             )
         for name in shared:
-            deviation = compare(answers[name], theirs[name])
+            deviation = compare(outputs[name], theirs[name])
             found = f"{name} against {other.name}: {deviation}"
-            well = deviation.number_max <= self.tolerance
-            if not well:
+            passed = deviation.number_max <= self.tolerance
+            if not passed:
                 found += f", worst at text {deviation.worst + 1}"
-            yield Check("reference", well, found)
+            yield Check("reference", passed, found)
 
 
 def _check_texts(runner: LocalRunner, items: Sequence[Item]) -> Check:
     sequences = runner.tokenize(items)
     lengths = [len(sequence.input_ids) for sequence in sequences]
     cut = sum(sequence.truncated for sequence in sequences)
-    found = f"{len(items)}, of {min(lengths)} to {max(lengths)} tokens, {cut} cut to fit"
+    found = f"{len(items)}, of {min(lengths)} to {max(lengths)} tokens, {cut} truncated"
     return Check("texts", True, found)
 
 
 def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
-    """Batches of sequences of about one length: little padding."""
+    """Return batches of sequences of similar length, with little padding."""
     batches: list[list[int]] = [[]]
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
         count = len(batches[-1]) + 1
@@ -168,7 +163,7 @@ def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def unlike_lengths(lengths: Sequence[int]) -> list[list[int]]:
-    """Batches of the shortest with the longest: much padding."""
+    """Return batches of a short and a long sequence, with much padding."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     half = len(order) // 2
     pairs = [[short, long] for short, long in zip(order[:half], reversed(order), strict=False)]

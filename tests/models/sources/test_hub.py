@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +35,11 @@ for name in sys.argv[2:]:
         print(json.dumps({"error": str(error), "kind": kind}), flush=True)
     else:
         print(json.dumps({"folder": str(files.folder), "revision": files.revision}), flush=True)
+"""
+PROGRESS_PROGRAM = """
+import json, sys
+from embedgrpc.models.progress import reporter
+reporter.display = lambda *report: sys.stdout.write(json.dumps(report) + chr(10))
 """
 SERVED_PROGRAM = """
 import sys
@@ -391,25 +395,26 @@ def test_a_folder_wins_over_the_hub(hub: Hub, host: Host, tmp_path: Path) -> Non
     assert hub.requests == []
 
 
-def test_progress_is_for_terminals(hub: Hub, host: Host) -> None:
-    """The progress bar is shown on a terminal only."""
+def test_progress_is_reported_and_not_drawn(hub: Hub, host: Host) -> None:
+    """The bytes that come are reported for one bar; the library draws none, even on a terminal."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
-    host.load_one("acme/bert")
-    assert host.errors == ""
     ours, theirs = os.openpty()
-    termios.tcsetwinsize(theirs, (24, 200))
-    home = host.folder / "second"
-    environment = host.environment({"HF_HOME": str(home)})
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(host.graphs), "acme/bert"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
+        [sys.executable, "-c", PROGRESS_PROGRAM + PROGRAM, str(host.graphs), "acme/bert"],
+        env=host.environment({}),
+        stdout=subprocess.PIPE,
         stderr=theirs,
-    ):
+        text=True,
+    ) as process:
         os.close(theirs)
-        shown = b"".join(iter(lambda: _read(ours), b""))
+        reports = [json.loads(line) for line in process.stdout or () if line.startswith("[")]
+        drawn = b"".join(iter(lambda: _read(ours), b""))
     os.close(ours)
-    assert b"Fetching 1 files: 100%" in shown
+    assert drawn == b""
+    size = (FIXTURES / "bert-mean" / "model.safetensors").stat().st_size
+    weights = [done for what, done, total in reports if total == size and "acme/bert" in what]
+    assert weights[-1] == size
+    assert len(weights) > 1
 
 
 def _read(terminal: int) -> bytes:

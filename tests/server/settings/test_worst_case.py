@@ -35,7 +35,7 @@ def test_check_says_it() -> None:
     command = (sys.executable, "-m", "embedgrpc.cli.main", "check")
     flags = ("--max-held-answer-bytes", str(2**40))
     done = subprocess.run((*command, *flags), capture_output=True, text=True, check=True)
-    assert "clients can make the server hold 1049188 MiB" in done.stderr
+    assert "clients can occupy up to 1049188 MiB" in done.stderr
     assert "more than half of the" in done.stderr
 
 

@@ -10,12 +10,16 @@ from typing import Any
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import MANIFEST_NAME, load_or_build
+from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.progress import reporter
 from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external, find_weight_file
 from embedgrpc.models.tensors.layer_weights import find_layer_weights
 from embedgrpc.models.tokenizers.tokenizer_class import find_changes
 
+# The bytes that building writes, for each byte of the weights; a converted graph is written twice.
+_BYTES_WRITTEN = {WeightType.FLOAT32: 1.0, WeightType.FLOAT16: 1.5, WeightType.INT8: 1.25}
 # Raise it with every change that makes another graph of the same files.
 _BUILDER_VERSION = 2
 # The keys of config.json that change what is computed. Sizes follow from the weights; the other
@@ -98,7 +102,9 @@ def prepare(
         # The builders import the onnx package, which takes longer than loading a cached graph.
         from embedgrpc.models.graphs.build import build_graph  # noqa: PLC0415 - not on a hit
 
-        return asdict(build_graph(weight_file, properties, folder))
+        size = sum(path.stat().st_size for path in (weight_file.path, *identity.external))
+        with reporter.task("building graph", int(size * _BYTES_WRITTEN[properties.weight_type])):
+            return asdict(build_graph(weight_file, properties, folder))
 
     folder, built = load_or_build(cache_dir, key, build, may_build=may_build)
     return Graph(

@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from embedgrpc.models.progress import reporter
+
 WEIGHTS_NAME = "model.weights"
 # Prefix of the names of nodes that are never quantised: they run once per text and not once per
 # token, so quantising them gains nothing.
@@ -180,6 +182,7 @@ class GraphWriter:
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
         self.weight_bytes += values.nbytes
+        reporter.advance(values.nbytes)
 
     def new_name(self, name: str) -> str:
         """Return an unused name: the given one, with a number added if it is taken."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from embedgrpc.libraries.no_telemetry import disable_telemetry
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.progress import reporter
 from embedgrpc.models.sources.config_files import (
     CARD_BYTES_MAX,
     CARD_NAME,
@@ -93,7 +94,7 @@ class HubRepository:
             extra = {"repository": self.name, "files": len(missing), "bytes": size}
             logger.info("downloading", extra=extra)
             # A name may contain wildcard characters.
-            self._download([glob.escape(name) for name in missing])
+            self._download([glob.escape(name) for name in missing], size)
         for name in wanted:
             self._check(name)
 
@@ -153,16 +154,19 @@ class HubRepository:
             names.append(CARD_NAME)
         self.fetch(names)
 
-    def _download(self, patterns: Sequence[str]) -> None:
+    def _download(self, patterns: Sequence[str], size: int = 0) -> None:
+        what = f"downloading {self.name}"
         try:
             self._hub.snapshot_download(
                 self.name,
                 revision=self._revision,
                 allow_patterns=list(patterns),
-                tqdm_class=_progress_class(),
+                tqdm_class=_progress_class(what, size),
             )
         except Exception as error:
             raise explain(error, self._source) from error
+        finally:
+            reporter.report(what, size, size)
 
     def _check(self, name: str) -> None:
         path = self.folder / name
@@ -177,13 +181,19 @@ class HubRepository:
             )
 
 
-def _progress_class() -> type[Any]:
-    """Return the library's progress bar, shown on terminals only and not in log files."""
+def _progress_class(what: str, size: int) -> type[Any]:
+    """Return a progress bar for the library that draws nothing and reports the bytes instead."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # noqa: PLC0415 - lazy there
 
     class Progress(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            # None disables the bar if the output is not a terminal.
-            super().__init__(*arguments, **{"disable": None, **options})  # type: ignore[no-untyped-call]  # untyped library
+            # The library has two more bars: of files, and of bytes before decompression.
+            self._counts_bytes = options.get("name") == "huggingface_hub.snapshot_download"
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]  # untyped library
+
+        def update(self, n: float | None = 1) -> None:
+            if self._counts_bytes:
+                self.n += n or 0
+                reporter.report(what, int(self.n), size)
 
     return Progress

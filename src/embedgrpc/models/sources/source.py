@@ -90,6 +90,19 @@ def resolve(source: str) -> ModelFiles:
         ModelError: The source has another form; there is no such folder, package or repository;
             or the download fails.
     """
+    local = find_local(source)
+    if local is not None:
+        return local
+    repository, _, revision = source.removeprefix(_HUB_SCHEME).partition("@")
+    return _resolve_repository(source, repository, revision)
+
+
+def find_local(source: str) -> ModelFiles | None:
+    """Return the files of a model that is a folder or a package; None for a repository.
+
+    Raises:
+        ModelError: See `resolve`.
+    """
     folder = Path(source).expanduser()
     if source and folder.is_dir():
         return ModelFiles(source=source, folder=folder.resolve(), revision="")
@@ -99,9 +112,8 @@ def resolve(source: str) -> ModelFiles:
         raise ModelError(f"model source {source!r} is a file: use the folder that contains it")
     if is_triton_source(source):
         raise ModelError(f"model source {source!r} runs on a Triton server and has no files here")
-    name = _HUB_NAME.fullmatch(source.removeprefix(_HUB_SCHEME))
-    if name is not None:
-        return _resolve_repository(source, name["repository"], name["revision"] or "")
+    if _HUB_NAME.fullmatch(source.removeprefix(_HUB_SCHEME)):
+        return None
     raise ModelError(f"model source {source!r} is not a folder here: a source is {_FORMS}")
 
 

@@ -2,14 +2,17 @@
 
 import dataclasses
 import logging
+import time
 import traceback
 from collections.abc import Iterable
 from typing import Any
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.progress import reporter
 from embedgrpc.models.validation.child_process import Parent, limit_process
 
 _MESSAGE_CHARACTERS_MAX = 4000
+_PROGRESS_INTERVAL_S = 0.2
 _logger = logging.getLogger(__name__)
 # Every kind of character that tokenizers treat specially.
 _SCRIPTS = (
@@ -32,6 +35,7 @@ def main() -> None:
     job = parent.receive()
     limit_process(job.memory_bytes)
     logging.getLogger("embedgrpc").addHandler(_Forwarder(parent))
+    reporter.display = _ProgressSender(parent).send
     try:
         _validate(job, parent)
     except ModelError as error:
@@ -125,6 +129,23 @@ class _Forwarder(logging.Handler):
         fields = {name: getattr(record, name, None) for name in ("entry", "problem")}
         extra = {name: str(value) for name, value in fields.items() if value is not None}
         self._parent.send({"log": record.getMessage(), "extra": extra})
+
+
+class _ProgressSender:
+    """Sends progress to the parent process, a few times a second."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+        self._sent_s = 0.0
+
+    def send(self, what: str, done: int, total: int) -> None:
+        """Send how many bytes of the total are done; the parent knows of what."""
+        del what
+        now = time.monotonic()
+        if done < total and now - self._sent_s < _PROGRESS_INTERVAL_S:
+            return
+        self._sent_s = now
+        self._parent.send({"progress": [done, total]})
 
 
 if __name__ == "__main__":

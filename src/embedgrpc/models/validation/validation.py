@@ -32,6 +32,7 @@ from embedgrpc.models.graphs.cache import (
     has_entries,
     remove_unfinished,
 )
+from embedgrpc.models.progress import reporter
 from embedgrpc.models.sources.config_files import (
     HEAD_NAMES,
     is_settings_name,
@@ -234,6 +235,8 @@ def _run(validation: Validation, digests: FileDigests, children: ChildGroup) -> 
         answer=lambda message: _answer(message, validation.files, failed),
     )
     place = validation.files.folder
+    if validation.build:
+        _logger.info("building graph", extra={"source": validation.files.source})
     try:
         result = run_child(call, children)["result"]
     except OSError as error:
@@ -242,6 +245,7 @@ def _run(validation: Validation, digests: FileDigests, children: ChildGroup) -> 
             f"{place} cannot be read: no process can be started: {error.strerror}"
         ) from error
     except ChildError as error:
+        reporter.report(_building(validation.files), 1, 1)
         remove_unfinished(validation.cache_dir, job.tag)
         raise ModelError(f"{place} cannot be read: {_explain(error, memory_bytes)}") from None
     if failed:
@@ -273,8 +277,12 @@ def _explain_memory(memory_bytes: int) -> str:
     )
 
 
+def _building(files: ModelFiles) -> str:
+    return f"building graph of {files.source}"
+
+
 def _answer(message: Message, files: ModelFiles, failed: list[ModelError]) -> Message | None:
-    """Handle a message from the child: download files, or log a line.
+    """Handle a message from the child: download files, log a line or report progress.
 
     Args:
         message: The message.
@@ -292,6 +300,9 @@ def _answer(message: Message, files: ModelFiles, failed: list[ModelError]) -> Me
             failed.append(error)
             return {"error": str(error)}
         return {}
+    match message:
+        case {"progress": [int(done), int(total)]}:
+            reporter.report(_building(files), done, total)
     if "log" in message:
         extra: dict[str, Any] = message.get("extra", {})
         _logger.log(logging.WARNING, "%s", message["log"], extra={"child": True, **extra})

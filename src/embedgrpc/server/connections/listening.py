@@ -39,9 +39,10 @@ _COMMON_ARGUMENTS = (
 # The address of a Unix socket has 108 bytes, of which the last is a zero.
 _PATH_BYTES_MAX = 107
 _REASONS = {
-    errno.EADDRINUSE: "another server is running there",
-    errno.EADDRNOTAVAIL: "this machine has no such address",
-    errno.EACCES: "this user may not use the port",
+    errno.EADDRINUSE: "another server is running there; set another port with {flag} {host}:PORT",
+    errno.EADDRNOTAVAIL: "this machine has no such address; use one of its own, such as"
+    " {flag} 127.0.0.1:{port}, or {flag} 0.0.0.0:{port} for all of them",
+    errno.EACCES: "this user may not use the port; set one above 1023 with {flag} {host}:PORT",
 }
 
 
@@ -57,25 +58,30 @@ class StartError(Exception):
         self.settings_are_wrong = settings_are_wrong
 
 
-def listen(server: grpc.aio.Server, address: str, *, unix_socket_mode: str = "") -> str:
+def listen(
+    server: grpc.aio.Server, address: str, *, unix_socket_mode: str = "", flag: str = "--address"
+) -> str:
     """Bind an address; return it with the actual port.
 
     Args:
         server: The server to bind.
         address: HOST:PORT or unix:PATH.
         unix_socket_mode: The mode of a Unix socket, in octal; empty applies the umask.
+        flag: The flag that sets the address, for errors.
 
     Raises:
         StartError: It cannot be bound.
     """
-    _check_address(address)
+    _check_address(address, flag)
     try:
         with _umask(unix_socket_mode if address.startswith("unix:") else ""):
             port = server.add_insecure_port(address)
     except RuntimeError:
         port = 0
     if not port:
-        raise StartError(f"address {address}: cannot listen there", settings_are_wrong=False)
+        raise StartError(
+            f"cannot listen on {address}; set another {flag}", settings_are_wrong=False
+        )
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
@@ -101,7 +107,7 @@ def _host_of(address: str) -> str:
     return "" if address.startswith("unix:") else address.rpartition(":")[0].strip("[]")
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str, flag: str) -> None:
     """Refuse what gRPC would refuse without a reason, or take from another server."""
     if address.startswith("unix:"):
         _check_path(address, address.removeprefix("unix:").removeprefix("//"))
@@ -120,9 +126,10 @@ def _check_address(address: str) -> None:
     # A host name may have addresses that this machine lacks, such as IPv6 ones.
     if taken or len(refusals) == len(found):
         refusal = (taken or refusals)[0]
-        reason = _REASONS.get(refusal.errno or 0, refusal.strerror)
+        reason = _REASONS.get(refusal.errno or 0, refusal.strerror or "")
         raise StartError(
-            f"address {address}: cannot listen there: {reason}",
+            f"cannot listen on {address}:"
+            f" {reason.format(flag=flag, host=address.rpartition(':')[0], port=port)}",
             settings_are_wrong=refusal.errno in (errno.EADDRNOTAVAIL, errno.EACCES),
         )
 

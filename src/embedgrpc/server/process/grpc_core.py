@@ -10,7 +10,9 @@ _EVENT_ENGINE = "event_engine_listener"
 
 
 def prepare_core(*, trusted_network: bool) -> None:
-    """Choose the threads that read connections. Call it before `grpc` is imported.
+    """Choose the threads that read connections, and silence the core's own log.
+
+    Call it before `grpc` is imported.
 
     By default gRPC's event engine reads on a pool of threads. In a trusted network, the thread
     that waits for calls also reads. That saves two thread switches a call, but a connection that
@@ -18,6 +20,8 @@ def prepare_core(*, trusted_network: bool) -> None:
 
     A `GRPC_EXPERIMENTS` in the environment that names the event engine takes precedence.
     """
+    # What it logs to stderr is neither ours nor JSON; what matters is raised as an error as well.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     experiments = [one.strip() for one in os.environ.get(_VARIABLE, "").split(",") if one.strip()]
     named = [one for one in experiments if one.removeprefix("-") == _EVENT_ENGINE]
     if trusted_network and not named:

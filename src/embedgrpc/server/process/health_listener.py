@@ -59,7 +59,12 @@ class HealthListener:
         Raises:
             StartError: The address cannot be bound.
         """
-        self.address = listen(self._server, self.address, unix_socket_mode=self._unix_socket_mode)
+        self.address = listen(
+            self._server,
+            self.address,
+            unix_socket_mode=self._unix_socket_mode,
+            flag="--health-address",
+        )
         await self._server.start()
         # Health calls do not count as activity: here every connection is idle.
         self.keeper = ConnectionKeeper("health", self.address, lambda _: Activity(), _LIMITS)

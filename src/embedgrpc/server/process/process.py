@@ -24,8 +24,12 @@ _logger = logging.getLogger(__name__)
 _SWITCH_INTERVAL_S = 0.0005
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, *, on_serving: Callable[[Server], None] | None = None) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; a second signal ends the process at once.
+
+    Args:
+        settings: The settings.
+        on_serving: Called once, when the first model is served.
 
     Raises:
         StartError: It cannot start.
@@ -43,7 +47,7 @@ async def serve(settings: Settings) -> None:
         stopping.set()
 
     with _signals(stop):
-        async with Server(settings) as server:
+        async with Server(settings, on_serving=on_serving) as server:
             start = {"version": version("embedgrpc"), "threads": count_threads(settings)}
             where = {"address": server.address, "health_address": server.health_address}
             where = {name: address for name, address in where.items() if address}

@@ -50,6 +50,9 @@ from embedgrpc.v1 import (
 
 _logger = logging.getLogger(__name__)
 
+# From the end of a start to the first warning about the event loop.
+_SETTLE_S = 1.0
+
 
 class Server:
     """A server and everything it owns.
@@ -60,6 +63,7 @@ class Server:
         settings: The settings.
         open_backend: Makes what runs a model's graph.
         patience_s: How long `load` waits for another model once one is served.
+        on_serving: Called once, when the first model is served.
 
     Attributes:
         address: Where it listens; with the port that was chosen for port 0.
@@ -74,12 +78,14 @@ class Server:
         *,
         open_backend: OpenBackend = open_onnx,
         patience_s: float = 10,
+        on_serving: "Callable[[Server], None] | None" = None,
     ) -> None:
         self.address = settings.address
         self.health_address = settings.health_address
         self.catalog = Catalog(served_models(settings))
         self.open_calls = OpenCalls(settings)
         self._settings = settings
+        self._on_serving = on_serving
         self._resources = AsyncExitStack()
         self._tasks = BackgroundTasks()
         self._health = HealthService()
@@ -109,7 +115,7 @@ class Server:
             open_backend=open_backend,
             observers=self._observers,
             patience_s=patience_s,
-            on_ready=lambda: _logger.info("serving", extra={"address": self.address}),
+            on_ready=self._report_serving,
         )
 
     async def __aenter__(self) -> Self:
@@ -120,6 +126,11 @@ class Server:
 
     async def __aexit__(self, *_: object) -> None:
         await self._resources.aclose()
+
+    def _report_serving(self) -> None:
+        _logger.info("serving", extra={"address": self.address})
+        if self._on_serving:
+            self._on_serving(self)
 
     async def _start(self, resources: AsyncExitStack) -> None:
         settings = self._settings
@@ -204,8 +215,6 @@ class Server:
             StartError: None can be loaded, or not all, where all are required.
         """
         await self._models.load()
-        # While models load, their libraries hold the interpreter lock.
-        self._lag.warns = True
 
     async def keep_serving(self) -> None:
         """Wait as long as a model is served, or may be loaded later.
@@ -213,6 +222,10 @@ class Server:
         Raises:
             StartError: Every model turned out to be wrong.
         """
+        # While models load, their libraries hold the interpreter lock; then comes a garbage
+        # collection.
+        await asyncio.sleep(_SETTLE_S)
+        self._lag.warns = True
         await self._models.wait_until_hopeless()
 
     async def drain(self) -> None:

@@ -48,7 +48,8 @@ class SuggestingParser(argparse.ArgumentParser):
             if argument == "--" or (self._subparsers is not None and not is_option):
                 return  # values follow, or the arguments of a subcommand
             name = argument.partition("=")[0]
-            if is_option and not any(option.startswith(name) for option in options):
+            known = [one for one in options if one == name or self.allow_abbrev]
+            if is_option and not any(option.startswith(name) for option in known):
                 self.error(f"no option {quote(name)}{suggest(name, options)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

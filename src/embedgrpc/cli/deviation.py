@@ -1,4 +1,4 @@
-"""Measures how far two ways of running a model are apart."""
+"""Measures how much the results of two ways to run a model differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from embedgrpc.libraries.arrays import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """How far two sets of rows are apart.
+    """How much two sets of results differ.
 
     Attributes:
-        number_max: The largest difference of two numbers; infinite where shapes differ.
+        number_max: The largest difference between two numbers; infinite if shapes differ.
         number_mean: The mean difference.
         cosine_max: The largest 1 - cosine of two vectors; None for single numbers.
-        cosine_mean: Its mean.
+        cosine_mean: The mean of 1 - cosine; None for single numbers.
         worst: The index of the item with the largest difference.
     """
 
@@ -37,20 +37,17 @@ class Deviation:
 
 
 def compare(ours: Sequence[FloatArray], theirs: Sequence[FloatArray]) -> Deviation:
-    """Compares rows with rows.
+    """Compare results item by item.
 
     Args:
-        ours: For each item float32 [values], or [vectors, values].
-        theirs: For the same items.
-
-    Returns:
-        The deviation.
+        ours: For each item float32 [values] or [vectors, values].
+        theirs: The same for the other way to run the model.
     """
     pairs = list(zip(ours, theirs, strict=True))
     for index, (one, other) in enumerate(pairs):
         if one.shape != other.shape:
             return Deviation(np.inf, np.inf, np.inf, np.inf, index)
-    # In double precision, so that what is measured is not of the measuring.
+    # Use float64, so that rounding in the comparison does not show up in the result.
     gaps = [np.abs(one.astype(np.float64) - other).ravel() for one, other in pairs]
     largest = [float(gap.max(initial=0.0)) for gap in gaps]
     cosines = np.concatenate([_cosine_gaps(one, other) for one, other in pairs])
@@ -64,25 +61,25 @@ def compare(ours: Sequence[FloatArray], theirs: Sequence[FloatArray]) -> Deviati
 
 
 def is_finite(rows: Sequence[FloatArray]) -> bool:
-    """Tells whether every number is one."""
+    """Return whether every number is finite."""
     return all(bool(np.isfinite(row).all()) for row in rows)
 
 
 def length_gap(rows: Sequence[FloatArray]) -> float:
-    """How far the length of any vector is from 1."""
+    """Return the largest difference between the length of a vector and 1."""
     lengths = np.concatenate([np.linalg.norm(np.atleast_2d(row), axis=1) for row in rows])
     return float(np.abs(lengths - 1.0).max())
 
 
 def _cosine_gaps(one: FloatArray, other: FloatArray) -> NDArray[np.float64]:
-    """float64 [vectors]: 1 - cosine of each two; empty for single numbers."""
+    """Return 1 - cosine of each pair, float64 [vectors]; empty for single numbers."""
     ours, theirs = np.atleast_2d(one).astype(np.float64), np.atleast_2d(other).astype(np.float64)
     if ours.shape[1] == 1:
         return np.empty(0)
     lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     products = (ours * theirs).sum(axis=1)
-    # Two vectors of nothing but zeros are alike; one of them is not like another.
-    alike = np.where(np.abs(ours - theirs).max(axis=1, initial=0.0) == 0, 1.0, 0.0)
-    cosines = np.divide(products, lengths, out=alike, where=lengths > 0)
-    # Rounding may take it below.
+    # Two zero vectors are equal; a zero vector has no angle to another one.
+    equal = np.where(np.abs(ours - theirs).max(axis=1, initial=0.0) == 0, 1.0, 0.0)
+    cosines = np.divide(products, lengths, out=equal, where=lengths > 0)
+    # Rounding can make it negative.
     return np.asarray(np.maximum(1.0 - cosines, 0.0), np.float64)

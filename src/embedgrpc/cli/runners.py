@@ -1,4 +1,4 @@
-"""Runs a model on texts, outside of the server: each text to its rows."""
+"""Run a model on texts without a server."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,35 +14,34 @@ from embedgrpc.server.loading.prepared_model import PreparedModel
 
 # A text, or a query and a document.
 Item = str | tuple[str, str]
-# For each output of a model what it gives for each item, float32 of one axis or two.
-Answers = Mapping[str, Sequence[FloatArray]]
+# For each output of a model, its result for each item: float32 [values] or [vectors, values].
+ModelOutputs = Mapping[str, Sequence[FloatArray]]
 
 
 class Runner(Protocol):
-    """Something that turns items into answers: this model here, the reference, another server."""
+    """A model that can be run on items: in this process, or by the reference library."""
 
     @property
     def name(self) -> str:
-        """What it is, for people."""
+        """A readable name."""
         ...
 
-    def run(self, items: Sequence[Item]) -> Answers:
-        """Answers each item, in order.
+    def run(self, items: Sequence[Item]) -> ModelOutputs:
+        """Run each item alone; return the results in order.
 
         Raises:
-            ModelError: It cannot.
+            ModelError: The model cannot run them.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LocalRunner:
-    """A model that was loaded in this process.
+    """A model that is loaded in this process.
 
     Attributes:
-        name: What it is, for people.
-        model: The model.
-        max_tokens: The longest sequence that is run, at most the model's own limit.
+        name: A readable name.
+        max_tokens: The longest sequence to run, at most the model's own limit.
     """
 
     name: str
@@ -51,11 +50,11 @@ class LocalRunner:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The outputs that are looked at: all but those that others are made from."""
+        """The outputs to compare: all except intermediate ones."""
         return tuple(one for one in self.model.graph.outputs if one != POOLED_EMBEDDING)
 
-    def run(self, items: Sequence[Item]) -> Answers:
-        """Answers each item alone.
+    def run(self, items: Sequence[Item]) -> ModelOutputs:
+        """Run each item alone.
 
         Raises:
             BackendError: The run failed.
@@ -64,7 +63,7 @@ class LocalRunner:
         return self.run_batches(sequences, [[index] for index in range(len(sequences))])
 
     def tokenize(self, items: Sequence[Item]) -> list[TokenSequence]:
-        """Tokenizes items, with the model's default prompt, cut at their ends."""
+        """Tokenize items with the model's default prompt, truncated at their ends."""
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
         if properties.kind is Kind.CROSS_ENCODER:
@@ -83,15 +82,15 @@ class LocalRunner:
 
     def run_batches(
         self, sequences: Sequence[TokenSequence], batches: Iterable[Sequence[int]]
-    ) -> Answers:
-        """Answers sequences in the batches that are asked for.
+    ) -> ModelOutputs:
+        """Run sequences in the given batches.
 
         Args:
             sequences: Tokenized items.
             batches: Indices of sequences; each index once.
 
         Returns:
-            In the order of the sequences.
+            The results in the order of the sequences.
 
         Raises:
             BackendError: The run failed.
@@ -114,8 +113,8 @@ class LocalRunner:
             for name in self.outputs:
                 values = rows.by_sequence.get(name, rows.by_token.get(name, ()))
                 found[name] |= dict(zip(indices, values, strict=True))
-        answers = {name: [rows[index] for index in sorted(rows)] for name, rows in found.items()}
-        if TOKEN_EMBEDDINGS in answers:
+        outputs = {name: [rows[index] for index in sorted(rows)] for name, rows in found.items()}
+        if TOKEN_EMBEDDINGS in outputs:
             skipped = properties.multi_vector_skip_tokens
-            answers[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in answers[TOKEN_EMBEDDINGS]]
-        return answers
+            outputs[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in outputs[TOKEN_EMBEDDINGS]]
+        return outputs

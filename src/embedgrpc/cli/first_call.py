@@ -1,0 +1,34 @@
+"""The command that a server suggests once it serves."""
+
+import os
+import shlex
+from pathlib import Path
+
+from embedgrpc.models.kinds import Kind
+
+_DEFAULT_TARGET = "127.0.0.1:50051"
+_CALLS = {
+    Kind.EMBEDDING: "embed",
+    Kind.CROSS_ENCODER: 'rerank --query "Where do rivers end?"',
+}
+
+
+def suggest_call(kind: Kind, target: str) -> str:
+    """Return a shell command that calls a model of some kind at an address."""
+    call = f'echo "Rivers flow to the sea." | {_client()} {_CALLS[kind]}'
+    return call if target == _DEFAULT_TARGET else f"{call} --target {target}"
+
+
+def _client() -> str:
+    """Return the client's command for another terminal, which lacks the PATH of `uv run`."""
+    # uv sets the path of its own program, and this counter for what `uv run` starts.
+    uv = os.environ.get("UV", "")
+    if not uv or "UV_RUN_RECURSION_DEPTH" not in os.environ:
+        return "embedgrpc-client"
+    here = Path.cwd()
+    path = Path(uv)
+    if path.is_relative_to(here):
+        uv = str(path.relative_to(here))
+    elif any(Path(folder, "uv") == path for folder in os.get_exec_path()):
+        uv = "uv"
+    return f"{shlex.quote(uv)} run embedgrpc-client"
