@@ -274,8 +274,8 @@ async def test_threads_that_read_connections(
                 await client.status("")
             used_ns = _run_ns(server.process.pid, "event_engine") - before
         warned = bool(server.events("the environment overrides trusted_network"))
-    # Reading a call takes 10 us and more.
-    assert (used_ns > 200 * 10_000) == apart
+    # Reading a call takes 60 us and more; the timers of these threads take 10 us a call.
+    assert (used_ns > 200 * 35_000) == apart
     assert warned == (apart == bool(flags))
 
 
