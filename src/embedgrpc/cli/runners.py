@@ -66,17 +66,18 @@ class LocalRunner:
         """Tokenize items with the model's default prompt, truncated as the model does it."""
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
+        truncation = properties.truncation
         if properties.kind is Kind.CROSS_ENCODER:
             pairs = [item for item in items if not isinstance(item, str)]
             queries = tokenizer.encode([prompt + query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
             return [
-                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=properties.truncation)
+                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
                 for pair in zip(queries, documents, strict=True)
             ]
         texts = [prompt + item for item in items if isinstance(item, str)]
         return [
-            tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=properties.truncation)
+            tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation)
             for ids in tokenizer.encode(texts)
         ]
 

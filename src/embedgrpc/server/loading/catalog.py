@@ -113,7 +113,7 @@ class ServedModel:
         return self.choose_truncation(properties)
 
     def choose_truncation(self, properties: ModelProperties | None) -> Truncation:
-        """Return the truncation of requests that do not set one, for a model of these properties."""
+        """Return the truncation of requests that do not set one."""
         own = properties.truncation if properties else Truncation.END
         return self.settings.default_truncation or own
 

@@ -82,8 +82,8 @@ class ModelSettings(BaseModel):
     )
     default_truncation: Truncation | None = Field(
         default=None,
-        description="How to truncate long texts if a request does not say: none, end or start. Empty"
-        " truncates the end that the model's tokenizer truncates",
+        description="How to truncate long texts if a request does not say: none, end or start."
+        " Empty truncates the end that the model's tokenizer truncates",
     )
     escape_special_tokens: bool = Field(
         default=False,
