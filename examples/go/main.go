@@ -181,7 +181,9 @@ func sendAll(
 func rerank(ctx context.Context, client pb.RerankServiceClient) error {
 	documents := []string{"It is red.", "The tower is 330 metres tall.", "Rivers flow to the sea."}
 	response, err := client.Rerank(ctx, &pb.RerankRequest{
-		Query: "How tall is the tower?", Documents: documents, TopN: 2,
+		Query:     "How tall is the tower?",
+		Documents: documents,
+		Options:   &pb.RerankOptions{TopN: 2},
 	})
 	if err != nil {
 		return err

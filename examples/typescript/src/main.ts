@@ -18,6 +18,7 @@ import {
   EmbeddingServiceDefinition,
   ResultOrder,
   type StreamEmbedRequest,
+  StreamEmbedSetup,
 } from "./gen/embedgrpc/v1/embedding_service.js";
 import {
   type RerankServiceClient,
@@ -124,7 +125,7 @@ async function* requests(
   places: Places,
 ): AsyncGenerator<StreamEmbedRequest> {
   const order = ResultOrder.RESULT_ORDER_COMPLETION;
-  yield { step: { $case: "setup", value: { model: "", options: undefined, order } } };
+  yield { step: { $case: "setup", value: StreamEmbedSetup.fromPartial({ order }) } };
   const inputs = [...texts].map(([id, text]) => ({ id, text }));
   for (let start = 0; start < inputs.length; start += BATCH_SIZE) {
     const batch = inputs.slice(start, start + BATCH_SIZE);
@@ -135,8 +136,9 @@ async function* requests(
 
 async function rerank(client: RerankServiceClient): Promise<void> {
   const documents = ["It is red.", "The tower is 330 metres tall.", "Rivers flow to the sea."];
-  const { results } = await client.rerank({ query: "How tall is the tower?", documents, topN: 2 });
-  for (const { score, index } of results) {
+  const query = "How tall is the tower?";
+  const { results } = await client.rerank({ query, documents, options: { topN: 2 } });
+  for (const { score = 0, index = 0 } of results) {
     console.log(`rerank: ${score.toFixed(4)} ${documents[index]}`);
   }
 }

@@ -136,7 +136,7 @@ def without_weights(name: str) -> set[str]:
 
 
 def test_only_needed_files_are_downloaded(hub: Hub, host: Host) -> None:
-    """Downloads are JSON files, heads, and an ONNX export with its external data or safetensors."""
+    """Downloads are JSON files, the card, heads, and an ONNX export or safetensors."""
     wanted = {
         "gemma-dense": {
             "onnx/model.onnx",
@@ -155,7 +155,8 @@ def test_only_needed_files_are_downloaded(hub: Hub, host: Host) -> None:
         hub.repositories[f"acme/{name}"] = Repository.of_folder(FIXTURES / name, extra=UNWANTED)
     results = host.load(*(f"acme/{name}" for name in wanted))
     assert [result.get("error") for result in results] == [None] * 3
-    expected = [one for name in wanted for one in wanted[name] | without_weights(name)]
+    described = {"README.md"}
+    expected = [one for name in wanted for one in wanted[name] | without_weights(name) | described]
     assert hub.downloads() == sorted(expected)
 
 

@@ -17,6 +17,7 @@ from tests.server.services.test_health import EMBEDDING, NOT_SERVING, SERVING, W
 # A stop that waits for its calls would outlast the test.
 LONG_GRACE = ("--shutdown-grace-s", "3600", "--shutdown-timeout-s", "3700")
 EMBED_PATH = b"/embedgrpc.v1.EmbeddingService/Embed"
+_CALLS = 200
 
 
 async def test_a_stop_under_load_loses_nothing(cache_dir: Path) -> None:
@@ -269,14 +270,20 @@ async def test_threads_that_read_connections(
         client = Client((await server.until("serving"))["address"])
         async with client.channel:
             await client.status("")
-            before = _run_ns(server.process.pid, "event_engine")
-            for _ in range(200):
-                await client.status("")
-            used_ns = _run_ns(server.process.pid, "event_engine") - before
+            # The least of three rounds, as timers run on these threads, too.
+            used_ns = min([await _time_of_calls(client, server.process.pid) for _ in range(3)])
         warned = bool(server.events("the environment overrides trusted_network"))
-    # Reading a call takes 10 us and more.
-    assert (used_ns > 200 * 10_000) == apart
+    # Reading a call takes 20 us and more.
+    assert (used_ns > _CALLS * 10_000) == apart
     assert warned == (apart == bool(flags))
+
+
+async def _time_of_calls(client: Client, pid: int) -> int:
+    """Return the CPU time that gRPC's own threads use for some calls, in nanoseconds."""
+    before = _run_ns(pid, "event_engine")
+    for _ in range(_CALLS):
+        await client.status("")
+    return _run_ns(pid, "event_engine") - before
 
 
 def _run_ns(pid: int, name: str) -> int:

@@ -1,15 +1,16 @@
 package example;
 
+import com.embedgrpc.v1.EmbedRequest;
+import com.embedgrpc.v1.EmbeddingServiceGrpc;
+import com.embedgrpc.v1.RankedDocument;
+import com.embedgrpc.v1.RerankOptions;
+import com.embedgrpc.v1.RerankRequest;
+import com.embedgrpc.v1.RerankServiceGrpc;
 import com.google.protobuf.Any;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
-import embedgrpc.v1.EmbeddingServiceGrpc;
-import embedgrpc.v1.EmbeddingServiceOuterClass.EmbedRequest;
-import embedgrpc.v1.RerankServiceGrpc;
-import embedgrpc.v1.RerankServiceOuterClass.RankedDocument;
-import embedgrpc.v1.RerankServiceOuterClass.RerankRequest;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
@@ -79,7 +80,7 @@ public final class Main {
         RerankRequest.newBuilder()
             .setQuery("How tall is the tower?")
             .addAllDocuments(documents)
-            .setTopN(2)
+            .setOptions(RerankOptions.newBuilder().setTopN(2))
             .build();
     for (RankedDocument ranked : client.rerank(request).getResultsList()) {
       System.out.printf("rerank: %.4f %s%n", ranked.getScore(), documents.get(ranked.getIndex()));

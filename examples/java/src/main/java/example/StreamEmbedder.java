@@ -1,14 +1,14 @@
 package example;
 
-import embedgrpc.v1.EmbeddingServiceGrpc.EmbeddingServiceStub;
-import embedgrpc.v1.EmbeddingServiceOuterClass.ResultOrder;
-import embedgrpc.v1.EmbeddingServiceOuterClass.StreamEmbedBatch;
-import embedgrpc.v1.EmbeddingServiceOuterClass.StreamEmbedInput;
-import embedgrpc.v1.EmbeddingServiceOuterClass.StreamEmbedReady;
-import embedgrpc.v1.EmbeddingServiceOuterClass.StreamEmbedRequest;
-import embedgrpc.v1.EmbeddingServiceOuterClass.StreamEmbedResponse;
-import embedgrpc.v1.EmbeddingServiceOuterClass.StreamEmbedResult;
-import embedgrpc.v1.EmbeddingServiceOuterClass.StreamEmbedSetup;
+import com.embedgrpc.v1.EmbeddingServiceGrpc.EmbeddingServiceStub;
+import com.embedgrpc.v1.ResultOrder;
+import com.embedgrpc.v1.StreamEmbedBatch;
+import com.embedgrpc.v1.StreamEmbedInput;
+import com.embedgrpc.v1.StreamEmbedReady;
+import com.embedgrpc.v1.StreamEmbedRequest;
+import com.embedgrpc.v1.StreamEmbedResponse;
+import com.embedgrpc.v1.StreamEmbedResult;
+import com.embedgrpc.v1.StreamEmbedSetup;
 import io.grpc.Status;
 import io.grpc.stub.StreamObserver;
 import java.util.ArrayList;
