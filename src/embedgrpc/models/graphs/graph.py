@@ -16,7 +16,7 @@ from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external, find_weight_file
 from embedgrpc.models.tensors.layer_weights import find_layer_weights
-from embedgrpc.models.tokenizers.tokenizer_class import find_changes
+from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 
 # The bytes that building writes, for each byte of the weights; a converted graph is written twice.
 _BYTES_WRITTEN = {WeightType.FLOAT32: 1.0, WeightType.FLOAT16: 1.5, WeightType.INT8: 1.25}
@@ -278,9 +278,8 @@ def hash_meaning(
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(folder / "tokenizer.json", properties.folder)
-    changes = find_changes(folder, properties.folder, properties.model_type)
-    if changes:
-        meaning["tokenizer"] = changes
+    settings = read_tokenizer_settings(folder, properties.folder)
+    meaning["tokenizer"] = settings.describe()
     return _digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
 
 
