@@ -1,7 +1,7 @@
 """Run a model on texts without a server."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from embedgrpc.engine.results.rows import cut_rows
@@ -76,7 +76,12 @@ class LocalRunner:
             ]
         texts = [prompt + item for item in items if isinstance(item, str)]
         return [
-            tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=Truncation.END)
+            replace(
+                tokenizer.build_sequence(
+                    ids, max_tokens=self.max_tokens, truncation=Truncation.END
+                ),
+                task=properties.default_task,
+            )
             for ids in tokenizer.encode(texts)
         ]
 
