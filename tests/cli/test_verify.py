@@ -66,7 +66,7 @@ def library(tmp_path: Path) -> str:
     "name", [DEFAULT_MODEL, "xlmr-bge-m3", "splade-bert", "cross-xlmr", "qwen3-last"]
 )
 def test_a_good_model_passes(name: str, cache_dir: Path) -> None:
-    """Every check is well; what there is nothing to compare with is said."""
+    """Every check passes; the last line says that there is no reference to compare with."""
     source = name if name == DEFAULT_MODEL else FIXTURES / name
     done = embedgrpc("verify", source, "--device", "cpu", "--cache-dir", cache_dir)
     assert done.code == 0, done
@@ -129,7 +129,7 @@ def test_another_model_is_told_apart(tmp_path: Path, cache_dir: Path) -> None:
 def test_a_model_on_triton_is_compared_with_its_files(
     name: str, triton_server: TritonServer, cache_dir: Path
 ) -> None:
-    """Every form of a model on a server is what its files give here."""
+    """Every kind of model gives the same results on Triton as here."""
     far = f"triton:{triton_server.address}/{name}"
     done = embedgrpc("verify", far, *_against(FIXTURES / name, cache_dir))
     assert done.code == 0, done
@@ -143,7 +143,7 @@ def test_a_model_on_triton_is_compared_with_its_files(
 def test_a_model_on_triton_that_differs_is_told(
     triton_server: TritonServer, tmp_path: Path, cache_dir: Path
 ) -> None:
-    """The line says what differs, where and how much; a model that is not there is a refusal."""
+    """The line says what differs, where and how much; a missing model is refused."""
     far = f"triton:{triton_server.address}/bert-mean"
     changed = copy_fixture("bert-mean", tmp_path)
     edit_json(
@@ -193,7 +193,7 @@ def test_the_reference_is_asked(tmp_path: Path, cache_dir: Path, library: str) -
 def test_scores_are_compared_before_their_activation(
     tmp_path: Path, cache_dir: Path, library: str
 ) -> None:
-    """A cross-encoder's logits are compared; a reference that cannot load is told."""
+    """A cross-encoder's logits are compared; a reference that cannot load is reported."""
     base = ("verify", "--cache-dir", cache_dir)
     done = embedgrpc(*base, FIXTURES / "cross-bert", PYTHONPATH=library)
     assert done.code == 1

@@ -60,6 +60,7 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
     yield Property("weights_bytes", sum(path.stat().st_size for path in weights))
     yield Property("tokenizer", _within(read.transformer_folder / "tokenizer.json", files.folder))
     yield defined("max_tokens", read.max_tokens)
+    yield defined("truncation", read.truncation)
     yield defined("padding_side", read.padding_side)
     yield defined("pad_token_id", read.pad_token_id)
     yield defined("lowercase", read.lowercase)

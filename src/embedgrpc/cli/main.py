@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] == "serve":
         _end_at_signals()
     try:
-        # Late, as it takes a while in which a signal may come.
+        # Late, because a signal may arrive during this import.
         from embedgrpc.cli.commands import run_command  # noqa: PLC0415 - see above
         from embedgrpc.libraries.no_telemetry import disable_telemetry  # noqa: PLC0415 - see above
         from embedgrpc.libraries.proxies import exclude_loopback  # noqa: PLC0415 - see above

@@ -49,7 +49,7 @@ def resolve(*arguments: str) -> Configuration:
 
 
 def refusal(*arguments: str) -> list[str]:
-    """The lines that say what is wrong."""
+    """Return the lines of the error."""
     with pytest.raises(SettingsError) as refused:
         resolve(*arguments)
     return str(refused.value).splitlines()
@@ -58,7 +58,7 @@ def refusal(*arguments: str) -> list[str]:
 def run(
     *arguments: str, variables: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs the installed command in an environment of its own."""
+    """Run the installed command without the variables of this process."""
     env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **(variables or {})}
     return subprocess.run(
         [EMBEDGRPC, *arguments], env=env, capture_output=True, text=True, check=False
@@ -107,7 +107,7 @@ def found(configuration: Configuration, setting: str) -> tuple[Any, str]:
 
 @pytest.mark.parametrize("setting", PLAIN_FIELDS)
 def test_every_setting_has_a_flag(setting: str) -> None:
-    """Whatever can be set can be set by a flag of its name."""
+    """Every setting has a flag of its name."""
     value = other_value(setting)
     flags = as_flags(setting, value)
     assert found(resolve(*flags), setting) == (value, flag_name(setting))
@@ -115,7 +115,7 @@ def test_every_setting_has_a_flag(setting: str) -> None:
 
 @pytest.mark.parametrize("setting", PLAIN_FIELDS)
 def test_every_setting_has_a_variable(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever can be set can be set by a variable of its name."""
+    """Every setting has a variable of its name."""
     value = other_value(setting)
     name = f"EMBEDGRPC_{setting.upper()}"
     monkeypatch.setenv(name, str(value))
@@ -125,7 +125,7 @@ def test_every_setting_has_a_variable(setting: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("setting", PLAIN_FIELDS)
 def test_every_setting_has_a_key(setting: str, tmp_path: Path) -> None:
-    """Whatever can be set can be set in the file, by its own name."""
+    """Every setting has a key of its name in the file."""
     value = other_value(setting)
     path = write(tmp_path, f"{setting} = {json.dumps(value)}\n")
     assert found(resolve("--config", str(path)), setting) == (value, str(path))
@@ -260,7 +260,7 @@ def test_every_number_is_bounded(setting: str) -> None:
 
 
 def test_every_bad_value_is_told() -> None:
-    """Two mistakes are two lines: neither has to be found by trying again."""
+    """Two mistakes are two lines, so that one attempt finds both."""
     lines = refusal("--lanes", "-1", "--max-inputs", "0")
     assert [line.partition(" ")[0] for line in lines] == ["lanes", "max_inputs"]
 
@@ -272,7 +272,7 @@ def test_window_smaller_than_a_message() -> None:
 
 
 def test_a_stop_must_fit_into_its_time() -> None:
-    """What the parts of a stop may take is added up, and refused where it is too much."""
+    """The durations of the parts of a shutdown are added up, and refused if they are too long."""
     (line,) = refusal("--drain-delay-s", "6", "--shutdown-grace-s", "20.5")
     assert line == (
         "a shutdown may take 30.5 s: drain_delay_s 6, shutdown_grace_s 20.5 and 4 for the rest;"
@@ -331,7 +331,7 @@ def test_unreadable_file_is_told(tmp_path: Path, content: bytes | None, problem:
 
 
 def test_folder_is_no_file(tmp_path: Path) -> None:
-    """A folder in place of the file is told."""
+    """A folder instead of the file is reported."""
     assert refusal("--config", str(tmp_path)) == [f"{tmp_path}: cannot be read: Is a directory"]
 
 
@@ -341,7 +341,7 @@ def served(configuration: Configuration) -> list[tuple[str, str]]:
 
 
 def test_models_by_flags() -> None:
-    """Each --model adds one, with or without a name of its own."""
+    """Each --model adds one, with or without an id."""
     flags = ["--model", "mini=./models/minilm", "--model", "package:files/model", "--model", "./x/"]
     configuration = resolve(*flags)
     assert served(configuration) == [
@@ -436,7 +436,7 @@ def test_bad_model_is_named(model: str, place: str) -> None:
 
 
 def test_bad_model_table_is_named(tmp_path: Path) -> None:
-    """A mistake in a model's table is told with the place of the table."""
+    """A mistake in a model's table is reported with the position of the table."""
     path = write(tmp_path, '[[models]]\nsource = "./one"\n[[models]]\nid = "b"\nsauce = "./two"\n')
     lines = refusal("--config", str(path))
     assert [line.partition(": ")[0] for line in lines] == [
@@ -542,7 +542,7 @@ def test_unknown_flag_is_a_usage_error() -> None:
 
 @pytest.mark.parametrize("arguments", [["serve", "--lanes", "-1"], ["check"]])
 def test_settings_need_no_model_library(arguments: list[str]) -> None:
-    """Settings are checked before what takes seconds to import."""
+    """Settings are checked before slow imports."""
     program = (
         "import sys; from embedgrpc.cli.main import main; code = main(sys.argv[1:]);"
         " sys.exit(9 if {'onnxruntime', 'onnx', 'grpc'} & sys.modules.keys() else code)"
@@ -554,7 +554,7 @@ def test_settings_need_no_model_library(arguments: list[str]) -> None:
 
 
 def test_help_names_every_flag_and_default() -> None:
-    """`serve --help` tells what there is."""
+    """`serve --help` lists every flag with its default."""
     done = run("serve", "--help")
     assert done.returncode == 0
     assert all(f"  {flag_name(setting)}" in done.stdout for setting in FIELDS)

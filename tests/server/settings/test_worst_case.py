@@ -1,4 +1,4 @@
-"""How much clients can make a server hold, as it says itself."""
+"""The memory that clients can occupy, as the server computes it."""
 
 import logging
 import subprocess
@@ -20,7 +20,7 @@ def test_the_default_fits_a_small_pod() -> None:
     "setting", ["max_held_request_bytes", "max_held_answer_bytes", "max_calls", "max_connections"]
 )
 def test_every_limit_counts(setting: str) -> None:
-    """Whatever is raised raises the worst case, up to a warning that names it."""
+    """Each limit that is raised raises the worst case, until a warning names it."""
     default = Settings()
     raised = Settings(**{setting: getattr(default, setting) * 16})
     assert client_bytes(raised) > client_bytes(default)

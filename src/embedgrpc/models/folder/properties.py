@@ -25,6 +25,7 @@ from embedgrpc.models.folder.provenance import Provenance
 from embedgrpc.models.folder.representations import ServedTokenOutputs, find_representations
 from embedgrpc.models.folder.scoring import activation_places, read_activation, read_similarity
 from embedgrpc.models.folder.splade_config import SpladePooling
+from embedgrpc.models.folder.truncation_side import find_truncation
 from embedgrpc.models.kinds import (
     Activation,
     Kind,
@@ -32,6 +33,7 @@ from embedgrpc.models.kinds import (
     Pooling,
     Representation,
     Similarity,
+    Truncation,
     WeightType,
 )
 from embedgrpc.models.sources.source import ModelFiles
@@ -61,6 +63,7 @@ class ModelProperties:
         transformer_folder: Contains `config.json`, `tokenizer.json` and the weights.
         dense_layers: Dense and LayerNorm modules between pooling and normalisation, in order.
         lowercase: Whether texts are lowercased first.
+        truncation: The end of a text that is cut if the text is too long: START or END.
         file: The configured file of weights, relative to `transformer_folder`; mostly empty.
         output: The configured output of an ONNX graph; mostly empty.
         task_id: The input of a graph that chooses a task by number, for all texts.
@@ -99,6 +102,7 @@ class ModelProperties:
     multi_vector_dimensions: int = 0
     dense_layers: tuple[VectorLayer, ...] = ()
     lowercase: bool = False
+    truncation: Truncation = Truncation.END
     file: str = ""
     output: str = ""
     task_id: int | None = None
@@ -155,6 +159,7 @@ def read(
     prompts = {**read_prompts(extras), **overrides.prompts}
     found = find_representations(files, config, modules, overrides, served)
     limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
+    truncation, truncation_file, truncation_key = find_truncation(folder, root, tokenizer_config)
     provenance = Provenance(files.folder)
     provenance.note_first("kind", [(config, "architectures")])
     provenance.note_modules(modules, found)
@@ -166,6 +171,7 @@ def read(
     provenance.note_first("tasks", [(config, TASKS_KEY)])
     provenance.note_first("similarity", [(extras, "similarity_fn_name")])
     provenance.note_first("activation", activation_places(config, extras))
+    provenance.note_first("truncation", [(truncation_file, truncation_key)])
     provenance.note_first("padding_side", [(tokenizer_config, "padding_side")])
     provenance.note_first(
         "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
@@ -193,6 +199,7 @@ def read(
         transformer_folder=folder,
         dense_layers=modules.layers,
         lowercase=settings.lowercase if overrides.lowercase is None else overrides.lowercase,
+        truncation=truncation,
         file=overrides.file,
         output=overrides.output,
         task_id=overrides.task_id,

@@ -10,7 +10,7 @@ from typing import Any
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import MANIFEST_NAME, load_or_build
-from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.kinds import Truncation, WeightType
 from embedgrpc.models.progress import reporter
 from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
@@ -276,6 +276,8 @@ def hash_meaning(
     }
     if properties.tasks:
         meaning["tasks"] = dict(properties.tasks)
+    if properties.truncation is not Truncation.END:
+        meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(folder / "tokenizer.json", properties.folder)
     changes = find_changes(folder, properties.folder, properties.model_type)

@@ -1,45 +1,44 @@
-"""How much memory clients can make the server hold, computed from its settings."""
+"""Computes how much memory clients can occupy, from the settings."""
 
 from embedgrpc.server.settings.settings import MIB, Settings
 
-# A call that is not read holds the window of its stream, and what gRPC keeps of a call.
+# An unread call occupies the window of its stream and gRPC's own state.
 _CALL_BYTES = 64 * 1024 + 20 * 1024
-# Buffers of a connection; measured with idle ones, and doubled.
+# Buffers of a connection: twice what idle connections were measured to occupy.
 _CONNECTION_BYTES = 80 * 1024
 
 
 def client_bytes(settings: Settings) -> int:
-    """Bound what clients can make the server hold at once, whatever they do; models not counted.
+    """Return the most bytes that clients can occupy, in addition to the models.
 
-    It is what open calls and connections take, requests that are worked on and those that are on
-    their way on streams, and answers.
+    This counts open connections and calls, requests in progress or in transfer, and responses.
     """
     return (
         settings.max_connections * _CONNECTION_BYTES
         + settings.max_calls * _CALL_BYTES
-        # Once they have come in, requests may take twice what was reserved for them; streams that
-        # wait for a message reserve a quarter of the largest.
+        # A received request may take twice its reservation; a stream that waits for a message
+        # reserves a quarter of the largest.
         + (2 + 4) * settings.max_held_request_bytes
-        # Half-sent messages to methods that take names.
+        # Incomplete messages to methods that reserve nothing.
         + 8 * settings.max_request_bytes
         + settings.max_held_answer_bytes
     )
 
 
 def memory_warning(settings: Settings, available_bytes: int) -> str:
-    """Return a warning where clients can make the server hold more than half of its memory.
+    """Return a warning if clients can occupy more than half of the memory; else empty.
 
-    The other half is for models and what they are run with. Empty where all is well.
+    The other half is for the models and for running them.
 
     Args:
         settings: The settings.
-        available_bytes: What the process may use.
+        available_bytes: The memory that the process may use.
     """
     worst = client_bytes(settings)
     if worst <= available_bytes // 2:
         return ""
     return (
-        f"clients can make the server hold {worst // MIB} MiB, more than half of the"
-        f" {available_bytes // MIB} MiB that it may use; lower max_held_request_bytes,"
+        f"clients can occupy {worst // MIB} MiB, more than half of the"
+        f" {available_bytes // MIB} MiB that the server may use; lower max_held_request_bytes,"
         " max_held_answer_bytes, max_calls or max_connections"
     )
