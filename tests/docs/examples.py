@@ -108,6 +108,14 @@ COMPILED = (
         build=((*_MAVEN, "--offline", "compile"),),
         run=(*_MAVEN, "--offline", "exec:java", "-Dexec.args=TARGET"),
     ),
+    Example(
+        "rust",
+        tools=("cargo",),
+        lock="Cargo.lock",
+        install=("cargo", "fetch", "--quiet", "--locked"),
+        build=(("cargo", "build", "--quiet", "--locked", "--offline"),),
+        run=("cargo", "run", "--quiet", "--locked", "--offline", "--", "TARGET"),
+    ),
 )
 
 
@@ -118,6 +126,8 @@ def environment(**more: str) -> Mapping[str, str]:
     return {
         **os.environ,
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "CARGO_HOME": str(_CACHE / "cargo"),
+        "CARGO_TARGET_DIR": str(_CACHE / "rust"),
         "GOCACHE": str(_CACHE / "go-build"),
         "GOMODCACHE": str(_CACHE / "go"),
         # Else nobody but root could delete the cache.
