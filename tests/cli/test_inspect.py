@@ -35,6 +35,9 @@ EXPECTED: dict[str, dict[str, tuple[Any, str | None]]] = {
         "poolings": (["cls"], "1_Pooling/config.json: pooling_mode"),
         "dimensions": (32, "1_Pooling/config.json: embedding_dimension"),
     },
+    "bert-truncation-left": {
+        "truncation": ("start", "tokenizer_config.json: truncation_side"),
+    },
     "qwen3-last": {
         "padding_side": ("left", "tokenizer_config.json: padding_side"),
         "poolings": (["lasttoken"], "1_Pooling/config.json: pooling_mode_lasttoken"),

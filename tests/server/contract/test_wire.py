@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +141,9 @@ def test_size_is_a_bound(length: int, encoding: Encoding, token_count: int) -> N
     )
     bound = embeddings_size(["one text"], spec, encoding, multi_vector_dimensions=0)
     assert size <= bound <= size + 48
+    # The number of tokens makes no difference to the size of a dense vector.
+    longer = replace(spec, max_tokens=512)
+    assert bound == embeddings_size(["one text"], longer, encoding, multi_vector_dimensions=0)
 
 
 @given(value=st.integers(0, 2**63 - 1))

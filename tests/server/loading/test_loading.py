@@ -164,3 +164,11 @@ async def test_settings_that_a_model_cannot_have(
         with pytest.raises(StartError) as caught:
             await server.load()
     assert str(caught.value) == f"set: {problem}"
+
+
+async def test_a_model_here_has_the_budget_of_the_settings(cache_dir: Path) -> None:
+    """A backend in this process sets no limit of its own to the sequences of a batch."""
+    settings = settings_for(EMBED, cache_dir=cache_dir, batch_sequences=7, batch_tokens=300)
+    async with serving(settings) as service:
+        budget = service.server.catalog.find("embed").ready().scheduler.budget
+        assert (budget.sequences, budget.tokens) == (7, 300)

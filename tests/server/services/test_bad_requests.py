@@ -302,6 +302,20 @@ async def test_an_unknown_service_of_health_is_shown(service: Service) -> None:
     assert len(failure.details) < 600
 
 
+async def test_models_are_listed_in_pages(service: Service) -> None:
+    """Without a size one page holds all models; with one, each token leads to the next page."""
+    everything = await service.client.models.ListModels(models.ListModelsRequest())
+    assert [model.id for model in everything.models] == ["cross", "embed"]
+    assert not everything.next_page_token
+    token, ids = "", []
+    for _ in range(2):
+        request = models.ListModelsRequest(page_size=1, page_token=token)
+        page = await service.client.models.ListModels(request)
+        ids += [model.id for model in page.models]
+        token = page.next_page_token
+    assert (ids, token) == (["cross", "embed"], "")
+
+
 async def test_limits_that_are_too_large_mean_the_largest(service: Service) -> None:
     """`max_tokens`, `top_n` and `page_size` may be larger than the model or the list."""
     most = 2**31 - 1

@@ -225,6 +225,7 @@ async def test_results_that_are_ready_together_are_split_to_fit(service: Service
     stream = await Stream.open(service.client)
     await stream.send(("a", "a text"))
     (alone,) = await stream.results(1)
+    assert alone.WhichOneof("outcome") == "embedding"
     assert await stream.end() == []
     limit = alone.ByteSize() + 64
     metadata = [("embedgrpc-max-response-bytes", str(limit))]

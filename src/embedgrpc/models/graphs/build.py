@@ -11,7 +11,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.prompts import TASKS_KEY
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.encoders import encoder
 from embedgrpc.models.graphs.encoders.families import FAMILIES
@@ -105,6 +107,11 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
     if family is None:
         known = ", ".join(FAMILIES)
         raise config.wrong("model_type", f"one of {known} where there is no onnx/model.onnx")
+    if config.values.get(TASKS_KEY):
+        raise ModelError(
+            f"{config.path}: {TASKS_KEY} names adapters, which need an ONNX export with an input "
+            "task_id: put it at onnx/model.onnx"
+        )
     graph = onnx.GraphProto(name=properties.model_type)
     _describe_inputs(graph, family.inputs)
     model = helper.make_model(

@@ -10,7 +10,7 @@ from typing import Any
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import MANIFEST_NAME, load_or_build
-from embedgrpc.models.kinds import WeightType
+from embedgrpc.models.kinds import Truncation, WeightType
 from embedgrpc.models.progress import reporter
 from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
@@ -21,7 +21,7 @@ from embedgrpc.models.tokenizers.tokenizer_class import find_changes
 # The bytes that building writes, for each byte of the weights; a converted graph is written twice.
 _BYTES_WRITTEN = {WeightType.FLOAT32: 1.0, WeightType.FLOAT16: 1.5, WeightType.INT8: 1.25}
 # Raise it with every change that makes another graph of the same files.
-_BUILDER_VERSION = 2
+_BUILDER_VERSION = 3
 # The keys of config.json that change what is computed. Sizes follow from the weights; the other
 # keys say who made the model, and how.
 _ENCODER_KEYS = (
@@ -36,7 +36,7 @@ class Graph:
 
     Attributes:
         path: The ONNX file; its weights lie beside it.
-        inputs: Names of its inputs, int64 [batch, tokens] each.
+        inputs: Names of its inputs, int64 [batch, tokens] each; of `task_id` int64 [batch].
         outputs: Names of its outputs; see the module `outputs`. An export that normalises by itself
             and has no token vectors lacks the vector before normalisation.
         weight_type: The type of most of the weights, such as "float32".
@@ -274,6 +274,10 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
+    if properties.tasks:
+        meaning["tasks"] = dict(properties.tasks)
+    if properties.truncation is not Truncation.END:
+        meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(folder / "tokenizer.json", properties.folder)
     changes = find_changes(folder, properties.folder, properties.model_type)

@@ -71,6 +71,7 @@ def _run(
         mask == 1, np.arange(mask.shape[1]) + np.array(_LENGTHS)[:, None], properties.pad_token_id
     )
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+    feeds["task_id"] = np.zeros(len(mask), np.int64)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # Two short texts need one thread, and each more takes memory.

@@ -26,6 +26,12 @@ def plan_inputs(
     Raises:
         ModelError: An input is not supported.
     """
+    if properties.tasks:
+        raise ModelError(
+            f"{properties.transformer_folder / 'config.json'}: lora_adaptations names tasks, but a "
+            f"request to Triton cannot choose one: set task_id for this model in the "
+            f"configuration to the task that {model} computes"
+        )
     made: dict[str, MakeInput] = {}
     for name in names:
         if name == _POSITIONS:

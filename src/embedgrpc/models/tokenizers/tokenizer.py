@@ -42,6 +42,7 @@ class TokenSequence:
             not tokenized completely, a number above the limit.
         characters_cut: Whether part of the text was dropped before tokenizing.
         document_tokens: The tokens of the document in a pair, without special tokens.
+        task: The task that the graph computes, if the model has several.
     """
 
     input_ids: IntArray
@@ -49,6 +50,7 @@ class TokenSequence:
     token_count_before: int
     characters_cut: bool = False
     document_tokens: int = 0
+    task: int = 0
 
     @property
     def truncated(self) -> bool:

@@ -10,13 +10,14 @@ import contextlib
 import inspect
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import grpc.aio
 
 from embedgrpc.engine.errors import BackendUnavailableError, EngineError
 from embedgrpc.server.calls.field_count import bound_fields
-from embedgrpc.server.calls.open_call import OpenCall
+from embedgrpc.server.calls.open_call import OpenCall, request_id_field
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.calls.requests import RequestParser, RequestStream, read_single
 from embedgrpc.server.rpc.handlers import (
@@ -86,6 +87,10 @@ class _Method:
             return await self._serve(call, context)
         except EngineError as error:
             failure = error
+            if call.request_id and "incident" in error.metadata:
+                # The engine logged it, and does not know the call.
+                fields = {"method": self._name, **error.metadata, "request_id": call.request_id}
+                _logger.error("call failed", extra=fields)  # noqa: TRY400 - it was logged
         except grpc.aio.AbortError:
             raise
         except grpc.aio.InternalError:
@@ -135,9 +140,19 @@ class _Method:
         return data
 
 
-def log_fault(error: Exception, fault: EngineError, *, method: str) -> None:
-    """Log where an exception came from, without its message, which may contain a text."""
-    _logger.error("unexpected exception", extra={"method": method, **fault.log_fields(error)})
+def log_fault(
+    error: Exception, fault: EngineError, *, method: str, id_field: Mapping[str, str] | None = None
+) -> None:
+    """Log where an exception came from, without its message, which may contain a text.
+
+    Args:
+        error: The exception.
+        fault: What the caller gets.
+        method: The method.
+        id_field: The log field with the request id, outside of the call's own tasks.
+    """
+    fields = {"method": method, **fault.log_fields(error), **(id_field or request_id_field())}
+    _logger.error("unexpected exception", extra=fields)
 
 
 def is_cancelled() -> bool:
@@ -152,5 +167,5 @@ def is_cancelled() -> bool:
 
 def stray_cancellation(method: str) -> EngineError:
     """Return the error for a cancellation that neither the caller nor the deadline caused."""
-    _logger.warning("stray cancellation", extra={"method": method})
+    _logger.warning("stray cancellation", extra={"method": method, **request_id_field()})
     return BackendUnavailableError("the work was cancelled; try again")

@@ -15,6 +15,7 @@ from embedgrpc.engine.errors import EngineError, OverloadedError
 from embedgrpc.server.calls.budget import Budget, Caller
 from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, CallLimits
 from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
+from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
 
 # How long a client always gets to read a unary response.
 READ_S_MIN = 5.0
@@ -43,6 +44,7 @@ class OpenCall:
     Attributes:
         caller: Who called.
         context: gRPC's context of the call.
+        request_id: The id that the caller gave it; may be empty.
         placed: Whether it holds a place.
         state: What it is doing.
         since: When it began to do that, on the monotonic clock.
@@ -59,6 +61,7 @@ class OpenCall:
         "caller",
         "context",
         "placed",
+        "request_id",
         "since",
         "state",
         "until",
@@ -70,6 +73,9 @@ class OpenCall:
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         self.caller = caller
         self.context = context
+        self.request_id = find_request_id(context.invocation_metadata())
+        if self.request_id:
+            context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
         self.placed = False
         self._enter(CallState.WORKING)
         self._began = self.since
@@ -230,7 +236,8 @@ class OpenCall:
             grpc.aio.AbortError: Always.
         """
         self.begin_abort()
-        await self.context.abort(status_code(error), message_of(error), trailing_metadata(error))
+        details = trailing_metadata(error, request_id=self.request_id)
+        await self.context.abort(status_code(error), message_of(error), details)
 
     async def wait_for_cancellation(self) -> None:
         """Wait for gRPC to cancel a call whose client has left, or reads nothing.
@@ -277,6 +284,12 @@ def set_current_call(call: OpenCall) -> None:
 def current_call() -> OpenCall | None:
     """Return the call of the running task."""
     return _current.get()
+
+
+def request_id_field() -> dict[str, str]:
+    """Return the log field with the request id of the running call, if it has one."""
+    call = _current.get()
+    return {"request_id": call.request_id} if call is not None and call.request_id else {}
 
 
 async def reserve_response(size: int) -> None:

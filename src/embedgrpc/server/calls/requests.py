@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc.aio
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.server.calls.open_call import OpenCall
+from embedgrpc.server.calls.open_call import OpenCall, request_id_field
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +58,12 @@ class RequestParser:
         except Exception as error:  # noqa: BLE001 - whatever a parser raises on foreign bytes
             _logger.debug(
                 "malformed message",
-                extra={"method": self.method, "bytes": len(data), "error": type(error).__name__},
+                extra={
+                    "method": self.method,
+                    "bytes": len(data),
+                    "error": type(error).__name__,
+                    **request_id_field(),
+                },
             )
         raise InvalidRequestError(
             "the message is not a valid protobuf message of this method",

@@ -7,6 +7,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 from embedgrpc.engine.errors import EngineError, Reason
+from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY
 from embedgrpc.v1 import common_pb2
 
 DOMAIN = "embedgrpc"
@@ -46,26 +47,33 @@ def message_of(error: EngineError) -> str:
     return error.message[:_MESSAGE_CHARACTERS_MAX]
 
 
-def trailing_metadata(error: EngineError) -> Metadata:
+def trailing_metadata(error: EngineError, *, request_id: str = "") -> Metadata:
     """Return the details of a failure: google.rpc.Status, and the retry delay.
 
     Source: gRFC A6 for the pushback, which official clients follow.
+
+    Args:
+        error: The failure.
+        request_id: The id that the caller gave the call; may be empty.
     """
     milliseconds = 0
     if error.retry_delay_s is not None:
         milliseconds = max(round(error.retry_delay_s * 1000), 1)
-    return _metadata_of(
+    variables = _variables(error)
+    if request_id:
+        variables = (*variables, ("requestId", request_id))
+    # Details with a request id are sent once.
+    metadata = (_metadata_of if request_id else _known_metadata_of)(
         error.reason,
         message_of(error),
         error.field,
-        _variables(error),
+        variables,
         others=tuple((other.field, other.reason.value) for other in error.others),
         retry_delay_ms=milliseconds,
     )
+    return (*metadata, (REQUEST_ID_KEY, request_id)) if request_id else metadata
 
 
-# An overloaded server sends the same details a thousand times a second.
-@lru_cache(_KNOWN_METADATA_MAX)
 def _metadata_of(
     reason: Reason,
     message: str,
@@ -99,6 +107,10 @@ def _metadata_of(
         status.details.append(packed)
     metadata.append(("grpc-status-details-bin", status.SerializeToString()))
     return tuple(metadata)
+
+
+# An overloaded server sends the same details a thousand times a second.
+_known_metadata_of = lru_cache(_KNOWN_METADATA_MAX)(_metadata_of)
 
 
 def _variables(error: EngineError) -> tuple[tuple[str, str], ...]:

@@ -14,6 +14,7 @@ from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Job
 from embedgrpc.server.calls.error_interceptor import log_fault
+from embedgrpc.server.calls.open_call import request_id_field
 from embedgrpc.server.contract.wire import embedding_wires
 
 
@@ -70,6 +71,7 @@ class StreamBatch:
         self._first = first
         self._ids = ids
         self.missing = len(ids)
+        self._id_field = request_id_field()
 
     def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         """Send the results of some rows; see `embedgrpc.engine.work.Sink`."""
@@ -112,7 +114,7 @@ class StreamBatch:
             packed = packing.result()
         except Exception as error:  # noqa: BLE001 - a stream waits for every answer
             fault = EngineError.fault()
-            log_fault(error, fault, method="StreamEmbed")
+            log_fault(error, fault, method="StreamEmbed", id_field=self._id_field)
             self.failed(indices, fault)
         else:
             self._send(packed)

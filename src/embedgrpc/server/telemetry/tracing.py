@@ -25,6 +25,7 @@ from opentelemetry.util.types import AttributeValue
 
 from embedgrpc.libraries.propagation import propagate
 from embedgrpc.server.rpc.handlers import behavior_of, make_handler, write_all
+from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -36,6 +37,7 @@ class Attribute:
     NETWORK_PEER_ADDRESS: Final = "network.peer.address"
     NETWORK_PEER_PORT: Final = "network.peer.port"
     RPC_METHOD: Final = "rpc.method"
+    RPC_REQUEST_METADATA_REQUEST_ID: Final = f"rpc.request.metadata.{REQUEST_ID_KEY}"
     RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
     RPC_SYSTEM_NAME: Final = "rpc.system.name"
 
@@ -100,6 +102,8 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
                 **_peer(context.peer()),
             },
         )
+        if span.is_recording() and (request_id := find_request_id(metadata)):
+            span.set_attribute(Attribute.RPC_REQUEST_METADATA_REQUEST_ID, (request_id,))
         token = attach(trace.set_span_in_context(span, parent))
         try:
             yield
