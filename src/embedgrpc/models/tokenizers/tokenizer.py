@@ -162,6 +162,11 @@ class Tokenizer:
         return self._single.special_count
 
     @property
+    def has_types(self) -> bool:
+        """Whether a text or pair has token types other than 0."""
+        return any(one.has_types for one in (self._single, self._pair) if one is not None)
+
+    @property
     def special_ids(self) -> tuple[IntArray, IntArray]:
         """The special tokens before and after one text, int64 [tokens] each."""
         before, after = self._single.specials
@@ -243,7 +248,7 @@ class _TemplateArrays:
         self.specials = [np.array(group, dtype=np.int64) for group in template.specials]
         self._special_types = [np.array(group, dtype=np.int64) for group in template.special_types]
         self._text_types = template.text_types
-        self._has_types = template.has_types
+        self.has_types = template.has_types
 
     def around(self, texts: tuple[IntArray, ...], token_count_before: int) -> TokenSequence:
         """Build a sequence of one or two texts: int64 [tokens] each."""
@@ -252,7 +257,7 @@ class _TemplateArrays:
             parts += (ids, special)
         return TokenSequence(
             input_ids=np.concatenate(parts),
-            token_type_ids=self._type_ids(texts) if self._has_types else None,
+            token_type_ids=self._type_ids(texts) if self.has_types else None,
             token_count_before=token_count_before,
         )
 

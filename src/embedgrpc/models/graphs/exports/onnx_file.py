@@ -115,6 +115,11 @@ def _text_fields(descriptor: Descriptor) -> tuple[tuple[str, bool, bool], ...]:
     )
 
 
+def input_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the names of a graph's inputs."""
+    return tuple(value.name for value in model.graph.input)
+
+
 def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
     """Return the names of the external files of a graph's weights, without duplicates."""
     locations = {
