@@ -52,7 +52,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
         )
     # Maven downloads it under the name of its version, and not as a program.
     for downloaded in CACHE.glob("maven/io/grpc/protoc-gen-grpc-java/*/*.exe"):
-        program = shutil.copy(downloaded, programs / "protoc-gen-grpc-java")
+        program = programs / "protoc-gen-grpc-java"
+        shutil.copy(downloaded, program)
         program.chmod(0o755)
     folders = (
         programs,
