@@ -172,7 +172,6 @@ def read(
     provenance.note_first("similarity", [(extras, "similarity_fn_name")])
     provenance.note_first("activation", activation_places(config, extras))
     provenance.note_first("truncation", [(truncation_file, truncation_key)])
-    provenance.note_first("padding_side", [(tokenizer_config, "padding_side")])
     provenance.note_first(
         "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
     )
@@ -190,7 +189,7 @@ def read(
         similarity=overrides.similarity
         or read_similarity(extras, default=Similarity.DOT if modules.splade else Similarity.COSINE),
         activation=overrides.activation or read_activation(config, extras),
-        padding_side=overrides.padding_side or find_padding_side(model_type, tokenizer_config),
+        padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
         pad_token_id=find_pad_token_id(folder, root, config, tokenizer_config)
         if overrides.pad_token_id is None
         else overrides.pad_token_id,

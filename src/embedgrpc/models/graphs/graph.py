@@ -32,7 +32,7 @@ from embedgrpc.models.tokenizers.tokenizer_class import find_changes
 _BYTES_WRITTEN = {WeightType.FLOAT32: 1.0, WeightType.FLOAT16: 1.5, WeightType.INT8: 1.25}
 _logger = logging.getLogger(__name__)
 # Raise it with every change that makes another graph of the same files.
-_BUILDER_VERSION = 3
+_BUILDER_VERSION = 4
 # The keys of config.json that change what is computed. Sizes follow from the weights; the other
 # keys say who made the model, and how.
 _ENCODER_KEYS = (
