@@ -78,7 +78,7 @@ def main(target: str) -> None:
         try:
             client.embed([tower, ""])
         except EmbedGrpcError as error:
-            fields = [field for field, _ in error.field_violations]
+            fields = [violation.field for violation in error.field_violations]
             print("error:", error.code.name, error.reason, *fields)
             if error.retry_delay_s is not None:
                 print(f"retry after {error.retry_delay_s:g} s")
