@@ -76,10 +76,10 @@ def main(target: str) -> None:
             print(f"rerank: {ranked.score:.4f} {documents[ranked.index]}")
 
         try:
-            client.embed([tower, ""])
+            client.embed([tower, river], truncation="none", max_tokens=4)
         except EmbedGrpcError as error:
             fields = [violation.field for violation in error.field_violations]
-            print("error:", error.code.name, error.reason, *fields)
+            print("error:", error.code.name, error.reason, error.label, *fields)
             if error.retry_delay_s is not None:
                 print(f"retry after {error.retry_delay_s:g} s")
 

@@ -105,7 +105,7 @@ def test_an_input_that_fits_into_no_message_fails_alone(
     """The other texts succeed; the error has id, position, size and limit."""
     client, script = small
     script.max_in_flight_inputs, script.max_batch_inputs = 40, 20
-    inputs = [((n, "id"), "x" * (SMALL_BYTES if n % 5 == 2 else n)) for n in range(100)]
+    inputs = [((n, "id"), "x" * (SMALL_BYTES if n % 5 == 2 else n + 1)) for n in range(100)]
     results = list(client.embed_stream(inputs, order=order))
     if order == "input":
         assert [result.id for result in results] == [name for name, _ in inputs]

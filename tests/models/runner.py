@@ -14,7 +14,6 @@ from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import Graph, prepare
-from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 
@@ -41,10 +40,10 @@ class Runner:
         return cls(properties, Tokenizer.load(properties), graph, backend)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenSequence]:
-        """Tokenize texts, truncated at their ends to the model's limit."""
+        """Tokenize texts, truncated to the model's limit as the model does it."""
         return [
             self.tokenizer.build_sequence(
-                ids, max_tokens=self.properties.max_tokens, truncation=Truncation.END
+                ids, max_tokens=self.properties.max_tokens, truncation=self.properties.truncation
             )
             for ids in self.tokenizer.encode(texts)
         ]
@@ -55,7 +54,10 @@ class Runner:
         documents = self.tokenizer.encode([pair[1] for pair in pairs])
         return [
             self.tokenizer.build_pair(
-                query, document, max_tokens=self.properties.max_tokens, truncation=Truncation.END
+                query,
+                document,
+                max_tokens=self.properties.max_tokens,
+                truncation=self.properties.truncation,
             )
             for query, document in zip(queries, documents, strict=True)
         ]

@@ -20,6 +20,7 @@ def _without_onnx(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bert-cls",
         "bert-cls without onnx",
         "bert-st54",
+        "bert-truncation-left",
         "roberta-mean",
         "distilbert-mean",
         "mpnet-mean",

@@ -60,6 +60,7 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
     yield Property("weights_bytes", sum(path.stat().st_size for path in weights))
     yield Property("tokenizer", _within(read.transformer_folder / "tokenizer.json", files.folder))
     yield defined("max_tokens", read.max_tokens)
+    yield defined("truncation", read.truncation)
     yield defined("padding_side", read.padding_side)
     yield defined("pad_token_id", read.pad_token_id)
     yield defined("lowercase", read.lowercase)
@@ -74,6 +75,8 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
             if getattr(read, name):
                 yield defined(name, getattr(read, name))
         yield defined("prompts", dict(read.prompts))
+        if read.tasks:
+            yield defined("tasks", dict(read.tasks))
         yield defined("default_prompt_name", read.default_prompt_name)
         yield defined("similarity", read.similarity)
     else:

@@ -1,14 +1,14 @@
 """Run a model on texts without a server."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
-from embedgrpc.models.kinds import Kind, Truncation
+from embedgrpc.models.kinds import Kind
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
@@ -63,20 +63,24 @@ class LocalRunner:
         return self.run_batches(sequences, [[index] for index in range(len(sequences))])
 
     def tokenize(self, items: Sequence[Item]) -> list[TokenSequence]:
-        """Tokenize items with the model's default prompt, truncated at their ends."""
+        """Tokenize items with the model's default prompt, truncated as the model does it."""
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
+        truncation = properties.truncation
         if properties.kind is Kind.CROSS_ENCODER:
             pairs = [item for item in items if not isinstance(item, str)]
             queries = tokenizer.encode([prompt + query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
             return [
-                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=Truncation.END)
+                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
                 for pair in zip(queries, documents, strict=True)
             ]
         texts = [prompt + item for item in items if isinstance(item, str)]
         return [
-            tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=Truncation.END)
+            replace(
+                tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
+                task=properties.default_task,
+            )
             for ids in tokenizer.encode(texts)
         ]
 

@@ -6,7 +6,7 @@ import pytest
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties, read
-from embedgrpc.models.kinds import Activation, Kind, Pooling, Similarity
+from embedgrpc.models.kinds import Activation, Kind, Pooling, Similarity, Truncation
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, copy_fixture, edit_json
 
@@ -161,16 +161,28 @@ def test_prompts(tmp_path: Path) -> None:
 
 
 def test_padding(tmp_path: Path) -> None:
-    """The tokenizer sets the side if positions allow it; either file may set the token."""
+    """Padding goes on the right, whatever the tokenizer says; either file may set the token."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / "tokenizer_config.json", padding_side="left")
     edit_json(folder / "config.json", pad_token_id=None)
     properties = _read(folder)
     assert (properties.padding_side, properties.pad_token_id) == ("right", 0)
     edit_json(folder / "config.json", model_type="qwen3")
-    assert _read(folder).padding_side == "left"
+    assert _read(folder).padding_side == "right"
     edit_json(folder / "tokenizer_config.json", pad_token={"content": "[MASK]"})
     assert _read(folder).pad_token_id == 4
+
+
+def test_truncation(tmp_path: Path) -> None:
+    """`truncation_side` counts; without it, the direction that `tokenizer.json` names."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    assert _read(folder).truncation is Truncation.END
+    edit_json(folder / "tokenizer.json", truncation={"direction": "Left", "max_length": 32})
+    read = _read(folder)
+    assert read.truncation is Truncation.START
+    assert read.origins["truncation"] == "tokenizer.json: truncation"
+    edit_json(folder / "tokenizer_config.json", truncation_side="right")
+    assert _read(folder).truncation is Truncation.END
 
 
 POOLING = "1_Pooling/config.json"
@@ -203,6 +215,8 @@ EXTRAS = "config_sentence_transformers.json"
         (EXTRAS, {"model_type": "Encoder"}, "model_type 'Encoder' is not supported"),
         (EXTRAS, {"model_type": "CrossEncoder"}, "contradicts the Pooling module"),
         ("tokenizer_config.json", {"padding_side": "top"}, "padding_side must be left or right"),
+        ("tokenizer_config.json", {"truncation_side": "top"}, "truncation_side must be left or"),
+        ("tokenizer.json", {"truncation": {"direction": "\\u"}}, "direction must be Left or Right"),
         ("tokenizer_config.json", {"model_max_length": "x"}, "model_max_length must be a whole"),
     ],
 )

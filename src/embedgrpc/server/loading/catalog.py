@@ -109,7 +109,13 @@ class ServedModel:
     @property
     def default_truncation(self) -> Truncation:
         """The truncation of requests that do not set one."""
-        return self.settings.default_truncation
+        properties = self.loaded.properties if self.loaded else None
+        return self.choose_truncation(properties)
+
+    def choose_truncation(self, properties: ModelProperties | None) -> Truncation:
+        """Return the truncation of requests that do not set one."""
+        own = properties.truncation if properties else Truncation.END
+        return self.settings.default_truncation or own
 
     def ready(self) -> LoadedModel:
         """Return the loaded model.

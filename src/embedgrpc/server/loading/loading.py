@@ -288,7 +288,9 @@ def _assemble(
     if prepared.properties.kind is Kind.EMBEDDING:
         embedder = Embedder(*common, graph_outputs=prepared.graph.outputs)
         probe = embedder.probe
-        embed_options = EmbedOptionsReader(embedder, default_truncation=model.default_truncation)
+        embed_options = EmbedOptionsReader(
+            embedder, default_truncation=model.choose_truncation(prepared.properties)
+        )
         method = _choose_method(model, prepared)
         if method:
             max_query_tokens = model.settings.max_query_tokens or prepared.properties.max_tokens

@@ -80,9 +80,10 @@ class ModelSettings(BaseModel):
     aliases: tuple[Annotated[str, AfterValidator(_check_alias)], ...] = Field(
         default=(), description="Further names in requests"
     )
-    default_truncation: Truncation = Field(
-        default=Truncation.END,
-        description="How to truncate long texts if a request does not say: none, end or start",
+    default_truncation: Truncation | None = Field(
+        default=None,
+        description="How to truncate long texts if a request does not say: none, end or start."
+        " Empty truncates the end that the model's tokenizer truncates",
     )
     escape_special_tokens: bool = Field(
         default=False,
@@ -140,7 +141,8 @@ class ModelSettings(BaseModel):
     )
     output: str = Field(default="", description="Output of the ONNX graph to use")
     task_id: int | None = Field(
-        default=None, description="Task number, for graphs that select a task by number"
+        default=None,
+        description="Task number of all texts, for graphs that select a task",
     )
     weight_type: WeightType = Field(
         default=WeightType.FLOAT32,
