@@ -78,8 +78,8 @@ def main(target: str) -> None:
         try:
             client.embed([tower, river], truncation="none", max_tokens=4)
         except EmbedGrpcError as error:
-            fields = [field for field, _ in error.field_violations]
-            print("error:", error.code.name, error.reason, error.metadata["label"], *fields)
+            fields = [violation.field for violation in error.field_violations]
+            print("error:", error.code.name, error.reason, error.label, *fields)
             if error.retry_delay_s is not None:
                 print(f"retry after {error.retry_delay_s:g} s")
 
