@@ -10,6 +10,7 @@ import (
 	"log"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -22,6 +23,9 @@ import (
 )
 
 const (
+	tower  = "The tower is 330 metres tall."
+	rivers = "Rivers flow to the sea."
+
 	batchSize     = 64
 	maxReconnects = 5
 	// How many texts may be sent and not yet answered.
@@ -51,20 +55,30 @@ func run(target string) error {
 	if err := embed(ctx, embedding); err != nil {
 		return err
 	}
+	if err := embedPartly(ctx, embedding); err != nil {
+		return err
+	}
 	if err := embedMany(ctx, embedding); err != nil {
 		return err
 	}
-	if err := rerank(ctx, pb.NewRerankServiceClient(conn)); err != nil {
+	ranking := pb.NewRerankServiceClient(conn)
+	if err := rerank(ctx, ranking); err != nil {
 		return err
 	}
-	_, err = embedding.Embed(ctx, &pb.EmbedRequest{Texts: []string{"A text.", ""}})
+	if err := streamRerank(ctx, ranking); err != nil {
+		return err
+	}
+	_, err = embedding.Embed(ctx, &pb.EmbedRequest{
+		Texts:   []string{tower, rivers},
+		Options: &pb.EmbedOptions{Truncation: pb.Truncation_TRUNCATION_NONE, MaxTokens: 4},
+	})
 	printError(err)
 	return nil
 }
 
 func embed(ctx context.Context, client pb.EmbeddingServiceClient) error {
 	response, err := client.Embed(ctx, &pb.EmbedRequest{
-		Texts: []string{"The tower is 330 metres tall.", "Rivers flow to the sea."},
+		Texts: []string{tower, rivers},
 	})
 	if err != nil {
 		return err
@@ -72,6 +86,24 @@ func embed(ctx context.Context, client pb.EmbeddingServiceClient) error {
 	vectors := response.GetEmbeddings()
 	fmt.Printf("embed: %d vectors of %d numbers, %d and %d tokens\n", len(vectors),
 		vectors[0].GetDense().GetDimensions(), vectors[0].GetTokenCount(), vectors[1].GetTokenCount())
+	return nil
+}
+
+// embedPartly embeds the texts that can be embedded, and reads why the other cannot.
+func embedPartly(ctx context.Context, client pb.EmbeddingServiceClient) error {
+	response, err := client.Embed(ctx, &pb.EmbedRequest{
+		Texts:        []string{tower, ""},
+		AllowPartial: true,
+	})
+	if err != nil {
+		return err
+	}
+	for index, embedding := range response.GetEmbeddings() {
+		if failure := embedding.GetError(); failure != nil {
+			reason := strings.TrimPrefix(failure.GetReason().String(), "ERROR_REASON_")
+			fmt.Printf("partial: texts[%d] %s\n", index, reason)
+		}
+	}
 	return nil
 }
 
@@ -179,7 +211,7 @@ func sendAll(
 }
 
 func rerank(ctx context.Context, client pb.RerankServiceClient) error {
-	documents := []string{"It is red.", "The tower is 330 metres tall.", "Rivers flow to the sea."}
+	documents := []string{"It is red.", tower, rivers}
 	response, err := client.Rerank(ctx, &pb.RerankRequest{
 		Query:     "How tall is the tower?",
 		Documents: documents,
@@ -194,13 +226,59 @@ func rerank(ctx context.Context, client pb.RerankServiceClient) error {
 	return nil
 }
 
+// streamRerank ranks the documents of two queries, which fit into the window of one stream.
+func streamRerank(ctx context.Context, client pb.RerankServiceClient) error {
+	queries := []string{"How tall is the tower?", "Where does the water go?"}
+	documents := []string{tower, rivers}
+	stream, err := client.StreamRerank(ctx)
+	if err != nil {
+		return err
+	}
+	steps := []*pb.StreamRerankRequest{
+		{Step: &pb.StreamRerankRequest_Setup{Setup: &pb.StreamRerankSetup{}}},
+	}
+	for _, query := range queries {
+		part := &pb.StreamRerankPart{Id: query, Query: query, Documents: documents}
+		steps = append(steps, &pb.StreamRerankRequest{Step: &pb.StreamRerankRequest_Part{Part: part}})
+	}
+	for _, step := range steps {
+		// Send reports a broken stream as io.EOF; Recv returns the reason.
+		if err := stream.Send(step); err != nil && err != io.EOF {
+			return err
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	best := make(map[string]string)
+	for {
+		response, err := stream.Recv()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		result := response.GetResult()
+		if failure := result.GetError(); failure != nil {
+			log.Printf("query %s: %s", result.GetId(), failure.GetMessage())
+		} else if ranking := result.GetRanking(); ranking != nil {
+			best[result.GetId()] = documents[ranking.GetResults()[0].GetIndex()]
+		}
+	}
+	for _, query := range queries {
+		fmt.Println("stream rerank:", query, best[query])
+	}
+	return nil
+}
+
 func printError(err error) {
 	failure := status.Convert(err)
 	reason, fields := "", ""
 	for _, detail := range failure.Details() {
 		switch detail := detail.(type) {
 		case *errdetails.ErrorInfo:
-			reason = detail.GetReason()
+			reason = strings.TrimSpace(detail.GetReason() + " " + detail.GetMetadata()["label"])
 		case *errdetails.BadRequest:
 			for _, violation := range detail.GetFieldViolations() {
 				fields += " " + violation.GetField()

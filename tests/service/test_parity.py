@@ -251,7 +251,9 @@ def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
     models = {model.id: model for model in fixture_client.list_models()}
     assert list(models) == sorted([*DENSE, *CROSS, "splade-bert"])
     for name in DENSE:
-        settings = expected(name)["settings"]
+        settings = expected(name).get("settings")
+        if settings is None:
+            continue
         assert models[name].dimensions == settings["dimension"]
         assert models[name].max_tokens == settings["max_seq_length"]
         assert models[name].normalized == settings["normalize"]

@@ -13,6 +13,7 @@ import {
   errorDetailsClientMiddleware,
 } from "nice-grpc-error-details";
 
+import { ErrorReason, Truncation } from "./gen/embedgrpc/v1/common.js";
 import {
   type EmbeddingServiceClient,
   EmbeddingServiceDefinition,
@@ -21,9 +22,14 @@ import {
   StreamEmbedSetup,
 } from "./gen/embedgrpc/v1/embedding_service.js";
 import {
+  type DeepPartial,
   type RerankServiceClient,
   RerankServiceDefinition,
+  type StreamRerankRequest,
 } from "./gen/embedgrpc/v1/rerank_service.js";
+
+const TOWER = "The tower is 330 metres tall.";
+const RIVERS = "Rivers flow to the sea.";
 
 const BATCH_SIZE = 64;
 const RECONNECTS_MAX = 5;
@@ -54,21 +60,34 @@ async function main(target: string): Promise<void> {
   try {
     const embedding = factory.create(EmbeddingServiceDefinition, channel);
     await embed(embedding);
+    await embedPartly(embedding);
     await embedMany(embedding);
-    await rerank(factory.create(RerankServiceDefinition, channel));
-    await embedding.embed({ texts: ["A text.", ""] }).catch(printError);
+    const ranking = factory.create(RerankServiceDefinition, channel);
+    await rerank(ranking);
+    await streamRerank(ranking);
+    const options = { truncation: Truncation.TRUNCATION_NONE, maxTokens: 4 };
+    await embedding.embed({ texts: [TOWER, RIVERS], options }).catch(printError);
   } finally {
     channel.close();
   }
 }
 
 async function embed(client: EmbeddingServiceClient): Promise<void> {
-  const { embeddings } = await client.embed({
-    texts: ["The tower is 330 metres tall.", "Rivers flow to the sea."],
-  });
+  const { embeddings } = await client.embed({ texts: [TOWER, RIVERS] });
   const tokens = embeddings.map((one) => one.tokenCount).join(" and ");
   const numbers = embeddings[0]?.dense?.values.length;
   console.log(`embed: ${embeddings.length} vectors of ${numbers} numbers, ${tokens} tokens`);
+}
+
+/** Embeds the texts that can be embedded, and reads why the other cannot. */
+async function embedPartly(client: EmbeddingServiceClient): Promise<void> {
+  const { embeddings } = await client.embed({ texts: [TOWER, ""], allowPartial: true });
+  for (const [index, { error }] of embeddings.entries()) {
+    if (error) {
+      const reason = ErrorReason[error.reason]?.replace("ERROR_REASON_", "");
+      console.log(`partial: texts[${index}] ${reason}`);
+    }
+  }
 }
 
 /** Embeds 2,000 texts over as many streams as it takes. */
@@ -135,11 +154,38 @@ async function* requests(
 }
 
 async function rerank(client: RerankServiceClient): Promise<void> {
-  const documents = ["It is red.", "The tower is 330 metres tall.", "Rivers flow to the sea."];
+  const documents = ["It is red.", TOWER, RIVERS];
   const query = "How tall is the tower?";
   const { results } = await client.rerank({ query, documents, options: { topN: 2 } });
   for (const { score = 0, index = 0 } of results) {
     console.log(`rerank: ${score.toFixed(4)} ${documents[index]}`);
+  }
+}
+
+/** Ranks the documents of two queries, which fit into the window of one stream. */
+async function streamRerank(client: RerankServiceClient): Promise<void> {
+  const queries = ["How tall is the tower?", "Where does the water go?"];
+  const documents = [TOWER, RIVERS];
+  const best = new Map<string, string | undefined>();
+  async function* requests(): AsyncGenerator<DeepPartial<StreamRerankRequest>> {
+    yield { step: { $case: "setup", value: {} } };
+    for (const query of queries) {
+      yield { step: { $case: "part", value: { id: query, query, documents } } };
+    }
+  }
+  for await (const { step } of client.streamRerank(requests())) {
+    if (step?.$case !== "result") {
+      continue;
+    }
+    const { id, outcome } = step.value;
+    if (outcome?.$case === "ranking") {
+      best.set(id, documents[outcome.value.results[0]?.index ?? 0]);
+    } else {
+      console.error(`query ${id}: ${outcome?.value.message}`);
+    }
+  }
+  for (const query of queries) {
+    console.log("stream rerank:", query, best.get(query));
   }
 }
 
@@ -151,6 +197,9 @@ function printError(error: unknown): void {
   for (const detail of error.extra) {
     if (detail.$type === ErrorInfo.$type) {
       words.push(detail.reason);
+      if (detail.metadata.label) {
+        words.push(detail.metadata.label);
+      }
     } else if (detail.$type === BadRequest.$type) {
       words.push(...detail.fieldViolations.map((violation) => violation.field));
     } else if (detail.$type === RetryInfo.$type) {

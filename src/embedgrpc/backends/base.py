@@ -18,12 +18,14 @@ class PaddedBatch:
         attention_mask: int64 [batch, tokens]; 1 for a real token, 0 for padding.
         token_type_ids: int64 [batch, tokens]; 1 for the second text of a pair.
         outputs: Names of the outputs to return.
+        task: The task of all sequences, if the model has several.
     """
 
     input_ids: IntArray
     attention_mask: IntArray
     token_type_ids: IntArray
     outputs: tuple[str, ...]
+    task: int = 0
 
 
 class Cancellation:

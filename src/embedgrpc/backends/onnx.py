@@ -148,11 +148,13 @@ class OnnxBackend:
         del self._session
 
     def _select_inputs(self, batch: PaddedBatch) -> dict[str, IntArray]:
-        arrays = {
+        arrays: dict[str, IntArray] = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
             "token_type_ids": batch.token_type_ids,
         }
+        if "task_id" in self._input_names:
+            arrays["task_id"] = np.full(len(batch.input_ids), batch.task, np.int64)
         return {name: arrays[name] for name in self._input_names}
 
     def _run_bound(

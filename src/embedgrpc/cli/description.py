@@ -75,6 +75,8 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
             if getattr(read, name):
                 yield defined(name, getattr(read, name))
         yield defined("prompts", dict(read.prompts))
+        if read.tasks:
+            yield defined("tasks", dict(read.tasks))
         yield defined("default_prompt_name", read.default_prompt_name)
         yield defined("similarity", read.similarity)
     else:

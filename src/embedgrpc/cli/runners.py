@@ -1,7 +1,7 @@
 """Run a model on texts without a server."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from embedgrpc.engine.results.rows import cut_rows
@@ -77,7 +77,10 @@ class LocalRunner:
             ]
         texts = [prompt + item for item in items if isinstance(item, str)]
         return [
-            tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation)
+            replace(
+                tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
+                task=properties.default_task,
+            )
             for ids in tokenizer.encode(texts)
         ]
 

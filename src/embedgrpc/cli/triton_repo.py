@@ -153,6 +153,10 @@ def _write(model: ModelSettings, folder: Path, execution: "Execution", settings:
 
     files = resolve(model.source)
     properties, graph = prepare_validated(files, model, settings)
+    if properties.tasks:
+        raise ModelError(
+            f"{files.folder}: a request to Triton cannot choose a task: set task_id for this model"
+        )
     written = RepositoryModel(model.name, files.pinned_source, properties, graph)
     place = write_model(folder, written, execution)
     fingerprint = execution.fingerprint(graph.content_hash)

@@ -15,8 +15,8 @@ from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 # with short deadlines cannot starve it.
 _PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
 
-# The content of a sequence (ids, token types) and the graph outputs wanted of it.
-SequenceKey = tuple[bytes, bytes, tuple[str, ...]]
+# The content of a sequence (ids, token types, task) and the graph outputs wanted of it.
+SequenceKey = tuple[bytes, bytes, int, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,7 @@ class QueuedSequence:
         self.key: SequenceKey = (
             sequence.input_ids.tobytes(),
             types.tobytes() if types is not None else b"",
+            sequence.task,
             job.outputs,
         )
         self.gone = False

@@ -161,14 +161,14 @@ def test_prompts(tmp_path: Path) -> None:
 
 
 def test_padding(tmp_path: Path) -> None:
-    """The tokenizer sets the side if positions allow it; either file may set the token."""
+    """Padding goes on the right, whatever the tokenizer says; either file may set the token."""
     folder = copy_fixture("bert-mean", tmp_path)
     edit_json(folder / "tokenizer_config.json", padding_side="left")
     edit_json(folder / "config.json", pad_token_id=None)
     properties = _read(folder)
     assert (properties.padding_side, properties.pad_token_id) == ("right", 0)
     edit_json(folder / "config.json", model_type="qwen3")
-    assert _read(folder).padding_side == "left"
+    assert _read(folder).padding_side == "right"
     edit_json(folder / "tokenizer_config.json", pad_token={"content": "[MASK]"})
     assert _read(folder).pad_token_id == 4
 

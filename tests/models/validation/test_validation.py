@@ -229,7 +229,7 @@ def test_an_endless_graph_is_refused(tmp_path: Path) -> None:
     wanted = _validation(folder, limits=ValidationLimits(timeout_s=3, memory_bytes=0))
     with pytest.raises(ModelError, match="took longer than 3 s and was killed: increase load"):
         _load(wanted)
-    assert all(path.name.endswith("-external") for path in wanted.cache_dir.iterdir())
+    assert all(path.name.endswith("-facts") for path in wanted.cache_dir.iterdir())
 
 
 def test_validation_has_a_memory_limit(tmp_path: Path) -> None:

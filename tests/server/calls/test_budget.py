@@ -29,3 +29,17 @@ async def test_a_cancelled_call_lets_in_the_next() -> None:
         await small
     assert budget.held == 11
     assert budget.try_take(OTHER, 1)
+
+
+def test_nothing_is_kept_of_callers_that_hold_nothing() -> None:
+    """What is given back is forgotten with its caller."""
+    budget = Budget(90)
+    for caller in (ONE, OTHER):
+        assert budget.try_take(caller, 10)
+        assert budget.try_take(caller, 5)
+    for amount in (5, 10):
+        for caller in (ONE, OTHER):
+            budget.give_back(caller, amount)
+    assert budget.held == 0
+    assert not budget._by_connection
+    assert not budget._by_address

@@ -60,6 +60,34 @@ def test_the_timer_of_a_stop_starts_with_the_signal(tmp_path: Path) -> None:
         assert process.wait(PATIENCE_S) == 1
 
 
+_BUFFERED = """
+import logging, sys, threading
+from embedgrpc.server.process.shutdown_deadline import ShutdownDeadline
+
+class Buffered(logging.Handler):
+    lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+    def flush(self):
+        print(*self.lines, file=sys.stderr, flush=True)
+
+logging.getLogger().addHandler(Buffered())
+ShutdownDeadline(0.1).begin()
+threading.Event().wait()
+"""
+
+
+def test_what_was_logged_is_written_before_the_end() -> None:
+    """The line that says why is not lost in a buffer."""
+    done = subprocess.run(
+        [sys.executable, "-c", _BUFFERED], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "stop took too long" in done.stderr
+
+
 @pytest.mark.parametrize("how", ["busy", "blocked"])
 def test_a_stop_that_takes_too_long_is_ended(how: str) -> None:
     """A busy interpreter, a thread that does not end, or a blocked log cannot prevent that."""

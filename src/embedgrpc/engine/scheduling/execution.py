@@ -76,6 +76,15 @@ class BatchRunner:
         return deliveries
 
     def _attempt(self, entries: Sequence[BatchEntry], context: RunContext) -> list[BatchResult]:
+        """Run entries once, those of each task by themselves."""
+        by_task: dict[int, list[BatchEntry]] = {}
+        for entry in entries:
+            by_task.setdefault(entry[0].sequence.task, []).append(entry)
+        if len(by_task) == 1:
+            return self._run(entries, context)
+        return [result for group in by_task.values() for result in self._run(group, context)]
+
+    def _run(self, entries: Sequence[BatchEntry], context: RunContext) -> list[BatchResult]:
         """Run entries once; return those that succeeded and the others with the reason."""
         try:
             batch = self._pad(entries)

@@ -18,7 +18,7 @@ def pad(
     """Pad sequences to the longest of them.
 
     Args:
-        sequences: At least one.
+        sequences: At least one; all of one task.
         pad_token_id: The token where the mask is 0.
         left: Whether padding comes before the tokens.
         outputs: Names of the graph outputs to compute.
@@ -38,4 +38,4 @@ def pad(
         attention_mask[row, columns] = 1
         if sequence.token_type_ids is not None:
             token_type_ids[row, columns] = sequence.token_type_ids
-    return PaddedBatch(input_ids, attention_mask, token_type_ids, outputs)
+    return PaddedBatch(input_ids, attention_mask, token_type_ids, outputs, task=sequences[0].task)

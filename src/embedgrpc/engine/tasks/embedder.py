@@ -145,6 +145,7 @@ class Embedder:
             truncation=Truncation.END,
             max_tokens=self.properties.max_tokens,
             representations=self.properties.representations,
+            task=self.properties.default_task,
         )
         inputs = self._inputs(
             [text], spec, size_bytes=len(text), field="text", indexed=False, atomic=True
@@ -284,6 +285,7 @@ class Embedder:
                     max_tokens=spec.max_tokens,
                     truncation=spec.truncation,
                     field=name(index),
+                    task=spec.task,
                 )
                 for index, one in enumerate(results)
             ]
@@ -301,7 +303,13 @@ class Embedder:
         )
 
     def build_sequence(
-        self, result: TokenizeResult, *, max_tokens: int, truncation: Truncation, field: str
+        self,
+        result: TokenizeResult,
+        *,
+        max_tokens: int,
+        truncation: Truncation,
+        field: str,
+        task: int = 0,
     ) -> TokenSequence | errors.EngineError:
         """Build a sequence from a tokenized text, or return the error for it.
 
@@ -310,6 +318,7 @@ class Embedder:
             max_tokens: Maximum length, special tokens included.
             truncation: The end to cut, if any.
             field: Its place in the request, for errors.
+            task: The task that the graph computes, if the model has several.
         """
         if isinstance(result, errors.EngineError):
             return result
@@ -319,7 +328,9 @@ class Embedder:
             )
         except TokenLimitError as error:
             return too_many_tokens(error, field=field)
-        return replace(sequence, characters_cut=True) if result.characters_cut else sequence
+        if result.characters_cut or task:
+            return replace(sequence, characters_cut=result.characters_cut, task=task)
+        return sequence
 
 
 def no_direction(field: str) -> errors.NonFiniteOutputError:

@@ -21,6 +21,7 @@ class EmbedSpec:
         max_tokens: Maximum tokens of a text, at most the model's.
         representations: The representations to return; the model must have them.
         max_sparse_terms: Keep only this many of the heaviest sparse terms; 0 for all.
+        task: The task that the graph computes, if the model has several.
     """
 
     prompt: str
@@ -30,6 +31,7 @@ class EmbedSpec:
     max_tokens: int
     representations: tuple[Representation, ...]
     max_sparse_terms: int = 0
+    task: int = 0
 
 
 @dataclass(frozen=True, slots=True)

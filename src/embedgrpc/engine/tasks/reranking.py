@@ -35,6 +35,7 @@ class RerankSpec:
             cross-encoder, the query's tokens and special tokens do not count.
         query_prompt: Prepended to the query.
         document_prompt: Prepended to each document.
+        tasks: Those of the query and of the documents, if the model has several.
     """
 
     scale: ScoreScale
@@ -42,6 +43,7 @@ class RerankSpec:
     max_tokens: int
     query_prompt: str = ""
     document_prompt: str = ""
+    tasks: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

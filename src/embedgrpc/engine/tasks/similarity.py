@@ -188,6 +188,7 @@ class SimilarityReranker:
             max_tokens=min(own_limit, limit),
             truncation=spec.truncation,
             field=field_of(position),
+            task=spec.tasks[1 if position else 0],
         )
 
 

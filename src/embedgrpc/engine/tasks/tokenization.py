@@ -68,6 +68,8 @@ class TextTokenizer:
         self._counting = counting
         self._locating = locating
         self._max_characters = max_characters
+        # A piece ends at the first place behind this length where a text may be cut.
+        self._piece_characters = min(SLICE_CHARACTERS, max(max_characters // 2, 1))
 
     @property
     def is_available(self) -> bool:
@@ -130,14 +132,14 @@ class TextTokenizer:
         pieces: list[_Piece] = []
         for index, text in enumerate(texts):
             whole = prompt + text
-            if len(whole) <= SLICE_CHARACTERS or self._tokenizer.cut_points is None:
+            if len(whole) <= self._piece_characters or self._tokenizer.cut_points is None:
                 pieces.append(_Piece(index, 0, whole))
             else:
                 cutting = Pieces(
                     whole,
                     self._tokenizer.cut_points,
                     from_end=False,
-                    characters=SLICE_CHARACTERS,
+                    characters=self._piece_characters,
                 )
                 start = 0
                 while not cutting.exhausted:

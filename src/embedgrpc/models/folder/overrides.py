@@ -38,7 +38,8 @@ class ModelOverrides:
             quantised, or safetensors.
         output: The output of an ONNX graph that holds the token vectors, the pooled vector or the
             logits.
-        task_id: The input of a graph that chooses a task by number.
+        task_id: The input of a graph that chooses a task by number, for all texts; instead of the
+            task that the name of a request's prompt chooses.
         weight_type: The type to compute in. Any other than float32 changes the vectors.
     """
 

@@ -1,17 +1,19 @@
 """Reads how a model's batches are padded: on which side, and with which token."""
 
 from pathlib import Path
-from typing import cast
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.folder.limits import EDGE_POSITIONS
 from embedgrpc.models.folder.special_tokens import read_added_tokens, read_token
 from embedgrpc.models.kinds import PaddingSide
 
 
-def find_padding_side(model_type: str, tokenizer_config: JsonObject) -> PaddingSide:
-    """Return the side of a text on which padding goes.
+def find_padding_side(tokenizer_config: JsonObject) -> PaddingSide:
+    """Return the side of a text on which padding goes: the right.
+
+    A causal model never reads what follows a text. Padding on the left shifts positions that are
+    counted from the edge, and kernels such as GroupQueryAttention expect it on the right. Which
+    side a tokenizer names changes nothing for a text alone.
 
     Raises:
         ModelError: `padding_side` is neither left nor right.
@@ -19,9 +21,7 @@ def find_padding_side(model_type: str, tokenizer_config: JsonObject) -> PaddingS
     side = tokenizer_config.text("padding_side", default="right")
     if side not in {"left", "right"}:
         raise tokenizer_config.wrong("padding_side", "left or right")
-    # These models count positions from the left edge of the batch. Padding there would shift a
-    # text's positions, and its vector would depend on the batch.
-    return "right" if model_type in EDGE_POSITIONS else cast("PaddingSide", side)
+    return "right"
 
 
 def find_pad_token_id(

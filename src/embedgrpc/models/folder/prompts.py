@@ -10,6 +10,10 @@ from embedgrpc.models.folder.overrides import ModelOverrides
 _PROMPTS_MAX = 1024
 _PROMPT_CHARACTERS_MAX = 65_536
 _SHOWN_CHARACTERS = 64
+# Real models have up to five tasks.
+_TASKS_MAX = 1024
+# Names the tasks of jina-embeddings-v3, in the order of their numbers.
+TASKS_KEY = "lora_adaptations"
 
 
 def read_prompts(extras: JsonObject) -> Mapping[str, str]:
@@ -33,6 +37,22 @@ def read_prompts(extras: JsonObject) -> Mapping[str, str]:
                 f"{len(name) + len(prompt)}",
             )
     return prompts
+
+
+def read_tasks(config: JsonObject) -> Mapping[str, int]:
+    """Return the numbers of a model's tasks by their names, which are names of prompts.
+
+    Source: jina-embeddings-v3, whose adapters are chosen by their place in `lora_adaptations`.
+
+    Raises:
+        ModelError: The key holds something else than names.
+    """
+    names = config.values.get(TASKS_KEY) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise config.wrong(TASKS_KEY, "a list of names")
+    if len(names) > _TASKS_MAX or len(set(names)) < len(names):
+        raise config.wrong(TASKS_KEY, f"at most {_TASKS_MAX} different names")
+    return {name: number for number, name in enumerate(names)}
 
 
 def find_default_prompt_name(

@@ -15,7 +15,12 @@ from embedgrpc.models.folder.model_kind import find_kind
 from embedgrpc.models.folder.modules import read_modules
 from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_modules
 from embedgrpc.models.folder.padding import find_pad_token_id, find_padding_side
-from embedgrpc.models.folder.prompts import find_default_prompt_name, read_prompts
+from embedgrpc.models.folder.prompts import (
+    TASKS_KEY,
+    find_default_prompt_name,
+    read_prompts,
+    read_tasks,
+)
 from embedgrpc.models.folder.provenance import Provenance
 from embedgrpc.models.folder.representations import ServedTokenOutputs, find_representations
 from embedgrpc.models.folder.scoring import activation_places, read_activation, read_similarity
@@ -61,7 +66,9 @@ class ModelProperties:
         truncation: The end of a text that is cut if the text is too long: START or END.
         file: The configured file of weights, relative to `transformer_folder`; mostly empty.
         output: The configured output of an ONNX graph; mostly empty.
-        task_id: The input of a graph that chooses a task by number.
+        task_id: The input of a graph that chooses a task by number, for all texts.
+        tasks: The task by the name of a prompt, for a graph with such an input; empty if there is
+            one task for all texts, or none.
         weight_type: The type that the graph computes in.
         pooling_is_set: Whether the configuration sets the pooling. A graph that pools by itself
             may then differ from `modules.json`.
@@ -99,6 +106,7 @@ class ModelProperties:
     file: str = ""
     output: str = ""
     task_id: int | None = None
+    tasks: Mapping[str, int] = field(default_factory=dict)
     weight_type: WeightType = WeightType.FLOAT32
     pooling_is_set: bool = False
     splade: SpladePooling | None = None
@@ -107,6 +115,11 @@ class ModelProperties:
     unweighted_token_ids: frozenset[int] = frozenset()
     multi_vector_skip_tokens: int = 0
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def default_task(self) -> int:
+        """The task of texts that belong to no request: that of the default prompt, or the first."""
+        return self.tasks.get(self.default_prompt_name, 0)
 
 
 def read(
@@ -155,10 +168,10 @@ def read(
     provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
     for name in ("prompts", "default_prompt_name"):
         provenance.note_first(name, [(extras, name)])
+    provenance.note_first("tasks", [(config, TASKS_KEY)])
     provenance.note_first("similarity", [(extras, "similarity_fn_name")])
     provenance.note_first("activation", activation_places(config, extras))
     provenance.note_first("truncation", [(truncation_file, truncation_key)])
-    provenance.note_first("padding_side", [(tokenizer_config, "padding_side")])
     provenance.note_first(
         "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
     )
@@ -176,7 +189,7 @@ def read(
         similarity=overrides.similarity
         or read_similarity(extras, default=Similarity.DOT if modules.splade else Similarity.COSINE),
         activation=overrides.activation or read_activation(config, extras),
-        padding_side=overrides.padding_side or find_padding_side(model_type, tokenizer_config),
+        padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
         pad_token_id=find_pad_token_id(folder, root, config, tokenizer_config)
         if overrides.pad_token_id is None
         else overrides.pad_token_id,
@@ -189,6 +202,7 @@ def read(
         file=overrides.file,
         output=overrides.output,
         task_id=overrides.task_id,
+        tasks={} if overrides.task_id is not None else read_tasks(config),
         pooling_is_set=bool(overrides.pooling),
         weight_type=overrides.weight_type,
         representations=found.names,

@@ -11,7 +11,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.prompts import TASKS_KEY
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.encoders import encoder
 from embedgrpc.models.graphs.encoders.families import FAMILIES
@@ -44,7 +46,7 @@ from embedgrpc.models.graphs.heads.token_outputs import (
 )
 from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.graphs.outputs import LOGITS
-from embedgrpc.models.graphs.probe import try_graph
+from embedgrpc.models.graphs.probe import check_batching
 from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
 from embedgrpc.models.graphs.writer import GraphWriter
@@ -55,6 +57,11 @@ GRAPH_NAME = "model.onnx"
 
 _CONVERSIONS = {WeightType.FLOAT16: convert_to_float16, WeightType.INT8: convert_to_int8}
 
+# How far a text's result may depend on its batch, relative to the largest value. Integers have a
+# scale that all texts of a batch share.
+_TOLERANCES = {"float32": 1e-3}
+_HALF_TOLERANCE = 3e-2
+_QUANTIZED_TOLERANCE = 0.5
 # Known to older runtimes, and the first with an operator LayerNormalization.
 _OPSET = 17
 _IR_VERSION = 8
@@ -105,6 +112,11 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
     if family is None:
         known = ", ".join(FAMILIES)
         raise config.wrong("model_type", f"one of {known} where there is no onnx/model.onnx")
+    if config.values.get(TASKS_KEY):
+        raise ModelError(
+            f"{config.path}: {TASKS_KEY} names adapters, which need an ONNX export with an input "
+            "task_id: put it at onnx/model.onnx"
+        )
     graph = onnx.GraphProto(name=properties.model_type)
     _describe_inputs(graph, family.inputs)
     model = helper.make_model(
@@ -172,10 +184,16 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
         _save(model, folder, outputs, properties, exported=m3.described)
         check_m3_outputs(folder / GRAPH_NAME, weight_file, properties, m3)
     _save(model, folder, outputs, properties)
-    if not (pooled or exported or properties.splade or m3):
-        # The checks above ran the others. A graph is a program: if it never ends or takes all
-        # memory, that must happen here.
-        try_graph(folder / GRAPH_NAME, weight_file, properties, outputs)
+    # A graph is a program: if it never ends or takes all memory, that must happen here.
+    check_batching(
+        folder / GRAPH_NAME,
+        weight_file,
+        properties,
+        outputs,
+        tolerance=_QUANTIZED_TOLERANCE
+        if export.quantized
+        else _TOLERANCES.get(export.weight_type, _HALF_TOLERANCE),
+    )
     return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
 
 

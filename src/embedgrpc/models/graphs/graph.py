@@ -2,26 +2,37 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import MANIFEST_NAME, load_or_build
+from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.kinds import Truncation, WeightType
 from embedgrpc.models.progress import reporter
 from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external, find_weight_file
+from embedgrpc.models.sources.weight_file import (
+    SAFETENSORS_NAME,
+    Format,
+    WeightFile,
+    find_external,
+    find_weight_file,
+)
 from embedgrpc.models.tensors.layer_weights import find_layer_weights
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
+from embedgrpc.models.tokenizers.token_types import needs_types
 
 # The bytes that building writes, for each byte of the weights; a converted graph is written twice.
 _BYTES_WRITTEN = {WeightType.FLOAT32: 1.0, WeightType.FLOAT16: 1.5, WeightType.INT8: 1.25}
+_logger = logging.getLogger(__name__)
 # Raise it with every change that makes another graph of the same files.
-_BUILDER_VERSION = 2
+_BUILDER_VERSION = 4
 # The keys of config.json that change what is computed. Sizes follow from the weights; the other
 # keys say who made the model, and how.
 _ENCODER_KEYS = (
@@ -36,7 +47,7 @@ class Graph:
 
     Attributes:
         path: The ONNX file; its weights lie beside it.
-        inputs: Names of its inputs, int64 [batch, tokens] each.
+        inputs: Names of its inputs, int64 [batch, tokens] each; of `task_id` int64 [batch].
         outputs: Names of its outputs; see the module `outputs`. An export that normalises by itself
             and has no token vectors lacks the vector before normalisation.
         weight_type: The type of most of the weights, such as "float32".
@@ -137,7 +148,11 @@ def identify(
     weight_file = find_weight_file(
         properties.transformer_folder, properties.folder, file=properties.file
     )
-    external = _find_externals(files, weight_file, cache_dir, may_build=may_build)
+    facts = _read_facts(weight_file, cache_dir, may_build=may_build)
+    if facts is not None and "token_type_ids" not in facts["inputs"] and needs_types(properties):
+        # The export would take both texts of a pair for one.
+        weight_file, facts = _replace_export(files, properties, weight_file), None
+    external = _find_externals(files, weight_file, facts)
     weights_digest = _digest(
         [
             weight_file.digest,
@@ -154,25 +169,61 @@ def identify(
     )
 
 
-def _find_externals(
-    files: ModelFiles, weight_file: WeightFile, cache_dir: Path, *, may_build: bool
-) -> tuple[Path, ...]:
-    """Return the external files that hold weights of an ONNX graph."""
+def _replace_export(
+    files: ModelFiles, properties: ModelProperties, export: WeightFile
+) -> WeightFile:
+    """Return the safetensors beside an export that lacks an input.
+
+    Raises:
+        ModelError: There are none, no graph can be built from them, or the configuration names
+            the export.
+    """
+    folder = properties.transformer_folder
+    place = folder.relative_to(files.folder)
+    buildable = properties.model_type in FAMILIES and not properties.file
+    name = SAFETENSORS_NAME if buildable and files.has(str(place / SAFETENSORS_NAME)) else ""
+    if not name:
+        raise ModelError(
+            f"{export.path}: the graph has no input 'token_type_ids', which the model needs "
+            f"(config.json: type_vocab_size) and its tokenizer fills: export it again with this "
+            f"input, or put {SAFETENSORS_NAME} beside it"
+        )
+    fetch_weights(files, folder, file=name)
+    _logger.info(
+        "using safetensors, as the export has no input token_type_ids",
+        extra={"entry": str(export.path)},
+    )
+    return find_weight_file(folder, properties.folder, file=name)
+
+
+def _read_facts(
+    weight_file: WeightFile, cache_dir: Path, *, may_build: bool
+) -> Mapping[str, Any] | None:
+    """Return the inputs of an ONNX graph and its external files; None for other weights."""
     if weight_file.format is not Format.ONNX:
-        return ()
+        return None
 
     def build(_folder: Path) -> Mapping[str, Any]:
         from embedgrpc.models.graphs.exports.onnx_file import (  # noqa: PLC0415 - not on a hit
             external_locations,
+            input_names,
             load_proto,
         )
 
-        return {"locations": external_locations(load_proto(weight_file))}
+        model = load_proto(weight_file)
+        return {"locations": external_locations(model), "inputs": input_names(model)}
 
     # The names are part of the graph, so they hold for every file with its digest.
-    _, facts = load_or_build(
-        cache_dir, f"{weight_file.digest}-external", build, may_build=may_build
-    )
+    _, facts = load_or_build(cache_dir, f"{weight_file.digest}-facts", build, may_build=may_build)
+    return facts
+
+
+def _find_externals(
+    files: ModelFiles, weight_file: WeightFile, facts: Mapping[str, Any] | None
+) -> tuple[Path, ...]:
+    """Return the external files that hold weights of an ONNX graph."""
+    if facts is None:
+        return ()
     locations = facts["locations"]
     fetch_external(files, weight_file, locations)
     return tuple(find_external(weight_file, name) for name in locations)
@@ -274,6 +325,8 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
+    if properties.tasks:
+        meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder

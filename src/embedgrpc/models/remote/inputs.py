@@ -8,8 +8,10 @@ from embedgrpc.libraries.arrays import IntArray, MakeInput
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.limits import OFFSET_POSITIONS
 from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.tokenizers.token_types import needs_types
 
-_SERVED = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+_TYPES = "token_type_ids"
+_SERVED = frozenset({"input_ids", "attention_mask", _TYPES})
 _POSITIONS = "position_ids"
 
 
@@ -26,6 +28,18 @@ def plan_inputs(
     Raises:
         ModelError: An input is not supported.
     """
+    if properties.tasks:
+        raise ModelError(
+            f"{properties.transformer_folder / 'config.json'}: lora_adaptations names tasks, but a "
+            f"request to Triton cannot choose one: set task_id for this model in the "
+            f"configuration to the task that {model} computes"
+        )
+    names = tuple(names)
+    if _TYPES not in names and needs_types(properties):
+        raise ModelError(
+            f"the model {model} on Triton has no input {_TYPES!r}, which the model"
+            " needs (config.json: type_vocab_size) and its tokenizer fills: export it again"
+        )
     made: dict[str, MakeInput] = {}
     for name in names:
         if name == _POSITIONS:

@@ -14,8 +14,8 @@ from embedgrpc.models.tensors.weights import TensorFile, Tensors, TensorShards, 
 
 # A variant such as `model_quantized.onnx` must be configured.
 _ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
-_SAFETENSORS_NAME = "model.safetensors"
-_INDEX_NAME = f"{_SAFETENSORS_NAME}.index.json"
+SAFETENSORS_NAME = "model.safetensors"
+_INDEX_NAME = f"{SAFETENSORS_NAME}.index.json"
 _TORCH_NAME = "pytorch_model.bin"
 
 
@@ -29,7 +29,7 @@ class Format(StrEnum):
 
 
 _WEIGHTS = {
-    _SAFETENSORS_NAME: Format.SAFETENSORS,
+    SAFETENSORS_NAME: Format.SAFETENSORS,
     _INDEX_NAME: Format.SHARDS,
     _TORCH_NAME: Format.TORCH,
 }
@@ -71,7 +71,7 @@ def find_weight_file(folder: Path, root: Path, *, file: str = "") -> WeightFile:
     name = choose_weights(lambda name: (folder / name).exists())
     if name is None:
         raise ModelError(
-            f"{folder / _SAFETENSORS_NAME} is missing, and so is {folder / _ONNX_NAMES[0]}"
+            f"{folder / SAFETENSORS_NAME} is missing, and so is {folder / _ONNX_NAMES[0]}"
             + _describe_others(folder)
         )
     return _hash(folder, root, folder / name, _WEIGHTS.get(name, Format.ONNX))

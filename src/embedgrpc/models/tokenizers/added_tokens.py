@@ -17,6 +17,8 @@ ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 _EXTRA = "extra_special_tokens"
 _OLD_EXTRA = "additional_special_tokens"
 _T5_EXTRA_IDS = 100
+# Real models have 100 to 300.
+_T5_EXTRA_IDS_MAX = 10_000
 _PROPERTIES = frozenset({"content", "single_word", "lstrip", "rstrip", "normalized", "special"})
 
 
@@ -184,6 +186,8 @@ def _complete_extra(
         return extra
     count = values.count("extra_ids")
     count = _T5_EXTRA_IDS if count is None else count
+    if count > _T5_EXTRA_IDS_MAX:
+        raise values.wrong("extra_ids", f"at most {_T5_EXTRA_IDS_MAX}")
     named = [one for one in extra or [] if "<extra_id_" in _text(one)]
     if not named:
         return [*(extra or []), *(f"<extra_id_{index}>" for index in range(count))]

@@ -44,6 +44,7 @@ class TokenSequence:
             not tokenized completely, a number above the limit.
         characters_cut: Whether part of the text was dropped before tokenizing.
         document_tokens: The tokens of the document in a pair, without special tokens.
+        task: The task that the graph computes, if the model has several.
     """
 
     input_ids: IntArray
@@ -51,6 +52,7 @@ class TokenSequence:
     token_count_before: int
     characters_cut: bool = False
     document_tokens: int = 0
+    task: int = 0
 
     @property
     def truncated(self) -> bool:
@@ -167,6 +169,11 @@ class Tokenizer:
         return self._single.special_count
 
     @property
+    def has_types(self) -> bool:
+        """Whether a text or pair has token types other than 0."""
+        return any(one.has_types for one in (self._single, self._pair) if one is not None)
+
+    @property
     def special_ids(self) -> tuple[IntArray, IntArray]:
         """The special tokens before and after one text, int64 [tokens] each."""
         before, after = self._single.specials
@@ -248,7 +255,7 @@ class _TemplateArrays:
         self.specials = [np.array(group, dtype=np.int64) for group in template.specials]
         self._special_types = [np.array(group, dtype=np.int64) for group in template.special_types]
         self._text_types = template.text_types
-        self._has_types = template.has_types
+        self.has_types = template.has_types
 
     def around(self, texts: tuple[IntArray, ...], token_count_before: int) -> TokenSequence:
         """Build a sequence of one or two texts: int64 [tokens] each."""
@@ -257,7 +264,7 @@ class _TemplateArrays:
             parts += (ids, special)
         return TokenSequence(
             input_ids=np.concatenate(parts),
-            token_type_ids=self._type_ids(texts) if self._has_types else None,
+            token_type_ids=self._type_ids(texts) if self.has_types else None,
             token_count_before=token_count_before,
         )
 

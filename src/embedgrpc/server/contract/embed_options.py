@@ -11,7 +11,12 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Representation, Truncation
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.names import list_names
-from embedgrpc.server.contract.options import read_max_tokens, read_prompt, read_truncation
+from embedgrpc.server.contract.options import (
+    read_max_tokens,
+    read_prompt,
+    read_task,
+    read_truncation,
+)
 from embedgrpc.v1 import embedding_service_pb2
 
 ENCODINGS: Final[dict[int, Encoding]] = {
@@ -106,6 +111,7 @@ class EmbedOptionsReader:
             ),
             representations=representations,
             max_sparse_terms=options.max_sparse_terms,
+            task=read_task(options, properties, field=field),
         )
 
 

@@ -97,6 +97,49 @@ def read_prompt(
             return prompt_for(value, properties)
 
 
+def read_task(
+    options: Any,
+    properties: ModelProperties,
+    *,
+    field: str,
+    of: str = "",
+    default: int = common_pb2.INPUT_TYPE_UNSPECIFIED,
+) -> int:
+    """Return the task that the name of the prompt chooses; 0 if the model has no tasks.
+
+    Args:
+        options: As for `read_prompt`, which has accepted them.
+        properties: The model's properties.
+        field: The path of the options in the request.
+        of: The beginning of the names in the oneof.
+        default: The input type if no prompt is chosen.
+
+    Raises:
+        UnsupportedError: The model has tasks, and the prompt names none of them.
+    """
+    if not properties.tasks:
+        return 0
+    chosen = options.WhichOneof(f"{of}prompt")
+    match (chosen or "").removeprefix(of):
+        case "prompt_name":
+            name = getattr(options, chosen)
+        case "input_type":
+            name = _prompt_name_for(getattr(options, chosen), properties)
+        case "instruction":
+            name = _prompt_name_for(common_pb2.INPUT_TYPE_QUERY, properties)
+        case "prompt_text":
+            name = ""
+        case _:
+            name = _prompt_name_for(default, properties)
+    if name not in properties.tasks:
+        raise UnsupportedError(
+            "the model computes a task that the prompt's name chooses: name one of"
+            f" {list_names(properties.tasks)}",
+            field=f"{field}.{of}prompt_name",
+        )
+    return properties.tasks[name]
+
+
 def check_characters(text: str, *, limit: int, field: str) -> None:
     """Refuse a prompt that is too long."""
     if len(text) > limit:
@@ -109,10 +152,14 @@ def check_characters(text: str, *, limit: int, field: str) -> None:
 
 def prompt_for(input_type: int, properties: ModelProperties) -> str:
     """Return the model's prompt for an input type, or else its default prompt."""
+    return properties.prompts.get(_prompt_name_for(input_type, properties), "")
+
+
+def _prompt_name_for(input_type: int, properties: ModelProperties) -> str:
     for name in _PROMPT_NAMES.get(input_type, ()):
         if name in properties.prompts:
-            return properties.prompts[name]
-    return properties.prompts.get(properties.default_prompt_name, "")
+            return name
+    return properties.default_prompt_name
 
 
 def instruction_prompt(instruction: str, properties: ModelProperties) -> str | None:

@@ -12,6 +12,7 @@ from embedgrpc.server.contract.options import (
     prompt_for,
     read_max_tokens,
     read_prompt,
+    read_task,
     read_truncation,
 )
 from embedgrpc.v1 import common_pb2, rerank_service_pb2
@@ -81,6 +82,18 @@ def read_rerank_options(
             field=field,
             of="document_",
             default=prompt_for(common_pb2.INPUT_TYPE_DOCUMENT, properties) if embeds else "",
+        ),
+        tasks=(
+            read_task(
+                options, properties, field=field, of="query_", default=common_pb2.INPUT_TYPE_QUERY
+            ),
+            read_task(
+                options,
+                properties,
+                field=field,
+                of="document_",
+                default=common_pb2.INPUT_TYPE_DOCUMENT,
+            ),
         ),
     )
 

@@ -141,7 +141,8 @@ class ModelSettings(BaseModel):
     )
     output: str = Field(default="", description="Output of the ONNX graph to use")
     task_id: int | None = Field(
-        default=None, description="Task number, for graphs that select a task by number"
+        default=None,
+        description="Task number of all texts, for graphs that select a task",
     )
     weight_type: WeightType = Field(
         default=WeightType.FLOAT32,

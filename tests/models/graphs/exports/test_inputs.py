@@ -55,7 +55,10 @@ def _bind(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     assert [v.name for v in session.get_inputs()] == list(inputs)
-    (fed,) = session.run(None, {"input_ids": mask * 4 + PADDING, "attention_mask": mask})
+    feeds = {"input_ids": mask * 4 + PADDING, "attention_mask": mask}
+    if "task_id" in inputs:
+        feeds["task_id"] = np.full(len(mask), 3)
+    (fed,) = session.run(None, feeds)
     return inputs, fed
 
 
@@ -113,6 +116,31 @@ def test_a_task_that_is_set(
     told = replace(properties, task_id=4)
     _, fed = _bind(tmp_path, told, ("task_id", TensorProto.INT64, sizes))
     assert (fed.shape, set(fed.flatten().tolist())) == (shape, {4})
+
+
+@pytest.mark.parametrize(("sizes", "shape"), [([], ()), ([1], (1,)), (["batch"], (2,))])
+def test_a_task_of_the_batch(
+    tmp_path: Path, properties: ModelProperties, sizes: list[str | int], shape: tuple[int, ...]
+) -> None:
+    """If prompts choose tasks, the graph gets the task of each text."""
+    told = replace(properties, tasks={"query": 0, "other": 3})
+    inputs, fed = _bind(tmp_path, told, ("task_id", TensorProto.INT32, sizes))
+    assert inputs == ("input_ids", "attention_mask", "task_id")
+    assert (fed.shape, set(fed.flatten().tolist())) == (shape, {3})
+
+
+def test_tasks_need_an_input(tmp_path: Path, properties: ModelProperties) -> None:
+    """A graph that cannot choose one of the tasks that config.json names is refused."""
+    told = replace(properties, tasks={"query": 0, "other": 3})
+    with pytest.raises(ModelError, match="no input 'task_id'"):
+        _bind(tmp_path, told, ("position_ids", TensorProto.INT64, ["batch", "tokens"]))
+
+
+def test_adapters_need_an_export(tmp_path: Path) -> None:
+    """Weights whose adapters a task chooses are not built without their adapters."""
+    folder = copy_fixture("task-by-prompt", tmp_path, leave_out=["onnx"])
+    with pytest.raises(ModelError, match="lora_adaptations names adapters"):
+        Runner.load(folder, tmp_path / "cache")
 
 
 def test_a_branch_without_a_cache(tmp_path: Path, properties: ModelProperties) -> None:

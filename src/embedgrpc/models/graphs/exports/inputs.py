@@ -22,6 +22,7 @@ from embedgrpc.models.sources.weight_file import WeightFile
 
 _MASK = "attention_mask"
 _SERVED = ("input_ids", _MASK, "token_type_ids")
+_TASK = "task_id"
 _REQUIRED = frozenset(_SERVED[:2])
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 _MASK_KINDS = _INTEGERS | {TensorProto.BOOL, TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -35,8 +36,10 @@ def bind_inputs(
 ) -> tuple[str, ...]:
     """Leave a graph with no inputs but `input_ids`, `attention_mask` and `token_type_ids`.
 
+    A graph that computes one of several tasks keeps `task_id`, int64 [batch].
+
     Returns:
-        The names of the inputs that remain, int64 [batch, tokens] each.
+        The names of the inputs that remain; the others are int64 [batch, tokens].
 
     Raises:
         ModelError: A required input is missing, or another one is not supported.
@@ -49,6 +52,14 @@ def bind_inputs(
         raise ModelError(f"{weight_file.path}: the graph has no input {missing[0]!r}")
     served = tuple(name for name in _SERVED if name in inputs)
     kept = [value for value in graph.input if value.name in initialized]
+    tasks = (_TASK,) if _TASK in inputs and properties.tasks else ()
+    if properties.tasks and not tasks:
+        raise ModelError(
+            f"{weight_file.path}: config.json names tasks in lora_adaptations, but the graph has "
+            f"no input {_TASK!r}: export it with one, or set task_id for this model in the "
+            "configuration to the task that the graph computes"
+        )
+    renamed_task = writer.vacate(_TASK) if tasks else ""
     casts = {name: _vacate(writer, _Input(weight_file, inputs[name])) for name in served}
     with writer.ahead():
         for name, renamed in casts.items():
@@ -56,15 +67,20 @@ def bind_inputs(
                 kind = inputs[name].type.tensor_type.elem_type
                 writer.output(writer.op("Cast", name, to=kind), renamed)
         for name, value in inputs.items():
-            if name not in served:
+            if name in tasks:
+                _pass_task(writer, _Input(weight_file, value), renamed_task)
+            elif name not in served:
                 _choose_fill(weight_file, name)(writer, _Input(weight_file, value), properties)
     del graph.input[:]
     graph.input.extend(
         onnx.helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
         for name in served
     )
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, TensorProto.INT64, ["batch"]) for name in tasks
+    )
     graph.input.extend(kept)
-    return served
+    return (*served, *tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +189,9 @@ def _fill_task(writer: GraphWriter, given: _Input, properties: ModelProperties) 
     if properties.task_id is None:
         raise ModelError(
             f"{given.weight_file.path}: the graph's input {given.name!r} chooses a task: set "
-            "task_id for this model in the configuration"
+            "task_id for this model in the configuration, as config.json has no lora_adaptations"
         )
-    if given.kind not in _INTEGERS or len(given.sizes or []) > 1:
-        raise given.wrong("be one int64 or int32 per text")
+    _check_task(given)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(given.kind)
     task = writer.constant(np.array(properties.task_id, dtype), "task")
     if given.sizes == [None]:
@@ -188,6 +203,23 @@ def _fill_task(writer: GraphWriter, given: _Input, properties: ModelProperties) 
     writer.output(task, given.name)
 
 
+def _pass_task(writer: GraphWriter, given: _Input, renamed: str) -> None:
+    """Pass on the task of the batch, all of whose texts have the same."""
+    _check_task(given)
+    task = writer.op("Cast", given.name, to=given.kind)
+    if given.sizes != [None]:
+        first = writer.constant(np.array(0, np.int64), "first")
+        task = writer.op("Gather", task, first, axis=0)
+    if given.sizes and given.sizes != [None]:
+        task = writer.reshape(task, [1])
+    writer.output(task, renamed)
+
+
+def _check_task(given: _Input) -> None:
+    if given.kind not in _INTEGERS or len(given.sizes or []) > 1:
+        raise given.wrong("be one int64 or int32 per text")
+
+
 def _fill_branch(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
     """Choose the branch without keys and values of earlier tokens."""
     del properties
@@ -196,6 +228,6 @@ def _fill_branch(writer: GraphWriter, given: _Input, properties: ModelProperties
 
 _FILLS: Mapping[str, _Fill] = {
     "position_ids": _fill_positions,
-    "task_id": _fill_task,
+    _TASK: _fill_task,
     "use_cache_branch": _fill_branch,
 }

@@ -35,11 +35,13 @@ class ExportedGraph:
         model: The graph, without its external weights.
         opset: The version of its standard operators.
         weight_type: The type of most of its weights, such as "float32".
+        quantized: Whether it computes with integers.
     """
 
     model: onnx.ModelProto
     opset: int
     weight_type: str
+    quantized: bool
 
 
 def read_export(weight_file: WeightFile, *, may_be_quantized: bool) -> ExportedGraph:
@@ -66,7 +68,7 @@ def read_export(weight_file: WeightFile, *, may_be_quantized: bool) -> ExportedG
             f"{weight_file.path} is quantised ({quantized[0]}): set file for this model in the "
             "configuration if it is wanted"
         )
-    return ExportedGraph(model, opset, find_weight_type(model))
+    return ExportedGraph(model, opset, find_weight_type(model), bool(quantized))
 
 
 def load_proto(weight_file: WeightFile) -> onnx.ModelProto:
@@ -113,6 +115,11 @@ def _text_fields(descriptor: Descriptor) -> tuple[tuple[str, bool, bool], ...]:
         for field in descriptor.fields
         if field.type in held
     )
+
+
+def input_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the names of a graph's inputs."""
+    return tuple(value.name for value in model.graph.input)
 
 
 def external_locations(model: onnx.ModelProto) -> tuple[str, ...]:
