@@ -65,6 +65,10 @@ def main(target: str) -> None:
         first, second = result.token_counts
         print(f"embed: {count} vectors of {dimensions} numbers, {first} and {second} tokens")
 
+        partial = client.embed([tower, ""], allow_partial=True)
+        for index, failure in partial.errors.items():
+            print(f"partial: texts[{index}] {failure.reason}")
+
         texts = [(str(number), f"text number {number}") for number in range(2000)]
         embedding = Embedding(client)
         answered = [one.id for one in embedding.run(texts) if one.error is None]
@@ -74,6 +78,14 @@ def main(target: str) -> None:
         documents = ["It is red.", tower, river]
         for ranked in client.rerank("How tall is the tower?", documents, top_n=2):
             print(f"rerank: {ranked.score:.4f} {documents[ranked.index]}")
+
+        queries = ["How tall is the tower?", "Where does the water go?"]
+        documents = [tower, river]
+        results = client.rerank_stream((query, query, documents) for query in queries)
+        best = {result.id: result.ranking for result in results}
+        for query in queries:
+            if ranking := best[query]:
+                print(f"stream rerank: {query} {documents[ranking[0].index]}")
 
         try:
             client.embed([tower, river], truncation="none", max_tokens=4)
