@@ -50,6 +50,7 @@ def embedding(
         "cross-distilbert",
         "cross-electra",
         "cross-mpnet",
+        "cross-qwen3-template",
     ],
 )
 def cross_encoder(
