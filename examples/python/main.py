@@ -65,6 +65,10 @@ def main(target: str) -> None:
         first, second = result.token_counts
         print(f"embed: {count} vectors of {dimensions} numbers, {first} and {second} tokens")
 
+        partial = client.embed([tower, ""], allow_partial=True)
+        for index, failure in partial.errors.items():
+            print(f"partial: texts[{index}] {failure.reason}")
+
         texts = [(str(number), f"text number {number}") for number in range(2000)]
         embedding = Embedding(client)
         answered = [one.id for one in embedding.run(texts) if one.error is None]
@@ -75,11 +79,19 @@ def main(target: str) -> None:
         for ranked in client.rerank("How tall is the tower?", documents, top_n=2):
             print(f"rerank: {ranked.score:.4f} {documents[ranked.index]}")
 
+        queries = ["How tall is the tower?", "Where does the water go?"]
+        documents = [tower, river]
+        results = client.rerank_stream((query, query, documents) for query in queries)
+        best = {result.id: result.ranking for result in results}
+        for query in queries:
+            if ranking := best[query]:
+                print(f"stream rerank: {query} {documents[ranking[0].index]}")
+
         try:
             client.embed([tower, river], truncation="none", max_tokens=4)
         except EmbedGrpcError as error:
-            fields = [field for field, _ in error.field_violations]
-            print("error:", error.code.name, error.reason, error.metadata["label"], *fields)
+            fields = [violation.field for violation in error.field_violations]
+            print("error:", error.code.name, error.reason, error.label, *fields)
             if error.retry_delay_s is not None:
                 print(f"retry after {error.retry_delay_s:g} s")
 

@@ -4,14 +4,16 @@ from typing import Any, Self, cast
 
 import pytest
 
-from embedgrpc.client import AsyncClient, AsyncEmbedStream, Client
+from embedgrpc.client import AsyncClient, AsyncEmbedStream, AsyncRerankStream, Client
 from tests.client.servicer import Script, Servicer, serving
 
 
 class BlockingStream:
-    """An `AsyncEmbedStream` with the methods of an `EmbedStream`."""
+    """An asynchronous stream with the methods of one for threads."""
 
-    def __init__(self, stream: AsyncEmbedStream, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, stream: AsyncEmbedStream | AsyncRerankStream, runner: asyncio.Runner
+    ) -> None:
         self._stream = stream
         self._runner = runner
 
@@ -62,6 +64,10 @@ class BlockingClient:
     def embed_stream(self, *args: Any, **options: Any) -> BlockingStream:
         """Make a stream that runs during iteration."""
         return BlockingStream(self._client.embed_stream(*args, **options), self._runner)
+
+    def rerank_stream(self, *args: Any, **options: Any) -> BlockingStream:
+        """Make a stream that runs during iteration."""
+        return BlockingStream(self._client.rerank_stream(*args, **options), self._runner)
 
     def close(self) -> None:
         """Close the client and its loop."""

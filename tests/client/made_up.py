@@ -8,12 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.client.errors import ERRORS_BY_REASON
-from embedgrpc.v1 import common_pb2, model_service_pb2
+from embedgrpc.v1 import common_pb2, model_service_pb2, rerank_service_pb2
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 DIMENSIONS = 12
 VOCABULARY = 1000
 FAIL = "fail:"
+
+
+def reason_of(text: str) -> str:
+    """Return the reason why a text fails; "" if it does not: blank texts, and "fail:REASON"."""
+    if not text.strip():
+        return "EMPTY_INPUT"
+    return text.removeprefix(FAIL) if text.startswith(FAIL) else ""
 
 
 def vector_of(text: str, dimensions: int = DIMENSIONS) -> NDArray[np.float32]:
@@ -35,8 +42,20 @@ def model(name: str) -> model_service_pb2.Model:
         prompts={"query": "query: "},
         default_truncation="TRUNCATION_END",
         backend="MODEL_BACKEND_ONNX_RUNTIME",
-        state="MODEL_STATE_READY",
+        state="MODEL_STATE_UNAVAILABLE",
+        max_tokens=512,
+        max_query_tokens=64,
+        limits=limits(),
+        languages=["en", "de"],
+        takes_instruction=True,
     )
+
+
+def limits() -> common_pb2.Limits:
+    """Return limits."""
+    made = common_pb2.Limits(max_request_bytes=2**22, max_inputs=100, max_text_characters=1000)
+    made.max_unary_duration.FromMilliseconds(2500)
+    return made
 
 
 def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
@@ -66,12 +85,57 @@ def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
 
 def stream_result(item: pb.StreamEmbedInput, options: pb.EmbedOptions) -> pb.StreamEmbedResult:
     """Embed one input of a stream, or fail as its text says."""
-    if not item.text.startswith(FAIL):
-        return pb.StreamEmbedResult(id=item.id, embedding=embedding(item.text, options))
-    reason = item.text.removeprefix(FAIL)
-    code = ERRORS_BY_REASON[reason].code.value[0]
-    error = common_pb2.ItemError(code=code, reason=f"ERROR_REASON_{reason}", message="as asked")
-    return pb.StreamEmbedResult(id=item.id, error=error)
+    if reason_of(item.text):
+        return pb.StreamEmbedResult(id=item.id, error=item_error(item.text))
+    return pb.StreamEmbedResult(id=item.id, embedding=embedding(item.text, options))
+
+
+def partial_embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
+    """Embed a text, or fail as it says."""
+    if reason_of(text):
+        return pb.Embedding(error=item_error(text))
+    return embedding(text, options)
+
+
+def item_error(text: str) -> common_pb2.ItemError:
+    """Return the error that a text such as "fail:OVERLOADED" asks for, with a retry delay."""
+    reason = reason_of(text)
+    error = common_pb2.ItemError(
+        code=ERRORS_BY_REASON[reason].code.value[0],
+        reason=f"ERROR_REASON_{reason}",
+        message="as asked",
+        metadata={"label": "MADE_UP"},
+    )
+    error.retry_delay.FromMilliseconds(1500)
+    return error
+
+
+def ranking(
+    query: str, documents: list[str], options: rerank_service_pb2.RerankOptions
+) -> rerank_service_pb2.Ranking:
+    """Score a document by the characters it shares with the query, or fail as it says."""
+    scores = {
+        index: len(set(query) & set(document))
+        for index, document in enumerate(documents)
+        if not reason_of(document)
+    }
+    best = sorted(scores, key=lambda index: -scores[index])
+    return rerank_service_pb2.Ranking(
+        results=[
+            rerank_service_pb2.RankedDocument(
+                index=index,
+                score=scores[index],
+                document=documents[index] if options.return_documents else "",
+            )
+            for index in best[: options.top_n or None]
+        ],
+        failures=[
+            rerank_service_pb2.FailedDocument(index=index, error=item_error(document))
+            for index, document in enumerate(documents)
+            if reason_of(document)
+        ],
+        usage=common_pb2.Usage(input_tokens=7, query_tokens=3, document_tokens=4),
+    )
 
 
 def _fill(message: Any, rows: list[NDArray[np.float32]], encoding: int) -> None:

@@ -1,12 +1,12 @@
 """A small embedgrpc server for tests of the client: real gRPC, made-up results.
 
-A text such as "fail:INPUT_TOO_LONG" fails with that reason.
+A text such as "fail:INPUT_TOO_LONG" fails with that reason, a blank one with EMPTY_INPUT.
 """
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +23,20 @@ from embedgrpc.v1 import (
     model_service_pb2_grpc,
     rerank_service_pb2,
     rerank_service_pb2_grpc,
+    tokenizer_service_pb2,
+    tokenizer_service_pb2_grpc,
 )
 from embedgrpc.v1 import embedding_service_pb2 as pb
-from tests.client.made_up import DIMENSIONS, FAIL, embedding, model, stream_result
+from tests.client.made_up import (
+    DIMENSIONS,
+    item_error,
+    limits,
+    model,
+    partial_embedding,
+    ranking,
+    reason_of,
+    stream_result,
+)
 
 
 @dataclass
@@ -54,6 +65,7 @@ class Script:
     end_stream_message: str = "gone"
     stay_silent: bool = False  # never respond on a stream
     calls: list[Any] = field(default_factory=list)
+    attempts: list[str] = field(default_factory=list)  # also those that gRPC's core answers
     metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
     answered_count: int = 0
@@ -70,6 +82,7 @@ class Servicer(
     embedding_service_pb2_grpc.EmbeddingServiceServicer,
     rerank_service_pb2_grpc.RerankServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
+    tokenizer_service_pb2_grpc.TokenizerServiceServicer,
     health_pb2_grpc.HealthServicer,  # type: ignore[misc] # ships no types
 ):
     """All services; `script` sets their behaviour."""
@@ -89,12 +102,10 @@ class Servicer(
                 error_details_pb2.BadRequest(field_violations=[violation]),
             )
             await _abort(context, Refusal(grpc.StatusCode.INVALID_ARGUMENT, "no texts", details))
-        for text in request.texts:
-            if text.startswith(FAIL):
-                error = ERRORS_BY_REASON[text.removeprefix(FAIL)]
-                await _abort(context, Refusal(error.code, "as asked", (info(error.reason),)))
+        if not request.allow_partial:
+            await _fail_as_asked("texts", request.texts, context)
         return pb.EmbedResponse(
-            embeddings=[embedding(text, request.options) for text in request.texts],
+            embeddings=[partial_embedding(text, request.options) for text in request.texts],
             model="model-0",
             revision="r1",
             fingerprint="f1",
@@ -159,22 +170,100 @@ class Servicer(
     async def Rerank(  # noqa: N802
         self, request: rerank_service_pb2.RerankRequest, context: Any
     ) -> rerank_service_pb2.RerankResponse:
-        """Score a document by the characters it shares with the query."""
+        """Rank the documents, or fail as the first says that asks for it."""
         await self._begin(request, context)
-        scores = [len(set(request.query) & set(document)) for document in request.documents]
-        best = sorted(range(len(scores)), key=lambda index: -scores[index])
+        if not request.allow_partial:
+            await _fail_as_asked("documents", request.documents, context)
+        ranked = ranking(request.query, list(request.documents), request.options)
         return rerank_service_pb2.RerankResponse(
-            results=[
-                rerank_service_pb2.RankedDocument(
-                    index=index,
-                    score=scores[index],
-                    document=request.documents[index] if request.options.return_documents else "",
+            results=ranked.results,
+            failures=ranked.failures,
+            model="model-0",
+            usage=ranked.usage,
+        )
+
+    async def StreamRerank(  # noqa: N802
+        self, requests: AsyncIterator[rerank_service_pb2.StreamRerankRequest], context: Any
+    ) -> AsyncIterator[rerank_service_pb2.StreamRerankResponse]:
+        """Rank query by query; a query fails if its text asks for it."""
+        script = self.script
+        setup = (await anext(requests)).setup
+        script.calls.append(setup)
+        if script.refusals:
+            await _abort(context, script.refusals.popleft())
+        yield rerank_service_pb2.StreamRerankResponse(
+            ready=rerank_service_pb2.StreamRerankReady(
+                model="model-0",
+                fingerprint="f1",
+                max_in_flight_inputs=script.max_in_flight_inputs,
+                max_part_inputs=script.max_batch_inputs,
+                max_query_inputs=script.max_in_flight_inputs,
+                limits=limits(),
+            )
+        )
+        query = ""
+        documents: list[str] = []
+        async for request in requests:
+            script.messages.append(request)
+            part = request.part
+            query = query or part.query
+            documents += part.documents
+            if part.more:
+                continue
+            result = rerank_service_pb2.StreamRerankResult(id=part.id)
+            if reason_of(query):
+                result.error.CopyFrom(item_error(query))
+            else:
+                result.ranking.CopyFrom(ranking(query, documents, setup.options))
+            script.answered_count += len(documents)
+            query, documents = "", []
+            yield rerank_service_pb2.StreamRerankResponse(result=result)
+            if script.answered_count == script.end_stream_after:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, script.end_stream_message)
+
+    async def Tokenize(  # noqa: N802
+        self, request: tokenizer_service_pb2.TokenizeRequest, context: Any
+    ) -> tokenizer_service_pb2.TokenizeResponse:
+        """Make a token of each character, after one special token."""
+        await self._begin(request, context)
+        return tokenizer_service_pb2.TokenizeResponse(
+            texts=[
+                tokenizer_service_pb2.TokenizedText(
+                    ids=[1, *map(ord, text)],
+                    tokens=["[CLS]", *text],
+                    character_starts=[0, *range(len(text))],
+                    character_ends=[0, *range(1, len(text) + 1)],
+                    byte_starts=[0, *(len(text[:index].encode()) for index in range(len(text)))],
+                    byte_ends=[0, *(len(text[: index + 1].encode()) for index in range(len(text)))],
+                    special=[True] + [False] * len(text),
+                    of_prompt=[False] * (len(text) + 1),
                 )
-                for index in best[: request.options.top_n or None]
+                for text in request.texts
             ],
             model="model-0",
-            usage=common_pb2.Usage(input_tokens=7),
         )
+
+    async def CountTokens(  # noqa: N802
+        self, request: tokenizer_service_pb2.CountTokensRequest, context: Any
+    ) -> tokenizer_service_pb2.CountTokensResponse:
+        """Count characters, and one special token."""
+        await self._begin(request, context)
+        counts = [len(text) + 1 for text in request.texts]
+        return tokenizer_service_pb2.CountTokensResponse(
+            token_counts=counts, total_tokens=sum(counts), max_tokens=512, model="model-0"
+        )
+
+    async def GetServer(  # noqa: N802
+        self, request: model_service_pb2.GetServerRequest, context: Any
+    ) -> model_service_pb2.GetServerResponse:
+        """Describe this server."""
+        await self._begin(request, context)
+        server = model_service_pb2.Server(
+            version="1.2.3", contract_version="1.0", default_model="model-0", limits=limits()
+        )
+        server.start_time.FromSeconds(1_700_000_000)
+        server.uptime.FromMilliseconds(1500)
+        return model_service_pb2.GetServerResponse(server=server)
 
     async def ListModels(  # noqa: N802
         self, request: model_service_pb2.ListModelsRequest, context: Any
@@ -231,9 +320,37 @@ class Servicer(
             await _abort(context, self.script.refusals.popleft())
 
 
+class _Attempts(grpc.aio.ServerInterceptor):
+    """Notes each call when its headers arrive, before gRPC's core measures its message."""
+
+    def __init__(self, servicer: Servicer) -> None:
+        self._servicer = servicer
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """Note the method, and go on."""
+        self._servicer.script.attempts.append(details.method.rpartition("/")[2])
+        return await continuation(details)
+
+
 def info(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     """Make the detail that holds a reason."""
     return error_details_pb2.ErrorInfo(reason=reason, domain="embedgrpc", metadata=metadata)
+
+
+async def _fail_as_asked(field: str, texts: Sequence[str], context: Any) -> None:
+    """Fail like the first text that asks for it, and name all that do."""
+    wrong = [
+        error_details_pb2.BadRequest.FieldViolation(
+            field=f"{field}[{index}]", reason=reason_of(text)
+        )
+        for index, text in enumerate(texts)
+        if reason_of(text)
+    ]
+    if wrong:
+        wrong[0].description = "as asked"
+        error = ERRORS_BY_REASON[wrong[0].reason]
+        details = (info(error.reason), error_details_pb2.BadRequest(field_violations=wrong))
+        await _abort(context, Refusal(error.code, "as asked", details))
 
 
 async def _abort(context: Any, refusal: Refusal) -> None:
@@ -252,6 +369,7 @@ _ADD_SERVICES: list[Callable[[Servicer, Any], None]] = [
     embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server,
     rerank_service_pb2_grpc.add_RerankServiceServicer_to_server,
     model_service_pb2_grpc.add_ModelServiceServicer_to_server,
+    tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server,
     health_pb2_grpc.add_HealthServicer_to_server,
 ]
 
@@ -270,7 +388,7 @@ def serving(
     thread.start()
 
     async def start() -> tuple[Any, int]:
-        server = grpc.aio.server(options=options)
+        server = grpc.aio.server(options=options, interceptors=[_Attempts(servicer)])
         for add in _ADD_SERVICES:
             add(servicer, server)
         port = server.add_insecure_port(address)

@@ -1,3 +1,4 @@
+import datetime as dt
 import inspect
 import itertools
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ import pytest
 
 from embedgrpc.client import AsyncClient, BadResponseError, Client, HealthStatus
 from embedgrpc.client.client_api import ClientApi
+from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
 from embedgrpc.client.options import EmbedOptions
 from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.v1 import rerank_service_pb2, tokenizer_service_pb2
 from tests.client.made_up import DIMENSIONS, VOCABULARY, vector_of
 from tests.client.servicer import Script, serving
 
@@ -114,6 +117,7 @@ def test_options_reach_the_server(client: Client, script: Script) -> None:
         max_tokens=9,
         representations=["dense", "sparse"],
         max_sparse_terms=3,
+        priority="bulk",
     )
     assert script.calls[-1] == pb.EmbedRequest(
         model="m",
@@ -127,7 +131,9 @@ def test_options_reach_the_server(client: Client, script: Script) -> None:
             max_tokens=9,
             representations=["REPRESENTATION_DENSE", "REPRESENTATION_SPARSE"],
             max_sparse_terms=3,
+            priority="PRIORITY_BULK",
         ),
+        max_response_bytes=RESPONSE_BYTES_MAX,
     )
     client.embed(["x"], input_type="query")
     assert script.calls[-1].options.input_type == 1
@@ -162,11 +168,11 @@ def test_wrong_arguments_are_refused_before_sending(client: Client, script: Scri
     with pytest.raises(TypeError, match=r"texts\[0\] is not a str but of type NoneType"):
         client.embed([None])  # type: ignore[list-item] # on purpose
     with pytest.raises(TypeError, match="no option 'dimension'; did you mean dimensions"):
-        client.embed(["a"], dimension=3)  # type: ignore[call-arg] # on purpose
+        client.embed(["a"], dimension=3)  # type: ignore[call-overload] # on purpose
     with pytest.raises(ValueError, match="no value 'float64'; did you mean float16"):
-        client.embed(["a"], encoding="float64")  # type: ignore[arg-type] # on purpose
+        client.embed(["a"], encoding="float64")  # type: ignore[call-overload] # on purpose
     with pytest.raises(ValueError, match=r"VectorEncoding .* float32, float16, bfloat16"):
-        client.embed(["a"], encoding="unspecified")  # type: ignore[arg-type] # on purpose
+        client.embed(["a"], encoding="unspecified")  # type: ignore[call-overload] # on purpose
     with pytest.raises(ValueError, match="only one of"):
         client.embed(["a"], input_type="query", prompt_text="")
     with pytest.raises(TypeError, match="no option 'top'; did you mean top_n"):
@@ -181,14 +187,14 @@ def test_wrong_arguments_are_refused_before_sending(client: Client, script: Scri
 def test_both_clients_are_documented() -> None:
     """`help()` shows the same text for a method of either client."""
     names = [name for name in vars(ClientApi) if not name.startswith("_")]
-    assert len(names) == 7
+    assert len(names) == 11
     for name in names:
         documentation = inspect.getdoc(getattr(Client, name))
         assert documentation
         assert inspect.getdoc(getattr(AsyncClient, name)) == documentation
 
 
-def test_rerank_returns_the_best_first(client: Client, script: Script) -> None:
+def test_rerank_returns_the_best_first(client: Client) -> None:
     """Results have position and score, and the document if the call asks for it."""
     ranking = client.rerank("abc", ["xyz", "abc", "ab"], top_n=2, return_documents=True)
     assert [(each.index, each.score, each.document) for each in ranking] == [
@@ -196,10 +202,76 @@ def test_rerank_returns_the_best_first(client: Client, script: Script) -> None:
         (2, 2.0, "ab"),
     ]
     assert (len(ranking), ranking[0].index, ranking.model) == (2, 1, "model-0")
-    client.rerank("q", ["d"], score_scale="sigmoid", max_tokens=4, instruction="i")
-    request = script.calls[-1]
-    options = request.options
-    assert (options.score_scale, options.max_tokens, options.instruction) == (2, 4, "i")
+
+
+def test_rerank_options_reach_the_server(client: Client, script: Script) -> None:
+    """Each option sets its field; a prompt of the query excludes an instruction."""
+    client.rerank(
+        "q",
+        ["d"],
+        score_scale="sigmoid",
+        max_tokens=4,
+        instruction="i",
+        document_input_type="document",
+        priority="bulk",
+    )
+    assert script.calls[-1] == rerank_service_pb2.RerankRequest(
+        query="q",
+        documents=["d"],
+        options={
+            "score_scale": "SCORE_SCALE_SIGMOID",
+            "max_tokens": 4,
+            "instruction": "i",
+            "document_input_type": "INPUT_TYPE_DOCUMENT",
+            "priority": "PRIORITY_BULK",
+        },
+        max_response_bytes=RESPONSE_BYTES_MAX,
+    )
+    client.rerank("q", ["d"], query_prompt_name="n", document_prompt_text="")
+    options = script.calls[-1].options
+    assert (options.query_prompt_name, options.WhichOneof("document_prompt")) == (
+        "n",
+        "document_prompt_text",
+    )
+    with pytest.raises(ValueError, match="only one of query_input_type"):
+        client.rerank("q", ["d"], query_input_type="query", instruction="i")
+    with pytest.raises(ValueError, match="Priority has no value 'urgent'"):
+        client.embed(["a"], priority="urgent")  # type: ignore[call-overload] # on purpose
+
+
+def test_tokens_and_their_places_are_decoded(client: Client, script: Script) -> None:
+    """Every list is an array; places are in characters and in bytes."""
+    empty, text = client.tokenize(["", "hé"], prompt_text="p", omit_special_tokens=True)
+    assert (len(empty), empty.special.tolist()) == (1, [True])
+    assert text.tokens == ("[CLS]", "h", "é")
+    assert text.ids.tolist() == [1, 104, 233]
+    assert text.ids.dtype == np.int32
+    assert (text.character_starts.tolist(), text.character_ends.tolist()) == ([0, 0, 1], [0, 1, 2])
+    assert (text.byte_starts.tolist(), text.byte_ends.tolist()) == ([0, 0, 1], [0, 1, 3])
+    assert text.of_prompt.tolist() == [False] * 3
+    assert script.calls[0] == tokenizer_service_pb2.TokenizeRequest(
+        texts=["", "hé"],
+        options={"prompt_text": "p", "omit_special_tokens": True},
+        max_response_bytes=RESPONSE_BYTES_MAX,
+    )
+
+
+def test_tokens_are_counted(client: Client, script: Script) -> None:
+    """The result has the count of each text and the limit of the model."""
+    counts = client.count_tokens(["", "abc"], model="m", input_type="query")
+    assert counts.token_counts.tolist() == [1, 4]
+    assert (len(counts), counts.total_tokens, counts.max_tokens) == (2, 5, 512)
+    assert script.calls[0].options.input_type == 1
+
+
+def test_the_server_is_described(client: Client) -> None:
+    """Versions, times and limits are Python's own types."""
+    server = client.get_server()
+    assert (server.version, server.contract_version) == ("1.2.3", "1.0")
+    assert server.default_model == "model-0"
+    assert server.start_time == dt.datetime(2023, 11, 14, 22, 13, 20, tzinfo=dt.UTC)
+    assert server.uptime_s == 1.5
+    assert (server.limits.max_inputs, server.limits.max_unary_s) == (100, 2.5)
 
 
 @pytest.mark.parametrize("tokens", [itertools.repeat("1"), itertools.cycle("12")])
@@ -234,9 +306,17 @@ def test_models_are_described_in_short_names(client: Client) -> None:
     model = client.get_model("any")
     assert model.id == "any"
     assert (model.tasks, model.representations) == (("embed",), ("dense", "multi_vector"))
-    assert (model.similarity, model.backend, model.state) == ("cosine", "onnx_runtime", "ready")
+    assert (model.similarity, model.backend, model.state) == (
+        "cosine",
+        "onnx_runtime",
+        "unavailable",
+    )
     assert (model.rerank_method, model.default_truncation) == ("", "end")
     assert model.prompts == {"query": "query: "}
+    assert (model.max_tokens, model.max_query_tokens) == (512, 64)
+    assert (model.languages, model.takes_instruction) == (("en", "de"), True)
+    assert (model.limits.max_inputs, model.limits.max_text_characters) == (100, 1000)
+    assert model.limits.max_unary_s == 2.5
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from embedgrpc.client import MultiVector, SparseVector, StreamResult
 from embedgrpc.client.cli import main
 from embedgrpc.client.cli_commands import _as_json, _summary
+from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2
 from tests.client.made_up import DIMENSIONS, vector_of
@@ -195,9 +196,36 @@ def test_rerank_writes_the_best_first(run: Run, script: Script) -> None:
     options = script.calls[1].options
     assert (options.score_scale, options.truncation) == (1, 3)
     run("rerank", "--query", "q", "d")
-    assert script.calls[2] == rerank_service_pb2.RerankRequest(query="q", documents=["d"])
+    assert script.calls[2] == rerank_service_pb2.RerankRequest(
+        query="q", documents=["d"], max_response_bytes=RESPONSE_BYTES_MAX
+    )
+    more = "--max-tokens 5 --priority bulk --instruction i --document-prompt-name p --allow-partial"
+    finished = run("rerank", "--query", "q", *more.split(), "d", "fail:EMPTY_INPUT", status=1)
+    assert lines(finished)[1] == {
+        "index": 1,
+        "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
+    }
+    assert finished.stderr == "embedgrpc-client: 1 of 2 documents failed\n"
+    assert script.calls[3].options == rerank_service_pb2.RerankOptions(
+        max_tokens=5, priority="PRIORITY_BULK", instruction="i", document_prompt_name="p"
+    )
     finished = run("rerank", "--query", "q", stdin=("x" * 2**23 + "\n") * 3, status=1)
     assert "documents have more than 16777216 characters" in finished.stderr
+
+
+def test_tokens_writes_a_line_for_each_text(run: Run, script: Script) -> None:
+    """More texts than one call holds are counted in several calls."""
+    written = lines(run("tokens", "--input-type", "query", stdin="ab\n" * 70))
+    assert written == [{"id": str(number), "token_count": 3} for number in range(70)]
+    assert [len(call.texts) for call in script.calls] == [64, 6]
+    assert script.calls[0].options.input_type == 1
+
+
+def test_server_describes_the_server(run: Run) -> None:
+    """The description is one JSON object."""
+    (written,) = lines(run("server"))
+    assert (written["version"], written["limits"]["max_inputs"]) == ("1.2.3", 100)
+    assert written["start_time"] == "2023-11-14T22:13:20+00:00"
 
 
 def test_models_writes_a_line_for_each_model(run: Run) -> None:
@@ -328,7 +356,7 @@ def test_help_loads_nothing_large() -> None:
     assert not {"grpc", "numpy", "google.protobuf", "embedgrpc.client.public"} & set(loaded)
 
 
-@pytest.mark.parametrize("command", ["embed", "rerank", "models", "health"])
+@pytest.mark.parametrize("command", ["embed", "rerank", "tokens", "models", "server", "health"])
 def test_help_is_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each command has a help, and the help of the program has an example of it."""
     with pytest.raises(SystemExit) as caught:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from embedgrpc.client import AsyncClient, Client, DeadlineExpiredError
-from embedgrpc.client.attempts import Attempts
+from embedgrpc.client.attempts import Attempts, RetryBudget
 from embedgrpc.client.concurrency import ConcurrencyLimit, Slot
 from tests.client.servicer import Script, serving
 
@@ -215,6 +215,10 @@ class _Failure:
     def __init__(self, details: str) -> None:
         self._details = details
 
+    def code(self) -> grpc.StatusCode:
+        """Return the status of a lost call."""
+        return grpc.StatusCode.UNAVAILABLE
+
     def details(self) -> str:
         """Return the details."""
         return self._details
@@ -225,11 +229,11 @@ def test_only_refused_calls_are_made_again_and_only_in_time() -> None:
     concurrency = ConcurrencyLimit(8)
     slot = concurrency.acquire(lambda: None)
     refused = _Failure("Stream removed (RST_STREAM (Received RST_STREAM with error code 7))")
-    attempts = Attempts(concurrency, 1000)
+    attempts = Attempts(concurrency, RetryBudget(), 1000)
     assert attempts.delay_s(_Failure("Received RST_STREAM with error code 8"), slot) is None
     assert concurrency.limit == 8
     delays = [attempts.delay_s(refused, slot) or 0 for _ in range(10)]
     assert 0.01 <= delays[0] <= 0.02
     assert 0.5 <= delays[-1] <= 1
     assert concurrency.limit < 8
-    assert Attempts(concurrency, 0.005).delay_s(refused, slot) is None
+    assert Attempts(concurrency, RetryBudget(), 0.005).delay_s(refused, slot) is None

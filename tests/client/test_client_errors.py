@@ -9,9 +9,10 @@ from google.rpc import error_details_pb2
 
 from embedgrpc import client as package
 from embedgrpc.client import Client, enums, errors
-from embedgrpc.client.status_errors import error_of_call
+from embedgrpc.client.attempts import RetryBudget
+from embedgrpc.client.status_errors import error_of_call, error_of_item
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, model_service_pb2, rerank_service_pb2
-from tests.client.servicer import Refusal, Script, info
+from tests.client.servicer import Refusal, Script, info, serving
 
 REASONS = [name.removeprefix("ERROR_REASON_") for name in common_pb2.ErrorReason.keys()[1:]]
 
@@ -88,9 +89,39 @@ def test_details_of_an_error_are_read(client: Client, script: Script) -> None:
     )
     with pytest.raises(errors.InvalidRequestError) as caught:
         client.rerank("q", ["d"])
-    assert caught.value.field_violations == (("texts[3]", "empty"),)
+    assert caught.value.field_violations == (errors.FieldViolation("texts[3]", "empty", ""),)
     assert caught.value.retry_delay_s == 1.5
     assert vars(pickle.loads(pickle.dumps(caught.value))) == vars(caught.value)  # noqa: S301 -- from this test
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, errors.InvalidRequestError),
+        (grpc.StatusCode.NOT_FOUND, errors.ModelNotFoundError),
+        (grpc.StatusCode.FAILED_PRECONDITION, errors.UnsupportedError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.OverloadedError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExpiredError),
+        (grpc.StatusCode.UNAVAILABLE, errors.BackendUnavailableError),
+        (grpc.StatusCode.INTERNAL, errors.InternalError),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.UnauthenticatedError),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.PermissionDeniedError),
+        (grpc.StatusCode.ABORTED, errors.EmbedGrpcError),
+    ],
+)
+def test_an_unknown_reason_has_the_class_of_its_status(
+    client: Client, script: Script, code: grpc.StatusCode, expected: type[errors.EmbedGrpcError]
+) -> None:
+    """Reason and label are kept, of calls and of items."""
+    details = (info("NEW", label="NEWER"),)
+    script.refusals.append(Refusal(code, "n", details, pushback_ms="-1"))
+    with pytest.raises(expected) as caught:
+        client.embed(["a"])
+    assert type(caught.value) is expected
+    assert (caught.value.reason, caught.value.label) == ("NEW", "NEWER")
+    item = common_pb2.ItemError(code=code.value[0], reason=99, message="n")  # type: ignore[arg-type] # a newer server's
+    assert type(error_of_item(item)) is expected
+    assert error_of_item(item).reason == "99"
 
 
 def test_a_reason_of_a_newer_server_is_kept(client: Client, script: Script) -> None:
@@ -150,9 +181,73 @@ def test_a_retry_that_succeeds_is_not_noticed(client: Client, script: Script) ->
     assert len(script.calls) == 3
 
 
+@pytest.mark.parametrize("field", ["RetryInfo", "pushback", "neither"])
+def test_an_overloaded_server_is_tried_three_times(
+    client: Client, script: Script, field: str
+) -> None:
+    """The client waits as the server says, or a little where it does not."""
+    details = (info("OVERLOADED"),)
+    delay = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=1_000_000))
+    refusal = Refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "full",
+        (*details, delay) if field == "RetryInfo" else details,
+        pushback_ms="1" if field == "pushback" else None,
+    )
+    script.refusals.extend([refusal] * 3)
+    with pytest.raises(errors.OverloadedError, match="full"):
+        client.embed(["a"])
+    assert len(script.calls) == 3
+
+
+def test_a_retry_that_comes_too_late_is_not_made(client: Client, script: Script) -> None:
+    """The error is raised at once if the server asks for more time than the call has."""
+    details = (info("OVERLOADED"),)
+    refusal = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", details, pushback_ms="60000")
+    script.refusals.append(refusal)
+    with pytest.raises(errors.OverloadedError):
+        client.embed(["a"], timeout_s=30)
+    assert len(script.calls) == 1
+
+
+def test_few_retries_are_made_while_most_calls_fail() -> None:
+    """Half of the tokens are for retries; successes bring them back slowly."""
+    budget = RetryBudget()
+    allowed = [budget.add_failure() for _ in range(200)]
+    assert allowed == [True] * 49 + [False] * 151
+    for _ in range(1000):
+        budget.add_success()
+    assert budget.add_failure()
+
+
+def test_a_message_that_is_too_large_is_sent_once(client_class: type[Client]) -> None:
+    """GRPC's core answers with the status of an overload; the client does not send it again."""
+    with serving(max_request_bytes=4096) as (servicer, target):
+        client = client_class(target, timeout_s=30)
+        with pytest.raises(errors.InputTooLongError, match=r"texts\[1\] has 5000 bytes") as caught:
+            client.embed(["a", "x" * 5000])
+        assert isinstance(caught.value.__cause__, grpc.RpcError)
+        assert servicer.script.attempts == ["Embed"]
+        with pytest.raises(errors.InputTooLongError, match=r"texts\[0\] has 5000 bytes"):
+            client.tokenize(["x" * 5000])
+        with pytest.raises(errors.MessageTooLargeError, match="send fewer texts"):
+            client.count_tokens(["x" * 3000] * 2)
+        assert servicer.script.attempts == ["Embed"]
+        client.close()
+
+
+def test_a_response_that_is_too_large_is_asked_for_once(client: Client, script: Script) -> None:
+    """The client's own core refuses it with the same status."""
+    with pytest.raises(errors.MessageTooLargeError, match="this client accepts 16777216"):
+        client.embed(["x"], dimensions=5_000_000)
+    assert script.attempts == ["Embed"]
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
+        Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 8)"),
+        Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "of another kind"),
         Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, pushback_ms="-1"),
         Refusal(grpc.StatusCode.INVALID_ARGUMENT),
         Refusal(grpc.StatusCode.INTERNAL),

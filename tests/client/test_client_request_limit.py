@@ -11,6 +11,7 @@ from embedgrpc.client import (
     InputTooLongError,
     MessageTooLargeError,
 )
+from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
 from embedgrpc.client.enums import ResultOrder
 from embedgrpc.client.request_limit import RequestLimit, too_large_error
 from embedgrpc.v1 import embedding_service_pb2 as pb
@@ -45,7 +46,11 @@ def test_a_text_that_fits_into_no_request_is_named_before_it_is_sent(
     error = caught.value
     assert error.message.startswith(f"{field} has {4 * MIB + 4} bytes, and a request has room for")
     assert error.field_violations[0][0] == field
-    assert error.metadata == {"bytes": str(4 * MIB + 4), "maxBytes": str(4 * MIB - 64)}
+    assert error.metadata == {
+        "label": "MESSAGE_TOO_LARGE",
+        "bytes": str(4 * MIB + 4),
+        "maxBytes": str(4 * MIB - 64),
+    }
     assert error.reason == "INPUT_TOO_LONG"
     assert "𝄞" not in str(error)
     assert script.calls == []
@@ -82,7 +87,9 @@ def test_a_request_of_exactly_the_limit_is_sent(small: tuple[Client, Script]) ->
     """The client counts like gRPC: a request of the limit passes, one byte more fails."""
     client, script = small
     request = pb.EmbedRequest(
-        texts=["x" * 2000] * 2, options={"encoding": "VECTOR_ENCODING_FLOAT32"}
+        texts=["x" * 2000] * 2,
+        options={"encoding": "VECTOR_ENCODING_FLOAT32"},
+        max_response_bytes=RESPONSE_BYTES_MAX,
     )
     last = "x" * (2000 + SMALL_BYTES - request.ByteSize())
     assert len(client.embed(["x" * 2000, last])) == 2
@@ -98,7 +105,7 @@ def test_an_input_that_fits_into_no_message_fails_alone(
     """The other texts succeed; the error has id, position, size and limit."""
     client, script = small
     script.max_in_flight_inputs, script.max_batch_inputs = 40, 20
-    inputs = [((n, "id"), "x" * (SMALL_BYTES if n % 5 == 2 else n)) for n in range(100)]
+    inputs = [((n, "id"), "x" * (SMALL_BYTES if n % 5 == 2 else n + 1)) for n in range(100)]
     results = list(client.embed_stream(inputs, order=order))
     if order == "input":
         assert [result.id for result in results] == [name for name, _ in inputs]
@@ -108,7 +115,8 @@ def test_an_input_that_fits_into_no_message_fails_alone(
     error = failed[2, "id"]
     assert type(error) is InputTooLongError
     assert error.message.startswith(f"inputs[2] has {SMALL_BYTES} bytes")
-    assert error.metadata == {"bytes": str(SMALL_BYTES), "maxBytes": str(SMALL_BYTES - 64)}
+    assert (error.label, error.metadata["bytes"]) == ("MESSAGE_TOO_LARGE", str(SMALL_BYTES))
+    assert error.metadata["maxBytes"] == str(SMALL_BYTES - 64)
     assert max(message.ByteSize() for message in script.messages) <= SMALL_BYTES
 
 
@@ -239,14 +247,15 @@ def test_messages_are_divided_by_bytes(small: tuple[Client, Script]) -> None:
 
 
 def test_the_limit_of_a_server_is_learned(client_class: type[Client]) -> None:
-    """A server with a lower limit rejects once; from then on the client names the text."""
+    """A server with a lower limit rejects once; from then on the client sends no such text."""
     with serving(max_request_bytes=SMALL_BYTES) as (servicer, target):
         client = client_class(target, timeout_s=10)
         with pytest.raises(MessageTooLargeError) as caught:
-            client.embed(["x" * 5000])
+            client.embed(["x" * 2500] * 2)
         error = caught.value
-        assert error.metadata == {"bytes": "5007", "maxBytes": str(SMALL_BYTES)}
-        assert "5007 bytes; the limit is 4096: send fewer or shorter texts" in error.message
+        assert int(error.metadata["bytes"]) > 5000
+        assert error.metadata["maxBytes"] == str(SMALL_BYTES)
+        assert "bytes; the limit is 4096: send fewer or shorter texts" in error.message
         with pytest.raises(InputTooLongError, match=r"texts\[0\] has 5000 bytes"):
             client.embed(["x" * 5000])
         results = list(client.embed_stream(["a", "x" * 5000, "b"]))

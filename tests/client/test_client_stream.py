@@ -17,10 +17,11 @@ from embedgrpc.client import (
     ModelNotFoundError,
     StreamResult,
 )
-from embedgrpc.client.embed_stream import _Exchange
+from embedgrpc.client.embed_state import EmbedState
 from embedgrpc.client.enums import ResultOrder
 from embedgrpc.client.request_limit import RequestLimit
-from embedgrpc.client.stream_state import MESSAGE_BYTES_MAX, StreamState
+from embedgrpc.client.stream import _Exchange
+from embedgrpc.client.stream_state import MESSAGE_BYTES_MAX
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import vector_of
 from tests.client.servicer import Script
@@ -195,7 +196,7 @@ def test_a_full_window_does_not_hold_threads_back(target: str, script: Script) -
         during = set(threading.enumerate()) - before
     script.hold_answers.set()
     of_client = [thread for thread in during if not thread.name.startswith("asyncio")]
-    assert "embed-stream" in [thread.name for thread in of_client]
+    assert "embedgrpc-stream" in [thread.name for thread in of_client]
     for thread in of_client:
         thread.join(5)
         assert not thread.is_alive()
@@ -330,9 +331,9 @@ async def test_asynchronous_inputs_are_taken(target: str) -> None:
 
 def ready_state(
     *, batch_size: int, order: ResultOrder = "input", max_bytes: int = 2**22, window: int = 4
-) -> StreamState[list[str]]:
+) -> EmbedState:
     """Make the state of a stream that the server has accepted."""
-    state = StreamState(
+    state = EmbedState(
         ["a"],
         model="",
         order=order,
@@ -373,7 +374,7 @@ def test_messages_are_full_however_slowly_answers_come(client: Client, script: S
 
 def test_responses_without_a_reader_do_not_pile_up() -> None:
     """The reader reads a few responses ahead of its caller; the others stay on the wire."""
-    state: StreamState[Any] = ready_state(batch_size=1, window=100)
+    state = ready_state(batch_size=1, window=100)
     exchange = _Exchange(state)
     taken: list[int] = []
 
@@ -409,7 +410,7 @@ def _answer(position: str) -> pb.StreamEmbedResponse:
     return pb.StreamEmbedResponse(results=pb.StreamEmbedResults(results=[result]))
 
 
-def _state() -> StreamState[list[str]]:
+def _state() -> EmbedState:
     return ready_state(batch_size=1)
 
 
@@ -457,7 +458,7 @@ def test_an_end_before_the_inputs_are_known_is_an_error() -> None:
 def test_an_exchange_that_was_given_up_ends_no_inputs(ended_by: str) -> None:
     """A retried stream keeps its inputs, and an early end is still an error."""
     inputs = _CountedInputs("abcdef")
-    state: StreamState[Any] = StreamState(
+    state = EmbedState(
         inputs,
         model="",
         order="input",

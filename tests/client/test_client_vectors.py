@@ -7,13 +7,16 @@ from hypothesis.extra import numpy as hypothesis_numpy
 from embedgrpc.client import BadResponseError
 from embedgrpc.client.decoding import (
     decode_embeddings,
+    decode_partial,
     decode_ranking,
     decode_ready,
+    decode_rerank_ready,
     decode_stream_result,
 )
+from embedgrpc.client.tokens import decode_token_counts, decode_tokens
 from embedgrpc.client.vectors import decode_floats, decode_multi_vector, decode_rows, decode_sparse
 from embedgrpc.v1 import embedding_service_pb2 as pb
-from embedgrpc.v1 import rerank_service_pb2
+from embedgrpc.v1 import rerank_service_pb2, tokenizer_service_pb2
 
 FLOAT32 = "VECTOR_ENCODING_FLOAT32"
 FLOAT16 = "VECTOR_ENCODING_FLOAT16"
@@ -113,7 +116,15 @@ def test_a_malformed_answer_is_refused() -> None:
     for index in (-1, 3):
         results = [rerank_service_pb2.RankedDocument(index=index)]
         with pytest.raises(BadResponseError, match="none of the 3 documents"):
-            decode_ranking(rerank_service_pb2.RerankResponse(results=results), 3)
+            _decode_ranking(results)
+    twice = [rerank_service_pb2.RankedDocument(index=1)] * 2
+    with pytest.raises(BadResponseError, match="a document has two results"):
+        _decode_ranking(twice)
+    failed = pb.Embedding(error={"code": 3})
+    with pytest.raises(BadResponseError, match="a text failed, but the call did not"):
+        decode_embeddings(pb.EmbedResponse(embeddings=[failed]), 1)
+    with pytest.raises(BadResponseError, match="1 embeddings came back for 2 texts"):
+        decode_partial(pb.EmbedResponse(embeddings=[failed]), [0, 1], {})
     with pytest.raises(BadResponseError, match="only 1 of 2 embeddings have dense"):
         decode_embeddings(pb.EmbedResponse(embeddings=[dense, pb.Embedding()]), 2)
     with pytest.raises(BadResponseError, match="differ"):
@@ -123,7 +134,20 @@ def test_a_malformed_answer_is_refused() -> None:
     for inputs, batch in ((0, 1), (1, 0)):
         with pytest.raises(BadResponseError, match="allow no input"):
             decode_ready(pb.StreamEmbedReady(max_in_flight_inputs=inputs, max_batch_inputs=batch))
+    with pytest.raises(BadResponseError, match="allow no input"):
+        decode_rerank_ready(rerank_service_pb2.StreamRerankReady(max_in_flight_inputs=1))
+    with pytest.raises(BadResponseError, match="1 entries came back for 2 texts"):
+        decode_tokens(tokenizer_service_pb2.TokenizeResponse(texts=[{}]), 2)
+    with pytest.raises(BadResponseError, match="differ in length"):
+        decode_tokens(tokenizer_service_pb2.TokenizeResponse(texts=[{"ids": [1]}]), 1)
+    with pytest.raises(BadResponseError, match="0 entries came back for 1 texts"):
+        decode_token_counts(tokenizer_service_pb2.CountTokensResponse(), 1)
     with pytest.raises(BadResponseError, match="values"):
         decode_sparse(pb.SparseVector(indices=[1, 2], values=[1.0]))
     with pytest.raises(BadResponseError, match="scales"):
         decode_multi_vector(pb.MultiVector(data=b"1", row_count=1, dimensions=1, encoding=INT8))
+
+
+def _decode_ranking(results: list[rerank_service_pb2.RankedDocument]) -> None:
+    response = rerank_service_pb2.RerankResponse(results=results)
+    decode_ranking(response, [0, 1, 2], {}, response)

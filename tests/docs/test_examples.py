@@ -53,8 +53,6 @@ async def test_an_example_prints_what_its_readme_shows(example: Example, target:
     assert process.returncode == 0, errors.decode()
     readme = (EXAMPLES / "README.md").read_text("utf-8")
     (shown,) = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
-    if example is PYTHON:
-        shown = re.sub(r"^(?:partial|stream rerank):.*\n", "", shown, flags=re.MULTILINE)
     # Maven resets the colours of a terminal that is none.
     printed = output.decode().replace("\x1b[0m", "")
     assert printed == shown.replace("reconnects: 0", "reconnects: 1")

@@ -12,7 +12,6 @@ import pytest
 
 from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 from tests.service.conftest import running_server
-from tests.service.grpcurl import Grpcurl
 from tests.settings_table import DOCUMENT, render
 from tests.triton.environment import Environment
 from tests.triton.server import TritonServer
@@ -44,7 +43,7 @@ def block(document: Path, language: str) -> str:
 
 def test_every_runnable_block_is_run() -> None:
     """The tests below run each block that is marked, so that none is marked in vain."""
-    assert set(runnable(README)) == {"serve", "embed", "grpcurl", "python"}
+    assert set(runnable(README)) == {"serve", "embed", "python"}
     assert set(runnable(TRITON)) == {"triton"}
 
 
@@ -96,25 +95,6 @@ def test_the_python_example_prints_what_stands_below_it(target: str) -> None:
         check=True,
     )
     assert done.stdout == output
-
-
-def test_the_grpcurl_example_answers_what_stands_below_it(grpcurl: Grpcurl) -> None:
-    """The command runs as it is, and its answer is the README's but for the last digits."""
-    command = runnable(README)["grpcurl"]
-    program, plaintext, flag, data, address, method = shlex.split(command.replace("\\\n", " "))
-    assert (program, plaintext, flag, address) == (
-        "grpcurl",
-        "-plaintext",
-        "-d",
-        DOCUMENTED_TARGET,
-    )
-    shown = json.loads(block(README, "json"))
-    (answer,) = grpcurl.call(method, json.loads(data))
-    values = answer["embeddings"][0]["dense"].pop("values")
-    assert values == pytest.approx(shown["embeddings"][0]["dense"].pop("values"), abs=1e-5)
-    # It changes whenever graphs are built in another way.
-    assert len(answer.pop("fingerprint")) == len(shown.pop("fingerprint"))
-    assert answer == shown
 
 
 @pytest.mark.triton

@@ -1,33 +1,40 @@
 """The client for asyncio."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import grpc
 
-from embedgrpc.client.async_embed_stream import AsyncEmbedStream
+from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.cancellation import closed_error, is_task_cancelled
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
+from embedgrpc.client.embed_state import AsyncStreamInputs, EmbedState
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import EmbedOptions, RerankOptions
-from embedgrpc.client.result_types import Embeddings, Ranking
-from embedgrpc.client.stream_state import AsyncStreamInputs, StreamState
+from embedgrpc.client.options import EmbedOptions, RerankOptions, TokenizeOptions
+from embedgrpc.client.rerank_state import AsyncRerankInputs, RerankState
+from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
+from embedgrpc.client.server_description import Server
+from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import (
     HealthStatus,
     ModelPages,
     UnaryCall,
+    count_tokens_call,
     embed_call,
     get_model_call,
+    get_server_call,
     health_call,
+    partial_embed_call,
     rerank_call,
+    tokenize_call,
 )
 
 ResultT = TypeVar("ResultT")
@@ -41,14 +48,38 @@ class AsyncClient(ClientApi):
 
     _loop: asyncio.AbstractEventLoop | None = None
 
+    @overload  # type: ignore[override] # the result depends on `allow_partial`
     async def embed(
         self,
         texts: Iterable[str],
         *,
         model: str = "",
+        allow_partial: Literal[False] = False,
         timeout_s: float | None = None,
         **options: Unpack[EmbedOptions],
-    ) -> Embeddings:
+    ) -> Embeddings: ...
+    @overload
+    async def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        allow_partial: Literal[True],
+        timeout_s: float | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> PartialEmbeddings: ...
+    async def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        allow_partial: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> Embeddings | PartialEmbeddings:
+        if allow_partial:
+            call = partial_embed_call(texts, model, self._request_limit, **options)
+            return await self._run(call, timeout_s)
         return await self._run(embed_call(texts, model, **options), timeout_s)
 
     def embed_stream(
@@ -61,7 +92,7 @@ class AsyncClient(ClientApi):
         timeout_s: float | None = None,
         **options: Unpack[EmbedOptions],
     ) -> AsyncEmbedStream:
-        state: StreamState[AsyncStreamInputs] = StreamState(
+        state = EmbedState(
             inputs,
             model=model,
             order=order,
@@ -78,10 +109,53 @@ class AsyncClient(ClientApi):
         documents: Iterable[str],
         *,
         model: str = "",
+        allow_partial: bool = False,
         timeout_s: float | None = None,
         **options: Unpack[RerankOptions],
     ) -> Ranking:
-        return await self._run(rerank_call(query, documents, model, **options), timeout_s)
+        call = rerank_call(
+            query, documents, model, self._request_limit, allow_partial=allow_partial, **options
+        )
+        return await self._run(call, timeout_s)
+
+    def rerank_stream(
+        self,
+        inputs: AsyncRerankInputs,
+        *,
+        model: str = "",
+        allow_partial: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[RerankOptions],
+    ) -> AsyncRerankStream:
+        state = RerankState(
+            inputs,
+            model=model,
+            allow_partial=allow_partial,
+            timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
+            **options,
+        )
+        return AsyncRerankStream(state, self._start_stream, self._new_attempts, self._error_of)
+
+    async def tokenize(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[TokenizeOptions],
+    ) -> list[TokenizedText]:
+        return await self._run(tokenize_call(texts, model, **options), timeout_s)
+
+    async def count_tokens(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[TokenizeOptions],
+    ) -> TokenCounts:
+        return await self._run(count_tokens_call(texts, model, **options), timeout_s)
 
     async def list_models(
         self, task: Task | None = None, *, timeout_s: float | None = None
@@ -93,6 +167,9 @@ class AsyncClient(ClientApi):
 
     async def get_model(self, name: str, *, timeout_s: float | None = None) -> Model:
         return await self._run(get_model_call(name), timeout_s)
+
+    async def get_server(self, *, timeout_s: float | None = None) -> Server:
+        return await self._run(get_server_call(), timeout_s)
 
     async def health(self, service: str = "", *, timeout_s: float | None = None) -> HealthStatus:
         try:
@@ -118,11 +195,13 @@ class AsyncClient(ClientApi):
     ) -> None:
         await self.close()
 
-    async def _start_stream(self, attempts: Attempts) -> tuple[Any, Slot]:
+    async def _start_stream(
+        self, method: Callable[[Stubs], Any], attempts: Attempts
+    ) -> tuple[Any, Slot]:
         stubs = self._connect()
         slot = await self._acquire_slot(attempts)
         try:
-            call = stubs.embedding.StreamEmbed(metadata=self._call_metadata)
+            call = method(stubs)(metadata=self._metadata)
             call.add_done_callback(lambda _: self._concurrency.release(slot))
         except BaseException as error:
             self._concurrency.release(slot)
@@ -134,17 +213,21 @@ class AsyncClient(ClientApi):
     async def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
         method = call.method(self._connect())
         attempts = self._new_attempts(self._deadline_s(timeout_s))
-        self._request_limit.check(call.request, call.texts)
-        while True:
+        while call.request is not None:
+            self._request_limit.check(call.request, call.texts)
             slot = await self._acquire_slot(attempts)
             try:
                 response = await method(
-                    call.request, timeout=attempts.left_s(), metadata=self._call_metadata
+                    call.request, timeout=attempts.left_s(), metadata=self._metadata
                 )
             except grpc.RpcError as error:
                 delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:
-                    raise self._error_of(error) from error
+                    failure = self._error_of(error, call.request, call.texts)
+                    smaller = call.smaller(failure)
+                    if smaller is None:
+                        raise failure from error
+                    call, delay_s = smaller, 0
             except grpc.aio.UsageError:
                 self._check_open()  # gRPC raises UsageError when the channel is closed
                 raise
@@ -153,10 +236,12 @@ class AsyncClient(ClientApi):
                     raise
                 raise closed_error() from error
             else:
+                attempts.succeed()
                 return call.decode(response)
             finally:
                 self._concurrency.release(slot)
             await asyncio.sleep(delay_s)
+        return call.decode(None)
 
     async def _acquire_slot(self, attempts: Attempts) -> Slot:
         """Wait for a slot among the calls in flight."""

@@ -3,7 +3,7 @@
 import functools
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final, Self
@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from embedgrpc.client.attempts import Attempts
+from embedgrpc.client.attempts import Attempts, RetryBudget
 from embedgrpc.client.concurrency import ConcurrencyLimit
 from embedgrpc.client.defaults import (
     DEFAULT_CONCURRENT_CALLS,
@@ -20,15 +20,19 @@ from embedgrpc.client.defaults import (
     DEFAULT_TIMEOUT_S,
     RESPONSE_BYTES_MAX,
 )
-from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.errors import EmbedGrpcError, InputTooLongError, MessageTooLargeError
 from embedgrpc.client.proxies import proxy_options
 from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.status_errors import error_of_call
-from embedgrpc.v1 import embedding_service_pb2_grpc, model_service_pb2_grpc, rerank_service_pb2_grpc
+from embedgrpc.v1 import (
+    embedding_service_pb2_grpc,
+    model_service_pb2_grpc,
+    rerank_service_pb2_grpc,
+    tokenizer_service_pb2_grpc,
+)
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
-_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
 _HEALTH_SERVICE = "embedgrpc.v1.EmbeddingService"
 # gRPC's retry buffer holds this much beside the message.
 _RETRY_OVERHEAD_BYTES = 64 * 1024
@@ -51,6 +55,7 @@ class Stubs:
     embedding: Any
     rerank: Any
     model: Any
+    tokenizer: Any
     health: Any
 
     @classmethod
@@ -63,6 +68,7 @@ _STUB_CLASSES: Final[tuple[Callable[[Any], Any], ...]] = (
     embedding_service_pb2_grpc.EmbeddingServiceStub,
     rerank_service_pb2_grpc.RerankServiceStub,
     model_service_pb2_grpc.ModelServiceStub,
+    tokenizer_service_pb2_grpc.TokenizerServiceStub,
     health_pb2_grpc.HealthStub,
 )
 
@@ -111,12 +117,11 @@ class ChannelOwner:
         self._timeout_s = valid_timeout(timeout_s)
         self._credentials = credentials
         self._metadata = tuple(metadata)
-        # The server refuses a call whose response would be too large before it does the work.
-        self._call_metadata = (*self._metadata, (_RESPONSE_BYTES_KEY, str(RESPONSE_BYTES_MAX)))
         self._health_check = health_check
         self._max_request_bytes = max_request_bytes
         self._request_limit = RequestLimit(max_request_bytes)
         self._concurrency = ConcurrencyLimit(max_concurrent_calls)
+        self._retry_budget = RetryBudget()
         self._opening = threading.Lock()
         self._channel: Any = None
         self._stubs: Stubs | None = None
@@ -173,12 +178,27 @@ class ChannelOwner:
         return self._timeout_s if timeout_s is None else valid_timeout(timeout_s)
 
     def _new_attempts(self, timeout_s: float) -> Attempts:
-        return Attempts(self._concurrency, timeout_s)
+        return Attempts(self._concurrency, self._retry_budget, timeout_s)
 
-    def _error_of(self, failure: Any) -> EmbedGrpcError:
-        """Return the error of a call that failed; learn the server's limit from it."""
+    def _error_of(
+        self, failure: Any, request: Any = None, texts: Mapping[str, Sequence[str]] | None = None
+    ) -> EmbedGrpcError:
+        """Return the error of a call that failed; learn the server's limit from it.
+
+        Args:
+            failure: The `grpc.RpcError` that the call raised.
+            request: The message of a unary call.
+            texts: Its texts, as `RequestLimit.check` takes them, to name those that are too long.
+        """
         error = error_of_call(failure)
         self._request_limit.learn(error)
+        if texts and isinstance(error, MessageTooLargeError):
+            try:
+                self._request_limit.check(request, texts)
+            except InputTooLongError as named:
+                return named.with_traceback(None)
+            except MessageTooLargeError:
+                pass
         return error
 
 

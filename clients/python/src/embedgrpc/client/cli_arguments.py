@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeVar, get_args
 
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_TARGET, DEFAULT_TIMEOUT_S
-from embedgrpc.client.enums import Encoding, InputType, ResultOrder, ScoreScale, Task, Truncation
+from embedgrpc.client.enums import (
+    Encoding,
+    InputType,
+    Priority,
+    ResultOrder,
+    ScoreScale,
+    Task,
+    Truncation,
+)
 from embedgrpc.client.suggestions import SuggestingParser, quote
 
 NumberT = TypeVar("NumberT", int, float)
@@ -17,6 +25,8 @@ _EXAMPLES = """examples:
   embedgrpc-client embed "How tall is the tower?"
   embedgrpc-client embed --jsonl < texts.jsonl > vectors.jsonl
   embedgrpc-client rerank --query "How tall is it?" --top-n 3 < documents.txt
+  embedgrpc-client tokens "How tall is the tower?"
+  embedgrpc-client server
   embedgrpc-client health embedgrpc.v1.EmbeddingService
 """
 
@@ -87,9 +97,19 @@ def _parser(default_target: str) -> SuggestingParser:
         add(
             "rerank",
             "rank documents by relevance",
-            'Writes {"index", "score", "document"} for each document, best first.',
+            'Writes {"index", "score", "document"} for each document, best first, and then'
+            ' {"index", "error"} for those that failed.',
         )
     )
+    tokens = add(
+        "tokens",
+        "count the tokens of texts",
+        'Writes {"id", "token_count"} for each text. The id is its number, from 0.',
+    )
+    tokens.add_argument("texts", nargs="*", help="the texts; none for the lines of standard input")
+    _add_model(tokens)
+    _add_prompt(tokens, "", "texts")
+    add("server", "describe the server", "Its version, default model and limits, as JSON.")
     health = add(
         "health", "print the status of services", "The exit code is 0 only if they are SERVING."
     )
@@ -106,10 +126,7 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
         help='read lines of the form {"id": ..., "text": ...}; the id is optional',
     )
     _add_model(embed)
-    prompt = embed.add_mutually_exclusive_group()
-    prompt.add_argument("--input-type", choices=get_args(InputType), help="role of the texts")
-    prompt.add_argument("--prompt-name", help="one of the model's prompts")
-    prompt.add_argument("--prompt-text", help="a prompt of your own")
+    _add_prompt(embed, "", "texts")
     embed.add_argument("--dimensions", type=_at_least(0), default=0, help="length of the vectors")
     embed.add_argument("--encoding", choices=get_args(Encoding), default="float32")
     embed.add_argument(
@@ -119,6 +136,7 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
     embed.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, help="scale vectors to unit length"
     )
+    _add_priority(embed)
     embed.add_argument("--order", choices=get_args(ResultOrder), default="input")
     embed.add_argument(
         "--batch-size",
@@ -136,12 +154,35 @@ def _add_rerank(rerank: argparse.ArgumentParser) -> None:
     _add_model(rerank)
     rerank.add_argument("--top-n", type=_at_least(0), default=0, help="write only the best N")
     rerank.add_argument("--score-scale", choices=get_args(ScoreScale))
-    rerank.add_argument("--instruction", default="", help="for models that take one")
+    rerank.add_argument(
+        "--max-tokens", type=_at_least(0), default=0, help="limit of tokens in a document"
+    )
+    query = _add_prompt(rerank, "query-", "query")
+    query.add_argument("--instruction", help="meaning of relevance, for models that take one")
+    _add_prompt(rerank, "document-", "documents")
+    rerank.add_argument(
+        "--allow-partial", action="store_true", help="rank the others if a document fails"
+    )
+    _add_priority(rerank)
     _add_truncation(rerank)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="", help="id or alias; else the server's default")
+
+
+def _add_prompt(command: argparse.ArgumentParser, of: str, what: str) -> Any:
+    prompt = command.add_mutually_exclusive_group()
+    prompt.add_argument(
+        f"--{of}input-type", choices=get_args(InputType), help=f"role of the {what}"
+    )
+    prompt.add_argument(f"--{of}prompt-name", help=f"one of the model's prompts, for the {what}")
+    prompt.add_argument(f"--{of}prompt-text", help=f"a prompt of your own, for the {what}")
+    return prompt
+
+
+def _add_priority(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--priority", choices=get_args(Priority), help="how urgent the call is")
 
 
 def _add_truncation(command: argparse.ArgumentParser) -> None:

@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import io
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from embedgrpc.client.client import Client
+from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
 from embedgrpc.client.errors import ConnectionFailedError, EmbedGrpcError
 from embedgrpc.client.result_types import StreamResult
 from embedgrpc.client.unary_calls import HealthStatus
@@ -55,7 +57,7 @@ def _embed(client: Client, arguments: argparse.Namespace) -> int:
         _json_inputs() if arguments.jsonl else _stdin_lines()
     )
     names = ("model", "order", "batch_size", "input_type", "prompt_name", "prompt_text")
-    more = ("dimensions", "encoding", "truncation", "max_tokens", "normalize")
+    more = ("dimensions", "encoding", "truncation", "max_tokens", "normalize", "priority")
     is_terminal = sys.stdout.isatty()
     result_count = failed_count = 0
     with client.embed_stream(inputs, **_options(arguments, *names, *more)) as results:
@@ -79,10 +81,36 @@ def _rerank(client: Client, arguments: argparse.Namespace) -> int:
         if size > _INPUT_BYTES_MAX:
             raise ValueError(f"the documents have more than {_INPUT_BYTES_MAX} characters")
         documents.append(document)
-    names = ("model", "top_n", "score_scale", "truncation", "instruction")
-    for ranked in client.rerank(arguments.query, documents, **_options(arguments, *names)):
+    names = ("model", "allow_partial", "top_n", "score_scale", "truncation", "max_tokens")
+    query = ("query_input_type", "query_prompt_name", "query_prompt_text", "instruction")
+    more = ("document_input_type", "document_prompt_name", "document_prompt_text", "priority")
+    ranking = client.rerank(
+        arguments.query, documents, **_options(arguments, *names, *query, *more)
+    )
+    for ranked in ranking:
         document = documents[ranked.index]
         _print_json({"index": ranked.index, "score": ranked.score, "document": document})
+    for index, error in ranking.errors.items():
+        _print_json({"index": index, "error": _error_json(error)})
+    if ranking.errors:
+        _print_error(f"{len(ranking.errors)} of {len(documents)} documents failed")
+    return 1 if ranking.errors else 0
+
+
+def _tokens(client: Client, arguments: argparse.Namespace) -> int:
+    options = _options(arguments, "model", "input_type", "prompt_name", "prompt_text")
+    texts = iter(arguments.texts or _stdin_lines())
+    number = 0
+    while batch := list(itertools.islice(texts, DEFAULT_BATCH_SIZE)):
+        for count in client.count_tokens(batch, **options).token_counts.tolist():
+            _print_json({"id": str(number), "token_count": count})
+            number += 1
+    return 0
+
+
+def _server(client: Client, _: argparse.Namespace) -> int:
+    server = dataclasses.asdict(client.get_server())
+    _print_json(server | {"start_time": server["start_time"].isoformat()})
     return 0
 
 
@@ -93,7 +121,14 @@ def _health(client: Client, arguments: argparse.Namespace) -> int:
     return 0 if (any(serving) if arguments.any else all(serving)) else 1
 
 
-_COMMANDS: Final = {"models": _models, "embed": _embed, "rerank": _rerank, "health": _health}
+_COMMANDS: Final = {
+    "models": _models,
+    "embed": _embed,
+    "rerank": _rerank,
+    "tokens": _tokens,
+    "server": _server,
+    "health": _health,
+}
 
 
 def _options(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -142,8 +177,7 @@ def _parse_json(line: str) -> Any:
 
 def _as_json(result: StreamResult) -> dict[str, Any]:
     if result.error is not None:
-        error = {"reason": result.error.reason, "message": result.error.message}
-        return {"id": result.id, "error": error}
+        return {"id": result.id, "error": _error_json(result.error)}
     line: dict[str, Any] = {"id": result.id}
     if result.vector is not None:
         line["vector"] = result.vector.tolist()
@@ -156,6 +190,10 @@ def _as_json(result: StreamResult) -> dict[str, Any]:
     if result.multi_vector is not None:
         line["multi_vector"] = result.multi_vector.values.tolist()
     return line | {"token_count": result.token_count, "truncated": result.truncated}
+
+
+def _error_json(error: EmbedGrpcError) -> dict[str, str]:
+    return {"reason": error.reason, "message": error.message}
 
 
 def _summary(result: StreamResult) -> str:

@@ -2,33 +2,40 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import grpc
 
 from embedgrpc.client.attempts import Attempts
+from embedgrpc.client.channel import Stubs
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
-from embedgrpc.client.embed_stream import EmbedStream
+from embedgrpc.client.embed_state import EmbedState, StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import EmbedOptions, RerankOptions
-from embedgrpc.client.result_types import Embeddings, Ranking
-from embedgrpc.client.stream_state import StreamInputs, StreamState
+from embedgrpc.client.options import EmbedOptions, RerankOptions, TokenizeOptions
+from embedgrpc.client.rerank_state import RerankInputs, RerankState
+from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
+from embedgrpc.client.server_description import Server
+from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import (
     HealthStatus,
     ModelPages,
     UnaryCall,
+    count_tokens_call,
     embed_call,
     get_model_call,
+    get_server_call,
     health_call,
+    partial_embed_call,
     rerank_call,
+    tokenize_call,
 )
-from embedgrpc.v1 import embedding_service_pb2 as pb
 
 ResultT = TypeVar("ResultT")
 
@@ -39,14 +46,38 @@ class Client(ClientApi):
     It connects at its first call: until then you may pickle it, or fork the process.
     """
 
+    @overload  # type: ignore[override] # the result depends on `allow_partial`
     def embed(
         self,
         texts: Iterable[str],
         *,
         model: str = "",
+        allow_partial: Literal[False] = False,
         timeout_s: float | None = None,
         **options: Unpack[EmbedOptions],
-    ) -> Embeddings:
+    ) -> Embeddings: ...
+    @overload
+    def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        allow_partial: Literal[True],
+        timeout_s: float | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> PartialEmbeddings: ...
+    def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        allow_partial: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> Embeddings | PartialEmbeddings:
+        if allow_partial:
+            call = partial_embed_call(texts, model, self._request_limit, **options)
+            return self._run(call, timeout_s)
         return self._run(embed_call(texts, model, **options), timeout_s)
 
     def embed_stream(
@@ -59,7 +90,7 @@ class Client(ClientApi):
         timeout_s: float | None = None,
         **options: Unpack[EmbedOptions],
     ) -> EmbedStream:
-        state: StreamState[StreamInputs] = StreamState(
+        state = EmbedState(
             inputs,
             model=model,
             order=order,
@@ -76,10 +107,53 @@ class Client(ClientApi):
         documents: Iterable[str],
         *,
         model: str = "",
+        allow_partial: bool = False,
         timeout_s: float | None = None,
         **options: Unpack[RerankOptions],
     ) -> Ranking:
-        return self._run(rerank_call(query, documents, model, **options), timeout_s)
+        call = rerank_call(
+            query, documents, model, self._request_limit, allow_partial=allow_partial, **options
+        )
+        return self._run(call, timeout_s)
+
+    def rerank_stream(
+        self,
+        inputs: RerankInputs,
+        *,
+        model: str = "",
+        allow_partial: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[RerankOptions],
+    ) -> RerankStream:
+        state = RerankState(
+            inputs,
+            model=model,
+            allow_partial=allow_partial,
+            timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
+            **options,
+        )
+        return RerankStream(state, self._start_stream, self._new_attempts, self._error_of)
+
+    def tokenize(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[TokenizeOptions],
+    ) -> list[TokenizedText]:
+        return self._run(tokenize_call(texts, model, **options), timeout_s)
+
+    def count_tokens(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[TokenizeOptions],
+    ) -> TokenCounts:
+        return self._run(count_tokens_call(texts, model, **options), timeout_s)
 
     def list_models(
         self, task: Task | None = None, *, timeout_s: float | None = None
@@ -91,6 +165,9 @@ class Client(ClientApi):
 
     def get_model(self, name: str, *, timeout_s: float | None = None) -> Model:
         return self._run(get_model_call(name), timeout_s)
+
+    def get_server(self, *, timeout_s: float | None = None) -> Server:
+        return self._run(get_server_call(), timeout_s)
 
     def health(self, service: str = "", *, timeout_s: float | None = None) -> HealthStatus:
         try:
@@ -117,12 +194,12 @@ class Client(ClientApi):
         self.close()
 
     def _start_stream(
-        self, requests: Iterator[pb.StreamEmbedRequest], attempts: Attempts
+        self, method: Callable[[Stubs], Any], requests: Iterator[Any], attempts: Attempts
     ) -> tuple[Any, Slot]:
         stubs = self._open(grpc)
         slot = self._acquire_slot(attempts)
         try:
-            call = stubs.embedding.StreamEmbed(requests, metadata=self._call_metadata)
+            call = method(stubs)(requests, metadata=self._metadata)
             if not call.add_callback(lambda: self._concurrency.release(slot)):
                 self._concurrency.release(slot)  # the call has ended already
         except BaseException as error:
@@ -135,25 +212,29 @@ class Client(ClientApi):
     def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
         method = call.method(self._open(grpc))
         attempts = self._new_attempts(self._deadline_s(timeout_s))
-        self._request_limit.check(call.request, call.texts)
-        while True:
+        while call.request is not None:
+            self._request_limit.check(call.request, call.texts)
             slot = self._acquire_slot(attempts)
             try:
-                response = method(
-                    call.request, timeout=attempts.left_s(), metadata=self._call_metadata
-                )
+                response = method(call.request, timeout=attempts.left_s(), metadata=self._metadata)
             except grpc.RpcError as error:
                 delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:
-                    raise self._error_of(error) from error
+                    failure = self._error_of(error, call.request, call.texts)
+                    smaller = call.smaller(failure)
+                    if smaller is None:
+                        raise failure from error
+                    call, delay_s = smaller, 0
             except ValueError:
                 self._check_open()  # gRPC raises ValueError when the channel is closed
                 raise
             else:
+                attempts.succeed()
                 return call.decode(response)
             finally:
                 self._concurrency.release(slot)
             time.sleep(delay_s)
+        return call.decode(None)
 
     def _acquire_slot(self, attempts: Attempts) -> Slot:
         """Wait for a slot among the calls in flight."""

@@ -4,15 +4,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
 from typing import Unpack
 
-from embedgrpc.client.async_embed_stream import AsyncEmbedStream
+from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.channel import ChannelOwner
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
-from embedgrpc.client.embed_stream import EmbedStream
+from embedgrpc.client.embed_state import StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import EmbedOptions, RerankOptions
-from embedgrpc.client.result_types import Embeddings, Ranking
-from embedgrpc.client.stream_state import StreamInputs
+from embedgrpc.client.options import EmbedOptions, RerankOptions, TokenizeOptions
+from embedgrpc.client.rerank_state import RerankInputs
+from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
+from embedgrpc.client.server_description import Server
+from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import HealthStatus
 
 
@@ -25,14 +28,18 @@ class ClientApi(ChannelOwner, ABC):
         texts: Iterable[str],
         *,
         model: str = "",
+        allow_partial: bool = False,
         timeout_s: float | None = None,
         **options: Unpack[EmbedOptions],
-    ) -> Embeddings | Awaitable[Embeddings]:
-        """Embed a batch of texts. If one of them fails, the whole call fails.
+    ) -> Embeddings | PartialEmbeddings | Awaitable[Embeddings] | Awaitable[PartialEmbeddings]:
+        """Embed a batch of texts.
 
         Args:
-            texts: At least one text, at most `Model.max_inputs`.
+            texts: At least one text, at most `Limits.max_inputs`.
             model: The id or an alias of a model; "" for the server's default.
+            allow_partial: Whether a text that fails leaves the others unaffected: then the result
+                is a `PartialEmbeddings`. If False, the whole call fails, and
+                `EmbedGrpcError.field_violations` lists all texts that are at fault.
             timeout_s: The deadline in seconds; None for the client's.
             options: See `EmbedOptions`.
 
@@ -86,15 +93,19 @@ class ClientApi(ChannelOwner, ABC):
         documents: Iterable[str],
         *,
         model: str = "",
+        allow_partial: bool = False,
         timeout_s: float | None = None,
         **options: Unpack[RerankOptions],
     ) -> Ranking | Awaitable[Ranking]:
-        """Score documents against a query. If one of them fails, the whole call fails.
+        """Score documents against a query.
 
         Args:
             query: The text to compare the documents with.
-            documents: At least one document, at most `Model.max_inputs`.
+            documents: At least one document, at most `Limits.max_inputs`.
             model: The id or an alias of a model; "" for the server's default.
+            allow_partial: Whether a document that fails leaves the others unaffected: then it is
+                in `Ranking.errors`. If False, the whole call fails, and
+                `EmbedGrpcError.field_violations` lists all documents that are at fault.
             timeout_s: The deadline in seconds; None for the client's.
             options: See `RerankOptions`.
 
@@ -105,6 +116,79 @@ class ClientApi(ChannelOwner, ABC):
             EmbedGrpcError: The call failed.
             TypeError: A text or an option has the wrong type.
             ValueError: A text is not valid Unicode, or an option is out of range.
+        """
+
+    @abstractmethod
+    def rerank_stream(
+        self,
+        inputs: RerankInputs,
+        *,
+        model: str = "",
+        allow_partial: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[RerankOptions],
+    ) -> RerankStream | AsyncRerankStream:
+        """Rank the documents of any number of queries. A query that fails, fails alone.
+
+        Results come as they are ready: match them by id.
+
+        Args:
+            inputs: Tuples (query, documents) or (id, query, documents). The client reads at most
+                one query further than the server has room for, so the iterable may be endless.
+                Documents that exceed one message travel in several. `AsyncClient` also takes
+                asynchronous iterables.
+            model: The id or an alias of a model; "" for the server's default.
+            allow_partial: As in `rerank`, for every query.
+            timeout_s: The longest wait for the next response, in seconds; None for the client's.
+            options: See `RerankOptions`.
+
+        Returns:
+            The results. Iterate over them; close the stream to stop early.
+
+        Raises:
+            InputTooLongError: A prompt or the name of the model exceeds the size of a message.
+            TypeError: An option has the wrong type, or `inputs` is a str.
+            ValueError: An option is out of range.
+        """
+
+    @abstractmethod
+    def tokenize(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[TokenizeOptions],
+    ) -> list[TokenizedText] | Awaitable[list[TokenizedText]]:
+        """Tokenize texts as a model does, without truncation.
+
+        Args:
+            texts: At least one text, at most `Limits.max_inputs`. Texts may be empty.
+            model: The id or an alias of a model; "" for the server's default.
+            timeout_s: The deadline in seconds; None for the client's.
+            options: See `TokenizeOptions`.
+
+        Returns:
+            The tokens of each text, in the order of the texts.
+
+        Raises:
+            EmbedGrpcError: The call failed.
+            TypeError: A text or an option has the wrong type.
+            ValueError: A text is not valid Unicode, or an option is out of range.
+        """
+
+    @abstractmethod
+    def count_tokens(
+        self,
+        texts: Iterable[str],
+        *,
+        model: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[TokenizeOptions],
+    ) -> TokenCounts | Awaitable[TokenCounts]:
+        """Count the tokens of texts as a model reads them, without truncation.
+
+        Arguments and errors are those of `tokenize`.
         """
 
     @abstractmethod
@@ -128,6 +212,17 @@ class ClientApi(ChannelOwner, ABC):
 
         Args:
             name: Its id, or an alias.
+            timeout_s: The deadline in seconds; None for the client's.
+
+        Raises:
+            EmbedGrpcError: The call failed.
+        """
+
+    @abstractmethod
+    def get_server(self, *, timeout_s: float | None = None) -> Server | Awaitable[Server]:
+        """Return the description of the server: version, default model, limits.
+
+        Args:
             timeout_s: The deadline in seconds; None for the client's.
 
         Raises:

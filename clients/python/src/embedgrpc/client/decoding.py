@@ -1,19 +1,22 @@
 """Decode the messages of the server into the results of calls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from embedgrpc.client.enums import Encoding, enum_name
-from embedgrpc.client.errors import BadResponseError
+from embedgrpc.client.errors import BadResponseError, EmbedGrpcError
 from embedgrpc.client.result_types import (
     Embeddings,
+    PartialEmbeddings,
     RankedDocument,
     Ranking,
+    RerankStreamReady,
     StreamReady,
     StreamResult,
 )
+from embedgrpc.client.server_description import decode_limits
 from embedgrpc.client.status_errors import error_of_item
 from embedgrpc.client.vectors import Vectors, decode_multi_vector, decode_rows, decode_sparse
 from embedgrpc.v1 import embedding_service_pb2 as pb
@@ -28,66 +31,94 @@ def decode_embeddings(response: pb.EmbedResponse, text_count: int) -> Embeddings
         text_count: The number of texts that were sent.
 
     Raises:
-        BadResponseError: The number of embeddings is not that of the texts, or their kinds
-            differ.
+        BadResponseError: The number of embeddings is not that of the texts, their kinds differ,
+            or one is an error.
     """
-    embeddings = response.embeddings
-    if len(embeddings) != text_count:
-        raise BadResponseError(f"{len(embeddings)} embeddings came back for {text_count} texts")
-    dense = _all_or_none(embeddings, "dense")
-    encoding = dense[0].encoding if dense else pb.VECTOR_ENCODING_FLOAT32
-    return Embeddings(
-        vectors=_decode_matrix(dense, text_count),
-        scales=(
-            np.array([vector.scale for vector in dense], np.float32)
-            if encoding == pb.VECTOR_ENCODING_INT8
-            else None
-        ),
-        encoding=cast("Encoding", enum_name(pb.VectorEncoding, encoding)),
-        dimensions=dense[0].dimensions if dense else 0,
-        sparse=tuple(map(decode_sparse, _all_or_none(embeddings, "sparse"))),
-        multi_vectors=tuple(map(decode_multi_vector, _all_or_none(embeddings, "multi_vector"))),
-        token_counts=np.array([each.token_count for each in embeddings], np.int32),
-        truncated=np.array([each.truncated for each in embeddings], np.bool_),
-        model=response.model,
-        revision=response.revision,
-        fingerprint=response.fingerprint,
-        input_tokens=response.usage.input_tokens,
-    )
+    _require_embeddings(response, text_count)
+    # Where only some have one, the others have more representations: `_all_or_none` finds that.
+    if text_count and response.embeddings[0].HasField("error"):
+        raise BadResponseError("a text failed, but the call did not")
+    return _decode_batch(response.embeddings, response)
 
 
-def decode_ranking(response: rerank_service_pb2.RerankResponse, document_count: int) -> Ranking:
-    """Decode the response of Rerank.
+def decode_partial(
+    response: pb.EmbedResponse, sent: Sequence[int], unsent: Mapping[int, EmbedGrpcError]
+) -> PartialEmbeddings:
+    """Decode the response of Embed where texts may fail alone.
 
     Args:
         response: The response.
-        document_count: The number of documents that were sent.
+        sent: The positions of the texts that were sent.
+        unsent: The errors of the others, by position.
 
     Raises:
-        BadResponseError: A result is for a document that was not sent.
+        BadResponseError: The number of embeddings is not that of the texts sent, or their kinds
+            differ.
     """
-    if any(not 0 <= ranked.index < document_count for ranked in response.results):
-        raise BadResponseError(f"a result belongs to none of the {document_count} documents")
+    _require_embeddings(response, len(sent))
+    errors = dict(unsent)
+    indices: list[int] = []
+    embeddings: list[pb.Embedding] = []
+    for index, embedding in zip(sent, response.embeddings, strict=True):
+        if embedding.HasField("error"):
+            errors[index] = error_of_item(embedding.error)
+        else:
+            indices.append(index)
+            embeddings.append(embedding)
+    return PartialEmbeddings(
+        _decode_batch(embeddings, response),
+        np.array(indices, np.int64),
+        dict(sorted(errors.items())),
+    )
+
+
+def decode_ranking(
+    message: rerank_service_pb2.RerankResponse | rerank_service_pb2.Ranking,
+    sent: Sequence[int],
+    unsent: Mapping[int, EmbedGrpcError],
+    model: rerank_service_pb2.RerankResponse | RerankStreamReady,
+) -> Ranking:
+    """Decode a ranking.
+
+    Args:
+        message: The ranking.
+        sent: The positions of the documents that were sent.
+        unsent: The errors of the others, by position.
+        model: The message that names the model.
+
+    Raises:
+        BadResponseError: A result is for a document that was not sent, or is the second for one.
+    """
+    found = [ranked.index for ranked in message.results]
+    found += [failed.index for failed in message.failures]
+    if any(not 0 <= index < len(sent) for index in found):
+        raise BadResponseError(f"a result belongs to none of the {len(sent)} documents")
+    if len(set(found)) < len(found):
+        raise BadResponseError("a document has two results")
+    errors = dict(unsent)
+    errors |= {sent[failed.index]: error_of_item(failed.error) for failed in message.failures}
     return Ranking(
         results=tuple(
-            RankedDocument(ranked.index, ranked.score, ranked.document, ranked.truncated)
-            for ranked in response.results
+            RankedDocument(sent[ranked.index], ranked.score, ranked.document, ranked.truncated)
+            for ranked in message.results
         ),
-        model=response.model,
-        revision=response.revision,
-        fingerprint=response.fingerprint,
-        input_tokens=response.usage.input_tokens,
+        model=model.model,
+        revision=model.revision,
+        fingerprint=model.fingerprint,
+        input_tokens=message.usage.input_tokens,
+        query_tokens=message.usage.query_tokens,
+        document_tokens=message.usage.document_tokens,
+        errors=dict(sorted(errors.items())),
     )
 
 
 def decode_ready(message: pb.StreamEmbedReady) -> StreamReady:
-    """Decode the first response of a stream.
+    """Decode the first response of a stream of embeddings.
 
     Raises:
         BadResponseError: The limits of the stream allow no input at all.
     """
-    if message.max_in_flight_inputs < 1 or message.max_batch_inputs < 1:
-        raise BadResponseError("the limits of the stream allow no input")
+    _require_room(message.max_in_flight_inputs, message.max_batch_inputs)
     return StreamReady(
         model=message.model,
         revision=message.revision,
@@ -95,6 +126,25 @@ def decode_ready(message: pb.StreamEmbedReady) -> StreamReady:
         dimensions=message.dimensions,
         max_in_flight_inputs=message.max_in_flight_inputs,
         max_batch_inputs=message.max_batch_inputs,
+        limits=decode_limits(message.limits),
+    )
+
+
+def decode_rerank_ready(message: rerank_service_pb2.StreamRerankReady) -> RerankStreamReady:
+    """Decode the first response of a stream of rankings.
+
+    Raises:
+        BadResponseError: The limits of the stream allow no document at all.
+    """
+    _require_room(message.max_in_flight_inputs, message.max_part_inputs, message.max_query_inputs)
+    return RerankStreamReady(
+        model=message.model,
+        revision=message.revision,
+        fingerprint=message.fingerprint,
+        max_in_flight_inputs=message.max_in_flight_inputs,
+        max_part_inputs=message.max_part_inputs,
+        max_query_inputs=message.max_query_inputs,
+        limits=decode_limits(message.limits),
     )
 
 
@@ -127,6 +177,40 @@ def decode_stream_result(message: pb.StreamEmbedResult, caller_id: Any) -> Strea
         token_count=embedding.token_count,
         truncated=embedding.truncated,
     )
+
+
+def _decode_batch(embeddings: Sequence[pb.Embedding], response: pb.EmbedResponse) -> Embeddings:
+    dense = _all_or_none(embeddings, "dense")
+    encoding = dense[0].encoding if dense else pb.VECTOR_ENCODING_FLOAT32
+    return Embeddings(
+        vectors=_decode_matrix(dense, len(embeddings)),
+        scales=(
+            np.array([vector.scale for vector in dense], np.float32)
+            if encoding == pb.VECTOR_ENCODING_INT8
+            else None
+        ),
+        encoding=cast("Encoding", enum_name(pb.VectorEncoding, encoding)),
+        dimensions=dense[0].dimensions if dense else 0,
+        sparse=tuple(map(decode_sparse, _all_or_none(embeddings, "sparse"))),
+        multi_vectors=tuple(map(decode_multi_vector, _all_or_none(embeddings, "multi_vector"))),
+        token_counts=np.array([each.token_count for each in embeddings], np.int32),
+        truncated=np.array([each.truncated for each in embeddings], np.bool_),
+        model=response.model,
+        revision=response.revision,
+        fingerprint=response.fingerprint,
+        input_tokens=response.usage.input_tokens,
+    )
+
+
+def _require_embeddings(response: pb.EmbedResponse, text_count: int) -> None:
+    found = len(response.embeddings)
+    if found != text_count:
+        raise BadResponseError(f"{found} embeddings came back for {text_count} texts")
+
+
+def _require_room(*limits: int) -> None:
+    if min(limits) < 1:
+        raise BadResponseError("the limits of the stream allow no input")
 
 
 def _all_or_none(embeddings: Sequence[pb.Embedding], field: str) -> list[Any]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # the command reads these names before it loads protobuf
 
 Encoding = Literal["float32", "float16", "bfloat16", "int8", "ubinary"]
 InputType = Literal["query", "document", "classification", "clustering", "similarity"]
+Priority = Literal["interactive", "bulk"]
 Representation = Literal["dense", "sparse", "multi_vector"]
 ResultOrder = Literal["input", "completion"]
 ScoreScale = Literal["raw", "sigmoid"]

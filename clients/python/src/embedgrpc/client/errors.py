@@ -24,20 +24,36 @@ The second column is `code`. The third is `reason`, a value of `ErrorReason`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 
 
+class FieldViolation(NamedTuple):
+    """A field of a request that is at fault.
+
+    Attributes:
+        field: The field, such as "texts[3]".
+        description: The text for people; "" after the first violation of a call.
+        reason: The reason, such as "EMPTY_INPUT"; "" if the server sent none.
+    """
+
+    field: str
+    description: str = ""
+    reason: str = ""
+
+
 class EmbedGrpcError(Exception):
-    """A call failed, or one input of a stream did.
+    """A call failed, or one input of a stream or of a partial batch did.
 
     Attributes:
         message: The text for people: what failed, which value, which limit.
         code: The gRPC status code.
         reason: The reason that the server sent, such as "INPUT_TOO_LONG"; "" if it sent none.
+            A reason that this version does not know has the class of its status.
         metadata: The variables of the message, by name.
-        field_violations: The invalid fields of the request, each with a description.
+        field_violations: The fields of the request that are at fault, at most 100: every text
+            that failed, where several did.
         retry_delay_s: The wait before a retry that the server asks for; None if it sent none.
         unanswered_ids: After a stream broke: the ids of the inputs that were read from the
             caller and have no result, oldest first.
@@ -53,7 +69,7 @@ class EmbedGrpcError(Exception):
         code: grpc.StatusCode | None = None,
         reason: str | None = None,
         metadata: Mapping[str, str] | None = None,
-        field_violations: tuple[tuple[str, str], ...] = (),
+        field_violations: tuple[FieldViolation, ...] = (),
         retry_delay_s: float | None = None,
     ) -> None:
         super().__init__(message)
@@ -64,6 +80,11 @@ class EmbedGrpcError(Exception):
         self.field_violations = field_violations
         self.retry_delay_s = retry_delay_s
         self.unanswered_ids: tuple[Any, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What exactly failed, such as "QUEUE_FULL"; "" if the server did not say."""
+        return self.metadata.get("label", "")
 
     def __str__(self) -> str:
         return f"{self.reason or self.code.name}: {self.message}"

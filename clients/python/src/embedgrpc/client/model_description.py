@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from embedgrpc.client.enums import enum_name
+from embedgrpc.client.server_description import Limits, decode_limits
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 from embedgrpc.v1 import model_service_pb2 as pb
 
@@ -28,7 +29,9 @@ class Model:
         matryoshka_dimensions: The shorter lengths it was trained for.
         any_dimensions: Whether it can return every length up to `dimensions`.
         max_tokens: The limit of tokens in an input, special tokens included.
-        max_inputs: The limit of texts, or documents, in one unary call.
+        max_query_tokens: The limit of tokens in a query; 0 where `max_tokens` is the limit.
+        batch_tokens: The limit of tokens in a batch, padding included.
+        limits: The limits of calls to this model.
         similarity: The function that compares its embeddings: "cosine", "dot", "euclidean",
             "manhattan" or "max_sim".
         rerank_method: "cross_encoder", "similarity", "late_interaction" or "hybrid"; "" where
@@ -40,7 +43,9 @@ class Model:
         backend: "onnx_runtime" or "triton".
         weight_type: The type of its weights, such as "float16".
         device: The device that runs it, such as "cuda:0" or "cpu".
-        state: "loading", "ready", "failed" or "unavailable".
+        languages: The languages that its files name, as BCP 47 tags such as "en".
+        takes_instruction: Whether `RerankOptions` may have an `instruction`.
+        state: "loading" or "ready"; "failed" for good, or "unavailable" for now.
     """
 
     id: str
@@ -55,7 +60,9 @@ class Model:
     matryoshka_dimensions: Sequence[int]
     any_dimensions: bool
     max_tokens: int
-    max_inputs: int
+    max_query_tokens: int
+    batch_tokens: int
+    limits: Limits
     similarity: str
     rerank_method: str
     normalized: bool
@@ -65,6 +72,8 @@ class Model:
     backend: str
     weight_type: str
     device: str
+    languages: Sequence[str]
+    takes_instruction: bool
     state: str
 
 
@@ -89,7 +98,9 @@ def decode_model(message: pb.Model) -> Model:
         matryoshka_dimensions=tuple(message.matryoshka_dimensions),
         any_dimensions=message.any_dimensions,
         max_tokens=message.max_tokens,
-        max_inputs=message.limits.max_inputs,
+        max_query_tokens=message.max_query_tokens,
+        batch_tokens=message.batch_tokens,
+        limits=decode_limits(message.limits),
         similarity=enum_name(pb.ModelSimilarity, message.similarity),
         rerank_method=enum_name(pb.RerankMethod, message.rerank_method),
         normalized=message.normalized,
@@ -99,5 +110,7 @@ def decode_model(message: pb.Model) -> Model:
         backend=enum_name(pb.ModelBackend, message.backend),
         weight_type=message.weight_type,
         device=message.device,
+        languages=tuple(message.languages),
+        takes_instruction=message.takes_instruction,
         state=enum_name(pb.ModelState, message.state),
     )

@@ -1,19 +1,22 @@
 """The keyword options of the calls, and the messages that carry them."""
 
-from collections.abc import Iterable, Sequence
-from typing import TypedDict, Unpack
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypedDict, Unpack
 
 from embedgrpc.client.enums import (
     Encoding,
     InputType,
+    Priority,
     Representation,
     ScoreScale,
     Truncation,
     enum_value,
 )
 from embedgrpc.client.suggestions import quote, suggest
-from embedgrpc.v1 import common_pb2, rerank_service_pb2
+from embedgrpc.v1 import common_pb2, rerank_service_pb2, tokenizer_service_pb2
 from embedgrpc.v1 import embedding_service_pb2 as pb
+
+_PROMPT: Final = ("input_type", "prompt_name", "prompt_text")
 
 
 class EmbedOptions(TypedDict, total=False):
@@ -35,6 +38,8 @@ class EmbedOptions(TypedDict, total=False):
         representations: What to return; empty (default) for the model's first.
         max_sparse_terms: The limit of terms in a sparse vector, the heaviest first; 0 (default)
             for no limit.
+        priority: "interactive" runs first and is refused under overload; "bulk" runs with what
+            is left. By default, streams are "bulk".
     """
 
     input_type: InputType | None
@@ -47,10 +52,14 @@ class EmbedOptions(TypedDict, total=False):
     max_tokens: int
     representations: Sequence[Representation]
     max_sparse_terms: int
+    priority: Priority | None
 
 
 class RerankOptions(TypedDict, total=False):
-    """Keyword options of `rerank`, all optional.
+    """Keyword options of `rerank` and `rerank_stream`, all optional.
+
+    Set at most one prompt for the query and one for the documents. Without, the model's own
+    prompts for queries and documents apply.
 
     Attributes:
         top_n: The limit of documents to return; 0 (default) for all.
@@ -59,7 +68,15 @@ class RerankOptions(TypedDict, total=False):
         truncation: Where to cut when query and document are too long together, or "none" to
             reject them; the server's setting by default.
         max_tokens: The limit of tokens in a document; 0 (default) for the model's.
-        instruction: An instruction, for models that take one; "" by default.
+        query_input_type: The role of the query.
+        query_prompt_name: The prompt of the query: a key of `Model.prompts`.
+        query_prompt_text: The prompt of the query itself; "" for none.
+        instruction: The meaning of relevance, in words, in place of a prompt of the query; only
+            where `Model.takes_instruction`.
+        document_input_type: The role of the documents.
+        document_prompt_name: The prompt of the documents: a key of `Model.prompts`.
+        document_prompt_text: The prompt of the documents itself; "" for none.
+        priority: As in `EmbedOptions`.
     """
 
     top_n: int
@@ -67,7 +84,33 @@ class RerankOptions(TypedDict, total=False):
     score_scale: ScoreScale | None
     truncation: Truncation | None
     max_tokens: int
-    instruction: str
+    query_input_type: InputType | None
+    query_prompt_name: str | None
+    query_prompt_text: str | None
+    instruction: str | None
+    document_input_type: InputType | None
+    document_prompt_name: str | None
+    document_prompt_text: str | None
+    priority: Priority | None
+
+
+class TokenizeOptions(TypedDict, total=False):
+    """Keyword options of `tokenize` and `count_tokens`, all optional.
+
+    Set at most one prompt; without, there is none.
+
+    Attributes:
+        input_type: The role of the texts. The server maps it to a prompt of the model.
+        prompt_name: A key of `Model.prompts`.
+        prompt_text: The prompt itself.
+        omit_special_tokens: Whether to leave out the special tokens around a text; False by
+            default.
+    """
+
+    input_type: InputType | None
+    prompt_name: str | None
+    prompt_text: str | None
+    omit_special_tokens: bool
 
 
 def embed_options(**options: Unpack[EmbedOptions]) -> pb.EmbedOptions:
@@ -78,68 +121,79 @@ def embed_options(**options: Unpack[EmbedOptions]) -> pb.EmbedOptions:
         ValueError: An enum has no such value, or more than one prompt is set.
     """
     _require_known(options, EmbedOptions)
-    prompts: dict[str, str | None] = {
-        "input_type": enum_value(common_pb2.InputType, options.get("input_type")),
-        "prompt_name": options.get("prompt_name"),
-        "prompt_text": options.get("prompt_text"),
-    }
-    prompt = {name: valid_text(name, text) for name, text in prompts.items() if text is not None}
-    if len(prompt) > 1:
-        raise ValueError("set only one of input_type, prompt_name and prompt_text")
     return pb.EmbedOptions(
         representations=[
             enum_value(pb.Representation, name) for name in options.get("representations", ())
         ],
-        input_type=prompt.get("input_type"),
-        prompt_name=prompt.get("prompt_name"),
-        prompt_text=prompt.get("prompt_text"),
         dimensions=options.get("dimensions", 0),
         normalize=options.get("normalize"),
         encoding=enum_value(pb.VectorEncoding, options.get("encoding", "float32")),
         truncation=enum_value(common_pb2.Truncation, options.get("truncation")),
         max_tokens=options.get("max_tokens", 0),
         max_sparse_terms=options.get("max_sparse_terms", 0),
+        priority=enum_value(common_pb2.Priority, options.get("priority")),
+        **_prompt(options, *_PROMPT),
     )
 
 
-def rerank_request(
-    query: str, documents: Sequence[str], model: str, **options: Unpack[RerankOptions]
-) -> rerank_service_pb2.RerankRequest:
-    """Build the request of Rerank.
-
-    Args:
-        query: The text to compare the documents with.
-        documents: The documents, as `valid_texts` returns them.
-        model: The id or an alias of a model; "" for the server's default.
-        options: See `RerankOptions`.
+def rerank_options(**options: Unpack[RerankOptions]) -> rerank_service_pb2.RerankOptions | None:
+    """Build the options of a ranking; None if all are the defaults.
 
     Raises:
-        TypeError: An option is not one of `RerankOptions`, or a value has the wrong type.
-        ValueError: An enum has no such value, or a text is not valid Unicode.
+        TypeError: An option is not one of `RerankOptions`, or has the wrong type.
+        ValueError: An enum has no such value, or more than one prompt is set.
     """
     _require_known(options, RerankOptions)
-    return rerank_service_pb2.RerankRequest(
-        model=valid_text("model", model),
-        query=valid_text("query", query),
-        documents=documents,
-        options=_rerank_options(**options),
-    )
-
-
-def _rerank_options(
-    **options: Unpack[RerankOptions],
-) -> rerank_service_pb2.RerankOptions | None:
-    """Build the options of a ranking; None if all are the defaults."""
-    instruction = options.get("instruction")
     message = rerank_service_pb2.RerankOptions(
         top_n=options.get("top_n", 0),
         return_documents=options.get("return_documents", False),
         score_scale=enum_value(rerank_service_pb2.ScoreScale, options.get("score_scale")),
         truncation=enum_value(common_pb2.Truncation, options.get("truncation")),
         max_tokens=options.get("max_tokens", 0),
-        instruction=valid_text("instruction", instruction) if instruction else None,
+        priority=enum_value(common_pb2.Priority, options.get("priority")),
+        **_prompt(options, *(f"query_{name}" for name in _PROMPT), "instruction"),
+        **_prompt(options, *(f"document_{name}" for name in _PROMPT)),
     )
     return message if message.ByteSize() else None
+
+
+def tokenize_options(
+    **options: Unpack[TokenizeOptions],
+) -> tokenizer_service_pb2.TokenizeOptions:
+    """Build the options of tokenizing.
+
+    Raises:
+        TypeError: An option is not one of `TokenizeOptions`, or has the wrong type.
+        ValueError: An enum has no such value, or more than one prompt is set.
+    """
+    _require_known(options, TokenizeOptions)
+    return tokenizer_service_pb2.TokenizeOptions(
+        omit_special_tokens=options.get("omit_special_tokens", False), **_prompt(options, *_PROMPT)
+    )
+
+
+def option_texts(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options of unlimited length, by name."""
+    return {
+        name: str(value)
+        for name, value in options.items()
+        if value and name.endswith(("prompt_name", "prompt_text", "instruction"))
+    }
+
+
+def _prompt(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return the one of the named options that is set, as an argument of a message."""
+    prompt = {name: options[name] for name in names if options.get(name) is not None}
+    if len(prompt) > 1:
+        raise ValueError(f"set only one of {', '.join(names[:-1])} and {names[-1]}")
+    return {
+        name: (
+            enum_value(common_pb2.InputType, value)
+            if name.endswith("input_type")
+            else valid_text(name, value)
+        )
+        for name, value in prompt.items()
+    }
 
 
 def valid_texts(field: str, texts: Iterable[str]) -> list[str]:
@@ -180,7 +234,7 @@ def valid_text(field: str, text: str) -> str:
     return text
 
 
-def _require_known(options: Iterable[str], kind: type[EmbedOptions] | type[RerankOptions]) -> None:
+def _require_known(options: Iterable[str], kind: type) -> None:
     known = kind.__annotations__
     for name in options:
         if name not in known:

@@ -1,9 +1,8 @@
 """The public names of `embedgrpc.client`."""
 
 from embedgrpc.client.async_client import AsyncClient
-from embedgrpc.client.async_embed_stream import AsyncEmbedStream
+from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.client import Client
-from embedgrpc.client.embed_stream import EmbedStream
 from embedgrpc.client.errors import (
     BackendFailedError,
     BackendUnavailableError,
@@ -12,6 +11,7 @@ from embedgrpc.client.errors import (
     DeadlineExpiredError,
     EmbedGrpcError,
     EmptyInputError,
+    FieldViolation,
     InputTooLongError,
     InternalError,
     InvalidRequestError,
@@ -26,20 +26,27 @@ from embedgrpc.client.errors import (
     UnsupportedError,
 )
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import EmbedOptions, RerankOptions
+from embedgrpc.client.options import EmbedOptions, RerankOptions, TokenizeOptions
 from embedgrpc.client.result_types import (
     Embeddings,
+    PartialEmbeddings,
     RankedDocument,
     Ranking,
+    RerankResult,
+    RerankStreamReady,
     StreamReady,
     StreamResult,
 )
+from embedgrpc.client.server_description import Limits, Server
+from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import HealthStatus
 from embedgrpc.client.vectors import MultiVector, SparseVector
 
 __all__ = [
     "AsyncClient",
     "AsyncEmbedStream",
+    "AsyncRerankStream",
     "BackendFailedError",
     "BackendUnavailableError",
     "BadResponseError",
@@ -51,25 +58,35 @@ __all__ = [
     "EmbedStream",
     "Embeddings",
     "EmptyInputError",
+    "FieldViolation",
     "HealthStatus",
     "InputTooLongError",
     "InternalError",
     "InvalidRequestError",
+    "Limits",
     "MessageTooLargeError",
     "Model",
     "ModelNotFoundError",
     "MultiVector",
     "NonFiniteOutputError",
     "OverloadedError",
+    "PartialEmbeddings",
     "PermissionDeniedError",
     "RankedDocument",
     "Ranking",
     "RateLimitedError",
     "RerankOptions",
+    "RerankResult",
+    "RerankStream",
+    "RerankStreamReady",
+    "Server",
     "ShuttingDownError",
     "SparseVector",
     "StreamReady",
     "StreamResult",
+    "TokenCounts",
+    "TokenizeOptions",
+    "TokenizedText",
     "UnauthenticatedError",
     "UnsupportedError",
 ]

@@ -5,10 +5,10 @@ client therefore measures its requests, and learns from such an error that the l
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from embedgrpc.client.errors import InputTooLongError, MessageTooLargeError
+from embedgrpc.client.errors import FieldViolation, InputTooLongError, MessageTooLargeError
 
 # The tags and lengths of an input, its id and its text, and of the message around them.
 INPUT_OVERHEAD_BYTES: Final = 64
@@ -16,6 +16,7 @@ INPUT_OVERHEAD_BYTES: Final = 64
 _REQUEST_BYTES_MIN: Final = 1024
 _REQUEST_BYTES_MAX: Final = 2**31 - 1
 _CHARACTER_BYTES_MAX: Final = 4
+_VIOLATIONS_MAX: Final = 100  # as the server
 # The numbers and enums among the options of a request.
 _OPTIONS_BYTES: Final = 1024
 # gRPC's own text: "SERVER: Received message larger than max (5000 vs. 1000)".
@@ -52,7 +53,7 @@ class RequestLimit:
             texts: Every part of it of unlimited length, by the name of the argument.
 
         Raises:
-            InputTooLongError: One text alone exceeds the limit.
+            InputTooLongError: A text alone exceeds the limit; the error names all that do.
             MessageTooLargeError: All of them together exceed it.
         """
         # `ByteSize` takes time: skip it where the message cannot be too large.
@@ -65,39 +66,91 @@ class RequestLimit:
         request_bytes = request.ByteSize()
         if request_bytes <= self.max_bytes:
             return
-        for name, text in _name_each(texts):
-            self.check_text(name, len(text.encode()))
+        too_long = [
+            error
+            for name, field in texts.items()
+            for error in (
+                [self._error_of(name, field)]
+                if isinstance(field, str)
+                else self.too_long(name, field).values()
+            )
+            if error is not None
+        ]
+        if too_long:
+            raise combined_error(too_long)
         raise MessageTooLargeError(
             f"the request has {request_bytes} bytes; the limit is {self.max_bytes}: send fewer"
             " texts in a call",
             metadata={"bytes": str(request_bytes), "maxBytes": str(self.max_bytes)},
         )
 
-    def check_text(self, name: str, text_bytes: int) -> None:
+    def check_text(self, name: str, text_bytes: int, *, beside_bytes: int = 0) -> None:
         """Check the size of one text.
 
         Args:
             name: The name of the field, for the error.
             text_bytes: The size of the text in UTF-8.
+            beside_bytes: The size of what must be in the same request.
 
         Raises:
             InputTooLongError: No request has room for the text.
         """
-        room = self.max_bytes - INPUT_OVERHEAD_BYTES
+        room = self.max_bytes - INPUT_OVERHEAD_BYTES - beside_bytes
         if text_bytes > room:
             what = f"has {text_bytes} bytes, and a request has room for {room}"
             raise InputTooLongError(
                 f"{name} {what}: split the text, or raise max_request_bytes of the client if the"
                 " server's is higher",
-                metadata={"bytes": str(text_bytes), "maxBytes": str(room)},
-                field_violations=((name, what),),
+                metadata={
+                    "label": "MESSAGE_TOO_LARGE",
+                    "bytes": str(text_bytes),
+                    "maxBytes": str(room),
+                },
+                field_violations=(FieldViolation(name, what, InputTooLongError.reason),),
             )
+
+    def too_long(self, name: str, texts: Sequence[str]) -> dict[int, InputTooLongError]:
+        """Return an error for each text that no request has room for, by its position.
+
+        Args:
+            name: The name of the list, for the errors.
+            texts: The texts.
+        """
+        errors = {}
+        for index, text in enumerate(texts):
+            if _CHARACTER_BYTES_MAX * len(text) + INPUT_OVERHEAD_BYTES > self.max_bytes:
+                error = self._error_of(f"{name}[{index}]", text)
+                if error is not None:
+                    errors[index] = error
+        return errors
+
+    def lower(self, max_bytes: int) -> None:
+        """Lower the limit to that of the server; 0 where the server did not say."""
+        if max_bytes > 0:
+            self.max_bytes = min(self.max_bytes, max(max_bytes, _REQUEST_BYTES_MIN))
 
     def learn(self, error: Exception) -> None:
         """Lower the limit to the one that a server reported when it rejected a message."""
-        if isinstance(error, MessageTooLargeError) and "maxBytes" in error.metadata:
-            reported = int(error.metadata["maxBytes"])
-            self.max_bytes = min(self.max_bytes, max(reported, _REQUEST_BYTES_MIN))
+        if isinstance(error, MessageTooLargeError):
+            self.lower(int(error.metadata.get("maxBytes", 0)))
+
+    def _error_of(self, name: str, text: str) -> InputTooLongError | None:
+        try:
+            self.check_text(name, len(text.encode()))
+        except InputTooLongError as error:
+            return error.with_traceback(None)
+        return None
+
+
+def combined_error(errors: Sequence[InputTooLongError]) -> InputTooLongError:
+    """Return one error that names the fields of several, at most 100."""
+    first = errors[0]
+    violations = [violation for each in errors for violation in each.field_violations]
+    return InputTooLongError(
+        first.message,
+        metadata=first.metadata,
+        field_violations=tuple(violations[:_VIOLATIONS_MAX]),
+    )
 
 
 def too_large_error(details: str) -> MessageTooLargeError | None:
@@ -121,12 +174,3 @@ def too_large_error(details: str) -> MessageTooLargeError | None:
         f"the server, or a proxy, rejected a message {sizes}: send fewer or shorter texts",
         metadata=metadata,
     )
-
-
-def _name_each(texts: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
-    for name, field in texts.items():
-        if isinstance(field, str):
-            yield name, field
-        else:
-            for index, text in enumerate(field):
-                yield f"{name}[{index}]", text

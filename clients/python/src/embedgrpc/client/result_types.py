@@ -1,7 +1,7 @@
 """The results of calls: frozen dataclasses of numpy arrays."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from embedgrpc.client.enums import Encoding
 from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.server_description import Limits
 from embedgrpc.client.vectors import MultiVector, SparseVector, Vectors
 
 
@@ -79,6 +80,51 @@ class Embeddings:
         return np.array(self.vectors, dtype=dtype, copy=copy)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PartialEmbeddings:
+    """The embeddings of a batch of texts of which some may have failed.
+
+    `len()` counts all texts. An index returns the vector of one text, or raises its error, so
+    that a text that failed has no vector to be mistaken for its own.
+
+    Attributes:
+        embedded: The embeddings of the texts that did not fail.
+        indices: int64 [len(embedded)]; the position of each among the texts of the call,
+            ascending.
+        errors: The error of every other text, by position.
+    """
+
+    embedded: Embeddings
+    indices: NDArray[np.int64]
+    errors: Mapping[int, EmbedGrpcError]
+
+    def require_all(self) -> Embeddings:
+        """Return the embeddings of all texts.
+
+        Raises:
+            EmbedGrpcError: A text failed: the first error.
+        """
+        for error in self.errors.values():
+            raise error.with_traceback(None)
+        return self.embedded
+
+    def __len__(self) -> int:
+        return len(self.indices) + len(self.errors)
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        position = range(len(self))[index]
+        if position in self.errors:
+            raise self.errors[position].with_traceback(None)
+        return self.embedded[int(np.searchsorted(self.indices, position))]
+
+    def __array__(
+        self,
+        dtype: Any = None,
+        copy: bool | None = None,  # noqa: FBT001 -- numpy's protocol
+    ) -> NDArray[Any]:
+        return self.require_all().__array__(dtype, copy)
+
+
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
     """A document and its score.
@@ -106,6 +152,9 @@ class Ranking:
         revision: Its revision.
         fingerprint: The id of the source of the scores. Never compare scores of different ones.
         input_tokens: The tokens of the whole call.
+        query_tokens: Those of the query; a cross-encoder reads it with every document.
+        document_tokens: Those of the documents.
+        errors: With `allow_partial`: the error of each document without a score, by index.
     """
 
     results: Sequence[RankedDocument]
@@ -113,6 +162,9 @@ class Ranking:
     revision: str
     fingerprint: str
     input_tokens: int
+    query_tokens: int = 0
+    document_tokens: int = 0
+    errors: Mapping[int, EmbedGrpcError] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.results)
@@ -135,6 +187,7 @@ class StreamReady:
         dimensions: The length of dense vectors.
         max_in_flight_inputs: The limit of inputs that have no result yet.
         max_batch_inputs: The limit of inputs in one message.
+        limits: The limits of the server.
     """
 
     model: str
@@ -143,6 +196,30 @@ class StreamReady:
     dimensions: int
     max_in_flight_inputs: int
     max_batch_inputs: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class RerankStreamReady:
+    """The model and the limits of a stream of rankings.
+
+    Attributes:
+        model: The id of the model that runs.
+        revision: Its revision.
+        fingerprint: The id of the source of the scores. Never compare scores of different ones.
+        max_in_flight_inputs: The limit of documents whose query has no result yet.
+        max_part_inputs: The limit of documents in one message.
+        max_query_inputs: The limit of documents of one query.
+        limits: The limits of the server.
+    """
+
+    model: str
+    revision: str
+    fingerprint: str
+    max_in_flight_inputs: int
+    max_part_inputs: int
+    max_query_inputs: int
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,4 +245,19 @@ class StreamResult:
     multi_vector: MultiVector | None = None
     token_count: int = 0
     truncated: bool = False
+    error: EmbedGrpcError | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RerankResult:
+    """The ranking of one query of a stream, or its error.
+
+    Attributes:
+        id: The id that the caller gave, or the position of the query as a decimal str.
+        ranking: The documents, best first; None after an error.
+        error: The reason why there is no ranking, for you to raise; None if there is one.
+    """
+
+    id: Any
+    ranking: Ranking | None = None
     error: EmbedGrpcError | None = None

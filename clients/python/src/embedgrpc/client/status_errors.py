@@ -8,16 +8,25 @@ from google.rpc import error_details_pb2, status_pb2
 
 from embedgrpc.client.errors import (
     ERRORS_BY_REASON,
+    BackendUnavailableError,
     ConnectionFailedError,
     DeadlineExpiredError,
     EmbedGrpcError,
+    FieldViolation,
+    InternalError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
     PermissionDeniedError,
     UnauthenticatedError,
+    UnsupportedError,
 )
 from embedgrpc.client.request_limit import too_large_error
 from embedgrpc.v1 import common_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_DIGITS_MAX = 10
 _DOMAIN = "embedgrpc"
 # grpc.aio's details where it sends a message while the server ends the stream. The status that the
 # server sent is lost: the connection broke, the server has no bug.
@@ -31,6 +40,15 @@ _ERRORS_BY_CODE: dict[grpc.StatusCode, type[EmbedGrpcError]] = {
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
 }
+# For a reason of a newer contract.
+_ERRORS_OF_NEW_REASONS: dict[grpc.StatusCode, type[EmbedGrpcError]] = _ERRORS_BY_CODE | {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.NOT_FOUND: ModelNotFoundError,
+    grpc.StatusCode.FAILED_PRECONDITION: UnsupportedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    grpc.StatusCode.UNAVAILABLE: BackendUnavailableError,
+    grpc.StatusCode.INTERNAL: InternalError,
+}
 
 
 def error_of_call(failure: Any) -> EmbedGrpcError:
@@ -42,23 +60,29 @@ def error_of_call(failure: Any) -> EmbedGrpcError:
     code: grpc.StatusCode = failure.code()
     if is_status_lost(failure):
         return ConnectionFailedError("the server ended the stream while the client sent a message")
-    too_large = too_large_error(failure.details() or "")
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large is not None:
-        return too_large
+    details = list(_details(failure))
+    # gRPC's core answers a message that is too large, without details.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not details:
+        too_large = too_large_error(failure.details() or "")
+        if too_large is not None:
+            return too_large
     reason = ""
     metadata: dict[str, str] = {}
-    violations: list[tuple[str, str]] = []
+    violations: list[FieldViolation] = []
     retry_delay_s: float | None = None
-    for detail in _details(failure):
+    for detail in details:
         info = error_details_pb2.ErrorInfo()
         request = error_details_pb2.BadRequest()
         retry = error_details_pb2.RetryInfo()
         if detail.Unpack(info) and info.domain == _DOMAIN:
             reason, metadata = info.reason, dict(info.metadata)
         elif detail.Unpack(request):
-            violations += [(each.field, each.description) for each in request.field_violations]
+            violations += [
+                FieldViolation(each.field, each.description, each.reason)
+                for each in request.field_violations
+            ]
         elif detail.Unpack(retry):
-            retry_delay_s = retry.retry_delay.ToTimedelta().total_seconds()
+            retry_delay_s = _seconds(retry.retry_delay)
     return _error_class(reason, code)(
         failure.details() or "",
         code=code,
@@ -69,24 +93,60 @@ def error_of_call(failure: Any) -> EmbedGrpcError:
     )
 
 
+def overload_delay_s(failure: Any, *, default_s: float) -> float | None:
+    """Return the wait before a retry of an overloaded call, in seconds.
+
+    Args:
+        failure: The `grpc.RpcError` that the call raised.
+        default_s: The wait where the server sent none.
+
+    Returns:
+        The wait; None where the server forbids a retry, or is not overloaded. A message that is
+        too large has the same status: gRPC's core sends it without reason and pushback.
+    """
+    if failure.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return None
+    pushback = dict(failure.trailing_metadata() or ()).get(_PUSHBACK_KEY)
+    if pushback is not None:
+        # Anything but a number forbids a retry, too: gRFC A6.
+        is_delay = (
+            isinstance(pushback, str) and pushback.isdecimal() and len(pushback) < _DIGITS_MAX
+        )
+        return int(pushback) / 1000 if is_delay else None
+    error = error_of_call(failure)
+    if not error.reason:
+        return None
+    return default_s if error.retry_delay_s is None else error.retry_delay_s
+
+
 def is_status_lost(failure: Any) -> bool:
     """Return whether gRPC lost the status that the server sent; see `_STATUS_LOST`."""
     return failure.code() is grpc.StatusCode.INTERNAL and failure.details() == _STATUS_LOST
 
 
 def error_of_item(item: common_pb2.ItemError) -> EmbedGrpcError:
-    """Return the most specific error for one input of a stream."""
+    """Return the most specific error for one item of a call."""
     code = _CODES.get(item.code, grpc.StatusCode.UNKNOWN)
-    reason = ""
-    if item.reason in common_pb2.ErrorReason.values()[1:]:
-        reason = common_pb2.ErrorReason.Name(item.reason).removeprefix(_REASON_PREFIX)
-    return _error_class(reason, code)(item.message, code=code, reason=reason)
+    name = str(item.reason)  # of a newer contract
+    if item.reason in common_pb2.ErrorReason.values():
+        name = common_pb2.ErrorReason.Name(item.reason).removeprefix(_REASON_PREFIX)
+    return _error_class(name, code)(
+        item.message,
+        code=code,
+        reason=name if item.reason else "",
+        metadata=item.metadata,
+        retry_delay_s=_seconds(item.retry_delay) if item.HasField("retry_delay") else None,
+    )
 
 
 def _error_class(reason: str, code: grpc.StatusCode) -> type[EmbedGrpcError]:
-    if reason:
-        return ERRORS_BY_REASON.get(reason, EmbedGrpcError)
-    return _ERRORS_BY_CODE.get(code, EmbedGrpcError)
+    if not reason:
+        return _ERRORS_BY_CODE.get(code, EmbedGrpcError)
+    return ERRORS_BY_REASON.get(reason) or _ERRORS_OF_NEW_REASONS.get(code, EmbedGrpcError)
+
+
+def _seconds(duration: Any) -> float:
+    return float(duration.seconds + duration.nanos / 1e9)
 
 
 def _details(failure: Any) -> list[Any]:

@@ -1,136 +1,122 @@
-"""The state of one embedding stream, for both clients. No I/O, no locks.
+"""The state of one stream, for both clients. No I/O, no locks.
 
-An input is read from the caller only when the server's window has room for it, so endless inputs
-need no more memory than the window. The id of an input on the wire is its position; the caller's
-own id stays here. A text that no message has room for fails here, alone; its result waits for its
-turn and counts in the window.
+An input is read from the caller only when the server's window has room, so endless inputs need no
+more memory than the window. The id of an input on the wire is its position; the caller's own id
+stays here. An input that no message has room for fails here, alone; its result waits for its turn
+and counts in the window.
 """
 
 import time
-from collections.abc import AsyncIterable, Iterable
-from typing import Any, Final, Generic, TypeVar, Unpack
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, Callable, Iterable
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import grpc
 
-from embedgrpc.client.decoding import decode_ready, decode_stream_result
-from embedgrpc.client.enums import ResultOrder, enum_value
+from embedgrpc.client.channel import Stubs
 from embedgrpc.client.errors import (
     BadResponseError,
     ConnectionFailedError,
     DeadlineExpiredError,
     EmbedGrpcError,
-    InputTooLongError,
 )
-from embedgrpc.client.options import EmbedOptions, embed_options, valid_text
-from embedgrpc.client.request_limit import INPUT_OVERHEAD_BYTES, RequestLimit
-from embedgrpc.client.result_types import StreamReady, StreamResult
-from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.client.request_limit import RequestLimit
+from embedgrpc.client.server_description import Limits
 
 MESSAGE_BYTES_MAX: Final = 2**20
 
-StreamInputs = Iterable[str] | Iterable[tuple[Any, str]]
-AsyncStreamInputs = StreamInputs | AsyncIterable[str] | AsyncIterable[tuple[Any, str]]
-InputsT = TypeVar("InputsT", bound=AsyncStreamInputs)
+
+class Ready(Protocol):
+    """The first response of a stream."""
+
+    @property
+    def max_in_flight_inputs(self) -> int:
+        """The limit of inputs without a result."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the server."""
 
 
-class StreamState(Generic[InputsT]):
+class Result(Protocol):
+    """The result of one input."""
+
+    @property
+    def id(self) -> Any:
+        """The id that the caller gave."""
+
+
+ResultT = TypeVar("ResultT", bound=Result)
+ReadyT = TypeVar("ReadyT", bound=Ready)
+
+
+class StreamState(ABC, Generic[ResultT, ReadyT]):
     """The inputs of a stream that were sent, that have a result, and that may be sent next.
 
-    The arguments and errors are those of `ClientApi.embed_stream`.
+    Args:
+        inputs: The inputs of the caller.
+        setup: The first request.
+        in_input_order: Whether results must come in the order of the inputs.
+        timeout_s: The longest wait for the next response, in seconds.
+        request_limit: The size limit of requests.
+
+    Attributes:
+        method: Returns the method of the call among the stubs.
+        ready: The first response; None before it.
+        input_tokens: The tokens of all results so far.
+        input_error: The exception of the caller's iterable.
     """
+
+    method: Callable[[Stubs], Any]
+    _answer_step: ClassVar[str]
 
     def __init__(
         self,
-        inputs: InputsT,
+        inputs: Iterable[Any] | AsyncIterable[Any],
         *,
-        model: str,
-        order: ResultOrder,
-        batch_size: int,
+        setup: Any,
+        in_input_order: bool,
         timeout_s: float,
         request_limit: RequestLimit,
-        **options: Unpack[EmbedOptions],
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         if isinstance(inputs, str):
-            raise TypeError("inputs is one str; give an iterable of texts")
+            raise TypeError("inputs is one str; give an iterable")
         self.inputs: Final = inputs
-        self.setup: Final = pb.StreamEmbedRequest(
-            setup=pb.StreamEmbedSetup(
-                model=valid_text("model", model),
-                options=embed_options(**options),
-                order=enum_value(pb.ResultOrder, order),
-            )
-        )
-        names = {name: str(options.get(name) or "") for name in ("prompt_name", "prompt_text")}
-        request_limit.check(self.setup, {"model": model, **names})
+        self.setup: Final = setup
         self.timeout_s: Final = timeout_s
-        self.ready: StreamReady | None = None
+        self.ready: ReadyT | None = None
         self.input_tokens = 0
         self.input_error: Exception | None = None
         self._request_limit = request_limit
-        self._in_input_order = order == "input"
-        self._batch_size = batch_size
+        self._in_input_order = in_input_order
         self._inputs_ended = False
         self._read_count = 0
-        self._pending = pb.StreamEmbedRequest()  # the next message, not yet full
-        self._pending_bytes = 0
         self._caller_ids: dict[str, Any] = {}  # of inputs without a result, by position
         # The results of inputs that were not sent, until they are returned; by position.
-        self._failed: dict[int, StreamResult] = {}
+        self._failed: dict[int, ResultT] = {}
         self._waiting_since = time.monotonic()
 
+    @abstractmethod
     def has_room(self) -> bool:
-        """Return whether to read another input from the caller.
+        """Return whether to send `next_message`, or to read another input from the caller."""
 
-        A new message waits until the window has room for a full one: many small ones are slow.
-        """
-        if self.ready is None:
-            return False
-        room = self.ready.max_in_flight_inputs - len(self._caller_ids) - len(self._failed)
-        return room >= (1 if self._pending.batch.inputs else self._batch_size)
-
-    def add(self, item: object) -> pb.StreamEmbedRequest | None:
+    @abstractmethod
+    def add(self, item: object) -> Any:
         """Add one input.
 
-        Args:
-            item: A text, or a pair of an id and a text.
-
         Returns:
-            The message to send now; None while the next one has room.
+            The message to send now; None if there is none yet.
 
         Raises:
-            TypeError: The item is neither.
-            ValueError: The text is not valid Unicode.
+            TypeError: The item has the wrong type.
+            ValueError: A text is not valid Unicode.
         """
-        position = str(self._read_count)
-        field = f"inputs[{position}]"
-        if isinstance(item, str):
-            caller_id, text = position, item
-        elif isinstance(item, tuple) and len(item) == 2:  # noqa: PLR2004 -- a pair
-            caller_id, text = item
-        else:
-            raise TypeError(f"{field} is neither a str nor a pair of an id and a str")
-        text_bytes = len(valid_text(field, text).encode())
-        self._read_count += 1
-        try:
-            self._request_limit.check_text(field, text_bytes)
-        except InputTooLongError as error:
-            self._failed[int(position)] = StreamResult(caller_id, error=error)
-            # The results of earlier inputs come first: send them without waiting for later ones.
-            return self._take_pending() if self._pending.batch.inputs else None
-        input_bytes = text_bytes + INPUT_OVERHEAD_BYTES
-        full = None
-        if self._pending_bytes + input_bytes > self._message_bytes_max():
-            full = self._take_pending() if self._pending.batch.inputs else None
-        self._pending.batch.inputs.add(id=position, text=text)
-        self._pending_bytes += input_bytes
-        self._caller_ids[position] = caller_id
-        if len(self._pending.batch.inputs) == self._batch_size:
-            full = self._take_pending()
-        return full
 
-    def end_inputs(self, error: Exception | None = None) -> pb.StreamEmbedRequest | None:
+    def next_message(self) -> Any:
+        """Return the next message of the inputs that were added; None to read another input."""
+        return None
+
+    def end_inputs(self, error: Exception | None = None) -> Any:
         """Record the end of the inputs.
 
         Args:
@@ -141,9 +127,8 @@ class StreamState(Generic[InputsT]):
         """
         self._inputs_ended = True
         self.input_error = error
-        return self._take_pending() if self._pending.batch.inputs else None
 
-    def receive(self, response: pb.StreamEmbedResponse) -> list[StreamResult]:
+    def receive(self, response: Any) -> list[ResultT]:
         """Record one response.
 
         Returns:
@@ -154,30 +139,26 @@ class StreamState(Generic[InputsT]):
             BadResponseError: The response is out of step, or has a result for an unknown input.
         """
         step = response.WhichOneof("step")
-        due = "ready" if self.ready is None else "results"
+        due = "ready" if self.ready is None else self._answer_step
         if step != due:
             raise BadResponseError(f"the stream sent {step} where {due} was due")
         if self.ready is None:
-            ready = decode_ready(response.ready)
-            # The window has room for two messages: one travels while the server embeds the other.
-            window_share = max(1, ready.max_in_flight_inputs // 2)
-            self._batch_size = min(self._batch_size, ready.max_batch_inputs, window_share)
-            self.ready = ready
+            self.ready = self._accept(response.ready)
+            self._request_limit.lower(self.ready.limits.max_request_bytes)
             return []
-        self.input_tokens += response.results.usage.input_tokens
-        answered: dict[str, StreamResult] = {}
-        for result in response.results.results:
+        answered: dict[str, ResultT] = {}
+        for result in self._results_of(response):
             if result.id not in self._caller_ids or result.id in answered:
                 raise BadResponseError("a result has the id of no unanswered input")
-            answered[result.id] = decode_stream_result(result, self._caller_ids[result.id])
-        results: list[StreamResult] = []
+            answered[result.id] = self._decode(result, self._caller_ids[result.id])
+        results: list[ResultT] = []
         for position, result_of_input in answered.items():
             results += self.take_failed()
             del self._caller_ids[position]
             results.append(result_of_input)
         return results + self.take_failed()
 
-    def take_failed(self) -> list[StreamResult]:
+    def take_failed(self) -> list[ResultT]:
         """Return the results of inputs that failed without being sent and whose turn it is."""
         due = self._due()
         return [self._failed.pop(position) for position in due]
@@ -192,7 +173,7 @@ class StreamState(Generic[InputsT]):
 
     def patience_s(self) -> float:
         """Return the longest further wait, in seconds; at 0 or below the server is overdue."""
-        owes = self.ready is None or len(self._caller_ids) > len(self._pending.batch.inputs)
+        owes = self.ready is None or len(self._caller_ids) > self._unsent_count()
         waited_s = time.monotonic() - self._waiting_since if owes else 0.0
         return self.timeout_s - waited_s
 
@@ -220,18 +201,28 @@ class StreamState(Generic[InputsT]):
         failure.unanswered_ids = tuple(caller_id for _, caller_id in unanswered)
         return failure
 
+    @abstractmethod
+    def _accept(self, message: Any) -> ReadyT:
+        """Return the terms of the stream; raise BadResponseError if they allow no input."""
+
+    @abstractmethod
+    def _results_of(self, response: Any) -> Iterable[Any]:
+        """Return the results of a response; add its usage."""
+
+    @abstractmethod
+    def _decode(self, result: Any, caller_id: Any) -> ResultT:
+        """Decode one result; raise BadResponseError if it is malformed."""
+
+    @abstractmethod
+    def _unsent_count(self) -> int:
+        """Return the number of inputs in `_caller_ids` that were not sent yet."""
+
+    def _message_bytes_max(self) -> int:
+        return min(MESSAGE_BYTES_MAX, self._request_limit.max_bytes)
+
     def _due(self) -> list[int]:
         """Return the positions of inputs that failed and whose turn it is."""
         if not self._failed or not self._in_input_order or not self._caller_ids:
             return list(self._failed)
         oldest = int(next(iter(self._caller_ids)))
         return [position for position in self._failed if position < oldest]
-
-    def _message_bytes_max(self) -> int:
-        return min(MESSAGE_BYTES_MAX, self._request_limit.max_bytes)
-
-    def _take_pending(self) -> pb.StreamEmbedRequest:
-        message, self._pending = self._pending, pb.StreamEmbedRequest()
-        self._pending_bytes = 0
-        self._waiting_since = time.monotonic()
-        return message

@@ -9,20 +9,28 @@ from typing import Any, Final, Generic, TypeVar, Unpack
 from grpc_health.v1 import health_pb2
 
 from embedgrpc.client.channel import Stubs
-from embedgrpc.client.decoding import decode_embeddings, decode_ranking
+from embedgrpc.client.decoding import decode_embeddings, decode_partial, decode_ranking
+from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
 from embedgrpc.client.enums import Task, enum_value
-from embedgrpc.client.errors import BadResponseError
+from embedgrpc.client.errors import BadResponseError, EmbedGrpcError, InputTooLongError
 from embedgrpc.client.model_description import Model, decode_model
 from embedgrpc.client.options import (
     EmbedOptions,
     RerankOptions,
+    TokenizeOptions,
     embed_options,
-    rerank_request,
+    option_texts,
+    rerank_options,
+    tokenize_options,
     valid_text,
     valid_texts,
 )
-from embedgrpc.client.result_types import Embeddings, Ranking
-from embedgrpc.v1 import embedding_service_pb2, model_service_pb2
+from embedgrpc.client.request_limit import RequestLimit
+from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
+from embedgrpc.client.server_description import Server, decode_server
+from embedgrpc.client.tokens import TokenCounts, TokenizedText, decode_token_counts, decode_tokens
+from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.v1 import model_service_pb2, rerank_service_pb2, tokenizer_service_pb2
 
 ResultT = TypeVar("ResultT")
 
@@ -44,15 +52,31 @@ class UnaryCall(Generic[ResultT]):
 
     Attributes:
         method: Returns the method of the call among the stubs.
-        request: The message to send.
-        decode: Turns the response into the result of the call.
+        request: The message to send; None where nothing is left to ask.
+        decode: Turns the response into the result of the call; None stands for an empty one.
         texts: Every part of the request of unlimited length, by the name of its argument.
+        build: Makes the call anew, without the inputs that are too long by now; None where inputs
+            cannot fail alone.
     """
 
     method: Callable[[Stubs], Any]
     request: Any
     decode: Callable[[Any], ResultT]
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    build: "Callable[[], UnaryCall[ResultT]] | None" = None
+
+    def smaller(self, error: EmbedGrpcError) -> "UnaryCall[ResultT] | None":
+        """Return the call without the inputs that are too long; None if that changes nothing.
+
+        Args:
+            error: The error of this call, from which the client learned the server's limit.
+        """
+        if self.build is None or not isinstance(error, InputTooLongError):
+            return None
+        rebuilt = self.build()
+        if rebuilt.request is None or rebuilt.request.ByteSize() < self.request.ByteSize():
+            return rebuilt
+        return None
 
 
 def embed_call(
@@ -65,42 +89,134 @@ def embed_call(
         ValueError: A text is not valid Unicode, or an option is out of range.
     """
     valid = valid_texts("texts", texts)
-    request = embedding_service_pb2.EmbedRequest(
-        model=valid_text("model", model), texts=valid, options=embed_options(**options)
-    )
     return UnaryCall(
         lambda stubs: stubs.embedding.Embed,
-        request,
+        _embed_request(valid, model, allow_partial=False, **options),
         functools.partial(decode_embeddings, text_count=len(valid)),
-        {
-            "texts": valid,
-            "model": model,
-            "prompt_name": options.get("prompt_name") or "",
-            "prompt_text": options.get("prompt_text") or "",
-        },
+        {"texts": valid, "model": model} | option_texts(options),
+    )
+
+
+def partial_embed_call(
+    texts: Iterable[str], model: str, limit: RequestLimit, **options: Unpack[EmbedOptions]
+) -> UnaryCall[PartialEmbeddings]:
+    """Return the call of Embed where texts may fail alone; errors as `embed_call`.
+
+    Texts that no request has room for are not sent.
+    """
+    valid = valid_texts("texts", texts)
+    unsent = limit.too_long("texts", valid)
+    sent = [index for index in range(len(valid)) if index not in unsent]
+    sent_texts = [valid[index] for index in sent]
+    request = _embed_request(sent_texts, model, allow_partial=True, **options)
+    return UnaryCall(
+        lambda stubs: stubs.embedding.Embed,
+        request if sent or not unsent else None,
+        lambda response: decode_partial(response or pb.EmbedResponse(), sent, unsent),
+        {"texts": sent_texts, "model": model} | option_texts(options),
+        lambda: partial_embed_call(valid, model, limit, **options),
     )
 
 
 def rerank_call(
-    query: str, documents: Iterable[str], model: str, **options: Unpack[RerankOptions]
+    query: str,
+    documents: Iterable[str],
+    model: str,
+    limit: RequestLimit,
+    *,
+    allow_partial: bool,
+    **options: Unpack[RerankOptions],
 ) -> UnaryCall[Ranking]:
     """Return the call of Rerank.
+
+    With `allow_partial`, documents that no request has room for are not sent.
 
     Raises:
         TypeError: A text or an option has the wrong type.
         ValueError: A text is not valid Unicode, or an option is out of range.
     """
     valid = valid_texts("documents", documents)
+    unsent = limit.too_long("documents", valid) if allow_partial else {}
+    sent = [index for index in range(len(valid)) if index not in unsent]
+    sent_documents = [valid[index] for index in sent]
+    request = rerank_service_pb2.RerankRequest(
+        model=valid_text("model", model),
+        query=valid_text("query", query),
+        documents=sent_documents,
+        options=rerank_options(**options),
+        allow_partial=allow_partial,
+        max_response_bytes=RESPONSE_BYTES_MAX,
+    )
+
+    def decode(response: rerank_service_pb2.RerankResponse | None) -> Ranking:
+        response = response or rerank_service_pb2.RerankResponse()
+        return decode_ranking(response, sent, unsent, response)
+
     return UnaryCall(
         lambda stubs: stubs.rerank.Rerank,
-        rerank_request(query, valid, model, **options),
-        functools.partial(decode_ranking, document_count=len(valid)),
-        {
-            "query": query,
-            "documents": valid,
-            "model": model,
-            "instruction": options.get("instruction", ""),
-        },
+        request if sent or not unsent else None,
+        decode,
+        {"query": query, "documents": sent_documents, "model": model} | option_texts(options),
+        functools.partial(
+            rerank_call, query, valid, model, limit, allow_partial=allow_partial, **options
+        )
+        if allow_partial
+        else None,
+    )
+
+
+def tokenize_call(
+    texts: Iterable[str], model: str, **options: Unpack[TokenizeOptions]
+) -> UnaryCall[list[TokenizedText]]:
+    """Return the call of Tokenize; errors as `embed_call`."""
+    valid = valid_texts("texts", texts)
+    return UnaryCall(
+        lambda stubs: stubs.tokenizer.Tokenize,
+        tokenizer_service_pb2.TokenizeRequest(
+            model=valid_text("model", model),
+            texts=valid,
+            options=tokenize_options(**options),
+            max_response_bytes=RESPONSE_BYTES_MAX,
+        ),
+        functools.partial(decode_tokens, text_count=len(valid)),
+        {"texts": valid, "model": model} | option_texts(options),
+    )
+
+
+def count_tokens_call(
+    texts: Iterable[str], model: str, **options: Unpack[TokenizeOptions]
+) -> UnaryCall[TokenCounts]:
+    """Return the call of CountTokens; errors as `embed_call`."""
+    valid = valid_texts("texts", texts)
+    return UnaryCall(
+        lambda stubs: stubs.tokenizer.CountTokens,
+        tokenizer_service_pb2.CountTokensRequest(
+            model=valid_text("model", model), texts=valid, options=tokenize_options(**options)
+        ),
+        functools.partial(decode_token_counts, text_count=len(valid)),
+        {"texts": valid, "model": model} | option_texts(options),
+    )
+
+
+def get_server_call() -> UnaryCall[Server]:
+    """Return the call of GetServer."""
+    return UnaryCall(
+        lambda stubs: stubs.model.GetServer,
+        model_service_pb2.GetServerRequest(),
+        lambda response: decode_server(response.server),
+    )
+
+
+def _embed_request(
+    texts: list[str], model: str, *, allow_partial: bool, **options: Unpack[EmbedOptions]
+) -> pb.EmbedRequest:
+    return pb.EmbedRequest(
+        model=valid_text("model", model),
+        texts=texts,
+        options=embed_options(**options),
+        allow_partial=allow_partial,
+        # The server refuses a call whose response would be larger before it does the work.
+        max_response_bytes=RESPONSE_BYTES_MAX,
     )
 
 

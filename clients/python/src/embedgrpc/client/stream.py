@@ -1,8 +1,8 @@
-"""The stream of embeddings for threads.
+"""The streams of results for threads.
 
 Three threads share an `_Exchange`: gRPC's thread reads the requests from it, a reader thread adds
 the responses, and the caller's thread takes the results. None of them refers to the
-`EmbedStream`, so a stream that the caller drops is garbage collected, and that ends the call.
+`ResultStream`, so a stream that the caller drops is garbage collected, and that ends the call.
 """
 
 import threading
@@ -10,22 +10,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self
 
 import grpc
 
 from embedgrpc.client.attempts import Attempts
+from embedgrpc.client.channel import Stubs
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.errors import EmbedGrpcError
-from embedgrpc.client.result_types import StreamReady, StreamResult
-from embedgrpc.client.stream_state import StreamInputs, StreamState
-from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.client.result_types import (
+    RerankResult,
+    RerankStreamReady,
+    StreamReady,
+    StreamResult,
+)
+from embedgrpc.client.stream_state import ReadyT, ResultT, StreamState
 
 _RESPONSES_AHEAD: Final = 2
 _END: Final = object()
 
 
-class EmbedStream(Iterator[StreamResult]):
+class ResultStream(Iterator[ResultT], Generic[ResultT, ReadyT]):
     """The results of a stream, one by one. The call starts when you ask for the first.
 
     To end the call early, use `close()`, leave a `with` block or drop the stream. Only one thread
@@ -35,8 +40,8 @@ class EmbedStream(Iterator[StreamResult]):
 
     def __init__(
         self,
-        state: StreamState[StreamInputs],
-        start: Callable[[Iterator[pb.StreamEmbedRequest], Attempts], tuple[Any, Slot]],
+        state: StreamState[ResultT, ReadyT],
+        start: Callable[[Callable[[Stubs], Any], Iterator[Any], Attempts], tuple[Any, Slot]],
         new_attempts: Callable[[float], Attempts],
         error_of: Callable[[Any], EmbedGrpcError],
     ) -> None:
@@ -47,7 +52,7 @@ class EmbedStream(Iterator[StreamResult]):
         self._attempts: Attempts | None = None
         self._slot: Slot | None = None
         self._exchange = _Exchange(state)
-        self._results: deque[StreamResult] = deque()
+        self._results: deque[ResultT] = deque()
         self._call: Any = None
         self._reader: threading.Thread | None = None
         self._finished = False
@@ -57,7 +62,7 @@ class EmbedStream(Iterator[StreamResult]):
         """The tokens of all results so far."""
         return self._state.input_tokens
 
-    def ready(self) -> StreamReady:
+    def ready(self) -> ReadyT:
         """Wait for the server to accept the stream; return its model and limits.
 
         Raises:
@@ -75,7 +80,7 @@ class EmbedStream(Iterator[StreamResult]):
         if self._reader is not None:
             self._reader.join()
 
-    def __next__(self) -> StreamResult:
+    def __next__(self) -> ResultT:
         while not self._results:
             if not self._receive():
                 raise StopIteration
@@ -125,9 +130,9 @@ class EmbedStream(Iterator[StreamResult]):
         if self._attempts is None:
             self._attempts = self._new_attempts(self._state.timeout_s)
         requests = self._exchange.requests()
-        self._call, self._slot = self._start(requests, self._attempts)
+        self._call, self._slot = self._start(self._state.method, requests, self._attempts)
         self._reader = threading.Thread(
-            target=self._exchange.read, args=(self._call,), name="embed-stream", daemon=True
+            target=self._exchange.read, args=(self._call,), name="embedgrpc-stream", daemon=True
         )
         self._reader.start()
 
@@ -152,36 +157,46 @@ class EmbedStream(Iterator[StreamResult]):
             self._call.cancel()
 
 
-class _Exchange:
+class EmbedStream(ResultStream[StreamResult, StreamReady]):
+    """A stream of embeddings."""
+
+
+class RerankStream(ResultStream[RerankResult, RerankStreamReady]):
+    """A stream of rankings."""
+
+
+class _Exchange(Generic[ResultT, ReadyT]):
     """The queue between the threads of one stream. Its condition guards the state."""
 
-    def __init__(self, state: StreamState[StreamInputs]) -> None:
+    def __init__(self, state: StreamState[ResultT, ReadyT]) -> None:
         self._state = state
         self._changed = threading.Condition()
-        self._responses: deque[pb.StreamEmbedResponse] = deque()
+        self._responses: deque[Any] = deque()
         self._ended = False  # by the server
         self._failure: grpc.RpcError | None = None
         self._stopped = False  # by the caller, or at the end of the stream
 
-    def requests(self) -> Iterator[pb.StreamEmbedRequest]:
+    def requests(self) -> Iterator[Any]:
         """Yield the requests. Runs in a thread of gRPC's, which ends with it."""
         yield self._state.setup
         failure: Exception | None = None
         inputs: Iterator[Any] | None = None
         try:
             while True:
-                if not self._wait_for_room():
+                message = self._wait_for_room()
+                if message is _END:
                     # The inputs have not ended: a retry may read them.
                     return
-                if inputs is None:
-                    inputs = iter(self._state.inputs)
-                item = next(inputs, _END)
-                if item is _END:
-                    break
-                with self._changed:
-                    message = self._state.add(item)
-                    if self._state.has_failed():
-                        self._changed.notify_all()
+                if message is None:
+                    if inputs is None:
+                        inputs = iter(self._state.inputs)  # type: ignore[arg-type] # not asynchronous
+                    item = next(inputs, _END)
+                    if item is _END:
+                        break
+                    with self._changed:
+                        message = self._state.add(item)
+                        if self._state.has_failed():
+                            self._changed.notify_all()
                 if message is not None:
                     yield message
         except Exception as error:  # noqa: BLE001 -- of the caller's inputs, raised in its thread
@@ -208,7 +223,7 @@ class _Exchange:
                 self._ended = True
                 self._changed.notify_all()
 
-    def next_results(self) -> list[StreamResult] | None:
+    def next_results(self) -> list[ResultT] | None:
         """Wait for the next results; return None at the end of the stream.
 
         Raises:
@@ -239,7 +254,8 @@ class _Exchange:
             self._stopped = True
             self._changed.notify_all()
 
-    def _wait_for_room(self) -> bool:
+    def _wait_for_room(self) -> Any:
+        """Wait for room; return the next message, None to read an input, `_END` to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._ended or self._state.has_room())
-            return not self._stopped and not self._ended
+            return _END if self._stopped or self._ended else self._state.next_message()

@@ -1,7 +1,7 @@
-"""The stream of embeddings for asyncio.
+"""The streams of results for asyncio.
 
 One task writes the requests; the caller's task reads the responses. The writer does not refer to
-the `AsyncEmbedStream`, so a stream that the caller drops is garbage collected, and that ends the
+the `AsyncResultStream`, so a stream that the caller drops is garbage collected, and that ends the
 call.
 """
 
@@ -17,23 +17,28 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self
 
 import grpc
 
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.cancellation import closed_error
+from embedgrpc.client.channel import Stubs
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.errors import EmbedGrpcError
-from embedgrpc.client.result_types import StreamReady, StreamResult
+from embedgrpc.client.result_types import (
+    RerankResult,
+    RerankStreamReady,
+    StreamReady,
+    StreamResult,
+)
 from embedgrpc.client.status_errors import is_status_lost
-from embedgrpc.client.stream_state import AsyncStreamInputs, StreamState
-from embedgrpc.v1 import embedding_service_pb2 as pb
+from embedgrpc.client.stream_state import ReadyT, ResultT, StreamState
 
 _END: Final = object()
 
 
-class AsyncEmbedStream(AsyncIterator[StreamResult]):
+class AsyncResultStream(AsyncIterator[ResultT], Generic[ResultT, ReadyT]):
     """The results of a stream, one by one. The call starts when you ask for the first.
 
     To end the call early, use `aclose()`, leave an `async with` block or drop the stream. Only
@@ -44,8 +49,8 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
 
     def __init__(
         self,
-        state: StreamState[AsyncStreamInputs],
-        start: Callable[[Attempts], Awaitable[tuple[Any, Slot]]],
+        state: StreamState[ResultT, ReadyT],
+        start: Callable[[Callable[[Stubs], Any], Attempts], Awaitable[tuple[Any, Slot]]],
         new_attempts: Callable[[float], Attempts],
         error_of: Callable[[Any], EmbedGrpcError],
     ) -> None:
@@ -57,7 +62,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
         self._slot: Slot | None = None
         self._room = asyncio.Event()
         self._failures = _Bell()
-        self._results: deque[StreamResult] = deque()
+        self._results: deque[ResultT] = deque()
         self._call: Any = None
         self._writing: asyncio.Task[None] | None = None
         self._reading: asyncio.Future[Any] | None = None
@@ -68,7 +73,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
         """The tokens of all results so far."""
         return self._state.input_tokens
 
-    async def ready(self) -> StreamReady:
+    async def ready(self) -> ReadyT:
         """Wait for the server to accept the stream; return its model and limits.
 
         Raises:
@@ -86,7 +91,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
         tasks = [task for task in (self._writing, self._reading) if task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def __anext__(self) -> StreamResult:
+    async def __anext__(self) -> ResultT:
         while not self._results:
             if not await self._receive():
                 raise StopAsyncIteration
@@ -144,7 +149,7 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
     async def _begin(self) -> None:
         if self._attempts is None:
             self._attempts = self._new_attempts(self._state.timeout_s)
-        self._call, self._slot = await self._start(self._attempts)
+        self._call, self._slot = await self._start(self._state.method, self._attempts)
         self._writing = asyncio.create_task(
             _write(self._call, self._state, self._room, self._failures)
         )
@@ -201,9 +206,17 @@ class AsyncEmbedStream(AsyncIterator[StreamResult]):
             self._call.cancel()
 
 
+class AsyncEmbedStream(AsyncResultStream[StreamResult, StreamReady]):
+    """A stream of embeddings."""
+
+
+class AsyncRerankStream(AsyncResultStream[RerankResult, RerankStreamReady]):
+    """A stream of rankings."""
+
+
 async def _write(
     call: Any,
-    state: StreamState[AsyncStreamInputs],
+    state: StreamState[Any, Any],
     room: asyncio.Event,
     failures: "_Bell",
 ) -> None:
@@ -218,8 +231,8 @@ async def _write(
 
 
 async def _messages(
-    state: StreamState[AsyncStreamInputs], room: asyncio.Event, failures: "_Bell"
-) -> AsyncGenerator[pb.StreamEmbedRequest]:
+    state: StreamState[Any, Any], room: asyncio.Event, failures: "_Bell"
+) -> AsyncGenerator[Any]:
     failure: Exception | None = None
     try:
         inputs = state.inputs
@@ -228,12 +241,14 @@ async def _messages(
             while not state.has_room():
                 room.clear()
                 await room.wait()
-            item = await _next(iterator)
-            if item is _END:
-                break
-            message = state.add(item)
-            if state.has_failed():
-                failures.ring()
+            message = state.next_message()
+            if message is None:
+                item = await _next(iterator)
+                if item is _END:
+                    break
+                message = state.add(item)
+                if state.has_failed():
+                    failures.ring()
             if message is not None:
                 yield message
     except Exception as error:  # noqa: BLE001 -- of the caller's inputs, raised where it iterates

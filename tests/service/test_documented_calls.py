@@ -1,0 +1,68 @@
+"""Each call with grpcurl that a page shows answers what stands below it."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.grpcurl import Grpcurl
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENTED_TARGET = "127.0.0.1:50051"
+# They differ by machine, by run, or whenever graphs are built in another way.
+_VARIABLE = {"batch_tokens", "device", "fingerprint", "start_time", "uptime", "version"}
+_CALL = re.compile(
+    r"^```sh\n(?P<command>grpcurl .*?)^```\n\n```(?P<language>\w+)\n(?P<output>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def documented_calls() -> list[Any]:
+    """Return the page, the command, the language and the output of every call."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [
+        pytest.param(*call.groups(), id=f"{page.stem}-{number}")
+        for page in pages
+        for number, call in enumerate(_CALL.finditer(page.read_text("utf-8")))
+    ]
+
+
+def comparable(value: Any, *, is_shown: bool) -> Any:
+    """Return a JSON value without what may differ, and with approximate numbers if it is shown."""
+    if isinstance(value, dict):
+        return {
+            key: "" if key in _VARIABLE else comparable(one, is_shown=is_shown)
+            for key, one in value.items()
+        }
+    if isinstance(value, list):
+        return [comparable(one, is_shown=is_shown) for one in value]
+    return pytest.approx(value, abs=1e-5) if is_shown and isinstance(value, float) else value
+
+
+@pytest.mark.parametrize(("command", "language", "output"), documented_calls())
+def test_a_call_answers_what_stands_below_it(
+    command: str, language: str, output: str, grpcurl: Grpcurl
+) -> None:
+    """The command runs as it is, and prints what the page shows but for the last digits."""
+    program, plaintext, *words = shlex.split(command.replace("\\\n", " "))
+    assert (program, plaintext) == ("grpcurl", "-plaintext")
+    place = words.index(DOCUMENTED_TARGET)
+    done = grpcurl.run(*words[place + 1 :], flags=words[:place])
+    if language == "json":
+        answer, shown = json.loads(done.stdout), json.loads(output)
+        assert comparable(answer, is_shown=False) == comparable(shown, is_shown=True)
+    else:
+        assert (done.stdout + done.stderr).split() == output.split()
+
+
+def test_every_call_has_an_output() -> None:
+    """No page shows a call alone, and there is one of each method that answers with one message."""
+    calls = documented_calls()
+    methods = {call.values[0].split()[-1].rpartition("/")[2] for call in calls}
+    assert {"Embed", "Rerank", "Tokenize", "CountTokens", "GetServer", "ListModels"} <= methods
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    assert len(re.findall(r"^grpcurl ", text, re.MULTILINE)) == len(calls)
