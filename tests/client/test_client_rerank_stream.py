@@ -82,6 +82,9 @@ def test_a_query_that_fails_fails_alone(client: Client, script: Script) -> None:
     )
     assert isinstance(large, InputTooLongError)
     assert large.field_violations[0].field == "inputs[4].documents[1]"
+    together = results["together"].error
+    assert together is not None
+    assert together.field_violations[0].field == "inputs[5].documents[0]"
     assert len(script.messages) == 2 + 2
 
 
