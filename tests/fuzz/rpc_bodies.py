@@ -148,6 +148,8 @@ def _reorder(random: Random, messages: list[Message]) -> None:
 
 def _change_field(random: Random, message: Any) -> None:
     """Sets, clears or repeats a field somewhere in a message."""
+    if not message.DESCRIPTOR.fields:
+        return
     field = random.choice(message.DESCRIPTOR.fields)
     if random.random() < 0.15:
         message.ClearField(field.name)

@@ -25,8 +25,8 @@ from embedgrpc.models.sources.weight_file import (
     find_weight_file,
 )
 from embedgrpc.models.tensors.layer_weights import find_layer_weights
+from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 from embedgrpc.models.tokenizers.token_types import needs_types
-from embedgrpc.models.tokenizers.tokenizer_class import find_changes
 
 # The bytes that building writes, for each byte of the weights; a converted graph is written twice.
 _BYTES_WRITTEN = {WeightType.FLOAT32: 1.0, WeightType.FLOAT16: 1.5, WeightType.INT8: 1.25}
@@ -331,9 +331,8 @@ def hash_meaning(
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(folder / "tokenizer.json", properties.folder)
-    changes = find_changes(folder, properties.folder, properties.model_type)
-    if changes:
-        meaning["tokenizer"] = changes
+    settings = read_tokenizer_settings(folder, properties.folder)
+    meaning["tokenizer"] = settings.describe()
     return _digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
 
 

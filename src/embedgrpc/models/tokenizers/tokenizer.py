@@ -16,11 +16,13 @@ from embedgrpc.models.files.lfs import refuse_pointer
 from embedgrpc.models.files.model_file import read_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Kind, Truncation
+from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
+from embedgrpc.models.tokenizers.rebuilt import complete
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.token_locator import TokenLocator
-from embedgrpc.models.tokenizers.tokenizer_class import apply_changes, find_changes
+from embedgrpc.models.tokenizers.tokenizer_class import is_rebuilt
 from embedgrpc.models.tokenizers.truncation import TokenLimitError, cut, share
 
 # From texts to their token ids, int64 [tokens] each, without special tokens.
@@ -89,7 +91,7 @@ class Tokenizer:
         escape_special_tokens: bool = False,
         digest: str = "",
     ) -> "Tokenizer":
-        """Load `tokenizer.json` with the overrides of `tokenizer_config.json`.
+        """Load `tokenizer.json`, completed or rebuilt by the other files as the reference does.
 
         The file's truncation and padding are switched off.
 
@@ -114,13 +116,17 @@ class Tokenizer:
         elif hashlib.sha256(content).hexdigest() != digest:
             raise ModelError(f"{path} changed while the model was loaded: start again")
         folder = properties.transformer_folder
-        changes = find_changes(folder, properties.folder, properties.model_type)
+        settings = read_tokenizer_settings(folder, properties.folder)
         config = JsonObject.read_if_present(folder / "tokenizer_config.json", properties.folder)
         with _library_errors(path):
-            tokenizer = tokenizers.Tokenizer.from_buffer(content)
+            parsed = None
+            if is_rebuilt(settings.class_name):
+                parsed = JsonObject.read(path, properties.folder)
+            reference = complete(tokenizers.Tokenizer.from_buffer(content), parsed, settings)
+            tokenizer = reference.tokenizer
             tokenizer.no_truncation()
             tokenizer.no_padding()
-            apply_changes(tokenizer, changes)
+            _check_ids(path, tokenizer, reference.added, properties)
             if properties.lowercase:
                 _lowercase_first(tokenizer)
             try:
@@ -130,14 +136,15 @@ class Tokenizer:
                 )
             except ValueError as error:
                 raise ModelError(f"{path}: post_processor is not supported: {error}") from error
-        single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
+        if not _has_types(config, default=reference.has_types):
+            single, pair = _drop_types(single), pair and _drop_types(pair)
         if single.special_count >= properties.max_tokens:
             raise ModelError(
                 f"{path}: {single.special_count} special tokens leave no room for a text in "
                 f"{properties.max_tokens} ({properties.origins.get('max_tokens', 'max_tokens')})"
             )
         # Only now: finding the templates needs unescaped special tokens.
-        tokenizer.encode_special_tokens = escape_special_tokens
+        tokenizer.encode_special_tokens = escape_special_tokens or settings.split_special_tokens
 
         def encode(texts: Sequence[str]) -> list[IntArray]:
             encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -306,11 +313,30 @@ def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
     return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in texts]
 
 
-def _drop_types(config: JsonObject, template: SpecialTokenTemplate) -> SpecialTokenTemplate:
-    """Return the template with type ids 0 if the model has no token_type_ids."""
+def _check_ids(
+    path: Path, tokenizer: tokenizers.Tokenizer, added: Sequence[str], properties: ModelProperties
+) -> None:
+    """Check that the model has a vector for each token that `tokenizer.json` does not list."""
+    entries = properties.config.get("vocab_size")
+    if not isinstance(entries, int):
+        return
+    for content in added:
+        token_id = tokenizer.token_to_id(content)
+        if token_id is not None and token_id >= entries:
+            raise ModelError(
+                f"{path.parent}: the files of the tokenizer name a token that gets the id "
+                f"{token_id}, but vocab_size in config.json is {entries}"
+            )
+
+
+def _has_types(config: JsonObject, *, default: bool) -> bool:
+    """Return whether the model has an input token_type_ids."""
     names = config.values.get("model_input_names")
-    if not isinstance(names, list) or "token_type_ids" in names:
-        return template
+    return "token_type_ids" in names if isinstance(names, list) else default
+
+
+def _drop_types(template: SpecialTokenTemplate) -> SpecialTokenTemplate:
+    """Return the template with type ids 0."""
     return replace(
         template,
         special_types=tuple(tuple(0 for _ in group) for group in template.special_types),
