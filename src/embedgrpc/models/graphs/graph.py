@@ -325,6 +325,10 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
+    if properties.max_active_dims:
+        meaning["max_active_dims"] = properties.max_active_dims
+    if properties.accepted_keys:
+        meaning["accepted_keys"] = dict(properties.accepted_keys)
     if properties.tasks:
         meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
