@@ -6,7 +6,7 @@ import pytest
 
 from embedgrpc.client import Client, EmptyInputError, InputTooLongError, PartialEmbeddings
 from tests.client.made_up import vector_of
-from tests.client.servicer import Script
+from tests.client.servicer import Script, serving
 
 TEXTS = ["a tower", "fail:EMPTY_INPUT", "long river", "fail:INPUT_TOO_LONG"]
 TOO_LARGE = "x" * 2**22
@@ -110,3 +110,24 @@ def test_an_input_that_fits_into_no_request_is_left_out(client: Client, script: 
     assert (list(nothing.errors), len(nothing.embedded)) == ([0], 0)
     assert list(client.rerank("q", [TOO_LARGE], allow_partial=True).errors) == [0]
     assert len(script.calls) == 2
+
+
+def test_an_input_that_the_server_s_core_refuses_fails_alone(client_class: type[Client]) -> None:
+    """The client learns the limit from the answer, and sends the others without that input."""
+    texts = ["abc", "x" * 5000, "ab"]
+    with serving(max_request_bytes=4096) as (servicer, target):
+        for _ in range(2):
+            client = client_class(target, timeout_s=30)
+            result = client.embed(texts, allow_partial=True)
+            assert (list(result.errors), result.indices.tolist()) == ([1], [0, 2])
+            client.close()
+        client = client_class(target, timeout_s=30)
+        ranking = client.rerank("abc", texts, allow_partial=True)
+        assert (list(ranking.errors), [each.index for each in ranking]) == ([1], [0, 2])
+        assert client.embed(["x" * 5000], allow_partial=True).indices.tolist() == []
+        client.close()
+        assert servicer.script.attempts == ["Embed"] * 4 + ["Rerank"] * 2
+        client = client_class(target, timeout_s=30)
+        with pytest.raises(InputTooLongError, match="query has 5000 bytes"):
+            client.rerank("x" * 5000, ["a"], allow_partial=True)
+        client.close()

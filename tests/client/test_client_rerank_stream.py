@@ -1,9 +1,12 @@
 import itertools
+import random
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from embedgrpc.client import (
     AsyncClient,
@@ -79,6 +82,9 @@ def test_a_query_that_fails_fails_alone(client: Client, script: Script) -> None:
     )
     assert isinstance(large, InputTooLongError)
     assert large.field_violations[0].field == "inputs[4].documents[1]"
+    together = results["together"].error
+    assert together is not None
+    assert together.field_violations[0].field == "inputs[5].documents[0]"
     assert len(script.messages) == 2 + 2
 
 
@@ -214,6 +220,57 @@ def _state() -> RerankState:
     ready = pb.StreamRerankReady(max_in_flight_inputs=4, max_part_inputs=2, max_query_inputs=4)
     state.receive(pb.StreamRerankResponse(ready=ready))
     return state
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 12), max_size=20),
+    window=st.integers(1, 12),
+    part=st.integers(1, 5),
+    answer=st.randoms(use_true_random=False),
+)
+def test_parts_are_whole_queries_within_the_window(
+    counts: list[int], window: int, part: int, answer: random.Random
+) -> None:
+    """Whatever the limits and the order of the answers, nothing is lost and no query mixed."""
+    state = RerankState(
+        [], model="", allow_partial=False, timeout_s=1.0, request_limit=RequestLimit(2**22)
+    )
+    terms = pb.StreamRerankReady(
+        max_in_flight_inputs=window, max_part_inputs=part, max_query_inputs=window
+    )
+    state.receive(pb.StreamRerankResponse(ready=terms))
+    waiting = list(enumerate(counts))
+    received: dict[str, list[str]] = {}
+    in_flight: list[str] = []
+    results: list[RerankResult] = []
+    while len(results) < len(counts):
+        message = None
+        if state.has_room():
+            message = state.next_message()
+            if message is None and waiting:
+                number, count = waiting.pop(0)
+                state.add((number, "q", [f"{number}-{index}" for index in range(count)]))
+        if message is not None:
+            sent = message.part
+            assert len(sent.documents) <= part
+            assert bool(sent.query) == (sent.id not in received)
+            received.setdefault(sent.id, []).extend(sent.documents)
+            if not sent.more:
+                in_flight.append(sent.id)
+                assert sum(len(received[each]) for each in in_flight) <= window
+        elif in_flight:
+            done = in_flight.pop(answer.randrange(len(in_flight)))
+            result = pb.StreamRerankResult(id=done, ranking=pb.Ranking())
+            results += state.receive(pb.StreamRerankResponse(result=result))
+        results += state.take_failed()
+    state.end_inputs()
+    assert state.outcome(None) is None
+    assert sorted(result.id for result in results) == list(range(len(counts)))
+    for position, documents in received.items():
+        assert documents == [f"{position}-{index}" for index in range(counts[int(position)])]
+    too_many = [result.id for result in results if result.error is not None]
+    assert sorted(too_many) == [n for n, count in enumerate(counts) if count > window]
 
 
 def _failed(position: str) -> pb.StreamRerankResponse:

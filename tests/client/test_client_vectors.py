@@ -122,7 +122,7 @@ def test_a_malformed_answer_is_refused() -> None:
         _decode_ranking(twice)
     failed = pb.Embedding(error={"code": 3})
     with pytest.raises(BadResponseError, match="a text failed, but the call did not"):
-        decode_embeddings(pb.EmbedResponse(embeddings=[dense, failed]), 2)
+        decode_embeddings(pb.EmbedResponse(embeddings=[failed]), 1)
     with pytest.raises(BadResponseError, match="1 embeddings came back for 2 texts"):
         decode_partial(pb.EmbedResponse(embeddings=[failed]), [0, 1], {})
     with pytest.raises(BadResponseError, match="only 1 of 2 embeddings have dense"):

@@ -6,10 +6,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 
+from embedgrpc.engine.errors import EngineError, Reason
+from embedgrpc.server.rpc.errors import status_code
+from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.telemetry.logs import is_no_fault_of_a_client
+from embedgrpc.v1 import common_pb2
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import embedding_service_pb2_grpc as embedding_grpc
 from tests.server.service import CROSS, EMBED, PATIENCE_S, serving, settings_for
@@ -57,14 +63,31 @@ class FuzzedServer:
         self.incidents.check()
 
 
+def check_details(error: Any) -> None:
+    """Check that a failed call has exactly one ErrorInfo, whose reason has the call's status."""
+    trailing = dict(error.trailing_metadata())
+    status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
+    number, _ = error.code().value
+    assert status.code == number
+    found = [one for one in status.details if one.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)]
+    assert len(found) == 1, f"{len(found)} ErrorInfo"
+    info = error_details_pb2.ErrorInfo()
+    found[0].Unpack(info)
+    assert info.domain == "embedgrpc"
+    assert f"ERROR_REASON_{info.reason}" in common_pb2.ErrorReason.DESCRIPTOR.values_by_name
+    expected = EngineError("message")
+    expected.reason = Reason(info.reason)
+    assert status_code(expected) is error.code(), info.reason
+
+
 @contextmanager
-def fuzzed_server(scratch: Path) -> Iterator[FuzzedServer]:
-    """Serve an embedding model and a cross-encoder until the block ends."""
+def fuzzed_server(scratch: Path, *models: ModelSettings) -> Iterator[FuzzedServer]:
+    """Serve models until the block ends; by default an embedding model and a cross-encoder."""
     ready, ended = threading.Event(), asyncio.Event()
     started: list[tuple[str, asyncio.AbstractEventLoop]] = []
 
     async def serve() -> None:
-        settings = settings_for(EMBED, CROSS, cache_dir=scratch, max_inputs=64)
+        settings = settings_for(*(models or (EMBED, CROSS)), cache_dir=scratch, max_inputs=64)
         async with serving(settings) as service:
             started.append((service.address, asyncio.get_running_loop()))
             ready.set()

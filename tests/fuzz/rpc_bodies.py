@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -20,7 +19,7 @@ from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import model_service_pb2 as models
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from embedgrpc.v1 import tokenizer_service_pb2 as tokenizer
-from tests.fuzz.fuzzed_server import FuzzedServer, fuzzed_server
+from tests.fuzz.fuzzed_server import FuzzedServer, check_details, fuzzed_server
 from tests.fuzz.mutation import NUMBERS, mutate_bytes, some
 from tests.fuzz.target import Execute, Refusals, Target
 from tests.server.rankings import part, setup
@@ -149,6 +148,8 @@ def _reorder(random: Random, messages: list[Message]) -> None:
 
 def _change_field(random: Random, message: Any) -> None:
     """Sets, clears or repeats a field somewhere in a message."""
+    if not message.DESCRIPTOR.fields:
+        return
     field = random.choice(message.DESCRIPTOR.fields)
     if random.random() < 0.15:
         message.ClearField(field.name)
@@ -231,11 +232,7 @@ def _check_refusal(error: Any, *, ours: bool) -> None:
     Refusals.count += 1
     if not ours:
         return
-    trailers = dict(error.trailing_metadata())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-    info = error_details_pb2.ErrorInfo()
-    assert any(detail.Unpack(info) for detail in status.details), "no ErrorInfo"
-    assert info.domain == "embedgrpc"
+    check_details(error)
 
 
 TARGET = Target(

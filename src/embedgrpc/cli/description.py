@@ -78,10 +78,13 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
         if read.tasks:
             yield defined("tasks", dict(read.tasks))
         yield defined("default_prompt_name", read.default_prompt_name)
+        if read.max_active_dims:
+            yield defined("max_active_dims", read.max_active_dims)
         yield defined("similarity", read.similarity)
     else:
         yield defined("activation", read.activation)
     yield Property("rerank_method", method)
+    yield Property("keys", list(read.keys))
     yield Property("fingerprint", identity.content_hash)
 
 

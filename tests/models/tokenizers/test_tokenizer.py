@@ -160,6 +160,7 @@ def test_threads_may_share_a_tokenizer(bert_mean: Runner) -> None:
 def test_lowercasing_of_sentence_transformers(tmp_path: Path) -> None:
     """`do_lower_case` lowercases texts if the tokenizer does not."""
     folder = copy_fixture("bert-mean", tmp_path)
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -182,7 +183,9 @@ def test_the_settings_of_a_bert_tokenizer_win(tmp_path: Path, tokenizer_class: s
     cased, small_again = _load(folder).encode(["The T\u00f6wer", "the tower"])
     assert small_again.tolist() == small.tolist()
     assert cased.tolist() != small.tolist()
+    # A class takes nothing but the vocabulary.
     _set_normalizer(folder, lowercase=False)
+    edit_json(folder / "tokenizer.json", pre_tokenizer=None, post_processor=None)
     edit_json(config, do_lower_case=True)
     assert _load(folder).encode(["The T\u00f6wer"])[0].tolist() == small.tolist()
 
@@ -236,6 +239,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
 def test_an_odd_post_processor_is_refused(tmp_path: Path) -> None:
     """A model whose special tokens around a pair vary is refused."""
     folder = copy_fixture("cross-bert", tmp_path)
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A [SEP]", pair="$B [SEP] $A [SEP]", special_tokens=[("[SEP]", 3)]

@@ -143,9 +143,10 @@ async def test_a_connection_is_active_while_a_call_lasts() -> None:
 
 
 def candidates(**by_address: str) -> list[Candidate]:
-    """Return connections by address: i is idle, q has a quiet stream, b is busy.
+    """Return connections by address, a letter each.
 
-    The first ones have been idle for longest, and were seen first.
+    i has made no call, u is idle between calls, q has a quiet stream, b is busy. The first ones
+    have been idle for longest, and were seen first.
     """
     made: list[Candidate] = []
     for address, states in by_address.items():
@@ -160,7 +161,11 @@ def candidates(**by_address: str) -> list[Candidate]:
             )
             made.append(
                 Candidate(
-                    connection, idle=state == "i", quiet=state in "iq", idle_since=float(position)
+                    connection,
+                    idle=state in "iu",
+                    quiet=state in "iuq",
+                    idle_since=float(position),
+                    used=state == "u",
                 )
             )
     return made
@@ -174,6 +179,9 @@ def candidates(**by_address: str) -> list[Candidate]:
         # The largest address loses until it is no larger than the other; then the idlest goes.
         ({"a": "iiiii", "b": "ii"}, 3, ["a0", "a1", "a2", "b0"]),
         ({"a": "biiii", "b": "ii"}, 4, ["a1", "a2", "a3"]),
+        # One that has made calls may be idle for longer.
+        ({"a": "uiii"}, 3, ["a1"]),
+        ({"a": "uii"}, 1, ["a1", "a2"]),
         # Connections with calls in flight stay, and others give way.
         ({"a": "bbbb", "b": "i"}, 4, ["b0"]),
         ({"a": "bbbq", "b": "b"}, 4, ["a3"]),

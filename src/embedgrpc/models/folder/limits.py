@@ -72,9 +72,6 @@ def read_transformer_settings(folder: Path, root: Path) -> TransformerSettings:
     paths = [folder / name for name in _TRANSFORMER_CONFIGS]
     path = next((path for path in paths if path.exists()), paths[0])
     config = JsonObject.read_if_present(path, root)
-    for key in ("processing_kwargs", "query_expansion", "query_length", "document_length"):
-        if config.values.get(key):
-            raise ModelError(f"{path}: {key} is not supported")
     max_tokens = None
     if config.values.get("max_seq_length") is not None:
         max_tokens = config.size("max_seq_length")

@@ -40,6 +40,8 @@ class ModelOverrides:
             logits.
         task_id: The input of a graph that chooses a task by number, for all texts; instead of the
             task that the name of a request's prompt chooses.
+        accept_unknown_keys: Whether keys of the files are accepted that are not known to change
+            results or to be harmless.
         weight_type: The type to compute in. Any other than float32 changes the vectors.
     """
 
@@ -56,6 +58,7 @@ class ModelOverrides:
     file: str = ""
     output: str = ""
     task_id: int | None = None
+    accept_unknown_keys: bool = False
     weight_type: WeightType = WeightType.FLOAT32
 
 

@@ -3,13 +3,19 @@
 Nothing is guessed: if a property is missing, the error names the file that should contain it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.known_keys import (
+    check_keys,
+    judge_folder,
+    merge_arguments,
+    summarize,
+)
 from embedgrpc.models.folder.limits import find_max_tokens, read_transformer_settings
 from embedgrpc.models.folder.model_kind import find_kind
 from embedgrpc.models.folder.modules import read_modules
@@ -37,6 +43,7 @@ from embedgrpc.models.kinds import (
     WeightType,
 )
 from embedgrpc.models.sources.source import ModelFiles
+from embedgrpc.models.sources.weight_file import choose_weights
 from embedgrpc.models.tensors.token_heads import TokenHead
 from embedgrpc.models.tensors.vector_layers import VectorLayer
 
@@ -77,6 +84,10 @@ class ModelProperties:
         multi_vector_head: The layer that makes multi-vectors, if any.
         unweighted_token_ids: Tokens that sparse vectors leave out.
         multi_vector_skip_tokens: Tokens at the start that multi-vectors leave out.
+        max_active_dims: The number of heaviest terms that a sparse vector keeps unless a request
+            says otherwise; 0 for all.
+        keys: For each file, what is done with its keys.
+        accepted_keys: The values of unknown keys that the configuration accepts.
         origins: "FILE: KEY" by property, the file relative to the model's folder; or
             "configuration: KEY". Properties that are not listed have their default value.
     """
@@ -114,6 +125,9 @@ class ModelProperties:
     multi_vector_head: TokenHead | None = None
     unweighted_token_ids: frozenset[int] = frozenset()
     multi_vector_skip_tokens: int = 0
+    max_active_dims: int = 0
+    keys: Sequence[str] = ()
+    accepted_keys: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -148,6 +162,11 @@ def read(
     config = JsonObject.read(folder / "config.json", root)
     extras = JsonObject.read_if_present(root / "config_sentence_transformers.json", root)
     tokenizer_config = JsonObject.read_if_present(folder / "tokenizer_config.json", root)
+    settings = read_transformer_settings(folder, root)
+    is_built = served is None and _is_built(files, folder, overrides)
+    verdicts = list(judge_folder(root, folder, settings.config, is_built=is_built))
+    accepted = check_keys(verdicts, root, accept_unknown=overrides.accept_unknown_keys)
+    tokenizer_config = merge_arguments(tokenizer_config, settings.config)
     model_type = config.text("model_type", default="")
     if not model_type:
         raise config.wrong("model_type", "the name of an architecture")
@@ -155,7 +174,6 @@ def read(
     kind = find_kind(config, extras, modules)
     check_kind(kind, str(files.folder), overrides)
     _check_not_truncated(extras, modules.dimensions)
-    settings = read_transformer_settings(folder, root)
     prompts = {**read_prompts(extras), **overrides.prompts}
     found = find_representations(files, config, modules, overrides, served)
     limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
@@ -168,6 +186,7 @@ def read(
     provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
     for name in ("prompts", "default_prompt_name"):
         provenance.note_first(name, [(extras, name)])
+    provenance.note_first("max_active_dims", [(extras, "max_active_dims")])
     provenance.note_first("tasks", [(config, TASKS_KEY)])
     provenance.note_first("similarity", [(extras, "similarity_fn_name")])
     provenance.note_first("activation", activation_places(config, extras))
@@ -213,8 +232,18 @@ def read(
         multi_vector_head=found.multi_vector_head,
         unweighted_token_ids=found.unweighted_token_ids,
         multi_vector_skip_tokens=found.multi_vector_skip_tokens,
+        max_active_dims=extras.count("max_active_dims") or 0,
+        keys=summarize(verdicts, root),
+        accepted_keys=accepted,
         origins=provenance.origins,
     )
+
+
+def _is_built(files: ModelFiles, folder: Path, overrides: ModelOverrides) -> bool:
+    """Return whether the graph is built from weights, and no ONNX export is used."""
+    place = folder.relative_to(files.folder)
+    name = overrides.file or choose_weights(lambda name: files.has(str(place / name)))
+    return bool(name) and not str(name).endswith(".onnx")
 
 
 def _check_not_truncated(extras: JsonObject, dimensions: int) -> None:

@@ -25,8 +25,9 @@ from embedgrpc.models.sources.weight_file import (
     find_weight_file,
 )
 from embedgrpc.models.tensors.layer_weights import find_layer_weights
+from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
+from embedgrpc.models.tokenizers.chat_template import read_chat_template
 from embedgrpc.models.tokenizers.token_types import needs_types
-from embedgrpc.models.tokenizers.tokenizer_class import find_changes
 
 # The bytes that building writes, for each byte of the weights; a converted graph is written twice.
 _BYTES_WRITTEN = {WeightType.FLOAT32: 1.0, WeightType.FLOAT16: 1.5, WeightType.INT8: 1.25}
@@ -325,15 +326,21 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
+    if properties.max_active_dims:
+        meaning["max_active_dims"] = properties.max_active_dims
+    if properties.accepted_keys:
+        meaning["accepted_keys"] = dict(properties.accepted_keys)
     if properties.tasks:
         meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(folder / "tokenizer.json", properties.folder)
-    changes = find_changes(folder, properties.folder, properties.model_type)
-    if changes:
-        meaning["tokenizer"] = changes
+    settings = read_tokenizer_settings(folder, properties.folder)
+    meaning["tokenizer"] = settings.describe()
+    template = read_chat_template(properties)
+    if template is not None:
+        meaning["chat_template"] = [template.text, template.has_parts]
     return _digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
 
 

@@ -16,11 +16,18 @@ from embedgrpc.models.files.lfs import refuse_pointer
 from embedgrpc.models.files.model_file import read_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Kind, Truncation
+from embedgrpc.models.tokenizers.added_tokens import TokenizerSettings, read_tokenizer_settings
+from embedgrpc.models.tokenizers.chat_template import (
+    PairTexts,
+    read_chat_template,
+    render_pair_texts,
+)
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
+from embedgrpc.models.tokenizers.rebuilt import Rebuilt, complete
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.token_locator import TokenLocator
-from embedgrpc.models.tokenizers.tokenizer_class import apply_changes, find_changes
+from embedgrpc.models.tokenizers.tokenizer_class import is_rebuilt
 from embedgrpc.models.tokenizers.truncation import TokenLimitError, cut, share
 
 # From texts to their token ids, int64 [tokens] each, without special tokens.
@@ -64,6 +71,8 @@ class Tokenizer:
     Attributes:
         cut_points: Where a text can be cut without changing its tokens; None if unknown.
         locator: Tokenizes with the place of each token; None if tokens are bytes.
+        pair_texts: The texts of a chat template that go around a query and a document before they
+            are tokenized; None without one.
     """
 
     def __init__(
@@ -74,7 +83,9 @@ class Tokenizer:
         pair: SpecialTokenTemplate | None,
         cut_points: CutPoints | None,
         locator: TokenLocator | None = None,
+        pair_texts: PairTexts | None = None,
     ) -> None:
+        self.pair_texts = pair_texts
         self.cut_points = cut_points
         self.locator = locator
         self._encode = encode
@@ -89,7 +100,7 @@ class Tokenizer:
         escape_special_tokens: bool = False,
         digest: str = "",
     ) -> "Tokenizer":
-        """Load `tokenizer.json` with the overrides of `tokenizer_config.json`.
+        """Load `tokenizer.json`, completed or rebuilt by the other files as the reference does.
 
         The file's truncation and padding are switched off.
 
@@ -114,15 +125,17 @@ class Tokenizer:
         elif hashlib.sha256(content).hexdigest() != digest:
             raise ModelError(f"{path} changed while the model was loaded: start again")
         folder = properties.transformer_folder
-        changes = find_changes(folder, properties.folder, properties.model_type)
+        settings = read_tokenizer_settings(folder, properties.folder)
         config = JsonObject.read_if_present(folder / "tokenizer_config.json", properties.folder)
         with _library_errors(path):
-            tokenizer = tokenizers.Tokenizer.from_buffer(content)
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
-            apply_changes(tokenizer, changes)
-            if properties.lowercase:
-                _lowercase_first(tokenizer)
+            reference = _complete(path, content, properties, settings)
+            tokenizer = reference.tokenizer
+            template = read_chat_template(properties)
+            pair_texts = None
+            if template is not None:
+                pair_texts = render_pair_texts(template, tokenizer, settings.names())
+                # The reference adds no special tokens to a rendered template.
+                tokenizer.post_processor = None
             try:
                 single = find_template(tokenizer, 1)
                 pair = (
@@ -130,14 +143,15 @@ class Tokenizer:
                 )
             except ValueError as error:
                 raise ModelError(f"{path}: post_processor is not supported: {error}") from error
-        single, pair = _drop_types(config, single), pair and _drop_types(config, pair)
+        if pair_texts or not _has_types(config, default=reference.has_types):
+            single, pair = _drop_types(single), pair and _drop_types(pair)
         if single.special_count >= properties.max_tokens:
             raise ModelError(
                 f"{path}: {single.special_count} special tokens leave no room for a text in "
                 f"{properties.max_tokens} ({properties.origins.get('max_tokens', 'max_tokens')})"
             )
         # Only now: finding the templates needs unescaped special tokens.
-        tokenizer.encode_special_tokens = escape_special_tokens
+        tokenizer.encode_special_tokens = escape_special_tokens or settings.split_special_tokens
 
         def encode(texts: Sequence[str]) -> list[IntArray]:
             encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -149,6 +163,7 @@ class Tokenizer:
             pair=pair,
             cut_points=find_cut_points(tokenizer),
             locator=TokenLocator(tokenizer),
+            pair_texts=pair_texts,
         )
 
     @classmethod
@@ -233,11 +248,54 @@ class Tokenizer:
             budget = max_tokens - self._pair.special_count
             if truncation is Truncation.NONE or budget < 0:
                 raise TokenLimitError(token_count, max_tokens)
+            if self.pair_texts is not None:
+                return self._cut_rendered(query_ids, document_ids, max_tokens, truncation)
             query_budget, document_budget = share(len(query_ids), len(document_ids), budget)
             query_ids = cut(query_ids, query_budget, truncation)
             document_ids = cut(document_ids, document_budget, truncation)
         pair = self._pair.around((query_ids, document_ids), token_count)
         return replace(pair, document_tokens=len(document_ids))
+
+    def cut_document(
+        self, document_ids: IntArray, max_tokens: int, truncation: Truncation
+    ) -> IntArray:
+        """Truncate the document of a pair, but none of a chat template's tokens around it.
+
+        Args:
+            document_ids: int64 [tokens], from `encode`.
+            max_tokens: The limit of the document.
+            truncation: The end to cut.
+
+        Raises:
+            TokenLimitError: It is too long and must not be truncated.
+        """
+        if self.pair_texts is None:
+            return cut_tokens(document_ids, max_tokens, truncation)
+        start, suffix = self.pair_texts.document_start, self.pair_texts.suffix
+        length = len(document_ids) - start - len(suffix)
+        if length <= max_tokens:
+            return document_ids
+        if truncation is Truncation.NONE:
+            raise TokenLimitError(length, max_tokens)
+        if truncation is Truncation.START:
+            end = document_ids[len(document_ids) - max_tokens - len(suffix) :]
+            return np.concatenate([document_ids[:start], end])
+        return np.concatenate([document_ids[: start + max_tokens], np.array(suffix, np.int64)])
+
+    def _cut_rendered(
+        self, query_ids: IntArray, document_ids: IntArray, max_tokens: int, truncation: Truncation
+    ) -> TokenSequence:
+        """Truncate a rendered template as the reference does: its last tokens stay."""
+        suffix = np.array(self.pair_texts.suffix if self.pair_texts else (), np.int64)
+        ids = cut(np.concatenate([query_ids, document_ids]), max_tokens, truncation)
+        kept = min(len(suffix), max_tokens)
+        ids = np.concatenate([ids[: max_tokens - kept], suffix[len(suffix) - kept :]])
+        return TokenSequence(
+            input_ids=ids,
+            token_type_ids=None,
+            token_count_before=len(query_ids) + len(document_ids),
+            document_tokens=max(0, max_tokens - len(query_ids)),
+        )
 
 
 class _TemplateArrays:
@@ -306,11 +364,45 @@ def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
     return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in texts]
 
 
-def _drop_types(config: JsonObject, template: SpecialTokenTemplate) -> SpecialTokenTemplate:
-    """Return the template with type ids 0 if the model has no token_type_ids."""
+def _complete(
+    path: Path, content: bytes, properties: ModelProperties, settings: TokenizerSettings
+) -> Rebuilt:
+    parsed = None
+    if is_rebuilt(settings.class_name):
+        parsed = JsonObject.read(path, properties.folder)
+    reference = complete(tokenizers.Tokenizer.from_buffer(content), parsed, settings)
+    reference.tokenizer.no_truncation()
+    reference.tokenizer.no_padding()
+    _check_ids(path, reference.tokenizer, reference.added, properties)
+    if properties.lowercase:
+        _lowercase_first(reference.tokenizer)
+    return reference
+
+
+def _check_ids(
+    path: Path, tokenizer: tokenizers.Tokenizer, added: Sequence[str], properties: ModelProperties
+) -> None:
+    """Check that the model has a vector for each token that `tokenizer.json` does not list."""
+    entries = properties.config.get("vocab_size")
+    if not isinstance(entries, int):
+        return
+    for content in added:
+        token_id = tokenizer.token_to_id(content)
+        if token_id is not None and token_id >= entries:
+            raise ModelError(
+                f"{path.parent}: the files of the tokenizer name a token that gets the id "
+                f"{token_id}, but vocab_size in config.json is {entries}"
+            )
+
+
+def _has_types(config: JsonObject, *, default: bool) -> bool:
+    """Return whether the model has an input token_type_ids."""
     names = config.values.get("model_input_names")
-    if not isinstance(names, list) or "token_type_ids" in names:
-        return template
+    return "token_type_ids" in names if isinstance(names, list) else default
+
+
+def _drop_types(template: SpecialTokenTemplate) -> SpecialTokenTemplate:
+    """Return the template with type ids 0."""
     return replace(
         template,
         special_types=tuple(tuple(0 for _ in group) for group in template.special_types),

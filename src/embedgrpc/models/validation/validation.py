@@ -49,7 +49,7 @@ from embedgrpc.models.validation.child_process import (
 from embedgrpc.models.validation.limits import ValidationLimits
 
 # Increase it when validation checks more.
-_VERSION = 1
+_VERSION = 2
 # The parsers of files: another release may behave differently.
 _PARSERS = ("embedgrpc", "tokenizers", "safetensors")
 _CHILD = "embedgrpc.models.validation.child"

@@ -30,6 +30,8 @@ _PAUSE = 5
 # The least time between two equal log lines.
 _LOG_INTERVAL_S = 10.0
 # gRPC's own limit is this many times the limit.
+# How much longer a connection may be idle once it has made a call.
+_USED_CREDIT_S = 10.0
 _BACKSTOP = 4
 
 
@@ -75,12 +77,14 @@ class Candidate:
         idle: Whether it has no call.
         quiet: Whether it has no call except streams without messages.
         idle_since: When it was last used, on the monotonic clock.
+        used: Whether it has made a call before.
     """
 
     connection: Connection
     idle: bool
     quiet: bool
     idle_since: float
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,8 @@ def _largest_lose(
 def _first_to_go(candidate: Candidate) -> tuple[int, float]:
     """Return the rank of a connection and its place in that rank; the least goes first."""
     if candidate.idle:
-        return 0, candidate.idle_since
+        # A flood of connections that make no call must not push out clients between two calls.
+        return 0, candidate.idle_since + (_USED_CREDIT_S if candidate.used else 0)
     if candidate.quiet:
         return 1, candidate.idle_since
     return 2, -candidate.connection.seen_at
@@ -234,6 +239,7 @@ class ConnectionKeeper:
             idle=activity.idle,
             quiet=activity.quiet(now),
             idle_since=max(connection.active_at, activity.active_at),
+            used=activity.active_at > 0,
         )
 
     def _report(self, connections: Sequence[Connection], choice: Choice) -> None:

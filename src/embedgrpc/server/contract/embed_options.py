@@ -110,7 +110,7 @@ class EmbedOptionsReader:
                 field=f"{field}.max_tokens",
             ),
             representations=representations,
-            max_sparse_terms=options.max_sparse_terms,
+            max_sparse_terms=options.max_sparse_terms or properties.max_active_dims,
             task=read_task(options, properties, field=field),
         )
 

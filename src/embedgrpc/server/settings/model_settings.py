@@ -144,6 +144,11 @@ class ModelSettings(BaseModel):
         default=None,
         description="Task number of all texts, for graphs that select a task",
     )
+    accept_unknown_keys: bool = Field(
+        default=False,
+        description="Accept keys in the model's files that this release does not know. The"
+        " fingerprint contains them",
+    )
     weight_type: WeightType = Field(
         default=WeightType.FLOAT32,
         description="Type of the weights: float32, float16 (GPU only) or int8 (CPU only), converted"

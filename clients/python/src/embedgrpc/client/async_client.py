@@ -211,12 +211,10 @@ class AsyncClient(ClientApi):
         return call, slot
 
     async def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
-        if call.request is None:
-            return call.decode(None)
         method = call.method(self._connect())
         attempts = self._new_attempts(self._deadline_s(timeout_s))
-        self._request_limit.check(call.request, call.texts)
-        while True:
+        while call.request is not None:
+            self._request_limit.check(call.request, call.texts)
             slot = await self._acquire_slot(attempts)
             try:
                 response = await method(
@@ -225,7 +223,11 @@ class AsyncClient(ClientApi):
             except grpc.RpcError as error:
                 delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:
-                    raise self._error_of(error, call.request, call.texts) from error
+                    failure = self._error_of(error, call.request, call.texts)
+                    smaller = call.smaller(failure)
+                    if smaller is None:
+                        raise failure from error
+                    call, delay_s = smaller, 0
             except grpc.aio.UsageError:
                 self._check_open()  # gRPC raises UsageError when the channel is closed
                 raise
@@ -239,6 +241,7 @@ class AsyncClient(ClientApi):
             finally:
                 self._concurrency.release(slot)
             await asyncio.sleep(delay_s)
+        return call.decode(None)
 
     async def _acquire_slot(self, attempts: Attempts) -> Slot:
         """Wait for a slot among the calls in flight."""

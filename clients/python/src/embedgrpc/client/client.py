@@ -210,19 +210,21 @@ class Client(ClientApi):
         return call, slot
 
     def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
-        if call.request is None:
-            return call.decode(None)
         method = call.method(self._open(grpc))
         attempts = self._new_attempts(self._deadline_s(timeout_s))
-        self._request_limit.check(call.request, call.texts)
-        while True:
+        while call.request is not None:
+            self._request_limit.check(call.request, call.texts)
             slot = self._acquire_slot(attempts)
             try:
                 response = method(call.request, timeout=attempts.left_s(), metadata=self._metadata)
             except grpc.RpcError as error:
                 delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:
-                    raise self._error_of(error, call.request, call.texts) from error
+                    failure = self._error_of(error, call.request, call.texts)
+                    smaller = call.smaller(failure)
+                    if smaller is None:
+                        raise failure from error
+                    call, delay_s = smaller, 0
             except ValueError:
                 self._check_open()  # gRPC raises ValueError when the channel is closed
                 raise
@@ -232,6 +234,7 @@ class Client(ClientApi):
             finally:
                 self._concurrency.release(slot)
             time.sleep(delay_s)
+        return call.decode(None)
 
     def _acquire_slot(self, attempts: Attempts) -> Slot:
         """Wait for a slot among the calls in flight."""

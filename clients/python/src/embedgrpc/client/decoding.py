@@ -35,7 +35,8 @@ def decode_embeddings(response: pb.EmbedResponse, text_count: int) -> Embeddings
             or one is an error.
     """
     _require_embeddings(response, text_count)
-    if any(embedding.HasField("error") for embedding in response.embeddings):
+    # Where only some have one, the others have more representations: `_all_or_none` finds that.
+    if text_count and response.embeddings[0].HasField("error"):
         raise BadResponseError("a text failed, but the call did not")
     return _decode_batch(response.embeddings, response)
 

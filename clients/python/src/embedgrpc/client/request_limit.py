@@ -84,17 +84,18 @@ class RequestLimit:
             metadata={"bytes": str(request_bytes), "maxBytes": str(self.max_bytes)},
         )
 
-    def check_text(self, name: str, text_bytes: int) -> None:
+    def check_text(self, name: str, text_bytes: int, *, beside_bytes: int = 0) -> None:
         """Check the size of one text.
 
         Args:
             name: The name of the field, for the error.
             text_bytes: The size of the text in UTF-8.
+            beside_bytes: The size of what must be in the same request.
 
         Raises:
             InputTooLongError: No request has room for the text.
         """
-        room = self.max_bytes - INPUT_OVERHEAD_BYTES
+        room = self.max_bytes - INPUT_OVERHEAD_BYTES - beside_bytes
         if text_bytes > room:
             what = f"has {text_bytes} bytes, and a request has room for {room}"
             raise InputTooLongError(

@@ -142,7 +142,8 @@ class RerankState(StreamState[RerankResult, RerankStreamReady]):
             self._in_flight_count += len(query.documents)
         part = pb.StreamRerankPart(id=position, query=query.text if is_first else "")
         size = INPUT_OVERHEAD_BYTES + (len(query.text.encode()) if is_first else 0)
-        for document in query.documents[query.next_document :][: self.ready.max_part_inputs]:
+        end = query.next_document + self.ready.max_part_inputs
+        for document in query.documents[query.next_document : end]:
             size += len(document.encode()) + INPUT_OVERHEAD_BYTES
             if part.documents and size > self._message_bytes_max():
                 break
@@ -172,11 +173,13 @@ class RerankState(StreamState[RerankResult, RerankStreamReady]):
                     FieldViolation(f"{field}.documents", what, InvalidRequestError.reason),
                 ),
             )
+        query_bytes = len(text.encode())
+        limit.check_text(f"{field}.query", query_bytes)
         # The first document travels with the query.
-        first_bytes = len(documents[sent[0]].encode()) + INPUT_OVERHEAD_BYTES
-        limit.check_text(f"{field}.query", len(text.encode()))
         limit.check_text(
-            f"{field}.query, with the first document,", len(text.encode()) + first_bytes
+            f"{field}.documents[{sent[0]}]",
+            len(documents[sent[0]].encode()),
+            beside_bytes=query_bytes + INPUT_OVERHEAD_BYTES,
         )
         return _Query(text, [documents[index] for index in sent], sent, too_long)
 

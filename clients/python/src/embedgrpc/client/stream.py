@@ -183,11 +183,10 @@ class _Exchange(Generic[ResultT, ReadyT]):
         inputs: Iterator[Any] | None = None
         try:
             while True:
-                if not self._wait_for_room():
+                message = self._wait_for_room()
+                if message is _END:
                     # The inputs have not ended: a retry may read them.
                     return
-                with self._changed:
-                    message = self._state.next_message()
                 if message is None:
                     if inputs is None:
                         inputs = iter(self._state.inputs)  # type: ignore[arg-type] # not asynchronous
@@ -255,7 +254,8 @@ class _Exchange(Generic[ResultT, ReadyT]):
             self._stopped = True
             self._changed.notify_all()
 
-    def _wait_for_room(self) -> bool:
+    def _wait_for_room(self) -> Any:
+        """Wait for room; return the next message, None to read an input, `_END` to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._ended or self._state.has_room())
-            return not self._stopped and not self._ended
+            return _END if self._stopped or self._ended else self._state.next_message()

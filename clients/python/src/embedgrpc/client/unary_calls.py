@@ -12,7 +12,7 @@ from embedgrpc.client.channel import Stubs
 from embedgrpc.client.decoding import decode_embeddings, decode_partial, decode_ranking
 from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
 from embedgrpc.client.enums import Task, enum_value
-from embedgrpc.client.errors import BadResponseError
+from embedgrpc.client.errors import BadResponseError, EmbedGrpcError, InputTooLongError
 from embedgrpc.client.model_description import Model, decode_model
 from embedgrpc.client.options import (
     EmbedOptions,
@@ -55,12 +55,28 @@ class UnaryCall(Generic[ResultT]):
         request: The message to send; None where nothing is left to ask.
         decode: Turns the response into the result of the call; None stands for an empty one.
         texts: Every part of the request of unlimited length, by the name of its argument.
+        build: Makes the call anew, without the inputs that are too long by now; None where inputs
+            cannot fail alone.
     """
 
     method: Callable[[Stubs], Any]
     request: Any
     decode: Callable[[Any], ResultT]
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    build: "Callable[[], UnaryCall[ResultT]] | None" = None
+
+    def smaller(self, error: EmbedGrpcError) -> "UnaryCall[ResultT] | None":
+        """Return the call without the inputs that are too long; None if that changes nothing.
+
+        Args:
+            error: The error of this call, from which the client learned the server's limit.
+        """
+        if self.build is None or not isinstance(error, InputTooLongError):
+            return None
+        rebuilt = self.build()
+        if rebuilt.request is None or rebuilt.request.ByteSize() < self.request.ByteSize():
+            return rebuilt
+        return None
 
 
 def embed_call(
@@ -98,6 +114,7 @@ def partial_embed_call(
         request if sent or not unsent else None,
         lambda response: decode_partial(response or pb.EmbedResponse(), sent, unsent),
         {"texts": sent_texts, "model": model} | option_texts(options),
+        lambda: partial_embed_call(valid, model, limit, **options),
     )
 
 
@@ -140,6 +157,11 @@ def rerank_call(
         request if sent or not unsent else None,
         decode,
         {"query": query, "documents": sent_documents, "model": model} | option_texts(options),
+        functools.partial(
+            rerank_call, query, valid, model, limit, allow_partial=allow_partial, **options
+        )
+        if allow_partial
+        else None,
     )
 
 

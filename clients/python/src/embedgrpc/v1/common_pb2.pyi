@@ -52,7 +52,7 @@ class ErrorLabel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_LABEL_NO_ROOM_TO_RECEIVE: _ClassVar[ErrorLabel]
     ERROR_LABEL_NO_ROOM_FOR_ANSWER: _ClassVar[ErrorLabel]
     ERROR_LABEL_STREAM_GAVE_WAY: _ClassVar[ErrorLabel]
-    ERROR_LABEL_BATCH_TOO_LARGE: _ClassVar[ErrorLabel]
+    ERROR_LABEL_TOO_MANY_VECTORS: _ClassVar[ErrorLabel]
     ERROR_LABEL_STREAM_IDLE: _ClassVar[ErrorLabel]
     ERROR_LABEL_CLIENT_TOO_SLOW: _ClassVar[ErrorLabel]
     ERROR_LABEL_MESSAGE_TOO_SLOW: _ClassVar[ErrorLabel]
@@ -117,7 +117,7 @@ ERROR_LABEL_TOO_MANY_CALLS: ErrorLabel
 ERROR_LABEL_NO_ROOM_TO_RECEIVE: ErrorLabel
 ERROR_LABEL_NO_ROOM_FOR_ANSWER: ErrorLabel
 ERROR_LABEL_STREAM_GAVE_WAY: ErrorLabel
-ERROR_LABEL_BATCH_TOO_LARGE: ErrorLabel
+ERROR_LABEL_TOO_MANY_VECTORS: ErrorLabel
 ERROR_LABEL_STREAM_IDLE: ErrorLabel
 ERROR_LABEL_CLIENT_TOO_SLOW: ErrorLabel
 ERROR_LABEL_MESSAGE_TOO_SLOW: ErrorLabel

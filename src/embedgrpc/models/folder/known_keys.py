@@ -1,0 +1,385 @@
+"""What each key of a model's files means here: followed, harmless, or refused.
+
+A key that is in no table may change what the reference computes, so it is refused as well, unless
+the configuration accepts it.
+
+Source: the classes of sentence-transformers 6.2 and transformers 5.23, and the keys that older
+releases wrote.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.json_file import JsonObject, read_json
+
+
+class Use(StrEnum):
+    """What is done with a key."""
+
+    FOLLOWED = "followed"
+    HARMLESS = "harmless"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one kind of file.
+
+    Attributes:
+        followed: They are read, and wrong values are refused where they are read.
+        harmless: They do not change a result.
+        refused: They change results in a way that is not supported, with what to do. An empty
+            value, such as null or false, is accepted.
+    """
+
+    followed: frozenset[str]
+    harmless: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def use_of(self, key: str) -> Use:
+        """Return what is done with a key."""
+        if key in self.followed:
+            return Use.FOLLOWED
+        if key in self.harmless:
+            return Use.HARMLESS
+        return Use.REFUSED if key in self.refused else Use.UNKNOWN
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SUPPORTED_LATER = "remove it if the model does not need it"
+_NESTED = "only harmless arguments of the library's loader are supported: see docs/models.md"
+
+CONFIG = Keys(
+    followed=_words(
+        "model_type architectures vocab_size hidden_size num_hidden_layers num_attention_heads"
+        " intermediate_size hidden_act activation layer_norm_eps max_position_embeddings"
+        " type_vocab_size pad_token_id position_embedding_type is_decoder add_cross_attention"
+        " dim n_layers n_heads hidden_dim embedding_size num_hidden_groups inner_group_num"
+        " relative_attention_num_buckets id2label num_labels lora_adaptations"
+        " sentence_transformers sbert_ce_default_activation_function head_dim num_key_value_heads"
+    ),
+    harmless=_words(
+        # Who made the model, how it was trained, and how it generates text.
+        "_name_or_path name_or_path transformers_version torch_dtype dtype label2id problem_type"
+        " finetuning_task initializer_range initializer_factor hidden_dropout_prob hidden_dropout"
+        " attention_probs_dropout_prob attention_dropout classifier_dropout classifier_dropout_prob"
+        " dropout qa_dropout seq_classif_dropout summary_type summary_use_proj summary_activation"
+        " summary_last_dropout summary_first_dropout summary_proj_to_labels gradient_checkpointing"
+        " use_cache output_past output_attentions output_hidden_states return_dict torchscript"
+        " use_bfloat16 tf_legacy_loss xla_device task_specific_params task_params prefix"
+        " chunk_size_feed_forward is_encoder_decoder tie_encoder_decoder"
+        " cross_attention_hidden_size"
+        " bos_token_id eos_token_id sep_token_id cls_token_id mask_token_id unk_token_id"
+        " decoder_start_token_id forced_bos_token_id forced_eos_token_id remove_invalid_values"
+        " exponential_decay_length_penalty suppress_tokens begin_suppress_tokens bad_words_ids"
+        " max_length min_length do_sample early_stopping num_beams num_beam_groups"
+        " diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty"
+        " no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences"
+        " output_scores return_dict_in_generate tokenizer_class _attn_implementation"
+        " _attn_implementation_autoset attn_implementation _attn_implementation_internal"
+        " _commit_hash language pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers"
+        " pooler_size_per_head pooler_type directionality net_structure_type gap_size"
+        " num_memory_blocks down_scale_factor sinusoidal_pos_embds tie_weights_"
+        # The weights say whether a head has its own.
+        " tie_word_embeddings"
+        # Written by libraries that train on top.
+        " loss_fn loss_type adapter_path adapter_name seed"
+    ),
+    refused={
+        "pruned_heads": "heads cannot be left out: save the model without them",
+        "quantization_config": "quantised weights cannot be read: save them as float32",
+        "auto_map": (
+            "the model has code of its own, which is not run: export it to onnx/model.onnx"
+        ),
+        "adapters": "merge the adapters into the weights, and save the model again",
+        "text_config": "a model of texts and images cannot be built: export it to onnx/model.onnx",
+        "vision_config": (
+            "a model of texts and images cannot be built: export it to onnx/model.onnx"
+        ),
+    },
+)
+TRANSFORMER = Keys(
+    followed=_words(
+        "max_seq_length do_lower_case transformer_task modality_config module_output_name"
+        " tokenizer_args processor_kwargs model_args model_kwargs config_args config_kwargs"
+    ),
+    harmless=_words("unpad_inputs tokenizer_name_or_path model_name_or_path cache_dir"),
+    refused=dict.fromkeys(
+        ("processing_kwargs", "query_length", "document_length", "query_expansion"),
+        _SUPPORTED_LATER,
+    ),
+)
+EXTRAS = Keys(
+    followed=_words(
+        "prompts default_prompt_name similarity_fn_name model_type activation_fn truncate_dim"
+        " max_active_dims"
+    ),
+    harmless=_words("__version__ keep_in_fp32_modules requirements"),
+    refused=dict.fromkeys(
+        (
+            "query_prefix", "document_prefix", "query_length", "document_length",
+            "attend_to_expansion_tokens", "attend_to_mask_tokens", "skiplist_words",
+            "do_query_expansion",
+        ),
+        "it belongs to models of late interaction",
+    ),
+)  # fmt: skip
+MODULES = Keys(
+    followed=_words("idx name path type"),
+    # Names of arguments that a caller may pass to a module.
+    harmless=_words("kwargs"),
+)
+TOKENIZER = Keys(
+    followed=_words(
+        "tokenizer_class model_max_length do_lower_case strip_accents tokenize_chinese_chars"
+        " add_prefix_space model_input_names padding_side truncation_side bos_token eos_token"
+        " unk_token sep_token pad_token cls_token mask_token added_tokens_decoder"
+        " additional_special_tokens extra_special_tokens chat_template split_special_tokens"
+        " add_bos_token add_eos_token"
+    ),
+    harmless=_words(
+        "name_or_path tokenizer_file special_tokens_map_file vocab_file merges_file"
+        " full_tokenizer_file"
+        " transformers_version processor_class init_inputs files_loaded from_slow use_fast auto_map"
+        " backend is_local is_fast local_files_only cache_dir force_download proxies revision"
+        " subfolder"
+        " token trust_remote_code device_map verbose _commit_hash _from_auto _from_pipeline repo_id"
+        " commit_message gguf_file save_jinja_files legacy legacy_behaviour sp_model_kwargs"
+        " slow_tokenizer_class tokenizer_type model_type type"
+        # Defaults of calls, which sentence-transformers passes itself.
+        " padding truncation max_length max_len max_target_length stride truncation_strategy"
+        " pad_to_multiple_of pad_token_type_id return_tensors return_token_type_ids"
+        " return_attention_mask add_special_tokens tokenizer_padding tokenizer_truncation"
+        " _json_padding _json_truncation"
+        # They change decoding, or the tokenizers written in Python.
+        " clean_up_tokenization_spaces spaces_between_special_tokens errors trim_offsets"
+        " clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+        " use_default_system_prompt add_generation_prompt response_schema response_template"
+        " do_basic_tokenize never_split remove_space keep_accents split_by_punct vocab_type"
+        " extra_ids unk_id wordpieces_prefix do_word_tokenize do_subword_tokenize"
+        " sanitize_control_tokens chat_control_tokens use_source_tokenizer vocab_size"
+    ),
+    refused={
+        "fix_mistral_regex": _SUPPORTED_LATER,
+        "model_specific_special_tokens": _SUPPORTED_LATER,
+    },
+)
+SPECIAL_TOKENS = Keys(
+    followed=_words(
+        "bos_token eos_token unk_token sep_token pad_token cls_token mask_token"
+        " additional_special_tokens extra_special_tokens"
+    )
+)
+_INPUT_AND_OUTPUT = _words("module_input_name module_output_name")
+_POOLING = Keys(
+    followed=_words(
+        "word_embedding_dimension embedding_dimension pooling_mode include_prompt"
+        " pooling_mode_cls_token pooling_mode_mean_tokens pooling_mode_max_tokens"
+        " pooling_mode_mean_sqrt_len_tokens pooling_mode_weightedmean_tokens pooling_mode_lasttoken"
+    )
+)
+# By the last part of a module's type.
+MODULE_CONFIGS = {
+    "Pooling": _POOLING,
+    "Dense": Keys(
+        followed=_words("in_features out_features bias activation_function use_residual")
+        | _INPUT_AND_OUTPUT
+    ),
+    "LayerNorm": Keys(followed=_words("dimension")),
+    "Normalize": Keys(followed=_INPUT_AND_OUTPUT),
+    "Dropout": Keys(followed=frozenset(), harmless=_words("dropout")),
+    "SpladePooling": Keys(
+        followed=_words(
+            "pooling_strategy activation_function word_embedding_dimension embedding_dimension"
+        ),
+        harmless=_words("chunk_size"),
+    ),
+}
+# Arguments of the library's loader that change no result, in the Transformer's file.
+LOADER_ARGUMENTS = Keys(
+    # They say the same as the keys of tokenizer_config.json, and win over them.
+    followed=_words("model_max_length truncation_side"),
+    harmless=_words(
+        "trust_remote_code use_fast token revision subfolder local_files_only cache_dir"
+        " torch_dtype dtype attn_implementation add_pooling_layer low_cpu_mem_usage device_map"
+        " use_safetensors file_name provider export unpad_inputs use_memory_efficient_attention"
+        " padding_side clean_up_tokenization_spaces legacy use_cache"
+    ),
+)
+# The keys of the Transformer's file that hold such arguments.
+_ARGUMENTS = (
+    "tokenizer_args", "processor_kwargs", "model_args", "model_kwargs", "config_args",
+    "config_kwargs",
+)  # fmt: skip
+_TOKENIZER_ARGUMENTS = _ARGUMENTS[:2]
+_TASKS = frozenset({"feature-extraction", "fill-mask", "sequence-classification"})
+
+
+# The architectures whose graph is built here, so that `config.json` says what is computed.
+_BUILT = frozenset(
+    {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra", "albert"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyVerdict:
+    """What is done with one key of a file.
+
+    Attributes:
+        config: The file.
+        key: The key.
+        use: What is done with it.
+        advice: What to do if it is refused.
+    """
+
+    config: JsonObject
+    key: str
+    use: Use
+    advice: str = ""
+
+
+def judge(config: JsonObject, keys: Keys) -> Iterator[KeyVerdict]:
+    """Yield what is done with each key of a file; null values count as absent."""
+    for key, value in config.values.items():
+        if value is None:
+            continue
+        use = keys.use_of(key)
+        if use is Use.REFUSED and not value:
+            use = Use.HARMLESS
+        yield KeyVerdict(config, key, use, keys.refused.get(key, ""))
+
+
+def judge_folder(
+    root: Path, folder: Path, settings: JsonObject, *, is_built: bool
+) -> Iterator[KeyVerdict]:
+    """Yield what is done with each key of a model's files.
+
+    Args:
+        root: The model's folder.
+        folder: The backbone's folder.
+        settings: The Transformer's file.
+        is_built: Whether the graph is built from `config.json`. Otherwise an export contains what
+            the model computes.
+
+    Raises:
+        ModelError: A file cannot be used.
+    """
+    config = JsonObject.read(folder / "config.json", root)
+    if is_built:
+        knows_all = config.text("model_type", default="") in _BUILT
+        for one in judge(config, CONFIG):
+            if knows_all or one.use is not Use.UNKNOWN:
+                yield one
+    yield from judge_transformer(settings)
+    for path, keys in (
+        (root / "config_sentence_transformers.json", EXTRAS),
+        (folder / "tokenizer_config.json", TOKENIZER),
+        (folder / "special_tokens_map.json", SPECIAL_TOKENS),
+    ):
+        yield from judge(JsonObject.read_if_present(path, root), keys)
+    modules = root / "modules.json"
+    for entry in read_json(modules, root) if modules.exists() else ():
+        module = JsonObject(modules, entry)
+        yield from judge(module, MODULES)
+        module_keys = MODULE_CONFIGS.get(module.text("type", default="").rpartition(".")[2])
+        if module_keys is not None:
+            path = root / module.text("path", default="") / "config.json"
+            yield from judge(JsonObject.read_if_present(path, root), module_keys)
+
+
+def summarize(verdicts: Iterable[KeyVerdict], root: Path) -> list[str]:
+    """Return one line per file: how many keys are followed and harmless, and which are unknown."""
+    files: dict[str, dict[Use, list[str]]] = {}
+    for one in verdicts:
+        place = one.config.path.relative_to(root).as_posix()
+        keys = files.setdefault(place, {}).setdefault(one.use, [])
+        if one.key not in keys:
+            keys.append(one.key)
+    lines = []
+    for place, uses in files.items():
+        counts = [f"{len(keys)} {use}" for use, keys in uses.items() if use is not Use.UNKNOWN]
+        counts += [f"accepted unknown {key}" for key in uses.get(Use.UNKNOWN, ())]
+        lines.append(f"{place}: {', '.join(counts)}")
+    return lines
+
+
+def judge_transformer(config: JsonObject) -> Iterator[KeyVerdict]:
+    """Yield what is done with each key of the Transformer's file, and with nested arguments."""
+    yield from judge(config, TRANSFORMER)
+    task = config.text("transformer_task", default="feature-extraction")
+    if task not in _TASKS:
+        yield KeyVerdict(
+            config,
+            "transformer_task",
+            Use.REFUSED,
+            f"it is {task}, not one of {', '.join(sorted(_TASKS))}",
+        )
+    for key in _ARGUMENTS:
+        nested = JsonObject(config.path, config.table(key))
+        for one in judge(nested, LOADER_ARGUMENTS):
+            use, followed = one.use, key in _TOKENIZER_ARGUMENTS
+            if use is Use.FOLLOWED and not followed:
+                use = Use.UNKNOWN
+            yield KeyVerdict(config, f"{key}.{one.key}", use, _NESTED)
+
+
+def merge_arguments(tokenizer_config: JsonObject, settings: JsonObject) -> JsonObject:
+    """Return `tokenizer_config.json` with the arguments in the Transformer's file that win."""
+    values = dict(tokenizer_config.values)
+    for key in _TOKENIZER_ARGUMENTS:
+        arguments = settings.table(key)
+        values.update({k: v for k, v in arguments.items() if k in LOADER_ARGUMENTS.followed})
+    return JsonObject(tokenizer_config.path, values)
+
+
+def check_keys(
+    verdicts: Iterable[KeyVerdict], root: Path, *, accept_unknown: bool
+) -> Mapping[str, Any]:
+    """Check that no key is refused.
+
+    Args:
+        verdicts: Those of all keys of a model's files.
+        root: The model's folder.
+        accept_unknown: Whether the configuration accepts unknown keys.
+
+    Returns:
+        The values of the unknown keys that were accepted, by "FILE: KEY".
+
+    Raises:
+        ModelError: A key is refused, or unknown and not accepted.
+    """
+    accepted: dict[str, Any] = {}
+    unknown: list[str] = []
+    for one in verdicts:
+        if one.use is Use.REFUSED:
+            raise ModelError(f"{one.config.path}: {one.key} is not supported: {one.advice}")
+        if one.use is Use.UNKNOWN:
+            place = f"{one.config.path.relative_to(root).as_posix()}: {one.key}"
+            unknown.append(place)
+            accepted[place] = _find(one.config.values, one.key)
+    if unknown and not accept_unknown:
+        shown = "; ".join(unknown[:_SHOWN_MAX])
+        more = f" and {len(unknown) - _SHOWN_MAX} more" if len(unknown) > _SHOWN_MAX else ""
+        raise ModelError(
+            f"{root}: it is unknown whether these keys change results: {shown}{more}: remove them,"
+            " or set accept_unknown_keys for this model in the configuration"
+        )
+    return accepted
+
+
+_SHOWN_MAX = 8
+
+
+def _find(values: Mapping[str, Any], key: str) -> Any:
+    if key in values:
+        return values[key]
+    outer, _, inner = key.partition(".")
+    return values[outer][inner]

@@ -1,0 +1,21 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fuzz.fuzzed_server import FuzzedServer, fuzzed_server
+from tests.fuzz.requests import CHECKS, FEW, METHODS, MODELS
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedServer]:
+    """A server for all methods, which must serve a plain call at the end."""
+    with fuzzed_server(tmp_path_factory.mktemp("graphs"), *MODELS) as running:
+        yield running
+        running.check()
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("path", METHODS)
+def test_no_request_is_an_incident(server: FuzzedServer, path: str, check: str) -> None:
+    """Requests succeed or are refused with details: never UNKNOWN, never INTERNAL."""
+    CHECKS[check](server, path, FEW)

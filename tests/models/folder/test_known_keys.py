@@ -1,0 +1,176 @@
+"""Keys of a model's files that nobody reads must not change results in silence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.known_keys import (
+    CONFIG,
+    EXTRAS,
+    MODULE_CONFIGS,
+    TOKENIZER,
+    TRANSFORMER,
+    Keys,
+    Use,
+)
+from embedgrpc.models.folder.overrides import ModelOverrides
+from embedgrpc.models.folder.properties import ModelProperties, read
+from embedgrpc.models.graphs.graph import identify
+from embedgrpc.models.sources.source import resolve
+from tests.models.runner import DEFAULT_MODEL, FIXTURES, copy_fixture, edit_json
+
+REFERENCE = json.loads(Path(__file__).with_name("reference_keys.json").read_text("utf-8"))
+FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if (path / "config.json").exists())
+FILES = {
+    "config.json": CONFIG,
+    "config_sentence_transformers.json": EXTRAS,
+    "tokenizer_config.json": TOKENIZER,
+}
+MODULES = MODULE_CONFIGS | {"Transformer": TRANSFORMER}
+
+
+def _read(folder: Path, **overrides: Any) -> ModelProperties:
+    return read(resolve(str(folder)), ModelOverrides(**overrides))
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        *(pytest.param(keys, REFERENCE[name], id=name) for name, keys in FILES.items()),
+        *(pytest.param(keys, REFERENCE["modules"][one], id=one) for one, keys in MODULES.items()),
+    ],
+)
+def test_every_key_of_the_reference_has_a_verdict(keys: Keys, names: list[str]) -> None:
+    """A release of the reference libraries with a new key shows what is not known."""
+    assert [name for name in names if keys.use_of(name) is Use.UNKNOWN] == []
+
+
+@pytest.mark.parametrize("keys", [*FILES.values(), *MODULES.values()])
+def test_a_key_has_one_verdict(keys: Keys) -> None:
+    """No key is in two tables of one file."""
+    assert not keys.followed & keys.harmless
+    assert not keys.refused.keys() & (keys.followed | keys.harmless)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_keys_of_the_fixtures_are_known(name: str) -> None:
+    """Folders as the libraries write them need no setting."""
+    assert not _read(FIXTURES / name).accepted_keys
+
+
+def test_the_keys_of_the_default_model_are_known() -> None:
+    """The default model needs no setting either."""
+    assert not read(resolve(DEFAULT_MODEL)).accepted_keys
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+    ],
+)
+def test_an_unknown_key_is_refused_or_accepted(tmp_path: Path, file: str) -> None:
+    """The error names the file, the key and the setting, which changes the fingerprint."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    plain = _fingerprint(folder, tmp_path)
+    edit_json(folder / file, scale_of_vectors=2)
+    with pytest.raises(ModelError, match=rf"{file}: scale_of_vectors.*accept_unknown_keys"):
+        _read(folder)
+    accepted = _read(folder, accept_unknown_keys=True)
+    assert accepted.accepted_keys == {f"{file}: scale_of_vectors": 2}
+    assert f"{file}: " in " ".join(accepted.keys)
+    changed = _fingerprint(folder, tmp_path, accept_unknown_keys=True)
+    edit_json(folder / file, scale_of_vectors=3)
+    assert plain != changed != _fingerprint(folder, tmp_path, accept_unknown_keys=True)
+
+
+def _fingerprint(folder: Path, cache_dir: Path, **overrides: Any) -> str:
+    properties = _read(folder, **overrides)
+    return identify(resolve(str(folder)), properties, cache_dir=cache_dir / "cache").content_hash
+
+
+def test_an_unknown_key_of_a_module_list_is_refused(tmp_path: Path) -> None:
+    """The entries of modules.json are checked as well."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    path = folder / "modules.json"
+    entries = json.loads(path.read_text())
+    entries[1]["skip"] = True
+    path.write_text(json.dumps(entries))
+    with pytest.raises(ModelError, match=r"modules\.json: skip"):
+        _read(folder)
+
+
+def test_an_export_contains_what_config_json_says(tmp_path: Path) -> None:
+    """With an ONNX export, unknown keys of config.json change nothing."""
+    folder = copy_fixture("bert-cls", tmp_path)
+    edit_json(folder / "config.json", scale_of_vectors=2, auto_map={"AutoModel": "m.Model"})
+    assert not _read(folder).accepted_keys
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "message"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "m.M"}}, "code of its own, which is not run"),
+        ("config.json", {"pruned_heads": {"1": [0]}}, "pruned_heads is not supported"),
+        ("config.json", {"quantization_config": {"bits": 4}}, "save them as float32"),
+        ("sentence_bert_config.json", {"query_length": 32}, "query_length is not supported"),
+        (
+            "sentence_bert_config.json",
+            {"transformer_task": "text-generation"},
+            "it is text-generation, not one of",
+        ),
+        ("sentence_bert_config.json", {"model_args": {"n": 1}}, r"model_args\.n"),
+        ("sentence_bert_config.json", {"config_args": {"hidden_act": "relu"}}, r"config_args\."),
+        ("sentence_bert_config.json", {"tokenizer_args": {"x": 1}}, r"tokenizer_args\.x"),
+        ("sentence_bert_config.json", {"model_kwargs": {"model_max_length": 9}}, "model_kwargs"),
+        (
+            "tokenizer_config.json",
+            {"fix_mistral_regex": True},
+            "fix_mistral_regex is not",
+        ),
+        ("config_sentence_transformers.json", {"query_prefix": "[Q] "}, "late interaction"),
+    ],
+)
+def test_a_refused_key_says_what_to_do(
+    tmp_path: Path, file: str, keys: dict[str, Any], message: str
+) -> None:
+    """Keys that change results in a way that is not supported are refused by name."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    edit_json(folder / file, **keys)
+    with pytest.raises(ModelError, match=message):
+        _read(folder)
+
+
+@pytest.mark.parametrize("key", ["pruned_heads", "quantization_config", "auto_map"])
+def test_an_empty_value_is_accepted(tmp_path: Path, key: str) -> None:
+    """Libraries write many keys with a value that says nothing."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    edit_json(folder / "config.json", **{key: {}})
+    assert not _read(folder).accepted_keys
+
+
+@pytest.mark.parametrize("key", ["tokenizer_args", "processor_kwargs"])
+def test_arguments_of_the_tokenizer_win(tmp_path: Path, key: str) -> None:
+    """The limit in the Transformer's file wins over that of tokenizer_config.json."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    arguments = {"model_max_length": 17, "truncation_side": "left", "use_fast": True}
+    edit_json(folder / "sentence_bert_config.json", max_seq_length=None, **{key: arguments})
+    properties = _read(folder)
+    assert (properties.max_tokens, properties.truncation) == (17, "start")
+
+
+def test_active_dimensions_are_followed(tmp_path: Path) -> None:
+    """`max_active_dims` is the default number of terms, and part of the fingerprint."""
+    folder = copy_fixture("splade-bert", tmp_path)
+    plain = _fingerprint(folder, tmp_path)
+    edit_json(folder / "config_sentence_transformers.json", max_active_dims=5)
+    assert _read(folder).max_active_dims == 5
+    assert _fingerprint(folder, tmp_path) != plain
