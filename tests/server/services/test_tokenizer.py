@@ -69,8 +69,9 @@ def _library(name: str) -> tokenizers.Tokenizer:
     tokenizer.no_padding()
     if name == "roberta-mean":
         # As transformers 5 sets it for this class; only the places of blank tokens depend on it.
-        ends = [(one, tokenizer.token_to_id(one)) for one in ("</s>", "<s>")]
-        tokenizer.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=True)
+        tokenizer.post_processor = processors.RobertaProcessing(
+            ("</s>", 2), ("<s>", 0), add_prefix_space=True
+        )
     return tokenizer
 
 
