@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from embedgrpc.cli.deviation import compare, is_finite, length_gap
+from embedgrpc.cli.sample_texts import sample_texts
 from embedgrpc.cli.verification import like_lengths, unlike_lengths
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
 from tests.models.runner import copy_fixture, edit_json
@@ -75,7 +76,7 @@ def test_a_good_model_passes(name: str, cache_dir: Path) -> None:
         re.split(r"\s{2,}", line)[1].split()[0] for line in done.out.splitlines()
     )
     assert list(states) == ["ok", "-"]
-    assert "24, of" in done.out
+    assert re.search(r" 3\d, of \d+ to \d+ tokens, \d+ truncated", done.out)
     assert "truncated" in done.out
     assert "install sentence-transformers, or give --against" in done.out
 
@@ -273,3 +274,13 @@ def test_what_is_no_number_is_found() -> None:
     assert not is_finite(bad)
     assert not compare(bad, bad).number_max <= 1
     assert length_gap([np.array([3, 4], np.float32)]) == pytest.approx(4)
+
+
+def test_samples_hold_what_tokenizers_differ_in() -> None:
+    """Added tokens, blanks at the end, and long texts with another start than end."""
+    texts = sample_texts(64, ["[Q]"])
+    assert any("[Q]" in text for text in texts)
+    assert any(text.endswith("\n\n") for text in texts)
+    longest = max(texts, key=lambda text: len(text.split()))
+    assert len(longest.split()) > 64
+    assert any(len(text.split()) > 64 and text[:20] not in text[20:] for text in texts)

@@ -12,6 +12,8 @@ _SENTENCES = (
     "?",
     "Rivers flow to the sea",
     "  blanks at both ends  ",
+    "blanks and newlines at the end \n\n",
+    "[CLS] [MASK] [SEP] <s> <mask> </s> <|im_end|> <extra_id_0>",
     "line one\nline two\ttabbed\r\nline three",
     "UPPER CASE, lower case, MiXeD cAsE",
     "don't, can't, won't: it's \u201cquoted\u201d \u2013 and \u2026 dashed",
@@ -29,14 +31,22 @@ _SENTENCES = (
     "e\u0301 and \u00e9 look alike",
     "\U0001f680 to the \U0001f319 and back \U0001f469\u200d\U0001f52c",
 )
+_NAMES_MAX = 16
 _WORDS = "a long text goes on and on about towers rivers and the sea until it has to be cut "
 _WORDS_COUNT = 18
 
 
-def sample_texts(max_tokens: int) -> list[str]:
-    """Return 24 texts, short and long, in several scripts; two exceed the model's limit."""
+def sample_texts(max_tokens: int, names: Sequence[str] = ()) -> list[str]:
+    """Return texts, short and long, in several scripts; three exceed the model's limit.
+
+    Args:
+        max_tokens: The model's limit.
+        names: The added tokens of the model. Each of the first 16 is in a text.
+    """
     long = _WORDS * (max_tokens // _WORDS_COUNT + 2)
-    return [*_SENTENCES, long, "Towers. " * (max_tokens + 1)]
+    marked = [f"{name}the river {name} and{name}sea {name}" for name in names[:_NAMES_MAX]]
+    ends = f"Once upon a time, a dragon slept. {long}At dawn, 7 knights rode home."
+    return [*_SENTENCES, *marked, long, "Towers. " * (max_tokens + 1), ends, " " * 20_000 + "Sea."]
 
 
 def read_texts(path: Path) -> list[str]:

@@ -92,8 +92,11 @@ class Verification:
         return LocalRunner(named.source, model, min(model.properties.max_tokens, _TOKENS_MAX))
 
     def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
-        texts = read_texts(self.texts) if self.texts else sample_texts(runner.max_tokens)
+        texts = read_texts(self.texts) if self.texts else self._sample(runner)
         return pair_up(texts) if runner.model.properties.kind is Kind.CROSS_ENCODER else texts
+
+    def _sample(self, runner: LocalRunner) -> Sequence[str]:
+        return sample_texts(runner.max_tokens, runner.model.tokenizer.added_tokens)
 
     def _check_alone(
         self, runner: LocalRunner, items: Sequence[Item], outputs: ModelOutputs

@@ -162,6 +162,8 @@ def complete(
         own.add_tokens([AddedToken(name, special=True) for name in dict.fromkeys(names)])
     if kind.wrap is not None:
         kind.wrap(own, roles)
+    if settings.class_name in ("MPNetTokenizer", "RobertaTokenizer"):
+        _wrap_roberta(own, roles, settings)
     elif own.post_processor is None and settings.class_name == "AlbertTokenizer":
         _wrap_bert(own, roles)
     present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
@@ -325,10 +327,17 @@ def _wrap_bert(tokenizer: Tokenizer, roles: Mapping[str, Token | None]) -> None:
     )
 
 
-def _wrap_roberta(tokenizer: Tokenizer, roles: Mapping[str, Token | None]) -> None:
+def _wrap_roberta(
+    tokenizer: Tokenizer, roles: Mapping[str, Token | None], settings: TokenizerSettings
+) -> None:
     cls, sep = _text(roles["cls_token"]), _text(roles["sep_token"])
+    # These only move the places of tokens in a text.
+    trim, prefix = True, False
+    if settings.class_name == "RobertaTokenizer":
+        trim = settings.values.flag("trim_offsets", default=trim)
+        prefix = settings.values.flag("add_prefix_space", default=prefix)
     tokenizer.post_processor = processors.RobertaProcessing(
-        (sep, _id(tokenizer, sep)), (cls, _id(tokenizer, cls))
+        (sep, _id(tokenizer, sep)), (cls, _id(tokenizer, cls)), trim, prefix
     )
 
 
@@ -390,11 +399,11 @@ _CLASSES = {
         _build_gemma, _roles("unk=<unk> bos=<bos> eos=<eos> pad=<pad> mask=<mask>")
     ),
     "LlamaTokenizer": _Class(_build_llama, _roles("bos=<s> eos=</s> unk=<unk>")),
-    "MPNetTokenizer": _Class(_build_word_piece, {**_XLMR, "unk_token": "[UNK]"}, _wrap_roberta),
+    "MPNetTokenizer": _Class(_build_word_piece, {**_XLMR, "unk_token": "[UNK]"}),
     "Qwen2Tokenizer": _Class(
         _build_qwen, _roles("eos=<|endoftext|> unk=<|endoftext|> pad=<|endoftext|>")
     ),
-    "RobertaTokenizer": _Class(_build_byte_level, _XLMR, _wrap_roberta),
+    "RobertaTokenizer": _Class(_build_byte_level, _XLMR),
     "T5Tokenizer": _Class(_build_t5, _roles("eos=</s> unk=<unk> pad=<pad>"), _wrap_t5),
     "XLMRobertaTokenizer": _Class(_build_xlmr, _XLMR, _wrap_xlmr),
 }

@@ -75,6 +75,7 @@ class Tokenizer:
         pair_texts: The texts of a chat template that go around a query and a document before they
             are tokenized; None without one.
         collapses_blanks: Whether blanks in a row make the same tokens as one space.
+        added_tokens: The texts of the added tokens; those that `tokenizer.json` lacks come first.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Tokenizer:
         locator: TokenLocator | None = None,
         pair_texts: PairTexts | None = None,
         collapses_blanks: bool = False,
+        added_tokens: Sequence[str] = (),
     ) -> None:
         self.collapses_blanks = collapses_blanks
+        self.added_tokens = tuple(added_tokens)
         self.pair_texts = pair_texts
         self.cut_points = cut_points
         self.locator = locator
@@ -173,6 +176,7 @@ class Tokenizer:
             locator=TokenLocator(tokenizer),
             pair_texts=pair_texts,
             collapses_blanks=collapses_blanks(tokenizer),
+            added_tokens=(*reference.added, *_read_names(tokenizer)),
         )
 
     @classmethod
@@ -386,6 +390,10 @@ def _complete(
     if properties.lowercase:
         _lowercase_first(reference.tokenizer)
     return reference
+
+
+def _read_names(tokenizer: tokenizers.Tokenizer) -> list[str]:
+    return [token.content for token in tokenizer.get_added_tokens_decoder().values()]
 
 
 def _check_ids(
