@@ -14,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
-CACHE = ROOT / ".cache" / "examples"
+# Resolved, as Cargo builds anew what it finds under another path.
+CACHE = (ROOT / ".cache" / "examples").resolve()
 _MAVEN = ("mvn", "--batch-mode", "--quiet", f"-Dmaven.repo.local={CACHE / 'maven'}")
 
 

@@ -50,6 +50,9 @@ class Runner:
 
     def tokenize_pairs(self, pairs: Sequence[Sequence[str]]) -> list[TokenSequence]:
         """Tokenize pairs of query and document, truncated to the model's limit."""
+        around = self.tokenizer.pair_texts
+        if around is not None:
+            pairs = [(around.around_query(one), around.around_document(two)) for one, two in pairs]
         queries = self.tokenizer.encode([pair[0] for pair in pairs])
         documents = self.tokenizer.encode([pair[1] for pair in pairs])
         return [

@@ -50,6 +50,7 @@ def embedding(
         "cross-distilbert",
         "cross-electra",
         "cross-mpnet",
+        "cross-qwen3-template",
     ],
 )
 def cross_encoder(
@@ -131,7 +132,9 @@ def test_pair_token_ids(cross_encoder: tuple[str, Runner]) -> None:
     reference = expected(name)
     sequences = runner.tokenize_pairs(reference["pairs"])
     assert [s.input_ids.tolist() for s in sequences] == reference["token_ids"]
-    assert max(map(len, reference["token_ids"])) == runner.properties.max_tokens
+    # The pairs of this one are all short.
+    if name != "cross-qwen3-template":
+        assert max(map(len, reference["token_ids"])) == runner.properties.max_tokens
 
 
 def test_pair_logits(cross_encoder: tuple[str, Runner]) -> None:

@@ -160,6 +160,15 @@ CASES: dict[str, Call] = {
     "Check no message": _nothing("/grpc.health.v1.Health/Check"),
     "Watch": _watch("", end=True),
     "Watch long": _watch("n" * 5000, end=False),
+    "Tokenize no texts": lambda client: client.tokenizer.Tokenize(tokenizer.TokenizeRequest()),
+    "Tokenize cancelled": _cancelled(
+        lambda client: client.tokenizer.Tokenize(
+            tokenizer.TokenizeRequest(texts=["some words " * 200] * 50), timeout=PATIENCE_S
+        )
+    ),
+    "CountTokens too late": lambda client: client.tokenizer.CountTokens(
+        tokenizer.CountTokensRequest(texts=["some words " * 2000] * 20), timeout=0.004
+    ),
     "Embed cancelled": _cancelled(_embed(texts=[str(number) for number in range(50)])),
     "Embed too late": _embed(texts=[str(number) for number in range(200)], timeout=0.004),
     "Rerank cancelled": _cancelled(

@@ -16,9 +16,11 @@ import pytest_asyncio
 
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import model_service_pb2 as listing
 from embedgrpc.v1 import rerank_service_pb2 as rerank
+from embedgrpc.v1 import tokenizer_service_pb2 as tokenizer
 from tests.server.rankings import part, setup
 from tests.server.service import FIXTURES, PATIENCE_S, Client, settings_for
 
@@ -45,6 +47,8 @@ EMBED = "/embedgrpc.v1.EmbeddingService/Embed"
 RERANK = "/embedgrpc.v1.RerankService/Rerank"
 STREAM_EMBED = "/embedgrpc.v1.EmbeddingService/StreamEmbed"
 STREAM_RERANK = "/embedgrpc.v1.RerankService/StreamRerank"
+TOKENIZE = "/embedgrpc.v1.TokenizerService/Tokenize"
+COUNT_TOKENS = "/embedgrpc.v1.TokenizerService/CountTokens"
 # Characters of every width, visible ones and others.
 CHARACTERS = {
     "words": "some words ",
@@ -106,6 +110,12 @@ def cases() -> dict[str, tuple[str, list[bytes]]]:
         )
         some[f"query: {name}"] = ranked("a", "b", query=texts(character, 1)[0], model="cross")
         some[f"stream: {name}"] = batch(inputs(texts(character, 257)[0]))
+        for count in (1, MANY):
+            # The tokens of a quarter fit into a response. The fields are alike in both requests.
+            part_of = [text[: len(text) // 4] for text in texts(character, count)]
+            message = tokenizer.TokenizeRequest(model="small", texts=part_of).SerializeToString()
+            some[f"tokenize {count}: {name}"] = (TOKENIZE, [message])
+            some[f"count tokens of {count}: {name}"] = (COUNT_TOKENS, [message])
     short = ["a b"] * MANY
     some |= {
         "short documents": ranked(*short, model="wide"),
@@ -135,6 +145,41 @@ def cases() -> dict[str, tuple[str, list[bytes]]]:
                     for number in range(2)
                     for start in range(0, len(short), 256)
                 ),
+            ],
+        ),
+        "tokens of another kind": (
+            TOKENIZE,
+            [tokenizer.TokenizeRequest(model="m3", texts=["a b " * 60] * MANY).SerializeToString()],
+        ),
+        "texts that fail alone": (
+            EMBED,
+            [
+                pb.EmbedRequest(
+                    texts=[" ", "a"] * (MANY // 2), allow_partial=True
+                ).SerializeToString()
+            ],
+        ),
+        "texts that all fail": (
+            EMBED,
+            [pb.EmbedRequest(texts=[" "] * MANY, allow_partial=True).SerializeToString()],
+        ),
+        "bad texts": embed(*[" "] * MANY),
+        "long texts that fail": (
+            EMBED,
+            [
+                pb.EmbedRequest(
+                    texts=["a " * 1000] * MANY,
+                    options=pb.EmbedOptions(truncation=common.TRUNCATION_NONE),
+                    allow_partial=True,
+                ).SerializeToString()
+            ],
+        ),
+        "documents that fail alone": (
+            RERANK,
+            [
+                rerank.RerankRequest(
+                    model="cross", query="q", documents=[" ", "a"] * (MANY // 2), allow_partial=True
+                ).SerializeToString()
             ],
         ),
         "model name": embed("a", model=EMOJI),

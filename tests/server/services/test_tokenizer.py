@@ -8,6 +8,7 @@ import grpc
 import pytest
 import pytest_asyncio
 import tokenizers
+from tokenizers import processors
 
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import common_pb2 as common
@@ -66,6 +67,11 @@ def _library(name: str) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer.from_file(str(FIXTURES / name / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if name == "roberta-mean":
+        # As transformers 5 sets it for this class; only the places of blank tokens depend on it.
+        tokenizer.post_processor = processors.RobertaProcessing(
+            ("</s>", 2), ("<s>", 0), add_prefix_space=True
+        )
     return tokenizer
 
 
@@ -137,7 +143,10 @@ async def test_long_texts_are_tokenized_as_a_whole(service: Service, name: str) 
     expected = _library(name).encode(text, add_special_tokens=True)
     (found,) = await tokenize(service.client, text, model=name)
     assert list(found.ids) == expected.ids
-    assert list(zip(found.character_starts, found.character_ends, strict=True)) == expected.offsets
+    assert list(found.character_ends) == [end for _, end in expected.offsets]
+    for ours, (theirs, _) in zip(found.character_starts, expected.offsets, strict=True):
+        # The first token of a piece may begin with the blank that the library leaves out.
+        assert ours == theirs or text[ours:theirs] == " "
     check_places(text, found)
     counted = await count(service.client, text, text[:100], model=name)
     assert counted.token_counts[0] == len(expected.ids)

@@ -17,13 +17,13 @@ from embedgrpc.engine.tasks.reranking import (
     rank,
 )
 from embedgrpc.engine.tokenizing.jobs import ReadLimit, TokenizeResult
-from embedgrpc.engine.tokenizing.texts import too_many_tokens
+from embedgrpc.engine.tokenizing.texts import CheckedText, too_many_tokens
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.kinds import Activation, RerankMethod, Truncation
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, cut_tokens
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 
@@ -105,7 +105,7 @@ class CrossEncoder:
             )
         return Inputs(
             texts=QueryAndDocuments(query, documents),
-            check=lambda position, text: check_input(position, text, spec, self.max_characters),
+            check=lambda position, text: self._check_input(position, text, spec),
             sequences=len(documents),
             prepare=lambda results: [
                 self._build_pair(results[0], document, spec, field=f"documents[{index}]")
@@ -118,6 +118,25 @@ class CrossEncoder:
             read_limit=read_limit,
         )
 
+    def _check_input(self, position: int, text: str, spec: RerankSpec) -> CheckedText:
+        checked = check_input(
+            position,
+            text,
+            spec,
+            self.max_characters,
+            collapses_blanks=self.tokenizer.collapses_blanks,
+        )
+        around = self.tokenizer.pair_texts
+        if around is None:
+            return checked
+        if spec.document_prompt if position else spec.query_prompt:
+            raise errors.UnsupportedError(
+                "the model renders pairs with a chat template, which has no place for a prompt",
+                field=QUERY_FIELD,
+            )
+        wrap = around.around_document if position else around.around_query
+        return CheckedText(wrap(checked.text), cut=checked.cut)
+
     def _build_pair(
         self, query: TokenizeResult, document: TokenizeResult, spec: RerankSpec, *, field: str
     ) -> TokenSequence | errors.EngineError:
@@ -128,7 +147,7 @@ class CrossEncoder:
         try:
             kept = document.ids
             if spec.max_tokens:
-                kept = cut_tokens(kept, spec.max_tokens, spec.truncation)
+                kept = self.tokenizer.cut_document(kept, spec.max_tokens, spec.truncation)
             pair = self.tokenizer.build_pair(
                 query.ids,
                 kept,

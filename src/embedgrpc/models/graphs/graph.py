@@ -26,6 +26,7 @@ from embedgrpc.models.sources.weight_file import (
 )
 from embedgrpc.models.tensors.layer_weights import find_layer_weights
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
+from embedgrpc.models.tokenizers.chat_template import read_chat_template
 from embedgrpc.models.tokenizers.token_types import needs_types
 
 # The bytes that building writes, for each byte of the weights; a converted graph is written twice.
@@ -337,6 +338,9 @@ def hash_meaning(
     tokenizer_digest = hash_file(folder / "tokenizer.json", properties.folder)
     settings = read_tokenizer_settings(folder, properties.folder)
     meaning["tokenizer"] = settings.describe()
+    template = read_chat_template(properties)
+    if template is not None:
+        meaning["chat_template"] = [template.text, template.has_parts]
     return _digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
 
 

@@ -15,6 +15,7 @@ _SETTINGS = (
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     "added_tokens.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -64,6 +64,10 @@ class TokenizerSettings:
         }
         return replace(self, added=added, roles=roles)
 
+    def names(self) -> Mapping[str, str]:
+        """Return the text of the token of each role."""
+        return {role: _text(token) for role, token in self.roles.items() if token}
+
     def describe(self) -> Mapping[str, Any]:
         """Return all that changes tokens as JSON values."""
         return {

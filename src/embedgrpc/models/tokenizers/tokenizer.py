@@ -16,9 +16,15 @@ from embedgrpc.models.files.lfs import refuse_pointer
 from embedgrpc.models.files.model_file import read_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Kind, Truncation
-from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
+from embedgrpc.models.tokenizers.added_tokens import TokenizerSettings, read_tokenizer_settings
+from embedgrpc.models.tokenizers.blanks import collapses_blanks
+from embedgrpc.models.tokenizers.chat_template import (
+    PairTexts,
+    read_chat_template,
+    render_pair_texts,
+)
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
-from embedgrpc.models.tokenizers.rebuilt import complete
+from embedgrpc.models.tokenizers.rebuilt import Rebuilt, complete
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.token_locator import TokenLocator
@@ -66,6 +72,9 @@ class Tokenizer:
     Attributes:
         cut_points: Where a text can be cut without changing its tokens; None if unknown.
         locator: Tokenizes with the place of each token; None if tokens are bytes.
+        pair_texts: The texts of a chat template that go around a query and a document before they
+            are tokenized; None without one.
+        collapses_blanks: Whether blanks in a row make the same tokens as one space.
     """
 
     def __init__(
@@ -76,7 +85,11 @@ class Tokenizer:
         pair: SpecialTokenTemplate | None,
         cut_points: CutPoints | None,
         locator: TokenLocator | None = None,
+        pair_texts: PairTexts | None = None,
+        collapses_blanks: bool = False,
     ) -> None:
+        self.collapses_blanks = collapses_blanks
+        self.pair_texts = pair_texts
         self.cut_points = cut_points
         self.locator = locator
         self._encode = encode
@@ -108,7 +121,11 @@ class Tokenizer:
         """
         path = properties.transformer_folder / "tokenizer.json"
         if not path.exists():
-            raise ModelError(f"{path} is missing: only tokenizers in this format are supported")
+            raise ModelError(
+                f"{path} is missing; transformers makes it of the folder's other files: "
+                'python -c "import sys, transformers; transformers.AutoTokenizer.from_pretrained('
+                f'sys.argv[1]).save_pretrained(sys.argv[1])" {path.parent}'
+            )
         content = read_file(path, properties.folder, limit_bytes=limit_bytes(path.name))
         refuse_pointer(path, content)
         if not digest:
@@ -119,16 +136,14 @@ class Tokenizer:
         settings = read_tokenizer_settings(folder, properties.folder)
         config = JsonObject.read_if_present(folder / "tokenizer_config.json", properties.folder)
         with _library_errors(path):
-            parsed = None
-            if is_rebuilt(settings.class_name):
-                parsed = JsonObject.read(path, properties.folder)
-            reference = complete(tokenizers.Tokenizer.from_buffer(content), parsed, settings)
+            reference = _complete(path, content, properties, settings)
             tokenizer = reference.tokenizer
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
-            _check_ids(path, tokenizer, reference.added, properties)
-            if properties.lowercase:
-                _lowercase_first(tokenizer)
+            template = read_chat_template(properties)
+            pair_texts = None
+            if template is not None:
+                pair_texts = render_pair_texts(template, tokenizer, settings.names())
+                # The reference adds no special tokens to a rendered template.
+                tokenizer.post_processor = None
             try:
                 single = find_template(tokenizer, 1)
                 pair = (
@@ -136,7 +151,7 @@ class Tokenizer:
                 )
             except ValueError as error:
                 raise ModelError(f"{path}: post_processor is not supported: {error}") from error
-        if not _has_types(config, default=reference.has_types):
+        if pair_texts or not _has_types(config, default=reference.has_types):
             single, pair = _drop_types(single), pair and _drop_types(pair)
         if single.special_count >= properties.max_tokens:
             raise ModelError(
@@ -156,6 +171,8 @@ class Tokenizer:
             pair=pair,
             cut_points=find_cut_points(tokenizer),
             locator=TokenLocator(tokenizer),
+            pair_texts=pair_texts,
+            collapses_blanks=collapses_blanks(tokenizer),
         )
 
     @classmethod
@@ -240,11 +257,54 @@ class Tokenizer:
             budget = max_tokens - self._pair.special_count
             if truncation is Truncation.NONE or budget < 0:
                 raise TokenLimitError(token_count, max_tokens)
+            if self.pair_texts is not None:
+                return self._cut_rendered(query_ids, document_ids, max_tokens, truncation)
             query_budget, document_budget = share(len(query_ids), len(document_ids), budget)
             query_ids = cut(query_ids, query_budget, truncation)
             document_ids = cut(document_ids, document_budget, truncation)
         pair = self._pair.around((query_ids, document_ids), token_count)
         return replace(pair, document_tokens=len(document_ids))
+
+    def cut_document(
+        self, document_ids: IntArray, max_tokens: int, truncation: Truncation
+    ) -> IntArray:
+        """Truncate the document of a pair, but none of a chat template's tokens around it.
+
+        Args:
+            document_ids: int64 [tokens], from `encode`.
+            max_tokens: The limit of the document.
+            truncation: The end to cut.
+
+        Raises:
+            TokenLimitError: It is too long and must not be truncated.
+        """
+        if self.pair_texts is None:
+            return cut_tokens(document_ids, max_tokens, truncation)
+        start, suffix = self.pair_texts.document_start, self.pair_texts.suffix
+        length = len(document_ids) - start - len(suffix)
+        if length <= max_tokens:
+            return document_ids
+        if truncation is Truncation.NONE:
+            raise TokenLimitError(length, max_tokens)
+        if truncation is Truncation.START:
+            end = document_ids[len(document_ids) - max_tokens - len(suffix) :]
+            return np.concatenate([document_ids[:start], end])
+        return np.concatenate([document_ids[: start + max_tokens], np.array(suffix, np.int64)])
+
+    def _cut_rendered(
+        self, query_ids: IntArray, document_ids: IntArray, max_tokens: int, truncation: Truncation
+    ) -> TokenSequence:
+        """Truncate a rendered template as the reference does: its last tokens stay."""
+        suffix = np.array(self.pair_texts.suffix if self.pair_texts else (), np.int64)
+        ids = cut(np.concatenate([query_ids, document_ids]), max_tokens, truncation)
+        kept = min(len(suffix), max_tokens)
+        ids = np.concatenate([ids[: max_tokens - kept], suffix[len(suffix) - kept :]])
+        return TokenSequence(
+            input_ids=ids,
+            token_type_ids=None,
+            token_count_before=len(query_ids) + len(document_ids),
+            document_tokens=max(0, max_tokens - len(query_ids)),
+        )
 
 
 class _TemplateArrays:
@@ -311,6 +371,21 @@ def _library_errors(path: Path) -> Iterator[None]:
 
 def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
     return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in texts]
+
+
+def _complete(
+    path: Path, content: bytes, properties: ModelProperties, settings: TokenizerSettings
+) -> Rebuilt:
+    parsed = None
+    if is_rebuilt(settings.class_name):
+        parsed = JsonObject.read(path, properties.folder)
+    reference = complete(tokenizers.Tokenizer.from_buffer(content), parsed, settings)
+    reference.tokenizer.no_truncation()
+    reference.tokenizer.no_padding()
+    _check_ids(path, reference.tokenizer, reference.added, properties)
+    if properties.lowercase:
+        _lowercase_first(reference.tokenizer)
+    return reference
 
 
 def _check_ids(

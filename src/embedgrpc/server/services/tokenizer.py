@@ -13,6 +13,7 @@ from embedgrpc.server.calls.call_metadata import begin_call, client_response_byt
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.options import read_prompt
 from embedgrpc.server.contract.response_sizes import check_response_size
+from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ServedModel
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
@@ -24,6 +25,7 @@ _NUMBERS_AT_ONCE = 8192
 _FEW_TOKENS = 256
 # From these code points on, UTF-8 takes a byte more (RFC 3629).
 _LONGER_FROM = (0x80, 0x800, 0x10000)
+_TEXTS_FIELD = 1
 # Ids and places of a token, with the keys.
 _TOKEN_BYTES = 16
 
@@ -42,8 +44,12 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
 
     async def Tokenize(  # noqa: N802 - the contract's name
         self, request: tokenizer_service_pb2.TokenizeRequest, context: Any
-    ) -> tokenizer_service_pb2.TokenizeResponse:
-        """Tokenize texts."""
+    ) -> bytes:
+        """Tokenize texts.
+
+        Returns:
+            A `TokenizeResponse` in wire form.
+        """
         accepted = client_response_bytes(context, request.max_response_bytes)
         limit = min(self._settings.max_response_bytes, accepted)
         served, loaded, call, prompt = self._begin(request, context)
@@ -55,12 +61,16 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         describe_call(input_tokens=tokens)
         check_response_size(tokens * _TOKEN_BYTES, limit=limit)
 
-        def pack() -> tokenizer_service_pb2.TokenizeResponse:
-            response = tokenizer_service_pb2.TokenizeResponse(model=served.id)
-            for text, one in zip(texts, tokenized, strict=True):
-                _pack(response.texts.add(), text, one, loaded.text_tokenizer)
-            check_response_size(response.ByteSize(), limit=limit)
-            return response
+        def pack() -> bytes:
+            parts = [
+                delimited(_TEXTS_FIELD, _pack(text, one, loaded.text_tokenizer))
+                for text, one in zip(texts, tokenized, strict=True)
+            ]
+            parts.append(
+                tokenizer_service_pb2.TokenizeResponse(model=served.id).SerializeToString()
+            )
+            check_response_size(sum(map(len, parts)), limit=limit)
+            return b"".join(parts)
 
         return pack() if tokens <= _FEW_TOKENS else await asyncio.to_thread(pack)
 
@@ -102,12 +112,9 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         return served, loaded, call, prompt
 
 
-def _pack(
-    message: tokenizer_service_pb2.TokenizedText,
-    text: str,
-    tokenized: TokenizedText,
-    tokenizer: TextTokenizer,
-) -> None:
+def _pack(text: str, tokenized: TokenizedText, tokenizer: TextTokenizer) -> bytes:
+    """Return a `TokenizedText` in wire form."""
+    message = tokenizer_service_pb2.TokenizedText()
     places = _byte_places(text)
     for numbers, field in (
         (tokenized.ids, message.ids),
@@ -123,6 +130,7 @@ def _pack(
     entries = tokenizer.entries(tokenized)
     for start in range(0, len(entries), _NUMBERS_AT_ONCE):
         message.tokens.extend(entries[start : start + _NUMBERS_AT_ONCE])
+    return message.SerializeToString()
 
 
 def _byte_places(text: str) -> IntArray:

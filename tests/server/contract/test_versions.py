@@ -1,0 +1,74 @@
+"""Packages, contract and changelog say the same."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2
+
+from embedgrpc.server.contract.limits import CONTRACT_VERSION
+
+ROOT = Path(__file__).parents[3]
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def _project(folder: str) -> Any:
+    return tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def _files(content: bytes) -> dict[str, descriptor_pb2.FileDescriptorProto]:
+    """Return the files of the contract, by name, without what compilers add differently."""
+    found = descriptor_pb2.FileDescriptorSet.FromString(content)
+    files = {file.name: file for file in found.file if file.name.startswith("embedgrpc/")}
+    for file in files.values():
+        messages = list(file.message_type)
+        while messages:
+            message = messages.pop()
+            messages += message.nested_type
+            for field in message.field:
+                field.ClearField("json_name")
+    return files
+
+
+def test_packages_have_one_version() -> None:
+    """The server needs the client of its own version, and images carry it."""
+    version = _project(".")["version"]
+    assert _project("clients/python")["version"] == version
+    assert f"embedgrpc-client=={version}" in _project(".")["dependencies"]
+    for name in ("compose.yaml", "compose.triton.yaml"):
+        tags = re.findall(r"image: embedgrpc:([\d.]+)", (ROOT / "docker" / name).read_text("utf-8"))
+        assert set(tags) == {version}
+
+
+def test_the_changelog_ends_with_the_version_of_the_packages() -> None:
+    """The newest heading is that of the next release; below it no version is newer."""
+    headings = re.findall(r"^## \[(.+?)\]", CHANGELOG, re.MULTILINE)
+    newest, *released = headings
+    version = _project(".")["version"]
+    assert newest in ("Unreleased", version)
+    numbers = [tuple(map(int, one.split("."))) for one in [version, *released]]
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_the_released_contract_is_that_of_today(tmp_path: Path) -> None:
+    """What clients depend on is what is served; see `poe release-contract`."""
+    made = tmp_path / "today.binpb"
+    protos = sorted(map(str, (ROOT / "protos/embedgrpc/v1").glob("*.proto")))
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT / 'protos'}",
+         f"--descriptor_set_out={made}", *protos],
+        check=True,
+    )  # fmt: skip
+    today = _files(made.read_bytes())
+    assert len(today) == len(protos)
+    assert _files((ROOT / "protos/released.binpb").read_bytes()) == today
+
+
+def test_the_contract_version_is_that_of_the_package() -> None:
+    """The number before the point is that of `embedgrpc.v1`."""
+    major, minor = CONTRACT_VERSION.split(".")
+    assert (major, minor.isdecimal()) == ("1", True)
+    assert {path.name for path in (ROOT / "protos/embedgrpc").iterdir()} == {f"v{major}"}
