@@ -184,3 +184,23 @@ def test_huge_text_that_may_not_be_cut_is_refused() -> None:
         "characters": "6",
         "maxCharacters": "5",
     }
+
+
+def collapse(text: str, truncation: Truncation) -> CheckedText:
+    """Check a text for a tokenizer that takes several blanks for one."""
+    return check_text(
+        text, max_characters=10, truncation=truncation, field="texts[3]", collapses_blanks=True
+    )
+
+
+@pytest.mark.parametrize("blanks", [" " * 20_000, "\n\t" * 70_000, " \u3000\u00a0" * 50_000])
+def test_blanks_that_are_dropped_do_not_count(blanks: str) -> None:
+    """Text before or after many blanks is read, whichever end is cut."""
+    for truncation in Truncation:
+        assert collapse(f"{blanks}words", truncation) == CheckedText(" words", cut=False)
+        assert collapse(f"words{blanks}", truncation) == CheckedText("words ", cut=False)
+        assert collapse(f"a{blanks}b{blanks}c", truncation) == CheckedText("a b c", cut=False)
+    assert collapse(f"{blanks}abcdefghijk", Truncation.END) == CheckedText(" abcdefghi", cut=True)
+    assert collapse(f"abcdefghijk{blanks}", Truncation.START) == CheckedText("cdefghijk ", cut=True)
+    with pytest.raises(InputTooLongError):
+        collapse(f"{blanks}abcdefghijk", Truncation.NONE)

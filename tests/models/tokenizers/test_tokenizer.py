@@ -224,7 +224,7 @@ def _set_normalizer(folder: Path, **changes: bool) -> None:
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     """The error names the missing file."""
     folder = copy_fixture("bert-mean", tmp_path, leave_out=["tokenizer.json"])
-    with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json is missing; .* python -c "):
         _load(folder)
 
 
@@ -247,3 +247,21 @@ def test_an_odd_post_processor_is_refused(tmp_path: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(ModelError, match=r"tokenizer\.json: post_processor is not supported"):
         _load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "collapses"),
+    [
+        ("bert-mean", True),
+        ("xlmr-metaspace", True),
+        ("roberta-mean", False),
+        ("qwen3-last", False),
+        ("gemma-dense", False),
+    ],
+)
+def test_which_tokenizers_drop_blanks(name: str, collapses: bool) -> None:  # noqa: FBT001 - a case
+    """Those that split at blanks take several for one; the others have tokens for them."""
+    tokenizer = _load(FIXTURES / name)
+    assert tokenizer.collapses_blanks is collapses
+    many, one = tokenizer.encode(["a  \t\n  b", "a b"])
+    assert (many.tolist() == one.tolist()) is collapses

@@ -119,7 +119,13 @@ class CrossEncoder:
         )
 
     def _check_input(self, position: int, text: str, spec: RerankSpec) -> CheckedText:
-        checked = check_input(position, text, spec, self.max_characters)
+        checked = check_input(
+            position,
+            text,
+            spec,
+            self.max_characters,
+            collapses_blanks=self.tokenizer.collapses_blanks,
+        )
         around = self.tokenizer.pair_texts
         if around is None:
             return checked

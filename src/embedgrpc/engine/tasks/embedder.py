@@ -271,6 +271,7 @@ class Embedder:
             checked = check_text(
                 text,
                 max_characters=self.max_characters,
+                collapses_blanks=self.tokenizer.collapses_blanks,
                 truncation=spec.truncation,
                 field=name(index),
             )

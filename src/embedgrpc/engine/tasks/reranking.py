@@ -145,14 +145,25 @@ class QueryAndDocuments(Sequence[str]):
         return self._documents[index - 1] if index else self._query
 
 
-def check_input(position: int, text: str, spec: RerankSpec, max_characters: int) -> CheckedText:
+def check_input(
+    position: int,
+    text: str,
+    spec: RerankSpec,
+    max_characters: int,
+    *,
+    collapses_blanks: bool,
+) -> CheckedText:
     """Check the query, at position 0, or a document, and prepend its prompt.
 
     Raises:
         EngineError: It cannot be used.
     """
     checked = check_text(
-        text, max_characters=max_characters, truncation=spec.truncation, field=field_of(position)
+        text,
+        max_characters=max_characters,
+        truncation=spec.truncation,
+        field=field_of(position),
+        collapses_blanks=collapses_blanks,
     )
     prompt = spec.document_prompt if position else spec.query_prompt
     return CheckedText(prompt + checked.text, cut=checked.cut) if prompt else checked

@@ -92,7 +92,11 @@ class SimilarityReranker:
         inputs = Inputs(
             texts=texts,
             check=lambda position, text: check_input(
-                position, text, spec, self.embedder.max_characters
+                position,
+                text,
+                spec,
+                self.embedder.max_characters,
+                collapses_blanks=self.embedder.tokenizer.collapses_blanks,
             ),
             sequences=len(texts),
             prepare=lambda results: [

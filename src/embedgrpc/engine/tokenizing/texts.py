@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from embedgrpc.engine.errors import EmptyInputError, InputTooLongError
 from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.tokenizers.blanks import BLANKS
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 # Ranges that contain all invisible characters: separators (Z), controls (Cc), format characters
@@ -56,6 +57,7 @@ def _compile_visible() -> re.Pattern[str]:
 
 
 _VISIBLE = _compile_visible()
+_BLANKS = re.compile(f"[{BLANKS}]{{2,}}")
 # The part of a text searched in one go, during which no other thread runs: about a millisecond.
 _SEARCH_CHARACTERS = 65_536
 
@@ -69,7 +71,12 @@ class CheckedText:
 
 
 def check_text(
-    text: str, *, max_characters: int, truncation: Truncation, field: str
+    text: str,
+    *,
+    max_characters: int,
+    truncation: Truncation,
+    field: str,
+    collapses_blanks: bool = False,
 ) -> CheckedText:
     """Refuse an empty text, and limit the work of tokenizing a huge one.
 
@@ -80,6 +87,8 @@ def check_text(
         max_characters: Maximum characters to tokenize. A tokenizer truncates only afterwards.
         truncation: The end that may be cut, if any.
         field: Its place in the request, such as `texts[3]`.
+        collapses_blanks: Whether the tokenizer takes several blanks for one. Only one of them then
+            counts.
 
     Returns:
         The text, cut to `max_characters`.
@@ -88,8 +97,10 @@ def check_text(
         EmptyInputError: The part that would be tokenized has no visible character.
         InputTooLongError: It has too many characters and must not be truncated.
     """
-    kept = text
-    if len(text) > max_characters:
+    whole = kept = text
+    if len(text) > max_characters and collapses_blanks:
+        whole = kept = _collapse(text, max_characters + 1, from_end=truncation is Truncation.START)
+    if len(kept) > max_characters:
         match truncation:
             case Truncation.NONE:
                 raise InputTooLongError(
@@ -102,12 +113,12 @@ def check_text(
                     },
                 )
             case Truncation.END:
-                kept = text[:max_characters]
+                kept = kept[:max_characters]
             case Truncation.START:
-                kept = text[-max_characters:]
+                kept = kept[-max_characters:]
     if not _has_visible(kept):
         which = "them"
-        if kept is not text:
+        if kept is not whole:
             end = "last" if truncation is Truncation.START else "first"
             which = f"the {end} {len(kept)}, which are read,"
         raise EmptyInputError(
@@ -115,7 +126,31 @@ def check_text(
             field=field,
             metadata={"characters": str(len(text))},
         )
-    return CheckedText(kept, cut=kept is not text)
+    return CheckedText(kept, cut=kept is not whole)
+
+
+def _collapse(text: str, room: int, *, from_end: bool) -> str:
+    """Replace blanks in a row by one space, until there are `room` characters or more."""
+    parts: list[str] = []
+    length = 0
+    for offset in range(0, len(text), _SEARCH_CHARACTERS):
+        if from_end:
+            part = text[max(0, len(text) - offset - _SEARCH_CHARACTERS) : len(text) - offset]
+        else:
+            part = text[offset : offset + _SEARCH_CHARACTERS]
+        part = _BLANKS.sub(" ", part)
+        # Blanks at both sides of a seam are in a row as well.
+        if parts and from_end and parts[-1][:1] in BLANKS:
+            part = part.rstrip(BLANKS)
+        elif parts and parts[-1][-1:] in BLANKS:
+            part = part.lstrip(BLANKS)
+        if not part:
+            continue
+        parts.append(part)
+        length += len(part)
+        if length >= room:
+            break
+    return "".join(parts[::-1] if from_end else parts)
 
 
 def _has_visible(text: str) -> bool:

@@ -17,6 +17,7 @@ from embedgrpc.models.files.model_file import read_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.added_tokens import TokenizerSettings, read_tokenizer_settings
+from embedgrpc.models.tokenizers.blanks import collapses_blanks
 from embedgrpc.models.tokenizers.chat_template import (
     PairTexts,
     read_chat_template,
@@ -73,6 +74,7 @@ class Tokenizer:
         locator: Tokenizes with the place of each token; None if tokens are bytes.
         pair_texts: The texts of a chat template that go around a query and a document before they
             are tokenized; None without one.
+        collapses_blanks: Whether blanks in a row make the same tokens as one space.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class Tokenizer:
         cut_points: CutPoints | None,
         locator: TokenLocator | None = None,
         pair_texts: PairTexts | None = None,
+        collapses_blanks: bool = False,
     ) -> None:
+        self.collapses_blanks = collapses_blanks
         self.pair_texts = pair_texts
         self.cut_points = cut_points
         self.locator = locator
@@ -117,7 +121,11 @@ class Tokenizer:
         """
         path = properties.transformer_folder / "tokenizer.json"
         if not path.exists():
-            raise ModelError(f"{path} is missing: only tokenizers in this format are supported")
+            raise ModelError(
+                f"{path} is missing; transformers makes it of the folder's other files: "
+                'python -c "import sys, transformers; transformers.AutoTokenizer.from_pretrained('
+                f'sys.argv[1]).save_pretrained(sys.argv[1])" {path.parent}'
+            )
         content = read_file(path, properties.folder, limit_bytes=limit_bytes(path.name))
         refuse_pointer(path, content)
         if not digest:
@@ -164,6 +172,7 @@ class Tokenizer:
             cut_points=find_cut_points(tokenizer),
             locator=TokenLocator(tokenizer),
             pair_texts=pair_texts,
+            collapses_blanks=collapses_blanks(tokenizer),
         )
 
     @classmethod
