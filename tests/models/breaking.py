@@ -75,7 +75,7 @@ def retype_module(index: int, kind: str) -> Break:
     def apply(folder: Path) -> None:
         path = folder / "modules.json"
         modules = json.loads(path.read_text())
-        modules[index]["type"] = f"somewhere.{kind}"
+        modules[index]["type"] = f"sentence_transformers.models.{kind}"
         path.write_text(json.dumps(modules))
 
     return apply
@@ -87,7 +87,7 @@ def repath_module(index: int, place: str, *, kind: str = "Transformer") -> Break
     def apply(folder: Path) -> None:
         path = folder / "modules.json"
         modules = json.loads(path.read_text())
-        modules[index] |= {"path": place, "type": f"somewhere.{kind}"}
+        modules[index] |= {"path": place, "type": f"sentence_transformers.models.{kind}"}
         path.write_text(json.dumps(modules))
 
     return apply

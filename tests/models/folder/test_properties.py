@@ -20,7 +20,7 @@ def _modules(*names: str) -> list[dict[str, Any]]:
         {
             "idx": index,
             "path": "" if name == "Transformer" else f"{index}_{name}",
-            "type": f"a.{name}",
+            "type": f"sentence_transformers.models.{name}",
         }
         for index, name in enumerate(names)
     ]

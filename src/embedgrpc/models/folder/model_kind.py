@@ -8,6 +8,20 @@ from embedgrpc.models.kinds import Kind
 _CLASSIFIER = "ForSequenceClassification"
 # These models pad queries with [MASK] tokens and drop punctuation from documents.
 _LATE_INTERACTION = frozenset({"MultiVectorEncoder", "ColBERT", "HF_ColBERT"})
+# By the end of an architecture's name: what a folder without modules may be, and what to do.
+_SET_POOLING = "if it is an embedding model, set pooling and normalize for it in the configuration"
+_UNCLEAR = {
+    "ForCausalLM": (
+        "the model generates text. A reranker of this kind, which scores by the logit of a token, "
+        "is not supported: convert it to a classifier with one label (ForSequenceClassification); "
+        + _SET_POOLING
+    ),
+    "ForMaskedLM": (
+        "the model predicts masked tokens. If it is a SPLADE model, load it with SparseEncoder of "
+        "sentence-transformers and save it, which writes modules.json with a SpladePooling; "
+        + _SET_POOLING
+    ),
+}
 _MODEL_TYPES = {
     "SentenceTransformer": Kind.EMBEDDING,
     "CrossEncoder": Kind.CROSS_ENCODER,
@@ -45,6 +59,9 @@ def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
     if any(name.endswith(_CLASSIFIER) for name in architectures):
         _check_one_label(config)
         return Kind.CROSS_ENCODER
+    for ending, advice in _UNCLEAR.items():
+        if any(name.endswith(ending) for name in architectures):
+            raise ModelError(f"{config.path}: architectures has {ending}: {advice}")
     path = extras.path.parent / "modules.json"
     fault = "has no Pooling module" if path.exists() else "is missing"
     raise ModelError(

@@ -24,6 +24,7 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": Pooling.WEIGHTED_MEAN,
     "pooling_mode_lasttoken": Pooling.LAST_TOKEN,
 }
+_LIBRARY = "sentence_transformers"
 # Real models have up to six modules.
 _MODULES_MAX = 64
 _POOLINGS_MAX = 16
@@ -85,6 +86,12 @@ def read_modules(folder: Path) -> Modules:
         if read is None:
             known = ", ".join(_READERS)
             raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
+        package = module.text("type", default="").partition(".")[0]
+        if package not in {_LIBRARY, name} and name not in _TRANSFORMERS:
+            raise ModelError(
+                f"{path}: [{index}].type {module.values['type']!r} is code of the model's own, "
+                "which is not run"
+            )
         if (index == 0) != (name in _TRANSFORMERS):
             raise ModelError(
                 f"{path}: [{index}].type {name!r} is out of place: the first module, and no other, "

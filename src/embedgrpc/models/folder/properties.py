@@ -47,6 +47,9 @@ from embedgrpc.models.sources.weight_file import choose_weights
 from embedgrpc.models.tensors.token_heads import TokenHead
 from embedgrpc.models.tensors.vector_layers import VectorLayer
 
+# Written by the library peft, beside the weights of an adapter.
+_ADAPTER_NAME = "adapter_config.json"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelProperties:
@@ -156,6 +159,14 @@ def read(
     overrides = overrides or ModelOverrides()
     modules = read_modules(files.folder)
     folder = files.folder / modules.transformer
+    weights = _find_weights(files, folder, overrides)
+    is_exported = served is not None or weights.endswith(".onnx")
+    adapter = folder / _ADAPTER_NAME
+    if not is_exported and files.has(str(adapter.relative_to(files.folder))):
+        raise ModelError(
+            f"{adapter}: the folder contains an adapter: load it with its base model, merge it "
+            "with merge_and_unload of peft, and save the whole model"
+        )
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder / 'config.json'} is missing: the folder contains no model")
     root = files.folder
@@ -163,8 +174,9 @@ def read(
     extras = JsonObject.read_if_present(root / "config_sentence_transformers.json", root)
     tokenizer_config = JsonObject.read_if_present(folder / "tokenizer_config.json", root)
     settings = read_transformer_settings(folder, root)
-    is_built = served is None and _is_built(files, folder, overrides)
-    verdicts = list(judge_folder(root, folder, settings.config, is_built=is_built))
+    verdicts = list(
+        judge_folder(root, folder, settings.config, is_built=bool(weights) and not is_exported)
+    )
     accepted = check_keys(verdicts, root, accept_unknown=overrides.accept_unknown_keys)
     tokenizer_config = merge_arguments(tokenizer_config, settings.config)
     model_type = config.text("model_type", default="")
@@ -239,11 +251,10 @@ def read(
     )
 
 
-def _is_built(files: ModelFiles, folder: Path, overrides: ModelOverrides) -> bool:
-    """Return whether the graph is built from weights, and no ONNX export is used."""
+def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) -> str:
+    """Return the name of the file of weights; empty if there is none."""
     place = folder.relative_to(files.folder)
-    name = overrides.file or choose_weights(lambda name: files.has(str(place / name)))
-    return bool(name) and not str(name).endswith(".onnx")
+    return overrides.file or choose_weights(lambda name: files.has(str(place / name))) or ""
 
 
 def _check_not_truncated(extras: JsonObject, dimensions: int) -> None:

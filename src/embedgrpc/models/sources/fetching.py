@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.sources.weight_file import WeightFile, choose_weights
+from embedgrpc.models.sources.weight_file import WeightFile, choose_weights, refuse_torch_shards
 from embedgrpc.models.tensors.weights import read_shard_names
 
 _INDEX_SUFFIX = ".index.json"
@@ -28,6 +28,8 @@ def fetch_weights(files: ModelFiles, folder: Path, *, file: str = "") -> None:
         return
     place = PurePosixPath(folder.relative_to(files.folder))
     name = file or choose_weights(lambda name: files.has(str(place / name)))
+    if not name:
+        refuse_torch_shards(lambda name: files.has(str(place / name)), files.source)
     if not name or not files.has(str(place / name)):
         raise ModelError(
             f"model source {files.source!r}: the repository has no "

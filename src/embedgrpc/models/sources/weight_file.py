@@ -17,6 +17,7 @@ _ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
 SAFETENSORS_NAME = "model.safetensors"
 _INDEX_NAME = f"{SAFETENSORS_NAME}.index.json"
 _TORCH_NAME = "pytorch_model.bin"
+_TORCH_INDEX_NAME = f"{_TORCH_NAME}.index.json"
 
 
 class Format(StrEnum):
@@ -70,6 +71,7 @@ def find_weight_file(folder: Path, root: Path, *, file: str = "") -> WeightFile:
         return _find_configured(folder, root, file)
     name = choose_weights(lambda name: (folder / name).exists())
     if name is None:
+        refuse_torch_shards(lambda name: (folder / name).exists(), str(folder))
         raise ModelError(
             f"{folder / SAFETENSORS_NAME} is missing, and so is {folder / _ONNX_NAMES[0]}"
             + _describe_others(folder)
@@ -87,6 +89,19 @@ def choose_weights(has: Callable[[str], bool]) -> str | None:
         The name, or None if there is no such file.
     """
     return next((name for name in (*_ONNX_NAMES, *_WEIGHTS) if has(name)), None)
+
+
+def refuse_torch_shards(has: Callable[[str], bool], place: str) -> None:
+    """Refuse a model whose only weights are shards of the older format.
+
+    Raises:
+        ModelError: It has them.
+    """
+    if has(_TORCH_INDEX_NAME):
+        raise ModelError(
+            f"{place}: {_TORCH_INDEX_NAME} names shards of {_TORCH_NAME}, which are not read: load "
+            "the model with transformers, and save it with save_pretrained as safetensors"
+        )
 
 
 def _describe_others(folder: Path) -> str:

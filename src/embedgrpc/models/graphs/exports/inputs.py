@@ -116,7 +116,11 @@ def _vacate(writer: GraphWriter, given: _Input) -> str:
     if given.kind not in (_MASK_KINDS if given.name == _MASK else _INTEGERS):
         raise given.wrong("be int64 or int32")
     if given.sizes is not None and given.sizes != [None] * _AXES:
-        raise given.wrong("have a free batch and length: export it with dynamic axes")
+        sizes = ["free" if size is None else size for size in given.sizes]
+        raise given.wrong(
+            f"have a free batch and length, not {sizes}: export it with dynamic axes, as the "
+            "exporter of optimum-onnx does"
+        )
     return given.name if given.kind == TensorProto.INT64 else writer.vacate(given.name)
 
 
