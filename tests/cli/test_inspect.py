@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from embedgrpc.cli.main import main
 from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.sources import source
@@ -140,3 +141,16 @@ def test_onnx_runtime_is_not_loaded(cache_dir: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
     assert done.returncode == 0, done
+
+
+def test_a_key_that_serve_would_refuse(
+    tmp_path: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown key fails the command; accepted by the flag, it is listed with its file."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    edit_json(folder / "1_Pooling/config.json", include_query=True)
+    flags = ["inspect", str(folder), "--cache-dir", str(cache_dir)]
+    assert main(flags) == 2
+    assert "1_Pooling/config.json: include_query" in capsys.readouterr().err
+    assert main([*flags, "--model-accept-unknown-keys", "true"]) == 0
+    assert "accepted unknown include_query" in capsys.readouterr().out
