@@ -112,10 +112,10 @@ COMPILED = (
     Example(
         "rust",
         tools=("cargo",),
-        lock="Cargo.lock",
-        install=("cargo", "fetch", "--quiet", "--locked"),
-        build=(("cargo", "build", "--quiet", "--locked", "--offline"),),
-        run=("cargo", "run", "--quiet", "--locked", "--offline", "--", "TARGET"),
+        lock="Cargo.toml",
+        install=("cargo", "fetch", "--quiet"),
+        build=(("cargo", "build", "--quiet", "--offline"),),
+        run=("cargo", "run", "--quiet", "--offline", "--", "TARGET"),
     ),
 )
 

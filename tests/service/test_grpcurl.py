@@ -8,11 +8,12 @@ EMBEDDING = "embedgrpc.v1.EmbeddingService"
 
 
 def test_services_are_listed_by_reflection(grpcurl: Grpcurl) -> None:
-    """Our three services, health and reflection can be found without any proto file."""
+    """The four services, health and reflection can be found without any proto file."""
     assert grpcurl.run("list").stdout.split() == [
         EMBEDDING,
         "embedgrpc.v1.ModelService",
         "embedgrpc.v1.RerankService",
+        "embedgrpc.v1.TokenizerService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
