@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from tests.server.connections.raw_http2 import (
     raw_socket,
 )
 from tests.server.hash_backend import HashBackend
+from tests.server.server_process import started
 from tests.server.service import PATIENCE_S
 from tests.server.services.test_health import NOT_SERVING, SERVING, Watcher
 
@@ -26,6 +28,7 @@ OK = grpc.StatusCode.OK.value[0]
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 INTERNAL = grpc.StatusCode.INTERNAL.value[0]
+RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
 @asynccontextmanager
@@ -172,6 +175,22 @@ async def test_odd_headers(serve: Serve, name: bytes, value: bytes, status: int)
         assert answer.status == status
         assert await _serves(connection)
     await service.check_alive()
+
+
+@pytest.mark.parametrize("size", [17_000, 200_000])
+async def test_more_metadata_than_the_limit(cache_dir: Path, size: int) -> None:
+    """A client that ignores the announced limit is refused; the connection stays.
+
+    In some processes gRPC's core refuses it first; in that of the command it does not.
+    """
+    async with started(cache_dir=cache_dir) as server:
+        address = (await server.until("serving"))["address"]
+        async with _patience(), raw_connection(address) as connection:
+            for path in (EMBED, b"/grpc.health.v1.Health/Check"):
+                padding = (b"x-big", b"v" * size)
+                answer = await connection.call(headers(path, padding), frame(REQUEST))
+                assert answer.status in (INVALID_ARGUMENT, RESOURCE_EXHAUSTED)
+            assert await _serves(connection)
 
 
 async def test_rapid_resets(serve: Serve) -> None:

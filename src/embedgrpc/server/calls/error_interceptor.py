@@ -28,6 +28,7 @@ from embedgrpc.server.rpc.handlers import (
     serializer_of,
     write_all,
 )
+from embedgrpc.server.rpc.metadata_size import check_metadata_size
 
 _logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class _Method:
 
     async def _serve(self, call: OpenCall, context: Any) -> bytes | None:
         """Read the request and run the handler."""
+        check_metadata_size(context.invocation_metadata())
         if self._needs_place:
             self._calls.take_place(call)
         if self._takes_names:

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc.aio
 
+from embedgrpc.server.rpc.metadata_size import METADATA_BYTES_MAX
 from embedgrpc.server.settings.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ HEALTH_MESSAGE_BYTES = 4096
 _HEALTH_STREAMS = 16
 _COMMON_ARGUMENTS = (
     # Equal, or gRPC refuses headers between the two sizes at random.
-    ("grpc.max_metadata_size", 16_384),
-    ("grpc.absolute_max_metadata_size", 16_384),
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
     # Else a stream that is not read receives far more than its window.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.keepalive_time_ms", 60_000),
