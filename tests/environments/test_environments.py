@@ -298,6 +298,10 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
+# Signals that the parent of the tests ignores, as `nohup` does, are ignored by its children.
+HEEDING = ("env", "--default-signal=HUP,INT,TERM")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("module", ["embedgrpc.cli.commands", "onnxruntime"])
 def test_a_signal_during_the_imports_ends_process_1(
@@ -307,7 +311,7 @@ def test_a_signal_during_the_imports_ends_process_1(
     place = Place(Case(wrapper=PROCESS_1), folder, cache, 0)
     command = place.command()
     at = command.index(EMBEDGRPC)
-    early = [sys.executable, "-c", EARLY, module, str(int(number))]
+    early = [*HEEDING, sys.executable, "-c", EARLY, module, str(int(number))]
     done = subprocess.run(
         [*command[:at], *early, *command[at + 1 :]],
         env=place.environment,
@@ -321,7 +325,7 @@ def test_a_signal_during_the_imports_ends_process_1(
 
 def test_an_interrupt_of_another_command(folder: Path, cache: Path) -> None:
     """Ctrl-C while a command starts ends it without a stack, with the exit code of shells."""
-    early = [sys.executable, "-c", EARLY, "pydantic", str(int(signal.SIGINT)), "check"]
+    early = [*HEEDING, sys.executable, "-c", EARLY, "pydantic", str(int(signal.SIGINT)), "check"]
     place = Place(Case(), folder, cache, 0)
     done = subprocess.run(early, env=place.environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "")
@@ -330,7 +334,7 @@ def test_an_interrupt_of_another_command(folder: Path, cache: Path) -> None:
 @pytest.mark.parametrize("ignored", [False, True], ids=["terminal", "nohup"])
 def test_a_closed_terminal(ignored: bool, folder: Path, cache: Path) -> None:  # noqa: FBT001 - a parameter of the table
     """SIGHUP is a graceful stop, but is ignored where `nohup` started the server."""
-    wrapper = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh") if ignored else ()
+    wrapper = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh") if ignored else HEEDING
     place = Place(Case(wrapper=wrapper), folder, cache, 0)
     with subprocess.Popen(
         place.command(), env=place.environment, stderr=subprocess.PIPE, text=True
