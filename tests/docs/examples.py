@@ -85,14 +85,6 @@ class Example:
 PYTHON = Example("python", run=(sys.executable, "main.py", "TARGET"))
 COMPILED = (
     Example(
-        "go",
-        tools=("go",),
-        lock="go.sum",
-        install=("go", "mod", "download"),
-        build=(("buf", "generate"), ("go", "build", "-o", "build/example", ".")),
-        run=("build/example", "TARGET"),
-    ),
-    Example(
         "typescript",
         tools=("node", "npm"),
         lock="package-lock.json",

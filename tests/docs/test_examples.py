@@ -36,7 +36,7 @@ async def test_an_example_prints_what_its_readme_shows(example: Example, target:
         if os.environ.get("CI"):
             pytest.fail("the libraries of this example are missing: uv run poe examples")
         pytest.skip("its libraries are not installed: uv run poe examples")
-    offline = environment(GOPROXY="off")
+    offline = environment()
     for command in example.build:
         await asyncio.to_thread(
             subprocess.run, command, cwd=example.folder, env=offline, check=True

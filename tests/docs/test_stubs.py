@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docs.examples import CACHE, COMPILED, EXAMPLES, environment
+from tests.docs.examples import CACHE, EXAMPLES, environment
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLE: dict[str, Any] = yaml.safe_load((ROOT / "buf.gen.yaml").read_text("utf-8"))
@@ -44,12 +44,6 @@ def name_of(plugin: dict[str, str]) -> str:
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The PATH with the plugins that the examples downloaded."""
     programs = tmp_path_factory.mktemp("programs")
-    go = next(one for one in COMPILED if one.name == "go")
-    if not go.missing_tools and go.is_installed:
-        offline = environment(GOPROXY="off", GOBIN=str(programs))
-        subprocess.run(
-            ["/usr/bin/env", "go", "install", "tool"], cwd=go.folder, env=offline, check=True
-        )
     # Maven downloads it under the name of its version, and not as a program.
     for downloaded in CACHE.glob("maven/io/grpc/protoc-gen-grpc-java/*/*.exe"):
         program = programs / "protoc-gen-grpc-java"
@@ -98,6 +92,27 @@ def test_a_plugin_writes_what_managed_mode_would(
     # Managed mode sets no package for Go, unless it is told one.
     if "go" not in file.split("/"):
         assert generate(plugin, tmp_path / "managed", path, managed={"enabled": True}) == files
+
+
+@pytest.mark.long
+def test_the_stubs_of_go_compile(path: str, tmp_path: Path) -> None:
+    """A new module needs nothing but the stubs and the libraries that they import."""
+    plugins = [plugin for plugin in SAMPLE["plugins"] if plugin["out"] == "gen/go"]
+    for program in ("go", *map(name_of, plugins)):
+        if shutil.which(program, path=path) is None:
+            pytest.skip(f"{program} is not installed")
+    for plugin in plugins:
+        generate(plugin, tmp_path, path)
+    for command in (("mod", "init", "example"), ("mod", "tidy"), ("build", "./...")):
+        done = subprocess.run(
+            ["/usr/bin/env", "go", *command],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_sample_sets_no_options() -> None:
