@@ -10,7 +10,7 @@ from typing import Any
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.folder.known_keys import (
+from embedgrpc.models.folder.key_verdicts import (
     check_keys,
     judge_folder,
     merge_arguments,
