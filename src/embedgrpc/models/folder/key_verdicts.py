@@ -8,7 +8,6 @@ from typing import Any
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject, read_json
 from embedgrpc.models.folder.known_keys import (
-    CONFIG,
     EXTRAS,
     LOADER_ARGUMENTS,
     MODULE_CONFIGS,
@@ -19,6 +18,7 @@ from embedgrpc.models.folder.known_keys import (
     TRANSFORMER,
     Keys,
     Use,
+    config_keys,
 )
 
 # The keys of the Transformer's file that hold such arguments.
@@ -28,12 +28,6 @@ _ARGUMENTS = (
 )  # fmt: skip
 _TOKENIZER_ARGUMENTS = _ARGUMENTS[:2]
 _TASKS = frozenset({"feature-extraction", "fill-mask", "sequence-classification"})
-
-
-# The architectures whose graph is built here, so that `config.json` says what is computed.
-_BUILT = frozenset(
-    {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra", "albert"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +75,8 @@ def judge_folder(
     """
     config = JsonObject.read(folder / "config.json", root)
     if is_built:
-        knows_all = config.text("model_type", default="") in _BUILT
-        for one in judge(config, CONFIG):
+        keys, knows_all = config_keys(config.text("model_type", default=""))
+        for one in judge(config, keys):
             if knows_all or one.use is not Use.UNKNOWN:
                 yield one
     yield from judge_transformer(settings)
