@@ -130,6 +130,8 @@ FLOORS = {
     "embedgrpc.models.graphs": (
         "graph",
         "build",
+        "identity",
+        "content_hash",
         "stored_type",
         "exports",
         "heads",

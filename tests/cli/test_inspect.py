@@ -8,7 +8,7 @@ import pytest
 
 from embedgrpc.cli.main import main
 from embedgrpc.models.folder import properties
-from embedgrpc.models.graphs import graph
+from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.sources import source
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
 from tests.models.runner import copy_fixture, edit_json
@@ -78,7 +78,7 @@ def test_what_a_model_is_and_which_file_says_so(name: str, cache_dir: Path) -> N
     files = source.resolve(str(FIXTURES / name))
     read = properties.read(files)
     assert found["max_tokens"]["value"] == read.max_tokens
-    prepared = graph.identify(files, read, cache_dir=cache_dir)
+    prepared = identify(files, read, cache_dir=cache_dir)
     assert found["fingerprint"]["value"] == prepared.content_hash
 
 

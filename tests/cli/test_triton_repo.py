@@ -7,7 +7,7 @@ from tritonclient.grpc import model_config_pb2
 
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import read
-from embedgrpc.models.graphs.graph import identify
+from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.sources.source import resolve
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc

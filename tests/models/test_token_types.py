@@ -7,7 +7,7 @@ import pytest
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.overrides import ModelOverrides
-from embedgrpc.models.graphs.graph import identify
+from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.remote.inputs import plan_inputs
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.sources.weight_file import Format

@@ -8,7 +8,7 @@ from embedgrpc.cli.validated import check_validated
 from embedgrpc.engine.tasks.similarity import method_for
 from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
-from embedgrpc.models.graphs import graph
+from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.graphs.stored_type import find_stored_type
 from embedgrpc.models.kinds import Kind, RerankMethod
 from embedgrpc.models.sources.source import resolve
@@ -41,7 +41,7 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
     check_validated(files, model, settings)
     read = properties.read(files, model.overrides)
     Tokenizer.load(read)
-    identity = graph.identify(files, read, cache_dir=settings.cache_dir)
+    identity = identify(files, read, cache_dir=settings.cache_dir)
     embeds = read.kind is Kind.EMBEDDING
     method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER
     origins = read.origins

@@ -18,7 +18,7 @@ from embedgrpc.models.folder.known_keys import (
 )
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import ModelProperties, read
-from embedgrpc.models.graphs.graph import identify
+from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import DEFAULT_MODEL, FIXTURES, copy_fixture, edit_json
 

@@ -15,7 +15,7 @@ from embedgrpc.models.folder.tokenizer_file import (
     find_tokenizer_file,
     read_tokenizer,
 )
-from embedgrpc.models.graphs.graph import identify
+from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 from embedgrpc.models.tokenizers.rebuilt import complete

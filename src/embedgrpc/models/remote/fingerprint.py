@@ -1,7 +1,6 @@
 """Finds the fingerprint of a model that runs on a server, which may hide its weights."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.graphs import graph
+from embedgrpc.models.graphs.content_hash import digest, hash_meaning
+from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import choose_weights
@@ -71,9 +71,9 @@ def find_fingerprint(
         if overrides == ModelOverrides():
             return ServedFingerprint(declared, "")
         changes = json.dumps(dataclasses.asdict(overrides), sort_keys=True)
-        return ServedFingerprint(_digest([declared, changes]), "")
-    everything = _digest([declared, *place])
-    value = graph.hash_meaning(described, everything, encoder=described.config)
+        return ServedFingerprint(digest(["served", declared, changes]), "")
+    everything = digest(["served", declared, *place])
+    value = hash_meaning(described, everything, encoder=described.config)
     return ServedFingerprint(value, "", contradicted=bool(declared))
 
 
@@ -87,7 +87,7 @@ def hash_text_model(overrides: ModelOverrides, *, declared: str, place: Sequence
         place: Servers, name, version and outputs of the model there, used if nothing is declared.
     """
     changes = json.dumps(dataclasses.asdict(overrides), sort_keys=True)
-    return _digest(["text", *([declared] if declared else place), changes])
+    return digest(["served", "text", *([declared] if declared else place), changes])
 
 
 def _hash_weights(
@@ -103,7 +103,7 @@ def _hash_weights(
             described = properties.read(here, changed)
             if not _has_choice(files, described):
                 return
-            yield weight_type, graph.identify(here, described, cache_dir=cache_dir).content_hash
+            yield weight_type, identify(here, described, cache_dir=cache_dir).content_hash
         except ModelError:
             return
 
@@ -113,7 +113,3 @@ def _has_choice(files: ModelFiles, described: ModelProperties) -> bool:
     place = described.transformer_folder.relative_to(files.folder)
     chosen = described.file or choose_weights(lambda name: files.has(str(place / name)))
     return chosen is not None and (described.transformer_folder / chosen).exists()
-
-
-def _digest(parts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(("served", *parts)).encode()).hexdigest()

@@ -1,0 +1,122 @@
+"""Hashes everything that a model's answers depend on."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from embedgrpc.models.files.model_file import hash_file
+from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
+from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.sources.weight_file import Format, WeightFile
+from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
+from embedgrpc.models.tokenizers.chat_template import read_chat_template
+
+# The keys of config.json that change what is computed. Sizes follow from the weights; the other
+# keys say who made the model, and how.
+_ENCODER_KEYS = (
+    "model_type", "hidden_act", "activation", "layer_norm_eps", "num_attention_heads", "n_heads",
+    "num_hidden_layers", "n_layers", "pad_token_id",
+)  # fmt: skip
+
+
+def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
+    """Return everything but the weights that the graph depends on, as JSON."""
+    return json.dumps(
+        {
+            "format": weight_file.format,
+            "kind": properties.kind,
+            "poolings": properties.poolings,
+            "normalize": properties.normalize,
+            "dimensions": properties.dimensions,
+            "layers": _describe_layers(properties),
+            "representations": properties.representations,
+            "splade": _describe_splade(properties),
+            "pad_token_id": properties.pad_token_id,
+            "output": properties.output,
+            "task_id": properties.task_id,
+            "weight_type": properties.weight_type,
+            "config": properties.config,
+        },
+        sort_keys=True,
+    )
+
+
+def hash_meaning(
+    properties: ModelProperties, weights_digest: str, *, encoder: Mapping[str, Any]
+) -> str:
+    """Hash everything that a model's answers depend on.
+
+    Args:
+        properties: The model's properties; its tokenizer is read.
+        weights_digest: A digest of its weights.
+        encoder: The keys of `config.json` that change what the encoder computes.
+
+    Returns:
+        The hash, in hexadecimal.
+
+    Raises:
+        ModelError: The tokenizer cannot be read.
+    """
+    meaning = {
+        "kind": properties.kind,
+        "config": encoder,
+        "poolings": properties.poolings,
+        "normalize": properties.normalize,
+        "representations": properties.representations,
+        "splade": _describe_splade(properties),
+        "unweighted_token_ids": sorted(properties.unweighted_token_ids),
+        "multi_vector_skip_tokens": properties.multi_vector_skip_tokens,
+        "layers": _describe_layers(properties),
+        "output": properties.output,
+        "task_id": properties.task_id,
+        "weight_type": properties.weight_type,
+        "max_tokens": properties.max_tokens,
+        "prompts": dict(properties.prompts),
+        "default_prompt_name": properties.default_prompt_name,
+        "activation": properties.activation,
+        "lowercase": properties.lowercase,
+    }
+    if properties.max_active_dims:
+        meaning["max_active_dims"] = properties.max_active_dims
+    if properties.accepted_keys:
+        meaning["accepted_keys"] = dict(properties.accepted_keys)
+    if properties.tasks:
+        meaning["tasks"] = dict(properties.tasks)
+    if properties.truncation is not Truncation.END:
+        meaning["truncation"] = properties.truncation
+    folder = properties.transformer_folder
+    tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
+    settings = read_tokenizer_settings(folder, properties.folder)
+    meaning["tokenizer"] = settings.describe()
+    template = read_chat_template(properties)
+    if template is not None:
+        meaning["chat_template"] = [template.text, template.has_parts]
+    return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
+
+
+def digest(parts: Sequence[str]) -> str:
+    """Return the SHA-256 of several texts, in hexadecimal."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _describe_splade(properties: ModelProperties) -> list[Any] | None:
+    """Describe how logits become a sparse vector."""
+    splade = properties.splade
+    return [splade.strategy, splade.logarithms] if splade else None
+
+
+def _describe_layers(properties: ModelProperties) -> list[Any]:
+    """Describe the modules after pooling, without their folders."""
+    return [
+        [type(layer).__name__, {**asdict(layer), "folder": ""}] for layer in properties.dense_layers
+    ]
+
+
+def describe_encoder(weight_file: WeightFile, properties: ModelProperties) -> Mapping[str, Any]:
+    """Return the keys of `config.json` that change what is computed with the same weights."""
+    if weight_file.format is Format.ONNX:
+        return {}  # the graph holds them
+    return {key: properties.config[key] for key in _ENCODER_KEYS if key in properties.config}

@@ -1,0 +1,158 @@
+"""Finds the weights that a graph is made from, and identifies it by them."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.model_file import hash_file
+from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.graphs.cache import load_or_build
+from embedgrpc.models.graphs.content_hash import describe_encoder, digest, hash_meaning
+from embedgrpc.models.graphs.encoders.families import FAMILIES
+from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
+from embedgrpc.models.sources.source import ModelFiles
+from embedgrpc.models.sources.weight_file import (
+    SAFETENSORS_NAME,
+    Format,
+    WeightFile,
+    find_external,
+    find_weight_file,
+)
+from embedgrpc.models.tensors.layer_weights import find_layer_weights
+from embedgrpc.models.tokenizers.token_types import needs_types
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The files that a graph is made from, and the hashes that identify it.
+
+    Attributes:
+        weight_file: The file of weights.
+        external: Further files that hold weights of `weight_file`.
+        weights_digest: The SHA-256 of all weights, in hexadecimal.
+        content_hash: See `Graph` in the module `graph`.
+    """
+
+    weight_file: WeightFile
+    external: tuple[Path, ...]
+    weights_digest: str
+    content_hash: str
+
+
+def identify(
+    files: ModelFiles, properties: ModelProperties, *, cache_dir: Path, may_build: bool = True
+) -> Identity:
+    """Find and hash a model's weights, without building its graph.
+
+    Args:
+        files: The model's folder; weights are downloaded to it if it comes from a repository.
+        properties: The model's properties.
+        cache_dir: The folder that keeps graphs from one start to the next.
+        may_build: Whether this process may parse an ONNX graph.
+
+    Raises:
+        NotBuiltError: The cache does not say which files hold the weights, and this process may
+            not find out.
+        ModelError: The files cannot be used, or the cache cannot be written to.
+    """
+    fetch_weights(files, properties.transformer_folder, file=properties.file)
+    weight_file = find_weight_file(
+        properties.transformer_folder, properties.folder, file=properties.file
+    )
+    facts = _read_facts(weight_file, cache_dir, may_build=may_build)
+    if facts is not None and "token_type_ids" not in facts["inputs"] and needs_types(properties):
+        # The export would take both texts of a pair for one.
+        weight_file, facts = _replace_export(files, properties, weight_file), None
+    external = _find_externals(files, weight_file, facts)
+    weights_digest = digest(
+        [
+            weight_file.digest,
+            *(hash_file(path, properties.folder) for path in external),
+            *_layer_digests(properties),
+            *_head_digests(properties),
+        ]
+    )
+    return Identity(
+        weight_file,
+        external,
+        weights_digest,
+        hash_meaning(properties, weights_digest, encoder=describe_encoder(weight_file, properties)),
+    )
+
+
+def _replace_export(
+    files: ModelFiles, properties: ModelProperties, export: WeightFile
+) -> WeightFile:
+    """Return the safetensors beside an export that lacks an input.
+
+    Raises:
+        ModelError: There are none, no graph can be built from them, or the configuration names
+            the export.
+    """
+    folder = properties.transformer_folder
+    place = folder.relative_to(files.folder)
+    buildable = properties.model_type in FAMILIES and not properties.file
+    name = SAFETENSORS_NAME if buildable and files.has(str(place / SAFETENSORS_NAME)) else ""
+    if not name:
+        raise ModelError(
+            f"{export.path}: the graph has no input 'token_type_ids', which the model needs "
+            f"(config.json: type_vocab_size) and its tokenizer fills: export it again with this "
+            f"input, or put {SAFETENSORS_NAME} beside it"
+        )
+    fetch_weights(files, folder, file=name)
+    _logger.info(
+        "using safetensors, as the export has no input token_type_ids",
+        extra={"entry": str(export.path)},
+    )
+    return find_weight_file(folder, properties.folder, file=name)
+
+
+def _read_facts(
+    weight_file: WeightFile, cache_dir: Path, *, may_build: bool
+) -> Mapping[str, Any] | None:
+    """Return the inputs of an ONNX graph and its external files; None for other weights."""
+    if weight_file.format is not Format.ONNX:
+        return None
+
+    def build(_folder: Path) -> Mapping[str, Any]:
+        from embedgrpc.models.graphs.exports.onnx_file import (  # noqa: PLC0415 - not on a hit
+            external_locations,
+            input_names,
+            load_proto,
+        )
+
+        model = load_proto(weight_file)
+        return {"locations": external_locations(model), "inputs": input_names(model)}
+
+    # The names are part of the graph, so they hold for every file with its digest.
+    _, facts = load_or_build(cache_dir, f"{weight_file.digest}-facts", build, may_build=may_build)
+    return facts
+
+
+def _find_externals(
+    files: ModelFiles, weight_file: WeightFile, facts: Mapping[str, Any] | None
+) -> tuple[Path, ...]:
+    """Return the external files that hold weights of an ONNX graph."""
+    if facts is None:
+        return ()
+    locations = facts["locations"]
+    fetch_external(files, weight_file, locations)
+    return tuple(find_external(weight_file, name) for name in locations)
+
+
+def _layer_digests(properties: ModelProperties) -> list[str]:
+    """Return the digests of the weights of the modules after pooling."""
+    return [
+        hash_file(find_layer_weights(layer), properties.folder) for layer in properties.dense_layers
+    ]
+
+
+def _head_digests(properties: ModelProperties) -> list[str]:
+    """Return the digests of the weights of the sparse and multi-vector heads."""
+    heads = (properties.sparse_head, properties.multi_vector_head)
+    return [hash_file(head.path, properties.folder) if head else "" for head in heads if any(heads)]
