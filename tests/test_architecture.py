@@ -407,6 +407,7 @@ OPEN_MODEL_FILES = {
     "embedgrpc.models.graphs.weight_types.matmuls",
     "embedgrpc.models.graphs.weight_types.float16",
     "embedgrpc.models.graphs.weight_types.int8",
+    "embedgrpc.models.graphs.weight_types.calibration",
     "embedgrpc.machine.memory",
     "embedgrpc.models.validation.child_process",
 }

@@ -110,6 +110,17 @@ def test_two_sources_are_compared(tmp_path: Path, cache_dir: Path) -> None:
     assert re.search(r"reference +WRONG .* worst at text \d+$", strict.out.splitlines()[-1])
 
 
+def test_int8_does_not_depend_on_the_batch(cache_dir: Path) -> None:
+    """However much may differ from float32, a text's vector may not depend on its batch."""
+    source = FIXTURES / "bert-mean"
+    options = ("--model-weight-type", "int8", "--tolerance", "0.1", "--cache-dir", cache_dir)
+    done = embedgrpc("verify", source, *options, "--against", source)
+    assert done.code == 0, done
+    found = re.findall(r"sentence_embedding against alone: numbers max (\S+)", done.out)
+    assert len(found) == 2
+    assert all(float(number) <= 1e-6 for number in found)
+
+
 def test_another_model_is_told_apart(tmp_path: Path, cache_dir: Path) -> None:
     """Another pooling is another model; so is one of other dimensions."""
     changed = copy_fixture("bert-mean", tmp_path)

@@ -52,14 +52,12 @@ from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.graphs.probe import check_batching
 from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
-from embedgrpc.models.graphs.writer import MICROSOFT, GraphWriter
+from embedgrpc.models.graphs.writer import GraphWriter, import_domains
 from embedgrpc.models.kinds import Kind, WeightType
 from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
 from embedgrpc.models.tensors.weights import Tensors
 
 GRAPH_NAME = "model.onnx"
-
-_CONVERSIONS = {WeightType.FLOAT16: convert_to_float16, WeightType.INT8: convert_to_int8}
 
 # How far a text's result may depend on its batch, relative to the largest value. Integers have a
 # scale that all texts of a batch share.
@@ -103,8 +101,11 @@ def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Pa
         return _build_plain(weight_file, properties, folder)
     with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
         plain = _build_plain(weight_file, properties, Path(plain_folder))
-        convert = _CONVERSIONS[properties.weight_type]
-        weight_bytes = convert(Path(plain_folder) / GRAPH_NAME, folder)
+        path = Path(plain_folder) / GRAPH_NAME
+        if properties.weight_type is WeightType.INT8:
+            weight_bytes = convert_to_int8(path, folder, weight_file, properties)
+        else:
+            weight_bytes = convert_to_float16(path, folder)
     return replace(plain, weight_type=str(properties.weight_type), weight_bytes=weight_bytes)
 
 
@@ -249,7 +250,5 @@ def _save(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, axes.get(name)) for name in outputs
     )
     model.graph.output.extend(exported)
-    domains = {entry.domain for entry in model.opset_import}
-    if MICROSOFT not in domains and any(node.domain == MICROSOFT for node in model.graph.node):
-        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    import_domains(model)
     (folder / GRAPH_NAME).write_bytes(model.SerializeToString())

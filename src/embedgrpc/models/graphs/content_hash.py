@@ -10,7 +10,7 @@ from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs.encoders.decoder_families import DECODERS
-from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.kinds import Truncation, WeightType
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 from embedgrpc.models.tokenizers.chat_template import read_chat_template
@@ -88,6 +88,9 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
+    if properties.weight_type is WeightType.INT8:
+        # Earlier graphs had one scale for a whole batch.
+        meaning["activation_scales"] = "tokens"
     if properties.max_active_dims:
         meaning["max_active_dims"] = properties.max_active_dims
     if properties.accepted_keys:

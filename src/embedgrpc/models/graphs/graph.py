@@ -16,7 +16,7 @@ from embedgrpc.models.sources.source import ModelFiles
 # The bytes that building writes, for each byte of the weights; a converted graph is written twice.
 _BYTES_WRITTEN = {WeightType.FLOAT32: 1.0, WeightType.FLOAT16: 1.5, WeightType.INT8: 1.25}
 # Raise it with every change that makes another graph of the same files.
-_BUILDER_VERSION = 4
+_BUILDER_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,11 @@ def prepare(
     identity = identify(files, properties, cache_dir=cache_dir, may_build=may_build)
     weight_file = identity.weight_file
     build_options = describe_build(weight_file, properties)
-    key = digest([str(_BUILDER_VERSION), identity.weights_digest, build_options])
+    key_parts = [str(_BUILDER_VERSION), identity.weights_digest, build_options]
+    if properties.weight_type is WeightType.INT8:
+        # It is built with the activations of some texts, so it depends on the tokenizer too.
+        key_parts.append(identity.content_hash)
+    key = digest(key_parts)
 
     def build(folder: Path) -> Mapping[str, Any]:
         # The builders import the onnx package, which takes longer than loading a cached graph.

@@ -51,6 +51,33 @@ def run_probe(
         return _run(_open(graph_path), properties, names)
 
 
+def run_sequences(
+    graph_path: Path,
+    weight_file: WeightFile,
+    names: tuple[str, ...],
+    sequences: Sequence[IntArray],
+) -> Iterator[list[NDArray[Any]]]:
+    """Run a graph on sequences, one at a time.
+
+    Args:
+        graph_path: The graph.
+        weight_file: The file that the graph was made from, for messages.
+        names: The outputs to return.
+        sequences: Token ids, int64 [tokens] each.
+
+    Yields:
+        The outputs for each sequence, in the order of the names.
+
+    Raises:
+        ModelError: The graph cannot be loaded or run.
+    """
+    with _errors_of(weight_file):
+        session = _open(graph_path)
+        for ids in sequences:
+            row = ids[None, :]
+            yield session.run(list(names), _feed(session, row, np.ones_like(row)))
+
+
 def check_batching(
     graph_path: Path,
     weight_file: WeightFile,
@@ -132,13 +159,16 @@ def _run(
         steps = steps - (steps.shape[1] - lengths[:, None])
     mask = ((steps >= 0) & (steps < lengths[:, None])).astype(np.int64)
     ids = np.where(mask == 1, steps + lengths[:, None], properties.pad_token_id)
+    results: list[NDArray[Any]] = session.run(list(names), _feed(session, ids, mask))
+    return results
+
+
+def _feed(session: Any, ids: IntArray, mask: IntArray) -> dict[str, IntArray]:
+    """Return the inputs of a session, by name, for token ids and mask, int64 [batch, tokens]."""
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
     feeds["task_id"] = np.zeros(len(mask), np.int64)
     wanted = {value.name for value in session.get_inputs()}
-    results: list[NDArray[Any]] = session.run(
-        list(names), {name: value for name, value in feeds.items() if name in wanted}
-    )
-    return results
+    return {name: value for name, value in feeds.items() if name in wanted}
 
 
 def _compare(

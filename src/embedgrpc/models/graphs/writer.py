@@ -14,7 +14,7 @@ from embedgrpc.models.progress import reporter
 
 WEIGHTS_NAME = "model.weights"
 # Prefix of the names of nodes that are never quantised: they run once per text and not once per
-# token, so quantising them gains nothing.
+# token, or once for the whole model and not once per layer, so quantising them gains nothing.
 EXACT_PREFIX = "exact_"
 
 # In bytes; the widest vector instructions read memory with this alignment.
@@ -22,7 +22,9 @@ _ALIGNMENT = 64
 # Smaller tensors stay in the graph: shapes must, and the others are not worth a file access.
 _INLINE_BYTES_MAX = 1024
 # From these opsets on, the axes of a reduction are an input instead of an attribute.
-_AXES_INPUT_OPSETS = {"ReduceSum": 13, "ReduceL2": 18, "ReduceMax": 18, "ReduceMean": 18}
+_AXES_INPUT_OPSETS = {
+    "ReduceSum": 13, "ReduceL2": 18, "ReduceMax": 18, "ReduceMin": 18, "ReduceMean": 18,
+}  # fmt: skip
 # The domain of the operators that ONNX Runtime has beside the standard ones.
 MICROSOFT = "com.microsoft"
 # The first opset with an operator LayerNormalization.
@@ -192,6 +194,13 @@ class GraphWriter:
             unique = f"{name}_{number}"
         self._names.add(unique)
         return unique
+
+
+def import_domains(model: onnx.ModelProto) -> None:
+    """Declare the operators that only ONNX Runtime has, if the model uses one."""
+    domains = {entry.domain for entry in model.opset_import}
+    if MICROSOFT not in domains and any(node.domain == MICROSOFT for node in model.graph.node):
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
 
 
 def _rename(nodes: Iterable[onnx.NodeProto], name: str, renamed: str) -> None:

@@ -6,7 +6,7 @@ from onnx import TensorProto
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.splade_config import SpladePooling, SpladeStrategy
 from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS, VOCABULARY_WEIGHTS
-from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.graphs.writer import EXACT_PREFIX, GraphWriter
 from embedgrpc.models.tensors.token_heads import TokenHead
 
 
@@ -77,7 +77,8 @@ def append_vocabulary_weights(
 
 def _linear(writer: GraphWriter, head: TokenHead, hidden: str) -> str:
     weight, bias = head.read()  # float32 [out_features, in_features], [out_features]
-    product = writer.op("MatMul", hidden, _name(writer, head, weight.T, "weight"))
+    matrix = _name(writer, head, weight.T, "weight")
+    product = writer.op("MatMul", hidden, matrix, name=f"{EXACT_PREFIX}head")
     return writer.op("Add", product, _name(writer, head, bias, "bias"))
 
 

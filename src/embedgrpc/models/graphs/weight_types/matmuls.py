@@ -3,7 +3,6 @@
 All else stays float32: attention between tokens, normalisations, poolings, the layers after.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -13,11 +12,12 @@ from onnx import TensorProto
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graphs.external_tensors import read_weight
-from embedgrpc.models.graphs.writer import EXACT_PREFIX, GraphWriter
+from embedgrpc.models.graphs.writer import EXACT_PREFIX, GraphWriter, import_domains
 
 Weight = TypeVar("Weight")
 
 _MATRIX_RANK = 2
+_COLUMNS_MIN = 16
 
 
 class Conversion(Protocol[Weight]):
@@ -49,16 +49,16 @@ def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weigh
     model = onnx.load(str(graph_path), load_external_data=False)
     graph = model.graph
     opset = next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
-    products = {id(node): node for node in _find_products(graph)}
-    if not products:
+    converted = {name for names in find_weights(graph).values() for name in names}
+    if not converted:
         raise ModelError(
             f"{graph_path}: there are no float32 weights to convert: leave weight_type at float32"
         )
-    converted = {node.input[1] for node in products.values()}
     nodes = list(graph.node)
     tensors = list(graph.initializer)
-    del graph.initializer[:]
     with GraphWriter(folder, graph, opset=opset) as writer:
+        # Now that the writer knows their names.
+        del graph.initializer[:]
         weights: dict[str, Weight] = {}
         for tensor in tensors:
             if tensor.name in converted:
@@ -76,16 +76,23 @@ def convert_matmuls(graph_path: Path, folder: Path, conversion: Conversion[Weigh
                 conversion.append_product(writer, node, weights[node.input[1]])
             else:
                 graph.node.append(node)
+    import_domains(model)
     (folder / graph_path.name).write_bytes(model.SerializeToString())
     return writer.weight_bytes
 
 
-def _find_products(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the products whose weights have no other use, except the exact ones."""
+def find_weights(graph: onnx.GraphProto) -> dict[str, list[str]]:
+    """Return the weights to convert, by the activation that they are multiplied with.
+
+    They are float32 matrices without another use. Weights of exact products are left out, and those
+    with few columns, as classifiers have them: they take no time.
+    """
     matrices = {
         tensor.name
         for tensor in graph.initializer
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == _MATRIX_RANK
+        if tensor.data_type == TensorProto.FLOAT
+        and len(tensor.dims) == _MATRIX_RANK
+        and tensor.dims[1] >= _COLUMNS_MIN
     }
     used_otherwise = {
         name
@@ -94,9 +101,12 @@ def _find_products(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         if not (node.op_type == "MatMul" and place == 1)
     }
     exact = {node.input[1] for node in graph.node if node.name.startswith(EXACT_PREFIX)}
+    wanted = matrices - used_otherwise - exact
+    found: dict[str, list[str]] = {}
     for node in graph.node:
-        if _is_product(node, matrices - used_otherwise - exact):
-            yield node
+        if _is_product(node, wanted):
+            found.setdefault(node.input[0], []).append(node.input[1])
+    return found
 
 
 def _is_product(node: onnx.NodeProto, matrices: set[str]) -> bool:
