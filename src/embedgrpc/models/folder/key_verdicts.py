@@ -11,6 +11,7 @@ from embedgrpc.models.folder.known_keys import (
     CONFIG,
     EXTRAS,
     LOADER_ARGUMENTS,
+    MODEL2VEC,
     MODULE_CONFIGS,
     MODULES,
     NESTED_ADVICE,
@@ -20,6 +21,7 @@ from embedgrpc.models.folder.known_keys import (
     Keys,
     Use,
 )
+from embedgrpc.models.folder.token_table import TokenTable
 
 # The keys of the Transformer's file that hold such arguments.
 _ARGUMENTS = (
@@ -65,7 +67,12 @@ def judge(config: JsonObject, keys: Keys) -> Iterator[KeyVerdict]:
 
 
 def judge_folder(
-    root: Path, folder: Path, settings: JsonObject, *, is_built: bool
+    root: Path,
+    folder: Path,
+    settings: JsonObject,
+    *,
+    is_built: bool,
+    table: TokenTable | None = None,
 ) -> Iterator[KeyVerdict]:
     """Yield what is done with each key of a model's files.
 
@@ -75,10 +82,18 @@ def judge_folder(
         settings: The Transformer's file.
         is_built: Whether the graph is built from `config.json`. Otherwise an export contains what
             the model computes.
+        table: The table of a static model, if it is one. Such a model has fewer files.
 
     Raises:
         ModelError: A file cannot be used.
     """
+    if table is not None:
+        if table.of_model2vec:
+            yield from judge(JsonObject.read(root / "config.json", root), MODEL2VEC)
+        extras = root / "config_sentence_transformers.json"
+        yield from judge(JsonObject.read_if_present(extras, root), EXTRAS)
+        yield from _judge_modules(root)
+        return
     config = JsonObject.read(folder / "config.json", root)
     if is_built:
         knows_all = config.text("model_type", default="") in _BUILT
@@ -92,6 +107,11 @@ def judge_folder(
         (folder / "special_tokens_map.json", SPECIAL_TOKENS),
     ):
         yield from judge(JsonObject.read_if_present(path, root), keys)
+    yield from _judge_modules(root)
+
+
+def _judge_modules(root: Path) -> Iterator[KeyVerdict]:
+    """Yield what is done with each key of `modules.json` and of the modules' own files."""
     modules = root / "modules.json"
     for entry in read_json(modules, root) if modules.exists() else ():
         module = JsonObject(modules, entry)

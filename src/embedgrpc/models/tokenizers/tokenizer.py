@@ -26,6 +26,10 @@ from embedgrpc.models.tokenizers.chat_template import (
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
 from embedgrpc.models.tokenizers.rebuilt import Rebuilt, complete
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
+from embedgrpc.models.tokenizers.table_tokenizer import (
+    count_characters_per_token,
+    load_table_tokenizer,
+)
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.token_locator import TokenLocator
 from embedgrpc.models.tokenizers.tokenizer_class import is_rebuilt
@@ -76,6 +80,8 @@ class Tokenizer:
             are tokenized; None without one.
         collapses_blanks: Whether blanks in a row make the same tokens as one space.
         added_tokens: The texts of the added tokens; those that `tokenizer.json` lacks come first.
+        characters_per_token: A text that may be cut is cut to so many characters for each token of
+            the limit before it is tokenized; 0 for no such cut.
     """
 
     def __init__(
@@ -89,7 +95,9 @@ class Tokenizer:
         pair_texts: PairTexts | None = None,
         collapses_blanks: bool = False,
         added_tokens: Sequence[str] = (),
+        characters_per_token: int = 0,
     ) -> None:
+        self.characters_per_token = characters_per_token
         self.collapses_blanks = collapses_blanks
         self.added_tokens = tuple(added_tokens)
         self.pair_texts = pair_texts
@@ -135,6 +143,23 @@ class Tokenizer:
             check_growth(path, content)
         elif hashlib.sha256(content).hexdigest() != digest:
             raise ModelError(f"{path} changed while the model was loaded: start again")
+        if properties.table is not None:
+            with _library_errors(path):
+                tokenizer = load_table_tokenizer(path, content, properties.table)
+                if properties.lowercase:
+                    _lowercase_first(tokenizer)
+            tokenizer.encode_special_tokens = escape_special_tokens
+            return cls(
+                _encode_with(tokenizer),
+                single=_NO_SPECIAL_TOKENS,
+                pair=None,
+                cut_points=find_cut_points(tokenizer),
+                locator=TokenLocator(tokenizer),
+                # Its cut counts all characters.
+                collapses_blanks=not properties.table.of_model2vec and collapses_blanks(tokenizer),
+                added_tokens=_read_names(tokenizer),
+                characters_per_token=count_characters_per_token(tokenizer, properties.table),
+            )
         folder = properties.transformer_folder
         settings = read_tokenizer_settings(folder, properties.folder)
         config = JsonObject.read_if_present(folder / "tokenizer_config.json", properties.folder)
@@ -163,13 +188,8 @@ class Tokenizer:
             )
         # Only now: finding the templates needs unescaped special tokens.
         tokenizer.encode_special_tokens = escape_special_tokens or settings.split_special_tokens
-
-        def encode(texts: Sequence[str]) -> list[IntArray]:
-            encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-            return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
-
         return cls(
-            encode,
+            _encode_with(tokenizer),
             single=single,
             pair=pair,
             cut_points=find_cut_points(tokenizer),
@@ -199,6 +219,19 @@ class Tokenizer:
         """The special tokens before and after one text, int64 [tokens] each."""
         before, after = self._single.specials
         return before, after
+
+    def cut_characters(self, text: str, max_tokens: int, truncation: Truncation) -> str:
+        """Cut a text with its prompt before it is tokenized, if the reference does so.
+
+        Args:
+            text: The text.
+            max_tokens: The longest sequence.
+            truncation: The end to cut.
+        """
+        kept = self.characters_per_token * max_tokens
+        if not kept or truncation is Truncation.NONE or len(text) <= kept:
+            return text
+        return text[-kept:] if truncation is Truncation.START else text[:kept]
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
         """Tokenize texts. Releases the GIL most of the time.
@@ -371,6 +404,14 @@ def _library_errors(path: Path) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{path} cannot be read: {error}") from error
+
+
+def _encode_with(tokenizer: tokenizers.Tokenizer) -> Encode:
+    def encode(texts: Sequence[str]) -> list[IntArray]:
+        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    return encode
 
 
 def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
