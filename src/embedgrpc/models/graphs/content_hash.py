@@ -8,6 +8,7 @@ from typing import Any
 
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
@@ -88,7 +89,7 @@ def hash_meaning(
     if properties.truncation is not Truncation.END:
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
-    tokenizer_digest = hash_file(folder / "tokenizer.json", properties.folder)
+    tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
     if properties.table is not None:
         meaning |= _describe_table(properties)
         return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
