@@ -103,7 +103,7 @@ class Verification:
     ) -> Iterator[Check]:
         for name, rows in outputs.items():
             yield Check(name, is_finite(rows), f"shape {_shape(rows)}, all numbers finite")
-        if runner.model.properties.normalize:
+        if runner.model.properties.normalized:
             gap = length_gap(outputs[SENTENCE_EMBEDDING])
             yield Check("unit length", gap <= _LENGTH_TOLERANCE, f"lengths within {gap:.1e} of 1")
         exact = runner.model.graph.weight_type == "float32" and runner.model.backend.device == "cpu"

@@ -86,8 +86,7 @@ def read_modules(folder: Path) -> Modules:
         if read is None:
             known = ", ".join(_READERS)
             raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
-        package = module.text("type", default="").partition(".")[0]
-        if package not in {_LIBRARY, name} and name not in _TRANSFORMERS:
+        if has_own_code(module) and name not in _TRANSFORMERS:
             raise ModelError(
                 f"{path}: [{index}].type {module.values['type']!r} is code of the model's own, "
                 "which is not run"
@@ -101,6 +100,16 @@ def read_modules(folder: Path) -> Modules:
         find_member(folder, folder, subfolder, named_by=f"{path}: [{index}].path")
         modules = read(folder, subfolder, modules)
     return modules
+
+
+def has_own_code(module: JsonObject) -> bool:
+    """Return whether the class of a module, in `modules.json`, is not of the library.
+
+    Raises:
+        ModelError: The type is no text.
+    """
+    package, dot, _ = module.text("type", default="").partition(".")
+    return bool(dot) and package != _LIBRARY
 
 
 def _read_transformer(folder: Path, subfolder: str, modules: Modules) -> Modules:

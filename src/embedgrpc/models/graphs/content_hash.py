@@ -81,6 +81,8 @@ def hash_meaning(
     }
     if properties.max_active_dims:
         meaning["max_active_dims"] = properties.max_active_dims
+    if properties.truncate_dim:
+        meaning["truncate_dim"] = properties.truncate_dim
     if properties.accepted_keys:
         meaning["accepted_keys"] = dict(properties.accepted_keys)
     if properties.tasks:
