@@ -15,6 +15,7 @@ from embedgrpc.models.folder.known_keys import (
     TRANSFORMER,
     Keys,
     Use,
+    config_keys,
 )
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import ModelProperties, read
@@ -41,6 +42,10 @@ def _read(folder: Path, **overrides: Any) -> ModelProperties:
     [
         *(pytest.param(keys, REFERENCE[name], id=name) for name, keys in FILES.items()),
         *(pytest.param(keys, REFERENCE["modules"][one], id=one) for one, keys in MODULES.items()),
+        *(
+            pytest.param(config_keys(one)[0], names, id=one)
+            for one, names in REFERENCE["families"].items()
+        ),
     ],
 )
 def test_every_key_of_the_reference_has_a_verdict(keys: Keys, names: list[str]) -> None:
@@ -48,7 +53,10 @@ def test_every_key_of_the_reference_has_a_verdict(keys: Keys, names: list[str]) 
     assert [name for name in names if keys.use_of(name) is Use.UNKNOWN] == []
 
 
-@pytest.mark.parametrize("keys", [*FILES.values(), *MODULES.values()])
+@pytest.mark.parametrize(
+    "keys",
+    [*FILES.values(), *MODULES.values(), *(config_keys(one)[0] for one in REFERENCE["families"])],
+)
 def test_a_key_has_one_verdict(keys: Keys) -> None:
     """No key is in two tables of one file."""
     assert not keys.followed & keys.harmless

@@ -3,13 +3,9 @@
 from collections.abc import Iterator
 
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.folder.known_keys import BEYOND_THE_GRAPH, CONFIG, CROSS_ENCODER, Use
+from embedgrpc.models.folder.known_keys import BEYOND_THE_GRAPH, CROSS_ENCODER, Use, config_keys
 from embedgrpc.models.folder.verdict import KeyVerdict, judge
 
-# The architectures whose graph is built here, so that `config.json` says what is computed.
-_BUILT = frozenset(
-    {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra", "albert"}
-)
 _TOKENIZER = "AutoTokenizer"
 
 
@@ -21,8 +17,8 @@ def judge_config(config: JsonObject, *, is_built: bool) -> Iterator[KeyVerdict]:
         is_built: Whether the graph is built from it. Otherwise an export contains what the model
             computes.
     """
-    knows_all = config.text("model_type", default="") in _BUILT
-    for one in judge(config, CONFIG):
+    keys, knows_all = config_keys(config.text("model_type", default=""))
+    for one in judge(config, keys):
         if is_built:
             if knows_all or one.use is not Use.UNKNOWN:
                 yield one

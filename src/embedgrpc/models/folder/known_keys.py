@@ -104,6 +104,46 @@ CONFIG = Keys(
         ),
     },
 )
+_ENCODERS = _words("bert roberta xlm-roberta camembert distilbert mpnet electra albert")
+_ROTATION = _words("rope_theta rope_scaling rope_parameters")
+_QWEN2 = Keys(
+    followed=_words(
+        "rms_norm_eps use_sliding_window sliding_window max_window_layers layer_types is_causal"
+    )
+    | _ROTATION
+)
+# By `model_type`: the keys of architectures that have more of them than BERT.
+_MORE_KEYS = {
+    "qwen2": _QWEN2,
+    "qwen3": Keys(followed=_QWEN2.followed | {"attention_bias"}),
+    "mistral": Keys(
+        followed=_words("rms_norm_eps sliding_window is_causal layer_types") | _ROTATION
+    ),
+    "gemma3_text": Keys(
+        followed=_words(
+            "rms_norm_eps sliding_window sliding_window_pattern layer_types is_causal"
+            " attention_bias hidden_activation query_pre_attn_scalar rope_local_base_freq"
+            " use_bidirectional_attention attn_logit_softcapping"
+        )
+        | _ROTATION,
+        # The reference reads neither: the first is an older name, the second is for words to come.
+        harmless=_words("_sliding_window_pattern final_logit_softcapping cache_implementation"),
+    ),
+}
+
+
+def config_keys(model_type: str) -> tuple[Keys, bool]:
+    """Return the keys of `config.json`, and whether these are all keys of the architecture."""
+    more = _MORE_KEYS.get(model_type)
+    if more is None:
+        return CONFIG, model_type in _ENCODERS
+    return Keys(
+        followed=CONFIG.followed | more.followed,
+        harmless=CONFIG.harmless | more.harmless,
+        refused={**CONFIG.refused, **more.refused},
+    ), True
+
+
 # What `config.json` says beyond the graph: the kind of the model, its limits, padding, tasks and
 # tokenizer. They count for an ONNX export, too.
 BEYOND_THE_GRAPH = _words(

@@ -14,7 +14,7 @@ from embedgrpc.models.folder.key_verdicts import check_keys
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import load_or_build
 from embedgrpc.models.graphs.content_hash import describe_encoder, digest, hash_meaning
-from embedgrpc.models.graphs.encoders.families import FAMILIES
+from embedgrpc.models.graphs.encoders.model_types import INPUTS
 from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import (
@@ -115,7 +115,7 @@ def _replace_export(
     """
     folder = properties.transformer_folder
     place = folder.relative_to(files.folder)
-    buildable = properties.model_type in FAMILIES and not properties.file
+    buildable = properties.model_type in INPUTS and not properties.file
     name = SAFETENSORS_NAME if buildable and files.has(str(place / SAFETENSORS_NAME)) else ""
     if not name:
         raise ModelError(
