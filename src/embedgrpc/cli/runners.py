@@ -7,7 +7,11 @@ from typing import Protocol
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
+from embedgrpc.models.graphs.outputs import (
+    POOLED_EMBEDDING,
+    SENTENCE_EMBEDDING,
+    TOKEN_EMBEDDINGS,
+)
 from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
@@ -131,6 +135,9 @@ class LocalRunner:
                 values = rows.by_sequence.get(name, rows.by_token.get(name, ()))
                 found[name] |= dict(zip(indices, values, strict=True))
         outputs = {name: [rows[index] for index in sorted(rows)] for name, rows in found.items()}
+        if properties.truncate_dim:
+            kept = [row[: properties.truncate_dim] for row in outputs[SENTENCE_EMBEDDING]]
+            outputs[SENTENCE_EMBEDDING] = kept
         if TOKEN_EMBEDDINGS in outputs:
             skipped = properties.multi_vector_skip_tokens
             outputs[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in outputs[TOKEN_EMBEDDINGS]]

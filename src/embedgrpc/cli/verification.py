@@ -105,7 +105,7 @@ class Verification:
     ) -> Iterator[Check]:
         for name, rows in outputs.items():
             yield Check(name, is_finite(rows), f"shape {_shape(rows)}, all numbers finite")
-        if runner.model.properties.normalize:
+        if runner.model.properties.normalized:
             # A static model has no vector for a text of unknown tokens; serving refuses it.
             is_static = runner.model.properties.table is not None
             rows = [row for row in outputs[SENTENCE_EMBEDDING] if not is_static or row.any()]

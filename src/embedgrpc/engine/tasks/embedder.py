@@ -250,7 +250,7 @@ class Embedder:
 
     def _dense_output(self, spec: EmbedSpec) -> str:
         """Vectors before normalization if the model normalizes and the caller does not want it."""
-        if self.properties.normalize and not spec.normalize:
+        if self.properties.normalized and not spec.normalize:
             return POOLED_EMBEDDING
         return SENTENCE_EMBEDDING
 

@@ -79,7 +79,7 @@ class SimilarityReranker:
         properties = self.embedder.properties
         embed_spec = EmbedSpec(
             prompt="",
-            dimensions=properties.dimensions,
+            dimensions=properties.vector_dimensions,
             normalize=True,
             truncation=spec.truncation,
             max_tokens=properties.max_tokens,

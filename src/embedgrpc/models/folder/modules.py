@@ -110,8 +110,7 @@ def _append_module(files: ModelFiles, module: JsonObject, index: int, modules: M
     if read is None:
         known = ", ".join(_READERS)
         raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
-    package = module.text("type", default="").partition(".")[0]
-    if package not in {_LIBRARY, name} and name not in _TRANSFORMERS:
+    if has_own_code(module) and name not in _TRANSFORMERS:
         raise ModelError(
             f"{path}: [{index}].type {module.values['type']!r} is code of the model's own, "
             "which is not run"
@@ -143,6 +142,16 @@ def _check_normalize(folder: Path, modules: Modules) -> None:
             f"{folder / 'modules.json'} {has} Normalize module, but normalize in config.json is "
             f"{str(not modules.normalize).lower()}: make them agree"
         )
+
+
+def has_own_code(module: JsonObject) -> bool:
+    """Return whether the class of a module, in `modules.json`, is not of the library.
+
+    Raises:
+        ModelError: The type is no text.
+    """
+    package, dot, _ = module.text("type", default="").partition(".")
+    return bool(dot) and package != _LIBRARY
 
 
 def _read_transformer(folder: Path, subfolder: str, modules: Modules) -> Modules:

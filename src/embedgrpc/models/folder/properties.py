@@ -13,7 +13,6 @@ from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.key_verdicts import (
     check_keys,
     judge_folder,
-    merge_arguments,
     summarize,
 )
 from embedgrpc.models.folder.limits import (
@@ -42,6 +41,7 @@ from embedgrpc.models.folder.table_settings import (
     find_table_truncation,
 )
 from embedgrpc.models.folder.token_table import TokenTable
+from embedgrpc.models.folder.transformer_keys import merge_arguments
 from embedgrpc.models.folder.truncation_side import find_truncation
 from embedgrpc.models.kinds import (
     Activation,
@@ -72,7 +72,7 @@ class ModelProperties:
         normalize: Whether vectors are scaled to length 1.
         token_dimensions: Values per token vector of the backbone, from the Pooling module; 0
             without one.
-        dimensions: Values per vector; 0 for a cross-encoder.
+        dimensions: Values per vector of the graph; 0 for a cross-encoder.
         max_tokens: The longest sequence, special tokens included.
         prompts: By name; a prompt is put in front of a text.
         default_prompt_name: The prompt for requests that name none; empty for no prompt.
@@ -102,8 +102,11 @@ class ModelProperties:
         multi_vector_skip_tokens: Tokens at the start that multi-vectors leave out.
         max_active_dims: The number of heaviest terms that a sparse vector keeps unless a request
             says otherwise; 0 for all.
+        truncate_dim: The number of values that a vector keeps unless a request wants fewer; 0 for
+            all. They are not scaled to length 1 again.
         keys: For each file, what is done with its keys.
-        accepted_keys: The values of unknown keys that the configuration accepts.
+        accepts_unknown_keys: Whether the configuration accepts unknown keys.
+        accepted_keys: The values of unknown keys that were accepted.
         origins: "FILE: KEY" by property, the file relative to the model's folder; or
             "configuration: KEY". Properties that are not listed have their default value.
     """
@@ -143,9 +146,21 @@ class ModelProperties:
     unweighted_token_ids: frozenset[int] = frozenset()
     multi_vector_skip_tokens: int = 0
     max_active_dims: int = 0
+    truncate_dim: int = 0
     keys: Sequence[str] = ()
+    accepts_unknown_keys: bool = False
     accepted_keys: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def vector_dimensions(self) -> int:
+        """Values per vector that a request gets by default; 0 for a cross-encoder."""
+        return self.truncate_dim or self.dimensions
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the vectors that a request gets by default have length 1."""
+        return self.normalize and not self.truncate_dim
 
     @property
     def default_task(self) -> int:
@@ -207,7 +222,6 @@ def read(
     modules = override_modules(modules, config, overrides)
     kind = find_kind(config, extras, modules)
     check_kind(kind, str(files.folder), overrides)
-    _check_not_truncated(extras, modules.dimensions)
     prompts = {**read_prompts(extras), **overrides.prompts}
     found = find_representations(files, config, modules, overrides, served)
     limit, truncation, truncated_by = _find_limits(
@@ -228,6 +242,7 @@ def read(
     for name in ("prompts", "default_prompt_name"):
         provenance.note_first(name, [(extras, name)])
     provenance.note_first("max_active_dims", [(extras, "max_active_dims")])
+    provenance.note_first("truncate_dim", [(extras, "truncate_dim")])
     provenance.note_first("tasks", [(config, TASKS_KEY)])
     provenance.note_first("similarity", [(extras, "similarity_fn_name")])
     provenance.note_first("activation", activation_places(config, extras))
@@ -275,7 +290,9 @@ def read(
         unweighted_token_ids=found.unweighted_token_ids,
         multi_vector_skip_tokens=found.multi_vector_skip_tokens,
         max_active_dims=extras.count("max_active_dims") or 0,
+        truncate_dim=_read_kept(extras, modules.dimensions),
         keys=summarize(verdicts, root),
+        accepts_unknown_keys=overrides.accept_unknown_keys,
         accepted_keys=accepted,
         origins=provenance.origins,
     )
@@ -340,11 +357,9 @@ def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) ->
     return overrides.file or choose_weights(lambda name: files.has(str(place / name))) or ""
 
 
-def _check_not_truncated(extras: JsonObject, dimensions: int) -> None:
-    """Refuse a model whose vectors the reference truncates unasked."""
-    kept = extras.count("truncate_dim")
-    if kept is not None and kept < dimensions:
-        raise ModelError(
-            f"{extras.path}: truncate_dim {kept} is not supported, as vectors have {dimensions} "
-            "values: remove it, and set dimensions in requests"
-        )
+def _read_kept(extras: JsonObject, dimensions: int) -> int:
+    """Return how many values of its vectors a model keeps; 0 for all."""
+    if extras.values.get("truncate_dim") is None:
+        return 0
+    kept = extras.size("truncate_dim")
+    return kept if kept < dimensions else 0
