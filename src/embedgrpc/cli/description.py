@@ -86,6 +86,8 @@ def describe(
         yield defined("prompts", dict(read.prompts))
         if read.tasks:
             yield defined("tasks", dict(read.tasks))
+        if not read.include_prompt:
+            yield defined("include_prompt", read.include_prompt)
         yield defined("default_prompt_name", read.default_prompt_name)
         if read.max_active_dims:
             yield defined("max_active_dims", read.max_active_dims)

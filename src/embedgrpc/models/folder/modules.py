@@ -48,6 +48,7 @@ class Modules:
         splade: The SpladePooling module, if any.
         layers: The layers between pooling and normalisation, in order.
         transformer: The subfolder of the backbone, its configuration and tokenizer; mostly empty.
+        include_prompt: Whether the tokens of a prompt are pooled.
         pooling: The Pooling module's `config.json`, if any.
         table: The table that a static model has in place of a backbone, if any.
     """
@@ -58,6 +59,7 @@ class Modules:
     splade: SpladePooling | None = None
     layers: tuple[VectorLayer, ...] = ()
     transformer: str = ""
+    include_prompt: bool = True
     pooling: JsonObject | None = None
     table: TokenTable | None = None
 
@@ -166,8 +168,6 @@ def _read_pooling(folder: Path, subfolder: str, modules: Modules) -> Modules:
     if not path.exists():
         raise ModelError(f"{path} is missing: it must say how to pool token vectors")
     config = JsonObject.read(path, folder)
-    if not config.flag("include_prompt", default=True):
-        raise ModelError(f"{path}: include_prompt false is not supported")
     key = "embedding_dimension"
     if key not in config.values:
         key = "word_embedding_dimension"
@@ -175,6 +175,7 @@ def _read_pooling(folder: Path, subfolder: str, modules: Modules) -> Modules:
         modules,
         poolings=_read_poolings(config),
         token_dimensions=config.size(key),
+        include_prompt=config.flag("include_prompt", default=True),
         pooling=config,
     )
 

@@ -49,6 +49,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "weight_type": properties.weight_type,
             "config": properties.config,
             **_describe_table(properties),
+            **({} if properties.include_prompt else {"include_prompt": False}),
         },
         sort_keys=True,
     )
@@ -95,6 +96,8 @@ def hash_meaning(
         meaning["truncate_dim"] = properties.truncate_dim
     if properties.accepted_keys:
         meaning["accepted_keys"] = dict(properties.accepted_keys)
+    if not properties.include_prompt:
+        meaning["include_prompt"] = False
     if properties.tasks:
         meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
