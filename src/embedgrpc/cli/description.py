@@ -1,14 +1,12 @@
 """The properties of a model that `embedgrpc inspect` prints."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedgrpc.cli.validated import check_validated, prepare_validated
 from embedgrpc.engine.tasks.similarity import method_for
 from embedgrpc.models.folder import properties
-from embedgrpc.models.folder.late_interaction import LateInteraction
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs.identity import Identity, identify
 from embedgrpc.models.graphs.stored_type import find_stored_type
@@ -82,19 +80,6 @@ def describe(
     yield Property("fingerprint", identity.content_hash)
 
 
-def _describe_late(late: LateInteraction | None) -> Iterator[tuple[str, Any]]:
-    if late is None:
-        return
-    for role, length in late.max_tokens.items():
-        yield f"{role}_length", length
-    expansion = late.expansion
-    yield "query_expansion", asdict(expansion) if expansion else None
-    yield "skipped_words", list(late.mask.words)
-    yield "skipped_in", list(late.mask.roles)
-    yield "unit_token_vectors", late.unit
-    yield "mean_score", late.mean
-
-
 def _describe_results(
     read: properties.ModelProperties, defined: Callable[[str, Any], Property]
 ) -> Iterator[Property]:
@@ -105,6 +90,8 @@ def _describe_results(
             yield defined("logit_score_token_ids", list(read.logit_score.token_ids))
         if read.prompts:
             yield defined("prompts", dict(read.prompts))
+    if not read.include_prompt:
+        yield defined("include_prompt", read.include_prompt)
             yield defined("default_prompt_name", read.default_prompt_name)
         return
     yield defined("representations", list(read.representations))
@@ -116,8 +103,6 @@ def _describe_results(
     for name in ("truncate_dim", "sparse_dimensions", "multi_vector_dimensions"):
         if getattr(read, name):
             yield defined(name, getattr(read, name))
-    for name, value in _describe_late(read.late_interaction):
-        yield defined(name, value)
     yield defined("prompts", dict(read.prompts))
     if read.tasks:
         yield defined("tasks", dict(read.tasks))

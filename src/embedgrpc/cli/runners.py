@@ -7,14 +7,13 @@ from typing import Protocol
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.folder.late_interaction import LateInteraction
 from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
 )
-from embedgrpc.models.kinds import Kind, TextRole, Truncation
-from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.kinds import Kind, Truncation
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
 # A text, or a query and a document.
@@ -68,10 +67,7 @@ class LocalRunner:
         return self.run_batches(sequences, [[index] for index in range(len(sequences))])
 
     def tokenize(self, items: Sequence[Item]) -> list[TokenSequence]:
-        """Tokenize items with the model's default prompt, truncated as the model does it.
-
-        Texts for a model of late interaction are documents first, and then queries.
-        """
+        """Tokenize items with the model's default prompt, truncated as the model does it."""
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
         # A model without a limit refuses texts that are too long; here they are cut.
@@ -94,13 +90,6 @@ class LocalRunner:
                 tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
                 for pair in zip(queries, documents, strict=True)
             ]
-        if properties.late_interaction is not None:
-            texts = [item for item in items if isinstance(item, str)]
-            return [
-                sequence
-                for role in (TextRole.DOCUMENT, TextRole.QUERY)
-                for sequence in self._tokenize_as(role, texts, properties.late_interaction)
-            ]
         texts = [
             tokenizer.cut_characters(prompt + item, self.max_tokens, truncation)
             for item in items
@@ -110,23 +99,11 @@ class LocalRunner:
             replace(
                 tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
                 task=properties.default_task,
+                prompt_tokens=0
+                if properties.include_prompt
+                else tokenizer.count_prompt_tokens(prompt, self.max_tokens),
             )
             for ids in tokenizer.encode(texts)
-        ]
-
-    def _tokenize_as(
-        self, role: TextRole, texts: Sequence[str], late: LateInteraction
-    ) -> list[TokenSequence]:
-        properties, tokenizer = self.model.properties, self.model.tokenizer
-        prompt = properties.prompts.get(role, "")
-        return [
-            tokenizer.build_sequence(
-                ids,
-                max_tokens=min(self.max_tokens, late.max_tokens[role]),
-                truncation=properties.truncation,
-                role=role,
-            )
-            for ids in tokenizer.encode([prompt + text for text in texts])
         ]
 
     def run_batches(
@@ -168,8 +145,5 @@ class LocalRunner:
             outputs[SENTENCE_EMBEDDING] = kept
         if TOKEN_EMBEDDINGS in outputs:
             skipped = properties.multi_vector_skip_tokens
-            outputs[TOKEN_EMBEDDINGS] = [
-                rows[skipped:] if one.compared is None else rows[one.compared]
-                for rows, one in zip(outputs[TOKEN_EMBEDDINGS], sequences, strict=True)
-            ]
+            outputs[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in outputs[TOKEN_EMBEDDINGS]]
         return outputs

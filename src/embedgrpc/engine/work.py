@@ -9,14 +9,14 @@ from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 # Urgency of work without a deadline: it counts as due this long after it arrived, so that calls
 # with short deadlines cannot starve it.
 _PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
 
-# The content of a sequence (ids, token types, task, unattended tokens) and the graph outputs
-# wanted of it.
+# The content of a sequence (ids, token types, task, prompt tokens) and the graph outputs wanted of
+# it.
 SequenceKey = tuple[bytes, bytes, int, int, tuple[str, ...]]
 
 
@@ -111,7 +111,7 @@ class QueuedSequence:
             sequence.input_ids.tobytes(),
             types.tobytes() if types is not None else b"",
             sequence.task,
-            sequence.unattended,
+            sequence.prompt_tokens,
             job.outputs,
         )
         self.gone = False

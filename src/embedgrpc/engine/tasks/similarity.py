@@ -21,8 +21,8 @@ from embedgrpc.engine.tasks.reranking import (
 from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.kinds import Representation, RerankMethod, TextRole
-from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.kinds import Representation, RerankMethod
+from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 
 # Source: the weights published for BGE-M3 when reranking with all three representations.
 _DENSE_WEIGHT, _SPARSE_WEIGHT, _MULTI_VECTOR_WEIGHT = 0.4, 0.2, 0.4
@@ -30,8 +30,6 @@ _DENSE_WEIGHT, _SPARSE_WEIGHT, _MULTI_VECTOR_WEIGHT = 0.4, 0.2, 0.4
 _VECTORS_BYTES_MAX = 512 * 1024 * 1024
 _FLOAT_BYTES = 4
 _SPECIAL_TOKENS = 8
-# Source: sentence-transformers, `maxsim`.
-_NO_MATCH = -1e9
 
 
 # The representations that each method compares, best method first.
@@ -90,7 +88,6 @@ class SimilarityReranker:
         texts = QueryAndDocuments(query, documents)
         prompts = len(spec.query_prompt) + len(spec.document_prompt) * len(documents)
         size_bytes = min(len(query), self.embedder.max_characters) + documents_bytes + prompts
-        size_bytes += self._min_query_tokens
         await self._check_size(texts, size_bytes, spec)
         inputs = Inputs(
             texts=texts,
@@ -102,10 +99,7 @@ class SimilarityReranker:
                 collapses_blanks=self.embedder.tokenizer.collapses_blanks,
             ),
             sequences=len(texts),
-            prepare=lambda results: [
-                self._build_sequence(one, spec, position=position)
-                for position, one in enumerate(results)
-            ],
+            prepare=lambda results: self._build_sequences(results, spec),
             outputs=self.embedder.outputs(embed_spec),
             size_bytes=size_bytes,
             max_tokens=properties.max_tokens,
@@ -146,7 +140,7 @@ class SimilarityReranker:
         sequences = [one for one in (result.job.sequences[index] for index in kept) if one]
         scores = np.empty(0, np.float32)
         if len(kept) > 1:
-            scores = self._compare(self.embedder.finish(result.job, kept, rows, spec))
+            scores = _SCORES[self.method](self.embedder.finish(result.job, kept, rows, spec))
         return rank(
             scores,
             positions=[position - 1 for position in kept[1:]],
@@ -154,13 +148,6 @@ class SimilarityReranker:
             query=sequences[0],
             failures={position - 1: error for position, error in failures.items()},
         )
-
-    def _compare(self, embeddings: Embeddings) -> FloatArray:
-        scores = _SCORES[self.method](embeddings)
-        late = self.embedder.properties.late_interaction
-        if late is None or not late.mean:
-            return scores
-        return scores / np.float32(max(1, len((embeddings.multi_vectors or ((),))[0])))
 
     async def _check_size(self, texts: Sequence[str], size_bytes: int, spec: RerankSpec) -> None:
         """Refuse documents whose vectors, one per token, would take too much memory.
@@ -178,7 +165,7 @@ class SimilarityReranker:
 
         def count_tokens() -> int:
             prompts = [spec.query_prompt] + [spec.document_prompt] * (len(texts) - 1)
-            return self._min_query_tokens + sum(
+            return sum(
                 min(properties.max_tokens, len(prompt) + len(text) + _SPECIAL_TOKENS)
                 for prompt, text in zip(prompts, texts, strict=True)
             )
@@ -192,19 +179,8 @@ class SimilarityReranker:
                 metadata={"label": "TOO_MANY_VECTORS", "bytes": str(size)},
             )
 
-    @property
-    def _min_query_tokens(self) -> int:
-        late = self.embedder.properties.late_interaction
-        return late.min_tokens(TextRole.QUERY) if late else 0
-
-    def _role_of(self, position: int) -> TextRole | None:
-        if self.embedder.properties.late_interaction is None:
-            return None
-        return TextRole.DOCUMENT if position else TextRole.QUERY
-
     def _limit_tokens(self, position: int, spec: RerankSpec) -> int:
-        late, role = self.embedder.properties.late_interaction, self._role_of(position)
-        limit = late.max_tokens[role] if late and role else self.embedder.properties.max_tokens
+        limit = self.embedder.properties.max_tokens
         return min((spec.max_tokens or limit) if position else self.max_query_tokens, limit)
 
     def _limit_characters(self, position: int, spec: RerankSpec) -> int:
@@ -212,17 +188,26 @@ class SimilarityReranker:
         tokens = self._limit_tokens(position, spec)
         return self.embedder.limit_characters(tokens, spec.truncation, prompt)
 
-    def _build_sequence(
-        self, result: TokenizeResult, spec: RerankSpec, *, position: int
-    ) -> TokenSequence | errors.EngineError:
-        return self.embedder.build_sequence(
-            result,
-            max_tokens=self._limit_tokens(position, spec),
-            truncation=spec.truncation,
-            field=field_of(position),
-            task=spec.tasks[1 if position else 0],
-            role=self._role_of(position),
-        )
+    def _build_sequences(
+        self, results: Sequence[TokenizeResult], spec: RerankSpec
+    ) -> list[TokenSequence | errors.EngineError]:
+        limits = [self._limit_tokens(position, spec) for position in (0, 1)]
+        prompts = (spec.query_prompt, spec.document_prompt)
+        prompt_tokens = [
+            self.embedder.count_prompt_tokens(prompt, limit)
+            for prompt, limit in zip(prompts, limits, strict=True)
+        ]
+        return [
+            self.embedder.build_sequence(
+                result,
+                max_tokens=limits[min(position, 1)],
+                truncation=spec.truncation,
+                field=field_of(position),
+                task=spec.tasks[min(position, 1)],
+                prompt_tokens=prompt_tokens[min(position, 1)],
+            )
+            for position, result in enumerate(results)
+        ]
 
 
 # Each compares the first embedding, the query's, with the others; returns float32 [documents].
@@ -242,15 +227,9 @@ def _lexical(embeddings: Embeddings) -> FloatArray:
 
 
 def _late_interaction(embeddings: Embeddings) -> FloatArray:
-    """Sum, over the query's tokens, the best match in the document. Source: ColBERT.
-
-    A document without vectors comes after all others.
-    """
+    """Sum, over the query's tokens, the best match in the document. Source: ColBERT."""
     query, *documents = embeddings.multi_vectors or ()
-    return np.array(
-        [(query @ one.T).max(axis=1).sum() if len(one) else _NO_MATCH for one in documents],
-        np.float32,
-    )
+    return np.array([(query @ one.T).max(axis=1).sum() for one in documents], np.float32)
 
 
 def _hybrid(embeddings: Embeddings) -> FloatArray:

@@ -15,13 +15,6 @@ from embedgrpc.models.folder.key_verdicts import (
     judge_folder,
     summarize,
 )
-from embedgrpc.models.folder.late_interaction import (
-    LateInteraction,
-    add_prefixes,
-    complete_late,
-    find_late_interaction,
-    is_late_interaction,
-)
 from embedgrpc.models.folder.limits import (
     TokenLimit,
     TransformerSettings,
@@ -29,7 +22,7 @@ from embedgrpc.models.folder.limits import (
     read_transformer_settings,
 )
 from embedgrpc.models.folder.logit_score import LogitScore, published_activation
-from embedgrpc.models.folder.model_kind import find_kind, read_architectures
+from embedgrpc.models.folder.model_kind import find_kind
 from embedgrpc.models.folder.modules import read_modules
 from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_modules
 from embedgrpc.models.folder.padding import find_pad_token_id, find_padding_side
@@ -93,8 +86,7 @@ class ModelProperties:
         multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
         folder: The model's folder; nothing outside of it is read.
         transformer_folder: Contains `config.json`, `tokenizer.json` and the weights.
-        dense_layers: Dense and LayerNorm modules between pooling and normalisation, in order; of
-            a model of late interaction, those that each token vector passes.
+        dense_layers: Dense and LayerNorm modules between pooling and normalisation, in order.
         lowercase: Whether texts are lowercased first.
         truncation: The end of a text that is cut if the text is too long: START or END; NONE if
             the reference has no limit, so that such a text is refused.
@@ -106,14 +98,14 @@ class ModelProperties:
         weight_type: The type that the graph computes in.
         pooling_is_set: Whether the configuration sets the pooling. A graph that pools by itself
             may then differ from `modules.json`.
+        include_prompt: Whether the tokens of a prompt are pooled. If not, they still take part in
+            attention, and the graph has an input `prompt_tokens`, int64 [batch].
         splade: The SpladePooling module, if any.
         table: The table that a static model has in place of a backbone, if any.
         sparse_head: The layer that makes token weights, if any.
         multi_vector_head: The layer that makes multi-vectors, if any.
         unweighted_token_ids: Tokens that sparse vectors leave out.
         multi_vector_skip_tokens: Tokens at the start that multi-vectors leave out.
-        late_interaction: How queries and documents are computed by a model that has one vector
-            for each token and no other; None for other models.
         max_active_dims: The number of heaviest terms that a sparse vector keeps unless a request
             says otherwise; 0 for all.
         logit_score: The tokens whose logits are a causal model's score; None for other models.
@@ -155,13 +147,13 @@ class ModelProperties:
     tasks: Mapping[str, int] = field(default_factory=dict)
     weight_type: WeightType = WeightType.FLOAT32
     pooling_is_set: bool = False
+    include_prompt: bool = True
     splade: SpladePooling | None = None
     table: TokenTable | None = None
     sparse_head: TokenHead | None = None
     multi_vector_head: TokenHead | None = None
     unweighted_token_ids: frozenset[int] = frozenset()
     multi_vector_skip_tokens: int = 0
-    late_interaction: LateInteraction | None = None
     max_active_dims: int = 0
     logit_score: LogitScore | None = None
     pair_template: PairTemplate | None = None
@@ -224,15 +216,12 @@ def read(
     tokenizer_config, settings = _read_settings(folder, root, table)
     if table is not None:
         check_table_overrides(folder, overrides)
-    modules = override_modules(modules, config, root, overrides)
-    is_late = is_late_interaction(read_architectures(config), extras, modules)
     verdicts = list(
         judge_folder(
             root,
             folder,
             settings.config,
             is_built=bool(weights) and not is_exported,
-            is_late=is_late,
             table=table,
         )
     )
@@ -241,14 +230,12 @@ def read(
     model_type = config.text("model_type", default="static" if table else "")
     if not model_type:
         raise config.wrong("model_type", "the name of an architecture")
-    kind = find_kind(config, extras, modules, is_late=is_late)
-    modules, late_settings = (
-        complete_late(modules, config, extras, settings.config) if is_late else (modules, None)
-    )
+    modules = override_modules(modules, config, root, overrides)
+    kind = find_kind(config, extras, modules)
     check_kind(kind, str(files.folder), overrides)
     _check_task(settings.config, scores_by_logits=modules.logit_score is not None)
-    prompts = {**add_prefixes(late_settings, read_prompts(extras)), **overrides.prompts}
-    found = find_representations(files, config, modules, overrides, served, is_late=is_late)
+    prompts = {**read_prompts(extras), **overrides.prompts}
+    found = find_representations(files, config, modules, overrides, served)
     limit, truncation, truncated_by = _find_limits(
         folder,
         root,
@@ -258,10 +245,6 @@ def read(
         table=table,
         overrides=overrides,
     )
-    late = find_late_interaction(
-        late_settings, config, extras, tokenizer_config, limit, padding_side=overrides.padding_side
-    )
-    similarity = Similarity.DOT if modules.splade else Similarity.COSINE
     provenance = Provenance(files.folder)
     provenance.note_first("kind", [(config, "architectures")])
     provenance.note_modules(modules, found)
@@ -269,8 +252,12 @@ def read(
     provenance.note_first("model_type", [(config, "model_type")])
     provenance.note_first("max_tokens", [(limit.config, limit.key)])
     provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
-    for name in ("prompts", "default_prompt_name", "max_active_dims", "truncate_dim"):
+    if modules.pooling is not None:
+        provenance.note_first("include_prompt", [(modules.pooling, "include_prompt")])
+    for name in ("prompts", "default_prompt_name"):
         provenance.note_first(name, [(extras, name)])
+    provenance.note_first("max_active_dims", [(extras, "max_active_dims")])
+    provenance.note_first("truncate_dim", [(extras, "truncate_dim")])
     provenance.note_first("tasks", [(config, TASKS_KEY)])
     provenance.note_first("similarity", [(extras, "similarity_fn_name")])
     provenance.note_first("activation", activation_places(config, extras))
@@ -278,7 +265,6 @@ def read(
     provenance.note_first(
         "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
     )
-    provenance.note_late_interaction(late_settings)
     provenance.note_overrides(overrides)
     return ModelProperties(
         kind=kind,
@@ -286,12 +272,12 @@ def read(
         poolings=modules.poolings,
         normalize=modules.normalize,
         token_dimensions=modules.token_dimensions,
-        dimensions=0 if late else modules.dimensions,
-        max_tokens=max(late.max_tokens.values()) if late else limit.tokens,
+        dimensions=modules.dimensions,
+        max_tokens=limit.tokens,
         prompts=prompts,
         default_prompt_name=find_default_prompt_name(extras, prompts, overrides),
         similarity=overrides.similarity
-        or (Similarity.DOT if late else read_similarity(extras, default=similarity)),
+        or read_similarity(extras, default=Similarity.DOT if modules.splade else Similarity.COSINE),
         activation=overrides.activation
         or read_activation(config, extras, default=published_activation(overrides.pair_template)),
         padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
@@ -313,13 +299,13 @@ def read(
         representations=found.names,
         sparse_dimensions=found.sparse_dimensions,
         multi_vector_dimensions=found.multi_vector_dimensions,
+        include_prompt=modules.include_prompt,
         splade=modules.splade,
         table=table,
         sparse_head=found.sparse_head,
         multi_vector_head=found.multi_vector_head,
         unweighted_token_ids=found.unweighted_token_ids,
         multi_vector_skip_tokens=found.multi_vector_skip_tokens,
-        late_interaction=late,
         max_active_dims=extras.count("max_active_dims") or 0,
         logit_score=modules.logit_score,
         pair_template=overrides.pair_template,

@@ -43,7 +43,6 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "layers": _describe_layers(properties),
             "representations": properties.representations,
             "splade": _describe_splade(properties),
-            "late_interaction": _describe_late_interaction(properties),
             "pad_token_id": properties.pad_token_id,
             "output": properties.output,
             "task_id": properties.task_id,
@@ -51,6 +50,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "logit_score": _describe_logit_score(properties),
             "config": properties.config,
             **_describe_table(properties),
+            **({} if properties.include_prompt else {"include_prompt": False}),
         },
         sort_keys=True,
     )
@@ -91,16 +91,18 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
-    # Only where they are set, so that other models keep their hash.
-    optional = {
-        "max_active_dims": properties.max_active_dims,
-        "late_interaction": _describe_late_interaction(properties),
-        "truncate_dim": properties.truncate_dim,
-        "accepted_keys": dict(properties.accepted_keys),
-        "logit_score": _describe_logit_score(properties),
-        "tasks": dict(properties.tasks),
-    }
-    meaning |= {name: value for name, value in optional.items() if value}
+    if properties.max_active_dims:
+        meaning["max_active_dims"] = properties.max_active_dims
+    if properties.truncate_dim:
+        meaning["truncate_dim"] = properties.truncate_dim
+    if properties.accepted_keys:
+        meaning["accepted_keys"] = dict(properties.accepted_keys)
+    if properties.logit_score:
+        meaning["logit_score"] = _describe_logit_score(properties)
+    if not properties.include_prompt:
+        meaning["include_prompt"] = False
+    if properties.tasks:
+        meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
@@ -127,12 +129,6 @@ def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     """Describe how logits become a sparse vector."""
     splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
-
-
-def _describe_late_interaction(properties: ModelProperties) -> Mapping[str, Any] | None:
-    """Describe how queries and documents are computed and compared."""
-    late = properties.late_interaction
-    return asdict(late) if late else None
 
 
 def _describe_logit_score(properties: ModelProperties) -> list[int | None] | None:
