@@ -91,20 +91,7 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
-    if properties.max_active_dims:
-        meaning["max_active_dims"] = properties.max_active_dims
-    if properties.truncate_dim:
-        meaning["truncate_dim"] = properties.truncate_dim
-    if properties.accepted_keys:
-        meaning["accepted_keys"] = dict(properties.accepted_keys)
-    if properties.logit_score:
-        meaning["logit_score"] = _describe_logit_score(properties)
-    if not properties.include_prompt:
-        meaning["include_prompt"] = False
-    if properties.tasks:
-        meaning["tasks"] = dict(properties.tasks)
-    if properties.truncation is not Truncation.END:
-        meaning["truncation"] = properties.truncation
+    meaning |= _describe_rarities(properties)
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
     if properties.table is not None:
@@ -118,6 +105,23 @@ def hash_meaning(
         if template.variables:
             meaning["chat_template_variables"] = dict(template.variables)
     return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
+
+
+def _describe_rarities(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe what few models have, so that the hash of all others stays as it is."""
+    described: dict[str, Any] = {
+        "max_active_dims": properties.max_active_dims,
+        "truncate_dim": properties.truncate_dim,
+        "accepted_keys": dict(properties.accepted_keys),
+        "logit_score": _describe_logit_score(properties),
+        "tasks": dict(properties.tasks),
+    }
+    described = {key: value for key, value in described.items() if value}
+    if not properties.include_prompt:
+        described["include_prompt"] = False
+    if properties.truncation is not Truncation.END:
+        described["truncation"] = properties.truncation
+    return described
 
 
 def digest(parts: Sequence[str]) -> str:
