@@ -106,7 +106,7 @@ def _decode(data: bytes, kind: Any) -> Any:
         field = place.strip("`").removeprefix("$").removeprefix(".")
         where = f"{field}: " if field else ""
         raise InvalidRequestError(
-            f"{where}{reason.replace('`', '')}", field=field, metadata={"label": "WRONG_TYPE"}
+            f"{where}{reason.replace('`', '')}", field=field, metadata={"label": "MALFORMED_MESSAGE"}
         ) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)

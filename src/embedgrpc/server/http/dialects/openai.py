@@ -101,7 +101,6 @@ def read_texts(value: str | list[str | int | list[int]]) -> list[str]:
             " clients make them with OpenAI's tokenizer and not with that of the model; for"
             " LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False",
             field="input",
-            metadata={"label": "TOKEN_IDS"},
         )
     return texts
 
