@@ -105,8 +105,9 @@ def _decode(data: bytes, kind: Any) -> Any:
         reason, _, place = str(error).partition(" - at ")
         field = place.strip("`").removeprefix("$").removeprefix(".")
         where = f"{field}: " if field else ""
+        message = where + reason.replace("`", "")
         raise InvalidRequestError(
-            f"{where}{reason.replace('`', '')}", field=field, metadata={"label": "MALFORMED_MESSAGE"}
+            message, field=field, metadata={"label": "MALFORMED_MESSAGE"}
         ) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
