@@ -92,6 +92,8 @@ def _describe_results(
             yield defined("prompts", dict(read.prompts))
             yield defined("default_prompt_name", read.default_prompt_name)
         return
+    if not read.include_prompt:
+        yield defined("include_prompt", read.include_prompt)
     yield defined("representations", list(read.representations))
     yield defined("poolings", list(read.poolings))
     yield defined("dense_layers", [_describe_layer(layer) for layer in read.dense_layers])
@@ -104,8 +106,6 @@ def _describe_results(
     yield defined("prompts", dict(read.prompts))
     if read.tasks:
         yield defined("tasks", dict(read.tasks))
-    if not read.include_prompt:
-        yield defined("include_prompt", read.include_prompt)
     yield defined("default_prompt_name", read.default_prompt_name)
     if read.max_active_dims:
         yield defined("max_active_dims", read.max_active_dims)

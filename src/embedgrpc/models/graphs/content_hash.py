@@ -56,6 +56,20 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
     )
 
 
+def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
+    """Describe what few models have; what a model lacks leaves its hash as it was before."""
+    rare = {
+        "max_active_dims": properties.max_active_dims,
+        "truncate_dim": properties.truncate_dim,
+        "accepted_keys": dict(properties.accepted_keys),
+        "logit_score": properties.logit_score and _describe_logit_score(properties),
+        "excludes_prompt": not properties.include_prompt,
+        "tasks": dict(properties.tasks),
+        "truncation": "" if properties.truncation is Truncation.END else properties.truncation,
+    }
+    return {name: value for name, value in rare.items() if value}
+
+
 def hash_meaning(
     properties: ModelProperties, weights_digest: str, *, encoder: Mapping[str, Any]
 ) -> str:
@@ -91,7 +105,7 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
-    meaning |= _describe_options(properties)
+    meaning |= _describe_rare(properties)
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
     if properties.table is not None:
@@ -105,23 +119,6 @@ def hash_meaning(
         if template.variables:
             meaning["chat_template_variables"] = dict(template.variables)
     return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
-
-
-def _describe_options(properties: ModelProperties) -> Mapping[str, Any]:
-    """Describe what most models do not have, so that their hashes do not depend on it."""
-    values = {
-        "max_active_dims": properties.max_active_dims,
-        "truncate_dim": properties.truncate_dim,
-        "accepted_keys": dict(properties.accepted_keys),
-        "logit_score": _describe_logit_score(properties),
-        "tasks": dict(properties.tasks),
-    }
-    options: dict[str, Any] = {name: value for name, value in values.items() if value}
-    if not properties.include_prompt:
-        options["include_prompt"] = False
-    if properties.truncation is not Truncation.END:
-        options["truncation"] = properties.truncation
-    return options
 
 
 def digest(parts: Sequence[str]) -> str:
