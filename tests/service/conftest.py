@@ -16,7 +16,7 @@ from embedgrpc.client import Client
 from tests.service.grpcurl import Grpcurl
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if (path / "config.json").exists())
+FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if (path / "tokenizer.json").exists())
 TOOLS = Path(__file__).parent.parent.parent / ".cache" / "bin"
 
 

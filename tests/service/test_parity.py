@@ -69,8 +69,9 @@ def test_local_folders_give_the_vectors_of_the_reference(fixture_client: Client,
         )
         deviation = np.abs(answer.vectors - np.array(asked["vectors"], np.float32)).max()
         assert deviation <= reference["tolerance"], entry
-        counts = asked.get("token_counts") or [len(ids) for ids in reference["token_ids"]]
-        assert answer.token_counts.tolist() == counts, entry
+        if "token_ids" in reference:
+            counts = asked.get("token_counts") or [len(ids) for ids in reference["token_ids"]]
+            assert answer.token_counts.tolist() == counts, entry
 
 
 def test_a_vocabulary_is_enough(fixture_client: Client) -> None:

@@ -18,7 +18,7 @@ from embedgrpc.models.graphs.outputs import (
     TOKEN_EMBEDDINGS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
@@ -78,7 +78,10 @@ class LocalRunner:
         """Tokenize items with the model's default prompt, truncated as the model does it."""
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
-        truncation = properties.truncation
+        # A model without a limit refuses texts that are too long; here they are cut.
+        truncation = (
+            Truncation.END if properties.truncation is Truncation.NONE else properties.truncation
+        )
         if properties.kind is Kind.CROSS_ENCODER:
             pairs = [
                 (self._read(query), self._read(document))
@@ -96,7 +99,11 @@ class LocalRunner:
                 tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
                 for pair in zip(queries, documents, strict=True)
             ]
-        texts = [prompt + self._read(item) for item in items if isinstance(item, str)]
+        texts = [
+            tokenizer.cut_characters(prompt + self._read(item), self.max_tokens, truncation)
+            for item in items
+            if isinstance(item, str)
+        ]
         return [
             replace(
                 tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),

@@ -9,6 +9,7 @@ from embedgrpc.models.files.json_file import JsonObject, read_json
 from embedgrpc.models.folder.config_keys import judge_config
 from embedgrpc.models.folder.known_keys import (
     EXTRAS,
+    MODEL2VEC,
     MODULE_CONFIGS,
     MODULES,
     SPECIAL_TOKENS,
@@ -17,12 +18,18 @@ from embedgrpc.models.folder.known_keys import (
 )
 from embedgrpc.models.folder.modules import has_own_code
 from embedgrpc.models.folder.prompts import TASKS_KEY
+from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.folder.transformer_keys import judge_transformer
 from embedgrpc.models.folder.verdict import KeyVerdict, judge
 
 
 def judge_folder(
-    root: Path, folder: Path, settings: JsonObject, *, is_built: bool
+    root: Path,
+    folder: Path,
+    settings: JsonObject,
+    *,
+    is_built: bool,
+    table: TokenTable | None = None,
 ) -> Iterator[KeyVerdict]:
     """Yield what is done with each key of a model's files.
 
@@ -32,10 +39,18 @@ def judge_folder(
         settings: The Transformer's file.
         is_built: Whether the graph is built from `config.json`. Otherwise an export contains what
             the model computes.
+        table: The table of a static model, if it is one. Such a model has fewer files.
 
     Raises:
         ModelError: A file cannot be used.
     """
+    if table is not None:
+        if table.of_model2vec:
+            yield from judge(JsonObject.read(root / "config.json", root), MODEL2VEC)
+        extras = root / "config_sentence_transformers.json"
+        yield from judge(JsonObject.read_if_present(extras, root), EXTRAS)
+        yield from _judge_modules(root, has_tasks=False)
+        return
     config = JsonObject.read(folder / "config.json", root)
     yield from judge_config(config, is_built=is_built)
     yield from judge_transformer(settings)
@@ -45,12 +60,17 @@ def judge_folder(
         (folder / "special_tokens_map.json", SPECIAL_TOKENS),
     ):
         yield from judge(JsonObject.read_if_present(path, root), keys)
+    yield from _judge_modules(root, has_tasks=bool(config.values.get(TASKS_KEY)))
+
+
+def _judge_modules(root: Path, *, has_tasks: bool) -> Iterator[KeyVerdict]:
+    """Yield what is done with each key of `modules.json` and of the modules' own files."""
     modules = root / "modules.json"
     for entry in read_json(modules, root) if modules.exists() else ():
         module = JsonObject(modules, entry)
         yield from judge(module, MODULES)
         kind = module.text("type", default="")
-        if has_own_code(module) and not config.values.get(TASKS_KEY):
+        if has_own_code(module) and not has_tasks:
             yield KeyVerdict(module, "type", Use.UNKNOWN, f"{kind} is code of the model's own")
         module_keys = MODULE_CONFIGS.get(kind.rpartition(".")[2])
         if module_keys is not None:

@@ -154,6 +154,18 @@ BEYOND_THE_GRAPH = _words(
 )
 # Those in `sentence_transformers` of `config.json`.
 CROSS_ENCODER = Keys(followed=_words("activation_fn"), harmless=_words("version"))
+# config.json of a model that model2vec saved.
+MODEL2VEC = Keys(
+    followed=_words("model_type normalize max_length"),
+    harmless=_words(
+        # How the table was made. The table itself says its sizes and its type.
+        "architectures tokenizer_name apply_pca apply_zipf sif_coefficient pooling hidden_dim"
+        " seq_length embedding_dtype vocabulary_quantization cache_dir base_model_name language"
+        " transformers_version"
+        # A classifier on top of the vectors, which encoding does not use.
+        " head_config"
+    ),
+)
 TRANSFORMER = Keys(
     followed=_words(
         "max_seq_length do_lower_case transformer_task modality_config module_output_name"

@@ -15,11 +15,13 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.prompts import TASKS_KEY
 from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.graphs.encoders import encoder
 from embedgrpc.models.graphs.encoders.backbone import build_backbone
 from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.graphs.encoders.mlm_head import build_mlm_head
 from embedgrpc.models.graphs.encoders.model_types import INPUTS
+from embedgrpc.models.graphs.encoders.token_rows import append_mask, append_rows
 from embedgrpc.models.graphs.exports.inputs import bind_inputs
 from embedgrpc.models.graphs.exports.logits import (
     check_vocabulary,
@@ -99,6 +101,8 @@ def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Pa
     Raises:
         ModelError: The file cannot be used, or does not fit the properties.
     """
+    if properties.table is not None:
+        return _build_table(weight_file, properties, properties.table, folder)
     if properties.weight_type is WeightType.FLOAT32:
         return _build_plain(weight_file, properties, folder)
     with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
@@ -121,11 +125,7 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
             f"{config.path}: {TASKS_KEY} names adapters, which need an ONNX export with an input "
             "task_id: put it at onnx/model.onnx"
         )
-    graph = onnx.GraphProto(name=properties.model_type)
-    _describe_inputs(graph, inputs)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
-    )
+    model = _new_model(properties, inputs)
     with (
         open_tensors(weight_file) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
@@ -145,6 +145,31 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
             outputs = _append_head(writer, properties, hidden)
     _save(model, folder, outputs, properties)
     return BuiltGraph(inputs, outputs, "float32", writer.weight_bytes)
+
+
+def _build_table(
+    weight_file: WeightFile, properties: ModelProperties, table: TokenTable, folder: Path
+) -> BuiltGraph:
+    """Write the graph of a static model: rows of its table in place of an encoder."""
+    inputs = ("input_ids", "attention_mask")
+    model = _new_model(properties, inputs)
+    with (
+        open_tensors(weight_file) as tensors,
+        GraphWriter(folder, model.graph, opset=_OPSET) as writer,
+    ):
+        rows, weight_type = append_rows(writer, tensors, table, properties.weight_type)
+        mask = append_mask(writer, properties, table)
+        outputs = _append_head(writer, properties, rows, attention_mask=mask)
+    _save(model, folder, outputs, properties)
+    return BuiltGraph(inputs, outputs, weight_type, writer.weight_bytes)
+
+
+def _new_model(properties: ModelProperties, inputs: tuple[str, ...]) -> onnx.ModelProto:
+    graph = onnx.GraphProto(name=properties.model_type)
+    _describe_inputs(graph, inputs)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+    )
 
 
 def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
@@ -210,11 +235,17 @@ def _append_classifier(
     return encoder.build_classifier(writer, tensors, config, family, hidden)
 
 
-def _append_head(writer: GraphWriter, properties: ModelProperties, hidden: str) -> tuple[str, ...]:
+def _append_head(
+    writer: GraphWriter,
+    properties: ModelProperties,
+    hidden: str,
+    *,
+    attention_mask: str = "attention_mask",
+) -> tuple[str, ...]:
     outputs = append_embedding_head(
         writer,
         hidden=hidden,
-        attention_mask="attention_mask",
+        attention_mask=attention_mask,
         hidden_size=properties.token_dimensions,
         poolings=properties.poolings,
         layers=properties.dense_layers,

@@ -48,6 +48,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "task_id": properties.task_id,
             "weight_type": properties.weight_type,
             "config": properties.config,
+            **_describe_table(properties),
         },
         sort_keys=True,
     )
@@ -100,6 +101,9 @@ def hash_meaning(
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
+    if properties.table is not None:
+        meaning |= _describe_table(properties)
+        return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
     settings = read_tokenizer_settings(folder, properties.folder)
     meaning["tokenizer"] = settings.describe()
     template = read_chat_template(properties)
@@ -117,6 +121,19 @@ def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     """Describe how logits become a sparse vector."""
     splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
+
+
+def _describe_table(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe how the table of a static model is read; empty for other models."""
+    table = properties.table
+    if table is None:
+        return {}
+    described: dict[str, Any] = {"name": table.name, "of_model2vec": table.of_model2vec}
+    if table.of_model2vec:
+        # The graph drops the unknown token, whose id the tokenizer says.
+        path = properties.transformer_folder / "tokenizer.json"
+        described["tokenizer"] = hash_file(path, properties.folder)
+    return {"table": described}
 
 
 def _describe_layers(properties: ModelProperties) -> list[Any]:
