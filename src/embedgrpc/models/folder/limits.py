@@ -36,15 +36,15 @@ class TransformerSettings:
 
     Attributes:
         max_tokens: The longest sequence, special tokens included; None if not set.
-        key: The key that sets it.
         lowercase: Whether texts are lowercased first.
         config: The file that was read.
+        key: The key that sets `max_tokens`.
     """
 
     max_tokens: int | None
-    key: str
     lowercase: bool
     config: JsonObject
+    key: str = "max_seq_length"
 
 
 @dataclass(frozen=True, slots=True)
