@@ -87,13 +87,15 @@ class LocalRunner:
                 (self._read(query), self._read(document))
                 for query, document in (item for item in items if not isinstance(item, str))
             ]
-            if tokenizer.pair_texts is not None:
-                around = tokenizer.pair_texts
-                pairs = [
-                    (around.around_query(query), around.around_document(document))
-                    for query, document in pairs
-                ]
-            queries = tokenizer.encode([prompt + query for query, _ in pairs])
+            around = tokenizer.pair_texts
+            pairs = [
+                (
+                    around.around_query(query, prompt) if around else prompt + query,
+                    around.around_document(document) if around else document,
+                )
+                for query, document in pairs
+            ]
+            queries = tokenizer.encode([query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
             return [
                 tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
@@ -108,6 +110,9 @@ class LocalRunner:
             replace(
                 tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
                 task=properties.default_task,
+                prompt_tokens=0
+                if properties.include_prompt
+                else tokenizer.count_prompt_tokens(prompt, self.max_tokens),
             )
             for ids in tokenizer.encode(texts)
         ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject, read_json
 from embedgrpc.models.files.model_file import find_member
+from embedgrpc.models.folder.logit_score import LogitScore
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.folder.token_table import (
     TokenTable,
@@ -48,7 +49,10 @@ class Modules:
         splade: The SpladePooling module, if any.
         layers: The layers between pooling and normalisation, in order.
         transformer: The subfolder of the backbone, its configuration and tokenizer; mostly empty.
+        include_prompt: Whether the tokens of a prompt are pooled.
         pooling: The Pooling module's `config.json`, if any.
+        logit_score: The LogitScore module of a causal model, if any.
+        logit_score_path: Its `config.json`.
         table: The table that a static model has in place of a backbone, if any.
     """
 
@@ -58,7 +62,10 @@ class Modules:
     splade: SpladePooling | None = None
     layers: tuple[VectorLayer, ...] = ()
     transformer: str = ""
+    include_prompt: bool = True
     pooling: JsonObject | None = None
+    logit_score: LogitScore | None = None
+    logit_score_path: Path | None = None
     table: TokenTable | None = None
 
     @property
@@ -166,8 +173,6 @@ def _read_pooling(folder: Path, subfolder: str, modules: Modules) -> Modules:
     if not path.exists():
         raise ModelError(f"{path} is missing: it must say how to pool token vectors")
     config = JsonObject.read(path, folder)
-    if not config.flag("include_prompt", default=True):
-        raise ModelError(f"{path}: include_prompt false is not supported")
     key = "embedding_dimension"
     if key not in config.values:
         key = "word_embedding_dimension"
@@ -175,6 +180,7 @@ def _read_pooling(folder: Path, subfolder: str, modules: Modules) -> Modules:
         modules,
         poolings=_read_poolings(config),
         token_dimensions=config.size(key),
+        include_prompt=config.flag("include_prompt", default=True),
         pooling=config,
     )
 
@@ -258,6 +264,15 @@ def _read_splade(folder: Path, subfolder: str, modules: Modules) -> Modules:
     return replace(modules, splade=SpladePooling.read(folder / subfolder / "config.json", folder))
 
 
+def _read_logit_score(folder: Path, subfolder: str, modules: Modules) -> Modules:
+    if modules.poolings or modules.splade or modules.logit_score:
+        raise ModelError(
+            f"{folder / 'modules.json'}: LogitScore must be the only module after the Transformer"
+        )
+    path = folder / subfolder / "config.json"
+    return replace(modules, logit_score=LogitScore.read(path, folder), logit_score_path=path)
+
+
 # Older releases use MLMTransformer for sparse models.
 _TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
 _STATIC = "StaticEmbedding"
@@ -272,4 +287,5 @@ _READERS: dict[str, Callable[[Path, str, Modules], Modules]] = {
     "Dropout": _read_dropout,
     "Normalize": _read_normalize,
     "SpladePooling": _read_splade,
+    "LogitScore": _read_logit_score,
 }

@@ -24,13 +24,10 @@ from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.config_files import VOCABULARY_NAME
 from embedgrpc.models.tokenizers.added_tokens import TokenizerSettings, read_tokenizer_settings
 from embedgrpc.models.tokenizers.blanks import collapses_blanks
-from embedgrpc.models.tokenizers.chat_template import (
-    PairTexts,
-    read_chat_template,
-    render_pair_texts,
-)
+from embedgrpc.models.tokenizers.chat_template import read_chat_template
 from embedgrpc.models.tokenizers.class_table import WORD_PIECE_CLASSES
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
+from embedgrpc.models.tokenizers.pair_texts import PairTexts, render_pair_texts
 from embedgrpc.models.tokenizers.rebuilt import Rebuilt, complete
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.table_tokenizer import (
@@ -62,6 +59,7 @@ class TokenSequence:
         characters_cut: Whether part of the text was dropped before tokenizing.
         document_tokens: The tokens of the document in a pair, without special tokens.
         task: The task that the graph computes, if the model has several.
+        prompt_tokens: Tokens at the start that are not pooled, if the model leaves out prompts.
     """
 
     input_ids: IntArray
@@ -70,6 +68,7 @@ class TokenSequence:
     characters_cut: bool = False
     document_tokens: int = 0
     task: int = 0
+    prompt_tokens: int = 0
 
     @property
     def truncated(self) -> bool:
@@ -162,6 +161,7 @@ class Tokenizer:
             pair_texts = None
             if template is not None:
                 pair_texts = render_pair_texts(template, tokenizer, settings.names())
+                _check_default_prompt(pair_texts, properties, template.file)
                 # The reference adds no special tokens to a rendered template.
                 tokenizer.post_processor = None
             try:
@@ -269,6 +269,20 @@ class Tokenizer:
             int64 [tokens] for each text, without special tokens, not truncated.
         """
         return self._encode(texts)
+
+    def count_prompt_tokens(self, prompt: str, max_tokens: int) -> int:
+        """Return how many tokens at the start of a sequence a prompt takes, as the reference does.
+
+        The reference tokenizes the prompt alone, and leaves out a special token at its end.
+
+        Args:
+            prompt: What is put in front of the text.
+            max_tokens: The longest sequence.
+        """
+        if not prompt:
+            return 0
+        count = len(self.encode([prompt])[0]) + self._single.special_count
+        return min(count, max_tokens) - bool(len(self._single.specials[1]))
 
     def build_sequence(
         self, ids: IntArray, *, max_tokens: int, truncation: Truncation
@@ -462,6 +476,18 @@ def _complete(
     if properties.lowercase:
         _lowercase_first(reference.tokenizer)
     return reference
+
+
+def _check_default_prompt(
+    pair_texts: PairTexts, properties: ModelProperties, file: JsonObject
+) -> None:
+    """Check that a chat template has a place for the default prompt."""
+    prompt = properties.prompts.get(properties.default_prompt_name, "")
+    if prompt and pair_texts.instructed is None:
+        raise ModelError(
+            f"{file.path}: the chat template has no place for the default prompt in front of the "
+            "query: set default_prompt_name to an empty text for this model in the configuration"
+        )
 
 
 def _read_names(tokenizer: tokenizers.Tokenizer) -> list[str]:
