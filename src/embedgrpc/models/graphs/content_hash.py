@@ -91,18 +91,16 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
-    if properties.max_active_dims:
-        meaning["max_active_dims"] = properties.max_active_dims
-    if properties.truncate_dim:
-        meaning["truncate_dim"] = properties.truncate_dim
-    if properties.accepted_keys:
-        meaning["accepted_keys"] = dict(properties.accepted_keys)
+    for name in ("max_active_dims", "truncate_dim"):
+        if value := getattr(properties, name):
+            meaning[name] = value
+    for name in ("accepted_keys", "tasks"):
+        if value := getattr(properties, name):
+            meaning[name] = dict(value)
     if properties.logit_score:
         meaning["logit_score"] = _describe_logit_score(properties)
     if not properties.include_prompt:
         meaning["include_prompt"] = False
-    if properties.tasks:
-        meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
