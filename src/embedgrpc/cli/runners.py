@@ -4,11 +4,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
+from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
+from embedgrpc.engine.tokenizing.texts import check_text
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.errors import ModelError
+from embedgrpc.models.graphs.outputs import (
+    POOLED_EMBEDDING,
+    SENTENCE_EMBEDDING,
+    TOKEN_EMBEDDINGS,
+    VOCABULARY_WEIGHTS,
+)
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
@@ -42,11 +52,13 @@ class LocalRunner:
     Attributes:
         name: A readable name.
         max_tokens: The longest sequence to run, at most the model's own limit.
+        max_characters: Most characters of a text; a longer one is cut.
     """
 
     name: str
     model: PreparedModel
     max_tokens: int
+    max_characters: int
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -66,29 +78,58 @@ class LocalRunner:
         """Tokenize items with the model's default prompt, truncated as the model does it."""
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
-        truncation = properties.truncation
+        # A model without a limit refuses texts that are too long; here they are cut.
+        truncation = (
+            Truncation.END if properties.truncation is Truncation.NONE else properties.truncation
+        )
         if properties.kind is Kind.CROSS_ENCODER:
-            pairs = [item for item in items if not isinstance(item, str)]
-            if tokenizer.pair_texts is not None:
-                around = tokenizer.pair_texts
-                pairs = [
-                    (around.around_query(query), around.around_document(document))
-                    for query, document in pairs
-                ]
-            queries = tokenizer.encode([prompt + query for query, _ in pairs])
+            pairs = [
+                (self._read(query), self._read(document))
+                for query, document in (item for item in items if not isinstance(item, str))
+            ]
+            around = tokenizer.pair_texts
+            pairs = [
+                (
+                    around.around_query(query, prompt) if around else prompt + query,
+                    around.around_document(document) if around else document,
+                )
+                for query, document in pairs
+            ]
+            queries = tokenizer.encode([query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
             return [
                 tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
                 for pair in zip(queries, documents, strict=True)
             ]
-        texts = [prompt + item for item in items if isinstance(item, str)]
+        texts = [
+            tokenizer.cut_characters(prompt + self._read(item), self.max_tokens, truncation)
+            for item in items
+            if isinstance(item, str)
+        ]
         return [
             replace(
                 tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
                 task=properties.default_task,
+                prompt_tokens=0
+                if properties.include_prompt
+                else tokenizer.count_prompt_tokens(prompt, self.max_tokens),
             )
             for ids in tokenizer.encode(texts)
         ]
+
+    def _read(self, text: str) -> str:
+        """Return the part of a text that the server reads."""
+        try:
+            checked = check_text(
+                text,
+                max_characters=self.max_characters,
+                truncation=self.model.properties.truncation,
+                field="a text",
+                collapses_blanks=self.model.tokenizer.collapses_blanks,
+            )
+        except EngineError as error:
+            raise ModelError(str(error)) from error
+        return checked.text
 
     def run_batches(
         self, sequences: Sequence[TokenSequence], batches: Iterable[Sequence[int]]
@@ -124,7 +165,25 @@ class LocalRunner:
                 values = rows.by_sequence.get(name, rows.by_token.get(name, ()))
                 found[name] |= dict(zip(indices, values, strict=True))
         outputs = {name: [rows[index] for index in sorted(rows)] for name, rows in found.items()}
+        if properties.max_active_dims and VOCABULARY_WEIGHTS in outputs:
+            outputs[VOCABULARY_WEIGHTS] = [
+                _keep_heaviest(row, properties.max_active_dims)
+                for row in outputs[VOCABULARY_WEIGHTS]
+            ]
+        if properties.truncate_dim:
+            kept = [row[: properties.truncate_dim] for row in outputs[SENTENCE_EMBEDDING]]
+            outputs[SENTENCE_EMBEDDING] = kept
         if TOKEN_EMBEDDINGS in outputs:
             skipped = properties.multi_vector_skip_tokens
             outputs[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in outputs[TOKEN_EMBEDDINGS]]
         return outputs
+
+
+def _keep_heaviest(weights: FloatArray, count: int) -> FloatArray:
+    """Set all weights but the heaviest to 0; float32 [vocabulary]."""
+    if count >= len(weights):
+        return weights
+    kept = np.zeros_like(weights)
+    places = np.argpartition(weights, -count)[-count:]
+    kept[places] = weights[places]
+    return kept

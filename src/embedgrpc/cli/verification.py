@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedgrpc.cli.deviation import compare, is_finite, length_gap
-from embedgrpc.cli.reference import ReferenceRunner, is_reference_installed
+from embedgrpc.cli.reference import find_reference
 from embedgrpc.cli.runners import Item, LocalRunner, ModelOutputs, Runner
 from embedgrpc.cli.sample_texts import pair_up, read_texts, sample_texts
 from embedgrpc.models.errors import ModelError
@@ -81,7 +81,9 @@ class Verification:
         yield from self._check_alone(runner, items, outputs)
         other = self._find_other(runner, resources)
         if other is None:
-            found = "not compared: install sentence-transformers, or give --against"
+            table = runner.model.properties.table
+            library = "model2vec" if table and table.of_model2vec else "sentence-transformers"
+            found = f"not compared: install {library}, or give --against"
             yield Check("reference", None, found)
         else:
             yield from self._check_against(outputs, other, items)
@@ -89,22 +91,28 @@ class Verification:
     def _load(self, named: ModelSettings, resources: ExitStack) -> LocalRunner:
         model = loading.prepare_model(ServedModel(named), self.settings, loading.open_onnx)
         resources.callback(model.backend.close)
-        return LocalRunner(named.source, model, min(model.properties.max_tokens, _TOKENS_MAX))
+        tokens = model.properties.max_tokens
+        characters = self.settings.max_characters_per_token * tokens
+        return LocalRunner(named.source, model, min(tokens, _TOKENS_MAX), characters)
 
     def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
         texts = read_texts(self.texts) if self.texts else self._sample(runner)
         return pair_up(texts) if runner.model.properties.kind is Kind.CROSS_ENCODER else texts
 
     def _sample(self, runner: LocalRunner) -> Sequence[str]:
-        return sample_texts(runner.max_tokens, runner.model.tokenizer.added_tokens)
+        names = runner.model.tokenizer.added_tokens
+        return sample_texts(runner.max_tokens, names, max_characters=runner.max_characters)
 
     def _check_alone(
         self, runner: LocalRunner, items: Sequence[Item], outputs: ModelOutputs
     ) -> Iterator[Check]:
         for name, rows in outputs.items():
             yield Check(name, is_finite(rows), f"shape {_shape(rows)}, all numbers finite")
-        if runner.model.properties.normalize:
-            gap = length_gap(outputs[SENTENCE_EMBEDDING])
+        if runner.model.properties.normalized:
+            # A static model has no vector for a text of unknown tokens; serving refuses it.
+            is_static = runner.model.properties.table is not None
+            rows = [row for row in outputs[SENTENCE_EMBEDDING] if not is_static or row.any()]
+            gap = length_gap(rows)
             yield Check("unit length", gap <= _LENGTH_TOLERANCE, f"lengths within {gap:.1e} of 1")
         # Our int8 graphs are as independent of the batch as float32; exported ones seldom are.
         ours = runner.model.properties.weight_type is WeightType.INT8
@@ -125,10 +133,8 @@ class Verification:
     def _find_other(self, runner: LocalRunner, resources: ExitStack) -> Runner | None:
         if self.against:
             return self._load(self.against, resources)
-        if not is_reference_installed():
-            return None
         model = runner.model
-        return ReferenceRunner(model.files, model.properties, max_tokens=runner.max_tokens)
+        return find_reference(model.files, model.properties, max_tokens=runner.max_tokens)
 
     def _check_against(
         self, outputs: ModelOutputs, other: Runner, items: Sequence[Item]

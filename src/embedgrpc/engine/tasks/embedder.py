@@ -250,7 +250,7 @@ class Embedder:
 
     def _dense_output(self, spec: EmbedSpec) -> str:
         """Vectors before normalization if the model normalizes and the caller does not want it."""
-        if self.properties.normalize and not spec.normalize:
+        if self.properties.normalized and not spec.normalize:
             return POOLED_EMBEDDING
         return SENTENCE_EMBEDDING
 
@@ -267,10 +267,12 @@ class Embedder:
         def name(index: int) -> str:
             return f"{field}[{index}]" if indexed else field
 
+        max_characters = self.limit_characters(spec.max_tokens, spec.truncation, spec.prompt)
+
         def check(index: int, text: str) -> CheckedText:
             checked = check_text(
                 text,
-                max_characters=self.max_characters,
+                max_characters=max_characters,
                 collapses_blanks=self.tokenizer.collapses_blanks,
                 truncation=spec.truncation,
                 field=name(index),
@@ -280,6 +282,7 @@ class Embedder:
             return CheckedText(spec.prompt + checked.text, cut=checked.cut)
 
         def prepare(results: list[TokenizeResult]) -> list[TokenSequence | errors.EngineError]:
+            prompt_tokens = self.count_prompt_tokens(spec.prompt, spec.max_tokens)
             return [
                 self.build_sequence(
                     one,
@@ -287,6 +290,7 @@ class Embedder:
                     truncation=spec.truncation,
                     field=name(index),
                     task=spec.task,
+                    prompt_tokens=prompt_tokens,
                 )
                 for index, one in enumerate(results)
             ]
@@ -303,6 +307,25 @@ class Embedder:
             read_limit=read_limit_of(spec),
         )
 
+    def limit_characters(self, max_tokens: int, truncation: Truncation, prompt: str) -> int:
+        """Return how many characters of a text are tokenized at most.
+
+        Args:
+            max_tokens: Maximum length, special tokens included.
+            truncation: The end to cut, if any.
+            prompt: What is put in front of the text. It counts if the reference cuts characters.
+        """
+        kept = self.tokenizer.characters_per_token * max_tokens
+        if not kept or truncation is Truncation.NONE:
+            return self.max_characters
+        return min(self.max_characters, max(kept - len(prompt), 1))
+
+    def count_prompt_tokens(self, prompt: str, max_tokens: int) -> int:
+        """Return how many tokens at the start are not pooled. Tokenizes the prompt."""
+        if self.properties.include_prompt:
+            return 0
+        return self.tokenizer.count_prompt_tokens(prompt, max_tokens)
+
     def build_sequence(
         self,
         result: TokenizeResult,
@@ -311,6 +334,7 @@ class Embedder:
         truncation: Truncation,
         field: str,
         task: int = 0,
+        prompt_tokens: int = 0,
     ) -> TokenSequence | errors.EngineError:
         """Build a sequence from a tokenized text, or return the error for it.
 
@@ -320,6 +344,7 @@ class Embedder:
             truncation: The end to cut, if any.
             field: Its place in the request, for errors.
             task: The task that the graph computes, if the model has several.
+            prompt_tokens: Tokens at the start that are not pooled.
         """
         if isinstance(result, errors.EngineError):
             return result
@@ -329,8 +354,17 @@ class Embedder:
             )
         except TokenLimitError as error:
             return too_many_tokens(error, field=field)
-        if result.characters_cut or task:
-            return replace(sequence, characters_cut=result.characters_cut, task=task)
+        if not len(sequence.input_ids):
+            return errors.EmptyInputError(
+                f"{field} holds no text: the tokenizer makes no token of it", field=field
+            )
+        if result.characters_cut or task or prompt_tokens:
+            return replace(
+                sequence,
+                characters_cut=result.characters_cut,
+                task=task,
+                prompt_tokens=prompt_tokens,
+            )
         return sequence
 
 

@@ -79,7 +79,7 @@ class SimilarityReranker:
         properties = self.embedder.properties
         embed_spec = EmbedSpec(
             prompt="",
-            dimensions=properties.dimensions,
+            dimensions=properties.vector_dimensions,
             normalize=True,
             truncation=spec.truncation,
             max_tokens=properties.max_tokens,
@@ -95,14 +95,11 @@ class SimilarityReranker:
                 position,
                 text,
                 spec,
-                self.embedder.max_characters,
+                self._limit_characters(position, spec),
                 collapses_blanks=self.embedder.tokenizer.collapses_blanks,
             ),
             sequences=len(texts),
-            prepare=lambda results: [
-                self._build_sequence(one, spec, position=position)
-                for position, one in enumerate(results)
-            ],
+            prepare=lambda results: self._build_sequences(results, spec),
             outputs=self.embedder.outputs(embed_spec),
             size_bytes=size_bytes,
             max_tokens=properties.max_tokens,
@@ -182,18 +179,35 @@ class SimilarityReranker:
                 metadata={"label": "TOO_MANY_VECTORS", "bytes": str(size)},
             )
 
-    def _build_sequence(
-        self, result: TokenizeResult, spec: RerankSpec, *, position: int
-    ) -> TokenSequence | errors.EngineError:
+    def _limit_tokens(self, position: int, spec: RerankSpec) -> int:
         limit = self.embedder.properties.max_tokens
-        own_limit = (spec.max_tokens or limit) if position else self.max_query_tokens
-        return self.embedder.build_sequence(
-            result,
-            max_tokens=min(own_limit, limit),
-            truncation=spec.truncation,
-            field=field_of(position),
-            task=spec.tasks[1 if position else 0],
-        )
+        return min((spec.max_tokens or limit) if position else self.max_query_tokens, limit)
+
+    def _limit_characters(self, position: int, spec: RerankSpec) -> int:
+        prompt = spec.document_prompt if position else spec.query_prompt
+        tokens = self._limit_tokens(position, spec)
+        return self.embedder.limit_characters(tokens, spec.truncation, prompt)
+
+    def _build_sequences(
+        self, results: Sequence[TokenizeResult], spec: RerankSpec
+    ) -> list[TokenSequence | errors.EngineError]:
+        limits = [self._limit_tokens(position, spec) for position in (0, 1)]
+        prompts = (spec.query_prompt, spec.document_prompt)
+        prompt_tokens = [
+            self.embedder.count_prompt_tokens(prompt, limit)
+            for prompt, limit in zip(prompts, limits, strict=True)
+        ]
+        return [
+            self.embedder.build_sequence(
+                result,
+                max_tokens=limits[min(position, 1)],
+                truncation=spec.truncation,
+                field=field_of(position),
+                task=spec.tasks[min(position, 1)],
+                prompt_tokens=prompt_tokens[min(position, 1)],
+            )
+            for position, result in enumerate(results)
+        ]
 
 
 # Each compares the first embedding, the query's, with the others; returns float32 [documents].

@@ -15,11 +15,13 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.prompts import TASKS_KEY
 from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.graphs.encoders import encoder
 from embedgrpc.models.graphs.encoders.backbone import build_backbone
 from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.graphs.encoders.mlm_head import build_mlm_head
 from embedgrpc.models.graphs.encoders.model_types import INPUTS
+from embedgrpc.models.graphs.encoders.token_rows import append_mask, append_rows
 from embedgrpc.models.graphs.exports.inputs import bind_inputs
 from embedgrpc.models.graphs.exports.logits import (
     check_vocabulary,
@@ -32,6 +34,7 @@ from embedgrpc.models.graphs.exports.m3 import (
     find_m3_hidden,
     find_m3_outputs,
 )
+from embedgrpc.models.graphs.exports.names import clear_names
 from embedgrpc.models.graphs.exports.onnx_file import move_weights, read_export
 from embedgrpc.models.graphs.exports.vectors import (
     check_no_heads,
@@ -40,7 +43,13 @@ from embedgrpc.models.graphs.exports.vectors import (
     find_hidden,
     find_pooled,
 )
+from embedgrpc.models.graphs.exports.vocabulary_head import cut_vocabulary_head
 from embedgrpc.models.graphs.heads.last_token import append_last_token_score
+from embedgrpc.models.graphs.heads.logit_score import (
+    TokenRows,
+    append_logit_score,
+    read_token_rows,
+)
 from embedgrpc.models.graphs.heads.pooling import append_embedding_head, append_outputs
 from embedgrpc.models.graphs.heads.token_outputs import (
     append_token_embeddings,
@@ -48,7 +57,7 @@ from embedgrpc.models.graphs.heads.token_outputs import (
     append_vocabulary_weights,
 )
 from embedgrpc.models.graphs.output_sizes import output_sizes
-from embedgrpc.models.graphs.outputs import LOGITS
+from embedgrpc.models.graphs.outputs import LOGITS, PROMPT_TOKENS
 from embedgrpc.models.graphs.probe import check_batching
 from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
@@ -97,6 +106,8 @@ def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Pa
     Raises:
         ModelError: The file cannot be used, or does not fit the properties.
     """
+    if properties.table is not None:
+        return _build_table(weight_file, properties, properties.table, folder)
     if properties.weight_type is WeightType.FLOAT32:
         return _build_plain(weight_file, properties, folder)
     with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
@@ -122,18 +133,14 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
             f"{config.path}: {TASKS_KEY} names adapters, which need an ONNX export with an input "
             "task_id: put it at onnx/model.onnx"
         )
-    graph = onnx.GraphProto(name=properties.model_type)
-    _describe_inputs(graph, inputs)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
-    )
+    model = _new_model(properties, inputs)
     with (
         open_tensors(weight_file) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = build_backbone(writer, tensors, config)
         if properties.kind is Kind.CROSS_ENCODER:
-            logits = _append_classifier(writer, tensors, config, hidden)
+            logits = _append_classifier(writer, tensors, config, properties, hidden)
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
         elif properties.splade is not None:
             logits = build_mlm_head(
@@ -145,7 +152,34 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         else:
             outputs = _append_head(writer, properties, hidden)
     _save(model, folder, outputs, properties)
-    return BuiltGraph(inputs, outputs, "float32", writer.weight_bytes)
+    return BuiltGraph(
+        (*inputs, *_prompt_inputs(properties)), outputs, "float32", writer.weight_bytes
+    )
+
+
+def _build_table(
+    weight_file: WeightFile, properties: ModelProperties, table: TokenTable, folder: Path
+) -> BuiltGraph:
+    """Write the graph of a static model: rows of its table in place of an encoder."""
+    inputs = ("input_ids", "attention_mask")
+    model = _new_model(properties, inputs)
+    with (
+        open_tensors(weight_file) as tensors,
+        GraphWriter(folder, model.graph, opset=_OPSET) as writer,
+    ):
+        rows, weight_type = append_rows(writer, tensors, table, properties.weight_type)
+        mask = append_mask(writer, properties, table)
+        outputs = _append_head(writer, properties, rows, attention_mask=mask)
+    _save(model, folder, outputs, properties)
+    return BuiltGraph(inputs, outputs, weight_type, writer.weight_bytes)
+
+
+def _new_model(properties: ModelProperties, inputs: tuple[str, ...]) -> onnx.ModelProto:
+    graph = onnx.GraphProto(name=properties.model_type)
+    _describe_inputs(graph, inputs)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+    )
 
 
 def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
@@ -153,11 +187,13 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
     model = export.model
     pooled = False
     with GraphWriter(folder, model.graph, opset=export.opset) as writer:
+        # First: what it removes need not be written.
+        cut = cut_vocabulary_head(model, weight_file, properties)
         move_weights(writer, weight_file, model)
         inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
         if properties.kind is Kind.CROSS_ENCODER:
-            outputs: tuple[str, ...] = (find_logits(writer, weight_file, properties),)
+            outputs: tuple[str, ...] = (_append_score(writer, weight_file, properties, cut),)
             exported = m3 = None
         elif properties.splade is not None:
             logits = find_token_logits(writer, weight_file, properties)
@@ -199,33 +235,72 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
         if export.quantized
         else _TOLERANCES.get(export.weight_type, _HALF_TOLERANCE),
     )
-    return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
+    return BuiltGraph(
+        (*inputs, *_prompt_inputs(properties)), outputs, export.weight_type, writer.weight_bytes
+    )
+
+
+def _append_score(
+    writer: GraphWriter,
+    weight_file: WeightFile,
+    properties: ModelProperties,
+    cut: tuple[str, TokenRows] | None,
+) -> str:
+    """Name the logit of a cross-encoder, or of a causal model without its head, as an output."""
+    if cut is None:
+        return find_logits(writer, weight_file, properties)
+    hidden, head = cut
+    logits = append_logit_score(writer, clear_names(writer, hidden), head)
+    return writer.output(logits, LOGITS)
 
 
 def _append_classifier(
-    writer: GraphWriter, tensors: Tensors, config: JsonObject, hidden: str
+    writer: GraphWriter,
+    tensors: Tensors,
+    config: JsonObject,
+    properties: ModelProperties,
+    hidden: str,
 ) -> str:
+    score = properties.logit_score
+    if score is not None:
+        head = read_token_rows(tensors, config, score.token_ids)
+        return append_logit_score(writer, hidden, head)
     family = FAMILIES.get(config.text("model_type", default=""))
     if family is None:
         return append_last_token_score(writer, tensors, config, hidden)
     return encoder.build_classifier(writer, tensors, config, family, hidden)
 
 
-def _append_head(writer: GraphWriter, properties: ModelProperties, hidden: str) -> tuple[str, ...]:
+def _append_head(
+    writer: GraphWriter,
+    properties: ModelProperties,
+    hidden: str,
+    *,
+    attention_mask: str = "attention_mask",
+) -> tuple[str, ...]:
+    for name in _prompt_inputs(properties):
+        value = helper.make_tensor_value_info(name, TensorProto.INT64, ["batch"])
+        writer.graph.input.append(value)
     outputs = append_embedding_head(
         writer,
         hidden=hidden,
-        attention_mask="attention_mask",
+        attention_mask=attention_mask,
         hidden_size=properties.token_dimensions,
         poolings=properties.poolings,
         layers=properties.dense_layers,
         normalize=properties.normalize,
+        prompt_tokens="".join(_prompt_inputs(properties)),
     )
     if properties.sparse_head is not None:
         outputs += (append_token_weights(writer, properties.sparse_head, hidden),)
     if properties.multi_vector_head is not None:
         outputs += (append_token_embeddings(writer, properties.multi_vector_head, hidden),)
     return outputs
+
+
+def _prompt_inputs(properties: ModelProperties) -> tuple[str, ...]:
+    """Return the name of the input that says how many tokens a prompt has, if it matters."""
+    return () if properties.include_prompt or not properties.poolings else (PROMPT_TOKENS,)
 
 
 def _describe_inputs(graph: onnx.GraphProto, names: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
-from embedgrpc.models.graphs.encoders.decoder_families import DECODERS
+from embedgrpc.models.graphs.encoders.decoder_families import CAP_KEY, DECODERS
 from embedgrpc.models.kinds import Truncation, WeightType
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
@@ -47,10 +47,29 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "output": properties.output,
             "task_id": properties.task_id,
             "weight_type": properties.weight_type,
+            "logit_score": _describe_logit_score(properties),
             "config": properties.config,
+            **_describe_table(properties),
+            **({} if properties.include_prompt else {"include_prompt": False}),
         },
         sort_keys=True,
     )
+
+
+def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
+    """Describe what few models have; what a model lacks leaves its hash as it was before."""
+    rare = {
+        "max_active_dims": properties.max_active_dims,
+        "truncate_dim": properties.truncate_dim,
+        "accepted_keys": dict(properties.accepted_keys),
+        "logit_score": properties.logit_score and _describe_logit_score(properties),
+        "excludes_prompt": not properties.include_prompt,
+        "tasks": dict(properties.tasks),
+        "truncation": "" if properties.truncation is Truncation.END else properties.truncation,
+        # Earlier int8 graphs had one scale for a whole batch.
+        "activation_scales": "tokens" if properties.weight_type is WeightType.INT8 else "",
+    }
+    return {name: value for name, value in rare.items() if value}
 
 
 def hash_meaning(
@@ -88,24 +107,19 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
-    if properties.weight_type is WeightType.INT8:
-        # Earlier graphs had one scale for a whole batch.
-        meaning["activation_scales"] = "tokens"
-    if properties.max_active_dims:
-        meaning["max_active_dims"] = properties.max_active_dims
-    if properties.accepted_keys:
-        meaning["accepted_keys"] = dict(properties.accepted_keys)
-    if properties.tasks:
-        meaning["tasks"] = dict(properties.tasks)
-    if properties.truncation is not Truncation.END:
-        meaning["truncation"] = properties.truncation
+    meaning |= _describe_rare(properties)
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
+    if properties.table is not None:
+        meaning |= _describe_table(properties)
+        return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
     settings = read_tokenizer_settings(folder, properties.folder)
     meaning["tokenizer"] = settings.describe()
     template = read_chat_template(properties)
     if template is not None:
         meaning["chat_template"] = [template.text, template.has_parts]
+        if template.variables:
+            meaning["chat_template_variables"] = dict(template.variables)
     return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
 
 
@@ -120,6 +134,25 @@ def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     return [splade.strategy, splade.logarithms] if splade else None
 
 
+def _describe_logit_score(properties: ModelProperties) -> list[int | None] | None:
+    """Describe which logits make the score of a causal model."""
+    score = properties.logit_score
+    return [score.true_token_id, score.false_token_id] if score else None
+
+
+def _describe_table(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe how the table of a static model is read; empty for other models."""
+    table = properties.table
+    if table is None:
+        return {}
+    described: dict[str, Any] = {"name": table.name, "of_model2vec": table.of_model2vec}
+    if table.of_model2vec:
+        # The graph drops the unknown token, whose id the tokenizer says.
+        path = properties.transformer_folder / "tokenizer.json"
+        described["tokenizer"] = hash_file(path, properties.folder)
+    return {"table": described}
+
+
 def _describe_layers(properties: ModelProperties) -> list[Any]:
     """Describe the modules after pooling, without their folders."""
     return [
@@ -132,4 +165,6 @@ def describe_encoder(weight_file: WeightFile, properties: ModelProperties) -> Ma
     if weight_file.format is Format.ONNX:
         return {}  # the graph holds them
     keys = (*_ENCODER_KEYS, *(_DECODER_KEYS if properties.model_type in DECODERS else ()))
+    if properties.logit_score:
+        keys = (*keys, CAP_KEY)
     return {key: properties.config[key] for key in keys if key in properties.config}

@@ -13,6 +13,7 @@ from embedgrpc.libraries.onnx_runtime import NoKernelError, onnxruntime
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.output_sizes import output_sizes
+from embedgrpc.models.graphs.outputs import PROMPT_TOKENS
 from embedgrpc.models.kinds import PaddingSide
 from embedgrpc.models.sources.weight_file import WeightFile
 
@@ -166,7 +167,7 @@ def _run(
 def _feed(session: Any, ids: IntArray, mask: IntArray) -> dict[str, IntArray]:
     """Return the inputs of a session, by name, for token ids and mask, int64 [batch, tokens]."""
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-    feeds["task_id"] = np.zeros(len(mask), np.int64)
+    feeds["task_id"] = feeds[PROMPT_TOKENS] = np.zeros(len(mask), np.int64)
     wanted = {value.name for value in session.get_inputs()}
     return {name: value for name, value in feeds.items() if name in wanted}
 

@@ -38,6 +38,7 @@ from embedgrpc.server.loading.prepared_model import (
     PreparedModel,
     RunnableGraph,
     default_batch_tokens,
+    overhead_tokens,
 )
 from embedgrpc.server.settings.model_settings import default_model
 from embedgrpc.server.settings.settings import Settings
@@ -253,8 +254,16 @@ def _prepare_here(
         weight_bytes=built.weight_bytes,
         place=str(built.path),
     )
-    tokens = default_batch_tokens(on_gpu=backend.device != "cpu")
-    return PreparedModel(files, described, tokenizer, runnable, backend, tokens)
+    has_table = described.table is not None
+    return PreparedModel(
+        files,
+        described,
+        tokenizer,
+        runnable,
+        backend,
+        default_batch_tokens(on_gpu=backend.device != "cpu", has_table=has_table),
+        overhead_tokens=overhead_tokens(has_table=has_table),
+    )
 
 
 def _choose_method(model: ServedModel, prepared: PreparedModel) -> RerankMethod | None:
@@ -303,6 +312,7 @@ def _assemble(
     else:
         cross_encoder = reranker = CrossEncoder(*common)
         probe = cross_encoder.probe
+    around = prepared.tokenizer.pair_texts
     return LoadedModel(
         properties=prepared.properties,
         revision=prepared.files.revision,
@@ -310,6 +320,7 @@ def _assemble(
         embedder=embedder,
         embed_options=embed_options,
         reranker=reranker,
+        renders_instruction=around is not None and around.instructed is not None,
         probe=probe,
         encodings=tuple(Encoding) if embedder else (),
         weight_type=prepared.graph.weight_type,
