@@ -121,8 +121,6 @@ def _session_options(*, intra_op_threads: int, spin_duration_us: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = LOG_FATAL
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # Products of uint8 and int8 overflow on x86 CPUs without VNNI; there, weights become uint8.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     # Patterns are kept per shape, and few batches have the same shape. The arena stays on and grows
     # by default: over random shapes it was fastest, with the lowest peak (216 MiB for a model of
     # 90 MiB; 370 without the arena, 400 if it grows only as requested).

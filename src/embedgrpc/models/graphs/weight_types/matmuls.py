@@ -17,7 +17,7 @@ from embedgrpc.models.graphs.writer import EXACT_PREFIX, GraphWriter, import_dom
 Weight = TypeVar("Weight")
 
 _MATRIX_RANK = 2
-_COLUMNS_MIN = 16
+_COLUMNS_MIN = 8
 
 
 class Conversion(Protocol[Weight]):
