@@ -90,7 +90,9 @@ def _read_modernbert(config: JsonObject) -> RotaryConfig:
     """
     size = _read_head_size(config)
     positions = config.count("max_position_embeddings")
-    given, older = config.table("rope_parameters"), config.table("rope_scaling")
+    given = config.table("rope_parameters")
+    if config.values.get("rope_scaling"):
+        raise config.wrong("rope_scaling", "null: put the scaling into rope_parameters")
     if given.keys() - {_FULL, _SLIDING}:
         raise config.wrong("rope_parameters", f"an object with {_FULL} and {_SLIDING}")
     nested = JsonObject(config.path, given)
@@ -99,7 +101,7 @@ def _read_modernbert(config: JsonObject) -> RotaryConfig:
         (_FULL, "global_rope_theta", _GLOBAL_BASE),
         (_SLIDING, "local_rope_theta", _LOCAL_BASE),
     ):
-        parameters = JsonObject(config.path, {**nested.table(kind), **older})
+        parameters = JsonObject(config.path, nested.table(kind))
         own = config.number(key, default=base)
         rotations.append(read_rotation(parameters, size=size, base=own, positions=positions))
     pooling = config.text("classifier_pooling", default="cls")
