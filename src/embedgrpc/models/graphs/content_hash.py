@@ -56,6 +56,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "output": properties.output,
             "task_id": properties.task_id,
             "weight_type": properties.weight_type,
+            "logit_score": _describe_logit_score(properties),
             "config": properties.config,
             **_describe_table(properties),
         },
@@ -104,6 +105,8 @@ def hash_meaning(
         meaning["truncate_dim"] = properties.truncate_dim
     if properties.accepted_keys:
         meaning["accepted_keys"] = dict(properties.accepted_keys)
+    if properties.logit_score:
+        meaning["logit_score"] = _describe_logit_score(properties)
     if properties.tasks:
         meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
@@ -118,6 +121,8 @@ def hash_meaning(
     template = read_chat_template(properties)
     if template is not None:
         meaning["chat_template"] = [template.text, template.has_parts]
+        if template.variables:
+            meaning["chat_template_variables"] = dict(template.variables)
     return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
 
 
@@ -130,6 +135,12 @@ def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     """Describe how logits become a sparse vector."""
     splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
+
+
+def _describe_logit_score(properties: ModelProperties) -> list[int | None] | None:
+    """Describe which logits make the score of a causal model."""
+    score = properties.logit_score
+    return [score.true_token_id, score.false_token_id] if score else None
 
 
 def _describe_table(properties: ModelProperties) -> Mapping[str, Any]:
