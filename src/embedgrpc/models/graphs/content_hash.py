@@ -59,6 +59,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "logit_score": _describe_logit_score(properties),
             "config": properties.config,
             **_describe_table(properties),
+            **({} if properties.include_prompt else {"include_prompt": False}),
         },
         sort_keys=True,
     )
@@ -107,6 +108,8 @@ def hash_meaning(
         meaning["accepted_keys"] = dict(properties.accepted_keys)
     if properties.logit_score:
         meaning["logit_score"] = _describe_logit_score(properties)
+    if not properties.include_prompt:
+        meaning["include_prompt"] = False
     if properties.tasks:
         meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
