@@ -141,12 +141,11 @@ _MORE_KEYS = {
             "hidden_activation norm_eps norm_bias attention_bias mlp_bias layer_types"
             " global_attn_every_n_layers local_attention global_rope_theta local_rope_theta"
             " rope_parameters rope_scaling classifier_pooling classifier_activation classifier_bias"
+            " decoder_bias"
         ),
         harmless=_words(
             "initializer_cutoff_factor embedding_dropout mlp_dropout deterministic_flash_attn"
             " sparse_prediction sparse_pred_ignore_index reference_compile repad_logits_with_grad"
-            # The weights say whether the masked-language head has a bias.
-            " decoder_bias"
         ),
     ),
     "nomic_bert": Keys(

@@ -36,7 +36,7 @@ _ROTARY_KEYS = (
     "mlp_bias", "norm_bias", "layer_types", "global_attn_every_n_layers", "local_attention",
     "global_rope_theta", "local_rope_theta", "rope_theta", "rope_scaling", "rope_parameters",
     "rotary_emb_base", "max_position_embeddings", "type_vocab_size", "classifier_pooling",
-    "classifier_activation", "classifier_bias",
+    "classifier_activation", "classifier_bias", "decoder_bias",
 )  # fmt: skip
 
 

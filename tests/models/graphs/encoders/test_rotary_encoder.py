@@ -1,6 +1,7 @@
 """Encoders with rotary positions: ModernBERT, NomicBERT and gte."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
+from tests.models.sparse_vectors import assert_reference
 
 NAMES = ("modernbert-mean", "nomic-mean", "gte-cls", "gte-new-cls")
 PLAIN = ("input_ids", "attention_mask")
@@ -131,6 +133,44 @@ def test_a_key_changes_vectors_and_fingerprint(
     vectors = _vectors(folder, tmp_path / "cache")
     wanted = np.array(expected(name)["outputs"]["default"]["vectors"])
     assert np.abs(vectors - wanted).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["splade-modernbert", "splade-gte"])
+def test_masked_language_heads(tmp_path: Path, name: str) -> None:
+    """Sparse vectors are those of the reference."""
+    assert_reference(Runner.load(FIXTURES / name, tmp_path), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("splade-modernbert", "decoder.bias"),
+        ("splade-modernbert", "head.dense.weight"),
+        ("splade-gte", "lm_head.dense.bias"),
+        ("splade-gte", "lm_head.norm.bias"),
+    ],
+)
+def test_every_tensor_of_the_masked_language_head_is_checked(
+    tmp_path: Path, name: str, tensor: str
+) -> None:
+    """A bias may only be missing where config.json says so."""
+    folder = copy_fixture(name, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[tensor]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=f"config.json: {tensor} is missing"):
+        _prepare(folder, tmp_path / "cache")
+
+
+def test_the_head_of_the_older_code(tmp_path: Path) -> None:
+    """It has another prefix."""
+    folder = copy_fixture("splade-gte", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {re.sub(r"^gte\.", "new.", name): values for name, values in tensors.items()}
+    save_file(renamed, folder / "model.safetensors")
+    rotation = {"rope_parameters": None, "rope_theta": 160_000.0}
+    edit_json(folder / "config.json", model_type="new", **rotation)
+    assert_reference(Runner.load(folder, tmp_path / "cache"), "splade-gte")
 
 
 def test_older_and_newer_keys_say_the_same(tmp_path: Path) -> None:

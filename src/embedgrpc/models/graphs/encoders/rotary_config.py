@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.graphs.encoders.config import read_activation
+from embedgrpc.models.graphs.encoders.config import read_activation, read_epsilon
 from embedgrpc.models.graphs.encoders.rotary import Rotation, read_rotation
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -114,7 +114,7 @@ def _read_modernbert(config: JsonObject) -> RotaryConfig:
         intermediate_size=config.size("intermediate_size"),
         vocabulary_size=config.size("vocab_size"),
         token_types=0,
-        epsilon=_read_epsilon(config, "norm_eps", default=1e-5),
+        epsilon=read_epsilon(config, "norm_eps", default=1e-5),
         activation=read_activation(config, "hidden_activation", default="gelu"),
         windows=_read_windows(config),
         rotation=rotations[0],
@@ -216,7 +216,7 @@ def _read_nomic_bert(config: JsonObject) -> RotaryConfig:
         intermediate_size=config.size("intermediate_size"),
         vocabulary_size=-(-vocabulary_size // multiple) * multiple,
         token_types=2 if types is None else types,
-        epsilon=_read_epsilon(config, "layer_norm_eps", default=1e-12),
+        epsilon=read_epsilon(config, "layer_norm_eps", default=1e-12),
         activation=read_activation(config, "hidden_act", default="silu"),
         windows=(0,) * config.size("num_hidden_layers"),
         rotation=rotation,
@@ -261,7 +261,7 @@ def _read_gte(config: JsonObject) -> RotaryConfig:
         intermediate_size=config.size("intermediate_size"),
         vocabulary_size=config.size("vocab_size"),
         token_types=1 if types is None else types,
-        epsilon=_read_epsilon(config, "layer_norm_eps", default=1e-12),
+        epsilon=read_epsilon(config, "layer_norm_eps", default=1e-12),
         activation=read_activation(config, "hidden_act", default="gelu"),
         windows=(0,) * config.size("num_hidden_layers"),
         rotation=rotation,
@@ -334,13 +334,6 @@ def _read_head_size(config: JsonObject) -> int:
     if config.count("head_dim") not in (None, size):
         raise config.wrong("head_dim", f"{size}, which is hidden_size over num_attention_heads")
     return size
-
-
-def _read_epsilon(config: JsonObject, key: str, *, default: float) -> float:
-    epsilon = config.number(key, default=default)
-    if not 0 < epsilon < 1:
-        raise config.wrong(key, "a small number")
-    return epsilon
 
 
 # By `model_type` of config.json.
