@@ -9,7 +9,7 @@ from typing import Any
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
-from embedgrpc.models.graphs.encoders.decoder_families import DECODERS
+from embedgrpc.models.graphs.encoders.decoder_families import CAP_KEY, DECODERS
 from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.weight_file import Format, WeightFile
@@ -176,4 +176,6 @@ def describe_encoder(weight_file: WeightFile, properties: ModelProperties) -> Ma
         keys += _DECODER_KEYS
     elif properties.model_type in ROTARY_FAMILIES:
         keys += _ROTARY_KEYS
+    if properties.logit_score:
+        keys = (*keys, CAP_KEY)
     return {key: properties.config[key] for key in keys if key in properties.config}
