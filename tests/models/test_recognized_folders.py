@@ -49,6 +49,16 @@ def _own_module(folder: Path) -> None:
     path.write_text(json.dumps(entries))
 
 
+def _first_module(name: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "modules.json"
+        entries = json.loads(path.read_text())
+        entries[0]["type"] = f"sentence_transformers.models.{name}"
+        path.write_text(json.dumps(entries))
+
+    return apply
+
+
 def _fixed_batch(folder: Path) -> None:
     def fix(model: onnx.ModelProto) -> None:
         for value in model.graph.input:
@@ -71,6 +81,9 @@ def _fixed_batch(folder: Path) -> None:
         ("bert-mean", _adapter_alone, r"adapter_config\.json.*merge_and_unload"),
         ("bert-mean", _adapter_beside_weights, r"adapter_config\.json.*merge_and_unload"),
         ("bert-mean", _torch_shards, r"pytorch_model\.bin\.index\.json names shards"),
+        ("bert-mean", _first_module("Router"), r"'Router' is not supported.*save each route"),
+        ("bert-mean", _first_module("Asym"), r"'Asym' is not supported.*save each route"),
+        ("bert-mean", _first_module("SparseStaticEmbedding"), "serve the model of its documents"),
         ("bert-mean", _own_module, r"'my_modules\.Pooling' is code of the model's own"),
         ("bert-cls", _fixed_batch, r"free batch and length, not \[1, 32\].*dynamic axes"),
     ],
