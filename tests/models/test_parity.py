@@ -58,6 +58,7 @@ def embedding(
         "cross-qwen2-causal",
         "cross-qwen2-causal without onnx",
         "cross-gemma-causal",
+        "cross-gemma-causal without onnx",
         "cross-qwen3-template without onnx",
     ],
 )

@@ -105,6 +105,7 @@ CONFIG = Keys(
     },
 )
 _ENCODERS = _words("bert roberta xlm-roberta camembert distilbert mpnet electra albert")
+_EXPORT_IT = "export the model to onnx/model.onnx"
 _ROTATION = _words("rope_theta rope_scaling rope_parameters")
 _QWEN2 = Keys(
     followed=_words(
@@ -119,15 +120,22 @@ _MORE_KEYS = {
     "mistral": Keys(
         followed=_words("rms_norm_eps sliding_window is_causal layer_types") | _ROTATION
     ),
+    "gemma": Keys(
+        followed=_words("rms_norm_eps attention_bias is_causal") | _ROTATION,
+        # The reference reads hidden_act instead.
+        harmless=_words("hidden_activation"),
+        refused={"use_bidirectional_attention": _EXPORT_IT},
+    ),
     "gemma3_text": Keys(
         followed=_words(
-            "rms_norm_eps sliding_window sliding_window_pattern layer_types is_causal"
+            "final_logit_softcapping"
+            " rms_norm_eps sliding_window sliding_window_pattern layer_types is_causal"
             " attention_bias hidden_activation query_pre_attn_scalar rope_local_base_freq"
             " use_bidirectional_attention attn_logit_softcapping"
         )
         | _ROTATION,
-        # The reference reads neither: the first is an older name, the second is for words to come.
-        harmless=_words("_sliding_window_pattern final_logit_softcapping cache_implementation"),
+        # The reference reads neither.
+        harmless=_words("_sliding_window_pattern cache_implementation"),
     ),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
-from embedgrpc.models.graphs.encoders.decoder_families import DECODERS
+from embedgrpc.models.graphs.encoders.decoder_families import CAP_KEY, DECODERS
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
@@ -163,4 +163,6 @@ def describe_encoder(weight_file: WeightFile, properties: ModelProperties) -> Ma
     if weight_file.format is Format.ONNX:
         return {}  # the graph holds them
     keys = (*_ENCODER_KEYS, *(_DECODER_KEYS if properties.model_type in DECODERS else ()))
+    if properties.logit_score:
+        keys = (*keys, CAP_KEY)
     return {key: properties.config[key] for key in keys if key in properties.config}
