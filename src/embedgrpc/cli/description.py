@@ -42,7 +42,7 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
     Tokenizer.load(read)
     identity = identify(files, read, cache_dir=settings.cache_dir)
     embeds = read.kind is Kind.EMBEDDING
-    method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER
+    method = _find_method(read)
     origins = read.origins
 
     def defined(name: str, value: Any) -> Property:
@@ -81,11 +81,20 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
         if read.max_active_dims:
             yield defined("max_active_dims", read.max_active_dims)
         yield defined("similarity", read.similarity)
-    else:
+    if read.kind is Kind.CROSS_ENCODER:
         yield defined("activation", read.activation)
+    if read.labels:
+        yield defined("labels", list(read.labels))
+        yield defined("score_function", read.score_function)
     yield Property("rerank_method", method)
     yield Property("keys", list(read.keys))
     yield Property("fingerprint", identity.content_hash)
+
+
+def _find_method(read: properties.ModelProperties) -> RerankMethod | None:
+    if read.kind is Kind.EMBEDDING:
+        return method_for(read.representations)
+    return RerankMethod.CROSS_ENCODER if read.kind is Kind.CROSS_ENCODER else None
 
 
 def _within(path: Path, folder: Path) -> str:

@@ -8,7 +8,6 @@ from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
-from embedgrpc.models.kinds import Kind
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
@@ -67,28 +66,28 @@ class LocalRunner:
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
         truncation = properties.truncation
-        if properties.kind is Kind.CROSS_ENCODER:
-            pairs = [item for item in items if not isinstance(item, str)]
-            if tokenizer.pair_texts is not None:
-                around = tokenizer.pair_texts
-                pairs = [
-                    (around.around_query(query), around.around_document(document))
-                    for query, document in pairs
-                ]
-            queries = tokenizer.encode([prompt + query for query, _ in pairs])
-            documents = tokenizer.encode([document for _, document in pairs])
-            return [
-                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
-                for pair in zip(queries, documents, strict=True)
+        pairs = [item for item in items if not isinstance(item, str)]
+        if tokenizer.pair_texts is not None:
+            around = tokenizer.pair_texts
+            pairs = [
+                (around.around_query(query), around.around_document(document))
+                for query, document in pairs
             ]
-        texts = [prompt + item for item in items if isinstance(item, str)]
-        return [
+        firsts = tokenizer.encode([prompt + first for first, _ in pairs])
+        seconds = tokenizer.encode([second for _, second in pairs])
+        built_pairs = (
+            tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
+            for pair in zip(firsts, seconds, strict=True)
+        )
+        singles = tokenizer.encode([prompt + item for item in items if isinstance(item, str)])
+        built_singles = (
             replace(
                 tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
                 task=properties.default_task,
             )
-            for ids in tokenizer.encode(texts)
-        ]
+            for ids in singles
+        )
+        return [next(built_singles if isinstance(item, str) else built_pairs) for item in items]
 
     def run_batches(
         self, sequences: Sequence[TokenSequence], batches: Iterable[Sequence[int]]

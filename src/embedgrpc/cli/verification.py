@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedgrpc.cli.classifier_reference import ClassifierReference
 from embedgrpc.cli.deviation import compare, is_finite, length_gap
 from embedgrpc.cli.reference import ReferenceRunner, is_reference_installed
 from embedgrpc.cli.runners import Item, LocalRunner, ModelOutputs, Runner
@@ -93,7 +94,13 @@ class Verification:
 
     def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
         texts = read_texts(self.texts) if self.texts else self._sample(runner)
-        return pair_up(texts) if runner.model.properties.kind is Kind.CROSS_ENCODER else texts
+        if runner.model.properties.kind is Kind.EMBEDDING:
+            return texts
+        pairs = pair_up(texts)
+        if runner.model.properties.kind is Kind.CROSS_ENCODER:
+            return pairs
+        # A classifier may be for texts, for pairs, or for both.
+        return [*texts, *pairs] if runner.model.tokenizer.accepts_pairs else texts
 
     def _sample(self, runner: LocalRunner) -> Sequence[str]:
         return sample_texts(runner.max_tokens, runner.model.tokenizer.added_tokens)
@@ -125,6 +132,8 @@ class Verification:
         if not is_reference_installed():
             return None
         model = runner.model
+        if model.properties.kind is Kind.CLASSIFIER:
+            return ClassifierReference(model.files, max_tokens=runner.max_tokens)
         return ReferenceRunner(model.files, model.properties, max_tokens=runner.max_tokens)
 
     def _check_against(

@@ -16,6 +16,7 @@ from embedgrpc.models.folder.key_verdicts import (
     merge_arguments,
     summarize,
 )
+from embedgrpc.models.folder.labels import has_labels, read_labels
 from embedgrpc.models.folder.limits import find_max_tokens, read_transformer_settings
 from embedgrpc.models.folder.model_kind import find_kind
 from embedgrpc.models.folder.modules import read_modules
@@ -29,7 +30,12 @@ from embedgrpc.models.folder.prompts import (
 )
 from embedgrpc.models.folder.provenance import Provenance
 from embedgrpc.models.folder.representations import ServedTokenOutputs, find_representations
-from embedgrpc.models.folder.scoring import activation_places, read_activation, read_similarity
+from embedgrpc.models.folder.scoring import (
+    activation_places,
+    read_activation,
+    read_score_function,
+    read_similarity,
+)
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.folder.truncation_side import find_truncation
 from embedgrpc.models.kinds import (
@@ -57,16 +63,18 @@ class ModelProperties:
 
     Attributes:
         model_type: The architecture, as `config.json` names it.
-        poolings: In order of concatenation; empty for a cross-encoder.
+        poolings: In order of concatenation; only an embedding model has any.
         normalize: Whether vectors are scaled to length 1.
         token_dimensions: Values per token vector of the backbone, from the Pooling module; 0
             without one.
-        dimensions: Values per vector; 0 for a cross-encoder.
+        dimensions: Values per vector; 0 without vectors.
         max_tokens: The longest sequence, special tokens included.
         prompts: By name; a prompt is put in front of a text.
         default_prompt_name: The prompt for requests that name none; empty for no prompt.
         config: `config.json`.
-        representations: The default first; empty for a cross-encoder.
+        activation: What turns a logit into the score of a document; of a classifier, the same as
+            `score_function`.
+        representations: The default first; only an embedding model has any.
         sparse_dimensions: Entries of the vocabulary; 0 without sparse vectors.
         multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
         folder: The model's folder; nothing outside of it is read.
@@ -87,6 +95,9 @@ class ModelProperties:
         multi_vector_head: The layer that makes multi-vectors, if any.
         unweighted_token_ids: Tokens that sparse vectors leave out.
         multi_vector_skip_tokens: Tokens at the start that multi-vectors leave out.
+        labels: The labels of a classifier or cross-encoder, in the order of its logits; empty
+            without any.
+        score_function: What turns logits into the scores of labels.
         max_active_dims: The number of heaviest terms that a sparse vector keeps unless a request
             says otherwise; 0 for all.
         keys: For each file, what is done with its keys.
@@ -129,6 +140,8 @@ class ModelProperties:
     unweighted_token_ids: frozenset[int] = frozenset()
     multi_vector_skip_tokens: int = 0
     max_active_dims: int = 0
+    labels: tuple[str, ...] = ()
+    score_function: Activation = Activation.IDENTITY
     keys: Sequence[str] = ()
     accepted_keys: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -186,6 +199,8 @@ def read(
     kind = find_kind(config, extras, modules)
     check_kind(kind, str(files.folder), overrides)
     _check_not_truncated(extras, modules.dimensions)
+    labels = read_labels(config) if kind is not Kind.EMBEDDING and has_labels(config) else ()
+    score_function = _find_score_function(config, extras, labels, overrides)
     prompts = {**read_prompts(extras), **overrides.prompts}
     found = find_representations(files, config, modules, overrides, served)
     limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
@@ -202,6 +217,10 @@ def read(
     provenance.note_first("tasks", [(config, TASKS_KEY)])
     provenance.note_first("similarity", [(extras, "similarity_fn_name")])
     provenance.note_first("activation", activation_places(config, extras))
+    provenance.note_first("labels", [(config, "id2label"), (config, "num_labels")])
+    provenance.note_first(
+        "score_function", [*activation_places(config, extras), (config, "problem_type")]
+    )
     provenance.note_first("truncation", [(truncation_file, truncation_key)])
     provenance.note_first(
         "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
@@ -219,7 +238,9 @@ def read(
         default_prompt_name=find_default_prompt_name(extras, prompts, overrides),
         similarity=overrides.similarity
         or read_similarity(extras, default=Similarity.DOT if modules.splade else Similarity.COSINE),
-        activation=overrides.activation or read_activation(config, extras),
+        activation=score_function
+        if kind is Kind.CLASSIFIER
+        else overrides.activation or read_activation(config, extras),
         padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
         pad_token_id=find_pad_token_id(folder, root, config, tokenizer_config)
         if overrides.pad_token_id is None
@@ -245,6 +266,8 @@ def read(
         unweighted_token_ids=found.unweighted_token_ids,
         multi_vector_skip_tokens=found.multi_vector_skip_tokens,
         max_active_dims=extras.count("max_active_dims") or 0,
+        labels=labels,
+        score_function=score_function,
         keys=summarize(verdicts, root),
         accepted_keys=accepted,
         origins=provenance.origins,
@@ -255,6 +278,14 @@ def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) ->
     """Return the name of the file of weights; empty if there is none."""
     place = folder.relative_to(files.folder)
     return overrides.file or choose_weights(lambda name: files.has(str(place / name))) or ""
+
+
+def _find_score_function(
+    config: JsonObject, extras: JsonObject, labels: Sequence[str], overrides: ModelOverrides
+) -> Activation:
+    if not labels:
+        return Activation.IDENTITY
+    return overrides.activation or read_score_function(config, extras, label_count=len(labels))
 
 
 def _check_not_truncated(extras: JsonObject, dimensions: int) -> None:

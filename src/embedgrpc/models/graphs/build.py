@@ -127,8 +127,10 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = encoder.build(writer, tensors, config, family)
-        if properties.kind is Kind.CROSS_ENCODER:
-            logits = encoder.build_classifier(writer, tensors, config, family, hidden)
+        if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
+            logits = encoder.build_classifier(
+                writer, tensors, config, family, hidden, label_count=len(properties.labels)
+            )
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
         elif properties.splade is not None:
             logits = build_mlm_head(
@@ -151,7 +153,7 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
         move_weights(writer, weight_file, model)
         inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
-        if properties.kind is Kind.CROSS_ENCODER:
+        if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
             outputs: tuple[str, ...] = (find_logits(writer, weight_file, properties),)
             exported = m3 = None
         elif properties.splade is not None:

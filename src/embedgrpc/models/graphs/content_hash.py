@@ -8,7 +8,7 @@ from typing import Any
 
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 from embedgrpc.models.tokenizers.chat_template import read_chat_template
@@ -78,6 +78,11 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
+    if properties.labels and (
+        properties.kind is Kind.CLASSIFIER or properties.score_function is not properties.activation
+    ):
+        meaning["labels"] = properties.labels
+        meaning["score_function"] = properties.score_function
     if properties.max_active_dims:
         meaning["max_active_dims"] = properties.max_active_dims
     if properties.accepted_keys:
