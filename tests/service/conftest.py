@@ -60,9 +60,14 @@ def target(cache_dir: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def fixture_target(cache_dir: Path) -> Iterator[str]:
+def fixture_target(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with several models from local folders."""
     flags = [flag for name in FOLDERS for flag in ("--model", str(FIXTURES / name))]
+    vocabulary = tmp_path_factory.mktemp("models") / "vocabulary"
+    shutil.copytree(
+        FIXTURES / "bert-mean", vocabulary, ignore=shutil.ignore_patterns("tokenizer.json")
+    )
+    flags += ["--model", f"vocabulary={vocabulary}"]
     with running_server(*flags, cache_dir=cache_dir) as address:
         yield address
 

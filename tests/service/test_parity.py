@@ -73,6 +73,34 @@ def test_local_folders_give_the_vectors_of_the_reference(fixture_client: Client,
         assert answer.token_counts.tolist() == counts, entry
 
 
+def test_a_vocabulary_is_enough(fixture_client: Client) -> None:
+    """A BERT model with `vocab.txt` and no `tokenizer.json` has the vectors of the reference."""
+    reference = expected("bert-mean")
+    answer = fixture_client.embed(reference["texts"], model="vocabulary")
+    wanted = np.array(reference["outputs"]["default"]["vectors"], np.float32)
+    assert np.abs(answer.vectors - wanted).max() <= reference["tolerance"]
+
+
+@pytest.mark.parametrize("name", ["bert-mean", "vocabulary", "xlmr-metaspace"])
+def test_blanks_before_words_do_not_count(fixture_client: Client, name: str) -> None:
+    """A text of 20,000 blanks and then words has the vector of the words."""
+    words = "the river flows to the sea"
+    plain, blanks, mixed = fixture_client.embed(
+        [words, " " * 20_000 + words, " \t\n " * 5_000 + words], model=name
+    ).vectors
+    assert np.abs(blanks - plain).max() <= 1e-6
+    assert np.abs(mixed - plain).max() <= 1e-6
+
+
+def test_blanks_before_a_document_do_not_count(fixture_client: Client) -> None:
+    """Nor do those before the texts of a pair."""
+    documents = ["the sea", " " * 20_000 + "the sea"]
+    results = fixture_client.rerank("rivers", documents, model="cross-bert").results
+    padded = fixture_client.rerank(" " * 20_000 + "rivers", documents, model="cross-bert").results
+    scores = [one.score for one in (*results, *padded)]
+    assert max(scores) - min(scores) <= 1e-6
+
+
 @pytest.mark.parametrize("name", CROSS)
 def test_cross_encoders_give_the_scores_of_the_reference(fixture_client: Client, name: str) -> None:
     """Logits, sigmoids and the default scale agree for every pair, over-long ones included."""
@@ -249,7 +277,7 @@ def test_a_prompt_of_a_cross_encoder_goes_before_the_query(cache_dir: Path, tmp_
 def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
     """The list has every model, by id, with what its files say."""
     models = {model.id: model for model in fixture_client.list_models()}
-    assert list(models) == sorted([*DENSE, *CROSS, "splade-bert"])
+    assert list(models) == sorted([*DENSE, *CROSS, "splade-bert", "vocabulary"])
     for name in DENSE:
         settings = expected(name).get("settings")
         if settings is None:

@@ -13,7 +13,7 @@ from embedgrpc.machine.memory import available_memory_bytes
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.sources.source import find_local
 from embedgrpc.models.sources.triton_source import is_triton_source
-from embedgrpc.server.settings.configuration import Configuration, SettingsError
+from embedgrpc.server.settings.configuration import Configuration
 from embedgrpc.server.settings.model_settings import ModelSettings, default_model
 from embedgrpc.server.settings.settings import MIB, Settings, settings_by_group
 from embedgrpc.server.settings.worst_case import client_bytes, memory_warning
@@ -34,10 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print the settings; return 0, or 2 if they cannot be used."""
-    try:
-        configuration = read_configuration(parsed)
-    except SettingsError as error:
-        return report(error, code=2)
+    configuration = read_configuration(parsed)
     settings = configuration.settings
     for line in _as_toml(configuration):
         print(line)

@@ -44,7 +44,14 @@ def run_command(arguments: Sequence[str]) -> int:
     parsed = parser.parse_args(arguments)
     if not name:
         parser.error(f"give a command: {', '.join(_COMMANDS)}")
-    code: int = parsed.run(parsed)
+    # The command has imported both already.
+    from embedgrpc.cli.failure import report  # noqa: PLC0415 - see above
+    from embedgrpc.server.settings.configuration import SettingsError  # noqa: PLC0415 - see above
+
+    try:
+        code: int = parsed.run(parsed)
+    except SettingsError as error:
+        return report(error, code=2)
     return code
 
 

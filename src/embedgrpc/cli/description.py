@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from embedgrpc.cli.validated import check_validated
 from embedgrpc.engine.tasks.similarity import method_for
 from embedgrpc.models.folder import properties
+from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.graphs.stored_type import find_stored_type
 from embedgrpc.models.kinds import Kind, RerankMethod
@@ -58,7 +59,7 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
     yield Property("weights_format", identity.weight_file.format)
     yield Property("weights_type", find_stored_type(identity.weight_file))
     yield Property("weights_bytes", sum(path.stat().st_size for path in weights))
-    yield Property("tokenizer", _within(read.transformer_folder / "tokenizer.json", files.folder))
+    yield Property("tokenizer", _within(find_tokenizer_file(read.transformer_folder), files.folder))
     yield defined("max_tokens", read.max_tokens)
     yield defined("truncation", read.truncation)
     yield defined("padding_side", read.padding_side)

@@ -4,7 +4,6 @@ import argparse
 
 from embedgrpc.cli.failure import report
 from embedgrpc.cli.flags import add_flags, read_configuration
-from embedgrpc.server.settings.configuration import SettingsError
 
 _ADDRESSES = ("address", "health_address")
 # Hosts that stand for all addresses of this machine, and the one to call instead.
@@ -32,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print the statuses; return 0, 1 or 2 as the description says."""
-    try:
-        settings = read_configuration(parsed).settings
-    except SettingsError as error:
-        return report(error, code=2)
+    settings = read_configuration(parsed).settings
     # Late, so that help and wrong settings need not wait for gRPC.
     from embedgrpc.client import Client, EmbedGrpcError, HealthStatus  # noqa: PLC0415 - see above
 

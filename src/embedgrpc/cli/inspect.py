@@ -9,7 +9,6 @@ from embedgrpc.cli.failure import report
 from embedgrpc.cli.flags import add_flags, add_model_flags, model_keys, read_configuration
 from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
-from embedgrpc.server.settings.configuration import SettingsError
 from embedgrpc.server.telemetry import logs
 
 # A longer value pushes its origin to the right.
@@ -33,12 +32,12 @@ def run(parsed: argparse.Namespace) -> int:
     # Late, so that help need not wait for NumPy.
     from embedgrpc.cli.description import describe  # noqa: PLC0415 - see above
 
+    settings = read_configuration(parsed).settings
+    logs.configure_for_terminal(settings.log_level)
     try:
-        settings = read_configuration(parsed).settings
-        logs.configure_for_terminal(settings.log_level)
         model = find_model(settings, parsed.source, model_keys(parsed))
         described = list(describe(model, settings))
-    except (SettingsError, ModelError) as error:
+    except ModelError as error:
         return report(error, code=2)
     if parsed.json:
         found = {

@@ -6,7 +6,6 @@ from embedgrpc.cli.failure import report
 from embedgrpc.cli.flags import add_flags, add_model_flags, model_keys, read_configuration
 from embedgrpc.cli.sources import find_model
 from embedgrpc.models.errors import ModelError
-from embedgrpc.server.settings.configuration import SettingsError
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry import logs
@@ -30,10 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Pull each model; return 0, 1 or 2 as the description says."""
-    try:
-        settings = read_configuration(parsed).settings
-    except SettingsError as error:
-        return report(error, code=2)
+    settings = read_configuration(parsed).settings
     logs.configure_for_terminal(settings.log_level)
     code = 0
     for source in parsed.sources:

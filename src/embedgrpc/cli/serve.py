@@ -9,7 +9,6 @@ from embedgrpc.cli.first_call import suggest_call
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.health import target_of
 from embedgrpc.server.process.grpc_core import prepare_core
-from embedgrpc.server.settings.configuration import SettingsError
 from embedgrpc.server.telemetry import logs
 
 if TYPE_CHECKING:
@@ -32,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Serve; return 0 after a graceful stop, 2 for bad settings, 1 otherwise."""
-    try:
-        configuration = read_configuration(parsed)
-    except SettingsError as error:
-        return report(error, code=2)
+    configuration = read_configuration(parsed)
     settings = configuration.settings
     in_json = logs.configure(settings.log_level, settings.log_format)
     for name, suggestion in configuration.unknown_variables.items():

@@ -111,7 +111,7 @@ def run(parsed: argparse.Namespace) -> int:
                 print(_write(model, parsed.folder, execution, settings), flush=True)
             except ModelError as error:
                 code = report(error, code=1)
-    except (SettingsError, RepositoryError, ModelError) as error:
+    except (RepositoryError, ModelError) as error:
         return report(error, code=2)
     return code
 

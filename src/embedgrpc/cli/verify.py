@@ -7,7 +7,6 @@ from pathlib import Path
 from embedgrpc.cli.failure import report
 from embedgrpc.cli.flags import add_flags, add_model_flags, model_keys, read_configuration
 from embedgrpc.cli.sources import find_model
-from embedgrpc.server.settings.configuration import SettingsError
 from embedgrpc.server.telemetry import logs
 
 _SETTINGS = ("cache_dir", "device", "intra_op_threads", "load_timeout_s", "load_memory_bytes")
@@ -39,10 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print each check; return 0, 1 or 2 as the description says."""
-    try:
-        settings = read_configuration(parsed).settings
-    except SettingsError as error:
-        return report(error, code=2)
+    settings = read_configuration(parsed).settings
     logs.configure(settings.log_level, settings.log_format)
     # Late, because they load ONNX Runtime.
     from embedgrpc.cli.verification import Verification  # noqa: PLC0415 - see above

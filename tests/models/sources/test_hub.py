@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external
-from tests.models.runner import FIXTURES
+from tests.models.runner import FIXTURES, copy_fixture
 from tests.models.sources.hub_server import GATED_TOKEN, Hub, Repository, serve_hub
 
 MIB = 1024 * 1024
@@ -158,6 +158,15 @@ def test_only_needed_files_are_downloaded(hub: Hub, host: Host) -> None:
     described = {"README.md"}
     expected = [one for name in wanted for one in wanted[name] | without_weights(name) | described]
     assert hub.downloads() == sorted(expected)
+
+
+def test_a_vocabulary_is_downloaded_if_it_is_needed(hub: Hub, host: Host, tmp_path: Path) -> None:
+    """Without `tokenizer.json`, `vocab.txt` is downloaded, and the model is served."""
+    folder = copy_fixture("bert-mean", tmp_path, leave_out=["tokenizer.json"])
+    hub.repositories["acme/vocabulary"] = Repository.of_folder(folder)
+    (result,) = host.load("acme/vocabulary")
+    assert "error" not in result
+    assert "vocab.txt" in hub.downloads()
 
 
 @pytest.mark.parametrize("name", ["gemma-dense", "xlmr-bge-m3"])

@@ -223,7 +223,7 @@ def _set_normalizer(folder: Path, **changes: bool) -> None:
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     """The error names the missing file."""
-    folder = copy_fixture("bert-mean", tmp_path, leave_out=["tokenizer.json"])
+    folder = copy_fixture("roberta-mean", tmp_path, leave_out=["tokenizer.json"])
     with pytest.raises(ModelError, match=r"tokenizer\.json is missing; .* python -c "):
         _load(folder)
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.folder.special_tokens import read_added_tokens, read_token
+from embedgrpc.models.folder.special_tokens import read_token, read_vocabulary
+from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.kinds import PaddingSide
 
 
@@ -47,10 +48,10 @@ def find_pad_token_id(
             raise config.wrong("pad_token_id", f"less than vocab_size, which is {entries}")
         return pad_token_id
     content = read_token(tokenizer_config, "pad_token")
-    if content is not None and (folder / "tokenizer.json").exists():
-        added = read_added_tokens(JsonObject.read(folder / "tokenizer.json", root))
-        if content in added:
-            return added[content]
+    if content is not None and find_tokenizer_file(folder).exists():
+        vocabulary = read_vocabulary(folder, root)
+        if content in vocabulary:
+            return vocabulary[content]
     raise ModelError(
         f"{config.path}: pad_token_id must be the id of the padding token; set pad_token_id for "
         "this model in the configuration"

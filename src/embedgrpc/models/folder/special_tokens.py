@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file, read_tokenizer
 
 # The first file that names a token counts.
 _FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -13,7 +14,7 @@ def find_special_ids(folder: Path, root: Path, keys: Sequence[str]) -> Mapping[s
     """Return the ids of special tokens.
 
     Args:
-        folder: The backbone's folder, with a `tokenizer.json`.
+        folder: The backbone's folder, with a tokenizer.
         root: The model's folder.
         keys: The tokens' roles, such as `cls_token`.
 
@@ -33,9 +34,9 @@ def find_special_ids(folder: Path, root: Path, keys: Sequence[str]) -> Mapping[s
             if token is None:
                 continue
             if vocabulary is None:
-                vocabulary = _read_vocabulary(folder, root)
+                vocabulary = read_vocabulary(folder, root)
             if token not in vocabulary:
-                raise table.wrong(key, "a token of tokenizer.json")
+                raise table.wrong(key, f"a token of {find_tokenizer_file(folder).name}")
             found[key] = vocabulary[token]
             break
     if not found:
@@ -74,8 +75,13 @@ def read_added_tokens(tokenizer: JsonObject) -> Mapping[str, int]:
     return added
 
 
-def _read_vocabulary(folder: Path, root: Path) -> Mapping[str, int]:
-    tokenizer = JsonObject.read(folder / "tokenizer.json", root)
+def read_vocabulary(folder: Path, root: Path) -> Mapping[str, int]:
+    """Return the ids of a tokenizer's tokens, added ones included.
+
+    Raises:
+        ModelError: The tokenizer's file cannot be used.
+    """
+    tokenizer = read_tokenizer(folder, root)
     model = JsonObject(path=tokenizer.path, values=tokenizer.table("model"))
     entries = model.values.get("vocab")
     if isinstance(entries, list):

@@ -8,6 +8,7 @@ from typing import Any
 
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
@@ -92,7 +93,7 @@ def hash_meaning(
     if properties.truncation is not Truncation.END:
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
-    tokenizer_digest = hash_file(folder / "tokenizer.json", properties.folder)
+    tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
     settings = read_tokenizer_settings(folder, properties.folder)
     meaning["tokenizer"] = settings.describe()
     template = read_chat_template(properties)

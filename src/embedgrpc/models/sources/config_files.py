@@ -8,6 +8,9 @@ from embedgrpc.models.tensors.token_heads import HEAD_SUFFIXES, MULTI_VECTOR_NAM
 
 CONFIG_NAME = "config.json"
 MODULES_NAME = "modules.json"
+TOKENIZER_NAME = "tokenizer.json"
+# Needed only where the other is missing.
+VOCABULARY_NAME = "vocab.txt"
 # Small files, all optional, in the root and in the folders of modules.
 _SETTINGS = (
     CONFIG_NAME,
@@ -17,8 +20,9 @@ _SETTINGS = (
     "added_tokens.json",
     "chat_template.jinja",
     "special_tokens_map.json",
-    "tokenizer.json",
+    TOKENIZER_NAME,
     "tokenizer_config.json",
+    VOCABULARY_NAME,
 )
 # Prose, but for the languages that it names.
 CARD_NAME = "README.md"

@@ -20,6 +20,8 @@ from embedgrpc.models.sources.config_files import (
     CONFIG_NAME,
     HEADS,
     MODULES_NAME,
+    TOKENIZER_NAME,
+    VOCABULARY_NAME,
     is_settings_name,
     read_module_folders,
 )
@@ -143,7 +145,10 @@ class HubRepository:
         names = []
         for name in self.sizes:
             folder, _, file = name.rpartition("/")
-            if folder in ("", *folders) and is_settings_name(file):
+            if folder not in ("", *folders) or not is_settings_name(file):
+                continue
+            better = f"{folder}/{TOKENIZER_NAME}".lstrip("/")
+            if file != VOCABULARY_NAME or not self.has(better):
                 names.append(name)
         # The first module is the backbone, whatever its folder.
         modules = [folder for folder in folders[1:] if folder]

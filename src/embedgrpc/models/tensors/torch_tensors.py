@@ -1,7 +1,6 @@
 """Gives the tensors of a file from torch.save the common interface."""
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +22,7 @@ class TorchTensors(Tensors):
         self._tensors = dict(read_tensors(path))
         self.names = frozenset(self._tensors)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._tensors.clear()
 
     def describe(self, name: str) -> tuple[tuple[int, ...], str]:

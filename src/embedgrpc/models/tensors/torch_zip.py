@@ -8,7 +8,6 @@ import os
 import struct
 import zipfile
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from embedgrpc.models.errors import ModelError
@@ -64,12 +63,7 @@ class TorchZip:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._archive.close()
         self._file.close()
 

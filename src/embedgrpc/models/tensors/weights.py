@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -42,12 +41,7 @@ class Tensors(ABC):
         return self
 
     @abstractmethod
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the files."""
 
     @abstractmethod
@@ -101,13 +95,8 @@ class TensorFile(Tensors):
             raise ModelError(f"{path} is not a safetensors file: {error}") from error
         self.names = frozenset(self._file.keys())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.__exit__(kind, error, traceback)
+    def __exit__(self, *_: object) -> None:
+        self._file.__exit__(None, None, None)
 
     def describe(self, name: str) -> tuple[tuple[int, ...], str]:
         """Return the shape and type of a tensor; see `Tensors`."""
@@ -144,13 +133,8 @@ class TensorShards(Tensors):
             self._stack = opening.pop_all()
         self.names = frozenset(self._homes)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def describe(self, name: str) -> tuple[tuple[int, ...], str]:
         """Return the shape and type of a tensor; see `Tensors`."""

@@ -59,14 +59,14 @@ class TokenizerSettings:
         )
         by_text = {token.content: token for token in added.values()}
         roles = {
-            role: by_text.get(_text(token), token) if role in ROLES and token else token
+            role: by_text.get(text_of(token), token) if role in ROLES and token else token
             for role, token in self.roles.items()
         }
         return replace(self, added=added, roles=roles)
 
     def names(self) -> Mapping[str, str]:
         """Return the text of the token of each role."""
-        return {role: _text(token) for role, token in self.roles.items() if token}
+        return {role: text_of(token) for role, token in self.roles.items() if token}
 
     def describe(self) -> Mapping[str, Any]:
         """Return all that changes tokens as JSON values."""
@@ -135,11 +135,11 @@ def add_tokens(
     present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     # A token that the tokenizer has gets the properties that are named here.
     missing: list[Token] = [token for _, token in sorted(settings.added.items())]
-    seen = present | {_text(token) for token in missing}
+    seen = present | {text_of(token) for token in missing}
     for token in (*roles.values(), *settings.extra):
-        if token is not None and _text(token) not in seen and token not in missing:
+        if token is not None and text_of(token) not in seen and token not in missing:
             missing.append(token)
-    names = {_text(token) for token in roles.values() if token}
+    names = {text_of(token) for token in roles.values() if token}
     new = []
     for token in missing:
         one = tokenizers.AddedToken(token, special=True) if isinstance(token, str) else token
@@ -148,6 +148,11 @@ def add_tokens(
         new.append(one)
     tokenizer.add_tokens(new)
     return [token.content for token in new if token.content not in present]
+
+
+def text_of(token: object) -> str:
+    """Return the text of a token."""
+    return token.content if isinstance(token, tokenizers.AddedToken) else str(token)
 
 
 def _combine(
@@ -192,7 +197,7 @@ def _complete_extra(
     count = _T5_EXTRA_IDS if count is None else count
     if count > _T5_EXTRA_IDS_MAX:
         raise values.wrong("extra_ids", f"at most {_T5_EXTRA_IDS_MAX}")
-    named = [one for one in extra or [] if "<extra_id_" in _text(one)]
+    named = [one for one in extra or [] if "<extra_id_" in text_of(one)]
     if not named:
         return [*(extra or []), *(f"<extra_id_{index}>" for index in range(count))]
     if count not in (0, len(named)):
@@ -237,9 +242,9 @@ def _read_older(
     values: Mapping[str, Any], older: JsonObject
 ) -> Iterator[tuple[int, tokenizers.AddedToken]]:
     """Yield the tokens of `added_tokens.json`, by id."""
-    special = {_text(values[role]) for role in ROLES if values.get(role)}
+    special = {text_of(values[role]) for role in ROLES if values.get(role)}
     extra = values.get(_EXTRA)
-    special |= {_text(token) for token in extra} if isinstance(extra, list) else set()
+    special |= {text_of(token) for token in extra} if isinstance(extra, list) else set()
     for content, index in older.values.items():
         if not isinstance(index, int):
             raise older.wrong(content, "the token's id")
@@ -277,10 +282,6 @@ def _read_extra(file: JsonObject, value: object) -> Token:
     if token is None:
         raise file.wrong(_EXTRA, "a list of tokens")
     return token
-
-
-def _text(token: object) -> str:
-    return token.content if isinstance(token, tokenizers.AddedToken) else str(token)
 
 
 def _state(token: Token | None) -> object:

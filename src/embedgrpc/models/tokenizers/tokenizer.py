@@ -11,11 +11,16 @@ import tokenizers
 
 from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.files.json_file import JsonObject, limit_bytes
-from embedgrpc.models.files.lfs import refuse_pointer
-from embedgrpc.models.files.model_file import read_file
+from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.folder.tokenizer_file import (
+    as_tokenizer_json,
+    find_tokenizer_file,
+    read_tokenizer,
+    read_tokenizer_file,
+)
 from embedgrpc.models.kinds import Kind, Truncation
+from embedgrpc.models.sources.config_files import VOCABULARY_NAME
 from embedgrpc.models.tokenizers.added_tokens import TokenizerSettings, read_tokenizer_settings
 from embedgrpc.models.tokenizers.blanks import collapses_blanks
 from embedgrpc.models.tokenizers.chat_template import (
@@ -23,6 +28,7 @@ from embedgrpc.models.tokenizers.chat_template import (
     read_chat_template,
     render_pair_texts,
 )
+from embedgrpc.models.tokenizers.class_table import WORD_PIECE_CLASSES
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
 from embedgrpc.models.tokenizers.rebuilt import Rebuilt, complete
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
@@ -107,36 +113,36 @@ class Tokenizer:
         escape_special_tokens: bool = False,
         digest: str = "",
     ) -> "Tokenizer":
-        """Load `tokenizer.json`, completed or rebuilt by the other files as the reference does.
+        """Load a tokenizer, completed or rebuilt by all its files as the reference does it.
 
-        The file's truncation and padding are switched off.
+        Truncation and padding of `tokenizer.json` are switched off.
 
         Args:
             properties: The model's properties.
             escape_special_tokens: Whether a special token's name in a text, such as "[SEP]", is
                 plain characters. For the reference it is the special token.
-            digest: The SHA-256 of the validated `tokenizer.json`, in hexadecimal; empty if it was
-                not validated.
+            digest: The SHA-256 of the validated file, in hexadecimal; empty if it was not
+                validated.
 
         Raises:
             ModelError: A file is missing or cannot be read, makes texts far longer, or adds
                 special tokens in a way that is not supported.
         """
-        path = properties.transformer_folder / "tokenizer.json"
-        if not path.exists():
-            raise ModelError(
-                f"{path} is missing; transformers makes it of the folder's other files: "
-                'python -c "import sys, transformers; transformers.AutoTokenizer.from_pretrained('
-                f'sys.argv[1]).save_pretrained(sys.argv[1])" {path.parent}'
-            )
-        content = read_file(path, properties.folder, limit_bytes=limit_bytes(path.name))
-        refuse_pointer(path, content)
-        if not digest:
-            check_growth(path, content)
-        elif hashlib.sha256(content).hexdigest() != digest:
-            raise ModelError(f"{path} changed while the model was loaded: start again")
         folder = properties.transformer_folder
         settings = read_tokenizer_settings(folder, properties.folder)
+        path = find_tokenizer_file(folder)
+        if not path.exists() or not _is_enough(path, settings.class_name):
+            raise ModelError(
+                f"{folder / 'tokenizer.json'} is missing; transformers makes it of the folder's "
+                'other files: python -c "import sys, transformers; transformers.AutoTokenizer.'
+                f'from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])" {folder}'
+            )
+        content = read_tokenizer_file(path, properties.folder)
+        if digest and hashlib.sha256(content).hexdigest() != digest:
+            raise ModelError(f"{path} changed while the model was loaded: start again")
+        content = as_tokenizer_json(path, content)
+        if not digest:
+            check_growth(path, content)
         config = JsonObject.read_if_present(folder / "tokenizer_config.json", properties.folder)
         with _library_errors(path):
             reference = _complete(path, content, properties, settings)
@@ -393,6 +399,11 @@ def _find_pair_template(tokenizer: tokenizers.Tokenizer, kind: Kind) -> SpecialT
         return None
 
 
+def _is_enough(path: Path, class_name: str) -> bool:
+    """Return whether a tokenizer of the class can be made from the file and the settings."""
+    return path.name != VOCABULARY_NAME or class_name in WORD_PIECE_CLASSES
+
+
 def _encode_bytes(texts: Sequence[str]) -> list[IntArray]:
     return [np.frombuffer(text.encode(), np.uint8).astype(np.int64) for text in texts]
 
@@ -402,7 +413,7 @@ def _complete(
 ) -> Rebuilt:
     parsed = None
     if is_rebuilt(settings.class_name):
-        parsed = JsonObject.read(path, properties.folder)
+        parsed = read_tokenizer(path.parent, properties.folder)
     reference = complete(tokenizers.Tokenizer.from_buffer(content), parsed, settings)
     reference.tokenizer.no_truncation()
     reference.tokenizer.no_padding()

@@ -24,6 +24,7 @@ from embedgrpc.machine.cores import available_cores
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.languages import read_languages
+from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs import graph
 from embedgrpc.models.kinds import Kind, RerankMethod, WeightType
 from embedgrpc.models.sources import source
@@ -231,7 +232,9 @@ def _prepare_here(
 
     def read(validated: FileDigests) -> tuple[properties.ModelProperties, Tokenizer, graph.Graph]:
         described = properties.read(files, model.settings.overrides)
-        digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        digest = validated.digest_of(
+            find_tokenizer_file(described.transformer_folder), files.folder
+        )
         tokenizer = Tokenizer.load(described, escape_special_tokens=escape, digest=digest)
         built = graph.prepare(files, described, cache_dir=cache_dir, may_build=False)
         return described, tokenizer, built

@@ -14,6 +14,7 @@ from embedgrpc.backends.triton.served_graph import ServedGraph
 from embedgrpc.libraries.arrays import MakeInput
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder import properties
+from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.remote.fingerprint import (
     ServedFingerprint,
     find_fingerprint,
@@ -162,7 +163,9 @@ class _TritonModel:
         described = properties.read(files, validation.overrides, served=validation.served)
         if self.fallback is not None and files is self.fallback.files:
             return described, self.fallback.tokenizer
-        digest = validated.digest_of(described.transformer_folder / "tokenizer.json", files.folder)
+        digest = validated.digest_of(
+            find_tokenizer_file(described.transformer_folder), files.folder
+        )
         escape = validation.escape_special_tokens
         tokenizer = Tokenizer.load(described, escape_special_tokens=escape, digest=digest)
         return described, tokenizer

@@ -6,16 +6,13 @@ from typing import Any
 from embedgrpc.engine.tasks.embeddings import BatchResult, Embeddings
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
-from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.calls.open_streams import OpenStreams
-from embedgrpc.server.contract.field_checks import check_count
-from embedgrpc.server.contract.response_sizes import FAILURE_BYTES, check_embeddings_size
 from embedgrpc.server.contract.wire import delimited, embedding_wires
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.rpc.errors import item_error
+from embedgrpc.server.services.embed_batch import EmbedBatch, EmbeddedBatch, embed_batch
 from embedgrpc.server.services.embedding_stream import EmbeddingStream
 from embedgrpc.server.settings.settings import Settings
-from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, embedding_service_pb2_grpc
 
 _EMBEDDINGS_FIELD = 1
@@ -45,61 +42,16 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
             field="options.priority",
             max_s=self._settings.max_unary_s,
         )
-        served = self._catalog.find(request.model)
-        loaded, embedder, options = served.embedder()
-        check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")
-        spec, encoding = options.read(request.options, field="options")
-        size_bytes = request.ByteSize()
-        limit = min(
-            self._settings.max_response_bytes,
-            client_response_bytes(context, request.max_response_bytes),
-        )
-        if request.allow_partial:
-            limit -= FAILURE_BYTES * len(request.texts)
-        answer_bytes = await check_embeddings_size(
+        batch = EmbedBatch(
+            self._catalog.find(request.model),
             request.texts,
-            spec,
-            encoding,
-            size_bytes=size_bytes,
-            multi_vector_dimensions=loaded.properties.multi_vector_dimensions,
-            limit=limit,
+            request.options,
+            size_bytes=request.ByteSize(),
+            max_response_bytes=client_response_bytes(context, request.max_response_bytes),
+            request_model=request.model,
+            allow_partial=request.allow_partial,
         )
-        describe_call(
-            operation="embeddings",
-            request_model=request.model or served.id,
-            response_model=served.id,
-            dimensions=spec.dimensions,
-            encoding=encoding.value,
-        )
-        await reserve_response(answer_bytes)
-
-        def pack(result: BatchResult) -> tuple[bytes, int]:
-            response = embedding_service_pb2.EmbedResponse(
-                model=served.id, revision=loaded.revision, fingerprint=loaded.fingerprint
-            )
-            wires: Sequence[bytes] = ()
-            if result.embeddings is not None:
-                response.usage.CopyFrom(usage_of(result.embeddings))
-                wires = embedding_wires(
-                    result.embeddings,
-                    encoding=encoding,
-                    sparse_dimensions=loaded.properties.sparse_dimensions,
-                )
-            if result.failures:
-                wires = _with_failures(wires, result)
-            parts = [delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]
-            return b"".join([*parts, response.SerializeToString()]), response.usage.input_tokens
-
-        answer, input_tokens = await embedder.embed(
-            request.texts,
-            spec,
-            call,
-            size_bytes=size_bytes,
-            pack=pack,
-            partial=request.allow_partial,
-        )
-        describe_call(input_tokens=input_tokens)
-        return answer
+        return await embed_batch(batch, call, self._settings, pack=_pack)
 
     async def StreamEmbed(  # noqa: N802 - the contract's name
         self, request_iterator: Any, context: Any
@@ -108,6 +60,26 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         stream = EmbeddingStream(self._catalog, self._settings, request_iterator, context)
         with self._open_streams.watch(stream.bidi):
             await stream.run()
+
+
+def _pack(embedded: EmbeddedBatch) -> bytes:
+    """Return an `EmbedResponse` in wire form."""
+    loaded, result = embedded.loaded, embedded.result
+    response = embedding_service_pb2.EmbedResponse(
+        model=embedded.served.id, revision=loaded.revision, fingerprint=loaded.fingerprint
+    )
+    wires: Sequence[bytes] = ()
+    if result.embeddings is not None:
+        response.usage.CopyFrom(usage_of(result.embeddings))
+        wires = embedding_wires(
+            result.embeddings,
+            encoding=embedded.encoding,
+            sparse_dimensions=loaded.properties.sparse_dimensions,
+        )
+    if result.failures:
+        wires = _with_failures(wires, result)
+    parts = [delimited(_EMBEDDINGS_FIELD, wire) for wire in wires]
+    return b"".join([*parts, response.SerializeToString()])
 
 
 def _with_failures(wires: Sequence[bytes], result: BatchResult) -> list[bytes]:

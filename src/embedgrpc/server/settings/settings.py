@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -50,6 +50,13 @@ _WEIGHT_MAX = 1000
 _FIELDS_OF_AN_INPUT = 4
 _OTHER_FIELDS = 1024
 
+# Bounds that several settings share.
+_Count = Annotated[int, Field(ge=1, le=65_536)]
+_Size = Annotated[int, Field(ge=0, le=2**48)]
+_Hour = Annotated[float, Field(gt=0, le=3600)]
+_Day = Annotated[float, Field(gt=0, le=86_400)]
+_Year = Annotated[float, Field(gt=0, le=31_536_000)]
+
 
 class Settings(BaseModel):
     """The settings of a server. `configuration` reads them from flags, variables and a file."""
@@ -75,48 +82,36 @@ class Settings(BaseModel):
         " of gRPC's cost per call, but a client that floods its connection then blocks all others."
         " Use it only where you trust every client",
     )
-    max_connections: int = Field(
+    max_connections: _Count = Field(
         default=512,
-        ge=1,
-        le=65_536,
         description="Maximum number of open connections. At the limit, the address with the most"
         " connections loses its longest idle one; connections with calls in flight may exceed the"
         " limit by half. On a Unix socket, or where the system cannot list connections, new"
         " connections are refused instead",
     )
-    max_connections_per_address: int = Field(
+    max_connections_per_address: Annotated[int, Field(ge=0, le=65_536)] = Field(
         default=0,
-        ge=0,
-        le=65_536,
         description="Maximum number of connections from one IPv4 address or one IPv6 /64 network. 0"
         " sets no limit; use that behind a proxy",
     )
-    max_connection_streams: int = Field(
+    max_connection_streams: _Count = Field(
         default=4096,
-        ge=1,
-        le=65_536,
         description="Maximum number of concurrent calls on one connection. A client can exceed it"
         " before it learns the limit, and those calls fail with UNAVAILABLE and no detail, so set"
         " it above what one client sends at once",
     )
-    max_connection_idle_s: float = Field(
+    max_connection_idle_s: _Year = Field(
         default=120,
-        gt=0,
-        le=31_536_000,
         description="Close a connection that has had no calls for this long",
     )
-    max_connection_age_s: float = Field(
+    max_connection_age_s: _Year = Field(
         default=1800,
-        gt=0,
-        le=31_536_000,
         description="Ask clients to reconnect after this long. A stream that has been open this"
         " long accepts no more inputs, answers those it has, and ends with SHUTTING_DOWN; the"
         " client library continues on a new stream",
     )
-    max_connection_age_grace_s: float = Field(
+    max_connection_age_grace_s: _Year = Field(
         default=60,
-        gt=0,
-        le=31_536_000,
         description="Time such a stream has to answer its inputs before its connection is closed",
     )
     models: tuple[ModelSettings, ...] = Field(
@@ -133,17 +128,13 @@ class Settings(BaseModel):
     cache_dir: Path = Field(
         default=Path("~/.cache/embedgrpc"), description="Folder for the graphs that are built"
     )
-    load_timeout_s: float = Field(
+    load_timeout_s: _Day = Field(
         default=600,
-        gt=0,
-        le=86_400,
         description="Time limit for the child process that reads a model's files and builds its"
         " graph. Downloads do not count. A model whose graph is cached needs no child process",
     )
-    load_memory_bytes: int = Field(
+    load_memory_bytes: _Size = Field(
         default=0,
-        ge=0,
-        le=2**48,
         description="Memory limit of that child process. 0 allows 2 GiB plus six times the size of"
         " the weights, up to the memory of the machine or container",
     )
@@ -151,150 +142,110 @@ class Settings(BaseModel):
         default="auto",
         description="Where models run: auto uses a GPU if there is one, cuda fails without one",
     )
-    gpu_memory_bytes: int = Field(
+    gpu_memory_bytes: _Size = Field(
         default=0,
-        ge=0,
-        le=2**48,
         description="Maximum GPU memory of one model. 0 sets no limit",
     )
-    intra_op_threads: int = Field(
+    intra_op_threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0,
-        ge=0,
-        le=1024,
         description="CPU threads that run one batch. 0 uses every core",
     )
-    spin_duration_us: int = Field(
+    spin_duration_us: Annotated[int, Field(ge=0, le=100_000)] = Field(
         default=10,
-        ge=0,
-        le=100_000,
         description="How long a model thread spins while it waits for its next piece of a batch,"
         " before it sleeps. 0 never spins. 10 avoids most of the cost of waking it and leaves the"
         " cores to other work",
     )
-    lanes: int = Field(
+    lanes: Annotated[int, Field(ge=0, le=64)] = Field(
         default=0,
-        ge=0,
-        le=64,
         description="Number of lanes: batches of one model that run at the same time. 0 uses 2 on"
         " the CPU, so that an interactive call need not wait for a bulk batch; 1 on a GPU; and on"
         " Triton one more than the model has instances. More than one lane on the CPU keeps the"
         " weights of models up to 512 MiB in memory twice",
     )
-    tokenizer_threads: int = Field(
-        default=1, ge=1, le=64, description="Threads that tokenize for one model"
+    tokenizer_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Threads that tokenize for one model"
     )
-    batch_tokens: int = Field(
+    batch_tokens: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
         default=0,
-        ge=0,
-        le=1_048_576,
         description="Maximum padded tokens of a batch: its longest sequence times its number of"
         " sequences. 0 means 512 on the CPU and 8192 on a GPU",
     )
-    batch_sequences: int = Field(
-        default=512, ge=1, le=65_536, description="Maximum number of sequences in a batch"
+    batch_sequences: _Count = Field(
+        default=512, description="Maximum number of sequences in a batch"
     )
-    bulk_batch_ms: int = Field(
+    bulk_batch_ms: Annotated[int, Field(ge=1, le=60_000)] = Field(
         default=20,
-        ge=1,
-        le=60_000,
         description="Maximum duration of a bulk batch while interactive calls arrive, at the speed"
         " of recent batches, unless batches this small would waste more than a fifth of the time",
     )
-    max_inputs: int = Field(
+    max_inputs: _Count = Field(
         default=1024,
-        ge=1,
-        le=65_536,
         description="Maximum number of texts or documents in a unary call",
     )
-    max_characters_per_token: int = Field(
+    max_characters_per_token: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=250,
-        ge=1,
-        le=10_000,
         description="Maximum length of a text, in characters for each token that the model can"
         " read. A longer text is truncated or rejected before it is tokenized",
     )
-    max_stream_batch_inputs: int = Field(
-        default=256, ge=1, le=65_536, description="Maximum number of inputs in one stream message"
+    max_stream_batch_inputs: _Count = Field(
+        default=256, description="Maximum number of inputs in one stream message"
     )
-    max_stream_in_flight_inputs: int = Field(
+    max_stream_in_flight_inputs: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
         default=1024,
-        ge=1,
-        le=1_048_576,
         description="Maximum number of unanswered inputs of one stream",
     )
-    max_request_bytes: int = Field(
+    max_request_bytes: Annotated[int, Field(ge=1024, le=64 * MIB)] = Field(
         default=4 * MIB,
-        ge=1024,
-        le=64 * MIB,
         description="Maximum size of a request message, in bytes",
     )
-    max_response_bytes: int = Field(
+    max_response_bytes: Annotated[int, Field(ge=1024, le=256 * MIB)] = Field(
         default=16 * MIB,
-        ge=1024,
-        le=256 * MIB,
         description="Maximum size of a response message, in bytes. A client that does not state its"
         " own limit gets at most 4 MiB",
     )
-    max_unary_s: float = Field(
+    max_unary_s: _Hour = Field(
         default=60,
-        gt=0,
-        le=3600,
         description="Maximum duration of a unary call, until the client has read the response",
     )
-    max_receive_s: float = Field(
+    max_receive_s: _Hour = Field(
         default=20,
-        gt=0,
-        le=3600,
         description="Time limit for receiving the request of a unary call or the first message of a"
         " stream. 4 MiB in 20 s is 1.7 Mbit/s",
     )
-    stream_idle_timeout_s: float = Field(
+    stream_idle_timeout_s: _Day = Field(
         default=60,
-        gt=0,
-        le=86_400,
         description="End a stream whose client has neither sent nor read for this long",
     )
-    max_queue_s: float = Field(
+    max_queue_s: _Hour = Field(
         default=10,
-        gt=0,
-        le=3600,
         description="Refuse an interactive call if the work ahead of it would take longer than"
         " this. In a lasting overload the limit drops to 1.5 batches",
     )
-    max_queued_inputs: int = Field(
+    max_queued_inputs: Annotated[int, Field(ge=1, le=4_194_304)] = Field(
         default=4096,
-        ge=1,
-        le=4_194_304,
         description="Maximum number of inputs of one model that wait or run, for each work class"
         " (interactive and bulk)",
     )
-    max_queued_tokens: int = Field(
+    max_queued_tokens: Annotated[int, Field(ge=1, le=2**30)] = Field(
         default=524_288,
-        ge=1,
-        le=2**30,
         description="Maximum number of tokens of one model that wait or run, for each work class",
     )
-    max_calls: int = Field(
+    max_calls: Annotated[int, Field(ge=16, le=1_048_576)] = Field(
         default=3072,
-        ge=16,
-        le=1_048_576,
         description="Maximum number of open calls on all connections, including streams and health"
         " watches. One caller gets at most twice what is left for the others, and one connection"
         " gets the same share of its caller's calls: four ninths if nobody else calls",
     )
-    max_held_request_bytes: int = Field(
+    max_held_request_bytes: Annotated[int, Field(ge=MIB, le=2**40)] = Field(
         default=48 * MIB,
-        ge=MIB,
-        le=2**40,
         description="Maximum bytes of requests that are being received or processed, shared between"
         " callers like max_calls. A received request counts twice, because parsing copies it."
         " Further requests wait to be read, for up to max_queue_s. Must be at least four times"
         " max_request_bytes",
     )
-    max_held_answer_bytes: int = Field(
+    max_held_answer_bytes: Annotated[int, Field(ge=MIB, le=2**40)] = Field(
         default=96 * MIB,
-        ge=MIB,
-        le=2**40,
         description="Maximum bytes of responses that are being built or waiting for clients to read"
         " them, shared between callers like max_calls. Each counts twice, because sending copies"
         " it",
@@ -311,10 +262,8 @@ class Settings(BaseModel):
         description="Larger shares for some callers, as CALLER=WEIGHT. Every other caller has"
         " weight 1",
     )
-    triton_timeout_s: float = Field(
+    triton_timeout_s: _Hour = Field(
         default=30,
-        gt=0,
-        le=3600,
         description="Time limit for one batch on a Triton server. A caller's deadline can shorten"
         " it",
     )
@@ -344,13 +293,9 @@ class Settings(BaseModel):
         " ready (default), when all models are, or when any is. Models that cannot embed, rank, or"
         " classify, do not count",
     )
-    health_interval_s: float = Field(
-        default=10, gt=0, le=3600, description="Time between two checks of a model"
-    )
-    health_timeout_s: float = Field(
+    health_interval_s: _Hour = Field(default=10, description="Time between two checks of a model")
+    health_timeout_s: _Hour = Field(
         default=10,
-        gt=0,
-        le=3600,
         description="A model whose check takes longer is unhealthy",
     )
     drain_delay_s: float | None = Field(
@@ -361,16 +306,12 @@ class Settings(BaseModel):
         " the time load balancers and Kubernetes need to notice. By default 0 on a loopback"
         f" address or a Unix socket, {_NETWORK_DRAIN_S:g} elsewhere",
     )
-    shutdown_grace_s: float = Field(
+    shutdown_grace_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=20,
-        ge=0,
-        le=3600,
         description="Time that calls in flight then have to finish",
     )
-    shutdown_timeout_s: float = Field(
+    shutdown_timeout_s: Annotated[float, Field(gt=0, le=7200)] = Field(
         default=30,
-        gt=0,
-        le=7200,
         description="Maximum duration of the whole shutdown; after that the process exits with code"
         " 1. Set it no higher than the time after which your orchestrator kills the process"
         " (Kubernetes: terminationGracePeriodSeconds, 30; Docker: stop_grace_period, 10). It must"

@@ -16,7 +16,6 @@ from collections.abc import (
     Iterator,
 )
 from contextlib import aclosing
-from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 import grpc
@@ -100,12 +99,7 @@ class AsyncResultStream(AsyncIterator[ResultT], Generic[ResultT, ReadyT]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:
