@@ -11,6 +11,7 @@ from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.sources import source
 from tests.cli.command import DEFAULT_MODEL, FIXTURES, embedgrpc
+from tests.models.breaking import edit_graph, ignore_mask
 from tests.models.runner import copy_fixture, edit_json
 
 EXTRAS = "config_sentence_transformers.json"
@@ -154,3 +155,24 @@ def test_a_key_that_serve_would_refuse(
     assert "1_Pooling/config.json: include_query" in capsys.readouterr().err
     assert main([*flags, "--model-accept-unknown-keys", "true"]) == 0
     assert "accepted unknown include_query" in capsys.readouterr().out
+
+
+def test_a_graph_that_serve_would_refuse(tmp_path: Path, cache_dir: Path) -> None:
+    """An export whose results depend on the padding is tried, unless the flag forbids it."""
+    folder = copy_fixture("bert-cls", tmp_path)
+    edit_graph(ignore_mask)(folder)
+    done = embedgrpc("inspect", folder, "--cache-dir", cache_dir)
+    assert (done.code, done.out) == (2, "")
+    assert "a text's result depends on the padding of its batch" in done.err.splitlines()[-1]
+    quick = embedgrpc("inspect", folder, "--no-build", "--cache-dir", cache_dir)
+    assert quick.code == 0
+    assert "not built: the weights and their results are not checked" in quick.out
+
+
+def test_weights_that_serve_would_refuse(tmp_path: Path, cache_dir: Path) -> None:
+    """Weights of another shape than config.json says are found as well."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    edit_json(folder / "config.json", intermediate_size=40)
+    done = embedgrpc("inspect", folder, "--cache-dir", cache_dir)
+    assert (done.code, done.out) == (2, "")
+    assert "intermediate" in done.err.splitlines()[-1]

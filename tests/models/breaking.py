@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from tests.models.runner import edit_json
@@ -191,3 +191,16 @@ def malicious_pickle(name: str, target: str) -> Break:
         (folder / name).write_bytes(content.getvalue())
 
     return apply
+
+
+def ignore_mask(model: onnx.ModelProto) -> None:
+    """Let a graph take padding for text, as exports of a wrong attention do."""
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == "attention_mask":
+                node.input[index] = "no_mask"
+    ones = numpy_helper.from_array(np.ones(1, np.int64))
+    model.graph.node.insert(
+        0, helper.make_node("ConstantOfShape", ["mask_shape"], ["no_mask"], value=ones)
+    )
+    model.graph.node.insert(0, helper.make_node("Shape", ["input_ids"], ["mask_shape"]))

@@ -29,7 +29,9 @@ def _without_onnx(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "albert-dense",
         "modernbert-cls",
         "gemma-dense",
+        "gemma-dense without onnx",
         "qwen3-last",
+        "qwen3-last without onnx",
     ],
 )
 def embedding(
@@ -51,6 +53,7 @@ def embedding(
         "cross-electra",
         "cross-mpnet",
         "cross-qwen3-template",
+        "cross-qwen3-template without onnx",
     ],
 )
 def cross_encoder(
@@ -103,10 +106,23 @@ def test_prompts(embedding: tuple[str, Runner]) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["qwen3-last", "roberta-mean", "mpnet-mean", "gemma-dense"])
-def test_padding_changes_nothing(load: Load, name: str) -> None:
+@pytest.mark.parametrize(
+    "param",
+    [
+        "qwen3-last",
+        "qwen3-last without onnx",
+        "roberta-mean",
+        "mpnet-mean",
+        "gemma-dense",
+        "gemma-dense without onnx",
+    ],
+)
+def test_padding_changes_nothing(
+    load: Load, param: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A text has the same vector alone and padded, on either side."""
-    runner = load(FIXTURES / name)
+    name, _, plain = param.partition(" ")
+    runner = load(_without_onnx(name, tmp_path_factory) if plain else FIXTURES / name)
     (short,) = runner.tokenize(["two words"])
     alone = runner.run([short], "sentence_embedding")
     padded = runner.run([short], "sentence_embedding", tokens=runner.properties.max_tokens - 1)

@@ -16,7 +16,7 @@ from embedgrpc.client import Client
 from tests.service.grpcurl import Grpcurl
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if (path / "config.json").exists())
+FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if (path / "tokenizer.json").exists())
 TOOLS = Path(__file__).parent.parent.parent / ".cache" / "bin"
 
 
@@ -67,7 +67,11 @@ def fixture_target(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
     shutil.copytree(
         FIXTURES / "bert-mean", vocabulary, ignore=shutil.ignore_patterns("tokenizer.json")
     )
-    flags += ["--model", f"vocabulary={vocabulary}"]
+    shortened = vocabulary.with_name("shortened")
+    shutil.copytree(FIXTURES / "bert-mean", shortened)
+    extras = shortened / "config_sentence_transformers.json"
+    extras.write_text(json.dumps(json.loads(extras.read_text()) | {"truncate_dim": 8}))
+    flags += ["--model", f"vocabulary={vocabulary}", "--model", f"shortened={shortened}"]
     with running_server(*flags, cache_dir=cache_dir) as address:
         yield address
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedgrpc.client import Client
+from embedgrpc.client import Client, InvalidRequestError
 from tests.service.conftest import FIXTURES, FOLDERS, running_server
 
 
@@ -19,6 +19,7 @@ def expected(name: str) -> dict[str, Any]:
 
 
 DENSE = [name for name in FOLDERS if expected(name)["kind"] in ("dense", "m3")]
+CLASSIFY = [name for name in FOLDERS if expected(name)["kind"] == "classify"]
 CROSS = [name for name in FOLDERS if expected(name)["kind"] == "cross"]
 
 
@@ -69,8 +70,9 @@ def test_local_folders_give_the_vectors_of_the_reference(fixture_client: Client,
         )
         deviation = np.abs(answer.vectors - np.array(asked["vectors"], np.float32)).max()
         assert deviation <= reference["tolerance"], entry
-        counts = asked.get("token_counts") or [len(ids) for ids in reference["token_ids"]]
-        assert answer.token_counts.tolist() == counts, entry
+        if "token_ids" in reference:
+            counts = asked.get("token_counts") or [len(ids) for ids in reference["token_ids"]]
+            assert answer.token_counts.tolist() == counts, entry
 
 
 def test_a_vocabulary_is_enough(fixture_client: Client) -> None:
@@ -79,6 +81,30 @@ def test_a_vocabulary_is_enough(fixture_client: Client) -> None:
     answer = fixture_client.embed(reference["texts"], model="vocabulary")
     wanted = np.array(reference["outputs"]["default"]["vectors"], np.float32)
     assert np.abs(answer.vectors - wanted).max() <= reference["tolerance"]
+
+
+def test_vectors_are_shortened_as_the_files_say(fixture_client: Client) -> None:
+    """`truncate_dim` keeps the first values, which are scaled again only on request."""
+    reference = expected("bert-mean")
+    whole = np.array(reference["outputs"]["default"]["vectors"], np.float32)
+    kept = whole[:, :8]
+    unit = kept / np.linalg.norm(kept, axis=1, keepdims=True)
+    texts = reference["texts"]
+    cases: list[tuple[dict[str, Any], Any]] = [
+        ({}, kept),
+        ({"normalize": False}, kept),
+        ({"normalize": True}, unit),
+        ({"dimensions": 5}, kept[:, :5]),
+    ]
+    for options, wanted in cases:
+        answer = fixture_client.embed(texts, model="shortened", **options)
+        assert np.abs(answer.vectors - wanted).max() <= reference["tolerance"], options
+    model = next(one for one in fixture_client.list_models() if one.id == "shortened")
+    assert (model.dimensions, model.normalized) == (8, False)
+    with pytest.raises(InvalidRequestError, match="the model has 8"):
+        fixture_client.embed(texts[:1], model="shortened", dimensions=9)
+    scores = fixture_client.rerank(texts[0], [texts[1]], model="shortened").results
+    assert scores[0].score == pytest.approx(unit[0] @ unit[1], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bert-mean", "vocabulary", "xlmr-metaspace"])
@@ -115,6 +141,28 @@ def test_cross_encoders_give_the_scores_of_the_reference(fixture_client: Client,
         ]
         difference = np.abs(np.array(scores) - reference["outputs"][entry]["scores"]).max()
         assert difference <= reference["tolerance"], entry
+
+
+@pytest.mark.parametrize("name", CLASSIFY)
+def test_classifiers_give_the_scores_of_the_reference(fixture_client: Client, name: str) -> None:
+    """Texts and pairs have the scores of the library's own pipeline, by every function."""
+    reference = expected(name)
+    functions: dict[str, Any] = {
+        "logits": "raw",
+        "softmax": "softmax",
+        "sigmoid": "sigmoid",
+        "default": None,
+    }
+    for entry, function in functions.items():
+        for form, wanted in reference["outputs"][entry].items():
+            answer = fixture_client.classify(
+                reference[form], model=name, score_function=function, order="model"
+            )
+            scores = [[label.score for label in one.labels] for one in answer]
+            deviation = np.abs(np.array(scores) - wanted).max()
+            assert deviation <= reference["tolerance"], (entry, form)
+            labels = [label.label for label in answer[0].labels]
+            assert labels == reference["settings"]["labels"]
 
 
 @pytest.mark.parametrize("name", ["cross-bert", "cross-xlmr"])
@@ -277,7 +325,9 @@ def test_a_prompt_of_a_cross_encoder_goes_before_the_query(cache_dir: Path, tmp_
 def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
     """The list has every model, by id, with what its files say."""
     models = {model.id: model for model in fixture_client.list_models()}
-    assert list(models) == sorted([*DENSE, *CROSS, "splade-bert", "vocabulary"])
+    assert list(models) == sorted(
+        [*DENSE, *CROSS, *CLASSIFY, "splade-bert", "vocabulary", "shortened"]
+    )
     for name in DENSE:
         settings = expected(name).get("settings")
         if settings is None:
@@ -288,6 +338,10 @@ def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
     for name in CROSS:
         assert models[name].dimensions == 0
         assert models[name].rerank_method == "cross_encoder"
+    for name in CLASSIFY:
+        assert models[name].tasks == ("classify",)
+        assert list(models[name].labels) == expected(name)["settings"]["labels"]
+        assert models[name].score_function == expected(name)["settings"]["score_function"]
     assert models["xlmr-bge-m3"].rerank_method == "hybrid"
     assert "rerank" not in models["splade-bert"].tasks
     assert len({model.fingerprint for model in models.values()}) == len(models)

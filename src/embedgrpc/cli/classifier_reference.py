@@ -8,6 +8,7 @@ import numpy as np
 
 from embedgrpc.cli.runners import Item, ModelOutputs
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.sources.source import ModelFiles
 
@@ -18,16 +19,11 @@ class ClassifierReference:
     sentence-transformers reads no single texts with a classifier.
     """
 
-    def __init__(self, files: ModelFiles, *, max_tokens: int) -> None:
-        """Load the model.
+    package = "transformers"
 
-        Args:
-            files: The model. The library itself downloads the files of a Hub repository.
-            max_tokens: The length to truncate inputs to.
-
-        Raises:
-            ModelError: The library cannot load the model.
-        """
+    def __init__(self, files: ModelFiles, properties: ModelProperties, *, max_tokens: int) -> None:
+        """Load the model; see `find_reference`."""
+        del properties
         self.name = f"transformers {version('transformers')}"
         self._max_tokens = max_tokens
         # Late, because it loads PyTorch and may not be installed.

@@ -1,17 +1,18 @@
 """The properties of a model that `embedgrpc inspect` prints."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from embedgrpc.cli.validated import check_validated
+from embedgrpc.cli.validated import check_validated, prepare_validated
 from embedgrpc.engine.tasks.similarity import method_for
 from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
-from embedgrpc.models.graphs.identity import identify
+from embedgrpc.models.graphs.identity import Identity, identify
 from embedgrpc.models.graphs.stored_type import find_stored_type
 from embedgrpc.models.kinds import Kind, RerankMethod
 from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.sources.weight_file import Format
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
@@ -31,15 +32,26 @@ class Property(NamedTuple):
     origin: str = ""
 
 
-def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
-    """Yield the properties of a model, without running it.
+def describe(
+    model: ModelSettings, settings: Settings, *, may_build: bool = True
+) -> Iterator[Property]:
+    """Yield the properties of a model.
+
+    Args:
+        model: The settings of the model.
+        settings: The settings of the server.
+        may_build: Whether its graph is built, unless it is cached, and an export tried. A model
+            that passes is one that `serve` loads.
 
     Raises:
         ModelError: The model cannot be served.
     """
     files = resolve(model.source)
-    check_validated(files, model, settings)
-    read = properties.read(files, model.overrides)
+    if may_build:
+        read, _ = prepare_validated(files, model, settings)
+    else:
+        check_validated(files, model, settings)
+        read = properties.read(files, model.overrides)
     Tokenizer.load(read)
     identity = identify(files, read, cache_dir=settings.cache_dir)
     embeds = read.kind is Kind.EMBEDDING
@@ -54,11 +66,7 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
     yield Property("folder", str(files.folder))
     yield defined("kind", read.kind)
     yield defined("model_type", read.model_type)
-    weights = [identity.weight_file.path, *identity.external]
-    yield Property("weights", [_within(path, files.folder) for path in weights])
-    yield Property("weights_format", identity.weight_file.format)
-    yield Property("weights_type", find_stored_type(identity.weight_file))
-    yield Property("weights_bytes", sum(path.stat().st_size for path in weights))
+    yield from _describe_weights(identity, files.folder)
     yield Property("tokenizer", _within(find_tokenizer_file(read.transformer_folder), files.folder))
     yield defined("max_tokens", read.max_tokens)
     yield defined("truncation", read.truncation)
@@ -72,7 +80,7 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
         yield defined("normalize", read.normalize)
         if read.dimensions:
             yield defined("dimensions", read.dimensions)
-        for name in ("sparse_dimensions", "multi_vector_dimensions"):
+        for name in ("truncate_dim", "sparse_dimensions", "multi_vector_dimensions"):
             if getattr(read, name):
                 yield defined(name, getattr(read, name))
         yield defined("prompts", dict(read.prompts))
@@ -82,20 +90,44 @@ def describe(model: ModelSettings, settings: Settings) -> Iterator[Property]:
         if read.max_active_dims:
             yield defined("max_active_dims", read.max_active_dims)
         yield defined("similarity", read.similarity)
+    else:
+        yield from _describe_scores(read, defined)
+    yield Property("rerank_method", method)
+    yield Property("keys", list(read.keys))
+    yield Property("graph", _describe_check(identity, is_built=may_build))
+    yield Property("fingerprint", identity.content_hash)
+
+
+def _describe_scores(
+    read: properties.ModelProperties, defined: Callable[[str, Any], Property]
+) -> Iterator[Property]:
     if read.kind is Kind.CROSS_ENCODER:
         yield defined("activation", read.activation)
     if read.labels:
         yield defined("labels", list(read.labels))
         yield defined("score_function", read.score_function)
-    yield Property("rerank_method", method)
-    yield Property("keys", list(read.keys))
-    yield Property("fingerprint", identity.content_hash)
 
 
 def _find_method(read: properties.ModelProperties) -> RerankMethod | None:
     if read.kind is Kind.EMBEDDING:
         return method_for(read.representations)
     return RerankMethod.CROSS_ENCODER if read.kind is Kind.CROSS_ENCODER else None
+
+
+def _describe_weights(identity: Identity, folder: Path) -> Iterator[Property]:
+    weights = [identity.weight_file.path, *identity.external]
+    yield Property("weights", [_within(path, folder) for path in weights])
+    yield Property("weights_format", identity.weight_file.format)
+    yield Property("weights_type", find_stored_type(identity.weight_file))
+    yield Property("weights_bytes", sum(path.stat().st_size for path in weights))
+
+
+def _describe_check(identity: Identity, *, is_built: bool) -> str:
+    if not is_built:
+        return "not built: the weights and their results are not checked"
+    if identity.weight_file.format is Format.ONNX:
+        return "built; results alone, batched and padded agree"
+    return "built"
 
 
 def _within(path: Path, folder: Path) -> str:

@@ -18,11 +18,16 @@ _COLUMN_MAX = 48
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to its parser."""
     parser.description = (
-        "Reads a model's files without running the model. Prints each property with the file and"
-        " key that define it. Exits with 2 if the model cannot be served."
+        "Reads a model's files, and builds its graph as `serve` does. Prints each property with the"
+        " file and key that define it. Exits with 2 if the model cannot be served."
     )
     parser.add_argument("source", metavar="[ID=]SOURCE", help="a model, as in --model")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--no-build",
+        action="store_true",
+        help="only read the files, which does not find all that `serve` would refuse",
+    )
     add_flags(parser, ("cache_dir", "load_timeout_s", "load_memory_bytes"))
     add_model_flags(parser)
 
@@ -36,7 +41,7 @@ def run(parsed: argparse.Namespace) -> int:
     logs.configure_for_terminal(settings.log_level)
     try:
         model = find_model(settings, parsed.source, model_keys(parsed))
-        described = list(describe(model, settings))
+        described = list(describe(model, settings, may_build=not parsed.no_build))
     except ModelError as error:
         return report(error, code=2)
     if parsed.json:

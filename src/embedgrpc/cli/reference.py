@@ -1,4 +1,4 @@
-"""Run a model with sentence-transformers, if that is installed."""
+"""Run a model with its reference library, if that is installed."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -7,26 +7,75 @@ from typing import Any
 
 import numpy as np
 
-from embedgrpc.cli.runners import Item, ModelOutputs
+from embedgrpc.cli.classifier_reference import ClassifierReference
+from embedgrpc.cli.runners import Item, ModelOutputs, Runner
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS, SENTENCE_EMBEDDING, VOCABULARY_WEIGHTS
 from embedgrpc.models.kinds import Kind, Representation
 from embedgrpc.models.sources.source import ModelFiles
 
-_PACKAGE = "sentence_transformers"
 # One text a batch: padding on the left shifts the positions of some architectures, which changes
 # their results.
 _BATCH = 1
 
 
-def is_reference_installed() -> bool:
-    """Return whether sentence-transformers is installed."""
-    return importlib.util.find_spec(_PACKAGE) is not None
+def find_reference(
+    files: ModelFiles, properties: ModelProperties, *, max_tokens: int
+) -> Runner | None:
+    """Return the model in its reference library; None if that is not installed.
+
+    Args:
+        files: The model. The library itself downloads the files of a Hub repository.
+        properties: The model's properties.
+        max_tokens: The length to truncate texts to, at most the model's own limit.
+
+    Raises:
+        ModelError: The library cannot load the model.
+    """
+    runner: type[Model2VecRunner | ClassifierReference | ReferenceRunner] = ReferenceRunner
+    if properties.table is not None and properties.table.of_model2vec:
+        runner = Model2VecRunner
+    elif properties.kind is Kind.CLASSIFIER:
+        runner = ClassifierReference
+    if importlib.util.find_spec(runner.package) is None:
+        return None
+    return runner(files, properties, max_tokens=max_tokens)
+
+
+class Model2VecRunner:
+    """A model in model2vec, which reads its own folders differently from sentence-transformers."""
+
+    package = "model2vec"
+
+    def __init__(self, files: ModelFiles, properties: ModelProperties, *, max_tokens: int) -> None:
+        """Load the model; see `find_reference`."""
+        self.name = f"model2vec {version('model2vec')}"
+        # Late, because it may not be installed.
+        import model2vec  # type: ignore[import-not-found]  # noqa: PLC0415 - see above
+
+        del properties
+        self._max_tokens = max_tokens
+        try:
+            self._model: Any = model2vec.StaticModel.from_pretrained(str(files.folder))
+        except Exception as error:  # the library or the files may raise anything
+            raise _cannot_load(self.name, files, error) from error
+
+    def run(self, items: Sequence[Item]) -> ModelOutputs:
+        """Run each item."""
+        vectors = self._model.encode(list(items), max_length=self._max_tokens)
+        return {SENTENCE_EMBEDDING: list(np.asarray(vectors, np.float32))}
+
+
+def _cannot_load(name: str, files: ModelFiles, error: Exception) -> ModelError:
+    reason = next(iter(str(error).splitlines()), "")
+    return ModelError(f"{name} cannot load {files.source!r}: {type(error).__name__}: {reason}")
 
 
 class ReferenceRunner:
     """A model in sentence-transformers, on the CPU in float32."""
+
+    package = "sentence_transformers"
 
     def __init__(self, files: ModelFiles, properties: ModelProperties, *, max_tokens: int) -> None:
         """Load the model.
@@ -56,11 +105,11 @@ class ReferenceRunner:
                 model_kwargs={"torch_dtype": "float32"},
             )
         except Exception as error:  # the library, PyTorch or the files may raise anything
-            reason = next(iter(str(error).splitlines()), "")
-            raise ModelError(
-                f"{self.name} cannot load {files.source!r}: {type(error).__name__}: {reason}"
-            ) from error
-        if max_tokens < properties.max_tokens:
+            raise _cannot_load(self.name, files, error) from error
+        if properties.table is not None:
+            if max_tokens < properties.max_tokens:
+                self._model[0].tokenizer.enable_truncation(max_tokens)
+        elif max_tokens < properties.max_tokens:
             setattr(self._model, "max_length" if self._crosses else "max_seq_length", max_tokens)
 
     def run(self, items: Sequence[Item]) -> ModelOutputs:

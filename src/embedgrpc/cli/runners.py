@@ -7,7 +7,12 @@ from typing import Protocol
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.graphs.outputs import POOLED_EMBEDDING, TOKEN_EMBEDDINGS
+from embedgrpc.models.graphs.outputs import (
+    POOLED_EMBEDDING,
+    SENTENCE_EMBEDDING,
+    TOKEN_EMBEDDINGS,
+)
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
@@ -65,7 +70,10 @@ class LocalRunner:
         """Tokenize items with the model's default prompt, truncated as the model does it."""
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
-        truncation = properties.truncation
+        # A model without a limit refuses texts that are too long; here they are cut.
+        truncation = (
+            Truncation.END if properties.truncation is Truncation.NONE else properties.truncation
+        )
         pairs = [item for item in items if not isinstance(item, str)]
         if tokenizer.pair_texts is not None:
             around = tokenizer.pair_texts
@@ -79,7 +87,13 @@ class LocalRunner:
             tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
             for pair in zip(firsts, seconds, strict=True)
         )
-        singles = tokenizer.encode([prompt + item for item in items if isinstance(item, str)])
+        singles = tokenizer.encode(
+            [
+                tokenizer.cut_characters(prompt + item, self.max_tokens, truncation)
+                for item in items
+                if isinstance(item, str)
+            ]
+        )
         built_singles = (
             replace(
                 tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
@@ -123,6 +137,9 @@ class LocalRunner:
                 values = rows.by_sequence.get(name, rows.by_token.get(name, ()))
                 found[name] |= dict(zip(indices, values, strict=True))
         outputs = {name: [rows[index] for index in sorted(rows)] for name, rows in found.items()}
+        if properties.truncate_dim:
+            kept = [row[: properties.truncate_dim] for row in outputs[SENTENCE_EMBEDDING]]
+            outputs[SENTENCE_EMBEDDING] = kept
         if TOKEN_EMBEDDINGS in outputs:
             skipped = properties.multi_vector_skip_tokens
             outputs[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in outputs[TOKEN_EMBEDDINGS]]

@@ -16,6 +16,8 @@ TARGET = Path(__file__).with_name("reference_keys.json")
 _ARCHITECTURES = (
     "bert", "roberta", "xlm_roberta", "camembert", "distilbert", "mpnet", "electra", "albert",
 )  # fmt: skip
+# Their keys are listed by architecture, as they differ more.
+_FAMILIES = ("qwen2", "qwen3", "mistral", "gemma3_text")
 _TOKENIZERS = (*_ARCHITECTURES, "t5", "qwen2", "gemma", "deberta_v2")
 # What `kwargs` of a tokenizer are taken for, in the sources.
 _TAKEN = re.compile(r'(?:kwargs|init_kwargs|tokenizer_config)\.(?:pop|get|setdefault)\(\s*"(\w+)"')
@@ -36,6 +38,9 @@ def collect(folder: Path) -> dict[str, object]:
         "modules": dict(sorted(_modules(folder / "sentence_transformers"))),
         "config_sentence_transformers.json": sorted(_extras(folder / "sentence_transformers")),
         "config.json": sorted(set(_fields(folder / "transformers"))),
+        "families": {
+            name: sorted(set(_family(folder / "transformers", name))) for name in _FAMILIES
+        },
         "tokenizer_config.json": sorted(set(_tokenizer(folder / "transformers")) - _OBJECTS),
     }
 
@@ -80,6 +85,31 @@ def _fields(folder: Path) -> Iterator[str]:
                     case ast.AnnAssign(target=ast.Name(name), annotation=kind):
                         if "ClassVar" not in ast.unparse(kind):
                             yield name
+
+
+def _family(folder: Path, model_type: str) -> Iterator[str]:
+    """Yield the fields of one architecture, and the keys that its code reads from older files."""
+    name = model_type.removesuffix("_text")
+    path = folder / f"models/{name}/configuration_{name}.py"
+    for found in _classes(path):
+        kind = next((one for one in found.body if _is_model_type(one, model_type)), None)
+        if kind is None:
+            continue
+        for node in ast.walk(found):
+            match node:
+                case ast.AnnAssign(target=ast.Name(field)):
+                    yield field
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name("kwargs")), args=[ast.Constant(str(key)), *_]
+                ):
+                    yield key
+
+
+def _is_model_type(node: ast.stmt, model_type: str) -> bool:
+    match node:
+        case ast.Assign(targets=[ast.Name("model_type")], value=ast.Constant(value)):
+            return value == model_type
+    return False
 
 
 def _tokenizer(folder: Path) -> Iterator[str]:

@@ -15,6 +15,7 @@ from embedgrpc.models.folder.known_keys import (
     TRANSFORMER,
     Keys,
     Use,
+    config_keys,
 )
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import ModelProperties, read
@@ -41,6 +42,10 @@ def _read(folder: Path, **overrides: Any) -> ModelProperties:
     [
         *(pytest.param(keys, REFERENCE[name], id=name) for name, keys in FILES.items()),
         *(pytest.param(keys, REFERENCE["modules"][one], id=one) for one, keys in MODULES.items()),
+        *(
+            pytest.param(config_keys(one)[0], names, id=one)
+            for one, names in REFERENCE["families"].items()
+        ),
     ],
 )
 def test_every_key_of_the_reference_has_a_verdict(keys: Keys, names: list[str]) -> None:
@@ -48,7 +53,10 @@ def test_every_key_of_the_reference_has_a_verdict(keys: Keys, names: list[str]) 
     assert [name for name in names if keys.use_of(name) is Use.UNKNOWN] == []
 
 
-@pytest.mark.parametrize("keys", [*FILES.values(), *MODULES.values()])
+@pytest.mark.parametrize(
+    "keys",
+    [*FILES.values(), *MODULES.values(), *(config_keys(one)[0] for one in REFERENCE["families"])],
+)
 def test_a_key_has_one_verdict(keys: Keys) -> None:
     """No key is in two tables of one file."""
     assert not keys.followed & keys.harmless
@@ -109,10 +117,61 @@ def test_an_unknown_key_of_a_module_list_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_export_contains_what_config_json_says(tmp_path: Path) -> None:
-    """With an ONNX export, unknown keys of config.json change nothing."""
+    """With an ONNX export, unknown keys of config.json change nothing, and are counted."""
     folder = copy_fixture("bert-cls", tmp_path)
     edit_json(folder / "config.json", scale_of_vectors=2, auto_map={"AutoModel": "m.Model"})
+    properties = _read(folder)
+    assert not properties.accepted_keys
+    assert "in the graph" in properties.keys[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"auto_map": {"AutoTokenizer": ["t.T", None]}}, "auto_map.AutoTokenizer is not supported"),
+        ({"sentence_transformers": {"scale": 2}}, "sentence_transformers.scale.*accept_unknown"),
+    ],
+)
+def test_an_export_does_not_contain_everything(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """What config.json says of the tokenizer and of scores counts for an export, too."""
+    folder = copy_fixture("cross-bert", tmp_path)
+    edit_json(folder / "config.json", **changes)
+    with pytest.raises(ModelError, match=message):
+        _read(folder)
+
+
+def test_safetensors_instead_of_an_export_need_known_keys(tmp_path: Path) -> None:
+    """Where an export is not used, config.json says what is computed, and all keys count."""
+    folder = copy_fixture("cross-no-types", tmp_path)
+    plain = _fingerprint(folder, tmp_path)
+    edit_json(folder / "config.json", scale_of_vectors=2)
     assert not _read(folder).accepted_keys
+    with pytest.raises(ModelError, match=r"config\.json: scale_of_vectors.*accept_unknown_keys"):
+        _fingerprint(folder, tmp_path)
+    assert _fingerprint(folder, tmp_path, accept_unknown_keys=True) != plain
+    edit_json(folder / "config.json", pruned_heads={"0": [1]})
+    with pytest.raises(ModelError, match="pruned_heads is not supported"):
+        _fingerprint(folder, tmp_path, accept_unknown_keys=True)
+
+
+def test_code_of_the_backbone_is_unknown(tmp_path: Path) -> None:
+    """A Transformer of the model's own is accepted by the setting, or where it is known."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    path = folder / "modules.json"
+    entries = json.loads(path.read_text())
+    entries[0]["type"] = "custom_st.Transformer"
+    path.write_text(json.dumps(entries))
+    with pytest.raises(ModelError, match=r"type \(custom_st\.Transformer is code"):
+        _read(folder)
+    accepted = _read(folder, accept_unknown_keys=True).accepted_keys
+    assert accepted == {"modules.json: type": "custom_st.Transformer"}
+    tasks = copy_fixture("task-by-prompt", tmp_path)
+    entries = json.loads((tasks / "modules.json").read_text())
+    entries[0]["type"] = "custom_st.Transformer"
+    (tasks / "modules.json").write_text(json.dumps(entries))
+    assert not _read(tasks).accepted_keys
 
 
 @pytest.mark.parametrize(
@@ -126,6 +185,35 @@ def test_an_export_contains_what_config_json_says(tmp_path: Path) -> None:
             "sentence_bert_config.json",
             {"transformer_task": "text-generation"},
             "it is text-generation, not one of",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"module_output_name": "sentence_embedding"},
+            "module_output_name is not supported: it must be token_embeddings",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"modality_config": {"text": {"method": "get_text_features"}}},
+            "modality_config.text.method is not supported: it must be forward",
+        ),
+        (
+            "sentence_bert_config.json",
+            {
+                "modality_config": {
+                    "text": {"method": "forward", "method_output_name": ["hidden_states", -2]}
+                }
+            },
+            "modality_config.text.method_output_name is not supported: it must be last_hidden",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"modality_config": {"image": {"method": "forward"}}},
+            "modality_config is not supported: the model takes no text",
+        ),
+        (
+            "tokenizer_config.json",
+            {"auto_map": {"AutoTokenizer": ["t.T", None]}},
+            "code of its own",
         ),
         ("sentence_bert_config.json", {"model_args": {"n": 1}}, r"model_args\.n"),
         ("sentence_bert_config.json", {"config_args": {"hidden_act": "relu"}}, r"config_args\."),
@@ -165,6 +253,20 @@ def test_arguments_of_the_tokenizer_win(tmp_path: Path, key: str) -> None:
     edit_json(folder / "sentence_bert_config.json", max_seq_length=None, **{key: arguments})
     properties = _read(folder)
     assert (properties.max_tokens, properties.truncation) == (17, "start")
+
+
+def test_kept_dimensions_are_followed(tmp_path: Path) -> None:
+    """`truncate_dim` is part of the fingerprint, unless it keeps all values."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    plain = _fingerprint(folder, tmp_path)
+    edit_json(folder / "config_sentence_transformers.json", truncate_dim=32)
+    assert (_read(folder).truncate_dim, _fingerprint(folder, tmp_path)) == (0, plain)
+    edit_json(folder / "config_sentence_transformers.json", truncate_dim=8)
+    properties = _read(folder)
+    assert (properties.truncate_dim, properties.vector_dimensions) == (8, 8)
+    assert properties.normalize
+    assert not properties.normalized
+    assert _fingerprint(folder, tmp_path) != plain
 
 
 def test_active_dimensions_are_followed(tmp_path: Path) -> None:

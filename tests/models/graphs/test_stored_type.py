@@ -19,7 +19,7 @@ from tests.models.runner import copy_fixture
         (np.float32, "float32"),
         (np.float16, "float16"),
         (ml_dtypes.bfloat16, "bfloat16"),
-        (np.int8, "i8"),
+        (np.int8, "int8"),
     ],
 )
 def test_the_type_of_most_values_counts(tmp_path: Path, dtype: Any, expected: str) -> None:

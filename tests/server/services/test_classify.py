@@ -20,6 +20,7 @@ from embedgrpc.v1 import rerank_service_pb2 as rerank
 from tests.models.runner import expected
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend
+from tests.server.loading.triton_server import serving_upstream
 from tests.server.service import CROSS, EMBED, FIXTURES, PATIENCE_S, Service, serving, settings_for
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -294,6 +295,19 @@ async def test_the_service_has_a_health_of_its_own(service: Service) -> None:
         for one in (name, f"{name}/classify-nli", f"{name}/cross", f"{name}/embed")
     ]
     assert statuses == [1, 1, 1, 2]
+
+
+async def test_a_classifier_on_triton(cache_dir: Path) -> None:
+    """It has the labels of its files, and the scores of the same model in this process."""
+    reference = expected("classify-sentiment")
+    with serving_upstream(cache_dir, "classify-sentiment") as upstream:
+        settings = settings_for(upstream.settings(id="far"), cache_dir=cache_dir)
+        async with serving(settings) as service:
+            response = await _ask(service, "far", texts=reference["texts"], **IN_MODEL_ORDER)
+    wanted = reference["outputs"]["default"]["texts"]
+    assert np.abs(_scores(response) - wanted).max() <= reference["tolerance"]
+    labels = [one.label for one in response.classifications[0].labels]
+    assert labels == reference["settings"]["labels"]
 
 
 async def test_work_of_a_failing_model_is_isolated(cache_dir: Path) -> None:

@@ -24,9 +24,10 @@ def pad(
         outputs: Names of the graph outputs to compute.
 
     Returns:
-        Arrays int64 [len(sequences), longest].
+        Arrays int64 [len(sequences), longest or 1].
     """
-    longest = max(len(sequence.input_ids) for sequence in sequences)
+    # A static model has texts without tokens; graphs need an axis of 1 at least.
+    longest = max(1, *(len(sequence.input_ids) for sequence in sequences))
     shape = (len(sequences), longest)
     input_ids = np.full(shape, pad_token_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)

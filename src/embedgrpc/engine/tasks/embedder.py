@@ -250,7 +250,7 @@ class Embedder:
 
     def _dense_output(self, spec: EmbedSpec) -> str:
         """Vectors before normalization if the model normalizes and the caller does not want it."""
-        if self.properties.normalize and not spec.normalize:
+        if self.properties.normalized and not spec.normalize:
             return POOLED_EMBEDDING
         return SENTENCE_EMBEDDING
 
@@ -267,10 +267,12 @@ class Embedder:
         def name(index: int) -> str:
             return f"{field}[{index}]" if indexed else field
 
+        max_characters = self.limit_characters(spec.max_tokens, spec.truncation, spec.prompt)
+
         def check(index: int, text: str) -> CheckedText:
             checked = check_text(
                 text,
-                max_characters=self.max_characters,
+                max_characters=max_characters,
                 collapses_blanks=self.tokenizer.collapses_blanks,
                 truncation=spec.truncation,
                 field=name(index),
@@ -303,6 +305,19 @@ class Embedder:
             read_limit=read_limit_of(spec),
         )
 
+    def limit_characters(self, max_tokens: int, truncation: Truncation, prompt: str) -> int:
+        """Return how many characters of a text are tokenized at most.
+
+        Args:
+            max_tokens: Maximum length, special tokens included.
+            truncation: The end to cut, if any.
+            prompt: What is put in front of the text. It counts if the reference cuts characters.
+        """
+        kept = self.tokenizer.characters_per_token * max_tokens
+        if not kept or truncation is Truncation.NONE:
+            return self.max_characters
+        return min(self.max_characters, max(kept - len(prompt), 1))
+
     def build_sequence(
         self,
         result: TokenizeResult,
@@ -329,6 +344,10 @@ class Embedder:
             )
         except TokenLimitError as error:
             return too_many_tokens(error, field=field)
+        if not len(sequence.input_ids):
+            return errors.EmptyInputError(
+                f"{field} holds no text: the tokenizer makes no token of it", field=field
+            )
         if result.characters_cut or task:
             return replace(sequence, characters_cut=result.characters_cut, task=task)
         return sequence

@@ -79,7 +79,7 @@ class SimilarityReranker:
         properties = self.embedder.properties
         embed_spec = EmbedSpec(
             prompt="",
-            dimensions=properties.dimensions,
+            dimensions=properties.vector_dimensions,
             normalize=True,
             truncation=spec.truncation,
             max_tokens=properties.max_tokens,
@@ -95,7 +95,7 @@ class SimilarityReranker:
                 position,
                 text,
                 spec,
-                self.embedder.max_characters,
+                self._limit_characters(position, spec),
                 collapses_blanks=self.embedder.tokenizer.collapses_blanks,
             ),
             sequences=len(texts),
@@ -182,14 +182,21 @@ class SimilarityReranker:
                 metadata={"label": "TOO_MANY_VECTORS", "bytes": str(size)},
             )
 
+    def _limit_tokens(self, position: int, spec: RerankSpec) -> int:
+        limit = self.embedder.properties.max_tokens
+        return min((spec.max_tokens or limit) if position else self.max_query_tokens, limit)
+
+    def _limit_characters(self, position: int, spec: RerankSpec) -> int:
+        prompt = spec.document_prompt if position else spec.query_prompt
+        tokens = self._limit_tokens(position, spec)
+        return self.embedder.limit_characters(tokens, spec.truncation, prompt)
+
     def _build_sequence(
         self, result: TokenizeResult, spec: RerankSpec, *, position: int
     ) -> TokenSequence | errors.EngineError:
-        limit = self.embedder.properties.max_tokens
-        own_limit = (spec.max_tokens or limit) if position else self.max_query_tokens
         return self.embedder.build_sequence(
             result,
-            max_tokens=min(own_limit, limit),
+            max_tokens=self._limit_tokens(position, spec),
             truncation=spec.truncation,
             field=field_of(position),
             task=spec.tasks[1 if position else 0],

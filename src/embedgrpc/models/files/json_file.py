@@ -1,6 +1,7 @@
 """Reads the JSON files of a model folder; errors name the file and the key."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ _LIMITS = {
     "n_layers": 1024,
     "num_attention_heads": 4096,
     "n_heads": 4096,
+    "num_key_value_heads": 4096,
+    "head_dim": 65_536,
+    "sliding_window": 16_777_216,
+    "original_max_position_embeddings": 16_777_216,
     "hidden_size": 262_144,
     "dim": 262_144,
     "n_embd": 262_144,
@@ -150,6 +155,25 @@ class JsonObject:
         if not value:
             raise self.wrong(key, "a whole number of at least 1")
         return value
+
+    def number(self, key: str, *, default: float) -> float:
+        """Return a finite number.
+
+        Raises:
+            ModelError: The value is something else.
+        """
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.wrong(key, "a number")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise self.wrong(key, "a finite number")
+        return number
 
     def text(self, key: str, *, default: str) -> str:
         """Return a string.

@@ -18,6 +18,8 @@ class Use(StrEnum):
     FOLLOWED = "followed"
     HARMLESS = "harmless"
     REFUSED = "refused"
+    # An ONNX graph contains what the key says.
+    EXPORTED = "in the graph"
     UNKNOWN = "unknown"
 
 
@@ -60,6 +62,7 @@ CONFIG = Keys(
         " dim n_layers n_heads hidden_dim embedding_size num_hidden_groups inner_group_num"
         " relative_attention_num_buckets id2label num_labels problem_type lora_adaptations"
         " sentence_transformers sbert_ce_default_activation_function head_dim num_key_value_heads"
+        " tokenizer_class"
     ),
     harmless=_words(
         # Who made the model, how it was trained, and how it generates text.
@@ -78,7 +81,7 @@ CONFIG = Keys(
         " max_length min_length do_sample early_stopping num_beams num_beam_groups"
         " diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty"
         " no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences"
-        " output_scores return_dict_in_generate tokenizer_class _attn_implementation"
+        " output_scores return_dict_in_generate _attn_implementation"
         " _attn_implementation_autoset attn_implementation _attn_implementation_internal"
         " _commit_hash language pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers"
         " pooler_size_per_head pooler_type directionality net_structure_type gap_size"
@@ -102,6 +105,68 @@ CONFIG = Keys(
             "a model of texts and images cannot be built: export it to onnx/model.onnx"
         ),
     },
+)
+_ENCODERS = _words("bert roberta xlm-roberta camembert distilbert mpnet electra albert")
+_ROTATION = _words("rope_theta rope_scaling rope_parameters")
+_QWEN2 = Keys(
+    followed=_words(
+        "rms_norm_eps use_sliding_window sliding_window max_window_layers layer_types is_causal"
+    )
+    | _ROTATION
+)
+# By `model_type`: the keys of architectures that have more of them than BERT.
+_MORE_KEYS = {
+    "qwen2": _QWEN2,
+    "qwen3": Keys(followed=_QWEN2.followed | {"attention_bias"}),
+    "mistral": Keys(
+        followed=_words("rms_norm_eps sliding_window is_causal layer_types") | _ROTATION
+    ),
+    "gemma3_text": Keys(
+        followed=_words(
+            "rms_norm_eps sliding_window sliding_window_pattern layer_types is_causal"
+            " attention_bias hidden_activation query_pre_attn_scalar rope_local_base_freq"
+            " use_bidirectional_attention attn_logit_softcapping"
+        )
+        | _ROTATION,
+        # The reference reads neither: the first is an older name, the second is for words to come.
+        harmless=_words("_sliding_window_pattern final_logit_softcapping cache_implementation"),
+    ),
+}
+
+
+def config_keys(model_type: str) -> tuple[Keys, bool]:
+    """Return the keys of `config.json`, and whether these are all keys of the architecture."""
+    more = _MORE_KEYS.get(model_type)
+    if more is None:
+        return CONFIG, model_type in _ENCODERS
+    return Keys(
+        followed=CONFIG.followed | more.followed,
+        harmless=CONFIG.harmless | more.harmless,
+        refused={**CONFIG.refused, **more.refused},
+    ), True
+
+
+# What `config.json` says beyond the graph: the kind of the model, its limits, padding, tasks and
+# tokenizer. They count for an ONNX export, too.
+BEYOND_THE_GRAPH = _words(
+    "model_type architectures vocab_size hidden_size max_position_embeddings type_vocab_size"
+    " pad_token_id id2label num_labels lora_adaptations sentence_transformers"
+    " sbert_ce_default_activation_function tokenizer_class num_attention_heads head_dim"
+    " num_key_value_heads"
+)
+# Those in `sentence_transformers` of `config.json`.
+CROSS_ENCODER = Keys(followed=_words("activation_fn"), harmless=_words("version"))
+# config.json of a model that model2vec saved.
+MODEL2VEC = Keys(
+    followed=_words("model_type normalize max_length"),
+    harmless=_words(
+        # How the table was made. The table itself says its sizes and its type.
+        "architectures tokenizer_name apply_pca apply_zipf sif_coefficient pooling hidden_dim"
+        " seq_length embedding_dtype vocabulary_quantization cache_dir base_model_name language"
+        " transformers_version"
+        # A classifier on top of the vectors, which encoding does not use.
+        " head_config"
+    ),
 )
 TRANSFORMER = Keys(
     followed=_words(
@@ -145,7 +210,7 @@ TOKENIZER = Keys(
     harmless=_words(
         "name_or_path tokenizer_file special_tokens_map_file vocab_file merges_file"
         " full_tokenizer_file"
-        " transformers_version processor_class init_inputs files_loaded from_slow use_fast auto_map"
+        " transformers_version processor_class init_inputs files_loaded from_slow use_fast"
         " backend is_local is_fast local_files_only cache_dir force_download proxies revision"
         " subfolder"
         " token trust_remote_code device_map verbose _commit_hash _from_auto _from_pipeline repo_id"
@@ -167,6 +232,10 @@ TOKENIZER = Keys(
     refused={
         "fix_mistral_regex": _SUPPORTED_LATER,
         "model_specific_special_tokens": _SUPPORTED_LATER,
+        "auto_map": (
+            "the tokenizer has code of its own, which is not run; remove it if tokenizer.json "
+            "gives the same tokens"
+        ),
     },
 )
 SPECIAL_TOKENS = Keys(

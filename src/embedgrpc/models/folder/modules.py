@@ -12,7 +12,14 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject, read_json
 from embedgrpc.models.files.model_file import find_member
 from embedgrpc.models.folder.splade_config import SpladePooling
+from embedgrpc.models.folder.token_table import (
+    TokenTable,
+    is_model2vec,
+    read_normalize,
+    read_token_table,
+)
 from embedgrpc.models.kinds import Pooling
+from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tensors.vector_layers import VectorLayer, read_dense, read_norm
 
 # In the order in which the pooled vectors are concatenated.
@@ -42,6 +49,7 @@ class Modules:
         layers: The layers between pooling and normalisation, in order.
         transformer: The subfolder of the backbone, its configuration and tokenizer; mostly empty.
         pooling: The Pooling module's `config.json`, if any.
+        table: The table that a static model has in place of a backbone, if any.
     """
 
     poolings: tuple[Pooling, ...] = ()
@@ -51,6 +59,7 @@ class Modules:
     layers: tuple[VectorLayer, ...] = ()
     transformer: str = ""
     pooling: JsonObject | None = None
+    table: TokenTable | None = None
 
     @property
     def dimensions(self) -> int:
@@ -60,15 +69,22 @@ class Modules:
         return self.token_dimensions * len(self.poolings)
 
 
-def read_modules(folder: Path) -> Modules:
+def read_modules(files: ModelFiles) -> Modules:
     """Read the modules of a model; without a `modules.json` there are none.
+
+    Args:
+        files: The model's folder. The table of a static model is downloaded to it.
 
     Raises:
         ModelError: A file is missing or wrong, or a module is not supported.
     """
+    folder = files.folder
     path = folder / "modules.json"
     if not path.exists():
-        return Modules()
+        if not is_model2vec(folder):
+            return Modules()
+        modules = _use_table(Modules(), files, "")
+        return replace(modules, normalize=read_normalize(folder))
     entries = read_json(path, folder)
     if not isinstance(entries, list) or not entries:
         raise ModelError(f"{path} must hold a list of modules")
@@ -80,27 +96,62 @@ def read_modules(folder: Path) -> Modules:
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise ModelError(f"{path}: [{index}] must be an object")
-        module = JsonObject(path=path, values=entry)
-        name = module.text("type", default="").rpartition(".")[2]
-        read = _READERS.get(name)
-        if read is None:
-            known = ", ".join(_READERS)
-            raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
-        package = module.text("type", default="").partition(".")[0]
-        if package not in {_LIBRARY, name} and name not in _TRANSFORMERS:
-            raise ModelError(
-                f"{path}: [{index}].type {module.values['type']!r} is code of the model's own, "
-                "which is not run"
-            )
-        if (index == 0) != (name in _TRANSFORMERS):
-            raise ModelError(
-                f"{path}: [{index}].type {name!r} is out of place: the first module, and no other, "
-                "must be the Transformer"
-            )
-        subfolder = module.text("path", default="")
-        find_member(folder, folder, subfolder, named_by=f"{path}: [{index}].path")
-        modules = read(folder, subfolder, modules)
+        modules = _append_module(files, JsonObject(path=path, values=entry), index, modules)
+    if modules.table is not None and modules.table.of_model2vec:
+        _check_normalize(folder, modules)
     return modules
+
+
+def _append_module(files: ModelFiles, module: JsonObject, index: int, modules: Modules) -> Modules:
+    """Return the modules with the one that an entry of the list names."""
+    folder, path = files.folder, module.path
+    name = module.text("type", default="").rpartition(".")[2]
+    read = _READERS.get(name)
+    if read is None:
+        known = ", ".join(_READERS)
+        raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
+    if has_own_code(module) and name not in _TRANSFORMERS:
+        raise ModelError(
+            f"{path}: [{index}].type {module.values['type']!r} is code of the model's own, "
+            "which is not run"
+        )
+    if (index == 0) != (name in _FIRST):
+        raise ModelError(
+            f"{path}: [{index}].type {name!r} is out of place: the first module, and no other, "
+            "must be the Transformer or a StaticEmbedding"
+        )
+    subfolder = module.text("path", default="")
+    find_member(folder, folder, subfolder, named_by=f"{path}: [{index}].path")
+    modules = read(folder, subfolder, modules)
+    return _use_table(modules, files, subfolder) if name == _STATIC else modules
+
+
+def _use_table(modules: Modules, files: ModelFiles, subfolder: str) -> Modules:
+    """Return the modules with a static model's table, whose vectors are averaged."""
+    table = read_token_table(files, files.folder / subfolder)
+    return replace(
+        modules, table=table, poolings=(Pooling.MEAN,), token_dimensions=table.dimensions
+    )
+
+
+def _check_normalize(folder: Path, modules: Modules) -> None:
+    """Refuse a folder that the two libraries read differently."""
+    if read_normalize(folder) != modules.normalize:
+        has = "has a" if modules.normalize else "has no"
+        raise ModelError(
+            f"{folder / 'modules.json'} {has} Normalize module, but normalize in config.json is "
+            f"{str(not modules.normalize).lower()}: make them agree"
+        )
+
+
+def has_own_code(module: JsonObject) -> bool:
+    """Return whether the class of a module, in `modules.json`, is not of the library.
+
+    Raises:
+        ModelError: The type is no text.
+    """
+    package, dot, _ = module.text("type", default="").partition(".")
+    return bool(dot) and package != _LIBRARY
 
 
 def _read_transformer(folder: Path, subfolder: str, modules: Modules) -> Modules:
@@ -209,9 +260,12 @@ def _read_splade(folder: Path, subfolder: str, modules: Modules) -> Modules:
 
 # Older releases use MLMTransformer for sparse models.
 _TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
+_STATIC = "StaticEmbedding"
+_FIRST = _TRANSFORMERS | {_STATIC}
 _READERS: dict[str, Callable[[Path, str, Modules], Modules]] = {
     "Transformer": _read_transformer,
     "MLMTransformer": _read_transformer,
+    _STATIC: _read_transformer,
     "Pooling": _read_pooling,
     "Dense": _read_dense,
     "LayerNorm": _read_norm,

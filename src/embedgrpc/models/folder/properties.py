@@ -13,11 +13,15 @@ from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.key_verdicts import (
     check_keys,
     judge_folder,
-    merge_arguments,
     summarize,
 )
 from embedgrpc.models.folder.labels import has_labels, read_labels
-from embedgrpc.models.folder.limits import find_max_tokens, read_transformer_settings
+from embedgrpc.models.folder.limits import (
+    TokenLimit,
+    TransformerSettings,
+    find_max_tokens,
+    read_transformer_settings,
+)
 from embedgrpc.models.folder.model_kind import find_kind
 from embedgrpc.models.folder.modules import read_modules
 from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_modules
@@ -37,6 +41,13 @@ from embedgrpc.models.folder.scoring import (
     read_similarity,
 )
 from embedgrpc.models.folder.splade_config import SpladePooling
+from embedgrpc.models.folder.table_settings import (
+    check_table_overrides,
+    find_table_limit,
+    find_table_truncation,
+)
+from embedgrpc.models.folder.token_table import TokenTable
+from embedgrpc.models.folder.transformer_keys import merge_arguments
 from embedgrpc.models.folder.truncation_side import find_truncation
 from embedgrpc.models.kinds import (
     Activation,
@@ -67,7 +78,7 @@ class ModelProperties:
         normalize: Whether vectors are scaled to length 1.
         token_dimensions: Values per token vector of the backbone, from the Pooling module; 0
             without one.
-        dimensions: Values per vector; 0 without vectors.
+        dimensions: Values per vector of the graph; 0 without vectors.
         max_tokens: The longest sequence, special tokens included.
         prompts: By name; a prompt is put in front of a text.
         default_prompt_name: The prompt for requests that name none; empty for no prompt.
@@ -81,7 +92,8 @@ class ModelProperties:
         transformer_folder: Contains `config.json`, `tokenizer.json` and the weights.
         dense_layers: Dense and LayerNorm modules between pooling and normalisation, in order.
         lowercase: Whether texts are lowercased first.
-        truncation: The end of a text that is cut if the text is too long: START or END.
+        truncation: The end of a text that is cut if the text is too long: START or END; NONE if
+            the reference has no limit, so that such a text is refused.
         file: The configured file of weights, relative to `transformer_folder`; mostly empty.
         output: The configured output of an ONNX graph; mostly empty.
         task_id: The input of a graph that chooses a task by number, for all texts.
@@ -91,6 +103,7 @@ class ModelProperties:
         pooling_is_set: Whether the configuration sets the pooling. A graph that pools by itself
             may then differ from `modules.json`.
         splade: The SpladePooling module, if any.
+        table: The table that a static model has in place of a backbone, if any.
         sparse_head: The layer that makes token weights, if any.
         multi_vector_head: The layer that makes multi-vectors, if any.
         unweighted_token_ids: Tokens that sparse vectors leave out.
@@ -100,8 +113,11 @@ class ModelProperties:
         score_function: What turns logits into the scores of labels.
         max_active_dims: The number of heaviest terms that a sparse vector keeps unless a request
             says otherwise; 0 for all.
+        truncate_dim: The number of values that a vector keeps unless a request wants fewer; 0 for
+            all. They are not scaled to length 1 again.
         keys: For each file, what is done with its keys.
-        accepted_keys: The values of unknown keys that the configuration accepts.
+        accepts_unknown_keys: Whether the configuration accepts unknown keys.
+        accepted_keys: The values of unknown keys that were accepted.
         origins: "FILE: KEY" by property, the file relative to the model's folder; or
             "configuration: KEY". Properties that are not listed have their default value.
     """
@@ -135,6 +151,7 @@ class ModelProperties:
     weight_type: WeightType = WeightType.FLOAT32
     pooling_is_set: bool = False
     splade: SpladePooling | None = None
+    table: TokenTable | None = None
     sparse_head: TokenHead | None = None
     multi_vector_head: TokenHead | None = None
     unweighted_token_ids: frozenset[int] = frozenset()
@@ -142,9 +159,21 @@ class ModelProperties:
     max_active_dims: int = 0
     labels: tuple[str, ...] = ()
     score_function: Activation = Activation.IDENTITY
+    truncate_dim: int = 0
     keys: Sequence[str] = ()
+    accepts_unknown_keys: bool = False
     accepted_keys: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def vector_dimensions(self) -> int:
+        """Values per vector that a request gets by default; 0 for a cross-encoder."""
+        return self.truncate_dim or self.dimensions
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the vectors that a request gets by default have length 1."""
+        return self.normalize and not self.truncate_dim
 
     @property
     def default_task(self) -> int:
@@ -170,9 +199,10 @@ def read(
         ModelError: A file is missing or wrong, or something is not supported.
     """
     overrides = overrides or ModelOverrides()
-    modules = read_modules(files.folder)
+    modules = read_modules(files)
+    table = modules.table
     folder = files.folder / modules.transformer
-    weights = _find_weights(files, folder, overrides)
+    weights = table.file if table else _find_weights(files, folder, overrides)
     is_exported = served is not None or weights.endswith(".onnx")
     adapter = folder / _ADAPTER_NAME
     if not is_exported and files.has(str(adapter.relative_to(files.folder))):
@@ -180,31 +210,44 @@ def read(
             f"{adapter}: the folder contains an adapter: load it with its base model, merge it "
             "with merge_and_unload of peft, and save the whole model"
         )
-    if not (folder / "config.json").exists():
+    if table is None and not (folder / "config.json").exists():
         raise ModelError(f"{folder / 'config.json'} is missing: the folder contains no model")
     root = files.folder
-    config = JsonObject.read(folder / "config.json", root)
+    config = _read_config(folder, root, table)
     extras = JsonObject.read_if_present(root / "config_sentence_transformers.json", root)
-    tokenizer_config = JsonObject.read_if_present(folder / "tokenizer_config.json", root)
-    settings = read_transformer_settings(folder, root)
+    tokenizer_config, settings = _read_settings(folder, root, table)
+    if table is not None:
+        check_table_overrides(folder, overrides)
     verdicts = list(
-        judge_folder(root, folder, settings.config, is_built=bool(weights) and not is_exported)
+        judge_folder(
+            root,
+            folder,
+            settings.config,
+            is_built=bool(weights) and not is_exported,
+            table=table,
+        )
     )
     accepted = check_keys(verdicts, root, accept_unknown=overrides.accept_unknown_keys)
     tokenizer_config = merge_arguments(tokenizer_config, settings.config)
-    model_type = config.text("model_type", default="")
+    model_type = config.text("model_type", default="static" if table else "")
     if not model_type:
         raise config.wrong("model_type", "the name of an architecture")
     modules = override_modules(modules, config, overrides)
     kind = find_kind(config, extras, modules)
     check_kind(kind, str(files.folder), overrides)
-    _check_not_truncated(extras, modules.dimensions)
     labels = read_labels(config) if kind is not Kind.EMBEDDING and has_labels(config) else ()
     score_function = _find_score_function(config, extras, labels, overrides)
     prompts = {**read_prompts(extras), **overrides.prompts}
     found = find_representations(files, config, modules, overrides, served)
-    limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
-    truncation, truncation_file, truncation_key = find_truncation(folder, root, tokenizer_config)
+    limit, truncation, truncated_by = _find_limits(
+        folder,
+        root,
+        settings=settings,
+        config=config,
+        tokenizer_config=tokenizer_config,
+        table=table,
+        overrides=overrides,
+    )
     provenance = Provenance(files.folder)
     provenance.note_first("kind", [(config, "architectures")])
     provenance.note_modules(modules, found)
@@ -214,6 +257,7 @@ def read(
     for name in ("prompts", "default_prompt_name"):
         provenance.note_first(name, [(extras, name)])
     provenance.note_first("max_active_dims", [(extras, "max_active_dims")])
+    provenance.note_first("truncate_dim", [(extras, "truncate_dim")])
     provenance.note_first("tasks", [(config, TASKS_KEY)])
     provenance.note_first("similarity", [(extras, "similarity_fn_name")])
     provenance.note_first("activation", activation_places(config, extras))
@@ -221,7 +265,7 @@ def read(
     provenance.note_first(
         "score_function", [*activation_places(config, extras), (config, "problem_type")]
     )
-    provenance.note_first("truncation", [(truncation_file, truncation_key)])
+    provenance.note_first("truncation", [truncated_by])
     provenance.note_first(
         "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
     )
@@ -242,7 +286,7 @@ def read(
         if kind is Kind.CLASSIFIER
         else overrides.activation or read_activation(config, extras),
         padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
-        pad_token_id=find_pad_token_id(folder, root, config, tokenizer_config)
+        pad_token_id=_find_pad_token_id(folder, root, config, tokenizer_config, table)
         if overrides.pad_token_id is None
         else overrides.pad_token_id,
         config=config.values,
@@ -251,7 +295,7 @@ def read(
         dense_layers=modules.layers,
         lowercase=settings.lowercase if overrides.lowercase is None else overrides.lowercase,
         truncation=truncation,
-        file=overrides.file,
+        file=table.file if table else overrides.file,
         output=overrides.output,
         task_id=overrides.task_id,
         tasks={} if overrides.task_id is not None else read_tasks(config),
@@ -261,6 +305,7 @@ def read(
         sparse_dimensions=found.sparse_dimensions,
         multi_vector_dimensions=found.multi_vector_dimensions,
         splade=modules.splade,
+        table=table,
         sparse_head=found.sparse_head,
         multi_vector_head=found.multi_vector_head,
         unweighted_token_ids=found.unweighted_token_ids,
@@ -268,10 +313,65 @@ def read(
         max_active_dims=extras.count("max_active_dims") or 0,
         labels=labels,
         score_function=score_function,
+        truncate_dim=_read_kept(extras, modules.dimensions),
         keys=summarize(verdicts, root),
+        accepts_unknown_keys=overrides.accept_unknown_keys,
         accepted_keys=accepted,
         origins=provenance.origins,
     )
+
+
+def _read_config(folder: Path, root: Path, table: TokenTable | None) -> JsonObject:
+    """Return `config.json`; empty for a static model of sentence-transformers, which has none."""
+    path = folder / "config.json"
+    if table is None or table.of_model2vec:
+        return JsonObject.read(path, root)
+    return JsonObject(path, {})
+
+
+def _read_settings(
+    folder: Path, root: Path, table: TokenTable | None
+) -> tuple[JsonObject, TransformerSettings]:
+    """Return `tokenizer_config.json` and the Transformer's settings; empty for a static model.
+
+    The reference libraries read neither file of such a model.
+    """
+    if table is not None:
+        empty = JsonObject(folder / "tokenizer_config.json", {})
+        return empty, TransformerSettings(max_tokens=None, lowercase=False, config=empty)
+    path = folder / "tokenizer_config.json"
+    return JsonObject.read_if_present(path, root), read_transformer_settings(folder, root)
+
+
+def _find_limits(
+    folder: Path,
+    root: Path,
+    *,
+    settings: TransformerSettings,
+    config: JsonObject,
+    tokenizer_config: JsonObject,
+    table: TokenTable | None,
+    overrides: ModelOverrides,
+) -> tuple[TokenLimit, Truncation, tuple[JsonObject, str]]:
+    """Return the longest sequence, the end that is cut, and the file and key that say which."""
+    if table is not None:
+        limit = find_table_limit(table, config, overrides)
+        truncation, file, key = find_table_truncation(folder, root, table, overrides)
+    else:
+        limit = find_max_tokens(settings, config, tokenizer_config, wanted=overrides.max_tokens)
+        truncation, file, key = find_truncation(folder, root, tokenizer_config)
+    return limit, truncation, (file, key)
+
+
+def _find_pad_token_id(
+    folder: Path,
+    root: Path,
+    config: JsonObject,
+    tokenizer_config: JsonObject,
+    table: TokenTable | None,
+) -> int:
+    """Return the padding token; for a table any, as its vector is multiplied with 0."""
+    return 0 if table else find_pad_token_id(folder, root, config, tokenizer_config)
 
 
 def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) -> str:
@@ -288,11 +388,9 @@ def _find_score_function(
     return overrides.activation or read_score_function(config, extras, label_count=len(labels))
 
 
-def _check_not_truncated(extras: JsonObject, dimensions: int) -> None:
-    """Refuse a model whose vectors the reference truncates unasked."""
-    kept = extras.count("truncate_dim")
-    if kept is not None and kept < dimensions:
-        raise ModelError(
-            f"{extras.path}: truncate_dim {kept} is not supported, as vectors have {dimensions} "
-            "values: remove it, and set dimensions in requests"
-        )
+def _read_kept(extras: JsonObject, dimensions: int) -> int:
+    """Return how many values of its vectors a model keeps; 0 for all."""
+    if extras.values.get("truncate_dim") is None:
+        return 0
+    kept = extras.size("truncate_dim")
+    return kept if kept < dimensions else 0

@@ -39,27 +39,40 @@ class Provenance:
         if path.exists():
             for name in ("kind", "representations", "poolings", "dense_layers", "normalize"):
                 self.note(name, path)
-        heads = [head.path for head in (found.sparse_head, found.multi_vector_head) if head]
-        if found.exported is not None:
-            heads.append(found.exported)
-        if heads:
-            places = [path, *heads]
-            self.origins["representations"] = ", ".join(path.name for path in places)
+        self._note_heads(found)
         pooling = modules.pooling
         if pooling is not None:
             modes = [key for key, value in pooling.values.items() if "_mode" in key and value]
             self.note("poolings", pooling.path, *modes)
             keys = ("embedding_dimension", "word_embedding_dimension")
             self.note_first("dimensions", [(pooling, key) for key in keys])
+        self._note_table(modules)
         if modules.layers:
             self.note("dimensions", modules.layers[-1].folder / "config.json", "out_features")
         if found.sparse_dimensions:
             folder = self._folder / modules.transformer
             self.note("sparse_dimensions", folder / "config.json", "vocab_size")
+
+    def _note_heads(self, found: Representations) -> None:
+        heads = [head.path for head in (found.sparse_head, found.multi_vector_head) if head]
+        if found.exported is not None:
+            heads.append(found.exported)
+        if heads:
+            places = [self._folder / "modules.json", *heads]
+            self.origins["representations"] = ", ".join(place.name for place in places)
         if found.multi_vector_head:
             self.note("multi_vector_dimensions", found.multi_vector_head.path, "weight")
         elif found.multi_vector_dimensions and found.exported is not None:
             self.note("multi_vector_dimensions", found.exported)
+
+    def _note_table(self, modules: Modules) -> None:
+        if modules.table is None:
+            return
+        place = self._folder / modules.transformer / modules.table.file
+        self.note("dimensions", place, modules.table.name)
+        if not (self._folder / "modules.json").exists():
+            for name in ("kind", "poolings", "normalize"):
+                self.note(name, self._folder / "config.json")
 
     def note_overrides(self, overrides: ModelOverrides) -> None:
         """Record the settings that override the files."""

@@ -89,7 +89,13 @@ def find_representations(
             dimensions = served.vector_dimensions or _count_dimensions(multi_vector, modules)
         sparse = multi_vector = None
     # With `output` set, the other outputs of a graph are not used.
-    elif modules.poolings and not sparse and not multi_vector and not overrides.output:
+    elif (
+        modules.poolings
+        and not modules.table
+        and not sparse
+        and not multi_vector
+        and not overrides.output
+    ):
         exported = _find_export(files, config.path.parent, overrides.file)
         has_weights, dimensions = _read_exported(exported, files.folder, modules)
     present = {

@@ -15,9 +15,13 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.prompts import TASKS_KEY
 from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.graphs.encoders import encoder
+from embedgrpc.models.graphs.encoders.backbone import build_backbone
 from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.graphs.encoders.mlm_head import build_mlm_head
+from embedgrpc.models.graphs.encoders.model_types import INPUTS
+from embedgrpc.models.graphs.encoders.token_rows import append_mask, append_rows
 from embedgrpc.models.graphs.exports.inputs import bind_inputs
 from embedgrpc.models.graphs.exports.logits import (
     check_vocabulary,
@@ -38,6 +42,7 @@ from embedgrpc.models.graphs.exports.vectors import (
     find_hidden,
     find_pooled,
 )
+from embedgrpc.models.graphs.heads.last_token import append_last_token_logits
 from embedgrpc.models.graphs.heads.pooling import append_embedding_head, append_outputs
 from embedgrpc.models.graphs.heads.token_outputs import (
     append_token_embeddings,
@@ -49,9 +54,10 @@ from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.graphs.probe import check_batching
 from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
-from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.graphs.writer import MICROSOFT, GraphWriter
 from embedgrpc.models.kinds import Kind, WeightType
 from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
+from embedgrpc.models.tensors.weights import Tensors
 
 GRAPH_NAME = "model.onnx"
 
@@ -95,6 +101,8 @@ def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Pa
     Raises:
         ModelError: The file cannot be used, or does not fit the properties.
     """
+    if properties.table is not None:
+        return _build_table(weight_file, properties, properties.table, folder)
     if properties.weight_type is WeightType.FLOAT32:
         return _build_plain(weight_file, properties, folder)
     with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
@@ -107,29 +115,25 @@ def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Pa
 def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
     if weight_file.format is Format.ONNX:
         return _adapt_export(weight_file, properties, folder)
-    family = FAMILIES.get(properties.model_type)
+    inputs = INPUTS.get(properties.model_type)
     config = JsonObject(path=weight_file.folder / "config.json", values=properties.config)
-    if family is None:
-        known = ", ".join(FAMILIES)
+    if inputs is None:
+        known = ", ".join(INPUTS)
         raise config.wrong("model_type", f"one of {known} where there is no onnx/model.onnx")
     if config.values.get(TASKS_KEY):
         raise ModelError(
             f"{config.path}: {TASKS_KEY} names adapters, which need an ONNX export with an input "
             "task_id: put it at onnx/model.onnx"
         )
-    graph = onnx.GraphProto(name=properties.model_type)
-    _describe_inputs(graph, family.inputs)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
-    )
+    model = _new_model(properties, inputs)
     with (
         open_tensors(weight_file) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
-        hidden = encoder.build(writer, tensors, config, family)
+        hidden = build_backbone(writer, tensors, config)
         if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
-            logits = encoder.build_classifier(
-                writer, tensors, config, family, hidden, label_count=len(properties.labels)
+            logits = _append_classifier(
+                writer, tensors, config, hidden, label_count=len(properties.labels)
             )
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
         elif properties.splade is not None:
@@ -142,7 +146,32 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         else:
             outputs = _append_head(writer, properties, hidden)
     _save(model, folder, outputs, properties)
-    return BuiltGraph(family.inputs, outputs, "float32", writer.weight_bytes)
+    return BuiltGraph(inputs, outputs, "float32", writer.weight_bytes)
+
+
+def _build_table(
+    weight_file: WeightFile, properties: ModelProperties, table: TokenTable, folder: Path
+) -> BuiltGraph:
+    """Write the graph of a static model: rows of its table in place of an encoder."""
+    inputs = ("input_ids", "attention_mask")
+    model = _new_model(properties, inputs)
+    with (
+        open_tensors(weight_file) as tensors,
+        GraphWriter(folder, model.graph, opset=_OPSET) as writer,
+    ):
+        rows, weight_type = append_rows(writer, tensors, table, properties.weight_type)
+        mask = append_mask(writer, properties, table)
+        outputs = _append_head(writer, properties, rows, attention_mask=mask)
+    _save(model, folder, outputs, properties)
+    return BuiltGraph(inputs, outputs, weight_type, writer.weight_bytes)
+
+
+def _new_model(properties: ModelProperties, inputs: tuple[str, ...]) -> onnx.ModelProto:
+    graph = onnx.GraphProto(name=properties.model_type)
+    _describe_inputs(graph, inputs)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+    )
 
 
 def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: Path) -> BuiltGraph:
@@ -199,11 +228,28 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
     return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
 
 
-def _append_head(writer: GraphWriter, properties: ModelProperties, hidden: str) -> tuple[str, ...]:
+def _append_classifier(
+    writer: GraphWriter, tensors: Tensors, config: JsonObject, hidden: str, *, label_count: int
+) -> str:
+    family = FAMILIES.get(config.text("model_type", default=""))
+    if family is None:
+        return append_last_token_logits(writer, tensors, config, hidden, label_count=label_count)
+    return encoder.build_classifier(
+        writer, tensors, config, family, hidden, label_count=label_count
+    )
+
+
+def _append_head(
+    writer: GraphWriter,
+    properties: ModelProperties,
+    hidden: str,
+    *,
+    attention_mask: str = "attention_mask",
+) -> tuple[str, ...]:
     outputs = append_embedding_head(
         writer,
         hidden=hidden,
-        attention_mask="attention_mask",
+        attention_mask=attention_mask,
         hidden_size=properties.token_dimensions,
         poolings=properties.poolings,
         layers=properties.dense_layers,
@@ -238,4 +284,7 @@ def _save(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, axes.get(name)) for name in outputs
     )
     model.graph.output.extend(exported)
+    domains = {entry.domain for entry in model.opset_import}
+    if MICROSOFT not in domains and any(node.domain == MICROSOFT for node in model.graph.node):
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     (folder / GRAPH_NAME).write_bytes(model.SerializeToString())

@@ -9,6 +9,7 @@ from typing import Any
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
+from embedgrpc.models.graphs.encoders.decoder_families import DECODERS
 from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
@@ -19,6 +20,14 @@ from embedgrpc.models.tokenizers.chat_template import read_chat_template
 _ENCODER_KEYS = (
     "model_type", "hidden_act", "activation", "layer_norm_eps", "num_attention_heads", "n_heads",
     "num_hidden_layers", "n_layers", "pad_token_id",
+)  # fmt: skip
+# Those of decoders in addition.
+_DECODER_KEYS = (
+    "hidden_activation", "rms_norm_eps", "num_key_value_heads", "head_dim", "attention_bias",
+    "rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq",
+    "max_position_embeddings", "use_sliding_window", "sliding_window", "sliding_window_pattern",
+    "max_window_layers", "layer_types", "is_causal", "use_bidirectional_attention",
+    "query_pre_attn_scalar",
 )  # fmt: skip
 
 
@@ -39,6 +48,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "task_id": properties.task_id,
             "weight_type": properties.weight_type,
             "config": properties.config,
+            **_describe_table(properties),
         },
         sort_keys=True,
     )
@@ -86,6 +96,8 @@ def hash_meaning(
         meaning["score_function"] = properties.score_function
     if properties.max_active_dims:
         meaning["max_active_dims"] = properties.max_active_dims
+    if properties.truncate_dim:
+        meaning["truncate_dim"] = properties.truncate_dim
     if properties.accepted_keys:
         meaning["accepted_keys"] = dict(properties.accepted_keys)
     if properties.tasks:
@@ -94,6 +106,9 @@ def hash_meaning(
         meaning["truncation"] = properties.truncation
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
+    if properties.table is not None:
+        meaning |= _describe_table(properties)
+        return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
     settings = read_tokenizer_settings(folder, properties.folder)
     meaning["tokenizer"] = settings.describe()
     template = read_chat_template(properties)
@@ -113,6 +128,19 @@ def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     return [splade.strategy, splade.logarithms] if splade else None
 
 
+def _describe_table(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe how the table of a static model is read; empty for other models."""
+    table = properties.table
+    if table is None:
+        return {}
+    described: dict[str, Any] = {"name": table.name, "of_model2vec": table.of_model2vec}
+    if table.of_model2vec:
+        # The graph drops the unknown token, whose id the tokenizer says.
+        path = properties.transformer_folder / "tokenizer.json"
+        described["tokenizer"] = hash_file(path, properties.folder)
+    return {"table": described}
+
+
 def _describe_layers(properties: ModelProperties) -> list[Any]:
     """Describe the modules after pooling, without their folders."""
     return [
@@ -124,4 +152,5 @@ def describe_encoder(weight_file: WeightFile, properties: ModelProperties) -> Ma
     """Return the keys of `config.json` that change what is computed with the same weights."""
     if weight_file.format is Format.ONNX:
         return {}  # the graph holds them
-    return {key: properties.config[key] for key in _ENCODER_KEYS if key in properties.config}
+    keys = (*_ENCODER_KEYS, *(_DECODER_KEYS if properties.model_type in DECODERS else ()))
+    return {key: properties.config[key] for key in keys if key in properties.config}

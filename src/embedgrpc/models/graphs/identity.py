@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.files.model_file import hash_file
+from embedgrpc.models.folder.config_keys import judge_config
+from embedgrpc.models.folder.key_verdicts import check_keys
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.cache import load_or_build
 from embedgrpc.models.graphs.content_hash import describe_encoder, digest, hash_meaning
-from embedgrpc.models.graphs.encoders.families import FAMILIES
+from embedgrpc.models.graphs.encoders.model_types import INPUTS
 from embedgrpc.models.sources.fetching import fetch_external, fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import (
@@ -68,6 +71,7 @@ def identify(
     if facts is not None and "token_type_ids" not in facts["inputs"] and needs_types(properties):
         # The export would take both texts of a pair for one.
         weight_file, facts = _replace_export(files, properties, weight_file), None
+        properties = _judge_again(properties)
     external = _find_externals(files, weight_file, facts)
     weights_digest = digest(
         [
@@ -85,6 +89,21 @@ def identify(
     )
 
 
+def _judge_again(properties: ModelProperties) -> ModelProperties:
+    """Judge the keys of `config.json` for a graph that is built from it.
+
+    Raises:
+        ModelError: A key is refused, or unknown and not accepted.
+    """
+    config = JsonObject(properties.transformer_folder / "config.json", properties.config)
+    accepted = check_keys(
+        judge_config(config, is_built=True),
+        properties.folder,
+        accept_unknown=properties.accepts_unknown_keys,
+    )
+    return replace(properties, accepted_keys={**properties.accepted_keys, **accepted})
+
+
 def _replace_export(
     files: ModelFiles, properties: ModelProperties, export: WeightFile
 ) -> WeightFile:
@@ -96,7 +115,7 @@ def _replace_export(
     """
     folder = properties.transformer_folder
     place = folder.relative_to(files.folder)
-    buildable = properties.model_type in FAMILIES and not properties.file
+    buildable = properties.model_type in INPUTS and not properties.file
     name = SAFETENSORS_NAME if buildable and files.has(str(place / SAFETENSORS_NAME)) else ""
     if not name:
         raise ModelError(

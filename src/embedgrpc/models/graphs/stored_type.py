@@ -5,7 +5,7 @@ from math import prod
 
 from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
 
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8"}
 
 
 def find_stored_type(weight_file: WeightFile) -> str:

@@ -22,7 +22,9 @@ _ALIGNMENT = 64
 # Smaller tensors stay in the graph: shapes must, and the others are not worth a file access.
 _INLINE_BYTES_MAX = 1024
 # From these opsets on, the axes of a reduction are an input instead of an attribute.
-_AXES_INPUT_OPSETS = {"ReduceSum": 13, "ReduceL2": 18, "ReduceMax": 18}
+_AXES_INPUT_OPSETS = {"ReduceSum": 13, "ReduceL2": 18, "ReduceMax": 18, "ReduceMean": 18}
+# The domain of the operators that ONNX Runtime has beside the standard ones.
+MICROSOFT = "com.microsoft"
 # The first opset with an operator LayerNormalization.
 _LAYER_NORM_OPSET = 17
 
@@ -73,6 +75,10 @@ class GraphWriter:
         )
         return output
 
+    def microsoft(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node of an operator that only ONNX Runtime has, and return its output's name."""
+        return self.op(kind, *inputs, domain=MICROSOFT, **attributes)
+
     def output(self, source: str, name: str) -> str:
         """Name a value as an output of the graph, and return that name."""
         node_name = self.new_name(name)
@@ -90,9 +96,9 @@ class GraphWriter:
         """Add a layer normalisation over the last axis."""
         if self.opset >= _LAYER_NORM_OPSET:
             return self.op("LayerNormalization", source, scale, shift, axis=-1, epsilon=epsilon)
-        centred = self.op("Sub", source, self.op("ReduceMean", source, axes=[-1], keepdims=1))
+        centred = self.op("Sub", source, self.reduce("ReduceMean", source, -1))
         squares = self.op("Mul", centred, centred)
-        variance = self.op("ReduceMean", squares, axes=[-1], keepdims=1)
+        variance = self.reduce("ReduceMean", squares, -1)
         deviation = self.op("Sqrt", self.op("Add", variance, self.scalar(epsilon)))
         scaled = self.op("Mul", self.op("Div", centred, deviation), scale)
         return self.op("Add", scaled, shift)

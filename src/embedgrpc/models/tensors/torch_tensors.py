@@ -34,3 +34,7 @@ class TorchTensors(Tensors):
     def read(self, name: str) -> NDArray[np.float32]:
         """Read a tensor as float32."""
         return self._tensors[name].astype(np.float32, copy=False)
+
+    def read_integers(self, name: str) -> NDArray[np.int64]:
+        """Read a tensor of whole numbers; see `Tensors`."""
+        return self._tensors[name].astype(np.int64, copy=False)

@@ -52,6 +52,10 @@ class Tensors(ABC):
     def read(self, name: str) -> NDArray[np.float32]:
         """Read a tensor as float32, converting other types."""
 
+    @abstractmethod
+    def read_integers(self, name: str) -> NDArray[np.int64]:
+        """Read a tensor of whole numbers as int64."""
+
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Check that there are floating-point tensors of these names and shapes.
 
@@ -107,6 +111,10 @@ class TensorFile(Tensors):
         """Read a tensor as float32."""
         return np.asarray(self._file.get_tensor(name)).astype(np.float32, copy=False)
 
+    def read_integers(self, name: str) -> NDArray[np.int64]:
+        """Read a tensor of whole numbers; see `Tensors`."""
+        return np.asarray(self._file.get_tensor(name)).astype(np.int64, copy=False)
+
 
 class TensorShards(Tensors):
     """The safetensors files of a model with several."""
@@ -143,6 +151,10 @@ class TensorShards(Tensors):
     def read(self, name: str) -> NDArray[np.float32]:
         """Read a tensor as float32."""
         return self._homes[name].read(name)
+
+    def read_integers(self, name: str) -> NDArray[np.int64]:
+        """Read a tensor of whole numbers; see `Tensors`."""
+        return self._homes[name].read_integers(name)
 
 
 def _check_header(path: Path) -> None:

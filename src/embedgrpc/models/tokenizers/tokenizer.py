@@ -13,6 +13,7 @@ from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.folder.tokenizer_file import (
     as_tokenizer_json,
     find_tokenizer_file,
@@ -32,6 +33,10 @@ from embedgrpc.models.tokenizers.class_table import WORD_PIECE_CLASSES
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
 from embedgrpc.models.tokenizers.rebuilt import Rebuilt, complete
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
+from embedgrpc.models.tokenizers.table_tokenizer import (
+    count_characters_per_token,
+    load_table_tokenizer,
+)
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.token_locator import TokenLocator
 from embedgrpc.models.tokenizers.tokenizer_class import is_rebuilt
@@ -82,6 +87,8 @@ class Tokenizer:
             are tokenized; None without one.
         collapses_blanks: Whether blanks in a row make the same tokens as one space.
         added_tokens: The texts of the added tokens; those that `tokenizer.json` lacks come first.
+        characters_per_token: A text that may be cut is cut to so many characters for each token of
+            the limit before it is tokenized; 0 for no such cut.
     """
 
     def __init__(
@@ -95,7 +102,9 @@ class Tokenizer:
         pair_texts: PairTexts | None = None,
         collapses_blanks: bool = False,
         added_tokens: Sequence[str] = (),
+        characters_per_token: int = 0,
     ) -> None:
+        self.characters_per_token = characters_per_token
         self.collapses_blanks = collapses_blanks
         self.added_tokens = tuple(added_tokens)
         self.pair_texts = pair_texts
@@ -128,6 +137,8 @@ class Tokenizer:
             ModelError: A file is missing or cannot be read, makes texts far longer, or adds
                 special tokens in a way that is not supported.
         """
+        if properties.table is not None:
+            return cls._load_static(properties, properties.table, escape_special_tokens, digest)
         folder = properties.transformer_folder
         settings = read_tokenizer_settings(folder, properties.folder)
         path = find_tokenizer_file(folder)
@@ -167,13 +178,8 @@ class Tokenizer:
             )
         # Only now: finding the templates needs unescaped special tokens.
         tokenizer.encode_special_tokens = escape_special_tokens or settings.split_special_tokens
-
-        def encode(texts: Sequence[str]) -> list[IntArray]:
-            encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-            return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
-
         return cls(
-            encode,
+            _encode_with(tokenizer),
             single=single,
             pair=pair,
             cut_points=find_cut_points(tokenizer),
@@ -181,6 +187,40 @@ class Tokenizer:
             pair_texts=pair_texts,
             collapses_blanks=collapses_blanks(tokenizer),
             added_tokens=(*reference.added, *_read_names(tokenizer)),
+        )
+
+    @classmethod
+    def _load_static(
+        cls,
+        properties: ModelProperties,
+        table: TokenTable,
+        escape_special_tokens: bool,  # noqa: FBT001 - as in `load`
+        digest: str,
+    ) -> "Tokenizer":
+        """Load the tokenizer of a static model; see `load`."""
+        path = properties.transformer_folder / "tokenizer.json"
+        if not path.exists():
+            raise ModelError(f"{path} is missing: a static model needs it")
+        content = read_tokenizer_file(path, properties.folder)
+        if digest and hashlib.sha256(content).hexdigest() != digest:
+            raise ModelError(f"{path} changed while the model was loaded: start again")
+        if not digest:
+            check_growth(path, content)
+        with _library_errors(path):
+            tokenizer = load_table_tokenizer(path, content, table)
+            if properties.lowercase:
+                _lowercase_first(tokenizer)
+        tokenizer.encode_special_tokens = escape_special_tokens
+        return cls(
+            _encode_with(tokenizer),
+            single=_NO_SPECIAL_TOKENS,
+            pair=None,
+            cut_points=find_cut_points(tokenizer),
+            locator=TokenLocator(tokenizer),
+            # A cut by characters counts all of them.
+            collapses_blanks=not table.of_model2vec and collapses_blanks(tokenizer),
+            added_tokens=_read_names(tokenizer),
+            characters_per_token=count_characters_per_token(tokenizer, table),
         )
 
     @classmethod
@@ -213,6 +253,19 @@ class Tokenizer:
         """The special tokens before and after one text, int64 [tokens] each."""
         before, after = self._single.specials
         return before, after
+
+    def cut_characters(self, text: str, max_tokens: int, truncation: Truncation) -> str:
+        """Cut a text with its prompt before it is tokenized, if the reference does so.
+
+        Args:
+            text: The text.
+            max_tokens: The longest sequence.
+            truncation: The end to cut.
+        """
+        kept = self.characters_per_token * max_tokens
+        if not kept or truncation is Truncation.NONE or len(text) <= kept:
+            return text
+        return text[-kept:] if truncation is Truncation.START else text[:kept]
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
         """Tokenize texts. Releases the GIL most of the time.
@@ -397,6 +450,14 @@ def _find_pair_template(tokenizer: tokenizers.Tokenizer, kind: Kind) -> SpecialT
             raise
         # A classifier may be for single texts.
         return None
+
+
+def _encode_with(tokenizer: tokenizers.Tokenizer) -> Encode:
+    def encode(texts: Sequence[str]) -> list[IntArray]:
+        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    return encode
 
 
 def _is_enough(path: Path, class_name: str) -> bool:

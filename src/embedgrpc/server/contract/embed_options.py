@@ -85,21 +85,21 @@ class EmbedOptionsReader:
                 "the model has no dense vectors",
                 field=f"{field}.dimensions",
             )
-        if options.dimensions > properties.dimensions:
+        if options.dimensions > properties.vector_dimensions:
             raise InvalidRequestError(
                 f"{field}.dimensions is {options.dimensions}; the model has"
-                f" {properties.dimensions}",
+                f" {properties.vector_dimensions}",
                 field=f"{field}.dimensions",
                 metadata={
                     "dimensions": str(options.dimensions),
-                    "maxDimensions": str(properties.dimensions),
+                    "maxDimensions": str(properties.vector_dimensions),
                 },
             )
         check_not_negative(options.max_sparse_terms, field=f"{field}.max_sparse_terms")
         return EmbedSpec(
             prompt=read_prompt(options, properties, field=field),
-            dimensions=options.dimensions or properties.dimensions,
-            normalize=options.normalize if options.HasField("normalize") else properties.normalize,
+            dimensions=options.dimensions or properties.vector_dimensions,
+            normalize=options.normalize if options.HasField("normalize") else properties.normalized,
             truncation=read_truncation(
                 options.truncation, default=self._default_truncation, field=f"{field}.truncation"
             ),

@@ -40,6 +40,7 @@ from embedgrpc.server.loading.prepared_model import (
     PreparedModel,
     RunnableGraph,
     default_batch_tokens,
+    overhead_tokens,
 )
 from embedgrpc.server.settings.model_settings import default_model
 from embedgrpc.server.settings.settings import Settings
@@ -255,8 +256,16 @@ def _prepare_here(
         weight_bytes=built.weight_bytes,
         place=str(built.path),
     )
-    tokens = default_batch_tokens(on_gpu=backend.device != "cpu")
-    return PreparedModel(files, described, tokenizer, runnable, backend, tokens)
+    has_table = described.table is not None
+    return PreparedModel(
+        files,
+        described,
+        tokenizer,
+        runnable,
+        backend,
+        default_batch_tokens(on_gpu=backend.device != "cpu", has_table=has_table),
+        overhead_tokens=overhead_tokens(has_table=has_table),
+    )
 
 
 def _choose_method(model: ServedModel, prepared: PreparedModel) -> RerankMethod | None:

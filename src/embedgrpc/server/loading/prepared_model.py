@@ -13,6 +13,9 @@ OVERHEAD_TOKENS = 32
 # The most padded tokens of a batch, by device.
 _CPU_BATCH_TOKENS = 512
 _GPU_BATCH_TOKENS = 8192
+# A look-up takes 0.1 us a token: what a batch costs beside it, 0.4 ms, is worth 4,000 tokens.
+_TABLE_BATCH_TOKENS = 16_384
+_TABLE_OVERHEAD_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,13 @@ class PreparedModel:
     availability: Availability | None = None
 
 
-def default_batch_tokens(*, on_gpu: bool) -> int:
+def default_batch_tokens(*, on_gpu: bool, has_table: bool = False) -> int:
     """Return the most padded tokens of a batch where no setting says it."""
+    if has_table:
+        return _TABLE_BATCH_TOKENS
     return _GPU_BATCH_TOKENS if on_gpu else _CPU_BATCH_TOKENS
+
+
+def overhead_tokens(*, has_table: bool) -> int:
+    """Return the fixed cost of a batch, in tokens."""
+    return _TABLE_OVERHEAD_TOKENS if has_table else OVERHEAD_TOKENS

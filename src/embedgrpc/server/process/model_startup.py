@@ -251,7 +251,7 @@ class ModelStartup:
                 "device": loaded.device,
                 "weight_type": loaded.weight_type,
                 "weight_bytes": loaded.weight_bytes,
-                "dimensions": properties.dimensions,
+                "dimensions": properties.vector_dimensions,
                 "max_tokens": properties.max_tokens,
                 "batch_tokens": loaded.scheduler.budget.tokens,
                 "seconds": round(time.perf_counter() - began, 2),

@@ -165,10 +165,10 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
         return
     message.representations.extend(_REPRESENTATIONS[one] for one in properties.representations)
     message.encodings.extend(_ENCODINGS[encoding] for encoding in loaded.encodings)
-    message.dimensions = properties.dimensions
+    message.dimensions = properties.vector_dimensions
     message.any_dimensions = Representation.DENSE in properties.representations
     message.similarity = _SIMILARITIES[properties.similarity]
-    message.normalized = properties.normalize
+    message.normalized = properties.normalized
     message.prompts.update(properties.prompts)
     message.default_prompt_name = properties.default_prompt_name
     if loaded.reranker:

@@ -14,7 +14,11 @@ from embedgrpc.models.graphs.encoders.activations import ACTIVATIONS, gelu
 from embedgrpc.models.graphs.encoders.config import EncoderConfig
 from embedgrpc.models.graphs.encoders.families import Family, Positions, TokenTypes
 from embedgrpc.models.graphs.encoders.relative_positions import distance_buckets
-from embedgrpc.models.graphs.encoders.shapes import classifier_shapes, encoder_shapes
+from embedgrpc.models.graphs.encoders.shapes import (
+    check_layer_count,
+    classifier_shapes,
+    encoder_shapes,
+)
 from embedgrpc.models.graphs.writer import EXACT_PREFIX, GraphWriter
 from embedgrpc.models.tensors.weights import Tensors
 
@@ -29,7 +33,7 @@ def build(writer: GraphWriter, tensors: Tensors, config: JsonObject, family: Fam
         ModelError: The weights do not fit `config.json`, or a value in it is not supported.
     """
     encoder = _Encoder(writer, tensors, EncoderConfig.read(config, family), family)
-    _check_layers(tensors, config, family, encoder.config.layers)
+    check_layer_count(tensors, config, family.keys.layers)
     tensors.check(encoder_shapes(encoder.config, family, encoder.prefix, encoder.norm_names))
     hidden = encoder.embed()
     bias = encoder.attention_bias()
@@ -72,17 +76,6 @@ def build_classifier(
     inner = encoder.linear(dense, first, exact=True)
     active = gelu(writer, inner) if head.activation == "Gelu" else writer.op(head.activation, inner)
     return encoder.linear(head.out, active, exact=True)
-
-
-def _check_layers(tensors: Tensors, config: JsonObject, family: Family, layers: int) -> None:
-    """Check the number of layers against the file, before the tensors of each are listed."""
-    if layers > len(tensors.names):
-        key = family.keys.layers
-        raise config.wrong(
-            key,
-            f"the number of layers of {tensors.path}, which has {len(tensors.names)} tensors, "
-            f"not {layers}",
-        )
 
 
 class _Encoder:

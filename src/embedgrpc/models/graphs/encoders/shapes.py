@@ -1,10 +1,27 @@
 """The names and shapes of an encoder's tensors."""
 
+from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.graphs.encoders.config import EncoderConfig
 from embedgrpc.models.graphs.encoders.families import Family
 from embedgrpc.models.graphs.encoders.relative_positions import BUCKETS
+from embedgrpc.models.tensors.weights import Tensors
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+def check_layer_count(tensors: Tensors, config: JsonObject, key: str) -> None:
+    """Check the number of layers against the file, before the tensors of each are listed.
+
+    Raises:
+        ModelError: The file has fewer tensors than `config.json` has layers.
+    """
+    layers = config.size(key)
+    if layers > len(tensors.names):
+        raise config.wrong(
+            key,
+            f"the number of layers of {tensors.path}, which has {len(tensors.names)} tensors, "
+            f"not {layers}",
+        )
 
 
 def encoder_shapes(

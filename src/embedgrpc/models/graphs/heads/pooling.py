@@ -64,6 +64,23 @@ def append_outputs(writer: GraphWriter, pooled: str, *, normalize: bool) -> tupl
     )
 
 
+def append_last_tokens(
+    writer: GraphWriter, hidden: str, attention_mask: str, *, hidden_size: int
+) -> str:
+    """Append the choice of the last real token of each sequence, on either side of padding.
+
+    Args:
+        writer: The graph's writer.
+        hidden: float32 [batch, tokens, hidden_size].
+        attention_mask: int64 [batch, tokens]; 1 for a real token.
+        hidden_size: Values per token vector.
+
+    Returns:
+        The name of its vectors, float32 [batch, hidden_size].
+    """
+    return _last_token(_Tokens(writer, hidden, attention_mask, hidden_size))
+
+
 @dataclass(frozen=True)
 class _Tokens:
     """The token vectors, and the values that several poolings share."""

@@ -1,0 +1,23 @@
+"""Builds the backbone of a model by its `model_type`."""
+
+from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.graphs.encoders import decoder, encoder
+from embedgrpc.models.graphs.encoders.decoder_families import DECODERS
+from embedgrpc.models.graphs.encoders.families import FAMILIES
+from embedgrpc.models.graphs.writer import GraphWriter
+from embedgrpc.models.tensors.weights import Tensors
+
+
+def build_backbone(writer: GraphWriter, tensors: Tensors, config: JsonObject) -> str:
+    """Append the backbone of a model to a graph with the inputs of its `model_type`.
+
+    Returns:
+        The name of the token vectors, float32 [batch, tokens, hidden_size].
+
+    Raises:
+        ModelError: The weights do not fit `config.json`, or a value in it is not supported.
+    """
+    model_type = config.text("model_type", default="")
+    if model_type in DECODERS:
+        return decoder.build_decoder(writer, tensors, config, DECODERS[model_type])
+    return encoder.build(writer, tensors, config, FAMILIES[model_type])
