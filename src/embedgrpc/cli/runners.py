@@ -74,14 +74,15 @@ class LocalRunner:
         truncation = (
             Truncation.END if properties.truncation is Truncation.NONE else properties.truncation
         )
-        pairs = [item for item in items if not isinstance(item, str)]
-        if tokenizer.pair_texts is not None:
-            around = tokenizer.pair_texts
-            pairs = [
-                (around.around_query(query), around.around_document(document))
-                for query, document in pairs
-            ]
-        firsts = tokenizer.encode([prompt + first for first, _ in pairs])
+        around = tokenizer.pair_texts
+        pairs = [
+            (
+                around.around_query(first, prompt) if around else prompt + first,
+                around.around_document(second) if around else second,
+            )
+            for first, second in (item for item in items if not isinstance(item, str))
+        ]
+        firsts = tokenizer.encode([first for first, _ in pairs])
         seconds = tokenizer.encode([second for _, second in pairs])
         built_pairs = (
             tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)

@@ -181,9 +181,7 @@ class Classifier:
                 truncation=spec.truncation,
                 field=_field_of_text(index, are_pairs=are_pairs),
             )
-            if prompt and not is_second:
-                checked = CheckedText(prompt + checked.text, cut=checked.cut)
-            return wrap_text(self.tokenizer, checked, is_second=is_second) if are_pairs else checked
+            return wrap_text(self.tokenizer, checked, prompt=prompt, is_second=is_second)
 
         read_limit = None
         if spec.truncation is not Truncation.NONE:

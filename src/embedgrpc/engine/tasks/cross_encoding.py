@@ -1,7 +1,7 @@
 """Scores documents with a cross-encoder, which reads query and document together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -129,21 +129,25 @@ class CrossEncoder:
         )
 
     def _check_input(self, position: int, text: str, spec: RerankSpec) -> CheckedText:
+        around = self.tokenizer.pair_texts
         checked = check_input(
             position,
             text,
-            spec,
+            # A template has its own place for the prompt.
+            spec if around is None else replace(spec, query_prompt="", document_prompt=""),
             self.max_characters,
             collapses_blanks=self.tokenizer.collapses_blanks,
         )
-        if self.tokenizer.pair_texts is None:
+        if around is None:
             return checked
-        if spec.document_prompt if position else spec.query_prompt:
+        instruction = spec.query_prompt
+        if spec.document_prompt if position else instruction and around.instructed is None:
+            kind = "a document's prompt" if position else "an instruction"
             raise errors.UnsupportedError(
-                "the model renders pairs with a chat template, which has no place for a prompt",
+                f"the model renders pairs with a chat template, which has no place for {kind}",
                 field=QUERY_FIELD,
             )
-        return wrap_text(self.tokenizer, checked, is_second=position > 0)
+        return wrap_text(self.tokenizer, checked, prompt=instruction, is_second=position > 0)
 
     def _score(self, logits: FloatArray, scale: ScoreScale) -> FloatArray:
         match scale:

@@ -10,19 +10,23 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 
-def wrap_text(tokenizer: Tokenizer, checked: CheckedText, *, is_second: bool) -> CheckedText:
-    """Put the texts of a chat template, if the model has one, around a text of a pair.
+def wrap_text(
+    tokenizer: Tokenizer, checked: CheckedText, *, prompt: str = "", is_second: bool
+) -> CheckedText:
+    """Put a chat template, if the model has one, or else the prompt around a text of a pair.
 
     Args:
         tokenizer: The model's tokenizer.
         checked: The text.
+        prompt: The prompt of a first text; a template must have a place for it.
         is_second: Whether it is the second text of its pair, such as a document.
     """
     around = tokenizer.pair_texts
-    if around is None:
-        return checked
-    wrap = around.around_document if is_second else around.around_query
-    return CheckedText(wrap(checked.text), cut=checked.cut)
+    if is_second:
+        text = around.around_document(checked.text) if around else checked.text
+    else:
+        text = around.around_query(checked.text, prompt) if around else prompt + checked.text
+    return CheckedText(text, cut=checked.cut)
 
 
 def build_pair(

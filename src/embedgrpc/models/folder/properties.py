@@ -22,6 +22,7 @@ from embedgrpc.models.folder.limits import (
     find_max_tokens,
     read_transformer_settings,
 )
+from embedgrpc.models.folder.logit_score import LogitScore, published_activation
 from embedgrpc.models.folder.model_kind import find_kind
 from embedgrpc.models.folder.modules import read_modules
 from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_modules
@@ -53,6 +54,7 @@ from embedgrpc.models.kinds import (
     Activation,
     Kind,
     PaddingSide,
+    PairTemplate,
     Pooling,
     Representation,
     Similarity,
@@ -66,6 +68,8 @@ from embedgrpc.models.tensors.vector_layers import VectorLayer
 
 # Written by the library peft, beside the weights of an adapter.
 _ADAPTER_NAME = "adapter_config.json"
+# What sentence-transformers calls it.
+_CAUSAL_TASK = "text-generation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ class ModelProperties:
         score_function: What turns logits into the scores of labels.
         max_active_dims: The number of heaviest terms that a sparse vector keeps unless a request
             says otherwise; 0 for all.
+        logit_score: The tokens whose logits are a causal model's score; None for other models.
+        pair_template: The configured template of a causal reranker; None for that of the files.
         truncate_dim: The number of values that a vector keeps unless a request wants fewer; 0 for
             all. They are not scaled to length 1 again.
         keys: For each file, what is done with its keys.
@@ -159,6 +165,8 @@ class ModelProperties:
     max_active_dims: int = 0
     labels: tuple[str, ...] = ()
     score_function: Activation = Activation.IDENTITY
+    logit_score: LogitScore | None = None
+    pair_template: PairTemplate | None = None
     truncate_dim: int = 0
     keys: Sequence[str] = ()
     accepts_unknown_keys: bool = False
@@ -232,11 +240,11 @@ def read(
     model_type = config.text("model_type", default="static" if table else "")
     if not model_type:
         raise config.wrong("model_type", "the name of an architecture")
-    modules = override_modules(modules, config, overrides)
+    modules = override_modules(modules, config, root, overrides)
     kind = find_kind(config, extras, modules)
     check_kind(kind, str(files.folder), overrides)
-    labels = read_labels(config) if kind is not Kind.EMBEDDING and has_labels(config) else ()
-    score_function = _find_score_function(config, extras, labels, overrides)
+    labels, score_function = _find_labels(kind, config, extras, overrides)
+    _check_task(settings.config, scores_by_logits=modules.logit_score is not None)
     prompts = {**read_prompts(extras), **overrides.prompts}
     found = find_representations(files, config, modules, overrides, served)
     limit, truncation, truncated_by = _find_limits(
@@ -251,6 +259,7 @@ def read(
     provenance = Provenance(files.folder)
     provenance.note_first("kind", [(config, "architectures")])
     provenance.note_modules(modules, found)
+    provenance.note_logit_score(modules)
     provenance.note_first("model_type", [(config, "model_type")])
     provenance.note_first("max_tokens", [(limit.config, limit.key)])
     provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
@@ -284,7 +293,8 @@ def read(
         or read_similarity(extras, default=Similarity.DOT if modules.splade else Similarity.COSINE),
         activation=score_function
         if kind is Kind.CLASSIFIER
-        else overrides.activation or read_activation(config, extras),
+        else overrides.activation
+        or read_activation(config, extras, default=published_activation(overrides.pair_template)),
         padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
         pad_token_id=_find_pad_token_id(folder, root, config, tokenizer_config, table)
         if overrides.pad_token_id is None
@@ -313,6 +323,8 @@ def read(
         max_active_dims=extras.count("max_active_dims") or 0,
         labels=labels,
         score_function=score_function,
+        logit_score=modules.logit_score,
+        pair_template=overrides.pair_template,
         truncate_dim=_read_kept(extras, modules.dimensions),
         keys=summarize(verdicts, root),
         accepts_unknown_keys=overrides.accept_unknown_keys,
@@ -380,12 +392,26 @@ def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) ->
     return overrides.file or choose_weights(lambda name: files.has(str(place / name))) or ""
 
 
-def _find_score_function(
-    config: JsonObject, extras: JsonObject, labels: Sequence[str], overrides: ModelOverrides
-) -> Activation:
-    if not labels:
-        return Activation.IDENTITY
-    return overrides.activation or read_score_function(config, extras, label_count=len(labels))
+def _find_labels(
+    kind: Kind, config: JsonObject, extras: JsonObject, overrides: ModelOverrides
+) -> tuple[tuple[str, ...], Activation]:
+    """Return the labels of a model, and what turns its logits into their scores."""
+    if kind is Kind.EMBEDDING or not has_labels(config):
+        return (), Activation.IDENTITY
+    labels = read_labels(config)
+    function = overrides.activation or read_score_function(config, extras, label_count=len(labels))
+    return labels, function
+
+
+def _check_task(settings: JsonObject, *, scores_by_logits: bool) -> None:
+    """Check that the Transformer is a causal model if a LogitScore follows, and only then."""
+    task = settings.text("transformer_task", default="")
+    if scores_by_logits and settings.values and task != _CAUSAL_TASK:
+        raise settings.wrong("transformer_task", f"{_CAUSAL_TASK}, as the model has a LogitScore")
+    if task == _CAUSAL_TASK and not scores_by_logits:
+        raise ModelError(
+            f"{settings.path}: transformer_task is {task}, which needs a LogitScore in modules.json"
+        )
 
 
 def _read_kept(extras: JsonObject, dimensions: int) -> int:

@@ -32,13 +32,20 @@ def activation_places(config: JsonObject, extras: JsonObject) -> Sequence[tuple[
     )
 
 
-def read_activation(config: JsonObject, extras: JsonObject) -> Activation:
-    """Return what turns a logit into the score of a document; the sigmoid if no file says.
+def read_activation(
+    config: JsonObject, extras: JsonObject, *, default: Activation | None
+) -> Activation:
+    """Return what turns a logit into a score.
+
+    Args:
+        config: `config.json`.
+        extras: `config_sentence_transformers.json`.
+        default: The activation if no file says; None for the sigmoid.
 
     Raises:
         ModelError: The activation is not supported.
     """
-    return _read_named(config, extras, _ACTIVATIONS) or Activation.SIGMOID
+    return _read_named(config, extras, _ACTIVATIONS) or default or Activation.SIGMOID
 
 
 def read_score_function(config: JsonObject, extras: JsonObject, *, label_count: int) -> Activation:

@@ -34,6 +34,7 @@ from embedgrpc.models.graphs.exports.m3 import (
     find_m3_hidden,
     find_m3_outputs,
 )
+from embedgrpc.models.graphs.exports.names import clear_names
 from embedgrpc.models.graphs.exports.onnx_file import move_weights, read_export
 from embedgrpc.models.graphs.exports.vectors import (
     check_no_heads,
@@ -42,7 +43,13 @@ from embedgrpc.models.graphs.exports.vectors import (
     find_hidden,
     find_pooled,
 )
+from embedgrpc.models.graphs.exports.vocabulary_head import cut_vocabulary_head
 from embedgrpc.models.graphs.heads.last_token import append_last_token_logits
+from embedgrpc.models.graphs.heads.logit_score import (
+    TokenRows,
+    append_logit_score,
+    read_token_rows,
+)
 from embedgrpc.models.graphs.heads.pooling import append_embedding_head, append_outputs
 from embedgrpc.models.graphs.heads.token_outputs import (
     append_token_embeddings,
@@ -132,9 +139,7 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
     ):
         hidden = build_backbone(writer, tensors, config)
         if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
-            logits = _append_classifier(
-                writer, tensors, config, hidden, label_count=len(properties.labels)
-            )
+            logits = _append_classifier(writer, tensors, config, properties, hidden)
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
         elif properties.splade is not None:
             logits = build_mlm_head(
@@ -179,11 +184,13 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
     model = export.model
     pooled = False
     with GraphWriter(folder, model.graph, opset=export.opset) as writer:
+        # First: what it removes need not be written.
+        cut = cut_vocabulary_head(model, weight_file, properties)
         move_weights(writer, weight_file, model)
         inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
         if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
-            outputs: tuple[str, ...] = (find_logits(writer, weight_file, properties),)
+            outputs: tuple[str, ...] = (_append_score(writer, weight_file, properties, cut),)
             exported = m3 = None
         elif properties.splade is not None:
             logits = find_token_logits(writer, weight_file, properties)
@@ -228,9 +235,32 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
     return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
 
 
-def _append_classifier(
-    writer: GraphWriter, tensors: Tensors, config: JsonObject, hidden: str, *, label_count: int
+def _append_score(
+    writer: GraphWriter,
+    weight_file: WeightFile,
+    properties: ModelProperties,
+    cut: tuple[str, TokenRows] | None,
 ) -> str:
+    """Name the logit of a cross-encoder, or of a causal model without its head, as an output."""
+    if cut is None:
+        return find_logits(writer, weight_file, properties)
+    hidden, head = cut
+    logits = append_logit_score(writer, clear_names(writer, hidden), head)
+    return writer.output(logits, LOGITS)
+
+
+def _append_classifier(
+    writer: GraphWriter,
+    tensors: Tensors,
+    config: JsonObject,
+    properties: ModelProperties,
+    hidden: str,
+) -> str:
+    score = properties.logit_score
+    if score is not None:
+        head = read_token_rows(tensors, config, score.token_ids)
+        return append_logit_score(writer, hidden, head)
+    label_count = len(properties.labels)
     family = FAMILIES.get(config.text("model_type", default=""))
     if family is None:
         return append_last_token_logits(writer, tensors, config, hidden, label_count=label_count)

@@ -47,6 +47,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "output": properties.output,
             "task_id": properties.task_id,
             "weight_type": properties.weight_type,
+            "logit_score": _describe_logit_score(properties),
             "config": properties.config,
             **_describe_table(properties),
         },
@@ -89,17 +90,15 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
-    if properties.labels and (
-        properties.kind is Kind.CLASSIFIER or properties.score_function is not properties.activation
-    ):
-        meaning["labels"] = properties.labels
-        meaning["score_function"] = properties.score_function
+    meaning |= _describe_labels(properties)
     if properties.max_active_dims:
         meaning["max_active_dims"] = properties.max_active_dims
     if properties.truncate_dim:
         meaning["truncate_dim"] = properties.truncate_dim
     if properties.accepted_keys:
         meaning["accepted_keys"] = dict(properties.accepted_keys)
+    if properties.logit_score:
+        meaning["logit_score"] = _describe_logit_score(properties)
     if properties.tasks:
         meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
@@ -114,6 +113,8 @@ def hash_meaning(
     template = read_chat_template(properties)
     if template is not None:
         meaning["chat_template"] = [template.text, template.has_parts]
+        if template.variables:
+            meaning["chat_template_variables"] = dict(template.variables)
     return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
 
 
@@ -122,10 +123,24 @@ def digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _describe_labels(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe the labels of a classifier; nothing where the score of a document says it all."""
+    ranks = properties.kind is Kind.CROSS_ENCODER
+    if not properties.labels or (ranks and properties.score_function is properties.activation):
+        return {}
+    return {"labels": properties.labels, "score_function": properties.score_function}
+
+
 def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     """Describe how logits become a sparse vector."""
     splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
+
+
+def _describe_logit_score(properties: ModelProperties) -> list[int | None] | None:
+    """Describe which logits make the score of a causal model."""
+    score = properties.logit_score
+    return [score.true_token_id, score.false_token_id] if score else None
 
 
 def _describe_table(properties: ModelProperties) -> Mapping[str, Any]:

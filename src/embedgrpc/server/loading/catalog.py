@@ -53,6 +53,7 @@ class LoadedModel:
         reranker: None when the model cannot rank.
         classifier: None when the model has no labels.
         labels: Encodes its labels; None when it has none.
+        renders_instruction: Whether the model's chat template has a place for an instruction.
         probe: Runs one text without admission and returns its row.
         weight_bytes: 0 where it is unknown.
         availability: Whether the backend can be reached; None where it is in this process.
@@ -70,6 +71,7 @@ class LoadedModel:
     reranker: Reranker | None
     classifier: Classifier | None
     labels: LabelWires | None
+    renders_instruction: bool
     probe: Callable[[str, Call], Awaitable[FloatArray]]
     encodings: tuple[Encoding, ...]
     weight_type: str

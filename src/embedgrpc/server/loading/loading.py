@@ -321,6 +321,7 @@ def _assemble(
     else:
         cross_encoder = reranker = CrossEncoder(*common)
         probe = cross_encoder.probe
+    around = prepared.tokenizer.pair_texts
     return LoadedModel(
         properties=prepared.properties,
         revision=prepared.files.revision,
@@ -330,6 +331,7 @@ def _assemble(
         reranker=reranker,
         classifier=classifier,
         labels=LabelWires(labels) if labels else None,
+        renders_instruction=around is not None and around.instructed is not None,
         probe=probe,
         encodings=tuple(Encoding) if embedder else (),
         weight_type=prepared.graph.weight_type,

@@ -161,6 +161,9 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
         message.tasks.append(model_service_pb2.MODEL_TASK_CLASSIFY)
         message.labels.extend(properties.labels)
         message.score_function = _SCORE_FUNCTIONS[properties.score_function]
+    message.prompts.update(properties.prompts)
+    message.default_prompt_name = properties.default_prompt_name
+    message.takes_instruction = loaded.renders_instruction
     if properties.kind is not Kind.EMBEDDING:
         return
     message.representations.extend(_REPRESENTATIONS[one] for one in properties.representations)
@@ -169,8 +172,6 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     message.any_dimensions = Representation.DENSE in properties.representations
     message.similarity = _SIMILARITIES[properties.similarity]
     message.normalized = properties.normalized
-    message.prompts.update(properties.prompts)
-    message.default_prompt_name = properties.default_prompt_name
     if loaded.reranker:
         message.takes_instruction = instruction_prompt("", properties) is not None
 
