@@ -92,6 +92,8 @@ def _describe_results(
     if read.kind is not Kind.EMBEDDING:
         yield from _describe_scores(read, defined)
         return
+    if not read.include_prompt:
+        yield defined("include_prompt", read.include_prompt)
     yield defined("representations", list(read.representations))
     yield defined("poolings", list(read.poolings))
     yield defined("dense_layers", [_describe_layer(layer) for layer in read.dense_layers])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.transformer_keys import read_arguments
 
 _TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -37,11 +38,13 @@ class TransformerSettings:
         max_tokens: The longest sequence, special tokens included; None if not set.
         lowercase: Whether texts are lowercased first.
         config: The file that was read.
+        key: The key that sets `max_tokens`.
     """
 
     max_tokens: int | None
     lowercase: bool
     config: JsonObject
+    key: str = "max_seq_length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,16 @@ def read_transformer_settings(folder: Path, root: Path) -> TransformerSettings:
     paths = [folder / name for name in _TRANSFORMER_CONFIGS]
     path = next((path for path in paths if path.exists()), paths[0])
     config = JsonObject.read_if_present(path, root)
-    max_tokens = None
-    if config.values.get("max_seq_length") is not None:
-        max_tokens = config.size("max_seq_length")
+    max_tokens, key = None, "max_seq_length"
+    arguments = read_arguments(config)
+    # The argument wins.
+    if arguments.values.get("model_max_length") is not None:
+        max_tokens, key = arguments.size("model_max_length"), "model_max_length"
+    elif config.values.get(key) is not None:
+        max_tokens = config.size(key)
     return TransformerSettings(
         max_tokens=max_tokens,
+        key=key,
         lowercase=config.flag("do_lower_case", default=False),
         config=config,
     )
@@ -112,7 +120,7 @@ def find_max_tokens(
     if settings.max_tokens is not None:
         if table and model_type in _TABLE_POSITIONS and table.tokens < settings.max_tokens:
             return table
-        return TokenLimit(settings.max_tokens, settings.config, "max_seq_length")
+        return TokenLimit(settings.max_tokens, settings.config, settings.key)
     length = tokenizer_config.count("model_max_length")
     known = [TokenLimit(length, tokenizer_config, "model_max_length")] if length is not None else []
     known = [limit for limit in (*known, table) if limit and limit.tokens < _NO_LIMIT]

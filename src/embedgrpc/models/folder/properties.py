@@ -106,6 +106,8 @@ class ModelProperties:
         weight_type: The type that the graph computes in.
         pooling_is_set: Whether the configuration sets the pooling. A graph that pools by itself
             may then differ from `modules.json`.
+        include_prompt: Whether the tokens of a prompt are pooled. If not, they still take part in
+            attention, and the graph has an input `prompt_tokens`, int64 [batch].
         splade: The SpladePooling module, if any.
         table: The table that a static model has in place of a backbone, if any.
         sparse_head: The layer that makes token weights, if any.
@@ -156,6 +158,7 @@ class ModelProperties:
     tasks: Mapping[str, int] = field(default_factory=dict)
     weight_type: WeightType = WeightType.FLOAT32
     pooling_is_set: bool = False
+    include_prompt: bool = True
     splade: SpladePooling | None = None
     table: TokenTable | None = None
     sparse_head: TokenHead | None = None
@@ -263,17 +266,14 @@ def read(
     provenance.note_first("model_type", [(config, "model_type")])
     provenance.note_first("max_tokens", [(limit.config, limit.key)])
     provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
+    if modules.pooling is not None:
+        provenance.note_first("include_prompt", [(modules.pooling, "include_prompt")])
     for name in ("prompts", "default_prompt_name"):
         provenance.note_first(name, [(extras, name)])
     provenance.note_first("max_active_dims", [(extras, "max_active_dims")])
     provenance.note_first("truncate_dim", [(extras, "truncate_dim")])
     provenance.note_first("tasks", [(config, TASKS_KEY)])
-    provenance.note_first("similarity", [(extras, "similarity_fn_name")])
-    provenance.note_first("activation", activation_places(config, extras))
-    provenance.note_first("labels", [(config, "id2label"), (config, "num_labels")])
-    provenance.note_first(
-        "score_function", [*activation_places(config, extras), (config, "problem_type")]
-    )
+    _note_scores(provenance, config, extras)
     provenance.note_first("truncation", [truncated_by])
     provenance.note_first(
         "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
@@ -314,6 +314,7 @@ def read(
         representations=found.names,
         sparse_dimensions=found.sparse_dimensions,
         multi_vector_dimensions=found.multi_vector_dimensions,
+        include_prompt=modules.include_prompt,
         splade=modules.splade,
         table=table,
         sparse_head=found.sparse_head,
@@ -390,6 +391,15 @@ def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) ->
     """Return the name of the file of weights; empty if there is none."""
     place = folder.relative_to(files.folder)
     return overrides.file or choose_weights(lambda name: files.has(str(place / name))) or ""
+
+
+def _note_scores(provenance: Provenance, config: JsonObject, extras: JsonObject) -> None:
+    """Note what decides how vectors are compared, and how logits become scores."""
+    activations = activation_places(config, extras)
+    provenance.note_first("similarity", [(extras, "similarity_fn_name")])
+    provenance.note_first("activation", activations)
+    provenance.note_first("labels", [(config, "id2label"), (config, "num_labels")])
+    provenance.note_first("score_function", [*activations, (config, "problem_type")])
 
 
 def _find_labels(

@@ -50,9 +50,24 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "logit_score": _describe_logit_score(properties),
             "config": properties.config,
             **_describe_table(properties),
+            **({} if properties.include_prompt else {"include_prompt": False}),
         },
         sort_keys=True,
     )
+
+
+def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
+    """Describe what few models have; what a model lacks leaves its hash as it was before."""
+    rare = {
+        "max_active_dims": properties.max_active_dims,
+        "truncate_dim": properties.truncate_dim,
+        "accepted_keys": dict(properties.accepted_keys),
+        "logit_score": properties.logit_score and _describe_logit_score(properties),
+        "excludes_prompt": not properties.include_prompt,
+        "tasks": dict(properties.tasks),
+        "truncation": "" if properties.truncation is Truncation.END else properties.truncation,
+    }
+    return {name: value for name, value in rare.items() if value}
 
 
 def hash_meaning(
@@ -91,18 +106,7 @@ def hash_meaning(
         "lowercase": properties.lowercase,
     }
     meaning |= _describe_labels(properties)
-    if properties.max_active_dims:
-        meaning["max_active_dims"] = properties.max_active_dims
-    if properties.truncate_dim:
-        meaning["truncate_dim"] = properties.truncate_dim
-    if properties.accepted_keys:
-        meaning["accepted_keys"] = dict(properties.accepted_keys)
-    if properties.logit_score:
-        meaning["logit_score"] = _describe_logit_score(properties)
-    if properties.tasks:
-        meaning["tasks"] = dict(properties.tasks)
-    if properties.truncation is not Truncation.END:
-        meaning["truncation"] = properties.truncation
+    meaning |= _describe_rare(properties)
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
     if properties.table is not None:

@@ -64,7 +64,7 @@ class EncoderConfig:
             positions=config.size("max_position_embeddings"),
             token_types=config.size("type_vocab_size") if family.token_types else 0,
             padding_id=family.padding_id or config.count("pad_token_id") or 0,
-            epsilon=read_epsilon(config, "layer_norm_eps"),
+            epsilon=read_epsilon(config, keys.epsilon),
             activation=read_activation(config, keys.activation, default=family.activation),
         )
         if sizes.hidden_size % sizes.heads:
