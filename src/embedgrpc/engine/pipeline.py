@@ -174,6 +174,7 @@ class Pipeline:
         atomic: bool,
     ) -> None:
         """Queue the prepared sequences and deliver the failures. On a tokenizing thread."""
+        job.times.tokenized_ns = time.time_ns()
         failures = [
             ([index], one)
             for index, one in enumerate(prepared)
