@@ -30,7 +30,7 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
 # Characters that make the backend fail: for their own row, or for the whole batch.
 NAN, BROKEN = "!", "#"
 OUTPUT, NEGATIVE = "answer", "negative"
-WAIT_S = 30
+WAIT_S = 60
 
 
 def answer(text: str) -> list[float]:

@@ -29,7 +29,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 EMBED = ModelSettings(id="embed", source=str(FIXTURES / "bert-cls"))
 CROSS = ModelSettings(id="cross", source=str(FIXTURES / "cross-bert"))
 # Long enough for a slow machine; the events come far sooner.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Client:
