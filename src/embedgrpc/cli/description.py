@@ -54,8 +54,7 @@ def describe(
         read = properties.read(files, model.overrides)
     Tokenizer.load(read)
     identity = identify(files, read, cache_dir=settings.cache_dir)
-    embeds = read.kind is Kind.EMBEDDING
-    method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER
+    method = _find_method(read)
     origins = read.origins
 
     def defined(name: str, value: Any) -> Property:
@@ -80,17 +79,18 @@ def describe(
     yield Property("fingerprint", identity.content_hash)
 
 
+def _find_method(read: properties.ModelProperties) -> RerankMethod | None:
+    if read.kind is Kind.EMBEDDING:
+        return method_for(read.representations)
+    return RerankMethod.CROSS_ENCODER if read.kind is Kind.CROSS_ENCODER else None
+
+
 def _describe_results(
     read: properties.ModelProperties, defined: Callable[[str, Any], Property]
 ) -> Iterator[Property]:
     """Yield what becomes of texts: vectors or scores."""
-    if read.kind is Kind.CROSS_ENCODER:
-        yield defined("activation", read.activation)
-        if read.logit_score:
-            yield defined("logit_score_token_ids", list(read.logit_score.token_ids))
-        if read.prompts:
-            yield defined("prompts", dict(read.prompts))
-            yield defined("default_prompt_name", read.default_prompt_name)
+    if read.kind is not Kind.EMBEDDING:
+        yield from _describe_scores(read, defined)
         return
     if not read.include_prompt:
         yield defined("include_prompt", read.include_prompt)
@@ -110,6 +110,21 @@ def _describe_results(
     if read.max_active_dims:
         yield defined("max_active_dims", read.max_active_dims)
     yield defined("similarity", read.similarity)
+
+
+def _describe_scores(
+    read: properties.ModelProperties, defined: Callable[[str, Any], Property]
+) -> Iterator[Property]:
+    if read.kind is Kind.CROSS_ENCODER:
+        yield defined("activation", read.activation)
+    if read.logit_score:
+        yield defined("logit_score_token_ids", list(read.logit_score.token_ids))
+    if read.labels:
+        yield defined("labels", list(read.labels))
+        yield defined("score_function", read.score_function)
+    if read.prompts:
+        yield defined("prompts", dict(read.prompts))
+        yield defined("default_prompt_name", read.default_prompt_name)
 
 
 def _describe_weights(identity: Identity, folder: Path) -> Iterator[Property]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from embedgrpc.cli.classifier_reference import ClassifierReference
 from embedgrpc.cli.runners import Item, ModelOutputs, Runner
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
@@ -32,10 +33,11 @@ def find_reference(
     Raises:
         ModelError: The library cannot load the model.
     """
-    of_model2vec = properties.table is not None and properties.table.of_model2vec
-    runner: type[Model2VecRunner | ReferenceRunner] = (
-        Model2VecRunner if of_model2vec else ReferenceRunner
-    )
+    runner: type[Model2VecRunner | ClassifierReference | ReferenceRunner] = ReferenceRunner
+    if properties.table is not None and properties.table.of_model2vec:
+        runner = Model2VecRunner
+    elif properties.kind is Kind.CLASSIFIER:
+        runner = ClassifierReference
     if importlib.util.find_spec(runner.package) is None:
         return None
     return runner(files, properties, max_tokens=max_tokens)

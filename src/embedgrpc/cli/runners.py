@@ -18,7 +18,7 @@ from embedgrpc.models.graphs.outputs import (
     TOKEN_EMBEDDINGS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Kind, Truncation
+from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
@@ -82,31 +82,32 @@ class LocalRunner:
         truncation = (
             Truncation.END if properties.truncation is Truncation.NONE else properties.truncation
         )
-        if properties.kind is Kind.CROSS_ENCODER:
-            pairs = [
-                (self._read(query), self._read(document))
-                for query, document in (item for item in items if not isinstance(item, str))
-            ]
-            around = tokenizer.pair_texts
-            pairs = [
-                (
-                    around.around_query(query, prompt) if around else prompt + query,
-                    around.around_document(document) if around else document,
-                )
-                for query, document in pairs
-            ]
-            queries = tokenizer.encode([query for query, _ in pairs])
-            documents = tokenizer.encode([document for _, document in pairs])
-            return [
-                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
-                for pair in zip(queries, documents, strict=True)
-            ]
-        texts = [
-            tokenizer.cut_characters(prompt + self._read(item), self.max_tokens, truncation)
-            for item in items
-            if isinstance(item, str)
+        around = tokenizer.pair_texts
+        read_pairs = (
+            (self._read(first), self._read(second))
+            for first, second in (item for item in items if not isinstance(item, str))
+        )
+        pairs = [
+            (
+                around.around_query(first, prompt) if around else prompt + first,
+                around.around_document(second) if around else second,
+            )
+            for first, second in read_pairs
         ]
-        return [
+        firsts = tokenizer.encode([first for first, _ in pairs])
+        seconds = tokenizer.encode([second for _, second in pairs])
+        built_pairs = (
+            tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
+            for pair in zip(firsts, seconds, strict=True)
+        )
+        singles = tokenizer.encode(
+            [
+                tokenizer.cut_characters(prompt + self._read(item), self.max_tokens, truncation)
+                for item in items
+                if isinstance(item, str)
+            ]
+        )
+        built_singles = (
             replace(
                 tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
                 task=properties.default_task,
@@ -114,8 +115,9 @@ class LocalRunner:
                 if properties.include_prompt
                 else tokenizer.count_prompt_tokens(prompt, self.max_tokens),
             )
-            for ids in tokenizer.encode(texts)
-        ]
+            for ids in singles
+        )
+        return [next(built_singles if isinstance(item, str) else built_pairs) for item in items]
 
     def _read(self, text: str) -> str:
         """Return the part of a text that the server reads."""

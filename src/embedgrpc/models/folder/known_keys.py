@@ -60,13 +60,13 @@ CONFIG = Keys(
         " intermediate_size hidden_act activation layer_norm_eps max_position_embeddings"
         " type_vocab_size pad_token_id position_embedding_type is_decoder add_cross_attention"
         " dim n_layers n_heads hidden_dim embedding_size num_hidden_groups inner_group_num"
-        " relative_attention_num_buckets id2label num_labels lora_adaptations"
+        " relative_attention_num_buckets id2label num_labels problem_type lora_adaptations"
         " sentence_transformers sbert_ce_default_activation_function head_dim num_key_value_heads"
         " tokenizer_class"
     ),
     harmless=_words(
         # Who made the model, how it was trained, and how it generates text.
-        "_name_or_path name_or_path transformers_version torch_dtype dtype label2id problem_type"
+        "_name_or_path name_or_path transformers_version torch_dtype dtype label2id"
         " finetuning_task initializer_range initializer_factor hidden_dropout_prob hidden_dropout"
         " attention_probs_dropout_prob attention_dropout classifier_dropout classifier_dropout_prob"
         " dropout qa_dropout seq_classif_dropout summary_type summary_use_proj summary_activation"
@@ -88,6 +88,8 @@ CONFIG = Keys(
         " num_memory_blocks down_scale_factor sinusoidal_pos_embds tie_weights_"
         # The weights say whether a head has its own.
         " tie_word_embeddings"
+        # No pipeline reaches it: each number of labels has its own function.
+        " function_to_apply"
         # Written by libraries that train on top.
         " loss_fn loss_type adapter_path adapter_name seed"
     ),

@@ -1,11 +1,11 @@
-"""Reads whether a model is an embedding model or a cross-encoder."""
+"""Reads whether a model is an embedding model, a cross-encoder or a classifier."""
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.labels import has_labels, read_labels
 from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.kinds import Kind, PairTemplate
 
-_CLASSIFIER = "ForSequenceClassification"
 # These models pad queries with [MASK] tokens and drop punctuation from documents.
 _LATE_INTERACTION = frozenset({"MultiVectorEncoder", "ColBERT", "HF_ColBERT"})
 # By the end of an architecture's name: what a folder without modules may be, and what to do.
@@ -59,9 +59,8 @@ def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
     refused = sorted(_LATE_INTERACTION.intersection(architectures))
     if refused:
         raise ModelError(f"{config.path}: architectures {refused[0]!r} is not supported")
-    if any(name.endswith(_CLASSIFIER) for name in architectures):
-        _check_one_label(config)
-        return Kind.CROSS_ENCODER
+    if has_labels(config):
+        return Kind.CROSS_ENCODER if len(read_labels(config)) == 1 else Kind.CLASSIFIER
     for ending, advice in _UNCLEAR.items():
         if any(name.endswith(ending) for name in architectures):
             raise ModelError(f"{config.path}: architectures has {ending}: {advice}")
@@ -106,17 +105,4 @@ def _check_token_dimensions(config: JsonObject, modules: Modules) -> None:
         raise ModelError(
             f"{config.path}: hidden_size is {hidden}, but the Pooling module's config.json says "
             f"{modules.token_dimensions}"
-        )
-
-
-def _check_one_label(config: JsonObject) -> None:
-    labels = config.count("num_labels")
-    key = "num_labels"
-    if labels is None:
-        labels, key = len(config.table("id2label")), "id2label"
-    if labels == 0:
-        raise ModelError(f"{config.path}: num_labels or id2label must be set")
-    if labels != 1:
-        raise ModelError(
-            f"{config.path}: {key} has {labels} labels; only cross-encoders with 1 are supported"
         )

@@ -36,7 +36,7 @@ class ModelOverrides:
         pad_token_id: The padding token.
         similarity: How to compare two vectors.
         lowercase: Whether texts are lowercased first.
-        activation: The function from a cross-encoder's logit to its score.
+        activation: The function from the logits of a cross-encoder or classifier to its scores.
         file: The file of weights, relative to the backbone's folder: an ONNX graph, which may be
             quantised, or safetensors.
         output: The output of an ONNX graph that holds the token vectors, the pooled vector or the
@@ -130,9 +130,11 @@ def check_kind(kind: Kind, folder: str, overrides: ModelOverrides) -> None:
     Raises:
         ModelError: One is set.
     """
-    if kind is Kind.CROSS_ENCODER:
-        wrong = "normalize" if overrides.normalize is not None else ""
-    else:
+    if kind is Kind.EMBEDDING:
         wrong = "activation" if overrides.activation is not None else ""
+    else:
+        wrong = "normalize" if overrides.normalize is not None else ""
     if wrong:
         raise ModelError(f"{folder}: {wrong} is set, but the model's kind is {kind}")
+    if kind is Kind.CROSS_ENCODER and overrides.activation is Activation.SOFTMAX:
+        raise ModelError(f"{folder}: activation is set to softmax, which needs several labels")

@@ -15,6 +15,7 @@ from embedgrpc.models.folder.key_verdicts import (
     judge_folder,
     summarize,
 )
+from embedgrpc.models.folder.labels import has_labels, read_labels
 from embedgrpc.models.folder.limits import (
     TokenLimit,
     TransformerSettings,
@@ -34,7 +35,12 @@ from embedgrpc.models.folder.prompts import (
 )
 from embedgrpc.models.folder.provenance import Provenance
 from embedgrpc.models.folder.representations import ServedTokenOutputs, find_representations
-from embedgrpc.models.folder.scoring import activation_places, read_activation, read_similarity
+from embedgrpc.models.folder.scoring import (
+    activation_places,
+    read_activation,
+    read_score_function,
+    read_similarity,
+)
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.folder.table_settings import (
     check_table_overrides,
@@ -72,16 +78,18 @@ class ModelProperties:
 
     Attributes:
         model_type: The architecture, as `config.json` names it.
-        poolings: In order of concatenation; empty for a cross-encoder.
+        poolings: In order of concatenation; only an embedding model has any.
         normalize: Whether vectors are scaled to length 1.
         token_dimensions: Values per token vector of the backbone, from the Pooling module; 0
             without one.
-        dimensions: Values per vector of the graph; 0 for a cross-encoder.
+        dimensions: Values per vector of the graph; 0 without vectors.
         max_tokens: The longest sequence, special tokens included.
         prompts: By name; a prompt is put in front of a text.
         default_prompt_name: The prompt for requests that name none; empty for no prompt.
         config: `config.json`.
-        representations: The default first; empty for a cross-encoder.
+        activation: What turns a logit into the score of a document; of a classifier, the same as
+            `score_function`.
+        representations: The default first; only an embedding model has any.
         sparse_dimensions: Entries of the vocabulary; 0 without sparse vectors.
         multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
         folder: The model's folder; nothing outside of it is read.
@@ -106,6 +114,9 @@ class ModelProperties:
         multi_vector_head: The layer that makes multi-vectors, if any.
         unweighted_token_ids: Tokens that sparse vectors leave out.
         multi_vector_skip_tokens: Tokens at the start that multi-vectors leave out.
+        labels: The labels of a classifier or cross-encoder, in the order of its logits; empty
+            without any.
+        score_function: What turns logits into the scores of labels.
         max_active_dims: The number of heaviest terms that a sparse vector keeps unless a request
             says otherwise; 0 for all.
         logit_score: The tokens whose logits are a causal model's score; None for other models.
@@ -155,6 +166,8 @@ class ModelProperties:
     unweighted_token_ids: frozenset[int] = frozenset()
     multi_vector_skip_tokens: int = 0
     max_active_dims: int = 0
+    labels: tuple[str, ...] = ()
+    score_function: Activation = Activation.IDENTITY
     logit_score: LogitScore | None = None
     pair_template: PairTemplate | None = None
     truncate_dim: int = 0
@@ -233,6 +246,7 @@ def read(
     modules = override_modules(modules, config, root, overrides)
     kind = find_kind(config, extras, modules)
     check_kind(kind, str(files.folder), overrides)
+    labels, score_function = _find_labels(kind, config, extras, overrides)
     _check_task(settings.config, scores_by_logits=modules.logit_score is not None)
     prompts = {**read_prompts(extras), **overrides.prompts}
     found = find_representations(files, config, modules, overrides, served)
@@ -259,8 +273,7 @@ def read(
     provenance.note_first("max_active_dims", [(extras, "max_active_dims")])
     provenance.note_first("truncate_dim", [(extras, "truncate_dim")])
     provenance.note_first("tasks", [(config, TASKS_KEY)])
-    provenance.note_first("similarity", [(extras, "similarity_fn_name")])
-    provenance.note_first("activation", activation_places(config, extras))
+    _note_scores(provenance, config, extras)
     provenance.note_first("truncation", [truncated_by])
     provenance.note_first(
         "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
@@ -278,7 +291,9 @@ def read(
         default_prompt_name=find_default_prompt_name(extras, prompts, overrides),
         similarity=overrides.similarity
         or read_similarity(extras, default=Similarity.DOT if modules.splade else Similarity.COSINE),
-        activation=overrides.activation
+        activation=score_function
+        if kind is Kind.CLASSIFIER
+        else overrides.activation
         or read_activation(config, extras, default=published_activation(overrides.pair_template)),
         padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
         pad_token_id=_find_pad_token_id(folder, root, config, tokenizer_config, table)
@@ -307,6 +322,8 @@ def read(
         unweighted_token_ids=found.unweighted_token_ids,
         multi_vector_skip_tokens=found.multi_vector_skip_tokens,
         max_active_dims=extras.count("max_active_dims") or 0,
+        labels=labels,
+        score_function=score_function,
         logit_score=modules.logit_score,
         pair_template=overrides.pair_template,
         truncate_dim=_read_kept(extras, modules.dimensions),
@@ -374,6 +391,26 @@ def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) ->
     """Return the name of the file of weights; empty if there is none."""
     place = folder.relative_to(files.folder)
     return overrides.file or choose_weights(lambda name: files.has(str(place / name))) or ""
+
+
+def _note_scores(provenance: Provenance, config: JsonObject, extras: JsonObject) -> None:
+    """Note what decides how vectors are compared, and how logits become scores."""
+    activations = activation_places(config, extras)
+    provenance.note_first("similarity", [(extras, "similarity_fn_name")])
+    provenance.note_first("activation", activations)
+    provenance.note_first("labels", [(config, "id2label"), (config, "num_labels")])
+    provenance.note_first("score_function", [*activations, (config, "problem_type")])
+
+
+def _find_labels(
+    kind: Kind, config: JsonObject, extras: JsonObject, overrides: ModelOverrides
+) -> tuple[tuple[str, ...], Activation]:
+    """Return the labels of a model, and what turns its logits into their scores."""
+    if kind is Kind.EMBEDDING or not has_labels(config):
+        return (), Activation.IDENTITY
+    labels = read_labels(config)
+    function = overrides.activation or read_score_function(config, extras, label_count=len(labels))
+    return labels, function
 
 
 def _check_task(settings: JsonObject, *, scores_by_logits: bool) -> None:

@@ -46,7 +46,7 @@ from embedgrpc.models.graphs.exports.vectors import (
     find_pooled,
 )
 from embedgrpc.models.graphs.exports.vocabulary_head import cut_vocabulary_head
-from embedgrpc.models.graphs.heads.last_token import append_last_token_score
+from embedgrpc.models.graphs.heads.last_token import append_last_token_logits
 from embedgrpc.models.graphs.heads.logit_score import (
     TokenRows,
     append_logit_score,
@@ -140,7 +140,7 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = build_backbone(writer, tensors, config)
-        if properties.kind is Kind.CROSS_ENCODER:
+        if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
             logits = _append_classifier(writer, tensors, config, properties, hidden)
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
         elif properties.splade is not None:
@@ -193,7 +193,7 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
         move_weights(writer, weight_file, model)
         inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
-        if properties.kind is Kind.CROSS_ENCODER:
+        if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
             outputs: tuple[str, ...] = (_append_score(writer, weight_file, properties, cut),)
             exported = m3 = None
         elif properties.splade is not None:
@@ -266,14 +266,19 @@ def _append_classifier(
     if score is not None:
         head = read_token_rows(tensors, config, score.token_ids)
         return append_logit_score(writer, hidden, head)
+    label_count = len(properties.labels)
     model_type = config.text("model_type", default="")
     rotary = ROTARY_FAMILIES.get(model_type)
     if rotary is not None:
-        return build_rotary_classifier(writer, tensors, config, rotary, hidden, label_count=1)
+        return build_rotary_classifier(
+            writer, tensors, config, rotary, hidden, label_count=label_count
+        )
     family = FAMILIES.get(model_type)
     if family is None:
-        return append_last_token_score(writer, tensors, config, hidden)
-    return encoder.build_classifier(writer, tensors, config, family, hidden)
+        return append_last_token_logits(writer, tensors, config, hidden, label_count=label_count)
+    return encoder.build_classifier(
+        writer, tensors, config, family, hidden, label_count=label_count
+    )
 
 
 def _append_head(

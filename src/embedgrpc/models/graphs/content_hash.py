@@ -11,7 +11,7 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs.encoders.decoder_families import CAP_KEY, DECODERS
 from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
-from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 from embedgrpc.models.tokenizers.chat_template import read_chat_template
@@ -114,6 +114,7 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
+    meaning |= _describe_labels(properties)
     meaning |= _describe_rare(properties)
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
@@ -133,6 +134,14 @@ def hash_meaning(
 def digest(parts: Sequence[str]) -> str:
     """Return the SHA-256 of several texts, in hexadecimal."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _describe_labels(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe the labels of a classifier; nothing where the score of a document says it all."""
+    ranks = properties.kind is Kind.CROSS_ENCODER
+    if not properties.labels or (ranks and properties.score_function is properties.activation):
+        return {}
+    return {"labels": properties.labels, "score_function": properties.score_function}
 
 
 def _describe_splade(properties: ModelProperties) -> list[Any] | None:

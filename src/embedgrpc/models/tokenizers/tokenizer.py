@@ -166,9 +166,7 @@ class Tokenizer:
                 tokenizer.post_processor = None
             try:
                 single = find_template(tokenizer, 1)
-                pair = (
-                    find_template(tokenizer, 2) if properties.kind is Kind.CROSS_ENCODER else None
-                )
+                pair = _find_pair_template(tokenizer, properties.kind)
             except ValueError as error:
                 raise ModelError(f"{path}: post_processor is not supported: {error}") from error
         if pair_texts or not _has_types(config, default=reference.has_types):
@@ -229,6 +227,16 @@ class Tokenizer:
     def of_bytes(cls) -> "Tokenizer":
         """Return the tokenizer for models that accept texts: a token is a byte of UTF-8."""
         return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None, cut_points=EVERYWHERE)
+
+    @property
+    def accepts_pairs(self) -> bool:
+        """Whether the model reads two texts together."""
+        return self._pair is not None
+
+    @property
+    def pair_special_token_count(self) -> int:
+        """The number of special tokens around two texts; 0 if the model does not accept pairs."""
+        return self._pair.special_count if self._pair is not None else 0
 
     @property
     def special_token_count(self) -> int:
@@ -444,6 +452,18 @@ def _library_errors(path: Path) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{path} cannot be read: {error}") from error
+
+
+def _find_pair_template(tokenizer: tokenizers.Tokenizer, kind: Kind) -> SpecialTokenTemplate | None:
+    if kind is Kind.EMBEDDING:
+        return None
+    try:
+        return find_template(tokenizer, 2)
+    except ValueError:
+        if kind is Kind.CROSS_ENCODER:
+            raise
+        # A classifier may be for single texts.
+        return None
 
 
 def _encode_with(tokenizer: tokenizers.Tokenizer) -> Encode:
