@@ -325,9 +325,7 @@ def test_a_prompt_of_a_cross_encoder_goes_before_the_query(cache_dir: Path, tmp_
 def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
     """The list has every model, by id, with what its files say."""
     models = {model.id: model for model in fixture_client.list_models()}
-    assert list(models) == sorted(
-        [*DENSE, *CROSS, *CLASSIFY, "splade-bert", "vocabulary", "shortened"]
-    )
+    assert list(models) == sorted([*FOLDERS, "vocabulary", "shortened"])
     for name in DENSE:
         settings = expected(name).get("settings")
         if settings is None:
