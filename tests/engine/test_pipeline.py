@@ -23,7 +23,7 @@ from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from tests.engine.fakes import (
     BROKEN,
     NAN,

@@ -12,14 +12,15 @@ from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.engine.tokenizing.texts import check_text
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.late_interaction import LateInteraction
 from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Truncation
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.kinds import TextRole, Truncation
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
 # A text, or a query and a document.
@@ -75,13 +76,24 @@ class LocalRunner:
         return self.run_batches(sequences, [[index] for index in range(len(sequences))])
 
     def tokenize(self, items: Sequence[Item]) -> list[TokenSequence]:
-        """Tokenize items with the model's default prompt, truncated as the model does it."""
+        """Tokenize items with the model's default prompt, truncated as the model does it.
+
+        Texts for a model of late interaction are documents first, and then queries.
+        """
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
         # A model without a limit refuses texts that are too long; here they are cut.
         truncation = (
             Truncation.END if properties.truncation is Truncation.NONE else properties.truncation
         )
+        late = properties.late_interaction
+        if late is not None:
+            texts = [item for item in items if isinstance(item, str)]
+            return [
+                sequence
+                for role in (TextRole.DOCUMENT, TextRole.QUERY)
+                for sequence in self._tokenize_as(role, texts, late)
+            ]
         around = tokenizer.pair_texts
         read_pairs = (
             (self._read(first), self._read(second))
@@ -118,6 +130,21 @@ class LocalRunner:
             for ids in singles
         )
         return [next(built_singles if isinstance(item, str) else built_pairs) for item in items]
+
+    def _tokenize_as(
+        self, role: TextRole, texts: Sequence[str], late: LateInteraction
+    ) -> list[TokenSequence]:
+        properties, tokenizer = self.model.properties, self.model.tokenizer
+        prompt = properties.prompts.get(role, "")
+        return [
+            tokenizer.build_sequence(
+                ids,
+                max_tokens=min(self.max_tokens, late.max_tokens[role]),
+                truncation=properties.truncation,
+                role=role,
+            )
+            for ids in tokenizer.encode([prompt + self._read(text) for text in texts])
+        ]
 
     def _read(self, text: str) -> str:
         """Return the part of a text that the server reads."""
@@ -177,7 +204,10 @@ class LocalRunner:
             outputs[SENTENCE_EMBEDDING] = kept
         if TOKEN_EMBEDDINGS in outputs:
             skipped = properties.multi_vector_skip_tokens
-            outputs[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in outputs[TOKEN_EMBEDDINGS]]
+            outputs[TOKEN_EMBEDDINGS] = [
+                rows[skipped:] if one.compared is None else rows[one.compared]
+                for rows, one in zip(outputs[TOKEN_EMBEDDINGS], sequences, strict=True)
+            ]
         return outputs
 
 

@@ -154,7 +154,7 @@ class Verification:
             found = f"{name} against {other.name}: {deviation}"
             passed = deviation.number_max <= self.tolerance
             if not passed:
-                found += f", worst at text {deviation.worst + 1}"
+                found += f", worst at text {deviation.worst % len(items) + 1}"
             yield Check("reference", passed, found)
 
 

@@ -20,7 +20,7 @@ from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 # Checks the text at an index and prepends the prompt. Called on a tokenizing thread.
 Check = Callable[[int, str], CheckedText]

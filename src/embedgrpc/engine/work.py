@@ -10,15 +10,15 @@ from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 # Urgency of work without a deadline: it counts as due this long after it arrived, so that calls
 # with short deadlines cannot starve it.
 _PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
 
-# The content of a sequence (ids, token types, task, prompt tokens) and the graph outputs wanted of
-# it.
-SequenceKey = tuple[bytes, bytes, int, int, tuple[str, ...]]
+# The content of a sequence (ids, token types, task, prompt tokens, unattended tokens) and the graph
+# outputs wanted of it.
+SequenceKey = tuple[bytes, bytes, int, int, int, tuple[str, ...]]
 
 
 @dataclass(slots=True)
@@ -175,6 +175,7 @@ class QueuedSequence:
             types.tobytes() if types is not None else b"",
             sequence.task,
             sequence.prompt_tokens,
+            sequence.unattended,
             job.outputs,
         )
         self.gone = False

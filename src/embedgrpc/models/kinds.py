@@ -22,6 +22,13 @@ class Representation(StrEnum):
     MULTI_VECTOR = "multi_vector"
 
 
+class TextRole(StrEnum):
+    """What a text is to the model: some compute queries otherwise than documents."""
+
+    QUERY = "query"
+    DOCUMENT = "document"
+
+
 class Pooling(StrEnum):
     """How token vectors become one vector.
 

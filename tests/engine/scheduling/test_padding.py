@@ -3,7 +3,7 @@ import pytest
 
 from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.engine.scheduling.padding import pad
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 
 def _sequence(*ids: int, types: tuple[int, ...] = (), prompt_tokens: int = 0) -> TokenSequence:

@@ -21,7 +21,8 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.engine.fakes import WAIT_S, unchecked
 from tests.models.runner import FIXTURES
 

@@ -257,10 +257,14 @@ def test_a_wrong_key_is_named(
 def test_modules_that_are_not_supported(tmp_path: Path, modules: Any, message: str) -> None:
     """The error names the module that is not supported."""
     folder = copy_fixture("bert-mean", tmp_path)
-    dense = {"in_features": 32, "out_features": 8, "dimension": 32}
-    for name in ("1_Dense", "3_Dense", "1_LayerNorm"):
+    dense = {"in_features": 32, "out_features": 8}
+    for name, config in {
+        "1_Dense": dense,
+        "3_Dense": dense,
+        "1_LayerNorm": {"dimension": 32},
+    }.items():
         (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps(dense))
+        (folder / name / "config.json").write_text(json.dumps(config))
     for index in (1, 2):
         (folder / f"{index}_Pooling").mkdir(exist_ok=True)
         (folder / f"{index}_Pooling" / "config.json").write_text(

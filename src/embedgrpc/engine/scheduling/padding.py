@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedgrpc.backends.base import PaddedBatch
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 
 def pad(
@@ -34,8 +34,12 @@ def pad(
     real = steps >= longest - lengths if left else steps < lengths
     input_ids = np.full(real.shape, pad_token_id, dtype=np.int64)
     input_ids[real] = np.concatenate([sequence.input_ids for sequence in sequences])
+    attention_mask = real.astype(np.int64)
     token_type_ids = np.zeros(real.shape, dtype=np.int64)
     for row, sequence in enumerate(sequences):
+        if sequence.unattended:
+            end = longest if left else len(sequence.input_ids)
+            attention_mask[row, end - sequence.unattended : end] = 0
         if sequence.token_type_ids is not None:
             token_type_ids[row, real[row]] = sequence.token_type_ids
     prompt_tokens = None
@@ -43,7 +47,7 @@ def pad(
         prompt_tokens = np.array([sequence.prompt_tokens for sequence in sequences], np.int64)
     return PaddedBatch(
         input_ids,
-        real.astype(np.int64),
+        attention_mask,
         token_type_ids,
         outputs,
         task=sequences[0].task,

@@ -18,7 +18,8 @@ from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.kinds import Activation, Truncation
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 # The result of `pack`.

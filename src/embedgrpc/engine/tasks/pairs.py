@@ -6,7 +6,8 @@ from embedgrpc.engine import errors
 from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText, too_many_tokens
 from embedgrpc.models.kinds import Truncation
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 

@@ -232,6 +232,11 @@ TRANSFORMER = Keys(
         _SUPPORTED_LATER,
     ),
 )
+# The same of a model of late interaction.
+LATE_TRANSFORMER = Keys(
+    followed=TRANSFORMER.followed | _words("query_length document_length query_expansion"),
+    harmless=TRANSFORMER.harmless,
+)
 EXTRAS = Keys(
     followed=_words(
         "prompts default_prompt_name similarity_fn_name model_type activation_fn truncate_dim"
@@ -247,6 +252,30 @@ EXTRAS = Keys(
         "it belongs to models of late interaction",
     ),
 )  # fmt: skip
+LATE_EXTRAS = Keys(
+    followed=_words("prompts similarity_fn_name model_type") | EXTRAS.refused.keys()
+    | _words("query_expansion"),
+    # Queries and documents have prompts of their own, so that the default never applies.
+    harmless=EXTRAS.harmless | _words("default_prompt_name activation_fn"),
+    refused=dict.fromkeys(("truncate_dim", "max_active_dims"), _SUPPORTED_LATER),
+)  # fmt: skip
+# `artifact.metadata`, which ColBERT's authors write.
+METADATA = Keys(
+    followed=_words(
+        "query_token_id doc_token_id query_maxlen doc_maxlen attend_to_mask_tokens"
+        " mask_punctuation interaction similarity dim"
+    ),
+    harmless=_words(
+        # How the model was trained, and how an index of its vectors is made and searched.
+        "query_token doc_token ncells centroid_score_threshold ndocs load_index_with_mmap"
+        " index_path index_bsize nbits kmeans_niters resume pool_factor clustering_mode"
+        " protected_tokens bsize accumsteps lr maxsteps save_every warmup warmup_bert relu nway"
+        " use_ib_negatives reranker distillation_alpha ignore_scores model_name shuffle checkpoint"
+        " triples collection queries index_name overwrite root experiment index_root name rank"
+        " nranks amp gpus avoid_fork_if_possible bert_layers configs meta version"
+        " total_visible_gpus"
+    ),
+)
 MODULES = Keys(
     followed=_words("idx name path type"),
     # Names of arguments that a caller may pass to a module.
@@ -314,6 +343,7 @@ MODULE_CONFIGS = {
     ),
     "LayerNorm": Keys(followed=_words("dimension")),
     "Normalize": Keys(followed=_INPUT_AND_OUTPUT),
+    "MultiVectorMask": Keys(followed=_words("skiplist_words skiplist_tasks keep_only_token_ids")),
     "Dropout": Keys(followed=frozenset(), harmless=_words("dropout")),
     "LogitScore": Keys(followed=_words("true_token_id false_token_id module_input_name")),
     "SpladePooling": Keys(

@@ -19,7 +19,7 @@ from embedgrpc.models.kinds import (
 )
 
 # The keys that architectures use for the size of their token vectors.
-_HIDDEN_SIZE_KEYS = ("hidden_size", "dim", "n_embd", "d_model")
+HIDDEN_SIZE_KEYS = ("hidden_size", "dim", "n_embd", "d_model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,10 @@ def override_modules(
 def _override_pooling(modules: Modules, config: JsonObject, overrides: ModelOverrides) -> Modules:
     if modules.splade is not None:
         raise ModelError(f"{config.path.parent}: pooling is set, but the model is a SparseEncoder")
+    if modules.mask is not None or (modules.layers and not modules.poolings):
+        raise ModelError(
+            f"{config.path.parent}: pooling is set, but the model has one vector for each token"
+        )
     if modules.poolings:
         changed = replace(modules, poolings=overrides.pooling)
         layer = next(iter(modules.layers), None)
@@ -120,7 +124,7 @@ def _override_pooling(modules: Modules, config: JsonObject, overrides: ModelOver
             f"{config.path.parent / 'modules.json'} is missing: set normalize in addition to "
             "pooling for this model in the configuration"
         )
-    key = next((key for key in _HIDDEN_SIZE_KEYS if key in config.values), _HIDDEN_SIZE_KEYS[0])
+    key = next((key for key in HIDDEN_SIZE_KEYS if key in config.values), HIDDEN_SIZE_KEYS[0])
     return replace(modules, poolings=overrides.pooling, token_dimensions=config.size(key))
 
 

@@ -44,6 +44,7 @@ from embedgrpc.models.graphs.exports.vectors import (
     check_sentence_embedding,
     find_hidden,
     find_pooled,
+    find_token_vectors,
 )
 from embedgrpc.models.graphs.exports.vocabulary_head import cut_vocabulary_head
 from embedgrpc.models.graphs.heads.last_token import append_last_token_logits
@@ -54,6 +55,7 @@ from embedgrpc.models.graphs.heads.logit_score import (
 )
 from embedgrpc.models.graphs.heads.pooling import append_embedding_head, append_outputs
 from embedgrpc.models.graphs.heads.token_outputs import (
+    append_projected_tokens,
     append_token_embeddings,
     append_token_weights,
     append_vocabulary_weights,
@@ -150,6 +152,15 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
             outputs = (
                 append_vocabulary_weights(writer, properties.splade, logits, "attention_mask"),
             )
+        elif properties.late_interaction is not None:
+            outputs = (
+                append_projected_tokens(
+                    writer,
+                    properties.dense_layers,
+                    hidden,
+                    unit=properties.late_interaction.unit,
+                ),
+            )
         else:
             outputs = _append_head(writer, properties, hidden)
     _save(model, folder, outputs, properties)
@@ -200,6 +211,17 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
             logits = find_token_logits(writer, weight_file, properties)
             outputs = (
                 append_vocabulary_weights(writer, properties.splade, logits, "attention_mask"),
+            )
+            exported = m3 = None
+        elif properties.late_interaction is not None:
+            hidden, projected = find_token_vectors(writer, weight_file, properties)
+            outputs = (
+                append_projected_tokens(
+                    writer,
+                    () if projected else properties.dense_layers,
+                    hidden,
+                    unit=properties.late_interaction.unit,
+                ),
             )
             exported = m3 = None
         elif m3 is not None:

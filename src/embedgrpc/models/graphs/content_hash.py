@@ -52,6 +52,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "layers": _describe_layers(properties),
             "representations": properties.representations,
             "splade": _describe_splade(properties),
+            "late_interaction": _describe_late_interaction(properties),
             "pad_token_id": properties.pad_token_id,
             "output": properties.output,
             "task_id": properties.task_id,
@@ -72,6 +73,7 @@ def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
         "truncate_dim": properties.truncate_dim,
         "accepted_keys": dict(properties.accepted_keys),
         "logit_score": properties.logit_score and _describe_logit_score(properties),
+        "late_interaction": _describe_late_interaction(properties),
         "excludes_prompt": not properties.include_prompt,
         "tasks": dict(properties.tasks),
         "truncation": "" if properties.truncation is Truncation.END else properties.truncation,
@@ -148,6 +150,12 @@ def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     """Describe how logits become a sparse vector."""
     splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
+
+
+def _describe_late_interaction(properties: ModelProperties) -> Mapping[str, Any] | None:
+    """Describe how queries and documents are computed and compared."""
+    late = properties.late_interaction
+    return asdict(late) if late else None
 
 
 def _describe_logit_score(properties: ModelProperties) -> list[int | None] | None:

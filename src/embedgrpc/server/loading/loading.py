@@ -26,7 +26,7 @@ from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.languages import read_languages
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.kinds import Kind, RerankMethod, WeightType
+from embedgrpc.models.kinds import Kind, RerankMethod, TextRole, WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
@@ -309,7 +309,9 @@ def _assemble(
         )
         method = _choose_method(model, prepared)
         if method:
-            max_query_tokens = model.settings.max_query_tokens or prepared.properties.max_tokens
+            late = prepared.properties.late_interaction
+            own = late.max_tokens[TextRole.QUERY] if late else prepared.properties.max_tokens
+            max_query_tokens = model.settings.max_query_tokens or own
             reranker = SimilarityReranker(embedder, method, max_query_tokens)
     elif model.settings.rerank_method not in (None, RerankMethod.CROSS_ENCODER):
         kind = prepared.properties.kind.replace("_", "-")
