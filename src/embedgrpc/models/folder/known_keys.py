@@ -178,8 +178,8 @@ ADAPTER = Keys(
         "target_modules exclude_modules layers_to_transform layers_pattern fan_in_fan_out"
         " base_model_name_or_path revision task_type inference_mode auto_mapping peft_version"
         " lora_dropout megatron_config megatron_core qalora_group_size runtime_config eva_config"
-        " loftq_config lora_ga_config velora_config ensure_weight_tying num_virtual_tokens token_dim"
-        " num_transformer_submodules num_attention_heads num_layers"
+        " loftq_config lora_ga_config velora_config ensure_weight_tying num_virtual_tokens"
+        " token_dim num_transformer_submodules num_attention_heads num_layers"
     ),
     refused=dict.fromkeys(
         (

@@ -42,6 +42,7 @@ class ModelOverrides:
             task that the name of a request's prompt chooses.
         accept_unknown_keys: Whether keys of the files are accepted that are not known to change
             results or to be harmless.
+        adapter: The folder or package of a LoRA adapter to merge into the weights.
         weight_type: The type to compute in. Any other than float32 changes the vectors.
     """
 
@@ -59,6 +60,7 @@ class ModelOverrides:
     output: str = ""
     task_id: int | None = None
     accept_unknown_keys: bool = False
+    adapter: str = ""
     weight_type: WeightType = WeightType.FLOAT32
 
 

@@ -57,6 +57,8 @@ from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
 from embedgrpc.models.graphs.writer import MICROSOFT, GraphWriter
 from embedgrpc.models.kinds import Kind, WeightType
 from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
+from embedgrpc.models.tensors.lora import MergedTensors
+from embedgrpc.models.tensors.shards import open_tensor_file
 from embedgrpc.models.tensors.weights import Tensors
 
 GRAPH_NAME = "model.onnx"
@@ -127,7 +129,7 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         )
     model = _new_model(properties, inputs)
     with (
-        open_tensors(weight_file) as tensors,
+        _open_merged(weight_file, properties) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = build_backbone(writer, tensors, config)
@@ -154,7 +156,7 @@ def _build_table(
     inputs = ("input_ids", "attention_mask")
     model = _new_model(properties, inputs)
     with (
-        open_tensors(weight_file) as tensors,
+        _open_merged(weight_file, properties) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         rows, weight_type = append_rows(writer, tensors, table, properties.weight_type)
@@ -224,6 +226,19 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
         else _TOLERANCES.get(export.weight_type, _HALF_TOLERANCE),
     )
     return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
+
+
+def _open_merged(weight_file: WeightFile, properties: ModelProperties) -> Tensors:
+    """Open the weights, with the adapter merged in if there is one."""
+    tensors, adapter = open_tensors(weight_file), properties.adapter
+    if adapter is None:
+        return tensors
+    try:
+        changes = open_tensor_file(adapter.weights)
+    except ModelError:
+        tensors.__exit__(None, None, None)
+        raise
+    return MergedTensors(tensors, changes, adapter.scaling, saved=adapter.saved)
 
 
 def _append_classifier(

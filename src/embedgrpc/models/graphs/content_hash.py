@@ -95,6 +95,8 @@ def hash_meaning(
         meaning["truncate_dim"] = properties.truncate_dim
     if properties.accepted_keys:
         meaning["accepted_keys"] = dict(properties.accepted_keys)
+    if properties.adapter is not None:
+        meaning["adapter"] = properties.adapter.describe()
     if properties.tasks:
         meaning["tasks"] = dict(properties.tasks)
     if properties.truncation is not Truncation.END:
