@@ -53,6 +53,11 @@ def embedding(
         "cross-electra",
         "cross-mpnet",
         "cross-qwen3-template",
+        "cross-qwen3-causal",
+        "cross-qwen3-causal without onnx",
+        "cross-qwen2-causal",
+        "cross-qwen2-causal without onnx",
+        "cross-gemma-causal",
         "cross-qwen3-template without onnx",
     ],
 )

@@ -52,7 +52,11 @@ def _fixed_batch(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("bert-mean", _without_modules("Qwen3ForCausalLM"), "A reranker of this kind.*one label"),
+        (
+            "bert-mean",
+            _without_modules("Qwen3ForCausalLM"),
+            "If it is a reranker.*pair_template.*true_token",
+        ),
         ("bert-mean", _without_modules("BertForMaskedLM"), "SPLADE.*SparseEncoder"),
         ("bert-mean", _adapter, r"adapter_config\.json.*an adapter without b: serve that model"),
         ("bert-mean", _adapter_alone, r"adapter_config\.json.*or put config\.json and the weights"),

@@ -1,6 +1,6 @@
 """The properties of a model that `embedgrpc inspect` prints."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,29 +73,41 @@ def describe(
     yield defined("padding_side", read.padding_side)
     yield defined("pad_token_id", read.pad_token_id)
     yield defined("lowercase", read.lowercase)
-    if embeds:
-        yield defined("representations", list(read.representations))
-        yield defined("poolings", list(read.poolings))
-        yield defined("dense_layers", [_describe_layer(layer) for layer in read.dense_layers])
-        yield defined("normalize", read.normalize)
-        if read.dimensions:
-            yield defined("dimensions", read.dimensions)
-        for name in ("truncate_dim", "sparse_dimensions", "multi_vector_dimensions"):
-            if getattr(read, name):
-                yield defined(name, getattr(read, name))
-        yield defined("prompts", dict(read.prompts))
-        if read.tasks:
-            yield defined("tasks", dict(read.tasks))
-        yield defined("default_prompt_name", read.default_prompt_name)
-        if read.max_active_dims:
-            yield defined("max_active_dims", read.max_active_dims)
-        yield defined("similarity", read.similarity)
-    else:
-        yield defined("activation", read.activation)
+    yield from _describe_results(read, defined)
     yield Property("rerank_method", method)
     yield Property("keys", list(read.keys))
     yield Property("graph", _describe_check(identity, is_built=may_build))
     yield Property("fingerprint", identity.content_hash)
+
+
+def _describe_results(
+    read: properties.ModelProperties, defined: Callable[[str, Any], Property]
+) -> Iterator[Property]:
+    """Yield what becomes of texts: vectors or scores."""
+    if read.kind is Kind.CROSS_ENCODER:
+        yield defined("activation", read.activation)
+        if read.logit_score:
+            yield defined("logit_score_token_ids", list(read.logit_score.token_ids))
+        if read.prompts:
+            yield defined("prompts", dict(read.prompts))
+            yield defined("default_prompt_name", read.default_prompt_name)
+        return
+    yield defined("representations", list(read.representations))
+    yield defined("poolings", list(read.poolings))
+    yield defined("dense_layers", [_describe_layer(layer) for layer in read.dense_layers])
+    yield defined("normalize", read.normalize)
+    if read.dimensions:
+        yield defined("dimensions", read.dimensions)
+    for name in ("truncate_dim", "sparse_dimensions", "multi_vector_dimensions"):
+        if getattr(read, name):
+            yield defined(name, getattr(read, name))
+    yield defined("prompts", dict(read.prompts))
+    if read.tasks:
+        yield defined("tasks", dict(read.tasks))
+    yield defined("default_prompt_name", read.default_prompt_name)
+    if read.max_active_dims:
+        yield defined("max_active_dims", read.max_active_dims)
+    yield defined("similarity", read.similarity)
 
 
 def _describe_weights(identity: Identity, folder: Path) -> Iterator[Property]:

@@ -76,13 +76,15 @@ class LocalRunner:
         )
         if properties.kind is Kind.CROSS_ENCODER:
             pairs = [item for item in items if not isinstance(item, str)]
-            if tokenizer.pair_texts is not None:
-                around = tokenizer.pair_texts
-                pairs = [
-                    (around.around_query(query), around.around_document(document))
-                    for query, document in pairs
-                ]
-            queries = tokenizer.encode([prompt + query for query, _ in pairs])
+            around = tokenizer.pair_texts
+            pairs = [
+                (
+                    around.around_query(query, prompt) if around else prompt + query,
+                    around.around_document(document) if around else document,
+                )
+                for query, document in pairs
+            ]
+            queries = tokenizer.encode([query for query, _ in pairs])
             documents = tokenizer.encode([document for _, document in pairs])
             return [
                 tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)

@@ -51,6 +51,14 @@ class Activation(StrEnum):
     IDENTITY = "identity"
 
 
+class PairTemplate(StrEnum):
+    """How the authors of a reranker write a query and a document for it."""
+
+    QWEN3_RERANKER = "qwen3-reranker"
+    MXBAI_RERANK_V2 = "mxbai-rerank-v2"
+    BGE_RERANKER_V2_GEMMA = "bge-reranker-v2-gemma"
+
+
 class Truncation(StrEnum):
     """What happens to a sequence that is too long."""
 

@@ -183,8 +183,24 @@ def test_code_of_the_backbone_is_unknown(tmp_path: Path) -> None:
         ("sentence_bert_config.json", {"query_length": 32}, "query_length is not supported"),
         (
             "sentence_bert_config.json",
-            {"transformer_task": "text-generation"},
-            "it is text-generation, not one of",
+            {"transformer_task": "any-to-any"},
+            "it is any-to-any, not one of",
+        ),
+        ("sentence_bert_config.json", {"transformer_task": "text-generation"}, "a LogitScore"),
+        (
+            "sentence_bert_config.json",
+            {"processing_kwargs": {"text": {"truncation": False}}},
+            r"processing_kwargs\.text\.truncation is not supported",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"processing_kwargs": {"chat_template": {"max_length": 9}}},
+            r"processing_kwargs\.chat_template\.max_length is not supported",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"processing_kwargs": {"chat_template": {"restore_suffix": False}}},
+            "restore_suffix is not supported: remove it",
         ),
         (
             "sentence_bert_config.json",

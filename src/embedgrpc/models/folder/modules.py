@@ -11,6 +11,7 @@ from pathlib import Path
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject, read_json
 from embedgrpc.models.files.model_file import find_member
+from embedgrpc.models.folder.logit_score import LogitScore
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.folder.token_table import (
     TokenTable,
@@ -49,6 +50,8 @@ class Modules:
         layers: The layers between pooling and normalisation, in order.
         transformer: The subfolder of the backbone, its configuration and tokenizer; mostly empty.
         pooling: The Pooling module's `config.json`, if any.
+        logit_score: The LogitScore module of a causal model, if any.
+        logit_score_path: Its `config.json`.
         table: The table that a static model has in place of a backbone, if any.
     """
 
@@ -59,6 +62,8 @@ class Modules:
     layers: tuple[VectorLayer, ...] = ()
     transformer: str = ""
     pooling: JsonObject | None = None
+    logit_score: LogitScore | None = None
+    logit_score_path: Path | None = None
     table: TokenTable | None = None
 
     @property
@@ -258,6 +263,15 @@ def _read_splade(folder: Path, subfolder: str, modules: Modules) -> Modules:
     return replace(modules, splade=SpladePooling.read(folder / subfolder / "config.json", folder))
 
 
+def _read_logit_score(folder: Path, subfolder: str, modules: Modules) -> Modules:
+    if modules.poolings or modules.splade or modules.logit_score:
+        raise ModelError(
+            f"{folder / 'modules.json'}: LogitScore must be the only module after the Transformer"
+        )
+    path = folder / subfolder / "config.json"
+    return replace(modules, logit_score=LogitScore.read(path, folder), logit_score_path=path)
+
+
 # Older releases use MLMTransformer for sparse models.
 _TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
 _STATIC = "StaticEmbedding"
@@ -272,4 +286,5 @@ _READERS: dict[str, Callable[[Path, str, Modules], Modules]] = {
     "Dropout": _read_dropout,
     "Normalize": _read_normalize,
     "SpladePooling": _read_splade,
+    "LogitScore": _read_logit_score,
 }

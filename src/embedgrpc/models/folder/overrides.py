@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.logit_score import find_logit_score
 from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.kinds import (
     Activation,
     Kind,
     PaddingSide,
+    PairTemplate,
     Pooling,
     Similarity,
     WeightType,
@@ -40,6 +43,9 @@ class ModelOverrides:
             logits.
         task_id: The input of a graph that chooses a task by number, for all texts; instead of the
             task that the name of a request's prompt chooses.
+        pair_template: How a causal reranker gets its query and document, if its files do not say.
+        true_token: The token whose logit a causal reranker scores by.
+        false_token: The token whose logit is subtracted.
         accept_unknown_keys: Whether keys of the files are accepted that are not known to change
             results or to be harmless.
         adapter: The folder or package of a LoRA adapter to merge into the weights.
@@ -59,17 +65,23 @@ class ModelOverrides:
     file: str = ""
     output: str = ""
     task_id: int | None = None
+    pair_template: PairTemplate | None = None
+    true_token: str = ""
+    false_token: str = ""
     accept_unknown_keys: bool = False
     adapter: str = ""
     weight_type: WeightType = WeightType.FLOAT32
 
 
-def override_modules(modules: Modules, config: JsonObject, overrides: ModelOverrides) -> Modules:
-    """Return the modules with the configured pooling and normalisation.
+def override_modules(
+    modules: Modules, config: JsonObject, root: Path, overrides: ModelOverrides
+) -> Modules:
+    """Return the modules with the configured pooling, normalisation and scoring tokens.
 
     Args:
         modules: The content of `modules.json`.
         config: `config.json`.
+        root: The model's folder.
         overrides: The configuration.
 
     Raises:
@@ -79,7 +91,17 @@ def override_modules(modules: Modules, config: JsonObject, overrides: ModelOverr
         modules = _override_pooling(modules, config, overrides)
     if overrides.normalize is not None and modules.poolings:
         modules = replace(modules, normalize=overrides.normalize)
-    return modules
+    return replace(
+        modules,
+        logit_score=find_logit_score(
+            modules.logit_score,
+            config,
+            root,
+            template=overrides.pair_template,
+            true_token=overrides.true_token,
+            false_token=overrides.false_token,
+        ),
+    )
 
 
 def _override_pooling(modules: Modules, config: JsonObject, overrides: ModelOverrides) -> Modules:

@@ -23,6 +23,7 @@ from embedgrpc.models.folder.limits import (
     find_max_tokens,
     read_transformer_settings,
 )
+from embedgrpc.models.folder.logit_score import LogitScore, published_activation
 from embedgrpc.models.folder.model_kind import find_kind
 from embedgrpc.models.folder.modules import read_modules
 from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_modules
@@ -50,6 +51,7 @@ from embedgrpc.models.kinds import (
     Activation,
     Kind,
     PaddingSide,
+    PairTemplate,
     Pooling,
     Representation,
     Similarity,
@@ -62,6 +64,9 @@ from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import choose_weights
 from embedgrpc.models.tensors.token_heads import TokenHead
 from embedgrpc.models.tensors.vector_layers import VectorLayer
+
+# What sentence-transformers calls it.
+_CAUSAL_TASK = "text-generation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,8 @@ class ModelProperties:
         multi_vector_skip_tokens: Tokens at the start that multi-vectors leave out.
         max_active_dims: The number of heaviest terms that a sparse vector keeps unless a request
             says otherwise; 0 for all.
+        logit_score: The tokens whose logits are a causal model's score; None for other models.
+        pair_template: The configured template of a causal reranker; None for that of the files.
         truncate_dim: The number of values that a vector keeps unless a request wants fewer; 0 for
             all. They are not scaled to length 1 again.
         keys: For each file, what is done with its keys.
@@ -149,6 +156,8 @@ class ModelProperties:
     unweighted_token_ids: frozenset[int] = frozenset()
     multi_vector_skip_tokens: int = 0
     max_active_dims: int = 0
+    logit_score: LogitScore | None = None
+    pair_template: PairTemplate | None = None
     truncate_dim: int = 0
     keys: Sequence[str] = ()
     accepts_unknown_keys: bool = False
@@ -219,9 +228,10 @@ def read(
     model_type = config.text("model_type", default="static" if table else "")
     if not model_type:
         raise config.wrong("model_type", "the name of an architecture")
-    modules = override_modules(modules, config, overrides)
+    modules = override_modules(modules, config, root, overrides)
     kind = find_kind(config, extras, modules)
     check_kind(kind, str(files.folder), overrides)
+    _check_task(settings.config, scores_by_logits=modules.logit_score is not None)
     prompts = {**read_prompts(extras), **overrides.prompts}
     found = find_representations(files, config, modules, overrides, served)
     limit, truncation, truncated_by = _find_limits(
@@ -236,6 +246,7 @@ def read(
     provenance = Provenance(files.folder)
     provenance.note_first("kind", [(config, "architectures")])
     provenance.note_modules(modules, found)
+    provenance.note_logit_score(modules)
     provenance.note_first("model_type", [(config, "model_type")])
     provenance.note_first("max_tokens", [(limit.config, limit.key)])
     provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
@@ -263,7 +274,8 @@ def read(
         default_prompt_name=find_default_prompt_name(extras, prompts, overrides),
         similarity=overrides.similarity
         or read_similarity(extras, default=Similarity.DOT if modules.splade else Similarity.COSINE),
-        activation=overrides.activation or read_activation(config, extras),
+        activation=overrides.activation
+        or read_activation(config, extras, default=published_activation(overrides.pair_template)),
         padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
         pad_token_id=_find_pad_token_id(folder, root, config, tokenizer_config, table)
         if overrides.pad_token_id is None
@@ -290,6 +302,8 @@ def read(
         unweighted_token_ids=found.unweighted_token_ids,
         multi_vector_skip_tokens=found.multi_vector_skip_tokens,
         max_active_dims=extras.count("max_active_dims") or 0,
+        logit_score=modules.logit_score,
+        pair_template=overrides.pair_template,
         truncate_dim=_read_kept(extras, modules.dimensions),
         keys=summarize(verdicts, root),
         accepts_unknown_keys=overrides.accept_unknown_keys,
@@ -385,6 +399,17 @@ def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) ->
     """Return the name of the file of weights; empty if there is none."""
     place = folder.relative_to(files.folder)
     return overrides.file or choose_weights(lambda name: files.has(str(place / name))) or ""
+
+
+def _check_task(settings: JsonObject, *, scores_by_logits: bool) -> None:
+    """Check that the Transformer is a causal model if a LogitScore follows, and only then."""
+    task = settings.text("transformer_task", default="")
+    if scores_by_logits and settings.values and task != _CAUSAL_TASK:
+        raise settings.wrong("transformer_task", f"{_CAUSAL_TASK}, as the model has a LogitScore")
+    if task == _CAUSAL_TASK and not scores_by_logits:
+        raise ModelError(
+            f"{settings.path}: transformer_task is {task}, which needs a LogitScore in modules.json"
+        )
 
 
 def _read_kept(extras: JsonObject, dimensions: int) -> int:

@@ -9,6 +9,10 @@ from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.representations import Representations
 
+_TOKENS = "logit_score_token_ids"
+# The properties of settings that have another name.
+_PROPERTIES = {"pooling": "poolings", "true_token": _TOKENS, "false_token": _TOKENS}
+
 
 class Provenance:
     """The origins of a model's properties, shown by `embedgrpc inspect`.
@@ -65,6 +69,12 @@ class Provenance:
         elif found.multi_vector_dimensions and found.exported is not None:
             self.note("multi_vector_dimensions", found.exported)
 
+    def note_logit_score(self, modules: Modules) -> None:
+        """Record the file of the tokens that make a causal model's score."""
+        if modules.logit_score_path is not None:
+            keys = ("true_token_id", "false_token_id")
+            self.note(_TOKENS, modules.logit_score_path, *keys)
+
     def _note_table(self, modules: Modules) -> None:
         if modules.table is None:
             return
@@ -79,5 +89,7 @@ class Provenance:
         defaults = ModelOverrides()
         for setting in fields(overrides):
             if getattr(overrides, setting.name) != getattr(defaults, setting.name):
-                name = "poolings" if setting.name == "pooling" else setting.name
+                name = _PROPERTIES.get(setting.name, setting.name)
                 self.origins[name] = f"configuration: {setting.name}"
+        if overrides.pair_template is not None:
+            self.origins.setdefault(_TOKENS, "configuration: pair_template")

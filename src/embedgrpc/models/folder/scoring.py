@@ -31,8 +31,15 @@ def activation_places(config: JsonObject, extras: JsonObject) -> Sequence[tuple[
     )
 
 
-def read_activation(config: JsonObject, extras: JsonObject) -> Activation:
-    """Return what turns a logit into a score; the sigmoid if no file says.
+def read_activation(
+    config: JsonObject, extras: JsonObject, *, default: Activation | None
+) -> Activation:
+    """Return what turns a logit into a score.
+
+    Args:
+        config: `config.json`.
+        extras: `config_sentence_transformers.json`.
+        default: The activation if no file says; None for the sigmoid.
 
     Raises:
         ModelError: The activation is not supported.
@@ -44,4 +51,4 @@ def read_activation(config: JsonObject, extras: JsonObject) -> Activation:
             if activation is None or not dotted.startswith("torch."):
                 raise place.wrong(key, "torch's Sigmoid or Identity")
             return activation
-    return Activation.SIGMOID
+    return default or Activation.SIGMOID

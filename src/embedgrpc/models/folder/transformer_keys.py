@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.folder.known_keys import LOADER_ARGUMENTS, NESTED_ADVICE, TRANSFORMER, Use
+from embedgrpc.models.folder.known_keys import (
+    LOADER_ARGUMENTS,
+    NESTED_ADVICE,
+    PROCESSING,
+    TEMPLATE_VARIABLES,
+    TRANSFORMER,
+    Keys,
+    Use,
+)
 from embedgrpc.models.folder.verdict import KeyVerdict, judge
 
 # The keys that hold arguments of the library's loader.
@@ -12,12 +20,14 @@ _ARGUMENTS = (
     "config_kwargs",
 )  # fmt: skip
 _TOKENIZER_ARGUMENTS = _ARGUMENTS[:2]
+_PROCESSING = "processing_kwargs"
 # For each task, the output that is used of the backbone, and the name that it gets.
 # Source: `TRANSFORMER_TASK_DEFAULTS` of sentence-transformers.
 _OUTPUTS = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
     "fill-mask": ("logits", "token_embeddings"),
     "sequence-classification": ("logits", "scores"),
+    "text-generation": ("logits", "causal_logits"),
 }
 # A conversation is text, once its template is rendered. Other modalities, such as images, have no
 # place in a request.
@@ -42,6 +52,7 @@ def judge_transformer(config: JsonObject) -> Iterator[KeyVerdict]:
             if use is Use.FOLLOWED and not followed:
                 use = Use.UNKNOWN
             yield KeyVerdict(config, f"{key}.{one.key}", use, NESTED_ADVICE)
+    yield from _judge_processing(config)
 
 
 def merge_arguments(tokenizer_config: JsonObject, settings: JsonObject) -> JsonObject:
@@ -51,6 +62,21 @@ def merge_arguments(tokenizer_config: JsonObject, settings: JsonObject) -> JsonO
         arguments = settings.table(key)
         values.update({k: v for k, v in arguments.items() if k in LOADER_ARGUMENTS.followed})
     return JsonObject(tokenizer_config.path, values)
+
+
+def _judge_processing(config: JsonObject) -> Iterator[KeyVerdict]:
+    """Yield what is done with the arguments that the reference renders and tokenizes with."""
+    groups = JsonObject(config.path, config.table(_PROCESSING))
+    for group in groups.values:
+        keys = PROCESSING.get(group, Keys(followed=frozenset()))
+        for name, value in groups.table(group).items():
+            use = keys.use_of(name)
+            if use is Use.UNKNOWN:
+                use = Use.FOLLOWED if group == TEMPLATE_VARIABLES else Use.REFUSED
+            if name == "restore_suffix" and value is not True:
+                use = Use.REFUSED
+            advice = keys.refused.get(name, "remove it")
+            yield KeyVerdict(config, f"{_PROCESSING}.{group}.{name}", use, advice)
 
 
 def _judge_outputs(config: JsonObject, method_output: str, output: str) -> Iterator[KeyVerdict]:

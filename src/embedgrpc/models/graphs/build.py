@@ -34,6 +34,7 @@ from embedgrpc.models.graphs.exports.m3 import (
     find_m3_hidden,
     find_m3_outputs,
 )
+from embedgrpc.models.graphs.exports.names import clear_names
 from embedgrpc.models.graphs.exports.onnx_file import move_weights, read_export
 from embedgrpc.models.graphs.exports.vectors import (
     check_no_heads,
@@ -42,13 +43,20 @@ from embedgrpc.models.graphs.exports.vectors import (
     find_hidden,
     find_pooled,
 )
+from embedgrpc.models.graphs.exports.vocabulary_head import cut_vocabulary_head
 from embedgrpc.models.graphs.heads.last_token import append_last_token_score
+from embedgrpc.models.graphs.heads.logit_score import (
+    TokenRows,
+    append_logit_score,
+    read_token_rows,
+)
 from embedgrpc.models.graphs.heads.pooling import append_embedding_head, append_outputs
 from embedgrpc.models.graphs.heads.token_outputs import (
     append_token_embeddings,
     append_token_weights,
     append_vocabulary_weights,
 )
+from embedgrpc.models.graphs.merged_weights import open_merged
 from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.graphs.probe import check_batching
@@ -57,8 +65,6 @@ from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
 from embedgrpc.models.graphs.writer import MICROSOFT, GraphWriter
 from embedgrpc.models.kinds import Kind, WeightType
 from embedgrpc.models.sources.weight_file import Format, WeightFile, open_tensors
-from embedgrpc.models.tensors.lora import MergedTensors
-from embedgrpc.models.tensors.shards import open_tensor_file
 from embedgrpc.models.tensors.weights import Tensors
 
 GRAPH_NAME = "model.onnx"
@@ -129,12 +135,12 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         )
     model = _new_model(properties, inputs)
     with (
-        _open_merged(weight_file, properties) as tensors,
+        open_merged(weight_file, properties) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = build_backbone(writer, tensors, config)
         if properties.kind is Kind.CROSS_ENCODER:
-            logits = _append_classifier(writer, tensors, config, hidden)
+            logits = _append_classifier(writer, tensors, config, properties, hidden)
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
         elif properties.splade is not None:
             logits = build_mlm_head(
@@ -156,7 +162,7 @@ def _build_table(
     inputs = ("input_ids", "attention_mask")
     model = _new_model(properties, inputs)
     with (
-        _open_merged(weight_file, properties) as tensors,
+        open_tensors(weight_file) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         rows, weight_type = append_rows(writer, tensors, table, properties.weight_type)
@@ -179,11 +185,13 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
     model = export.model
     pooled = False
     with GraphWriter(folder, model.graph, opset=export.opset) as writer:
+        # First: what it removes need not be written.
+        cut = cut_vocabulary_head(model, weight_file, properties)
         move_weights(writer, weight_file, model)
         inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
         if properties.kind is Kind.CROSS_ENCODER:
-            outputs: tuple[str, ...] = (find_logits(writer, weight_file, properties),)
+            outputs: tuple[str, ...] = (_append_score(writer, weight_file, properties, cut),)
             exported = m3 = None
         elif properties.splade is not None:
             logits = find_token_logits(writer, weight_file, properties)
@@ -228,22 +236,31 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
     return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
 
 
-def _open_merged(weight_file: WeightFile, properties: ModelProperties) -> Tensors:
-    """Open the weights, with the adapter merged in if there is one."""
-    tensors, adapter = open_tensors(weight_file), properties.adapter
-    if adapter is None:
-        return tensors
-    try:
-        changes = open_tensor_file(adapter.weights)
-    except ModelError:
-        tensors.__exit__(None, None, None)
-        raise
-    return MergedTensors(tensors, changes, adapter.scaling, saved=adapter.saved)
+def _append_score(
+    writer: GraphWriter,
+    weight_file: WeightFile,
+    properties: ModelProperties,
+    cut: tuple[str, TokenRows] | None,
+) -> str:
+    """Name the logit of a cross-encoder, or of a causal model without its head, as an output."""
+    if cut is None:
+        return find_logits(writer, weight_file, properties)
+    hidden, head = cut
+    logits = append_logit_score(writer, clear_names(writer, hidden), head)
+    return writer.output(logits, LOGITS)
 
 
 def _append_classifier(
-    writer: GraphWriter, tensors: Tensors, config: JsonObject, hidden: str
+    writer: GraphWriter,
+    tensors: Tensors,
+    config: JsonObject,
+    properties: ModelProperties,
+    hidden: str,
 ) -> str:
+    score = properties.logit_score
+    if score is not None:
+        head = read_token_rows(tensors, config, score.token_ids)
+        return append_logit_score(writer, hidden, head)
     family = FAMILIES.get(config.text("model_type", default=""))
     if family is None:
         return append_last_token_score(writer, tensors, config, hidden)

@@ -47,6 +47,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "output": properties.output,
             "task_id": properties.task_id,
             "weight_type": properties.weight_type,
+            "logit_score": _describe_logit_score(properties),
             "config": properties.config,
             **_describe_table(properties),
         },
@@ -89,18 +90,7 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
-    if properties.max_active_dims:
-        meaning["max_active_dims"] = properties.max_active_dims
-    if properties.truncate_dim:
-        meaning["truncate_dim"] = properties.truncate_dim
-    if properties.accepted_keys:
-        meaning["accepted_keys"] = dict(properties.accepted_keys)
-    if properties.adapter is not None:
-        meaning["adapter"] = properties.adapter.describe()
-    if properties.tasks:
-        meaning["tasks"] = dict(properties.tasks)
-    if properties.truncation is not Truncation.END:
-        meaning["truncation"] = properties.truncation
+    meaning |= _describe_rare(properties)
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
     if properties.table is not None:
@@ -111,7 +101,24 @@ def hash_meaning(
     template = read_chat_template(properties)
     if template is not None:
         meaning["chat_template"] = [template.text, template.has_parts]
+        if template.variables:
+            meaning["chat_template_variables"] = dict(template.variables)
     return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
+
+
+def _describe_rare(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe what few models have. Left out where absent, so that other hashes stay the same."""
+    cut = properties.truncation
+    rare = {
+        "max_active_dims": properties.max_active_dims,
+        "truncate_dim": properties.truncate_dim,
+        "accepted_keys": dict(properties.accepted_keys),
+        "adapter": properties.adapter and properties.adapter.describe(),
+        "logit_score": properties.logit_score and _describe_logit_score(properties),
+        "tasks": dict(properties.tasks),
+        "truncation": cut if cut is not Truncation.END else None,
+    }
+    return {name: value for name, value in rare.items() if value}
 
 
 def digest(parts: Sequence[str]) -> str:
@@ -123,6 +130,12 @@ def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     """Describe how logits become a sparse vector."""
     splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
+
+
+def _describe_logit_score(properties: ModelProperties) -> list[int | None] | None:
+    """Describe which logits make the score of a causal model."""
+    score = properties.logit_score
+    return [score.true_token_id, score.false_token_id] if score else None
 
 
 def _describe_table(properties: ModelProperties) -> Mapping[str, Any]:

@@ -161,8 +161,8 @@ def find_cut_points(tokenizer: tokenizers.Tokenizer) -> CutPoints | None:
 
     The post-processor does not count.
     """
-    normalizers = _steps(tokenizer.normalizer, "normalizers")
-    pre_tokenizers = _steps(tokenizer.pre_tokenizer, "pretokenizers")
+    normalizers = describe_steps(tokenizer.normalizer, "normalizers")
+    pre_tokenizers = describe_steps(tokenizer.pre_tokenizer, "pretokenizers")
     splitter = _find_splitter(pre_tokenizers)
     if not splitter or not all(_is_local(step, splitter) for step in normalizers):
         return None
@@ -186,7 +186,7 @@ def find_cut_points(tokenizer: tokenizers.Tokenizer) -> CutPoints | None:
     return cut_points if _agrees(tokenizer, cut_points) else None
 
 
-def _steps(component: Any, key: str) -> list[Mapping[str, Any]]:
+def describe_steps(component: Any, key: str) -> list[Mapping[str, Any]]:
     """Describe the steps of a normalizer or pre-tokenizer, also inside of sequences."""
     if component is None:
         return []

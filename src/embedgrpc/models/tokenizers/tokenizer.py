@@ -24,13 +24,10 @@ from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.config_files import VOCABULARY_NAME
 from embedgrpc.models.tokenizers.added_tokens import TokenizerSettings, read_tokenizer_settings
 from embedgrpc.models.tokenizers.blanks import collapses_blanks
-from embedgrpc.models.tokenizers.chat_template import (
-    PairTexts,
-    read_chat_template,
-    render_pair_texts,
-)
+from embedgrpc.models.tokenizers.chat_template import read_chat_template
 from embedgrpc.models.tokenizers.class_table import WORD_PIECE_CLASSES
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
+from embedgrpc.models.tokenizers.pair_texts import PairTexts, render_pair_texts
 from embedgrpc.models.tokenizers.rebuilt import Rebuilt, complete
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.table_tokenizer import (
@@ -162,6 +159,7 @@ class Tokenizer:
             pair_texts = None
             if template is not None:
                 pair_texts = render_pair_texts(template, tokenizer, settings.names())
+                _check_default_prompt(pair_texts, properties, template.file)
                 # The reference adds no special tokens to a rendered template.
                 tokenizer.post_processor = None
             try:
@@ -462,6 +460,18 @@ def _complete(
     if properties.lowercase:
         _lowercase_first(reference.tokenizer)
     return reference
+
+
+def _check_default_prompt(
+    pair_texts: PairTexts, properties: ModelProperties, file: JsonObject
+) -> None:
+    """Check that a chat template has a place for the default prompt."""
+    prompt = properties.prompts.get(properties.default_prompt_name, "")
+    if prompt and pair_texts.instructed is None:
+        raise ModelError(
+            f"{file.path}: the chat template has no place for the default prompt in front of the "
+            "query: set default_prompt_name to an empty text for this model in the configuration"
+        )
 
 
 def _read_names(tokenizer: tokenizers.Tokenizer) -> list[str]:

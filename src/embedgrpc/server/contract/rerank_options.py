@@ -30,6 +30,7 @@ def read_rerank_options(
     *,
     default_truncation: Truncation,
     special_tokens: int,
+    renders_instruction: bool = False,
     field: str,
 ) -> RerankSpec:
     """Read how documents are to be ranked.
@@ -40,6 +41,7 @@ def read_rerank_options(
         default_truncation: Used where options do not choose one.
         special_tokens: Special tokens of a document: 0 for a cross-encoder, where those of the
             pair do not count towards the document.
+        renders_instruction: Whether the model's chat template has a place for an instruction.
         field: Where the options stand in the request.
 
     Raises:
@@ -73,6 +75,7 @@ def read_rerank_options(
         query_prompt=_read_query_prompt(
             options,
             properties,
+            renders_instruction=renders_instruction,
             field=field,
             default=prompt_for(common_pb2.INPUT_TYPE_QUERY, properties) if embeds else default,
         ),
@@ -102,6 +105,7 @@ def _read_query_prompt(
     options: rerank_service_pb2.RerankOptions,
     properties: ModelProperties,
     *,
+    renders_instruction: bool,
     field: str,
     default: str,
 ) -> str:
@@ -111,6 +115,8 @@ def _read_query_prompt(
     # Read once: it may be megabytes.
     instruction = options.instruction
     check_characters(instruction, limit=PROMPT_CHARACTERS_MAX, field=place)
+    if renders_instruction:
+        return instruction
     prompt = instruction_prompt(instruction, properties)
     if prompt is None:
         raise UnsupportedError("the model takes no instruction", field=place)

@@ -49,6 +49,7 @@ class LoadedModel:
         embedder: None for a cross-encoder.
         embed_options: Reads the options of embedding requests; None for a cross-encoder.
         reranker: None when the model cannot rank.
+        renders_instruction: Whether the model's chat template has a place for an instruction.
         probe: Runs one text without admission and returns its row.
         weight_bytes: 0 where it is unknown.
         availability: Whether the backend can be reached; None where it is in this process.
@@ -64,6 +65,7 @@ class LoadedModel:
     embedder: Embedder | None
     embed_options: EmbedOptionsReader | None
     reranker: Reranker | None
+    renders_instruction: bool
     probe: Callable[[str, Call], Awaitable[FloatArray]]
     encodings: tuple[Encoding, ...]
     weight_type: str

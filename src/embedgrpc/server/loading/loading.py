@@ -312,6 +312,7 @@ def _assemble(
     else:
         cross_encoder = reranker = CrossEncoder(*common)
         probe = cross_encoder.probe
+    around = prepared.tokenizer.pair_texts
     return LoadedModel(
         properties=prepared.properties,
         revision=prepared.files.revision,
@@ -319,6 +320,7 @@ def _assemble(
         embedder=embedder,
         embed_options=embed_options,
         reranker=reranker,
+        renders_instruction=around is not None and around.instructed is not None,
         probe=probe,
         encodings=tuple(Encoding) if embedder else (),
         weight_type=prepared.graph.weight_type,

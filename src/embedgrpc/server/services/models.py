@@ -148,6 +148,9 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     message.weight_type = loaded.weight_type
     message.device = loaded.device
     message.batch_tokens = loaded.scheduler.budget.tokens
+    message.prompts.update(properties.prompts)
+    message.default_prompt_name = properties.default_prompt_name
+    message.takes_instruction = loaded.renders_instruction
     if properties.kind is Kind.CROSS_ENCODER:
         return
     message.representations.extend(_REPRESENTATIONS[one] for one in properties.representations)
@@ -156,8 +159,6 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     message.any_dimensions = Representation.DENSE in properties.representations
     message.similarity = _SIMILARITIES[properties.similarity]
     message.normalized = properties.normalized
-    message.prompts.update(properties.prompts)
-    message.default_prompt_name = properties.default_prompt_name
     if loaded.reranker:
         message.takes_instruction = instruction_prompt("", properties) is not None
 

@@ -17,6 +17,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.kinds import (
     Activation,
     PaddingSide,
+    PairTemplate,
     Pooling,
     RerankMethod,
     Similarity,
@@ -143,6 +144,19 @@ class ModelSettings(BaseModel):
     task_id: int | None = Field(
         default=None,
         description="Task number of all texts, for graphs that select a task",
+    )
+    pair_template: PairTemplate | None = Field(
+        default=None,
+        description="How to write query and document for a reranker that is a causal language"
+        " model without modules.json: qwen3-reranker, mxbai-rerank-v2 or bge-reranker-v2-gemma",
+    )
+    true_token: str = Field(
+        default="",
+        description="Token whose logit is the score of such a reranker. Empty uses the one of its"
+        " files or of pair_template",
+    )
+    false_token: str = Field(
+        default="", description="Token whose logit is subtracted from that score"
     )
     accept_unknown_keys: bool = Field(
         default=False,

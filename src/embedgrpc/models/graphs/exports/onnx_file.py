@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.model_file import open_file
@@ -158,6 +158,21 @@ def move_weights(writer: GraphWriter, weight_file: WeightFile, model: onnx.Model
             writer.move_out(tensor, np.array(tensor.float_data, dtype="<f4").view(np.uint8))
         else:
             writer.weight_bytes += len(tensor.raw_data)
+
+
+def read_tensor(weight_file: WeightFile, tensor: TensorProto) -> NDArray[np.generic]:
+    """Return the values of a weight; those of an external file are read where they are used.
+
+    Raises:
+        ModelError: An external file is missing, too short, or outside the model's folder, or the
+            values do not have the tensor's shape.
+    """
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    values = _read_external(weight_file, tensor).view(
+        helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    )
+    return values.reshape(tuple(tensor.dims))
 
 
 def _read_external(weight_file: WeightFile, tensor: TensorProto) -> NDArray[np.uint8]:
