@@ -19,6 +19,7 @@ class PaddedBatch:
         token_type_ids: int64 [batch, tokens]; 1 for the second text of a pair.
         outputs: Names of the outputs to return.
         task: The task of all sequences, if the model has several.
+        prompt_tokens: int64 [batch], the tokens at the start that are not pooled; None for none.
     """
 
     input_ids: IntArray
@@ -26,6 +27,7 @@ class PaddedBatch:
     token_type_ids: IntArray
     outputs: tuple[str, ...]
     task: int = 0
+    prompt_tokens: IntArray | None = None
 
 
 class Cancellation:

@@ -155,6 +155,9 @@ class OnnxBackend:
         }
         if "task_id" in self._input_names:
             arrays["task_id"] = np.full(len(batch.input_ids), batch.task, np.int64)
+        if "prompt_tokens" in self._input_names:
+            none = np.zeros(len(batch.input_ids), np.int64)
+            arrays["prompt_tokens"] = none if batch.prompt_tokens is None else batch.prompt_tokens
         return {name: arrays[name] for name in self._input_names}
 
     def _run_bound(

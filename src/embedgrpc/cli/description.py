@@ -90,6 +90,8 @@ def _describe_results(
             yield defined("logit_score_token_ids", list(read.logit_score.token_ids))
         if read.prompts:
             yield defined("prompts", dict(read.prompts))
+    if not read.include_prompt:
+        yield defined("include_prompt", read.include_prompt)
             yield defined("default_prompt_name", read.default_prompt_name)
         return
     yield defined("representations", list(read.representations))

@@ -99,6 +99,9 @@ class LocalRunner:
             replace(
                 tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
                 task=properties.default_task,
+                prompt_tokens=0
+                if properties.include_prompt
+                else tokenizer.count_prompt_tokens(prompt, self.max_tokens),
             )
             for ids in tokenizer.encode(texts)
         ]

@@ -157,6 +157,11 @@ def _write(model: ModelSettings, folder: Path, execution: "Execution", settings:
         raise ModelError(
             f"{files.folder}: a request to Triton cannot choose a task: set task_id for this model"
         )
+    if not properties.include_prompt:
+        raise ModelError(
+            f"{files.folder}: include_prompt is false, and a request to Triton cannot say which"
+            " tokens belong to a prompt: serve this model with embedgrpc alone"
+        )
     written = RepositoryModel(model.name, files.pinned_source, properties, graph)
     place = write_model(folder, written, execution)
     fingerprint = execution.fingerprint(graph.content_hash)

@@ -15,8 +15,9 @@ from embedgrpc.models.tokenizers.tokenizer import TokenSequence
 # with short deadlines cannot starve it.
 _PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
 
-# The content of a sequence (ids, token types, task) and the graph outputs wanted of it.
-SequenceKey = tuple[bytes, bytes, int, tuple[str, ...]]
+# The content of a sequence (ids, token types, task, prompt tokens) and the graph outputs wanted of
+# it.
+SequenceKey = tuple[bytes, bytes, int, int, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class QueuedSequence:
             sequence.input_ids.tobytes(),
             types.tobytes() if types is not None else b"",
             sequence.task,
+            sequence.prompt_tokens,
             job.outputs,
         )
         self.gone = False

@@ -39,4 +39,14 @@ def pad(
         attention_mask[row, columns] = 1
         if sequence.token_type_ids is not None:
             token_type_ids[row, columns] = sequence.token_type_ids
-    return PaddedBatch(input_ids, attention_mask, token_type_ids, outputs, task=sequences[0].task)
+    prompt_tokens = None
+    if any(sequence.prompt_tokens for sequence in sequences):
+        prompt_tokens = np.array([sequence.prompt_tokens for sequence in sequences], np.int64)
+    return PaddedBatch(
+        input_ids,
+        attention_mask,
+        token_type_ids,
+        outputs,
+        task=sequences[0].task,
+        prompt_tokens=prompt_tokens,
+    )

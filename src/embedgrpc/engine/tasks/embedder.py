@@ -282,6 +282,7 @@ class Embedder:
             return CheckedText(spec.prompt + checked.text, cut=checked.cut)
 
         def prepare(results: list[TokenizeResult]) -> list[TokenSequence | errors.EngineError]:
+            prompt_tokens = self.count_prompt_tokens(spec.prompt, spec.max_tokens)
             return [
                 self.build_sequence(
                     one,
@@ -289,6 +290,7 @@ class Embedder:
                     truncation=spec.truncation,
                     field=name(index),
                     task=spec.task,
+                    prompt_tokens=prompt_tokens,
                 )
                 for index, one in enumerate(results)
             ]
@@ -318,6 +320,12 @@ class Embedder:
             return self.max_characters
         return min(self.max_characters, max(kept - len(prompt), 1))
 
+    def count_prompt_tokens(self, prompt: str, max_tokens: int) -> int:
+        """Return how many tokens at the start are not pooled. Tokenizes the prompt."""
+        if self.properties.include_prompt:
+            return 0
+        return self.tokenizer.count_prompt_tokens(prompt, max_tokens)
+
     def build_sequence(
         self,
         result: TokenizeResult,
@@ -326,6 +334,7 @@ class Embedder:
         truncation: Truncation,
         field: str,
         task: int = 0,
+        prompt_tokens: int = 0,
     ) -> TokenSequence | errors.EngineError:
         """Build a sequence from a tokenized text, or return the error for it.
 
@@ -335,6 +344,7 @@ class Embedder:
             truncation: The end to cut, if any.
             field: Its place in the request, for errors.
             task: The task that the graph computes, if the model has several.
+            prompt_tokens: Tokens at the start that are not pooled.
         """
         if isinstance(result, errors.EngineError):
             return result
@@ -348,8 +358,13 @@ class Embedder:
             return errors.EmptyInputError(
                 f"{field} holds no text: the tokenizer makes no token of it", field=field
             )
-        if result.characters_cut or task:
-            return replace(sequence, characters_cut=result.characters_cut, task=task)
+        if result.characters_cut or task or prompt_tokens:
+            return replace(
+                sequence,
+                characters_cut=result.characters_cut,
+                task=task,
+                prompt_tokens=prompt_tokens,
+            )
         return sequence
 
 

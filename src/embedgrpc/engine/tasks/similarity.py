@@ -99,10 +99,7 @@ class SimilarityReranker:
                 collapses_blanks=self.embedder.tokenizer.collapses_blanks,
             ),
             sequences=len(texts),
-            prepare=lambda results: [
-                self._build_sequence(one, spec, position=position)
-                for position, one in enumerate(results)
-            ],
+            prepare=lambda results: self._build_sequences(results, spec),
             outputs=self.embedder.outputs(embed_spec),
             size_bytes=size_bytes,
             max_tokens=properties.max_tokens,
@@ -191,16 +188,26 @@ class SimilarityReranker:
         tokens = self._limit_tokens(position, spec)
         return self.embedder.limit_characters(tokens, spec.truncation, prompt)
 
-    def _build_sequence(
-        self, result: TokenizeResult, spec: RerankSpec, *, position: int
-    ) -> TokenSequence | errors.EngineError:
-        return self.embedder.build_sequence(
-            result,
-            max_tokens=self._limit_tokens(position, spec),
-            truncation=spec.truncation,
-            field=field_of(position),
-            task=spec.tasks[1 if position else 0],
-        )
+    def _build_sequences(
+        self, results: Sequence[TokenizeResult], spec: RerankSpec
+    ) -> list[TokenSequence | errors.EngineError]:
+        limits = [self._limit_tokens(position, spec) for position in (0, 1)]
+        prompts = (spec.query_prompt, spec.document_prompt)
+        prompt_tokens = [
+            self.embedder.count_prompt_tokens(prompt, limit)
+            for prompt, limit in zip(prompts, limits, strict=True)
+        ]
+        return [
+            self.embedder.build_sequence(
+                result,
+                max_tokens=limits[min(position, 1)],
+                truncation=spec.truncation,
+                field=field_of(position),
+                task=spec.tasks[min(position, 1)],
+                prompt_tokens=prompt_tokens[min(position, 1)],
+            )
+            for position, result in enumerate(results)
+        ]
 
 
 # Each compares the first embedding, the query's, with the others; returns float32 [documents].

@@ -49,6 +49,7 @@ class Modules:
         splade: The SpladePooling module, if any.
         layers: The layers between pooling and normalisation, in order.
         transformer: The subfolder of the backbone, its configuration and tokenizer; mostly empty.
+        include_prompt: Whether the tokens of a prompt are pooled.
         pooling: The Pooling module's `config.json`, if any.
         logit_score: The LogitScore module of a causal model, if any.
         logit_score_path: Its `config.json`.
@@ -61,6 +62,7 @@ class Modules:
     splade: SpladePooling | None = None
     layers: tuple[VectorLayer, ...] = ()
     transformer: str = ""
+    include_prompt: bool = True
     pooling: JsonObject | None = None
     logit_score: LogitScore | None = None
     logit_score_path: Path | None = None
@@ -171,8 +173,6 @@ def _read_pooling(folder: Path, subfolder: str, modules: Modules) -> Modules:
     if not path.exists():
         raise ModelError(f"{path} is missing: it must say how to pool token vectors")
     config = JsonObject.read(path, folder)
-    if not config.flag("include_prompt", default=True):
-        raise ModelError(f"{path}: include_prompt false is not supported")
     key = "embedding_dimension"
     if key not in config.values:
         key = "word_embedding_dimension"
@@ -180,6 +180,7 @@ def _read_pooling(folder: Path, subfolder: str, modules: Modules) -> Modules:
         modules,
         poolings=_read_poolings(config),
         token_dimensions=config.size(key),
+        include_prompt=config.flag("include_prompt", default=True),
         pooling=config,
     )
 

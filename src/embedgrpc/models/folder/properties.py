@@ -101,6 +101,8 @@ class ModelProperties:
         weight_type: The type that the graph computes in.
         pooling_is_set: Whether the configuration sets the pooling. A graph that pools by itself
             may then differ from `modules.json`.
+        include_prompt: Whether the tokens of a prompt are pooled. If not, they still take part in
+            attention, and the graph has an input `prompt_tokens`, int64 [batch].
         splade: The SpladePooling module, if any.
         table: The table that a static model has in place of a backbone, if any.
         sparse_head: The layer that makes token weights, if any.
@@ -149,6 +151,7 @@ class ModelProperties:
     tasks: Mapping[str, int] = field(default_factory=dict)
     weight_type: WeightType = WeightType.FLOAT32
     pooling_is_set: bool = False
+    include_prompt: bool = True
     splade: SpladePooling | None = None
     table: TokenTable | None = None
     sparse_head: TokenHead | None = None
@@ -250,6 +253,8 @@ def read(
     provenance.note_first("model_type", [(config, "model_type")])
     provenance.note_first("max_tokens", [(limit.config, limit.key)])
     provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
+    if modules.pooling is not None:
+        provenance.note_first("include_prompt", [(modules.pooling, "include_prompt")])
     for name in ("prompts", "default_prompt_name"):
         provenance.note_first(name, [(extras, name)])
     provenance.note_first("max_active_dims", [(extras, "max_active_dims")])
@@ -295,6 +300,7 @@ def read(
         representations=found.names,
         sparse_dimensions=found.sparse_dimensions,
         multi_vector_dimensions=found.multi_vector_dimensions,
+        include_prompt=modules.include_prompt,
         splade=modules.splade,
         table=table,
         sparse_head=found.sparse_head,

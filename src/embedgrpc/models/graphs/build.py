@@ -58,7 +58,7 @@ from embedgrpc.models.graphs.heads.token_outputs import (
 )
 from embedgrpc.models.graphs.merged_weights import open_merged
 from embedgrpc.models.graphs.output_sizes import output_sizes
-from embedgrpc.models.graphs.outputs import LOGITS
+from embedgrpc.models.graphs.outputs import LOGITS, PROMPT_TOKENS
 from embedgrpc.models.graphs.probe import check_batching
 from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
@@ -152,7 +152,9 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         else:
             outputs = _append_head(writer, properties, hidden)
     _save(model, folder, outputs, properties)
-    return BuiltGraph(inputs, outputs, "float32", writer.weight_bytes)
+    return BuiltGraph(
+        (*inputs, *_prompt_inputs(properties)), outputs, "float32", writer.weight_bytes
+    )
 
 
 def _build_table(
@@ -233,7 +235,9 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
         if export.quantized
         else _TOLERANCES.get(export.weight_type, _HALF_TOLERANCE),
     )
-    return BuiltGraph(inputs, outputs, export.weight_type, writer.weight_bytes)
+    return BuiltGraph(
+        (*inputs, *_prompt_inputs(properties)), outputs, export.weight_type, writer.weight_bytes
+    )
 
 
 def _append_score(
@@ -274,6 +278,9 @@ def _append_head(
     *,
     attention_mask: str = "attention_mask",
 ) -> tuple[str, ...]:
+    for name in _prompt_inputs(properties):
+        value = helper.make_tensor_value_info(name, TensorProto.INT64, ["batch"])
+        writer.graph.input.append(value)
     outputs = append_embedding_head(
         writer,
         hidden=hidden,
@@ -282,12 +289,18 @@ def _append_head(
         poolings=properties.poolings,
         layers=properties.dense_layers,
         normalize=properties.normalize,
+        prompt_tokens="".join(_prompt_inputs(properties)),
     )
     if properties.sparse_head is not None:
         outputs += (append_token_weights(writer, properties.sparse_head, hidden),)
     if properties.multi_vector_head is not None:
         outputs += (append_token_embeddings(writer, properties.multi_vector_head, hidden),)
     return outputs
+
+
+def _prompt_inputs(properties: ModelProperties) -> tuple[str, ...]:
+    """Return the name of the input that says how many tokens a prompt has, if it matters."""
+    return () if properties.include_prompt or not properties.poolings else (PROMPT_TOKENS,)
 
 
 def _describe_inputs(graph: onnx.GraphProto, names: tuple[str, ...]) -> None:

@@ -50,6 +50,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "logit_score": _describe_logit_score(properties),
             "config": properties.config,
             **_describe_table(properties),
+            **({} if properties.include_prompt else {"include_prompt": False}),
         },
         sort_keys=True,
     )
@@ -115,10 +116,11 @@ def _describe_rare(properties: ModelProperties) -> Mapping[str, Any]:
         "accepted_keys": dict(properties.accepted_keys),
         "adapter": properties.adapter and properties.adapter.describe(),
         "logit_score": properties.logit_score and _describe_logit_score(properties),
+        "include_prompt": None if properties.include_prompt else False,
         "tasks": dict(properties.tasks),
         "truncation": cut if cut is not Truncation.END else None,
     }
-    return {name: value for name, value in rare.items() if value}
+    return {name: value for name, value in rare.items() if value or value is False}
 
 
 def digest(parts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The names of the outputs of a prepared graph."""
+"""The names of the outputs of a prepared graph, and of its input beside tokens."""
 
 # float32 [batch, dimensions]: normalised if the model's files say so.
 SENTENCE_EMBEDDING = "sentence_embedding"
@@ -22,6 +22,9 @@ OUTPUTS = (
     VOCABULARY_WEIGHTS,
     TOKEN_EMBEDDINGS,
 )
+
+# The input for models that do not pool the tokens of a prompt, int64 [batch]: their number.
+PROMPT_TOKENS = "prompt_tokens"
 
 # The names that exporters give the token vectors, float32 [batch, tokens, hidden_size].
 HIDDEN_NAMES = ("last_hidden_state", "token_embeddings")

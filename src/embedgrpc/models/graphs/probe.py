@@ -13,6 +13,7 @@ from embedgrpc.libraries.onnx_runtime import NoKernelError, onnxruntime
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.output_sizes import output_sizes
+from embedgrpc.models.graphs.outputs import PROMPT_TOKENS
 from embedgrpc.models.kinds import PaddingSide
 from embedgrpc.models.sources.weight_file import WeightFile
 
@@ -133,7 +134,7 @@ def _run(
     mask = ((steps >= 0) & (steps < lengths[:, None])).astype(np.int64)
     ids = np.where(mask == 1, steps + lengths[:, None], properties.pad_token_id)
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-    feeds["task_id"] = np.zeros(len(mask), np.int64)
+    feeds["task_id"] = feeds[PROMPT_TOKENS] = np.zeros(len(mask), np.int64)
     wanted = {value.name for value in session.get_inputs()}
     results: list[NDArray[Any]] = session.run(
         list(names), {name: value for name, value in feeds.items() if name in wanted}

@@ -34,6 +34,11 @@ def plan_inputs(
             f"request to Triton cannot choose one: set task_id for this model in the "
             f"configuration to the task that {model} computes"
         )
+    if not properties.include_prompt:
+        raise ModelError(
+            f"{properties.transformer_folder}: include_prompt of the Pooling module is false, and "
+            "a request to Triton cannot say which tokens belong to a prompt: serve this model here"
+        )
     names = tuple(names)
     if _TYPES not in names and needs_types(properties):
         raise ModelError(

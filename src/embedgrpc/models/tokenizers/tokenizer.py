@@ -59,6 +59,7 @@ class TokenSequence:
         characters_cut: Whether part of the text was dropped before tokenizing.
         document_tokens: The tokens of the document in a pair, without special tokens.
         task: The task that the graph computes, if the model has several.
+        prompt_tokens: Tokens at the start that are not pooled, if the model leaves out prompts.
     """
 
     input_ids: IntArray
@@ -67,6 +68,7 @@ class TokenSequence:
     characters_cut: bool = False
     document_tokens: int = 0
     task: int = 0
+    prompt_tokens: int = 0
 
     @property
     def truncated(self) -> bool:
@@ -267,6 +269,20 @@ class Tokenizer:
             int64 [tokens] for each text, without special tokens, not truncated.
         """
         return self._encode(texts)
+
+    def count_prompt_tokens(self, prompt: str, max_tokens: int) -> int:
+        """Return how many tokens at the start of a sequence a prompt takes, as the reference does.
+
+        The reference tokenizes the prompt alone, and leaves out a special token at its end.
+
+        Args:
+            prompt: What is put in front of the text.
+            max_tokens: The longest sequence.
+        """
+        if not prompt:
+            return 0
+        count = len(self.encode([prompt])[0]) + self._single.special_count
+        return min(count, max_tokens) - bool(len(self._single.specials[1]))
 
     def build_sequence(
         self, ids: IntArray, *, max_tokens: int, truncation: Truncation

@@ -91,6 +91,11 @@ def check_no_heads(weight_file: WeightFile, properties: ModelProperties) -> None
     Raises:
         ModelError: A head needs them.
     """
+    if not properties.include_prompt:
+        raise ModelError(
+            f"{weight_file.path}: the graph has no token vectors, so the tokens of a prompt cannot "
+            "be left out of the mean, as include_prompt of the Pooling module demands"
+        )
     for head in (properties.sparse_head, properties.multi_vector_head):
         if head is not None:
             raise ModelError(

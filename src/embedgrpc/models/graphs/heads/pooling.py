@@ -23,6 +23,7 @@ def append_embedding_head(
     poolings: Sequence[Pooling],
     layers: Sequence[VectorLayer] = (),
     normalize: bool,
+    prompt_tokens: str = "",
 ) -> tuple[str, ...]:
     """Turn token vectors into one vector per sequence.
 
@@ -34,6 +35,7 @@ def append_embedding_head(
         poolings: The poolings whose results are concatenated.
         layers: The layers after the concatenation, in order.
         normalize: Whether to scale the vector to length 1.
+        prompt_tokens: int64 [batch], how many tokens at the start are not pooled; empty for none.
 
     Returns:
         As `append_outputs`.
@@ -41,7 +43,7 @@ def append_embedding_head(
     Raises:
         ModelError: The weights of a layer cannot be used.
     """
-    tokens = _Tokens(writer, hidden, attention_mask, hidden_size)
+    tokens = _Tokens(writer, hidden, attention_mask, hidden_size, prompt_tokens)
     parts = [_POOLINGS[pooling](tokens) for pooling in poolings]
     pooled = parts[0] if len(parts) == 1 else writer.op("Concat", *parts, axis=-1)
     for layer in layers:
@@ -89,11 +91,24 @@ class _Tokens:
     hidden: str  # float32 [batch, tokens, hidden_size]
     attention_mask: str  # int64 [batch, tokens]
     hidden_size: int
+    prompt_tokens: str = ""  # int64 [batch], or empty
+
+    @cached_property
+    def real(self) -> str:
+        """float32 [batch, tokens]: 1 for a real token."""
+        return self.writer.op("Cast", self.attention_mask, to=TensorProto.FLOAT, name="mask")
 
     @cached_property
     def mask(self) -> str:
-        """float32 [batch, tokens]."""
-        return self.writer.op("Cast", self.attention_mask, to=TensorProto.FLOAT, name="mask")
+        """float32 [batch, tokens]: 1 for a token that is pooled."""
+        if not self.prompt_tokens:
+            return self.real
+        writer = self.writer
+        prompt = writer.reshape(
+            writer.op("Cast", self.prompt_tokens, to=TensorProto.FLOAT), [-1, 1]
+        )
+        behind = writer.op("Greater", self.position, prompt)
+        return writer.op("Mul", self.real, writer.op("Cast", behind, to=TensorProto.FLOAT))
 
     @cached_property
     def count(self) -> str:
@@ -105,7 +120,7 @@ class _Tokens:
     def position(self) -> str:
         """float32 [batch, tokens]: 1 for the first real token, 2 for the second and so on."""
         axis = self.writer.constant(np.array(1, dtype=np.int64), "axis")
-        return self.writer.op("CumSum", self.mask, axis)
+        return self.writer.op("CumSum", self.real, axis)
 
     @cached_property
     def sum(self) -> str:
