@@ -60,6 +60,7 @@ MAY_IMPORT = {
 FLOORS = {
     "embedgrpc.server": (
         "process",
+        "http",
         "services",
         "calls",
         "connections",
@@ -126,6 +127,17 @@ FLOORS = {
         "enums",
         "suggestions",
         "defaults",
+    ),
+    "embedgrpc.server.http": (
+        "listener",
+        "door",
+        "dialects",
+        "work",
+        "words",
+        "routing",
+        "exchange",
+        "call",
+        "failures",
     ),
     "embedgrpc.models.graphs": (
         "graph",

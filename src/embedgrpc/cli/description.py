@@ -90,10 +90,10 @@ def _describe_results(
             yield defined("logit_score_token_ids", list(read.logit_score.token_ids))
         if read.prompts:
             yield defined("prompts", dict(read.prompts))
-    if not read.include_prompt:
-        yield defined("include_prompt", read.include_prompt)
             yield defined("default_prompt_name", read.default_prompt_name)
         return
+    if not read.include_prompt:
+        yield defined("include_prompt", read.include_prompt)
     yield defined("representations", list(read.representations))
     yield defined("poolings", list(read.poolings))
     yield defined("dense_layers", [_describe_layer(layer) for layer in read.dense_layers])

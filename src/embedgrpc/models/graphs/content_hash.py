@@ -56,6 +56,20 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
     )
 
 
+def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
+    """Describe what few models have; what a model lacks leaves its hash as it was before."""
+    rare = {
+        "max_active_dims": properties.max_active_dims,
+        "truncate_dim": properties.truncate_dim,
+        "accepted_keys": dict(properties.accepted_keys),
+        "logit_score": properties.logit_score and _describe_logit_score(properties),
+        "excludes_prompt": not properties.include_prompt,
+        "tasks": dict(properties.tasks),
+        "truncation": "" if properties.truncation is Truncation.END else properties.truncation,
+    }
+    return {name: value for name, value in rare.items() if value}
+
+
 def hash_meaning(
     properties: ModelProperties, weights_digest: str, *, encoder: Mapping[str, Any]
 ) -> str:

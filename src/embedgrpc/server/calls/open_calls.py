@@ -40,13 +40,18 @@ class OpenCalls:
         """Return the calls with their tasks, oldest first."""
         return self._open.items()
 
-    def open(self, context: Any) -> OpenCall:
-        """Register the call of the running task until that task has ended."""
+    def open(self, context: Any, kind: type[OpenCall] = OpenCall) -> OpenCall:
+        """Register the call of the running task until that task has ended.
+
+        Args:
+            context: The context of the call: gRPC's, or what stands for it.
+            kind: The class of the call.
+        """
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
         caller = _caller(caller_of(context, self._caller_metadata), context.peer())
-        call = self._open[task] = OpenCall(self.limits, caller, context)
+        call = self._open[task] = kind(self.limits, caller, context)
         task.add_done_callback(self._closed)
         set_current_call(call)
         return call

@@ -1,6 +1,8 @@
 """Records the activity of each connection: its open calls, and when it was last used."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +95,18 @@ class ConnectionActivity(HandlerInterceptor):
                 activity.active_at = time.monotonic()
 
         return handler._replace(**{shape: answer})
+
+    @contextmanager
+    def calling(self, peer: str) -> Iterator[None]:
+        """Record a call of another protocol than gRPC."""
+        activity = self._enter(peer)
+        activity.calls += 1
+        activity.active_at = time.monotonic()
+        try:
+            yield
+        finally:
+            activity.calls -= 1
+            activity.active_at = time.monotonic()
 
     def _enter(self, peer: str) -> Activity:
         """Return the record of a connection, and move it to the end."""

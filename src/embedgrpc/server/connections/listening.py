@@ -6,7 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,72 @@ def listen(
             f"cannot listen on {address}; set another {flag}", settings_are_wrong=False
         )
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def bind_sockets(
+    address: str, *, unix_socket_mode: str, flag: str
+) -> tuple[list[socket.socket], str]:
+    """Bind an address without gRPC.
+
+    Args:
+        address: HOST:PORT or unix:PATH.
+        unix_socket_mode: The mode of a Unix socket, in octal; empty applies the umask.
+        flag: The flag that sets the address, for errors.
+
+    Returns:
+        The sockets, one for each address of the host, and the address with the actual port.
+
+    Raises:
+        StartError: It cannot be bound.
+    """
+    _check_address(address, flag)
+    with ExitStack() as opened:
+        try:
+            if address.startswith("unix:"):
+                sockets = [opened.enter_context(_bind_path(address, unix_socket_mode))]
+            else:
+                sockets, address = _bind_host(address, opened)
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {address}: {error.strerror}; set another {flag}",
+                settings_are_wrong=False,
+            ) from None
+        opened.pop_all()
+    return sockets, address
+
+
+def _bind_path(address: str, mode: str) -> socket.socket:
+    path = Path(address.removeprefix("unix:").removeprefix("//"))
+    # `_check_address` has made sure that no server listens there.
+    path.unlink(missing_ok=True)
+    with _umask(mode):
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        bound.bind(str(path))
+    return bound
+
+
+def _bind_host(address: str, opened: ExitStack) -> tuple[list[socket.socket], str]:
+    """Bind every address of a host on one port; those that this machine lacks are left out."""
+    port = port_of(address)
+    sockets: list[socket.socket] = []
+    refusal: OSError | None = None
+    for family, _, _, _, place in socket.getaddrinfo(
+        _host_of(address), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        bound = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            bound.bind((place[0], port, *place[2:]))
+        except OSError as error:
+            refusal = error
+            continue
+        port = bound.getsockname()[1]
+        sockets.append(bound)
+    if not sockets:
+        raise refusal or OSError(errno.EADDRNOTAVAIL, "no address")
+    return sockets, f"{address.rpartition(':')[0]}:{port}"
 
 
 def is_dual_stack(address: str) -> bool:

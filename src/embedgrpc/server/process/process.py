@@ -49,7 +49,11 @@ async def serve(settings: Settings, *, on_serving: Callable[[Server], None] | No
     with _signals(stop):
         async with Server(settings, on_serving=on_serving) as server:
             start = {"version": version("embedgrpc"), "threads": count_threads(settings)}
-            where = {"address": server.address, "health_address": server.health_address}
+            where = {
+                "address": server.address,
+                "http_address": server.http_address,
+                "health_address": server.health_address,
+            }
             where = {name: address for name, address in where.items() if address}
             _logger.info("listening", extra={**where, **start})
             if warning := memory_warning(settings, available_memory_bytes()):

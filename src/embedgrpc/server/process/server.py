@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
@@ -48,6 +48,9 @@ from embedgrpc.v1 import (
     tokenizer_service_pb2_grpc,
 )
 
+if TYPE_CHECKING:
+    from embedgrpc.server.http.listener import HttpListener
+
 _logger = logging.getLogger(__name__)
 
 # From the end of a start to the first warning about the event loop.
@@ -67,6 +70,7 @@ class Server:
 
     Attributes:
         address: Where it listens; with the port that was chosen for port 0.
+        http_address: Where it serves HTTP; may be empty.
         health_address: Where it serves only health; may be empty.
         catalog: Its models.
         open_calls: Its open calls.
@@ -81,12 +85,14 @@ class Server:
         on_serving: "Callable[[Server], None] | None" = None,
     ) -> None:
         self.address = settings.address
+        self.http_address = settings.http_address
         self.health_address = settings.health_address
         self.catalog = Catalog(served_models(settings))
         self.open_calls = OpenCalls(settings)
         self._settings = settings
         self._on_serving = on_serving
         self._resources = AsyncExitStack()
+        self._http: HttpListener | None = None
         self._tasks = BackgroundTasks()
         self._health = HealthService()
         self._heartbeat = Heartbeat()
@@ -177,10 +183,31 @@ class Server:
         self.address = listen(server, settings.address, unix_socket_mode=settings.unix_socket_mode)
         await server.start()
         self._keep(ConnectionKeeper("calls", self.address, activity.of, limits))
-        resources.push_async_callback(gate.stop, server, settings.shutdown_grace_s)
+        resources.push_async_callback(self._stop_calls, gate, server)
+        if settings.http_address:
+            await self._serve_http(limits)
         resources.callback(self._open_streams.drain)
         # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
+
+    async def _stop_calls(self, gate: ShutdownGate, server: grpc.aio.Server) -> None:
+        """End all calls, those of both ports within the same grace."""
+        stops = [gate.stop(server, self._settings.shutdown_grace_s)]
+        if self._http is not None:
+            stops.append(self._http.stop())
+        await asyncio.gather(*stops)
+
+    async def _serve_http(self, limits: Limits) -> None:
+        # Imported only where it is used: it costs time and memory.
+        from embedgrpc.server.http.listener import HttpListener  # noqa: PLC0415 - see above
+
+        http = HttpListener(
+            self.catalog, self._settings, self._health, self.open_calls, limits=limits
+        )
+        await http.start()
+        self._http, self.http_address = http, http.address
+        self._keep(http.keeper)
+        self._tasks.start(http.reap())
 
     def _keep(self, keeper: ConnectionKeeper) -> None:
         self._readers.append(keeper.read)
@@ -231,6 +258,8 @@ class Server:
     async def drain(self) -> None:
         """Report NOT_SERVING, and keep serving until load balancers have noticed."""
         await self._health.stop()
+        if self._http is not None:
+            self._http.drain()
         await asyncio.sleep(self._settings.drain_time_s)
 
 

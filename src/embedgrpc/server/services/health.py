@@ -65,6 +65,10 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
                 self._statuses[service] = status
                 self._changed.notify_all()
 
+    def is_serving(self, service: str = "") -> bool:
+        """Return whether a service is SERVING; the whole server by default."""
+        return bool(self._statuses.get(service) == _SERVING)
+
     async def stop(self) -> None:
         """Set every service to NOT_SERVING, until the process ends."""
         self._stopping = True

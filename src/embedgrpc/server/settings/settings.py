@@ -67,6 +67,11 @@ class Settings(BaseModel):
         default="127.0.0.1:50051",
         description="Address to listen on: HOST:PORT or unix:PATH. Port 0 picks a free port",
     )
+    http_address: str = Field(
+        default="",
+        description="Address of the HTTP port for clients of OpenAI, Cohere, Jina and"
+        " text-embeddings-inference: HOST:PORT or unix:PATH. Empty opens none",
+    )
     unix_socket_mode: str = Field(
         default="",
         description="Permissions of a Unix socket as an octal mode, such as 0660. Empty uses the"
@@ -373,10 +378,10 @@ class Settings(BaseModel):
                 )
         return value
 
-    @field_validator("address", "health_address")
+    @field_validator("address", "http_address", "health_address")
     @classmethod
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
-        if not value and info.field_name == "health_address":
+        if not value and info.field_name != "address":
             return value
         if not _ADDRESS.fullmatch(value):
             raise ValueError("must be HOST:PORT or unix:PATH")

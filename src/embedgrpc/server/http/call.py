@@ -1,0 +1,145 @@
+"""A call over HTTP, in the place of gRPC's: the same budgets, limits and registry hold for it.
+
+`HttpContext` has the methods of gRPC's context that the server uses, so that a rule about callers,
+deadlines, work classes or request ids exists once.
+"""
+
+import re
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.client_exceptions import ClientPayloadError
+from aiohttp.http_exceptions import HttpProcessingError
+
+from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.server.calls.open_call import OpenCall
+from embedgrpc.server.http.failures import HttpError
+
+TIMEOUT_HEADER: Final = "x-request-timeout"
+_TIMEOUT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|)")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# The body was malformed, ended early, or came after the connection broke.
+_BROKEN_BODY = (ClientPayloadError, HttpProcessingError, web.PayloadAccessError)
+
+
+class HttpContext:
+    """The context of a call over HTTP. Header names are in lower case, as gRPC's metadata is.
+
+    Args:
+        request: The request; its body has not been read.
+        max_bytes: The largest body.
+
+    Attributes:
+        headers: Headers for the response.
+        body_is_read: Whether nothing of the request is left on the connection.
+    """
+
+    def __init__(self, request: web.BaseRequest, *, max_bytes: int) -> None:
+        self.headers: dict[str, str] = {}
+        self.body_is_read = not request.body_exists
+        self._request = request
+        self._max_bytes = max_bytes
+        self._peer = peer_of(request)
+        self._metadata = tuple(
+            # Bytes that are no ASCII become bytes, as in gRPC's binary metadata.
+            (key.lower(), value if value.isascii() else value.encode("utf-8", "surrogateescape"))
+            for key, value in request.headers.items()
+        )
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Return the headers of the request."""
+        return self._metadata
+
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        """Set headers of the response."""
+        self.headers.update(metadata)
+
+    def peer(self) -> str:
+        """Return the other end of the connection, in gRPC's form."""
+        return self._peer
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds that the client allows; None if it sets no limit.
+
+        Raises:
+            InvalidRequestError: The header is malformed.
+        """
+        value = self._request.headers.get(TIMEOUT_HEADER)
+        if value is None:
+            return None
+        match = _TIMEOUT.fullmatch(value.strip())
+        if match is None:
+            raise InvalidRequestError(
+                f"header {TIMEOUT_HEADER} must be a number of seconds, such as 2.5, 2.5s or 500ms",
+                field=TIMEOUT_HEADER,
+            )
+        return float(match[1]) * (0.001 if match[2] == "ms" else 1)
+
+    async def read(self) -> bytes:
+        """Read the body.
+
+        Raises:
+            HttpError: It is too large.
+            EngineError: It is malformed, or `fail` was called meanwhile.
+        """
+        request = self._request
+        if (request.content_length or 0) > self._max_bytes:
+            raise self._too_large(request.content_length or 0)
+        expected = request.headers.get("expect")
+        if expected is not None:
+            if expected.lower() != "100-continue":
+                raise HttpError(417, InvalidRequestError("header expect must be 100-continue"))
+            await request.writer.write(_CONTINUE)
+            request.writer.output_size = 0
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            while chunk := await request.content.readany():
+                size += len(chunk)
+                if size > self._max_bytes:
+                    raise self._too_large(size)
+                chunks.append(chunk)
+        except _BROKEN_BODY:
+            raise InvalidRequestError(
+                "the body did not arrive whole", metadata={"label": "MALFORMED_MESSAGE"}
+            ) from None
+        self.body_is_read = True
+        return b"".join(chunks)
+
+    def fail(self, error: EngineError) -> None:
+        """End the reading of the body with an error."""
+        self._request.content.set_exception(error)
+
+    def _too_large(self, size: int) -> HttpError:
+        return HttpError(
+            413,
+            InvalidRequestError(
+                f"the body has {size} bytes or more; the limit is {self._max_bytes}",
+                metadata={
+                    "label": "MESSAGE_TOO_LARGE",
+                    "bytes": str(size),
+                    "limit": str(self._max_bytes),
+                },
+            ),
+        )
+
+
+class HttpCall(OpenCall):
+    """A call over HTTP."""
+
+    __slots__ = ()
+
+    async def abort(self, error: EngineError) -> None:
+        """End the reading of the request; the handler then sends the error."""
+        self.begin_abort()
+        self.context.fail(error)
+
+
+def peer_of(request: web.BaseRequest) -> str:
+    """Return the other end of a connection as gRPC writes it, such as "ipv4:127.0.0.1:5000"."""
+    transport = request.transport
+    place: Any = transport.get_extra_info("peername") if transport else None
+    if not isinstance(place, tuple):
+        return "unix:"
+    host, port = place[:2]
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

@@ -1,0 +1,215 @@
+"""OpenAI's embeddings and models.
+
+Source: the OpenAI API reference, and what its Python and Node clients send and parse. Both ask for
+base64 by default, and the one for Node decodes whatever comes as such.
+"""
+
+from binascii import b2a_base64
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import orjson
+
+from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
+from embedgrpc.engine.results.vectors import EncodedRows, encode
+from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
+from embedgrpc.server.http.failures import shown_message
+from embedgrpc.server.http.words import read_encoding, read_input_type, read_truncation, read_word
+from embedgrpc.server.http.work import BASE64_COPIES, JSON_COPIES, embed
+from embedgrpc.server.loading.catalog import ServedModel
+from embedgrpc.server.services.embed_batch import EmbeddedBatch
+from embedgrpc.v1 import embedding_service_pb2
+
+_TAG = "OpenAI"
+_FORMATS = {"float": 0, "base64": 1}
+_FIELDS = {"options.": "", "texts": "input"}
+_TYPES: Mapping[Reason, str] = {
+    Reason.OVERLOADED: "rate_limit_error",
+    Reason.RATE_LIMITED: "rate_limit_error",
+    Reason.UNAUTHENTICATED: "authentication_error",
+    Reason.PERMISSION_DENIED: "permission_error",
+}
+_CLIENT_ERROR_MAX = 499
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """The body of POST /v1/embeddings. The keys after `user` are extensions."""
+
+    input: str | list[str | int | list[int]]
+    model: str | None = None
+    encoding_format: str | None = None
+    dimensions: int | None = None
+    user: str | None = None
+    input_type: str | None = None
+    prompt_name: str | None = None
+    truncate: bool | str | None = None
+    truncate_prompt_tokens: int | None = None
+    normalize: bool | None = None
+    encoding: str | None = None
+
+
+class ErrorBody(msgspec.Struct):
+    """The object under `error` in OpenAI's errors."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+def openai_error(error: EngineError, status: int) -> tuple[int, bytes]:
+    """Write an error in OpenAI's form."""
+    default = "invalid_request_error" if status <= _CLIENT_ERROR_MAX else "server_error"
+    body = ErrorBody(
+        message=shown_message(error),
+        type=_TYPES.get(error.reason, default),
+        param=error.field or None,
+        code=error.reason.value.lower(),
+    )
+    return status, msgspec.json.encode({"error": body})
+
+
+async def embeddings(exchange: Exchange) -> Answer:
+    """Embed texts."""
+    body: EmbeddingsRequest = exchange.body
+    as_base64 = read_word(body.encoding_format or "float", _FORMATS, field="encoding_format") == 1
+    answer = await embed(
+        exchange,
+        read_texts(body.input),
+        read_options(body),
+        model=body.model or "",
+        field="input",
+        copies=BASE64_COPIES if as_base64 else JSON_COPIES,
+        pack=_pack_base64 if as_base64 else _pack_floats,
+    )
+    return Answer(answer)
+
+
+def read_texts(value: str | list[str | int | list[int]]) -> list[str]:
+    """Return the texts of a request.
+
+    Raises:
+        InvalidRequestError: It has token ids.
+    """
+    if isinstance(value, str):
+        return [value]
+    texts = [one for one in value if isinstance(one, str)]
+    if len(texts) != len(value):
+        raise InvalidRequestError(
+            "input must be a string or a list of strings. Token ids are not accepted, because"
+            " clients make them with OpenAI's tokenizer and not with that of the model; for"
+            " LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False",
+            field="input",
+        )
+    return texts
+
+
+def read_options(body: EmbeddingsRequest) -> embedding_service_pb2.EmbedOptions:
+    """Return the options of a request in the contract's terms."""
+    options = embedding_service_pb2.EmbedOptions(
+        dimensions=body.dimensions or 0,
+        truncation=read_truncation(body.truncate),
+        encoding=read_encoding(body.encoding),
+    )
+    if body.dimensions is not None and body.dimensions < 1:
+        raise InvalidRequestError(
+            f"dimensions is {body.dimensions}; it must be at least 1", field="dimensions"
+        )
+    if body.prompt_name is not None:
+        options.prompt_name = body.prompt_name
+    elif body.input_type is not None:
+        options.input_type = read_input_type(body.input_type)
+    if body.normalize is not None:
+        options.normalize = body.normalize
+    if body.truncate_prompt_tokens is not None and body.truncate_prompt_tokens >= 0:
+        options.max_tokens = body.truncate_prompt_tokens
+    return options
+
+
+def _pack_base64(embedded: EmbeddedBatch) -> bytes:
+    rows = _rows(embedded)
+    data, size = rows.data.tobytes(), rows.data.shape[1] * rows.data.itemsize
+    return _join(
+        embedded,
+        rows,
+        (
+            b'"%s"' % b2a_base64(data[start : start + size], newline=False)
+            for start in range(0, len(data), size)
+        ),
+    )
+
+
+def _pack_floats(embedded: EmbeddedBatch) -> bytes:
+    rows = _rows(embedded)
+    # The shortest numbers that are equal as float32: half of what float64 would take.
+    numbers = (orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows.data)
+    return _join(embedded, rows, numbers)
+
+
+def _rows(embedded: EmbeddedBatch) -> EncodedRows:
+    embeddings = embedded.result.embeddings
+    assert embeddings is not None and embeddings.vectors is not None  # noqa: S101, PT018 - dense was asked for, and no text failed
+    return encode(embeddings.vectors, embedded.encoding)
+
+
+def _join(embedded: EmbeddedBatch, rows: EncodedRows, vectors: Any) -> bytes:
+    """Return the response around vectors that are JSON already."""
+    scales = [b""] * len(rows.data)
+    if rows.scales is not None:
+        scales = [b',"scale":' + orjson.dumps(scale) for scale in rows.scales.tolist()]
+    items = (
+        b'{"object":"embedding","index":%d,"embedding":%s%s}' % (index, vector, scale)
+        for index, (vector, scale) in enumerate(zip(vectors, scales, strict=True))
+    )
+    tokens = embedded.input_tokens
+    return (
+        b'{"object":"list","data":[%s],"model":%s,'
+        b'"usage":{"prompt_tokens":%d,"total_tokens":%d},"fingerprint":"%s"}'
+    ) % (
+        b",".join(items),
+        msgspec.json.encode(embedded.served.id),
+        tokens,
+        tokens,
+        embedded.loaded.fingerprint.encode(),
+    )
+
+
+async def list_models(exchange: Exchange) -> Answer:
+    """List the models."""
+    data = [_describe(one, exchange) for one in exchange.served.catalog]
+    return to_json({"object": "list", "data": data})
+
+
+async def get_model(exchange: Exchange) -> Answer:
+    """Describe one model."""
+    return to_json(_describe(exchange.served.catalog.find(exchange.argument), exchange))
+
+
+def _describe(model: ServedModel, exchange: Exchange) -> Mapping[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": exchange.served.started_at,
+        "owned_by": "embedgrpc",
+    }
+
+
+ROUTES = (
+    *(
+        Route(
+            "POST",
+            path,
+            embeddings,
+            openai_error,
+            "Embed texts",
+            _TAG,
+            body=EmbeddingsRequest,
+            key="input",
+            fields=_FIELDS,
+        )
+        for path in ("/v1/embeddings", "/embeddings")
+    ),
+    Route("GET", "/v1/models", list_models, openai_error, "List the models", _TAG),
+    Route("GET", "/v1/models/{id}", get_model, openai_error, "Describe a model", _TAG),
+)

@@ -1,0 +1,36 @@
+"""Health for load balancers and orchestrators. Probes are answered even in an overload."""
+
+from embedgrpc.engine.errors import BackendUnavailableError
+from embedgrpc.server.http.dialects.tei import tei_error
+from embedgrpc.server.http.exchange import Answer, Exchange, Route
+
+_TAG = "Health"
+
+
+async def ready(exchange: Exchange) -> Answer:
+    """Answer 200 while the server can serve calls.
+
+    Raises:
+        BackendUnavailableError: It loads its models, is about to stop, or a model is unhealthy.
+    """
+    if not exchange.served.health.is_serving():
+        raise BackendUnavailableError("the server is not ready")
+    return Answer(b"ok", content_type="text/plain")
+
+
+async def live(_: Exchange) -> Answer:
+    """Answer 200 while the process answers at all."""
+    return Answer(b"ok", content_type="text/plain")
+
+
+ROUTES = (
+    *(
+        Route(
+            "GET", path, ready, tei_error, "Whether the server can serve calls", _TAG, is_open=True
+        )
+        for path in ("/health", "/health/ready", "/ping")
+    ),
+    Route(
+        "GET", "/health/live", live, tei_error, "Whether the process answers", _TAG, is_open=True
+    ),
+)

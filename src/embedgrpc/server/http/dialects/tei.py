@@ -1,0 +1,119 @@
+"""The HTTP API of text-embeddings-inference.
+
+Source: its OpenAPI description and `router/src/http`, for statuses, bodies and quirks.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+import orjson
+
+from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
+from embedgrpc.engine.results.vectors import Encoding, encode
+from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.failures import shown_message
+from embedgrpc.server.http.words import read_truncation
+from embedgrpc.server.http.work import JSON_COPIES, embed
+from embedgrpc.server.services.embed_batch import EmbeddedBatch
+from embedgrpc.v1 import common_pb2, embedding_service_pb2
+
+_TAG = "text-embeddings-inference"
+_FIELDS = {"options.": "", "texts": "inputs"}
+# Its own statuses where they differ from ours, and the names of its kinds of errors.
+_ERRORS: Mapping[Reason, tuple[int | None, str]] = {
+    Reason.INVALID_REQUEST: (422, "Validation"),
+    Reason.INPUT_TOO_LONG: (422, "Validation"),
+    Reason.EMPTY_INPUT: (422, "Validation"),
+    Reason.UNSUPPORTED: (422, "Validation"),
+    Reason.MODEL_NOT_FOUND: (None, "Validation"),
+    Reason.OVERLOADED: (None, "Overloaded"),
+    Reason.RATE_LIMITED: (None, "Overloaded"),
+    Reason.BACKEND_UNAVAILABLE: (None, "Unhealthy"),
+    Reason.SHUTTING_DOWN: (None, "Unhealthy"),
+    Reason.BACKEND_FAILED: (424, "Backend"),
+    Reason.NON_FINITE_OUTPUT: (424, "Backend"),
+}
+
+
+class EmbedRequest(msgspec.Struct):
+    """The body of POST /embed."""
+
+    inputs: str | list[str | int | list[int]]
+    truncate: bool | None = None
+    truncation_direction: str | None = None
+    prompt_name: str | None = None
+    normalize: bool | None = None
+    dimensions: int | None = None
+
+
+def tei_error(error: EngineError, status: int) -> tuple[int, bytes]:
+    """Write an error as text-embeddings-inference does."""
+    own, kind = _ERRORS.get(error.reason, (None, "Backend"))
+    # Statuses of HTTP itself, such as 404 or 413, stay.
+    chosen = own if own and status in {400, 500} else status
+    body = {"error": shown_message(error), "error_type": kind}
+    return chosen, msgspec.json.encode(body)
+
+
+async def embed_texts(exchange: Exchange) -> Answer:
+    """Embed texts; the answer is a bare list of vectors."""
+    body: EmbedRequest = exchange.body
+    options = embedding_service_pb2.EmbedOptions(
+        truncation=_truncation(body),
+        # Other than the contract, it normalises by default whatever the model does.
+        normalize=body.normalize is not False,
+        dimensions=body.dimensions or 0,
+    )
+    if body.prompt_name is not None:
+        options.prompt_name = body.prompt_name
+    texts = _read_texts(body.inputs)
+    answer = await embed(
+        exchange,
+        texts,
+        options,
+        model="",
+        field="inputs",
+        copies=JSON_COPIES,
+        pack=_pack,
+    )
+    return Answer(answer)
+
+
+def _truncation(body: EmbedRequest) -> common_pb2.Truncation:
+    """Return the contract's truncation; by default texts are cut, as with its `--auto-truncate`."""
+    if body.truncate is False:
+        return common_pb2.TRUNCATION_NONE
+    if body.truncation_direction is not None:
+        return read_truncation(body.truncation_direction, field="truncation_direction")
+    return common_pb2.TRUNCATION_END if body.truncate else common_pb2.TRUNCATION_UNSPECIFIED
+
+
+def _read_texts(value: str | list[str | int | list[int]]) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    texts = [one for one in value if isinstance(one, str)]
+    if len(texts) != len(value):
+        raise InvalidRequestError("inputs has token ids; send texts", field="inputs")
+    return texts
+
+
+def _pack(embedded: EmbeddedBatch) -> bytes:
+    embeddings = embedded.result.embeddings
+    assert embeddings is not None and embeddings.vectors is not None  # noqa: S101, PT018 - dense was asked for, and no text failed
+    rows = encode(embeddings.vectors, Encoding.FLOAT32).data
+    return orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/embed",
+        embed_texts,
+        tei_error,
+        "Embed texts",
+        _TAG,
+        body=EmbedRequest,
+        key="inputs",
+        fields=_FIELDS,
+    ),
+)

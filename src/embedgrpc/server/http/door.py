@@ -1,0 +1,166 @@
+"""Answers requests over HTTP: every one gets a response in the form of its dialect."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
+from embedgrpc.server.calls.open_call import OpenCall
+from embedgrpc.server.calls.open_calls import OpenCalls
+from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.http.call import HttpCall, HttpContext
+from embedgrpc.server.http.dialects.openai import openai_error
+from embedgrpc.server.http.exchange import Answer, Exchange, Route, Served
+from embedgrpc.server.http.failures import (
+    STATUSES,
+    ErrorForm,
+    HttpError,
+    rename_fields,
+    retry_headers,
+)
+from embedgrpc.server.http.routing import Match, Routes, decode
+from embedgrpc.server.rpc.handlers import forget_frames
+from embedgrpc.server.rpc.metadata_size import check_metadata_size
+
+_logger = logging.getLogger(__name__)
+
+_HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
+# Decoding this much holds up the event loop for a millisecond.
+_LARGE_BYTES = 512 * 1024
+
+
+class HttpDoor:
+    """The handler of all requests.
+
+    Args:
+        served: The server.
+        routes: The table of routes.
+        calls: The registry of calls, that of gRPC.
+        activity: Records which connections are in use.
+
+    Attributes:
+        used: The connections that have made a request. The owner removes those that have ended.
+        draining: Whether the server is about to stop: connections are closed after their answers.
+    """
+
+    def __init__(
+        self, served: Served, routes: Routes, calls: OpenCalls, activity: ConnectionActivity
+    ) -> None:
+        self.used: set[web.RequestHandler] = set()
+        self.draining = False
+        self._served = served
+        self._routes = routes
+        self._calls = calls
+        self._activity = activity
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; aiohttp calls this in a task for each."""
+        self.used.add(request.protocol)
+        context = HttpContext(request, max_bytes=self._served.settings.max_request_bytes)
+        call = self._calls.open(context, HttpCall)
+        with self._activity.calling(context.peer()):
+            answer = await self._answer(request, context, call)
+        call.begin_unary_response(len(answer.body))
+        response = web.Response(
+            body=answer.body,
+            status=answer.status,
+            content_type=answer.content_type,
+            headers={**_HEADERS, **context.headers, **answer.headers},
+        )
+        if self.draining or not context.body_is_read:
+            # Else the rest of the body would be taken for the next request.
+            response.force_close()
+        return response
+
+    async def _answer(
+        self, request: web.BaseRequest, context: HttpContext, call: OpenCall
+    ) -> Answer:
+        form: ErrorForm = openai_error
+        fields: Mapping[str, str] = {}
+        headers: Mapping[str, str] = {}
+        name = "http"
+        status = None
+        try:
+            match = self._routes.find(request.method, request.path)
+            route = match.routes[0]
+            form, fields, name = route.errors, route.fields, route.path
+            return await self._serve(request, context, call, match)
+        except HttpError as failure:
+            error, status, headers = failure.error, failure.status, failure.headers
+        except _RouteError as failure:
+            error, form, fields = failure.error, failure.route.errors, failure.route.fields
+        except EngineError as failure:
+            error = failure
+        except asyncio.CancelledError:
+            # aiohttp cancels the task when the client has left.
+            if is_cancelled():
+                raise
+            error = stray_cancellation(name)
+        except Exception as unexpected:  # noqa: BLE001 - the last place that can answer
+            error = EngineError.fault()
+            log_fault(unexpected, error, method=name)
+        forget_frames(error)
+        rename_fields(error, fields)
+        status, body = form(error, status or STATUSES[error.reason])
+        return Answer(body, status, headers={**headers, **retry_headers(error)})
+
+    async def _serve(
+        self, request: web.BaseRequest, context: HttpContext, call: OpenCall, match: Match
+    ) -> Answer:
+        """Read the request, choose its dialect and run it.
+
+        Raises:
+            HttpError: A rule of HTTP is broken.
+            EngineError: The request fails before its dialect is known.
+            _RouteError: It fails after that.
+        """
+        check_metadata_size(context.invocation_metadata())
+        first = match.routes[0]
+        if not first.is_open:
+            self._calls.take_place(call)
+        data = b""
+        if first.method == "POST":
+            _check_media_type(request)
+            data = await call.read_first()
+        route, body = await self._decode(match, data)
+        exchange = Exchange(self._served, context, body, len(data), match.argument)
+        del data
+        try:
+            return await route.handle(exchange)
+        except EngineError as error:
+            raise _RouteError(route, error) from None
+
+    async def _decode(self, match: Match, data: bytes) -> tuple[Route, Any]:
+        if match.routes[0].body is None:
+            return match.routes[0], None
+        if len(data) > _LARGE_BYTES:
+            return await asyncio.to_thread(decode, match, data)
+        return decode(match, data)
+
+
+class _RouteError(Exception):
+    """An error of a request whose dialect is known."""
+
+    def __init__(self, route: Route, error: EngineError) -> None:
+        super().__init__(error.message)
+        self.route = route
+        self.error = error
+
+
+def _check_media_type(request: web.BaseRequest) -> None:
+    """Refuse a body that is no plain JSON.
+
+    Raises:
+        HttpError: It is of another type, or compressed: a small body could become a huge one.
+    """
+    kind = request.content_type
+    if request.body_exists and kind != "application/json" and not kind.endswith("+json"):
+        raise HttpError(
+            415, InvalidRequestError("the body must be JSON: set content-type: application/json")
+        )
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HttpError(415, InvalidRequestError("the body must not be compressed"))

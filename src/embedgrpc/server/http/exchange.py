@@ -1,0 +1,119 @@
+"""One request over HTTP and its answer, between the listener and a dialect."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from embedgrpc.engine.work import Call
+from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.calls.call_metadata import begin_call
+from embedgrpc.server.http.call import HttpContext
+from embedgrpc.server.http.failures import ErrorForm
+from embedgrpc.server.loading.catalog import Catalog
+from embedgrpc.server.services.health import HealthService
+from embedgrpc.server.settings.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response.
+
+    Attributes:
+        body: Its bytes.
+        status: Its status.
+        content_type: The media type of the body.
+        headers: Further headers.
+    """
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the dialects need of the server.
+
+    Attributes:
+        catalog: The models.
+        settings: The settings.
+        health: The health of the services.
+        started_at: When the server started, in seconds since the epoch.
+    """
+
+    catalog: Catalog
+    settings: Settings
+    health: HealthService
+    started_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request that a dialect answers.
+
+    Attributes:
+        served: The server.
+        context: The call's context.
+        body: The decoded body; None for a request without one.
+        size_bytes: The bytes of the body as it came.
+        argument: The last part of the path, if the route has one such as `{id}`.
+    """
+
+    served: Served
+    context: HttpContext
+    body: Any
+    size_bytes: int
+    argument: str
+
+    def begin(self, priority: int = 0) -> Call:
+        """Read what applies to the whole call: its deadline, caller and work class.
+
+        Raises:
+            InvalidRequestError: A header is wrong.
+        """
+        settings = self.served.settings
+        return begin_call(
+            self.context,
+            WorkClass.INTERACTIVE,
+            settings,
+            priority=priority,
+            field="priority",
+            max_s=settings.max_unary_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A row of the table of routes: a path, and the dialect that answers it.
+
+    Attributes:
+        method: GET or POST.
+        path: The path; a last part `{NAME}` stands for the rest of the path.
+        handle: Answers a request.
+        errors: The form of errors.
+        summary: One line for the documentation.
+        tag: Whose clients use it.
+        body: The type of the body; None for none.
+        key: Where several dialects share the path: the key that only this one's bodies have.
+        fields: Names of the dialect for fields of the contract, for errors.
+        is_open: Whether it is answered even when the server takes no more calls: probes.
+    """
+
+    method: str
+    path: str
+    handle: Callable[[Exchange], Awaitable[Answer]]
+    errors: ErrorForm
+    summary: str
+    tag: str
+    body: Any = None
+    key: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    is_open: bool = False
+
+
+def to_json(value: Any) -> Answer:
+    """Answer with a value as JSON."""
+    return Answer(msgspec.json.encode(value))

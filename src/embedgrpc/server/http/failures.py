@@ -1,0 +1,81 @@
+"""Failures in HTTP: statuses, retry headers and the forms of error bodies."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from embedgrpc.engine.errors import EngineError, Reason
+
+STATUSES: Final[Mapping[Reason, int]] = {
+    Reason.INVALID_REQUEST: 400,
+    Reason.INPUT_TOO_LONG: 400,
+    Reason.EMPTY_INPUT: 400,
+    Reason.MODEL_NOT_FOUND: 404,
+    Reason.UNSUPPORTED: 400,
+    Reason.OVERLOADED: 429,
+    Reason.DEADLINE_EXPIRED: 504,
+    Reason.BACKEND_UNAVAILABLE: 503,
+    Reason.BACKEND_FAILED: 500,
+    Reason.NON_FINITE_OUTPUT: 500,
+    Reason.UNAUTHENTICATED: 401,
+    Reason.PERMISSION_DENIED: 403,
+    Reason.RATE_LIMITED: 429,
+    Reason.SHUTTING_DOWN: 503,
+    Reason.INTERNAL: 500,
+}
+# The message of an error is for people; a request can make it no longer than this.
+_MESSAGE_CHARACTERS_MAX = 1024
+
+# Writes an error with the status that its reason has; returns the dialect's own status and a body.
+ErrorForm = Callable[[EngineError, int], tuple[int, bytes]]
+
+
+class HttpError(Exception):
+    """A failure that HTTP has a status of its own for.
+
+    Attributes:
+        status: The status.
+        error: What went wrong.
+        headers: Headers for the response.
+    """
+
+    def __init__(
+        self, status: int, error: EngineError, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.error = error
+        self.headers = dict(headers or {})
+
+
+def rename_fields(error: EngineError, names: Mapping[str, str]) -> None:
+    """Replace the names of the contract's fields in an error by those of a dialect.
+
+    Args:
+        error: The error.
+        names: What the beginning of a field's name becomes.
+    """
+    for old, new in names.items():
+        if error.field.startswith(old):
+            renamed = new + error.field.removeprefix(old)
+            error.message = error.message.replace(error.field, renamed)
+            error.field = renamed
+            return
+
+
+def retry_headers(error: EngineError) -> dict[str, str]:
+    """Return when to retry, in whole seconds and in milliseconds; {} if that is unknown.
+
+    OpenAI's clients read `retry-after-ms` first.
+    """
+    if error.retry_delay_s is None:
+        return {}
+    return {
+        "retry-after": str(max(math.ceil(error.retry_delay_s), 1)),
+        "retry-after-ms": str(max(round(error.retry_delay_s * 1000), 1)),
+    }
+
+
+def shown_message(error: EngineError) -> str:
+    """Return the message for people, of bounded length."""
+    return error.message[:_MESSAGE_CHARACTERS_MAX]

@@ -1,0 +1,50 @@
+"""Runs what a dialect has read from a request, by the rules of the contract."""
+
+from collections.abc import Callable, Sequence
+
+from embedgrpc.server.http.exchange import Exchange
+from embedgrpc.server.services.embed_batch import EmbedBatch, EmbeddedBatch, embed_batch
+from embedgrpc.v1 import embedding_service_pb2
+
+# The size of a vector of float32 in base64, and as JSON numbers, in units of its bytes.
+BASE64_COPIES = 1.4
+JSON_COPIES = 3.5
+
+
+async def embed(
+    exchange: Exchange,
+    texts: Sequence[str],
+    options: embedding_service_pb2.EmbedOptions,
+    *,
+    model: str,
+    field: str,
+    copies: float,
+    pack: Callable[[EmbeddedBatch], bytes],
+) -> bytes:
+    """Embed texts.
+
+    Args:
+        exchange: The request.
+        texts: Its texts.
+        options: How to embed them, in the contract's terms.
+        model: The name of the model; may be empty.
+        field: The key of the body that holds the texts.
+        copies: The size of the response, in units of its protobuf form.
+        pack: Makes the body of the response. Called off the event loop if that takes long.
+
+    Raises:
+        EngineError: A rule is broken, or the texts cannot be embedded.
+    """
+    served = exchange.served
+    call = exchange.begin()
+    batch = EmbedBatch(
+        served.catalog.find(model),
+        texts,
+        options,
+        size_bytes=exchange.size_bytes,
+        max_response_bytes=served.settings.max_response_bytes,
+        request_model=model,
+        response_copies=copies,
+        field=field,
+    )
+    return await embed_batch(batch, call, served.settings, pack=pack)
