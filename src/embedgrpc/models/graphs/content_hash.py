@@ -62,6 +62,7 @@ def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
         "max_active_dims": properties.max_active_dims,
         "truncate_dim": properties.truncate_dim,
         "accepted_keys": dict(properties.accepted_keys),
+        "adapter": properties.adapter and properties.adapter.describe(),
         "logit_score": properties.logit_score and _describe_logit_score(properties),
         "excludes_prompt": not properties.include_prompt,
         "tasks": dict(properties.tasks),
@@ -119,22 +120,6 @@ def hash_meaning(
         if template.variables:
             meaning["chat_template_variables"] = dict(template.variables)
     return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
-
-
-def _describe_rare(properties: ModelProperties) -> Mapping[str, Any]:
-    """Describe what few models have. Left out where absent, so that other hashes stay the same."""
-    cut = properties.truncation
-    rare = {
-        "max_active_dims": properties.max_active_dims,
-        "truncate_dim": properties.truncate_dim,
-        "accepted_keys": dict(properties.accepted_keys),
-        "adapter": properties.adapter and properties.adapter.describe(),
-        "logit_score": properties.logit_score and _describe_logit_score(properties),
-        "include_prompt": None if properties.include_prompt else False,
-        "tasks": dict(properties.tasks),
-        "truncation": cut if cut is not Truncation.END else None,
-    }
-    return {name: value for name, value in rare.items() if value or value is False}
 
 
 def digest(parts: Sequence[str]) -> str:
