@@ -145,6 +145,7 @@ FLOORS = {
         "identity",
         "content_hash",
         "stored_type",
+        "merged_weights",
         "exports",
         "heads",
         "encoders",
