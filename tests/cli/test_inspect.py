@@ -164,7 +164,7 @@ def test_a_graph_that_serve_would_refuse(tmp_path: Path, cache_dir: Path) -> Non
     done = embedgrpc("inspect", folder, "--cache-dir", cache_dir)
     assert (done.code, done.out) == (2, "")
     assert "a text's result depends on the padding of its batch" in done.err.splitlines()[-1]
-    quick = embedgrpc("inspect", folder, "--no-build", "--cache-dir", cache_dir)
+    quick = embedgrpc("inspect", folder, "--files-only", "--cache-dir", cache_dir)
     assert quick.code == 0
     assert "not built: the weights and their results are not checked" in quick.out
 

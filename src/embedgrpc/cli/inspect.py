@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="[ID=]SOURCE", help="a model, as in --model")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--no-build",
+        "--files-only",
         action="store_true",
         help="only read the files, which does not find all that `serve` would refuse",
     )
@@ -41,7 +41,7 @@ def run(parsed: argparse.Namespace) -> int:
     logs.configure_for_terminal(settings.log_level)
     try:
         model = find_model(settings, parsed.source, model_keys(parsed))
-        described = list(describe(model, settings, may_build=not parsed.no_build))
+        described = list(describe(model, settings, may_build=not parsed.files_only))
     except ModelError as error:
         return report(error, code=2)
     if parsed.json:

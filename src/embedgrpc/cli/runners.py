@@ -4,13 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
+from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
+from embedgrpc.engine.tokenizing.texts import check_text
 from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
+    VOCABULARY_WEIGHTS,
 )
 from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.tokenizers.tokenizer import TokenSequence
@@ -46,11 +52,13 @@ class LocalRunner:
     Attributes:
         name: A readable name.
         max_tokens: The longest sequence to run, at most the model's own limit.
+        max_characters: Most characters of a text; a longer one is cut.
     """
 
     name: str
     model: PreparedModel
     max_tokens: int
+    max_characters: int
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -75,7 +83,10 @@ class LocalRunner:
             Truncation.END if properties.truncation is Truncation.NONE else properties.truncation
         )
         if properties.kind is Kind.CROSS_ENCODER:
-            pairs = [item for item in items if not isinstance(item, str)]
+            pairs = [
+                (self._read(query), self._read(document))
+                for query, document in (item for item in items if not isinstance(item, str))
+            ]
             around = tokenizer.pair_texts
             pairs = [
                 (
@@ -91,7 +102,7 @@ class LocalRunner:
                 for pair in zip(queries, documents, strict=True)
             ]
         texts = [
-            tokenizer.cut_characters(prompt + item, self.max_tokens, truncation)
+            tokenizer.cut_characters(prompt + self._read(item), self.max_tokens, truncation)
             for item in items
             if isinstance(item, str)
         ]
@@ -105,6 +116,20 @@ class LocalRunner:
             )
             for ids in tokenizer.encode(texts)
         ]
+
+    def _read(self, text: str) -> str:
+        """Return the part of a text that the server reads."""
+        try:
+            checked = check_text(
+                text,
+                max_characters=self.max_characters,
+                truncation=self.model.properties.truncation,
+                field="a text",
+                collapses_blanks=self.model.tokenizer.collapses_blanks,
+            )
+        except EngineError as error:
+            raise ModelError(str(error)) from error
+        return checked.text
 
     def run_batches(
         self, sequences: Sequence[TokenSequence], batches: Iterable[Sequence[int]]
@@ -140,6 +165,11 @@ class LocalRunner:
                 values = rows.by_sequence.get(name, rows.by_token.get(name, ()))
                 found[name] |= dict(zip(indices, values, strict=True))
         outputs = {name: [rows[index] for index in sorted(rows)] for name, rows in found.items()}
+        if properties.max_active_dims and VOCABULARY_WEIGHTS in outputs:
+            outputs[VOCABULARY_WEIGHTS] = [
+                _keep_heaviest(row, properties.max_active_dims)
+                for row in outputs[VOCABULARY_WEIGHTS]
+            ]
         if properties.truncate_dim:
             kept = [row[: properties.truncate_dim] for row in outputs[SENTENCE_EMBEDDING]]
             outputs[SENTENCE_EMBEDDING] = kept
@@ -147,3 +177,13 @@ class LocalRunner:
             skipped = properties.multi_vector_skip_tokens
             outputs[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in outputs[TOKEN_EMBEDDINGS]]
         return outputs
+
+
+def _keep_heaviest(weights: FloatArray, count: int) -> FloatArray:
+    """Set all weights but the heaviest to 0; float32 [vocabulary]."""
+    if count >= len(weights):
+        return weights
+    kept = np.zeros_like(weights)
+    places = np.argpartition(weights, -count)[-count:]
+    kept[places] = weights[places]
+    return kept

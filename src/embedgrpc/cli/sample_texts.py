@@ -32,21 +32,26 @@ _SENTENCES = (
     "\U0001f680 to the \U0001f319 and back \U0001f469\u200d\U0001f52c",
 )
 _NAMES_MAX = 16
+_BLANKS_MIN = 20_000
 _WORDS = "a long text goes on and on about towers rivers and the sea until it has to be cut "
 _WORDS_COUNT = 18
 
 
-def sample_texts(max_tokens: int, names: Sequence[str] = ()) -> list[str]:
+def sample_texts(
+    max_tokens: int, names: Sequence[str] = (), *, max_characters: int = 0
+) -> list[str]:
     """Return texts, short and long, in several scripts; three exceed the model's limit.
 
     Args:
         max_tokens: The model's limit.
         names: The added tokens of the model. Each of the first 16 is in a text.
+        max_characters: Most characters of a text. One text has more blanks in a row.
     """
     long = _WORDS * (max_tokens // _WORDS_COUNT + 2)
     marked = [f"{name}the river {name} and{name}sea {name}" for name in names[:_NAMES_MAX]]
     ends = f"Once upon a time, a dragon slept. {long}At dawn, 7 knights rode home."
-    return [*_SENTENCES, *marked, long, "Towers. " * (max_tokens + 1), ends, " " * 20_000 + "Sea."]
+    blanks = f"River{' ' * max(max_characters, _BLANKS_MIN)}Sea."
+    return [*_SENTENCES, *marked, long, "Towers. " * (max_tokens + 1), ends, blanks]
 
 
 def read_texts(path: Path) -> list[str]:

@@ -91,14 +91,17 @@ class Verification:
     def _load(self, named: ModelSettings, resources: ExitStack) -> LocalRunner:
         model = loading.prepare_model(ServedModel(named), self.settings, loading.open_onnx)
         resources.callback(model.backend.close)
-        return LocalRunner(named.source, model, min(model.properties.max_tokens, _TOKENS_MAX))
+        tokens = model.properties.max_tokens
+        characters = self.settings.max_characters_per_token * tokens
+        return LocalRunner(named.source, model, min(tokens, _TOKENS_MAX), characters)
 
     def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
         texts = read_texts(self.texts) if self.texts else self._sample(runner)
         return pair_up(texts) if runner.model.properties.kind is Kind.CROSS_ENCODER else texts
 
     def _sample(self, runner: LocalRunner) -> Sequence[str]:
-        return sample_texts(runner.max_tokens, runner.model.tokenizer.added_tokens)
+        names = runner.model.tokenizer.added_tokens
+        return sample_texts(runner.max_tokens, names, max_characters=runner.max_characters)
 
     def _check_alone(
         self, runner: LocalRunner, items: Sequence[Item], outputs: ModelOutputs

@@ -263,10 +263,10 @@ def test_an_empty_value_is_accepted(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("key", ["tokenizer_args", "processor_kwargs"])
 def test_arguments_of_the_tokenizer_win(tmp_path: Path, key: str) -> None:
-    """The limit in the Transformer's file wins over that of tokenizer_config.json."""
+    """They win over max_seq_length and tokenizer_config.json."""
     folder = copy_fixture("bert-mean", tmp_path)
     arguments = {"model_max_length": 17, "truncation_side": "left", "use_fast": True}
-    edit_json(folder / "sentence_bert_config.json", max_seq_length=None, **{key: arguments})
+    edit_json(folder / "sentence_bert_config.json", max_seq_length=40, **{key: arguments})
     properties = _read(folder)
     assert (properties.max_tokens, properties.truncation) == (17, "start")
 

@@ -105,7 +105,15 @@ CONFIG = Keys(
     },
 )
 _ENCODERS = _words("bert roberta xlm-roberta camembert distilbert mpnet electra albert")
+_EXPORT_IT = "export the model to onnx/model.onnx"
 _ROTATION = _words("rope_theta rope_scaling rope_parameters")
+_NO_EXPERTS = "a mixture of experts cannot be built: export the model to onnx/model.onnx"
+_GTE = Keys(
+    followed=_words("layer_norm_type pack_qkv logn_attention_scale logn_attention_clip1")
+    | _ROTATION,
+    # How attention is computed, not what. Sizes of vectors are for requests to choose.
+    harmless=_words("unpad_inputs use_memory_efficient_attention matryoshka_dimensions"),
+)
 _QWEN2 = Keys(
     followed=_words(
         "rms_norm_eps use_sliding_window sliding_window max_window_layers layer_types is_causal"
@@ -119,16 +127,60 @@ _MORE_KEYS = {
     "mistral": Keys(
         followed=_words("rms_norm_eps sliding_window is_causal layer_types") | _ROTATION
     ),
+    "gemma": Keys(
+        followed=_words("rms_norm_eps attention_bias is_causal") | _ROTATION,
+        # The reference reads hidden_act instead.
+        harmless=_words("hidden_activation"),
+        refused={"use_bidirectional_attention": _EXPORT_IT},
+    ),
     "gemma3_text": Keys(
         followed=_words(
-            "rms_norm_eps sliding_window sliding_window_pattern layer_types is_causal"
+            "final_logit_softcapping"
+            " rms_norm_eps sliding_window sliding_window_pattern layer_types is_causal"
             " attention_bias hidden_activation query_pre_attn_scalar rope_local_base_freq"
             " use_bidirectional_attention attn_logit_softcapping"
         )
         | _ROTATION,
-        # The reference reads neither: the first is an older name, the second is for words to come.
-        harmless=_words("_sliding_window_pattern final_logit_softcapping cache_implementation"),
+        # The reference reads neither.
+        harmless=_words("_sliding_window_pattern cache_implementation"),
     ),
+    "modernbert": Keys(
+        followed=_words(
+            "hidden_activation norm_eps norm_bias attention_bias mlp_bias layer_types"
+            " global_attn_every_n_layers local_attention global_rope_theta local_rope_theta"
+            " rope_parameters rope_scaling classifier_pooling classifier_activation classifier_bias"
+            " decoder_bias"
+        ),
+        harmless=_words(
+            "initializer_cutoff_factor embedding_dropout mlp_dropout deterministic_flash_attn"
+            " sparse_prediction sparse_pred_ignore_index reference_compile repad_logits_with_grad"
+        ),
+    ),
+    "nomic_bert": Keys(
+        followed=_words(
+            "n_embd n_head n_layer n_inner layer_norm_epsilon activation_function prenorm"
+            " parallel_block parallel_block_tied_norm causal qkv_proj_bias mlp_fc1_bias"
+            " mlp_fc2_bias use_rms_norm norm_mlp rotary_emb_base rotary_emb_fraction"
+            " rotary_emb_interleaved rotary_head_dim rotary_scaling_factor max_trained_positions"
+            " pad_vocab_size_multiple scale_attn_weights scale_attn_by_inverse_layer_idx"
+        )
+        | _ROTATION,
+        harmless=_words(
+            "n_positions attn_pdrop embd_pdrop resid_pdrop dense_seq_output fused_bias_fc"
+            " fused_dropout_add_ln reorder_and_upcast_attn use_flash_attn use_xentropy"
+            # Of heads that token vectors do not pass.
+            " add_pooling_layer last_layer_subset"
+        ),
+        refused={
+            "rotary_emb_scale_base": "rotary positions that decay cannot be built",
+            "num_experts": _NO_EXPERTS,
+            "moe_every_n_layers": _NO_EXPERTS,
+            "num_heads_kv": "grouped queries cannot be built for this architecture",
+            "register_tokens": "registers cannot be built",
+        },
+    ),
+    "gte": _GTE,
+    "new": _GTE,
 }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.transformer_keys import read_arguments
 
 _TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -27,6 +28,8 @@ OFFSET_POSITIONS = frozenset(
 # These models have one row per position, so no setting may exceed the table.
 EDGE_POSITIONS = frozenset({"bert", "distilbert", "electra", "albert", "ernie"})
 _TABLE_POSITIONS = OFFSET_POSITIONS | EDGE_POSITIONS
+# What the reference takes where `config.json` has none.
+_NOMIC_POSITIONS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,13 @@ class TransformerSettings:
         max_tokens: The longest sequence, special tokens included; None if not set.
         lowercase: Whether texts are lowercased first.
         config: The file that was read.
+        key: The key that sets `max_tokens`.
     """
 
     max_tokens: int | None
     lowercase: bool
     config: JsonObject
+    key: str = "max_seq_length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +77,16 @@ def read_transformer_settings(folder: Path, root: Path) -> TransformerSettings:
     paths = [folder / name for name in _TRANSFORMER_CONFIGS]
     path = next((path for path in paths if path.exists()), paths[0])
     config = JsonObject.read_if_present(path, root)
-    max_tokens = None
-    if config.values.get("max_seq_length") is not None:
-        max_tokens = config.size("max_seq_length")
+    max_tokens, key = None, "max_seq_length"
+    arguments = read_arguments(config)
+    # The argument wins.
+    if arguments.values.get("model_max_length") is not None:
+        max_tokens, key = arguments.size("model_max_length"), "model_max_length"
+    elif config.values.get(key) is not None:
+        max_tokens = config.size(key)
     return TransformerSettings(
         max_tokens=max_tokens,
+        key=key,
         lowercase=config.flag("do_lower_case", default=False),
         config=config,
     )
@@ -112,7 +122,7 @@ def find_max_tokens(
     if settings.max_tokens is not None:
         if table and model_type in _TABLE_POSITIONS and table.tokens < settings.max_tokens:
             return table
-        return TokenLimit(settings.max_tokens, settings.config, "max_seq_length")
+        return TokenLimit(settings.max_tokens, settings.config, settings.key)
     length = tokenizer_config.count("model_max_length")
     known = [TokenLimit(length, tokenizer_config, "model_max_length")] if length is not None else []
     known = [limit for limit in (*known, table) if limit and limit.tokens < _NO_LIMIT]
@@ -127,6 +137,9 @@ def find_max_tokens(
 
 def _usable_positions(config: JsonObject) -> int | None:
     positions = config.count("max_position_embeddings")
+    if positions is None and config.text("model_type", default="") == "nomic_bert":
+        # Older configurations also have a larger number, of positions that rotate well enough.
+        return config.count("max_trained_positions") or _NOMIC_POSITIONS
     if positions is None or config.text("model_type", default="") not in OFFSET_POSITIONS:
         return positions
     return positions - (config.count("pad_token_id") or 0) - 1

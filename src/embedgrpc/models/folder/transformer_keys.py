@@ -57,11 +57,20 @@ def judge_transformer(config: JsonObject) -> Iterator[KeyVerdict]:
 
 def merge_arguments(tokenizer_config: JsonObject, settings: JsonObject) -> JsonObject:
     """Return `tokenizer_config.json` with the arguments in the Transformer's file that win."""
-    values = dict(tokenizer_config.values)
-    for key in _TOKENIZER_ARGUMENTS:
-        arguments = settings.table(key)
-        values.update({k: v for k, v in arguments.items() if k in LOADER_ARGUMENTS.followed})
-    return JsonObject(tokenizer_config.path, values)
+    arguments = read_arguments(settings).values
+    followed = {key: arguments[key] for key in LOADER_ARGUMENTS.followed & arguments.keys()}
+    return JsonObject(tokenizer_config.path, {**tokenizer_config.values, **followed})
+
+
+def read_arguments(settings: JsonObject) -> JsonObject:
+    """Return the arguments of the tokenizer's loader in the Transformer's file.
+
+    Raises:
+        ModelError: They are no object.
+    """
+    # The older name replaces the newer one.
+    key = next((key for key in _TOKENIZER_ARGUMENTS if key in settings.values), "")
+    return JsonObject(settings.path, settings.table(key))
 
 
 def _judge_processing(config: JsonObject) -> Iterator[KeyVerdict]:

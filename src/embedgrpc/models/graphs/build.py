@@ -21,6 +21,8 @@ from embedgrpc.models.graphs.encoders.backbone import build_backbone
 from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.graphs.encoders.mlm_head import build_mlm_head
 from embedgrpc.models.graphs.encoders.model_types import INPUTS
+from embedgrpc.models.graphs.encoders.rotary_encoder import build_rotary_classifier
+from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
 from embedgrpc.models.graphs.encoders.token_rows import append_mask, append_rows
 from embedgrpc.models.graphs.exports.inputs import bind_inputs
 from embedgrpc.models.graphs.exports.logits import (
@@ -265,7 +267,11 @@ def _append_classifier(
     if score is not None:
         head = read_token_rows(tensors, config, score.token_ids)
         return append_logit_score(writer, hidden, head)
-    family = FAMILIES.get(config.text("model_type", default=""))
+    model_type = config.text("model_type", default="")
+    rotary = ROTARY_FAMILIES.get(model_type)
+    if rotary is not None:
+        return build_rotary_classifier(writer, tensors, config, rotary, hidden, label_count=1)
+    family = FAMILIES.get(model_type)
     if family is None:
         return append_last_token_score(writer, tensors, config, hidden)
     return encoder.build_classifier(writer, tensors, config, family, hidden)

@@ -9,7 +9,8 @@ from typing import Any
 from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
-from embedgrpc.models.graphs.encoders.decoder_families import DECODERS
+from embedgrpc.models.graphs.encoders.decoder_families import CAP_KEY, DECODERS
+from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
@@ -28,6 +29,14 @@ _DECODER_KEYS = (
     "max_position_embeddings", "use_sliding_window", "sliding_window", "sliding_window_pattern",
     "max_window_layers", "layer_types", "is_causal", "use_bidirectional_attention",
     "query_pre_attn_scalar",
+)  # fmt: skip
+# Those of encoders with rotary positions in addition.
+_ROTARY_KEYS = (
+    "hidden_activation", "norm_eps", "layer_norm_epsilon", "n_head", "n_layer", "attention_bias",
+    "mlp_bias", "norm_bias", "layer_types", "global_attn_every_n_layers", "local_attention",
+    "global_rope_theta", "local_rope_theta", "rope_theta", "rope_scaling", "rope_parameters",
+    "rotary_emb_base", "max_position_embeddings", "type_vocab_size", "classifier_pooling",
+    "classifier_activation", "classifier_bias", "decoder_bias",
 )  # fmt: skip
 
 
@@ -163,5 +172,11 @@ def describe_encoder(weight_file: WeightFile, properties: ModelProperties) -> Ma
     """Return the keys of `config.json` that change what is computed with the same weights."""
     if weight_file.format is Format.ONNX:
         return {}  # the graph holds them
-    keys = (*_ENCODER_KEYS, *(_DECODER_KEYS if properties.model_type in DECODERS else ()))
+    keys: tuple[str, ...] = _ENCODER_KEYS
+    if properties.model_type in DECODERS:
+        keys += _DECODER_KEYS
+    elif properties.model_type in ROTARY_FAMILIES:
+        keys += _ROTARY_KEYS
+    if properties.logit_score:
+        keys = (*keys, CAP_KEY)
     return {key: properties.config[key] for key in keys if key in properties.config}

@@ -66,9 +66,15 @@ def read_chat_template(properties: ModelProperties) -> ChatTemplate | None:
     if modalities and message is None:
         return None
     crosses = properties.kind is Kind.CROSS_ENCODER
-    if message is None and (not crosses or (root / "modules.json").exists()):
+    has_modules = (root / "modules.json").exists()
+    if message is None and (not crosses or has_modules):
         return None
     file, key, text = _find_text(properties)
+    if text is None and properties.logit_score is not None and not has_modules:
+        raise ModelError(
+            f"{folder / _FILE} is missing: a causal reranker needs a chat template for a query and "
+            "a document; or set pair_template for this model in the configuration"
+        )
     if text is None and message is None:
         return None
     if text is None:

@@ -108,6 +108,17 @@ def test_head_size_without_a_key(tmp_path: Path, properties: ModelProperties) ->
     assert fed.shape == (2, 4, 0, 10)
 
 
+@pytest.mark.parametrize("name", ["num_logits_to_keep", "logits_to_keep"])
+@pytest.mark.parametrize("sizes", [[], [1]])
+def test_logits_of_all_tokens(
+    tmp_path: Path, properties: ModelProperties, name: str, sizes: list[str | int]
+) -> None:
+    """An export that can leave logits out keeps all: which token is last differs by text."""
+    inputs, fed = _bind(tmp_path, properties, (name, TensorProto.INT64, sizes))
+    assert inputs == ("input_ids", "attention_mask")
+    assert (list(fed.shape), fed.flatten().tolist()) == (sizes, [0])
+
+
 @pytest.mark.parametrize(("sizes", "shape"), [([], ()), ([1], (1,)), (["batch"], (2,))])
 def test_a_task_that_is_set(
     tmp_path: Path, properties: ModelProperties, sizes: list[str | int], shape: tuple[int, ...]

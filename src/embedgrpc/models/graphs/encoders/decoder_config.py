@@ -95,7 +95,7 @@ class DecoderConfig:
             intermediate_size=config.size("intermediate_size"),
             vocabulary_size=config.size("vocab_size"),
             epsilon=epsilon,
-            activation=read_activation(config, family.activation_key, default=family.activation),
+            activation=_read_activation(config, family),
             has_bias=bool(family.bias_key) and config.flag(family.bias_key, default=False),
             score_scale=scalar**-0.5,
             causal=causal,
@@ -103,6 +103,12 @@ class DecoderConfig:
             window=window,
             rotations=_read_rotations(config, family, layer_types, head_size),
         )
+
+
+def _read_activation(config: JsonObject, family: DecoderFamily) -> str:
+    name = read_activation(config, family.activation_key, default=family.activation)
+    # Source: `GemmaConfig`, whose first files have the wrong name.
+    return family.activation if family.tanh_gelu and name == "gelu" else name
 
 
 def _read_layer_types(config: JsonObject, family: DecoderFamily) -> tuple[str, ...]:

@@ -9,6 +9,9 @@ Source: names of tensors and keys as in Hugging Face transformers.
 from dataclasses import dataclass
 from enum import Enum
 
+# The key of `config.json` for the largest logit of the vocabulary's head, which bends the others.
+CAP_KEY = "final_logit_softcapping"
+
 
 class Windows(Enum):
     """How `config.json` says which layers see the nearest tokens only."""
@@ -38,6 +41,7 @@ class DecoderFamily:
         scalar_key: The key whose inverse root scales scores; empty for the size of a head.
         local_base: The base of the rotation in layers with a window; 0 for that of all layers.
         base: The base of the rotation if `config.json` has none.
+        tanh_gelu: Whether the activation function called gelu is its approximation by tanh.
         bidirectional_key: The key that lets all tokens see each other, and halves windows; empty
             if there is none.
     """
@@ -55,6 +59,7 @@ class DecoderFamily:
     scalar_key: str = ""
     local_base: float = 0.0
     base: float = 10_000.0
+    tanh_gelu: bool = False
     bidirectional_key: str = ""
 
 
@@ -65,6 +70,15 @@ DECODERS = {
         windows=Windows.LAST, head_size=128, bias_key="attention_bias", head_norms=True
     ),
     "mistral": DecoderFamily(windows=Windows.ALL),
+    "gemma": DecoderFamily(
+        windows=Windows.NONE,
+        activation="gelu_pytorch_tanh",
+        head_size=256,
+        bias_key="attention_bias",
+        offset_norms=True,
+        scaled_embeddings=True,
+        tanh_gelu=True,
+    ),
     "gemma3_text": DecoderFamily(
         windows=Windows.PATTERN,
         activation_key="hidden_activation",

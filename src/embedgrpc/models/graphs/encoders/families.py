@@ -26,13 +26,14 @@ class TokenTypes(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ConfigKeys:
-    """Keys of `config.json`."""
+    """Keys of `config.json`; that of the epsilon is empty if the architecture has a fixed one."""
 
     hidden_size: str = "hidden_size"
     layers: str = "num_hidden_layers"
     heads: str = "num_attention_heads"
     intermediate_size: str = "intermediate_size"
     activation: str = "hidden_act"
+    epsilon: str = "layer_norm_eps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ _DISTILBERT = Family(
     outer="ffn.lin2",
     output_norm="output_layer_norm",
     classifier=Classifier("pre_classifier", "Relu", "classifier"),
-    keys=ConfigKeys("dim", "n_layers", "n_heads", "hidden_dim", "activation"),
+    keys=ConfigKeys("dim", "n_layers", "n_heads", "hidden_dim", "activation", epsilon=""),
 )
 _MPNET = Family(
     prefix="mpnet.",

@@ -230,7 +230,19 @@ def _fill_branch(writer: GraphWriter, given: _Input, properties: ModelProperties
     writer.output(writer.constant(np.zeros(1, dtype=np.bool_), "branch"), given.name)
 
 
+def _fill_kept_logits(writer: GraphWriter, given: _Input, properties: ModelProperties) -> None:
+    """Keep the logits of all tokens: 0 stands for all."""
+    del properties
+    if given.kind not in _INTEGERS or given.sizes not in ([], [1], None):
+        raise given.wrong("be one int64 or int32")
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(given.kind)
+    shape = () if given.sizes == [] else (1,)
+    writer.output(writer.constant(np.zeros(shape, dtype), "kept"), given.name)
+
+
 _FILLS: Mapping[str, _Fill] = {
+    "num_logits_to_keep": _fill_kept_logits,
+    "logits_to_keep": _fill_kept_logits,
     "position_ids": _fill_positions,
     _TASK: _fill_task,
     "use_cache_branch": _fill_branch,

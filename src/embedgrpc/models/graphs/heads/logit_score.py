@@ -8,6 +8,7 @@ from onnx import TensorProto
 
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.graphs.encoders.decoder_families import CAP_KEY
 from embedgrpc.models.graphs.heads.pooling import append_last_tokens
 from embedgrpc.models.graphs.writer import EXACT_PREFIX, GraphWriter
 from embedgrpc.models.tensors.weights import Tensors
@@ -15,7 +16,6 @@ from embedgrpc.models.tensors.weights import Tensors
 _HEAD = "lm_head.weight"
 # The embeddings of a causal model, and of a backbone saved alone.
 _TABLES = ("model.embed_tokens.weight", "embed_tokens.weight")
-_CAP = "final_logit_softcapping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ def read_token_rows(tensors: Tensors, config: JsonObject, token_ids: Sequence[in
         name = next((one for one in _TABLES if one in tensors.names), _TABLES[0])
     tensors.check({name: shape})
     rows = tensors.read(name)[list(token_ids)]
-    cap = config.values.get(_CAP)
+    cap = config.values.get(CAP_KEY)
     if cap is None:
         return TokenRows(rows)
     if isinstance(cap, bool) or not isinstance(cap, int | float) or cap <= 0:
-        raise config.wrong(_CAP, "a number above 0")
+        raise config.wrong(CAP_KEY, "a number above 0")
     limit = np.array([cap], np.float32)
     return TokenRows(rows, (Step("Div", limit), Step("Tanh"), Step("Mul", limit)))
 
