@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedgrpc.backends.base import PaddedBatch
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 
 def pad(
@@ -37,6 +37,8 @@ def pad(
         columns = slice(longest - length, longest) if left else slice(0, length)
         input_ids[row, columns] = sequence.input_ids
         attention_mask[row, columns] = 1
+        if sequence.unattended:
+            attention_mask[row, columns][length - sequence.unattended :] = 0
         if sequence.token_type_ids is not None:
             token_type_ids[row, columns] = sequence.token_type_ids
     prompt_tokens = None

@@ -60,13 +60,13 @@ CONFIG = Keys(
         " intermediate_size hidden_act activation layer_norm_eps max_position_embeddings"
         " type_vocab_size pad_token_id position_embedding_type is_decoder add_cross_attention"
         " dim n_layers n_heads hidden_dim embedding_size num_hidden_groups inner_group_num"
-        " relative_attention_num_buckets id2label num_labels lora_adaptations"
+        " relative_attention_num_buckets id2label num_labels problem_type lora_adaptations"
         " sentence_transformers sbert_ce_default_activation_function head_dim num_key_value_heads"
         " tokenizer_class"
     ),
     harmless=_words(
         # Who made the model, how it was trained, and how it generates text.
-        "_name_or_path name_or_path transformers_version torch_dtype dtype label2id problem_type"
+        "_name_or_path name_or_path transformers_version torch_dtype dtype label2id"
         " finetuning_task initializer_range initializer_factor hidden_dropout_prob hidden_dropout"
         " attention_probs_dropout_prob attention_dropout classifier_dropout classifier_dropout_prob"
         " dropout qa_dropout seq_classif_dropout summary_type summary_use_proj summary_activation"
@@ -88,6 +88,8 @@ CONFIG = Keys(
         " num_memory_blocks down_scale_factor sinusoidal_pos_embds tie_weights_"
         # The weights say whether a head has its own.
         " tie_word_embeddings"
+        # No pipeline reaches it: each number of labels has its own function.
+        " function_to_apply"
         # Written by libraries that train on top.
         " loss_fn loss_type adapter_path adapter_name seed"
     ),
@@ -254,6 +256,11 @@ TRANSFORMER = Keys(
         _SUPPORTED_LATER,
     ),
 )
+# The same of a model of late interaction.
+LATE_TRANSFORMER = Keys(
+    followed=TRANSFORMER.followed | _words("query_length document_length query_expansion"),
+    harmless=TRANSFORMER.harmless,
+)
 EXTRAS = Keys(
     followed=_words(
         "prompts default_prompt_name similarity_fn_name model_type activation_fn truncate_dim"
@@ -269,6 +276,30 @@ EXTRAS = Keys(
         "it belongs to models of late interaction",
     ),
 )  # fmt: skip
+LATE_EXTRAS = Keys(
+    followed=_words("prompts similarity_fn_name model_type") | EXTRAS.refused.keys()
+    | _words("query_expansion"),
+    # Queries and documents have prompts of their own, so that the default never applies.
+    harmless=EXTRAS.harmless | _words("default_prompt_name activation_fn"),
+    refused=dict.fromkeys(("truncate_dim", "max_active_dims"), _SUPPORTED_LATER),
+)  # fmt: skip
+# `artifact.metadata`, which ColBERT's authors write.
+METADATA = Keys(
+    followed=_words(
+        "query_token_id doc_token_id query_maxlen doc_maxlen attend_to_mask_tokens"
+        " mask_punctuation interaction similarity dim"
+    ),
+    harmless=_words(
+        # How the model was trained, and how an index of its vectors is made and searched.
+        "query_token doc_token ncells centroid_score_threshold ndocs load_index_with_mmap"
+        " index_path index_bsize nbits kmeans_niters resume pool_factor clustering_mode"
+        " protected_tokens bsize accumsteps lr maxsteps save_every warmup warmup_bert relu nway"
+        " use_ib_negatives reranker distillation_alpha ignore_scores model_name shuffle checkpoint"
+        " triples collection queries index_name overwrite root experiment index_root name rank"
+        " nranks amp gpus avoid_fork_if_possible bert_layers configs meta version"
+        " total_visible_gpus"
+    ),
+)
 MODULES = Keys(
     followed=_words("idx name path type"),
     # Names of arguments that a caller may pass to a module.
@@ -336,6 +367,7 @@ MODULE_CONFIGS = {
     ),
     "LayerNorm": Keys(followed=_words("dimension")),
     "Normalize": Keys(followed=_INPUT_AND_OUTPUT),
+    "MultiVectorMask": Keys(followed=_words("skiplist_words skiplist_tasks keep_only_token_ids")),
     "Dropout": Keys(followed=frozenset(), harmless=_words("dropout")),
     "LogitScore": Keys(followed=_words("true_token_id false_token_id module_input_name")),
     "SpladePooling": Keys(

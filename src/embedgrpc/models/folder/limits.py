@@ -135,6 +135,13 @@ def find_max_tokens(
     return min(known, key=lambda limit: limit.tokens)
 
 
+def table_positions(config: JsonObject) -> int | None:
+    """Return the most tokens that a model's table of positions has rows for; None without one."""
+    if config.text("model_type", default="") not in _TABLE_POSITIONS:
+        return None
+    return _usable_positions(config)
+
+
 def _usable_positions(config: JsonObject) -> int | None:
     positions = config.count("max_position_embeddings")
     if positions is None and config.text("model_type", default="") == "nomic_bert":

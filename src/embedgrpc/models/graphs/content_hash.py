@@ -11,7 +11,7 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs.encoders.decoder_families import CAP_KEY, DECODERS
 from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
-from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.kinds import Kind, Truncation
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 from embedgrpc.models.tokenizers.chat_template import read_chat_template
@@ -52,6 +52,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "layers": _describe_layers(properties),
             "representations": properties.representations,
             "splade": _describe_splade(properties),
+            "late_interaction": _describe_late_interaction(properties),
             "pad_token_id": properties.pad_token_id,
             "output": properties.output,
             "task_id": properties.task_id,
@@ -73,6 +74,7 @@ def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
         "accepted_keys": dict(properties.accepted_keys),
         "adapter": properties.adapter and properties.adapter.describe(),
         "logit_score": properties.logit_score and _describe_logit_score(properties),
+        "late_interaction": _describe_late_interaction(properties),
         "excludes_prompt": not properties.include_prompt,
         "tasks": dict(properties.tasks),
         "truncation": "" if properties.truncation is Truncation.END else properties.truncation,
@@ -115,6 +117,7 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
+    meaning |= _describe_labels(properties)
     meaning |= _describe_rare(properties)
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
@@ -136,10 +139,24 @@ def digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _describe_labels(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe the labels of a classifier; nothing where the score of a document says it all."""
+    ranks = properties.kind is Kind.CROSS_ENCODER
+    if not properties.labels or (ranks and properties.score_function is properties.activation):
+        return {}
+    return {"labels": properties.labels, "score_function": properties.score_function}
+
+
 def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     """Describe how logits become a sparse vector."""
     splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
+
+
+def _describe_late_interaction(properties: ModelProperties) -> Mapping[str, Any] | None:
+    """Describe how queries and documents are computed and compared."""
+    late = properties.late_interaction
+    return asdict(late) if late else None
 
 
 def _describe_logit_score(properties: ModelProperties) -> list[int | None] | None:

@@ -21,6 +21,7 @@ _SETTINGS = (
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     "added_tokens.json",
+    "artifact.metadata",
     "chat_template.jinja",
     "special_tokens_map.json",
     TOKENIZER_NAME,

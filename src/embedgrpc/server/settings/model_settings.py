@@ -135,7 +135,8 @@ class ModelSettings(BaseModel):
     lowercase: bool | None = Field(default=None, description="Whether to lowercase texts")
     activation: Activation | None = Field(
         default=None,
-        description="What turns a cross-encoder's logit into a score: sigmoid or identity",
+        description="What turns the logits of a cross-encoder or classifier into scores: sigmoid,"
+        " softmax or identity",
     )
     file: str = Field(
         default="", description="File of weights to load, such as onnx/model_quantized.onnx"
