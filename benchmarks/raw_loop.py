@@ -23,7 +23,8 @@ from embedgrpc.models.graphs import graph
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Truncation, WeightType
 from embedgrpc.models.sources import source
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 
 _BUDGETS = (256, 512, 1024, 2048, 4096)

@@ -22,7 +22,7 @@ from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.scheduling.dispatch import Batch
 from embedgrpc.engine.work import Call, Job, QueuedSequence
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 
 class _Visit:

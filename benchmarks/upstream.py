@@ -27,7 +27,8 @@ from embedgrpc.models.folder import properties
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources import source
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
 from embedgrpc.triton_repository.execution import Execution, Processor
 from tests.triton.environment import find

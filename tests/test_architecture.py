@@ -114,6 +114,7 @@ FLOORS = {
         "concurrency",
         "proxies",
         "decoding",
+        "classifications",
         "result_types",
         "model_description",
         "server_description",
@@ -145,6 +146,7 @@ FLOORS = {
         "identity",
         "content_hash",
         "stored_type",
+        "merged_weights",
         "exports",
         "heads",
         "encoders",
@@ -375,7 +377,7 @@ def test_stubs_are_those_of_the_contract(tmp_path: Path) -> None:
         for path in (folder / "embedgrpc/v1").iterdir()
         if path.suffix in (".py", ".pyi")
     }
-    assert len(PROTOS) == 5
+    assert len(PROTOS) == 6
     assert kept == generated
 
 

@@ -79,6 +79,7 @@ def test_the_program_is_process_1(name: str) -> None:
         "--any",
         "embedgrpc.v1.EmbeddingService",
         "embedgrpc.v1.RerankService",
+        "embedgrpc.v1.ClassifyService",
     ]
     assert "--start-period=" in options
 

@@ -23,7 +23,7 @@ from embedgrpc.backends.base import (
 from embedgrpc.backends.fallback import FallbackBackend
 from embedgrpc.libraries.arrays import FloatArray
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 BATCH = PaddedBatch(
     np.ones((1, 2), np.int64),
     np.ones((1, 2), np.int64),

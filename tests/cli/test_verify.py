@@ -64,7 +64,8 @@ def library(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", [DEFAULT_MODEL, "xlmr-bge-m3", "splade-bert", "cross-xlmr", "qwen3-last"]
+    "name",
+    [DEFAULT_MODEL, "xlmr-bge-m3", "splade-bert", "cross-xlmr", "qwen3-last", "classify-nli"],
 )
 def test_a_good_model_passes(name: str, cache_dir: Path) -> None:
     """Every check passes; the last line says that there is no reference to compare with."""
@@ -76,7 +77,8 @@ def test_a_good_model_passes(name: str, cache_dir: Path) -> None:
         re.split(r"\s{2,}", line)[1].split()[0] for line in done.out.splitlines()
     )
     assert list(states) == ["ok", "-"]
-    assert re.search(r" 3\d, of \d+ to \d+ tokens, \d+ truncated", done.out)
+    # A classifier reads the texts, and pairs of them.
+    assert re.search(r" [36]\d, of \d+ to \d+ tokens, \d+ truncated", done.out)
     assert "truncated" in done.out
     assert "install sentence-transformers, or give --against" in done.out
 

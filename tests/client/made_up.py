@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.client.errors import ERRORS_BY_REASON
-from embedgrpc.v1 import common_pb2, model_service_pb2, rerank_service_pb2
+from embedgrpc.v1 import classify_service_pb2, common_pb2, model_service_pb2, rerank_service_pb2
 from embedgrpc.v1 import embedding_service_pb2 as pb
 
 DIMENSIONS = 12
@@ -135,6 +135,21 @@ def ranking(
             if reason_of(document)
         ],
         usage=common_pb2.Usage(input_tokens=7, query_tokens=3, document_tokens=4),
+    )
+
+
+def classification(text: str) -> classify_service_pb2.Classification:
+    """Score the labels "long" and "short" by the length of a text, or fail as it says."""
+    if reason_of(text):
+        return classify_service_pb2.Classification(error=item_error(text))
+    scores = [("short", -len(text), 1), ("long", len(text), 0)]
+    return classify_service_pb2.Classification(
+        labels=[
+            classify_service_pb2.LabelScore(label=label, score=score, index=index)
+            for label, score, index in scores
+        ],
+        token_count=len(text),
+        truncated=len(text) > 5,
     )
 
 

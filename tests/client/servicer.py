@@ -17,6 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from embedgrpc.client.errors import ERRORS_BY_REASON
 from embedgrpc.v1 import (
+    classify_service_pb2,
+    classify_service_pb2_grpc,
     common_pb2,
     embedding_service_pb2_grpc,
     model_service_pb2,
@@ -29,6 +31,7 @@ from embedgrpc.v1 import (
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from tests.client.made_up import (
     DIMENSIONS,
+    classification,
     item_error,
     limits,
     model,
@@ -81,6 +84,7 @@ class Script:
 class Servicer(
     embedding_service_pb2_grpc.EmbeddingServiceServicer,
     rerank_service_pb2_grpc.RerankServiceServicer,
+    classify_service_pb2_grpc.ClassifyServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
     tokenizer_service_pb2_grpc.TokenizerServiceServicer,
     health_pb2_grpc.HealthServicer,  # type: ignore[misc] # ships no types
@@ -180,6 +184,25 @@ class Servicer(
             failures=ranked.failures,
             model="model-0",
             usage=ranked.usage,
+        )
+
+    async def Classify(  # noqa: N802
+        self, request: classify_service_pb2.ClassifyRequest, context: Any
+    ) -> classify_service_pb2.ClassifyResponse:
+        """Score two labels by the length of each input, or fail as the first input says."""
+        await self._begin(request, context)
+        pairs = (
+            one.first if reason_of(one.first) else one.first + one.second for one in request.pairs
+        )
+        inputs = [*request.texts, *pairs]
+        if not request.allow_partial:
+            await _fail_as_asked("inputs", inputs, context)
+        return classify_service_pb2.ClassifyResponse(
+            classifications=map(classification, inputs),
+            model="model-0",
+            revision="r1",
+            fingerprint="f1",
+            usage=common_pb2.Usage(input_tokens=sum(map(len, inputs))),
         )
 
     async def StreamRerank(  # noqa: N802
@@ -368,6 +391,7 @@ async def _abort(context: Any, refusal: Refusal) -> None:
 _ADD_SERVICES: list[Callable[[Servicer, Any], None]] = [
     embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server,
     rerank_service_pb2_grpc.add_RerankServiceServicer_to_server,
+    classify_service_pb2_grpc.add_ClassifyServiceServicer_to_server,
     model_service_pb2_grpc.add_ModelServiceServicer_to_server,
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server,
     health_pb2_grpc.add_HealthServicer_to_server,

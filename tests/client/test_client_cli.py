@@ -17,8 +17,8 @@ from embedgrpc.client import MultiVector, SparseVector, StreamResult
 from embedgrpc.client.cli import main
 from embedgrpc.client.cli_commands import _as_json, _summary
 from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
+from embedgrpc.v1 import classify_service_pb2, rerank_service_pb2
 from embedgrpc.v1 import embedding_service_pb2 as pb
-from embedgrpc.v1 import rerank_service_pb2
 from tests.client.made_up import DIMENSIONS, vector_of
 from tests.client.servicer import Script
 
@@ -213,6 +213,44 @@ def test_rerank_writes_the_best_first(run: Run, script: Script) -> None:
     assert "documents have more than 16777216 characters" in finished.stderr
 
 
+def test_classify_writes_the_labels(run: Run, script: Script) -> None:
+    """A line for each text, alone or with the same second text; a text that fails, fails alone."""
+    written = lines(run("classify", stdin="abc\na longer one\n"))
+    assert written[0] == {
+        "id": "0",
+        "labels": [{"label": "short", "score": -3.0}, {"label": "long", "score": 3.0}],
+        "token_count": 3,
+        "truncated": False,
+    }
+    assert [line["truncated"] for line in written] == [False, True]
+    more = "--score-function raw --top-k 1 --order model --truncation start --max-tokens 9"
+    finished = run(
+        *("classify", "--second", "b", "--model", "m", "--priority", "bulk", *more.split()),
+        *("a", "fail:EMPTY_INPUT"),
+        status=1,
+    )
+    assert lines(finished)[1] == {
+        "id": "1",
+        "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
+    }
+    assert finished.stderr == "embedgrpc-client: 1 of 2 texts failed\n"
+    call = script.calls[-1]
+    assert [(pair.first, pair.second) for pair in call.pairs] == [
+        ("a", "b"),
+        ("fail:EMPTY_INPUT", "b"),
+    ]
+    assert call.options == classify_service_pb2.ClassifyOptions(
+        score_function="SCORE_FUNCTION_RAW",
+        top_k=1,
+        order="LABEL_ORDER_MODEL",
+        truncation="TRUNCATION_START",
+        max_tokens=9,
+        priority="PRIORITY_BULK",
+    )
+    assert len(lines(run("classify", stdin="a\n" * 70))) == 70
+    assert [len(call.texts) for call in script.calls[-2:]] == [64, 6]
+
+
 def test_tokens_writes_a_line_for_each_text(run: Run, script: Script) -> None:
     """More texts than one call holds are counted in several calls."""
     written = lines(run("tokens", "--input-type", "query", stdin="ab\n" * 70))
@@ -356,7 +394,9 @@ def test_help_loads_nothing_large() -> None:
     assert not {"grpc", "numpy", "google.protobuf", "embedgrpc.client.public"} & set(loaded)
 
 
-@pytest.mark.parametrize("command", ["embed", "rerank", "tokens", "models", "server", "health"])
+@pytest.mark.parametrize(
+    "command", ["embed", "rerank", "classify", "tokens", "models", "server", "health"]
+)
 def test_help_is_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each command has a help, and the help of the program has an example of it."""
     with pytest.raises(SystemExit) as caught:

@@ -11,7 +11,13 @@ from embedgrpc import client as package
 from embedgrpc.client import Client, enums, errors
 from embedgrpc.client.attempts import RetryBudget
 from embedgrpc.client.status_errors import error_of_call, error_of_item
-from embedgrpc.v1 import common_pb2, embedding_service_pb2, model_service_pb2, rerank_service_pb2
+from embedgrpc.v1 import (
+    classify_service_pb2,
+    common_pb2,
+    embedding_service_pb2,
+    model_service_pb2,
+    rerank_service_pb2,
+)
 from tests.client.servicer import Refusal, Script, info, serving
 
 REASONS = [name.removeprefix("ERROR_REASON_") for name in common_pb2.ErrorReason.keys()[1:]]
@@ -45,8 +51,10 @@ def test_names_of_enum_values_are_those_of_the_contract() -> None:
     for names, enum in [
         (enums.Encoding, embedding_service_pb2.VectorEncoding),
         (enums.InputType, common_pb2.InputType),
+        (enums.LabelOrder, classify_service_pb2.LabelOrder),
         (enums.Representation, embedding_service_pb2.Representation),
         (enums.ResultOrder, embedding_service_pb2.ResultOrder),
+        (enums.ScoreFunction, classify_service_pb2.ScoreFunction),
         (enums.ScoreScale, rerank_service_pb2.ScoreScale),
         (enums.Task, model_service_pb2.ModelTask),
         (enums.Truncation, common_pb2.Truncation),

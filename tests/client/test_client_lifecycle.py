@@ -251,6 +251,7 @@ def test_every_unary_method_is_retried_and_no_stream() -> None:
     path = resources.files(package).joinpath("service_config.json")
     (policy,) = json.loads(path.read_text())["methodConfig"]
     from embedgrpc.v1 import (  # noqa: PLC0415 -- only this test reads descriptors
+        classify_service_pb2,
         embedding_service_pb2,
         model_service_pb2,
         rerank_service_pb2,
@@ -260,6 +261,7 @@ def test_every_unary_method_is_retried_and_no_stream() -> None:
     unary = {
         (service.full_name, method.name)
         for module in (
+            classify_service_pb2,
             embedding_service_pb2,
             model_service_pb2,
             rerank_service_pb2,

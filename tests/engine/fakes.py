@@ -25,12 +25,13 @@ from embedgrpc.engine.work import Call, Job
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
 # Characters that make the backend fail: for their own row, or for the whole batch.
 NAN, BROKEN = "!", "#"
 OUTPUT, NEGATIVE = "answer", "negative"
-WAIT_S = 30
+WAIT_S = 60
 
 
 def answer(text: str) -> list[float]:

@@ -23,7 +23,7 @@ from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from tests.engine.fakes import (
     BROKEN,
     NAN,
@@ -376,3 +376,25 @@ async def test_first_failure_is_the_calls() -> None:
         with pytest.raises(NonFiniteOutputError) as failed:
             await engine.pipeline.run(inputs_of(texts), INTERACTIVE)
         assert failed.value.index in (1, 2)
+
+
+async def test_the_times_of_a_call_are_those_of_its_steps() -> None:
+    """A call that waits behind another one spent that time in the queue, and no longer in all."""
+    backend = FakeBackend()
+    with running(backend) as engine:
+        first = await hold(engine, backend)
+        call = Call(WorkClass.INTERACTIVE)
+        began = time.monotonic()
+        second = asyncio.create_task(engine.pipeline.run(inputs_of(["a", "bc"]), call))
+        await next_turn()
+        held_from = time.monotonic()
+        while time.monotonic() - held_from < 0.05:
+            await next_turn()
+        backend.gate.open()
+        await asyncio.gather(first, second)
+        took_s = time.monotonic() - began
+    times = call.times
+    assert times.jobs == 1
+    assert times.queue_s + times.tokenize_s >= 0.05
+    assert times.run_s > 0
+    assert times.tokenize_s + times.queue_s + times.run_s <= took_s + 0.01

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from embedgrpc.v1 import classify_service_pb2 as classify
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import model_service_pb2 as models
 from embedgrpc.v1 import rerank_service_pb2 as rerank
@@ -67,6 +68,19 @@ _METHODS: tuple[tuple[str, bool, bool, tuple[Message, ...]], ...] = (
             part("1", "a query", ["one", "two"]),
             part("2", "a query", ["one"], more=True),
             part("2", "", ["two"]),
+        ),
+    ),
+    (
+        "/embedgrpc.v1.ClassifyService/Classify",
+        False,
+        False,
+        (
+            classify.ClassifyRequest(
+                model="cross",
+                pairs=[classify.TextPair(first="a text", second="more")],
+                options=classify.ClassifyOptions(top_k=1),
+            ),
+            classify.ClassifyRequest(model="cross", texts=["a text", ""], allow_partial=True),
         ),
     ),
     (

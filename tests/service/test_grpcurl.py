@@ -8,8 +8,9 @@ EMBEDDING = "embedgrpc.v1.EmbeddingService"
 
 
 def test_services_are_listed_by_reflection(grpcurl: Grpcurl) -> None:
-    """The four services, health and reflection can be found without any proto file."""
+    """The five services, health and reflection can be found without any proto file."""
     assert grpcurl.run("list").stdout.split() == [
+        "embedgrpc.v1.ClassifyService",
         EMBEDDING,
         "embedgrpc.v1.ModelService",
         "embedgrpc.v1.RerankService",

@@ -19,6 +19,7 @@ def expected(name: str) -> dict[str, Any]:
 
 
 DENSE = [name for name in FOLDERS if expected(name)["kind"] in ("dense", "m3")]
+CLASSIFY = [name for name in FOLDERS if expected(name)["kind"] == "classify"]
 CROSS = [name for name in FOLDERS if expected(name)["kind"] == "cross"]
 
 
@@ -142,6 +143,28 @@ def test_cross_encoders_give_the_scores_of_the_reference(fixture_client: Client,
         assert difference <= reference["tolerance"], entry
 
 
+@pytest.mark.parametrize("name", CLASSIFY)
+def test_classifiers_give_the_scores_of_the_reference(fixture_client: Client, name: str) -> None:
+    """Texts and pairs have the scores of the library's own pipeline, by every function."""
+    reference = expected(name)
+    functions: dict[str, Any] = {
+        "logits": "raw",
+        "softmax": "softmax",
+        "sigmoid": "sigmoid",
+        "default": None,
+    }
+    for entry, function in functions.items():
+        for form, wanted in reference["outputs"][entry].items():
+            answer = fixture_client.classify(
+                reference[form], model=name, score_function=function, order="model"
+            )
+            scores = [[label.score for label in one.labels] for one in answer]
+            deviation = np.abs(np.array(scores) - wanted).max()
+            assert deviation <= reference["tolerance"], (entry, form)
+            labels = [label.label for label in answer[0].labels]
+            assert labels == reference["settings"]["labels"]
+
+
 @pytest.mark.parametrize("name", ["cross-bert", "cross-xlmr"])
 def test_documents_come_back_in_the_order_of_the_reference(
     fixture_client: Client, name: str
@@ -189,7 +212,15 @@ def weights_of(vector: Any) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize(("name", "entry"), [("xlmr-bge-m3", "sparse"), ("splade-bert", "default")])
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("xlmr-bge-m3", "sparse"),
+        ("splade-bert", "default"),
+        ("splade-modernbert", "default"),
+        ("splade-gte", "default"),
+    ],
+)
 def test_sparse_vectors_are_those_of_the_reference(
     fixture_client: Client, name: str, entry: str
 ) -> None:
@@ -302,7 +333,7 @@ def test_a_prompt_of_a_cross_encoder_goes_before_the_query(cache_dir: Path, tmp_
 def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
     """The list has every model, by id, with what its files say."""
     models = {model.id: model for model in fixture_client.list_models()}
-    assert list(models) == sorted([*DENSE, *CROSS, "splade-bert", "vocabulary", "shortened"])
+    assert list(models) == sorted([*FOLDERS, "vocabulary", "shortened"])
     for name in DENSE:
         settings = expected(name).get("settings")
         if settings is None:
@@ -313,6 +344,10 @@ def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
     for name in CROSS:
         assert models[name].dimensions == 0
         assert models[name].rerank_method == "cross_encoder"
+    for name in CLASSIFY:
+        assert models[name].tasks == ("classify",)
+        assert list(models[name].labels) == expected(name)["settings"]["labels"]
+        assert models[name].score_function == expected(name)["settings"]["score_function"]
     assert models["xlmr-bge-m3"].rerank_method == "hybrid"
     assert "rerank" not in models["splade-bert"].tasks
     assert len({model.fingerprint for model in models.values()}) == len(models)

@@ -1,12 +1,14 @@
 """The properties of a model that `embedgrpc inspect` prints."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedgrpc.cli.validated import check_validated, prepare_validated
 from embedgrpc.engine.tasks.similarity import method_for
 from embedgrpc.models.folder import properties
+from embedgrpc.models.folder.late_interaction import LateInteraction
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs.identity import Identity, identify
 from embedgrpc.models.graphs.stored_type import find_stored_type
@@ -54,8 +56,7 @@ def describe(
         read = properties.read(files, model.overrides)
     Tokenizer.load(read)
     identity = identify(files, read, cache_dir=settings.cache_dir)
-    embeds = read.kind is Kind.EMBEDDING
-    method = method_for(read.representations) if embeds else RerankMethod.CROSS_ENCODER
+    method = _find_method(read)
     origins = read.origins
 
     def defined(name: str, value: Any) -> Property:
@@ -80,29 +81,43 @@ def describe(
     yield Property("fingerprint", identity.content_hash)
 
 
+def _describe_late(late: LateInteraction | None) -> Iterator[tuple[str, Any]]:
+    if late is None:
+        return
+    for role, length in late.max_tokens.items():
+        yield f"{role}_length", length
+    expansion = late.expansion
+    yield "query_expansion", asdict(expansion) if expansion else None
+    yield "skipped_words", list(late.mask.words)
+    yield "skipped_in", list(late.mask.roles)
+    yield "unit_token_vectors", late.unit
+    yield "mean_score", late.mean
+
+
+def _find_method(read: properties.ModelProperties) -> RerankMethod | None:
+    if read.kind is Kind.EMBEDDING:
+        return method_for(read.representations)
+    return RerankMethod.CROSS_ENCODER if read.kind is Kind.CROSS_ENCODER else None
+
+
 def _describe_results(
     read: properties.ModelProperties, defined: Callable[[str, Any], Property]
 ) -> Iterator[Property]:
     """Yield what becomes of texts: vectors or scores."""
-    if read.kind is Kind.CROSS_ENCODER:
-        yield defined("activation", read.activation)
-        if read.logit_score:
-            yield defined("logit_score_token_ids", list(read.logit_score.token_ids))
-        if read.prompts:
-            yield defined("prompts", dict(read.prompts))
-            yield defined("default_prompt_name", read.default_prompt_name)
+    if read.kind is not Kind.EMBEDDING:
+        yield from _describe_scores(read, defined)
         return
-    if not read.include_prompt:
-        yield defined("include_prompt", read.include_prompt)
     yield defined("representations", list(read.representations))
     yield defined("poolings", list(read.poolings))
     yield defined("dense_layers", [_describe_layer(layer) for layer in read.dense_layers])
     yield defined("normalize", read.normalize)
-    if read.dimensions:
-        yield defined("dimensions", read.dimensions)
-    for name in ("truncate_dim", "sparse_dimensions", "multi_vector_dimensions"):
+    for name in ("dimensions", "truncate_dim", "sparse_dimensions", "multi_vector_dimensions"):
         if getattr(read, name):
             yield defined(name, getattr(read, name))
+    if not read.include_prompt:
+        yield defined("include_prompt", read.include_prompt)
+    for name, value in _describe_late(read.late_interaction):
+        yield defined(name, value)
     yield defined("prompts", dict(read.prompts))
     if read.tasks:
         yield defined("tasks", dict(read.tasks))
@@ -110,6 +125,21 @@ def _describe_results(
     if read.max_active_dims:
         yield defined("max_active_dims", read.max_active_dims)
     yield defined("similarity", read.similarity)
+
+
+def _describe_scores(
+    read: properties.ModelProperties, defined: Callable[[str, Any], Property]
+) -> Iterator[Property]:
+    if read.kind is Kind.CROSS_ENCODER:
+        yield defined("activation", read.activation)
+    if read.logit_score:
+        yield defined("logit_score_token_ids", list(read.logit_score.token_ids))
+    if read.labels:
+        yield defined("labels", list(read.labels))
+        yield defined("score_function", read.score_function)
+    if read.prompts:
+        yield defined("prompts", dict(read.prompts))
+        yield defined("default_prompt_name", read.default_prompt_name)
 
 
 def _describe_weights(identity: Identity, folder: Path) -> Iterator[Property]:

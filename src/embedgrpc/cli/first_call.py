@@ -9,6 +9,7 @@ from embedgrpc.models.kinds import Kind
 _DEFAULT_TARGET = "127.0.0.1:50051"
 _CALLS = {
     Kind.EMBEDDING: "embed",
+    Kind.CLASSIFIER: "classify",
     Kind.CROSS_ENCODER: 'rerank --query "Where do rivers end?"',
 }
 

@@ -7,10 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from embedgrpc.cli.classifier_reference import ClassifierReference
 from embedgrpc.cli.runners import Item, ModelOutputs, Runner
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.graphs.outputs import LOGITS, SENTENCE_EMBEDDING, VOCABULARY_WEIGHTS
+from embedgrpc.models.graphs.outputs import (
+    LOGITS,
+    SENTENCE_EMBEDDING,
+    TOKEN_EMBEDDINGS,
+    VOCABULARY_WEIGHTS,
+)
 from embedgrpc.models.kinds import Kind, Representation
 from embedgrpc.models.sources.source import ModelFiles
 
@@ -32,10 +38,15 @@ def find_reference(
     Raises:
         ModelError: The library cannot load the model.
     """
-    of_model2vec = properties.table is not None and properties.table.of_model2vec
-    runner: type[Model2VecRunner | ReferenceRunner] = (
-        Model2VecRunner if of_model2vec else ReferenceRunner
-    )
+    runner: type[
+        Model2VecRunner | ClassifierReference | LateInteractionRunner | ReferenceRunner
+    ] = ReferenceRunner
+    if properties.table is not None and properties.table.of_model2vec:
+        runner = Model2VecRunner
+    elif properties.kind is Kind.CLASSIFIER:
+        runner = ClassifierReference
+    elif properties.late_interaction is not None:
+        runner = LateInteractionRunner
     if importlib.util.find_spec(runner.package) is None:
         return None
     return runner(files, properties, max_tokens=max_tokens)
@@ -65,6 +76,42 @@ class Model2VecRunner:
         return {SENTENCE_EMBEDDING: list(np.asarray(vectors, np.float32))}
 
 
+class LateInteractionRunner:
+    """A model of late interaction in sentence-transformers, on the CPU in float32."""
+
+    package = "sentence_transformers"
+
+    def __init__(self, files: ModelFiles, properties: ModelProperties, *, max_tokens: int) -> None:
+        """Load the model; see `find_reference`."""
+        self.name = f"sentence-transformers {version('sentence-transformers')}"
+        # Late, because it loads PyTorch and may not be installed.
+        import sentence_transformers as library  # type: ignore[import-not-found]  # noqa: PLC0415 - see above
+
+        repository = files.repository
+        try:
+            self._model: Any = library.MultiVectorEncoder(
+                repository.name if repository else str(files.folder),
+                revision=files.revision if repository else None,
+                device="cpu",
+                model_kwargs={"torch_dtype": "float32"},
+            )
+        except Exception as error:  # the library, PyTorch or the files may raise anything
+            raise _cannot_load(self.name, files, error) from error
+        if max_tokens < properties.max_tokens:
+            self._model[0].document_length = max_tokens
+
+    def run(self, items: Sequence[Item]) -> ModelOutputs:
+        """Run each item as a document, and then each as a query."""
+        options: dict[str, Any] = {
+            "batch_size": _BATCH,
+            "show_progress_bar": False,
+            "convert_to_numpy": True,
+        }
+        rows = self._model.encode_document(list(items), **options)
+        rows += self._model.encode_query(list(items), **options)
+        return {TOKEN_EMBEDDINGS: [np.asarray(one, np.float32) for one in rows]}
+
+
 def _cannot_load(name: str, files: ModelFiles, error: Exception) -> ModelError:
     reason = next(iter(str(error).splitlines()), "")
     return ModelError(f"{name} cannot load {files.source!r}: {type(error).__name__}: {reason}")
@@ -88,7 +135,7 @@ class ReferenceRunner:
         """
         self.name = f"sentence-transformers {version('sentence-transformers')}"
         # Late, because it loads PyTorch and may not be installed.
-        import sentence_transformers as library  # type: ignore[import-not-found]  # noqa: PLC0415 - see above
+        import sentence_transformers as library  # noqa: PLC0415 - see above
 
         self._crosses = properties.kind is Kind.CROSS_ENCODER
         self._is_sparse = Representation.DENSE not in properties.representations

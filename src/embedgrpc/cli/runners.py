@@ -12,14 +12,15 @@ from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.engine.tokenizing.texts import check_text
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.errors import ModelError
+from embedgrpc.models.folder.late_interaction import LateInteraction
 from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Kind, Truncation
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.kinds import TextRole, Truncation
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
 # A text, or a query and a document.
@@ -75,38 +76,50 @@ class LocalRunner:
         return self.run_batches(sequences, [[index] for index in range(len(sequences))])
 
     def tokenize(self, items: Sequence[Item]) -> list[TokenSequence]:
-        """Tokenize items with the model's default prompt, truncated as the model does it."""
+        """Tokenize items with the model's default prompt, truncated as the model does it.
+
+        Texts for a model of late interaction are documents first, and then queries.
+        """
         properties, tokenizer = self.model.properties, self.model.tokenizer
         prompt = properties.prompts.get(properties.default_prompt_name, "")
         # A model without a limit refuses texts that are too long; here they are cut.
         truncation = (
             Truncation.END if properties.truncation is Truncation.NONE else properties.truncation
         )
-        if properties.kind is Kind.CROSS_ENCODER:
-            pairs = [
-                (self._read(query), self._read(document))
-                for query, document in (item for item in items if not isinstance(item, str))
-            ]
-            around = tokenizer.pair_texts
-            pairs = [
-                (
-                    around.around_query(query, prompt) if around else prompt + query,
-                    around.around_document(document) if around else document,
-                )
-                for query, document in pairs
-            ]
-            queries = tokenizer.encode([query for query, _ in pairs])
-            documents = tokenizer.encode([document for _, document in pairs])
+        late = properties.late_interaction
+        if late is not None:
+            texts = [item for item in items if isinstance(item, str)]
             return [
-                tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
-                for pair in zip(queries, documents, strict=True)
+                sequence
+                for role in (TextRole.DOCUMENT, TextRole.QUERY)
+                for sequence in self._tokenize_as(role, texts, late)
             ]
-        texts = [
-            tokenizer.cut_characters(prompt + self._read(item), self.max_tokens, truncation)
-            for item in items
-            if isinstance(item, str)
+        around = tokenizer.pair_texts
+        read_pairs = (
+            (self._read(first), self._read(second))
+            for first, second in (item for item in items if not isinstance(item, str))
+        )
+        pairs = [
+            (
+                around.around_query(first, prompt) if around else prompt + first,
+                around.around_document(second) if around else second,
+            )
+            for first, second in read_pairs
         ]
-        return [
+        firsts = tokenizer.encode([first for first, _ in pairs])
+        seconds = tokenizer.encode([second for _, second in pairs])
+        built_pairs = (
+            tokenizer.build_pair(*pair, max_tokens=self.max_tokens, truncation=truncation)
+            for pair in zip(firsts, seconds, strict=True)
+        )
+        singles = tokenizer.encode(
+            [
+                tokenizer.cut_characters(prompt + self._read(item), self.max_tokens, truncation)
+                for item in items
+                if isinstance(item, str)
+            ]
+        )
+        built_singles = (
             replace(
                 tokenizer.build_sequence(ids, max_tokens=self.max_tokens, truncation=truncation),
                 task=properties.default_task,
@@ -114,7 +127,23 @@ class LocalRunner:
                 if properties.include_prompt
                 else tokenizer.count_prompt_tokens(prompt, self.max_tokens),
             )
-            for ids in tokenizer.encode(texts)
+            for ids in singles
+        )
+        return [next(built_singles if isinstance(item, str) else built_pairs) for item in items]
+
+    def _tokenize_as(
+        self, role: TextRole, texts: Sequence[str], late: LateInteraction
+    ) -> list[TokenSequence]:
+        properties, tokenizer = self.model.properties, self.model.tokenizer
+        prompt = properties.prompts.get(role, "")
+        return [
+            tokenizer.build_sequence(
+                ids,
+                max_tokens=min(self.max_tokens, late.max_tokens[role]),
+                truncation=properties.truncation,
+                role=role,
+            )
+            for ids in tokenizer.encode([prompt + self._read(text) for text in texts])
         ]
 
     def _read(self, text: str) -> str:
@@ -175,7 +204,10 @@ class LocalRunner:
             outputs[SENTENCE_EMBEDDING] = kept
         if TOKEN_EMBEDDINGS in outputs:
             skipped = properties.multi_vector_skip_tokens
-            outputs[TOKEN_EMBEDDINGS] = [rows[skipped:] for rows in outputs[TOKEN_EMBEDDINGS]]
+            outputs[TOKEN_EMBEDDINGS] = [
+                rows[skipped:] if one.compared is None else rows[one.compared]
+                for rows, one in zip(outputs[TOKEN_EMBEDDINGS], sequences, strict=True)
+            ]
         return outputs
 
 

@@ -97,7 +97,13 @@ class Verification:
 
     def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
         texts = read_texts(self.texts) if self.texts else self._sample(runner)
-        return pair_up(texts) if runner.model.properties.kind is Kind.CROSS_ENCODER else texts
+        if runner.model.properties.kind is Kind.EMBEDDING:
+            return texts
+        pairs = pair_up(texts)
+        if runner.model.properties.kind is Kind.CROSS_ENCODER:
+            return pairs
+        # A classifier may be for texts, for pairs, or for both.
+        return [*texts, *pairs] if runner.model.tokenizer.accepts_pairs else texts
 
     def _sample(self, runner: LocalRunner) -> Sequence[str]:
         names = runner.model.tokenizer.added_tokens
@@ -151,7 +157,7 @@ class Verification:
             found = f"{name} against {other.name}: {deviation}"
             passed = deviation.number_max <= self.tolerance
             if not passed:
-                found += f", worst at text {deviation.worst + 1}"
+                found += f", worst at text {deviation.worst % len(items) + 1}"
             yield Check("reference", passed, found)
 
 

@@ -20,7 +20,7 @@ from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 # Checks the text at an index and prepends the prompt. Called on a tokenizing thread.
 Check = Callable[[int, str], CheckedText]
@@ -174,6 +174,7 @@ class Pipeline:
         atomic: bool,
     ) -> None:
         """Queue the prepared sequences and deliver the failures. On a tokenizing thread."""
+        job.times.tokenized_ns = time.time_ns()
         failures = [
             ([index], one)
             for index, one in enumerate(prepared)

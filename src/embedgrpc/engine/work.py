@@ -1,23 +1,73 @@
 """The units of work: a call, its jobs, and their sequences; and the sink for results."""
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 # Urgency of work without a deadline: it counts as due this long after it arrived, so that calls
 # with short deadlines cannot starve it.
 _PATIENCE_S = {WorkClass.INTERACTIVE: 1.0, WorkClass.BULK: 60.0}
 
-# The content of a sequence (ids, token types, task, prompt tokens) and the graph outputs wanted of
-# it.
-SequenceKey = tuple[bytes, bytes, int, int, tuple[str, ...]]
+# The content of a sequence (ids, token types, task, prompt tokens, unattended tokens) and the graph
+# outputs wanted of it.
+SequenceKey = tuple[bytes, bytes, int, int, int, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class CallTimes:
+    """How long the jobs of a call took, step by step, summed over its jobs. On the event loop.
+
+    Attributes:
+        jobs: The jobs that are done.
+        tokenize_s: From the arrival of a job until its texts are tokenized.
+        queue_s: From then until its first batch begins.
+        run_s: From then until its last batch ends.
+    """
+
+    jobs: int = 0
+    tokenize_s: float = 0.0
+    queue_s: float = 0.0
+    run_s: float = 0.0
+
+    def add(self, times: "JobTimes") -> None:
+        """Add a job that is done; steps that it did not reach take no time."""
+        self.jobs += 1
+        tokenized_ns = times.tokenized_ns or times.arrived_ns
+        began_ns = times.began_ns or tokenized_ns
+        # The clock of batches may be set meanwhile.
+        self.tokenize_s += max(tokenized_ns - times.arrived_ns, 0) / 1e9
+        self.queue_s += max(began_ns - tokenized_ns, 0) / 1e9
+        self.run_s += max(times.ended_ns - began_ns, 0) / 1e9
+
+
+@dataclass(slots=True)
+class JobTimes:
+    """When a job passed each step, in nanoseconds of `time.time_ns`; 0 for not yet.
+
+    Attributes:
+        arrived_ns: When it was accepted.
+        tokenized_ns: When its texts were tokenized.
+        began_ns: When the first of its batches began.
+        ended_ns: When the last of its batches ended.
+    """
+
+    arrived_ns: int
+    tokenized_ns: int = 0
+    began_ns: int = 0
+    ended_ns: int = 0
+
+    def ran(self, began_ns: int, ended_ns: int) -> None:
+        """Record a batch with sequences of the job."""
+        self.began_ns = min(self.began_ns or began_ns, began_ns)
+        self.ended_ns = max(self.ended_ns, ended_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +80,7 @@ class Call:
         caller: The unit of fairness: callers of one class get equal shares of the machine.
         trace: Linked to the span of each batch; opaque here.
         forwarded: Metadata for a remote backend, such as traceparent.
+        times: How long its jobs took.
     """
 
     work_class: WorkClass
@@ -37,6 +88,7 @@ class Call:
     caller: str = ""
     trace: object | None = None
     forwarded: tuple[tuple[str, str], ...] = ()
+    times: CallTimes = field(default_factory=CallTimes, compare=False)
 
 
 class Sink(Protocol):
@@ -64,9 +116,19 @@ class Job:
         queued: Entries in the scheduler's queue. Written under the scheduler's lock.
         cancelled: Whether its results are no longer wanted. Written under the same lock, read
             from any thread.
+        times: When it passed each step.
     """
 
-    __slots__ = ("call", "cancelled", "outputs", "queued", "reservation", "sequences", "sink")
+    __slots__ = (
+        "call",
+        "cancelled",
+        "outputs",
+        "queued",
+        "reservation",
+        "sequences",
+        "sink",
+        "times",
+    )
 
     def __init__(
         self,
@@ -84,6 +146,7 @@ class Job:
         self.sequences: list[TokenSequence | None] = [None] * inputs
         self.queued: Sequence[QueuedSequence] = ()
         self.cancelled = False
+        self.times = JobTimes(time.time_ns())
 
 
 class QueuedSequence:
@@ -112,6 +175,7 @@ class QueuedSequence:
             types.tobytes() if types is not None else b"",
             sequence.task,
             sequence.prompt_tokens,
+            sequence.unattended,
             job.outputs,
         )
         self.gone = False

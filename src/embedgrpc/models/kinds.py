@@ -7,10 +7,11 @@ PaddingSide = Literal["left", "right"]
 
 
 class Kind(StrEnum):
-    """What a model returns: vectors or scores."""
+    """What a model returns: vectors, one score, or a score for each of several labels."""
 
     EMBEDDING = "embedding"
     CROSS_ENCODER = "cross_encoder"
+    CLASSIFIER = "classifier"
 
 
 class Representation(StrEnum):
@@ -19,6 +20,13 @@ class Representation(StrEnum):
     DENSE = "dense"
     SPARSE = "sparse"
     MULTI_VECTOR = "multi_vector"
+
+
+class TextRole(StrEnum):
+    """What a text is to the model: some compute queries otherwise than documents."""
+
+    QUERY = "query"
+    DOCUMENT = "document"
 
 
 class Pooling(StrEnum):
@@ -45,9 +53,10 @@ class Similarity(StrEnum):
 
 
 class Activation(StrEnum):
-    """The function from a cross-encoder's logit to its score."""
+    """The function from the logits of a cross-encoder or classifier to its scores."""
 
     SIGMOID = "sigmoid"
+    SOFTMAX = "softmax"
     IDENTITY = "identity"
 
 

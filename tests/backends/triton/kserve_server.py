@@ -19,7 +19,7 @@ Array = NDArray[Any]
 Model = Callable[[Array, Array, Array], Mapping[str, Array]]
 # From texts to the outputs by name.
 TextModel = Callable[[Sequence[str]], Mapping[str, Array]]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 PRIVATE = "/models/secret/1/model.onnx: token 4711 out of bounds"
 
 

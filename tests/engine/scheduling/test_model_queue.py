@@ -219,7 +219,7 @@ def test_sequences_of_other_outputs_are_not_equal() -> None:
     queue = ModelQueue(BatchBudget(tokens=100, sequences=10, overhead_tokens=0))
     one, other = queued(5, 0, text="same"), queued(5, 0, text="same")
     other = QueuedSequence(other.job, 0, other.sequence, 0)
-    other.key = (*other.key[:4], ("another output",))
+    other.key = (*other.key[:5], ("another output",))
     queue.push(one, now=0)
     queue.push(other, now=0)
     assert queue.pop_batch(0) == [[one], [other]]

@@ -9,13 +9,20 @@ from hypothesis import strategies as st
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing import jobs, threads
-from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenization, Tokenized, TokenizeResult
+from embedgrpc.engine.tokenizing.jobs import (
+    Pairing,
+    ReadLimit,
+    Tokenization,
+    Tokenized,
+    TokenizeResult,
+)
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from tests.engine.fakes import WAIT_S, unchecked
 from tests.models.runner import FIXTURES
 
@@ -129,7 +136,7 @@ def test_pairs_read_in_part_are_the_same(
     pairs: Tokens, query: str, documents: list[str], limit: int, cut: Truncation
 ) -> None:
     """Of a query and a document the longer is cut to the same tokens, even if both are long."""
-    read_limit = ReadLimit(limit, from_end=cut is Truncation.START, with_first=True)
+    read_limit = ReadLimit(limit, from_end=cut is Truncation.START, pairing=Pairing.WITH_FIRST)
     build = pairs.tokenizer.build_pair
     texts = [query, *documents]
     first, *wholes = pairs.tokenizer.encode(texts)

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from embedgrpc.engine.errors import EmptyInputError, EngineError, Reason
-from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenization, Tokenized, TokenizeResult
+from embedgrpc.engine.tokenizing.jobs import (
+    Pairing,
+    ReadLimit,
+    Tokenization,
+    Tokenized,
+    TokenizeResult,
+)
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work_class import WorkClass
@@ -385,7 +391,7 @@ def test_documents_are_read_as_far_as_the_query_is_long(
     """The longer of query and document is cut, so both lengths must be known."""
     tokenizer.cut_points = EVERYWHERE
     documents = ["d" * 39_000, "e" * 40_001, "f" * 90_000, "g"]
-    caller = _Caller([query, *documents], read_limit=ReadLimit(100, with_first=True))
+    caller = _Caller([query, *documents], read_limit=ReadLimit(100, pairing=Pairing.WITH_FIRST))
     threads.submit(caller.tokenization())
     found = caller.read()
     assert found[0] == query

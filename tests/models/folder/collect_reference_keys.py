@@ -17,7 +17,9 @@ _ARCHITECTURES = (
     "bert", "roberta", "xlm_roberta", "camembert", "distilbert", "mpnet", "electra", "albert",
 )  # fmt: skip
 # Their keys are listed by architecture, as they differ more.
-_FAMILIES = ("qwen2", "qwen3", "mistral", "gemma", "gemma3_text")
+_FAMILIES = (
+    "qwen2", "qwen3", "mistral", "gemma", "gemma3_text", "modernbert", "nomic_bert", "gte",
+)  # fmt: skip
 _TOKENIZERS = (*_ARCHITECTURES, "t5", "qwen2", "gemma", "deberta_v2")
 # What `kwargs` of a tokenizer are taken for, in the sources.
 _TAKEN = re.compile(r'(?:kwargs|init_kwargs|tokenizer_config)\.(?:pop|get|setdefault)\(\s*"(\w+)"')

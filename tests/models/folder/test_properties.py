@@ -197,7 +197,7 @@ EXTRAS = "config_sentence_transformers.json"
         ("config.json", {"model_type": 7}, "config.json: model_type must be a string"),
         ("config.json", {"hidden_size": 48}, "config.json: hidden_size is 48, but the Pooling"),
         ("config.json", {"pad_token_id": -1}, "config.json: pad_token_id must be a whole number"),
-        (POOLING, {"include_prompt": False}, "include_prompt false is not supported"),
+        (POOLING, {"include_prompt": "no"}, "include_prompt must be true or false"),
         (POOLING, {"word_embedding_dimension": 0}, "word_embedding_dimension must be"),
         (POOLING, {"word_embedding_dimension": None}, "word_embedding_dimension must be"),
         (POOLING, {"pooling_mode": "median"}, "pooling_mode must be one or several of cls"),
@@ -257,10 +257,14 @@ def test_a_wrong_key_is_named(
 def test_modules_that_are_not_supported(tmp_path: Path, modules: Any, message: str) -> None:
     """The error names the module that is not supported."""
     folder = copy_fixture("bert-mean", tmp_path)
-    dense = {"in_features": 32, "out_features": 8, "dimension": 32}
-    for name in ("1_Dense", "3_Dense", "1_LayerNorm"):
+    dense = {"in_features": 32, "out_features": 8}
+    for name, config in {
+        "1_Dense": dense,
+        "3_Dense": dense,
+        "1_LayerNorm": {"dimension": 32},
+    }.items():
         (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps(dense))
+        (folder / name / "config.json").write_text(json.dumps(config))
     for index in (1, 2):
         (folder / f"{index}_Pooling").mkdir(exist_ok=True)
         (folder / f"{index}_Pooling" / "config.json").write_text(
@@ -276,9 +280,6 @@ def test_modules_that_are_not_supported(tmp_path: Path, modules: Any, message: s
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_labels": 3}, "num_labels has 3 labels"),
-        ({"id2label": {"0": "no", "1": "yes"}}, "id2label has 2 labels"),
-        ({"id2label": None}, "num_labels or id2label must be set"),
         ({"architectures": "Bert"}, "architectures must be a list"),
         ({"architectures": ["BertModel"]}, "modules.json is missing"),
         (
@@ -294,7 +295,7 @@ def test_modules_that_are_not_supported(tmp_path: Path, modules: Any, message: s
 def test_cross_encoders_that_are_not_supported(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    """A cross-encoder must have one label and a known activation."""
+    """A cross-encoder must have a known activation, and a list of architectures."""
     folder = copy_fixture("cross-bert", tmp_path)
     edit_json(folder / "config.json", **changes)
     with pytest.raises(ModelError) as caught:

@@ -131,6 +131,8 @@ def test_logits_become_a_column(dims: tuple[int | None, ...]) -> None:
         ("gemma-dense", {"last_hidden_state": (None, None)}, False, "have Dense modules after"),
         ("splade-bert", {"logits": (None, None)}, False, "one must be vocabulary_weights"),
         ("cross-bert", {"logits": (3,)}, False, "has the shape [3] after the batch"),
+        ("classify-nli", {"logits": (2,)}, False, "has the shape [2] after the batch"),
+        ("classify-nli", {"sentence_embedding": (3,)}, True, "one must be logits"),
         ("cross-bert", {"scores": (1,)}, False, "one must be logits"),
     ],
 )

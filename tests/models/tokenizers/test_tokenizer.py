@@ -13,7 +13,8 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence, cut_tokens
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer, cut_tokens
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json
 

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.server.telemetry.tracing import Attribute, TracingInterceptor
+from embedgrpc.v1 import classify_service_pb2 as classify
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import model_service_pb2 as models
 from embedgrpc.v1 import rerank_service_pb2 as rerank
@@ -71,6 +72,16 @@ CALLS: dict[str, tuple[str, Sequence[Any], bool]] = {
     "StreamRerank fails": (
         "embedgrpc.v1.RerankService/StreamRerank",
         [setup("cross"), part("1", "q", ["a"], more=True)],
+        False,
+    ),
+    "Classify": (
+        "embedgrpc.v1.ClassifyService/Classify",
+        [classify.ClassifyRequest(model="cross", texts=["a"])],
+        True,
+    ),
+    "Classify fails": (
+        "embedgrpc.v1.ClassifyService/Classify",
+        [classify.ClassifyRequest()],
         False,
     ),
     "ListModels": ("embedgrpc.v1.ModelService/ListModels", [models.ListModelsRequest()], True),

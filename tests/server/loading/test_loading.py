@@ -151,6 +151,11 @@ async def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
             "cpu",
             "rerank_method is set, but the model is a cross-encoder",
         ),
+        (
+            {"source": "classify-nli", "rerank_method": "cross_encoder"},
+            "cpu",
+            "rerank_method is set, but the model is a classifier",
+        ),
     ],
 )
 async def test_settings_that_a_model_cannot_have(

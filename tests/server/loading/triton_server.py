@@ -9,6 +9,7 @@ from embedgrpc.backends.base import PaddedBatch
 from embedgrpc.backends.onnx import OnnxBackend
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import Graph, prepare
+from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.backends.triton.kserve_server import Array, KServeServer
@@ -31,9 +32,9 @@ class Upstream:
 
 
 @contextmanager
-def serving_upstream(cache_dir: Path) -> Iterator[Upstream]:
-    """Runs `bert-cls`, with the description that `embedgrpc triton-repo` writes."""
-    folder = FIXTURES / "bert-cls"
+def serving_upstream(cache_dir: Path, name: str = "bert-cls") -> Iterator[Upstream]:
+    """Runs a fixture, with the description that `embedgrpc triton-repo` writes."""
+    folder = FIXTURES / name
     files = resolve(str(folder))
     described = read(files)
     graph = prepare(files, described, cache_dir=cache_dir)
@@ -43,7 +44,10 @@ def serving_upstream(cache_dir: Path) -> Iterator[Upstream]:
         return backend.run(PaddedBatch(ids, mask, types, graph.outputs))
 
     with KServeServer(run) as server:
-        server.outputs = [(name, "FP32", [described.dimensions]) for name in graph.outputs]
+        sizes = output_sizes(described)
+        server.outputs = [
+            (name, "FP32", [size or -1 for size in sizes[name]]) for name in graph.outputs
+        ]
         server.parameters = {
             "embedgrpc_source": str(folder),
             "embedgrpc_fingerprint": graph.content_hash,

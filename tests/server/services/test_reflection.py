@@ -31,6 +31,7 @@ async def test_services_and_their_members_are_described(serve: Serve, protocol: 
     assert {one.name for one in response.list_services_response.service} == {
         "embedgrpc.v1.EmbeddingService",
         "embedgrpc.v1.RerankService",
+        "embedgrpc.v1.ClassifyService",
         "embedgrpc.v1.ModelService",
         "embedgrpc.v1.TokenizerService",
         "grpc.health.v1.Health",

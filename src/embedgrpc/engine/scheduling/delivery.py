@@ -105,6 +105,7 @@ def _deliver(delivery: Delivery) -> None:
     job, result = delivery.job, delivery.result
     job.reservation.release(len(delivery.indices), delivery.tokens, _outcome_of(result))
     if not job.reservation.inputs:
+        job.call.times.add(job.times)
         # The job is done. Its entries refer to it: break the cycle without the garbage collector.
         job.queued = ()
     if job.cancelled:

@@ -272,7 +272,10 @@ class Scheduler:
 
     def _deliver_results(self, done: "_FinishedBatch") -> None:
         """Deliver the results of a batch, and report it."""
-        self._deliver_soon(self._runner.address(done.results))
+        deliveries = self._runner.address(done.results)
+        for delivery in deliveries:
+            delivery.job.times.ran(*done.span_ns)
+        self._deliver_soon(deliveries)
         report = self._reporter.report(done.batch, done.results, done.span_ns)
         if not report.error:
             # The overhead counts too: otherwise small batches would look slow.

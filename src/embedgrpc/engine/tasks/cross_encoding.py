@@ -7,6 +7,8 @@ import numpy as np
 
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, Pipeline
+from embedgrpc.engine.results.scores import scores_of
+from embedgrpc.engine.tasks.pairs import build_pair, wrap_text
 from embedgrpc.engine.tasks.reranking import (
     QUERY_FIELD,
     QueryAndDocuments,
@@ -16,15 +18,14 @@ from embedgrpc.engine.tasks.reranking import (
     check_input,
     rank,
 )
-from embedgrpc.engine.tokenizing.jobs import ReadLimit, TokenizeResult
-from embedgrpc.engine.tokenizing.texts import CheckedText, too_many_tokens
+from embedgrpc.engine.tokenizing.jobs import Pairing, ReadLimit
+from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
 from embedgrpc.models.kinds import Activation, RerankMethod, Truncation
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
-from embedgrpc.models.tokenizers.truncation import TokenLimitError
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +102,23 @@ class CrossEncoder:
             read_limit = ReadLimit(
                 spec.max_tokens or self.properties.max_tokens,
                 from_end=spec.truncation is Truncation.START,
-                with_first=True,
+                pairing=Pairing.WITH_FIRST,
             )
         return Inputs(
             texts=QueryAndDocuments(query, documents),
             check=lambda position, text: self._check_input(position, text, spec),
             sequences=len(documents),
             prepare=lambda results: [
-                self._build_pair(results[0], document, spec, field=f"documents[{index}]")
+                build_pair(
+                    self.tokenizer,
+                    results[0],
+                    document,
+                    max_tokens=self.properties.max_tokens,
+                    truncation=spec.truncation,
+                    first_field=QUERY_FIELD,
+                    field=f"documents[{index}]",
+                    second_max_tokens=spec.max_tokens,
+                )
                 for index, document in enumerate(results[1:])
             ],
             outputs=(LOGITS,),
@@ -137,41 +147,13 @@ class CrossEncoder:
                 f"the model renders pairs with a chat template, which has no place for {kind}",
                 field=QUERY_FIELD,
             )
-        if position:
-            return CheckedText(around.around_document(checked.text), cut=checked.cut)
-        return CheckedText(around.around_query(checked.text, instruction), cut=checked.cut)
-
-    def _build_pair(
-        self, query: TokenizeResult, document: TokenizeResult, spec: RerankSpec, *, field: str
-    ) -> TokenSequence | errors.EngineError:
-        if isinstance(query, errors.EngineError):
-            return query
-        if isinstance(document, errors.EngineError):
-            return document
-        try:
-            kept = document.ids
-            if spec.max_tokens:
-                kept = self.tokenizer.cut_document(kept, spec.max_tokens, spec.truncation)
-            pair = self.tokenizer.build_pair(
-                query.ids,
-                kept,
-                max_tokens=self.properties.max_tokens,
-                truncation=spec.truncation,
-            )
-        except TokenLimitError as error:
-            alone = len(query.ids) >= self.properties.max_tokens
-            return too_many_tokens(error, field=QUERY_FIELD if alone else field)
-        return replace(
-            pair,
-            token_count_before=pair.token_count_before + len(document.ids) - len(kept),
-            characters_cut=query.characters_cut or document.characters_cut,
-        )
+        return wrap_text(self.tokenizer, checked, prompt=instruction, is_second=position > 0)
 
     def _score(self, logits: FloatArray, scale: ScoreScale) -> FloatArray:
-        raw = self.properties.activation is Activation.IDENTITY
-        if scale is ScoreScale.RAW or (scale is ScoreScale.MODEL and raw):
-            return logits
-        # In float32 whatever the model's type: in half precision, good scores tie at 1. Each form
-        # of the sigmoid is exact where the other overflows.
-        small = np.exp(-np.abs(logits))
-        return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+        match scale:
+            case ScoreScale.RAW:
+                return logits
+            case ScoreScale.SIGMOID:
+                return scores_of(logits, Activation.SIGMOID)
+            case ScoreScale.MODEL:
+                return scores_of(logits, self.properties.activation)

@@ -30,8 +30,9 @@ from embedgrpc.models.graphs.outputs import (
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Representation, Truncation
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer, TokenSequence
+from embedgrpc.models.kinds import Representation, TextRole, Truncation
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
 
 # The result of `pack`.
@@ -138,14 +139,17 @@ class Embedder:
 
     async def probe(self, text: str, call: Call) -> FloatArray:
         """Embed a health check's text, bypassing admission; return all numbers, float32 [n]."""
+        late = self.properties.late_interaction
+        role = TextRole.DOCUMENT if late else None
         spec = EmbedSpec(
-            prompt="",
+            prompt=self.properties.prompts.get(role, "") if role else "",
             dimensions=self.properties.dimensions,
             normalize=self.properties.normalize,
             truncation=Truncation.END,
-            max_tokens=self.properties.max_tokens,
+            max_tokens=late.max_tokens[TextRole.DOCUMENT] if late else self.properties.max_tokens,
             representations=self.properties.representations,
             task=self.properties.default_task,
+            role=role,
         )
         inputs = self._inputs(
             [text], spec, size_bytes=len(text), field="text", indexed=False, atomic=True
@@ -197,7 +201,7 @@ class Embedder:
         return Embeddings(
             vectors=None if dense is None else self._shorten(dense, spec),
             sparse=self._sparse(rows, sequences, spec),
-            multi_vectors=self._multi_vectors(rows),
+            multi_vectors=self._multi_vectors(rows, sequences),
             token_counts=[len(one.input_ids) for one in sequences],
             truncated=[one.truncated for one in sequences],
         )
@@ -229,11 +233,16 @@ class Embedder:
             return vectors
         return [vector.heaviest(spec.max_sparse_terms) for vector in vectors]
 
-    def _multi_vectors(self, rows: OutputRows) -> list[FloatArray] | None:
+    def _multi_vectors(
+        self, rows: OutputRows, sequences: Sequence[TokenSequence]
+    ) -> list[FloatArray] | None:
         if TOKEN_EMBEDDINGS not in rows.by_token:
             return None
         skip = self.properties.multi_vector_skip_tokens
-        return [vectors[skip:] for vectors in rows.by_token[TOKEN_EMBEDDINGS]]
+        return [
+            vectors[skip:] if one.compared is None else vectors[one.compared]
+            for vectors, one in zip(rows.by_token[TOKEN_EMBEDDINGS], sequences, strict=True)
+        ]
 
     def outputs(self, spec: EmbedSpec) -> tuple[str, ...]:
         """Return the graph outputs that the representations are made of."""
@@ -290,6 +299,7 @@ class Embedder:
                     truncation=spec.truncation,
                     field=name(index),
                     task=spec.task,
+                    role=spec.role,
                     prompt_tokens=prompt_tokens,
                 )
                 for index, one in enumerate(results)
@@ -301,7 +311,7 @@ class Embedder:
             sequences=len(texts),
             prepare=prepare,
             outputs=self.outputs(spec),
-            size_bytes=size_bytes + len(spec.prompt) * len(texts),
+            size_bytes=size_bytes + (len(spec.prompt) + spec.min_tokens) * len(texts),
             max_tokens=spec.max_tokens,
             atomic=atomic,
             read_limit=read_limit_of(spec),
@@ -334,6 +344,7 @@ class Embedder:
         truncation: Truncation,
         field: str,
         task: int = 0,
+        role: TextRole | None = None,
         prompt_tokens: int = 0,
     ) -> TokenSequence | errors.EngineError:
         """Build a sequence from a tokenized text, or return the error for it.
@@ -344,13 +355,14 @@ class Embedder:
             truncation: The end to cut, if any.
             field: Its place in the request, for errors.
             task: The task that the graph computes, if the model has several.
+            role: What the text is to a model of late interaction.
             prompt_tokens: Tokens at the start that are not pooled.
         """
         if isinstance(result, errors.EngineError):
             return result
         try:
             sequence = self.tokenizer.build_sequence(
-                result.ids, max_tokens=max_tokens, truncation=truncation
+                result.ids, max_tokens=max_tokens, truncation=truncation, role=role
             )
         except TokenLimitError as error:
             return too_many_tokens(error, field=field)

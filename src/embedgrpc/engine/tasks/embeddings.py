@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.kinds import Representation, Truncation
+from embedgrpc.models.kinds import Representation, TextRole, Truncation
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class EmbedSpec:
         representations: The representations to return; the model must have them.
         max_sparse_terms: Keep only this many of the heaviest sparse terms; 0 for all.
         task: The task that the graph computes, if the model has several.
+        role: What the texts are to a model of late interaction; None for other models.
+        min_tokens: The tokens that each text has at least, because the model fills it up.
     """
 
     prompt: str
@@ -32,6 +34,8 @@ class EmbedSpec:
     representations: tuple[Representation, ...]
     max_sparse_terms: int = 0
     task: int = 0
+    role: TextRole | None = None
+    min_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from embedgrpc.engine.tokenizing.texts import CheckedText, check_text
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.kinds import RerankMethod, Truncation
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 
 class ScoreScale(StrEnum):

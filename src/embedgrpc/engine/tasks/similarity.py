@@ -21,8 +21,8 @@ from embedgrpc.engine.tasks.reranking import (
 from embedgrpc.engine.tokenizing.jobs import TokenizeResult
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.kinds import Representation, RerankMethod
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.kinds import Representation, RerankMethod, TextRole
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 # Source: the weights published for BGE-M3 when reranking with all three representations.
 _DENSE_WEIGHT, _SPARSE_WEIGHT, _MULTI_VECTOR_WEIGHT = 0.4, 0.2, 0.4
@@ -30,6 +30,8 @@ _DENSE_WEIGHT, _SPARSE_WEIGHT, _MULTI_VECTOR_WEIGHT = 0.4, 0.2, 0.4
 _VECTORS_BYTES_MAX = 512 * 1024 * 1024
 _FLOAT_BYTES = 4
 _SPECIAL_TOKENS = 8
+# Source: sentence-transformers, `maxsim`.
+_NO_MATCH = -1e9
 
 
 # The representations that each method compares, best method first.
@@ -88,6 +90,7 @@ class SimilarityReranker:
         texts = QueryAndDocuments(query, documents)
         prompts = len(spec.query_prompt) + len(spec.document_prompt) * len(documents)
         size_bytes = min(len(query), self.embedder.max_characters) + documents_bytes + prompts
+        size_bytes += self._min_query_tokens
         await self._check_size(texts, size_bytes, spec)
         inputs = Inputs(
             texts=texts,
@@ -140,7 +143,7 @@ class SimilarityReranker:
         sequences = [one for one in (result.job.sequences[index] for index in kept) if one]
         scores = np.empty(0, np.float32)
         if len(kept) > 1:
-            scores = _SCORES[self.method](self.embedder.finish(result.job, kept, rows, spec))
+            scores = self._compare(self.embedder.finish(result.job, kept, rows, spec))
         return rank(
             scores,
             positions=[position - 1 for position in kept[1:]],
@@ -148,6 +151,13 @@ class SimilarityReranker:
             query=sequences[0],
             failures={position - 1: error for position, error in failures.items()},
         )
+
+    def _compare(self, embeddings: Embeddings) -> FloatArray:
+        scores = _SCORES[self.method](embeddings)
+        late = self.embedder.properties.late_interaction
+        if late is None or not late.mean:
+            return scores
+        return scores / np.float32(max(1, len((embeddings.multi_vectors or ((),))[0])))
 
     async def _check_size(self, texts: Sequence[str], size_bytes: int, spec: RerankSpec) -> None:
         """Refuse documents whose vectors, one per token, would take too much memory.
@@ -165,7 +175,7 @@ class SimilarityReranker:
 
         def count_tokens() -> int:
             prompts = [spec.query_prompt] + [spec.document_prompt] * (len(texts) - 1)
-            return sum(
+            return self._min_query_tokens + sum(
                 min(properties.max_tokens, len(prompt) + len(text) + _SPECIAL_TOKENS)
                 for prompt, text in zip(prompts, texts, strict=True)
             )
@@ -179,8 +189,19 @@ class SimilarityReranker:
                 metadata={"label": "TOO_MANY_VECTORS", "bytes": str(size)},
             )
 
+    @property
+    def _min_query_tokens(self) -> int:
+        late = self.embedder.properties.late_interaction
+        return late.min_tokens(TextRole.QUERY) if late else 0
+
+    def _role_of(self, position: int) -> TextRole | None:
+        if self.embedder.properties.late_interaction is None:
+            return None
+        return TextRole.DOCUMENT if position else TextRole.QUERY
+
     def _limit_tokens(self, position: int, spec: RerankSpec) -> int:
-        limit = self.embedder.properties.max_tokens
+        late, role = self.embedder.properties.late_interaction, self._role_of(position)
+        limit = late.max_tokens[role] if late and role else self.embedder.properties.max_tokens
         return min((spec.max_tokens or limit) if position else self.max_query_tokens, limit)
 
     def _limit_characters(self, position: int, spec: RerankSpec) -> int:
@@ -205,6 +226,7 @@ class SimilarityReranker:
                 field=field_of(position),
                 task=spec.tasks[min(position, 1)],
                 prompt_tokens=prompt_tokens[min(position, 1)],
+                role=self._role_of(position),
             )
             for position, result in enumerate(results)
         ]
@@ -227,9 +249,15 @@ def _lexical(embeddings: Embeddings) -> FloatArray:
 
 
 def _late_interaction(embeddings: Embeddings) -> FloatArray:
-    """Sum, over the query's tokens, the best match in the document. Source: ColBERT."""
+    """Sum, over the query's tokens, the best match in the document. Source: ColBERT.
+
+    A document without vectors comes after all others.
+    """
     query, *documents = embeddings.multi_vectors or ()
-    return np.array([(query @ one.T).max(axis=1).sum() for one in documents], np.float32)
+    return np.array(
+        [(query @ one.T).max(axis=1).sum() if len(one) else _NO_MATCH for one in documents],
+        np.float32,
+    )
 
 
 def _hybrid(embeddings: Embeddings) -> FloatArray:

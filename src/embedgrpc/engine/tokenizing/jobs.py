@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,25 @@ _PIECE_CHARACTERS_PER_TOKEN = 6
 _PIECE_CHARACTERS_MIN = 512
 
 
+class Pairing(Enum):
+    """Which texts of a job a model reads together."""
+
+    NONE = auto()
+    # Each text with the first, as a query with documents.
+    WITH_FIRST = auto()
+    # The second with the first, the fourth with the third, and so on.
+    WITH_PREVIOUS = auto()
+
+    def first_of(self, index: int) -> int | None:
+        """Return the position of the first text in the pair of a text; None without pairs."""
+        match self:
+            case Pairing.WITH_FIRST:
+                return 0
+            case Pairing.WITH_PREVIOUS:
+                return index - index % 2
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class ReadLimit:
     """How much of each text is tokenized.
@@ -30,14 +50,13 @@ class ReadLimit:
     Attributes:
         tokens: Maximum tokens of a text.
         from_end: Whether the last ones count rather than the first.
-        with_first: Whether each text shares this number with the first text, as a cross-encoder's
-            documents do with the query. The first is then tokenized whole, and at least as many
-            tokens of each other text, because the longer of the two is truncated.
+        pairing: Which texts share this number. The first of a pair is tokenized whole, and at
+            least as many tokens of the second, because the longer of the two is truncated.
     """
 
     tokens: int
     from_end: bool = False
-    with_first: bool = False
+    pairing: Pairing = Pairing.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +215,7 @@ class Tokenization:
 
     def _begin(self, index: int, checked: CheckedText, cut_points: CutPoints | None) -> "Piece":
         size, from_end = SLICE_CHARACTERS, False
-        if self._read_limit is not None and not (self._read_limit.with_first and index == 0):
+        if self._read_limit is not None and self._read_limit.pairing.first_of(index) != index:
             size = max(self._read_limit.tokens * _PIECE_CHARACTERS_PER_TOKEN, _PIECE_CHARACTERS_MIN)
             size, from_end = min(size, SLICE_CHARACTERS), self._read_limit.from_end
         # A text that is hardly longer than one piece is not worth another round.
@@ -206,19 +225,28 @@ class Tokenization:
         return _LongText(index, pieces, characters_cut=checked.cut, from_end=from_end).take()
 
     def _awaits_first(self, taken: "Sequence[Piece]") -> bool:
-        """Whether the length of the first text must be known before going on."""
-        if self._read_limit is None or not self._read_limit.with_first or self._next == 0:
+        """Whether the length of the pair's first text must be known before going on."""
+        first = self._first_of(self._next)
+        if first is None or first == self._next or self._results[first] is not None:
             return False
-        return self._results[0] is None and not (taken and taken[0].long is None)
+        # A text that is taken whole is known by the time it matters. It is the first one of the
+        # job, or the one before.
+        return not any(
+            piece.position == first and piece.long is None for piece in (*taken[:1], *taken[-1:])
+        )
 
     def _tokens_read(self, index: int) -> float:
         read_limit = self._read_limit
-        if read_limit is None or (read_limit.with_first and index == 0):
+        position = self._first_of(index)
+        if read_limit is None or position == index:
             return float("inf")
-        first = self._results[0]
-        if read_limit.with_first and isinstance(first, Tokenized):
+        first = None if position is None else self._results[position]
+        if isinstance(first, Tokenized):
             return max(read_limit.tokens, len(first.ids))
         return read_limit.tokens
+
+    def _first_of(self, index: int) -> int | None:
+        return None if self._read_limit is None else self._read_limit.pairing.first_of(index)
 
 
 class Piece(NamedTuple):

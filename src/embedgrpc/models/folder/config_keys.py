@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.known_keys import BEYOND_THE_GRAPH, CROSS_ENCODER, Use, config_keys
+from embedgrpc.models.folder.own_code import has_known_code
 from embedgrpc.models.folder.verdict import KeyVerdict, judge
 
 _TOKENIZER = "AutoTokenizer"
@@ -18,8 +19,11 @@ def judge_config(config: JsonObject, *, is_built: bool) -> Iterator[KeyVerdict]:
             computes.
     """
     keys, knows_all = config_keys(config.text("model_type", default=""))
+    known_code = has_known_code(config)
     for one in judge(config, keys):
-        if is_built:
+        if one.key == "auto_map" and is_built and known_code:
+            yield KeyVerdict(config, one.key, Use.HARMLESS)
+        elif is_built:
             if knows_all or one.use is not Use.UNKNOWN:
                 yield one
         elif one.key in BEYOND_THE_GRAPH or one.use is Use.HARMLESS:

@@ -9,13 +9,18 @@ from embedgrpc.models.files.json_file import JsonObject, read_json
 from embedgrpc.models.folder.config_keys import judge_config
 from embedgrpc.models.folder.known_keys import (
     EXTRAS,
+    LATE_EXTRAS,
+    LATE_TRANSFORMER,
+    METADATA,
     MODEL2VEC,
     MODULE_CONFIGS,
     MODULES,
     SPECIAL_TOKENS,
     TOKENIZER,
+    TRANSFORMER,
     Use,
 )
+from embedgrpc.models.folder.late_interaction import METADATA_NAME
 from embedgrpc.models.folder.modules import has_own_code
 from embedgrpc.models.folder.prompts import TASKS_KEY
 from embedgrpc.models.folder.token_table import TokenTable
@@ -29,6 +34,7 @@ def judge_folder(
     settings: JsonObject,
     *,
     is_built: bool,
+    is_late: bool = False,
     table: TokenTable | None = None,
 ) -> Iterator[KeyVerdict]:
     """Yield what is done with each key of a model's files.
@@ -39,6 +45,7 @@ def judge_folder(
         settings: The Transformer's file.
         is_built: Whether the graph is built from `config.json`. Otherwise an export contains what
             the model computes.
+        is_late: Whether it is a model of late interaction.
         table: The table of a static model, if it is one. Such a model has fewer files.
 
     Raises:
@@ -53,9 +60,11 @@ def judge_folder(
         return
     config = JsonObject.read(folder / "config.json", root)
     yield from judge_config(config, is_built=is_built)
-    yield from judge_transformer(settings)
+    yield from judge_transformer(settings, LATE_TRANSFORMER if is_late else TRANSFORMER)
+    if is_late:
+        yield from judge(JsonObject.read_if_present(root / METADATA_NAME, root), METADATA)
     for path, keys in (
-        (root / "config_sentence_transformers.json", EXTRAS),
+        (root / "config_sentence_transformers.json", LATE_EXTRAS if is_late else EXTRAS),
         (folder / "tokenizer_config.json", TOKENIZER),
         (folder / "special_tokens_map.json", SPECIAL_TOKENS),
     ):
@@ -78,11 +87,16 @@ def _judge_modules(root: Path, *, has_tasks: bool) -> Iterator[KeyVerdict]:
             yield from judge(JsonObject.read_if_present(path, root), module_keys)
 
 
+def _place(path: Path, root: Path) -> str:
+    """Return a file's path in the model's folder, or its name: an adapter may be elsewhere."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
 def summarize(verdicts: Iterable[KeyVerdict], root: Path) -> list[str]:
     """Return one line per file: how many keys are followed and harmless, and which are unknown."""
     files: dict[str, dict[Use, list[str]]] = {}
     for one in verdicts:
-        place = one.config.path.relative_to(root).as_posix()
+        place = _place(one.config.path, root)
         keys = files.setdefault(place, {}).setdefault(one.use, [])
         if one.key not in keys:
             keys.append(one.key)
@@ -116,7 +130,7 @@ def check_keys(
         if one.use is Use.REFUSED:
             raise ModelError(f"{one.config.path}: {one.key} is not supported: {one.advice}")
         if one.use is Use.UNKNOWN:
-            place = f"{one.config.path.relative_to(root).as_posix()}: {one.key}"
+            place = f"{_place(one.config.path, root)}: {one.key}"
             unknown.append(f"{place} ({one.advice})" if one.advice else place)
             accepted[place] = _find(one.config.values, one.key)
     if unknown and not accept_unknown:

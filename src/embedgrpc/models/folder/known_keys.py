@@ -60,13 +60,13 @@ CONFIG = Keys(
         " intermediate_size hidden_act activation layer_norm_eps max_position_embeddings"
         " type_vocab_size pad_token_id position_embedding_type is_decoder add_cross_attention"
         " dim n_layers n_heads hidden_dim embedding_size num_hidden_groups inner_group_num"
-        " relative_attention_num_buckets id2label num_labels lora_adaptations"
+        " relative_attention_num_buckets id2label num_labels problem_type lora_adaptations"
         " sentence_transformers sbert_ce_default_activation_function head_dim num_key_value_heads"
         " tokenizer_class"
     ),
     harmless=_words(
         # Who made the model, how it was trained, and how it generates text.
-        "_name_or_path name_or_path transformers_version torch_dtype dtype label2id problem_type"
+        "_name_or_path name_or_path transformers_version torch_dtype dtype label2id"
         " finetuning_task initializer_range initializer_factor hidden_dropout_prob hidden_dropout"
         " attention_probs_dropout_prob attention_dropout classifier_dropout classifier_dropout_prob"
         " dropout qa_dropout seq_classif_dropout summary_type summary_use_proj summary_activation"
@@ -88,6 +88,8 @@ CONFIG = Keys(
         " num_memory_blocks down_scale_factor sinusoidal_pos_embds tie_weights_"
         # The weights say whether a head has its own.
         " tie_word_embeddings"
+        # No pipeline reaches it: each number of labels has its own function.
+        " function_to_apply"
         # Written by libraries that train on top.
         " loss_fn loss_type adapter_path adapter_name seed"
     ),
@@ -107,6 +109,13 @@ CONFIG = Keys(
 _ENCODERS = _words("bert roberta xlm-roberta camembert distilbert mpnet electra albert")
 _EXPORT_IT = "export the model to onnx/model.onnx"
 _ROTATION = _words("rope_theta rope_scaling rope_parameters")
+_NO_EXPERTS = "a mixture of experts cannot be built: export the model to onnx/model.onnx"
+_GTE = Keys(
+    followed=_words("layer_norm_type pack_qkv logn_attention_scale logn_attention_clip1")
+    | _ROTATION,
+    # How attention is computed, not what. Sizes of vectors are for requests to choose.
+    harmless=_words("unpad_inputs use_memory_efficient_attention matryoshka_dimensions"),
+)
 _QWEN2 = Keys(
     followed=_words(
         "rms_norm_eps use_sliding_window sliding_window max_window_layers layer_types is_causal"
@@ -137,6 +146,43 @@ _MORE_KEYS = {
         # The reference reads neither.
         harmless=_words("_sliding_window_pattern cache_implementation"),
     ),
+    "modernbert": Keys(
+        followed=_words(
+            "hidden_activation norm_eps norm_bias attention_bias mlp_bias layer_types"
+            " global_attn_every_n_layers local_attention global_rope_theta local_rope_theta"
+            " rope_parameters rope_scaling classifier_pooling classifier_activation classifier_bias"
+            " decoder_bias"
+        ),
+        harmless=_words(
+            "initializer_cutoff_factor embedding_dropout mlp_dropout deterministic_flash_attn"
+            " sparse_prediction sparse_pred_ignore_index reference_compile repad_logits_with_grad"
+        ),
+    ),
+    "nomic_bert": Keys(
+        followed=_words(
+            "n_embd n_head n_layer n_inner layer_norm_epsilon activation_function prenorm"
+            " parallel_block parallel_block_tied_norm causal qkv_proj_bias mlp_fc1_bias"
+            " mlp_fc2_bias use_rms_norm norm_mlp rotary_emb_base rotary_emb_fraction"
+            " rotary_emb_interleaved rotary_head_dim rotary_scaling_factor max_trained_positions"
+            " pad_vocab_size_multiple scale_attn_weights scale_attn_by_inverse_layer_idx"
+        )
+        | _ROTATION,
+        harmless=_words(
+            "n_positions attn_pdrop embd_pdrop resid_pdrop dense_seq_output fused_bias_fc"
+            " fused_dropout_add_ln reorder_and_upcast_attn use_flash_attn use_xentropy"
+            # Of heads that token vectors do not pass.
+            " add_pooling_layer last_layer_subset"
+        ),
+        refused={
+            "rotary_emb_scale_base": "rotary positions that decay cannot be built",
+            "num_experts": _NO_EXPERTS,
+            "moe_every_n_layers": _NO_EXPERTS,
+            "num_heads_kv": "grouped queries cannot be built for this architecture",
+            "register_tokens": "registers cannot be built",
+        },
+    ),
+    "gte": _GTE,
+    "new": _GTE,
 }
 
 
@@ -174,6 +220,30 @@ MODEL2VEC = Keys(
         " head_config"
     ),
 )
+_OTHER_METHOD = "merge the adapter with merge_and_unload of peft, and save the whole model"
+# Of `adapter_config.json`.
+ADAPTER = Keys(
+    followed=_words(
+        "peft_type r lora_alpha use_rslora rank_pattern alpha_pattern modules_to_save bias"
+        " init_lora_weights"
+    ),
+    harmless=_words(
+        # The weights say which layers change; products of torch's Linear ignore fan_in_fan_out.
+        "target_modules exclude_modules layers_to_transform layers_pattern fan_in_fan_out"
+        " base_model_name_or_path revision task_type inference_mode auto_mapping peft_version"
+        " lora_dropout megatron_config megatron_core qalora_group_size runtime_config eva_config"
+        " loftq_config lora_ga_config velora_config ensure_weight_tying num_virtual_tokens"
+        " token_dim num_transformer_submodules num_attention_heads num_layers"
+    ),
+    refused=dict.fromkeys(
+        (
+            "use_dora", "use_qalora", "lora_bias", "layer_replication", "target_parameters",
+            "trainable_token_indices", "alora_invocation_tokens", "use_bdlora", "arrow_config",
+            "kasa_config", "corda_config", "monteclora_config",
+        ),
+        _OTHER_METHOD,
+    ),
+)  # fmt: skip
 TRANSFORMER = Keys(
     followed=_words(
         "max_seq_length do_lower_case transformer_task modality_config module_output_name"
@@ -185,6 +255,11 @@ TRANSFORMER = Keys(
         ("query_length", "document_length", "query_expansion"),
         _SUPPORTED_LATER,
     ),
+)
+# The same of a model of late interaction.
+LATE_TRANSFORMER = Keys(
+    followed=TRANSFORMER.followed | _words("query_length document_length query_expansion"),
+    harmless=TRANSFORMER.harmless,
 )
 EXTRAS = Keys(
     followed=_words(
@@ -201,6 +276,30 @@ EXTRAS = Keys(
         "it belongs to models of late interaction",
     ),
 )  # fmt: skip
+LATE_EXTRAS = Keys(
+    followed=_words("prompts similarity_fn_name model_type") | EXTRAS.refused.keys()
+    | _words("query_expansion"),
+    # Queries and documents have prompts of their own, so that the default never applies.
+    harmless=EXTRAS.harmless | _words("default_prompt_name activation_fn"),
+    refused=dict.fromkeys(("truncate_dim", "max_active_dims"), _SUPPORTED_LATER),
+)  # fmt: skip
+# `artifact.metadata`, which ColBERT's authors write.
+METADATA = Keys(
+    followed=_words(
+        "query_token_id doc_token_id query_maxlen doc_maxlen attend_to_mask_tokens"
+        " mask_punctuation interaction similarity dim"
+    ),
+    harmless=_words(
+        # How the model was trained, and how an index of its vectors is made and searched.
+        "query_token doc_token ncells centroid_score_threshold ndocs load_index_with_mmap"
+        " index_path index_bsize nbits kmeans_niters resume pool_factor clustering_mode"
+        " protected_tokens bsize accumsteps lr maxsteps save_every warmup warmup_bert relu nway"
+        " use_ib_negatives reranker distillation_alpha ignore_scores model_name shuffle checkpoint"
+        " triples collection queries index_name overwrite root experiment index_root name rank"
+        " nranks amp gpus avoid_fork_if_possible bert_layers configs meta version"
+        " total_visible_gpus"
+    ),
+)
 MODULES = Keys(
     followed=_words("idx name path type"),
     # Names of arguments that a caller may pass to a module.
@@ -268,6 +367,7 @@ MODULE_CONFIGS = {
     ),
     "LayerNorm": Keys(followed=_words("dimension")),
     "Normalize": Keys(followed=_INPUT_AND_OUTPUT),
+    "MultiVectorMask": Keys(followed=_words("skiplist_words skiplist_tasks keep_only_token_ids")),
     "Dropout": Keys(followed=frozenset(), harmless=_words("dropout")),
     "LogitScore": Keys(followed=_words("true_token_id false_token_id module_input_name")),
     "SpladePooling": Keys(

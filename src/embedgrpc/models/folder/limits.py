@@ -28,6 +28,8 @@ OFFSET_POSITIONS = frozenset(
 # These models have one row per position, so no setting may exceed the table.
 EDGE_POSITIONS = frozenset({"bert", "distilbert", "electra", "albert", "ernie"})
 _TABLE_POSITIONS = OFFSET_POSITIONS | EDGE_POSITIONS
+# What the reference takes where `config.json` has none.
+_NOMIC_POSITIONS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,18 @@ def find_max_tokens(
     return min(known, key=lambda limit: limit.tokens)
 
 
+def table_positions(config: JsonObject) -> int | None:
+    """Return the most tokens that a model's table of positions has rows for; None without one."""
+    if config.text("model_type", default="") not in _TABLE_POSITIONS:
+        return None
+    return _usable_positions(config)
+
+
 def _usable_positions(config: JsonObject) -> int | None:
     positions = config.count("max_position_embeddings")
+    if positions is None and config.text("model_type", default="") == "nomic_bert":
+        # Older configurations also have a larger number, of positions that rotate well enough.
+        return config.count("max_trained_positions") or _NOMIC_POSITIONS
     if positions is None or config.text("model_type", default="") not in OFFSET_POSITIONS:
         return positions
     return positions - (config.count("pad_token_id") or 0) - 1

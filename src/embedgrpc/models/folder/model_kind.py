@@ -1,13 +1,12 @@
-"""Reads whether a model is an embedding model or a cross-encoder."""
+"""Reads whether a model is an embedding model, a cross-encoder or a classifier."""
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.labels import has_labels, read_labels
+from embedgrpc.models.folder.late_interaction import AUTHORS_ARCHITECTURE, MODEL_TYPES
 from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.kinds import Kind, PairTemplate
 
-_CLASSIFIER = "ForSequenceClassification"
-# These models pad queries with [MASK] tokens and drop punctuation from documents.
-_LATE_INTERACTION = frozenset({"MultiVectorEncoder", "ColBERT", "HF_ColBERT"})
 # By the end of an architecture's name: what a folder without modules may be, and what to do.
 _SET_POOLING = "if it is an embedding model, set pooling and normalize for it in the configuration"
 _UNCLEAR = {
@@ -29,16 +28,32 @@ _MODEL_TYPES = {
     "SentenceTransformer": Kind.EMBEDDING,
     "CrossEncoder": Kind.CROSS_ENCODER,
     "SparseEncoder": Kind.EMBEDDING,
+    **dict.fromkeys(MODEL_TYPES, Kind.EMBEDDING),
 }
 
 
-def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
+def read_architectures(config: JsonObject) -> list[str]:
+    """Return the names of architectures in `config.json`.
+
+    Raises:
+        ModelError: The key holds something else.
+    """
+    architectures = config.values.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
+        raise config.wrong("architectures", "a list of names")
+    return architectures
+
+
+def find_kind(
+    config: JsonObject, extras: JsonObject, modules: Modules, *, is_late: bool = False
+) -> Kind:
     """Return the kind of a model.
 
     Args:
         config: `config.json`.
         extras: `config_sentence_transformers.json`.
         modules: The content of `modules.json`.
+        is_late: Whether it is a model of late interaction.
 
     Raises:
         ModelError: The kind is missing, contradictory or not supported.
@@ -50,18 +65,17 @@ def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
         return _check_causal(extras, modules, named)
     if modules.splade or named == "SparseEncoder":
         return _check_sparse(extras, modules, named)
+    if is_late:
+        return _check_late(config, extras, modules, named)
+    _check_layers(extras, modules)
     if modules.poolings:
-        if named and _MODEL_TYPES[named] is not Kind.EMBEDDING:
+        if named in MODEL_TYPES or (named and _MODEL_TYPES[named] is not Kind.EMBEDDING):
             raise ModelError(f"{extras.path}: model_type {named!r} contradicts the Pooling module")
         _check_token_dimensions(config, modules)
         return Kind.EMBEDDING
-    architectures = _read_architectures(config)
-    refused = sorted(_LATE_INTERACTION.intersection(architectures))
-    if refused:
-        raise ModelError(f"{config.path}: architectures {refused[0]!r} is not supported")
-    if any(name.endswith(_CLASSIFIER) for name in architectures):
-        _check_one_label(config)
-        return Kind.CROSS_ENCODER
+    architectures = read_architectures(config)
+    if has_labels(config):
+        return Kind.CROSS_ENCODER if len(read_labels(config)) == 1 else Kind.CLASSIFIER
     for ending, advice in _UNCLEAR.items():
         if any(name.endswith(ending) for name in architectures):
             raise ModelError(f"{config.path}: architectures has {ending}: {advice}")
@@ -71,13 +85,6 @@ def find_kind(config: JsonObject, extras: JsonObject, modules: Modules) -> Kind:
         f"{path} {fault}, so it is unknown how to pool token vectors; set pooling and normalize "
         "for this model in the configuration"
     )
-
-
-def _read_architectures(config: JsonObject) -> list[str]:
-    names = config.values.get("architectures") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise config.wrong("architectures", "a list of names")
-    return names
 
 
 def _check_causal(extras: JsonObject, modules: Modules, named: str) -> Kind:
@@ -100,23 +107,35 @@ def _check_sparse(extras: JsonObject, modules: Modules, named: str) -> Kind:
     return Kind.EMBEDDING
 
 
+def _check_layers(extras: JsonObject, modules: Modules) -> None:
+    if modules.layers and not modules.poolings:
+        raise ModelError(
+            f"{extras.path.parent / 'modules.json'}: Dense needs a Pooling before it, unless the "
+            f"model_type of {extras.path.name} is one of {', '.join(sorted(MODEL_TYPES))}"
+        )
+
+
+def _check_late(config: JsonObject, extras: JsonObject, modules: Modules, named: str) -> Kind:
+    if named and named not in MODEL_TYPES:
+        raise ModelError(f"{extras.path}: model_type {named!r} contradicts the modules")
+    path = extras.path.parent / "modules.json"
+    if not path.exists() and AUTHORS_ARCHITECTURE not in read_architectures(config):
+        raise ModelError(
+            f"{path} is missing: it must list the modules that make a vector of each token"
+        )
+    hidden = config.count("hidden_size")
+    if modules.layers and hidden is not None and hidden != modules.layers[0].in_features:
+        raise ModelError(
+            f"{config.path}: hidden_size is {hidden}, but the Dense module's config.json says "
+            f"{modules.layers[0].in_features}"
+        )
+    return Kind.EMBEDDING
+
+
 def _check_token_dimensions(config: JsonObject, modules: Modules) -> None:
     hidden = config.count("hidden_size")
     if hidden is not None and hidden != modules.token_dimensions:
         raise ModelError(
             f"{config.path}: hidden_size is {hidden}, but the Pooling module's config.json says "
             f"{modules.token_dimensions}"
-        )
-
-
-def _check_one_label(config: JsonObject) -> None:
-    labels = config.count("num_labels")
-    key = "num_labels"
-    if labels is None:
-        labels, key = len(config.table("id2label")), "id2label"
-    if labels == 0:
-        raise ModelError(f"{config.path}: num_labels or id2label must be set")
-    if labels != 1:
-        raise ModelError(
-            f"{config.path}: {key} has {labels} labels; only cross-encoders with 1 are supported"
         )

@@ -12,6 +12,7 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject, read_json
 from embedgrpc.models.files.model_file import find_member
 from embedgrpc.models.folder.logit_score import LogitScore
+from embedgrpc.models.folder.multi_vector_mask import MultiVectorMask
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.folder.token_table import (
     TokenTable,
@@ -33,6 +34,9 @@ _POOLING_FLAGS = {
     "pooling_mode_lasttoken": Pooling.LAST_TOKEN,
 }
 _LIBRARY = "sentence_transformers"
+# PyLate's own class computes the same.
+_PYLATE_DENSE = "pylate.models.Dense.Dense"
+_TOKEN_EMBEDDINGS = "token_embeddings"  # noqa: S105 - tokens of text, not a password
 # Real models have up to six modules.
 _MODULES_MAX = 64
 _POOLINGS_MAX = 16
@@ -47,7 +51,10 @@ class Modules:
         token_dimensions: Values per token vector, from the Pooling module; 0 without one.
         normalize: Whether the pooled vector is scaled to length 1.
         splade: The SpladePooling module, if any.
-        layers: The layers between pooling and normalisation, in order.
+        mask: The MultiVectorMask module, if any.
+        layers: The layers between pooling and normalisation, in order. Without a Pooling module
+            they apply to each token vector.
+        unit_tokens: Whether each token vector is scaled to length 1.
         transformer: The subfolder of the backbone, its configuration and tokenizer; mostly empty.
         include_prompt: Whether the tokens of a prompt are pooled.
         pooling: The Pooling module's `config.json`, if any.
@@ -60,7 +67,9 @@ class Modules:
     token_dimensions: int = 0
     normalize: bool = False
     splade: SpladePooling | None = None
+    mask: MultiVectorMask | None = None
     layers: tuple[VectorLayer, ...] = ()
+    unit_tokens: bool = False
     transformer: str = ""
     include_prompt: bool = True
     pooling: JsonObject | None = None
@@ -114,6 +123,8 @@ def _append_module(files: ModelFiles, module: JsonObject, index: int, modules: M
     folder, path = files.folder, module.path
     name = module.text("type", default="").rpartition(".")[2]
     read = _READERS.get(name)
+    if name in _ADVICE:
+        raise ModelError(f"{path}: [{index}].type {name!r} is not supported: {_ADVICE[name]}")
     if read is None:
         known = ", ".join(_READERS)
         raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
@@ -158,7 +169,7 @@ def has_own_code(module: JsonObject) -> bool:
         ModelError: The type is no text.
     """
     package, dot, _ = module.text("type", default="").partition(".")
-    return bool(dot) and package != _LIBRARY
+    return bool(dot) and package != _LIBRARY and module.values["type"] != _PYLATE_DENSE
 
 
 def _read_transformer(folder: Path, subfolder: str, modules: Modules) -> Modules:
@@ -167,7 +178,7 @@ def _read_transformer(folder: Path, subfolder: str, modules: Modules) -> Modules
 
 
 def _read_pooling(folder: Path, subfolder: str, modules: Modules) -> Modules:
-    if modules.poolings or modules.normalize or modules.splade or modules.layers:
+    if modules.poolings or modules.normalize or modules.splade or modules.layers or modules.mask:
         raise ModelError(f"{folder / 'modules.json'}: Pooling must come once, before Normalize")
     path = folder / subfolder / "config.json"
     if not path.exists():
@@ -219,10 +230,15 @@ def _read_pooling_flags(config: JsonObject) -> tuple[Pooling, ...]:
 
 
 def _read_normalize(folder: Path, subfolder: str, modules: Modules) -> Modules:
-    if not modules.poolings:
-        raise ModelError(f"{folder / 'modules.json'}: Normalize needs a Pooling before it")
     # The folder often does not exist, because git does not keep empty folders.
     config = JsonObject.read_if_present(folder / subfolder / "config.json", folder)
+    if not modules.poolings:
+        source = config.text("module_input_name", default="sentence_embedding")
+        if source != _TOKEN_EMBEDDINGS:
+            raise ModelError(f"{folder / 'modules.json'}: Normalize needs a Pooling before it")
+        if config.text("module_output_name", default=source) != _TOKEN_EMBEDDINGS:
+            raise config.wrong("module_output_name", _TOKEN_EMBEDDINGS)
+        return replace(modules, unit_tokens=True)
     for key in ("module_input_name", "module_output_name"):
         if config.text(key, default="sentence_embedding") != "sentence_embedding":
             raise config.wrong(key, "sentence_embedding")
@@ -230,7 +246,8 @@ def _read_normalize(folder: Path, subfolder: str, modules: Modules) -> Modules:
 
 
 def _read_dense(folder: Path, subfolder: str, modules: Modules) -> Modules:
-    return _append_layer(folder, modules, read_dense(folder / subfolder, folder), "Dense")
+    layer = read_dense(folder / subfolder, folder, per_token=not modules.poolings)
+    return _append_layer(folder, modules, layer, "Dense")
 
 
 def _read_norm(folder: Path, subfolder: str, modules: Modules) -> Modules:
@@ -238,14 +255,13 @@ def _read_norm(folder: Path, subfolder: str, modules: Modules) -> Modules:
 
 
 def _append_layer(folder: Path, modules: Modules, layer: VectorLayer, name: str) -> Modules:
-    if not modules.poolings:
-        raise ModelError(
-            f"{folder / 'modules.json'}: {name} needs a Pooling before it: models with one vector "
-            "per token are not supported"
-        )
-    if modules.normalize:
+    if not modules.poolings and name != "Dense":
+        raise ModelError(f"{folder / 'modules.json'}: {name} needs a Pooling before it")
+    if modules.normalize or modules.unit_tokens:
         raise ModelError(f"{folder / 'modules.json'}: {name} must come before Normalize")
-    if layer.in_features != modules.dimensions:
+    # The first layer of token vectors is compared with config.json later.
+    first = not modules.poolings and not modules.layers
+    if not first and layer.in_features != modules.dimensions:
         raise ModelError(
             f"{layer.folder / 'config.json'}: the {name} module needs {layer.in_features} values, "
             f"but the module before it returns {modules.dimensions}"
@@ -258,8 +274,14 @@ def _read_dropout(folder: Path, subfolder: str, modules: Modules) -> Modules:
     return modules
 
 
+def _read_mask(folder: Path, subfolder: str, modules: Modules) -> Modules:
+    if modules.poolings or modules.splade or modules.mask:
+        raise ModelError(f"{folder / 'modules.json'}: MultiVectorMask must come once, alone")
+    return replace(modules, mask=MultiVectorMask.read(folder / subfolder / "config.json", folder))
+
+
 def _read_splade(folder: Path, subfolder: str, modules: Modules) -> Modules:
-    if modules.poolings or modules.splade:
+    if modules.poolings or modules.splade or modules.mask or modules.layers:
         raise ModelError(f"{folder / 'modules.json'}: SpladePooling must be the only pooling")
     return replace(modules, splade=SpladePooling.read(folder / subfolder / "config.json", folder))
 
@@ -273,6 +295,20 @@ def _read_logit_score(folder: Path, subfolder: str, modules: Modules) -> Modules
     return replace(modules, logit_score=LogitScore.read(path, folder), logit_score_path=path)
 
 
+# Modules that are known, with what to do. Asym is Router's older name, and IDF that of
+# SparseStaticEmbedding.
+_SPLIT_ROUTES = (
+    "load the model with sentence-transformers, save each route as a model of its own, such as "
+    "SentenceTransformer(modules=[*model[0].sub_modules['query'], *list(model)[1:]]).save(FOLDER), "
+    "and serve these"
+)
+_LOOK_UP = "weights of a look-up per token are not computed: serve the model of its documents alone"
+_ADVICE = {
+    "Router": _SPLIT_ROUTES,
+    "Asym": _SPLIT_ROUTES,
+    "SparseStaticEmbedding": _LOOK_UP,
+    "IDF": _LOOK_UP,
+}
 # Older releases use MLMTransformer for sparse models.
 _TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
 _STATIC = "StaticEmbedding"
@@ -287,5 +323,6 @@ _READERS: dict[str, Callable[[Path, str, Modules], Modules]] = {
     "Dropout": _read_dropout,
     "Normalize": _read_normalize,
     "SpladePooling": _read_splade,
+    "MultiVectorMask": _read_mask,
     "LogitScore": _read_logit_score,
 }

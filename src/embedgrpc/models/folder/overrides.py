@@ -19,7 +19,7 @@ from embedgrpc.models.kinds import (
 )
 
 # The keys that architectures use for the size of their token vectors.
-_HIDDEN_SIZE_KEYS = ("hidden_size", "dim", "n_embd", "d_model")
+HIDDEN_SIZE_KEYS = ("hidden_size", "dim", "n_embd", "d_model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class ModelOverrides:
         pad_token_id: The padding token.
         similarity: How to compare two vectors.
         lowercase: Whether texts are lowercased first.
-        activation: The function from a cross-encoder's logit to its score.
+        activation: The function from the logits of a cross-encoder or classifier to its scores.
         file: The file of weights, relative to the backbone's folder: an ONNX graph, which may be
             quantised, or safetensors.
         output: The output of an ONNX graph that holds the token vectors, the pooled vector or the
@@ -48,6 +48,7 @@ class ModelOverrides:
         false_token: The token whose logit is subtracted.
         accept_unknown_keys: Whether keys of the files are accepted that are not known to change
             results or to be harmless.
+        adapter: The folder or package of a LoRA adapter to merge into the weights.
         weight_type: The type to compute in. Any other than float32 changes the vectors.
     """
 
@@ -68,6 +69,7 @@ class ModelOverrides:
     true_token: str = ""
     false_token: str = ""
     accept_unknown_keys: bool = False
+    adapter: str = ""
     weight_type: WeightType = WeightType.FLOAT32
 
 
@@ -105,6 +107,10 @@ def override_modules(
 def _override_pooling(modules: Modules, config: JsonObject, overrides: ModelOverrides) -> Modules:
     if modules.splade is not None:
         raise ModelError(f"{config.path.parent}: pooling is set, but the model is a SparseEncoder")
+    if modules.mask is not None or (modules.layers and not modules.poolings):
+        raise ModelError(
+            f"{config.path.parent}: pooling is set, but the model has one vector for each token"
+        )
     if modules.poolings:
         changed = replace(modules, poolings=overrides.pooling)
         layer = next(iter(modules.layers), None)
@@ -120,7 +126,7 @@ def _override_pooling(modules: Modules, config: JsonObject, overrides: ModelOver
             f"{config.path.parent / 'modules.json'} is missing: set normalize in addition to "
             "pooling for this model in the configuration"
         )
-    key = next((key for key in _HIDDEN_SIZE_KEYS if key in config.values), _HIDDEN_SIZE_KEYS[0])
+    key = next((key for key in HIDDEN_SIZE_KEYS if key in config.values), HIDDEN_SIZE_KEYS[0])
     return replace(modules, poolings=overrides.pooling, token_dimensions=config.size(key))
 
 
@@ -130,9 +136,11 @@ def check_kind(kind: Kind, folder: str, overrides: ModelOverrides) -> None:
     Raises:
         ModelError: One is set.
     """
-    if kind is Kind.CROSS_ENCODER:
-        wrong = "normalize" if overrides.normalize is not None else ""
-    else:
+    if kind is Kind.EMBEDDING:
         wrong = "activation" if overrides.activation is not None else ""
+    else:
+        wrong = "normalize" if overrides.normalize is not None else ""
     if wrong:
         raise ModelError(f"{folder}: {wrong} is set, but the model's kind is {kind}")
+    if kind is Kind.CROSS_ENCODER and overrides.activation is Activation.SOFTMAX:
+        raise ModelError(f"{folder}: activation is set to softmax, which needs several labels")

@@ -10,10 +10,20 @@ from typing import Any
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.adapter import Adapter, find_adapter
 from embedgrpc.models.folder.key_verdicts import (
     check_keys,
     judge_folder,
     summarize,
+)
+from embedgrpc.models.folder.known_keys import ADAPTER
+from embedgrpc.models.folder.labels import has_labels, read_labels
+from embedgrpc.models.folder.late_interaction import (
+    LateInteraction,
+    add_prefixes,
+    complete_late,
+    find_late_interaction,
+    is_late_interaction,
 )
 from embedgrpc.models.folder.limits import (
     TokenLimit,
@@ -22,7 +32,7 @@ from embedgrpc.models.folder.limits import (
     read_transformer_settings,
 )
 from embedgrpc.models.folder.logit_score import LogitScore, published_activation
-from embedgrpc.models.folder.model_kind import find_kind
+from embedgrpc.models.folder.model_kind import find_kind, read_architectures
 from embedgrpc.models.folder.modules import read_modules
 from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_modules
 from embedgrpc.models.folder.padding import find_pad_token_id, find_padding_side
@@ -34,7 +44,12 @@ from embedgrpc.models.folder.prompts import (
 )
 from embedgrpc.models.folder.provenance import Provenance
 from embedgrpc.models.folder.representations import ServedTokenOutputs, find_representations
-from embedgrpc.models.folder.scoring import activation_places, read_activation, read_similarity
+from embedgrpc.models.folder.scoring import (
+    activation_places,
+    read_activation,
+    read_score_function,
+    read_similarity,
+)
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.folder.table_settings import (
     check_table_overrides,
@@ -44,6 +59,7 @@ from embedgrpc.models.folder.table_settings import (
 from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.folder.transformer_keys import merge_arguments
 from embedgrpc.models.folder.truncation_side import find_truncation
+from embedgrpc.models.folder.verdict import judge
 from embedgrpc.models.kinds import (
     Activation,
     Kind,
@@ -55,13 +71,13 @@ from embedgrpc.models.kinds import (
     Truncation,
     WeightType,
 )
+from embedgrpc.models.sources.config_files import ADAPTER_NAME, CONFIG_NAME
+from embedgrpc.models.sources.fetching import fetch_adapter
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import choose_weights
 from embedgrpc.models.tensors.token_heads import TokenHead
 from embedgrpc.models.tensors.vector_layers import VectorLayer
 
-# Written by the library peft, beside the weights of an adapter.
-_ADAPTER_NAME = "adapter_config.json"
 # What sentence-transformers calls it.
 _CAUSAL_TASK = "text-generation"
 
@@ -72,21 +88,24 @@ class ModelProperties:
 
     Attributes:
         model_type: The architecture, as `config.json` names it.
-        poolings: In order of concatenation; empty for a cross-encoder.
+        poolings: In order of concatenation; only an embedding model has any.
         normalize: Whether vectors are scaled to length 1.
         token_dimensions: Values per token vector of the backbone, from the Pooling module; 0
             without one.
-        dimensions: Values per vector of the graph; 0 for a cross-encoder.
+        dimensions: Values per vector of the graph; 0 without vectors.
         max_tokens: The longest sequence, special tokens included.
         prompts: By name; a prompt is put in front of a text.
         default_prompt_name: The prompt for requests that name none; empty for no prompt.
         config: `config.json`.
-        representations: The default first; empty for a cross-encoder.
+        activation: What turns a logit into the score of a document; of a classifier, the same as
+            `score_function`.
+        representations: The default first; only an embedding model has any.
         sparse_dimensions: Entries of the vocabulary; 0 without sparse vectors.
         multi_vector_dimensions: Values per vector of a token; 0 without multi-vectors.
         folder: The model's folder; nothing outside of it is read.
         transformer_folder: Contains `config.json`, `tokenizer.json` and the weights.
-        dense_layers: Dense and LayerNorm modules between pooling and normalisation, in order.
+        dense_layers: Dense and LayerNorm modules between pooling and normalisation, in order; of
+            a model of late interaction, those that each token vector passes.
         lowercase: Whether texts are lowercased first.
         truncation: The end of a text that is cut if the text is too long: START or END; NONE if
             the reference has no limit, so that such a text is refused.
@@ -106,6 +125,11 @@ class ModelProperties:
         multi_vector_head: The layer that makes multi-vectors, if any.
         unweighted_token_ids: Tokens that sparse vectors leave out.
         multi_vector_skip_tokens: Tokens at the start that multi-vectors leave out.
+        late_interaction: How queries and documents are computed by a model that has one vector
+            for each token and no other; None for other models.
+        labels: The labels of a classifier or cross-encoder, in the order of its logits; empty
+            without any.
+        score_function: What turns logits into the scores of labels.
         max_active_dims: The number of heaviest terms that a sparse vector keeps unless a request
             says otherwise; 0 for all.
         logit_score: The tokens whose logits are a causal model's score; None for other models.
@@ -115,6 +139,7 @@ class ModelProperties:
         keys: For each file, what is done with its keys.
         accepts_unknown_keys: Whether the configuration accepts unknown keys.
         accepted_keys: The values of unknown keys that were accepted.
+        adapter: The LoRA adapter that is merged into the weights, if any.
         origins: "FILE: KEY" by property, the file relative to the model's folder; or
             "configuration: KEY". Properties that are not listed have their default value.
     """
@@ -154,13 +179,17 @@ class ModelProperties:
     multi_vector_head: TokenHead | None = None
     unweighted_token_ids: frozenset[int] = frozenset()
     multi_vector_skip_tokens: int = 0
+    late_interaction: LateInteraction | None = None
     max_active_dims: int = 0
+    labels: tuple[str, ...] = ()
+    score_function: Activation = Activation.IDENTITY
     logit_score: LogitScore | None = None
     pair_template: PairTemplate | None = None
     truncate_dim: int = 0
     keys: Sequence[str] = ()
     accepts_unknown_keys: bool = False
     accepted_keys: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Adapter | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -202,12 +231,7 @@ def read(
     folder = files.folder / modules.transformer
     weights = table.file if table else _find_weights(files, folder, overrides)
     is_exported = served is not None or weights.endswith(".onnx")
-    adapter = folder / _ADAPTER_NAME
-    if not is_exported and files.has(str(adapter.relative_to(files.folder))):
-        raise ModelError(
-            f"{adapter}: the folder contains an adapter: load it with its base model, merge it "
-            "with merge_and_unload of peft, and save the whole model"
-        )
+    adapter = _find_adapter(files, folder, overrides, is_built=bool(weights) and not is_exported)
     if table is None and not (folder / "config.json").exists():
         raise ModelError(f"{folder / 'config.json'} is missing: the folder contains no model")
     root = files.folder
@@ -216,26 +240,31 @@ def read(
     tokenizer_config, settings = _read_settings(folder, root, table)
     if table is not None:
         check_table_overrides(folder, overrides)
+    modules = override_modules(modules, config, root, overrides)
+    is_late = is_late_interaction(read_architectures(config), extras, modules)
     verdicts = list(
         judge_folder(
             root,
             folder,
             settings.config,
             is_built=bool(weights) and not is_exported,
+            is_late=is_late,
             table=table,
         )
     )
+    verdicts += judge(adapter.config, ADAPTER) if adapter else ()
     accepted = check_keys(verdicts, root, accept_unknown=overrides.accept_unknown_keys)
     tokenizer_config = merge_arguments(tokenizer_config, settings.config)
-    model_type = config.text("model_type", default="static" if table else "")
-    if not model_type:
-        raise config.wrong("model_type", "the name of an architecture")
-    modules = override_modules(modules, config, root, overrides)
-    kind = find_kind(config, extras, modules)
+    model_type = _read_model_type(config, table)
+    kind = find_kind(config, extras, modules, is_late=is_late)
+    modules, late_settings = (
+        complete_late(modules, config, extras, settings.config) if is_late else (modules, None)
+    )
     check_kind(kind, str(files.folder), overrides)
+    labels, score_function = _find_labels(kind, config, extras, overrides)
     _check_task(settings.config, scores_by_logits=modules.logit_score is not None)
-    prompts = {**read_prompts(extras), **overrides.prompts}
-    found = find_representations(files, config, modules, overrides, served)
+    prompts = {**add_prefixes(late_settings, read_prompts(extras)), **overrides.prompts}
+    found = find_representations(files, config, modules, overrides, served, is_late=is_late)
     limit, truncation, truncated_by = _find_limits(
         folder,
         root,
@@ -245,6 +274,10 @@ def read(
         table=table,
         overrides=overrides,
     )
+    late = find_late_interaction(
+        late_settings, config, extras, tokenizer_config, limit, padding_side=overrides.padding_side
+    )
+    similarity = Similarity.DOT if modules.splade else Similarity.COSINE
     provenance = Provenance(files.folder)
     provenance.note_first("kind", [(config, "architectures")])
     provenance.note_modules(modules, found)
@@ -252,19 +285,17 @@ def read(
     provenance.note_first("model_type", [(config, "model_type")])
     provenance.note_first("max_tokens", [(limit.config, limit.key)])
     provenance.note_first("lowercase", [(settings.config, "do_lower_case")])
-    if modules.pooling is not None:
-        provenance.note_first("include_prompt", [(modules.pooling, "include_prompt")])
-    for name in ("prompts", "default_prompt_name"):
+    places = [(modules.pooling, "include_prompt")] if modules.pooling else []
+    provenance.note_first("include_prompt", places)
+    for name in ("prompts", "default_prompt_name", "max_active_dims", "truncate_dim"):
         provenance.note_first(name, [(extras, name)])
-    provenance.note_first("max_active_dims", [(extras, "max_active_dims")])
-    provenance.note_first("truncate_dim", [(extras, "truncate_dim")])
     provenance.note_first("tasks", [(config, TASKS_KEY)])
-    provenance.note_first("similarity", [(extras, "similarity_fn_name")])
-    provenance.note_first("activation", activation_places(config, extras))
+    _note_scores(provenance, config, extras)
     provenance.note_first("truncation", [truncated_by])
     provenance.note_first(
         "pad_token_id", [(config, "pad_token_id"), (tokenizer_config, "pad_token")]
     )
+    provenance.note_late_interaction(late_settings)
     provenance.note_overrides(overrides)
     return ModelProperties(
         kind=kind,
@@ -272,13 +303,15 @@ def read(
         poolings=modules.poolings,
         normalize=modules.normalize,
         token_dimensions=modules.token_dimensions,
-        dimensions=modules.dimensions,
-        max_tokens=limit.tokens,
+        dimensions=0 if late else modules.dimensions,
+        max_tokens=max(late.max_tokens.values()) if late else limit.tokens,
         prompts=prompts,
         default_prompt_name=find_default_prompt_name(extras, prompts, overrides),
         similarity=overrides.similarity
-        or read_similarity(extras, default=Similarity.DOT if modules.splade else Similarity.COSINE),
-        activation=overrides.activation
+        or (Similarity.DOT if late else read_similarity(extras, default=similarity)),
+        activation=score_function
+        if kind is Kind.CLASSIFIER
+        else overrides.activation
         or read_activation(config, extras, default=published_activation(overrides.pair_template)),
         padding_side=overrides.padding_side or find_padding_side(tokenizer_config),
         pad_token_id=_find_pad_token_id(folder, root, config, tokenizer_config, table)
@@ -306,13 +339,17 @@ def read(
         multi_vector_head=found.multi_vector_head,
         unweighted_token_ids=found.unweighted_token_ids,
         multi_vector_skip_tokens=found.multi_vector_skip_tokens,
+        late_interaction=late,
         max_active_dims=extras.count("max_active_dims") or 0,
+        labels=labels,
+        score_function=score_function,
         logit_score=modules.logit_score,
         pair_template=overrides.pair_template,
         truncate_dim=_read_kept(extras, modules.dimensions),
         keys=summarize(verdicts, root),
         accepts_unknown_keys=overrides.accept_unknown_keys,
         accepted_keys=accepted,
+        adapter=adapter,
         origins=provenance.origins,
     )
 
@@ -323,6 +360,13 @@ def _read_config(folder: Path, root: Path, table: TokenTable | None) -> JsonObje
     if table is None or table.of_model2vec:
         return JsonObject.read(path, root)
     return JsonObject(path, {})
+
+
+def _read_model_type(config: JsonObject, table: TokenTable | None) -> str:
+    model_type = config.text("model_type", default="static" if table else "")
+    if not model_type:
+        raise config.wrong("model_type", "the name of an architecture")
+    return model_type
 
 
 def _read_settings(
@@ -370,10 +414,59 @@ def _find_pad_token_id(
     return 0 if table else find_pad_token_id(folder, root, config, tokenizer_config)
 
 
+def _find_adapter(
+    files: ModelFiles, folder: Path, overrides: ModelOverrides, *, is_built: bool
+) -> Adapter | None:
+    """Return the adapter to merge, if any.
+
+    Raises:
+        ModelError: It has no weights to be merged into, or cannot be used.
+    """
+    beside = folder / ADAPTER_NAME
+    is_beside = files.has(str(beside.relative_to(files.folder)))
+    if is_built and (folder / CONFIG_NAME).exists():
+        fetch_adapter(files, folder)
+        return find_adapter(overrides.adapter, folder, files.folder)
+    if overrides.adapter:
+        raise ModelError(
+            f"{files.folder}: adapter is set, but there are no weights to merge it into: use a"
+            " model with safetensors, and set file to model.safetensors beside an ONNX export"
+        )
+    if is_beside and not _find_weights(files, folder, overrides):
+        config = JsonObject.read(beside, files.folder)
+        base = config.text("base_model_name_or_path", default="") or "its base model"
+        raise ModelError(
+            f"{beside}: the folder contains an adapter without {base}: serve that model and set"
+            f" adapter (--model-adapter) to {folder}, or put config.json and the weights of that"
+            " model into this folder"
+        )
+    return None
+
+
 def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) -> str:
     """Return the name of the file of weights; empty if there is none."""
     place = folder.relative_to(files.folder)
     return overrides.file or choose_weights(lambda name: files.has(str(place / name))) or ""
+
+
+def _note_scores(provenance: Provenance, config: JsonObject, extras: JsonObject) -> None:
+    """Note what decides how vectors are compared, and how logits become scores."""
+    activations = activation_places(config, extras)
+    provenance.note_first("similarity", [(extras, "similarity_fn_name")])
+    provenance.note_first("activation", activations)
+    provenance.note_first("labels", [(config, "id2label"), (config, "num_labels")])
+    provenance.note_first("score_function", [*activations, (config, "problem_type")])
+
+
+def _find_labels(
+    kind: Kind, config: JsonObject, extras: JsonObject, overrides: ModelOverrides
+) -> tuple[tuple[str, ...], Activation]:
+    """Return the labels of a model, and what turns its logits into their scores."""
+    if kind is Kind.EMBEDDING or not has_labels(config):
+        return (), Activation.IDENTITY
+    labels = read_labels(config)
+    function = overrides.activation or read_score_function(config, extras, label_count=len(labels))
+    return labels, function
 
 
 def _check_task(settings: JsonObject, *, scores_by_logits: bool) -> None:

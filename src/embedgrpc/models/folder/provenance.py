@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.late_interaction import LateSettings
 from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.representations import Representations
@@ -83,6 +84,17 @@ class Provenance:
         if not (self._folder / "modules.json").exists():
             for name in ("kind", "poolings", "normalize"):
                 self.note(name, self._folder / "config.json")
+
+    def note_late_interaction(self, settings: LateSettings | None) -> None:
+        """Record the file that says how a model of late interaction computes its roles."""
+        if settings is None:
+            return
+        keys = [key for key, value in settings.values.items() if value is not None]
+        names = ("max_tokens", "query_length", "document_length", "query_expansion")
+        for name in names if keys else ():
+            self.note(name, settings.source.path, *(keys if name == "max_tokens" else ()))
+        if settings.prefixes:
+            self.note("prompts", settings.prefix_source.path)
 
     def note_overrides(self, overrides: ModelOverrides) -> None:
         """Record the settings that override the files."""

@@ -67,6 +67,8 @@ def find_representations(
     modules: Modules,
     overrides: ModelOverrides,
     served: ServedTokenOutputs | None,
+    *,
+    is_late: bool = False,
 ) -> Representations:
     """Return the representations of a model; none for a cross-encoder.
 
@@ -76,10 +78,13 @@ def find_representations(
         modules: The modules after the backbone.
         overrides: The configuration.
         served: The token outputs of the server that runs the model; None if it runs here.
+        is_late: Whether it is a model of late interaction.
 
     Raises:
         ModelError: A file is missing or wrong, or a head does not fit the backbone.
     """
+    if is_late:
+        return _of_late_interaction(config, modules, served)
     sparse, multi_vector = _find_heads(files.folder, modules)
     has_weights, dimensions = bool(sparse), multi_vector.out_features if multi_vector else 0
     exported = None
@@ -118,6 +123,28 @@ def find_representations(
             else ()
         ),
         multi_vector_skip_tokens=_SKIPPED_TOKENS if dimensions else 0,
+    )
+
+
+def _of_late_interaction(
+    config: JsonObject, modules: Modules, served: ServedTokenOutputs | None
+) -> Representations:
+    if served is not None and not served.token_vectors:
+        raise ModelError(
+            f"{config.path.parent}: the model makes a vector of each token, but the server that "
+            f"runs it has no output token_embeddings"
+        )
+    return Representations(
+        names=(Representation.MULTI_VECTOR,),
+        sparse_dimensions=0,
+        multi_vector_dimensions=modules.layers[-1].out_features
+        if modules.layers
+        else modules.token_dimensions,
+        sparse_head=None,
+        multi_vector_head=None,
+        exported=None,
+        unweighted_token_ids=frozenset(),
+        multi_vector_skip_tokens=0,
     )
 
 

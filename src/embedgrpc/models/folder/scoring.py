@@ -1,11 +1,12 @@
-"""Reads how a model scores: the similarity of its vectors, or a cross-encoder's activation."""
+"""Reads how a model scores: by the similarity of vectors, or by a function of its logits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.kinds import Activation, Similarity
 
 _ACTIVATIONS = {"Sigmoid": Activation.SIGMOID, "Identity": Activation.IDENTITY}
+_CROSS_ENCODER = "CrossEncoder"
 
 
 def read_similarity(extras: JsonObject, *, default: Similarity) -> Similarity:
@@ -44,11 +45,51 @@ def read_activation(
     Raises:
         ModelError: The activation is not supported.
     """
+    return _read_named(config, extras, _ACTIVATIONS) or default or Activation.SIGMOID
+
+
+def read_score_function(config: JsonObject, extras: JsonObject, *, label_count: int) -> Activation:
+    """Return what turns logits into the scores of labels.
+
+    Args:
+        config: `config.json`.
+        extras: `config_sentence_transformers.json`.
+        label_count: The number of labels.
+
+    Raises:
+        ModelError: The activation or the type of the problem is not supported.
+
+    Source: `CrossEncoder` of sentence-transformers for a model that it saved, or that names an
+    activation; else the text-classification pipeline of transformers.
+    """
+    several = label_count > 1
+    known = _ACTIVATIONS | {"Softmax": Activation.SOFTMAX} if several else _ACTIVATIONS
+    named = _read_named(config, extras, known)
+    if named:
+        return named
+    if extras.text("model_type", default="") == _CROSS_ENCODER:
+        return Activation.IDENTITY if several else Activation.SIGMOID
+    match config.text("problem_type", default=""):
+        case "regression":
+            return Activation.IDENTITY
+        case "multi_label_classification":
+            return Activation.SIGMOID
+        case "" | "single_label_classification":
+            return Activation.SOFTMAX if several else Activation.SIGMOID
+    raise config.wrong(
+        "problem_type", "regression, single_label_classification or multi_label_classification"
+    )
+
+
+def _read_named(
+    config: JsonObject, extras: JsonObject, known: Mapping[str, Activation]
+) -> Activation | None:
     for place, key in activation_places(config, extras):
         dotted = place.text(key, default="")
         if dotted:
-            activation = _ACTIVATIONS.get(dotted.rpartition(".")[2])
+            activation = known.get(dotted.rpartition(".")[2])
             if activation is None or not dotted.startswith("torch."):
-                raise place.wrong(key, "torch's Sigmoid or Identity")
+                *names, last = known
+                raise place.wrong(key, f"torch's {', '.join(names)} or {last}")
             return activation
-    return default or Activation.SIGMOID
+    return None

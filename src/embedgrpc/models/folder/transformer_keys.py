@@ -34,9 +34,9 @@ _OUTPUTS = {
 _MODALITIES = ("text", "message")
 
 
-def judge_transformer(config: JsonObject) -> Iterator[KeyVerdict]:
+def judge_transformer(config: JsonObject, keys: Keys = TRANSFORMER) -> Iterator[KeyVerdict]:
     """Yield what is done with each key of the Transformer's file, and with nested arguments."""
-    yield from judge(config, TRANSFORMER)
+    yield from judge(config, keys)
     task = config.text("transformer_task", default="feature-extraction")
     if task in _OUTPUTS:
         yield from _judge_outputs(config, *_OUTPUTS[task])

@@ -21,6 +21,8 @@ from embedgrpc.models.graphs.encoders.backbone import build_backbone
 from embedgrpc.models.graphs.encoders.families import FAMILIES
 from embedgrpc.models.graphs.encoders.mlm_head import build_mlm_head
 from embedgrpc.models.graphs.encoders.model_types import INPUTS
+from embedgrpc.models.graphs.encoders.rotary_encoder import build_rotary_classifier
+from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
 from embedgrpc.models.graphs.encoders.token_rows import append_mask, append_rows
 from embedgrpc.models.graphs.exports.inputs import bind_inputs
 from embedgrpc.models.graphs.exports.logits import (
@@ -42,9 +44,10 @@ from embedgrpc.models.graphs.exports.vectors import (
     check_sentence_embedding,
     find_hidden,
     find_pooled,
+    find_token_vectors,
 )
 from embedgrpc.models.graphs.exports.vocabulary_head import cut_vocabulary_head
-from embedgrpc.models.graphs.heads.last_token import append_last_token_score
+from embedgrpc.models.graphs.heads.last_token import append_last_token_logits
 from embedgrpc.models.graphs.heads.logit_score import (
     TokenRows,
     append_logit_score,
@@ -52,10 +55,12 @@ from embedgrpc.models.graphs.heads.logit_score import (
 )
 from embedgrpc.models.graphs.heads.pooling import append_embedding_head, append_outputs
 from embedgrpc.models.graphs.heads.token_outputs import (
+    append_projected_tokens,
     append_token_embeddings,
     append_token_weights,
     append_vocabulary_weights,
 )
+from embedgrpc.models.graphs.merged_weights import open_merged
 from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.graphs.outputs import LOGITS, PROMPT_TOKENS
 from embedgrpc.models.graphs.probe import check_batching
@@ -135,11 +140,11 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         )
     model = _new_model(properties, inputs)
     with (
-        open_tensors(weight_file) as tensors,
+        open_merged(weight_file, properties) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = build_backbone(writer, tensors, config)
-        if properties.kind is Kind.CROSS_ENCODER:
+        if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
             logits = _append_classifier(writer, tensors, config, properties, hidden)
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)
         elif properties.splade is not None:
@@ -148,6 +153,15 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
             )
             outputs = (
                 append_vocabulary_weights(writer, properties.splade, logits, "attention_mask"),
+            )
+        elif properties.late_interaction is not None:
+            outputs = (
+                append_projected_tokens(
+                    writer,
+                    properties.dense_layers,
+                    hidden,
+                    unit=properties.late_interaction.unit,
+                ),
             )
         else:
             outputs = _append_head(writer, properties, hidden)
@@ -192,13 +206,24 @@ def _adapt_export(weight_file: WeightFile, properties: ModelProperties, folder: 
         move_weights(writer, weight_file, model)
         inputs = bind_inputs(writer, weight_file, properties)
         m3 = None if properties.output else find_m3_outputs(model.graph)
-        if properties.kind is Kind.CROSS_ENCODER:
+        if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
             outputs: tuple[str, ...] = (_append_score(writer, weight_file, properties, cut),)
             exported = m3 = None
         elif properties.splade is not None:
             logits = find_token_logits(writer, weight_file, properties)
             outputs = (
                 append_vocabulary_weights(writer, properties.splade, logits, "attention_mask"),
+            )
+            exported = m3 = None
+        elif properties.late_interaction is not None:
+            hidden, projected = find_token_vectors(writer, weight_file, properties)
+            outputs = (
+                append_projected_tokens(
+                    writer,
+                    () if projected else properties.dense_layers,
+                    hidden,
+                    unit=properties.late_interaction.unit,
+                ),
             )
             exported = m3 = None
         elif m3 is not None:
@@ -265,10 +290,19 @@ def _append_classifier(
     if score is not None:
         head = read_token_rows(tensors, config, score.token_ids)
         return append_logit_score(writer, hidden, head)
-    family = FAMILIES.get(config.text("model_type", default=""))
+    label_count = len(properties.labels)
+    model_type = config.text("model_type", default="")
+    rotary = ROTARY_FAMILIES.get(model_type)
+    if rotary is not None:
+        return build_rotary_classifier(
+            writer, tensors, config, rotary, hidden, label_count=label_count
+        )
+    family = FAMILIES.get(model_type)
     if family is None:
-        return append_last_token_score(writer, tensors, config, hidden)
-    return encoder.build_classifier(writer, tensors, config, family, hidden)
+        return append_last_token_logits(writer, tensors, config, hidden, label_count=label_count)
+    return encoder.build_classifier(
+        writer, tensors, config, family, hidden, label_count=label_count
+    )
 
 
 def _append_head(

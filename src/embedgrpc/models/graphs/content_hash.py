@@ -10,7 +10,8 @@ from embedgrpc.models.files.model_file import hash_file
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs.encoders.decoder_families import CAP_KEY, DECODERS
-from embedgrpc.models.kinds import Truncation, WeightType
+from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
+from embedgrpc.models.kinds import Kind, Truncation, WeightType
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 from embedgrpc.models.tokenizers.chat_template import read_chat_template
@@ -29,6 +30,14 @@ _DECODER_KEYS = (
     "max_window_layers", "layer_types", "is_causal", "use_bidirectional_attention",
     "query_pre_attn_scalar",
 )  # fmt: skip
+# Those of encoders with rotary positions in addition.
+_ROTARY_KEYS = (
+    "hidden_activation", "norm_eps", "layer_norm_epsilon", "n_head", "n_layer", "attention_bias",
+    "mlp_bias", "norm_bias", "layer_types", "global_attn_every_n_layers", "local_attention",
+    "global_rope_theta", "local_rope_theta", "rope_theta", "rope_scaling", "rope_parameters",
+    "rotary_emb_base", "max_position_embeddings", "type_vocab_size", "classifier_pooling",
+    "classifier_activation", "classifier_bias", "decoder_bias",
+)  # fmt: skip
 
 
 def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
@@ -43,6 +52,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "layers": _describe_layers(properties),
             "representations": properties.representations,
             "splade": _describe_splade(properties),
+            "late_interaction": _describe_late_interaction(properties),
             "pad_token_id": properties.pad_token_id,
             "output": properties.output,
             "task_id": properties.task_id,
@@ -62,7 +72,9 @@ def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
         "max_active_dims": properties.max_active_dims,
         "truncate_dim": properties.truncate_dim,
         "accepted_keys": dict(properties.accepted_keys),
+        "adapter": properties.adapter and properties.adapter.describe(),
         "logit_score": properties.logit_score and _describe_logit_score(properties),
+        "late_interaction": _describe_late_interaction(properties),
         "excludes_prompt": not properties.include_prompt,
         "tasks": dict(properties.tasks),
         "truncation": "" if properties.truncation is Truncation.END else properties.truncation,
@@ -107,6 +119,7 @@ def hash_meaning(
         "activation": properties.activation,
         "lowercase": properties.lowercase,
     }
+    meaning |= _describe_labels(properties)
     meaning |= _describe_rare(properties)
     folder = properties.transformer_folder
     tokenizer_digest = hash_file(find_tokenizer_file(folder), properties.folder)
@@ -128,10 +141,24 @@ def digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _describe_labels(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe the labels of a classifier; nothing where the score of a document says it all."""
+    ranks = properties.kind is Kind.CROSS_ENCODER
+    if not properties.labels or (ranks and properties.score_function is properties.activation):
+        return {}
+    return {"labels": properties.labels, "score_function": properties.score_function}
+
+
 def _describe_splade(properties: ModelProperties) -> list[Any] | None:
     """Describe how logits become a sparse vector."""
     splade = properties.splade
     return [splade.strategy, splade.logarithms] if splade else None
+
+
+def _describe_late_interaction(properties: ModelProperties) -> Mapping[str, Any] | None:
+    """Describe how queries and documents are computed and compared."""
+    late = properties.late_interaction
+    return asdict(late) if late else None
 
 
 def _describe_logit_score(properties: ModelProperties) -> list[int | None] | None:
@@ -164,7 +191,11 @@ def describe_encoder(weight_file: WeightFile, properties: ModelProperties) -> Ma
     """Return the keys of `config.json` that change what is computed with the same weights."""
     if weight_file.format is Format.ONNX:
         return {}  # the graph holds them
-    keys = (*_ENCODER_KEYS, *(_DECODER_KEYS if properties.model_type in DECODERS else ()))
+    keys: tuple[str, ...] = _ENCODER_KEYS
+    if properties.model_type in DECODERS:
+        keys += _DECODER_KEYS
+    elif properties.model_type in ROTARY_FAMILIES:
+        keys += _ROTARY_KEYS
     if properties.logit_score:
         keys = (*keys, CAP_KEY)
     return {key: properties.config[key] for key in keys if key in properties.config}

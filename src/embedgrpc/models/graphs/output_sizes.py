@@ -21,7 +21,7 @@ def output_sizes(properties: ModelProperties) -> Mapping[str, tuple[int | None, 
     return {
         SENTENCE_EMBEDDING: (properties.dimensions,),
         POOLED_EMBEDDING: (properties.dimensions,),
-        LOGITS: (1,),
+        LOGITS: (max(1, len(properties.labels)),),
         TOKEN_WEIGHTS: (None,),
         VOCABULARY_WEIGHTS: (properties.sparse_dimensions,),
         TOKEN_EMBEDDINGS: (None, properties.multi_vector_dimensions),

@@ -4,7 +4,7 @@
 SENTENCE_EMBEDDING = "sentence_embedding"
 # float32 [batch, dimensions]: before Normalize; only if the model normalises.
 POOLED_EMBEDDING = "pooled_embedding"
-# float32 [batch, 1]: a cross-encoder's logit.
+# float32 [batch, labels]: the logits of a classifier; one of a cross-encoder.
 LOGITS = "logits"
 # float32 [batch, tokens]: the weight of each token in a sparse vector, never below 0.
 TOKEN_WEIGHTS = "token_weights"  # noqa: S105 - tokens of text, not a password

@@ -82,9 +82,9 @@ def plan_outputs(
     plan = _Plan(outputs, properties, model)
     if ours:
         return plan.take_ours()
-    if properties.kind is Kind.CROSS_ENCODER:
+    if properties.kind is not Kind.EMBEDDING:
         name = plan.find((properties.output or LOGITS,))
-        return {LOGITS: plan.checked(LOGITS, name, (1,), _as_column)}
+        return {LOGITS: plan.checked(LOGITS, name, output_sizes(properties)[LOGITS], _as_matrix)}
     found: dict[str, ServedOutput] = {}
     if Representation.DENSE in properties.representations:
         found |= plan.find_dense()
@@ -109,7 +109,7 @@ class _Plan:
         needed = [SENTENCE_EMBEDDING] if dense else []
         if self.properties.splade:
             needed.append(VOCABULARY_WEIGHTS)
-        if self.properties.kind is Kind.CROSS_ENCODER:
+        if self.properties.kind is not Kind.EMBEDDING:
             needed.append(LOGITS)
         for name in needed:
             self.find((name,))
@@ -194,7 +194,7 @@ class _Plan:
 
     def _dims(self) -> Mapping[str, Dims]:
         """Return the shapes after the batch of the outputs that the model has, by our names."""
-        if self.properties.kind is Kind.CROSS_ENCODER:
+        if self.properties.kind is not Kind.EMBEDDING:
             names = [LOGITS]
         else:
             names = []
@@ -217,7 +217,7 @@ def _describe(dims: Dims) -> str:
     return str(["any" if size is None else size for size in dims]).replace("'", "")
 
 
-def _as_column(logits: FloatArray, mask: IntArray) -> FloatArray:
+def _as_matrix(logits: FloatArray, mask: IntArray) -> FloatArray:
     return logits.reshape(len(mask), -1)
 
 

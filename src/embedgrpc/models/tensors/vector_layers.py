@@ -12,6 +12,7 @@ DENSE_ACTIVATIONS = (
     "Softsign", "Mish", "ReLU6",
 )  # fmt: skip
 _SENTENCE_EMBEDDING = "sentence_embedding"
+_TOKEN_EMBEDDINGS = "token_embeddings"  # noqa: S105 - tokens of text, not a password
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +72,22 @@ class NormLayer:
 VectorLayer = DenseLayer | NormLayer
 
 
-def read_dense(folder: Path, root: Path) -> DenseLayer:
+def read_dense(folder: Path, root: Path, *, per_token: bool = False) -> DenseLayer:
     """Read the `config.json` of a Dense module.
 
     Args:
         folder: The module's folder.
         root: The model's folder.
+        per_token: Whether it applies to token vectors rather than to the pooled one.
 
     Raises:
         ModelError: The file is missing or wrong, or contains something that is not supported.
     """
     config = _read_config(folder, root, "Dense")
+    wanted = _TOKEN_EMBEDDINGS if per_token else _SENTENCE_EMBEDDING
     for key in ("module_input_name", "module_output_name"):
-        if config.text(key, default=_SENTENCE_EMBEDDING) != _SENTENCE_EMBEDDING:
-            raise config.wrong(key, _SENTENCE_EMBEDDING)
+        if config.text(key, default=wanted) != wanted:
+            raise config.wrong(key, wanted)
     return DenseLayer(
         folder=folder,
         in_features=config.size("in_features"),

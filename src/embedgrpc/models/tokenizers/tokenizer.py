@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from embedgrpc.models.folder.tokenizer_file import (
     read_tokenizer,
     read_tokenizer_file,
 )
-from embedgrpc.models.kinds import Kind, Truncation
+from embedgrpc.models.kinds import Kind, TextRole, Truncation
 from embedgrpc.models.sources.config_files import VOCABULARY_NAME
 from embedgrpc.models.tokenizers.added_tokens import TokenizerSettings, read_tokenizer_settings
 from embedgrpc.models.tokenizers.blanks import collapses_blanks
@@ -29,6 +29,7 @@ from embedgrpc.models.tokenizers.class_table import WORD_PIECE_CLASSES
 from embedgrpc.models.tokenizers.cut_points import EVERYWHERE, CutPoints, find_cut_points
 from embedgrpc.models.tokenizers.pair_texts import PairTexts, render_pair_texts
 from embedgrpc.models.tokenizers.rebuilt import Rebuilt, complete
+from embedgrpc.models.tokenizers.role_tokens import RoleTokens, add_markers
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.table_tokenizer import (
     count_characters_per_token,
@@ -36,6 +37,7 @@ from embedgrpc.models.tokenizers.table_tokenizer import (
 )
 from embedgrpc.models.tokenizers.text_growth import check_growth
 from embedgrpc.models.tokenizers.token_locator import TokenLocator
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from embedgrpc.models.tokenizers.tokenizer_class import is_rebuilt
 from embedgrpc.models.tokenizers.truncation import TokenLimitError, cut, share
 
@@ -45,35 +47,6 @@ Encode = Callable[[Sequence[str]], list[IntArray]]
 _NO_SPECIAL_TOKENS = SpecialTokenTemplate(
     specials=((), ()), special_types=((), ()), text_types=(0,)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """A tokenized text or pair, ready for a model.
-
-    Attributes:
-        input_ids: int64 [tokens], special tokens included.
-        token_type_ids: int64 [tokens]; None if all are 0.
-        token_count_before: Tokens before truncation, special tokens included; for a text that was
-            not tokenized completely, a number above the limit.
-        characters_cut: Whether part of the text was dropped before tokenizing.
-        document_tokens: The tokens of the document in a pair, without special tokens.
-        task: The task that the graph computes, if the model has several.
-        prompt_tokens: Tokens at the start that are not pooled, if the model leaves out prompts.
-    """
-
-    input_ids: IntArray
-    token_type_ids: IntArray | None
-    token_count_before: int
-    characters_cut: bool = False
-    document_tokens: int = 0
-    task: int = 0
-    prompt_tokens: int = 0
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the text was truncated."""
-        return self.characters_cut or self.token_count_before > len(self.input_ids)
 
 
 class Tokenizer:
@@ -101,6 +74,7 @@ class Tokenizer:
         pair_texts: PairTexts | None = None,
         collapses_blanks: bool = False,
         added_tokens: Sequence[str] = (),
+        role_tokens: RoleTokens | None = None,
         characters_per_token: int = 0,
     ) -> None:
         self.characters_per_token = characters_per_token
@@ -110,6 +84,7 @@ class Tokenizer:
         self.cut_points = cut_points
         self.locator = locator
         self._encode = encode
+        self._role_tokens = role_tokens
         self._single = _TemplateArrays(single)
         self._pair = _TemplateArrays(pair) if pair is not None else None
 
@@ -157,6 +132,7 @@ class Tokenizer:
         with _library_errors(path):
             reference = _complete(path, content, properties, settings)
             tokenizer = reference.tokenizer
+            role_tokens = _read_roles(tokenizer, settings, properties)
             template = read_chat_template(properties)
             pair_texts = None
             if template is not None:
@@ -166,17 +142,22 @@ class Tokenizer:
                 tokenizer.post_processor = None
             try:
                 single = find_template(tokenizer, 1)
-                pair = (
-                    find_template(tokenizer, 2) if properties.kind is Kind.CROSS_ENCODER else None
-                )
+                pair = _find_pair_template(tokenizer, properties.kind)
             except ValueError as error:
                 raise ModelError(f"{path}: post_processor is not supported: {error}") from error
         if pair_texts or not _has_types(config, default=reference.has_types):
             single, pair = _drop_types(single), pair and _drop_types(pair)
-        if single.special_count >= properties.max_tokens:
+        late = properties.late_interaction
+        shortest = min(late.max_tokens.values()) if late else properties.max_tokens
+        if late and (escape_special_tokens or settings.split_special_tokens):
+            raise ModelError(
+                f"{path}: escape_special_tokens is set, or split_special_tokens in "
+                "tokenizer_config.json, but the model's texts begin with special tokens"
+            )
+        if single.special_count >= shortest:
             raise ModelError(
                 f"{path}: {single.special_count} special tokens leave no room for a text in "
-                f"{properties.max_tokens} ({properties.origins.get('max_tokens', 'max_tokens')})"
+                f"{shortest} ({properties.origins.get('max_tokens', 'max_tokens')})"
             )
         # Only now: finding the templates needs unescaped special tokens.
         tokenizer.encode_special_tokens = escape_special_tokens or settings.split_special_tokens
@@ -189,6 +170,7 @@ class Tokenizer:
             pair_texts=pair_texts,
             collapses_blanks=collapses_blanks(tokenizer),
             added_tokens=(*reference.added, *_read_names(tokenizer)),
+            role_tokens=role_tokens,
         )
 
     @classmethod
@@ -229,6 +211,16 @@ class Tokenizer:
     def of_bytes(cls) -> "Tokenizer":
         """Return the tokenizer for models that accept texts: a token is a byte of UTF-8."""
         return cls(_encode_bytes, single=_NO_SPECIAL_TOKENS, pair=None, cut_points=EVERYWHERE)
+
+    @property
+    def accepts_pairs(self) -> bool:
+        """Whether the model reads two texts together."""
+        return self._pair is not None
+
+    @property
+    def pair_special_token_count(self) -> int:
+        """The number of special tokens around two texts; 0 if the model does not accept pairs."""
+        return self._pair.special_count if self._pair is not None else 0
 
     @property
     def special_token_count(self) -> int:
@@ -285,7 +277,12 @@ class Tokenizer:
         return min(count, max_tokens) - bool(len(self._single.specials[1]))
 
     def build_sequence(
-        self, ids: IntArray, *, max_tokens: int, truncation: Truncation
+        self,
+        ids: IntArray,
+        *,
+        max_tokens: int,
+        truncation: Truncation,
+        role: TextRole | None = None,
     ) -> TokenSequence:
         """Add the special tokens to a text, and truncate it if it is too long.
 
@@ -293,6 +290,8 @@ class Tokenizer:
             ids: int64 [tokens], from `encode`.
             max_tokens: The longest sequence, special tokens included.
             truncation: The end to cut.
+            role: What the text is to a model of late interaction, which adds tokens to queries and
+                leaves some out of its results.
 
         Raises:
             TokenLimitError: It is too long and must not be truncated, or `max_tokens` leaves no
@@ -304,7 +303,10 @@ class Tokenizer:
             if truncation is Truncation.NONE or budget < 0:
                 raise TokenLimitError(token_count, max_tokens)
             ids = cut(ids, budget, truncation)
-        return self._single.around((ids,), token_count)
+        sequence = self._single.around((ids,), token_count)
+        if self._role_tokens is None or role is None:
+            return sequence
+        return self._role_tokens.complete(sequence, role)
 
     def build_pair(
         self,
@@ -446,6 +448,18 @@ def _library_errors(path: Path) -> Iterator[None]:
         raise ModelError(f"{path} cannot be read: {error}") from error
 
 
+def _find_pair_template(tokenizer: tokenizers.Tokenizer, kind: Kind) -> SpecialTokenTemplate | None:
+    if kind is Kind.EMBEDDING:
+        return None
+    try:
+        return find_template(tokenizer, 2)
+    except ValueError:
+        if kind is Kind.CROSS_ENCODER:
+            raise
+        # A classifier may be for single texts.
+        return None
+
+
 def _encode_with(tokenizer: tokenizers.Tokenizer) -> Encode:
     def encode(texts: Sequence[str]) -> list[IntArray]:
         encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -476,6 +490,17 @@ def _complete(
     if properties.lowercase:
         _lowercase_first(reference.tokenizer)
     return reference
+
+
+def _read_roles(
+    tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings, properties: ModelProperties
+) -> RoleTokens | None:
+    """Add the markers of queries and documents, and find the tokens that go with them."""
+    late = properties.late_interaction
+    if late is None:
+        return None
+    add_markers(tokenizer, late.markers)
+    return RoleTokens.read(tokenizer, settings, late, place=str(properties.transformer_folder))
 
 
 def _check_default_prompt(

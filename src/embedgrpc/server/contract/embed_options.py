@@ -14,6 +14,7 @@ from embedgrpc.server.contract.names import list_names
 from embedgrpc.server.contract.options import (
     read_max_tokens,
     read_prompt,
+    read_role,
     read_task,
     read_truncation,
 )
@@ -96,6 +97,8 @@ class EmbedOptionsReader:
                 },
             )
         check_not_negative(options.max_sparse_terms, field=f"{field}.max_sparse_terms")
+        role = read_role(options, properties, field=field)
+        late = properties.late_interaction
         return EmbedSpec(
             prompt=read_prompt(options, properties, field=field),
             dimensions=options.dimensions or properties.vector_dimensions,
@@ -105,13 +108,15 @@ class EmbedOptionsReader:
             ),
             max_tokens=read_max_tokens(
                 options.max_tokens,
-                limit=properties.max_tokens,
+                limit=late.max_tokens[role] if late and role else properties.max_tokens,
                 special_tokens=self._embedder.tokenizer.special_token_count,
                 field=f"{field}.max_tokens",
             ),
             representations=representations,
             max_sparse_terms=options.max_sparse_terms or properties.max_active_dims,
             task=read_task(options, properties, field=field),
+            role=role,
+            min_tokens=late.min_tokens(role) if late and role else 0,
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.kinds import TextRole, Truncation
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.limits import PROMPT_CHARACTERS_MAX
 from embedgrpc.server.contract.names import list_names, show_name
@@ -138,6 +138,40 @@ def read_task(
             field=f"{field}.{of}prompt_name",
         )
     return properties.tasks[name]
+
+
+def read_role(options: Any, properties: ModelProperties, *, field: str) -> TextRole | None:
+    """Return what texts are to a model of late interaction; None for other models.
+
+    Args:
+        options: As for `read_prompt`, which has accepted them.
+        properties: The model's properties.
+        field: The path of the options in the request.
+
+    Raises:
+        UnsupportedError: The request does not say whether the texts are queries or documents.
+    """
+    if properties.late_interaction is None:
+        return None
+    chosen = options.WhichOneof("prompt")
+    name = ""
+    if chosen == "prompt_name":
+        name = options.prompt_name
+    elif chosen == "input_type":
+        name = _ROLES.get(options.input_type, "")
+    if name not in set(TextRole):
+        raise UnsupportedError(
+            "the model computes queries and documents in different ways: set input_type to"
+            " QUERY or DOCUMENT",
+            field=f"{field}.input_type",
+        )
+    return TextRole(name)
+
+
+_ROLES: dict[int, TextRole] = {
+    common_pb2.INPUT_TYPE_QUERY: TextRole.QUERY,
+    common_pb2.INPUT_TYPE_DOCUMENT: TextRole.DOCUMENT,
+}
 
 
 def check_characters(text: str, *, limit: int, field: str) -> None:

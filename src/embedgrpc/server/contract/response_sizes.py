@@ -83,6 +83,8 @@ def bound_embeddings_size(
     tokens = min(
         spec.max_tokens * count, _TOKENS_PER_CHARACTER * characters + _SPECIAL_TOKENS * count
     )
+    # A text that is filled up has at least so many.
+    tokens += spec.min_tokens * count
     return count * fixed + per_token * tokens + COMMON_BYTES
 
 
@@ -147,7 +149,8 @@ def _sizes(spec: EmbedSpec, encoding: Encoding, multi_vector_dimensions: int) ->
 
 def _tokens_max(text: str, spec: EmbedSpec) -> int:
     characters = len(spec.prompt) + len(text)
-    return min(spec.max_tokens, _TOKENS_PER_CHARACTER * characters + _SPECIAL_TOKENS)
+    tokens = min(spec.max_tokens, _TOKENS_PER_CHARACTER * characters + _SPECIAL_TOKENS)
+    return max(tokens, spec.min_tokens)
 
 
 def _numbers_size(count: int, encoding: Encoding) -> int:

@@ -21,9 +21,9 @@ _ENCODINGS = {
     Encoding.UBINARY: embedding_service_pb2.VECTOR_ENCODING_UBINARY,
 }
 _TRUNCATED = b"\x28\x01"
-_LENGTH_DELIMITED = 2
-_VARINT = 0
-_FIXED32 = 5
+DELIMITED = 2
+VARINT = 0
+FIXED32 = 5
 
 
 def varint(value: int) -> bytes:
@@ -43,7 +43,7 @@ def tag(field: int, wire_type: int) -> bytes:
 
 def delimited(field: int, payload: bytes) -> bytes:
     """Encode a field whose value is bytes: a string, a message or packed numbers."""
-    return tag(field, _LENGTH_DELIMITED) + varint(len(payload)) + payload
+    return tag(field, DELIMITED) + varint(len(payload)) + payload
 
 
 def embedding_wires(
@@ -66,7 +66,7 @@ def embedding_wires(
     if embeddings.multi_vectors is not None:
         multi = [_multi_vector_wire(encode(one, encoding)) for one in embeddings.multi_vectors]
     ends = [
-        (tag(4, _VARINT) + varint(token_count) if token_count else b"")
+        (tag(4, VARINT) + varint(token_count) if token_count else b"")
         + (_TRUNCATED if truncated else b"")
         for token_count, truncated in zip(
             embeddings.token_counts, embeddings.truncated, strict=True
@@ -79,18 +79,18 @@ def _dense_wires(encoded: EncodedRows) -> list[bytes]:
     """Encode the field `dense` of each text."""
     row_bytes = encoded.data.shape[1] * encoded.data.itemsize
     data = encoded.data.tobytes()
-    head = tag(_values_field(encoded), _LENGTH_DELIMITED) + varint(row_bytes)
+    head = tag(_values_field(encoded), DELIMITED) + varint(row_bytes)
     tail = _shape(encoded)
     size = len(head) + row_bytes + len(tail)
     tails = [tail] * len(encoded.data)
     if encoded.scales is not None:
         # A scale of 0 is left out: a missing field means 0.
-        scale_tag = tag(5, _FIXED32)
+        scale_tag = tag(5, FIXED32)
         tails = [
             tail + scale_tag + struct.pack("<f", scale) if scale else tail
             for scale in encoded.scales.tolist()
         ]
-    heads = {extra: tag(1, _LENGTH_DELIMITED) + varint(size + extra) + head for extra in (0, 5)}
+    heads = {extra: tag(1, DELIMITED) + varint(size + extra) + head for extra in (0, 5)}
     return [
         heads[len(own_tail) - len(tail)] + data[row * row_bytes : (row + 1) * row_bytes] + own_tail
         for row, own_tail in enumerate(tails)
@@ -103,7 +103,7 @@ def _sparse_wire(vector: SparseVector, dimensions: int) -> bytes:
         2,
         _packed(1, vector.indices.astype("<u4").tobytes())
         + _packed(2, vector.values.astype("<f4").tobytes())
-        + tag(3, _VARINT)
+        + tag(3, VARINT)
         + varint(dimensions),
     )
 
@@ -115,7 +115,7 @@ def _multi_vector_wire(encoded: EncodedRows) -> bytes:
         3,
         _packed(_values_field(encoded), encoded.data.tobytes())
         + _shape(encoded)
-        + (tag(5, _VARINT) + varint(rows) if rows else b"")
+        + (tag(5, VARINT) + varint(rows) if rows else b"")
         + (_packed(6, encoded.scales.tobytes()) if encoded.scales is not None else b""),
     )
 
@@ -126,9 +126,9 @@ def _values_field(encoded: EncodedRows) -> int:
 
 def _shape(encoded: EncodedRows) -> bytes:
     return (
-        tag(3, _VARINT)
+        tag(3, VARINT)
         + varint(_ENCODINGS[encoded.encoding])
-        + tag(4, _VARINT)
+        + tag(4, VARINT)
         + varint(encoded.dimensions)
     )
 

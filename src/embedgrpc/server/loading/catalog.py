@@ -14,6 +14,7 @@ from embedgrpc.engine.errors import (
 )
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.scheduling.scheduler import Scheduler
+from embedgrpc.engine.tasks.classification import Classifier
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
 from embedgrpc.engine.tasks.tokenization import TextTokenizer
@@ -21,6 +22,7 @@ from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Truncation
+from embedgrpc.server.contract.classification_wire import LabelWires
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
 from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX, ModelSettings
@@ -46,9 +48,11 @@ class LoadedModel:
     Attributes:
         revision: The version of its files; empty when there is none.
         fingerprint: Identifies its vector space, or what its scores come from.
-        embedder: None for a cross-encoder.
-        embed_options: Reads the options of embedding requests; None for a cross-encoder.
+        embedder: None when the model does not embed.
+        embed_options: Reads the options of embedding requests; None when it does not embed.
         reranker: None when the model cannot rank.
+        classifier: None when the model has no labels.
+        labels: Encodes its labels; None when it has none.
         renders_instruction: Whether the model's chat template has a place for an instruction.
         probe: Runs one text without admission and returns its row.
         weight_bytes: 0 where it is unknown.
@@ -65,6 +69,8 @@ class LoadedModel:
     embedder: Embedder | None
     embed_options: EmbedOptionsReader | None
     reranker: Reranker | None
+    classifier: Classifier | None
+    labels: LabelWires | None
     renders_instruction: bool
     probe: Callable[[str, Call], Awaitable[FloatArray]]
     encodings: tuple[Encoding, ...]
@@ -164,12 +170,29 @@ class ServedModel:
         """
         loaded = self.ready()
         if loaded.reranker is None:
+            several = f": it classifies by {len(loaded.labels)} labels" if loaded.labels else ""
             raise UnsupportedError(
-                f"the model {self.id} does not rank documents",
+                f"the model {self.id} does not rank documents{several}",
                 field="model",
                 metadata={"label": "WRONG_TASK", "model": self.id},
             )
         return loaded, loaded.reranker
+
+    def classifier(self) -> tuple[LoadedModel, Classifier, LabelWires]:
+        """Return the model, its classifier and what encodes its labels.
+
+        Raises:
+            BackendUnavailableError: The model cannot be called now.
+            UnsupportedError: It has no labels.
+        """
+        loaded = self.ready()
+        if loaded.classifier is None or loaded.labels is None:
+            raise UnsupportedError(
+                f"the model {self.id} has no labels to classify by",
+                field="model",
+                metadata={"label": "WRONG_TASK", "model": self.id},
+            )
+        return loaded, loaded.classifier, loaded.labels
 
 
 class Catalog:

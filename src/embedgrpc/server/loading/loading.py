@@ -13,6 +13,7 @@ from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.scheduling.batching import BatchBudget
 from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.engine.scheduling.scheduler import Scheduler
+from embedgrpc.engine.tasks.classification import Classifier
 from embedgrpc.engine.tasks.cross_encoding import CrossEncoder
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.reranking import Reranker
@@ -25,12 +26,13 @@ from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.languages import read_languages
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.kinds import Kind, RerankMethod, WeightType
+from embedgrpc.models.kinds import Kind, RerankMethod, TextRole, WeightType
 from embedgrpc.models.sources import source
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.validation.child_process import ChildGroup
 from embedgrpc.models.validation.validation import FileDigests, Validation, load_validated
+from embedgrpc.server.contract.classification_wire import LabelWires
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.loading.daemon_threads import run_in_daemon_thread
@@ -296,6 +298,8 @@ def _assemble(
     embedder: Embedder | None = None
     embed_options: EmbedOptionsReader | None = None
     reranker: Reranker | None = None
+    labels = prepared.properties.labels
+    classifier = Classifier(*common) if labels else None
     max_query_tokens = 0
     if prepared.properties.kind is Kind.EMBEDDING:
         embedder = Embedder(*common, graph_outputs=prepared.graph.outputs)
@@ -305,10 +309,17 @@ def _assemble(
         )
         method = _choose_method(model, prepared)
         if method:
-            max_query_tokens = model.settings.max_query_tokens or prepared.properties.max_tokens
+            late = prepared.properties.late_interaction
+            own = late.max_tokens[TextRole.QUERY] if late else prepared.properties.max_tokens
+            max_query_tokens = model.settings.max_query_tokens or own
             reranker = SimilarityReranker(embedder, method, max_query_tokens)
     elif model.settings.rerank_method not in (None, RerankMethod.CROSS_ENCODER):
-        raise ModelError("rerank_method is set, but the model is a cross-encoder")
+        kind = prepared.properties.kind.replace("_", "-")
+        raise ModelError(f"rerank_method is set, but the model is a {kind}")
+    elif prepared.properties.kind is Kind.CLASSIFIER and classifier:
+        if model.settings.rerank_method:
+            raise ModelError("rerank_method is set, but the model is a classifier")
+        probe = classifier.probe
     else:
         cross_encoder = reranker = CrossEncoder(*common)
         probe = cross_encoder.probe
@@ -320,6 +331,8 @@ def _assemble(
         embedder=embedder,
         embed_options=embed_options,
         reranker=reranker,
+        classifier=classifier,
+        labels=LabelWires(labels) if labels else None,
         renders_instruction=around is not None and around.instructed is not None,
         probe=probe,
         encodings=tuple(Encoding) if embedder else (),

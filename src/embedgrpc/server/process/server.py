@@ -30,6 +30,7 @@ from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_mode
 from embedgrpc.server.process.background_tasks import BackgroundTasks
 from embedgrpc.server.process.health_listener import HealthListener
 from embedgrpc.server.process.model_startup import ModelStartup
+from embedgrpc.server.services.classification import ClassifyService
 from embedgrpc.server.services.embedding import EmbeddingService
 from embedgrpc.server.services.health import HealthMonitor, HealthService, Heartbeat
 from embedgrpc.server.services.models import ModelService
@@ -42,6 +43,7 @@ from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Metrics, Reading, configure_metrics
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
 from embedgrpc.v1 import (
+    classify_service_pb2_grpc,
     embedding_service_pb2_grpc,
     model_service_pb2_grpc,
     rerank_service_pb2_grpc,
@@ -222,11 +224,13 @@ class Server:
         settings = self._settings
         embedding = EmbeddingService(self.catalog, settings, self._open_streams)
         rerank = RerankService(self.catalog, settings, self._open_streams)
+        classify = ClassifyService(self.catalog, settings)
         models = ModelService(self.catalog, settings)
         tokenizer = TokenizerService(self.catalog, settings)
         for add, servicer in (
             (embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server, embedding),
             (rerank_service_pb2_grpc.add_RerankServiceServicer_to_server, rerank),
+            (classify_service_pb2_grpc.add_ClassifyServiceServicer_to_server, classify),
             (model_service_pb2_grpc.add_ModelServiceServicer_to_server, models),
             (tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server, tokenizer),
             (health_pb2_grpc.add_HealthServicer_to_server, self._health),

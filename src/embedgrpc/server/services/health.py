@@ -28,6 +28,7 @@ _logger = logging.getLogger(__name__)
 
 EMBEDDING_SERVICE = "embedgrpc.v1.EmbeddingService"
 RERANK_SERVICE = "embedgrpc.v1.RerankService"
+CLASSIFY_SERVICE = "embedgrpc.v1.ClassifyService"
 MODEL_SERVICE = "embedgrpc.v1.ModelService"
 TOKENIZER_SERVICE = "embedgrpc.v1.TokenizerService"
 
@@ -196,6 +197,7 @@ class HealthMonitor:
         """Set the status of every service from the states of the models."""
         await self._publish_service(EMBEDDING_SERVICE, lambda loaded: loaded.embedder is not None)
         await self._publish_service(RERANK_SERVICE, lambda loaded: loaded.reranker is not None)
+        await self._publish_service(CLASSIFY_SERVICE, lambda loaded: loaded.classifier is not None)
         await self._publish_service(
             TOKENIZER_SERVICE, lambda loaded: loaded.text_tokenizer.is_available
         )

@@ -8,8 +8,16 @@ from importlib.metadata import version
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.models.kinds import Kind, Representation, RerankMethod, Similarity, Truncation
+from embedgrpc.models.kinds import (
+    Activation,
+    Kind,
+    Representation,
+    RerankMethod,
+    Similarity,
+    Truncation,
+)
 from embedgrpc.models.sources.triton_source import is_triton_source
+from embedgrpc.server.contract.classify_options import SCORE_FUNCTIONS
 from embedgrpc.server.contract.embed_options import ENCODINGS, REPRESENTATIONS
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.limits import CONTRACT_VERSION, describe_limits
@@ -45,6 +53,7 @@ _RERANK_METHODS = {
 _REPRESENTATIONS: dict[Representation, Any] = {
     ours: theirs for theirs, ours in REPRESENTATIONS.items()
 }
+_SCORE_FUNCTIONS: dict[Activation, Any] = {ours: theirs for theirs, ours in SCORE_FUNCTIONS.items()}
 _TRUNCATIONS: dict[Truncation, Any] = {ours: theirs for theirs, ours in TRUNCATIONS.items()}
 _ENCODINGS: dict[Any, Any] = {ours: theirs for theirs, ours in ENCODINGS.items() if theirs}
 
@@ -148,10 +157,14 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     message.weight_type = loaded.weight_type
     message.device = loaded.device
     message.batch_tokens = loaded.scheduler.budget.tokens
+    if loaded.classifier:
+        message.tasks.append(model_service_pb2.MODEL_TASK_CLASSIFY)
+        message.labels.extend(properties.labels)
+        message.score_function = _SCORE_FUNCTIONS[properties.score_function]
     message.prompts.update(properties.prompts)
     message.default_prompt_name = properties.default_prompt_name
     message.takes_instruction = loaded.renders_instruction
-    if properties.kind is Kind.CROSS_ENCODER:
+    if properties.kind is not Kind.EMBEDDING:
         return
     message.representations.extend(_REPRESENTATIONS[one] for one in properties.representations)
     message.encodings.extend(_ENCODINGS[encoding] for encoding in loaded.encodings)

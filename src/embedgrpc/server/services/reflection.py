@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from embedgrpc.server.services.health import (
+    CLASSIFY_SERVICE,
     EMBEDDING_SERVICE,
     MODEL_SERVICE,
     RERANK_SERVICE,
@@ -46,6 +47,7 @@ def add_reflection(server: grpc.aio.Server) -> None:
     names = (
         EMBEDDING_SERVICE,
         RERANK_SERVICE,
+        CLASSIFY_SERVICE,
         MODEL_SERVICE,
         TOKENIZER_SERVICE,
         "grpc.health.v1.Health",

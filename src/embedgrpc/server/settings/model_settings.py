@@ -135,7 +135,8 @@ class ModelSettings(BaseModel):
     lowercase: bool | None = Field(default=None, description="Whether to lowercase texts")
     activation: Activation | None = Field(
         default=None,
-        description="What turns a cross-encoder's logit into a score: sigmoid or identity",
+        description="What turns the logits of a cross-encoder or classifier into scores: sigmoid,"
+        " softmax or identity",
     )
     file: str = Field(
         default="", description="File of weights to load, such as onnx/model_quantized.onnx"
@@ -162,6 +163,11 @@ class ModelSettings(BaseModel):
         default=False,
         description="Accept keys in the model's files that this release does not know. The"
         " fingerprint contains them",
+    )
+    adapter: str = Field(
+        default="",
+        description="Folder or package:NAME/FOLDER of a LoRA adapter (adapter_config.json) to merge"
+        " into the weights when the graph is built. The fingerprint contains it",
     )
     weight_type: WeightType = Field(
         default=WeightType.FLOAT32,

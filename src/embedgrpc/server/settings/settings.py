@@ -293,9 +293,10 @@ class Settings(BaseModel):
     )
     readiness: Literal["default", "all", "any"] = Field(
         default="default",
-        description="When grpc.health.v1 reports EmbeddingService and RerankService as SERVING:"
-        " when the model that answers calls without a model name is ready (default), when all"
-        " models are, or when any is. Models that cannot embed, or rank, do not count",
+        description="When grpc.health.v1 reports EmbeddingService, RerankService and"
+        " ClassifyService as SERVING: when the model that answers calls without a model name is"
+        " ready (default), when all models are, or when any is. Models that cannot embed, rank, or"
+        " classify, do not count",
     )
     health_interval_s: _Hour = Field(default=10, description="Time between two checks of a model")
     health_timeout_s: _Hour = Field(

@@ -131,7 +131,7 @@ def describe_call(
     May be called several times; empty and 0 leave an attribute as it is.
 
     Args:
-        operation: "embeddings", or "rerank", for which the registry has no name.
+        operation: "embeddings"; or "rerank" or "classify", for which the registry has no name.
         request_model: The model name in the request.
         response_model: The model that answers.
         dimensions: The length of the dense vectors.

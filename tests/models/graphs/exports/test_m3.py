@@ -14,7 +14,7 @@ from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
 from embedgrpc.models.kinds import Representation, Similarity
 from embedgrpc.models.sources.source import resolve
-from embedgrpc.models.tokenizers.tokenizer import TokenSequence
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 from tests.models.sparse_vectors import assert_same_weights
 

@@ -10,6 +10,7 @@ from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.cancellation import closed_error, is_task_cancelled
 from embedgrpc.client.channel import Stubs
+from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
@@ -17,7 +18,13 @@ from embedgrpc.client.embed_state import AsyncStreamInputs, EmbedState
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import EmbedOptions, RerankOptions, TokenizeOptions
+from embedgrpc.client.options import (
+    ClassifyInputs,
+    ClassifyOptions,
+    EmbedOptions,
+    RerankOptions,
+    TokenizeOptions,
+)
 from embedgrpc.client.rerank_state import AsyncRerankInputs, RerankState
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
@@ -26,6 +33,7 @@ from embedgrpc.client.unary_calls import (
     HealthStatus,
     ModelPages,
     UnaryCall,
+    classify_call,
     count_tokens_call,
     embed_call,
     get_model_call,
@@ -135,6 +143,20 @@ class AsyncClient(ClientApi):
             **options,
         )
         return AsyncRerankStream(state, self._start_stream, self._new_attempts, self._error_of)
+
+    async def classify(
+        self,
+        inputs: ClassifyInputs,
+        *,
+        model: str = "",
+        allow_partial: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> Classifications:
+        call = classify_call(
+            inputs, model, self._request_limit, allow_partial=allow_partial, **options
+        )
+        return await self._run(call, timeout_s)
 
     async def tokenize(
         self,

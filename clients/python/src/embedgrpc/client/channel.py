@@ -25,6 +25,7 @@ from embedgrpc.client.proxies import proxy_options
 from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.status_errors import error_of_call
 from embedgrpc.v1 import (
+    classify_service_pb2_grpc,
     embedding_service_pb2_grpc,
     model_service_pb2_grpc,
     rerank_service_pb2_grpc,
@@ -54,6 +55,7 @@ class Stubs:
 
     embedding: Any
     rerank: Any
+    classify: Any
     model: Any
     tokenizer: Any
     health: Any
@@ -67,6 +69,7 @@ class Stubs:
 _STUB_CLASSES: Final[tuple[Callable[[Any], Any], ...]] = (
     embedding_service_pb2_grpc.EmbeddingServiceStub,
     rerank_service_pb2_grpc.RerankServiceStub,
+    classify_service_pb2_grpc.ClassifyServiceStub,
     model_service_pb2_grpc.ModelServiceStub,
     tokenizer_service_pb2_grpc.TokenizerServiceStub,
     health_pb2_grpc.HealthStub,

@@ -9,8 +9,10 @@ from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE, DEFAULT_TARGET, DEFAUL
 from embedgrpc.client.enums import (
     Encoding,
     InputType,
+    LabelOrder,
     Priority,
     ResultOrder,
+    ScoreFunction,
     ScoreScale,
     Task,
     Truncation,
@@ -25,6 +27,7 @@ _EXAMPLES = """examples:
   embedgrpc-client embed "How tall is the tower?"
   embedgrpc-client embed --jsonl < texts.jsonl > vectors.jsonl
   embedgrpc-client rerank --query "How tall is it?" --top-n 3 < documents.txt
+  embedgrpc-client classify --model nli --second "It is tall." "How tall is the tower?"
   embedgrpc-client tokens "How tall is the tower?"
   embedgrpc-client server
   embedgrpc-client health embedgrpc.v1.EmbeddingService
@@ -101,6 +104,14 @@ def _parser(default_target: str) -> SuggestingParser:
             ' {"index", "error"} for those that failed.',
         )
     )
+    _add_classify(
+        add(
+            "classify",
+            "score texts by labels",
+            'Writes {"id", "labels", "token_count", "truncated"} for each text, or {"id", "error"}.'
+            ' Labels have a "label" and a "score". The id is the number of the text, from 0.',
+        )
+    )
     tokens = add(
         "tokens",
         "count the tokens of texts",
@@ -165,6 +176,22 @@ def _add_rerank(rerank: argparse.ArgumentParser) -> None:
     )
     _add_priority(rerank)
     _add_truncation(rerank)
+
+
+def _add_classify(classify: argparse.ArgumentParser) -> None:
+    classify.add_argument(
+        "texts", nargs="*", help="the texts; none for the lines of standard input"
+    )
+    classify.add_argument("--second", help="text to pair each text with, such as a hypothesis")
+    _add_model(classify)
+    classify.add_argument("--score-function", choices=get_args(ScoreFunction))
+    classify.add_argument("--top-k", type=_at_least(0), default=0, help="write only the best K")
+    classify.add_argument("--order", choices=get_args(LabelOrder), help="order of the labels")
+    classify.add_argument(
+        "--max-tokens", type=_at_least(0), default=0, help="limit of tokens in a text or pair"
+    )
+    _add_truncation(classify)
+    _add_priority(classify)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

@@ -97,6 +97,31 @@ def _rerank(client: Client, arguments: argparse.Namespace) -> int:
     return 1 if ranking.errors else 0
 
 
+def _classify(client: Client, arguments: argparse.Namespace) -> int:
+    names = ("model", "score_function", "top_k", "order", "truncation", "max_tokens", "priority")
+    options = _options(arguments, *names)
+    texts = iter(arguments.texts or _stdin_lines())
+    number = failed_count = 0
+    while batch := list(itertools.islice(texts, DEFAULT_BATCH_SIZE)):
+        second = arguments.second
+        inputs = batch if second is None else [(text, second) for text in batch]
+        for one in client.classify(inputs, allow_partial=True, **options):
+            line: dict[str, Any] = {"id": str(number)}
+            if one.error is not None:
+                line["error"] = _error_json(one.error)
+            else:
+                line["labels"] = [
+                    {"label": label.label, "score": label.score} for label in one.labels
+                ]
+                line |= {"token_count": one.token_count, "truncated": one.truncated}
+            _print_json(line)
+            number += 1
+            failed_count += one.error is not None
+    if failed_count:
+        _print_error(f"{failed_count} of {number} texts failed")
+    return 1 if failed_count else 0
+
+
 def _tokens(client: Client, arguments: argparse.Namespace) -> int:
     options = _options(arguments, "model", "input_type", "prompt_name", "prompt_text")
     texts = iter(arguments.texts or _stdin_lines())
@@ -125,6 +150,7 @@ _COMMANDS: Final = {
     "models": _models,
     "embed": _embed,
     "rerank": _rerank,
+    "classify": _classify,
     "tokens": _tokens,
     "server": _server,
     "health": _health,

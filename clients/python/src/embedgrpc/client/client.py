@@ -9,6 +9,7 @@ import grpc
 
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.channel import Stubs
+from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
@@ -16,7 +17,13 @@ from embedgrpc.client.embed_state import EmbedState, StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import EmbedOptions, RerankOptions, TokenizeOptions
+from embedgrpc.client.options import (
+    ClassifyInputs,
+    ClassifyOptions,
+    EmbedOptions,
+    RerankOptions,
+    TokenizeOptions,
+)
 from embedgrpc.client.rerank_state import RerankInputs, RerankState
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
@@ -26,6 +33,7 @@ from embedgrpc.client.unary_calls import (
     HealthStatus,
     ModelPages,
     UnaryCall,
+    classify_call,
     count_tokens_call,
     embed_call,
     get_model_call,
@@ -133,6 +141,20 @@ class Client(ClientApi):
             **options,
         )
         return RerankStream(state, self._start_stream, self._new_attempts, self._error_of)
+
+    def classify(
+        self,
+        inputs: ClassifyInputs,
+        *,
+        model: str = "",
+        allow_partial: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> Classifications:
+        call = classify_call(
+            inputs, model, self._request_limit, allow_partial=allow_partial, **options
+        )
+        return self._run(call, timeout_s)
 
     def tokenize(
         self,

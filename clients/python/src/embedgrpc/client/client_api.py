@@ -6,11 +6,18 @@ from typing import Unpack
 
 from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.channel import ChannelOwner
+from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
 from embedgrpc.client.embed_state import StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import EmbedOptions, RerankOptions, TokenizeOptions
+from embedgrpc.client.options import (
+    ClassifyInputs,
+    ClassifyOptions,
+    EmbedOptions,
+    RerankOptions,
+    TokenizeOptions,
+)
 from embedgrpc.client.rerank_state import RerankInputs
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
@@ -149,6 +156,37 @@ class ClientApi(ChannelOwner, ABC):
             InputTooLongError: A prompt or the name of the model exceeds the size of a message.
             TypeError: An option has the wrong type, or `inputs` is a str.
             ValueError: An option is out of range.
+        """
+
+    @abstractmethod
+    def classify(
+        self,
+        inputs: ClassifyInputs,
+        *,
+        model: str = "",
+        allow_partial: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> Classifications | Awaitable[Classifications]:
+        """Score texts, or pairs of texts, by the labels of a classifier.
+
+        Args:
+            inputs: Texts, or pairs (first, second) such as premise and hypothesis: at least one, at
+                most `Limits.max_inputs`.
+            model: The id or an alias of a model; "" for the server's default.
+            allow_partial: Whether an input that fails leaves the others unaffected: then its
+                `Classification` has an error. If False, the whole call fails, and
+                `EmbedGrpcError.field_violations` lists all inputs that are at fault.
+            timeout_s: The deadline in seconds; None for the client's.
+            options: See `ClassifyOptions`.
+
+        Returns:
+            The labels of each input with their scores, in the order of the inputs.
+
+        Raises:
+            EmbedGrpcError: The call failed.
+            TypeError: An input or an option has the wrong type, or texts and pairs are mixed.
+            ValueError: A text is not valid Unicode, or an option is out of range.
         """
 
     @abstractmethod

@@ -9,11 +9,13 @@ if TYPE_CHECKING:  # the command reads these names before it loads protobuf
 
 Encoding = Literal["float32", "float16", "bfloat16", "int8", "ubinary"]
 InputType = Literal["query", "document", "classification", "clustering", "similarity"]
+LabelOrder = Literal["score", "model"]
 Priority = Literal["interactive", "bulk"]
 Representation = Literal["dense", "sparse", "multi_vector"]
 ResultOrder = Literal["input", "completion"]
+ScoreFunction = Literal["raw", "softmax", "sigmoid"]
 ScoreScale = Literal["raw", "sigmoid"]
-Task = Literal["embed", "rerank"]
+Task = Literal["embed", "rerank", "classify"]
 Truncation = Literal["none", "end", "start"]
 
 

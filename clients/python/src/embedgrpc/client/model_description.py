@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from embedgrpc.client.enums import enum_name
 from embedgrpc.client.server_description import Limits, decode_limits
-from embedgrpc.v1 import common_pb2, embedding_service_pb2
+from embedgrpc.v1 import classify_service_pb2, common_pb2, embedding_service_pb2
 from embedgrpc.v1 import model_service_pb2 as pb
 
 
@@ -22,7 +22,7 @@ class Model:
         source: Where its files came from.
         revision: The commit of the Hub repository, or the version of the Triton model.
         fingerprint: The id of the embedding space. Never mix vectors of different ones.
-        tasks: "embed", "rerank" or both.
+        tasks: "embed", "rerank" and "classify", as far as it has them.
         representations: The representations it can return, the default first.
         encodings: The encodings it can return.
         dimensions: The length of its dense vectors.
@@ -45,6 +45,9 @@ class Model:
         device: The device that runs it, such as "cuda:0" or "cpu".
         languages: The languages that its files name, as BCP 47 tags such as "en".
         takes_instruction: Whether `RerankOptions` may have an `instruction`.
+        labels: The labels of a classifier, in the order of its logits; one for a cross-encoder.
+        score_function: What turns its logits into scores by default: "raw", "softmax" or
+            "sigmoid"; "" where it does not classify.
         state: "loading" or "ready"; "failed" for good, or "unavailable" for now.
     """
 
@@ -74,6 +77,8 @@ class Model:
     device: str
     languages: Sequence[str]
     takes_instruction: bool
+    labels: Sequence[str]
+    score_function: str
     state: str
 
 
@@ -112,5 +117,7 @@ def decode_model(message: pb.Model) -> Model:
         device=message.device,
         languages=tuple(message.languages),
         takes_instruction=message.takes_instruction,
+        labels=tuple(message.labels),
+        score_function=enum_name(classify_service_pb2.ScoreFunction, message.score_function),
         state=enum_name(pb.ModelState, message.state),
     )

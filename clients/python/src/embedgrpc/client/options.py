@@ -6,15 +6,25 @@ from typing import Any, Final, TypedDict, Unpack
 from embedgrpc.client.enums import (
     Encoding,
     InputType,
+    LabelOrder,
     Priority,
     Representation,
+    ScoreFunction,
     ScoreScale,
     Truncation,
     enum_value,
 )
 from embedgrpc.client.suggestions import quote, suggest
-from embedgrpc.v1 import common_pb2, rerank_service_pb2, tokenizer_service_pb2
+from embedgrpc.v1 import (
+    classify_service_pb2,
+    common_pb2,
+    rerank_service_pb2,
+    tokenizer_service_pb2,
+)
 from embedgrpc.v1 import embedding_service_pb2 as pb
+
+# Texts, or pairs of texts.
+ClassifyInputs = Iterable[str] | Iterable[tuple[str, str]]
 
 _PROMPT: Final = ("input_type", "prompt_name", "prompt_text")
 
@@ -94,6 +104,27 @@ class RerankOptions(TypedDict, total=False):
     priority: Priority | None
 
 
+class ClassifyOptions(TypedDict, total=False):
+    """Keyword options of `classify`, all optional.
+
+    Attributes:
+        score_function: What turns logits into scores; the model's by default.
+        top_k: The limit of labels of each input, the best; 0 (default) for all.
+        order: The order of the labels: "score" (default), best first, or "model".
+        truncation: Where to cut inputs that are too long, or "none" to reject them; the server's
+            setting by default.
+        max_tokens: The limit of tokens in a text or pair; 0 (default) for the model's.
+        priority: As in `EmbedOptions`.
+    """
+
+    score_function: ScoreFunction | None
+    top_k: int
+    order: LabelOrder | None
+    truncation: Truncation | None
+    max_tokens: int
+    priority: Priority | None
+
+
 class TokenizeOptions(TypedDict, total=False):
     """Keyword options of `tokenize` and `count_tokens`, all optional.
 
@@ -157,6 +188,28 @@ def rerank_options(**options: Unpack[RerankOptions]) -> rerank_service_pb2.Reran
     return message if message.ByteSize() else None
 
 
+def classify_options(
+    **options: Unpack[ClassifyOptions],
+) -> classify_service_pb2.ClassifyOptions:
+    """Build the options of a classification.
+
+    Raises:
+        TypeError: An option is not one of `ClassifyOptions`, or has the wrong type.
+        ValueError: An enum has no such value.
+    """
+    _require_known(options, ClassifyOptions)
+    return classify_service_pb2.ClassifyOptions(
+        score_function=enum_value(
+            classify_service_pb2.ScoreFunction, options.get("score_function")
+        ),
+        top_k=options.get("top_k", 0),
+        order=enum_value(classify_service_pb2.LabelOrder, options.get("order")),
+        truncation=enum_value(common_pb2.Truncation, options.get("truncation")),
+        max_tokens=options.get("max_tokens", 0),
+        priority=enum_value(common_pb2.Priority, options.get("priority")),
+    )
+
+
 def tokenize_options(
     **options: Unpack[TokenizeOptions],
 ) -> tokenizer_service_pb2.TokenizeOptions:
@@ -210,6 +263,35 @@ def valid_texts(field: str, texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
         raise TypeError(f"{field} is one str; give a list of texts")
     return [valid_text(f"{field}[{index}]", text) for index, text in enumerate(texts)]
+
+
+def valid_inputs(field: str, inputs: ClassifyInputs) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return a batch of texts or of pairs as lists, one of which is empty.
+
+    Args:
+        field: The name of the argument, for errors.
+        inputs: All texts or all pairs.
+
+    Raises:
+        TypeError: `inputs` is a str, or an input is neither, or both forms are mixed.
+        ValueError: A text has a lone surrogate.
+    """
+    if isinstance(inputs, str):
+        raise TypeError(f"{field} is one str; give a list of texts or pairs")
+    texts: list[str] = []
+    pairs: list[tuple[str, str]] = []
+    for index, one in enumerate(inputs):
+        name = f"{field}[{index}]"
+        match one:
+            case str(text):
+                texts.append(valid_text(name, text))
+            case (first, second):
+                pairs.append((valid_text(f"{name}[0]", first), valid_text(f"{name}[1]", second)))
+            case _:
+                raise TypeError(f"{name} is neither a text nor a pair of texts")
+        if texts and pairs:
+            raise TypeError(f"{name} is of another form than those before: give texts or pairs")
+    return texts, pairs
 
 
 def valid_text(field: str, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from embedgrpc.client.async_client import AsyncClient
 from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
+from embedgrpc.client.classifications import Classification, Classifications, LabelScore
 from embedgrpc.client.client import Client
 from embedgrpc.client.errors import (
     BackendFailedError,
@@ -26,7 +27,12 @@ from embedgrpc.client.errors import (
     UnsupportedError,
 )
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import EmbedOptions, RerankOptions, TokenizeOptions
+from embedgrpc.client.options import (
+    ClassifyOptions,
+    EmbedOptions,
+    RerankOptions,
+    TokenizeOptions,
+)
 from embedgrpc.client.result_types import (
     Embeddings,
     PartialEmbeddings,
@@ -50,6 +56,9 @@ __all__ = [
     "BackendFailedError",
     "BackendUnavailableError",
     "BadResponseError",
+    "Classification",
+    "Classifications",
+    "ClassifyOptions",
     "Client",
     "ConnectionFailedError",
     "DeadlineExpiredError",
@@ -63,6 +72,7 @@ __all__ = [
     "InputTooLongError",
     "InternalError",
     "InvalidRequestError",
+    "LabelScore",
     "Limits",
     "MessageTooLargeError",
     "Model",

@@ -9,19 +9,24 @@ from typing import Any, Final, Generic, TypeVar, Unpack
 from grpc_health.v1 import health_pb2
 
 from embedgrpc.client.channel import Stubs
+from embedgrpc.client.classifications import Classifications, decode_classifications
 from embedgrpc.client.decoding import decode_embeddings, decode_partial, decode_ranking
 from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
 from embedgrpc.client.enums import Task, enum_value
 from embedgrpc.client.errors import BadResponseError, EmbedGrpcError, InputTooLongError
 from embedgrpc.client.model_description import Model, decode_model
 from embedgrpc.client.options import (
+    ClassifyInputs,
+    ClassifyOptions,
     EmbedOptions,
     RerankOptions,
     TokenizeOptions,
+    classify_options,
     embed_options,
     option_texts,
     rerank_options,
     tokenize_options,
+    valid_inputs,
     valid_text,
     valid_texts,
 )
@@ -29,8 +34,13 @@ from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server, decode_server
 from embedgrpc.client.tokens import TokenCounts, TokenizedText, decode_token_counts, decode_tokens
+from embedgrpc.v1 import (
+    classify_service_pb2,
+    model_service_pb2,
+    rerank_service_pb2,
+    tokenizer_service_pb2,
+)
 from embedgrpc.v1 import embedding_service_pb2 as pb
-from embedgrpc.v1 import model_service_pb2, rerank_service_pb2, tokenizer_service_pb2
 
 ResultT = TypeVar("ResultT")
 
@@ -159,6 +169,53 @@ def rerank_call(
         {"query": query, "documents": sent_documents, "model": model} | option_texts(options),
         functools.partial(
             rerank_call, query, valid, model, limit, allow_partial=allow_partial, **options
+        )
+        if allow_partial
+        else None,
+    )
+
+
+def classify_call(
+    inputs: ClassifyInputs,
+    model: str,
+    limit: RequestLimit,
+    *,
+    allow_partial: bool,
+    **options: Unpack[ClassifyOptions],
+) -> UnaryCall[Classifications]:
+    """Return the call of Classify.
+
+    With `allow_partial`, inputs that no request has room for are not sent.
+
+    Raises:
+        TypeError: An input or an option has the wrong type, or texts and pairs are mixed.
+        ValueError: A text is not valid Unicode, or an option is out of range.
+    """
+    texts, pairs = valid_inputs("inputs", inputs)
+    # No request has room for half a pair.
+    whole = [first + second for first, second in pairs] or texts
+    unsent = limit.too_long("inputs", whole) if allow_partial else {}
+    sent = [index for index in range(len(whole)) if index not in unsent]
+    request = classify_service_pb2.ClassifyRequest(
+        model=valid_text("model", model),
+        texts=[texts[index] for index in sent] if texts else (),
+        pairs=[
+            classify_service_pb2.TextPair(first=pairs[index][0], second=pairs[index][1])
+            for index in (sent if pairs else ())
+        ],
+        options=classify_options(**options),
+        allow_partial=allow_partial,
+        max_response_bytes=RESPONSE_BYTES_MAX,
+    )
+    return UnaryCall(
+        lambda stubs: stubs.classify.Classify,
+        request if sent or not unsent else None,
+        lambda response: decode_classifications(
+            response or classify_service_pb2.ClassifyResponse(), sent, unsent
+        ),
+        {"inputs": [whole[index] for index in sent], "model": model},
+        functools.partial(
+            classify_call, pairs or texts, model, limit, allow_partial=allow_partial, **options
         )
         if allow_partial
         else None,

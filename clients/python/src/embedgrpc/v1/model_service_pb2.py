@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from embedgrpc.v1 import classify_service_pb2 as embedgrpc_dot_v1_dot_classify__service__pb2
 from embedgrpc.v1 import common_pb2 as embedgrpc_dot_v1_dot_common__pb2
 from embedgrpc.v1 import embedding_service_pb2 as embedgrpc_dot_v1_dot_embedding__service__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n embedgrpc/v1/model_service.proto\x12\x0c\x65mbedgrpc.v1\x1a\x19\x65mbedgrpc/v1/common.proto\x1a$embedgrpc/v1/embedding_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x04task\x18\x03 \x01(\x0e\x32\x17.embedgrpc.v1.ModelTask\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.embedgrpc.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.embedgrpc.v1.Model\"\x12\n\x10GetServerRequest\"9\n\x11GetServerResponse\x12$\n\x06server\x18\x01 \x01(\x0b\x32\x14.embedgrpc.v1.Server\"\xcb\x01\n\x06Server\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x18\n\x10\x63ontract_version\x18\x02 \x01(\t\x12\x15\n\rdefault_model\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x06limits\x18\x06 \x01(\x0b\x32\x14.embedgrpc.v1.Limits\"\xf9\x06\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12&\n\x05tasks\x18\x06 \x03(\x0e\x32\x17.embedgrpc.v1.ModelTask\x12\x35\n\x0frepresentations\x18\x07 \x03(\x0e\x32\x1c.embedgrpc.v1.Representation\x12/\n\tencodings\x18\x08 \x03(\x0e\x32\x1c.embedgrpc.v1.VectorEncoding\x12\x12\n\ndimensions\x18\t \x01(\x05\x12\x1d\n\x15matryoshka_dimensions\x18\n \x03(\x05\x12\x16\n\x0e\x61ny_dimensions\x18\x0b \x01(\x08\x12\x12\n\nmax_tokens\x18\x0c \x01(\x05\x12$\n\x06limits\x18\r \x01(\x0b\x32\x14.embedgrpc.v1.Limits\x12\x31\n\nsimilarity\x18\x0e \x01(\x0e\x32\x1d.embedgrpc.v1.ModelSimilarity\x12\x31\n\rrerank_method\x18\x0f \x01(\x0e\x32\x1a.embedgrpc.v1.RerankMethod\x12\x12\n\nnormalized\x18\x10 \x01(\x08\x12\x31\n\x07prompts\x18\x11 \x03(\x0b\x32 .embedgrpc.v1.Model.PromptsEntry\x12\x1b\n\x13\x64\x65\x66\x61ult_prompt_name\x18\x12 \x01(\t\x12\x34\n\x12\x64\x65\x66\x61ult_truncation\x18\x13 \x01(\x0e\x32\x18.embedgrpc.v1.Truncation\x12+\n\x07\x62\x61\x63kend\x18\x14 \x01(\x0e\x32\x1a.embedgrpc.v1.ModelBackend\x12\x13\n\x0bweight_type\x18\x15 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x16 \x01(\t\x12\'\n\x05state\x18\x17 \x01(\x0e\x32\x18.embedgrpc.v1.ModelState\x12\x14\n\x0c\x62\x61tch_tokens\x18\x18 \x01(\x05\x12\x18\n\x10max_query_tokens\x18\x19 \x01(\x05\x12\x11\n\tlanguages\x18\x1a \x03(\t\x12\x19\n\x11takes_instruction\x18\x1b \x01(\x08\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*T\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_TASK_EMBED\x10\x01\x12\x15\n\x11MODEL_TASK_RERANK\x10\x02*\xc8\x01\n\x0fModelSimilarity\x12 \n\x1cMODEL_SIMILARITY_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_SIMILARITY_COSINE\x10\x01\x12\x18\n\x14MODEL_SIMILARITY_DOT\x10\x02\x12\x1e\n\x1aMODEL_SIMILARITY_EUCLIDEAN\x10\x03\x12\x1e\n\x1aMODEL_SIMILARITY_MANHATTAN\x10\x04\x12\x1c\n\x18MODEL_SIMILARITY_MAX_SIM\x10\x05*\xaa\x01\n\x0cRerankMethod\x12\x1d\n\x19RERANK_METHOD_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRERANK_METHOD_CROSS_ENCODER\x10\x01\x12\x1c\n\x18RERANK_METHOD_SIMILARITY\x10\x02\x12\"\n\x1eRERANK_METHOD_LATE_INTERACTION\x10\x03\x12\x18\n\x14RERANK_METHOD_HYBRID\x10\x04*g\n\x0cModelBackend\x12\x1d\n\x19MODEL_BACKEND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMODEL_BACKEND_ONNX_RUNTIME\x10\x01\x12\x18\n\x14MODEL_BACKEND_TRITON\x10\x02*\x8e\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x04\x32\x87\x02\n\x0cModelService\x12T\n\nListModels\x12\x1f.embedgrpc.v1.ListModelsRequest\x1a .embedgrpc.v1.ListModelsResponse\"\x03\x90\x02\x01\x12N\n\x08GetModel\x12\x1d.embedgrpc.v1.GetModelRequest\x1a\x1e.embedgrpc.v1.GetModelResponse\"\x03\x90\x02\x01\x12Q\n\tGetServer\x12\x1e.embedgrpc.v1.GetServerRequest\x1a\x1f.embedgrpc.v1.GetServerResponse\"\x03\x90\x02\x01\x42\x90\x01\n\x10\x63om.embedgrpc.v1B\x11ModelServiceProtoP\x01Z\x18\x65mbedgrpc/v1;embedgrpcv1\xa2\x02\x03\x45XX\xaa\x02\x0c\x45mbedgrpc.V1\xca\x02\x0c\x45mbedgrpc\\V1\xe2\x02\x18\x45mbedgrpc\\V1\\GPBMetadata\xea\x02\rEmbedgrpc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n embedgrpc/v1/model_service.proto\x12\x0c\x65mbedgrpc.v1\x1a#embedgrpc/v1/classify_service.proto\x1a\x19\x65mbedgrpc/v1/common.proto\x1a$embedgrpc/v1/embedding_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x04task\x18\x03 \x01(\x0e\x32\x17.embedgrpc.v1.ModelTask\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.embedgrpc.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.embedgrpc.v1.Model\"\x12\n\x10GetServerRequest\"9\n\x11GetServerResponse\x12$\n\x06server\x18\x01 \x01(\x0b\x32\x14.embedgrpc.v1.Server\"\xcb\x01\n\x06Server\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x18\n\x10\x63ontract_version\x18\x02 \x01(\t\x12\x15\n\rdefault_model\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x06limits\x18\x06 \x01(\x0b\x32\x14.embedgrpc.v1.Limits\"\xbe\x07\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12&\n\x05tasks\x18\x06 \x03(\x0e\x32\x17.embedgrpc.v1.ModelTask\x12\x35\n\x0frepresentations\x18\x07 \x03(\x0e\x32\x1c.embedgrpc.v1.Representation\x12/\n\tencodings\x18\x08 \x03(\x0e\x32\x1c.embedgrpc.v1.VectorEncoding\x12\x12\n\ndimensions\x18\t \x01(\x05\x12\x1d\n\x15matryoshka_dimensions\x18\n \x03(\x05\x12\x16\n\x0e\x61ny_dimensions\x18\x0b \x01(\x08\x12\x12\n\nmax_tokens\x18\x0c \x01(\x05\x12$\n\x06limits\x18\r \x01(\x0b\x32\x14.embedgrpc.v1.Limits\x12\x31\n\nsimilarity\x18\x0e \x01(\x0e\x32\x1d.embedgrpc.v1.ModelSimilarity\x12\x31\n\rrerank_method\x18\x0f \x01(\x0e\x32\x1a.embedgrpc.v1.RerankMethod\x12\x12\n\nnormalized\x18\x10 \x01(\x08\x12\x31\n\x07prompts\x18\x11 \x03(\x0b\x32 .embedgrpc.v1.Model.PromptsEntry\x12\x1b\n\x13\x64\x65\x66\x61ult_prompt_name\x18\x12 \x01(\t\x12\x34\n\x12\x64\x65\x66\x61ult_truncation\x18\x13 \x01(\x0e\x32\x18.embedgrpc.v1.Truncation\x12+\n\x07\x62\x61\x63kend\x18\x14 \x01(\x0e\x32\x1a.embedgrpc.v1.ModelBackend\x12\x13\n\x0bweight_type\x18\x15 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x16 \x01(\t\x12\'\n\x05state\x18\x17 \x01(\x0e\x32\x18.embedgrpc.v1.ModelState\x12\x14\n\x0c\x62\x61tch_tokens\x18\x18 \x01(\x05\x12\x18\n\x10max_query_tokens\x18\x19 \x01(\x05\x12\x11\n\tlanguages\x18\x1a \x03(\t\x12\x19\n\x11takes_instruction\x18\x1b \x01(\x08\x12\x0e\n\x06labels\x18\x1c \x03(\t\x12\x33\n\x0escore_function\x18\x1d \x01(\x0e\x32\x1b.embedgrpc.v1.ScoreFunction\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*m\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10MODEL_TASK_EMBED\x10\x01\x12\x15\n\x11MODEL_TASK_RERANK\x10\x02\x12\x17\n\x13MODEL_TASK_CLASSIFY\x10\x03*\xc8\x01\n\x0fModelSimilarity\x12 \n\x1cMODEL_SIMILARITY_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_SIMILARITY_COSINE\x10\x01\x12\x18\n\x14MODEL_SIMILARITY_DOT\x10\x02\x12\x1e\n\x1aMODEL_SIMILARITY_EUCLIDEAN\x10\x03\x12\x1e\n\x1aMODEL_SIMILARITY_MANHATTAN\x10\x04\x12\x1c\n\x18MODEL_SIMILARITY_MAX_SIM\x10\x05*\xaa\x01\n\x0cRerankMethod\x12\x1d\n\x19RERANK_METHOD_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRERANK_METHOD_CROSS_ENCODER\x10\x01\x12\x1c\n\x18RERANK_METHOD_SIMILARITY\x10\x02\x12\"\n\x1eRERANK_METHOD_LATE_INTERACTION\x10\x03\x12\x18\n\x14RERANK_METHOD_HYBRID\x10\x04*g\n\x0cModelBackend\x12\x1d\n\x19MODEL_BACKEND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMODEL_BACKEND_ONNX_RUNTIME\x10\x01\x12\x18\n\x14MODEL_BACKEND_TRITON\x10\x02*\x8e\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x04\x32\x87\x02\n\x0cModelService\x12T\n\nListModels\x12\x1f.embedgrpc.v1.ListModelsRequest\x1a .embedgrpc.v1.ListModelsResponse\"\x03\x90\x02\x01\x12N\n\x08GetModel\x12\x1d.embedgrpc.v1.GetModelRequest\x1a\x1e.embedgrpc.v1.GetModelResponse\"\x03\x90\x02\x01\x12Q\n\tGetServer\x12\x1e.embedgrpc.v1.GetServerRequest\x1a\x1f.embedgrpc.v1.GetServerResponse\"\x03\x90\x02\x01\x42\x90\x01\n\x10\x63om.embedgrpc.v1B\x11ModelServiceProtoP\x01Z\x18\x65mbedgrpc/v1;embedgrpcv1\xa2\x02\x03\x45XX\xaa\x02\x0c\x45mbedgrpc.V1\xca\x02\x0c\x45mbedgrpc\\V1\xe2\x02\x18\x45mbedgrpc\\V1\\GPBMetadata\xea\x02\rEmbedgrpc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,34 +45,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
   _globals['_MODELSERVICE'].methods_by_name['GetServer']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetServer']._serialized_options = b'\220\002\001'
-  _globals['_MODELTASK']._serialized_start=1630
-  _globals['_MODELTASK']._serialized_end=1714
-  _globals['_MODELSIMILARITY']._serialized_start=1717
-  _globals['_MODELSIMILARITY']._serialized_end=1917
-  _globals['_RERANKMETHOD']._serialized_start=1920
-  _globals['_RERANKMETHOD']._serialized_end=2090
-  _globals['_MODELBACKEND']._serialized_start=2092
-  _globals['_MODELBACKEND']._serialized_end=2195
-  _globals['_MODELSTATE']._serialized_start=2198
-  _globals['_MODELSTATE']._serialized_end=2340
-  _globals['_LISTMODELSREQUEST']._serialized_start=180
-  _globals['_LISTMODELSREQUEST']._serialized_end=277
-  _globals['_LISTMODELSRESPONSE']._serialized_start=279
-  _globals['_LISTMODELSRESPONSE']._serialized_end=361
-  _globals['_GETMODELREQUEST']._serialized_start=363
-  _globals['_GETMODELREQUEST']._serialized_end=395
-  _globals['_GETMODELRESPONSE']._serialized_start=397
-  _globals['_GETMODELRESPONSE']._serialized_end=451
-  _globals['_GETSERVERREQUEST']._serialized_start=453
-  _globals['_GETSERVERREQUEST']._serialized_end=471
-  _globals['_GETSERVERRESPONSE']._serialized_start=473
-  _globals['_GETSERVERRESPONSE']._serialized_end=530
-  _globals['_SERVER']._serialized_start=533
-  _globals['_SERVER']._serialized_end=736
-  _globals['_MODEL']._serialized_start=739
-  _globals['_MODEL']._serialized_end=1628
-  _globals['_MODEL_PROMPTSENTRY']._serialized_start=1582
-  _globals['_MODEL_PROMPTSENTRY']._serialized_end=1628
-  _globals['_MODELSERVICE']._serialized_start=2343
-  _globals['_MODELSERVICE']._serialized_end=2606
+  _globals['_MODELTASK']._serialized_start=1736
+  _globals['_MODELTASK']._serialized_end=1845
+  _globals['_MODELSIMILARITY']._serialized_start=1848
+  _globals['_MODELSIMILARITY']._serialized_end=2048
+  _globals['_RERANKMETHOD']._serialized_start=2051
+  _globals['_RERANKMETHOD']._serialized_end=2221
+  _globals['_MODELBACKEND']._serialized_start=2223
+  _globals['_MODELBACKEND']._serialized_end=2326
+  _globals['_MODELSTATE']._serialized_start=2329
+  _globals['_MODELSTATE']._serialized_end=2471
+  _globals['_LISTMODELSREQUEST']._serialized_start=217
+  _globals['_LISTMODELSREQUEST']._serialized_end=314
+  _globals['_LISTMODELSRESPONSE']._serialized_start=316
+  _globals['_LISTMODELSRESPONSE']._serialized_end=398
+  _globals['_GETMODELREQUEST']._serialized_start=400
+  _globals['_GETMODELREQUEST']._serialized_end=432
+  _globals['_GETMODELRESPONSE']._serialized_start=434
+  _globals['_GETMODELRESPONSE']._serialized_end=488
+  _globals['_GETSERVERREQUEST']._serialized_start=490
+  _globals['_GETSERVERREQUEST']._serialized_end=508
+  _globals['_GETSERVERRESPONSE']._serialized_start=510
+  _globals['_GETSERVERRESPONSE']._serialized_end=567
+  _globals['_SERVER']._serialized_start=570
+  _globals['_SERVER']._serialized_end=773
+  _globals['_MODEL']._serialized_start=776
+  _globals['_MODEL']._serialized_end=1734
+  _globals['_MODEL_PROMPTSENTRY']._serialized_start=1688
+  _globals['_MODEL_PROMPTSENTRY']._serialized_end=1734
+  _globals['_MODELSERVICE']._serialized_start=2474
+  _globals['_MODELSERVICE']._serialized_end=2737
 # @@protoc_insertion_point(module_scope)

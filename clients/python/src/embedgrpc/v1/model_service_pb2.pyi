@@ -1,5 +1,6 @@
 import datetime
 
+from embedgrpc.v1 import classify_service_pb2 as _classify_service_pb2
 from embedgrpc.v1 import common_pb2 as _common_pb2
 from embedgrpc.v1 import embedding_service_pb2 as _embedding_service_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -18,6 +19,7 @@ class ModelTask(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_TASK_UNSPECIFIED: _ClassVar[ModelTask]
     MODEL_TASK_EMBED: _ClassVar[ModelTask]
     MODEL_TASK_RERANK: _ClassVar[ModelTask]
+    MODEL_TASK_CLASSIFY: _ClassVar[ModelTask]
 
 class ModelSimilarity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -52,6 +54,7 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 MODEL_TASK_UNSPECIFIED: ModelTask
 MODEL_TASK_EMBED: ModelTask
 MODEL_TASK_RERANK: ModelTask
+MODEL_TASK_CLASSIFY: ModelTask
 MODEL_SIMILARITY_UNSPECIFIED: ModelSimilarity
 MODEL_SIMILARITY_COSINE: ModelSimilarity
 MODEL_SIMILARITY_DOT: ModelSimilarity
@@ -129,7 +132,7 @@ class Server(_message.Message):
     def __init__(self, version: _Optional[str] = ..., contract_version: _Optional[str] = ..., default_model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., limits: _Optional[_Union[_common_pb2.Limits, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("id", "aliases", "source", "revision", "fingerprint", "tasks", "representations", "encodings", "dimensions", "matryoshka_dimensions", "any_dimensions", "max_tokens", "limits", "similarity", "rerank_method", "normalized", "prompts", "default_prompt_name", "default_truncation", "backend", "weight_type", "device", "state", "batch_tokens", "max_query_tokens", "languages", "takes_instruction")
+    __slots__ = ("id", "aliases", "source", "revision", "fingerprint", "tasks", "representations", "encodings", "dimensions", "matryoshka_dimensions", "any_dimensions", "max_tokens", "limits", "similarity", "rerank_method", "normalized", "prompts", "default_prompt_name", "default_truncation", "backend", "weight_type", "device", "state", "batch_tokens", "max_query_tokens", "languages", "takes_instruction", "labels", "score_function")
     class PromptsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +167,8 @@ class Model(_message.Message):
     MAX_QUERY_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     TAKES_INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FUNCTION_FIELD_NUMBER: _ClassVar[int]
     id: str
     aliases: _containers.RepeatedScalarFieldContainer[str]
     source: str
@@ -191,4 +196,6 @@ class Model(_message.Message):
     max_query_tokens: int
     languages: _containers.RepeatedScalarFieldContainer[str]
     takes_instruction: bool
-    def __init__(self, id: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[ModelTask, str]]] = ..., representations: _Optional[_Iterable[_Union[_embedding_service_pb2.Representation, str]]] = ..., encodings: _Optional[_Iterable[_Union[_embedding_service_pb2.VectorEncoding, str]]] = ..., dimensions: _Optional[int] = ..., matryoshka_dimensions: _Optional[_Iterable[int]] = ..., any_dimensions: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., limits: _Optional[_Union[_common_pb2.Limits, _Mapping]] = ..., similarity: _Optional[_Union[ModelSimilarity, str]] = ..., rerank_method: _Optional[_Union[RerankMethod, str]] = ..., normalized: _Optional[bool] = ..., prompts: _Optional[_Mapping[str, str]] = ..., default_prompt_name: _Optional[str] = ..., default_truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., backend: _Optional[_Union[ModelBackend, str]] = ..., weight_type: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., batch_tokens: _Optional[int] = ..., max_query_tokens: _Optional[int] = ..., languages: _Optional[_Iterable[str]] = ..., takes_instruction: _Optional[bool] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    score_function: _classify_service_pb2.ScoreFunction
+    def __init__(self, id: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[ModelTask, str]]] = ..., representations: _Optional[_Iterable[_Union[_embedding_service_pb2.Representation, str]]] = ..., encodings: _Optional[_Iterable[_Union[_embedding_service_pb2.VectorEncoding, str]]] = ..., dimensions: _Optional[int] = ..., matryoshka_dimensions: _Optional[_Iterable[int]] = ..., any_dimensions: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., limits: _Optional[_Union[_common_pb2.Limits, _Mapping]] = ..., similarity: _Optional[_Union[ModelSimilarity, str]] = ..., rerank_method: _Optional[_Union[RerankMethod, str]] = ..., normalized: _Optional[bool] = ..., prompts: _Optional[_Mapping[str, str]] = ..., default_prompt_name: _Optional[str] = ..., default_truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., backend: _Optional[_Union[ModelBackend, str]] = ..., weight_type: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., batch_tokens: _Optional[int] = ..., max_query_tokens: _Optional[int] = ..., languages: _Optional[_Iterable[str]] = ..., takes_instruction: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ..., score_function: _Optional[_Union[_classify_service_pb2.ScoreFunction, str]] = ...) -> None: ...

@@ -6,7 +6,7 @@ from onnx import TensorProto
 from embedgrpc.models.graphs.writer import GraphWriter
 
 # So low that the weight of a score becomes 0. A row of nothing else stays finite.
-_LOWEST = float(np.finfo(np.float32).min)
+LOWEST = float(np.finfo(np.float32).min)
 
 
 def append_attention_bias(
@@ -36,4 +36,4 @@ def append_attention_bias(
             distance = behind if causal else writer.op("Abs", behind)
             limit = writer.constant(np.array(window, np.int64), "window")
             seen = writer.op("And", seen, writer.op("Less", distance, limit))
-    return writer.op("Where", seen, writer.scalar(0.0), writer.scalar(_LOWEST))
+    return writer.op("Where", seen, writer.scalar(0.0), writer.scalar(LOWEST))

@@ -4,6 +4,8 @@ from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.graphs.encoders import decoder, encoder
 from embedgrpc.models.graphs.encoders.decoder_families import DECODERS
 from embedgrpc.models.graphs.encoders.families import FAMILIES
+from embedgrpc.models.graphs.encoders.rotary_encoder import build_rotary_encoder
+from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.tensors.weights import Tensors
 
@@ -20,4 +22,6 @@ def build_backbone(writer: GraphWriter, tensors: Tensors, config: JsonObject) ->
     model_type = config.text("model_type", default="")
     if model_type in DECODERS:
         return decoder.build_decoder(writer, tensors, config, DECODERS[model_type])
+    if model_type in ROTARY_FAMILIES:
+        return build_rotary_encoder(writer, tensors, config, ROTARY_FAMILIES[model_type])
     return encoder.build(writer, tensors, config, FAMILIES[model_type])

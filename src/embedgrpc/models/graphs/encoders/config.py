@@ -84,13 +84,13 @@ def read_activation(config: JsonObject, key: str, *, default: str) -> str:
     return name
 
 
-def read_epsilon(config: JsonObject, key: str) -> float:
-    """Return the epsilon of layer normalisations; 1e-12 if there is no such key.
+def read_epsilon(config: JsonObject, key: str, *, default: float = 1e-12) -> float:
+    """Return the epsilon of layer normalisations.
 
     Raises:
         ModelError: It is not between 0 and 1.
     """
-    epsilon = config.values.get(key, 1e-12)
+    epsilon = config.values.get(key, default)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise config.wrong(key, "a small number")
     return epsilon

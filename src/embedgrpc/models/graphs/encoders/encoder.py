@@ -43,7 +43,13 @@ def build(writer: GraphWriter, tensors: Tensors, config: JsonObject, family: Fam
 
 
 def build_classifier(
-    writer: GraphWriter, tensors: Tensors, config: JsonObject, family: Family, hidden: str
+    writer: GraphWriter,
+    tensors: Tensors,
+    config: JsonObject,
+    family: Family,
+    hidden: str,
+    *,
+    label_count: int,
 ) -> str:
     """Append the head that scores a sequence by its first token.
 
@@ -53,9 +59,10 @@ def build_classifier(
         config: `config.json`.
         family: The model's family.
         hidden: float32 [batch, tokens, hidden_size].
+        label_count: The number of labels.
 
     Returns:
-        The name of the logits, float32 [batch, 1].
+        The name of the logits, float32 [batch, labels].
 
     Raises:
         ModelError: The weights do not fit `config.json`.
@@ -63,7 +70,7 @@ def build_classifier(
     encoder = _Encoder(writer, tensors, EncoderConfig.read(config, family), family)
     head = family.classifier
     dense = (encoder.prefix if head.in_backbone else "") + head.dense
-    tensors.check(classifier_shapes(encoder.config, dense, head.out))
+    tensors.check(classifier_shapes(encoder.config, dense, head.out, label_count))
     # The first token of each sequence, [batch, hidden_size].
     first = writer.op("Gather", hidden, writer.constant(np.array(0, np.int64), "first"), axis=1)
     inner = encoder.linear(dense, first, exact=True)

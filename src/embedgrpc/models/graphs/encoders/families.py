@@ -68,7 +68,7 @@ class Family:
         inner: The first layer of the feed-forward part.
         outer: Its second layer.
         output_norm: The normalisation after it.
-        classifier: The cross-encoder's head.
+        classifier: The head of a cross-encoder or classifier.
         keys: The keys of `config.json`.
         activation: The activation function if `config.json` has none.
         positions: How positions are numbered.

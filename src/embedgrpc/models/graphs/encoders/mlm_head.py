@@ -3,7 +3,9 @@
 Architectures `...ForMaskedLM`; names of the tensors as in Hugging Face transformers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
@@ -26,6 +28,9 @@ class MlmHead:
         biases: The two possible names of the last layer's bias.
         activation_key: The key of `config.json` for the activation function; empty for gelu.
         epsilon_key: The key of `config.json` for the epsilon; empty for the default.
+        epsilon: The epsilon if `config.json` has none.
+        bias_keys: The keys of `config.json` that say whether the layer before the last, the
+            normalisation and the last layer have a bias, with their defaults; empty if all have.
     """
 
     words: str
@@ -35,6 +40,8 @@ class MlmHead:
     biases: tuple[str, ...]
     activation_key: str = ""
     epsilon_key: str = "layer_norm_eps"
+    epsilon: float = 1e-12
+    bias_keys: tuple[tuple[str, bool], ...] = ()
 
 
 _BERT = MlmHead(
@@ -75,6 +82,24 @@ _ELECTRA = MlmHead(
     decoder="generator_lm_head.weight",
     biases=("generator_lm_head.bias",),
 )
+_GTE = MlmHead(
+    words="gte.embeddings.word_embeddings.weight",
+    dense="lm_head.dense.",
+    norm="lm_head.norm.",
+    decoder="lm_head.decoder.weight",
+    biases=("lm_head.decoder.bias",),
+)
+_MODERNBERT = MlmHead(
+    words="model.embeddings.tok_embeddings.weight",
+    dense="head.dense.",
+    norm="head.norm.",
+    decoder="decoder.weight",
+    biases=("decoder.bias",),
+    activation_key="classifier_activation",
+    epsilon_key="norm_eps",
+    epsilon=1e-5,
+    bias_keys=(("classifier_bias", False), ("norm_bias", False), ("decoder_bias", True)),
+)
 # By `model_type` of config.json.
 MLM_HEADS = {
     "bert": _BERT,
@@ -84,6 +109,11 @@ MLM_HEADS = {
     "distilbert": _DISTILBERT,
     "mpnet": _MPNET,
     "electra": _ELECTRA,
+    "modernbert": _MODERNBERT,
+    "gte": _GTE,
+    "new": replace(
+        _GTE, words="new.embeddings.word_embeddings.weight", activation_key="hidden_act"
+    ),
 }
 
 
@@ -112,7 +142,8 @@ def build_mlm_head(
         raise config.wrong("model_type", f"one of {known} for sparse vectors without onnx/")
     if head.words not in tensors.names:
         raise ModelError(f"{tensors.path} does not fit config.json: {head.words} is missing")
-    hidden_size = config.size(FAMILIES[model_type].keys.hidden_size)
+    family = FAMILIES.get(model_type)
+    hidden_size = config.size(family.keys.hidden_size if family else "hidden_size")
     # Shorter than hidden_size in families that project the tables' rows.
     size = tensors.describe(head.words)[0][-1]
     decoder = head.decoder if head.decoder in tensors.names else head.words
@@ -120,24 +151,26 @@ def build_mlm_head(
         raise ModelError(f"{tensors.path} does not fit config.json: {head.decoder} is missing")
     bias = next((name for name in head.biases if name in tensors.names), head.biases[0])
     scale, shift = _norm_names(tensors, head)
-    tensors.check(
-        {
-            f"{head.dense}weight": (size, hidden_size),
-            f"{head.dense}bias": (size,),
-            scale: (size,),
-            shift: (size,),
-            decoder: (vocabulary_size, size),
-            bias: (vocabulary_size,),
-        }
+    dense, dense_bias = f"{head.dense}weight", f"{head.dense}bias"
+    has_biases = [config.flag(name, default=default) for name, default in head.bias_keys]
+    dense_bias, shift, bias = (
+        name if has_bias else ""
+        for name, has_bias in zip(
+            (dense_bias, shift, bias), has_biases or (True, True, True), strict=True
+        )
     )
-    inner = _linear(writer, tensors, f"{head.dense}weight", f"{head.dense}bias", hidden)
+    shapes = {dense: (size, hidden_size), scale: (size,), decoder: (vocabulary_size, size)}
+    lengths = {dense_bias: size, shift: size, bias: vocabulary_size}
+    shapes |= {name: (length,) for name, length in lengths.items() if name}
+    tensors.check(shapes)
+    inner = _linear(writer, tensors, dense, dense_bias, hidden)
     key = head.activation_key
     activation = read_activation(config, key, default="gelu") if key else "gelu"
     inner = writer.layer_norm(
         ACTIVATIONS[activation](writer, inner),
         writer.weight(tensors.read(scale), scale),
-        writer.weight(tensors.read(shift), shift),
-        epsilon=read_epsilon(config, head.epsilon_key),
+        writer.weight(tensors.read(shift) if shift else np.zeros(size, np.float32), "shift"),
+        epsilon=read_epsilon(config, head.epsilon_key, default=head.epsilon),
     )
     return _linear(writer, tensors, decoder, bias, inner)
 
@@ -151,4 +184,4 @@ def _norm_names(tensors: Tensors, head: MlmHead) -> tuple[str, str]:
 
 def _linear(writer: GraphWriter, tensors: Tensors, weight: str, bias: str, source: str) -> str:
     product = writer.op("MatMul", source, writer.weight(tensors.read(weight).T, weight))
-    return writer.op("Add", product, writer.weight(tensors.read(bias), bias))
+    return writer.op("Add", product, writer.weight(tensors.read(bias), bias)) if bias else product

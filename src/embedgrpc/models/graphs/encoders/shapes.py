@@ -63,18 +63,19 @@ def encoder_shapes(
     return {prefix + name: shape for name, shape in shapes.items()}
 
 
-def classifier_shapes(config: EncoderConfig, dense: str, out: str) -> Shapes:
+def classifier_shapes(config: EncoderConfig, dense: str, out: str, label_count: int) -> Shapes:
     """Return the shape of each tensor of a classifier.
 
     Args:
         config: The sizes of the backbone.
         dense: Name of the first layer.
         out: Name of the second layer.
+        label_count: The number of labels.
     """
     size = config.hidden_size
     return {
         f"{dense}.weight": (size, size),
         f"{dense}.bias": (size,),
-        f"{out}.weight": (1, size),
-        f"{out}.bias": (1,),
+        f"{out}.weight": (label_count, size),
+        f"{out}.bias": (label_count,),
     }

@@ -148,8 +148,11 @@ def _fill_positions(writer: GraphWriter, given: _Input, properties: ModelPropert
         count = writer.op("Mul", writer.op("CumSum", real, axis), real)
         positions = writer.op("Add", count, padding)
     else:
-        # In float32: older opsets have no Max of integers.
-        mask = writer.op("Cast", _MASK, to=TensorProto.FLOAT)
+        # In float32: older opsets have no Max of integers. The tokens that fill up a query count,
+        # although the mask leaves them out.
+        late = properties.late_interaction is not None
+        counted = writer.op("Equal", "input_ids", "input_ids") if late else _MASK
+        mask = writer.op("Cast", counted, to=TensorProto.FLOAT)
         count = writer.op("CumSum", mask, axis)
         before = writer.op("Sub", count, writer.scalar(1.0))
         positions = writer.op("Max", before, writer.scalar(0.0))

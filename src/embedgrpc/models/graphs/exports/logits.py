@@ -1,4 +1,4 @@
-"""Finds the logits of an export: those of a cross-encoder or of a masked-language head."""
+"""Finds the logits of an export: those of labels, or of a masked-language head."""
 
 from pathlib import Path
 
@@ -22,10 +22,10 @@ _TOKEN_LOGITS_NAMES = ("logits", "prediction_scores")
 
 
 def find_logits(writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties) -> str:
-    """Find the logits of an exported cross-encoder.
+    """Find the logits of an exported cross-encoder or classifier.
 
     Returns:
-        The name of the graph's output, float32 [batch, 1].
+        The name of the graph's output, float32 [batch, labels].
 
     Raises:
         ModelError: The graph has no such output, or its shape is another.
@@ -38,8 +38,12 @@ def find_logits(writer: GraphWriter, weight_file: WeightFile, properties: ModelP
             f"{LOGITS}, or set output for this model in the configuration"
         )
     dims = outputs[name].type.tensor_type.shape.dim
-    if len(dims) != VECTOR_RANK or (dims[1].HasField("dim_value") and dims[1].dim_value != 1):
-        raise ModelError(f"{weight_file.path}: output {name!r} must be of shape [batch, 1]")
+    count = max(1, len(properties.labels))
+    if len(dims) != VECTOR_RANK or (dims[1].HasField("dim_value") and dims[1].dim_value != count):
+        raise ModelError(
+            f"{weight_file.path}: output {name!r} must be of shape [batch, {count}], a logit for "
+            "each label"
+        )
     return writer.output(as_float(writer, clear_names(writer, name), outputs[name]), LOGITS)
 
 

@@ -85,6 +85,39 @@ def find_hidden(
     return as_float(writer, clear_names(writer, name), outputs[name]), exported
 
 
+def find_token_vectors(
+    writer: GraphWriter, weight_file: WeightFile, properties: ModelProperties
+) -> tuple[str, bool]:
+    """Find the token vectors of an export of a model of late interaction.
+
+    Returns:
+        The name of the token vectors, float32 [batch, tokens, values], and whether they have
+        passed the model's layers: their size says so.
+
+    Raises:
+        ModelError: No output holds token vectors of either size, or the graph numbers positions
+            by the mask, which leaves out the tokens that fill up queries.
+    """
+    outputs = {value.name: value for value in writer.graph.output}
+    name = properties.output or next((name for name in HIDDEN_NAMES if name in outputs), None)
+    if name is None or name not in outputs:
+        raise ModelError(
+            f"{weight_file.path}: the graph's outputs are {', '.join(outputs)}; "
+            f"one must be {' or '.join(HIDDEN_NAMES)}, the vectors of the tokens, or set output "
+            "for this model in the configuration"
+        )
+    dims = outputs[name].type.tensor_type.shape.dim
+    size = dims[-1].dim_value if dims else 0
+    hidden_size, projected_size = properties.token_dimensions, properties.multi_vector_dimensions
+    if len(dims) != TOKEN_RANK or size not in {hidden_size, projected_size}:
+        raise ModelError(
+            f"{weight_file.path}: output {name!r} must be of shape [batch, tokens, values] with "
+            f"{hidden_size} or {projected_size} values, which it must state"
+        )
+    hidden = as_float(writer, clear_names(writer, name), outputs[name])
+    return hidden, size != hidden_size
+
+
 def check_no_heads(weight_file: WeightFile, properties: ModelProperties) -> None:
     """Check that no head needs token vectors, for an export without them.
 

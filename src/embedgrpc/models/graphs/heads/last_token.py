@@ -11,19 +11,20 @@ from embedgrpc.models.tensors.weights import Tensors
 _SCORE = "score.weight"
 
 
-def append_last_token_score(
-    writer: GraphWriter, tensors: Tensors, config: JsonObject, hidden: str
+def append_last_token_logits(
+    writer: GraphWriter, tensors: Tensors, config: JsonObject, hidden: str, *, label_count: int
 ) -> str:
-    """Append the head of a decoder with one label.
+    """Append the head of a decoder that classifies.
 
     Args:
         writer: The writer of a graph with the inputs `input_ids` and `attention_mask`.
         tensors: The weights.
         config: `config.json`.
         hidden: float32 [batch, tokens, hidden_size].
+        label_count: The number of labels.
 
     Returns:
-        The name of the logits, float32 [batch, 1].
+        The name of the logits, float32 [batch, labels].
 
     Raises:
         ModelError: The weights do not fit `config.json`.
@@ -31,7 +32,7 @@ def append_last_token_score(
     Source: transformers' `GenericForSequenceClassification`.
     """
     size = config.size("hidden_size")
-    tensors.check({_SCORE: (1, size)})
+    tensors.check({_SCORE: (label_count, size)})
     mask = "attention_mask"
     padding_id = config.count("pad_token_id")
     if padding_id is not None:

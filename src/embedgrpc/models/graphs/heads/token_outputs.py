@@ -1,13 +1,17 @@
 """Appends the outputs with a value per token or per vocabulary entry."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import TensorProto
 
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.splade_config import SpladePooling, SpladeStrategy
+from embedgrpc.models.graphs.heads.dense import append_layer
 from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS, VOCABULARY_WEIGHTS
 from embedgrpc.models.graphs.writer import EXACT_PREFIX, GraphWriter
 from embedgrpc.models.tensors.token_heads import TokenHead
+from embedgrpc.models.tensors.vector_layers import VectorLayer
 
 
 def append_token_weights(writer: GraphWriter, head: TokenHead, hidden: str) -> str:
@@ -43,6 +47,31 @@ def append_token_embeddings(writer: GraphWriter, head: TokenHead, hidden: str) -
         ModelError: The layer cannot be read.
     """
     return writer.output(writer.scale_to_unit(_linear(writer, head, hidden)), TOKEN_EMBEDDINGS)
+
+
+def append_projected_tokens(
+    writer: GraphWriter, layers: Sequence[VectorLayer], hidden: str, *, unit: bool
+) -> str:
+    """Append a vector for each token, made by the layers of a model of late interaction.
+
+    Args:
+        writer: The graph's writer.
+        layers: The layers that each token vector passes, in order.
+        hidden: float32 [batch, tokens, hidden_size].
+        unit: Whether to scale each vector to length 1.
+
+    Returns:
+        The name of the graph's output, float32 [batch, tokens, dimensions].
+
+    Raises:
+        ModelError: The weights of a layer cannot be used.
+    """
+    vectors = hidden
+    for layer in layers:
+        vectors = append_layer(writer, layer, vectors)
+    if unit:
+        vectors = writer.scale_to_unit(vectors)
+    return writer.output(vectors, TOKEN_EMBEDDINGS)
 
 
 def append_vocabulary_weights(
