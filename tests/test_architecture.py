@@ -146,6 +146,7 @@ FLOORS = {
         "identity",
         "content_hash",
         "stored_type",
+        "merged_weights",
         "exports",
         "heads",
         "encoders",

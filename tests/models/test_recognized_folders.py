@@ -33,20 +33,21 @@ def _adapter_alone(folder: Path) -> None:
     (folder / "config.json").unlink()
 
 
-def _adapter_beside_weights(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text("{}")
-
-
-def _torch_shards(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {}}')
-
-
 def _own_module(folder: Path) -> None:
     path = folder / "modules.json"
     entries = json.loads(path.read_text())
     entries[1]["type"] = "my_modules.Pooling"
     path.write_text(json.dumps(entries))
+
+
+def _first_module(name: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "modules.json"
+        entries = json.loads(path.read_text())
+        entries[0]["type"] = f"sentence_transformers.models.{name}"
+        path.write_text(json.dumps(entries))
+
+    return apply
 
 
 def _fixed_batch(folder: Path) -> None:
@@ -67,10 +68,11 @@ def _fixed_batch(folder: Path) -> None:
             "If it is a reranker.*pair_template.*true_token",
         ),
         ("bert-mean", _without_modules("BertForMaskedLM"), "SPLADE.*SparseEncoder"),
-        ("bert-mean", _adapter, r"adapter_config\.json.*merge_and_unload"),
-        ("bert-mean", _adapter_alone, r"adapter_config\.json.*merge_and_unload"),
-        ("bert-mean", _adapter_beside_weights, r"adapter_config\.json.*merge_and_unload"),
-        ("bert-mean", _torch_shards, r"pytorch_model\.bin\.index\.json names shards"),
+        ("bert-mean", _adapter, r"adapter_config\.json.*an adapter without b: serve that model"),
+        ("bert-mean", _adapter_alone, r"adapter_config\.json.*or put config\.json and the weights"),
+        ("bert-mean", _first_module("Router"), r"'Router' is not supported.*save each route"),
+        ("bert-mean", _first_module("Asym"), r"'Asym' is not supported.*save each route"),
+        ("bert-mean", _first_module("SparseStaticEmbedding"), "serve the model of its documents"),
         ("bert-mean", _own_module, r"'my_modules\.Pooling' is code of the model's own"),
         ("bert-cls", _fixed_batch, r"free batch and length, not \[1, 32\].*dynamic axes"),
     ],

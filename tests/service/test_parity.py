@@ -212,7 +212,15 @@ def weights_of(vector: Any) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize(("name", "entry"), [("xlmr-bge-m3", "sparse"), ("splade-bert", "default")])
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("xlmr-bge-m3", "sparse"),
+        ("splade-bert", "default"),
+        ("splade-modernbert", "default"),
+        ("splade-gte", "default"),
+    ],
+)
 def test_sparse_vectors_are_those_of_the_reference(
     fixture_client: Client, name: str, entry: str
 ) -> None:

@@ -197,7 +197,7 @@ EXTRAS = "config_sentence_transformers.json"
         ("config.json", {"model_type": 7}, "config.json: model_type must be a string"),
         ("config.json", {"hidden_size": 48}, "config.json: hidden_size is 48, but the Pooling"),
         ("config.json", {"pad_token_id": -1}, "config.json: pad_token_id must be a whole number"),
-        (POOLING, {"include_prompt": False}, "include_prompt false is not supported"),
+        (POOLING, {"include_prompt": "no"}, "include_prompt must be true or false"),
         (POOLING, {"word_embedding_dimension": 0}, "word_embedding_dimension must be"),
         (POOLING, {"word_embedding_dimension": None}, "word_embedding_dimension must be"),
         (POOLING, {"pooling_mode": "median"}, "pooling_mode must be one or several of cls"),

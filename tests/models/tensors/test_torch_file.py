@@ -5,7 +5,7 @@ import pickletools
 import shutil
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +99,16 @@ def save(
     compression: int = zipfile.ZIP_STORED,
     byteorder: str = "little",
     protocol: int = 2,
+    more: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write a file like torch.save, with one storage."""
+    """Write a file like torch.save, with one storage or more."""
     pickled = io.BytesIO()
     Pickler(pickled, protocol=protocol).dump(content)
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickled.getvalue())
         archive.writestr("archive/byteorder", byteorder)
-        archive.writestr("archive/data/0", values)
+        for key, held in {"0": values, **(more or {})}.items():
+            archive.writestr(f"archive/data/{key}", held)
         archive.writestr("archive/version", "3\n")
     return path
 

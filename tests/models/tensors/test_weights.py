@@ -1,5 +1,6 @@
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,30 @@ from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import Graph, prepare
 from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tensors.torch_tensors import TorchTensors
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 from tests.models.tensors.test_torch_file import save, tensor
 
 INDEX = "model.safetensors.index.json"
+TORCH_INDEX = "pytorch_model.bin.index.json"
 
 
-def _shard(folder: Path) -> dict[str, str]:
+def _shard(folder: Path, *, index: str = INDEX) -> dict[str, str]:
     """Split the tensors of a folder into two files; return the file of each."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    names = sorted(tensors)
+    names = sorted(name for name, values in tensors.items() if values.dtype == np.float32)
+    stem, suffix, *_ = index.split(".")
     homes: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2]), start=1):
-        file = f"model-0000{number}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in part}, folder / file)
+        file = f"{stem}-0000{number}-of-00002.{suffix}"
+        held = {name: tensors[name] for name in part}
+        if index == INDEX:
+            save_file(held, folder / file)
+        else:
+            _save_torch(folder / file, held)
         homes |= dict.fromkeys(part, file)
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": homes}))
+    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": homes}))
     return homes
 
 
@@ -43,18 +51,26 @@ def _prepare(folder: Path, cache_dir: Path, **overrides: Any) -> Graph:
     return prepare(files, read(files, ModelOverrides(**overrides)), cache_dir=cache_dir)
 
 
-def test_weights_in_several_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", [INDEX, TORCH_INDEX])
+def test_weights_in_several_files(tmp_path: Path, index: str) -> None:
     """Shards give the same vectors as one file, and each changes the content hash."""
     folder = copy_fixture("bert-mean", tmp_path)
-    homes = _shard(folder)
+    homes = _shard(folder, index=index)
     cache = tmp_path / "cache"
     np.testing.assert_array_equal(_vectors(folder, cache), _vectors(FIXTURES / "bert-mean", cache))
     before = _prepare(folder, cache).content_hash
     last = folder / max(homes.values())
-    tensors = load_file(last)
-    name = max(tensors)
-    tensors[name] = tensors[name] + 1
-    save_file(tensors, last)
+    held = {
+        name: values
+        for name, values in load_file(FIXTURES / "bert-mean" / "model.safetensors").items()
+        if homes.get(name) == last.name
+    }
+    name = max(held)
+    held[name] = held[name] + 1
+    if index == INDEX:
+        save_file(held, last)
+    else:
+        _save_torch(last, held)
     assert _prepare(folder, cache).content_hash != before
 
 
@@ -77,6 +93,44 @@ def test_shards_that_are_missing_or_wrong(tmp_path: Path) -> None:
         (folder / INDEX).write_text(json.dumps({"weight_map": homes}))
         with pytest.raises(ModelError, match="is not a file name"):
             _prepare(folder, tmp_path / "cache")
+    homes[min(homes)] = "model.bin"
+    (folder / INDEX).write_text(json.dumps({"weight_map": homes}))
+    with pytest.raises(ModelError, match=r"'model\.bin' does not end with \.safetensors"):
+        _prepare(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("index", [INDEX, TORCH_INDEX])
+def test_a_tensor_in_two_shards(tmp_path: Path, index: str) -> None:
+    """It is unknown which of two tensors counts, so the error names both files."""
+    folder = copy_fixture("bert-mean", tmp_path)
+    homes = _shard(folder, index=index)
+    first, second = sorted(set(homes.values()))
+    tensors = load_file(FIXTURES / "bert-mean" / "model.safetensors")
+    twice = min(name for name, home in homes.items() if home == first)
+    held = {name: tensors[name] for name, home in homes.items() if home == second or name == twice}
+    if index == INDEX:
+        save_file(held, folder / second)
+    else:
+        _save_torch(folder / second, held)
+    with pytest.raises(ModelError, match=f"{second} has {twice}, which {index} puts in {first}"):
+        _prepare(folder, tmp_path / "cache")
+
+
+def test_torch_weights_are_read_one_by_one(tmp_path: Path) -> None:
+    """Memory holds one tensor, not the file."""
+    size = 1 << 18
+    content = {
+        f"layer.{n}": tensor(count=size, key=str(n), shape=(size,), strides=(1,)) for n in range(24)
+    }
+    held = {str(n): bytes(4 * size) for n in range(24)}
+    path = save(tmp_path / "pytorch_model.bin", content, held["0"], more=held)
+    with TorchTensors(path) as tensors:
+        tracemalloc.start()
+        for name in sorted(tensors.names):
+            tensors.read(name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < path.stat().st_size / 6
 
 
 def test_weights_that_torch_saved(tmp_path: Path) -> None:

@@ -26,21 +26,22 @@ def pad(
     Returns:
         Arrays int64 [len(sequences), longest or 1].
     """
+    lengths = np.array([len(sequence.input_ids) for sequence in sequences])[:, None]
     # A static model has texts without tokens; graphs need an axis of 1 at least.
-    longest = max(1, *(len(sequence.input_ids) for sequence in sequences))
-    shape = (len(sequences), longest)
-    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros(shape, dtype=np.int64)
-    token_type_ids = np.zeros(shape, dtype=np.int64)
+    longest = max(1, int(lengths.max()))
+    steps = np.arange(longest)
+    # All rows at once: with hundreds of short texts, a batch of a static model takes 1 ms.
+    real = steps >= longest - lengths if left else steps < lengths
+    input_ids = np.full(real.shape, pad_token_id, dtype=np.int64)
+    input_ids[real] = np.concatenate([sequence.input_ids for sequence in sequences])
+    attention_mask = real.astype(np.int64)
+    token_type_ids = np.zeros(real.shape, dtype=np.int64)
     for row, sequence in enumerate(sequences):
-        length = len(sequence.input_ids)
-        columns = slice(longest - length, longest) if left else slice(0, length)
-        input_ids[row, columns] = sequence.input_ids
-        attention_mask[row, columns] = 1
         if sequence.unattended:
-            attention_mask[row, columns][length - sequence.unattended :] = 0
+            end = longest if left else len(sequence.input_ids)
+            attention_mask[row, end - sequence.unattended : end] = 0
         if sequence.token_type_ids is not None:
-            token_type_ids[row, columns] = sequence.token_type_ids
+            token_type_ids[row, real[row]] = sequence.token_type_ids
     prompt_tokens = None
     if any(sequence.prompt_tokens for sequence in sequences):
         prompt_tokens = np.array([sequence.prompt_tokens for sequence in sequences], np.int64)

@@ -87,11 +87,16 @@ def _judge_modules(root: Path, *, has_tasks: bool) -> Iterator[KeyVerdict]:
             yield from judge(JsonObject.read_if_present(path, root), module_keys)
 
 
+def _place(path: Path, root: Path) -> str:
+    """Return a file's path in the model's folder, or its name: an adapter may be elsewhere."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
 def summarize(verdicts: Iterable[KeyVerdict], root: Path) -> list[str]:
     """Return one line per file: how many keys are followed and harmless, and which are unknown."""
     files: dict[str, dict[Use, list[str]]] = {}
     for one in verdicts:
-        place = one.config.path.relative_to(root).as_posix()
+        place = _place(one.config.path, root)
         keys = files.setdefault(place, {}).setdefault(one.use, [])
         if one.key not in keys:
             keys.append(one.key)
@@ -125,7 +130,7 @@ def check_keys(
         if one.use is Use.REFUSED:
             raise ModelError(f"{one.config.path}: {one.key} is not supported: {one.advice}")
         if one.use is Use.UNKNOWN:
-            place = f"{one.config.path.relative_to(root).as_posix()}: {one.key}"
+            place = f"{_place(one.config.path, root)}: {one.key}"
             unknown.append(f"{place} ({one.advice})" if one.advice else place)
             accepted[place] = _find(one.config.values, one.key)
     if unknown and not accept_unknown:

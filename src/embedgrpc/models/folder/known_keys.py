@@ -220,6 +220,30 @@ MODEL2VEC = Keys(
         " head_config"
     ),
 )
+_OTHER_METHOD = "merge the adapter with merge_and_unload of peft, and save the whole model"
+# Of `adapter_config.json`.
+ADAPTER = Keys(
+    followed=_words(
+        "peft_type r lora_alpha use_rslora rank_pattern alpha_pattern modules_to_save bias"
+        " init_lora_weights"
+    ),
+    harmless=_words(
+        # The weights say which layers change; products of torch's Linear ignore fan_in_fan_out.
+        "target_modules exclude_modules layers_to_transform layers_pattern fan_in_fan_out"
+        " base_model_name_or_path revision task_type inference_mode auto_mapping peft_version"
+        " lora_dropout megatron_config megatron_core qalora_group_size runtime_config eva_config"
+        " loftq_config lora_ga_config velora_config ensure_weight_tying num_virtual_tokens"
+        " token_dim num_transformer_submodules num_attention_heads num_layers"
+    ),
+    refused=dict.fromkeys(
+        (
+            "use_dora", "use_qalora", "lora_bias", "layer_replication", "target_parameters",
+            "trainable_token_indices", "alora_invocation_tokens", "use_bdlora", "arrow_config",
+            "kasa_config", "corda_config", "monteclora_config",
+        ),
+        _OTHER_METHOD,
+    ),
+)  # fmt: skip
 TRANSFORMER = Keys(
     followed=_words(
         "max_seq_length do_lower_case transformer_task modality_config module_output_name"

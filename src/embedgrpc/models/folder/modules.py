@@ -123,6 +123,8 @@ def _append_module(files: ModelFiles, module: JsonObject, index: int, modules: M
     folder, path = files.folder, module.path
     name = module.text("type", default="").rpartition(".")[2]
     read = _READERS.get(name)
+    if name in _ADVICE:
+        raise ModelError(f"{path}: [{index}].type {name!r} is not supported: {_ADVICE[name]}")
     if read is None:
         known = ", ".join(_READERS)
         raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
@@ -293,6 +295,20 @@ def _read_logit_score(folder: Path, subfolder: str, modules: Modules) -> Modules
     return replace(modules, logit_score=LogitScore.read(path, folder), logit_score_path=path)
 
 
+# Modules that are known, with what to do. Asym is Router's older name, and IDF that of
+# SparseStaticEmbedding.
+_SPLIT_ROUTES = (
+    "load the model with sentence-transformers, save each route as a model of its own, such as "
+    "SentenceTransformer(modules=[*model[0].sub_modules['query'], *list(model)[1:]]).save(FOLDER), "
+    "and serve these"
+)
+_LOOK_UP = "weights of a look-up per token are not computed: serve the model of its documents alone"
+_ADVICE = {
+    "Router": _SPLIT_ROUTES,
+    "Asym": _SPLIT_ROUTES,
+    "SparseStaticEmbedding": _LOOK_UP,
+    "IDF": _LOOK_UP,
+}
 # Older releases use MLMTransformer for sparse models.
 _TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
 _STATIC = "StaticEmbedding"

@@ -48,6 +48,7 @@ class ModelOverrides:
         false_token: The token whose logit is subtracted.
         accept_unknown_keys: Whether keys of the files are accepted that are not known to change
             results or to be harmless.
+        adapter: The folder or package of a LoRA adapter to merge into the weights.
         weight_type: The type to compute in. Any other than float32 changes the vectors.
     """
 
@@ -68,6 +69,7 @@ class ModelOverrides:
     true_token: str = ""
     false_token: str = ""
     accept_unknown_keys: bool = False
+    adapter: str = ""
     weight_type: WeightType = WeightType.FLOAT32
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
+from embedgrpc.models.folder.adapter import Adapter, find_adapter
 from embedgrpc.models.folder.key_verdicts import (
     check_keys,
     judge_folder,
     summarize,
 )
+from embedgrpc.models.folder.known_keys import ADAPTER
 from embedgrpc.models.folder.labels import has_labels, read_labels
 from embedgrpc.models.folder.late_interaction import (
     LateInteraction,
@@ -57,6 +59,7 @@ from embedgrpc.models.folder.table_settings import (
 from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.folder.transformer_keys import merge_arguments
 from embedgrpc.models.folder.truncation_side import find_truncation
+from embedgrpc.models.folder.verdict import judge
 from embedgrpc.models.kinds import (
     Activation,
     Kind,
@@ -68,13 +71,13 @@ from embedgrpc.models.kinds import (
     Truncation,
     WeightType,
 )
+from embedgrpc.models.sources.config_files import ADAPTER_NAME, CONFIG_NAME
+from embedgrpc.models.sources.fetching import fetch_adapter
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import choose_weights
 from embedgrpc.models.tensors.token_heads import TokenHead
 from embedgrpc.models.tensors.vector_layers import VectorLayer
 
-# Written by the library peft, beside the weights of an adapter.
-_ADAPTER_NAME = "adapter_config.json"
 # What sentence-transformers calls it.
 _CAUSAL_TASK = "text-generation"
 
@@ -136,6 +139,7 @@ class ModelProperties:
         keys: For each file, what is done with its keys.
         accepts_unknown_keys: Whether the configuration accepts unknown keys.
         accepted_keys: The values of unknown keys that were accepted.
+        adapter: The LoRA adapter that is merged into the weights, if any.
         origins: "FILE: KEY" by property, the file relative to the model's folder; or
             "configuration: KEY". Properties that are not listed have their default value.
     """
@@ -185,6 +189,7 @@ class ModelProperties:
     keys: Sequence[str] = ()
     accepts_unknown_keys: bool = False
     accepted_keys: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Adapter | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -226,12 +231,7 @@ def read(
     folder = files.folder / modules.transformer
     weights = table.file if table else _find_weights(files, folder, overrides)
     is_exported = served is not None or weights.endswith(".onnx")
-    adapter = folder / _ADAPTER_NAME
-    if not is_exported and files.has(str(adapter.relative_to(files.folder))):
-        raise ModelError(
-            f"{adapter}: the folder contains an adapter: load it with its base model, merge it "
-            "with merge_and_unload of peft, and save the whole model"
-        )
+    adapter = _find_adapter(files, folder, overrides, is_built=bool(weights) and not is_exported)
     if table is None and not (folder / "config.json").exists():
         raise ModelError(f"{folder / 'config.json'} is missing: the folder contains no model")
     root = files.folder
@@ -252,6 +252,7 @@ def read(
             table=table,
         )
     )
+    verdicts += judge(adapter.config, ADAPTER) if adapter else ()
     accepted = check_keys(verdicts, root, accept_unknown=overrides.accept_unknown_keys)
     tokenizer_config = merge_arguments(tokenizer_config, settings.config)
     model_type = _read_model_type(config, table)
@@ -348,6 +349,7 @@ def read(
         keys=summarize(verdicts, root),
         accepts_unknown_keys=overrides.accept_unknown_keys,
         accepted_keys=accepted,
+        adapter=adapter,
         origins=provenance.origins,
     )
 
@@ -410,6 +412,35 @@ def _find_pad_token_id(
 ) -> int:
     """Return the padding token; for a table any, as its vector is multiplied with 0."""
     return 0 if table else find_pad_token_id(folder, root, config, tokenizer_config)
+
+
+def _find_adapter(
+    files: ModelFiles, folder: Path, overrides: ModelOverrides, *, is_built: bool
+) -> Adapter | None:
+    """Return the adapter to merge, if any.
+
+    Raises:
+        ModelError: It has no weights to be merged into, or cannot be used.
+    """
+    beside = folder / ADAPTER_NAME
+    is_beside = files.has(str(beside.relative_to(files.folder)))
+    if is_built and (folder / CONFIG_NAME).exists():
+        fetch_adapter(files, folder)
+        return find_adapter(overrides.adapter, folder, files.folder)
+    if overrides.adapter:
+        raise ModelError(
+            f"{files.folder}: adapter is set, but there are no weights to merge it into: use a"
+            " model with safetensors, and set file to model.safetensors beside an ONNX export"
+        )
+    if is_beside and not _find_weights(files, folder, overrides):
+        config = JsonObject.read(beside, files.folder)
+        base = config.text("base_model_name_or_path", default="") or "its base model"
+        raise ModelError(
+            f"{beside}: the folder contains an adapter without {base}: serve that model and set"
+            f" adapter (--model-adapter) to {folder}, or put config.json and the weights of that"
+            " model into this folder"
+        )
+    return None
 
 
 def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) -> str:

@@ -16,8 +16,8 @@ from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.files.model_file import check_file
 from embedgrpc.models.sources.fetching import fetch_weights
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.tensors.torch_tensors import TorchTensors
-from embedgrpc.models.tensors.weights import TensorFile, Tensors
+from embedgrpc.models.tensors.shards import open_tensor_file
+from embedgrpc.models.tensors.weights import Tensors
 
 MODEL2VEC = "model2vec"
 # Rows of the table for the ids of tokens, and factors for their vectors. Source: model2vec.
@@ -96,7 +96,7 @@ def read_token_table(files: ModelFiles, folder: Path) -> TokenTable:
     fetch_weights(files, folder, file=file)
     path = folder / file
     check_file(path, files.folder)
-    with open_table(path) as tensors:
+    with open_tensor_file(path) as tensors:
         name = next((one for one in _NAMES if one in tensors.names), None)
         if name is None:
             raise ModelError(f"{path} must hold a table named {' or '.join(_NAMES)}")
@@ -122,15 +122,6 @@ def read_token_table(files: ModelFiles, folder: Path) -> TokenTable:
         has_limit=has_limit,
         limit=limit,
     )
-
-
-def open_table(path: Path) -> Tensors:
-    """Open a file of tensors, by its name's suffix.
-
-    Raises:
-        ModelError: It cannot be read.
-    """
-    return TorchTensors(path) if path.suffix == ".bin" else TensorFile(path)
 
 
 def _count_entries(tensors: Tensors, rows: int) -> int:

@@ -60,6 +60,7 @@ from embedgrpc.models.graphs.heads.token_outputs import (
     append_token_weights,
     append_vocabulary_weights,
 )
+from embedgrpc.models.graphs.merged_weights import open_merged
 from embedgrpc.models.graphs.output_sizes import output_sizes
 from embedgrpc.models.graphs.outputs import LOGITS, PROMPT_TOKENS
 from embedgrpc.models.graphs.probe import check_batching
@@ -138,7 +139,7 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         )
     model = _new_model(properties, inputs)
     with (
-        open_tensors(weight_file) as tensors,
+        open_merged(weight_file, properties) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
         hidden = build_backbone(writer, tensors, config)

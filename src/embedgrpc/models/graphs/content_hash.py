@@ -72,6 +72,7 @@ def _describe_rare(properties: ModelProperties) -> dict[str, Any]:
         "max_active_dims": properties.max_active_dims,
         "truncate_dim": properties.truncate_dim,
         "accepted_keys": dict(properties.accepted_keys),
+        "adapter": properties.adapter and properties.adapter.describe(),
         "logit_score": properties.logit_score and _describe_logit_score(properties),
         "late_interaction": _describe_late_interaction(properties),
         "excludes_prompt": not properties.include_prompt,

@@ -79,6 +79,7 @@ def identify(
             *(hash_file(path, properties.folder) for path in external),
             *_layer_digests(properties),
             *_head_digests(properties),
+            *([properties.adapter.digest] if properties.adapter else []),
         ]
     )
     return Identity(

@@ -8,6 +8,8 @@ from embedgrpc.models.tensors.token_heads import HEAD_SUFFIXES, MULTI_VECTOR_NAM
 
 CONFIG_NAME = "config.json"
 MODULES_NAME = "modules.json"
+# Written by the library peft, beside the weights of an adapter.
+ADAPTER_NAME = "adapter_config.json"
 TOKENIZER_NAME = "tokenizer.json"
 # Needed only where the other is missing.
 VOCABULARY_NAME = "vocab.txt"
@@ -15,6 +17,7 @@ VOCABULARY_NAME = "vocab.txt"
 _SETTINGS = (
     CONFIG_NAME,
     MODULES_NAME,
+    ADAPTER_NAME,
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     "added_tokens.json",

@@ -5,8 +5,8 @@ from pathlib import Path, PurePosixPath
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.sources.source import ModelFiles
-from embedgrpc.models.sources.weight_file import WeightFile, choose_weights, refuse_torch_shards
-from embedgrpc.models.tensors.weights import read_shard_names
+from embedgrpc.models.sources.weight_file import WeightFile, choose_adapter_weights, choose_weights
+from embedgrpc.models.tensors.shards import read_shard_names
 
 _INDEX_SUFFIX = ".index.json"
 
@@ -28,8 +28,6 @@ def fetch_weights(files: ModelFiles, folder: Path, *, file: str = "") -> None:
         return
     place = PurePosixPath(folder.relative_to(files.folder))
     name = file or choose_weights(lambda name: files.has(str(place / name)))
-    if not name:
-        refuse_torch_shards(lambda name: files.has(str(place / name)), files.source)
     if not name or not files.has(str(place / name)):
         raise ModelError(
             f"model source {files.source!r}: the repository has no "
@@ -39,6 +37,17 @@ def fetch_weights(files: ModelFiles, folder: Path, *, file: str = "") -> None:
     if name.endswith(_INDEX_SUFFIX):
         shards = sorted(set(read_shard_names(folder / name, files.folder).values()))
         files.fetch([str((place / name).parent / shard) for shard in shards])
+
+
+def fetch_adapter(files: ModelFiles, folder: Path) -> None:
+    """Download the weights of the adapter beside a model's own; see `fetch_weights`.
+
+    Raises:
+        ModelError: The download fails.
+    """
+    place = PurePosixPath(folder.relative_to(files.folder))
+    name = choose_adapter_weights(lambda name: files.has(str(place / name)))
+    files.fetch([str(place / name)] if name else [])
 
 
 def fetch_external(files: ModelFiles, weight_file: WeightFile, locations: Sequence[str]) -> None:

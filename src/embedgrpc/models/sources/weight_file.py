@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.lfs import check_no_pointer
 from embedgrpc.models.files.model_file import check_file, find_member, hash_file
-from embedgrpc.models.tensors.torch_tensors import TorchTensors
-from embedgrpc.models.tensors.weights import TensorFile, Tensors, TensorShards, read_shards
+from embedgrpc.models.tensors.shards import TensorShards, open_tensor_file, read_shards
+from embedgrpc.models.tensors.weights import Tensors
 
 # A variant such as `model_quantized.onnx` must be configured.
 _ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
@@ -18,6 +18,9 @@ SAFETENSORS_NAME = "model.safetensors"
 _INDEX_NAME = f"{SAFETENSORS_NAME}.index.json"
 _TORCH_NAME = "pytorch_model.bin"
 _TORCH_INDEX_NAME = f"{_TORCH_NAME}.index.json"
+
+# The weights of a LoRA adapter, the preferred first.
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 class Format(StrEnum):
@@ -33,6 +36,7 @@ _WEIGHTS = {
     SAFETENSORS_NAME: Format.SAFETENSORS,
     _INDEX_NAME: Format.SHARDS,
     _TORCH_NAME: Format.TORCH,
+    _TORCH_INDEX_NAME: Format.SHARDS,
 }
 _SUFFIXES = {".onnx": Format.ONNX, ".safetensors": Format.SAFETENSORS, ".bin": Format.TORCH}
 
@@ -71,7 +75,6 @@ def find_weight_file(folder: Path, root: Path, *, file: str = "") -> WeightFile:
         return _find_configured(folder, root, file)
     name = choose_weights(lambda name: (folder / name).exists())
     if name is None:
-        refuse_torch_shards(lambda name: (folder / name).exists(), str(folder))
         raise ModelError(
             f"{folder / SAFETENSORS_NAME} is missing, and so is {folder / _ONNX_NAMES[0]}"
             + _describe_others(folder)
@@ -91,17 +94,13 @@ def choose_weights(has: Callable[[str], bool]) -> str | None:
     return next((name for name in (*_ONNX_NAMES, *_WEIGHTS) if has(name)), None)
 
 
-def refuse_torch_shards(has: Callable[[str], bool], place: str) -> None:
-    """Refuse a model whose only weights are shards of the older format.
+def choose_adapter_weights(has: Callable[[str], bool]) -> str | None:
+    """Return the name of the weights of an adapter, or None if there are none.
 
-    Raises:
-        ModelError: It has them.
+    Args:
+        has: Whether a file exists, by its name relative to the adapter's folder.
     """
-    if has(_TORCH_INDEX_NAME):
-        raise ModelError(
-            f"{place}: {_TORCH_INDEX_NAME} names shards of {_TORCH_NAME}, which are not read: load "
-            "the model with transformers, and save it with save_pretrained as safetensors"
-        )
+    return next((name for name in ADAPTER_WEIGHTS if has(name)), None)
 
 
 def _describe_others(folder: Path) -> str:
@@ -163,6 +162,4 @@ def open_tensors(weight_file: WeightFile) -> Tensors:
     """
     if weight_file.format is Format.SHARDS:
         return TensorShards(weight_file.path, weight_file.root)
-    if weight_file.format is Format.TORCH:
-        return TorchTensors(weight_file.path)
-    return TensorFile(weight_file.path)
+    return open_tensor_file(weight_file.path)

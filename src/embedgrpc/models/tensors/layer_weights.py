@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.tensors.torch_tensors import TorchTensors
+from embedgrpc.models.tensors.shards import open_tensor_file
 from embedgrpc.models.tensors.vector_layers import VectorLayer
-from embedgrpc.models.tensors.weights import TensorFile, Tensors
+from embedgrpc.models.tensors.weights import Tensors
 
 # Older releases of the reference wrote the second.
 LAYER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -29,5 +29,4 @@ def open_layer(layer: VectorLayer) -> Tensors:
     Raises:
         ModelError: There are none, or they cannot be read.
     """
-    path = find_layer_weights(layer)
-    return TensorFile(path) if path.suffix == ".safetensors" else TorchTensors(path)
+    return open_tensor_file(find_layer_weights(layer))

@@ -7,7 +7,7 @@ Source: the zip format of PyTorch 1.6 and later: `NAME/data.pkl` describes the t
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,12 @@ def read_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
         ModelError: The file cannot be read, is cut short, has another format, or contains
             anything but tensors.
     """
-    check_no_pointer(path)
-    _check_format(path)
-    with TorchZip(path) as archive:
-        return _TorchFile(archive).read()
+    made: dict[TensorView, NDArray[Any]] = {}
+    with TorchFile(path) as file:
+        for name, view in file.views.items():
+            if view not in made:
+                made[view] = file.read(name)
+        return {name: made[view] for name, view in file.views.items()}
 
 
 def _check_format(path: Path) -> None:
@@ -58,18 +60,53 @@ def _check_format(path: Path) -> None:
         )
 
 
-class _TorchFile:
-    """An open file."""
+class TorchFile:
+    """An open file, for a `with` statement.
 
-    def __init__(self, archive: TorchZip) -> None:
-        self._path = archive.path
-        self._archive = archive
-        self._prefix = _find_prefix(archive)
-        self._storages: dict[str, bytes] = {}
-        self._tensors: dict[TensorView, NDArray[Any]] = {}
+    Memory holds the storage that was read last, and no other tensor.
 
-    def read(self) -> Mapping[str, NDArray[Any]]:
-        """Return all tensors by name."""
+    Attributes:
+        views: The tensors by name, all inside their storages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file and check what it says about its tensors.
+
+        Raises:
+            ModelError: See `read_tensors`.
+        """
+        check_no_pointer(path)
+        _check_format(path)
+        self._path = path
+        self._archive = TorchZip(path)
+        try:
+            self._prefix = _find_prefix(self._archive)
+            self.views = self._read_views()
+        except BaseException:
+            self.close()
+            raise
+        self._key = ""
+        self._content = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._archive.close()
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return a tensor; see `read_tensors`.
+
+        Raises:
+            ModelError: The file is damaged.
+        """
+        return self._make_tensor(self.views[name])
+
+    def _read_views(self) -> Mapping[str, TensorView]:
         byteorder = self._read_member("byteorder", bytes_max=_BYTEORDER_BYTES_MAX)
         if byteorder is not None and byteorder.strip() != b"little":
             raise ModelError(f"{self._path}: byteorder must be little")
@@ -80,7 +117,7 @@ class _TorchFile:
         # Views may overlap, but no useful file has more values than bytes.
         if sum(math.prod(view.shape) for view in set(views.values())) > self._archive.size:
             raise ModelError(f"{self._path}: its tensors have more values than the file has bytes")
-        return {name: self._tensor(view) for name, view in views.items()}
+        return views
 
     def _check_inside(self, name: str, view: TensorView) -> None:
         """Check a view against its storage, and the storage against the file."""
@@ -104,12 +141,6 @@ class _TorchFile:
                 f"{self._path}: tensor {name!r} ends at value {last} of {member}, "
                 f"which has {storage.count}"
             )
-
-    def _tensor(self, view: TensorView) -> NDArray[Any]:
-        made = self._tensors.get(view)
-        if made is None:
-            made = self._tensors[view] = self._make_tensor(view)
-        return made
 
     def _make_tensor(self, view: TensorView) -> NDArray[Any]:
         stored = _stored_type(view.storage)
@@ -138,11 +169,12 @@ class _TorchFile:
         return values
 
     def _storage(self, storage: Storage) -> bytes:
-        content = self._storages.get(storage.key)
-        if content is None:
-            name = f"{self._prefix}data/{storage.key}"
-            content = self._storages[storage.key] = self._archive.read(name)
-        return content
+        if storage.key != self._key:
+            # The old content is dropped first: two storages need not fit into memory.
+            self._key, self._content = "", b""
+            self._content = self._archive.read(f"{self._prefix}data/{storage.key}")
+            self._key = storage.key
+        return self._content
 
     def _read_member(self, name: str, *, bytes_max: int) -> bytes | None:
         size = self._archive.sizes.get(self._prefix + name)

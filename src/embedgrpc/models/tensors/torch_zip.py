@@ -64,6 +64,10 @@ class TorchZip:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._archive.close()
         self._file.close()
 

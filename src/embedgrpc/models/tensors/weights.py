@@ -3,7 +3,6 @@
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,14 +11,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.files.lfs import check_no_pointer
-from embedgrpc.models.files.model_file import check_file, check_name, open_regular
+from embedgrpc.models.files.model_file import open_regular
 
 # The header of a model with 20,000 tensors has 2 MB; one of 95 MB takes 24 s and 1.4 GB to read.
 _HEADER_BYTES_MAX = 8 << 20
 _TENSORS_MAX = 65_536
-_SHARDS_MAX = 1024
 # If config.json has another size, all tensors are wrong.
 _FAULTS_SHOWN = 8
 _HEADER_SIZE = struct.Struct("<Q")
@@ -116,47 +113,6 @@ class TensorFile(Tensors):
         return np.asarray(self._file.get_tensor(name)).astype(np.int64, copy=False)
 
 
-class TensorShards(Tensors):
-    """The safetensors files of a model with several."""
-
-    def __init__(self, index_path: Path, root: Path) -> None:
-        """Open the files.
-
-        Args:
-            index_path: The index, which names the file of each tensor.
-            root: The model's folder.
-
-        Raises:
-            ModelError: A file cannot be read, or lacks a tensor that the index puts there.
-        """
-        self.path = index_path
-        self._homes: dict[str, TensorFile] = {}
-        with ExitStack() as opening:
-            for path, names in read_shards(index_path, root).items():
-                file = opening.enter_context(TensorFile(path))
-                lost = sorted(names - file.names)
-                if lost:
-                    raise ModelError(f"{path} has no {lost[0]}, which {index_path.name} puts there")
-                self._homes |= dict.fromkeys(names, file)
-            self._stack = opening.pop_all()
-        self.names = frozenset(self._homes)
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
-        """Return the shape and type of a tensor; see `Tensors`."""
-        return self._homes[name].describe(name)
-
-    def read(self, name: str) -> NDArray[np.float32]:
-        """Read a tensor as float32."""
-        return self._homes[name].read(name)
-
-    def read_integers(self, name: str) -> NDArray[np.int64]:
-        """Read a tensor of whole numbers; see `Tensors`."""
-        return self._homes[name].read_integers(name)
-
-
 def _check_header(path: Path) -> None:
     """Check that the header is small enough to be read quickly.
 
@@ -174,50 +130,3 @@ def _check_header(path: Path) -> None:
         count = file.read(size).count(b'"data_offsets"')
     if count > _TENSORS_MAX:
         raise ModelError(f"{path} has {count} tensors, more than the limit of {_TENSORS_MAX}")
-
-
-def read_shards(index_path: Path, root: Path) -> Mapping[Path, frozenset[str]]:
-    """Return the names of the tensors in each file of a model.
-
-    Args:
-        index_path: `model.safetensors.index.json`.
-        root: The model's folder.
-
-    Raises:
-        ModelError: The index cannot be used, or files are missing; it names each.
-    """
-    homes = read_shard_names(index_path, root)
-    held: dict[str, set[str]] = {}
-    for name, home in homes.items():
-        held.setdefault(home, set()).add(name)
-    files = sorted(held)
-    missing = [name for name in files if not (index_path.parent / name).exists()]
-    if missing:
-        raise ModelError(f"{index_path}: {', '.join(missing)} missing in {index_path.parent}")
-    for file in files:
-        check_file(index_path.parent / file, root)
-    return {index_path.parent / file: frozenset(held[file]) for file in files}
-
-
-def read_shard_names(index_path: Path, root: Path) -> Mapping[str, str]:
-    """Return the file name of each tensor, relative to the index. The files need not exist.
-
-    Args:
-        index_path: `model.safetensors.index.json`.
-        root: The model's folder.
-
-    Raises:
-        ModelError: The index cannot be used.
-    """
-    index = JsonObject.read(index_path, root)
-    homes = index.table("weight_map")
-    if not homes or not all(isinstance(name, str) for name in homes.values()):
-        raise index.wrong("weight_map", "an object that names the file of each tensor")
-    names = set(homes.values())
-    if len(names) > _SHARDS_MAX:
-        raise index.wrong("weight_map", f"at most {_SHARDS_MAX} files, not {len(names)}")
-    for name in names:
-        if Path(name).name != name or name in {"", ".", ".."}:
-            raise ModelError(f"{index_path}: weight_map: {name!r} is not a file name")
-        check_name(name, named_by=f"{index_path}: weight_map")
-    return homes

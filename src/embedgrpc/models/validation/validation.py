@@ -34,11 +34,12 @@ from embedgrpc.models.graphs.cache import (
 )
 from embedgrpc.models.progress import reporter
 from embedgrpc.models.sources.config_files import (
+    ADAPTER_NAME,
     HEAD_NAMES,
     is_settings_name,
     read_module_folders,
 )
-from embedgrpc.models.sources.source import ModelFiles
+from embedgrpc.models.sources.source import ModelFiles, find_local
 from embedgrpc.models.validation.child_process import (
     ChildCall,
     ChildError,
@@ -179,9 +180,19 @@ def hash_files(validation: Validation) -> FileDigests:
         "served": validation.served and dataclasses.asdict(validation.served),
         "escape_special_tokens": validation.escape_special_tokens,
         "digests": digests,
+        "adapter": _hash_adapter(validation.overrides.adapter),
     }
     key = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return FileDigests(key=f"{key}-validated", digests=digests)
+
+
+def _hash_adapter(source: str) -> str:
+    """Return the digest of the settings of an adapter elsewhere; empty without one."""
+    found = find_local(source) if source else None
+    if found is None or not (found.folder / ADAPTER_NAME).exists():
+        return ""
+    _check_size(found.folder / ADAPTER_NAME, found.folder)
+    return hash_file(found.folder / ADAPTER_NAME, found.folder)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -164,6 +164,11 @@ class ModelSettings(BaseModel):
         description="Accept keys in the model's files that this release does not know. The"
         " fingerprint contains them",
     )
+    adapter: str = Field(
+        default="",
+        description="Folder or package:NAME/FOLDER of a LoRA adapter (adapter_config.json) to merge"
+        " into the weights when the graph is built. The fingerprint contains it",
+    )
     weight_type: WeightType = Field(
         default=WeightType.FLOAT32,
         description="Type of the weights: float32, float16 (GPU only) or int8 (CPU only), converted"

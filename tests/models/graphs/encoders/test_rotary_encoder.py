@@ -135,6 +135,17 @@ def test_a_key_changes_vectors_and_fingerprint(
     assert np.abs(vectors - wanted).max() > 1e-4
 
 
+def test_the_export_of_the_same_weights_agrees(tmp_path: Path) -> None:
+    """A graph built from safetensors and PyTorch's export of the model give the same vectors."""
+    folder = copy_fixture("modernbert-cls", tmp_path, leave_out=["onnx"])
+    built = Runner.load(folder, tmp_path / "cache")
+    exported = Runner.load(FIXTURES / "modernbert-cls", tmp_path / "cache")
+    sequences = built.tokenize(expected("modernbert-cls")["texts"])
+    assert max(len(sequence.input_ids) for sequence in sequences) > 16  # the window
+    one, other = (model.run(sequences, "pooled_embedding") for model in (built, exported))
+    np.testing.assert_allclose(one, other, rtol=0, atol=5e-6)
+
+
 @pytest.mark.parametrize("name", ["splade-modernbert", "splade-gte"])
 def test_masked_language_heads(tmp_path: Path, name: str) -> None:
     """Sparse vectors are those of the reference."""

@@ -15,12 +15,9 @@ def gelu(writer: GraphWriter, source: str) -> str:
 
 
 def _gelu_new(writer: GraphWriter, source: str) -> str:
-    # The approximation by a hyperbolic tangent.
-    cube = writer.op("Pow", source, writer.scalar(3.0))
-    inner = writer.op("Add", source, writer.op("Mul", cube, writer.scalar(0.044715)))
-    tanh = writer.op("Tanh", writer.op("Mul", inner, writer.scalar(math.sqrt(2.0 / math.pi))))
-    product = writer.op("Mul", source, writer.op("Add", tanh, writer.scalar(1.0)))
-    return writer.op("Mul", product, writer.scalar(0.5))
+    # The approximation by a hyperbolic tangent. In standard operators it takes 2.7 times as long,
+    # and ONNX Runtime does not fuse them.
+    return writer.microsoft("FastGelu", source)
 
 
 def silu(writer: GraphWriter, source: str) -> str:
