@@ -169,6 +169,13 @@ def test_a_vocabulary_is_downloaded_if_it_is_needed(hub: Hub, host: Host, tmp_pa
     assert "vocab.txt" in hub.downloads()
 
 
+def test_the_settings_of_colbert_are_downloaded(hub: Hub, host: Host) -> None:
+    """A checkpoint of ColBERT's authors comes with their file of settings."""
+    hub.repositories["acme/colbert"] = Repository.of_folder(FIXTURES / "colbert-bert")
+    assert "error" not in host.load_one("acme/colbert")
+    assert "artifact.metadata" in hub.downloads()
+
+
 @pytest.mark.parametrize("name", ["gemma-dense", "xlmr-bge-m3"])
 def test_no_backbone_is_downloaded_for_a_server(hub: Hub, host: Host, name: str) -> None:
     """For a model on a server, neither graph nor weights of the backbone are downloaded."""

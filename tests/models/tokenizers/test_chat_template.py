@@ -215,3 +215,11 @@ def test_newlines_end_tokens_where_the_vocabulary_says_so(tmp_path: Path) -> Non
     path.write_text(json.dumps(parts))
     with pytest.raises(ModelError, match="no place between query and document"):
         _load(folder)
+
+
+def test_a_template_whose_tokens_are_split_is_refused(tmp_path: Path) -> None:
+    """`split_special_tokens` splits the template's own special tokens in the reference."""
+    folder = copy_fixture("cross-qwen3-template", tmp_path)
+    edit_json(folder / "tokenizer_config.json", split_special_tokens=True)
+    with pytest.raises(ModelError, match="split_special_tokens is not supported with the chat"):
+        Tokenizer.load(read(resolve(str(folder))))

@@ -136,6 +136,7 @@ class Tokenizer:
             template = read_chat_template(properties)
             pair_texts = None
             if template is not None:
+                _check_specials(settings, template.file)
                 pair_texts = render_pair_texts(template, tokenizer, settings.names())
                 _check_default_prompt(pair_texts, properties, template.file)
                 # The reference adds no special tokens to a rendered template.
@@ -466,6 +467,15 @@ def _encode_with(tokenizer: tokenizers.Tokenizer) -> Encode:
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     return encode
+
+
+def _check_specials(settings: TokenizerSettings, file: JsonObject) -> None:
+    """Refuse a chat template whose own special tokens the reference splits into characters."""
+    if settings.split_special_tokens:
+        raise ModelError(
+            f"{settings.values.path}: split_special_tokens is not supported with the chat template "
+            f"in {file.path.name}: remove one of them"
+        )
 
 
 def _is_enough(path: Path, class_name: str) -> bool:

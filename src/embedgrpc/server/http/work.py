@@ -4,11 +4,16 @@ from collections.abc import Callable, Sequence
 
 from embedgrpc.server.http.exchange import Exchange
 from embedgrpc.server.services.embed_batch import EmbedBatch, EmbeddedBatch, embed_batch
-from embedgrpc.v1 import embedding_service_pb2
+from embedgrpc.server.services.rank_batch import RankBatch, rank_batch
+from embedgrpc.server.services.ranker import RankedBatch
+from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
 
 # The size of a vector of float32 in base64, and as JSON numbers, in units of its bytes.
 BASE64_COPIES = 1.4
 JSON_COPIES = 3.5
+# The size of a ranking as JSON, with each document twice, in units of its protobuf form. The
+# documents came as JSON: in the answer they are escaped as much as in the request.
+RANKING_COPIES = 5.0
 
 
 async def embed(
@@ -48,3 +53,43 @@ async def embed(
         field=field,
     )
     return await embed_batch(batch, call, served.settings, pack=pack)
+
+
+async def rerank(
+    exchange: Exchange,
+    query: str,
+    documents: Sequence[str],
+    options: rerank_service_pb2.RerankOptions,
+    *,
+    model: str,
+    pack: Callable[[RankedBatch], bytes],
+    copies: float = RANKING_COPIES,
+) -> bytes:
+    """Rank documents.
+
+    Args:
+        exchange: The request.
+        query: Its query.
+        documents: Its documents.
+        options: How to rank them, in the contract's terms.
+        model: The name of the model; may be empty.
+        pack: Makes the body of the response. Called off the event loop if that takes long.
+        copies: The size of the response, in units of its protobuf form.
+
+    Raises:
+        EngineError: A rule is broken, or the documents cannot be ranked. Its fields are those of
+            the contract: query, documents, options.
+    """
+    served = exchange.served
+    call = exchange.begin()
+    batch = RankBatch(
+        served.catalog.find(model),
+        query,
+        documents,
+        options,
+        size_bytes=exchange.size_bytes,
+        max_response_bytes=served.settings.max_response_bytes,
+        request_model=model,
+        response_copies=copies,
+    )
+    return await rank_batch(batch, call, served.settings, pack=pack)

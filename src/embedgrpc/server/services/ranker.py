@@ -1,8 +1,9 @@
 """Ranks the documents of queries that have the same options."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from embedgrpc.engine.tasks.reranking import Ranking, Reranker, RerankSpec
 from embedgrpc.engine.work import Call
@@ -14,13 +15,32 @@ from embedgrpc.server.contract.response_sizes import (
     check_response_size,
 )
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
-from embedgrpc.server.rpc.errors import item_error
-from embedgrpc.v1 import common_pb2, rerank_service_pb2
+from embedgrpc.v1 import rerank_service_pb2
 
 # Index, score, flag and keys of one document, without its text.
 _RESULT_BYTES = 24
 # So many results are packed in a quarter of a millisecond.
 _FEW_DOCUMENTS = 128
+
+# A ranking in the protocol's own form.
+Packed = TypeVar("Packed")
+
+
+@dataclass(frozen=True, slots=True)
+class RankedBatch:
+    """The documents of one query, ranked.
+
+    Attributes:
+        ranker: What ranked them.
+        documents: The documents in the order of the request.
+        ranking: Their ranking.
+        count: How many results were asked for, at most as many as there are documents.
+    """
+
+    ranker: "Ranker"
+    documents: Sequence[str]
+    ranking: Ranking
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +122,22 @@ class Ranker:
         return size + (size_bytes if self.options.return_documents else 0)
 
     async def rank(
-        self, query: str, documents: Sequence[str], call: Call, *, size_bytes: int
-    ) -> tuple[bytes, common_pb2.Usage]:
-        """Rank the documents of one query.
+        self,
+        query: str,
+        documents: Sequence[str],
+        call: Call,
+        *,
+        size_bytes: int,
+        pack: Callable[[RankedBatch], Packed],
+    ) -> Packed:
+        """Rank the documents of one query, and pack the ranking.
 
         Args:
             query: The query.
             documents: The documents.
             call: For whom.
             size_bytes: The bytes of UTF-8 that the documents have together, at least.
-
-        Returns:
-            A `Ranking` in wire form, and its usage.
+            pack: Makes the response. Called off the event loop if that takes long.
 
         Raises:
             EngineError: The query failed, or a document although all must succeed, or the response
@@ -125,15 +149,11 @@ class Ranker:
         ranking = await self.reranker.rerank(
             query, documents, self.spec, call, documents_bytes=size_bytes, partial=self.partial
         )
-
-        def pack() -> tuple[bytes, common_pb2.Usage]:
-            packed = self._pack(documents, ranking, count)
-            return packed.SerializeToString(), packed.usage
-
+        ranked = RankedBatch(self, documents, ranking, count)
         if count + len(ranking.failures) <= _FEW_DOCUMENTS and not self.options.return_documents:
-            return pack()
+            return pack(ranked)
         # It would hold up the event loop.
-        return await asyncio.to_thread(pack)
+        return await asyncio.to_thread(pack, ranked)
 
     @property
     def _entry_bytes(self) -> int:
@@ -148,38 +168,6 @@ class Ranker:
             # document may take milliseconds.
             size += await asyncio.to_thread(_largest, documents, count)
         check_response_size(size, limit=self.max_response_bytes)
-
-    def _pack(
-        self, documents: Sequence[str], ranking: Ranking, count: int
-    ) -> rerank_service_pb2.Ranking:
-        rows = zip(
-            ranking.indices[:count].tolist(),
-            ranking.scores[:count].tolist(),
-            ranking.truncated[:count].tolist(),
-            strict=True,
-        )
-        returns = self.options.return_documents
-        return rerank_service_pb2.Ranking(
-            results=[
-                rerank_service_pb2.RankedDocument(
-                    index=index,
-                    score=score,
-                    document=documents[index] if returns else "",
-                    truncated=truncated,
-                )
-                for index, score, truncated in rows
-            ],
-            failures=[
-                rerank_service_pb2.FailedDocument(index=index, error=item_error(error))
-                for index, error in sorted(ranking.failures.items())
-            ],
-            usage=common_pb2.Usage(
-                input_tokens=ranking.input_tokens,
-                truncated_inputs=ranking.truncated_inputs,
-                query_tokens=ranking.query_tokens,
-                document_tokens=ranking.document_tokens,
-            ),
-        )
 
 
 def _largest(documents: Sequence[str], count: int) -> int:

@@ -17,6 +17,7 @@ from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.rpc.errors import item_error
 from embedgrpc.server.services.ranker import Ranker
+from embedgrpc.server.services.ranking_wire import ranking_wire
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import rerank_service_pb2
@@ -197,7 +198,11 @@ class RerankStream:
     async def _rank(self, query: _Query, ranker: Ranker, call: Call) -> None:
         try:
             ranking, usage = await ranker.rank(
-                query.text, query.documents, call, size_bytes=query.size_bytes
+                query.text,
+                query.documents,
+                call,
+                size_bytes=query.size_bytes,
+                pack=ranking_wire,
             )
         except EngineError as error:
             # Its frames hold a future, which holds it.

@@ -4,13 +4,13 @@ from typing import Any
 
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
-from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.loading.catalog import Catalog
-from embedgrpc.server.services.ranker import Ranker
+from embedgrpc.server.services.rank_batch import RankBatch, rank_batch
+from embedgrpc.server.services.ranker import RankedBatch
+from embedgrpc.server.services.ranking_wire import ranking_wire
 from embedgrpc.server.services.rerank_stream import RerankStream
 from embedgrpc.server.settings.settings import Settings
-from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import rerank_service_pb2, rerank_service_pb2_grpc
 
 
@@ -38,28 +38,17 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
             field="options.priority",
             max_s=self._settings.max_unary_s,
         )
-        served = self._catalog.find(request.model)
-        accepted = client_response_bytes(context, request.max_response_bytes)
-        ranker = Ranker.of(
-            served,
+        batch = RankBatch(
+            self._catalog.find(request.model),
+            request.query,
+            request.documents,
             request.options,
-            partial=request.allow_partial,
-            max_inputs=self._settings.max_inputs,
-            max_response_bytes=min(self._settings.max_response_bytes, accepted),
-            field="options",
+            size_bytes=request.ByteSize(),
+            max_response_bytes=client_response_bytes(context, request.max_response_bytes),
+            request_model=request.model,
+            allow_partial=request.allow_partial,
         )
-        documents, size_bytes = request.documents, request.ByteSize()
-        await reserve_response(ranker.bound_response(len(documents), size_bytes))
-        describe_call(
-            operation="rerank", request_model=request.model or served.id, response_model=served.id
-        )
-        ranking, usage = await ranker.rank(request.query, documents, call, size_bytes=size_bytes)
-        describe_call(input_tokens=usage.input_tokens)
-        response = rerank_service_pb2.RerankResponse(
-            model=served.id, revision=ranker.loaded.revision, fingerprint=ranker.loaded.fingerprint
-        )
-        # The fields of `Ranking` are the first of `RerankResponse`, with the same numbers.
-        return ranking + response.SerializeToString()
+        return await rank_batch(batch, call, self._settings, pack=_pack)
 
     async def StreamRerank(  # noqa: N802 - the contract's name
         self, request_iterator: Any, context: Any
@@ -68,3 +57,14 @@ class RerankService(rerank_service_pb2_grpc.RerankServiceServicer):
         stream = RerankStream(self._catalog, self._settings, request_iterator, context)
         with self._open_streams.watch(stream.bidi):
             await stream.run()
+
+
+def _pack(ranked: RankedBatch) -> bytes:
+    """Return a `RerankResponse` in wire form."""
+    loaded = ranked.ranker.loaded
+    response = rerank_service_pb2.RerankResponse(
+        model=ranked.ranker.served.id, revision=loaded.revision, fingerprint=loaded.fingerprint
+    )
+    ranking, _ = ranking_wire(ranked)
+    # The fields of `Ranking` are the first of `RerankResponse`, with the same numbers.
+    return ranking + response.SerializeToString()
