@@ -79,7 +79,7 @@ async def test_options(http: HttpClient) -> None:
         ({"input": [[1, 2]]}, 400, "input", "invalid_request"),
         ({"input": [1, 2]}, 400, "input", "invalid_request"),
         ({"input": {"a": 1}}, 400, "input", "invalid_request"),
-        ({}, 400, None, "invalid_request"),
+        ({}, 400, "input", "invalid_request"),
         ({"input": "a", "dimensions": 100_000}, 400, "dimensions", "invalid_request"),
         ({"input": "a", "dimensions": 0}, 400, "dimensions", "invalid_request"),
         ({"input": "a", "encoding_format": "hex"}, 400, "encoding_format", "invalid_request"),

@@ -29,7 +29,7 @@ async def test_a_vector_that_is_not_normalised(http: HttpClient) -> None:
         ({"inputs": []}, 422, "Validation"),
         ({"inputs": ""}, 422, "Validation"),
         ({"inputs": [1]}, 422, "Validation"),
-        ({"input": "a", "x": 1}, 422, "Validation"),
+        ({"text": "a"}, 422, "Validation"),
         ({"inputs": "word " * 500, "truncate": False}, 422, "Validation"),
     ],
 )

@@ -13,6 +13,8 @@ from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import HttpError
 
 _KNOWN_TYPES_MAX = 256
+# As msgspec says it.
+_MISSING = "Object missing required field "
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,12 @@ def _decode(data: bytes, kind: Any) -> Any:
         # It names types and the path, never a value.
         reason, _, place = str(error).partition(" - at ")
         field = place.strip("`").removeprefix("$").removeprefix(".")
-        where = f"{field}: " if field else ""
-        message = where + reason.replace("`", "")
+        plain = reason.replace("`", "")
+        if plain.startswith(_MISSING):
+            name = plain.removeprefix(_MISSING)
+            field = f"{field}.{name}" if field else name
+            plain = "the body must have it"
+        message = f"{field}: {plain}" if field else plain
         raise InvalidRequestError(
             message, field=field, metadata={"label": "MALFORMED_MESSAGE"}
         ) from None

@@ -1,9 +1,13 @@
 """The table of all routes over HTTP."""
 
-from embedgrpc.server.http.dialects import openai, probes, tei
+from embedgrpc.server.http.dialects import openai, probes, rerank, services, tei, tei_rerank
 from embedgrpc.server.http.routing import Routes
 
 
 def all_routes() -> Routes:
     """Return the routes of all dialects."""
-    return Routes([*openai.ROUTES, *tei.ROUTES, *probes.ROUTES])
+    return Routes(
+        one
+        for dialect in (openai, rerank, tei, tei_rerank, services, probes)
+        for one in dialect.ROUTES
+    )

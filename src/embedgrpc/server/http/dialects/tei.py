@@ -4,20 +4,22 @@ Source: its OpenAPI description and `router/src/http`, for statuses, bodies and 
 """
 
 from collections.abc import Mapping
+from importlib.metadata import version
 
 import msgspec
 import orjson
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import Encoding, encode
-from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.models.kinds import Truncation
+from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import shown_message
 from embedgrpc.server.http.words import read_truncation
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
-_TAG = "text-embeddings-inference"
+TAG = "text-embeddings-inference"
 _FIELDS = {"options.": "", "texts": "inputs"}
 # Its own statuses where they differ from ours, and the names of its kinds of errors.
 _ERRORS: Mapping[Reason, tuple[int | None, str]] = {
@@ -59,7 +61,7 @@ async def embed_texts(exchange: Exchange) -> Answer:
     """Embed texts; the answer is a bare list of vectors."""
     body: EmbedRequest = exchange.body
     options = embedding_service_pb2.EmbedOptions(
-        truncation=_truncation(body),
+        truncation=as_truncation(body.truncate, body.truncation_direction),
         # Other than the contract, it normalises by default whatever the model does.
         normalize=body.normalize is not False,
         dimensions=body.dimensions or 0,
@@ -79,13 +81,13 @@ async def embed_texts(exchange: Exchange) -> Answer:
     return Answer(answer)
 
 
-def _truncation(body: EmbedRequest) -> common_pb2.Truncation:
+def as_truncation(truncate: bool | None, direction: str | None) -> common_pb2.Truncation:  # noqa: FBT001 - as JSON has it
     """Return the contract's truncation; by default texts are cut, as with its `--auto-truncate`."""
-    if body.truncate is False:
+    if truncate is False:
         return common_pb2.TRUNCATION_NONE
-    if body.truncation_direction is not None:
-        return read_truncation(body.truncation_direction, field="truncation_direction")
-    return common_pb2.TRUNCATION_END if body.truncate else common_pb2.TRUNCATION_UNSPECIFIED
+    if direction is not None:
+        return read_truncation(direction, field="truncation_direction")
+    return common_pb2.TRUNCATION_END if truncate else common_pb2.TRUNCATION_UNSPECIFIED
 
 
 def _read_texts(value: str | list[str | int | list[int]]) -> list[str]:
@@ -104,14 +106,45 @@ def _pack(embedded: EmbeddedBatch) -> bytes:
     return orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+async def info(exchange: Exchange) -> Answer:
+    """Describe the default model and the limits."""
+    served, settings = exchange.served.catalog.default, exchange.served.settings
+    loaded = served.ready()
+    kind: dict[str, object] = {
+        "reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    }
+    if loaded.embedder is not None:
+        kind = {"embedding": {"pooling": ",".join(loaded.properties.poolings) or "splade"}}
+    return to_json(
+        {
+            "model_id": served.id,
+            "model_sha": loaded.revision or None,
+            "model_dtype": loaded.weight_type,
+            "served_model_name": served.id,
+            "model_type": kind,
+            "max_concurrent_requests": settings.max_calls,
+            "max_input_length": loaded.properties.max_tokens,
+            "max_batch_tokens": loaded.scheduler.budget.tokens,
+            "max_batch_requests": loaded.scheduler.budget.sequences,
+            "max_client_batch_size": settings.max_inputs,
+            "auto_truncate": served.default_truncation is not Truncation.NONE,
+            "tokenization_workers": settings.tokenizer_threads,
+            "version": version("embedgrpc"),
+            "sha": None,
+            "docker_label": None,
+        }
+    )
+
+
 ROUTES = (
+    Route("GET", "/info", info, tei_error, "Describe the model", TAG),
     Route(
         "POST",
         "/embed",
         embed_texts,
         tei_error,
         "Embed texts",
-        _TAG,
+        TAG,
         body=EmbedRequest,
         key="inputs",
         fields=_FIELDS,

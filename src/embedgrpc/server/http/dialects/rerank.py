@@ -1,0 +1,112 @@
+"""Reranking for clients of Cohere, Jina, vLLM, LiteLLM and the embedding-inference-api.
+
+Source: the API references of Cohere v1 and v2 and of Jina, and what their clients parse. Each
+client reads its own keys of the answer and ignores the others.
+"""
+
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
+from embedgrpc.server.http.dialects.openai import openai_error
+from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.words import read_truncation
+from embedgrpc.server.http.work import rerank
+from embedgrpc.server.services.ranker import RankedBatch
+from embedgrpc.v1 import rerank_service_pb2
+
+_TAG = "Cohere, Jina, vLLM"
+_FIELDS = {"options.max_tokens": "max_tokens_per_doc", "options.": ""}
+
+
+class RerankRequest(msgspec.Struct):
+    """The body of POST /rerank, /v1/rerank and /v2/rerank."""
+
+    query: str
+    documents: list[str | dict[str, Any]]
+    model: str | None = None
+    top_n: int | None = None
+    return_documents: bool | None = None
+    max_tokens_per_doc: int | None = None
+    rank_fields: list[str] | None = None
+    truncate: bool | str | None = None
+    instruction: str | None = None
+
+
+async def rank(exchange: Exchange) -> Answer:
+    """Rank documents, the best first."""
+    body: RerankRequest = exchange.body
+    if body.rank_fields not in (None, ["text"]):
+        raise UnsupportedError("rank_fields may only be ['text']", field="rank_fields")
+    if body.top_n is not None and body.top_n < 1:
+        raise InvalidRequestError(f"top_n is {body.top_n}; it must be at least 1", field="top_n")
+    texts = [_text_of(one, index) for index, one in enumerate(body.documents)]
+    options = rerank_service_pb2.RerankOptions(
+        top_n=body.top_n or 0,
+        # Cohere v2 has no such key, and vLLM always returns them.
+        return_documents=body.return_documents is not False,
+        max_tokens=body.max_tokens_per_doc or 0,
+        truncation=read_truncation(body.truncate),
+    )
+    if body.instruction is not None:
+        options.instruction = body.instruction
+    return Answer(
+        await rerank(exchange, body.query, texts, options, model=body.model or "", pack=_pack)
+    )
+
+
+def _text_of(document: str | dict[str, Any], index: int) -> str:
+    text = document if isinstance(document, str) else document.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequestError(
+            f"documents[{index}] has no text: it must be a string, or an object with a string"
+            " under text",
+            field=f"documents[{index}]",
+        )
+    return text
+
+
+def _pack(ranked: RankedBatch) -> bytes:
+    ranking, count = ranked.ranking, ranked.count
+    returns = ranked.ranker.options.return_documents
+    results: list[dict[str, Any]] = []
+    for index, score in zip(
+        ranking.indices[:count].tolist(), ranking.scores[:count].tolist(), strict=True
+    ):
+        result: dict[str, Any] = {"index": index, "relevance_score": score, "score": score}
+        if returns:
+            text = ranked.documents[index]
+            result |= {"document": {"text": text}, "text": text}
+        results.append(result)
+    tokens = ranking.input_tokens
+    return msgspec.json.encode(
+        {
+            "id": f"rerank-{uuid4().hex}",
+            "model": ranked.ranker.served.id,
+            "results": results,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "meta": {
+                "api_version": {"version": "2"},
+                "billed_units": {"search_units": 1},
+            },
+            "fingerprint": ranked.ranker.loaded.fingerprint,
+        }
+    )
+
+
+ROUTES = tuple(
+    Route(
+        "POST",
+        path,
+        rank,
+        openai_error,
+        "Rank documents",
+        _TAG,
+        body=RerankRequest,
+        key="documents",
+        fields=_FIELDS,
+    )
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank")
+)

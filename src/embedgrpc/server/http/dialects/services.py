@@ -1,0 +1,223 @@
+"""Small services whose clients can change one URL and go on.
+
+- triton-grpc-proxy: POST /v1/embedding.
+- The FastAPI server of BGE-M3: POST /embeddings/ and POST /rerank/.
+- The embedding-inference-api: POST /embed with `input`, GET /models, GET /health/status.
+- The BGE-M3 service on Triton: GET /.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import msgspec
+import orjson
+
+from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, InvalidRequestError
+from embedgrpc.engine.results.vectors import Encoding, encode
+from embedgrpc.server.http.dialects.openai import openai_error, read_texts
+from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
+from embedgrpc.server.http.failures import shown_message
+from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
+from embedgrpc.server.services.embed_batch import EmbeddedBatch
+from embedgrpc.server.services.ranker import RankedBatch
+from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
+
+_OPTIONS = embedding_service_pb2.EmbedOptions()
+_QUERIES_AT_ONCE = 16
+
+
+class QueryItem(msgspec.Struct):
+    """An entry of the body of POST /v1/embedding."""
+
+    query: str
+
+
+class SentencesRequest(msgspec.Struct):
+    """The body of POST /embeddings/."""
+
+    sentences: list[str]
+
+
+class PairsRequest(msgspec.Struct):
+    """The body of POST /rerank/: pairs of query and document."""
+
+    sentence_pairs: list[tuple[str, str]]
+
+
+class InputRequest(msgspec.Struct):
+    """The body of POST /embed with `input`."""
+
+    input: str | list[str | int | list[int]]
+    model: str | None = None
+
+
+async def embed_queries(exchange: Exchange) -> Answer:
+    """Embed queries as triton-grpc-proxy does."""
+    texts = [one.query for one in exchange.body]
+
+    def pack(embedded: EmbeddedBatch) -> bytes:
+        return orjson.dumps(
+            [{"embedding": row} for row in _rows(embedded)], option=orjson.OPT_SERIALIZE_NUMPY
+        )
+
+    return await _embed(exchange, texts, field="query", pack=pack)
+
+
+async def embed_sentences(exchange: Exchange) -> Answer:
+    """Embed sentences as the FastAPI server of BGE-M3 does."""
+
+    def pack(embedded: EmbeddedBatch) -> bytes:
+        return orjson.dumps({"embeddings": _rows(embedded)}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    with _timing():
+        return await _embed(exchange, exchange.body.sentences, field="sentences", pack=pack)
+
+
+async def embed_inputs(exchange: Exchange) -> Answer:
+    """Embed texts as the embedding-inference-api does."""
+    body: InputRequest = exchange.body
+
+    def pack(embedded: EmbeddedBatch) -> bytes:
+        return orjson.dumps(
+            {
+                "embeddings": _rows(embedded),
+                "model": embedded.served.id,
+                "usage": {"total_tokens": embedded.input_tokens},
+            },
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+
+    return await _embed(
+        exchange, read_texts(body.input), field="input", pack=pack, model=body.model or ""
+    )
+
+
+async def _embed(
+    exchange: Exchange, texts: list[str], *, field: str, pack: Any, model: str = ""
+) -> Answer:
+    return Answer(
+        await embed(
+            exchange, texts, _OPTIONS, model=model, field=field, copies=JSON_COPIES, pack=pack
+        )
+    )
+
+
+def _rows(embedded: EmbeddedBatch) -> Any:
+    embeddings = embedded.result.embeddings
+    assert embeddings is not None and embeddings.vectors is not None  # noqa: S101, PT018 - dense was asked for, and no text failed
+    return encode(embeddings.vectors, Encoding.FLOAT32).data
+
+
+async def score_pairs(exchange: Exchange) -> Answer:
+    """Score pairs with the default model, in order.
+
+    BGE-M3 scores with all of its representations: 0.4 dense, 0.2 sparse and 0.4 multi-vector.
+
+    Raises:
+        InvalidRequestError: There are no pairs.
+    """
+    body: PairsRequest = exchange.body
+    if not body.sentence_pairs:
+        raise InvalidRequestError("sentence_pairs is empty", field="sentence_pairs")
+    by_query: dict[str, list[int]] = {}
+    for index, (query, _) in enumerate(body.sentence_pairs):
+        by_query.setdefault(query, []).append(index)
+    scores = [math.nan] * len(body.sentence_pairs)
+
+    async def score(query: str, indices: list[int]) -> None:
+        found = await rerank(
+            exchange,
+            query,
+            [body.sentence_pairs[index][1] for index in indices],
+            rerank_service_pb2.RerankOptions(),
+            model="",
+            pack=_pack_scores,
+        )
+        for index, value in zip(indices, msgspec.json.decode(found), strict=True):
+            scores[index] = value
+
+    with _timing():
+        left = iter(by_query.items())
+        while some := list(islice(left, _QUERIES_AT_ONCE)):
+            async with asyncio.TaskGroup() as group:
+                for query, indices in some:
+                    group.create_task(score(query, indices))
+    return to_json({"scores": scores})
+
+
+def _pack_scores(ranked: RankedBatch) -> bytes:
+    """Return the scores in the order of the documents, as JSON."""
+    ranking = ranked.ranking
+    pairs = sorted(zip(ranking.indices.tolist(), ranking.scores.tolist(), strict=True))
+    return msgspec.json.encode([score for _, score in pairs])
+
+
+@contextmanager
+def _timing() -> Iterator[None]:
+    """Record in an expired deadline how long the work took; let errors of tasks through."""
+    began = time.monotonic()
+    try:
+        yield
+    except* EngineError as group:
+        error = group.exceptions[0]
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, DeadlineExpiredError):
+            error.metadata["processingSeconds"] = f"{time.monotonic() - began:.3f}"
+        raise error from None
+
+
+def slow_error(error: EngineError, status: int) -> tuple[int, bytes]:
+    """Write an error; one that took too long says how long, as the server of BGE-M3 does."""
+    body: dict[str, Any] = {"detail": shown_message(error)}
+    if isinstance(error, DeadlineExpiredError):
+        body["processing_time"] = float(error.metadata.get("processingSeconds", "nan"))
+    return status, msgspec.json.encode(body)
+
+
+async def list_models(exchange: Exchange) -> Answer:
+    """List the models by what they can do."""
+    ready = [one for one in exchange.served.catalog if one.loaded is not None]
+    return to_json(
+        {
+            "embedding_models": [one.id for one in ready if one.loaded and one.loaded.embedder],
+            "reranking_models": [one.id for one in ready if one.loaded and one.loaded.reranker],
+        }
+    )
+
+
+async def show_status(exchange: Exchange) -> Answer:
+    """Say whether the server can serve calls."""
+    serving = exchange.served.health.is_serving()
+    return to_json({"status": "ok" if serving else "unavailable", "service": "embedgrpc"})
+
+
+ROUTES = (
+    Route(
+        "POST", "/v1/embedding", embed_queries, openai_error, "Embed queries",
+        "triton-grpc-proxy", body=list[QueryItem],
+    ),
+    Route(
+        "POST", "/embeddings/", embed_sentences, slow_error, "Embed sentences",
+        "BGE-M3 on FastAPI", body=SentencesRequest, key="sentences", fields={"options.": ""},
+    ),
+    Route(
+        "POST", "/rerank/", score_pairs, slow_error, "Score pairs", "BGE-M3 on FastAPI",
+        body=PairsRequest, key="sentence_pairs", fields={"documents": "sentence_pairs"},
+    ),
+    Route(
+        "POST", "/embed", embed_inputs, openai_error, "Embed texts", "embedding-inference-api",
+        body=InputRequest, key="input", fields={"options.": ""},
+    ),
+    Route(
+        "GET", "/models", list_models, openai_error, "List the models", "embedding-inference-api",
+    ),
+    Route("GET", "/health/status", show_status, openai_error, "Status", "embedding-inference-api",
+          is_open=True),
+    Route("GET", "/", show_status, openai_error, "Status", "BGE-M3 on Triton", is_open=True),
+)  # fmt: skip

@@ -1,0 +1,121 @@
+"""Reranking and sparse vectors in the HTTP API of text-embeddings-inference."""
+
+from typing import Any
+
+import msgspec
+
+from embedgrpc.server.http.dialects.tei import TAG, as_truncation, tei_error
+from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
+from embedgrpc.server.services.embed_batch import EmbeddedBatch
+from embedgrpc.server.services.ranker import RankedBatch
+from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
+
+
+class RerankRequest(msgspec.Struct):
+    """The body of POST /rerank with `texts`."""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+    truncate: bool | None = None
+    truncation_direction: str | None = None
+
+
+class SparseRequest(msgspec.Struct):
+    """The body of POST /embed_sparse."""
+
+    inputs: str | list[str]
+    truncate: bool | None = None
+    truncation_direction: str | None = None
+    prompt_name: str | None = None
+
+
+async def rank_texts(exchange: Exchange) -> Answer:
+    """Rank texts; the answer is a bare list, the best first."""
+    body: RerankRequest = exchange.body
+    options = rerank_service_pb2.RerankOptions(
+        return_documents=body.return_text,
+        truncation=as_truncation(body.truncate, body.truncation_direction),
+        score_scale=rerank_service_pb2.SCORE_SCALE_RAW
+        if body.raw_scores
+        else rerank_service_pb2.SCORE_SCALE_UNSPECIFIED,
+    )
+    return Answer(await rerank(exchange, body.query, body.texts, options, model="", pack=_pack))
+
+
+def _pack(ranked: RankedBatch) -> bytes:
+    ranking, count = ranked.ranking, ranked.count
+    results: list[dict[str, Any]] = []
+    for index, score in zip(
+        ranking.indices[:count].tolist(), ranking.scores[:count].tolist(), strict=True
+    ):
+        result: dict[str, Any] = {"index": index, "score": score}
+        if ranked.ranker.options.return_documents:
+            result["text"] = ranked.documents[index]
+        results.append(result)
+    return msgspec.json.encode(results)
+
+
+async def embed_sparse(exchange: Exchange) -> Answer:
+    """Return the sparse vector of each text, as a list of index and value."""
+    body: SparseRequest = exchange.body
+    options = embedding_service_pb2.EmbedOptions(
+        representations=[embedding_service_pb2.REPRESENTATION_SPARSE],
+        truncation=as_truncation(body.truncate, body.truncation_direction),
+    )
+    if body.prompt_name is not None:
+        options.prompt_name = body.prompt_name
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    return Answer(
+        await embed(
+            exchange,
+            texts,
+            options,
+            model="",
+            field="inputs",
+            # A weight of 8 bytes becomes an object of about 40.
+            copies=2 * JSON_COPIES,
+            pack=_pack_sparse,
+        )
+    )
+
+
+def _pack_sparse(embedded: EmbeddedBatch) -> bytes:
+    embeddings = embedded.result.embeddings
+    assert embeddings is not None and embeddings.sparse is not None  # noqa: S101, PT018 - it was asked for, and no text failed
+    return msgspec.json.encode(
+        [
+            [
+                {"index": index, "value": value}
+                for index, value in zip(one.indices.tolist(), one.values.tolist(), strict=True)
+            ]
+            for one in embeddings.sparse
+        ]
+    )
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/rerank",
+        rank_texts,
+        tei_error,
+        "Rank texts",
+        TAG,
+        body=RerankRequest,
+        key="texts",
+        fields={"options.": "", "documents": "texts"},
+    ),
+    Route(
+        "POST",
+        "/embed_sparse",
+        embed_sparse,
+        tei_error,
+        "Embed texts as sparse vectors",
+        TAG,
+        body=SparseRequest,
+        fields={"options.": ""},
+    ),
+)

@@ -1,0 +1,59 @@
+"""Clients of small services change one URL and go on."""
+
+import numpy as np
+import pytest
+
+from tests.server.conftest import Serve
+from tests.server.hash_backend import HashBackend
+from tests.server.http.http_client import HttpClient
+from tests.server.service import Service
+
+TEXTS = ["a first text", "second"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "read"),
+    [
+        ("/v1/embedding", [{"query": one} for one in TEXTS],
+         lambda reply: [one["embedding"] for one in reply]),
+        ("/embeddings/", {"sentences": TEXTS}, lambda reply: reply["embeddings"]),
+        ("/embed", {"input": TEXTS, "model": "embed"}, lambda reply: reply["embeddings"]),
+        ("/embed", {"inputs": TEXTS}, lambda reply: reply),
+    ],
+)  # fmt: skip
+async def test_vectors_are_those_of_grpc(
+    service: Service, http: HttpClient, path: str, body: object, read: object
+) -> None:
+    """Each service has its own path, keys and answer."""
+    answer = await service.client.embed(*TEXTS)
+    reply = await http.post(path, body, authorization="Bearer anything")
+    assert reply.status == 200
+    expected = np.asarray([list(one.dense.values) for one in answer.embeddings], np.float32)
+    assert np.array_equal(np.asarray(read(reply.json), np.float32), expected)  # type: ignore[operator]
+
+
+async def test_a_path_of_two_dialects_needs_the_key_of_one(http: HttpClient) -> None:
+    """The error names the keys."""
+    reply = await http.post("/embed", {"text": "a"})
+    assert reply.status == 422
+    assert "inputs or input" in reply.json["error"]
+
+
+async def test_models_and_status(http: HttpClient) -> None:
+    """The lists say what each model can do."""
+    models = (await http.get("/models")).json
+    assert models["embedding_models"] == ["embed", "org/second"]
+    assert models["reranking_models"] == ["embed", "cross", "org/second"]
+    for path in ("/", "/health/status"):
+        assert (await http.get(path)).json["status"] == "ok"
+
+
+async def test_a_time_limit(serve: Serve, backend: HashBackend) -> None:
+    """A call that takes too long is a 504 with the time that it took."""
+    service = await serve(backend=backend, http_address="127.0.0.1:0")
+    backend.hold()
+    reply = await HttpClient(service).post(
+        "/embeddings/", {"sentences": TEXTS}, x_request_timeout="0.1"
+    )
+    assert reply.status == 504
+    assert reply.json["processing_time"] >= 0.1
