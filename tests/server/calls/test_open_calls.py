@@ -177,7 +177,7 @@ async def test_one_connection_cannot_take_all_places(serve: Serve) -> None:
 
 async def test_calls_without_a_message_do_not_hold_up_a_stop(serve: Serve) -> None:
     """A stop does not wait out its grace for calls that cannot go on."""
-    service = await serve(EMBED, CROSS, shutdown_grace_s=PATIENCE_S)
+    service = await serve(EMBED, CROSS, shutdown_grace_s=PATIENCE_S, shutdown_timeout_s=600)
     channel: Any = service.client.channel
     calls = [channel.stream_unary(path.decode())(iter(())) for path in UNARY_PATHS[:-1]]
     failures = [await failure_of(call) for call in calls]

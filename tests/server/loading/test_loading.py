@@ -24,8 +24,12 @@ def _write(name: str, content: bytes) -> Harm:
     return harm
 
 
-def _remove(name: str) -> Harm:
-    return lambda folder: (folder / name).unlink()
+def _remove(*names: str) -> Harm:
+    def remove(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return remove
 
 
 def _halve(name: str) -> Harm:
@@ -59,7 +63,7 @@ HARMS: dict[str, Harm] = {
         b'[{"idx": 0, "name": "0", "path": "../../../etc", '
         b'"type": "sentence_transformers.models.Pooling"}]',
     ),
-    "tokenizer.json is missing": _remove("tokenizer.json"),
+    "the tokenizer is missing": _remove("tokenizer.json", "vocab.txt"),
     "tokenizer.json is empty": _write("tokenizer.json", b""),
     "tokenizer.json is an empty object": _write("tokenizer.json", b"{}"),
     "tokenizer.json is cut": _halve("tokenizer.json"),

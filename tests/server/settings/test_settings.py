@@ -77,6 +77,7 @@ def other_value(setting: str) -> Any:
     info = FIELDS[setting]
     special = {
         "address": "unix:/run/embedgrpc.sock",
+        "http_address": "unix:/run/http.sock",
         "health_address": "unix:/run/embedgrpc.sock",
         "unix_socket_mode": "0660",
         "caller_metadata": "x-forwarded-client-cert",

@@ -23,7 +23,9 @@ _BLANKS = (
 def find_tokenizer_file(folder: Path) -> Path:
     """Return `vocab.txt` if the folder has it and no `tokenizer.json`, otherwise the latter."""
     path, vocabulary = folder / TOKENIZER_NAME, folder / VOCABULARY_NAME
-    return vocabulary if vocabulary.exists() and not path.exists() else path
+    # A link that leads nowhere is a fault, and not a missing file.
+    missing = not path.exists() and not path.is_symlink()
+    return vocabulary if missing and vocabulary.exists() else path
 
 
 def read_tokenizer_file(path: Path, root: Path) -> bytes:
