@@ -106,7 +106,7 @@ def _save(folder: Path, **tensors: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: _set_path(f), "path names a file of weights"),
+        (_set_path, "path names a file of weights"),
         (lambda f: edit_json(f / "config.json", scale=2), "config.json: scale"),
         (lambda f: (f / "model.safetensors").unlink(), "must hold the weights of tokens"),
         (lambda f: (f / "tokenizer.json").unlink(), "pad_token_id must be the id"),
