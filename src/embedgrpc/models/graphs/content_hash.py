@@ -60,7 +60,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "logit_score": _describe_logit_score(properties),
             "config": properties.config,
             **_describe_table(properties),
-            "looks_up_weights": properties.weight_table is not None,
+            **({} if properties.weight_table is None else {"looks_up_weights": True}),
             **({} if properties.include_prompt else {"include_prompt": False}),
         },
         sort_keys=True,
