@@ -219,6 +219,7 @@ def weights_of(vector: Any) -> dict[str, float]:
         ("splade-bert", "default"),
         ("splade-modernbert", "default"),
         ("splade-gte", "default"),
+        ("splade-look-up", "default"),
     ],
 )
 def test_sparse_vectors_are_those_of_the_reference(
@@ -234,6 +235,29 @@ def test_sparse_vectors_are_those_of_the_reference(
                 weights.get(term, 0), abs=reference["tolerance"]
             )
         assert np.array_equal(vector.indices, np.sort(vector.indices))
+
+
+def test_looked_up_weights_are_those_of_the_reference(fixture_client: Client) -> None:
+    """With a prompt, cut to the heaviest, alone and in a stream: as the reference does."""
+    name = "splade-look-up"
+    reference = expected(name)
+    texts, outputs = reference["texts"], reference["outputs"]
+    plain: Any = {"model": name, "representations": ["sparse"]}
+    for entry, options in (
+        ("prompt_query", {"prompt_name": "query"}),
+        ("prompt_query", {"input_type": "query"}),
+        ("heaviest", {"max_sparse_terms": outputs["heaviest"]["terms"]}),
+    ):
+        answer = fixture_client.embed(texts, **plain, **options)
+        for vector, weights in zip(answer.sparse, outputs[entry]["weights"], strict=True):
+            assert weights_of(vector) == pytest.approx(weights, abs=reference["tolerance"])
+    together = fixture_client.embed(texts, **plain)
+    assert together.token_counts.tolist() == reference["token_counts"]
+    stream: list[Any] = list(fixture_client.embed_stream(texts, **plain))
+    for row, text in enumerate(texts):
+        alone = fixture_client.embed([text], **plain).sparse[0]
+        assert weights_of(alone) == weights_of(together.sparse[row])
+        assert weights_of(stream[row].sparse) == weights_of(alone)
 
 
 def test_multi_vectors_are_those_of_the_reference(fixture_client: Client) -> None:

@@ -10,13 +10,14 @@ from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.rows import cut_rows
 from embedgrpc.engine.scheduling.padding import pad
 from embedgrpc.engine.tokenizing.texts import check_text
-from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.late_interaction import LateInteraction
 from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
+    TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
 from embedgrpc.models.kinds import TextRole, Truncation
@@ -194,6 +195,12 @@ class LocalRunner:
                 values = rows.by_sequence.get(name, rows.by_token.get(name, ()))
                 found[name] |= dict(zip(indices, values, strict=True))
         outputs = {name: [rows[index] for index in sorted(rows)] for name, rows in found.items()}
+        if properties.weight_table is not None:
+            size = properties.sparse_dimensions
+            outputs[VOCABULARY_WEIGHTS] = [
+                _spread(weights, one.input_ids, size)
+                for weights, one in zip(outputs.pop(TOKEN_WEIGHTS), sequences, strict=True)
+            ]
         if properties.max_active_dims and VOCABULARY_WEIGHTS in outputs:
             outputs[VOCABULARY_WEIGHTS] = [
                 _keep_heaviest(row, properties.max_active_dims)
@@ -211,11 +218,18 @@ class LocalRunner:
         return outputs
 
 
+def _spread(weights: FloatArray, input_ids: IntArray, size: int) -> FloatArray:
+    """Put the weights of tokens, float32 [tokens], at their ids; float32 [vocabulary]."""
+    row = np.zeros(size, np.float32)
+    row[input_ids] = weights
+    return row
+
+
 def _keep_heaviest(weights: FloatArray, count: int) -> FloatArray:
     """Set all weights but the heaviest to 0; float32 [vocabulary]."""
     if count >= len(weights):
         return weights
     kept = np.zeros_like(weights)
-    places = np.argpartition(weights, -count)[-count:]
+    places = np.argpartition(np.abs(weights), -count)[-count:]
     kept[places] = weights[places]
     return kept

@@ -162,6 +162,11 @@ def _write(model: ModelSettings, folder: Path, execution: "Execution", settings:
             f"{files.folder}: include_prompt is false, and a request to Triton cannot say which"
             " tokens belong to a prompt: serve this model with embedgrpc alone"
         )
+    if properties.weight_table is not None:
+        raise ModelError(
+            f"{files.folder}: the model is a table of weights, which is not run on Triton: serve"
+            " this model with embedgrpc alone"
+        )
     written = RepositoryModel(model.name, files.pinned_source, properties, graph)
     place = write_model(folder, written, execution)
     fingerprint = execution.fingerprint(graph.content_hash)

@@ -29,10 +29,10 @@ class SparseVector:
         return float(self.values[mine] @ other.values[theirs])
 
     def heaviest(self, terms: int) -> "SparseVector":
-        """Return only the heaviest terms; of equal ones, those with lower ids."""
+        """Return only the terms of the largest absolute weights; of equal ones, the lower ids."""
         if terms >= len(self.values):
             return self
-        kept = np.sort(np.argsort(-self.values, kind="stable")[:terms])
+        kept = np.sort(np.argsort(-np.abs(self.values), kind="stable")[:terms])
         return SparseVector(self.indices[kept], self.values[kept])
 
 
@@ -53,6 +53,21 @@ def from_token_weights(
     largest = np.maximum.reduceat(weights[order], starts)
     kept = (largest > 0) & ~np.isin(ids, list(unweighted))
     return SparseVector(ids[kept].astype(np.uint32), largest[kept])
+
+
+def from_looked_up_weights(weights: FloatArray, input_ids: IntArray) -> SparseVector:
+    """Give each token that occurs its weight once, and leave out weights of 0.
+
+    Args:
+        weights: float32 [tokens]; equal for equal tokens.
+        input_ids: int64 [tokens].
+
+    Source: sentence-transformers' `SparseStaticEmbedding`.
+    """
+    ids, places = np.unique(input_ids, return_index=True)
+    once = weights[places]
+    kept = once != 0
+    return SparseVector(ids[kept].astype(np.uint32), once[kept])
 
 
 def from_vocabulary_weights(weights: FloatArray) -> SparseVector:

@@ -13,6 +13,7 @@ from embedgrpc.engine.pipeline import Inputs, JobHandle, Pipeline
 from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.results.sparse import (
     SparseVector,
+    from_looked_up_weights,
     from_token_weights,
     from_vocabulary_weights,
 )
@@ -220,7 +221,13 @@ class Embedder:
     def _sparse(
         self, rows: OutputRows, sequences: Sequence[TokenSequence], spec: EmbedSpec
     ) -> list[SparseVector] | None:
-        if TOKEN_WEIGHTS in rows.by_token:
+        if self.properties.weight_table is not None:
+            looked_up = rows.by_token[TOKEN_WEIGHTS]
+            vectors = [
+                from_looked_up_weights(weights, one.input_ids)
+                for weights, one in zip(looked_up, sequences, strict=True)
+            ]
+        elif TOKEN_WEIGHTS in rows.by_token:
             vectors = [
                 from_token_weights(weights, one.input_ids, self.properties.unweighted_token_ids)
                 for weights, one in zip(rows.by_token[TOKEN_WEIGHTS], sequences, strict=True)

@@ -36,6 +36,7 @@ def judge_folder(
     is_built: bool,
     is_late: bool = False,
     table: TokenTable | None = None,
+    looks_up_weights: bool = False,
 ) -> Iterator[KeyVerdict]:
     """Yield what is done with each key of a model's files.
 
@@ -47,6 +48,8 @@ def judge_folder(
             the model computes.
         is_late: Whether it is a model of late interaction.
         table: The table of a static model, if it is one. Such a model has fewer files.
+        looks_up_weights: Whether a table of weights is in place of the backbone, which then has
+            no `config.json`.
 
     Raises:
         ModelError: A file cannot be used.
@@ -58,9 +61,12 @@ def judge_folder(
         yield from judge(JsonObject.read_if_present(extras, root), EXTRAS)
         yield from _judge_modules(root, has_tasks=False)
         return
-    config = JsonObject.read(folder / "config.json", root)
-    yield from judge_config(config, is_built=is_built)
-    yield from judge_transformer(settings, LATE_TRANSFORMER if is_late else TRANSFORMER)
+    has_tasks = False
+    if not looks_up_weights:
+        config = JsonObject.read(folder / "config.json", root)
+        has_tasks = bool(config.values.get(TASKS_KEY))
+        yield from judge_config(config, is_built=is_built)
+        yield from judge_transformer(settings, LATE_TRANSFORMER if is_late else TRANSFORMER)
     if is_late:
         yield from judge(JsonObject.read_if_present(root / METADATA_NAME, root), METADATA)
     for path, keys in (
@@ -69,7 +75,7 @@ def judge_folder(
         (folder / "special_tokens_map.json", SPECIAL_TOKENS),
     ):
         yield from judge(JsonObject.read_if_present(path, root), keys)
-    yield from _judge_modules(root, has_tasks=bool(config.values.get(TASKS_KEY)))
+    yield from _judge_modules(root, has_tasks=has_tasks)
 
 
 def _judge_modules(root: Path, *, has_tasks: bool) -> Iterator[KeyVerdict]:

@@ -63,7 +63,7 @@ def find_kind(
         raise ModelError(f"{extras.path}: model_type {named!r} is not supported")
     if modules.logit_score is not None:
         return _check_causal(extras, modules, named)
-    if modules.splade or named == "SparseEncoder":
+    if modules.splade or modules.weight_table or named == "SparseEncoder":
         return _check_sparse(extras, modules, named)
     if is_late:
         return _check_late(config, extras, modules, named)
@@ -97,13 +97,15 @@ def _check_causal(extras: JsonObject, modules: Modules, named: str) -> Kind:
 
 
 def _check_sparse(extras: JsonObject, modules: Modules, named: str) -> Kind:
-    if not modules.splade:
+    if not modules.splade and not modules.weight_table:
         path = extras.path.parent / "modules.json"
-        raise ModelError(f"{path} has no SpladePooling module, which a SparseEncoder needs")
-    if named not in {"", "SparseEncoder"}:
         raise ModelError(
-            f"{extras.path}: model_type {named!r} contradicts the SpladePooling module"
+            f"{path} has no SpladePooling or SparseStaticEmbedding module, which a SparseEncoder "
+            "needs"
         )
+    if named not in {"", "SparseEncoder"}:
+        module = "SpladePooling" if modules.splade else "SparseStaticEmbedding"
+        raise ModelError(f"{extras.path}: model_type {named!r} contradicts the {module} module")
     return Kind.EMBEDDING
 
 

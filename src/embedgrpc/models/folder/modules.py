@@ -20,6 +20,7 @@ from embedgrpc.models.folder.token_table import (
     read_normalize,
     read_token_table,
 )
+from embedgrpc.models.folder.weight_table import WeightTable, read_weight_table
 from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tensors.vector_layers import VectorLayer, read_dense, read_norm
@@ -61,6 +62,7 @@ class Modules:
         logit_score: The LogitScore module of a causal model, if any.
         logit_score_path: Its `config.json`.
         table: The table that a static model has in place of a backbone, if any.
+        weight_table: The table of inference-free SPLADE in place of a backbone, if any.
     """
 
     poolings: tuple[Pooling, ...] = ()
@@ -76,6 +78,7 @@ class Modules:
     logit_score: LogitScore | None = None
     logit_score_path: Path | None = None
     table: TokenTable | None = None
+    weight_table: WeightTable | None = None
 
     @property
     def dimensions(self) -> int:
@@ -113,6 +116,8 @@ def read_modules(files: ModelFiles) -> Modules:
         if not isinstance(entry, dict):
             raise ModelError(f"{path}: [{index}] must be an object")
         modules = _append_module(files, JsonObject(path=path, values=entry), index, modules)
+    if modules.weight_table is not None and len(entries) > 1:
+        raise ModelError(f"{path}: {_LOOK_UP} must be the only module")
     if modules.table is not None and modules.table.of_model2vec:
         _check_normalize(folder, modules)
     return modules
@@ -136,11 +141,13 @@ def _append_module(files: ModelFiles, module: JsonObject, index: int, modules: M
     if (index == 0) != (name in _FIRST):
         raise ModelError(
             f"{path}: [{index}].type {name!r} is out of place: the first module, and no other, "
-            "must be the Transformer or a StaticEmbedding"
+            f"must be one of {', '.join(sorted(_FIRST))}"
         )
     subfolder = module.text("path", default="")
     find_member(folder, folder, subfolder, named_by=f"{path}: [{index}].path")
     modules = read(folder, subfolder, modules)
+    if name == _LOOK_UP:
+        return replace(modules, weight_table=read_weight_table(files, folder / subfolder))
     return _use_table(modules, files, subfolder) if name == _STATIC else modules
 
 
@@ -296,27 +303,30 @@ def _read_logit_score(folder: Path, subfolder: str, modules: Modules) -> Modules
 
 
 # Modules that are known, with what to do. Asym is Router's older name, and IDF that of
-# SparseStaticEmbedding.
+# SparseStaticEmbedding, with other files.
 _SPLIT_ROUTES = (
     "load the model with sentence-transformers, save each route as a model of its own, such as "
-    "SentenceTransformer(modules=[*model[0].sub_modules['query'], *list(model)[1:]]).save(FOLDER), "
+    "type(model)(modules=[*model[0].sub_modules['query'], *list(model)[1:]]).save(FOLDER), "
     "and serve these"
 )
-_LOOK_UP = "weights of a look-up per token are not computed: serve the model of its documents alone"
 _ADVICE = {
     "Router": _SPLIT_ROUTES,
     "Asym": _SPLIT_ROUTES,
-    "SparseStaticEmbedding": _LOOK_UP,
-    "IDF": _LOOK_UP,
+    "IDF": (
+        "load the model with SparseEncoder of sentence-transformers and save it, which makes a "
+        "SparseStaticEmbedding of it"
+    ),
 }
 # Older releases use MLMTransformer for sparse models.
 _TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})
 _STATIC = "StaticEmbedding"
-_FIRST = _TRANSFORMERS | {_STATIC}
+_LOOK_UP = "SparseStaticEmbedding"
+_FIRST = _TRANSFORMERS | {_STATIC, _LOOK_UP}
 _READERS: dict[str, Callable[[Path, str, Modules], Modules]] = {
     "Transformer": _read_transformer,
     "MLMTransformer": _read_transformer,
     _STATIC: _read_transformer,
+    _LOOK_UP: _read_transformer,
     "Pooling": _read_pooling,
     "Dense": _read_dense,
     "LayerNorm": _read_norm,

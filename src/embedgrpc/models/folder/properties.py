@@ -33,7 +33,7 @@ from embedgrpc.models.folder.limits import (
 )
 from embedgrpc.models.folder.logit_score import LogitScore, published_activation
 from embedgrpc.models.folder.model_kind import find_kind, read_architectures
-from embedgrpc.models.folder.modules import read_modules
+from embedgrpc.models.folder.modules import Modules, read_modules
 from embedgrpc.models.folder.overrides import ModelOverrides, check_kind, override_modules
 from embedgrpc.models.folder.padding import find_pad_token_id, find_padding_side
 from embedgrpc.models.folder.prompts import (
@@ -53,6 +53,7 @@ from embedgrpc.models.folder.scoring import (
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.folder.table_settings import (
     check_table_overrides,
+    check_weight_overrides,
     find_table_limit,
     find_table_truncation,
 )
@@ -60,6 +61,7 @@ from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.folder.transformer_keys import merge_arguments
 from embedgrpc.models.folder.truncation_side import find_truncation
 from embedgrpc.models.folder.verdict import judge
+from embedgrpc.models.folder.weight_table import WeightTable
 from embedgrpc.models.kinds import (
     Activation,
     Kind,
@@ -121,6 +123,7 @@ class ModelProperties:
             attention, and the graph has an input `prompt_tokens`, int64 [batch].
         splade: The SpladePooling module, if any.
         table: The table that a static model has in place of a backbone, if any.
+        weight_table: The table of inference-free SPLADE in place of a backbone, if any.
         sparse_head: The layer that makes token weights, if any.
         multi_vector_head: The layer that makes multi-vectors, if any.
         unweighted_token_ids: Tokens that sparse vectors leave out.
@@ -175,6 +178,7 @@ class ModelProperties:
     include_prompt: bool = True
     splade: SpladePooling | None = None
     table: TokenTable | None = None
+    weight_table: WeightTable | None = None
     sparse_head: TokenHead | None = None
     multi_vector_head: TokenHead | None = None
     unweighted_token_ids: frozenset[int] = frozenset()
@@ -227,19 +231,21 @@ def read(
     """
     overrides = overrides or ModelOverrides()
     modules = read_modules(files)
-    table = modules.table
+    table, weight_table = modules.table, modules.weight_table
+    has_encoder = table is None and weight_table is None
     folder = files.folder / modules.transformer
-    weights = table.file if table else _find_weights(files, folder, overrides)
+    weights = _find_file(files, folder, modules, overrides)
     is_exported = served is not None or weights.endswith(".onnx")
-    adapter = _find_adapter(files, folder, overrides, is_built=bool(weights) and not is_exported)
-    if table is None and not (folder / "config.json").exists():
+    adapter = _find_adapter(
+        files, folder, overrides, is_built=has_encoder and bool(weights) and not is_exported
+    )
+    if has_encoder and not (folder / "config.json").exists():
         raise ModelError(f"{folder / 'config.json'} is missing: the folder contains no model")
     root = files.folder
-    config = _read_config(folder, root, table)
+    config = _read_config(folder, root, modules)
     extras = JsonObject.read_if_present(root / "config_sentence_transformers.json", root)
-    tokenizer_config, settings = _read_settings(folder, root, table)
-    if table is not None:
-        check_table_overrides(folder, overrides)
+    tokenizer_config, settings = _read_settings(folder, root, modules)
+    _check_overrides(folder, modules, overrides)
     modules = override_modules(modules, config, root, overrides)
     is_late = is_late_interaction(read_architectures(config), extras, modules)
     verdicts = list(
@@ -250,12 +256,13 @@ def read(
             is_built=bool(weights) and not is_exported,
             is_late=is_late,
             table=table,
+            looks_up_weights=weight_table is not None,
         )
     )
     verdicts += judge(adapter.config, ADAPTER) if adapter else ()
     accepted = check_keys(verdicts, root, accept_unknown=overrides.accept_unknown_keys)
     tokenizer_config = merge_arguments(tokenizer_config, settings.config)
-    model_type = _read_model_type(config, table)
+    model_type = _read_model_type(config, has_encoder=has_encoder)
     kind = find_kind(config, extras, modules, is_late=is_late)
     modules, late_settings = (
         complete_late(modules, config, extras, settings.config) if is_late else (modules, None)
@@ -277,7 +284,7 @@ def read(
     late = find_late_interaction(
         late_settings, config, extras, tokenizer_config, limit, padding_side=overrides.padding_side
     )
-    similarity = Similarity.DOT if modules.splade else Similarity.COSINE
+    similarity = Similarity.DOT if modules.splade or weight_table else Similarity.COSINE
     provenance = Provenance(files.folder)
     provenance.note_first("kind", [(config, "architectures")])
     provenance.note_modules(modules, found)
@@ -323,7 +330,7 @@ def read(
         dense_layers=modules.layers,
         lowercase=settings.lowercase if overrides.lowercase is None else overrides.lowercase,
         truncation=truncation,
-        file=table.file if table else overrides.file,
+        file=overrides.file if has_encoder else weights,
         output=overrides.output,
         task_id=overrides.task_id,
         tasks={} if overrides.task_id is not None else read_tasks(config),
@@ -335,6 +342,7 @@ def read(
         include_prompt=modules.include_prompt,
         splade=modules.splade,
         table=table,
+        weight_table=weight_table,
         sparse_head=found.sparse_head,
         multi_vector_head=found.multi_vector_head,
         unweighted_token_ids=found.unweighted_token_ids,
@@ -354,32 +362,37 @@ def read(
     )
 
 
-def _read_config(folder: Path, root: Path, table: TokenTable | None) -> JsonObject:
-    """Return `config.json`; empty for a static model of sentence-transformers, which has none."""
+def _read_config(folder: Path, root: Path, modules: Modules) -> JsonObject:
+    """Return `config.json`; empty for a table of sentence-transformers, which has no encoder's."""
     path = folder / "config.json"
-    if table is None or table.of_model2vec:
+    table = modules.table
+    if modules.weight_table is None and (table is None or table.of_model2vec):
         return JsonObject.read(path, root)
     return JsonObject(path, {})
 
 
-def _read_model_type(config: JsonObject, table: TokenTable | None) -> str:
-    model_type = config.text("model_type", default="static" if table else "")
+def _read_model_type(config: JsonObject, *, has_encoder: bool) -> str:
+    model_type = config.text("model_type", default="" if has_encoder else "static")
     if not model_type:
         raise config.wrong("model_type", "the name of an architecture")
     return model_type
 
 
 def _read_settings(
-    folder: Path, root: Path, table: TokenTable | None
+    folder: Path, root: Path, modules: Modules
 ) -> tuple[JsonObject, TransformerSettings]:
-    """Return `tokenizer_config.json` and the Transformer's settings; empty for a static model.
+    """Return `tokenizer_config.json` and the Transformer's settings; empty where they are not read.
 
-    The reference libraries read neither file of such a model.
+    The reference libraries read neither file of a static model, and no settings of a Transformer
+    for a table of weights.
     """
-    if table is not None:
-        empty = JsonObject(folder / "tokenizer_config.json", {})
-        return empty, TransformerSettings(max_tokens=None, lowercase=False, config=empty)
     path = folder / "tokenizer_config.json"
+    empty = JsonObject(path, {})
+    none = TransformerSettings(max_tokens=None, lowercase=False, config=empty)
+    if modules.table is not None:
+        return empty, none
+    if modules.weight_table is not None:
+        return JsonObject.read_if_present(path, root), none
     return JsonObject.read_if_present(path, root), read_transformer_settings(folder, root)
 
 
@@ -441,6 +454,20 @@ def _find_adapter(
             " model into this folder"
         )
     return None
+
+
+def _find_file(files: ModelFiles, folder: Path, modules: Modules, overrides: ModelOverrides) -> str:
+    """Return the name of the file of weights or of the table; empty if there is none."""
+    table = modules.table or modules.weight_table
+    return table.file if table else _find_weights(files, folder, overrides)
+
+
+def _check_overrides(folder: Path, modules: Modules, overrides: ModelOverrides) -> None:
+    """Refuse settings that a model without an encoder cannot follow."""
+    if modules.table is not None:
+        check_table_overrides(folder, overrides)
+    if modules.weight_table is not None:
+        check_weight_overrides(folder, overrides)
 
 
 def _find_weights(files: ModelFiles, folder: Path, overrides: ModelOverrides) -> str:

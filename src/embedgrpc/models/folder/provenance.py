@@ -54,7 +54,7 @@ class Provenance:
         self._note_table(modules)
         if modules.layers:
             self.note("dimensions", modules.layers[-1].folder / "config.json", "out_features")
-        if found.sparse_dimensions:
+        if found.sparse_dimensions and modules.weight_table is None:
             folder = self._folder / modules.transformer
             self.note("sparse_dimensions", folder / "config.json", "vocab_size")
 
@@ -77,6 +77,10 @@ class Provenance:
             self.note(_TOKENS, modules.logit_score_path, *keys)
 
     def _note_table(self, modules: Modules) -> None:
+        weights = modules.weight_table
+        if weights is not None:
+            place = self._folder / modules.transformer / weights.file
+            self.note("sparse_dimensions", place, weights.name)
         if modules.table is None:
             return
         place = self._folder / modules.transformer / modules.table.file

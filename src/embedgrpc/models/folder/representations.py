@@ -10,6 +10,7 @@ from embedgrpc.models.folder.m3_names import DENSE_NAMES, VECTOR_NAMES, WEIGHT_N
 from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.special_tokens import find_special_ids
+from embedgrpc.models.folder.weight_table import WeightTable
 from embedgrpc.models.kinds import Representation
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.sources.weight_file import choose_weights
@@ -85,6 +86,13 @@ def find_representations(
     """
     if is_late:
         return _of_late_interaction(config, modules, served)
+    if modules.weight_table is not None:
+        if served is not None:
+            raise ModelError(
+                f"{files.folder}: the model is a table of weights, which is not run on Triton: "
+                "give its folder as the source"
+            )
+        return _of_weight_table(modules.weight_table)
     sparse, multi_vector = _find_heads(files.folder, modules)
     has_weights, dimensions = bool(sparse), multi_vector.out_features if multi_vector else 0
     exported = None
@@ -140,6 +148,19 @@ def _of_late_interaction(
         multi_vector_dimensions=modules.layers[-1].out_features
         if modules.layers
         else modules.token_dimensions,
+        sparse_head=None,
+        multi_vector_head=None,
+        exported=None,
+        unweighted_token_ids=frozenset(),
+        multi_vector_skip_tokens=0,
+    )
+
+
+def _of_weight_table(table: WeightTable) -> Representations:
+    return Representations(
+        names=(Representation.SPARSE,),
+        sparse_dimensions=table.entries,
+        multi_vector_dimensions=0,
         sparse_head=None,
         multi_vector_head=None,
         exported=None,

@@ -1,4 +1,4 @@
-"""Reads how a static model limits its texts, and checks the settings for such a model."""
+"""Reads how a static model limits its texts, and checks the settings for models of a table."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from embedgrpc.models.folder.limits import TokenLimit
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.folder.truncation_side import find_truncation
-from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.kinds import Truncation, WeightType
 
 
 def check_table_overrides(folder: Path, overrides: ModelOverrides) -> None:
@@ -22,6 +22,24 @@ def check_table_overrides(folder: Path, overrides: ModelOverrides) -> None:
             raise ModelError(
                 f"{folder}: {name} is set, but the model is a table of vectors without an encoder"
             )
+
+
+def check_weight_overrides(folder: Path, overrides: ModelOverrides) -> None:
+    """Refuse settings that a look-up of weights cannot follow.
+
+    Raises:
+        ModelError: One is set.
+    """
+    for name in ("pooling", "file", "output", "task_id"):
+        if getattr(overrides, name) not in (None, "", ()):
+            raise ModelError(
+                f"{folder}: {name} is set, but the model is a table of weights without an encoder"
+            )
+    if overrides.weight_type is not WeightType.FLOAT32:
+        raise ModelError(
+            f"{folder}: weight_type is set to {overrides.weight_type}, but a table with one weight "
+            "per token stays in float32"
+        )
 
 
 def find_table_limit(

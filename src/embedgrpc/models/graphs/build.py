@@ -16,6 +16,7 @@ from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.prompts import TASKS_KEY
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.token_table import TokenTable
+from embedgrpc.models.folder.weight_table import WeightTable
 from embedgrpc.models.graphs.encoders import encoder
 from embedgrpc.models.graphs.encoders.backbone import build_backbone
 from embedgrpc.models.graphs.encoders.families import FAMILIES
@@ -24,6 +25,7 @@ from embedgrpc.models.graphs.encoders.model_types import INPUTS
 from embedgrpc.models.graphs.encoders.rotary_encoder import build_rotary_classifier
 from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
 from embedgrpc.models.graphs.encoders.token_rows import append_mask, append_rows
+from embedgrpc.models.graphs.encoders.weight_look_up import append_look_up
 from embedgrpc.models.graphs.exports.inputs import bind_inputs
 from embedgrpc.models.graphs.exports.logits import (
     check_vocabulary,
@@ -113,6 +115,8 @@ def build_graph(weight_file: WeightFile, properties: ModelProperties, folder: Pa
     """
     if properties.table is not None:
         return _build_table(weight_file, properties, properties.table, folder)
+    if properties.weight_table is not None:
+        return _build_look_up(weight_file, properties, properties.weight_table, folder)
     if properties.weight_type is WeightType.FLOAT32:
         return _build_plain(weight_file, properties, folder)
     with tempfile.TemporaryDirectory(dir=folder) as plain_folder:
@@ -186,6 +190,21 @@ def _build_table(
         outputs = _append_head(writer, properties, rows, attention_mask=mask)
     _save(model, folder, outputs, properties)
     return BuiltGraph(inputs, outputs, weight_type, writer.weight_bytes)
+
+
+def _build_look_up(
+    weight_file: WeightFile, properties: ModelProperties, table: WeightTable, folder: Path
+) -> BuiltGraph:
+    """Write the graph of a table of weights."""
+    inputs = ("input_ids",)
+    model = _new_model(properties, inputs)
+    with (
+        open_tensors(weight_file) as tensors,
+        GraphWriter(folder, model.graph, opset=_OPSET) as writer,
+    ):
+        outputs = (append_look_up(writer, tensors, table),)
+    _save(model, folder, outputs, properties)
+    return BuiltGraph(inputs, outputs, "float32", writer.weight_bytes)
 
 
 def _new_model(properties: ModelProperties, inputs: tuple[str, ...]) -> onnx.ModelProto:

@@ -12,6 +12,7 @@ import tokenizers
 
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.token_table import TokenTable
+from embedgrpc.models.folder.weight_table import WeightTable
 
 
 def load_table_tokenizer(path: Path, content: bytes, table: TokenTable) -> tokenizers.Tokenizer:
@@ -36,6 +37,25 @@ def load_table_tokenizer(path: Path, content: bytes, table: TokenTable) -> token
             f"for {table.entries} tokens"
         )
     return tokenizer
+
+
+def check_entries(path: Path, tokenizer: tokenizers.Tokenizer, table: WeightTable) -> None:
+    """Check that a tokenizer has as many tokens as a table has weights; the reference does so too.
+
+    Args:
+        path: `tokenizer.json`, for messages.
+        tokenizer: The tokenizer.
+        table: The table.
+
+    Raises:
+        ModelError: It has more or fewer, or a token has no weight.
+    """
+    ids = tokenizer.get_vocab(with_added_tokens=True).values()
+    if len(ids) != table.entries or max(ids, default=-1) >= table.entries:
+        raise ModelError(
+            f"{path} has {len(ids)} tokens, the highest id being {max(ids, default=-1)}, but "
+            f"{path.parent / table.file} has {table.entries} weights"
+        )
 
 
 def count_characters_per_token(tokenizer: tokenizers.Tokenizer, table: TokenTable) -> int:

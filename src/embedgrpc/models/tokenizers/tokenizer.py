@@ -32,6 +32,7 @@ from embedgrpc.models.tokenizers.rebuilt import Rebuilt, complete
 from embedgrpc.models.tokenizers.role_tokens import RoleTokens, add_markers
 from embedgrpc.models.tokenizers.special_token_template import SpecialTokenTemplate, find_template
 from embedgrpc.models.tokenizers.table_tokenizer import (
+    check_entries,
     count_characters_per_token,
     load_table_tokenizer,
 )
@@ -141,6 +142,7 @@ class Tokenizer:
                 _check_default_prompt(pair_texts, properties, template.file)
                 # The reference adds no special tokens to a rendered template.
                 tokenizer.post_processor = None
+            _leave_out_specials(path, tokenizer, properties)
             try:
                 single = find_template(tokenizer, 1)
                 pair = _find_pair_template(tokenizer, properties.kind)
@@ -447,6 +449,15 @@ def _library_errors(path: Path) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{path} cannot be read: {error}") from error
+
+
+def _leave_out_specials(
+    path: Path, tokenizer: tokenizers.Tokenizer, properties: ModelProperties
+) -> None:
+    """Add no special tokens to texts whose weights are looked up, as the reference does it."""
+    if properties.weight_table is not None:
+        check_entries(path, tokenizer, properties.weight_table)
+        tokenizer.post_processor = None
 
 
 def _find_pair_template(tokenizer: tokenizers.Tokenizer, kind: Kind) -> SpecialTokenTemplate | None:

@@ -256,7 +256,7 @@ def _prepare_here(
         weight_bytes=built.weight_bytes,
         place=str(built.path),
     )
-    has_table = described.table is not None
+    has_table = described.table is not None or described.weight_table is not None
     return PreparedModel(
         files,
         described,
