@@ -11,11 +11,13 @@ from embedgrpc.engine.results.sparse import SparseVector, from_looked_up_weights
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import read
+from embedgrpc.models.folder.representations import ServedTokenOutputs
 from embedgrpc.models.graphs.graph import prepare
 from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.graphs.outputs import TOKEN_WEIGHTS
 from embedgrpc.models.kinds import Pooling, Representation, Similarity, WeightType
 from embedgrpc.models.sources.source import resolve
+from tests.cli.command import embedgrpc
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 
 Load = Callable[[str | Path], Runner]
@@ -154,3 +156,17 @@ def test_settings_that_do_not_fit(tmp_path: Path, overrides: ModelOverrides) -> 
     files = resolve(str(FIXTURES / NAME))
     with pytest.raises(ModelError, match="is set"):
         prepare(files, read(files, overrides), cache_dir=tmp_path)
+
+
+def test_triton_does_not_run_it(tmp_path: Path) -> None:
+    """A model that Triton runs must have an encoder, and no repository is written without one."""
+    served = ServedTokenOutputs(token_weights=True, token_vectors=False, vector_dimensions=0)
+    with pytest.raises(ModelError, match="not run on Triton"):
+        read(resolve(str(FIXTURES / NAME)), served=served)
+    done = embedgrpc(
+        *("triton-repo", FIXTURES / NAME, tmp_path / "repository"),
+        *("--cache-dir", tmp_path / "graphs"),
+    )
+    assert done.code == 1
+    assert "not run on Triton: serve this model with embedgrpc alone" in done.err
+    assert not (tmp_path / "repository" / NAME).exists()

@@ -154,6 +154,9 @@ class ReferenceRunner:
         if properties.table is not None:
             if max_tokens < properties.max_tokens:
                 self._model[0].tokenizer.enable_truncation(max_tokens)
+        elif properties.weight_table is not None:
+            # The library follows the tokenizer's limit alone.
+            self._model[0].tokenizer.model_max_length = max_tokens
         elif max_tokens < properties.max_tokens:
             setattr(self._model, "max_length" if self._crosses else "max_seq_length", max_tokens)
 

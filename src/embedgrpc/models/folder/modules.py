@@ -129,7 +129,10 @@ def _append_module(files: ModelFiles, module: JsonObject, index: int, modules: M
     name = module.text("type", default="").rpartition(".")[2]
     read = _READERS.get(name)
     if name in _ADVICE:
-        raise ModelError(f"{path}: [{index}].type {name!r} is not supported: {_ADVICE[name]}")
+        routes = _name_routes(folder, module) if name in _ROUTERS else ""
+        raise ModelError(
+            f"{path}: [{index}].type {name!r} is not supported: {routes}{_ADVICE[name]}"
+        )
     if read is None:
         known = ", ".join(_READERS)
         raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
@@ -149,6 +152,30 @@ def _append_module(files: ModelFiles, module: JsonObject, index: int, modules: M
     if name == _LOOK_UP:
         return replace(modules, weight_table=read_weight_table(files, folder / subfolder))
     return _use_table(modules, files, subfolder) if name == _STATIC else modules
+
+
+def _name_routes(folder: Path, module: JsonObject) -> str:
+    """Return a sentence with the routes of a Router; empty if its file does not name them.
+
+    Raises:
+        ModelError: The file cannot be read, or is outside of the model's folder.
+    """
+    subfolder = module.text("path", default="")
+    place = find_member(folder, folder, subfolder, named_by=f"{module.path}: path")
+    # Older releases wrote them into config.json.
+    for file in ("router_config.json", "config.json"):
+        routes = JsonObject.read_if_present(place / file, folder).values.get("structure")
+        if isinstance(routes, dict) and routes:
+            shown = ", ".join(
+                repr(name)[:_NAME_CHARACTERS_MAX] for name in list(routes)[:_ROUTES_SHOWN_MAX]
+            )
+            more = (
+                f" and {len(routes) - _ROUTES_SHOWN_MAX} more"
+                if len(routes) > _ROUTES_SHOWN_MAX
+                else ""
+            )
+            return f"it has the routes {shown}{more}; "
+    return ""
 
 
 def _use_table(modules: Modules, files: ModelFiles, subfolder: str) -> Modules:
@@ -305,10 +332,14 @@ def _read_logit_score(folder: Path, subfolder: str, modules: Modules) -> Modules
 # Modules that are known, with what to do. Asym is Router's older name, and IDF that of
 # SparseStaticEmbedding, with other files.
 _SPLIT_ROUTES = (
-    "load the model with sentence-transformers, save each route as a model of its own, such as "
-    "type(model)(modules=[*model[0].sub_modules['query'], *list(model)[1:]]).save(FOLDER), "
-    "and serve these"
+    "load it as model with sentence-transformers, save each route as a model of its own: "
+    "type(model)(modules=[*model[0].sub_modules['ROUTE'], *list(model)[1:]], "
+    "prompts=model.prompts, default_prompt_name=model.default_prompt_name, "
+    "similarity_fn_name=model.similarity_fn_name).save('FOLDER'), and serve these"
 )
+_ROUTERS = frozenset({"Router", "Asym"})
+_ROUTES_SHOWN_MAX = 8
+_NAME_CHARACTERS_MAX = 64
 _ADVICE = {
     "Router": _SPLIT_ROUTES,
     "Asym": _SPLIT_ROUTES,
