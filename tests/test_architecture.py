@@ -134,6 +134,7 @@ FLOORS = {
         "door",
         "dialects",
         "work",
+        "rows",
         "words",
         "routing",
         "exchange",

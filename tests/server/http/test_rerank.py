@@ -56,6 +56,13 @@ async def test_documents_can_be_left_out(http: HttpClient) -> None:
     assert all(set(one) == {"index", "relevance_score", "score"} for one in reply.json["results"])
 
 
+async def test_billed_units(http: HttpClient) -> None:
+    """Cohere's unit is a query with up to a hundred documents."""
+    body = {"query": QUERY, "documents": ["a"] * 101, "model": "cross", "top_n": 1}
+    meta = (await http.post("/v2/rerank", body)).json["meta"]
+    assert meta["billed_units"] == {"search_units": 2}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
@@ -65,6 +72,16 @@ async def test_documents_can_be_left_out(http: HttpClient) -> None:
         ({"query": QUERY, "documents": ["a", ""]}, 400, "documents[1]"),
         ({"query": QUERY, "documents": ["a"], "top_n": 0}, 400, "top_n"),
         ({"query": QUERY, "documents": ["a"], "rank_fields": ["title"]}, 400, "rank_fields"),
+        (
+            {"query": QUERY, "documents": ["a"], "max_chunks_per_doc": 10},
+            400,
+            "max_chunks_per_doc",
+        ),
+        (
+            {"query": QUERY, "documents": ["a"], "truncate_prompt_tokens": 9},
+            400,
+            "truncate_prompt_tokens",
+        ),
         ({"query": QUERY, "documents": ["a"], "model": "none"}, 404, "model"),
         ({"query": QUERY}, 400, "documents"),
     ],

@@ -16,6 +16,9 @@ _INPUT_TYPES: Final[Mapping[str, common_pb2.InputType]] = {
     "passage": common_pb2.INPUT_TYPE_DOCUMENT,
     "search_query": common_pb2.INPUT_TYPE_QUERY,
     "search_document": common_pb2.INPUT_TYPE_DOCUMENT,
+    "classification": common_pb2.INPUT_TYPE_CLASSIFICATION,
+    "clustering": common_pb2.INPUT_TYPE_CLUSTERING,
+    "similarity": common_pb2.INPUT_TYPE_SIMILARITY,
 }
 _TRUNCATIONS: Final[Mapping[str, common_pb2.Truncation]] = {
     "none": common_pb2.TRUNCATION_NONE,

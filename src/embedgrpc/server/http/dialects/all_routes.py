@@ -1,6 +1,6 @@
 """The table of all routes over HTTP."""
 
-from embedgrpc.server.http.dialects import openai, probes, rerank, services, tei, tei_rerank
+from embedgrpc.server.http.dialects import cohere, openai, probes, rerank, services, tei, tei_rerank
 from embedgrpc.server.http.routing import Routes
 
 
@@ -8,6 +8,6 @@ def all_routes() -> Routes:
     """Return the routes of all dialects."""
     return Routes(
         one
-        for dialect in (openai, rerank, tei, tei_rerank, services, probes)
+        for dialect in (openai, rerank, cohere, tei, tei_rerank, services, probes)
         for one in dialect.ROUTES
     )

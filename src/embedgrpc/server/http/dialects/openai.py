@@ -4,8 +4,7 @@ Source: the OpenAI API reference, and what its Python and Node clients send and 
 base64 by default, and the one for Node decodes whatever comes as such.
 """
 
-from binascii import b2a_base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import EncodedRows, encode
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import shown_message
+from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
 from embedgrpc.server.http.words import read_encoding, read_input_type, read_truncation, read_word
 from embedgrpc.server.http.work import BASE64_COPIES, JSON_COPIES, embed
 from embedgrpc.server.loading.catalog import ServedModel
@@ -128,32 +128,16 @@ def read_options(body: EmbeddingsRequest) -> embedding_service_pb2.EmbedOptions:
 
 
 def _pack_base64(embedded: EmbeddedBatch) -> bytes:
-    rows = _rows(embedded)
-    data, size = rows.data.tobytes(), rows.data.shape[1] * rows.data.itemsize
-    return _join(
-        embedded,
-        rows,
-        (
-            b'"%s"' % b2a_base64(data[start : start + size], newline=False)
-            for start in range(0, len(data), size)
-        ),
-    )
+    rows = encode(dense_of(embedded), embedded.encoding)
+    return _join(embedded, rows, base64_rows(rows.data))
 
 
 def _pack_floats(embedded: EmbeddedBatch) -> bytes:
-    rows = _rows(embedded)
-    # The shortest numbers that are equal as float32: half of what float64 would take.
-    numbers = (orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows.data)
-    return _join(embedded, rows, numbers)
+    rows = encode(dense_of(embedded), embedded.encoding)
+    return _join(embedded, rows, number_rows(rows.data))
 
 
-def _rows(embedded: EmbeddedBatch) -> EncodedRows:
-    embeddings = embedded.result.embeddings
-    assert embeddings is not None and embeddings.vectors is not None  # noqa: S101, PT018 - dense was asked for, and no text failed
-    return encode(embeddings.vectors, embedded.encoding)
-
-
-def _join(embedded: EmbeddedBatch, rows: EncodedRows, vectors: Any) -> bytes:
+def _join(embedded: EmbeddedBatch, rows: EncodedRows, vectors: Iterable[bytes]) -> bytes:
     """Return the response around vectors that are JSON already."""
     scales = [b""] * len(rows.data)
     if rows.scales is not None:

@@ -18,6 +18,8 @@ from embedgrpc.server.services.ranker import RankedBatch
 from embedgrpc.v1 import rerank_service_pb2
 
 _TAG = "Cohere, Jina, vLLM"
+# Cohere's unit: a query with up to a hundred documents.
+_DOCUMENTS_PER_UNIT = 100
 _FIELDS = {"options.max_tokens": "max_tokens_per_doc", "options.": ""}
 
 
@@ -30,7 +32,9 @@ class RerankRequest(msgspec.Struct):
     top_n: int | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: int | None = None
+    max_chunks_per_doc: int | None = None
     rank_fields: list[str] | None = None
+    truncate_prompt_tokens: int | None = None
     truncate: bool | str | None = None
     instruction: str | None = None
 
@@ -38,8 +42,7 @@ class RerankRequest(msgspec.Struct):
 async def rank(exchange: Exchange) -> Answer:
     """Rank documents, the best first."""
     body: RerankRequest = exchange.body
-    if body.rank_fields not in (None, ["text"]):
-        raise UnsupportedError("rank_fields may only be ['text']", field="rank_fields")
+    _refuse_unsupported(body)
     if body.top_n is not None and body.top_n < 1:
         raise InvalidRequestError(f"top_n is {body.top_n}; it must be at least 1", field="top_n")
     texts = [_text_of(one, index) for index, one in enumerate(body.documents)]
@@ -55,6 +58,25 @@ async def rank(exchange: Exchange) -> Answer:
     return Answer(
         await rerank(exchange, body.query, texts, options, model=body.model or "", pack=_pack)
     )
+
+
+def _refuse_unsupported(body: RerankRequest) -> None:
+    """Refuse keys that change the scores and cannot be followed."""
+    if body.rank_fields not in (None, ["text"]):
+        raise UnsupportedError("rank_fields may only be ['text']", field="rank_fields")
+    if body.max_chunks_per_doc not in {None, 1}:
+        raise UnsupportedError(
+            "max_chunks_per_doc is not supported: a document is not split. Leave it out, or send"
+            " the parts as documents",
+            field="max_chunks_per_doc",
+        )
+    # -1 means the model's own limit, which holds anyway.
+    if body.truncate_prompt_tokens not in {None, -1}:
+        raise UnsupportedError(
+            "truncate_prompt_tokens is not supported, because it counts query and document"
+            " together: use max_tokens_per_doc",
+            field="truncate_prompt_tokens",
+        )
 
 
 def _text_of(document: str | dict[str, Any], index: int) -> str:
@@ -89,7 +111,7 @@ def _pack(ranked: RankedBatch) -> bytes:
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             "meta": {
                 "api_version": {"version": "2"},
-                "billed_units": {"search_units": 1},
+                "billed_units": {"search_units": -(-len(ranked.documents) // _DOCUMENTS_PER_UNIT)},
             },
             "fingerprint": ranked.ranker.loaded.fingerprint,
         }

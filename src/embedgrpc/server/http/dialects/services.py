@@ -22,6 +22,7 @@ from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.server.http.dialects.openai import openai_error, read_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import shown_message
+from embedgrpc.server.http.rows import dense_of
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.server.services.ranker import RankedBatch
@@ -108,9 +109,7 @@ async def _embed(
 
 
 def _rows(embedded: EmbeddedBatch) -> Any:
-    embeddings = embedded.result.embeddings
-    assert embeddings is not None and embeddings.vectors is not None  # noqa: S101, PT018 - dense was asked for, and no text failed
-    return encode(embeddings.vectors, Encoding.FLOAT32).data
+    return encode(dense_of(embedded), Encoding.FLOAT32).data
 
 
 async def score_pairs(exchange: Exchange) -> Answer:
