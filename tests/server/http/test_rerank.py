@@ -70,7 +70,7 @@ async def test_billed_units(http: HttpClient) -> None:
         ({"query": QUERY, "documents": [{}]}, 400, "documents[0]"),
         ({"query": "", "documents": ["a"]}, 400, "query"),
         ({"query": QUERY, "documents": ["a", ""]}, 400, "documents[1]"),
-        ({"query": QUERY, "documents": ["a"], "top_n": 0}, 400, "top_n"),
+        ({"query": QUERY, "documents": ["a"], "top_n": -1}, 400, "top_n"),
         ({"query": QUERY, "documents": ["a"], "rank_fields": ["title"]}, 400, "rank_fields"),
         (
             {"query": QUERY, "documents": ["a"], "max_chunks_per_doc": 10},
@@ -125,6 +125,12 @@ async def test_pairs_are_scored_with_all_representations(serve: Serve) -> None:
     scores = reply.json["scores"]
     assert (scores[0], scores[2]) == (by_index[2], by_index[0])
     assert len(scores) == 3
+    pairs[1][1] = ""
+    refused = await HttpClient(service).post("/rerank/", {"sentence_pairs": pairs})
+    assert refused.status == 400
+    assert refused.json["detail"].startswith("sentence_pairs[1]")
+    many = await HttpClient(service).post("/rerank/", {"sentence_pairs": pairs * 1000})
+    assert "3000 entries" in many.json["detail"]
 
 
 async def test_sparse_vectors_for_tei(serve: Serve) -> None:

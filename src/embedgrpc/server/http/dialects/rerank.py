@@ -43,10 +43,9 @@ async def rank(exchange: Exchange) -> Answer:
     """Rank documents, the best first."""
     body: RerankRequest = exchange.body
     _refuse_unsupported(body)
-    if body.top_n is not None and body.top_n < 1:
-        raise InvalidRequestError(f"top_n is {body.top_n}; it must be at least 1", field="top_n")
     texts = [_text_of(one, index) for index, one in enumerate(body.documents)]
     options = rerank_service_pb2.RerankOptions(
+        # 0, the default of vLLM's clients, means all.
         top_n=body.top_n or 0,
         # Cohere v2 has no such key, and vLLM always returns them.
         return_documents=body.return_documents is not False,

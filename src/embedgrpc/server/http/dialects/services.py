@@ -8,6 +8,7 @@
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,12 @@ from typing import Any
 import msgspec
 import orjson
 
-from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, InvalidRequestError
+from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
 from embedgrpc.engine.results.vectors import Encoding, encode
+from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.http.dialects.openai import openai_error, read_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import shown_message
+from embedgrpc.server.http.failures import rename_fields, shown_message
 from embedgrpc.server.http.rows import dense_of
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -30,6 +32,7 @@ from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
 
 _OPTIONS = embedding_service_pb2.EmbedOptions()
 _QUERIES_AT_ONCE = 16
+_DOCUMENT = re.compile(r"documents\[(\d+)\]")
 
 
 class QueryItem(msgspec.Struct):
@@ -118,25 +121,24 @@ async def score_pairs(exchange: Exchange) -> Answer:
     BGE-M3 scores with all of its representations: 0.4 dense, 0.2 sparse and 0.4 multi-vector.
 
     Raises:
-        InvalidRequestError: There are no pairs.
+        EngineError: There are no pairs or too many, or one cannot be scored.
     """
     body: PairsRequest = exchange.body
-    if not body.sentence_pairs:
-        raise InvalidRequestError("sentence_pairs is empty", field="sentence_pairs")
+    limit = exchange.served.settings.max_inputs
+    check_count(len(body.sentence_pairs), limit=limit, field="sentence_pairs")
     by_query: dict[str, list[int]] = {}
     for index, (query, _) in enumerate(body.sentence_pairs):
         by_query.setdefault(query, []).append(index)
     scores = [math.nan] * len(body.sentence_pairs)
 
     async def score(query: str, indices: list[int]) -> None:
-        found = await rerank(
-            exchange,
-            query,
-            [body.sentence_pairs[index][1] for index in indices],
-            rerank_service_pb2.RerankOptions(),
-            model="",
-            pack=_pack_scores,
-        )
+        documents = [body.sentence_pairs[index][1] for index in indices]
+        options = rerank_service_pb2.RerankOptions()
+        try:
+            found = await rerank(exchange, query, documents, options, model="", pack=_pack_scores)
+        except EngineError as error:
+            _name_pair(error, indices)
+            raise
         for index, value in zip(indices, msgspec.json.decode(found), strict=True):
             scores[index] = value
 
@@ -147,6 +149,14 @@ async def score_pairs(exchange: Exchange) -> Answer:
                 for query, indices in some:
                     group.create_task(score(query, indices))
     return to_json({"scores": scores})
+
+
+def _name_pair(error: EngineError, indices: list[int]) -> None:
+    """Name the pair at fault in place of the document of one query."""
+    place = _DOCUMENT.fullmatch(error.field)
+    index = indices[int(place[1])] if place else indices[0]
+    if place or error.field == "query":
+        rename_fields(error, {error.field: f"sentence_pairs[{index}]"})
 
 
 def _pack_scores(ranked: RankedBatch) -> bytes:
@@ -207,7 +217,7 @@ ROUTES = (
     ),
     Route(
         "POST", "/rerank/", score_pairs, slow_error, "Score pairs", "BGE-M3 on FastAPI",
-        body=PairsRequest, key="sentence_pairs", fields={"documents": "sentence_pairs"},
+        body=PairsRequest, key="sentence_pairs",
     ),
     Route(
         "POST", "/embed", embed_inputs, openai_error, "Embed texts", "embedding-inference-api",
