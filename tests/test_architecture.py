@@ -132,6 +132,7 @@ FLOORS = {
     "embedgrpc.server.http": (
         "listener",
         "door",
+        "connection",
         "dialects",
         "work",
         "rows",

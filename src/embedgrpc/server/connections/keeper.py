@@ -168,14 +168,19 @@ def _first_to_go(candidate: Candidate) -> tuple[int, float]:
 
 
 class ConnectionKeeper:
-    """Keeps the connections of one listener within their limits."""
+    """Keeps the connections of one listener within their limits.
+
+    Attributes:
+        closed: How many it has closed, by the limit that they exceeded.
+        can_check: Whether it sees the connections.
+    """
 
     def __init__(
         self, name: str, address: str, activity_of: Callable[[str], Activity], limits: Limits
     ) -> None:
         self.closed = {"total": 0, "address": 0}
         self._name = name
-        self._can_check = _can_check(address)
+        self.can_check = _can_check(address)
         self._table = ConnectionTable(port_of(address))
         self._activity_of = activity_of
         self._limits = limits
@@ -186,7 +191,7 @@ class ConnectionKeeper:
 
     def read(self) -> Iterator[Reading]:
         """Return how many connections there are and how many were closed. From any thread."""
-        if not self._can_check:
+        if not self.can_check:
             return
         listener = {"listener": self._name}
         yield Reading("embedgrpc.connections.open", len(self._table.read()), listener)
@@ -195,7 +200,7 @@ class ConnectionKeeper:
 
     async def run(self) -> None:
         """Check the connections until cancelled."""
-        if not self._can_check:
+        if not self.can_check:
             _logger.warning(
                 "idle connections are not closed; beyond the limit new ones are refused",
                 extra={"listener": self._name, "max_connections": self._limits.total},

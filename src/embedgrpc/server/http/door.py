@@ -13,6 +13,7 @@ from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.http.call import HttpCall, HttpContext
+from embedgrpc.server.http.connection import Connection
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, Served
 from embedgrpc.server.http.failures import (
@@ -43,14 +44,12 @@ class HttpDoor:
         activity: Records which connections are in use.
 
     Attributes:
-        used: The connections that have made a request. The owner removes those that have ended.
         draining: Whether the server is about to stop: connections are closed after their answers.
     """
 
     def __init__(
         self, served: Served, routes: Routes, calls: OpenCalls, activity: ConnectionActivity
     ) -> None:
-        self.used: set[web.RequestHandler] = set()
         self.draining = False
         self._served = served
         self._routes = routes
@@ -59,7 +58,9 @@ class HttpDoor:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; aiohttp calls this in a task for each."""
-        self.used.add(request.protocol)
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.begin(asyncio.current_task())
         context = HttpContext(request, max_bytes=self._served.settings.max_request_bytes)
         call = self._calls.open(context, HttpCall)
         with self._activity.calling(context.peer()):

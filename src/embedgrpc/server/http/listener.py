@@ -11,6 +11,8 @@ from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.connections.keeper import ConnectionKeeper, Limits
 from embedgrpc.server.connections.listening import bind_sockets
+from embedgrpc.server.http.call import HttpCall
+from embedgrpc.server.http.connection import Connection, ConnectionServer
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.door import HttpDoor
 from embedgrpc.server.http.exchange import Served
@@ -23,7 +25,9 @@ _KEEP_ALIVE_S = 75.0
 _REAP_INTERVAL_S = 1.0
 # Headers, in bytes: of one line, and of all lines.
 _LINE_BYTES_MAX = 8190
-# Requests of one connection that wait for its first one.
+# For the calls that the grace did not suffice for: aiohttp waits this long, twice.
+_CLEANUP_S = 0.05
+# Connections that wait to be accepted.
 _BACKLOG = 512
 
 
@@ -56,11 +60,13 @@ class HttpListener:
         self.address = settings.http_address
         self._settings = settings
         self._limits = limits
+        self._calls = calls
         self._activity = ConnectionActivity(max_peers=2 * limits.backstop(settings.http_address))
         served = Served(catalog, settings, health, started_at=int(time.time()))
         self._door = HttpDoor(served, all_routes(), calls, self._activity)
-        self._server = web.Server(
+        self._server = ConnectionServer(
             self._door.answer,
+            connections_max=limits.backstop(settings.http_address),
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=min(_KEEP_ALIVE_S, settings.max_connection_idle_s),
@@ -72,7 +78,7 @@ class HttpListener:
         self._runner = web.ServerRunner(
             self._server,
             handle_signals=False,
-            shutdown_timeout=settings.shutdown_grace_s,
+            shutdown_timeout=_CLEANUP_S,
         )
 
     async def start(self) -> None:
@@ -90,8 +96,15 @@ class HttpListener:
         self.keeper = ConnectionKeeper("http", self.address, self._activity.of, self._limits)
 
     async def stop(self) -> None:
-        """Refuse new connections, and end when the calls in flight are answered."""
+        """Refuse new connections, and end when the calls in flight are answered, or too late."""
         self.drain()
+        for site in self._runner.sites:
+            await site.stop()
+        # What has come in already is begun; connections without a request are closed.
+        await asyncio.sleep(0)
+        self._server.pre_shutdown()
+        if calls := [task for task, call in self._calls.by_task() if isinstance(call, HttpCall)]:
+            await asyncio.wait(calls, timeout=self._settings.shutdown_grace_s)
         await self._runner.cleanup()
         if self.address.startswith("unix:"):
             await asyncio.to_thread(_remove, self.address)
@@ -106,28 +119,33 @@ class HttpListener:
         aiohttp waits for the first request of a connection forever, however slowly it comes.
         """
         patience_s = self._settings.max_receive_s
-        # The time at which each connection without a request was first seen.
-        silent: dict[web.RequestHandler, float] = {}
+        # Where the keeper sees no connections, this is all that closes those that are idle.
+        most = self._limits.busy if self.keeper.can_check else self._limits.total
+        # The time at which each of those that are closed, but not yet gone, was first seen.
+        leaving: dict[Connection, float] = {}
         while True:
             await asyncio.sleep(_REAP_INTERVAL_S)
             now = time.monotonic()
-            connections = self._server.connections
-            self._door.used.intersection_update(connections)
-            excess = len(connections) - self._limits.busy
-            # The keep-alive timer watches a connection from its first request on.
-            waiting = [one for one in connections if one not in self._door.used and one.transport]
-            silent = {one: silent.get(one, now) for one in waiting}
-            for connection, since in silent.items():
-                if now - since > patience_s or excess > 0:
-                    excess -= 1
-                    _abort(connection)
+            connections = [one for one in self._server.connections if isinstance(one, Connection)]
+            leaving = {one: leaving.get(one, now) for one in connections if one.is_leaving}
+            late = {one for one, since in leaving.items() if now - since > patience_s}
+            # aiohttp's timer watches a connection from its first request on.
+            late |= {
+                one for one in connections if not one.requests and now - one.idle_since > patience_s
+            }
+            excess = len(connections) - most
+            if excess > 0:
+                idle = sorted((one for one in connections if one.idle_since <= now), key=_idlest)
+                late.update(idle[:excess])
+            for one in late:
+                one.abort()
+
+
+def _idlest(connection: Connection) -> tuple[bool, float]:
+    """Return what sorts connections; those that never made a request go first."""
+    return connection.requests > 0, connection.idle_since
 
 
 def _remove(address: str) -> None:
     with contextlib.suppress(OSError):
         Path(address.removeprefix("unix:")).unlink()
-
-
-def _abort(connection: web.RequestHandler) -> None:
-    if connection.transport is not None:
-        connection.transport.abort()

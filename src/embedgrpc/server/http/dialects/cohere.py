@@ -18,7 +18,7 @@ from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
-from embedgrpc.server.http.words import read_input_type, read_truncation
+from embedgrpc.server.http.words import Int32, read_input_type, read_truncation
 from embedgrpc.server.http.work import embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.v1 import embedding_service_pb2
@@ -61,8 +61,8 @@ class EmbedRequest(msgspec.Struct):
     model: str | None = None
     input_type: str | None = None
     embedding_types: list[str] | None = None
-    output_dimension: int | None = None
-    max_tokens: int | None = None
+    output_dimension: Int32 | None = None
+    max_tokens: Int32 | None = None
     truncate: str | None = None
 
 

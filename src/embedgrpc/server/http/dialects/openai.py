@@ -15,7 +15,13 @@ from embedgrpc.engine.results.vectors import EncodedRows, encode
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import shown_message
 from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
-from embedgrpc.server.http.words import read_encoding, read_input_type, read_truncation, read_word
+from embedgrpc.server.http.words import (
+    Int32,
+    read_encoding,
+    read_input_type,
+    read_truncation,
+    read_word,
+)
 from embedgrpc.server.http.work import BASE64_COPIES, JSON_COPIES, embed
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -39,12 +45,12 @@ class EmbeddingsRequest(msgspec.Struct):
     input: str | list[str | int | list[int]]
     model: str | None = None
     encoding_format: str | None = None
-    dimensions: int | None = None
+    dimensions: Int32 | None = None
     user: str | None = None
     input_type: str | None = None
     prompt_name: str | None = None
     truncate: bool | str | None = None
-    truncate_prompt_tokens: int | None = None
+    truncate_prompt_tokens: Int32 | None = None
     normalize: bool | None = None
     encoding: str | None = None
 

@@ -12,7 +12,7 @@ import msgspec
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
-from embedgrpc.server.http.words import read_truncation
+from embedgrpc.server.http.words import Int32, read_truncation
 from embedgrpc.server.http.work import rerank
 from embedgrpc.server.services.ranker import RankedBatch
 from embedgrpc.v1 import rerank_service_pb2
@@ -29,12 +29,12 @@ class RerankRequest(msgspec.Struct):
     query: str
     documents: list[str | dict[str, Any]]
     model: str | None = None
-    top_n: int | None = None
+    top_n: Int32 | None = None
     return_documents: bool | None = None
-    max_tokens_per_doc: int | None = None
-    max_chunks_per_doc: int | None = None
+    max_tokens_per_doc: Int32 | None = None
+    max_chunks_per_doc: Int32 | None = None
     rank_fields: list[str] | None = None
-    truncate_prompt_tokens: int | None = None
+    truncate_prompt_tokens: Int32 | None = None
     truncate: bool | str | None = None
     instruction: str | None = None
 

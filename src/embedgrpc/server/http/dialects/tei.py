@@ -14,7 +14,7 @@ from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import shown_message
-from embedgrpc.server.http.words import read_truncation
+from embedgrpc.server.http.words import Int32, read_truncation
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
@@ -45,7 +45,7 @@ class EmbedRequest(msgspec.Struct):
     truncation_direction: str | None = None
     prompt_name: str | None = None
     normalize: bool | None = None
-    dimensions: int | None = None
+    dimensions: Int32 | None = None
 
 
 def tei_error(error: EngineError, status: int) -> tuple[int, bytes]:

@@ -1,0 +1,165 @@
+"""One connection of the HTTP port, with the bounds that aiohttp's own lacks."""
+
+import asyncio
+import logging
+import math
+import time
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.server.calls.error_interceptor import log_fault
+from embedgrpc.server.http.dialects.openai import openai_error
+from embedgrpc.server.rpc.metadata_size import METADATA_BYTES_MAX
+
+_logger = logging.getLogger(__name__)
+
+# The head of a request that is still coming in: its path, and its headers.
+_HEAD_BYTES_MAX: Final = 2 * METADATA_BYTES_MAX
+_HEAD_STATUS: Final = 431
+_FAULT_STATUS: Final = 500
+
+
+class Connection(web.RequestHandler):
+    """A connection.
+
+    Attributes:
+        socket: Its transport, even after aiohttp has forgotten it.
+        requests: How many requests it has made, with those that were malformed.
+        idle_since: When its last answer was sent; infinity while one is made.
+    """
+
+    __slots__ = ("_head_bytes", "_last_body", "idle_since", "requests", "socket")
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.socket: asyncio.Transport | None = None
+        self.requests = 0
+        self.idle_since = time.monotonic()
+        self._head_bytes = 0
+        self._last_body: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; asyncio calls this."""
+        if isinstance(transport, asyncio.Transport):
+            self.socket = transport
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes, and refuse a head that is too large before it is complete."""
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before and self._messages:
+            self._last_body = self._messages[-1][1]
+        body_comes_in = self._last_body is not None and not self._last_body.is_eof()
+        if self._request_count != before or body_comes_in:
+            self._head_bytes = 0
+            return
+        self._last_body = None
+        self._head_bytes += len(data)
+        if self._head_bytes > _HEAD_BYTES_MAX:
+            self._refuse_head()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is closed as soon as the client has read its last answer."""
+        return self.socket is not None and self.socket.is_closing()
+
+    def begin(self, task: "asyncio.Task[Any] | None") -> None:
+        """Count a request, whose answer a task makes and sends."""
+        self.requests += 1
+        self.idle_since = math.inf
+        if task is not None:
+            task.add_done_callback(self._end)
+
+    def _end(self, task: "asyncio.Task[Any]") -> None:
+        self.idle_since = time.monotonic()
+        if task.cancelled():
+            # Else what the client does not read stays in memory for as long as it likes.
+            self.abort()
+
+    def abort(self) -> None:
+        """Close it at once: what the client has not read is dropped."""
+        if self.socket is not None:
+            self.socket.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = _FAULT_STATUS,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP in the form of all errors, without a byte of the request.
+
+        aiohttp's own answer quotes the request and logs it, with its credentials and texts.
+
+        Raises:
+            ConnectionError: A part of another answer has been sent.
+        """
+        del message
+        if request.writer.output_size > 0:
+            raise ConnectionError
+        if isinstance(exc, LineTooLong):
+            status = _HEAD_STATUS
+        if status < _FAULT_STATUS:
+            error: EngineError = InvalidRequestError(_head_message(status))
+            _logger.debug("malformed request", extra={"kind": type(exc).__name__})
+        else:
+            error = EngineError.fault()
+            if isinstance(exc, Exception):
+                log_fault(exc, error, method="http")
+        response = _response(error, status)
+        response.force_close()
+        return response
+
+    def _refuse_head(self) -> None:
+        if self.socket is None or self.socket.is_closing():
+            return
+        # No other answer may be under way.
+        if self.idle_since <= time.monotonic():
+            response = _response(InvalidRequestError(_head_message(_HEAD_STATUS)), _HEAD_STATUS)
+            body = response.body if isinstance(response.body, bytes) else b""
+            self.socket.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+                b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+                % (len(body), body)
+            )
+        self.force_close()
+
+
+class ConnectionServer(web.Server):
+    """Makes the connections of a listener.
+
+    Args:
+        handler: Answers a request.
+        connections_max: How many there may be; a further one is closed at once.
+        settings: What aiohttp sets for each.
+    """
+
+    def __init__(self, handler: Any, *, connections_max: int, **settings: Any) -> None:
+        super().__init__(handler, **settings)
+        self._connections_max = connections_max
+
+    def __call__(self) -> Connection:
+        """Make a connection; asyncio calls this."""
+        return Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Count a connection."""
+        super().connection_made(handler, transport)
+        if len(self._connections) > self._connections_max:
+            transport.abort()
+
+
+def _head_message(status: int) -> str:
+    if status == _HEAD_STATUS:
+        return f"the headers are too large; the limit is {METADATA_BYTES_MAX} bytes"
+    return "this is not a valid HTTP/1.1 request"
+
+
+def _response(error: EngineError, status: int) -> web.Response:
+    status, body = openai_error(error, status)
+    return web.Response(body=body, status=status, content_type="application/json")
