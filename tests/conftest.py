@@ -11,6 +11,23 @@ from tests.triton.models import write_repository
 from tests.triton.server import TritonServer
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use one process more than there are cores: tests wait for a third of their time."""
+    del config
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where all processes of this run keep graphs, so that each is built once."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "graphs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def triton_environment() -> Environment:
     """An installed tritonserver; the checks install it, elsewhere tests do without."""

@@ -14,12 +14,6 @@ RSS_GROWTH_MAX = 128 * MIB
 WAIT_SHARE_MAX = 0.8
 
 
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the built graph of this run is kept."""
-    return tmp_path_factory.mktemp("graphs")
-
-
 @pytest.mark.parametrize(
     "attack", [one for one in ATTACKS if one.in_suite], ids=lambda attack: attack.name
 )

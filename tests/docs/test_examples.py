@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +18,9 @@ _CUT_AFTER_BYTES = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def target(cache_dir: Path) -> Iterator[str]:
     """The address of a server with its defaults."""
-    with running_server(cache_dir=tmp_path_factory.mktemp("graphs")) as address:
+    with running_server(cache_dir=cache_dir) as address:
         yield address
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -7,9 +8,9 @@ from tests.fuzz.requests import CHECKS, FEW, METHODS, MODELS
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedServer]:
+def server(cache_dir: Path) -> Iterator[FuzzedServer]:
     """A server for all methods, which must serve a plain call at the end."""
-    with fuzzed_server(tmp_path_factory.mktemp("graphs"), *MODELS) as running:
+    with fuzzed_server(cache_dir, *MODELS) as running:
         yield running
         running.check()
 

@@ -8,9 +8,8 @@ from tests.models.runner import FIXTURES, Runner
 
 
 @pytest.fixture(scope="session")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | Path], Runner]:
+def load(cache_dir: Path) -> Callable[[str | Path], Runner]:
     """Return a function that loads models, and keeps them for all tests."""
-    cache_dir = tmp_path_factory.mktemp("graphs")
 
     @cache
     def load_once(source: str | Path) -> Runner:

@@ -13,12 +13,6 @@ from tests.server.service import Service, serving, settings_for
 Serve = Callable[..., Awaitable[Service]]
 
 
-@pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the graphs of the fixtures are built, each once."""
-    return tmp_path_factory.mktemp("graphs")
-
-
 @pytest.fixture
 def backend() -> HashBackend:
     """The backend of the servers in this test that are started with it."""

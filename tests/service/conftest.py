@@ -52,12 +52,6 @@ def running_server(*flags: str, cache_dir: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the built graphs of this run are kept."""
-    return tmp_path_factory.mktemp("graphs")
-
-
-@pytest.fixture(scope="session")
 def target(cache_dir: Path) -> Iterator[str]:
     """The address of a server with its defaults."""
     with running_server(cache_dir=cache_dir) as address:

@@ -40,12 +40,6 @@ AWAY = (grpc.StatusCode.UNAVAILABLE, "BACKEND_UNAVAILABLE")
 CYCLES = 20
 
 
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The graph cache of the servers."""
-    return tmp_path_factory.mktemp("graphs")
-
-
 @pytest.fixture
 def upstream(triton_environment: Environment, tmp_path: Path) -> Iterator[Upstream]:
     """A healthy tritonserver."""
@@ -53,12 +47,12 @@ def upstream(triton_environment: Environment, tmp_path: Path) -> Iterator[Upstre
         yield upstream
 
 
-async def test_a_killed_server_lets_go_of_every_caller(upstream: Upstream, graphs: Path) -> None:
+async def test_a_killed_server_lets_go_of_every_caller(upstream: Upstream, cache_dir: Path) -> None:
     """Calls and streams in progress end with the reason, each input once; later calls at once.
 
     After a restart at its address, the server is used again.
     """
-    async with in_front_of(upstream, graphs=graphs) as service:
+    async with in_front_of(upstream, graphs=cache_dir) as service:
         before = await vectors_of(service)
         await until_status(service, SERVING)
         upstream.hold.touch()
@@ -86,9 +80,9 @@ async def test_a_killed_server_lets_go_of_every_caller(upstream: Upstream, graph
         np.testing.assert_array_equal(await vectors_of(service), before)
 
 
-async def test_load_survives_a_kill(upstream: Upstream, graphs: Path) -> None:
+async def test_load_survives_a_kill(upstream: Upstream, cache_dir: Path) -> None:
     """While a server is killed and restarted under load, calls get right answers or the reason."""
-    async with in_front_of(upstream, graphs=graphs) as service, under_load(service) as load:
+    async with in_front_of(upstream, graphs=cache_dir) as service, under_load(service) as load:
         await load.more(50)
         await asyncio.to_thread(upstream.server.kill)
         await until(lambda: load.failures)
@@ -102,10 +96,10 @@ async def test_load_survives_a_kill(upstream: Upstream, graphs: Path) -> None:
 
 
 async def test_a_paused_server_costs_no_more_than_the_deadline(
-    upstream: Upstream, graphs: Path
+    upstream: Upstream, cache_dir: Path
 ) -> None:
     """Callers get their deadline, later ones a refusal; a resumed server is used again."""
-    async with in_front_of(upstream, graphs=graphs) as service:
+    async with in_front_of(upstream, graphs=cache_dir) as service:
         before = await vectors_of(service)
         upstream.server.pause()
         patient = asyncio.ensure_future(failure_of(service.client.embed("a call")))
@@ -124,9 +118,9 @@ async def test_a_paused_server_costs_no_more_than_the_deadline(
         np.testing.assert_array_equal(await vectors_of(service), before)
 
 
-async def test_an_unloaded_model_is_away(upstream: Upstream, graphs: Path) -> None:
+async def test_an_unloaded_model_is_away(upstream: Upstream, cache_dir: Path) -> None:
     """Calls are refused as long as the model is unloaded."""
-    async with in_front_of(upstream, graphs=graphs) as service:
+    async with in_front_of(upstream, graphs=cache_dir) as service:
         before = await vectors_of(service)
         await asyncio.to_thread(upstream.server.unload, "made-up")
         failure = await failure_of(service.client.embed("a call"))
@@ -137,9 +131,11 @@ async def test_an_unloaded_model_is_away(upstream: Upstream, graphs: Path) -> No
         np.testing.assert_array_equal(await vectors_of(service), before)
 
 
-async def test_a_model_that_is_loaded_anew_costs_no_call(upstream: Upstream, graphs: Path) -> None:
+async def test_a_model_that_is_loaded_anew_costs_no_call(
+    upstream: Upstream, cache_dir: Path
+) -> None:
     """A model that is reloaded with other instances under load answers all calls."""
-    async with in_front_of(upstream, graphs=graphs) as service, under_load(service) as load:
+    async with in_front_of(upstream, graphs=cache_dir) as service, under_load(service) as load:
         for instances in (2, 1):
             await load.more(20)
             write_embedding(upstream.folder, "made-up", source=SOURCE, instances=instances)
@@ -153,11 +149,11 @@ async def test_a_model_that_is_loaded_anew_costs_no_call(upstream: Upstream, gra
 async def test_a_model_of_another_size_is_refused(
     restarted: bool,  # noqa: FBT001 - pytest passes parameters by name
     upstream: Upstream,
-    graphs: Path,
+    cache_dir: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A different model under the same name returns no vectors; the log says why."""
-    async with in_front_of(upstream, graphs=graphs) as service, under_load(service) as load:
+    async with in_front_of(upstream, graphs=cache_dir) as service, under_load(service) as load:
         await load.more(20)
         write_embedding(upstream.folder, "made-up", source=SOURCE, dimensions=48)
         if restarted:
@@ -188,11 +184,11 @@ def second(triton_environment: Environment, tmp_path: Path) -> Iterator[Upstream
 
 
 async def test_one_of_two_servers_may_die(
-    upstream: Upstream, second: Upstream, graphs: Path
+    upstream: Upstream, second: Upstream, cache_dir: Path
 ) -> None:
     """No call is lost when a server is killed; a server that returns gets its share again."""
     async with (
-        in_front_of(upstream, second, graphs=graphs) as service,
+        in_front_of(upstream, second, graphs=cache_dir) as service,
         under_load(service, callers=8) as load,
     ):
         for victim in (upstream, second):
@@ -216,12 +212,12 @@ async def test_one_of_two_servers_may_die(
 
 
 async def test_one_of_two_servers_may_hang(
-    upstream: Upstream, second: Upstream, graphs: Path, caplog: pytest.LogCaptureFixture
+    upstream: Upstream, second: Upstream, cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The other server runs the requests that wait for a server that hangs."""
     caplog.set_level(logging.INFO)
     async with (
-        in_front_of(upstream, second, graphs=graphs) as service,
+        in_front_of(upstream, second, graphs=cache_dir) as service,
         under_load(service, callers=8) as load,
     ):
         await load.more(20)
@@ -242,7 +238,7 @@ async def test_one_of_two_servers_may_hang(
 
 @pytest.mark.long
 async def test_a_server_that_comes_and_goes_leaves_nothing(
-    upstream: Upstream, graphs: Path
+    upstream: Upstream, cache_dir: Path
 ) -> None:
     """After many kills and restarts, this process holds no more resources than after the first."""
     first: Counter[str] = Counter()
@@ -250,7 +246,7 @@ async def test_a_server_that_comes_and_goes_leaves_nothing(
     loop = asyncio.get_running_loop()
     # One thread: the loop's own pool would grow, and change the count.
     with ThreadPoolExecutor(1) as pool:
-        async with in_front_of(upstream, graphs=graphs) as service:
+        async with in_front_of(upstream, graphs=cache_dir) as service:
             for cycle in range(CYCLES):
                 upstream.hold.touch()
                 lost = [asyncio.ensure_future(failure_of(service.client.embed(TEXTS[0])))]
@@ -285,10 +281,10 @@ def memory_regions() -> int:
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
 async def test_who_leaves_takes_the_request_along(
-    how: str, upstream: Upstream, graphs: Path
+    how: str, upstream: Upstream, cache_dir: Path
 ) -> None:
     """A cancelled or late call is dropped inside the server, and its lane becomes free."""
-    async with in_front_of(upstream, graphs=graphs) as service:
+    async with in_front_of(upstream, graphs=cache_dir) as service:
         scheduler = service.server.catalog.find("far").ready().scheduler
         upstream.hold.touch()
         call = service.client.embed("a call", timeout=PATIENCE_S if how == "cancelled" else 0.3)
@@ -308,10 +304,10 @@ async def test_who_leaves_takes_the_request_along(
         assert await service.client.status(MODEL) == SERVING
 
 
-async def test_a_server_that_comes_late_is_used_soon(upstream: Upstream, graphs: Path) -> None:
+async def test_a_server_that_comes_late_is_used_soon(upstream: Upstream, cache_dir: Path) -> None:
     """A model without its server is NOT_SERVING, and is served soon after the server starts."""
     upstream.server.kill()
-    async with in_front_of(upstream, graphs=graphs) as service:
+    async with in_front_of(upstream, graphs=cache_dir) as service:
         await until_status(service, NOT_SERVING)
         failure = await failure_of(service.client.embed("a call"))
         assert (failure.code, failure.reason) == AWAY

@@ -23,12 +23,6 @@ NEVER = {
 
 
 @pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The graph cache of all tests here, so that each graph is built once."""
-    return tmp_path_factory.mktemp("graphs")
-
-
-@pytest.fixture(scope="module")
 def bert(cache_dir: Path) -> RepositoryModel:
     """A small embedding model."""
     return prepare_model("bert-mean", cache_dir)

@@ -32,9 +32,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def runner(name: str, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+def runner(name: str, cache_dir: Path) -> Runner:
     """The same model in this process."""
-    return Runner.load(SOURCES[name], tmp_path_factory.mktemp("graphs"))
+    return Runner.load(SOURCES[name], cache_dir)
 
 
 def _infer(

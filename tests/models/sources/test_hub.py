@@ -76,14 +76,14 @@ class Host:
     """A machine with a cache, environment variables, and a Hub."""
 
     folder: Path
-    graphs: Path
+    cache_dir: Path
     url: str
     errors: str = field(default="", init=False)
 
     def load(self, *sources: str, **variables: str) -> list[dict[str, str]]:
         """Load models one after the other in one new process."""
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(self.graphs), *sources],
+            [sys.executable, "-c", PROGRAM, str(self.cache_dir), *sources],
             env=self.environment(variables),
             check=True,
             capture_output=True,
@@ -116,15 +116,9 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def host(tmp_path: Path, graphs: Path, hub: Hub) -> Host:
+def host(tmp_path: Path, cache_dir: Path, hub: Hub) -> Host:
     """A machine with an empty cache."""
-    return Host(tmp_path, graphs, hub.url)
-
-
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache of graphs, so that each is built once."""
-    return tmp_path_factory.mktemp("graphs")
+    return Host(tmp_path, cache_dir, hub.url)
 
 
 def without_weights(name: str) -> set[str]:
@@ -181,7 +175,7 @@ def test_no_backbone_is_downloaded_for_a_server(hub: Hub, host: Host, name: str)
     """For a model on a server, neither graph nor weights of the backbone are downloaded."""
     hub.repositories[f"acme/{name}"] = Repository.of_folder(FIXTURES / name, extra=UNWANTED)
     done = subprocess.run(
-        [sys.executable, "-c", SERVED_PROGRAM, str(host.graphs), f"acme/{name}"],
+        [sys.executable, "-c", SERVED_PROGRAM, str(host.cache_dir), f"acme/{name}"],
         env=host.environment({}),
         check=True,
         capture_output=True,
@@ -368,7 +362,7 @@ def test_failures_of_the_hub(hub: Hub, host: Host, tmp_path: Path) -> None:
 def test_a_full_disk(hub: Hub, host: Host) -> None:
     """The error names the cache, and no incomplete file is left."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
-    command = [sys.executable, "-c", PROGRAM, str(host.graphs), "acme/bert"]
+    command = [sys.executable, "-c", PROGRAM, str(host.cache_dir), "acme/bert"]
     # In units of 1024 bytes: more than the JSON files, and less than the weights.
     limited = ["bash", "-c", 'ulimit -f 128; exec "$@"', "bash", *command]
     done = subprocess.run(
@@ -417,7 +411,7 @@ def test_progress_is_reported_and_not_drawn(hub: Hub, host: Host) -> None:
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
     ours, theirs = os.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRESS_PROGRAM + PROGRAM, str(host.graphs), "acme/bert"],
+        [sys.executable, "-c", PROGRESS_PROGRAM + PROGRAM, str(host.cache_dir), "acme/bert"],
         env=host.environment({}),
         stdout=subprocess.PIPE,
         stderr=theirs,

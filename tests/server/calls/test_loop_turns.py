@@ -7,6 +7,7 @@ makes no difference. Of several tries the shortest counts, as noise only adds ti
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -252,15 +253,13 @@ class Watched:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
+async def server(cache_dir: Path) -> AsyncIterator[Watched]:
     """A server for all tests of this module."""
     models = [
         ModelSettings(id=name, source=source if ":" in source else str(FIXTURES / source))
         for name, source in MODELS.items()
     ]
-    settings = settings_for(
-        *models, cache_dir=tmp_path_factory.mktemp("graphs"), max_queued_inputs=2 * MANY
-    )
+    settings = settings_for(*models, cache_dir=cache_dir, max_queued_inputs=2 * MANY)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.server.watched_server", settings.model_dump_json()),
         stdin=asyncio.subprocess.PIPE,

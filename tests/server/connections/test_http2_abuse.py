@@ -177,7 +177,7 @@ async def test_odd_headers(serve: Serve, name: bytes, value: bytes, status: int)
     await service.check_alive()
 
 
-@pytest.mark.parametrize("size", [17_000, 200_000])
+@pytest.mark.parametrize("size", [17_000, pytest.param(200_000, marks=pytest.mark.long)])
 async def test_more_metadata_than_the_limit(cache_dir: Path, size: int) -> None:
     """A client that ignores the announced limit is refused; the connection stays.
 
