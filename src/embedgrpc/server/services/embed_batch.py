@@ -9,7 +9,11 @@ from embedgrpc.engine.tasks.embeddings import BatchResult
 from embedgrpc.engine.work import Call
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.contract.field_checks import check_count
-from embedgrpc.server.contract.response_sizes import FAILURE_BYTES, check_embeddings_size
+from embedgrpc.server.contract.response_sizes import (
+    FAILURE_BYTES,
+    bound_rows_size,
+    check_embeddings_size,
+)
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
@@ -111,7 +115,8 @@ async def embed_batch(
         dimensions=spec.dimensions,
         encoding=encoding.value,
     )
-    await reserve_response(int(answer_bytes * batch.response_copies))
+    rows_bytes = bound_rows_size(len(batch.texts), spec, size_bytes=batch.size_bytes)
+    await reserve_response(max(int(answer_bytes * batch.response_copies), rows_bytes))
 
     def finish(result: BatchResult) -> tuple[Packed, int]:
         embedded = EmbeddedBatch(served, loaded, encoding, result)
