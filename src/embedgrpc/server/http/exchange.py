@@ -96,7 +96,10 @@ class Route:
         errors: The form of errors.
         summary: One line for the documentation.
         tag: Whose clients use it.
+        answer: The type of the answer.
+        media_type: The media type of the answer.
         body: The type of the body; None for none.
+        example: A body that works with any model that can do this, for the documentation.
         key: Where several dialects share the path: the key that only this one's bodies have.
         fields: Names of the dialect for fields of the contract, for errors.
         is_open: Whether it is answered even when the server takes no more calls: probes.
@@ -108,7 +111,10 @@ class Route:
     errors: ErrorForm
     summary: str
     tag: str
+    answer: Any
+    media_type: str = "application/json"
     body: Any = None
+    example: Any = None
     key: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     is_open: bool = False

@@ -14,8 +14,9 @@ import orjson
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import EncodedRows, encode
 from embedgrpc.engine.tokenizing.texts import TextOrIds
+from embedgrpc.server.http.dialects.answers import EmbeddingsAnswer, ModelItem, ModelsAnswer
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import shown_message
+from embedgrpc.server.http.failures import error_form, shown_message
 from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
 from embedgrpc.server.http.words import (
     Int32,
@@ -59,8 +60,8 @@ class EmbeddingsRequest(msgspec.Struct):
     encoding: str | None = None
 
 
-class ErrorBody(msgspec.Struct):
-    """The object under `error` in OpenAI's errors."""
+class ErrorDetail(msgspec.Struct):
+    """What is wrong. `code` is the reason, `param` the key at fault."""
 
     message: str
     type: str
@@ -68,16 +69,23 @@ class ErrorBody(msgspec.Struct):
     code: str
 
 
+class ErrorAnswer(msgspec.Struct):
+    """An error in OpenAI's form."""
+
+    error: ErrorDetail
+
+
+@error_form(ErrorAnswer)
 def openai_error(error: EngineError, status: int) -> tuple[int, bytes]:
     """Write an error in OpenAI's form."""
     default = "invalid_request_error" if status <= _CLIENT_ERROR_MAX else "server_error"
-    body = ErrorBody(
+    detail = ErrorDetail(
         message=shown_message(error),
         type=_TYPES.get(error.reason, default),
         param=error.field or None,
         code=error.reason.value.lower(),
     )
-    return status, msgspec.json.encode({"error": body})
+    return status, msgspec.json.encode(ErrorAnswer(detail))
 
 
 async def embeddings(exchange: Exchange) -> Answer:
@@ -237,12 +245,14 @@ ROUTES = (
             openai_error,
             "Embed texts",
             _TAG,
+            EmbeddingsAnswer,
             body=EmbeddingsRequest,
+            example={"input": ["It is red.", "Rivers flow to the sea."]},
             key="input",
             fields=_FIELDS,
         )
         for path in ("/v1/embeddings", "/embeddings")
     ),
-    Route("GET", "/v1/models", list_models, openai_error, "List the models", _TAG),
-    Route("GET", "/v1/models/{id}", get_model, openai_error, "Describe a model", _TAG),
+    Route("GET", "/v1/models", list_models, openai_error, "List the models", _TAG, ModelsAnswer),
+    Route("GET", "/v1/models/{id}", get_model, openai_error, "Describe a model", _TAG, ModelItem),
 )

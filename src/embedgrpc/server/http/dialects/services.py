@@ -17,13 +17,22 @@ from typing import Any
 
 import msgspec
 import orjson
+from msgspec import UNSET, UnsetType
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.http.dialects.answers import (
+    InputAnswer,
+    ModelNames,
+    QueryEmbedding,
+    ScoresAnswer,
+    SentencesAnswer,
+    StatusAnswer,
+)
 from embedgrpc.server.http.dialects.openai import openai_error, read_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import rename_fields, shown_message
+from embedgrpc.server.http.failures import error_form, rename_fields, shown_message
 from embedgrpc.server.http.rows import dense_of
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -181,11 +190,19 @@ def _timing() -> Iterator[None]:
         raise error from None
 
 
+class SlowError(msgspec.Struct):
+    """An error; one that took too long says how long, in seconds."""
+
+    detail: str
+    processing_time: float | UnsetType = UNSET
+
+
+@error_form(SlowError)
 def slow_error(error: EngineError, status: int) -> tuple[int, bytes]:
     """Write an error; one that took too long says how long, as the server of BGE-M3 does."""
-    body: dict[str, Any] = {"detail": shown_message(error)}
-    if isinstance(error, DeadlineExpiredError):
-        body["processing_time"] = float(error.metadata.get("processingSeconds", "nan"))
+    body = SlowError(shown_message(error))
+    if (seconds := error.metadata.get("processingSeconds")) is not None:
+        body.processing_time = float(seconds)
     return status, msgspec.json.encode(body)
 
 
@@ -209,24 +226,30 @@ async def show_status(exchange: Exchange) -> Answer:
 ROUTES = (
     Route(
         "POST", "/v1/embedding", embed_queries, openai_error, "Embed queries",
-        "triton-grpc-proxy", body=list[QueryItem],
+        "triton-grpc-proxy", list[QueryEmbedding], body=list[QueryItem],
+        example=[{"query": "How tall is the tower?"}],
     ),
     Route(
         "POST", "/embeddings/", embed_sentences, slow_error, "Embed sentences",
-        "BGE-M3 on FastAPI", body=SentencesRequest, key="sentences", fields={"options.": ""},
+        "BGE-M3 on FastAPI", SentencesAnswer, body=SentencesRequest, key="sentences",
+        fields={"options.": ""}, example={"sentences": ["Rivers flow to the sea."]},
     ),
     Route(
         "POST", "/rerank/", score_pairs, slow_error, "Score pairs", "BGE-M3 on FastAPI",
-        body=PairsRequest, key="sentence_pairs",
+        ScoresAnswer, body=PairsRequest, key="sentence_pairs",
+        example={"sentence_pairs": [["How tall is the tower?", "It is 330 metres tall."]]},
     ),
     Route(
         "POST", "/embed", embed_inputs, openai_error, "Embed texts", "embedding-inference-api",
-        body=InputRequest, key="input", fields={"options.": ""},
+        InputAnswer, body=InputRequest, key="input", fields={"options.": ""},
+        example={"input": "Rivers flow to the sea."},
     ),
     Route(
         "GET", "/models", list_models, openai_error, "List the models", "embedding-inference-api",
+        ModelNames,
     ),
     Route("GET", "/health/status", show_status, openai_error, "Status", "embedding-inference-api",
+          StatusAnswer, is_open=True),
+    Route("GET", "/", show_status, openai_error, "Status", "BGE-M3 on Triton", StatusAnswer,
           is_open=True),
-    Route("GET", "/", show_status, openai_error, "Status", "BGE-M3 on Triton", is_open=True),
 )  # fmt: skip
