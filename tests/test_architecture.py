@@ -141,6 +141,7 @@ FLOORS = {
         "words",
         "routing",
         "exchange",
+        "cors",
         "headers",
         "call",
         "failures",

@@ -14,6 +14,7 @@ from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.http.call import HttpCall, HttpContext
 from embedgrpc.server.http.connection import Connection
+from embedgrpc.server.http.cors import Cors, requested_method
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, Served
 from embedgrpc.server.http.failures import (
@@ -26,6 +27,7 @@ from embedgrpc.server.http.failures import (
 from embedgrpc.server.http.routing import Match, Routes, decode
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
+from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set_status
 
 _logger = logging.getLogger(__name__)
 
@@ -42,19 +44,28 @@ class HttpDoor:
         routes: The table of routes.
         calls: The registry of calls, that of gRPC.
         activity: Records which connections are in use.
+        tracer: Traces calls, but for probes; None where nothing is exported.
 
     Attributes:
         draining: Whether the server is about to stop: connections are closed after their answers.
     """
 
     def __init__(
-        self, served: Served, routes: Routes, calls: OpenCalls, activity: ConnectionActivity
+        self,
+        served: Served,
+        routes: Routes,
+        calls: OpenCalls,
+        activity: ConnectionActivity,
+        tracer: HttpTracer | None = None,
     ) -> None:
         self.draining = False
         self._served = served
         self._routes = routes
         self._calls = calls
         self._activity = activity
+        self._tracer = tracer
+        origins = served.settings.http_allowed_origins
+        self._cors = Cors(origins) if origins else None
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; aiohttp calls this in a task for each."""
@@ -64,18 +75,46 @@ class HttpDoor:
         context = HttpContext(request, max_bytes=self._served.settings.max_request_bytes)
         call = self._calls.open(context, HttpCall)
         with self._activity.calling(context.peer()):
-            answer = await self._answer(request, context, call)
+            if self._tracer is None:
+                answer = await self._answer(request, context, call)
+            else:
+                answer = await self._answer_traced(self._tracer, request, context, call)
         call.begin_unary_response(len(answer.body))
         response = web.Response(
             body=answer.body,
             status=answer.status,
             content_type=answer.content_type,
-            headers={**_HEADERS, **context.headers, **answer.headers},
+            headers={
+                **_HEADERS,
+                **(self._cors.headers(request.headers) if self._cors else {}),
+                **context.headers,
+                **answer.headers,
+            },
         )
         if self.draining or not context.body_is_read:
             # Else the rest of the body would be taken for the next request.
             response.force_close()
         return response
+
+    async def _answer_traced(
+        self, tracer: HttpTracer, request: web.BaseRequest, context: HttpContext, call: OpenCall
+    ) -> Answer:
+        route = self._routes.route(request.method, request.path)
+        if route is not None and route.is_open:
+            return await self._answer(request, context, call)
+        traced = HttpRequest(
+            method=request.method,
+            route=route.path if route else "",
+            scheme=request.scheme,
+            version=f"{request.version.major}.{request.version.minor}",
+            host=request.headers.get("host", ""),
+            peer=context.peer(),
+            metadata=context.invocation_metadata(),
+        )
+        with tracer.span(traced) as span:
+            answer = await self._answer(request, context, call)
+            set_status(span, answer.status)
+        return answer
 
     async def _answer(
         self, request: web.BaseRequest, context: HttpContext, call: OpenCall
@@ -86,6 +125,8 @@ class HttpDoor:
         name = "http"
         status = None
         try:
+            if self._cors and (method := requested_method(request.method, request.headers)):
+                return self._preflight(self._cors, request, method)
             match = self._routes.find(request.method, request.path)
             route = match.routes[0]
             form, fields, name = route.errors, route.fields, route.path
@@ -108,6 +149,16 @@ class HttpDoor:
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
         return Answer(body, status, headers={**headers, **retry_headers(error)})
+
+    def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
+        """Say what a web page may send.
+
+        Raises:
+            HttpError: There is no such path, or it does not have the method.
+        """
+        self._routes.find(method, request.path)
+        methods = self._routes.methods(request.path)
+        return Answer(b"", 204, headers=cors.preflight_headers(request.headers, methods))
 
     async def _serve(
         self, request: web.BaseRequest, context: HttpContext, call: OpenCall, match: Match
