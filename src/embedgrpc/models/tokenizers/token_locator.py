@@ -1,12 +1,14 @@
 """From texts to tokens with their places in the text, and back from tokens to texts."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import tokenizers
 
-from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.libraries.arrays import BoolArray, IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints
+from embedgrpc.models.tokenizers.known_ids import find_known_ids
 
 
 class TokenLocator:
@@ -61,3 +63,8 @@ class TokenLocator:
         # Other than `decode`, this releases the GIL.
         (text,) = self._tokenizer.decode_batch([ids], skip_special_tokens=skip_special)
         return str(text)
+
+    @cached_property
+    def known_ids(self) -> BoolArray:
+        """Which ids the tokenizer can make of a text; bool [highest id + 1]."""
+        return find_known_ids(self._tokenizer)

@@ -15,6 +15,7 @@ from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.call import HttpCall, HttpContext
 from embedgrpc.server.http.connection import Connection
+from embedgrpc.server.http.cors import Cors, requested_method
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, Served
 from embedgrpc.server.http.failures import (
@@ -63,6 +64,8 @@ class HttpDoor:
         self._calls = calls
         self._activity = activity
         self._tracer = tracer
+        origins = served.settings.http_allowed_origins
+        self._cors = Cors(origins) if origins else None
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; aiohttp calls this in a task for each."""
@@ -81,7 +84,12 @@ class HttpDoor:
             body=answer.body,
             status=answer.status,
             content_type=answer.content_type,
-            headers={**_HEADERS, **context.headers, **answer.headers},
+            headers={
+                **_HEADERS,
+                **(self._cors.headers(request.headers) if self._cors else {}),
+                **context.headers,
+                **answer.headers,
+            },
         )
         if self.draining or not context.body_is_read:
             # Else the rest of the body would be taken for the next request.
@@ -117,6 +125,8 @@ class HttpDoor:
         name = "http"
         status = None
         try:
+            if self._cors and (method := requested_method(request.method, request.headers)):
+                return self._preflight(self._cors, request, method)
             match = self._routes.find(request.method, request.path)
             route = match.routes[0]
             form, fields, name = route.errors, route.fields, route.path
@@ -139,6 +149,16 @@ class HttpDoor:
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
         return Answer(body, status, headers={**headers, **retry_headers(error)})
+
+    def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
+        """Say what a web page may send.
+
+        Raises:
+            HttpError: There is no such path, or it does not have the method.
+        """
+        self._routes.find(method, request.path)
+        methods = self._routes.methods(request.path)
+        return Answer(b"", 204, headers=cors.preflight_headers(request.headers, methods))
 
     async def _serve(
         self, request: web.BaseRequest, context: HttpContext, call: OpenCall, match: Match
