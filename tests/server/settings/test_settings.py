@@ -257,8 +257,8 @@ _PAIR = ("--tls-certificate-file", "a.pem", "--tls-key-file", "a.key")
         (
             (*_PAIR, "--tls-client-ca-file", "ca.pem", "--tls-client-auth", "request"),
             (
-                "tls_client_auth request: gRPC cannot ask for a certificate that a client may omit; use"
-                " require, or leave out tls_client_ca_file to ask for none"
+                "tls_client_auth request: gRPC cannot ask for a certificate that a client may omit;"
+                " use require, or leave out tls_client_ca_file to ask for none"
             ),
         ),
         (

@@ -50,17 +50,21 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and refuse a head that is too large before it is complete."""
         before = self._request_count
+        # The last bytes of a body are no head, either.
+        is_body = self._body_comes_in()
         super().data_received(data)
         if self._request_count != before and self._messages:
             self._last_body = self._messages[-1][1]
-        body_comes_in = self._last_body is not None and not self._last_body.is_eof()
-        if self._request_count != before or body_comes_in:
+        if self._request_count != before or is_body:
             self._head_bytes = 0
             return
         self._last_body = None
         self._head_bytes += len(data)
         if self._head_bytes > _HEAD_BYTES_MAX:
             self._refuse_head()
+
+    def _body_comes_in(self) -> bool:
+        return self._last_body is not None and not self._last_body.is_eof()
 
     @property
     def is_leaving(self) -> bool:

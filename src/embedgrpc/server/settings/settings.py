@@ -86,6 +86,13 @@ class Settings(BaseModel):
         " https://app.example.com; repeat it or separate origins by commas. * allows all pages of"
         " all sites. Without any, browsers let no page of another origin read an answer",
     )
+    openai_token_ids: Literal["refuse", "model"] = Field(
+        default="refuse",
+        description="What to do with token ids in OpenAI's embedding requests. refuse answers with"
+        " an error. model takes them as ids of the model's own tokenizer, without special tokens."
+        " Set it only if all clients use that tokenizer: most libraries send ids of OpenAI's,"
+        " which give wrong vectors without an error",
+    )
     unix_socket_mode: str = Field(
         default="",
         description="Permissions of a Unix socket as an octal mode, such as 0660. Empty uses the"
