@@ -29,15 +29,17 @@ class Connection(web.RequestHandler):
         socket: Its transport, even after aiohttp has forgotten it.
         requests: How many requests it has made, with those that were malformed.
         idle_since: When its last answer was sent; infinity while one is made.
+        head_since: When the head began that is still coming in; infinity if there is none.
     """
 
-    __slots__ = ("_head_bytes", "_last_body", "idle_since", "requests", "socket")
+    __slots__ = ("_head_bytes", "_last_body", "head_since", "idle_since", "requests", "socket")
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.socket: asyncio.Transport | None = None
         self.requests = 0
         self.idle_since = time.monotonic()
+        self.head_since = math.inf
         self._head_bytes = 0
         self._last_body: Any = None
 
@@ -56,8 +58,11 @@ class Connection(web.RequestHandler):
         body_comes_in = self._last_body is not None and not self._last_body.is_eof()
         if self._request_count != before or body_comes_in:
             self._head_bytes = 0
+            self.head_since = math.inf
             return
         self._last_body = None
+        if not self._head_bytes:
+            self.head_since = time.monotonic()
         self._head_bytes += len(data)
         if self._head_bytes > _HEAD_BYTES_MAX:
             self._refuse_head()
@@ -66,6 +71,15 @@ class Connection(web.RequestHandler):
     def is_leaving(self) -> bool:
         """Whether it is closed as soon as the client has read its last answer."""
         return self.socket is not None and self.socket.is_closing()
+
+    def waits_since(self) -> float:
+        """Return since when it has waited for the rest of a request's head; infinity if not.
+
+        What a client sends while its last request is answered may wait, too.
+        """
+        if not self.requests:
+            return self.idle_since
+        return max(self.head_since, self.idle_since)
 
     def begin(self, task: "asyncio.Task[Any] | None") -> None:
         """Count a request, whose answer a task makes and sends."""

@@ -5,13 +5,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
-from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.http.body_size import check_values
 from embedgrpc.server.http.call import HttpCall, HttpContext
 from embedgrpc.server.http.connection import Connection
 from embedgrpc.server.http.dialects.openai import openai_error
@@ -23,6 +24,7 @@ from embedgrpc.server.http.failures import (
     rename_fields,
     retry_headers,
 )
+from embedgrpc.server.http.protocol import VERSIONS, check_media_type, check_protocol
 from embedgrpc.server.http.routing import Match, Routes, decode
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
@@ -30,8 +32,10 @@ from embedgrpc.server.rpc.metadata_size import check_metadata_size
 _logger = logging.getLogger(__name__)
 
 _HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
-# Decoding this much holds up the event loop for a millisecond.
-_LARGE_BYTES = 512 * 1024
+# Counting the values of this much, and decoding it, holds up the event loop for three milliseconds.
+_LARGE_BYTES = 128 * 1024
+# From this size on, what is decoded may take a dialect some milliseconds, too.
+_LONG_BYTES = 16 * 1024
 
 
 class HttpDoor:
@@ -55,6 +59,8 @@ class HttpDoor:
         self._routes = routes
         self._calls = calls
         self._activity = activity
+        # Decoding holds the interpreter lock: several bodies at once would hold it in turn.
+        self._decoding = asyncio.Lock()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; aiohttp calls this in a task for each."""
@@ -66,6 +72,9 @@ class HttpDoor:
         with self._activity.calling(context.peer()):
             answer = await self._answer(request, context, call)
         call.begin_unary_response(len(answer.body))
+        if request.version not in VERSIONS:
+            # The answer is of a version that the client may know.
+            request._version = HttpVersion11
         response = web.Response(
             body=answer.body,
             status=answer.status,
@@ -86,6 +95,7 @@ class HttpDoor:
         name = "http"
         status = None
         try:
+            check_protocol(request)
             match = self._routes.find(request.method, request.path)
             route = match.routes[0]
             form, fields, name = route.errors, route.fields, route.path
@@ -125,7 +135,7 @@ class HttpDoor:
             self._calls.take_place(call)
         data = b""
         if first.method == "POST":
-            _check_media_type(request)
+            check_media_type(request)
             data = await call.read_first()
         route, body = await self._decode(match, data)
         exchange = Exchange(self._served, context, body, len(data), match.argument)
@@ -138,9 +148,16 @@ class HttpDoor:
     async def _decode(self, match: Match, data: bytes) -> tuple[Route, Any]:
         if match.routes[0].body is None:
             return match.routes[0], None
+        max_inputs = self._served.settings.max_inputs
         if len(data) > _LARGE_BYTES:
-            return await asyncio.to_thread(decode, match, data)
-        return decode(match, data)
+            async with self._decoding:
+                await asyncio.to_thread(check_values, data, max_inputs=max_inputs)
+                return await asyncio.to_thread(decode, match, data)
+        check_values(data, max_inputs=max_inputs)
+        decoded = decode(match, data)
+        if len(data) > _LONG_BYTES:
+            await asyncio.sleep(0)
+        return decoded
 
 
 class _RouteError(Exception):
@@ -150,18 +167,3 @@ class _RouteError(Exception):
         super().__init__(error.message)
         self.route = route
         self.error = error
-
-
-def _check_media_type(request: web.BaseRequest) -> None:
-    """Refuse a body that is no plain JSON.
-
-    Raises:
-        HttpError: It is of another type, or compressed: a small body could become a huge one.
-    """
-    kind = request.content_type
-    if request.body_exists and kind != "application/json" and not kind.endswith("+json"):
-        raise HttpError(
-            415, InvalidRequestError("the body must be JSON: set content-type: application/json")
-        )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HttpError(415, InvalidRequestError("the body must not be compressed"))
