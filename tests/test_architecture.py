@@ -132,6 +132,8 @@ FLOORS = {
     "embedgrpc.server.http": (
         "listener",
         "door",
+        "body_size",
+        "protocol",
         "connection",
         "dialects",
         "openapi",

@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
@@ -52,11 +52,12 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and refuse a head that is too large before it is complete."""
         before = self._request_count
+        # Of a read that ends a body, the rest may be the beginning of a head: it is not counted.
+        is_body = self._last_body is not None and not self._last_body.is_eof()
         super().data_received(data)
         if self._request_count != before and self._messages:
             self._last_body = self._messages[-1][1]
-        body_comes_in = self._last_body is not None and not self._last_body.is_eof()
-        if self._request_count != before or body_comes_in:
+        if self._request_count != before or is_body:
             self._head_bytes = 0
             self.head_since = math.inf
             return
@@ -125,6 +126,8 @@ class Connection(web.RequestHandler):
             error = EngineError.fault()
             if isinstance(exc, Exception):
                 log_fault(exc, error, method="http")
+        # aiohttp would answer in HTTP/1.0.
+        request._cache["version"] = HttpVersion11
         response = _response(error, status)
         response.force_close()
         return response

@@ -28,6 +28,7 @@ from embedgrpc.server.http.protocol import VERSIONS, check_media_type, check_pro
 from embedgrpc.server.http.routing import Match, Routes, decode
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
+from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set_status
 
 _logger = logging.getLogger(__name__)
 
@@ -46,19 +47,26 @@ class HttpDoor:
         routes: The table of routes.
         calls: The registry of calls, that of gRPC.
         activity: Records which connections are in use.
+        tracer: Traces calls, but for probes; None where nothing is exported.
 
     Attributes:
         draining: Whether the server is about to stop: connections are closed after their answers.
     """
 
     def __init__(
-        self, served: Served, routes: Routes, calls: OpenCalls, activity: ConnectionActivity
+        self,
+        served: Served,
+        routes: Routes,
+        calls: OpenCalls,
+        activity: ConnectionActivity,
+        tracer: HttpTracer | None = None,
     ) -> None:
         self.draining = False
         self._served = served
         self._routes = routes
         self._calls = calls
         self._activity = activity
+        self._tracer = tracer
         # Decoding holds the interpreter lock: several bodies at once would hold it in turn.
         self._decoding = asyncio.Lock()
 
@@ -70,11 +78,14 @@ class HttpDoor:
         context = HttpContext(request, max_bytes=self._served.settings.max_request_bytes)
         call = self._calls.open(context, HttpCall)
         with self._activity.calling(context.peer()):
-            answer = await self._answer(request, context, call)
+            if self._tracer is None:
+                answer = await self._answer(request, context, call)
+            else:
+                answer = await self._answer_traced(self._tracer, request, context, call)
         call.begin_unary_response(len(answer.body))
         if request.version not in VERSIONS:
-            # The answer is of a version that the client may know.
-            request._version = HttpVersion11
+            # aiohttp writes the answer in the version of the request.
+            request._cache["version"] = HttpVersion11
         response = web.Response(
             body=answer.body,
             status=answer.status,
@@ -85,6 +96,26 @@ class HttpDoor:
             # Else the rest of the body would be taken for the next request.
             response.force_close()
         return response
+
+    async def _answer_traced(
+        self, tracer: HttpTracer, request: web.BaseRequest, context: HttpContext, call: OpenCall
+    ) -> Answer:
+        route = self._routes.route(request.method, request.path)
+        if route is not None and route.is_open:
+            return await self._answer(request, context, call)
+        traced = HttpRequest(
+            method=request.method,
+            route=route.path if route else "",
+            scheme=request.scheme,
+            version=f"{request.version.major}.{request.version.minor}",
+            host=request.headers.get("host", ""),
+            peer=context.peer(),
+            metadata=context.invocation_metadata(),
+        )
+        with tracer.span(traced) as span:
+            answer = await self._answer(request, context, call)
+            set_status(span, answer.status)
+        return answer
 
     async def _answer(
         self, request: web.BaseRequest, context: HttpContext, call: OpenCall

@@ -19,6 +19,7 @@ from embedgrpc.server.http.exchange import Served
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.http_tracing import HttpTracer
 
 # As long as OpenAI's and httpx's clients keep an idle connection at the most, and some more.
 _KEEP_ALIVE_S = 75.0
@@ -40,6 +41,7 @@ class HttpListener:
         health: The health of the services.
         calls: The registry of all calls.
         limits: How many connections there may be.
+        tracer: Traces calls; None where nothing is exported.
 
     Attributes:
         address: Where it listens; with the port that was chosen for port 0.
@@ -56,6 +58,7 @@ class HttpListener:
         calls: OpenCalls,
         *,
         limits: Limits,
+        tracer: HttpTracer | None = None,
     ) -> None:
         self.address = settings.http_address
         self._settings = settings
@@ -63,7 +66,7 @@ class HttpListener:
         self._calls = calls
         self._activity = ConnectionActivity(max_peers=2 * limits.backstop(settings.http_address))
         served = Served(catalog, settings, health, started_at=int(time.time()))
-        self._door = HttpDoor(served, all_routes(), calls, self._activity)
+        self._door = HttpDoor(served, all_routes(), calls, self._activity, tracer)
         self._server = ConnectionServer(
             self._door.answer,
             connections_max=limits.backstop(settings.http_address),

@@ -33,7 +33,8 @@ def check_protocol(request: web.BaseRequest) -> None:
         raise HttpError(400, InvalidRequestError("HTTP/1.0 has no header transfer-encoding"))
     if coding.strip().lower() != "chunked":
         raise HttpError(
-            501, InvalidRequestError("header transfer-encoding may only be chunked; do not compress")
+            501,
+            InvalidRequestError("header transfer-encoding may only be chunked; do not compress"),
         )
 
 

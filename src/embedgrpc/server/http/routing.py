@@ -58,6 +58,13 @@ class Routes:
             raise HttpError(405, error, {"allow": allowed})
         return Match(routes, argument)
 
+    def route(self, method: str, path: str) -> Route | None:
+        """Return the first of the routes of a request; None if there is none."""
+        try:
+            return self.find(method, path).routes[0]
+        except HttpError:
+            return None
+
     def methods(self, path: str) -> Sequence[str]:
         """Return the methods of a path.
 

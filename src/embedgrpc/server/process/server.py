@@ -39,6 +39,7 @@ from embedgrpc.server.services.reranking import RerankService
 from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
+from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Metrics, Reading, configure_metrics
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
@@ -187,7 +188,7 @@ class Server:
         self._keep(ConnectionKeeper("calls", self.address, activity.of, limits))
         resources.push_async_callback(self._stop_calls, gate, server)
         if settings.http_address:
-            await self._serve_http(limits)
+            await self._serve_http(limits, tracing.http_tracer() if tracing else None)
         resources.callback(self._open_streams.drain)
         # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
@@ -199,12 +200,17 @@ class Server:
             stops.append(self._http.stop())
         await asyncio.gather(*stops)
 
-    async def _serve_http(self, limits: Limits) -> None:
+    async def _serve_http(self, limits: Limits, tracer: HttpTracer | None) -> None:
         # Imported only where it is used: it costs time and memory.
         from embedgrpc.server.http.listener import HttpListener  # noqa: PLC0415 - see above
 
         http = HttpListener(
-            self.catalog, self._settings, self._health, self.open_calls, limits=limits
+            self.catalog,
+            self._settings,
+            self._health,
+            self.open_calls,
+            limits=limits,
+            tracer=tracer,
         )
         await http.start()
         self._http, self.http_address = http, http.address
