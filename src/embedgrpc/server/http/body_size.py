@@ -66,7 +66,7 @@ def check_values(data: bytes, *, max_inputs: int) -> None:
 
 
 def _before_numbers(data: NDArray[np.uint8], size: int) -> BoolArray:
-    """Return after which of the first bytes a number begins, perhaps behind a space; bool [size]."""
+    """Return after which bytes a number begins, perhaps behind a space; bool [size]."""
     begins = ((data >= _ZERO) & (data <= _NINE)) | (data == _MINUS)
     after_space: BoolArray = (data[1 : size + 1] == _SPACE) & begins[2 : size + 2]
     after_space |= begins[1 : size + 1]

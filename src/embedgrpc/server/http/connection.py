@@ -6,12 +6,13 @@ import math
 import time
 from typing import Any, Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.server.calls.error_interceptor import log_fault
 from embedgrpc.server.http.dialects.openai import openai_error
+from embedgrpc.server.http.protocol import answer_in_http_1_1
 from embedgrpc.server.rpc.metadata_size import METADATA_BYTES_MAX
 
 _logger = logging.getLogger(__name__)
@@ -126,8 +127,7 @@ class Connection(web.RequestHandler):
             error = EngineError.fault()
             if isinstance(exc, Exception):
                 log_fault(exc, error, method="http")
-        # aiohttp would answer in HTTP/1.0.
-        request._cache["version"] = HttpVersion11
+        answer_in_http_1_1(request)
         response = _response(error, status)
         response.force_close()
         return response

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
@@ -24,7 +24,12 @@ from embedgrpc.server.http.failures import (
     rename_fields,
     retry_headers,
 )
-from embedgrpc.server.http.protocol import VERSIONS, check_media_type, check_protocol
+from embedgrpc.server.http.protocol import (
+    VERSIONS,
+    answer_in_http_1_1,
+    check_media_type,
+    check_protocol,
+)
 from embedgrpc.server.http.routing import Match, Routes, decode
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
@@ -84,8 +89,7 @@ class HttpDoor:
                 answer = await self._answer_traced(self._tracer, request, context, call)
         call.begin_unary_response(len(answer.body))
         if request.version not in VERSIONS:
-            # aiohttp writes the answer in the version of the request.
-            request._cache["version"] = HttpVersion11
+            answer_in_http_1_1(request)
         response = web.Response(
             body=answer.body,
             status=answer.status,

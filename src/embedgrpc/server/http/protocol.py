@@ -38,6 +38,11 @@ def check_protocol(request: web.BaseRequest) -> None:
         )
 
 
+def answer_in_http_1_1(request: web.BaseRequest) -> None:
+    """Write the answer in HTTP/1.1, and not in the version of the request as aiohttp does."""
+    request._cache["version"] = HttpVersion11  # noqa: SLF001 - aiohttp has no other way
+
+
 def check_media_type(request: web.BaseRequest) -> None:
     """Refuse a body that is no plain JSON.
 
