@@ -143,6 +143,7 @@ FLOORS = {
         "words",
         "routing",
         "exchange",
+        "cors",
         "headers",
         "call",
         "failures",

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -89,6 +89,8 @@ def _add_flag(group: Any, setting: str, info: FieldInfo) -> None:
     options: dict[str, Any] = {"dest": setting, "default": None, "help": text}
     if setting == "models":
         options |= {"action": _SetKey, "key": "source", "metavar": "[ID=]SOURCE"}
+    elif get_origin(info.annotation) is tuple:
+        options |= {"action": "append", "metavar": _metavar(setting, info)}
     elif info.annotation is bool:
         options |= {"action": argparse.BooleanOptionalAction}
     else:

@@ -73,6 +73,13 @@ async def test_a_body_in_chunks_without_a_length_is_bounded(http: HttpClient) ->
         assert reply.status == 413
 
 
+async def test_a_body_that_comes_in_parts(http: HttpClient) -> None:
+    """Parts of a body are no head, however large: neither those between nor the last one."""
+    for characters in (200_000, 2_000_000):
+        reply = await http.post("/v1/embeddings", {"input": "a" * characters})
+        assert reply.status == 200
+
+
 async def test_a_client_that_waits_for_100_continue(http: HttpClient) -> None:
     """Curl waits for it before it sends a large body."""
     reply = await http.post("/v1/embeddings", BODY, expect="100-continue")

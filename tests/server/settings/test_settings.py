@@ -30,7 +30,7 @@ from embedgrpc.server.telemetry.logs import HumanFormatter, JsonFormatter
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 FIELDS = Settings.model_fields
-PLAIN_FIELDS = sorted(FIELDS.keys() - {"models", "caller_weights"})
+PLAIN_FIELDS = sorted(FIELDS.keys() - {"models", "caller_weights", "http_allowed_origins"})
 EMBEDGRPC = str(Path(sys.executable).parent / "embedgrpc")
 
 
@@ -158,6 +158,45 @@ def test_weights_of_callers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pla
 def test_wrong_weights_are_refused(weights: str) -> None:
     """A weight is a number above 0, of a caller that has a name."""
     assert refusal("--caller-weights", weights)[0].startswith("caller_weights")
+
+
+@pytest.mark.parametrize("place", ["flag", "flags", "variable", "list", "text"])
+def test_allowed_origins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    """They are a repeated flag, a list of the file, or separated by commas."""
+    origins = ("https://app.example.com", "http://[::1]:3000")
+    joined = ", ".join(origins)
+    arguments: list[str] = []
+    match place:
+        case "flag":
+            arguments = ["--http-allowed-origins", joined]
+        case "flags":
+            arguments = [part for one in origins for part in ("--http-allowed-origins", one)]
+        case "variable":
+            monkeypatch.setenv("EMBEDGRPC_HTTP_ALLOWED_ORIGINS", joined)
+        case _:
+            value = json.dumps(origins if place == "list" else joined)
+            path = write(tmp_path, f"http_allowed_origins = {value}\n")
+            arguments = ["--config", str(path)]
+    assert resolve(*arguments).settings.http_allowed_origins == origins
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "app.example.com",
+        "https://app.example.com/",
+        "https://App.example.com",
+        "https://app.example.com:443",
+        "http://app.example.com:80",
+        "https://*.example.com",
+        "https://a b",
+        "null",
+        "*,https://app.example.com",
+    ],
+)
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    """A browser would never send it, so it would silently allow nothing; or it is ambiguous."""
+    assert refusal("--http-allowed-origins", origin)[0].startswith("http_allowed_origins")
 
 
 @pytest.mark.parametrize(("flag", "variable", "file"), list(product([True, False], repeat=3)))

@@ -53,8 +53,8 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and refuse a head that is too large before it is complete."""
         before = self._request_count
-        # Of a read that ends a body, the rest may be the beginning of a head: it is not counted.
-        is_body = self._last_body is not None and not self._last_body.is_eof()
+        # The last bytes of a body are no head, either.
+        is_body = self._body_comes_in()
         super().data_received(data)
         if self._request_count != before and self._messages:
             self._last_body = self._messages[-1][1]
@@ -68,6 +68,9 @@ class Connection(web.RequestHandler):
         self._head_bytes += len(data)
         if self._head_bytes > _HEAD_BYTES_MAX:
             self._refuse_head()
+
+    def _body_comes_in(self) -> bool:
+        return self._last_body is not None and not self._last_body.is_eof()
 
     @property
     def is_leaving(self) -> bool:

@@ -15,6 +15,7 @@ from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.http.body_size import check_values
 from embedgrpc.server.http.call import HttpCall, HttpContext
 from embedgrpc.server.http.connection import Connection
+from embedgrpc.server.http.cors import Cors, requested_method
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, Served
 from embedgrpc.server.http.failures import (
@@ -74,6 +75,8 @@ class HttpDoor:
         self._tracer = tracer
         # Decoding holds the interpreter lock: several bodies at once would hold it in turn.
         self._decoding = asyncio.Lock()
+        origins = served.settings.http_allowed_origins
+        self._cors = Cors(origins) if origins else None
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; aiohttp calls this in a task for each."""
@@ -94,7 +97,12 @@ class HttpDoor:
             body=answer.body,
             status=answer.status,
             content_type=answer.content_type,
-            headers={**_HEADERS, **context.headers, **answer.headers},
+            headers={
+                **_HEADERS,
+                **(self._cors.headers(request.headers) if self._cors else {}),
+                **context.headers,
+                **answer.headers,
+            },
         )
         if self.draining or not context.body_is_read:
             # Else the rest of the body would be taken for the next request.
@@ -131,6 +139,8 @@ class HttpDoor:
         status = None
         try:
             check_protocol(request)
+            if self._cors and (method := requested_method(request.method, request.headers)):
+                return self._preflight(self._cors, request, method)
             match = self._routes.find(request.method, request.path)
             route = match.routes[0]
             form, fields, name = route.errors, route.fields, route.path
@@ -153,6 +163,16 @@ class HttpDoor:
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
         return Answer(body, status, headers={**headers, **retry_headers(error)})
+
+    def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
+        """Say what a web page may send.
+
+        Raises:
+            HttpError: There is no such path, or it does not have the method.
+        """
+        self._routes.find(method, request.path)
+        methods = self._routes.methods(request.path)
+        return Answer(b"", 204, headers=cors.preflight_headers(request.headers, methods))
 
     async def _serve(
         self, request: web.BaseRequest, context: HttpContext, call: OpenCall, match: Match

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.engine.work import Call
 from embedgrpc.server.http.exchange import Exchange
 from embedgrpc.server.services.embed_batch import EmbedBatch, EmbeddedBatch, embed_batch
@@ -19,7 +20,7 @@ RANKING_COPIES = 5.0
 
 async def embed(
     exchange: Exchange,
-    texts: Sequence[str],
+    texts: Sequence[TextOrIds],
     options: embedding_service_pb2.EmbedOptions,
     *,
     model: str,
@@ -31,7 +32,7 @@ async def embed(
 
     Args:
         exchange: The request.
-        texts: Its texts.
+        texts: Its texts, or the token ids of some.
         options: How to embed them, in the contract's terms.
         model: The name of the model; may be empty.
         field: The key of the body that holds the texts.

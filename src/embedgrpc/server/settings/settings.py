@@ -43,6 +43,12 @@ _NETWORK_DRAIN_S = 5.0
 
 _ADDRESS = re.compile(r"unix:.+|.+:\d{1,5}")
 _SOCKET_MODE = re.compile(r"0?[0-7]{3}")
+# What a browser sends: the port of a scheme is left out.
+_ORIGIN = re.compile(
+    r"(?!http://[^/]*:80\Z|https://[^/]*:443\Z)"
+    r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?"
+)
+_ANY_ORIGIN = "*"
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]*")
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
@@ -71,6 +77,19 @@ class Settings(BaseModel):
         default="",
         description="Address of the HTTP port for clients of OpenAI, Cohere, Jina and"
         " text-embeddings-inference: HOST:PORT or unix:PATH. Empty opens none",
+    )
+    http_allowed_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Web pages that may call the HTTP port, by origin, such as"
+        " https://app.example.com; repeat it or separate origins by commas. * allows all pages of"
+        " all sites. Without any, browsers let no page of another origin read an answer",
+    )
+    openai_token_ids: Literal["refuse", "model"] = Field(
+        default="refuse",
+        description="What to do with token ids in OpenAI's embedding requests. refuse answers with"
+        " an error. model takes them as ids of the model's own tokenizer, without special tokens."
+        " Set it only if all clients use that tokenizer: most libraries send ids of OpenAI's,"
+        " which give wrong vectors without an error",
     )
     unix_socket_mode: str = Field(
         default="",
@@ -357,6 +376,31 @@ class Settings(BaseModel):
             value = join_endpoints([part.strip() for part in value.split(",") if part.strip()])
         if isinstance(value, list | tuple):
             return tuple(_parse_model(one) if isinstance(one, str) else one for one in value)
+        return value
+
+    @field_validator("http_allowed_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        """Read a list, or origins separated by commas, or both."""
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+            parts = [part.strip() for one in value for part in one.split(",")]
+            return tuple(dict.fromkeys(part for part in parts if part))
+        return value
+
+    @field_validator("http_allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if one == _ANY_ORIGIN and len(value) > 1:
+                raise ValueError("must have no other origin beside *, which allows all")
+            if one != _ANY_ORIGIN and not _ORIGIN.fullmatch(one):
+                raise ValueError(
+                    "must be origins as browsers send them, such as https://app.example.com or"
+                    " http://localhost:3000: in lower case, without a path, and without the port"
+                    " that the scheme has anyway"
+                )
         return value
 
     @field_validator("caller_weights", mode="before")
