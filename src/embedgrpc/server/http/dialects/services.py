@@ -136,6 +136,8 @@ async def score_pairs(exchange: Exchange) -> Answer:
     body: PairsRequest = exchange.body
     limit = exchange.served.settings.max_inputs
     check_count(len(body.sentence_pairs), limit=limit, field="sentence_pairs")
+    # One deadline for all queries.
+    call = exchange.begin()
     by_query: dict[str, list[int]] = {}
     for index, (query, _) in enumerate(body.sentence_pairs):
         by_query.setdefault(query, []).append(index)
@@ -145,7 +147,9 @@ async def score_pairs(exchange: Exchange) -> Answer:
         documents = [body.sentence_pairs[index][1] for index in indices]
         options = rerank_service_pb2.RerankOptions()
         try:
-            found = await rerank(exchange, query, documents, options, model="", pack=_pack_scores)
+            found = await rerank(
+                exchange, query, documents, options, model="", pack=_pack_scores, call=call
+            )
         except EngineError as error:
             _name_pair(error, indices)
             raise
