@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from embedgrpc.engine.tokenizing.texts import TextOrIds
+from embedgrpc.engine.work import Call
 from embedgrpc.server.http.exchange import Exchange
 from embedgrpc.server.services.embed_batch import EmbedBatch, EmbeddedBatch, embed_batch
 from embedgrpc.server.services.rank_batch import RankBatch, rank_batch
@@ -65,6 +66,7 @@ async def rerank(
     model: str,
     pack: Callable[[RankedBatch], bytes],
     copies: float = RANKING_COPIES,
+    call: Call | None = None,
 ) -> bytes:
     """Rank documents.
 
@@ -76,13 +78,14 @@ async def rerank(
         model: The name of the model; may be empty.
         pack: Makes the body of the response. Called off the event loop if that takes long.
         copies: The size of the response, in units of its protobuf form.
+        call: The call, where a request has several queries; by default it begins here.
 
     Raises:
         EngineError: A rule is broken, or the documents cannot be ranked. Its fields are those of
             the contract: query, documents, options.
     """
     served = exchange.served
-    call = exchange.begin()
+    call = call or exchange.begin()
     batch = RankBatch(
         served.catalog.find(model),
         query,

@@ -135,6 +135,8 @@ async def score_pairs(exchange: Exchange) -> Answer:
     body: PairsRequest = exchange.body
     limit = exchange.served.settings.max_inputs
     check_count(len(body.sentence_pairs), limit=limit, field="sentence_pairs")
+    # One deadline for all queries.
+    call = exchange.begin()
     by_query: dict[str, list[int]] = {}
     for index, (query, _) in enumerate(body.sentence_pairs):
         by_query.setdefault(query, []).append(index)
@@ -144,7 +146,9 @@ async def score_pairs(exchange: Exchange) -> Answer:
         documents = [body.sentence_pairs[index][1] for index in indices]
         options = rerank_service_pb2.RerankOptions()
         try:
-            found = await rerank(exchange, query, documents, options, model="", pack=_pack_scores)
+            found = await rerank(
+                exchange, query, documents, options, model="", pack=_pack_scores, call=call
+            )
         except EngineError as error:
             _name_pair(error, indices)
             raise
@@ -219,8 +223,9 @@ async def list_models(exchange: Exchange) -> Answer:
 
 async def show_status(exchange: Exchange) -> Answer:
     """Say whether the server can serve calls."""
-    serving = exchange.served.health.is_serving()
-    return to_json({"status": "ok" if serving else "unavailable", "service": "embedgrpc"})
+    return to_json(
+        {"status": "ok" if exchange.served.is_ready() else "unavailable", "service": "embedgrpc"}
+    )
 
 
 ROUTES = (
