@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from embedgrpc.models.kinds import WeightType
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as pb
@@ -40,7 +41,9 @@ async def service(
         )
         for name in EXPORTED
     ]
-    served.append(ModelSettings(id="int8", source=str(FIXTURES / "bert-mean"), weight_type="int8"))
+    served.append(
+        ModelSettings(id="int8", source=str(FIXTURES / "bert-mean"), weight_type=WeightType.INT8)
+    )
     async with serving(settings_for(*served, cache_dir=cache_dir)) as started:
         yield started
 
@@ -117,7 +120,7 @@ async def test_places_are_those_of_the_tokenizer(service: Service, name: str) ->
 @pytest.mark.parametrize("truncation", [common.TRUNCATION_END, common.TRUNCATION_START])
 @pytest.mark.parametrize("blanks", [1, 9000])
 async def test_places_in_texts_that_are_cut(
-    service: Service, name: str, truncation: int, blanks: int
+    service: Service, name: str, truncation: common.Truncation, blanks: int
 ) -> None:
     """Places are those in the text as it was sent, whichever end is cut and however often."""
     words = "some words, na\u00efve \u4e2d\u6587\u3002 "

@@ -8,7 +8,7 @@ import numpy as np
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.tokenizing.jobs import Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.received_text import find_received
-from embedgrpc.engine.tokenizing.texts import CheckedText
+from embedgrpc.engine.tokenizing.texts import CheckedText, TextOrIds
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
@@ -36,13 +36,13 @@ class PlaceFinder:
 
     Attributes:
         tokenizer: The model's tokenizer.
-        texts: The texts as received.
+        texts: The texts as received, or the token ids of some.
         prompt: What is put in front of each.
         truncation: The end to cut.
     """
 
     tokenizer: Tokenizer
-    texts: Sequence[str]
+    texts: Sequence[TextOrIds]
     prompt: str
     truncation: Truncation
     # Characters before the part that is tokenized, by index; most texts have none.
@@ -68,17 +68,23 @@ class PlaceFinder:
             return sequence
         special = self.tokenizer.special_ids
         kept = len(sequence.input_ids) - sum(map(len, special))
+        text = self.texts[index]
+        if not isinstance(text, str):
+            # Token ids that were given in place of a text stand nowhere.
+            nowhere = np.zeros((len(result.ids), 2), np.int64)
+            result = Tokenized(np.column_stack([result.ids, nowhere]), result.characters_cut)
+            text = ""
         tokens = assemble(
             [cut(result.ids, kept, self.truncation)],
             special,
             prompt_characters=len(self.prompt),
             shift=self._before.get(index, 0),
         )
-        return replace(sequence, places=TokenPlaces.find(tokens, self.texts[index]))
+        return replace(sequence, places=TokenPlaces.find(tokens, text))
 
 
 def without_places(result: TokenizeResult) -> TokenizeResult:
     """Return a tokenized text with ids alone, int64 [tokens]."""
-    if isinstance(result, EngineError):
+    if isinstance(result, EngineError) or result.ids.ndim == 1:
         return result
     return Tokenized(np.ascontiguousarray(result.ids[:, 0]), result.characters_cut)

@@ -70,7 +70,7 @@ def assemble(
     )
 
 
-def _byte_places(text: str) -> IntArray:
+def byte_places(text: str) -> IntArray:
     """Return where each character starts in UTF-8, and where the text ends.
 
     Returns:
@@ -100,5 +100,5 @@ class TokenPlaces:
     @classmethod
     def find(cls, tokens: TokenizedText, text: str) -> "TokenPlaces":
         """Add the places in bytes. Takes time in proportion to the text."""
-        places = _byte_places(text)
+        places = byte_places(text)
         return cls(tokens, places[tokens.starts], places[tokens.ends])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.libraries.arrays import BoolArray, IntArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.properties import ModelProperties
@@ -242,6 +242,11 @@ class Tokenizer:
         """The special tokens before and after one text, int64 [tokens] each."""
         before, after = self._single.specials
         return before, after
+
+    @property
+    def known_ids(self) -> BoolArray | None:
+        """The ids that the tokenizer can make, bool [highest id + 1]; None if tokens are bytes."""
+        return None if self.locator is None else self.locator.known_ids
 
     def cut_characters(self, text: str, max_tokens: int, truncation: Truncation) -> str:
         """Cut a text with its prompt before it is tokenized, if the reference does so.
@@ -506,7 +511,12 @@ def _complete(
     parsed = None
     if is_rebuilt(settings.class_name):
         parsed = read_tokenizer(path.parent, properties.folder)
-    reference = complete(tokenizers.Tokenizer.from_buffer(content), parsed, settings)
+    published = tokenizers.Tokenizer.from_buffer(content)
+    decoder = published.decoder
+    reference = complete(published, parsed, settings)
+    if reference.tokenizer.decoder is None and decoder is not None:
+        # One that is rebuilt has none: it does not matter to what texts become.
+        reference.tokenizer.decoder = decoder
     reference.tokenizer.no_truncation()
     reference.tokenizer.no_padding()
     _check_ids(path, reference.tokenizer, reference.added, properties)

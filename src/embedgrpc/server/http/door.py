@@ -12,16 +12,24 @@ from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, st
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.contract.field_names import rename_fields
+from embedgrpc.server.http.body_size import check_values
 from embedgrpc.server.http.call import HttpCall, HttpContext
 from embedgrpc.server.http.connection import Connection
+from embedgrpc.server.http.cors import Cors, requested_method
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, Served
 from embedgrpc.server.http.failures import (
     STATUSES,
     ErrorForm,
     HttpError,
-    rename_fields,
     retry_headers,
+)
+from embedgrpc.server.http.protocol import (
+    VERSIONS,
+    answer_in_http_1_1,
+    check_media_type,
+    check_protocol,
 )
 from embedgrpc.server.http.routing import Match, Routes, decode
 from embedgrpc.server.rpc.handlers import forget_frames
@@ -30,9 +38,12 @@ from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set
 
 _logger = logging.getLogger(__name__)
 
+_HEADERS_TOO_LARGE = 431
 _HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
-# Decoding this much holds up the event loop for a millisecond.
-_LARGE_BYTES = 512 * 1024
+# Counting the values of this much, and decoding it, holds up the event loop for three milliseconds.
+_LARGE_BYTES = 128 * 1024
+# From this size on, what is decoded may take a dialect some milliseconds, too.
+_LONG_BYTES = 16 * 1024
 
 
 class HttpDoor:
@@ -63,6 +74,10 @@ class HttpDoor:
         self._calls = calls
         self._activity = activity
         self._tracer = tracer
+        # Decoding holds the interpreter lock: several bodies at once would hold it in turn.
+        self._decoding = asyncio.Lock()
+        origins = served.settings.http_allowed_origins
+        self._cors = Cors(origins) if origins else None
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; aiohttp calls this in a task for each."""
@@ -77,11 +92,18 @@ class HttpDoor:
             else:
                 answer = await self._answer_traced(self._tracer, request, context, call)
         call.begin_unary_response(len(answer.body))
+        if request.version not in VERSIONS:
+            answer_in_http_1_1(request)
         response = web.Response(
             body=answer.body,
             status=answer.status,
             content_type=answer.content_type,
-            headers={**_HEADERS, **context.headers, **answer.headers},
+            headers={
+                **_HEADERS,
+                **(self._cors.headers(request.headers) if self._cors else {}),
+                **context.headers,
+                **answer.headers,
+            },
         )
         if self.draining or not context.body_is_read:
             # Else the rest of the body would be taken for the next request.
@@ -117,6 +139,9 @@ class HttpDoor:
         name = "http"
         status = None
         try:
+            check_protocol(request)
+            if self._cors and (method := requested_method(request.method, request.headers)):
+                return self._preflight(self._cors, request, method)
             match = self._routes.find(request.method, request.path)
             route = match.routes[0]
             form, fields, name = route.errors, route.fields, route.path
@@ -140,6 +165,16 @@ class HttpDoor:
         status, body = form(error, status or STATUSES[error.reason])
         return Answer(body, status, headers={**headers, **retry_headers(error)})
 
+    def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
+        """Say what a web page may send.
+
+        Raises:
+            HttpError: There is no such path, or it does not have the method.
+        """
+        self._routes.find(method, request.path)
+        methods = self._routes.methods(request.path)
+        return Answer(b"", 204, headers=cors.preflight_headers(request.headers, methods))
+
     async def _serve(
         self, request: web.BaseRequest, context: HttpContext, call: OpenCall, match: Match
     ) -> Answer:
@@ -150,13 +185,16 @@ class HttpDoor:
             EngineError: The request fails before its dialect is known.
             _RouteError: It fails after that.
         """
-        check_metadata_size(context.invocation_metadata())
+        try:
+            check_metadata_size(context.invocation_metadata())
+        except InvalidRequestError as error:
+            raise HttpError(_HEADERS_TOO_LARGE, error) from None
         first = match.routes[0]
         if not first.is_open:
             self._calls.take_place(call)
         data = b""
         if first.method == "POST":
-            _check_media_type(request)
+            check_media_type(request)
             data = await call.read_first()
         route, body = await self._decode(match, data)
         exchange = Exchange(self._served, context, body, len(data), match.argument)
@@ -169,9 +207,16 @@ class HttpDoor:
     async def _decode(self, match: Match, data: bytes) -> tuple[Route, Any]:
         if match.routes[0].body is None:
             return match.routes[0], None
+        max_inputs = self._served.settings.max_inputs
         if len(data) > _LARGE_BYTES:
-            return await asyncio.to_thread(decode, match, data)
-        return decode(match, data)
+            async with self._decoding:
+                await asyncio.to_thread(check_values, data, max_inputs=max_inputs)
+                return await asyncio.to_thread(decode, match, data)
+        check_values(data, max_inputs=max_inputs)
+        decoded = decode(match, data)
+        if len(data) > _LONG_BYTES:
+            await asyncio.sleep(0)
+        return decoded
 
 
 class _RouteError(Exception):
@@ -181,18 +226,3 @@ class _RouteError(Exception):
         super().__init__(error.message)
         self.route = route
         self.error = error
-
-
-def _check_media_type(request: web.BaseRequest) -> None:
-    """Refuse a body that is no plain JSON.
-
-    Raises:
-        HttpError: It is of another type, or compressed: a small body could become a huge one.
-    """
-    kind = request.content_type
-    if request.body_exists and kind != "application/json" and not kind.endswith("+json"):
-        raise HttpError(
-            415, InvalidRequestError("the body must be JSON: set content-type: application/json")
-        )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HttpError(415, InvalidRequestError("the body must not be compressed"))

@@ -11,7 +11,7 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call
 from embedgrpc.server.http.call import HttpContext
 from embedgrpc.server.http.failures import ErrorForm
-from embedgrpc.server.loading.catalog import Catalog
+from embedgrpc.server.loading.catalog import Catalog, ModelState
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
 
@@ -48,6 +48,22 @@ class Served:
     settings: Settings
     health: HealthService
     started_at: int
+
+    def is_ready(self) -> bool:
+        """Return whether the server can serve calls.
+
+        The setting `readiness` names the models that must serve. A server that is about to stop is
+        not ready.
+        """
+        serve = [one.state is ModelState.READY for one in self.catalog]
+        match self.settings.readiness:
+            case "all":
+                enough = all(serve)
+            case "any":
+                enough = any(serve)
+            case "default":
+                enough = serve[0]
+        return enough and self.health.is_serving()
 
 
 @dataclass(frozen=True, slots=True)

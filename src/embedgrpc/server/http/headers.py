@@ -25,3 +25,5 @@ RETRY_HEADERS: Final[Mapping[str, str]] = {
     "retry-after": "When to try again, in whole seconds.",
     "retry-after-ms": "When to try again, in milliseconds.",
 }
+# What the scripts of web pages may read.
+EXPOSED_HEADERS: Final = (*RESPONSE_HEADERS, *RETRY_HEADERS)

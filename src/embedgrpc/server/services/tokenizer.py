@@ -19,7 +19,7 @@ from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import common_pb2, tokenizer_service_pb2, tokenizer_service_pb2_grpc
 
 # So many tokens are packed in a quarter of a millisecond.
-_FEW_TOKENS = 256
+FEW_TOKENS = 256
 _TEXTS_FIELD = 1
 # Ids and places of a token, with the keys.
 _TOKEN_BYTES = 16
@@ -67,7 +67,7 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
             check_response_size(sum(map(len, parts)), limit=limit)
             return b"".join(parts)
 
-        return pack() if tokens <= _FEW_TOKENS else await asyncio.to_thread(pack)
+        return pack() if tokens <= FEW_TOKENS else await asyncio.to_thread(pack)
 
     async def CountTokens(  # noqa: N802 - the contract's name
         self, request: tokenizer_service_pb2.CountTokensRequest, context: Any

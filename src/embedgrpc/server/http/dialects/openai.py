@@ -4,7 +4,8 @@ Source: the OpenAI API reference, and what its Python and Node clients send and 
 base64 by default, and the one for Node decodes whatever comes as such.
 """
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import orjson
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import EncodedRows, encode
+from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.server.http.dialects.answers import EmbeddingsAnswer, ModelItem, ModelsAnswer
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
@@ -38,6 +40,8 @@ _TYPES: Mapping[Reason, str] = {
     Reason.PERMISSION_DENIED: "permission_error",
 }
 _CLIENT_ERROR_MAX = 499
+# So many entries are looked at in a millisecond.
+_ENTRIES_AT_ONCE = 65_536
 
 
 class EmbeddingsRequest(msgspec.Struct):
@@ -90,7 +94,7 @@ async def embeddings(exchange: Exchange) -> Answer:
     as_base64 = read_word(body.encoding_format or "float", _FORMATS, field="encoding_format") == 1
     answer = await embed(
         exchange,
-        read_texts(body.input),
+        await _read_inputs(body.input, exchange),
         read_options(body),
         model=body.model or "",
         field="input",
@@ -98,6 +102,41 @@ async def embeddings(exchange: Exchange) -> Answer:
         pack=_pack_base64 if as_base64 else _pack_floats,
     )
     return Answer(answer)
+
+
+async def _read_inputs(
+    value: str | list[str | int | list[int]], exchange: Exchange
+) -> Sequence[TextOrIds]:
+    """Return the texts of a request, or the token ids of some where the settings allow them.
+
+    Raises:
+        InvalidRequestError: It has token ids, or inputs of several kinds.
+    """
+    if isinstance(value, str):
+        return [value]
+    few = len(value) <= _ENTRIES_AT_ONCE
+    kinds = _kinds_of(value) if few else await asyncio.to_thread(_kinds_of, value)
+    if kinds <= {str}:
+        return value  # type: ignore[return-value] # all are texts
+    if exchange.served.settings.openai_token_ids == "refuse":  # noqa: S105 - no password
+        raise _ids_refused()
+    if kinds == {int}:
+        return [value]  # type: ignore[list-item] # all are ids
+    if kinds == {list}:
+        return value  # type: ignore[return-value] # all are lists of ids
+    raise InvalidRequestError(
+        "input must be a string, a list of strings, a list of token ids, or a list of such lists",
+        field="input",
+    )
+
+
+def _kinds_of(value: Sequence[object]) -> set[type]:
+    """Return the types of the entries."""
+    kinds: set[type] = set()
+    for start in range(0, len(value), _ENTRIES_AT_ONCE):
+        # A slice at a time, because no other thread runs meanwhile.
+        kinds.update(map(type, value[start : start + _ENTRIES_AT_ONCE]))
+    return kinds
 
 
 def read_texts(value: str | list[str | int | list[int]]) -> list[str]:
@@ -110,13 +149,17 @@ def read_texts(value: str | list[str | int | list[int]]) -> list[str]:
         return [value]
     texts = [one for one in value if isinstance(one, str)]
     if len(texts) != len(value):
-        raise InvalidRequestError(
-            "input must be a string or a list of strings. Token ids are not accepted, because"
-            " clients make them with OpenAI's tokenizer and not with that of the model; for"
-            " LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False",
-            field="input",
-        )
+        raise _ids_refused()
     return texts
+
+
+def _ids_refused() -> InvalidRequestError:
+    return InvalidRequestError(
+        "input must be a string or a list of strings. Token ids are not accepted, because"
+        " clients make them with OpenAI's tokenizer and not with that of the model; for"
+        " LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False",
+        field="input",
+    )
 
 
 def read_options(body: EmbeddingsRequest) -> embedding_service_pb2.EmbedOptions:

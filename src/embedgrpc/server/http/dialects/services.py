@@ -22,6 +22,7 @@ from msgspec import UNSET, UnsetType
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.dialects.answers import (
     InputAnswer,
     ModelNames,
@@ -32,7 +33,7 @@ from embedgrpc.server.http.dialects.answers import (
 )
 from embedgrpc.server.http.dialects.openai import openai_error, read_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import error_form, rename_fields, shown_message
+from embedgrpc.server.http.failures import error_form, shown_message
 from embedgrpc.server.http.rows import dense_of
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -135,6 +136,8 @@ async def score_pairs(exchange: Exchange) -> Answer:
     body: PairsRequest = exchange.body
     limit = exchange.served.settings.max_inputs
     check_count(len(body.sentence_pairs), limit=limit, field="sentence_pairs")
+    # One deadline for all queries.
+    call = exchange.begin()
     by_query: dict[str, list[int]] = {}
     for index, (query, _) in enumerate(body.sentence_pairs):
         by_query.setdefault(query, []).append(index)
@@ -144,7 +147,9 @@ async def score_pairs(exchange: Exchange) -> Answer:
         documents = [body.sentence_pairs[index][1] for index in indices]
         options = rerank_service_pb2.RerankOptions()
         try:
-            found = await rerank(exchange, query, documents, options, model="", pack=_pack_scores)
+            found = await rerank(
+                exchange, query, documents, options, model="", pack=_pack_scores, call=call
+            )
         except EngineError as error:
             _name_pair(error, indices)
             raise
@@ -219,8 +224,9 @@ async def list_models(exchange: Exchange) -> Answer:
 
 async def show_status(exchange: Exchange) -> Answer:
     """Say whether the server can serve calls."""
-    serving = exchange.served.health.is_serving()
-    return to_json({"status": "ok" if serving else "unavailable", "service": "embedgrpc"})
+    return to_json(
+        {"status": "ok" if exchange.served.is_ready() else "unavailable", "service": "embedgrpc"}
+    )
 
 
 ROUTES = (
