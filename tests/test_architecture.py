@@ -113,6 +113,7 @@ FLOORS = {
         "attempts",
         "concurrency",
         "proxies",
+        "tls_files",
         "decoding",
         "classifications",
         "result_types",
