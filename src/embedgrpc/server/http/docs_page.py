@@ -104,7 +104,8 @@ def curl(route: Route, *, url: str) -> str:
         route: The route.
         url: Where the server is; quoted if the shell needs that.
     """
-    command = f"curl {url}{route.path.partition('{')[0]}"
+    prefix, _, name = route.path.partition("{")
+    command = f"curl {url}{prefix}{name.rstrip('}').upper()}"
     if route.body is None:
         return command
     body = shlex.quote(json.dumps(route.example, ensure_ascii=False))
