@@ -115,6 +115,7 @@ FLOORS = {
         "attempts",
         "concurrency",
         "proxies",
+        "tls_files",
         "decoding",
         "classifications",
         "result_types",
