@@ -21,15 +21,17 @@ from tests.server.conftest import Serve
 from tests.server.http.http_client import HttpClient, Reply
 from tests.server.service import FIXTURES
 
-# A model that embeds in every representation, and ranks.
+# A model that embeds in every representation, and ranks; and one that classifies.
 M3 = ModelSettings(id="org/m3", source=str(FIXTURES / "xlmr-bge-m3"))
+LABELS = ModelSettings(id="labels", source=str(FIXTURES / "classify-sentiment"))
+CLASSIFIES = ("/predict",)
 ROUTES = tuple(all_routes())
 
 
 @pytest.fixture
 async def http(serve: Serve) -> HttpClient:
     """A client of a server that can do whatever the examples ask for."""
-    return HttpClient(await serve(M3, http_address="127.0.0.1:0"))
+    return HttpClient(await serve(M3, LABELS, http_address="127.0.0.1:0"))
 
 
 async def _document(http: HttpClient) -> Any:
@@ -43,7 +45,8 @@ async def _send(http: HttpClient, route: Route, body: Any) -> Reply:
     path = prefix + M3.id if brace else route.path
     if route.method == "GET":
         return await http.get(path)
-    return await http.post(path, body)
+    model = LABELS.id if path in CLASSIFIES else ""
+    return await http.post(path, body, embedgrpc_model=model)
 
 
 def _validate(document: Any, operation: Any, status: int, body: bytes) -> None:
