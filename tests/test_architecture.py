@@ -132,7 +132,9 @@ FLOORS = {
     "embedgrpc.server.http": (
         "listener",
         "door",
+        "body_size",
         "connection",
+        "protocol",
         "dialects",
         "openapi",
         "docs_page",

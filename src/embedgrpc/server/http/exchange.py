@@ -13,7 +13,7 @@ from embedgrpc.server.http.call import HttpContext
 from embedgrpc.server.http.failures import ErrorForm
 from embedgrpc.server.http.headers import MODEL_HEADER
 from embedgrpc.server.http.spent import Spent
-from embedgrpc.server.loading.catalog import Catalog, ServedModel
+from embedgrpc.server.loading.catalog import Catalog, ModelState, ServedModel
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
 
@@ -50,6 +50,22 @@ class Served:
     settings: Settings
     health: HealthService
     started_at: int
+
+    def is_ready(self) -> bool:
+        """Return whether the server can serve calls.
+
+        The setting `readiness` names the models that must serve. A server that is about to stop is
+        not ready.
+        """
+        serve = [one.state is ModelState.READY for one in self.catalog]
+        match self.settings.readiness:
+            case "all":
+                enough = all(serve)
+            case "any":
+                enough = any(serve)
+            case "default":
+                enough = serve[0]
+        return enough and self.health.is_serving()
 
 
 @dataclass(frozen=True, slots=True)

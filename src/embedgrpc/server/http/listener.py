@@ -117,7 +117,7 @@ class HttpListener:
         self._door.draining = True
 
     async def reap(self) -> None:
-        """Close connections that have sent no whole request for too long, until cancelled.
+        """Close connections that take too long to send the head of a request, until cancelled.
 
         aiohttp waits for the first request of a connection forever, however slowly it comes.
         """
@@ -132,10 +132,8 @@ class HttpListener:
             connections = [one for one in self._server.connections if isinstance(one, Connection)]
             leaving = {one: leaving.get(one, now) for one in connections if one.is_leaving}
             late = {one for one, since in leaving.items() if now - since > patience_s}
-            # aiohttp's timer watches a connection from its first request on.
-            late |= {
-                one for one in connections if not one.requests and now - one.idle_since > patience_s
-            }
+            # aiohttp's timer closes only those that send nothing after an answer.
+            late |= {one for one in connections if now - one.waits_since() > patience_s}
             excess = len(connections) - most
             if excess > 0:
                 idle = sorted((one for one in connections if one.idle_since <= now), key=_idlest)

@@ -66,6 +66,8 @@ async def score_pairs(
     Raises:
         ExceptionGroup: Of the EngineErrors of pairs that cannot be scored.
     """
+    # One deadline for all queries.
+    call = exchange.begin()
     by_query: dict[str, list[int]] = {}
     for index, (query, _) in enumerate(pairs):
         by_query.setdefault(query, []).append(index)
@@ -74,7 +76,9 @@ async def score_pairs(
     async def score(query: str, indices: list[int]) -> None:
         documents = [pairs[index][1] for index in indices]
         try:
-            scored = await rerank(exchange, query, documents, options, model=model, pack=_pack)
+            scored = await rerank(
+                exchange, query, documents, options, model=model, pack=_pack, call=call
+            )
         except EngineError as error:
             _name_pair(error, indices, name)
             raise

@@ -5,6 +5,7 @@ from itertools import repeat
 from typing import TypeVar
 
 from embedgrpc.engine.tokenizing.texts import TextOrIds
+from embedgrpc.engine.work import Call
 from embedgrpc.server.http.exchange import Exchange
 from embedgrpc.server.services.classify_batch import (
     ClassifiedBatch,
@@ -86,6 +87,7 @@ async def rerank(
     pack: Callable[[RankedBatch], Packed],
     copies: float = RANKING_COPIES,
     default: str = "",
+    call: Call | None = None,
 ) -> Packed:
     """Rank documents.
 
@@ -98,13 +100,14 @@ async def rerank(
         pack: Makes the body of the response. Called off the event loop if that takes long.
         copies: The size of the response, in units of its protobuf form.
         default: The model if the request names none; empty for the server's default.
+        call: The call, where a request has several queries; by default it begins here.
 
     Raises:
         EngineError: A rule is broken, or the documents cannot be ranked. Its fields are those of
             the contract: query, documents, options.
     """
     served = exchange.served
-    call = exchange.begin()
+    call = call or exchange.begin()
     batch = RankBatch(
         exchange.find_model(model, default=default),
         query,
@@ -136,6 +139,7 @@ async def classify(
     model: str | None,
     pack: Callable[[ClassifiedBatch], Packed],
     default: str = "",
+    call: Call | None = None,
 ) -> Packed:
     """Classify texts, or pairs of texts.
 
@@ -147,13 +151,14 @@ async def classify(
         model: The name of the model in the body.
         pack: Makes the body of the response. Called off the event loop if that takes long.
         default: The model if the request names none; empty for the server's default.
+        call: The call, where a request has texts and pairs; by default it begins here.
 
     Raises:
         EngineError: A rule is broken, or the texts cannot be classified. Its fields are those of
             the contract: texts, pairs, options.
     """
     served = exchange.served
-    call = exchange.begin()
+    call = call or exchange.begin()
     batch = ClassifyBatch(
         exchange.find_model(model, default=default),
         texts,

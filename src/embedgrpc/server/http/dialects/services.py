@@ -181,8 +181,9 @@ async def list_models(exchange: Exchange) -> Answer:
 
 async def show_status(exchange: Exchange) -> Answer:
     """Say whether the server can serve calls."""
-    serving = exchange.served.health.is_serving()
-    return to_json({"status": "ok" if serving else "unavailable", "service": "embedgrpc"})
+    return to_json(
+        {"status": "ok" if exchange.served.is_ready() else "unavailable", "service": "embedgrpc"}
+    )
 
 
 ROUTES = (

@@ -76,6 +76,7 @@ async def predict_body(exchange: Exchange, body: PredictRequest) -> Answer:
         truncation=as_truncation(body.truncate, body.truncation_direction),
         score_function=_function(exchange, raw=bool(body.raw_scores)),
     )
+    call = exchange.begin()
     found: dict[int, bytes] = {}
     for size in (1, _PAIR):
         indices = [index for index, one in enumerate(inputs) if len(one) == size]
@@ -91,6 +92,7 @@ async def predict_body(exchange: Exchange, body: PredictRequest) -> Answer:
                 model=None,
                 default=default_model(exchange),
                 pack=_pack,
+                call=call,
             )
         except EngineError as error:
             _name_input(error, indices, is_batch=is_batch)
