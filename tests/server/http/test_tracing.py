@@ -135,3 +135,28 @@ async def _leave(service: Service, backend: HashBackend) -> None:
         await writer.wait_closed()
     await until(lambda: not len(service.server.open_calls))
     backend.release()
+
+
+async def test_calls_count_in_the_metrics(service: Service, http: HttpClient) -> None:
+    """The metrics of sequences, batches and connections hold those of this port."""
+
+    def count(metric: str, **attributes: str) -> float:
+        return sum(
+            one.value
+            for one in service.server._read()
+            if one.metric == metric and attributes.items() <= one.attributes.items()
+        )
+
+    before = count("embedgrpc.sequences", model="embed", fate="answered")
+    batches = count("embedgrpc.batches", model="embed")
+    reply = await http.post("/v1/embeddings", {"input": [f"text {n}" for n in range(20)]})
+    assert reply.status == 200
+    # The health of the model is checked meanwhile, perhaps, which is a sequence too.
+    assert count("embedgrpc.sequences", model="embed", fate="answered") >= before + 20
+    assert count("embedgrpc.batches", model="embed") > batches
+    listeners = {
+        one.attributes["listener"]
+        for one in service.server._read()
+        if one.metric == "embedgrpc.connections.open"
+    }
+    assert "http" in listeners

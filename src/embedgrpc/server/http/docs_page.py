@@ -24,8 +24,11 @@ label { display: block; }
 """
 _SCRIPT: Final = """
 "use strict";
+// A proxy may serve the paths below another one.
+const base = location.pathname.replace(/\\/docs\\/?$/, "");
+document.getElementById("document").href = base + "/openapi.json";
 for (const code of document.querySelectorAll("pre.curl")) {
-  code.textContent = code.textContent.replaceAll("$URL", location.origin);
+  code.textContent = code.textContent.replaceAll("$URL", location.origin + base);
 }
 for (const form of document.querySelectorAll("form")) {
   form.addEventListener("submit", async (event) => {
@@ -41,7 +44,7 @@ for (const form of document.querySelectorAll("form")) {
     output.textContent = "...";
     try {
       const began = performance.now();
-      const response = await fetch(path + part, request);
+      const response = await fetch(base + path + part, request);
       const text = await response.text();
       const duration = Math.round(performance.now() - began);
       output.textContent = `${response.status}, ${duration} ms\\n${text}`;
@@ -74,8 +77,9 @@ def page(routes: Iterable[Route]) -> bytes:
 </head>
 <body>
 <h1>embedgrpc over HTTP</h1>
-<p>Every path that this server answers. <a href="openapi.json">openapi.json</a> has the schemas of
-bodies, answers and errors.</p>
+<p>Every path that this server answers.
+<a id="document" href="openapi.json">openapi.json</a> has the schemas of bodies, answers and
+errors.</p>
 <p>Headers of requests:</p>
 <ul>
 {headers}</ul>
