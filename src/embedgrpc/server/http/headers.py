@@ -24,7 +24,7 @@ RESPONSE_HEADERS: Final[Mapping[str, str]] = {
 }
 # What the answer to inputs has; times in whole milliseconds.
 TIMING_HEADERS: Final[Mapping[str, str]] = {
-    "x-compute-type": "cpu or gpu.",
+    "x-compute-type": "cpu, gpu or triton.",
     "x-compute-time": "The time that the answer took.",
     "x-compute-characters": "The characters of the inputs.",
     "x-compute-tokens": "The tokens that the model read.",

@@ -49,7 +49,7 @@ class Spent:
             sum(one.run_s for one in times) / jobs,
         )
         values = (
-            "cpu" if self.device == "cpu" else "gpu",
+            "gpu" if self.device == "cuda" else self.device,
             _milliseconds(total_s),
             str(self.characters),
             str(self.tokens),
