@@ -232,3 +232,46 @@ async def test_a_header_chooses_the_model(http: HttpClient) -> None:
     assert _error(unknown) == (404, "Validation")
     refused = await http.post("/v1/embeddings", {"input": "a"}, embedgrpc_model="x" * 200)
     assert (refused.status, refused.json["error"]["param"]) == (400, "embedgrpc-model")
+
+
+async def test_the_model_of_the_setting(serve: Serve) -> None:
+    """It serves the routes whose bodies name no model; other dialects keep the first one."""
+    service = await serve(LABELS, EMBED, CROSS, http_address="127.0.0.1:0", tei_model="embed")
+    http = HttpClient(service)
+    assert (await http.get("/info")).json["model_id"] == "embed"
+    assert len((await http.post("/", {"inputs": TEXTS})).json) == len(TEXTS)
+    predicted = await http.post("/predict", {"inputs": "a"}, embedgrpc_model="labels")
+    assert predicted.status == 200
+    assert (await http.post("/v1/embeddings", {"input": "a"})).status == 400
+
+
+async def test_tokens_become_texts_again(http: HttpClient) -> None:
+    """With or without special tokens, one list of ids or several."""
+    tokens = (await http.post("/tokenize", {"inputs": ["a first", "text"]})).json
+    ids = [[token["id"] for token in one] for one in tokens]
+    assert (await http.post("/decode", {"ids": ids})).json == ["a first", "text"]
+    assert (await http.post("/decode", {"ids": ids[1]})).json == ["text"]
+    whole = await http.post("/decode", {"ids": ids[1], "skip_special_tokens": False})
+    assert whole.json == ["<s>text</s>"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "place"),
+    [
+        ([], (400, "Empty"), "ids "),
+        ([5, 10_000_000], (422, "Validation"), "ids[1]"),
+        ([[5], [7, 10_000_000]], (422, "Validation"), "ids[1][1]"),
+        ([[5], [7] * 70_000], (422, "Validation"), "ids[1] "),
+        ([5, -1], (422, "Validation"), "ids[1]"),
+        ([5, 2**32], (422, "Validation"), "ids[1]"),
+        ([5, [5]], (422, "Validation"), "ids must be"),
+        ([[5]] * 1025, (422, "Validation"), "ids "),
+    ],
+)
+async def test_wrong_ids(
+    http: HttpClient, ids: list[Any], error: tuple[int, str], place: str
+) -> None:
+    """Each error names the place in the body."""
+    reply = await http.post("/decode", {"ids": ids})
+    assert _error(reply) == error
+    assert reply.json["error"].startswith(place)

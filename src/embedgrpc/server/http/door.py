@@ -13,6 +13,7 @@ from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, st
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.body_size import check_values
 from embedgrpc.server.http.call import HttpCall, HttpContext
 from embedgrpc.server.http.connection import Connection
@@ -23,7 +24,6 @@ from embedgrpc.server.http.failures import (
     STATUSES,
     ErrorForm,
     HttpError,
-    rename_fields,
     retry_headers,
 )
 from embedgrpc.server.http.protocol import (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from embedgrpc.engine.errors import EngineError
+from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.exchange import Exchange
-from embedgrpc.server.http.failures import rename_fields
 from embedgrpc.server.http.work import rerank
 from embedgrpc.server.services.ranker import RankedBatch
 from embedgrpc.v1 import rerank_service_pb2

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 import msgspec
-import orjson
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import Encoding, encode
@@ -15,6 +14,7 @@ from embedgrpc.models.kinds import Truncation
 from embedgrpc.server.http.dialects.answers import ModelInfo, Vectors
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
+from embedgrpc.server.http.rows import dense_of, number_lists
 from embedgrpc.server.http.words import Int32, read_truncation
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.loading.catalog import LoadedModel
@@ -103,8 +103,7 @@ async def embed_body(exchange: Exchange, body: EmbedRequest) -> Answer:
 
 def default_model(exchange: Exchange) -> str:
     """Return the model of requests that name none; empty for the server's default."""
-    del exchange
-    return ""
+    return exchange.served.settings.tei_model
 
 
 def as_truncation(truncate: bool | None, direction: str | None) -> common_pb2.Truncation:  # noqa: FBT001 - as JSON has it
@@ -126,10 +125,7 @@ def _read_texts(value: str | list[str | int | list[int]]) -> list[str]:
 
 
 def _pack(embedded: EmbeddedBatch) -> bytes:
-    embeddings = embedded.result.embeddings
-    assert embeddings is not None and embeddings.vectors is not None  # noqa: S101, PT018 - dense was asked for, and no text failed
-    rows = encode(embeddings.vectors, Encoding.FLOAT32).data
-    return orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
+    return number_lists(encode(dense_of(embedded), Encoding.FLOAT32).data)
 
 
 async def info(exchange: Exchange) -> Answer:

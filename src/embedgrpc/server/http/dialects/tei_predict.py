@@ -9,6 +9,7 @@ import numpy as np
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.dialects.answers import Prediction, RankedText
 from embedgrpc.server.http.dialects.tei import (
     TAG,
@@ -20,7 +21,6 @@ from embedgrpc.server.http.dialects.tei import (
 )
 from embedgrpc.server.http.dialects.tei_rerank import RerankRequest, rank_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
-from embedgrpc.server.http.failures import rename_fields
 from embedgrpc.server.http.words import Int32
 from embedgrpc.server.http.work import classify
 from embedgrpc.server.services.classify_batch import ClassifiedBatch

@@ -7,9 +7,9 @@ import orjson
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
-from embedgrpc.server.http.failures import rename_fields
 from embedgrpc.server.http.rows import dense_of
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch

@@ -1,23 +1,33 @@
 """Tokens in the HTTP API of text-embeddings-inference."""
 
 import asyncio
+import time
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
 
 import msgspec
 
+from embedgrpc.engine.errors import DeadlineExpiredError, InvalidRequestError
 from embedgrpc.engine.tasks.tokenization import TextTokenizer, TokenizedText
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.contract.options import read_prompt
 from embedgrpc.server.contract.response_sizes import check_response_size
 from embedgrpc.server.http.dialects.answers import SimpleToken
 from embedgrpc.server.http.dialects.tei import TAG, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.services.tokenizer import FEW_TOKENS, byte_places
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import tokenizer_service_pb2
 
 # The keys and numbers of a token, beside its text.
 _TOKEN_BYTES = 96
+# No vocabulary makes more bytes of a token.
+_TOKEN_TEXT_BYTES = 64
+# Tokenizers have no others.
+TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
 
 class TokenizeRequest(msgspec.Struct):
@@ -26,6 +36,13 @@ class TokenizeRequest(msgspec.Struct):
     inputs: str | list[str]
     add_special_tokens: bool | None = None
     prompt_name: str | None = None
+
+
+class DecodeRequest(msgspec.Struct):
+    """The body of POST /decode: one list of ids, or several."""
+
+    ids: list[TokenId | list[TokenId]]
+    skip_special_tokens: bool | None = None
 
 
 async def tokenize(exchange: Exchange) -> Answer:
@@ -101,6 +118,54 @@ def _pack(text: str, tokenized: TokenizedText, tokenizer: TextTokenizer) -> byte
     )
 
 
+async def decode(exchange: Exchange) -> Answer:
+    """Return the text of each list of ids.
+
+    Raises:
+        EngineError: The vocabulary lacks an id, or there are too many.
+    """
+    body: DecodeRequest = exchange.body
+    settings = exchange.served.settings
+    served = exchange.find_model(None, default=default_model(exchange))
+    tokenizer = served.ready().text_tokenizer
+    lists, is_batch = _read_ids(body.ids)
+    check_count(len(lists), limit=settings.max_inputs, field="ids")
+    limit = settings.max_response_bytes
+    await reserve_response(min(sum(map(len, lists)) * _TOKEN_TEXT_BYTES, limit))
+    texts: list[str] = []
+    call = exchange.begin()
+    for index, ids in enumerate(lists):
+        try:
+            text = await tokenizer.decode(ids, skip_special=body.skip_special_tokens is not False)
+        except InvalidRequestError as error:
+            if is_batch:
+                rename_fields(error, {"ids": f"ids[{index}]"})
+            raise
+        texts.append(text)
+        # Each takes less than a millisecond, but not all of them.
+        await asyncio.sleep(0)
+        if time.monotonic() > call.deadline:
+            raise DeadlineExpiredError("the deadline passed before the answer")
+    describe_call(operation="decode", request_model=served.id, response_model=served.id)
+    packed = json_list(texts)
+    check_response_size(len(packed), limit=limit)
+    return Answer(packed)
+
+
+def _read_ids(value: list[TokenId | list[TokenId]]) -> tuple[Sequence[Sequence[int]], bool]:
+    """Return the lists of ids, and whether the body has several.
+
+    Raises:
+        InvalidRequestError: There are ids beside lists.
+    """
+    kinds = set(map(type, value))
+    if kinds == {int}:
+        return [value], False  # type: ignore[list-item] # all are ids
+    if kinds <= {list}:
+        return value, True  # type: ignore[return-value] # all are lists of ids
+    raise InvalidRequestError("ids must be a list of ids, or a list of such lists", field="ids")
+
+
 ROUTES = (
     Route(
         "POST",
@@ -113,5 +178,16 @@ ROUTES = (
         body=TokenizeRequest,
         example={"inputs": ["Rivers flow to the sea."]},
         fields={"options.": "", "texts": "inputs"},
+    ),
+    Route(
+        "POST",
+        "/decode",
+        decode,
+        tei_error,
+        "Turn tokens into text",
+        TAG,
+        list[str],
+        body=DecodeRequest,
+        example={"ids": [[5, 6]], "skip_special_tokens": True},
     ),
 )
