@@ -6,12 +6,10 @@ uv run python -m tests.routes_table     writes them into the file
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from embedgrpc.engine.errors import EngineError, Reason
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.dialects.tei import tei_error
-from embedgrpc.server.http.docs_page import curl
+from embedgrpc.server.http.docs_page import body_keys, curl
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import STATUSES
 from embedgrpc.server.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS, RETRY_HEADERS
@@ -62,18 +60,13 @@ def _routes(routes: Sequence[Route]) -> list[str]:
 
 def _keys(route: Route) -> str:
     """Return the keys that every body of a route has."""
-    match route.example:
-        case None:
-            return ""
-        case [item, *_]:
-            return f"a list of objects with `{'`, `'.join(item)}`"
-        case _:
-            needed = [
-                one.encode_name
-                for one in msgspec.structs.fields(route.body)
-                if one.required or one.encode_name == route.key
-            ]
-            return ", ".join(f"`{name}`" for name in needed or list(route.example)[:1])
+    if route.body is None:
+        return ""
+    is_list = isinstance(route.example, list)
+    must, _ = body_keys(route)
+    # Where one of several keys is needed, the example has the usual one.
+    keys = ", ".join(f"`{name}`" for name in must or list(route.example)[:1])
+    return f"a list of objects with {keys}" if is_list else keys
 
 
 def _examples(routes: Sequence[Route]) -> list[str]:

@@ -57,7 +57,7 @@ async def test_the_example_of_every_route(serve: Serve) -> None:
     for route in all_routes():
         command = curl(route, url="$URL")
         if "{" in route.path:
-            command += M3.id
+            command = command.replace("/ID", f"/{M3.id}")
         _check(route, await _run(command, service))
 
 

@@ -115,6 +115,11 @@ async def test_the_page_needs_nothing_from_elsewhere(http: HttpClient) -> None:
     assert "://" not in text
     shown = re.findall(r"<summary><code>(\w+) ([^<]+)</code>", text)
     assert sorted(shown) == sorted((one.method, html.escape(one.path)) for one in ROUTES)
+    assert (
+        "<p>The body is an object. It must have <code>query</code>, <code>documents</code>; it may"
+        " have <code>model</code>, <code>top_n</code>"
+    ) in text
+    assert "<p>The body is a list of objects. Each must have <code>query</code>.</p>" in text
 
 
 # What the script of the page needs of a browser.

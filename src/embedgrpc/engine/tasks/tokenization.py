@@ -1,4 +1,4 @@
-"""Tokenizes and counts tokens, without running the model."""
+"""Tokenizes, counts tokens and decodes, without running the model."""
 
 import asyncio
 import math
@@ -12,6 +12,7 @@ from embedgrpc.engine.errors import (
     DeadlineExpiredError,
     EngineError,
     InputTooLongError,
+    InvalidRequestError,
     UnsupportedError,
 )
 from embedgrpc.engine.tokenizing.jobs import SLICE_CHARACTERS, Tokenization, TokenizeResult
@@ -24,6 +25,10 @@ from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
 # To cut so many characters takes less than a millisecond.
 _FEW_CHARACTERS = 65_536
+# To decode so many takes less than a millisecond.
+_FEW_IDS = 512
+# More than the longest models read.
+DECODED_IDS_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,37 @@ class TextTokenizer:
         return await asyncio.to_thread(
             lambda: [_assemble(rows, special, len(prompt)) for rows in located]
         )
+
+    async def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        """Return the text of some tokens.
+
+        Args:
+            ids: Their ids.
+            skip_special: Whether to leave out special tokens.
+
+        Raises:
+            InvalidRequestError: There are too many, or the vocabulary lacks one.
+            UnsupportedError: The model tokenizes on its own.
+        """
+        if len(ids) > DECODED_IDS_MAX:
+            raise InvalidRequestError(
+                f"ids has {len(ids)} ids; the limit is {DECODED_IDS_MAX}", field="ids"
+            )
+        self._require_tokenizer()
+        if len(ids) <= _FEW_IDS:
+            return self._decode(ids, skip_special=skip_special)
+        return await asyncio.to_thread(self._decode, ids, skip_special=skip_special)
+
+    def _decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        locator = self._tokenizer.locator
+        assert locator is not None  # noqa: S101 - checked by the caller
+        unknown = locator.find_unknown(ids)
+        if unknown is not None:
+            raise InvalidRequestError(
+                f"ids[{unknown}] is {ids[unknown]}; the model's vocabulary has no such token",
+                field=f"ids[{unknown}]",
+            )
+        return locator.decode(ids, skip_special=skip_special)
 
     def entries(self, tokenized: TokenizedText) -> list[str]:
         """Return the vocabulary entry of each token."""

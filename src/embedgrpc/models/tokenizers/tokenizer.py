@@ -509,7 +509,12 @@ def _complete(
     parsed = None
     if is_rebuilt(settings.class_name):
         parsed = read_tokenizer(path.parent, properties.folder)
-    reference = complete(tokenizers.Tokenizer.from_buffer(content), parsed, settings)
+    published = tokenizers.Tokenizer.from_buffer(content)
+    decoder = published.decoder
+    reference = complete(published, parsed, settings)
+    if reference.tokenizer.decoder is None and decoder is not None:
+        # One that is rebuilt has none: it does not matter to what texts become.
+        reference.tokenizer.decoder = decoder
     reference.tokenizer.no_truncation()
     reference.tokenizer.no_padding()
     _check_ids(path, reference.tokenizer, reference.added, properties)

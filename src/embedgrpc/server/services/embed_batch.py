@@ -1,6 +1,6 @@
 """Embeds the texts of one unary call, for every protocol that the server speaks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +10,11 @@ from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.engine.work import Call
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.contract.field_checks import check_count
-from embedgrpc.server.contract.response_sizes import FAILURE_BYTES, check_embeddings_size
+from embedgrpc.server.contract.response_sizes import (
+    FAILURE_BYTES,
+    bound_embeddings_size,
+    check_embeddings_size,
+)
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
@@ -72,12 +76,31 @@ class EmbeddedBatch:
         return sum(embeddings.token_counts) if embeddings else 0
 
 
+def bound_response(batch: EmbedBatch) -> int:
+    """Return an upper bound of the response's bytes without a look at the texts.
+
+    Raises:
+        EngineError: An option is wrong, or the model cannot do it.
+    """
+    loaded, _, reader = batch.served.embedder()
+    spec, encoding = reader.read(batch.options, field=batch.options_field)
+    size = bound_embeddings_size(
+        len(batch.texts),
+        spec,
+        encoding,
+        size_bytes=batch.size_bytes,
+        multi_vector_dimensions=loaded.properties.multi_vector_dimensions,
+    )
+    return int(size * batch.response_copies)
+
+
 async def embed_batch(
     batch: EmbedBatch,
     call: Call,
     settings: Settings,
     *,
     pack: Callable[[EmbeddedBatch], Packed],
+    reserve: Callable[[int], Awaitable[None]] = reserve_response,
 ) -> Packed:
     """Check a request, embed its texts, and pack the response.
 
@@ -86,6 +109,7 @@ async def embed_batch(
         call: For whom.
         settings: The server's settings.
         pack: Makes the response. Called off the event loop if that takes long.
+        reserve: Waits for room for a response of so many bytes.
 
     Raises:
         EngineError: A rule is broken, the model cannot do it, or there is no room or time for it.
@@ -112,7 +136,7 @@ async def embed_batch(
         dimensions=spec.dimensions,
         encoding=encoding.value,
     )
-    await reserve_response(int(answer_bytes * batch.response_copies))
+    await reserve(int(answer_bytes * batch.response_copies))
 
     def finish(result: BatchResult) -> tuple[Packed, int]:
         embedded = EmbeddedBatch(served, loaded, encoding, result)

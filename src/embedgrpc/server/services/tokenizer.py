@@ -22,7 +22,7 @@ from embedgrpc.v1 import common_pb2, tokenizer_service_pb2, tokenizer_service_pb
 # One call into protobuf with more numbers would hold up the event loop through the GIL.
 _NUMBERS_AT_ONCE = 8192
 # So many tokens are packed in a quarter of a millisecond.
-_FEW_TOKENS = 256
+FEW_TOKENS = 256
 # From these code points on, UTF-8 takes a byte more (RFC 3629).
 _LONGER_FROM = (0x80, 0x800, 0x10000)
 _TEXTS_FIELD = 1
@@ -72,7 +72,7 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
             check_response_size(sum(map(len, parts)), limit=limit)
             return b"".join(parts)
 
-        return pack() if tokens <= _FEW_TOKENS else await asyncio.to_thread(pack)
+        return pack() if tokens <= FEW_TOKENS else await asyncio.to_thread(pack)
 
     async def CountTokens(  # noqa: N802 - the contract's name
         self, request: tokenizer_service_pb2.CountTokensRequest, context: Any
@@ -115,7 +115,7 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
 def _pack(text: str, tokenized: TokenizedText, tokenizer: TextTokenizer) -> bytes:
     """Return a `TokenizedText` in wire form."""
     message = tokenizer_service_pb2.TokenizedText()
-    places = _byte_places(text)
+    places = byte_places(text)
     for numbers, field in (
         (tokenized.ids, message.ids),
         (tokenized.starts, message.character_starts),
@@ -133,7 +133,7 @@ def _pack(text: str, tokenized: TokenizedText, tokenizer: TextTokenizer) -> byte
     return message.SerializeToString()
 
 
-def _byte_places(text: str) -> IntArray:
+def byte_places(text: str) -> IntArray:
     """Return where each character starts in UTF-8, and where the text ends.
 
     Returns:

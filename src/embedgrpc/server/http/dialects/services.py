@@ -22,6 +22,7 @@ from msgspec import UNSET, UnsetType
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.dialects.answers import (
     InputAnswer,
     ModelNames,
@@ -32,7 +33,7 @@ from embedgrpc.server.http.dialects.answers import (
 )
 from embedgrpc.server.http.dialects.openai import openai_error, read_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import error_form, rename_fields, shown_message
+from embedgrpc.server.http.failures import error_form, shown_message
 from embedgrpc.server.http.rows import dense_of
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
