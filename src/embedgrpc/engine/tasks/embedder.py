@@ -74,6 +74,7 @@ class Embedder:
         pack: Callable[[BatchResult], Packed],
         field: str = "texts",
         partial: bool = False,
+        pack_cost: float = 1.0,
     ) -> Packed:
         """Embed the texts of one call.
 
@@ -86,6 +87,7 @@ class Embedder:
             pack: Makes the response. Called off the event loop if that takes long.
             field: The request field that holds the texts, for errors.
             partial: Whether texts that fail leave the others unaffected.
+            pack_cost: What `pack` takes for a number, in units of its binary form.
 
         Returns:
             The result of `pack`.
@@ -123,7 +125,7 @@ class Embedder:
                 BatchResult(self.finish(result.job, indices, rows, spec), indices, failures)
             )
 
-        return await asyncio.to_thread(finish) if result.rows.are_large else finish()
+        return await asyncio.to_thread(finish) if result.rows.are_large(pack_cost) else finish()
 
     async def submit(
         self,

@@ -150,6 +150,8 @@ async def embed_batch(
         pack=finish,
         field=batch.field,
         partial=batch.allow_partial,
+        # A longer form takes longer to write.
+        pack_cost=max(batch.response_copies, 1.0),
     )
     describe_call(input_tokens=input_tokens)
     return answer

@@ -16,7 +16,6 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-import orjson
 from msgspec import UNSET, UnsetType
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
@@ -34,7 +33,7 @@ from embedgrpc.server.http.dialects.answers import (
 from embedgrpc.server.http.dialects.openai import openai_error, read_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
-from embedgrpc.server.http.rows import dense_of
+from embedgrpc.server.http.rows import dense_of, number_lists, number_rows
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.server.services.ranker import RankedBatch
@@ -75,9 +74,8 @@ async def embed_queries(exchange: Exchange) -> Answer:
     texts = [one.query for one in exchange.body]
 
     def pack(embedded: EmbeddedBatch) -> bytes:
-        return orjson.dumps(
-            [{"embedding": row} for row in _rows(embedded)], option=orjson.OPT_SERIALIZE_NUMPY
-        )
+        rows = encode(dense_of(embedded), Encoding.FLOAT32).data
+        return b"[%s]" % b",".join(b'{"embedding":%s}' % row for row in number_rows(rows))
 
     return await _embed(exchange, texts, field="query", pack=pack)
 
@@ -86,7 +84,7 @@ async def embed_sentences(exchange: Exchange) -> Answer:
     """Embed sentences as the FastAPI server of BGE-M3 does."""
 
     def pack(embedded: EmbeddedBatch) -> bytes:
-        return orjson.dumps({"embeddings": _rows(embedded)}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return msgspec.json.encode({"embeddings": _vectors(embedded)})
 
     with _timing():
         return await _embed(exchange, exchange.body.sentences, field="sentences", pack=pack)
@@ -97,13 +95,12 @@ async def embed_inputs(exchange: Exchange) -> Answer:
     body: InputRequest = exchange.body
 
     def pack(embedded: EmbeddedBatch) -> bytes:
-        return orjson.dumps(
+        return msgspec.json.encode(
             {
-                "embeddings": _rows(embedded),
+                "embeddings": _vectors(embedded),
                 "model": embedded.served.id,
                 "usage": {"total_tokens": embedded.input_tokens},
-            },
-            option=orjson.OPT_SERIALIZE_NUMPY,
+            }
         )
 
     return await _embed(
@@ -121,8 +118,8 @@ async def _embed(
     )
 
 
-def _rows(embedded: EmbeddedBatch) -> Any:
-    return encode(dense_of(embedded), Encoding.FLOAT32).data
+def _vectors(embedded: EmbeddedBatch) -> msgspec.Raw:
+    return msgspec.Raw(number_lists(encode(dense_of(embedded), Encoding.FLOAT32).data))
 
 
 async def score_pairs(exchange: Exchange) -> Answer:

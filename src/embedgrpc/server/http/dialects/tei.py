@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 import msgspec
-import orjson
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import Encoding, encode
@@ -15,6 +14,7 @@ from embedgrpc.models.kinds import Truncation
 from embedgrpc.server.http.dialects.answers import ModelInfo, Vectors
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
+from embedgrpc.server.http.rows import dense_of, number_lists
 from embedgrpc.server.http.words import Int32, read_truncation
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -108,10 +108,7 @@ def _read_texts(value: str | list[str | int | list[int]]) -> list[str]:
 
 
 def _pack(embedded: EmbeddedBatch) -> bytes:
-    embeddings = embedded.result.embeddings
-    assert embeddings is not None and embeddings.vectors is not None  # noqa: S101, PT018 - dense was asked for, and no text failed
-    rows = encode(embeddings.vectors, Encoding.FLOAT32).data
-    return orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
+    return number_lists(encode(dense_of(embedded), Encoding.FLOAT32).data)
 
 
 async def info(exchange: Exchange) -> Answer:

@@ -7,6 +7,7 @@ import msgspec
 from embedgrpc.server.http.dialects.answers import RankedText, SparseValue
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.server.services.ranker import RankedBatch
@@ -56,7 +57,7 @@ def _pack(ranked: RankedBatch) -> bytes:
         if ranked.ranker.options.return_documents:
             result["text"] = ranked.documents[index]
         results.append(result)
-    return msgspec.json.encode(results)
+    return json_list(results)
 
 
 async def embed_sparse(exchange: Exchange) -> Answer:
@@ -86,14 +87,12 @@ async def embed_sparse(exchange: Exchange) -> Answer:
 def _pack_sparse(embedded: EmbeddedBatch) -> bytes:
     embeddings = embedded.result.embeddings
     assert embeddings is not None and embeddings.sparse is not None  # noqa: S101, PT018 - it was asked for, and no text failed
-    return msgspec.json.encode(
+    return json_list(
         [
-            [
-                {"index": index, "value": value}
-                for index, value in zip(one.indices.tolist(), one.values.tolist(), strict=True)
-            ]
-            for one in embeddings.sparse
+            {"index": index, "value": value}
+            for index, value in zip(one.indices.tolist(), one.values.tolist(), strict=True)
         ]
+        for one in embeddings.sparse
     )
 
 
