@@ -25,6 +25,7 @@ from typing import Any
 import grpc.aio
 
 from benchmarks import workloads
+from embedgrpc.tei.v1 import tei_pb2
 from embedgrpc.v1 import embedding_service_pb2
 
 _IN_FLIGHT = 16
@@ -34,8 +35,8 @@ _TIMEOUT_S = 120.0
 _BASELINE = "gRPC Embed"
 _TEXTS = (1, 32)
 
-# Sends a request on a connection of its own, and reads the response.
-_Send = Callable[[bytes], Awaitable[None]]
+# Sends the messages of a request on a connection of its own, and reads the responses.
+_Send = Callable[[Sequence[bytes]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,14 @@ class _Door:
     Attributes:
         name: Its name in the table.
         path: The method of gRPC, or the path of HTTP.
-        write: Makes the body of a request.
+        write: Makes the messages, or the body, of a request.
+        streams: Whether the messages of all requests of a connection go over one stream.
     """
 
     name: str
     path: str
-    write: Callable[[Sequence[str]], bytes]
+    write: Callable[[Sequence[str]], Sequence[bytes]]
+    streams: bool = False
 
     @property
     def is_grpc(self) -> bool:
@@ -58,11 +61,19 @@ class _Door:
         return "." in self.path
 
 
+def _json(body: Mapping[str, Any]) -> Sequence[bytes]:
+    return [json.dumps(body).encode()]
+
+
+def _tei(texts: Sequence[str]) -> Sequence[bytes]:
+    return [tei_pb2.EmbedRequest(inputs=text).SerializeToString() for text in texts]
+
+
 _DOORS = (
     _Door(
         _BASELINE,
         "/embedgrpc.v1.EmbeddingService/Embed",
-        lambda texts: embedding_service_pb2.EmbedRequest(texts=texts).SerializeToString(),
+        lambda texts: [embedding_service_pb2.EmbedRequest(texts=texts).SerializeToString()],
     ),
     _Door(
         "OpenAI, base64",
@@ -75,11 +86,14 @@ _DOORS = (
         lambda texts: _json({"input": texts, "model": "", "encoding_format": "float"}),
     ),
     _Door("TEI /embed", "/embed", lambda texts: _json({"inputs": texts})),
+    _Door("tei.v1 Embed, a call a text", "/tei.v1.Embed/Embed", _tei),
+    _Door(
+        "tei.v1 EmbedStream",
+        "/tei.v1.Embed/EmbedStream",
+        _tei,
+        streams=True,
+    ),
 )
-
-
-def _json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +139,19 @@ async def _connected(door: _Door, server: _Server) -> AsyncIterator[list[_Send]]
             channel = await resources.enter_async_context(
                 grpc.aio.insecure_channel(server.grpc, options=options)
             )
+            if door.streams:
+                stream: Any = channel.stream_stream(door.path)
+                streams = [stream() for _ in range(_IN_FLIGHT)]
+                yield [_stream_sender(one) for one in streams]
+                for one in streams:
+                    await one.done_writing()
+                    await one.code()
+                return
             call: Any = channel.unary_unary(door.path)
 
-            async def send(request: bytes) -> None:
-                await call(request, timeout=_TIMEOUT_S)
+            async def send(messages: Sequence[bytes]) -> None:
+                calls = [call(message, timeout=_TIMEOUT_S) for message in messages]
+                await asyncio.gather(*calls)
 
             yield [send] * _IN_FLIGHT
             return
@@ -141,6 +164,19 @@ async def _connected(door: _Door, server: _Server) -> AsyncIterator[list[_Send]]
         yield senders
 
 
+def _stream_sender(call: Any) -> _Send:
+    """Return what sends messages over a stream that stays open."""
+
+    async def send(messages: Sequence[bytes]) -> None:
+        for message in messages:
+            await call.write(message)
+        for _ in messages:
+            if await call.read() is grpc.aio.EOF:
+                raise RuntimeError("the stream ended before its answers came")
+
+    return send
+
+
 def _http_sender(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Send:
     """Return what sends requests over a connection that stays open."""
     head = (
@@ -149,7 +185,8 @@ def _http_sender(path: str, reader: asyncio.StreamReader, writer: asyncio.Stream
         "content-type: application/json\r\ncontent-length: "
     ).encode()
 
-    async def send(request: bytes) -> None:
+    async def send(messages: Sequence[bytes]) -> None:
+        (request,) = messages
         writer.write(b"%s%d\r\n\r\n%s" % (head, len(request), request))
         answer = await reader.readuntil(b"\r\n\r\n")
         if not answer.startswith(b"HTTP/1.1 200 "):
@@ -166,7 +203,9 @@ def _cpu_ns(pid: int) -> int:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
 
 
-async def _measure(senders: Sequence[_Send], requests: Sequence[bytes], pid: int) -> _Cost:
+async def _measure(
+    senders: Sequence[_Send], requests: Sequence[Sequence[bytes]], pid: int
+) -> _Cost:
     waiting = iter(requests)
 
     async def work(send: _Send) -> None:
@@ -236,12 +275,17 @@ def main() -> None:
     os.environ["OTEL_SDK_DISABLED"] = "true"
     print("| backend | texts | door | CPU us a request | to gRPC's (middle half) | requests/s |")
     print("|---|---|---|---|---|---|")
+    # One event loop: grpc.aio complains of every other.
+    asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> None:
     for backend in arguments.backend or ("instant", "real"):
         with _served(backend) as server:
             for texts in _TEXTS:
                 requests = max(arguments.requests // texts, _REQUESTS_MIN)
-                found = _compare(server, texts, rounds=arguments.rounds, requests=requests)
-                _print(backend, texts, asyncio.run(found))
+                found = await _compare(server, texts, rounds=arguments.rounds, requests=requests)
+                _print(backend, texts, found)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ async def _serve(kind: str) -> None:
         address="127.0.0.1:0",
         http_address="127.0.0.1:0",
         device="cpu",
+        tei_model="all-MiniLM-L6-v2",
         # Nothing is refused, however slow the machine is.
         max_queue_s=3600,
     )

@@ -39,7 +39,12 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
         ),
         (
             ["doors", "--rounds", "1", "--requests", "16"],
-            ["| instant | 1 | gRPC Embed |", "| real | 32 | OpenAI, base64 |", "| TEI /embed |"],
+            [
+                "| instant | 1 | gRPC Embed |",
+                "| real | 32 | OpenAI, base64 |",
+                "| TEI /embed |",
+                "| tei.v1 EmbedStream |",
+            ],
         ),
         (
             ["bursts", "--rounds", "1", "--long", "4", "--short", "8", "--quiet-s", "0.1"],
