@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -200,9 +201,12 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            return await route.handle(exchange)
+            answer = await route.handle(exchange)
         except EngineError as error:
             raise _RouteError(route, error) from None
+        if not exchange.spent.device:
+            return answer
+        return replace(answer, headers={**exchange.spent.headers(), **answer.headers})
 
     async def _decode(self, match: Match, data: bytes) -> tuple[Route, Any]:
         if match.routes[0].body is None:
