@@ -300,6 +300,16 @@ async def test_bad_files_change_nothing(
     assert await caller.names() == ["after", "after"]
 
 
+async def test_files_that_were_refused_are_tried_again(serve: Serve, authority: Authority) -> None:
+    """A certificate that comes too early is used once it is valid, though no file changes."""
+    pair = authority.issue("before", *HOSTS)
+    service = await serve(**BOTH, **pair.settings)
+    replace(pair, authority.issue("soon", *HOSTS, days=(2 / 86_400, 30)))
+    await until(lambda: reloads(service, "refused"))
+    await until(lambda: reloads(service, "loaded"))
+    assert await TlsCaller(service.server, authority.pem).names() == ["soon", "soon"]
+
+
 def logged(caplog: pytest.LogCaptureFixture, problem: str) -> list[logging.LogRecord]:
     """The log's lines about a problem."""
     return [one for one in caplog.records if str(getattr(one, "problem", "")).startswith(problem)]
