@@ -264,13 +264,40 @@ async def test_chunks_do_not_depend_on_how_a_text_is_sent(service: Service) -> N
             "bert-mean",
             {"chunking": by_spans([[0, 6]] * 4097)},
             "INVALID_REQUEST",
-            "options.chunking.spans.texts[0]",
-            "4097 spans; the limit is 4096",
+            "options.chunking.spans",
+            "4097 chunks of texts[0]; the limit is 4096",
+        ),
+        (
+            "bert-mean",
+            {"chunking": by_spans([], [[0, 6]] * 8193)},
+            "INVALID_REQUEST",
+            "options.chunking.spans.texts",
+            "8193 spans or entries; the limit is 8192",
+        ),
+        (
+            "bert-mean",
+            {"chunking": pb.Chunking(spans=pb.ChunkBySpans(texts=[pb.TextSpans()] * 8193))},
+            "INVALID_REQUEST",
+            "options.chunking.spans.texts",
+            "8193 spans or entries",
+        ),
+        (
+            "bert-mean",
+            {
+                "chunking": pb.Chunking(
+                    spans=pb.ChunkBySpans(
+                        texts=[pb.TextSpans(character_starts=[1, 2], character_ends=[3])]
+                    )
+                )
+            },
+            "INVALID_REQUEST",
+            "options.chunking.spans.texts[0].character_ends",
+            "2 character_starts and 1",
         ),
     ],
 )
 async def test_bad_requests_are_refused(
-    service: Service, model: str, options: dict[str, Any], reason: str, field: str, says: str
+    service: Service, *, model: str, options: dict[str, Any], reason: str, field: str, says: str
 ) -> None:
     """The error names the field, the size and the limit, and never the text."""
     asked = {"chunking": by_tokens(8)} | options
