@@ -198,9 +198,7 @@ class HealthMonitor:
         await self._publish_service(EMBEDDING_SERVICE, lambda loaded: loaded.embedder is not None)
         await self._publish_service(RERANK_SERVICE, lambda loaded: loaded.reranker is not None)
         await self._publish_service(CLASSIFY_SERVICE, lambda loaded: loaded.classifier is not None)
-        await self._publish_service(
-            TOKENIZER_SERVICE, lambda loaded: loaded.text_tokenizer.is_available
-        )
+        await self._publish_service(TOKENIZER_SERVICE, lambda loaded: loaded.has_tokenizer)
 
     async def _publish_service(self, service: str, can: Callable[[LoadedModel], bool]) -> None:
         """Set the status of a service, and of each model in it."""
