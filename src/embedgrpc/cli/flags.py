@@ -18,7 +18,13 @@ from embedgrpc.server.settings.expectations import choices
 from embedgrpc.server.settings.model_settings import ModelSettings, default_model, split_source
 from embedgrpc.server.settings.settings import Settings, settings_by_group
 
-_UNITS = {"s": "SECONDS", "ms": "MILLISECONDS", "us": "MICROSECONDS", "bytes": "BYTES"}
+_UNITS = {
+    "file": "FILE",
+    "s": "SECONDS",
+    "ms": "MILLISECONDS",
+    "us": "MICROSECONDS",
+    "bytes": "BYTES",
+}
 
 
 def add_flags(

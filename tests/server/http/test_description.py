@@ -16,20 +16,17 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.docs_page import page, security_policy
 from embedgrpc.server.http.exchange import Route
-from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.conftest import Serve
+from tests.server.http.example_models import M3, MODELS, model_for
 from tests.server.http.http_client import HttpClient, Reply
-from tests.server.service import FIXTURES
 
-# A model that embeds in every representation, and ranks.
-M3 = ModelSettings(id="org/m3", source=str(FIXTURES / "xlmr-bge-m3"))
 ROUTES = tuple(all_routes())
 
 
 @pytest.fixture
 async def http(serve: Serve) -> HttpClient:
     """A client of a server that can do whatever the examples ask for."""
-    return HttpClient(await serve(M3, http_address="127.0.0.1:0"))
+    return HttpClient(await serve(*MODELS, http_address="127.0.0.1:0"))
 
 
 async def _document(http: HttpClient) -> Any:
@@ -43,7 +40,7 @@ async def _send(http: HttpClient, route: Route, body: Any) -> Reply:
     path = prefix + M3.id if brace else route.path
     if route.method == "GET":
         return await http.get(path)
-    return await http.post(path, body)
+    return await http.post(path, body, embedgrpc_model=model_for(path))
 
 
 def _validate(document: Any, operation: Any, status: int, body: bytes) -> None:
@@ -115,11 +112,17 @@ async def test_the_page_needs_nothing_from_elsewhere(http: HttpClient) -> None:
     assert "://" not in text
     shown = re.findall(r"<summary><code>(\w+) ([^<]+)</code>", text)
     assert sorted(shown) == sorted((one.method, html.escape(one.path)) for one in ROUTES)
+    assert (
+        "<p>The body is an object. It must have <code>query</code>, <code>documents</code>; it may"
+        " have <code>model</code>, <code>top_n</code>"
+    ) in text
+    assert "<p>The body is a list of objects. Each must have <code>query</code>.</p>" in text
 
 
 # What the script of the page needs of a browser.
 _BROWSER = """
-const location = { origin: "http://example.test" };
+const location = { origin: "http://example.test", pathname: "/below/docs/" };
+const link = {};
 const made = {};
 const code = { textContent: "curl $URL/x" };
 const output = { textContent: "" };
@@ -129,7 +132,10 @@ const form = {
   querySelector: () => output,
   addEventListener: (name, run) => { made[name] = run; },
 };
-const document = { querySelectorAll: (what) => what === "form" ? [form] : [code] };
+const document = {
+  getElementById: () => link,
+  querySelectorAll: (what) => what === "form" ? [form] : [code],
+};
 const sent = [];
 const fetch = async (...request) => {
   sent.push(request);
@@ -138,13 +144,13 @@ const fetch = async (...request) => {
 """
 _CHECK = """
 made.submit({ preventDefault: () => {} }).then(() => {
-  console.log(JSON.stringify([code.textContent, sent, output.textContent]));
+  console.log(JSON.stringify([code.textContent, sent, output.textContent, link.href]));
 });
 """
 
 
 def test_the_script_of_the_page_sends_what_the_form_has(tmp_path: Path) -> None:
-    """It sends the path, the method and the body, and shows the answer."""
+    """It sends what the form has, below the place of the page, and shows the answer."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("Node.js is not installed")
@@ -152,8 +158,9 @@ def test_the_script_of_the_page_sends_what_the_form_has(tmp_path: Path) -> None:
     program = tmp_path / "page.js"
     program.write_text(_BROWSER + script.replace('"use strict";', "") + _CHECK)
     done = subprocess.run([node, program], capture_output=True, text=True, check=True, timeout=60)
-    curl, sent, shown = json.loads(done.stdout)
-    assert curl == "curl http://example.test/x"
+    curl, sent, shown, link = json.loads(done.stdout)
+    assert curl == "curl http://example.test/below/x"
+    assert link == "/below/openapi.json"
     headers = {"content-type": "application/json"}
-    assert sent == [["/v1/models/a/b", {"method": "POST", "body": "{}", "headers": headers}]]
+    assert sent == [["/below/v1/models/a/b", {"method": "POST", "body": "{}", "headers": headers}]]
     assert re.fullmatch(r"200, \d+ ms\nanswer", shown)

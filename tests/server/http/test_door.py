@@ -8,10 +8,19 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from embedgrpc.server.loading.catalog import ModelState
 from tests.server.conftest import Serve
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient
-from tests.server.service import PATIENCE_S, Service, until
+from tests.server.service import (
+    CROSS,
+    EMBED,
+    PATIENCE_S,
+    Service,
+    serving,
+    settings_for,
+    until,
+)
 
 BODY = {"input": "a text"}
 
@@ -84,6 +93,14 @@ async def test_a_client_that_waits_for_100_continue(http: HttpClient) -> None:
     """Curl waits for it before it sends a large body."""
     reply = await http.post("/v1/embeddings", BODY, expect="100-continue")
     assert reply.status == 200
+
+
+async def test_many_small_headers_are_too_large_together(http: HttpClient) -> None:
+    """All headers may have 16 KiB, as gRPC's metadata may."""
+    headers = {f"x-{number}": "x" * 1000 for number in range(20)}
+    reply = await http.get("/v1/models", **headers)
+    assert reply.status == 431
+    assert "the limit is 16384" in reply.json["error"]["message"]
 
 
 async def test_request_ids_are_echoed(http: HttpClient) -> None:
@@ -169,6 +186,35 @@ async def test_probes_follow_the_health_of_the_server(service: Service, http: Ht
     assert (await http.get("/health")).status == 503
     assert (await http.get("/health/ready")).json["error_type"] == "Unhealthy"
     assert (await http.get("/health/live")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("readiness", "statuses"),
+    [("default", (200, 503)), ("all", (503, 503)), ("any", (200, 200))],
+)
+async def test_probes_follow_the_models(
+    cache_dir: Path, readiness: str, statuses: tuple[int, int]
+) -> None:
+    """A server is not ready while it loads; then as its models are, and the setting says."""
+    settings = settings_for(
+        EMBED, CROSS, cache_dir=cache_dir, http_address="127.0.0.1:0", readiness=readiness
+    )
+    async with serving(settings, load=False) as service:
+        http = HttpClient(service)
+        assert (await http.get("/health/ready")).status == 503
+        assert (await http.get("/health/live")).status == 200
+        assert (await http.get("/")).json["status"] == "unavailable"
+        await service.server.load()
+        assert (await http.get("/health/ready")).status == 200
+        embed, cross = service.server.catalog
+        for first, second, status in (
+            (ModelState.READY, ModelState.FAILED, statuses[0]),
+            (ModelState.FAILED, ModelState.READY, statuses[1]),
+        ):
+            embed.state, cross.state = first, second
+            assert (await http.get("/health/ready")).status == status
+        embed.state = cross.state = ModelState.FAILED
+        assert (await http.get("/health")).status == 503
 
 
 async def test_a_server_that_stops_answers_its_calls(serve: Serve, backend: HashBackend) -> None:

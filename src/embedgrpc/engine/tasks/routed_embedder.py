@@ -47,6 +47,11 @@ class RoutedEmbedder(Embedder):
         """The most special tokens around a text."""
         return max(route.special_token_count for route in self.routes.values())
 
+    @property
+    def has_token_vectors(self) -> bool:
+        """Whether the vectors that every route pools can be had."""
+        return all(route.has_token_vectors for route in self.routes.values())
+
     async def embed(
         self,
         texts: Sequence[TextOrIds],
@@ -58,6 +63,7 @@ class RoutedEmbedder(Embedder):
         field: str = "texts",
         indexed: bool = True,
         partial: bool = False,
+        pack_cost: float = 1.0,
     ) -> Packed:
         """Embed the texts of one call; see `Embedder`."""
         return await self.routes[spec.route].embed(
@@ -69,6 +75,7 @@ class RoutedEmbedder(Embedder):
             field=field,
             indexed=indexed,
             partial=partial,
+            pack_cost=pack_cost,
         )
 
     async def submit(

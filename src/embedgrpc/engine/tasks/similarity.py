@@ -131,7 +131,7 @@ class SimilarityReranker:
             return self._score(result, embed_spec, partial=partial)
 
         # Comparing tokens or terms would hold up the event loop, and so would large vectors.
-        cheap = self._compared == (Representation.DENSE,) and not result.rows.are_large
+        cheap = self._compared == (Representation.DENSE,) and not result.rows.are_large()
         return score() if cheap else await asyncio.to_thread(score)
 
     def _score(self, result: JobResult, spec: EmbedSpec, *, partial: bool) -> Ranking:

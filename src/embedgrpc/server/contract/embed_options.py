@@ -121,6 +121,9 @@ class EmbedOptionsReader:
             role=role,
             min_tokens=late.min_tokens(role) if late and role else 0,
             route=self._embedder.route,
+            token_dimensions=self._embedder.token_dimensions(field=f"{field}.token_vectors")
+            if options.token_vectors
+            else 0,
         )
 
 

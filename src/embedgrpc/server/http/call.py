@@ -7,7 +7,7 @@ deadlines, work classes or request ids exists once.
 import re
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -50,6 +50,10 @@ class HttpContext:
         """Return the headers of the request."""
         return self._metadata
 
+    def header(self, name: str) -> str:
+        """Return a header of the request, in lower case; empty without one."""
+        return self._request.headers.get(name, "")
+
     def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
         """Set headers of the response."""
         self.headers.update(metadata)
@@ -86,7 +90,8 @@ class HttpContext:
         if (request.content_length or 0) > self._max_bytes:
             raise self._too_large(request.content_length or 0)
         expected = request.headers.get("expect")
-        if expected is not None:
+        # A client of HTTP/1.0 does not know the interim response (RFC 9110, section 10.1.1).
+        if expected is not None and request.version >= HttpVersion11:
             if expected.lower() != "100-continue":
                 raise HttpError(417, InvalidRequestError("header expect must be 100-continue"))
             await request.writer.write(_CONTINUE)

@@ -6,7 +6,9 @@ import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Final
+from typing import Final, get_args, get_origin
+
+import msgspec
 
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.headers import REQUEST_HEADERS
@@ -24,8 +26,11 @@ label { display: block; }
 """
 _SCRIPT: Final = """
 "use strict";
+// A proxy may serve the paths below another one.
+const base = location.pathname.replace(/\\/docs\\/?$/, "");
+document.getElementById("document").href = base + "/openapi.json";
 for (const code of document.querySelectorAll("pre.curl")) {
-  code.textContent = code.textContent.replaceAll("$URL", location.origin);
+  code.textContent = code.textContent.replaceAll("$URL", location.origin + base);
 }
 for (const form of document.querySelectorAll("form")) {
   form.addEventListener("submit", async (event) => {
@@ -41,7 +46,7 @@ for (const form of document.querySelectorAll("form")) {
     output.textContent = "...";
     try {
       const began = performance.now();
-      const response = await fetch(path + part, request);
+      const response = await fetch(base + path + part, request);
       const text = await response.text();
       const duration = Math.round(performance.now() - began);
       output.textContent = `${response.status}, ${duration} ms\\n${text}`;
@@ -74,8 +79,9 @@ def page(routes: Iterable[Route]) -> bytes:
 </head>
 <body>
 <h1>embedgrpc over HTTP</h1>
-<p>Every path that this server answers. <a href="openapi.json">openapi.json</a> has the schemas of
-bodies, answers and errors.</p>
+<p>Every path that this server answers.
+<a id="document" href="openapi.json">openapi.json</a> has the schemas of bodies, answers and
+errors.</p>
 <p>Headers of requests:</p>
 <ul>
 {headers}</ul>
@@ -100,11 +106,23 @@ def curl(route: Route, *, url: str) -> str:
         route: The route.
         url: Where the server is; quoted if the shell needs that.
     """
-    command = f"curl {url}{route.path.partition('{')[0]}"
+    prefix, _, name = route.path.partition("{")
+    command = f"curl {url}{prefix}{name.rstrip('}').upper()}"
     if route.body is None:
         return command
     body = shlex.quote(json.dumps(route.example, ensure_ascii=False))
     return f"{command} \\\n  -H 'content-type: application/json' \\\n  -d {body}"
+
+
+def body_keys(route: Route) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the keys that the body of a route must have, and those that it may have.
+
+    Of a list, they are those of its entries.
+    """
+    kind = get_args(route.body)[0] if get_origin(route.body) is list else route.body
+    fields = msgspec.structs.fields(kind)
+    must = [one.encode_name for one in fields if one.required or one.encode_name == route.key]
+    return must, [one.encode_name for one in fields if one.encode_name not in must]
 
 
 def _section(tag: str, routes: Sequence[Route]) -> str:
@@ -119,6 +137,7 @@ def _details(route: Route) -> str:
         fields += f'<label>{name} <input name="part" required></label>\n'
     if route.body is not None:
         body = escape(json.dumps(route.example, indent=2, ensure_ascii=False))
+        fields += _keys(route)
         fields += f'<label>Body <textarea name="body" rows="8">{body}</textarea></label>\n'
     method, path = escape(route.method), escape(prefix)
     return f"""<details>
@@ -130,6 +149,17 @@ def _details(route: Route) -> str:
 </form>
 </details>
 """
+
+
+def _keys(route: Route) -> str:
+    must, may = body_keys(route)
+    kind = "a list of objects. Each" if get_origin(route.body) is list else "an object. It"
+    sentences = [
+        f"{verb} have {', '.join(f'<code>{escape(name)}</code>' for name in names)}"
+        for verb, names in (("must", must), ("may", may))
+        if names
+    ]
+    return f"<p>The body is {kind} {'; it '.join(sentences)}.</p>\n"
 
 
 def _digest(text: str) -> str:

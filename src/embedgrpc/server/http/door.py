@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -12,6 +13,8 @@ from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, st
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.contract.field_names import rename_fields
+from embedgrpc.server.http.body_size import check_values
 from embedgrpc.server.http.call import HttpCall, HttpContext
 from embedgrpc.server.http.connection import Connection
 from embedgrpc.server.http.cors import Cors, requested_method
@@ -21,8 +24,13 @@ from embedgrpc.server.http.failures import (
     STATUSES,
     ErrorForm,
     HttpError,
-    rename_fields,
     retry_headers,
+)
+from embedgrpc.server.http.protocol import (
+    VERSIONS,
+    answer_in_http_1_1,
+    check_media_type,
+    check_protocol,
 )
 from embedgrpc.server.http.routing import Match, Routes, decode
 from embedgrpc.server.rpc.handlers import forget_frames
@@ -31,9 +39,12 @@ from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set
 
 _logger = logging.getLogger(__name__)
 
+_HEADERS_TOO_LARGE = 431
 _HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
-# Decoding this much holds up the event loop for a millisecond.
-_LARGE_BYTES = 512 * 1024
+# Counting the values of this much, and decoding it, holds up the event loop for three milliseconds.
+_LARGE_BYTES = 128 * 1024
+# From this size on, what is decoded may take a dialect some milliseconds, too.
+_LONG_BYTES = 16 * 1024
 
 
 class HttpDoor:
@@ -64,6 +75,8 @@ class HttpDoor:
         self._calls = calls
         self._activity = activity
         self._tracer = tracer
+        # Decoding holds the interpreter lock: several bodies at once would hold it in turn.
+        self._decoding = asyncio.Lock()
         origins = served.settings.http_allowed_origins
         self._cors = Cors(origins) if origins else None
 
@@ -80,6 +93,8 @@ class HttpDoor:
             else:
                 answer = await self._answer_traced(self._tracer, request, context, call)
         call.begin_unary_response(len(answer.body))
+        if request.version not in VERSIONS:
+            answer_in_http_1_1(request)
         response = web.Response(
             body=answer.body,
             status=answer.status,
@@ -125,6 +140,7 @@ class HttpDoor:
         name = "http"
         status = None
         try:
+            check_protocol(request)
             if self._cors and (method := requested_method(request.method, request.headers)):
                 return self._preflight(self._cors, request, method)
             match = self._routes.find(request.method, request.path)
@@ -170,28 +186,41 @@ class HttpDoor:
             EngineError: The request fails before its dialect is known.
             _RouteError: It fails after that.
         """
-        check_metadata_size(context.invocation_metadata())
+        try:
+            check_metadata_size(context.invocation_metadata())
+        except InvalidRequestError as error:
+            raise HttpError(_HEADERS_TOO_LARGE, error) from None
         first = match.routes[0]
         if not first.is_open:
             self._calls.take_place(call)
         data = b""
         if first.method == "POST":
-            _check_media_type(request)
+            check_media_type(request)
             data = await call.read_first()
         route, body = await self._decode(match, data)
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            return await route.handle(exchange)
+            answer = await route.handle(exchange)
         except EngineError as error:
             raise _RouteError(route, error) from None
+        if not exchange.spent.device:
+            return answer
+        return replace(answer, headers={**exchange.spent.headers(), **answer.headers})
 
     async def _decode(self, match: Match, data: bytes) -> tuple[Route, Any]:
         if match.routes[0].body is None:
             return match.routes[0], None
+        max_inputs = self._served.settings.max_inputs
         if len(data) > _LARGE_BYTES:
-            return await asyncio.to_thread(decode, match, data)
-        return decode(match, data)
+            async with self._decoding:
+                await asyncio.to_thread(check_values, data, max_inputs=max_inputs)
+                return await asyncio.to_thread(decode, match, data)
+        check_values(data, max_inputs=max_inputs)
+        decoded = decode(match, data)
+        if len(data) > _LONG_BYTES:
+            await asyncio.sleep(0)
+        return decoded
 
 
 class _RouteError(Exception):
@@ -201,18 +230,3 @@ class _RouteError(Exception):
         super().__init__(error.message)
         self.route = route
         self.error = error
-
-
-def _check_media_type(request: web.BaseRequest) -> None:
-    """Refuse a body that is no plain JSON.
-
-    Raises:
-        HttpError: It is of another type, or compressed: a small body could become a huge one.
-    """
-    kind = request.content_type
-    if request.body_exists and kind != "application/json" and not kind.endswith("+json"):
-        raise HttpError(
-            415, InvalidRequestError("the body must be JSON: set content-type: application/json")
-        )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HttpError(415, InvalidRequestError("the body must not be compressed"))

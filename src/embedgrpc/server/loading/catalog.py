@@ -25,6 +25,7 @@ from embedgrpc.models.kinds import TextRole, Truncation
 from embedgrpc.server.contract.classification_wire import LabelWires
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader, RoutedOptionsReader
 from embedgrpc.server.contract.names import list_names, show_name
+from embedgrpc.server.contract.options import no_route
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX, ModelSettings
 
 _RETRY_DELAY_S = 2.0
@@ -88,6 +89,30 @@ class LoadedModel:
     languages: tuple[str, ...]
     has_routes: bool
     text_tokenizers: "Mapping[TextRole | None, RoleTokenizer]"
+
+    def tokenizer_for(self, role: TextRole | None, *, field: str = "options") -> "RoleTokenizer":
+        """Return what tokenizes the texts of a role; a model without routes has one for all.
+
+        Args:
+            role: The role; None for no role.
+            field: The path of the options in the request.
+
+        Raises:
+            UnsupportedError: The model has no route for such texts.
+        """
+        found = self.text_tokenizers.get(role if self.has_routes else None)
+        if found is None:
+            raise no_route(role, self.text_tokenizers.keys(), field=field)
+        return found
+
+    @property
+    def text_tokenizer(self) -> TextTokenizer:
+        """Tokenizes texts that have no role.
+
+        Raises:
+            UnsupportedError: The model has no route for such texts.
+        """
+        return self.tokenizer_for(None).tokenizer
 
     @property
     def has_tokenizer(self) -> bool:

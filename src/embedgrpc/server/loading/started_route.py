@@ -95,7 +95,9 @@ def start_route(
     max_characters = settings.max_characters_per_token * prepared.properties.max_tokens
     return StartedRoute(
         prepared=prepared,
-        pipeline=Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler),
+        pipeline=Pipeline(
+            admission=admission, tokenizing=tokenizing, scheduler=scheduler, locating=locating
+        ),
         scheduler=scheduler,
         admission=admission,
         text_tokenizer=TextTokenizer(

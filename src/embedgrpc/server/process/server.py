@@ -38,6 +38,7 @@ from embedgrpc.server.services.reflection import add_reflection
 from embedgrpc.server.services.reranking import RerankService
 from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
+from embedgrpc.server.tei.health import health_of as tei_health
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
@@ -52,6 +53,7 @@ from embedgrpc.v1 import (
 )
 
 if TYPE_CHECKING:
+    from embedgrpc.server.connections.tls import Tls
     from embedgrpc.server.http.listener import HttpListener
 
 _logger = logging.getLogger(__name__)
@@ -96,6 +98,7 @@ class Server:
         self._on_serving = on_serving
         self._resources = AsyncExitStack()
         self._http: HttpListener | None = None
+        self._tls: Tls | None = None
         self._tasks = BackgroundTasks()
         self._health = HealthService()
         self._heartbeat = Heartbeat()
@@ -108,6 +111,8 @@ class Server:
             self._lag.read,
         ]
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
+        tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
+        self._tei_services = [one.service for one in tei]
         self._monitor = HealthMonitor(
             self.catalog,
             self._health,
@@ -115,6 +120,7 @@ class Server:
             readiness=settings.readiness,
             interval_s=settings.health_interval_s,
             timeout_s=settings.health_timeout_s,
+            facades=tei,
         )
         self._models = ModelStartup(
             self.catalog,
@@ -158,6 +164,9 @@ class Server:
             metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
+        if settings.tls_certificate_file:
+            self._tls = await asyncio.to_thread(_open_tls, settings)
+            self._readers.append(self._tls.read)
         exporting = [each for each in (metrics, tracing) if each]
         if exporting:
             resources.push_async_callback(flush, exporting)
@@ -183,7 +192,14 @@ class Server:
             options=channel_arguments(settings, max_connections=backstop),
         )
         self._add_services(server)
-        self.address = listen(server, settings.address, unix_socket_mode=settings.unix_socket_mode)
+        self.address = listen(
+            server,
+            settings.address,
+            unix_socket_mode=settings.unix_socket_mode,
+            credentials=self._tls.grpc_credentials() if self._tls else None,
+        )
+        if self._tls is not None:
+            self._tasks.start(self._tls.watch())
         await server.start()
         self._keep(ConnectionKeeper("calls", self.address, activity.of, limits))
         resources.push_async_callback(self._stop_calls, gate, server)
@@ -211,6 +227,7 @@ class Server:
             self.open_calls,
             limits=limits,
             tracer=tracer,
+            tls=self._tls.http_context() if self._tls else None,
         )
         await http.start()
         self._http, self.http_address = http, http.address
@@ -242,8 +259,13 @@ class Server:
             (health_pb2_grpc.add_HealthServicer_to_server, self._health),
         ):
             add(servicer, server)
+        if settings.tei_model:
+            # Imported only where it is used: it costs time and memory.
+            from embedgrpc.server.tei.services import add_tei  # noqa: PLC0415 - see above
+
+            add_tei(server, self.catalog, settings, self._open_streams)
         if settings.reflection:
-            add_reflection(server)
+            add_reflection(server, others=self._tei_services)
 
     async def load(self) -> None:
         """Load every model. One that fails does not prevent the others from being served.
@@ -271,6 +293,24 @@ class Server:
         if self._http is not None:
             self._http.drain()
         await asyncio.sleep(self._settings.drain_time_s)
+
+
+def _open_tls(settings: Settings) -> "Tls":
+    """Read the certificates.
+
+    Raises:
+        StartError: A file cannot be used.
+    """
+    # Imported only where it is used: it costs time and memory.
+    from embedgrpc.server.connections.certificates import (  # noqa: PLC0415 - see above
+        CertificateError,
+    )
+    from embedgrpc.server.connections.tls import Tls  # noqa: PLC0415 - see above
+
+    try:
+        return Tls(settings)
+    except CertificateError as error:
+        raise StartError(str(error), settings_are_wrong=True) from None
 
 
 async def flush(exporting: Sequence[TraceExport | Metrics]) -> None:

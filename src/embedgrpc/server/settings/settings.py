@@ -17,13 +17,19 @@ from pydantic import (
 
 from embedgrpc.models.sources.triton_source import join_endpoints
 from embedgrpc.models.validation.limits import ValidationLimits
-from embedgrpc.server.settings.model_settings import ModelSettings, check_names, split_source
+from embedgrpc.server.settings.model_settings import (
+    ModelSettings,
+    check_names,
+    default_model,
+    split_source,
+)
 
 MIB = 1024 * 1024
 
 # The first setting of each group: documentation and help list the settings by group.
 GROUPS = {
     "address": "Listening",
+    "tls_certificate_file": "TLS",
     "models": "Models",
     "batch_tokens": "Batching",
     "max_inputs": "Requests and streams",
@@ -52,6 +58,7 @@ _ANY_ORIGIN = "*"
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]*")
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
+_CERTIFICATES_MAX = 64
 # Includes room for fields of later clients.
 _FIELDS_OF_AN_INPUT = 4
 _OTHER_FIELDS = 1024
@@ -77,6 +84,11 @@ class Settings(BaseModel):
         default="",
         description="Address of the HTTP port for clients of OpenAI, Cohere, Jina and"
         " text-embeddings-inference: HOST:PORT or unix:PATH. Empty opens none",
+    )
+    tei_model: str = Field(
+        default="",
+        description="Model for clients of text-embeddings-inference, whose requests name none: an"
+        " id or an alias. Serves the gRPC services of tei.v1 too. Empty leaves them out",
     )
     http_allowed_origins: tuple[str, ...] = Field(
         default=(),
@@ -137,6 +149,34 @@ class Settings(BaseModel):
     max_connection_age_grace_s: _Year = Field(
         default=60,
         description="Time such a stream has to answer its inputs before its connection is closed",
+    )
+    tls_certificate_file: tuple[str, ...] = Field(
+        default=(),
+        description="PEM file of the server's certificate and its chain. With it, both ports speak"
+        " only TLS; Unix sockets and health_address stay without. Repeat it for several host names:"
+        " a client gets the certificate for the name it asks for, else the first. A variable"
+        " separates them by commas",
+    )
+    tls_key_file: tuple[str, ...] = Field(
+        default=(),
+        description="PEM file of that certificate's private key, without a password; as many as"
+        " certificates, in the same order",
+    )
+    tls_client_ca_file: str = Field(
+        default="",
+        description="PEM file of the authorities that sign clients' certificates. With it, only"
+        " clients with such a certificate can connect. Empty asks for none",
+    )
+    tls_client_auth: Literal["require", "request"] = Field(
+        default="require",
+        description="Whether a client needs a certificate. gRPC's library for Python cannot ask for"
+        " one without requiring it, so request is refused unless gRPC is on a Unix socket: then"
+        " the HTTP port checks a certificate if the client has one",
+    )
+    tls_reload_interval_s: _Day = Field(
+        default=10,
+        description="Time between two looks at these files. Files that have changed are checked,"
+        " and used for new connections. If they cannot be used, the former ones stay in use",
     )
     models: tuple[ModelSettings, ...] = Field(
         default=(),
@@ -403,6 +443,14 @@ class Settings(BaseModel):
                 )
         return value
 
+    @field_validator("tls_certificate_file", "tls_key_file", mode="before")
+    @classmethod
+    def _parse_files(cls, value: object) -> object:
+        """Read the short form: one path, or several separated by commas."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
     @field_validator("caller_weights", mode="before")
     @classmethod
     def _parse_weights(cls, value: object) -> object:
@@ -460,6 +508,14 @@ class Settings(BaseModel):
             ) from None
 
     @model_validator(mode="after")
+    def _check_tei_model(self) -> Self:
+        models = self.models or (default_model(),)
+        names = [name for one in models for name in (one.name, *one.aliases)]
+        if self.tei_model and self.tei_model not in names:
+            raise ValueError(f"tei_model names no model; there are: {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.max_stream_batch_inputs > self.max_stream_in_flight_inputs:
             raise ValueError(
@@ -480,7 +536,36 @@ class Settings(BaseModel):
                 f" more than shutdown_timeout_s {self.shutdown_timeout_s:g}"
             )
         check_names(self.models)
+        self._check_tls()
         return self
+
+    def _check_tls(self) -> None:
+        if len(self.tls_certificate_file) != len(self.tls_key_file):
+            raise ValueError(
+                f"tls_certificate_file names {len(self.tls_certificate_file)} files and"
+                f" tls_key_file {len(self.tls_key_file)}: each certificate needs its key"
+            )
+        if len(self.tls_certificate_file) > _CERTIFICATES_MAX:
+            raise ValueError(
+                f"tls_certificate_file names {len(self.tls_certificate_file)} files; the limit is"
+                f" {_CERTIFICATES_MAX}"
+            )
+        if self.tls_client_ca_file and not self.tls_certificate_file:
+            raise ValueError("tls_client_ca_file needs tls_certificate_file and tls_key_file")
+        if self.tls_client_auth == "request" and not self.tls_client_ca_file:
+            raise ValueError("tls_client_auth request needs tls_client_ca_file")
+        if not self.tls_certificate_file:
+            return
+        grpc_is_local = self.address.startswith("unix:")
+        if grpc_is_local and (not self.http_address or self.http_address.startswith("unix:")):
+            raise ValueError(
+                "tls_certificate_file is set, but every address is a Unix socket, which has no TLS"
+            )
+        if self.tls_client_auth == "request" and not grpc_is_local:
+            raise ValueError(
+                "tls_client_auth request: gRPC cannot ask for a certificate that a client may omit;"
+                " use require, or leave out tls_client_ca_file to ask for none"
+            )
 
 
 def settings_by_group() -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ async def ready(exchange: Exchange) -> Answer:
     Raises:
         BackendUnavailableError: It loads its models, is about to stop, or a model is unhealthy.
     """
-    if not exchange.served.health.is_serving():
+    if not exchange.served.is_ready():
         raise BackendUnavailableError("the server is not ready")
     return Answer(b"ok", content_type=_PLAIN)
 
