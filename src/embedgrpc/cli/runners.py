@@ -22,20 +22,13 @@ from embedgrpc.models.graphs.outputs import (
 )
 from embedgrpc.models.kinds import TextRole, Truncation
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
-from embedgrpc.server.contract.options import prompt_for
+from embedgrpc.server.contract.options import prompt_for_role
 from embedgrpc.server.loading.prepared_model import PreparedModel
-from embedgrpc.v1 import common_pb2
 
 # A text, or a query and a document.
 Item = str | tuple[str, str]
 # For each output of a model, its result for each item: float32 [values] or [vectors, values].
 ModelOutputs = Mapping[str, Sequence[FloatArray]]
-
-
-_INPUT_TYPES: dict[TextRole | None, common_pb2.InputType] = {
-    TextRole.QUERY: common_pb2.INPUT_TYPE_QUERY,
-    TextRole.DOCUMENT: common_pb2.INPUT_TYPE_DOCUMENT,
-}
 
 
 class Runner(Protocol):
@@ -77,8 +70,7 @@ class LocalRunner:
     @property
     def prompt(self) -> str:
         """The prompt that the model has for such texts."""
-        input_type = _INPUT_TYPES.get(self.role, common_pb2.INPUT_TYPE_UNSPECIFIED)
-        return prompt_for(input_type, self.model.properties)
+        return prompt_for_role(self.role, self.model.properties)
 
     @property
     def outputs(self) -> tuple[str, ...]:

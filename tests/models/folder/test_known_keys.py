@@ -25,7 +25,11 @@ from embedgrpc.models.sources.source import resolve
 from tests.models.runner import DEFAULT_MODEL, FIXTURES, copy_fixture, edit_json
 
 REFERENCE = json.loads(Path(__file__).with_name("reference_keys.json").read_text("utf-8"))
-FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if (path / "config.json").exists())
+FOLDERS = sorted(
+    path.name
+    for path in FIXTURES.iterdir()
+    if (path / "config.json").exists() or (path / "router_config.json").exists()
+)
 FILES = {
     "config.json": CONFIG,
     "config_sentence_transformers.json": EXTRAS,

@@ -21,7 +21,7 @@ from tests.server.service import FIXTURES, PATIENCE_S, Service, serving, setting
 from tests.server.streams import Stream
 
 NAMES = ("router-splade", "router-mixed", "asym-dense")
-SOURCES = [ModelSettings(id=name, source=str(FIXTURES / name)) for name in NAMES]
+SOURCES = [ModelSettings(id=name, source=str(FIXTURES / name)) for name in (*NAMES, "splade-bert")]
 INPUT_TYPES = {
     "none": common.INPUT_TYPE_UNSPECIFIED,
     "query": common.INPUT_TYPE_QUERY,
@@ -226,3 +226,17 @@ async def test_heaviest_terms(service: Service) -> None:
     for role in ("query", "document"):
         answer = await embed(service, "router-splade", role, "the cat sat", max_sparse_terms=2)
         assert len(answer.embeddings[0].sparse.indices) == 2
+
+
+@in_module
+async def test_sparse_vectors_alone_rank(service: Service) -> None:
+    """A model without routes that has sparse vectors alone ranks by their dot product."""
+    texts, size = expected("splade-bert")["texts"][:8], 1250
+    answer = await service.client.embed(*texts, model="splade-bert")
+    rows = np.stack([vector_of(one, size) for one in answer.embeddings])
+    request = rerank.RerankRequest(model="splade-bert", query=texts[0], documents=texts)
+    ranked = await service.client.rerank.Rerank(request, timeout=PATIENCE_S)
+    found = {one.index: one.score for one in ranked.results}
+    np.testing.assert_allclose(
+        [found[index] for index in range(len(texts))], rows @ rows[0], rtol=1e-5, atol=1e-5
+    )

@@ -226,6 +226,12 @@ def prompt_for(input_type: int, properties: ModelProperties) -> str:
     return properties.prompts.get(_prompt_name_for(input_type, properties), "")
 
 
+def prompt_for_role(role: TextRole | None, properties: ModelProperties) -> str:
+    """Return the model's prompt for the texts of a role, or else its default prompt."""
+    input_types = [one for one, its_role in _ROLES.items() if its_role is role]
+    return prompt_for((*input_types, common_pb2.INPUT_TYPE_UNSPECIFIED)[0], properties)
+
+
 def _prompt_name_for(input_type: int, properties: ModelProperties) -> str:
     for name in _PROMPT_NAMES.get(input_type, ()):
         if name in properties.prompts:
