@@ -6,6 +6,9 @@ from embedgrpc.server.settings.settings import MIB, Settings
 _CALL_BYTES = 64 * 1024 + 20 * 1024
 # Buffers of a connection: twice what idle connections were measured to occupy.
 _CONNECTION_BYTES = 80 * 1024
+# The same over HTTP: what it may send before it is read, and the heads of requests sent ahead.
+# Measured: up to 354 KiB.
+_HTTP_CONNECTION_BYTES = 384 * 1024
 
 
 def client_bytes(settings: Settings) -> int:
@@ -13,8 +16,10 @@ def client_bytes(settings: Settings) -> int:
 
     This counts open connections and calls, requests in progress or in transfer, and responses.
     """
+    connection_bytes = _CONNECTION_BYTES + (_HTTP_CONNECTION_BYTES if settings.http_address else 0)
     return (
-        settings.max_connections * _CONNECTION_BYTES
+        # Each of the two ports has so many.
+        settings.max_connections * connection_bytes
         + settings.max_calls * _CALL_BYTES
         # A received request may take twice its reservation; a stream that waits for a message
         # reserves a quarter of the largest.
