@@ -12,7 +12,12 @@ from embedgrpc.server.http.dialects.tei import tei_error
 from embedgrpc.server.http.docs_page import body_keys, curl
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import STATUSES
-from embedgrpc.server.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS, RETRY_HEADERS
+from embedgrpc.server.http.headers import (
+    REQUEST_HEADERS,
+    RESPONSE_HEADERS,
+    RETRY_HEADERS,
+    TIMING_HEADERS,
+)
 
 DOCUMENT = Path(__file__).parent.parent / "docs/http.md"
 URL = "http://127.0.0.1:8080"
@@ -27,7 +32,7 @@ def render(document: str) -> str:
         ("Routes", _routes(routes)),
         ("Examples", _examples(routes)),
         ("Request headers", _headers(REQUEST_HEADERS)),
-        ("Response headers", _headers({**RESPONSE_HEADERS, **RETRY_HEADERS})),
+        ("Response headers", _headers({**RESPONSE_HEADERS, **TIMING_HEADERS, **RETRY_HEADERS})),
         ("Statuses", _statuses()),
     ):
         document = _replace(document, title, lines)

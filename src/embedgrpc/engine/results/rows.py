@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
+from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_VECTORS, TOKEN_WEIGHTS
 
-_PER_TOKEN = frozenset({TOKEN_WEIGHTS, TOKEN_EMBEDDINGS})
+_PER_TOKEN = frozenset({TOKEN_WEIGHTS, TOKEN_EMBEDDINGS, TOKEN_VECTORS})
 # Processing this many numbers, or creating an array instead of them, takes about a millisecond.
 _NUMBERS_MAX = 131_072
 _NUMBERS_OF_AN_ARRAY = 2048

@@ -16,14 +16,14 @@ class TokenLocator:
 
     Args:
         tokenizer: The model's tokenizer.
+        cut_points: Where a text can be cut without changing its tokens; None if unknown.
 
     Attributes:
-        cut_points: None, as the caller cuts long texts.
+        cut_points: The same.
     """
 
-    cut_points: CutPoints | None = None
-
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, cut_points: CutPoints | None) -> None:
+        self.cut_points = cut_points
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -25,6 +26,7 @@ from embedgrpc.server.http.failures import (
     HttpError,
     retry_headers,
 )
+from embedgrpc.server.http.pieces import PiecewiseResponse
 from embedgrpc.server.http.protocol import (
     VERSIONS,
     answer_in_http_1_1,
@@ -94,7 +96,11 @@ class HttpDoor:
         call.begin_unary_response(len(answer.body))
         if request.version not in VERSIONS:
             answer_in_http_1_1(request)
-        response = web.Response(
+        # Only GET and POST have a body to send in pieces.
+        make = web.Response
+        if request.secure and request.method in {"GET", "POST"}:
+            make = PiecewiseResponse
+        response = make(
             body=answer.body,
             status=answer.status,
             content_type=answer.content_type,
@@ -200,9 +206,12 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            return await route.handle(exchange)
+            answer = await route.handle(exchange)
         except EngineError as error:
             raise _RouteError(route, error) from None
+        if not exchange.spent.device:
+            return answer
+        return replace(answer, headers={**exchange.spent.headers(), **answer.headers})
 
     async def _decode(self, match: Match, data: bytes) -> tuple[Route, Any]:
         if match.routes[0].body is None:

@@ -13,6 +13,7 @@ from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.response_sizes import (
     FAILURE_BYTES,
     bound_embeddings_size,
+    bound_rows_size,
     check_embeddings_size,
 )
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
@@ -91,7 +92,8 @@ def bound_response(batch: EmbedBatch) -> int:
         size_bytes=batch.size_bytes,
         multi_vector_dimensions=loaded.properties.multi_vector_dimensions,
     )
-    return int(size * batch.response_copies)
+    rows_bytes = bound_rows_size(len(batch.texts), spec, size_bytes=batch.size_bytes)
+    return max(int(size * batch.response_copies), rows_bytes)
 
 
 async def embed_batch(
@@ -136,7 +138,8 @@ async def embed_batch(
         dimensions=spec.dimensions,
         encoding=encoding.value,
     )
-    await reserve(int(answer_bytes * batch.response_copies))
+    rows_bytes = bound_rows_size(len(batch.texts), spec, size_bytes=batch.size_bytes)
+    await reserve(max(int(answer_bytes * batch.response_copies), rows_bytes))
 
     def finish(result: BatchResult) -> tuple[Packed, int]:
         embedded = EmbeddedBatch(served, loaded, encoding, result)
