@@ -12,7 +12,13 @@ from pathlib import Path
 
 PLACE = Path(__file__).parent.parent.parent / ".cache" / "reference"
 VARIABLE = "EMBEDGRPC_REFERENCE_PYTHON"
-PINS = ("sentence-transformers==6.2.0", "transformers==5.23.0", "torch==2.13.0")
+PINS = (
+    "sentence-transformers==6.2.0",
+    "transformers==5.23.0",
+    "torch==2.13.0",
+    # Evaluates models over HTTP.
+    "mteb==2.26.24",
+)
 _PYTHON = "bin/python"
 
 
