@@ -12,7 +12,12 @@ from pathlib import Path
 
 PLACE = Path(__file__).parent.parent.parent / ".cache" / "reference"
 VARIABLE = "EMBEDGRPC_REFERENCE_PYTHON"
-PINS = ("sentence-transformers==6.2.0", "transformers==5.23.0", "torch==2.13.0")
+PINS = (
+    "model2vec==0.10.0",
+    "sentence-transformers==6.2.0",
+    "transformers==5.23.0",
+    "torch==2.13.0",
+)
 _PYTHON = "bin/python"
 
 
