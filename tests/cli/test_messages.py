@@ -123,6 +123,10 @@ def test_a_port_in_use(flag: str) -> None:
             f"two models are called 'a': {TEXT_MODEL} and {DEFAULT_MODEL}; give one another id",
         ),
         ('triton_ca_file = "{nothing}"', "triton_ca_file: there is no file {nothing}"),
+        (
+            'tls_certificate_file = "{nothing}"\ntls_key_file = "{nothing}"',
+            "tls_certificate_file {nothing}: cannot be read: No such file or directory",
+        ),
     ],
 )
 def test_check_finds_a_bad_file(tmp_path: Path, text: str, line: str) -> None:

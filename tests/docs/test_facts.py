@@ -11,6 +11,7 @@ from embedgrpc.engine.errors import EngineError, Reason
 from embedgrpc.server.rpc.errors import status_code
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.telemetry.metrics import METRICS
+from tests import routes_table
 from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -84,6 +85,12 @@ def test_every_metric_has_a_row() -> None:
     values = re.search(r"^`fate` is (.*?)\.", text, re.MULTILINE | re.DOTALL)
     assert values
     assert re.findall(r"`(\w+)`", values[1]) == [one.value for one in SequenceOutcome]
+
+
+def test_the_page_of_http_is_current() -> None:
+    """It lists every route with its example, every header and every status."""
+    document = routes_table.DOCUMENT.read_text("utf-8")
+    assert document == routes_table.render(document), "run: uv run python -m tests.routes_table"
 
 
 # The client is one folder of files, whose first lines say what each is for.

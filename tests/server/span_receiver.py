@@ -42,7 +42,14 @@ async def receiving_spans(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list
 
 def read_spans(exports: Sequence[bytes]) -> Mapping[str, Mapping[str, str | int]]:
     """Return the attributes of the span of each RPC by its name; one call of each RPC."""
-    spans = [
+    spans = [one for one in all_spans(exports) if one.kind == trace_pb2.Span.SPAN_KIND_SERVER]
+    assert len({span.name for span in spans}) == len(spans)
+    return {span.name: attributes_of(span) for span in spans}
+
+
+def all_spans(exports: Sequence[bytes]) -> list[trace_pb2.Span]:
+    """Return the spans of all kinds, in the order of their ends."""
+    return [
         span
         for export in exports
         for resource in trace_service_pb2.ExportTraceServiceRequest.FromString(
@@ -50,10 +57,12 @@ def read_spans(exports: Sequence[bytes]) -> Mapping[str, Mapping[str, str | int]
         ).resource_spans
         for scope in resource.scope_spans
         for span in scope.spans
-        if span.kind == trace_pb2.Span.SPAN_KIND_SERVER
     ]
-    assert len({span.name for span in spans}) == len(spans)
-    return {span.name: {one.key: _value(one.value) for one in span.attributes} for span in spans}
+
+
+def attributes_of(span: trace_pb2.Span) -> dict[str, str | int]:
+    """Return the attributes of a span; lists as words with commas."""
+    return {one.key: _value(one.value) for one in span.attributes}
 
 
 def _value(value: common_pb2.AnyValue) -> str | int:

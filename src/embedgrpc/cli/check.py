@@ -76,10 +76,25 @@ def _as_toml(configuration: Configuration) -> Iterator[str]:
 def _find_problems(settings: Settings) -> Iterator[str]:
     for model in settings.models or (default_model(),):
         yield from _find_problems_of(model)
+    if settings.tls_certificate_file:
+        yield from _find_problems_of_certificates(settings)
     for name in _TRITON_FILES:
         path = getattr(settings, name)
         if path and not Path(path).is_file():
             yield f"{name}: there is no file {path}"
+
+
+def _find_problems_of_certificates(settings: Settings) -> Iterator[str]:
+    # Imported only where it is used: it costs time.
+    from embedgrpc.server.connections.certificates import (  # noqa: PLC0415 - see above
+        CertificateError,
+        read_certificates,
+    )
+
+    try:
+        read_certificates(settings)
+    except CertificateError as error:
+        yield str(error)
 
 
 def _find_problems_of(model: ModelSettings) -> Iterator[str]:

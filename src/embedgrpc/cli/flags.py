@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -18,7 +18,13 @@ from embedgrpc.server.settings.expectations import choices
 from embedgrpc.server.settings.model_settings import ModelSettings, default_model, split_source
 from embedgrpc.server.settings.settings import Settings, settings_by_group
 
-_UNITS = {"s": "SECONDS", "ms": "MILLISECONDS", "us": "MICROSECONDS", "bytes": "BYTES"}
+_UNITS = {
+    "file": "FILE",
+    "s": "SECONDS",
+    "ms": "MILLISECONDS",
+    "us": "MICROSECONDS",
+    "bytes": "BYTES",
+}
 
 
 def add_flags(
@@ -89,6 +95,8 @@ def _add_flag(group: Any, setting: str, info: FieldInfo) -> None:
     options: dict[str, Any] = {"dest": setting, "default": None, "help": text}
     if setting == "models":
         options |= {"action": _SetKey, "key": "source", "metavar": "[ID=]SOURCE"}
+    elif get_origin(info.annotation) is tuple:
+        options |= {"action": "append", "metavar": _metavar(setting, info)}
     elif info.annotation is bool:
         options |= {"action": argparse.BooleanOptionalAction}
     else:

@@ -15,15 +15,13 @@ from embedgrpc.engine.admission.ledger import Reservation
 from embedgrpc.engine.admission.waiting_line import WaitingLine
 from embedgrpc.engine.results.rows import OutputRows, RowCollector
 from embedgrpc.engine.scheduling.scheduler import Scheduler
-from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenization, TokenizeResult
-from embedgrpc.engine.tokenizing.texts import CheckedText
+from embedgrpc.engine.tokenizing.jobs import Check, ReadLimit, Tokenization, TokenizeResult
+from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
-# Checks the text at an index and prepends the prompt. Called on a tokenizing thread.
-Check = Callable[[int, str], CheckedText]
 # Makes the sequences to run, or errors, from the tokenized texts. Called on a tokenizing thread.
 Prepare = Callable[[list[TokenizeResult]], "list[TokenSequence | errors.EngineError]"]
 
@@ -33,8 +31,9 @@ class Inputs:
     """The texts of one job and how to turn them into sequences.
 
     Attributes:
-        texts: The texts as received. Work that grows with their length is kept off the event loop.
-        check: Checks one text; raises an EngineError if it cannot be used.
+        texts: The texts as received, or the token ids of some. Work that grows with their length
+            is kept off the event loop.
+        check: Checks one input; raises an EngineError if it cannot be used.
         sequences: Number of sequences that `prepare` returns.
         prepare: Makes the sequences.
         outputs: Graph outputs to compute.
@@ -44,7 +43,7 @@ class Inputs:
         read_limit: How much of each text is tokenized; None for all of it.
     """
 
-    texts: Sequence[str]
+    texts: Sequence[TextOrIds]
     check: Check
     sequences: int
     prepare: Prepare

@@ -8,10 +8,19 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from embedgrpc.server.loading.catalog import ModelState
 from tests.server.conftest import Serve
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient
-from tests.server.service import PATIENCE_S, Service, until
+from tests.server.service import (
+    CROSS,
+    EMBED,
+    PATIENCE_S,
+    Service,
+    serving,
+    settings_for,
+    until,
+)
 
 BODY = {"input": "a text"}
 
@@ -71,6 +80,13 @@ async def test_a_body_in_chunks_without_a_length_is_bounded(http: HttpClient) ->
             headers={"content-type": "application/json"},
         )
         assert reply.status == 413
+
+
+async def test_a_body_that_comes_in_parts(http: HttpClient) -> None:
+    """Parts of a body are no head, however large: neither those between nor the last one."""
+    for characters in (200_000, 2_000_000):
+        reply = await http.post("/v1/embeddings", {"input": "a" * characters})
+        assert reply.status == 200
 
 
 async def test_a_client_that_waits_for_100_continue(http: HttpClient) -> None:
@@ -162,6 +178,35 @@ async def test_probes_follow_the_health_of_the_server(service: Service, http: Ht
     assert (await http.get("/health")).status == 503
     assert (await http.get("/health/ready")).json["error_type"] == "Unhealthy"
     assert (await http.get("/health/live")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("readiness", "statuses"),
+    [("default", (200, 503)), ("all", (503, 503)), ("any", (200, 200))],
+)
+async def test_probes_follow_the_models(
+    cache_dir: Path, readiness: str, statuses: tuple[int, int]
+) -> None:
+    """A server is not ready while it loads; then as its models are, and the setting says."""
+    settings = settings_for(
+        EMBED, CROSS, cache_dir=cache_dir, http_address="127.0.0.1:0", readiness=readiness
+    )
+    async with serving(settings, load=False) as service:
+        http = HttpClient(service)
+        assert (await http.get("/health/ready")).status == 503
+        assert (await http.get("/health/live")).status == 200
+        assert (await http.get("/")).json["status"] == "unavailable"
+        await service.server.load()
+        assert (await http.get("/health/ready")).status == 200
+        embed, cross = service.server.catalog
+        for first, second, status in (
+            (ModelState.READY, ModelState.FAILED, statuses[0]),
+            (ModelState.FAILED, ModelState.READY, statuses[1]),
+        ):
+            embed.state, cross.state = first, second
+            assert (await http.get("/health/ready")).status == status
+        embed.state = cross.state = ModelState.FAILED
+        assert (await http.get("/health")).status == 503
 
 
 async def test_a_server_that_stops_answers_its_calls(serve: Serve, backend: HashBackend) -> None:

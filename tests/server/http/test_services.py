@@ -1,10 +1,13 @@
 """Clients of small services change one URL and go on."""
 
+import time
+
 import numpy as np
 import pytest
 
+from embedgrpc.libraries.arrays import FloatArray, IntArray
 from tests.server.conftest import Serve
-from tests.server.hash_backend import HashBackend
+from tests.server.hash_backend import HashBackend, vector_of
 from tests.server.http.http_client import HttpClient
 from tests.server.service import Service
 
@@ -57,3 +60,22 @@ async def test_a_time_limit(serve: Serve, backend: HashBackend) -> None:
     )
     assert reply.status == 504
     assert reply.json["processing_time"] >= 0.1
+
+
+async def test_the_queries_of_a_call_share_its_deadline(serve: Serve, backend: HashBackend) -> None:
+    """Sixteen run at once; those that come later get no time of their own."""
+
+    def slow(ids: IntArray) -> FloatArray:
+        time.sleep(0.01)
+        return vector_of(ids)
+
+    service = await serve(backend=backend, http_address="127.0.0.1:0")
+    backend.answer = slow
+    pairs = [(f"query {number}", f"document {number}") for number in range(64)]
+    reply = await HttpClient(service).post(
+        "/rerank/", {"sentence_pairs": pairs}, x_request_timeout="0.7"
+    )
+    # Those that cannot be in time are refused at once.
+    assert reply.status in {429, 504}
+    assert "deadline" in reply.json["detail"]
+    assert backend.sequences < 2 * len(pairs)

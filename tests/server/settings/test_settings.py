@@ -30,7 +30,11 @@ from embedgrpc.server.telemetry.logs import HumanFormatter, JsonFormatter
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 FIELDS = Settings.model_fields
-PLAIN_FIELDS = sorted(FIELDS.keys() - {"models", "caller_weights"})
+# Settings that need each other.
+TLS_FIELDS = {"tls_certificate_file", "tls_key_file", "tls_client_ca_file", "tls_client_auth"}
+PLAIN_FIELDS = sorted(
+    FIELDS.keys() - {"models", "caller_weights", "http_allowed_origins"} - TLS_FIELDS
+)
 EMBEDGRPC = str(Path(sys.executable).parent / "embedgrpc")
 
 
@@ -158,6 +162,114 @@ def test_weights_of_callers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pla
 def test_wrong_weights_are_refused(weights: str) -> None:
     """A weight is a number above 0, of a caller that has a name."""
     assert refusal("--caller-weights", weights)[0].startswith("caller_weights")
+
+
+@pytest.mark.parametrize("place", ["flag", "flags", "variable", "list", "text"])
+def test_allowed_origins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    """They are a repeated flag, a list of the file, or separated by commas."""
+    origins = ("https://app.example.com", "http://[::1]:3000")
+    joined = ", ".join(origins)
+    arguments: list[str] = []
+    match place:
+        case "flag":
+            arguments = ["--http-allowed-origins", joined]
+        case "flags":
+            arguments = [part for one in origins for part in ("--http-allowed-origins", one)]
+        case "variable":
+            monkeypatch.setenv("EMBEDGRPC_HTTP_ALLOWED_ORIGINS", joined)
+        case _:
+            value = json.dumps(origins if place == "list" else joined)
+            path = write(tmp_path, f"http_allowed_origins = {value}\n")
+            arguments = ["--config", str(path)]
+    assert resolve(*arguments).settings.http_allowed_origins == origins
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "app.example.com",
+        "https://app.example.com/",
+        "https://App.example.com",
+        "https://app.example.com:443",
+        "http://app.example.com:80",
+        "https://*.example.com",
+        "https://a b",
+        "null",
+        "*,https://app.example.com",
+    ],
+)
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    """A browser would never send it, so it would silently allow nothing; or it is ambiguous."""
+    assert refusal("--http-allowed-origins", origin)[0].startswith("http_allowed_origins")
+
+
+@pytest.mark.parametrize("place", ["flags", "variables", "list", "text"])
+def test_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    """Files are a repeated flag, a list of the file, or separated by commas."""
+    files = {"tls_certificate_file": ("a.pem", "b.pem"), "tls_key_file": ("a.key", "b.key")}
+    authority = {"tls_client_ca_file": "ca.pem", "tls_client_auth": "require"}
+    arguments: list[str] = []
+    match place:
+        case "flags":
+            for name, paths in files.items():
+                arguments += [part for one in paths for part in (flag_name(name), one)]
+            for name, value in authority.items():
+                arguments += [flag_name(name), value]
+        case "variables":
+            for name, paths in files.items():
+                monkeypatch.setenv(variable_name(name), ", ".join(paths))
+            for name, value in authority.items():
+                monkeypatch.setenv(variable_name(name), value)
+        case _:
+            lines = [
+                f"{name} = {json.dumps(paths if place == 'list' else ','.join(paths))}\n"
+                for name, paths in files.items()
+            ]
+            lines += [f"{name} = {json.dumps(value)}\n" for name, value in authority.items()]
+            arguments = ["--config", str(write(tmp_path, "".join(lines)))]
+    settings = resolve(*arguments).settings
+    assert settings.model_dump(include=TLS_FIELDS) == files | authority
+
+
+_PAIR = ("--tls-certificate-file", "a.pem", "--tls-key-file", "a.key")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            ("--tls-key-file", "a.key"),
+            "tls_certificate_file names 0 files and tls_key_file 1: each certificate needs its key",
+        ),
+        (
+            (*_PAIR, "--tls-certificate-file", "b.pem"),
+            "tls_certificate_file names 2 files and tls_key_file 1: each certificate needs its key",
+        ),
+        (_PAIR * 65, "tls_certificate_file names 65 files; the limit is 64"),
+        (
+            ("--tls-client-ca-file", "ca.pem"),
+            "tls_client_ca_file needs tls_certificate_file and tls_key_file",
+        ),
+        (
+            (*_PAIR, "--tls-client-auth", "request"),
+            "tls_client_auth request needs tls_client_ca_file",
+        ),
+        (
+            (*_PAIR, "--tls-client-ca-file", "ca.pem", "--tls-client-auth", "request"),
+            (
+                "tls_client_auth request: gRPC cannot ask for a certificate that a client may omit;"
+                " use require, or leave out tls_client_ca_file to ask for none"
+            ),
+        ),
+        (
+            (*_PAIR, "--address", "unix:/run/one", "--http-address", "unix:/run/two"),
+            "tls_certificate_file is set, but every address is a Unix socket, which has no TLS",
+        ),
+    ],
+)
+def test_tls_settings_that_do_not_fit(arguments: tuple[str, ...], problem: str) -> None:
+    """They are refused, for otherwise a port would be open without what was asked for."""
+    assert refusal(*arguments) == [problem]
 
 
 @pytest.mark.parametrize(("flag", "variable", "file"), list(product([True, False], repeat=3)))

@@ -18,7 +18,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes, rpc_attributes
 from opentelemetry.semconv.attributes import (
     error_attributes,
+    http_attributes,
     network_attributes,
+    server_attributes,
+    url_attributes,
 )
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 
@@ -28,9 +31,9 @@ from embedgrpc.server.telemetry.batch_tracing import BatchTracer
 from embedgrpc.server.telemetry.tracing import (
     Attribute,
     TracingInterceptor,
-    _peer,
     current_context,
     describe_call,
+    peer_attributes,
 )
 
 SERVICE = "test.v1.Shapes"
@@ -455,7 +458,7 @@ async def test_a_call_over_a_unix_socket_is_traced(
 )
 def test_the_peer_is_split(peer: str, expected: dict[str, object]) -> None:
     """GRPC's peer names give address and port; those of other forms give nothing."""
-    assert _peer(peer) == expected
+    assert peer_attributes(peer) == expected
 
 
 def test_the_names_are_those_of_the_registry() -> None:
@@ -465,19 +468,23 @@ def test_the_names_are_those_of_the_registry() -> None:
         for module in (
             error_attributes,
             gen_ai_attributes,
+            http_attributes,
             network_attributes,
             rpc_attributes,
+            server_attributes,
+            url_attributes,
         )
         for value in vars(module).values()
         if isinstance(value, str)
     }
     ours = {value for name, value in vars(Attribute).items() if name.isupper()}
-    assert len(ours) == 17
+    assert len(ours) == 26
     assert ours - registry == {
         "embedgrpc.batch.padded_tokens",
         "embedgrpc.batch.sequences",
         "embedgrpc.batch.tokens",
-        # The registry has `rpc.request.metadata.<key>`.
+        # The registry has `http.request.header.<key>` and `rpc.request.metadata.<key>`.
+        "http.request.header.x-request-id",
         "rpc.request.metadata.x-request-id",
     }
 

@@ -19,8 +19,14 @@ from embedgrpc.engine.results.sparse import (
 )
 from embedgrpc.engine.results.vectors import shorten
 from embedgrpc.engine.tasks.embeddings import BatchResult, Embeddings, EmbedSpec
-from embedgrpc.engine.tokenizing.jobs import ReadLimit, TokenizeResult
-from embedgrpc.engine.tokenizing.texts import CheckedText, check_text, too_many_tokens
+from embedgrpc.engine.tokenizing.given_ids import check_ids
+from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenized, TokenizeResult
+from embedgrpc.engine.tokenizing.texts import (
+    CheckedText,
+    TextOrIds,
+    check_text,
+    too_many_tokens,
+)
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
@@ -60,7 +66,7 @@ class Embedder:
 
     async def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[TextOrIds],
         spec: EmbedSpec,
         call: Call,
         *,
@@ -72,7 +78,8 @@ class Embedder:
         """Embed the texts of one call.
 
         Args:
-            texts: At least one. Each is read only when it is needed.
+            texts: At least one. Each is read only when it is needed. The ids of a text's tokens
+                give the same embedding as the text.
             spec: How to embed.
             call: The call they belong to.
             size_bytes: Their approximate UTF-8 size together.
@@ -119,7 +126,13 @@ class Embedder:
         return await asyncio.to_thread(finish) if result.rows.are_large else finish()
 
     async def submit(
-        self, texts: Sequence[str], spec: EmbedSpec, call: Call, sink: Sink, *, size_bytes: int
+        self,
+        texts: Sequence[TextOrIds],
+        spec: EmbedSpec,
+        call: Call,
+        sink: Sink,
+        *,
+        size_bytes: int,
     ) -> JobHandle:
         """Start texts that succeed or fail one by one, as soon as there is room for them.
 
@@ -272,7 +285,7 @@ class Embedder:
 
     def _inputs(
         self,
-        texts: Sequence[str],
+        texts: Sequence[TextOrIds],
         spec: EmbedSpec,
         *,
         size_bytes: int,
@@ -285,7 +298,10 @@ class Embedder:
 
         max_characters = self.limit_characters(spec.max_tokens, spec.truncation, spec.prompt)
 
-        def check(index: int, text: str) -> CheckedText:
+        def check(index: int, text: TextOrIds) -> CheckedText | Tokenized:
+            if not isinstance(text, str):
+                known = self.tokenizer.known_ids
+                return check_ids(text, known, prompt=spec.prompt, field=name(index))
             checked = check_text(
                 text,
                 max_characters=max_characters,

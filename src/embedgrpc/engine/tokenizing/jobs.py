@@ -4,12 +4,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from embedgrpc.engine.errors import OTHERS_MAX, EngineError
-from embedgrpc.engine.tokenizing.texts import CheckedText
+from embedgrpc.engine.tokenizing.texts import CheckedText, TextOrIds
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints, Pieces
@@ -74,6 +74,9 @@ class Tokenized:
 
 # The tokens of a text, or the reason why there are none.
 TokenizeResult = Tokenized | EngineError
+# Checks the input at an index: returns the text to tokenize, its prompt included, or the tokens of
+# an input that is tokenized already. Called on a tokenizing thread.
+Check = Callable[[int, Any], CheckedText | Tokenized]
 
 
 class Tokenization:
@@ -82,9 +85,8 @@ class Tokenization:
     All callbacks but `wanted` are called on a tokenizing thread.
 
     Args:
-        texts: The texts as received.
-        check: Checks the text at an index and prepends the prompt; raises an EngineError if it
-            cannot be used. Called once per text, in order.
+        texts: The texts as received, or the token ids of some.
+        check: Raises an EngineError if an input cannot be used. Called once for each, in order.
         work_class: Interactive texts go first.
         caller: Callers of one class take turns.
         atomic: Whether one text that cannot be used fails the job.
@@ -114,8 +116,8 @@ class Tokenization:
     def __init__(
         self,
         *,
-        texts: Sequence[str],
-        check: Callable[[int, str], CheckedText],
+        texts: Sequence[TextOrIds],
+        check: Check,
         work_class: WorkClass,
         caller: str,
         atomic: bool,
@@ -176,6 +178,10 @@ class Tokenization:
                         raise
                     # The traceback's frames refer to this job, which would hold the error: a cycle.
                     self._settle(index, error.with_traceback(None))
+                    continue
+                if isinstance(checked, Tokenized):
+                    self._settle(index, checked)
+                    room -= len(checked.ids)
                     continue
                 piece = self._begin(index, checked, cut_points)
             else:

@@ -2,12 +2,17 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from embedgrpc.engine.errors import EmptyInputError, InputTooLongError
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.tokenizers.blanks import BLANKS
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
+
+# A text, or the ids of its tokens without the model's special tokens.
+TextOrIds: TypeAlias = str | Sequence[int]
 
 # Ranges that contain all invisible characters: separators (Z), controls (Cc), format characters
 # (Cf) and surrogates (Cs). Unassigned and private-use characters may be visible.

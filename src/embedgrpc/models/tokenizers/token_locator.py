@@ -1,12 +1,14 @@
 """From texts to tokens with their places in the text."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import tokenizers
 
-from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.libraries.arrays import BoolArray, IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints
+from embedgrpc.models.tokenizers.known_ids import find_known_ids
 
 
 class TokenLocator:
@@ -43,3 +45,8 @@ class TokenLocator:
     def entries(self, ids: Iterable[int]) -> list[str]:
         """Return the vocabulary entries of some ids."""
         return [self._tokenizer.id_to_token(one) or "" for one in ids]
+
+    @cached_property
+    def known_ids(self) -> BoolArray:
+        """Which ids the tokenizer can make of a text; bool [highest id + 1]."""
+        return find_known_ids(self._tokenizer)

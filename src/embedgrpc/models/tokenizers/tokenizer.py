@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.libraries.arrays import BoolArray, IntArray
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.properties import ModelProperties
@@ -240,6 +240,11 @@ class Tokenizer:
         """The special tokens before and after one text, int64 [tokens] each."""
         before, after = self._single.specials
         return before, after
+
+    @property
+    def known_ids(self) -> BoolArray | None:
+        """The ids that the tokenizer can make, bool [highest id + 1]; None if tokens are bytes."""
+        return None if self.locator is None else self.locator.known_ids
 
     def cut_characters(self, text: str, max_tokens: int, truncation: Truncation) -> str:
         """Cut a text with its prompt before it is tokenized, if the reference does so.

@@ -22,7 +22,7 @@ _KNOWN_PEERS_MAX = 4096
 # What gRPC clients accept by default.
 _CLIENT_RESPONSE_BYTES = 4 * 1024 * 1024
 _CLIENT_RESPONSE_BYTES_KEY = "embedgrpc-max-response-bytes"
-_WORK_CLASS_KEY = "embedgrpc-work-class"
+WORK_CLASS_KEY = "embedgrpc-work-class"
 _WORK_CLASSES: dict[str | bytes, WorkClass] = {one.name.lower(): one for one in WorkClass}
 _PRIORITIES: dict[int, WorkClass] = {
     common_pb2.PRIORITY_INTERACTIVE: WorkClass.INTERACTIVE,
@@ -55,13 +55,13 @@ def begin_call(
     """
     remaining_s = context.time_remaining()
     limit_s = max_s if remaining_s is None else min(remaining_s, max_s)
-    named = _metadata(context, _WORK_CLASS_KEY)
+    named = _metadata(context, WORK_CLASS_KEY)
     if named is not None:
         if named not in _WORK_CLASSES:
             raise InvalidRequestError(
-                f"metadata {_WORK_CLASS_KEY} is {show_name(str(named))}; it must be interactive or"
+                f"metadata {WORK_CLASS_KEY} is {show_name(str(named))}; it must be interactive or"
                 " bulk",
-                field=_WORK_CLASS_KEY,
+                field=WORK_CLASS_KEY,
             )
         work_class = _WORK_CLASSES[named]
     check_enum(common_pb2.Priority, priority, field=field)

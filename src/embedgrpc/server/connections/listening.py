@@ -60,7 +60,12 @@ class StartError(Exception):
 
 
 def listen(
-    server: grpc.aio.Server, address: str, *, unix_socket_mode: str = "", flag: str = "--address"
+    server: grpc.aio.Server,
+    address: str,
+    *,
+    unix_socket_mode: str = "",
+    flag: str = "--address",
+    credentials: grpc.ServerCredentials | None = None,
 ) -> str:
     """Bind an address; return it with the actual port.
 
@@ -69,14 +74,18 @@ def listen(
         address: HOST:PORT or unix:PATH.
         unix_socket_mode: The mode of a Unix socket, in octal; empty applies the umask.
         flag: The flag that sets the address, for errors.
+        credentials: For TLS; a Unix socket has none.
 
     Raises:
         StartError: It cannot be bound.
     """
     _check_address(address, flag)
     try:
-        with _umask(unix_socket_mode if address.startswith("unix:") else ""):
-            port = server.add_insecure_port(address)
+        if credentials is not None and not address.startswith("unix:"):
+            port = server.add_secure_port(address, credentials)
+        else:
+            with _umask(unix_socket_mode if address.startswith("unix:") else ""):
+                port = server.add_insecure_port(address)
     except RuntimeError:
         port = 0
     if not port:

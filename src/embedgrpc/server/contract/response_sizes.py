@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
+from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.models.kinds import Representation
 
 # The model's id of at most 128 characters, a revision, a fingerprint, the usage, and their keys.
@@ -25,7 +26,7 @@ _SPECIAL_TOKENS = 8
 
 
 async def check_embeddings_size(
-    texts: Sequence[str],
+    texts: Sequence[TextOrIds],
     spec: EmbedSpec,
     encoding: Encoding,
     *,
@@ -36,7 +37,7 @@ async def check_embeddings_size(
     """Check that the embeddings of some texts fit into one response.
 
     Args:
-        texts: The texts, without the prompt.
+        texts: The texts, without the prompt, or the token ids of some.
         spec: The options of the request.
         encoding: The number format.
         size_bytes: An upper bound of the texts' size in UTF-8.
@@ -89,7 +90,11 @@ def bound_embeddings_size(
 
 
 def embeddings_size(
-    texts: Sequence[str], spec: EmbedSpec, encoding: Encoding, *, multi_vector_dimensions: int
+    texts: Sequence[TextOrIds],
+    spec: EmbedSpec,
+    encoding: Encoding,
+    *,
+    multi_vector_dimensions: int,
 ) -> int:
     """Return an upper bound of the bytes of one `Embedding` field per text."""
     fixed, per_token = _sizes(spec, encoding, multi_vector_dimensions)
@@ -147,7 +152,8 @@ def _sizes(spec: EmbedSpec, encoding: Encoding, multi_vector_dimensions: int) ->
     return fixed, per_token
 
 
-def _tokens_max(text: str, spec: EmbedSpec) -> int:
+def _tokens_max(text: TextOrIds, spec: EmbedSpec) -> int:
+    # A token counts no more than a character.
     characters = len(spec.prompt) + len(text)
     tokens = min(spec.max_tokens, _TOKENS_PER_CHARACTER * characters + _SPECIAL_TOKENS)
     return max(tokens, spec.min_tokens)

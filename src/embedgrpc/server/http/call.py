@@ -7,7 +7,7 @@ deadlines, work classes or request ids exists once.
 import re
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -86,7 +86,8 @@ class HttpContext:
         if (request.content_length or 0) > self._max_bytes:
             raise self._too_large(request.content_length or 0)
         expected = request.headers.get("expect")
-        if expected is not None:
+        # A client of HTTP/1.0 does not know the interim response (RFC 9110, section 10.1.1).
+        if expected is not None and request.version >= HttpVersion11:
             if expected.lower() != "100-continue":
                 raise HttpError(417, InvalidRequestError("header expect must be 100-continue"))
             await request.writer.write(_CONTINUE)

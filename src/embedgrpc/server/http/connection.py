@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import LineTooLong
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.server.calls.error_interceptor import log_fault
 from embedgrpc.server.http.dialects.openai import openai_error
+from embedgrpc.server.http.protocol import answer_in_http_1_1
 from embedgrpc.server.rpc.metadata_size import METADATA_BYTES_MAX
 
 _logger = logging.getLogger(__name__)
@@ -29,15 +30,17 @@ class Connection(web.RequestHandler):
         socket: Its transport, even after aiohttp has forgotten it.
         requests: How many requests it has made, with those that were malformed.
         idle_since: When its last answer was sent; infinity while one is made.
+        head_since: When the head began that is still coming in; infinity if there is none.
     """
 
-    __slots__ = ("_head_bytes", "_last_body", "idle_since", "requests", "socket")
+    __slots__ = ("_head_bytes", "_last_body", "head_since", "idle_since", "requests", "socket")
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.socket: asyncio.Transport | None = None
         self.requests = 0
         self.idle_since = time.monotonic()
+        self.head_since = math.inf
         self._head_bytes = 0
         self._last_body: Any = None
 
@@ -50,22 +53,38 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and refuse a head that is too large before it is complete."""
         before = self._request_count
+        # The last bytes of a body are no head, either.
+        is_body = self._body_comes_in()
         super().data_received(data)
         if self._request_count != before and self._messages:
             self._last_body = self._messages[-1][1]
-        body_comes_in = self._last_body is not None and not self._last_body.is_eof()
-        if self._request_count != before or body_comes_in:
+        if self._request_count != before or is_body:
             self._head_bytes = 0
+            self.head_since = math.inf
             return
         self._last_body = None
+        if not self._head_bytes:
+            self.head_since = time.monotonic()
         self._head_bytes += len(data)
         if self._head_bytes > _HEAD_BYTES_MAX:
             self._refuse_head()
+
+    def _body_comes_in(self) -> bool:
+        return self._last_body is not None and not self._last_body.is_eof()
 
     @property
     def is_leaving(self) -> bool:
         """Whether it is closed as soon as the client has read its last answer."""
         return self.socket is not None and self.socket.is_closing()
+
+    def waits_since(self) -> float:
+        """Return since when it has waited for the rest of a request's head; infinity if not.
+
+        What a client sends while its last request is answered may wait, too.
+        """
+        if not self.requests:
+            return self.idle_since
+        return max(self.head_since, self.idle_since)
 
     def begin(self, task: "asyncio.Task[Any] | None") -> None:
         """Count a request, whose answer a task makes and sends."""
@@ -111,6 +130,7 @@ class Connection(web.RequestHandler):
             error = EngineError.fault()
             if isinstance(exc, Exception):
                 log_fault(exc, error, method="http")
+        answer_in_http_1_1(request)
         response = _response(error, status)
         response.force_close()
         return response

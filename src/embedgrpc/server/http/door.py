@@ -7,13 +7,15 @@ from typing import Any
 
 from aiohttp import web
 
-from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.http.body_size import check_values
 from embedgrpc.server.http.call import HttpCall, HttpContext
 from embedgrpc.server.http.connection import Connection
+from embedgrpc.server.http.cors import Cors, requested_method
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, Served
 from embedgrpc.server.http.failures import (
@@ -23,15 +25,24 @@ from embedgrpc.server.http.failures import (
     rename_fields,
     retry_headers,
 )
+from embedgrpc.server.http.protocol import (
+    VERSIONS,
+    answer_in_http_1_1,
+    check_media_type,
+    check_protocol,
+)
 from embedgrpc.server.http.routing import Match, Routes, decode
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
+from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set_status
 
 _logger = logging.getLogger(__name__)
 
 _HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
-# Decoding this much holds up the event loop for a millisecond.
-_LARGE_BYTES = 512 * 1024
+# Counting the values of this much, and decoding it, holds up the event loop for three milliseconds.
+_LARGE_BYTES = 128 * 1024
+# From this size on, what is decoded may take a dialect some milliseconds, too.
+_LONG_BYTES = 16 * 1024
 
 
 class HttpDoor:
@@ -42,19 +53,30 @@ class HttpDoor:
         routes: The table of routes.
         calls: The registry of calls, that of gRPC.
         activity: Records which connections are in use.
+        tracer: Traces calls, but for probes; None where nothing is exported.
 
     Attributes:
         draining: Whether the server is about to stop: connections are closed after their answers.
     """
 
     def __init__(
-        self, served: Served, routes: Routes, calls: OpenCalls, activity: ConnectionActivity
+        self,
+        served: Served,
+        routes: Routes,
+        calls: OpenCalls,
+        activity: ConnectionActivity,
+        tracer: HttpTracer | None = None,
     ) -> None:
         self.draining = False
         self._served = served
         self._routes = routes
         self._calls = calls
         self._activity = activity
+        self._tracer = tracer
+        # Decoding holds the interpreter lock: several bodies at once would hold it in turn.
+        self._decoding = asyncio.Lock()
+        origins = served.settings.http_allowed_origins
+        self._cors = Cors(origins) if origins else None
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; aiohttp calls this in a task for each."""
@@ -64,18 +86,48 @@ class HttpDoor:
         context = HttpContext(request, max_bytes=self._served.settings.max_request_bytes)
         call = self._calls.open(context, HttpCall)
         with self._activity.calling(context.peer()):
-            answer = await self._answer(request, context, call)
+            if self._tracer is None:
+                answer = await self._answer(request, context, call)
+            else:
+                answer = await self._answer_traced(self._tracer, request, context, call)
         call.begin_unary_response(len(answer.body))
+        if request.version not in VERSIONS:
+            answer_in_http_1_1(request)
         response = web.Response(
             body=answer.body,
             status=answer.status,
             content_type=answer.content_type,
-            headers={**_HEADERS, **context.headers, **answer.headers},
+            headers={
+                **_HEADERS,
+                **(self._cors.headers(request.headers) if self._cors else {}),
+                **context.headers,
+                **answer.headers,
+            },
         )
         if self.draining or not context.body_is_read:
             # Else the rest of the body would be taken for the next request.
             response.force_close()
         return response
+
+    async def _answer_traced(
+        self, tracer: HttpTracer, request: web.BaseRequest, context: HttpContext, call: OpenCall
+    ) -> Answer:
+        route = self._routes.route(request.method, request.path)
+        if route is not None and route.is_open:
+            return await self._answer(request, context, call)
+        traced = HttpRequest(
+            method=request.method,
+            route=route.path if route else "",
+            scheme=request.scheme,
+            version=f"{request.version.major}.{request.version.minor}",
+            host=request.headers.get("host", ""),
+            peer=context.peer(),
+            metadata=context.invocation_metadata(),
+        )
+        with tracer.span(traced) as span:
+            answer = await self._answer(request, context, call)
+            set_status(span, answer.status)
+        return answer
 
     async def _answer(
         self, request: web.BaseRequest, context: HttpContext, call: OpenCall
@@ -86,6 +138,9 @@ class HttpDoor:
         name = "http"
         status = None
         try:
+            check_protocol(request)
+            if self._cors and (method := requested_method(request.method, request.headers)):
+                return self._preflight(self._cors, request, method)
             match = self._routes.find(request.method, request.path)
             route = match.routes[0]
             form, fields, name = route.errors, route.fields, route.path
@@ -109,6 +164,16 @@ class HttpDoor:
         status, body = form(error, status or STATUSES[error.reason])
         return Answer(body, status, headers={**headers, **retry_headers(error)})
 
+    def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
+        """Say what a web page may send.
+
+        Raises:
+            HttpError: There is no such path, or it does not have the method.
+        """
+        self._routes.find(method, request.path)
+        methods = self._routes.methods(request.path)
+        return Answer(b"", 204, headers=cors.preflight_headers(request.headers, methods))
+
     async def _serve(
         self, request: web.BaseRequest, context: HttpContext, call: OpenCall, match: Match
     ) -> Answer:
@@ -125,7 +190,7 @@ class HttpDoor:
             self._calls.take_place(call)
         data = b""
         if first.method == "POST":
-            _check_media_type(request)
+            check_media_type(request)
             data = await call.read_first()
         route, body = await self._decode(match, data)
         exchange = Exchange(self._served, context, body, len(data), match.argument)
@@ -138,9 +203,16 @@ class HttpDoor:
     async def _decode(self, match: Match, data: bytes) -> tuple[Route, Any]:
         if match.routes[0].body is None:
             return match.routes[0], None
+        max_inputs = self._served.settings.max_inputs
         if len(data) > _LARGE_BYTES:
-            return await asyncio.to_thread(decode, match, data)
-        return decode(match, data)
+            async with self._decoding:
+                await asyncio.to_thread(check_values, data, max_inputs=max_inputs)
+                return await asyncio.to_thread(decode, match, data)
+        check_values(data, max_inputs=max_inputs)
+        decoded = decode(match, data)
+        if len(data) > _LONG_BYTES:
+            await asyncio.sleep(0)
+        return decoded
 
 
 class _RouteError(Exception):
@@ -150,18 +222,3 @@ class _RouteError(Exception):
         super().__init__(error.message)
         self.route = route
         self.error = error
-
-
-def _check_media_type(request: web.BaseRequest) -> None:
-    """Refuse a body that is no plain JSON.
-
-    Raises:
-        HttpError: It is of another type, or compressed: a small body could become a huge one.
-    """
-    kind = request.content_type
-    if request.body_exists and kind != "application/json" and not kind.endswith("+json"):
-        raise HttpError(
-            415, InvalidRequestError("the body must be JSON: set content-type: application/json")
-        )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HttpError(415, InvalidRequestError("the body must not be compressed"))

@@ -11,7 +11,7 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call
 from embedgrpc.server.http.call import HttpContext
 from embedgrpc.server.http.failures import ErrorForm
-from embedgrpc.server.loading.catalog import Catalog
+from embedgrpc.server.loading.catalog import Catalog, ModelState
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
 
@@ -48,6 +48,22 @@ class Served:
     settings: Settings
     health: HealthService
     started_at: int
+
+    def is_ready(self) -> bool:
+        """Return whether the server can serve calls.
+
+        The setting `readiness` names the models that must serve. A server that is about to stop is
+        not ready.
+        """
+        serve = [one.state is ModelState.READY for one in self.catalog]
+        match self.settings.readiness:
+            case "all":
+                enough = all(serve)
+            case "any":
+                enough = any(serve)
+            case "default":
+                enough = serve[0]
+        return enough and self.health.is_serving()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +112,10 @@ class Route:
         errors: The form of errors.
         summary: One line for the documentation.
         tag: Whose clients use it.
+        answer: The type of the answer.
+        media_type: The media type of the answer.
         body: The type of the body; None for none.
+        example: A body that works with any model that can do this, for the documentation.
         key: Where several dialects share the path: the key that only this one's bodies have.
         fields: Names of the dialect for fields of the contract, for errors.
         is_open: Whether it is answered even when the server takes no more calls: probes.
@@ -108,7 +127,10 @@ class Route:
     errors: ErrorForm
     summary: str
     tag: str
+    answer: Any
+    media_type: str = "application/json"
     body: Any = None
+    example: Any = None
     key: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     is_open: bool = False

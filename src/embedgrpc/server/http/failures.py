@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from embedgrpc.engine.errors import EngineError, Reason
 
@@ -26,8 +27,30 @@ STATUSES: Final[Mapping[Reason, int]] = {
 # The message of an error is for people; a request can make it no longer than this.
 _MESSAGE_CHARACTERS_MAX = 1024
 
-# Writes an error with the status that its reason has; returns the dialect's own status and a body.
-ErrorForm = Callable[[EngineError, int], tuple[int, bytes]]
+Write = Callable[[EngineError, int], tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorForm:
+    """How a dialect writes errors.
+
+    Attributes:
+        body: The type of the body.
+        write: Writes an error with the status that its reason has; returns the dialect's own
+            status and the body.
+    """
+
+    body: Any
+    write: Write
+
+    def __call__(self, error: EngineError, status: int) -> tuple[int, bytes]:
+        """Write an error."""
+        return self.write(error, status)
+
+
+def error_form(body: Any) -> Callable[[Write], ErrorForm]:
+    """Make a function that writes errors with a body of this type an error form."""
+    return lambda write: ErrorForm(body, write)
 
 
 class HttpError(Exception):

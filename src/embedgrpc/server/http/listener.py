@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import ssl
 import time
 from pathlib import Path
+from typing import cast
 
 from aiohttp import web
 
@@ -19,6 +21,7 @@ from embedgrpc.server.http.exchange import Served
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.http_tracing import HttpTracer
 
 # As long as OpenAI's and httpx's clients keep an idle connection at the most, and some more.
 _KEEP_ALIVE_S = 75.0
@@ -29,6 +32,10 @@ _LINE_BYTES_MAX = 8190
 _CLEANUP_S = 0.05
 # Connections that wait to be accepted.
 _BACKLOG = 512
+# As long as gRPC gives a handshake.
+_HANDSHAKE_S = 10.0
+# How long a client has to confirm the end of its connection.
+_GOODBYE_S = 1.0
 
 
 class HttpListener:
@@ -40,6 +47,8 @@ class HttpListener:
         health: The health of the services.
         calls: The registry of all calls.
         limits: How many connections there may be.
+        tracer: Traces calls; None where nothing is exported.
+        tls: For HTTPS; a Unix socket has none.
 
     Attributes:
         address: Where it listens; with the port that was chosen for port 0.
@@ -56,14 +65,17 @@ class HttpListener:
         calls: OpenCalls,
         *,
         limits: Limits,
+        tracer: HttpTracer | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.address = settings.http_address
+        self._tls = None if self.address.startswith("unix:") else tls
         self._settings = settings
         self._limits = limits
         self._calls = calls
         self._activity = ConnectionActivity(max_peers=2 * limits.backstop(settings.http_address))
         served = Served(catalog, settings, health, started_at=int(time.time()))
-        self._door = HttpDoor(served, all_routes(), calls, self._activity)
+        self._door = HttpDoor(served, all_routes(), calls, self._activity, tracer)
         self._server = ConnectionServer(
             self._door.answer,
             connections_max=limits.backstop(settings.http_address),
@@ -92,7 +104,8 @@ class HttpListener:
         )
         await self._runner.setup()
         for one in sockets:
-            await web.SockSite(self._runner, one, backlog=_BACKLOG).start()
+            site = _TlsSite if self._tls else web.SockSite
+            await site(self._runner, one, backlog=_BACKLOG, ssl_context=self._tls).start()
         self.keeper = ConnectionKeeper("http", self.address, self._activity.of, self._limits)
 
     async def stop(self) -> None:
@@ -114,7 +127,7 @@ class HttpListener:
         self._door.draining = True
 
     async def reap(self) -> None:
-        """Close connections that have sent no whole request for too long, until cancelled.
+        """Close connections that take too long to send the head of a request, until cancelled.
 
         aiohttp waits for the first request of a connection forever, however slowly it comes.
         """
@@ -129,16 +142,30 @@ class HttpListener:
             connections = [one for one in self._server.connections if isinstance(one, Connection)]
             leaving = {one: leaving.get(one, now) for one in connections if one.is_leaving}
             late = {one for one, since in leaving.items() if now - since > patience_s}
-            # aiohttp's timer watches a connection from its first request on.
-            late |= {
-                one for one in connections if not one.requests and now - one.idle_since > patience_s
-            }
+            # aiohttp's timer closes only those that send nothing after an answer.
+            late |= {one for one in connections if now - one.waits_since() > patience_s}
             excess = len(connections) - most
             if excess > 0:
                 idle = sorted((one for one in connections if one.idle_since <= now), key=_idlest)
                 late.update(idle[:excess])
             for one in late:
                 one.abort()
+
+
+class _TlsSite(web.SockSite):
+    """A socket with TLS whose handshakes have a time limit: aiohttp's has asyncio's, a minute."""
+
+    async def start(self) -> None:
+        """Listen."""
+        await web.BaseSite.start(self)
+        self._server = await asyncio.get_running_loop().create_server(
+            cast(web.Server, self._runner.server),
+            sock=self._sock,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            ssl_handshake_timeout=_HANDSHAKE_S,
+            ssl_shutdown_timeout=_GOODBYE_S,
+        )
 
 
 def _idlest(connection: Connection) -> tuple[bool, float]:

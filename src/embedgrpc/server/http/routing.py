@@ -15,6 +15,7 @@ from embedgrpc.server.http.failures import HttpError
 _KNOWN_TYPES_MAX = 256
 # As msgspec says it.
 _MISSING = "Object missing required field "
+_TRUNCATED = "Input data was truncated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,13 @@ class Routes:
             error = InvalidRequestError(f"{show_name(path)} takes {allowed}, not this method")
             raise HttpError(405, error, {"allow": allowed})
         return Match(routes, argument)
+
+    def route(self, method: str, path: str) -> Route | None:
+        """Return the first of the routes of a request; None if there is none."""
+        try:
+            return self.find(method, path).routes[0]
+        except HttpError:
+            return None
 
     def methods(self, path: str) -> Sequence[str]:
         """Return the methods of a path.
@@ -116,7 +124,19 @@ def _decode(data: bytes, kind: Any) -> Any:
             message, field=field, metadata={"label": "MALFORMED_MESSAGE"}
         ) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        detail = _explain(error)
         raise InvalidRequestError(
             f"the body is not valid JSON: {detail}", metadata={"label": "MALFORMED_MESSAGE"}
         ) from None
+
+
+def _explain(error: Exception) -> str:
+    """Return what is wrong with a body that is not JSON; without a byte of it."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "a string is not UTF-8"
+    if str(error) == _TRUNCATED:
+        # msgspec says the same of both.
+        return "it ends early, or a string has half of a surrogate pair"
+    return str(error)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from embedgrpc.engine.tokenizing.texts import TextOrIds
+from embedgrpc.engine.work import Call
 from embedgrpc.server.http.exchange import Exchange
 from embedgrpc.server.services.embed_batch import EmbedBatch, EmbeddedBatch, embed_batch
 from embedgrpc.server.services.rank_batch import RankBatch, rank_batch
@@ -18,7 +20,7 @@ RANKING_COPIES = 5.0
 
 async def embed(
     exchange: Exchange,
-    texts: Sequence[str],
+    texts: Sequence[TextOrIds],
     options: embedding_service_pb2.EmbedOptions,
     *,
     model: str,
@@ -30,7 +32,7 @@ async def embed(
 
     Args:
         exchange: The request.
-        texts: Its texts.
+        texts: Its texts, or the token ids of some.
         options: How to embed them, in the contract's terms.
         model: The name of the model; may be empty.
         field: The key of the body that holds the texts.
@@ -64,6 +66,7 @@ async def rerank(
     model: str,
     pack: Callable[[RankedBatch], bytes],
     copies: float = RANKING_COPIES,
+    call: Call | None = None,
 ) -> bytes:
     """Rank documents.
 
@@ -75,13 +78,14 @@ async def rerank(
         model: The name of the model; may be empty.
         pack: Makes the body of the response. Called off the event loop if that takes long.
         copies: The size of the response, in units of its protobuf form.
+        call: The call, where a request has several queries; by default it begins here.
 
     Raises:
         EngineError: A rule is broken, or the documents cannot be ranked. Its fields are those of
             the contract: query, documents, options.
     """
     served = exchange.served
-    call = exchange.begin()
+    call = call or exchange.begin()
     batch = RankBatch(
         served.catalog.find(model),
         query,

@@ -39,6 +39,7 @@ from embedgrpc.server.services.reranking import RerankService
 from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
+from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Metrics, Reading, configure_metrics
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
@@ -51,6 +52,7 @@ from embedgrpc.v1 import (
 )
 
 if TYPE_CHECKING:
+    from embedgrpc.server.connections.tls import Tls
     from embedgrpc.server.http.listener import HttpListener
 
 _logger = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class Server:
         self._on_serving = on_serving
         self._resources = AsyncExitStack()
         self._http: HttpListener | None = None
+        self._tls: Tls | None = None
         self._tasks = BackgroundTasks()
         self._health = HealthService()
         self._heartbeat = Heartbeat()
@@ -157,6 +160,9 @@ class Server:
             metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
+        if settings.tls_certificate_file:
+            self._tls = await asyncio.to_thread(_open_tls, settings)
+            self._readers.append(self._tls.read)
         exporting = [each for each in (metrics, tracing) if each]
         if exporting:
             resources.push_async_callback(flush, exporting)
@@ -182,12 +188,19 @@ class Server:
             options=channel_arguments(settings, max_connections=backstop),
         )
         self._add_services(server)
-        self.address = listen(server, settings.address, unix_socket_mode=settings.unix_socket_mode)
+        self.address = listen(
+            server,
+            settings.address,
+            unix_socket_mode=settings.unix_socket_mode,
+            credentials=self._tls.grpc_credentials() if self._tls else None,
+        )
+        if self._tls is not None:
+            self._tasks.start(self._tls.watch())
         await server.start()
         self._keep(ConnectionKeeper("calls", self.address, activity.of, limits))
         resources.push_async_callback(self._stop_calls, gate, server)
         if settings.http_address:
-            await self._serve_http(limits)
+            await self._serve_http(limits, tracing.http_tracer() if tracing else None)
         resources.callback(self._open_streams.drain)
         # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
@@ -199,12 +212,18 @@ class Server:
             stops.append(self._http.stop())
         await asyncio.gather(*stops)
 
-    async def _serve_http(self, limits: Limits) -> None:
+    async def _serve_http(self, limits: Limits, tracer: HttpTracer | None) -> None:
         # Imported only where it is used: it costs time and memory.
         from embedgrpc.server.http.listener import HttpListener  # noqa: PLC0415 - see above
 
         http = HttpListener(
-            self.catalog, self._settings, self._health, self.open_calls, limits=limits
+            self.catalog,
+            self._settings,
+            self._health,
+            self.open_calls,
+            limits=limits,
+            tracer=tracer,
+            tls=self._tls.http_context() if self._tls else None,
         )
         await http.start()
         self._http, self.http_address = http, http.address
@@ -265,6 +284,24 @@ class Server:
         if self._http is not None:
             self._http.drain()
         await asyncio.sleep(self._settings.drain_time_s)
+
+
+def _open_tls(settings: Settings) -> "Tls":
+    """Read the certificates.
+
+    Raises:
+        StartError: A file cannot be used.
+    """
+    # Imported only where it is used: it costs time and memory.
+    from embedgrpc.server.connections.certificates import (  # noqa: PLC0415 - see above
+        CertificateError,
+    )
+    from embedgrpc.server.connections.tls import Tls  # noqa: PLC0415 - see above
+
+    try:
+        return Tls(settings)
+    except CertificateError as error:
+        raise StartError(str(error), settings_are_wrong=True) from None
 
 
 async def flush(exporting: Sequence[TraceExport | Metrics]) -> None:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embeddings import BatchResult
+from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.engine.work import Call
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.contract.field_checks import check_count
@@ -25,7 +26,7 @@ class EmbedBatch:
 
     Attributes:
         served: The model.
-        texts: The texts. Each is read only when it is needed.
+        texts: The texts, or the token ids of some. Each is read only when it is needed.
         options: How to embed them.
         size_bytes: An upper bound of the texts' size in UTF-8.
         max_response_bytes: The largest response that the client accepts.
@@ -37,7 +38,7 @@ class EmbedBatch:
     """
 
     served: ServedModel
-    texts: Sequence[str]
+    texts: Sequence[TextOrIds]
     options: embedding_service_pb2.EmbedOptions
     size_bytes: int
     max_response_bytes: int

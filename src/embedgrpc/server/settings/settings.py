@@ -24,6 +24,7 @@ MIB = 1024 * 1024
 # The first setting of each group: documentation and help list the settings by group.
 GROUPS = {
     "address": "Listening",
+    "tls_certificate_file": "TLS",
     "models": "Models",
     "batch_tokens": "Batching",
     "max_inputs": "Requests and streams",
@@ -43,9 +44,16 @@ _NETWORK_DRAIN_S = 5.0
 
 _ADDRESS = re.compile(r"unix:.+|.+:\d{1,5}")
 _SOCKET_MODE = re.compile(r"0?[0-7]{3}")
+# What a browser sends: the port of a scheme is left out.
+_ORIGIN = re.compile(
+    r"(?!http://[^/]*:80\Z|https://[^/]*:443\Z)"
+    r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?"
+)
+_ANY_ORIGIN = "*"
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]*")
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
+_CERTIFICATES_MAX = 64
 # Includes room for fields of later clients.
 _FIELDS_OF_AN_INPUT = 4
 _OTHER_FIELDS = 1024
@@ -71,6 +79,19 @@ class Settings(BaseModel):
         default="",
         description="Address of the HTTP port for clients of OpenAI, Cohere, Jina and"
         " text-embeddings-inference: HOST:PORT or unix:PATH. Empty opens none",
+    )
+    http_allowed_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Web pages that may call the HTTP port, by origin, such as"
+        " https://app.example.com; repeat it or separate origins by commas. * allows all pages of"
+        " all sites. Without any, browsers let no page of another origin read an answer",
+    )
+    openai_token_ids: Literal["refuse", "model"] = Field(
+        default="refuse",
+        description="What to do with token ids in OpenAI's embedding requests. refuse answers with"
+        " an error. model takes them as ids of the model's own tokenizer, without special tokens."
+        " Set it only if all clients use that tokenizer: most libraries send ids of OpenAI's,"
+        " which give wrong vectors without an error",
     )
     unix_socket_mode: str = Field(
         default="",
@@ -118,6 +139,34 @@ class Settings(BaseModel):
     max_connection_age_grace_s: _Year = Field(
         default=60,
         description="Time such a stream has to answer its inputs before its connection is closed",
+    )
+    tls_certificate_file: tuple[str, ...] = Field(
+        default=(),
+        description="PEM file of the server's certificate and its chain. With it, both ports speak"
+        " only TLS; Unix sockets and health_address stay without. Repeat it for several host names:"
+        " a client gets the certificate for the name it asks for, else the first. A variable"
+        " separates them by commas",
+    )
+    tls_key_file: tuple[str, ...] = Field(
+        default=(),
+        description="PEM file of that certificate's private key, without a password; as many as"
+        " certificates, in the same order",
+    )
+    tls_client_ca_file: str = Field(
+        default="",
+        description="PEM file of the authorities that sign clients' certificates. With it, only"
+        " clients with such a certificate can connect. Empty asks for none",
+    )
+    tls_client_auth: Literal["require", "request"] = Field(
+        default="require",
+        description="Whether a client needs a certificate. gRPC's library for Python cannot ask for"
+        " one without requiring it, so request is refused unless gRPC is on a Unix socket: then"
+        " the HTTP port checks a certificate if the client has one",
+    )
+    tls_reload_interval_s: _Day = Field(
+        default=10,
+        description="Time between two looks at these files. Files that have changed are checked,"
+        " and used for new connections. If they cannot be used, the former ones stay in use",
     )
     models: tuple[ModelSettings, ...] = Field(
         default=(),
@@ -359,6 +408,39 @@ class Settings(BaseModel):
             return tuple(_parse_model(one) if isinstance(one, str) else one for one in value)
         return value
 
+    @field_validator("http_allowed_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        """Read a list, or origins separated by commas, or both."""
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+            parts = [part.strip() for one in value for part in one.split(",")]
+            return tuple(dict.fromkeys(part for part in parts if part))
+        return value
+
+    @field_validator("http_allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if one == _ANY_ORIGIN and len(value) > 1:
+                raise ValueError("must have no other origin beside *, which allows all")
+            if one != _ANY_ORIGIN and not _ORIGIN.fullmatch(one):
+                raise ValueError(
+                    "must be origins as browsers send them, such as https://app.example.com or"
+                    " http://localhost:3000: in lower case, without a path, and without the port"
+                    " that the scheme has anyway"
+                )
+        return value
+
+    @field_validator("tls_certificate_file", "tls_key_file", mode="before")
+    @classmethod
+    def _parse_files(cls, value: object) -> object:
+        """Read the short form: one path, or several separated by commas."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
     @field_validator("caller_weights", mode="before")
     @classmethod
     def _parse_weights(cls, value: object) -> object:
@@ -436,7 +518,36 @@ class Settings(BaseModel):
                 f" more than shutdown_timeout_s {self.shutdown_timeout_s:g}"
             )
         check_names(self.models)
+        self._check_tls()
         return self
+
+    def _check_tls(self) -> None:
+        if len(self.tls_certificate_file) != len(self.tls_key_file):
+            raise ValueError(
+                f"tls_certificate_file names {len(self.tls_certificate_file)} files and"
+                f" tls_key_file {len(self.tls_key_file)}: each certificate needs its key"
+            )
+        if len(self.tls_certificate_file) > _CERTIFICATES_MAX:
+            raise ValueError(
+                f"tls_certificate_file names {len(self.tls_certificate_file)} files; the limit is"
+                f" {_CERTIFICATES_MAX}"
+            )
+        if self.tls_client_ca_file and not self.tls_certificate_file:
+            raise ValueError("tls_client_ca_file needs tls_certificate_file and tls_key_file")
+        if self.tls_client_auth == "request" and not self.tls_client_ca_file:
+            raise ValueError("tls_client_auth request needs tls_client_ca_file")
+        if not self.tls_certificate_file:
+            return
+        grpc_is_local = self.address.startswith("unix:")
+        if grpc_is_local and (not self.http_address or self.http_address.startswith("unix:")):
+            raise ValueError(
+                "tls_certificate_file is set, but every address is a Unix socket, which has no TLS"
+            )
+        if self.tls_client_auth == "request" and not grpc_is_local:
+            raise ValueError(
+                "tls_client_auth request: gRPC cannot ask for a certificate that a client may omit;"
+                " use require, or leave out tls_client_ca_file to ask for none"
+            )
 
 
 def settings_by_group() -> dict[str, list[str]]:

@@ -39,6 +39,16 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
         "Connections closed to stay within a limit.",
         True,
     ),
+    "embedgrpc.tls.certificate.expiry": (
+        "s",
+        "When a certificate in use expires, in seconds since 1970.",
+        False,
+    ),
+    "embedgrpc.tls.reloads": (
+        "{reload}",
+        "Changes of certificate files that were loaded, or refused.",
+        True,
+    ),
     "embedgrpc.batches": ("{batch}", "Batches that were run.", True),
     "embedgrpc.batch.sequences": ("{sequence}", "Sequences that were run in batches.", True),
     "embedgrpc.batch.shared_sequences": (
@@ -52,7 +62,7 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
     "embedgrpc.event_loop.stalls": ("{stall}", "Times that it was late by over 0.1 s.", True),
 }
 # Those that cannot be summed over servers.
-_GAUGES = frozenset({"embedgrpc.event_loop.lag"})
+_GAUGES = frozenset({"embedgrpc.event_loop.lag", "embedgrpc.tls.certificate.expiry"})
 
 
 class Metrics:

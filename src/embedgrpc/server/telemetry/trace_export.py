@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from embedgrpc.libraries.propagation import MISSING_PROPAGATORS
 from embedgrpc.server.telemetry.batch_tracing import BatchTracer
 from embedgrpc.server.telemetry.exporters import close_in_time, make_exporters, make_resource
+from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.tracing import TracingInterceptor
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class TraceExport:
     def interceptor(self) -> TracingInterceptor:
         """Return the interceptor that traces calls; it must be the outermost one."""
         return TracingInterceptor(self._tracer)
+
+    def http_tracer(self) -> HttpTracer:
+        """Return what traces the calls of the HTTP port."""
+        return HttpTracer(self._tracer)
 
     def batch_tracer(self) -> BatchTracer:
         """Return the observer that traces batches."""

@@ -34,12 +34,21 @@ class Attribute:
     """The names of all span attributes of this server."""
 
     ERROR_TYPE: Final = "error.type"
+    HTTP_REQUEST_HEADER_REQUEST_ID: Final = f"http.request.header.{REQUEST_ID_KEY}"
+    HTTP_REQUEST_METHOD: Final = "http.request.method"
+    HTTP_RESPONSE_STATUS_CODE: Final = "http.response.status_code"
+    HTTP_ROUTE: Final = "http.route"
     NETWORK_PEER_ADDRESS: Final = "network.peer.address"
     NETWORK_PEER_PORT: Final = "network.peer.port"
+    NETWORK_PROTOCOL_VERSION: Final = "network.protocol.version"
     RPC_METHOD: Final = "rpc.method"
     RPC_REQUEST_METADATA_REQUEST_ID: Final = f"rpc.request.metadata.{REQUEST_ID_KEY}"
     RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
     RPC_SYSTEM_NAME: Final = "rpc.system.name"
+    SERVER_ADDRESS: Final = "server.address"
+    SERVER_PORT: Final = "server.port"
+    URL_PATH: Final = "url.path"
+    URL_SCHEME: Final = "url.scheme"
 
     GEN_AI_EMBEDDINGS_DIMENSION_COUNT: Final = "gen_ai.embeddings.dimension.count"
     GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
@@ -91,7 +100,7 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _span(self, method: str, metadata: Metadata, context: Any) -> Iterator[None]:
-        parent = propagate.extract(metadata, context=Context(), getter=_METADATA_GETTER)
+        parent = caller_context(metadata)
         span = self._tracer.start_span(
             method,
             context=parent,
@@ -99,7 +108,7 @@ class TracingInterceptor(grpc.aio.ServerInterceptor):
             attributes={
                 Attribute.RPC_SYSTEM_NAME: "grpc",
                 Attribute.RPC_METHOD: method,
-                **_peer(context.peer()),
+                **peer_attributes(context.peer()),
             },
         )
         if span.is_recording() and (request_id := find_request_id(metadata)):
@@ -151,6 +160,11 @@ def describe_call(
         Attribute.GEN_AI_USAGE_INPUT_TOKENS: input_tokens,
     }
     span.set_attributes({name: value for name, value in attributes.items() if value})
+
+
+def caller_context(metadata: Metadata) -> Context:
+    """Return the context in which the span of a call begins: that of its caller."""
+    return propagate.extract(metadata, context=Context(), getter=_METADATA_GETTER)
 
 
 def current_context() -> SpanContext | None:
@@ -216,7 +230,7 @@ def _set_outcome(span: Span, context: Any, error: BaseException | None) -> None:
         span.set_status(Status(StatusCode.ERROR))
 
 
-def _peer(peer: str) -> dict[str, AttributeValue]:
+def peer_attributes(peer: str) -> dict[str, AttributeValue]:
     """Split gRPC's "ipv4:1.2.3.4:5", "ipv6:%5B::1%5D:5" or "unix:/path"; return {} for others."""
     kind, _, place = unquote(peer).partition(":")
     address, _, port = place.rpartition(":")

@@ -1,13 +1,15 @@
 """The table of all routes over HTTP."""
 
 from embedgrpc.server.http.dialects import cohere, openai, probes, rerank, services, tei, tei_rerank
+from embedgrpc.server.http.dialects.description import description_routes
 from embedgrpc.server.http.routing import Routes
 
 
 def all_routes() -> Routes:
     """Return the routes of all dialects."""
-    return Routes(
+    found = [
         one
         for dialect in (openai, rerank, cohere, tei, tei_rerank, services, probes)
         for one in dialect.ROUTES
-    )
+    ]
+    return Routes([*found, *description_routes(found)])

@@ -15,6 +15,7 @@ from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.server.contract.names import list_names, show_name
+from embedgrpc.server.http.dialects.answers import EmbeddingsByTypeAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
@@ -52,7 +53,7 @@ class Input(msgspec.Struct):
     content: list[Content]
 
 
-class EmbedRequest(msgspec.Struct):
+class CohereEmbedRequest(msgspec.Struct):
     """The body of POST /v2/embed."""
 
     texts: list[str] | None = None
@@ -68,7 +69,7 @@ class EmbedRequest(msgspec.Struct):
 
 async def embed_texts(exchange: Exchange) -> Answer:
     """Embed texts in one or several number formats."""
-    body: EmbedRequest = exchange.body
+    body: CohereEmbedRequest = exchange.body
     formats = _read_formats(body.embedding_types)
     answer = await embed(
         exchange,
@@ -97,7 +98,7 @@ def _read_formats(names: Sequence[str] | None) -> Sequence[str]:
     return tuple(dict.fromkeys(names or ("float",)))
 
 
-def _read_texts(body: EmbedRequest) -> Sequence[str]:
+def _read_texts(body: CohereEmbedRequest) -> Sequence[str]:
     if body.images is not None:
         raise UnsupportedError("images cannot be embedded", field="images")
     if (body.texts is None) == (body.inputs is None):
@@ -117,7 +118,7 @@ def _read_input(value: Input, index: int) -> str:
             raise UnsupportedError(f"{place} must be one part of type text", field=place)
 
 
-def _read_options(body: EmbedRequest) -> embedding_service_pb2.EmbedOptions:
+def _read_options(body: CohereEmbedRequest) -> embedding_service_pb2.EmbedOptions:
     options = embedding_service_pb2.EmbedOptions(
         dimensions=body.output_dimension or 0,
         truncation=read_truncation(body.truncate),
@@ -185,7 +186,9 @@ ROUTES = (
         openai_error,
         "Embed texts in several number formats",
         _TAG,
-        body=EmbedRequest,
+        EmbeddingsByTypeAnswer,
+        body=CohereEmbedRequest,
+        example={"texts": ["Rivers flow to the sea."], "embedding_types": ["float", "int8"]},
         fields=_FIELDS,
     ),
 )

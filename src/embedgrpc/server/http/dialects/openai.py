@@ -4,7 +4,8 @@ Source: the OpenAI API reference, and what its Python and Node clients send and 
 base64 by default, and the one for Node decodes whatever comes as such.
 """
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,8 +13,10 @@ import orjson
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import EncodedRows, encode
+from embedgrpc.engine.tokenizing.texts import TextOrIds
+from embedgrpc.server.http.dialects.answers import EmbeddingsAnswer, ModelItem, ModelsAnswer
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import shown_message
+from embedgrpc.server.http.failures import error_form, shown_message
 from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
 from embedgrpc.server.http.words import (
     Int32,
@@ -37,6 +40,8 @@ _TYPES: Mapping[Reason, str] = {
     Reason.PERMISSION_DENIED: "permission_error",
 }
 _CLIENT_ERROR_MAX = 499
+# So many entries are looked at in a millisecond.
+_ENTRIES_AT_ONCE = 65_536
 
 
 class EmbeddingsRequest(msgspec.Struct):
@@ -55,8 +60,8 @@ class EmbeddingsRequest(msgspec.Struct):
     encoding: str | None = None
 
 
-class ErrorBody(msgspec.Struct):
-    """The object under `error` in OpenAI's errors."""
+class ErrorDetail(msgspec.Struct):
+    """What is wrong. `code` is the reason, `param` the key at fault."""
 
     message: str
     type: str
@@ -64,16 +69,23 @@ class ErrorBody(msgspec.Struct):
     code: str
 
 
+class ErrorAnswer(msgspec.Struct):
+    """An error in OpenAI's form."""
+
+    error: ErrorDetail
+
+
+@error_form(ErrorAnswer)
 def openai_error(error: EngineError, status: int) -> tuple[int, bytes]:
     """Write an error in OpenAI's form."""
     default = "invalid_request_error" if status <= _CLIENT_ERROR_MAX else "server_error"
-    body = ErrorBody(
+    detail = ErrorDetail(
         message=shown_message(error),
         type=_TYPES.get(error.reason, default),
         param=error.field or None,
         code=error.reason.value.lower(),
     )
-    return status, msgspec.json.encode({"error": body})
+    return status, msgspec.json.encode(ErrorAnswer(detail))
 
 
 async def embeddings(exchange: Exchange) -> Answer:
@@ -82,7 +94,7 @@ async def embeddings(exchange: Exchange) -> Answer:
     as_base64 = read_word(body.encoding_format or "float", _FORMATS, field="encoding_format") == 1
     answer = await embed(
         exchange,
-        read_texts(body.input),
+        await _read_inputs(body.input, exchange),
         read_options(body),
         model=body.model or "",
         field="input",
@@ -90,6 +102,41 @@ async def embeddings(exchange: Exchange) -> Answer:
         pack=_pack_base64 if as_base64 else _pack_floats,
     )
     return Answer(answer)
+
+
+async def _read_inputs(
+    value: str | list[str | int | list[int]], exchange: Exchange
+) -> Sequence[TextOrIds]:
+    """Return the texts of a request, or the token ids of some where the settings allow them.
+
+    Raises:
+        InvalidRequestError: It has token ids, or inputs of several kinds.
+    """
+    if isinstance(value, str):
+        return [value]
+    few = len(value) <= _ENTRIES_AT_ONCE
+    kinds = _kinds_of(value) if few else await asyncio.to_thread(_kinds_of, value)
+    if kinds <= {str}:
+        return value  # type: ignore[return-value] # all are texts
+    if exchange.served.settings.openai_token_ids == "refuse":  # noqa: S105 - no password
+        raise _ids_refused()
+    if kinds == {int}:
+        return [value]  # type: ignore[list-item] # all are ids
+    if kinds == {list}:
+        return value  # type: ignore[return-value] # all are lists of ids
+    raise InvalidRequestError(
+        "input must be a string, a list of strings, a list of token ids, or a list of such lists",
+        field="input",
+    )
+
+
+def _kinds_of(value: Sequence[object]) -> set[type]:
+    """Return the types of the entries."""
+    kinds: set[type] = set()
+    for start in range(0, len(value), _ENTRIES_AT_ONCE):
+        # A slice at a time, because no other thread runs meanwhile.
+        kinds.update(map(type, value[start : start + _ENTRIES_AT_ONCE]))
+    return kinds
 
 
 def read_texts(value: str | list[str | int | list[int]]) -> list[str]:
@@ -102,13 +149,17 @@ def read_texts(value: str | list[str | int | list[int]]) -> list[str]:
         return [value]
     texts = [one for one in value if isinstance(one, str)]
     if len(texts) != len(value):
-        raise InvalidRequestError(
-            "input must be a string or a list of strings. Token ids are not accepted, because"
-            " clients make them with OpenAI's tokenizer and not with that of the model; for"
-            " LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False",
-            field="input",
-        )
+        raise _ids_refused()
     return texts
+
+
+def _ids_refused() -> InvalidRequestError:
+    return InvalidRequestError(
+        "input must be a string or a list of strings. Token ids are not accepted, because"
+        " clients make them with OpenAI's tokenizer and not with that of the model; for"
+        " LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False",
+        field="input",
+    )
 
 
 def read_options(body: EmbeddingsRequest) -> embedding_service_pb2.EmbedOptions:
@@ -194,12 +245,14 @@ ROUTES = (
             openai_error,
             "Embed texts",
             _TAG,
+            EmbeddingsAnswer,
             body=EmbeddingsRequest,
+            example={"input": ["It is red.", "Rivers flow to the sea."]},
             key="input",
             fields=_FIELDS,
         )
         for path in ("/v1/embeddings", "/embeddings")
     ),
-    Route("GET", "/v1/models", list_models, openai_error, "List the models", _TAG),
-    Route("GET", "/v1/models/{id}", get_model, openai_error, "Describe a model", _TAG),
+    Route("GET", "/v1/models", list_models, openai_error, "List the models", _TAG, ModelsAnswer),
+    Route("GET", "/v1/models/{id}", get_model, openai_error, "Describe a model", _TAG, ModelItem),
 )

@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
+from embedgrpc.server.http.dialects.answers import RerankAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.words import Int32, read_truncation
@@ -20,10 +21,15 @@ from embedgrpc.v1 import rerank_service_pb2
 _TAG = "Cohere, Jina, vLLM"
 # Cohere's unit: a query with up to a hundred documents.
 _DOCUMENTS_PER_UNIT = 100
+_EXAMPLE = {
+    "query": "How tall is the tower?",
+    "documents": ["It is red.", "The tower is 330 metres tall."],
+    "top_n": 1,
+}
 _FIELDS = {"options.max_tokens": "max_tokens_per_doc", "options.": ""}
 
 
-class RerankRequest(msgspec.Struct):
+class RerankDocumentsRequest(msgspec.Struct):
     """The body of POST /rerank, /v1/rerank and /v2/rerank."""
 
     query: str
@@ -41,7 +47,7 @@ class RerankRequest(msgspec.Struct):
 
 async def rank(exchange: Exchange) -> Answer:
     """Rank documents, the best first."""
-    body: RerankRequest = exchange.body
+    body: RerankDocumentsRequest = exchange.body
     _refuse_unsupported(body)
     texts = [_text_of(one, index) for index, one in enumerate(body.documents)]
     options = rerank_service_pb2.RerankOptions(
@@ -59,7 +65,7 @@ async def rank(exchange: Exchange) -> Answer:
     )
 
 
-def _refuse_unsupported(body: RerankRequest) -> None:
+def _refuse_unsupported(body: RerankDocumentsRequest) -> None:
     """Refuse keys that change the scores and cannot be followed."""
     if body.rank_fields not in (None, ["text"]):
         raise UnsupportedError("rank_fields may only be ['text']", field="rank_fields")
@@ -125,7 +131,9 @@ ROUTES = tuple(
         openai_error,
         "Rank documents",
         _TAG,
-        body=RerankRequest,
+        RerankAnswer,
+        body=RerankDocumentsRequest,
+        example=_EXAMPLE,
         key="documents",
         fields=_FIELDS,
     )

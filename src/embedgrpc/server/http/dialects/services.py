@@ -17,13 +17,22 @@ from typing import Any
 
 import msgspec
 import orjson
+from msgspec import UNSET, UnsetType
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.http.dialects.answers import (
+    InputAnswer,
+    ModelNames,
+    QueryEmbedding,
+    ScoresAnswer,
+    SentencesAnswer,
+    StatusAnswer,
+)
 from embedgrpc.server.http.dialects.openai import openai_error, read_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import rename_fields, shown_message
+from embedgrpc.server.http.failures import error_form, rename_fields, shown_message
 from embedgrpc.server.http.rows import dense_of
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -126,6 +135,8 @@ async def score_pairs(exchange: Exchange) -> Answer:
     body: PairsRequest = exchange.body
     limit = exchange.served.settings.max_inputs
     check_count(len(body.sentence_pairs), limit=limit, field="sentence_pairs")
+    # One deadline for all queries.
+    call = exchange.begin()
     by_query: dict[str, list[int]] = {}
     for index, (query, _) in enumerate(body.sentence_pairs):
         by_query.setdefault(query, []).append(index)
@@ -135,7 +146,9 @@ async def score_pairs(exchange: Exchange) -> Answer:
         documents = [body.sentence_pairs[index][1] for index in indices]
         options = rerank_service_pb2.RerankOptions()
         try:
-            found = await rerank(exchange, query, documents, options, model="", pack=_pack_scores)
+            found = await rerank(
+                exchange, query, documents, options, model="", pack=_pack_scores, call=call
+            )
         except EngineError as error:
             _name_pair(error, indices)
             raise
@@ -181,11 +194,19 @@ def _timing() -> Iterator[None]:
         raise error from None
 
 
+class SlowError(msgspec.Struct):
+    """An error; one that took too long says how long, in seconds."""
+
+    detail: str
+    processing_time: float | UnsetType = UNSET
+
+
+@error_form(SlowError)
 def slow_error(error: EngineError, status: int) -> tuple[int, bytes]:
     """Write an error; one that took too long says how long, as the server of BGE-M3 does."""
-    body: dict[str, Any] = {"detail": shown_message(error)}
-    if isinstance(error, DeadlineExpiredError):
-        body["processing_time"] = float(error.metadata.get("processingSeconds", "nan"))
+    body = SlowError(shown_message(error))
+    if (seconds := error.metadata.get("processingSeconds")) is not None:
+        body.processing_time = float(seconds)
     return status, msgspec.json.encode(body)
 
 
@@ -202,31 +223,38 @@ async def list_models(exchange: Exchange) -> Answer:
 
 async def show_status(exchange: Exchange) -> Answer:
     """Say whether the server can serve calls."""
-    serving = exchange.served.health.is_serving()
-    return to_json({"status": "ok" if serving else "unavailable", "service": "embedgrpc"})
+    return to_json(
+        {"status": "ok" if exchange.served.is_ready() else "unavailable", "service": "embedgrpc"}
+    )
 
 
 ROUTES = (
     Route(
         "POST", "/v1/embedding", embed_queries, openai_error, "Embed queries",
-        "triton-grpc-proxy", body=list[QueryItem],
+        "triton-grpc-proxy", list[QueryEmbedding], body=list[QueryItem],
+        example=[{"query": "How tall is the tower?"}],
     ),
     Route(
         "POST", "/embeddings/", embed_sentences, slow_error, "Embed sentences",
-        "BGE-M3 on FastAPI", body=SentencesRequest, key="sentences", fields={"options.": ""},
+        "BGE-M3 on FastAPI", SentencesAnswer, body=SentencesRequest, key="sentences",
+        fields={"options.": ""}, example={"sentences": ["Rivers flow to the sea."]},
     ),
     Route(
         "POST", "/rerank/", score_pairs, slow_error, "Score pairs", "BGE-M3 on FastAPI",
-        body=PairsRequest, key="sentence_pairs",
+        ScoresAnswer, body=PairsRequest, key="sentence_pairs",
+        example={"sentence_pairs": [["How tall is the tower?", "It is 330 metres tall."]]},
     ),
     Route(
         "POST", "/embed", embed_inputs, openai_error, "Embed texts", "embedding-inference-api",
-        body=InputRequest, key="input", fields={"options.": ""},
+        InputAnswer, body=InputRequest, key="input", fields={"options.": ""},
+        example={"input": "Rivers flow to the sea."},
     ),
     Route(
         "GET", "/models", list_models, openai_error, "List the models", "embedding-inference-api",
+        ModelNames,
     ),
     Route("GET", "/health/status", show_status, openai_error, "Status", "embedding-inference-api",
+          StatusAnswer, is_open=True),
+    Route("GET", "/", show_status, openai_error, "Status", "BGE-M3 on Triton", StatusAnswer,
           is_open=True),
-    Route("GET", "/", show_status, openai_error, "Status", "BGE-M3 on Triton", is_open=True),
 )  # fmt: skip

@@ -12,8 +12,9 @@ import orjson
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.models.kinds import Truncation
+from embedgrpc.server.http.dialects.answers import ModelInfo, Vectors
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import shown_message
+from embedgrpc.server.http.failures import error_form, shown_message
 from embedgrpc.server.http.words import Int32, read_truncation
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
@@ -48,13 +49,20 @@ class EmbedRequest(msgspec.Struct):
     dimensions: Int32 | None = None
 
 
+class TeiError(msgspec.Struct):
+    """An error in the form of text-embeddings-inference."""
+
+    error: str
+    error_type: str
+
+
+@error_form(TeiError)
 def tei_error(error: EngineError, status: int) -> tuple[int, bytes]:
     """Write an error as text-embeddings-inference does."""
     own, kind = _ERRORS.get(error.reason, (None, "Backend"))
     # Statuses of HTTP itself, such as 404 or 413, stay.
     chosen = own if own and status in {400, 500} else status
-    body = {"error": shown_message(error), "error_type": kind}
-    return chosen, msgspec.json.encode(body)
+    return chosen, msgspec.json.encode(TeiError(shown_message(error), kind))
 
 
 async def embed_texts(exchange: Exchange) -> Answer:
@@ -137,7 +145,7 @@ async def info(exchange: Exchange) -> Answer:
 
 
 ROUTES = (
-    Route("GET", "/info", info, tei_error, "Describe the model", TAG),
+    Route("GET", "/info", info, tei_error, "Describe the model", TAG, ModelInfo),
     Route(
         "POST",
         "/embed",
@@ -145,7 +153,9 @@ ROUTES = (
         tei_error,
         "Embed texts",
         TAG,
+        Vectors,
         body=EmbedRequest,
+        example={"inputs": ["It is red.", "Rivers flow to the sea."]},
         key="inputs",
         fields=_FIELDS,
     ),

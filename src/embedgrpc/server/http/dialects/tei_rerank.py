@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from embedgrpc.server.http.dialects.answers import RankedText, SparseValue
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
@@ -104,7 +105,12 @@ ROUTES = (
         tei_error,
         "Rank texts",
         TAG,
+        list[RankedText],
         body=RerankRequest,
+        example={
+            "query": "How tall is the tower?",
+            "texts": ["It is red.", "The tower is 330 metres tall."],
+        },
         key="texts",
         fields={"options.": "", "documents": "texts"},
     ),
@@ -115,7 +121,9 @@ ROUTES = (
         tei_error,
         "Embed texts as sparse vectors",
         TAG,
+        list[list[SparseValue]],
         body=SparseRequest,
+        example={"inputs": ["Rivers flow to the sea."]},
         fields={"options.": ""},
     ),
 )

@@ -1,0 +1,65 @@
+"""The description of the HTTP port: a document for machines, and a page for people."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from embedgrpc.server.http.dialects.openai import openai_error
+from embedgrpc.server.http.docs_page import page, security_policy
+from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.openapi import describe
+
+_TAG = "Description"
+_HTML = "text/html"
+
+
+def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
+    """Return the routes that describe the others, and themselves.
+
+    Args:
+        others: The other routes of the table.
+    """
+
+    async def show_document(_: Exchange) -> Answer:
+        return Answer(await asyncio.to_thread(document))
+
+    async def show_page(_: Exchange) -> Answer:
+        return Answer(
+            await asyncio.to_thread(html),
+            content_type=_HTML,
+            headers={"content-security-policy": security_policy()},
+        )
+
+    own = (
+        Route(
+            "GET",
+            "/openapi.json",
+            show_document,
+            openai_error,
+            "Describe this API in OpenAPI",
+            _TAG,
+            dict[str, Any],
+        ),
+        Route(
+            "GET",
+            "/docs",
+            show_page,
+            openai_error,
+            "Read about this API, and try it",
+            _TAG,
+            str,
+            media_type=_HTML,
+        ),
+    )
+
+    # Made once, when somebody asks for it: that takes milliseconds.
+    @cache
+    def document() -> bytes:
+        return describe((*others, *own))
+
+    @cache
+    def html() -> bytes:
+        return page((*others, *own))
+
+    return own

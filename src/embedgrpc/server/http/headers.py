@@ -1,0 +1,29 @@
+"""The headers of the HTTP port, for its description and for browsers."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from embedgrpc.server.calls.call_metadata import WORK_CLASS_KEY
+from embedgrpc.server.http.call import TIMEOUT_HEADER
+from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY
+
+# What calls may send. Probes ignore them.
+REQUEST_HEADERS: Final[Mapping[str, str]] = {
+    TIMEOUT_HEADER: "How long the client waits: a number of seconds such as 2.5 or 2.5s, or 500ms."
+    " The server's own limit holds as well.",
+    WORK_CLASS_KEY: "interactive or bulk. Interactive calls, the default, go first.",
+    REQUEST_ID_KEY: "An id of up to 128 letters, digits and _.:/+=@- that comes back in the"
+    " response, and is in logs and traces.",
+    "traceparent": "The caller's span, as in W3C Trace Context.",
+}
+# What every response may have.
+RESPONSE_HEADERS: Final[Mapping[str, str]] = {
+    REQUEST_ID_KEY: "The id that the request gave.",
+}
+# What an error may have that is worth another try.
+RETRY_HEADERS: Final[Mapping[str, str]] = {
+    "retry-after": "When to try again, in whole seconds.",
+    "retry-after-ms": "When to try again, in milliseconds.",
+}
+# What the scripts of web pages may read.
+EXPOSED_HEADERS: Final = (*RESPONSE_HEADERS, *RETRY_HEADERS)

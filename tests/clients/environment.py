@@ -1,0 +1,80 @@
+"""The environments of foreign clients: `python -m tests.clients.environment` installs them.
+
+One is for Python and one for Node, where Node is there. Both are apart from the project's own.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+PLACE = Path(__file__).parent.parent.parent / ".cache" / "clients"
+PROGRAMS = Path(__file__).parent / "programs"
+_REQUIREMENTS = Path(__file__).parent / "requirements.txt"
+_PACKAGE = Path(__file__).parent / "package.json"
+
+
+class EnvironmentMissingError(Exception):
+    """The environment is missing; one line says what to do."""
+
+
+def find_command(program: str) -> tuple[list[str], Path]:
+    """Return the command that runs a program of the folder `programs`, and the folder to run in.
+
+    Raises:
+        EnvironmentMissingError: Its libraries are not installed, or have other versions.
+    """
+    if program.endswith(".mjs"):
+        if shutil.which("node") is None:
+            raise EnvironmentMissingError("node is not installed")
+        _check_stamp(PLACE / "node", _PACKAGE)
+        # A program in a file would look for its libraries beside itself.
+        text = (PROGRAMS / program).read_text("utf-8")
+        return ["node", "--input-type=module", "--eval", text], PLACE / "node"
+    _check_stamp(PLACE / "python", _REQUIREMENTS)
+    return [str(PLACE / "python/bin/python"), str(PROGRAMS / program)], PROGRAMS
+
+
+def install() -> None:
+    """Install the clients, unless they are installed.
+
+    Raises:
+        subprocess.CalledProcessError: A package cannot be installed; the installer has printed why.
+    """
+    uv = os.environ.get("UV", "uv")
+    _install(
+        PLACE / "python",
+        _REQUIREMENTS,
+        [
+            [uv, "venv", "--quiet", "--python", sys.executable, "."],
+            [uv, "pip", "install", "--quiet", "--python", "bin/python", "-r", str(_REQUIREMENTS)],
+        ],
+    )
+    if shutil.which("npm") is not None:
+        fetch = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"]
+        _install(PLACE / "node", _PACKAGE, [["cp", str(_PACKAGE), "package.json"], fetch])
+
+
+def _install(folder: Path, wanted: Path, commands: list[list[str]]) -> None:
+    try:
+        _check_stamp(folder, wanted)
+    except EnvironmentMissingError:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        return
+    folder.mkdir(parents=True)
+    for command in commands:
+        subprocess.run(command, cwd=folder, check=True)
+    # Last, so that an interrupted installation does not count.
+    (folder / "installed").write_bytes(wanted.read_bytes())
+
+
+def _check_stamp(folder: Path, wanted: Path) -> None:
+    stamp = folder / "installed"
+    if not stamp.exists() or stamp.read_bytes() != wanted.read_bytes():
+        raise EnvironmentMissingError(f"no current clients at {folder}: run `uv run poe clients`")
+
+
+if __name__ == "__main__":
+    install()

@@ -1,0 +1,164 @@
+"""The description of the HTTP port is true: it is made from the table that the server uses."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from embedgrpc.server.http.dialects.all_routes import all_routes
+from embedgrpc.server.http.docs_page import page, security_policy
+from embedgrpc.server.http.exchange import Route
+from embedgrpc.server.settings.model_settings import ModelSettings
+from tests.server.conftest import Serve
+from tests.server.http.http_client import HttpClient, Reply
+from tests.server.service import FIXTURES
+
+# A model that embeds in every representation, and ranks.
+M3 = ModelSettings(id="org/m3", source=str(FIXTURES / "xlmr-bge-m3"))
+ROUTES = tuple(all_routes())
+
+
+@pytest.fixture
+async def http(serve: Serve) -> HttpClient:
+    """A client of a server that can do whatever the examples ask for."""
+    return HttpClient(await serve(M3, http_address="127.0.0.1:0"))
+
+
+async def _document(http: HttpClient) -> Any:
+    reply = await http.get("/openapi.json")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    return reply.json
+
+
+async def _send(http: HttpClient, route: Route, body: Any) -> Reply:
+    prefix, brace, _ = route.path.partition("{")
+    path = prefix + M3.id if brace else route.path
+    if route.method == "GET":
+        return await http.get(path)
+    return await http.post(path, body)
+
+
+def _validate(document: Any, operation: Any, status: int, body: bytes) -> None:
+    """Check a body against the schema that the document has for its status."""
+    (content,) = operation["responses"][str(status)]["content"].items()
+    schema = content[1]["schema"] | {"components": document["components"]}
+    value = json.loads(body) if content[0] == "application/json" else body.decode()
+    Draft202012Validator(schema).validate(value)
+
+
+async def test_the_document_is_valid_and_has_every_route(http: HttpClient) -> None:
+    """It follows OpenAPI 3.1, and its operations are the routes of the table."""
+    document = await _document(http)
+    OpenAPIV31SpecValidator(document).validate()
+    found = {(m.upper(), path) for path, item in document["paths"].items() for m in item}
+    assert found == {(one.method, one.path) for one in ROUTES}
+    tags = {
+        tag for item in document["paths"].values() for one in item.values() for tag in one["tags"]
+    }
+    assert tags == {one.tag for one in ROUTES} == {one["name"] for one in document["tags"]}
+    # Names of types, not places in the code.
+    assert not [name for name in document["components"]["schemas"] if "." in name]
+
+
+async def test_examples_work_and_answers_are_as_described(http: HttpClient) -> None:
+    """Each route answers its example with exactly the keys of its type."""
+    document = await _document(http)
+    for route in ROUTES:
+        operation = document["paths"][route.path][route.method.lower()]
+        examples: Any = {}
+        if route.body is not None:
+            content = operation["requestBody"]["content"]["application/json"]
+            examples = content["examples"][route.key or "body"]["value"]
+            schema = content["schema"] | {"components": document["components"]}
+            Draft202012Validator(schema).validate(examples)
+        reply = await _send(http, route, examples)
+        assert reply.status == 200, (route.path, reply.body[:300])
+        assert reply.headers["content-type"].partition(";")[0] == route.media_type
+        _validate(document, operation, 200, reply.body)
+        if route.media_type == "application/json":
+            decoded = msgspec.json.decode(reply.body, type=route.answer)
+            assert msgspec.to_builtins(decoded) == json.loads(reply.body), route.path
+
+
+async def test_errors_are_as_described(http: HttpClient) -> None:
+    """The errors of each route that takes a body have a described status and form."""
+    document = await _document(http)
+    seen = set()
+    for route in ROUTES:
+        if route.body is None:
+            continue
+        operation = document["paths"][route.path]["post"]
+        broken = [] if isinstance(route.example, list) else dict.fromkeys(route.example, 1)
+        for body in (broken, b" " * 5_000_000):
+            reply = await _send(http, route, body)
+            assert reply.status >= 400
+            seen.add(reply.status)
+            _validate(document, operation, reply.status, reply.body)
+    assert seen == {400, 413, 422}
+
+
+async def test_the_page_needs_nothing_from_elsewhere(http: HttpClient) -> None:
+    """It has every route, and its policy allows only its own script, its style and this server."""
+    reply = await http.get("/docs")
+    text = reply.body.decode()
+    assert reply.headers["content-type"].startswith("text/html")
+    assert reply.headers["content-security-policy"] == security_policy()
+    assert not re.search(r"(?:src|href)=\"(?!openapi\.json\")", text)
+    assert "://" not in text
+    shown = re.findall(r"<summary><code>(\w+) ([^<]+)</code>", text)
+    assert sorted(shown) == sorted((one.method, html.escape(one.path)) for one in ROUTES)
+
+
+# What the script of the page needs of a browser.
+_BROWSER = """
+const location = { origin: "http://example.test", pathname: "/below/docs/" };
+const link = {};
+const made = {};
+const code = { textContent: "curl $URL/x" };
+const output = { textContent: "" };
+const form = {
+  dataset: { method: "POST", path: "/v1/models/" },
+  elements: { part: { value: "a/b" }, body: { value: "{}" } },
+  querySelector: () => output,
+  addEventListener: (name, run) => { made[name] = run; },
+};
+const document = {
+  getElementById: () => link,
+  querySelectorAll: (what) => what === "form" ? [form] : [code],
+};
+const sent = [];
+const fetch = async (...request) => {
+  sent.push(request);
+  return { status: 200, text: async () => "answer" };
+};
+"""
+_CHECK = """
+made.submit({ preventDefault: () => {} }).then(() => {
+  console.log(JSON.stringify([code.textContent, sent, output.textContent, link.href]));
+});
+"""
+
+
+def test_the_script_of_the_page_sends_what_the_form_has(tmp_path: Path) -> None:
+    """It sends what the form has, below the place of the page, and shows the answer."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("Node.js is not installed")
+    (script,) = re.findall(r"<script>(.*?)</script>", page(ROUTES).decode(), re.DOTALL)
+    program = tmp_path / "page.js"
+    program.write_text(_BROWSER + script.replace('"use strict";', "") + _CHECK)
+    done = subprocess.run([node, program], capture_output=True, text=True, check=True, timeout=60)
+    curl, sent, shown, link = json.loads(done.stdout)
+    assert curl == "curl http://example.test/below/x"
+    assert link == "/below/openapi.json"
+    headers = {"content-type": "application/json"}
+    assert sent == [["/below/v1/models/a/b", {"method": "POST", "body": "{}", "headers": headers}]]
+    assert re.fullmatch(r"200, \d+ ms\nanswer", shown)

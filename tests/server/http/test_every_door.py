@@ -1,0 +1,178 @@
+"""Every door gives the numbers of gRPC, bit for bit, for every model that the repository has."""
+
+import base64
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from embedgrpc.server.loading.catalog import ServedModel
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
+from tests.server.http.http_client import HttpClient
+from tests.server.service import FIXTURES, Service, serving, settings_for
+
+# Its prompts choose a task, so that every request must name one.
+LEFT_OUT = "task-by-prompt"
+# All but the adapters, whose base model is a folder of its own.
+FOLDERS = sorted(
+    one.parent
+    for one in FIXTURES.glob("*/tokenizer.json")
+    if not (one.parent / "adapter_config.json").exists() and one.parent.name != LEFT_OUT
+)
+TEXTS = 3
+
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture
+async def everything(cache_dir: Path) -> AsyncIterator[Service]:
+    """A server with every model of the repository, under the name of its folder."""
+    models = [ModelSettings(id=one.name, source=str(one)) for one in FOLDERS]
+    settings = settings_for(*models, cache_dir=cache_dir, http_address="127.0.0.1:0")
+    async with serving(settings) as one:
+        yield one
+
+
+def _rows(vectors: Any) -> Floats:
+    return np.asarray(list(vectors), np.float32)
+
+
+def _from_base64(values: list[str]) -> Floats:
+    return np.stack([np.frombuffer(base64.b64decode(one), "<f4") for one in values])
+
+
+# Where a vector stands in the answer to a body with these texts, for a named model.
+Read = Callable[[Any], Floats]
+DOORS: Mapping[str, tuple[str, Callable[[str, list[str]], Any], Read]] = {
+    "openai float": (
+        "/v1/embeddings",
+        lambda model, texts: {"input": texts, "model": model},
+        lambda answer: _rows(one["embedding"] for one in answer["data"]),
+    ),
+    "openai base64": (
+        "/v1/embeddings",
+        lambda model, texts: {"input": texts, "model": model, "encoding_format": "base64"},
+        lambda answer: _from_base64([one["embedding"] for one in answer["data"]]),
+    ),
+    "cohere float": (
+        "/v2/embed",
+        lambda model, texts: {"texts": texts, "model": model},
+        lambda answer: _rows(answer["embeddings"]["float"]),
+    ),
+    "cohere base64": (
+        "/v2/embed",
+        lambda model, texts: {"texts": texts, "model": model, "embedding_types": ["base64"]},
+        lambda answer: _from_base64(answer["embeddings"]["base64"]),
+    ),
+    "tei": ("/embed", lambda _, texts: {"inputs": texts}, _rows),
+    "embedding-inference-api": (
+        "/embed",
+        lambda model, texts: {"input": texts, "model": model},
+        lambda answer: _rows(answer["embeddings"]),
+    ),
+    "bge-m3 on fastapi": (
+        "/embeddings/",
+        lambda _, texts: {"sentences": texts},
+        lambda answer: _rows(answer["embeddings"]),
+    ),
+    "triton-grpc-proxy": (
+        "/v1/embedding",
+        lambda _, texts: [{"query": text} for text in texts],
+        lambda answer: _rows(one["embedding"] for one in answer),
+    ),
+}
+# The options that a door sets besides the server's defaults.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "tei": {"normalize": True},
+}
+
+
+def _reference(name: str) -> Mapping[str, Any]:
+    answers: Mapping[str, Any] = json.loads((FIXTURES / name / "expected.json").read_text("utf-8"))
+    return answers
+
+
+def _texts(name: str) -> list[str]:
+    reference = _reference(name)
+    found = reference.get("texts") or [text for pair in reference.get("pairs", ()) for text in pair]
+    return found[:TEXTS] or ["what is an embedding", "a", "tea, price"]
+
+
+async def _by_grpc(service: Service, name: str, **options: Any) -> Floats:
+    asked = embedding_service_pb2.EmbedOptions(**options)
+    answer = await service.client.embed(*_texts(name), model=name, options=asked)
+    return _rows(one.dense.values for one in answer.embeddings)
+
+
+async def test_every_door_gives_the_numbers_of_grpc(everything: Service) -> None:
+    """Vectors, sparse weights and scores of every model that has them, through every path."""
+    http = HttpClient(everything)
+    seen: Counter[str] = Counter()
+    for served in _each_as_default(everything):
+        loaded = served.ready()
+        if loaded.embedder is not None and loaded.properties.dimensions:
+            seen["dense"] += 1
+            await _check_vectors(everything, http, served.id)
+        if loaded.embedder is not None and loaded.properties.sparse_dimensions:
+            seen["sparse"] += 1
+            await _check_weights(everything, http, served.id)
+        if loaded.reranker is not None:
+            seen["ranks"] += 1
+            await _check_scores(everything, http, served.id)
+    assert seen["dense"] > 20
+    assert seen["sparse"] > 3
+    assert seen["ranks"] > 20
+
+
+def _each_as_default(service: Service) -> Iterator[ServedModel]:
+    """Yield each model, which is meanwhile the one of requests that name none."""
+    catalog = service.server.catalog
+    for served in tuple(catalog):
+        catalog._models = (served, *(one for one in catalog if one is not served))
+        yield served
+
+
+async def _check_vectors(service: Service, http: HttpClient, model: str) -> None:
+    for door, (path, write, read) in DOORS.items():
+        expected = await _by_grpc(service, model, **OPTIONS.get(door, {}))
+        reply = await http.post(path, write(model, _texts(model)))
+        assert reply.status == 200, (model, door, reply.json)
+        assert np.array_equal(read(reply.json), expected), (model, door)
+
+
+async def _check_weights(service: Service, http: HttpClient, model: str) -> None:
+    sparse = embedding_service_pb2.EmbedOptions(
+        representations=[embedding_service_pb2.REPRESENTATION_SPARSE]
+    )
+    answer = await service.client.embed(*_texts(model), model=model, options=sparse)
+    reply = await http.post("/embed_sparse", {"inputs": _texts(model)})
+    assert reply.status == 200, (model, reply.json)
+    for found, one in zip(reply.json, answer.embeddings, strict=True):
+        assert [item["index"] for item in found] == list(one.sparse.indices), model
+        assert _rows(item["value"] for item in found).tolist() == list(one.sparse.values), model
+
+
+async def _check_scores(service: Service, http: HttpClient, model: str) -> None:
+    query, *documents = [*_texts(model), "a last document"]
+    ranked = await service.client.rerank.Rerank(
+        rerank_service_pb2.RerankRequest(model=model, query=query, documents=documents)
+    )
+    expected = [(one.index, one.score) for one in ranked.results]
+    body = {"query": query, "documents": documents, "model": model}
+    for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+        reply = await http.post(path, body)
+        assert reply.status == 200, (model, path, reply.json)
+        assert _scores(reply.json["results"]) == expected, (model, path)
+    reply = await http.post("/rerank", {"query": query, "texts": documents})
+    assert reply.status == 200, (model, reply.json)
+    assert _scores(reply.json) == expected, model
+
+
+def _scores(results: Any) -> list[tuple[int, float]]:
+    return [(one["index"], float(np.float32(one["score"]))) for one in results]
