@@ -21,8 +21,8 @@ from sentence_transformers import (  # type: ignore[import-not-found]  # likewis
 
 _DATA = Path(__file__).parent / "data/cranfield"
 _BATCH = 16
-_EPOCHS = 2
-_TOKENS_MAX = 160
+_EPOCHS = 1
+_TOKENS_MAX = 128
 _NEGATIVE_RANKS = range(5, 60)
 _RATE = 5e-5
 

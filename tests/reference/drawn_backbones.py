@@ -59,7 +59,7 @@ BASES = {
 # Kinds that are not made with every tokenizer.
 BASES_OF_KINDS = {
     "sparse": ["bert-mean", "modernbert-cls", "roberta-mean"],
-    "late": ["bert-mean", "modernbert-cls", "roberta-mean", "xlmr-metaspace"],
+    "late": ["bert-mean", "modernbert-cls", "roberta-mean", "xlmr-metaspace", "gemma-dense"],
     "causal": ["qwen3-last", "gemma-dense"],
 }
 
@@ -78,7 +78,10 @@ def draw_config(source: random.Random, model_type: str) -> Settings:
     if model_type == "modernbert":
         return config | _draw_modern_bert(source)
     if model_type in _ROTARY:
-        return config | {"rope_parameters": _draw_rotation(source)}
+        config["rope_parameters"] = _draw_rotation(source)
+        if model_type == "gte":
+            config["type_vocab_size"] = source.choice((0, 1))
+        return config
     return config
 
 

@@ -132,14 +132,13 @@ def _find_differences(runner: LocalRunner, expected: dict[str, Any]) -> Iterator
         yield from _differ_in_tokens(runner.tokenize(texts), expected["ids"])
     output = VOCABULARY_WEIGHTS if properties.splade else SENTENCE_EMBEDDING
     vectors = np.stack(runner.run(texts)[output])
-    yield from _differ(
-        "vector", vectors, expected["vectors"], expected.get("tolerance", _TOLERANCE)
-    )
+    tolerance = expected.get("tolerance", _TOLERANCE)
+    yield from _differ("vector", vectors, expected["vectors"], tolerance)
     for name, wanted in expected.get("prompts", {}).items():
         prompted = replace(properties, default_prompt_name=name)
         other = replace(runner, model=replace(runner.model, properties=prompted))
         found = np.stack(other.run(texts[: len(wanted)])[output])
-        yield from _differ(f"vector with prompt {name}", found, wanted)
+        yield from _differ(f"vector with prompt {name}", found, wanted, tolerance)
     if expected.get("similarity", properties.similarity) != properties.similarity:
         yield f"similarity {properties.similarity}, not {expected['similarity']}"
     yield from _differ_in_batch(runner, texts, output)

@@ -47,6 +47,9 @@ PAIRS = [
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
+_TOLERANCE = 1e-5
+# The libraries round vectors to the type of the table.
+_HALF_TOLERANCE = 1e-3
 _ONE_BY_ONE: Settings = {"batch_size": 1, "show_progress_bar": False}
 
 
@@ -96,6 +99,7 @@ def answer_vectors(settings: Settings, folder: Path) -> Settings:
     }
     default = model.prompts.get(model.default_prompt_name or "", "")
     return {
+        "tolerance": _HALF_TOLERANCE if settings.get("dtype") == "float16" else _TOLERANCE,
         "ids": _tokenize(model, [default + text for text in TEXTS]),
         "vectors": model.encode(TEXTS, **_ONE_BY_ONE).tolist(),
         "prompts": prompts,
@@ -107,8 +111,8 @@ def answer_model2vec(_: Settings, folder: Path) -> Settings:
     """Load a model of model2vec afresh; return vectors, one text a time."""
     model = StaticModel.from_pretrained(folder)
     found = [model.encode([text])[0].tolist() for text in TEXTS]
-    # The library rounds to the type of its table.
-    return {"vectors": found, "tolerance": 1e-3 if model.embedding.dtype == "float16" else 1e-5}
+    half = model.embedding.dtype == "float16"
+    return {"vectors": found, "tolerance": _HALF_TOLERANCE if half else _TOLERANCE}
 
 
 def answer_late(_: Settings, folder: Path) -> Settings:
