@@ -6,15 +6,18 @@ uv run python -m tests.routes_table     writes them into the file
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from embedgrpc.engine.errors import EngineError, Reason
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.dialects.tei import tei_error
-from embedgrpc.server.http.docs_page import curl
+from embedgrpc.server.http.docs_page import body_keys, curl
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import STATUSES
-from embedgrpc.server.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS, RETRY_HEADERS
+from embedgrpc.server.http.headers import (
+    REQUEST_HEADERS,
+    RESPONSE_HEADERS,
+    RETRY_HEADERS,
+    TIMING_HEADERS,
+)
 
 DOCUMENT = Path(__file__).parent.parent / "docs/http.md"
 URL = "http://127.0.0.1:8080"
@@ -29,7 +32,7 @@ def render(document: str) -> str:
         ("Routes", _routes(routes)),
         ("Examples", _examples(routes)),
         ("Request headers", _headers(REQUEST_HEADERS)),
-        ("Response headers", _headers({**RESPONSE_HEADERS, **RETRY_HEADERS})),
+        ("Response headers", _headers({**RESPONSE_HEADERS, **TIMING_HEADERS, **RETRY_HEADERS})),
         ("Statuses", _statuses()),
     ):
         document = _replace(document, title, lines)
@@ -62,18 +65,13 @@ def _routes(routes: Sequence[Route]) -> list[str]:
 
 def _keys(route: Route) -> str:
     """Return the keys that every body of a route has."""
-    match route.example:
-        case None:
-            return ""
-        case [item, *_]:
-            return f"a list of objects with `{'`, `'.join(item)}`"
-        case _:
-            needed = [
-                one.encode_name
-                for one in msgspec.structs.fields(route.body)
-                if one.required or one.encode_name == route.key
-            ]
-            return ", ".join(f"`{name}`" for name in needed or list(route.example)[:1])
+    if route.body is None:
+        return ""
+    is_list = isinstance(route.example, list)
+    must, _ = body_keys(route)
+    # Where one of several keys is needed, the example has the usual one.
+    keys = ", ".join(f"`{name}`" for name in must or list(route.example)[:1])
+    return f"a list of objects with {keys}" if is_list else keys
 
 
 def _examples(routes: Sequence[Route]) -> list[str]:

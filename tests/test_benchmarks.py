@@ -38,11 +38,20 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
             ["| offered / capacity | 0.8 | 1 | 2 |", "| goodput / best |", "| failed health"],
         ),
         (
+            ["doors", "--rounds", "1", "--requests", "16"],
+            [
+                "| instant | 1 | gRPC Embed |",
+                "| real | 32 | OpenAI, base64 |",
+                "| TEI /embed |",
+                "| tei.v1 EmbedStream |",
+            ],
+        ),
+        (
             ["bursts", "--rounds", "1", "--long", "4", "--short", "8", "--quiet-s", "0.1"],
             ["| 4 times 1 text a call: about 150 words | 4 | 0 |", "| 8 times 1 text a call"],
         ),
     ],
-    ids=["throughput", "latency", "startup", "load", "overload", "bursts"],
+    ids=["throughput", "latency", "startup", "load", "overload", "doors", "bursts"],
 )
 def test_a_benchmark_prints_its_table(
     arguments: list[str], rows: list[str], tmp_path: Path

@@ -70,6 +70,7 @@ class Script:
     calls: list[Any] = field(default_factory=list)
     attempts: list[str] = field(default_factory=list)  # also those that gRPC's core answers
     metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # in clients' certificates, by unary call
     messages: list[Any] = field(default_factory=list)
     answered_count: int = 0
     stream_ended: threading.Event = field(default_factory=threading.Event)
@@ -337,6 +338,8 @@ class Servicer(
         self.script.calls.append(request)
         self.script.on_call(context)
         self.script.metadata = list(context.invocation_metadata())
+        names = context.auth_context().get("x509_common_name", ())
+        self.script.names += [name.decode() for name in names]
         if self.script.hold_calls:
             await asyncio.Event().wait()
         if self.script.refusals:
@@ -400,7 +403,11 @@ _ADD_SERVICES: list[Callable[[Servicer, Any], None]] = [
 
 @contextmanager
 def serving(
-    address: str = "127.0.0.1:0", *, max_request_bytes: int = 16 * 2**20, max_streams: int = 0
+    address: str = "127.0.0.1:0",
+    *,
+    max_request_bytes: int = 16 * 2**20,
+    max_streams: int = 0,
+    credentials: grpc.ServerCredentials | None = None,
 ) -> Iterator[tuple[Servicer, str]]:
     """Run a server in a thread with its own loop; yield the servicer and its address."""
     options = [("grpc.max_receive_message_length", max_request_bytes)]
@@ -415,7 +422,11 @@ def serving(
         server = grpc.aio.server(options=options, interceptors=[_Attempts(servicer)])
         for add in _ADD_SERVICES:
             add(servicer, server)
-        port = server.add_insecure_port(address)
+        port = (
+            server.add_insecure_port(address)
+            if credentials is None
+            else server.add_secure_port(address, credentials)
+        )
         await server.start()
         return server, port
 

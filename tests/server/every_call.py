@@ -17,6 +17,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from embedgrpc.tei.v1 import tei_pb2, tei_pb2_grpc
 from embedgrpc.v1 import classify_service_pb2 as classify
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import model_service_pb2 as listing
@@ -116,7 +117,26 @@ def _cancelled(begin: Callable[[Client], Any]) -> Call:
     return call
 
 
+def _tei(service: str, method: str, *messages: Any, model: str = "embed") -> Call:
+    """Make a call of tei.v1; several messages are those of a stream."""
+
+    async def call(client: Client) -> None:
+        stub: Any = getattr(tei_pb2_grpc, f"{service}Stub")(client.channel)
+        asked: Any = iter(messages) if method.endswith("Stream") else messages[0]
+        made = getattr(stub, method)(
+            asked, metadata=(("embedgrpc-model", model),), timeout=PATIENCE_S
+        )
+        if method == "EmbedStream":
+            _ = [one async for one in made]
+        else:
+            await made
+
+    return call
+
+
 _EMBED = "/embedgrpc.v1.EmbeddingService/Embed"
+_TEXT = tei_pb2.EmbedRequest(inputs="a text")
+_RANKED = tei_pb2.RerankStreamRequest(query="q", text="a text")
 _RANKING = (setup("cross"), part("1", "q", ["a", "b"]))
 
 CASES: dict[str, Call] = {
@@ -150,6 +170,28 @@ CASES: dict[str, Call] = {
     "StreamRerank no last part": _stream_rerank(setup("cross"), part("1", "q", ["a"], more=True)),
     "StreamRerank no setup": _stream_rerank(part("1", "q", ["a"])),
     "StreamRerank id": _stream_rerank(setup("cross"), part("1" * 300, "q", ["a"])),
+    "tei Info": _tei("Info", "Info", tei_pb2.InfoRequest()),
+    "tei Embed": _tei("Embed", "Embed", _TEXT),
+    "tei Embed no model": _tei("Embed", "Embed", _TEXT, model="none"),
+    "tei Embed empty": _tei("Embed", "Embed", tei_pb2.EmbedRequest()),
+    "tei EmbedStream": _tei("Embed", "EmbedStream", _TEXT, _TEXT),
+    "tei EmbedStream bad": _tei("Embed", "EmbedStream", _TEXT, tei_pb2.EmbedRequest(), _TEXT),
+    "tei EmbedStream cancelled": _cancelled(
+        lambda client: getattr(tei_pb2_grpc, "EmbedStub")(client.channel).EmbedStream(  # noqa: B009 - untyped
+            iter([_TEXT] * 50)
+        )
+    ),
+    "tei Rerank": _tei(
+        "Rerank", "Rerank", tei_pb2.RerankRequest(query="q", texts=["a"]), model="cross"
+    ),
+    "tei RerankStream": _tei("Rerank", "RerankStream", _RANKED, _RANKED, model="cross"),
+    "tei RerankStream bad": _tei(
+        "Rerank", "RerankStream", _RANKED, tei_pb2.RerankStreamRequest(), model="cross"
+    ),
+    "tei Predict no labels": _tei("Predict", "Predict", tei_pb2.PredictRequest(inputs="a")),
+    "tei Tokenize": _tei("Tokenize", "Tokenize", tei_pb2.EncodeRequest(inputs="a text")),
+    "tei Decode": _tei("Tokenize", "Decode", tei_pb2.DecodeRequest(ids=[5, 6])),
+    "tei Decode bad": _tei("Tokenize", "Decode", tei_pb2.DecodeRequest(ids=[2**32 - 1])),
     "ListModels": lambda client: client.models.ListModels(listing.ListModelsRequest()),
     "ListModels bad page": lambda client: client.models.ListModels(
         listing.ListModelsRequest(page_token="?")  # noqa: S106 - of a list

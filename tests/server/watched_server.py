@@ -2,9 +2,9 @@
 
 python -m tests.server.watched_server SETTINGS
 
-SETTINGS is JSON. It writes its address, and then answers each line of its standard input: `forget`
-begins anew, `longest` tells the longest turn since then in ms. What counts is the time that the
-loop's thread computes, so that a busy machine makes no difference.
+SETTINGS is JSON. It writes its addresses in one line, and then answers each line of its standard
+input: `forget` begins anew, `longest` tells the longest turn since then in ms. What counts is the
+time that the loop's thread computes, so that a busy machine makes no difference.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ async def _serve(settings: Settings) -> None:
         await server.load()
         settle_memory()
         async with LoopLag(interval_s=0, clock=time.thread_time) as turns:
-            print(server.address, flush=True)  # noqa: T201 - read by the test
+            print(server.address, server.http_address, flush=True)  # noqa: T201 - read by the test
             while command := (await asyncio.to_thread(sys.stdin.readline)).strip():
                 if command == "forget":
                     turns.forget()

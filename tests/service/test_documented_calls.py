@@ -3,21 +3,33 @@
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.service.conftest import running_server
 from tests.service.grpcurl import Grpcurl
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTED_TARGET = "127.0.0.1:50051"
 # They differ by machine, by run, or whenever graphs are built in another way.
-_VARIABLE = {"batch_tokens", "device", "fingerprint", "start_time", "uptime", "version"}
+_VARIABLE = {
+    *("batch_tokens", "device", "fingerprint", "start_time", "uptime", "version"),
+    *("total_time_ns", "tokenization_time_ns", "queue_time_ns", "inference_time_ns"),
+}
 _CALL = re.compile(
     r"^```sh\n(?P<command>grpcurl .*?)^```\n\n```(?P<language>\w+)\n(?P<output>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+
+
+@pytest.fixture(scope="module")
+def tei_target(cache_dir: Path) -> Iterator[str]:
+    """The address of a server that serves tei.v1 too."""
+    with running_server("--tei-model", "all-MiniLM-L6-v2", cache_dir=cache_dir) as address:
+        yield address
 
 
 def documented_calls() -> list[Any]:
@@ -50,6 +62,8 @@ def test_a_call_answers_what_stands_below_it(
     if "ClassifyService" in command:
         # The server with its defaults has no classifier.
         grpcurl = Grpcurl(grpcurl.program, request.getfixturevalue("fixture_target"))
+    if "tei.v1" in command:
+        grpcurl = Grpcurl(grpcurl.program, request.getfixturevalue("tei_target"))
     program, plaintext, *words = shlex.split(command.replace("\\\n", " "))
     assert (program, plaintext) == ("grpcurl", "-plaintext")
     place = words.index(DOCUMENTED_TARGET)

@@ -43,8 +43,14 @@ def _dims(values: Any) -> dict[str, tuple[int, list[int]]]:
 @pytest.mark.parametrize(
     ("name", "outputs"),
     [
-        ("bert-mean", {"sentence_embedding": [32], "pooled_embedding": [32]}),
-        ("gemma-dense", {"sentence_embedding": [36], "pooled_embedding": [36]}),
+        (
+            "bert-mean",
+            {"sentence_embedding": [32], "pooled_embedding": [32], "token_vectors": [-1, 32]},
+        ),
+        (
+            "gemma-dense",
+            {"sentence_embedding": [36], "pooled_embedding": [36], "token_vectors": [-1, 36]},
+        ),
         (
             "xlmr-bge-m3",
             {
@@ -52,6 +58,7 @@ def _dims(values: Any) -> dict[str, tuple[int, list[int]]]:
                 "pooled_embedding": [32],
                 "token_weights": [-1],
                 "token_embeddings": [-1, 32],
+                "token_vectors": [-1, 32],
             },
         ),
         ("splade-bert", {"vocabulary_weights": [1250]}),

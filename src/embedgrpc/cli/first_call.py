@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from embedgrpc.models.kinds import Kind
@@ -14,10 +15,19 @@ _CALLS = {
 }
 
 
-def suggest_call(kind: Kind, target: str) -> str:
-    """Return a shell command that calls a model of some kind at an address."""
+def suggest_call(kind: Kind, target: str, tls: Mapping[str, str]) -> str:
+    """Return a shell command that calls a model of some kind.
+
+    Args:
+        kind: The kind of the model.
+        target: The address of the server.
+        tls: What the client needs to trust it, by the names of its arguments.
+    """
     call = f'echo "Rivers flow to the sea." | {_client()} {_CALLS[kind]}'
-    return call if target == _DEFAULT_TARGET else f"{call} --target {target}"
+    options = {} if target == _DEFAULT_TARGET else {"target": target}
+    for name, value in (options | dict(tls)).items():
+        call += f" --{name.replace('_', '-')} {shlex.quote(value)}"
+    return call
 
 
 def _client() -> str:

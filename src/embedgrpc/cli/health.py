@@ -1,11 +1,19 @@
 """`embedgrpc health`: asks the server that has these settings for its health."""
 
 import argparse
+from typing import Any
 
 from embedgrpc.cli.failure import report
 from embedgrpc.cli.flags import add_flags, read_configuration
+from embedgrpc.cli.own_tls import NoOwnTlsError, own_tls
 
-_ADDRESSES = ("address", "health_address")
+_SETTINGS = (
+    "address",
+    "tls_certificate_file",
+    "tls_key_file",
+    "tls_client_ca_file",
+    "health_address",
+)
 # Hosts that stand for all addresses of this machine, and the one to call instead.
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}  # noqa: S104 - replaced
 
@@ -26,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to wait for each answer (default: %(default)s)",
     )
-    add_flags(parser, _ADDRESSES)
+    add_flags(parser, _SETTINGS)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -38,8 +46,11 @@ def run(parsed: argparse.Namespace) -> int:
     # The health listener answers even if clients exhaust the limits of the other one.
     try:
         target = target_of(settings.health_address or settings.address)
-        with Client(target, timeout_s=parsed.timeout_s) as client:
+        tls: dict[str, Any] = {} if settings.health_address else own_tls(settings)
+        with Client(target, timeout_s=parsed.timeout_s, **tls) as client:
             statuses = [client.health(service) for service in parsed.services or [""]]
+    except NoOwnTlsError as error:
+        return report(f"{error}; set health_address (--health-address)", code=2)
     except (EmbedGrpcError, ValueError) as error:
         return report(error, code=1)
     print(*statuses, sep="\n")

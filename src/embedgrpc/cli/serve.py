@@ -2,13 +2,16 @@
 
 import argparse
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from embedgrpc.cli.failure import report
 from embedgrpc.cli.first_call import suggest_call
 from embedgrpc.cli.flags import add_flags, read_configuration
 from embedgrpc.cli.health import target_of
+from embedgrpc.cli.own_tls import NoOwnTlsError, own_tls
 from embedgrpc.server.process.grpc_core import prepare_core
+from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry import logs
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ def run(parsed: argparse.Namespace) -> int:
     from embedgrpc.server.connections.listening import StartError  # noqa: PLC0415 - see above
     from embedgrpc.server.process.process import serve  # noqa: PLC0415 - see above
 
-    on_serving = None if in_json else _log_first_call
+    on_serving = None if in_json else partial(_log_first_call, settings)
     try:
         with asyncio.Runner(loop_factory=_choose_event_loop()) as runner:
             runner.run(serve(settings, on_serving=on_serving))
@@ -58,11 +61,16 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _log_first_call(server: "Server") -> None:
+def _log_first_call(settings: Settings, server: "Server") -> None:
+    try:
+        tls = own_tls(settings)
+    except NoOwnTlsError:
+        # A call needs a certificate, which only the user has.
+        return
     for model in server.catalog:
         if model.loaded is not None:
             kind = model.loaded.properties.kind
-            _logger.info("try: %s", suggest_call(kind, target_of(server.address)))
+            _logger.info("try: %s", suggest_call(kind, target_of(server.address), tls))
             return
 
 

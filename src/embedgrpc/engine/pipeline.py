@@ -41,6 +41,7 @@ class Inputs:
         max_tokens: Maximum tokens of a sequence.
         atomic: Whether one input that cannot be prepared fails the whole job.
         read_limit: How much of each text is tokenized; None for all of it.
+        with_places: Whether the tokenized texts have the places of their tokens.
     """
 
     texts: Sequence[TextOrIds]
@@ -52,6 +53,7 @@ class Inputs:
     max_tokens: int
     atomic: bool
     read_limit: ReadLimit | None = None
+    with_places: bool = False
 
     @property
     def estimated_tokens(self) -> int:
@@ -66,15 +68,22 @@ class Pipeline:
         admission: Bounds the work that is accepted.
         tokenizing: The tokenizer threads.
         scheduler: Runs the tokenized sequences.
+        locating: Tokenizes with places; None if the model tokenizes on its own.
     """
 
     def __init__(
-        self, *, admission: Admission, tokenizing: TokenizingThreads, scheduler: Scheduler
+        self,
+        *,
+        admission: Admission,
+        tokenizing: TokenizingThreads,
+        scheduler: Scheduler,
+        locating: TokenizingThreads | None = None,
     ) -> None:
         self._admission = admission
         self._line = WaitingLine(admission)
         self._tokenizing = tokenizing
         self._scheduler = scheduler
+        self._locating = locating
 
     async def run(self, inputs: Inputs, call: Call) -> "JobResult":
         """Run a job, and wait until all of its inputs are done.
@@ -148,7 +157,12 @@ class Pipeline:
         )
         handle = JobHandle(job, self._scheduler)
         whole = range(inputs.sequences)
-        self._tokenizing.submit(
+        threads = self._tokenizing
+        if inputs.with_places:
+            if self._locating is None:
+                raise RuntimeError("the model has no tokenizer that gives places")
+            threads = self._locating
+        threads.submit(
             Tokenization(
                 texts=inputs.texts,
                 check=inputs.check,

@@ -14,6 +14,7 @@ from embedgrpc.models.folder.splade_config import SpladePooling, SpladeStrategy
 from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
+    TOKEN_VECTORS,
     VOCABULARY_WEIGHTS,
 )
 from embedgrpc.models.kinds import Representation, Truncation
@@ -144,3 +145,14 @@ async def test_all_sparse_terms_are_kept_unless_a_limit_is_set(tokenizer: Tokeni
             limited = spec if limit is None else replace(spec, max_sparse_terms=limit)
             (vector,) = embedder.finish(job, [0], rows, limited).sparse or ()
             assert vector.indices.tolist() == indices
+
+
+async def test_token_vectors_are_computed_for_those_who_ask(tokenizer: Tokenizer) -> None:
+    """Other requests do not name the output, and need no places of tokens."""
+    with running(FakeBackend(), tokenizer=tokenizer) as engine:
+        embedder = Embedder(
+            METADATA, tokenizer, engine.pipeline, 1000, [SENTENCE_EMBEDDING, TOKEN_VECTORS]
+        )
+        assert embedder.outputs(SPEC) == (SENTENCE_EMBEDDING,)
+        asked = replace(SPEC, token_dimensions=METADATA.token_dimensions)
+        assert embedder.outputs(asked) == (SENTENCE_EMBEDDING, TOKEN_VECTORS)

@@ -42,21 +42,24 @@ def test_a_graph_is_plain_onnx(tmp_path: Path) -> None:
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
     assert {node.domain for node in model.graph.node} == {""}
     assert graph.inputs == ("input_ids", "attention_mask", "token_type_ids")
-    assert graph.outputs == ("sentence_embedding", "pooled_embedding")
+    assert graph.outputs == ("sentence_embedding", "pooled_embedding", "token_vectors")
     assert graph.weight_type == "float32"
     tensors = load_file(FIXTURES / "bert-mean" / "model.safetensors")
     used = [v for k, v in tensors.items() if "pooler" not in k and "position_ids" not in k]
     assert graph.weight_bytes == sum(4 * tensor.size for tensor in used)
 
 
-def test_no_output_holds_token_vectors(tmp_path: Path) -> None:
-    """An exported graph loses its outputs of token vectors."""
+def test_outputs_of_exports_get_our_names(tmp_path: Path) -> None:
+    """An exported graph has our outputs alone, and no node copies the token vectors."""
     graph = _prepare(FIXTURES / "bert-cls", tmp_path)
     session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
     assert [(v.name, v.shape[1:]) for v in session.get_outputs()] == [
         ("sentence_embedding", [36]),
         ("pooled_embedding", [36]),
+        ("token_vectors", ["tokens", 36]),
     ]
+    (makes,) = (node for node in onnx.load(graph.path).graph.node if "token_vectors" in node.output)
+    assert makes.op_type != "Identity"
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

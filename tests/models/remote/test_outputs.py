@@ -34,6 +34,7 @@ def test_our_own_outputs_are_used_unchanged() -> None:
         "pooled_embedding": (32,),
         "token_weights": (None,),
         "token_embeddings": (None, 32),
+        "token_vectors": (None, 32),
     }
     properties, planned = plan("xlmr-bge-m3", outputs, ours=True)
     assert properties.representations == ("dense", "sparse", "multi_vector")
@@ -46,7 +47,11 @@ def test_heads_that_are_not_served_are_not_offered() -> None:
     """The served outputs decide which forms there are, and not the files of heads."""
     properties, planned = plan("xlmr-bge-m3", {"last_hidden_state": (None, 32)})
     assert properties.representations == ("dense",)
-    assert planned.keys() == {"sentence_embedding", "pooled_embedding"}
+    assert planned.keys() == {"sentence_embedding", "pooled_embedding", "token_vectors"}
+    assert (planned["token_vectors"].served, planned["token_vectors"].dims) == (
+        "last_hidden_state",
+        (None, 32),
+    )
 
 
 def test_exports_of_bge_m3_are_understood() -> None:

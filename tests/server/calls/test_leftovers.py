@@ -25,6 +25,7 @@ KINDS = (
     "EmbedRequest",
     "StreamBatch",
     "EmbeddingStream",
+    "ItemStream",
     "Future",
     "Inputs",
     "Job",
@@ -37,6 +38,8 @@ KINDS = (
     "StreamEmbedRequest",
     "StreamRerankRequest",
     "Task",
+    "TeiAnswer",
+    "TeiRequest",
     "_Gathered",
     "_ServicerContext",
     "bytes",
@@ -73,7 +76,7 @@ def _is_as_before(before: Counter[str]) -> bool:
 @pytest.mark.usefixtures("no_collector")
 async def test_calls_leave_nothing(serve: Serve) -> None:
     """Calls that are answered, refused, cancelled or fail are freed at once, for every RPC."""
-    service = await serve(EMBED, CROSS)
+    service = await serve(EMBED, CROSS, tei_model="embed")
     client = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.server.every_call", service.address),
         stdin=asyncio.subprocess.PIPE,

@@ -5,8 +5,7 @@ makes no difference. Of several tries the shortest counts, as noise only adds ti
 """
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,12 @@ from embedgrpc.v1 import model_service_pb2 as listing
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from embedgrpc.v1 import tokenizer_service_pb2 as tokenizer
 from tests.server.rankings import part, setup
-from tests.server.service import FIXTURES, PATIENCE_S, Client, settings_for
+from tests.server.service import FIXTURES, PATIENCE_S, settings_for
+from tests.server.watching import TURN_MS_MAX, Watched, watching
 
 pytestmark = pytest.mark.long
 
 
-TURN_MS_MAX = 5.0
-TRIES = 6
 REQUEST_BYTES = 4 * 1024 * 1024 - 512
 MANY = 1024
 MODELS = {
@@ -210,46 +208,22 @@ def cases() -> dict[str, tuple[str, list[bytes]]]:
     return some
 
 
-class Watched:
-    """A server that reports how long the turns of its loop take."""
-
-    def __init__(self, process: asyncio.subprocess.Process, client: Client) -> None:
-        self._process = process
-        self._client = client
-
-    async def ask(self, command: str) -> float:
-        """Send a command; return the longest turn in ms."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{command}\n".encode())
-        return float(await self._process.stdout.readline())
-
-    async def shortest(self, work: Callable[[], Awaitable[None]]) -> float:
-        """Do some work several times; return the longest turn, in ms, of the best try."""
-        best = float("inf")
-        for _ in range(TRIES):
-            await self.ask("forget")
-            await work()
-            best = min(best, await self.ask("longest"))
-            if best < TURN_MS_MAX:
-                break
-        return best
-
-    async def call(self, method: str, messages: list[bytes]) -> None:
-        """Make a call, which the server may refuse."""
-        metadata = (("embedgrpc-max-response-bytes", str(2**24)),)
-        call: Any
-        try:
-            if len(messages) > 1 or "Stream" in method:
-                call = self._client.channel.stream_stream(method)
-                async for _ in call(iter(messages), timeout=PATIENCE_S * 2, metadata=metadata):
-                    pass
-            else:
-                call = self._client.channel.unary_unary(method)
-                await call(messages[0], timeout=PATIENCE_S * 2, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in REFUSALS:
-                raise
+async def call(server: Watched, method: str, messages: list[bytes]) -> None:
+    """Make a call, which the server may refuse."""
+    metadata = (("embedgrpc-max-response-bytes", str(2**24)),)
+    channel = server.client.channel
+    call: Any
+    try:
+        if len(messages) > 1 or "Stream" in method:
+            call = channel.stream_stream(method)
+            async for _ in call(iter(messages), timeout=PATIENCE_S * 2, metadata=metadata):
+                pass
+        else:
+            call = channel.unary_unary(method)
+            await call(messages[0], timeout=PATIENCE_S * 2, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        if error.code() not in REFUSALS:
+            raise
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -260,25 +234,11 @@ async def server(cache_dir: Path) -> AsyncIterator[Watched]:
         for name, source in MODELS.items()
     ]
     settings = settings_for(*models, cache_dir=cache_dir, max_queued_inputs=2 * MANY)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.server.watched_server", settings.model_dump_json()),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S * 3):
-            address = (await process.stdout.readline()).decode().strip()
-        client = Client(address, grpc__max_receive_message_length=-1)
-        async with client.channel:
-            watched = Watched(process, client)
-            # The first calls import modules and fill caches.
-            for method, messages in (embed("a"), ranked("a"), batch(inputs("a", 1))):
-                await watched.call(method, messages)
-            yield watched
-    finally:
-        process.kill()
-        await process.communicate()
+    async with watching(settings) as watched:
+        # The first calls import modules and fill caches.
+        for method, messages in (embed("a"), ranked("a"), batch(inputs("a", 1))):
+            await call(watched, method, messages)
+        yield watched
 
 
 CASES = cases()
@@ -289,7 +249,7 @@ CASES = cases()
 async def test_no_request_holds_up_the_loop(server: Watched, case: str) -> None:
     """For no request within the limits, a turn of the loop takes over 5 ms."""
     method, messages = CASES[case]
-    assert await server.shortest(lambda: server.call(method, messages)) < TURN_MS_MAX
+    assert await server.shortest(lambda: call(server, method, messages)) < TURN_MS_MAX
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -299,6 +259,6 @@ async def test_refusing_many_documents_does_not_hold_up_the_loop(server: Watched
     method, messages = ranked(*documents)
 
     async def overload() -> None:
-        await asyncio.gather(*(server.call(method, messages) for _ in range(8)))
+        await asyncio.gather(*(call(server, method, messages) for _ in range(8)))
 
     assert await server.shortest(overload) < TURN_MS_MAX

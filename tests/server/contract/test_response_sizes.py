@@ -7,7 +7,11 @@ import pytest
 from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.kinds import Representation, Truncation
-from embedgrpc.server.contract.response_sizes import bound_embeddings_size, embeddings_size
+from embedgrpc.server.contract.response_sizes import (
+    bound_embeddings_size,
+    bound_rows_size,
+    embeddings_size,
+)
 
 
 def _spec(**changes: Any) -> EmbedSpec:
@@ -45,3 +49,22 @@ def test_a_bound_covers_every_text(encoding: Encoding) -> None:
         multi_vector_dimensions=128,
     )
     assert bound >= size
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_token_vectors_count(encoding: Encoding) -> None:
+    """The bounds cover the vectors of all tokens as they are sent, and as the model makes them."""
+    texts = ["a", "a few words", "a " * 500]
+    size_bytes = sum(map(len, texts))
+    plain = _spec()
+    assert bound_rows_size(len(texts), plain, size_bytes=size_bytes) == 0
+    spec = _spec(token_dimensions=384)
+    size, without = (
+        embeddings_size(texts, one, encoding, multi_vector_dimensions=0) for one in (spec, plain)
+    )
+    assert size - without > 256 * (384 // 8 + 20)
+    bound = bound_embeddings_size(
+        len(texts), spec, encoding, size_bytes=size_bytes, multi_vector_dimensions=0
+    )
+    assert bound >= size
+    assert bound_rows_size(len(texts), spec, size_bytes=size_bytes) >= 4 * 384 * (256 + 4 + 11)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from embedgrpc.server.http.headers import EXPOSED_HEADERS
 from tests.server.conftest import Serve
 from tests.server.http.http_client import HttpClient, Reply
 
@@ -44,7 +45,7 @@ async def test_a_listed_origin(serve: Serve) -> None:
     read = {
         "vary": "Origin",
         "access-control-allow-origin": ORIGIN,
-        "access-control-expose-headers": "x-request-id, retry-after, retry-after-ms",
+        "access-control-expose-headers": ", ".join(EXPOSED_HEADERS),
     }
     reply = await _preflight(http)
     assert (reply.status, reply.body) == (204, b"")

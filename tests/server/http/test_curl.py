@@ -13,12 +13,12 @@ import pytest
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.docs_page import curl
 from embedgrpc.server.http.exchange import Route
-from embedgrpc.server.settings.model_settings import ModelSettings, default_model
+from embedgrpc.server.settings.model_settings import default_model
 from tests.routes_table import DOCUMENT, URL
 from tests.server.conftest import Serve
-from tests.server.service import FIXTURES, Service
+from tests.server.http.example_models import M3, MODELS, model_for
+from tests.server.service import Service
 
-M3 = ModelSettings(id="org/m3", source=str(FIXTURES / "xlmr-bge-m3"))
 _BLOCK = re.compile(r"^```sh\n(curl .*?)^```$", re.MULTILINE | re.DOTALL)
 _ANSWERED = re.compile(
     r"^<!-- runnable: embeddings -->\n```sh\n(.*?)^```\n\n```json\n(.*?)^```$",
@@ -53,11 +53,11 @@ def _check(route: Route, output: bytes) -> None:
 
 async def test_the_example_of_every_route(serve: Serve) -> None:
     """Each is answered with 200 and the type of its route."""
-    service = await serve(M3, http_address="127.0.0.1:0")
+    service = await serve(*MODELS, http_address="127.0.0.1:0")
     for route in all_routes():
-        command = curl(route, url="$URL")
+        command = _choose_model(curl(route, url="$URL"), route.path)
         if "{" in route.path:
-            command += M3.id
+            command = command.replace("/ID", f"/{M3.id}")
         _check(route, await _run(command, service))
 
 
@@ -70,12 +70,17 @@ async def test_the_commands_of_the_page(serve: Serve) -> None:
     expected, digits = _split(json.loads(shown))
     assert answer == expected
     assert vector == pytest.approx(digits, abs=1e-5)
-    other = await serve(M3, http_address="127.0.0.1:0")
+    other = await serve(*MODELS, http_address="127.0.0.1:0")
     commands = [one for one in _BLOCK.findall(text) if one != first]
     assert len(commands) == len({one.handle for one in all_routes() if one.body is not None})
     for command in commands:
         assert URL in command
-        await _run(command.replace(URL, "$URL"), other)
+        (path,) = re.findall(rf"{re.escape(URL)}(\S*)", command)
+        await _run(_choose_model(command.replace(URL, "$URL"), path), other)
+
+
+def _choose_model(command: str, path: str) -> str:
+    return command.replace("curl ", f"curl -H 'embedgrpc-model: {model_for(path)}' ", 1)
 
 
 def _split(answer: Any) -> tuple[Any, list[float]]:

@@ -16,20 +16,17 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.docs_page import page, security_policy
 from embedgrpc.server.http.exchange import Route
-from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.conftest import Serve
+from tests.server.http.example_models import M3, MODELS, model_for
 from tests.server.http.http_client import HttpClient, Reply
-from tests.server.service import FIXTURES
 
-# A model that embeds in every representation, and ranks.
-M3 = ModelSettings(id="org/m3", source=str(FIXTURES / "xlmr-bge-m3"))
 ROUTES = tuple(all_routes())
 
 
 @pytest.fixture
 async def http(serve: Serve) -> HttpClient:
     """A client of a server that can do whatever the examples ask for."""
-    return HttpClient(await serve(M3, http_address="127.0.0.1:0"))
+    return HttpClient(await serve(*MODELS, http_address="127.0.0.1:0"))
 
 
 async def _document(http: HttpClient) -> Any:
@@ -43,7 +40,7 @@ async def _send(http: HttpClient, route: Route, body: Any) -> Reply:
     path = prefix + M3.id if brace else route.path
     if route.method == "GET":
         return await http.get(path)
-    return await http.post(path, body)
+    return await http.post(path, body, embedgrpc_model=model_for(path))
 
 
 def _validate(document: Any, operation: Any, status: int, body: bytes) -> None:
@@ -115,6 +112,11 @@ async def test_the_page_needs_nothing_from_elsewhere(http: HttpClient) -> None:
     assert "://" not in text
     shown = re.findall(r"<summary><code>(\w+) ([^<]+)</code>", text)
     assert sorted(shown) == sorted((one.method, html.escape(one.path)) for one in ROUTES)
+    assert (
+        "<p>The body is an object. It must have <code>query</code>, <code>documents</code>; it may"
+        " have <code>model</code>, <code>top_n</code>"
+    ) in text
+    assert "<p>The body is a list of objects. Each must have <code>query</code>.</p>" in text
 
 
 # What the script of the page needs of a browser.

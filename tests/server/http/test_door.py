@@ -95,6 +95,14 @@ async def test_a_client_that_waits_for_100_continue(http: HttpClient) -> None:
     assert reply.status == 200
 
 
+async def test_many_small_headers_are_too_large_together(http: HttpClient) -> None:
+    """All headers may have 16 KiB, as gRPC's metadata may."""
+    headers = {f"x-{number}": "x" * 1000 for number in range(20)}
+    reply = await http.get("/v1/models", **headers)
+    assert reply.status == 431
+    assert "the limit is 16384" in reply.json["error"]["message"]
+
+
 async def test_request_ids_are_echoed(http: HttpClient) -> None:
     """The id comes back with results and with errors."""
     reply = await http.post("/v1/embeddings", BODY, x_request_id="abc-1")

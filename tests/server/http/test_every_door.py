@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from embedgrpc.models.kinds import RerankMethod
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
@@ -160,10 +161,7 @@ async def _check_weights(service: Service, http: HttpClient, model: str) -> None
 
 async def _check_scores(service: Service, http: HttpClient, model: str) -> None:
     query, *documents = [*_texts(model), "a last document"]
-    ranked = await service.client.rerank.Rerank(
-        rerank_service_pb2.RerankRequest(model=model, query=query, documents=documents)
-    )
-    expected = [(one.index, one.score) for one in ranked.results]
+    expected = await _ranked(service, model, query, documents)
     body = {"query": query, "documents": documents, "model": model}
     for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
         reply = await http.post(path, body)
@@ -171,7 +169,26 @@ async def _check_scores(service: Service, http: HttpClient, model: str) -> None:
         assert _scores(reply.json["results"]) == expected, (model, path)
     reply = await http.post("/rerank", {"query": query, "texts": documents})
     assert reply.status == 200, (model, reply.json)
+    # A sigmoid, whatever the model's own scale is; a similarity has none.
+    _, reranker = service.server.catalog.find(model).reranker()
+    if reranker.method is RerankMethod.CROSS_ENCODER:
+        sigmoid = rerank_service_pb2.SCORE_SCALE_SIGMOID
+        expected = await _ranked(service, model, query, documents, score_scale=sigmoid)
     assert _scores(reply.json) == expected, model
+
+
+async def _ranked(
+    service: Service, model: str, query: str, documents: list[str], **options: Any
+) -> list[tuple[int, float]]:
+    ranked = await service.client.rerank.Rerank(
+        rerank_service_pb2.RerankRequest(
+            model=model,
+            query=query,
+            documents=documents,
+            options=rerank_service_pb2.RerankOptions(**options),
+        )
+    )
+    return [(one.index, one.score) for one in ranked.results]
 
 
 def _scores(results: Any) -> list[tuple[int, float]]:

@@ -109,7 +109,7 @@ async def test_texts_are_ranked_for_tei(serve: Serve) -> None:
     )
     assert raw.json[0]["text"] == DOCUMENTS[raw.json[0]["index"]]
     empty = await http.post("/rerank", {"query": QUERY, "texts": []})
-    assert (empty.status, empty.json["error_type"]) == (422, "Validation")
+    assert (empty.status, empty.json["error_type"]) == (400, "Empty")
     info = (await http.get("/info")).json
     assert info["model_id"] == "cross"
     assert "reranker" in info["model_type"]

@@ -26,8 +26,12 @@ async def test_a_vector_that_is_not_normalised(http: HttpClient) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "kind"),
     [
-        ({"inputs": []}, 422, "Validation"),
-        ({"inputs": ""}, 422, "Validation"),
+        ({"inputs": []}, 400, "Empty"),
+        ({"inputs": ["a", " "]}, 400, "Empty"),
+        ({"inputs": ["a"] * 1025}, 422, "Validation"),
+        ({"inputs": "a", "truncation_direction": "middle"}, 422, "Validation"),
+        ({"inputs": "a", "prompt_name": "none"}, 422, "Validation"),
+        ({"inputs": "a", "dimensions": 100_000}, 422, "Validation"),
         ({"inputs": [1]}, 422, "Validation"),
         ({"text": "a"}, 422, "Validation"),
         ({"inputs": "word " * 500, "truncate": False}, 422, "Validation"),

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from tests.authority import HOSTS, Authority
 from tests.server.hash_backend import HashBackend
 from tests.server.http.conftest import MODELS
 from tests.server.http.http_client import HttpClient
 from tests.server.service import EMBED, Service, serving, settings_for, until
 from tests.server.span_receiver import all_spans, attributes_of, receiving_spans
+from tests.server.tls_caller import TlsCaller
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
@@ -71,6 +73,20 @@ async def test_a_call_has_a_span(cache_dir: Path, monkeypatch: pytest.MonkeyPatc
     assert not span.HasField("status") or span.status.code == trace_pb2.Status.STATUS_CODE_UNSET
     assert batch.name == "batch embed"
     assert [(one.trace_id, one.span_id) for one in batch.links] == [(span.trace_id, span.span_id)]
+
+
+async def test_a_call_over_tls(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scheme is https."""
+    authority = Authority(tmp_path)
+    tls = authority.issue("server", *HOSTS).settings
+    settings = settings_for(EMBED, cache_dir=cache_dir, http_address="127.0.0.1:0", **tls)
+    async with receiving_spans(monkeypatch) as exports:
+        async with serving(settings) as service:
+            await TlsCaller(service.server, authority.pem).over_http()
+        (span,) = _server_spans(exports)
+    assert attributes_of(span)["url.scheme"] == "https"
 
 
 async def test_spans_of_other_calls(

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_WEIGHTS
+from embedgrpc.models.graphs.outputs import TOKEN_EMBEDDINGS, TOKEN_VECTORS, TOKEN_WEIGHTS
 
-_PER_TOKEN = frozenset({TOKEN_WEIGHTS, TOKEN_EMBEDDINGS})
+_PER_TOKEN = frozenset({TOKEN_WEIGHTS, TOKEN_EMBEDDINGS, TOKEN_VECTORS})
 # Processing this many numbers, or creating an array instead of them, takes about a millisecond.
 _NUMBERS_MAX = 131_072
 _NUMBERS_OF_AN_ARRAY = 2048
@@ -28,13 +28,16 @@ class OutputRows:
     by_sequence: Mapping[str, FloatArray]
     by_token: Mapping[str, Sequence[FloatArray]]
 
-    @property
-    def are_large(self) -> bool:
-        """Whether processing them takes too long for the event loop."""
+    def are_large(self, cost: float = 1.0) -> bool:
+        """Whether processing them takes too long for the event loop.
+
+        Args:
+            cost: The cost of a number, in units of what float32 in binary form takes.
+        """
         numbers = sum(rows.size for rows in self.by_sequence.values())
         numbers += sum(one.size for ragged in self.by_token.values() for one in ragged)
         ragged_rows = sum(len(ragged) for ragged in self.by_token.values())
-        return numbers + _NUMBERS_OF_AN_ARRAY * ragged_rows > _NUMBERS_MAX
+        return cost * (numbers + _NUMBERS_OF_AN_ARRAY * ragged_rows) > _NUMBERS_MAX
 
     def keep(self, positions: Sequence[int]) -> "OutputRows":
         """Return the rows of some of the sequences."""

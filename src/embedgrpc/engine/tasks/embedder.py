@@ -19,6 +19,7 @@ from embedgrpc.engine.results.sparse import (
 )
 from embedgrpc.engine.results.vectors import shorten
 from embedgrpc.engine.tasks.embeddings import BatchResult, Embeddings, EmbedSpec
+from embedgrpc.engine.tasks.token_places import PlaceFinder, TokenVectors, without_places
 from embedgrpc.engine.tokenizing.given_ids import check_ids
 from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import (
@@ -34,6 +35,7 @@ from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
+    TOKEN_VECTORS,
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
@@ -74,6 +76,7 @@ class Embedder:
         pack: Callable[[BatchResult], Packed],
         field: str = "texts",
         partial: bool = False,
+        pack_cost: float = 1.0,
     ) -> Packed:
         """Embed the texts of one call.
 
@@ -86,6 +89,7 @@ class Embedder:
             pack: Makes the response. Called off the event loop if that takes long.
             field: The request field that holds the texts, for errors.
             partial: Whether texts that fail leave the others unaffected.
+            pack_cost: What `pack` takes for a number, in units of its binary form.
 
         Returns:
             The result of `pack`.
@@ -123,7 +127,7 @@ class Embedder:
                 BatchResult(self.finish(result.job, indices, rows, spec), indices, failures)
             )
 
-        return await asyncio.to_thread(finish) if result.rows.are_large else finish()
+        return await asyncio.to_thread(finish) if result.rows.are_large(pack_cost) else finish()
 
     async def submit(
         self,
@@ -184,6 +188,46 @@ class Embedder:
                 field=f"{field}.normalize",
             )
 
+    @property
+    def has_token_vectors(self) -> bool:
+        """Whether the vectors that the model pools can be had."""
+        return not self._find_obstacle()
+
+    def token_dimensions(self, *, field: str) -> int:
+        """Return the number of values of the vectors that the model pools.
+
+        Args:
+            field: The option that asks for them, for the error.
+
+        Raises:
+            UnsupportedError: The model cannot return them; the message says what to do.
+        """
+        obstacle = self._find_obstacle()
+        if obstacle:
+            raise errors.UnsupportedError(obstacle, field=field)
+        return self.properties.token_dimensions
+
+    def _find_obstacle(self) -> str:
+        """Return why the model has no token vectors, and what to do; empty if it has them."""
+        properties = self.properties
+        if self.tokenizer.locator is None:
+            return "the model tokenizes on its own: there are no vectors of its tokens"
+        if TOKEN_VECTORS in self.graph_outputs:
+            return ""
+        if properties.late_interaction is not None:
+            return "the vectors of the model's tokens are its multi-vectors: ask for MULTI_VECTOR"
+        if not properties.poolings:
+            return "the model has no dense vectors, and so no token vectors that it pools"
+        if properties.table is not None:
+            return (
+                "the model looks its vectors up, so that a token's does not depend on its text: "
+                "use a model with an encoder"
+            )
+        return (
+            "the model's graph does not return token vectors: export it with last_hidden_state, or,"
+            " if it runs on Triton, write its repository with `embedgrpc triton-repo`"
+        )
+
     def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_]:
         """Return which dense vectors are zero but need unit length; bool [texts]."""
         dense = self._dense(rows, spec)
@@ -218,6 +262,7 @@ class Embedder:
             multi_vectors=self._multi_vectors(rows, sequences),
             token_counts=[len(one.input_ids) for one in sequences],
             truncated=[one.truncated for one in sequences],
+            token_vectors=self._token_vectors(rows, sequences),
         )
 
     def _dense(self, rows: OutputRows, spec: EmbedSpec) -> FloatArray | None:
@@ -264,9 +309,21 @@ class Embedder:
             for vectors, one in zip(rows.by_token[TOKEN_EMBEDDINGS], sequences, strict=True)
         ]
 
+    def _token_vectors(
+        self, rows: OutputRows, sequences: Sequence[TokenSequence]
+    ) -> list[TokenVectors] | None:
+        if TOKEN_VECTORS not in rows.by_token:
+            return None
+        return [
+            TokenVectors(vectors, one.places)
+            for vectors, one in zip(rows.by_token[TOKEN_VECTORS], sequences, strict=True)
+            if one.places is not None
+        ]
+
     def outputs(self, spec: EmbedSpec) -> tuple[str, ...]:
         """Return the graph outputs that the representations are made of."""
-        return tuple(self._output(one, spec) for one in spec.representations)
+        outputs = tuple(self._output(one, spec) for one in spec.representations)
+        return (*outputs, TOKEN_VECTORS) if spec.token_dimensions else outputs
 
     def _output(self, representation: Representation, spec: EmbedSpec) -> str:
         match representation:
@@ -297,6 +354,9 @@ class Embedder:
             return f"{field}[{index}]" if indexed else field
 
         max_characters = self.limit_characters(spec.max_tokens, spec.truncation, spec.prompt)
+        finder = None
+        if spec.token_dimensions:
+            finder = PlaceFinder(self.tokenizer, texts, spec.prompt, spec.truncation)
 
         def check(index: int, text: TextOrIds) -> CheckedText | Tokenized:
             if not isinstance(text, str):
@@ -309,15 +369,17 @@ class Embedder:
                 truncation=spec.truncation,
                 field=name(index),
             )
+            if finder is not None:
+                checked = finder.receive(index, text, checked)
             if not spec.prompt:
                 return checked
             return CheckedText(spec.prompt + checked.text, cut=checked.cut)
 
         def prepare(results: list[TokenizeResult]) -> list[TokenSequence | errors.EngineError]:
             prompt_tokens = self.count_prompt_tokens(spec.prompt, spec.max_tokens)
-            return [
+            sequences = [
                 self.build_sequence(
-                    one,
+                    one if finder is None else without_places(one),
                     max_tokens=spec.max_tokens,
                     truncation=spec.truncation,
                     field=name(index),
@@ -326,6 +388,12 @@ class Embedder:
                     prompt_tokens=prompt_tokens,
                 )
                 for index, one in enumerate(results)
+            ]
+            if finder is None:
+                return sequences
+            return [
+                finder.add(index, one, sequence)
+                for index, (one, sequence) in enumerate(zip(results, sequences, strict=True))
             ]
 
         return Inputs(
@@ -338,6 +406,7 @@ class Embedder:
             max_tokens=spec.max_tokens,
             atomic=atomic,
             read_limit=read_limit_of(spec),
+            with_places=finder is not None,
         )
 
     def limit_characters(self, max_tokens: int, truncation: Truncation, prompt: str) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.sparse import SparseVector
+from embedgrpc.engine.tasks.token_places import TokenVectors
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.kinds import Representation, TextRole, Truncation
 
@@ -24,6 +25,8 @@ class EmbedSpec:
         task: The task that the graph computes, if the model has several.
         role: What the texts are to a model of late interaction; None for other models.
         min_tokens: The tokens that each text has at least, because the model fills it up.
+        token_dimensions: Values per token vector, if the model is to return those that it pools;
+            0 for none.
     """
 
     prompt: str
@@ -36,6 +39,7 @@ class EmbedSpec:
     task: int = 0
     role: TextRole | None = None
     min_tokens: int = 0
+    token_dimensions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Embeddings:
         multi_vectors: float32 [tokens, dimensions] per text; None if not requested.
         token_counts: Tokens that the model read, per text.
         truncated: Whether the text was cut to fit, per text.
+        token_vectors: The vectors that are pooled, of all tokens, per text; None if not requested.
     """
 
     vectors: FloatArray | None
@@ -55,6 +60,7 @@ class Embeddings:
     multi_vectors: Sequence[FloatArray] | None
     token_counts: Sequence[int]
     truncated: Sequence[bool]
+    token_vectors: Sequence[TokenVectors] | None = None
 
 
 @dataclass(frozen=True, slots=True)

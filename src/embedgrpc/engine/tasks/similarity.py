@@ -119,7 +119,7 @@ class SimilarityReranker:
             return self._score(result, embed_spec, partial=partial)
 
         # Comparing token by token would hold up the event loop, and so would large vectors.
-        cheap = self.method is RerankMethod.SIMILARITY and not result.rows.are_large
+        cheap = self.method is RerankMethod.SIMILARITY and not result.rows.are_large()
         return score() if cheap else await asyncio.to_thread(score)
 
     def _score(self, result: JobResult, spec: EmbedSpec, *, partial: bool) -> Ranking:

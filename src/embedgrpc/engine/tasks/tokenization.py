@@ -1,4 +1,4 @@
-"""Tokenizes and counts tokens, without running the model."""
+"""Tokenizes, counts tokens and decodes, without running the model."""
 
 import asyncio
 import math
@@ -6,44 +6,28 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from embedgrpc.engine.errors import (
     DeadlineExpiredError,
     EngineError,
     InputTooLongError,
+    InvalidRequestError,
     UnsupportedError,
 )
 from embedgrpc.engine.tokenizing.jobs import SLICE_CHARACTERS, Tokenization, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText
 from embedgrpc.engine.tokenizing.threads import TokenizingThreads
 from embedgrpc.engine.work import Call
-from embedgrpc.libraries.arrays import BoolArray, IntArray
+from embedgrpc.libraries.arrays import IntArray
 from embedgrpc.models.tokenizers.cut_points import Pieces
+from embedgrpc.models.tokenizers.tokenized_text import TokenizedText, assemble
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
 # To cut so many characters takes less than a millisecond.
 _FEW_CHARACTERS = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedText:
-    """The tokens of one text.
-
-    Attributes:
-        ids: int64 [tokens].
-        starts: int64 [tokens]; where each starts in the text, in characters; 0 for tokens that are
-            not of the text.
-        ends: int64 [tokens]; where each ends, exclusive.
-        special: bool [tokens]; whether the model puts it around the text.
-        of_prompt: bool [tokens]; whether it is of the prompt.
-    """
-
-    ids: IntArray
-    starts: IntArray
-    ends: IntArray
-    special: BoolArray
-    of_prompt: BoolArray
+# To decode so many takes less than a millisecond.
+_FEW_IDS = 512
+# More than the longest models read.
+DECODED_IDS_MAX = 65_536
 
 
 class TextTokenizer:
@@ -109,8 +93,39 @@ class TextTokenizer:
             located[piece.index].append(rows)
         special = self._tokenizer.special_ids if with_special else None
         return await asyncio.to_thread(
-            lambda: [_assemble(rows, special, len(prompt)) for rows in located]
+            lambda: [assemble(rows, special, prompt_characters=len(prompt)) for rows in located]
         )
+
+    async def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        """Return the text of some tokens.
+
+        Args:
+            ids: Their ids.
+            skip_special: Whether to leave out special tokens.
+
+        Raises:
+            InvalidRequestError: There are too many, or the vocabulary lacks one.
+            UnsupportedError: The model tokenizes on its own.
+        """
+        if len(ids) > DECODED_IDS_MAX:
+            raise InvalidRequestError(
+                f"ids has {len(ids)} ids; the limit is {DECODED_IDS_MAX}", field="ids"
+            )
+        self._require_tokenizer()
+        if len(ids) <= _FEW_IDS:
+            return self._decode(ids, skip_special=skip_special)
+        return await asyncio.to_thread(self._decode, ids, skip_special=skip_special)
+
+    def _decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        locator = self._tokenizer.locator
+        assert locator is not None  # noqa: S101 - checked by the caller
+        unknown = locator.find_unknown(ids)
+        if unknown is not None:
+            raise InvalidRequestError(
+                f"ids[{unknown}] is {ids[unknown]}; the model's vocabulary has no such token",
+                field=f"ids[{unknown}]",
+            )
+        return locator.decode(ids, skip_special=skip_special)
 
     def entries(self, tokenized: TokenizedText) -> list[str]:
         """Return the vocabulary entry of each token."""
@@ -220,32 +235,3 @@ def _ids_of(outcome: TokenizeResult) -> IntArray:
     if isinstance(outcome, EngineError):
         raise outcome
     return outcome.ids
-
-
-def _assemble(
-    parts: Sequence[IntArray], special: tuple[IntArray, IntArray] | None, prompt_characters: int
-) -> TokenizedText:
-    """Join the parts of a text, and add its special tokens.
-
-    Args:
-        parts: int64 [tokens, 3]: id, start and end in the text with its prompt.
-        special: The special tokens before and after; None to leave them out.
-        prompt_characters: Length of the prompt.
-    """
-    rows = np.concatenate(parts)
-    ids, starts, ends = rows.T
-    of_prompt = (ends <= prompt_characters) & (prompt_characters > 0)
-    starts = np.where(of_prompt, 0, np.maximum(starts - prompt_characters, 0))
-    ends = np.where(of_prompt, 0, ends - prompt_characters)
-    before, after = special or (np.empty(0, np.int64), np.empty(0, np.int64))
-    padding = (len(before), len(after))
-    is_special = np.zeros(len(before) + len(ids) + len(after), np.bool_)
-    is_special[: len(before)] = True
-    is_special[len(before) + len(ids) :] = True
-    return TokenizedText(
-        ids=np.concatenate([before, ids, after]),
-        starts=np.pad(starts, padding),
-        ends=np.pad(ends, padding),
-        special=is_special,
-        of_prompt=np.pad(of_prompt, padding),
-    )

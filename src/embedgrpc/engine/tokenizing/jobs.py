@@ -64,7 +64,8 @@ class Tokenized:
     """A tokenized text.
 
     Attributes:
-        ids: int64 [tokens], without special tokens. Complete, or more than the limit.
+        ids: int64 [tokens], without special tokens. Complete, or more than the limit. With places,
+            int64 [tokens, 3]: id, and start and end in the text, in characters.
         characters_cut: Whether characters were cut off before tokenization.
     """
 
@@ -282,7 +283,9 @@ class _LongText:
         return Piece(self._index, self.pieces.take(), self._characters_cut, self)
 
     def add(self, ids: IntArray) -> None:
-        """Add the token ids of that piece."""
+        """Add the token ids of that piece, with or without their places in it."""
+        if ids.ndim > 1:
+            ids[:, 1:] += self.pieces.place
         self._parts.append(ids)
         self.tokens += len(ids)
 

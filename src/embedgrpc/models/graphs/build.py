@@ -64,7 +64,7 @@ from embedgrpc.models.graphs.heads.token_outputs import (
 )
 from embedgrpc.models.graphs.merged_weights import open_merged
 from embedgrpc.models.graphs.output_sizes import output_sizes
-from embedgrpc.models.graphs.outputs import LOGITS, PROMPT_TOKENS
+from embedgrpc.models.graphs.outputs import LOGITS, PROMPT_TOKENS, TOKEN_VECTORS
 from embedgrpc.models.graphs.probe import check_batching
 from embedgrpc.models.graphs.weight_types.float16 import convert_to_float16
 from embedgrpc.models.graphs.weight_types.int8 import convert_to_int8
@@ -350,6 +350,9 @@ def _append_head(
         outputs += (append_token_weights(writer, properties.sparse_head, hidden),)
     if properties.multi_vector_head is not None:
         outputs += (append_token_embeddings(writer, properties.multi_vector_head, hidden),)
+    if properties.table is None:
+        # Last: whatever uses the vectors follows the change of their name.
+        outputs += (writer.publish(hidden, TOKEN_VECTORS),)
     return outputs
 
 

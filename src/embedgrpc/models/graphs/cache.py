@@ -119,6 +119,9 @@ def _read_entry(place: Path) -> Mapping[str, Any] | None:
         manifest = json.loads((place / MANIFEST_NAME).read_bytes())
         digests, facts = manifest["digests"], manifest["remembered"]
         damaged = [name for name, digest in digests.items() if _digest(place / name) != digest]
+        # Entries of earlier releases lack it.
+        if manifest.get("remembered_digest", _digest_facts(facts)) != _digest_facts(facts):
+            damaged.append(MANIFEST_NAME)
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -142,6 +145,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _digest_facts(facts: Any) -> str:
+    """Return the SHA-256 of what is stored with an entry, in hexadecimal."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def _build_entry(
     cache_dir: Path, place: Path, build: Callable[[Path], Mapping[str, Any]]
 ) -> Mapping[str, Any]:
@@ -151,7 +159,14 @@ def _build_entry(
     try:
         facts = dict(build(folder))
         digests = {path.name: _digest(path) for path in folder.iterdir()}
-        manifest = json.dumps({"digests": digests, "remembered": facts}, indent=1)
+        manifest = json.dumps(
+            {
+                "digests": digests,
+                "remembered": facts,
+                "remembered_digest": _digest_facts(facts),
+            },
+            indent=1,
+        )
         (folder / MANIFEST_NAME).write_text(manifest)
         for path in folder.iterdir():
             _flush(path)

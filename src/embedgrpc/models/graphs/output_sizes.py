@@ -8,6 +8,7 @@ from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
+    TOKEN_VECTORS,
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
@@ -25,4 +26,5 @@ def output_sizes(properties: ModelProperties) -> Mapping[str, tuple[int | None, 
         TOKEN_WEIGHTS: (None,),
         VOCABULARY_WEIGHTS: (properties.sparse_dimensions,),
         TOKEN_EMBEDDINGS: (None, properties.multi_vector_dimensions),
+        TOKEN_VECTORS: (None, properties.token_dimensions),
     }

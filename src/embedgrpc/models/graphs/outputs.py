@@ -13,6 +13,9 @@ VOCABULARY_WEIGHTS = "vocabulary_weights"
 # float32 [batch, tokens, dimensions]: a vector per token, for late interaction; of length 1 if the
 # model says so. Rows of padding hold arbitrary values.
 TOKEN_EMBEDDINGS = "token_embeddings"  # noqa: S105 - tokens of text, not a password
+# float32 [batch, tokens, hidden_size]: the vectors that are pooled. Rows of padding hold arbitrary
+# values.
+TOKEN_VECTORS = "token_vectors"  # noqa: S105 - tokens of text, not a password
 
 OUTPUTS = (
     SENTENCE_EMBEDDING,
@@ -21,6 +24,7 @@ OUTPUTS = (
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
     TOKEN_EMBEDDINGS,
+    TOKEN_VECTORS,
 )
 
 # The input for models that do not pool the tokens of a prompt, int64 [batch]: their number.

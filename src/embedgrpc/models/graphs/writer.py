@@ -87,6 +87,19 @@ class GraphWriter:
         self.graph.node.append(helper.make_node("Identity", [source], [name], name=node_name))
         return name
 
+    def publish(self, source: str, name: str) -> str:
+        """Rename a value to an output of the graph, and return that name.
+
+        Other than `output`, this adds no node, which would copy the value in every run: ONNX
+        Runtime keeps an Identity whose input has further uses.
+
+        Args:
+            source: The name of a node's output, which is no output of the graph yet.
+            name: A name that no value has.
+        """
+        self._replace(source, name)
+        return name
+
     def reduce(self, kind: str, source: str, axis: int) -> str:
         """Add a reduction over one axis, which stays with length 1."""
         if self.opset >= _AXES_INPUT_OPSETS[kind]:
@@ -169,11 +182,14 @@ class GraphWriter:
             name: The name of a node's output or of an input of the graph.
         """
         renamed = self.new_name(f"{name}_exported")
+        self._replace(name, renamed)
+        return renamed
+
+    def _replace(self, name: str, renamed: str) -> None:
         _rename(self.graph.node, name, renamed)
         described = [value for value in self.graph.value_info if value.name != name]
         del self.graph.value_info[:]
         self.graph.value_info.extend(described)
-        return renamed
 
     def _write(self, tensor: TensorProto, values: NDArray[np.uint8]) -> None:
         offset = -(-self._weights.tell() // _ALIGNMENT) * _ALIGNMENT

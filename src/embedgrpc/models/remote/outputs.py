@@ -23,6 +23,7 @@ from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
+    TOKEN_VECTORS,
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
@@ -87,7 +88,7 @@ def plan_outputs(
         return {LOGITS: plan.checked(LOGITS, name, output_sizes(properties)[LOGITS], _as_matrix)}
     found: dict[str, ServedOutput] = {}
     if Representation.DENSE in properties.representations:
-        found |= plan.find_dense()
+        found |= {**plan.find_dense(), **plan.find_hidden()}
     if Representation.SPARSE in properties.representations:
         found |= plan.find_sparse()
     if Representation.MULTI_VECTOR in properties.representations:
@@ -132,6 +133,18 @@ class _Plan:
         if properties.normalize and POOLED_EMBEDDING in self.outputs:
             found[POOLED_EMBEDDING] = self.checked(POOLED_EMBEDDING, POOLED_EMBEDDING, dims, None)
         return found
+
+    def find_hidden(self) -> Mapping[str, ServedOutput]:
+        """Return the token vectors; nothing if the server does not return them, or others."""
+        properties = self.properties
+        names = (properties.output,) if properties.output else HIDDEN_NAMES
+        name = _first(self.outputs, names)
+        dims = (None, properties.token_dimensions)
+        if not name or len(self.outputs[name]) != _HIDDEN_AXES or not properties.token_dimensions:
+            return {}
+        if self.outputs[name][-1] not in {None, properties.token_dimensions}:
+            return {}
+        return {TOKEN_VECTORS: ServedOutput(name, dims)}
 
     def find_sparse(self) -> Mapping[str, ServedOutput]:
         if self.properties.splade:
@@ -200,7 +213,7 @@ class _Plan:
             names = []
             forms = self.properties.representations
             if Representation.DENSE in forms:
-                names += [SENTENCE_EMBEDDING, POOLED_EMBEDDING]
+                names += [SENTENCE_EMBEDDING, POOLED_EMBEDDING, TOKEN_VECTORS]
             if Representation.SPARSE in forms:
                 names.append(VOCABULARY_WEIGHTS if self.properties.splade else TOKEN_WEIGHTS)
             if Representation.MULTI_VECTOR in forms:

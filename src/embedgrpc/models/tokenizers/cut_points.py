@@ -108,9 +108,19 @@ class Pieces:
 
     Attributes:
         exhausted: Whether all pieces were taken.
+        place: Where the last piece that was taken starts in the text.
     """
 
-    __slots__ = ("_characters", "_cut_points", "_end", "_from_end", "_start", "_text", "exhausted")
+    __slots__ = (
+        "_characters",
+        "_cut_points",
+        "_end",
+        "_from_end",
+        "_start",
+        "_text",
+        "exhausted",
+        "place",
+    )
 
     def __init__(
         self, text: str, cut_points: CutPoints, *, from_end: bool, characters: int
@@ -122,6 +132,7 @@ class Pieces:
         self._characters = characters
         self._start = 0
         self._end = len(text)
+        self.place = 0
 
     def take(self) -> str:
         """Return the next piece; it is empty after the last one."""
@@ -130,11 +141,14 @@ class Pieces:
         if cut is None:
             self.exhausted = True
             self._start = self._end
+            self.place = start
             return self._text[start:end]
         if self._from_end:
             self._end = cut
+            self.place = cut
             return self._text[cut:end]
         self._start = cut
+        self.place = start
         return self._text[start:cut]
 
     def _cut_from_start(self) -> int | None:

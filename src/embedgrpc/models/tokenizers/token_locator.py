@@ -1,4 +1,4 @@
-"""From texts to tokens with their places in the text."""
+"""From texts to tokens with their places in the text, and back from tokens to texts."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -16,14 +16,14 @@ class TokenLocator:
 
     Args:
         tokenizer: The model's tokenizer.
+        cut_points: Where a text can be cut without changing its tokens; None if unknown.
 
     Attributes:
-        cut_points: None, as the caller cuts long texts.
+        cut_points: The same.
     """
 
-    cut_points: CutPoints | None = None
-
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, cut_points: CutPoints | None) -> None:
+        self.cut_points = cut_points
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> list[IntArray]:
@@ -45,6 +45,24 @@ class TokenLocator:
     def entries(self, ids: Iterable[int]) -> list[str]:
         """Return the vocabulary entries of some ids."""
         return [self._tokenizer.id_to_token(one) or "" for one in ids]
+
+    def find_unknown(self, ids: Iterable[int]) -> int | None:
+        """Return the first place with an id that the vocabulary lacks; None if there is none."""
+        for place, one in enumerate(ids):
+            if self._tokenizer.id_to_token(one) is None:
+                return place
+        return None
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        """Return the text of some ids, all of which the vocabulary has.
+
+        Args:
+            ids: The ids.
+            skip_special: Whether to leave out special tokens.
+        """
+        # Other than `decode`, this releases the GIL.
+        (text,) = self._tokenizer.decode_batch([ids], skip_special_tokens=skip_special)
+        return str(text)
 
     @cached_property
     def known_ids(self) -> BoolArray:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.models.tokenizers.tokenized_text import TokenPlaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class TokenSequence:
         prompt_tokens: Tokens at the start that are not pooled, if the model leaves out prompts.
         unattended: The number of tokens at the end that the others do not see, although they have
             vectors.
+        places: Where the tokens stand in the text; None unless they were asked for.
         compared: bool [tokens]; the tokens whose vectors count in late interaction. None for all.
     """
 
@@ -34,6 +36,7 @@ class TokenSequence:
     task: int = 0
     prompt_tokens: int = 0
     unattended: int = 0
+    places: TokenPlaces | None = None
     compared: NDArray[np.bool_] | None = None
 
     @property

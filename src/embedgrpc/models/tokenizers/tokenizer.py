@@ -164,12 +164,13 @@ class Tokenizer:
             )
         # Only now: finding the templates needs unescaped special tokens.
         tokenizer.encode_special_tokens = escape_special_tokens or settings.split_special_tokens
+        cut_points = find_cut_points(tokenizer)
         return cls(
             _encode_with(tokenizer),
             single=single,
             pair=pair,
-            cut_points=find_cut_points(tokenizer),
-            locator=TokenLocator(tokenizer),
+            cut_points=cut_points,
+            locator=TokenLocator(tokenizer, cut_points),
             pair_texts=pair_texts,
             collapses_blanks=collapses_blanks(tokenizer),
             added_tokens=(*reference.added, *_read_names(tokenizer)),
@@ -198,12 +199,13 @@ class Tokenizer:
             if properties.lowercase:
                 _lowercase_first(tokenizer)
         tokenizer.encode_special_tokens = escape_special_tokens
+        cut_points = find_cut_points(tokenizer)
         return cls(
             _encode_with(tokenizer),
             single=_NO_SPECIAL_TOKENS,
             pair=None,
-            cut_points=find_cut_points(tokenizer),
-            locator=TokenLocator(tokenizer),
+            cut_points=cut_points,
+            locator=TokenLocator(tokenizer, cut_points),
             # A cut by characters counts all of them.
             collapses_blanks=not table.of_model2vec and collapses_blanks(tokenizer),
             added_tokens=_read_names(tokenizer),
@@ -514,7 +516,12 @@ def _complete(
     parsed = None
     if is_rebuilt(settings.class_name):
         parsed = read_tokenizer(path.parent, properties.folder)
-    reference = complete(tokenizers.Tokenizer.from_buffer(content), parsed, settings)
+    published = tokenizers.Tokenizer.from_buffer(content)
+    decoder = published.decoder
+    reference = complete(published, parsed, settings)
+    if reference.tokenizer.decoder is None and decoder is not None:
+        # One that is rebuilt has none: it does not matter to what texts become.
+        reference.tokenizer.decoder = decoder
     reference.tokenizer.no_truncation()
     reference.tokenizer.no_padding()
     _check_ids(path, reference.tokenizer, reference.added, properties)

@@ -55,7 +55,7 @@ def begin_call(
     """
     remaining_s = context.time_remaining()
     limit_s = max_s if remaining_s is None else min(remaining_s, max_s)
-    named = _metadata(context, WORK_CLASS_KEY)
+    named = find_metadata(context, WORK_CLASS_KEY)
     if named is not None:
         if named not in _WORK_CLASSES:
             raise InvalidRequestError(
@@ -79,7 +79,7 @@ def caller_of(context: Any, key: str) -> str:
 
     So a client gets no larger share by opening more connections.
     """
-    named = _metadata(context, key) if key else None
+    named = find_metadata(context, key) if key else None
     if named:
         return named if isinstance(named, str) else named.hex()
     return _address(context.peer())
@@ -91,7 +91,8 @@ def _address(peer: str) -> str:
     return peer.rpartition(":")[0] or peer
 
 
-def _metadata(context: Any, wanted: str) -> str | bytes | None:
+def find_metadata(context: Any, wanted: str) -> str | bytes | None:
+    """Return the first value of a key of a call's metadata; None without one."""
     for key, value in context.invocation_metadata() or ():
         if key == wanted:
             found: str | bytes = value
@@ -113,7 +114,7 @@ def client_response_bytes(context: Any, asked: int, *, field: str = "max_respons
     check_not_negative(asked, field=field)
     if asked:
         return asked
-    value = _metadata(context, _CLIENT_RESPONSE_BYTES_KEY)
+    value = find_metadata(context, _CLIENT_RESPONSE_BYTES_KEY)
     if value is None:
         return _CLIENT_RESPONSE_BYTES
     if isinstance(value, str) and value.isdecimal() and len(value) <= _DIGITS_MAX:

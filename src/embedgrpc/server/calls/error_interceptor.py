@@ -33,7 +33,7 @@ from embedgrpc.server.rpc.metadata_size import check_metadata_size
 _logger = logging.getLogger(__name__)
 
 # Methods whose messages contain only names, and the most bytes of one: a name has 128 characters.
-_NAMING = ("/grpc.health.", "/grpc.reflection.", "/embedgrpc.v1.ModelService/")
+_NAMING = ("/grpc.health.", "/grpc.reflection.", "/embedgrpc.v1.ModelService/", "/tei.v1.Info/")
 _NAMING_BYTES_MAX = 4096
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
@@ -77,7 +77,9 @@ class _Method:
             method=method,
             max_bytes=_NAMING_BYTES_MAX if self._takes_names else math.inf,
             # Other streams are `BidiStream`s, which check this themselves.
-            idle_timeout_s=settings.stream_idle_timeout_s if self._is_generator else math.inf,
+            idle_timeout_s=settings.stream_idle_timeout_s
+            if self._is_generator or not self._returns_stream
+            else math.inf,
         )
 
     async def answer(self, _: Any, context: Any) -> bytes | None:

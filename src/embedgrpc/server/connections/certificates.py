@@ -36,14 +36,15 @@ class KeyPair:
         file: The path of the certificate.
         certificate: The certificate, and those between it and its authority, in PEM.
         key: The private key in PEM.
-        names: The host names that it is for, in lower case; `*.` stands for any one label.
+        hosts: The host names that it is for, in lower case, and then the addresses. In a name,
+            `*.` stands for any one label.
         expires_at: When it expires, in seconds since 1970.
     """
 
     file: str
     certificate: bytes
     key: bytes
-    names: tuple[str, ...]
+    hosts: tuple[str, ...]
     expires_at: float
 
 
@@ -96,8 +97,8 @@ def _read_pair(certificate_file: str, key_file: str) -> KeyPair:
         raise CertificateError(f"{where}: it expired at {leaf.not_valid_after_utc:%FT%TZ}")
     if leaf.not_valid_before_utc > now:
         raise CertificateError(f"{where}: it is valid only from {leaf.not_valid_before_utc:%FT%TZ}")
-    names = _names(leaf, where)
-    return KeyPair(certificate_file, certificate, key, names, leaf.not_valid_after_utc.timestamp())
+    hosts = _hosts(leaf, where)
+    return KeyPair(certificate_file, certificate, key, hosts, leaf.not_valid_after_utc.timestamp())
 
 
 def _read(setting: str, path: str) -> bytes:
@@ -145,7 +146,7 @@ def _check_key(path: str, content: bytes, leaf: x509.Certificate, certificate_fi
         )
 
 
-def _names(leaf: x509.Certificate, where: str) -> tuple[str, ...]:
+def _hosts(leaf: x509.Certificate, where: str) -> tuple[str, ...]:
     try:
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -154,4 +155,5 @@ def _names(leaf: x509.Certificate, where: str) -> tuple[str, ...]:
         ) from None
     except ValueError:
         raise CertificateError(f"{where}: its extensions cannot be read") from None
-    return tuple(name.lower() for name in found.get_values_for_type(x509.DNSName))
+    names = [name.lower() for name in found.get_values_for_type(x509.DNSName)]
+    return (*names, *map(str, found.get_values_for_type(x509.IPAddress)))

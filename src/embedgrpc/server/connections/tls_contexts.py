@@ -30,7 +30,7 @@ class TlsContexts:
             name: context
             # The first certificate with a name wins.
             for pair, context in reversed(list(zip(certificates.pairs, contexts, strict=True)))
-            for name in pair.names
+            for name in pair.hosts
         }
 
     def choose(self, host: str | None) -> ssl.SSLContext:

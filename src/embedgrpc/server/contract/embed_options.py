@@ -117,6 +117,9 @@ class EmbedOptionsReader:
             task=read_task(options, properties, field=field),
             role=role,
             min_tokens=late.min_tokens(role) if late and role else 0,
+            token_dimensions=self._embedder.token_dimensions(field=f"{field}.token_vectors")
+            if options.token_vectors
+            else 0,
         )
 
 

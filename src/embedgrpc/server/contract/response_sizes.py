@@ -80,13 +80,23 @@ def bound_embeddings_size(
     `size_bytes` is an upper bound of the texts' size in UTF-8.
     """
     fixed, per_token = _sizes(spec, encoding, multi_vector_dimensions)
+    return count * fixed + per_token * _tokens_bound(count, spec, size_bytes) + COMMON_BYTES
+
+
+def _tokens_bound(count: int, spec: EmbedSpec, size_bytes: int) -> int:
     characters = size_bytes + len(spec.prompt) * count
     tokens = min(
         spec.max_tokens * count, _TOKENS_PER_CHARACTER * characters + _SPECIAL_TOKENS * count
     )
     # A text that is filled up has at least so many.
-    tokens += spec.min_tokens * count
-    return count * fixed + per_token * tokens + COMMON_BYTES
+    return tokens + spec.min_tokens * count
+
+
+def bound_rows_size(count: int, spec: EmbedSpec, *, size_bytes: int) -> int:
+    """Return an upper bound of the bytes of some texts' token vectors before they are encoded."""
+    if not spec.token_dimensions:
+        return 0
+    return _FLOAT_BYTES * spec.token_dimensions * _tokens_bound(count, spec, size_bytes)
 
 
 def embeddings_size(
@@ -103,6 +113,10 @@ def embeddings_size(
         size += per_token * sum(_tokens_max(text, spec) for text in texts)
     return size
 
+
+# The id of a token, its four places and two flags, as varints.
+_PLACES_BYTES = 28
+_FLOAT_BYTES = 4
 
 # The error of one input, with its message and variables.
 FAILURE_BYTES = 512
@@ -149,6 +163,9 @@ def _sizes(spec: EmbedSpec, encoding: Encoding, multi_vector_dimensions: int) ->
     if Representation.MULTI_VECTOR in spec.representations:
         fixed += 40
         per_token += _numbers_size(multi_vector_dimensions, encoding) + 4
+    if spec.token_dimensions:
+        fixed += 96
+        per_token += _numbers_size(spec.token_dimensions, encoding) + 4 + _PLACES_BYTES
     return fixed, per_token
 
 

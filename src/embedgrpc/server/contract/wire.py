@@ -11,6 +11,8 @@ import struct
 from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode
 from embedgrpc.engine.tasks.embeddings import Embeddings
+from embedgrpc.engine.tasks.token_places import TokenVectors
+from embedgrpc.server.contract.token_wire import fill_places
 from embedgrpc.v1 import embedding_service_pb2
 
 _ENCODINGS = {
@@ -20,6 +22,7 @@ _ENCODINGS = {
     Encoding.INT8: embedding_service_pb2.VECTOR_ENCODING_INT8,
     Encoding.UBINARY: embedding_service_pb2.VECTOR_ENCODING_UBINARY,
 }
+_TOKEN_VECTORS_FIELD = 7
 _TRUNCATED = b"\x28\x01"
 DELIMITED = 2
 VARINT = 0
@@ -65,6 +68,9 @@ def embedding_wires(
         sparse = [_sparse_wire(one, sparse_dimensions) for one in embeddings.sparse]
     if embeddings.multi_vectors is not None:
         multi = [_multi_vector_wire(encode(one, encoding)) for one in embeddings.multi_vectors]
+    tokens = nothing
+    if embeddings.token_vectors is not None:
+        tokens = [_token_vectors_wire(one, encoding) for one in embeddings.token_vectors]
     ends = [
         (tag(4, VARINT) + varint(token_count) if token_count else b"")
         + (_TRUNCATED if truncated else b"")
@@ -72,7 +78,7 @@ def embedding_wires(
             embeddings.token_counts, embeddings.truncated, strict=True
         )
     ]
-    return [b"".join(parts) for parts in zip(dense, sparse, multi, ends, strict=True)]
+    return [b"".join(parts) for parts in zip(dense, sparse, multi, ends, tokens, strict=True)]
 
 
 def _dense_wires(encoded: EncodedRows) -> list[bytes]:
@@ -110,13 +116,25 @@ def _sparse_wire(vector: SparseVector, dimensions: int) -> bytes:
 
 def _multi_vector_wire(encoded: EncodedRows) -> bytes:
     """Encode the field `multi_vector`; a row of the data is a token."""
+    return delimited(3, _rows_wire(encoded))
+
+
+def _token_vectors_wire(tokens: TokenVectors, encoding: Encoding) -> bytes:
+    """Encode the field `token_vectors`."""
+    message = embedding_service_pb2.TokenVectors()
+    fill_places(message, tokens.places)
+    vectors = delimited(1, _rows_wire(encode(tokens.vectors, encoding)))
+    return delimited(_TOKEN_VECTORS_FIELD, vectors + message.SerializeToString())
+
+
+def _rows_wire(encoded: EncodedRows) -> bytes:
+    """Encode a `MultiVector`."""
     rows = len(encoded.data)
-    return delimited(
-        3,
+    return (
         _packed(_values_field(encoded), encoded.data.tobytes())
         + _shape(encoded)
         + (tag(5, VARINT) + varint(rows) if rows else b"")
-        + (_packed(6, encoded.scales.tobytes()) if encoded.scales is not None else b""),
+        + (_packed(6, encoded.scales.tobytes()) if encoded.scales is not None else b"")
     )
 
 

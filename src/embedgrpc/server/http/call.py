@@ -50,6 +50,10 @@ class HttpContext:
         """Return the headers of the request."""
         return self._metadata
 
+    def header(self, name: str) -> str:
+        """Return a header of the request, in lower case; empty without one."""
+        return self._request.headers.get(name, "")
+
     def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
         """Set headers of the response."""
         self.headers.update(metadata)

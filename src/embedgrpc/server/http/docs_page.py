@@ -6,7 +6,9 @@ import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Final
+from typing import Final, get_args, get_origin
+
+import msgspec
 
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.headers import REQUEST_HEADERS
@@ -104,11 +106,23 @@ def curl(route: Route, *, url: str) -> str:
         route: The route.
         url: Where the server is; quoted if the shell needs that.
     """
-    command = f"curl {url}{route.path.partition('{')[0]}"
+    prefix, _, name = route.path.partition("{")
+    command = f"curl {url}{prefix}{name.rstrip('}').upper()}"
     if route.body is None:
         return command
     body = shlex.quote(json.dumps(route.example, ensure_ascii=False))
     return f"{command} \\\n  -H 'content-type: application/json' \\\n  -d {body}"
+
+
+def body_keys(route: Route) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the keys that the body of a route must have, and those that it may have.
+
+    Of a list, they are those of its entries.
+    """
+    kind = get_args(route.body)[0] if get_origin(route.body) is list else route.body
+    fields = msgspec.structs.fields(kind)
+    must = [one.encode_name for one in fields if one.required or one.encode_name == route.key]
+    return must, [one.encode_name for one in fields if one.encode_name not in must]
 
 
 def _section(tag: str, routes: Sequence[Route]) -> str:
@@ -123,6 +137,7 @@ def _details(route: Route) -> str:
         fields += f'<label>{name} <input name="part" required></label>\n'
     if route.body is not None:
         body = escape(json.dumps(route.example, indent=2, ensure_ascii=False))
+        fields += _keys(route)
         fields += f'<label>Body <textarea name="body" rows="8">{body}</textarea></label>\n'
     method, path = escape(route.method), escape(prefix)
     return f"""<details>
@@ -134,6 +149,17 @@ def _details(route: Route) -> str:
 </form>
 </details>
 """
+
+
+def _keys(route: Route) -> str:
+    must, may = body_keys(route)
+    kind = "a list of objects. Each" if get_origin(route.body) is list else "an object. It"
+    sentences = [
+        f"{verb} have {', '.join(f'<code>{escape(name)}</code>' for name in names)}"
+        for verb, names in (("must", must), ("may", may))
+        if names
+    ]
+    return f"<p>The body is {kind} {'; it '.join(sentences)}.</p>\n"
 
 
 def _digest(text: str) -> str:

@@ -3,15 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
-from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.body_size import check_values
 from embedgrpc.server.http.call import HttpCall, HttpContext
 from embedgrpc.server.http.connection import Connection
@@ -22,7 +24,6 @@ from embedgrpc.server.http.failures import (
     STATUSES,
     ErrorForm,
     HttpError,
-    rename_fields,
     retry_headers,
 )
 from embedgrpc.server.http.protocol import (
@@ -38,6 +39,7 @@ from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set
 
 _logger = logging.getLogger(__name__)
 
+_HEADERS_TOO_LARGE = 431
 _HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
 # Counting the values of this much, and decoding it, holds up the event loop for three milliseconds.
 _LARGE_BYTES = 128 * 1024
@@ -184,7 +186,10 @@ class HttpDoor:
             EngineError: The request fails before its dialect is known.
             _RouteError: It fails after that.
         """
-        check_metadata_size(context.invocation_metadata())
+        try:
+            check_metadata_size(context.invocation_metadata())
+        except InvalidRequestError as error:
+            raise HttpError(_HEADERS_TOO_LARGE, error) from None
         first = match.routes[0]
         if not first.is_open:
             self._calls.take_place(call)
@@ -196,9 +201,12 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            return await route.handle(exchange)
+            answer = await route.handle(exchange)
         except EngineError as error:
             raise _RouteError(route, error) from None
+        if not exchange.spent.device:
+            return answer
+        return replace(answer, headers={**exchange.spent.headers(), **answer.headers})
 
     async def _decode(self, match: Match, data: bytes) -> tuple[Route, Any]:
         if match.routes[0].body is None:

@@ -11,7 +11,9 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call
 from embedgrpc.server.http.call import HttpContext
 from embedgrpc.server.http.failures import ErrorForm
-from embedgrpc.server.loading.catalog import Catalog, ModelState
+from embedgrpc.server.http.headers import MODEL_HEADER
+from embedgrpc.server.http.spent import Spent
+from embedgrpc.server.loading.catalog import Catalog, ModelState, ServedModel
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
 
@@ -76,6 +78,7 @@ class Exchange:
         body: The decoded body; None for a request without one.
         size_bytes: The bytes of the body as it came.
         argument: The last part of the path, if the route has one such as `{id}`.
+        spent: What its work took.
     """
 
     served: Served
@@ -83,6 +86,24 @@ class Exchange:
     body: Any
     size_bytes: int
     argument: str
+    spent: Spent = field(default_factory=Spent)
+
+    def find_model(self, name: str | None, *, default: str = "") -> ServedModel:
+        """Return the model of the request.
+
+        Args:
+            name: What the body says; the header `embedgrpc-model` counts if it says nothing.
+            default: The model if neither says anything; empty for the server's default.
+
+        Raises:
+            InvalidRequestError: The name is too long.
+            ModelNotFoundError: No model has this name.
+        """
+        catalog = self.served.catalog
+        if name:
+            return catalog.find(name)
+        named = self.context.header(MODEL_HEADER)
+        return catalog.find(named, field=MODEL_HEADER) if named else catalog.find(default)
 
     def begin(self, priority: int = 0) -> Call:
         """Read what applies to the whole call: its deadline, caller and work class.
@@ -91,7 +112,7 @@ class Exchange:
             InvalidRequestError: A header is wrong.
         """
         settings = self.served.settings
-        return begin_call(
+        call = begin_call(
             self.context,
             WorkClass.INTERACTIVE,
             settings,
@@ -99,6 +120,8 @@ class Exchange:
             field="priority",
             max_s=settings.max_unary_s,
         )
+        self.spent.calls.append(call)
+        return call
 
 
 @dataclass(frozen=True, slots=True)

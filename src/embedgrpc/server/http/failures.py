@@ -71,21 +71,6 @@ class HttpError(Exception):
         self.headers = dict(headers or {})
 
 
-def rename_fields(error: EngineError, names: Mapping[str, str]) -> None:
-    """Replace the names of the contract's fields in an error by those of a dialect.
-
-    Args:
-        error: The error.
-        names: What the beginning of a field's name becomes.
-    """
-    for old, new in names.items():
-        if error.field.startswith(old):
-            renamed = new + error.field.removeprefix(old)
-            error.message = error.message.replace(error.field, renamed)
-            error.field = renamed
-            return
-
-
 def retry_headers(error: EngineError) -> dict[str, str]:
     """Return when to retry, in whole seconds and in milliseconds; {} if that is unknown.
 

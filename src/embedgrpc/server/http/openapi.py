@@ -13,7 +13,12 @@ import msgspec
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import STATUSES, ErrorForm
-from embedgrpc.server.http.headers import REQUEST_HEADERS, RESPONSE_HEADERS, RETRY_HEADERS
+from embedgrpc.server.http.headers import (
+    REQUEST_HEADERS,
+    RESPONSE_HEADERS,
+    RETRY_HEADERS,
+    TIMING_HEADERS,
+)
 
 JsonObject = dict[str, Any]
 
@@ -63,7 +68,11 @@ def describe(routes: Iterable[Route]) -> bytes:
             },
             "headers": {
                 name: {"description": description, "schema": {"type": "string"}}
-                for name, description in {**RESPONSE_HEADERS, **RETRY_HEADERS}.items()
+                for name, description in {
+                    **RESPONSE_HEADERS,
+                    **TIMING_HEADERS,
+                    **RETRY_HEADERS,
+                }.items()
             },
         },
     }
@@ -118,7 +127,9 @@ def _operation(routes: Sequence[Route], schemas: _Schemas) -> JsonObject:
         "responses": {
             "200": {
                 "description": "The answer",
-                "headers": _headers(RESPONSE_HEADERS),
+                "headers": _headers(
+                    [*RESPONSE_HEADERS, *(TIMING_HEADERS if first.body is not None else ())]
+                ),
                 "content": {first.media_type: {"schema": schemas.one_of(o.answer for o in routes)}},
             },
             **_errors(routes, schemas),

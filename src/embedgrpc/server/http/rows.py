@@ -1,8 +1,14 @@
-"""Writes vectors as JSON."""
+"""Writes vectors and other long lists as JSON.
+
+Each entry is written by a call of its own: writing holds the interpreter lock, and a large answer
+at once would hold it for tens of milliseconds.
+"""
 
 from binascii import b2a_base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -27,6 +33,20 @@ def number_rows(data: NDArray[np.generic]) -> Iterator[bytes]:
         data: Any dtype [rows, columns], finite.
     """
     return (orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in data)
+
+
+def number_lists(data: NDArray[np.generic]) -> bytes:
+    """Write rows as a list of lists of numbers.
+
+    Args:
+        data: Any dtype [rows, columns], finite.
+    """
+    return b"[%s]" % b",".join(number_rows(data))
+
+
+def json_list(values: Iterable[Any]) -> bytes:
+    """Write a list."""
+    return b"[%s]" % b",".join(map(msgspec.json.encode, values))
 
 
 def base64_rows(data: NDArray[np.generic]) -> Iterator[bytes]:

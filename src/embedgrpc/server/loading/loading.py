@@ -156,13 +156,15 @@ async def load(
         prepared.tokenizer, threads=settings.tokenizer_threads, name=model.id
     )
     resources.callback(tokenizing.close)
-    pipeline = Pipeline(admission=admission, tokenizing=tokenizing, scheduler=scheduler)
     locating = None
     if prepared.tokenizer.locator is not None:
         locating = TokenizingThreads(
             prepared.tokenizer.locator, threads=1, name=f"{model.id}-places"
         )
         resources.callback(locating.close)
+    pipeline = Pipeline(
+        admission=admission, tokenizing=tokenizing, scheduler=scheduler, locating=locating
+    )
     text_tokenizer = TextTokenizer(
         prepared.tokenizer,
         counting=tokenizing,

@@ -38,6 +38,7 @@ from embedgrpc.server.services.reflection import add_reflection
 from embedgrpc.server.services.reranking import RerankService
 from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
+from embedgrpc.server.tei.health import health_of as tei_health
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
@@ -110,6 +111,8 @@ class Server:
             self._lag.read,
         ]
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
+        tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
+        self._tei_services = [one.service for one in tei]
         self._monitor = HealthMonitor(
             self.catalog,
             self._health,
@@ -117,6 +120,7 @@ class Server:
             readiness=settings.readiness,
             interval_s=settings.health_interval_s,
             timeout_s=settings.health_timeout_s,
+            facades=tei,
         )
         self._models = ModelStartup(
             self.catalog,
@@ -255,8 +259,13 @@ class Server:
             (health_pb2_grpc.add_HealthServicer_to_server, self._health),
         ):
             add(servicer, server)
+        if settings.tei_model:
+            # Imported only where it is used: it costs time and memory.
+            from embedgrpc.server.tei.services import add_tei  # noqa: PLC0415 - see above
+
+            add_tei(server, self.catalog, settings, self._open_streams)
         if settings.reflection:
-            add_reflection(server)
+            add_reflection(server, others=self._tei_services)
 
     async def load(self) -> None:
         """Load every model. One that fails does not prevent the others from being served.

@@ -1,6 +1,6 @@
 """Classifies the inputs of one unary call, for every protocol that the server speaks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -81,12 +81,25 @@ class ClassifiedBatch:
         return self.labels.encode(self.result, top_k=self.top_k, best_first=self.best_first)
 
 
+def bound_response(batch: ClassifyBatch) -> int:
+    """Return an upper bound of the response's bytes without a look at the texts.
+
+    Raises:
+        EngineError: The model has no labels, or cannot be called now.
+    """
+    _, _, labels = batch.served.classifier()
+    count = len(batch.texts) // 2 if batch.are_pairs else len(batch.texts)
+    top_k = min(batch.options.top_k or len(labels), len(labels))
+    return int((count * labels.bound(top_k) + COMMON_BYTES) * batch.response_copies)
+
+
 async def classify_batch(
     batch: ClassifyBatch,
     call: Call,
     settings: Settings,
     *,
     pack: Callable[[ClassifiedBatch], Packed],
+    reserve: Callable[[int], Awaitable[None]] = reserve_response,
 ) -> Packed:
     """Check a request, classify its inputs, and pack the response.
 
@@ -95,6 +108,7 @@ async def classify_batch(
         call: For whom.
         settings: The server's settings.
         pack: Makes the response. Called off the event loop if that takes long.
+        reserve: Waits for room for a response of so many bytes.
 
     Raises:
         EngineError: A rule is broken, the model cannot do it, or there is no room or time for it.
@@ -121,7 +135,7 @@ async def classify_batch(
         request_model=batch.request_model or served.id,
         response_model=served.id,
     )
-    await reserve_response(int((count * entry_bytes + COMMON_BYTES) * batch.response_copies))
+    await reserve(int((count * entry_bytes + COMMON_BYTES) * batch.response_copies))
 
     def finish(result: Classifications) -> tuple[Packed, int]:
         classified = ClassifiedBatch(

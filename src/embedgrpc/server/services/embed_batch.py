@@ -1,6 +1,6 @@
 """Embeds the texts of one unary call, for every protocol that the server speaks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +10,12 @@ from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.engine.work import Call
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.contract.field_checks import check_count
-from embedgrpc.server.contract.response_sizes import FAILURE_BYTES, check_embeddings_size
+from embedgrpc.server.contract.response_sizes import (
+    FAILURE_BYTES,
+    bound_embeddings_size,
+    bound_rows_size,
+    check_embeddings_size,
+)
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
@@ -72,12 +77,32 @@ class EmbeddedBatch:
         return sum(embeddings.token_counts) if embeddings else 0
 
 
+def bound_response(batch: EmbedBatch) -> int:
+    """Return an upper bound of the response's bytes without a look at the texts.
+
+    Raises:
+        EngineError: An option is wrong, or the model cannot do it.
+    """
+    loaded, _, reader = batch.served.embedder()
+    spec, encoding = reader.read(batch.options, field=batch.options_field)
+    size = bound_embeddings_size(
+        len(batch.texts),
+        spec,
+        encoding,
+        size_bytes=batch.size_bytes,
+        multi_vector_dimensions=loaded.properties.multi_vector_dimensions,
+    )
+    rows_bytes = bound_rows_size(len(batch.texts), spec, size_bytes=batch.size_bytes)
+    return max(int(size * batch.response_copies), rows_bytes)
+
+
 async def embed_batch(
     batch: EmbedBatch,
     call: Call,
     settings: Settings,
     *,
     pack: Callable[[EmbeddedBatch], Packed],
+    reserve: Callable[[int], Awaitable[None]] = reserve_response,
 ) -> Packed:
     """Check a request, embed its texts, and pack the response.
 
@@ -86,6 +111,7 @@ async def embed_batch(
         call: For whom.
         settings: The server's settings.
         pack: Makes the response. Called off the event loop if that takes long.
+        reserve: Waits for room for a response of so many bytes.
 
     Raises:
         EngineError: A rule is broken, the model cannot do it, or there is no room or time for it.
@@ -112,7 +138,8 @@ async def embed_batch(
         dimensions=spec.dimensions,
         encoding=encoding.value,
     )
-    await reserve_response(int(answer_bytes * batch.response_copies))
+    rows_bytes = bound_rows_size(len(batch.texts), spec, size_bytes=batch.size_bytes)
+    await reserve(max(int(answer_bytes * batch.response_copies), rows_bytes))
 
     def finish(result: BatchResult) -> tuple[Packed, int]:
         embedded = EmbeddedBatch(served, loaded, encoding, result)
@@ -126,6 +153,8 @@ async def embed_batch(
         pack=finish,
         field=batch.field,
         partial=batch.allow_partial,
+        # A longer form takes longer to write.
+        pack_cost=max(batch.response_copies, 1.0),
     )
     describe_call(input_tokens=input_tokens)
     return answer

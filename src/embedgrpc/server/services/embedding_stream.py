@@ -16,7 +16,11 @@ from embedgrpc.server.calls.bidi_stream import BidiStream
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
 from embedgrpc.server.contract.field_checks import check_count, check_enum, check_id, out_of_order
 from embedgrpc.server.contract.limits import describe_limits
-from embedgrpc.server.contract.response_sizes import bound_embeddings_size, response_too_large
+from embedgrpc.server.contract.response_sizes import (
+    bound_embeddings_size,
+    bound_rows_size,
+    response_too_large,
+)
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel
 from embedgrpc.server.rpc.errors import item_error
@@ -160,10 +164,12 @@ class EmbeddingStream:
     def _window(self, spec: EmbedSpec, loaded: LoadedModel) -> int:
         """Return the most inputs in flight: fewer when each returns a vector per token."""
         window = self._settings.max_stream_in_flight_inputs
-        if Representation.MULTI_VECTOR not in spec.representations:
+        numbers = spec.token_dimensions
+        if Representation.MULTI_VECTOR in spec.representations:
+            numbers += loaded.properties.multi_vector_dimensions
+        if not numbers:
             return window
-        largest = spec.max_tokens * loaded.properties.multi_vector_dimensions * _FLOAT_BYTES
-        return min(window, max(_WINDOW_BYTES // largest, 1))
+        return min(window, max(_WINDOW_BYTES // (spec.max_tokens * numbers * _FLOAT_BYTES), 1))
 
     async def _take(
         self,
@@ -187,6 +193,7 @@ class EmbeddingStream:
             size_bytes=size_bytes,
             multi_vector_dimensions=embedder.properties.multi_vector_dimensions,
         )
+        size = max(size, bound_rows_size(len(inputs), spec, size_bytes=size_bytes))
         await self.bidi.accept(len(inputs), answer_bytes=size + sum(map(len, ids)))
         first = self._taken
         self._taken += len(inputs)

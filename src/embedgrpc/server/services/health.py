@@ -8,7 +8,8 @@ count as long as other batches of the model succeed.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -131,6 +132,21 @@ class Heartbeat:
         return time.monotonic() - self._beaten_at.get(model, -float("inf"))
 
 
+@dataclass(frozen=True, slots=True)
+class FacadeHealth:
+    """A service of another contract, for one model.
+
+    Attributes:
+        service: Its name.
+        model: The model.
+        can: Whether the model has the service's task.
+    """
+
+    service: str
+    model: ServedModel
+    can: Callable[[LoadedModel], bool]
+
+
 class HealthMonitor:
     """Keeps the health service and the states of the models up to date.
 
@@ -141,6 +157,7 @@ class HealthMonitor:
         readiness: Which models must serve for a service to be SERVING.
         interval_s: The time between two canaries of a model.
         timeout_s: The time limit of a canary.
+        facades: Services for one model each.
     """
 
     def __init__(
@@ -152,7 +169,9 @@ class HealthMonitor:
         readiness: Literal["default", "all", "any"],
         interval_s: float,
         timeout_s: float,
+        facades: Sequence["FacadeHealth"] = (),
     ) -> None:
+        self._facades = facades
         self._readiness = readiness
         self._catalog = catalog
         self._service = service
@@ -201,6 +220,12 @@ class HealthMonitor:
         await self._publish_service(
             TOKENIZER_SERVICE, lambda loaded: loaded.text_tokenizer.is_available
         )
+        for facade in self._facades:
+            loaded = facade.model.loaded
+            serves = loaded is not None and facade.model.state is ModelState.READY
+            await self._service.set(
+                facade.service, serving=serves and loaded is not None and facade.can(loaded)
+            )
 
     async def _publish_service(self, service: str, can: Callable[[LoadedModel], bool]) -> None:
         """Set the status of a service, and of each model in it."""

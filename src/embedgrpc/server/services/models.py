@@ -172,6 +172,8 @@ def _describe_loaded(message: model_service_pb2.Model, loaded: LoadedModel) -> N
     message.any_dimensions = Representation.DENSE in properties.representations
     message.similarity = _SIMILARITIES[properties.similarity]
     message.normalized = properties.normalized
+    if loaded.embedder and loaded.embedder.has_token_vectors:
+        message.token_dimensions = properties.token_dimensions
     if loaded.reranker:
         message.takes_instruction = instruction_prompt("", properties) is not None
 

@@ -4,6 +4,7 @@ The two versions of the protocol have the same messages on the wire; only the se
 differs.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -42,14 +43,20 @@ class _MemberPool:
             return self._pool.FindFileContainingSymbol(symbol.rpartition(".")[0])
 
 
-def add_reflection(server: grpc.aio.Server) -> None:
-    """Add the reflection services to a server."""
+def add_reflection(server: grpc.aio.Server, *, others: Iterable[str] = ()) -> None:
+    """Add the reflection services to a server.
+
+    Args:
+        server: The server.
+        others: Its services beside those of the contract.
+    """
     names = (
         EMBEDDING_SERVICE,
         RERANK_SERVICE,
         CLASSIFY_SERVICE,
         MODEL_SERVICE,
         TOKENIZER_SERVICE,
+        *others,
         "grpc.health.v1.Health",
         reflection.SERVICE_NAME,
         _V1,

@@ -3,28 +3,23 @@
 import asyncio
 from typing import Any
 
-import numpy as np
-
-from embedgrpc.engine.tasks.tokenization import TextTokenizer, TokenizedText
+from embedgrpc.engine.tasks.tokenization import TextTokenizer
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.models.tokenizers.tokenized_text import TokenizedText, TokenPlaces
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.options import read_prompt
 from embedgrpc.server.contract.response_sizes import check_response_size
+from embedgrpc.server.contract.token_wire import NUMBERS_AT_ONCE, fill_places
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ServedModel
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import common_pb2, tokenizer_service_pb2, tokenizer_service_pb2_grpc
 
-# One call into protobuf with more numbers would hold up the event loop through the GIL.
-_NUMBERS_AT_ONCE = 8192
 # So many tokens are packed in a quarter of a millisecond.
-_FEW_TOKENS = 256
-# From these code points on, UTF-8 takes a byte more (RFC 3629).
-_LONGER_FROM = (0x80, 0x800, 0x10000)
+FEW_TOKENS = 256
 _TEXTS_FIELD = 1
 # Ids and places of a token, with the keys.
 _TOKEN_BYTES = 16
@@ -72,7 +67,7 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
             check_response_size(sum(map(len, parts)), limit=limit)
             return b"".join(parts)
 
-        return pack() if tokens <= _FEW_TOKENS else await asyncio.to_thread(pack)
+        return pack() if tokens <= FEW_TOKENS else await asyncio.to_thread(pack)
 
     async def CountTokens(  # noqa: N802 - the contract's name
         self, request: tokenizer_service_pb2.CountTokensRequest, context: Any
@@ -115,32 +110,8 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
 def _pack(text: str, tokenized: TokenizedText, tokenizer: TextTokenizer) -> bytes:
     """Return a `TokenizedText` in wire form."""
     message = tokenizer_service_pb2.TokenizedText()
-    places = _byte_places(text)
-    for numbers, field in (
-        (tokenized.ids, message.ids),
-        (tokenized.starts, message.character_starts),
-        (tokenized.ends, message.character_ends),
-        (places[tokenized.starts], message.byte_starts),
-        (places[tokenized.ends], message.byte_ends),
-        (tokenized.special, message.special),
-        (tokenized.of_prompt, message.of_prompt),
-    ):
-        for start in range(0, len(numbers), _NUMBERS_AT_ONCE):
-            field.extend(numbers[start : start + _NUMBERS_AT_ONCE].tolist())
+    fill_places(message, TokenPlaces.find(tokenized, text))
     entries = tokenizer.entries(tokenized)
-    for start in range(0, len(entries), _NUMBERS_AT_ONCE):
-        message.tokens.extend(entries[start : start + _NUMBERS_AT_ONCE])
+    for start in range(0, len(entries), NUMBERS_AT_ONCE):
+        message.tokens.extend(entries[start : start + NUMBERS_AT_ONCE])
     return message.SerializeToString()
-
-
-def _byte_places(text: str) -> IntArray:
-    """Return where each character starts in UTF-8, and where the text ends.
-
-    Returns:
-        int64 [characters + 1].
-    """
-    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    sizes = np.ones(len(codes), np.int64)
-    for first in _LONGER_FROM:
-        sizes += codes >= first
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])

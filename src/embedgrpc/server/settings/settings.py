@@ -17,7 +17,12 @@ from pydantic import (
 
 from embedgrpc.models.sources.triton_source import join_endpoints
 from embedgrpc.models.validation.limits import ValidationLimits
-from embedgrpc.server.settings.model_settings import ModelSettings, check_names, split_source
+from embedgrpc.server.settings.model_settings import (
+    ModelSettings,
+    check_names,
+    default_model,
+    split_source,
+)
 
 MIB = 1024 * 1024
 
@@ -79,6 +84,11 @@ class Settings(BaseModel):
         default="",
         description="Address of the HTTP port for clients of OpenAI, Cohere, Jina and"
         " text-embeddings-inference: HOST:PORT or unix:PATH. Empty opens none",
+    )
+    tei_model: str = Field(
+        default="",
+        description="Model for clients of text-embeddings-inference, whose requests name none: an"
+        " id or an alias. Serves the gRPC services of tei.v1 too. Empty leaves them out",
     )
     http_allowed_origins: tuple[str, ...] = Field(
         default=(),
@@ -496,6 +506,14 @@ class Settings(BaseModel):
                 "this user has no home folder: set cache_dir (--cache-dir) to a folder that the"
                 " server can write to"
             ) from None
+
+    @model_validator(mode="after")
+    def _check_tei_model(self) -> Self:
+        models = self.models or (default_model(),)
+        names = [name for one in models for name in (one.name, *one.aliases)]
+        if self.tei_model and self.tei_model not in names:
+            raise ValueError(f"tei_model names no model; there are: {', '.join(names)}")
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -213,7 +213,11 @@ def test_keys_and_values_are_not_outputs(tmp_path: Path) -> None:
     runner = Runner.load(FIXTURES / "qwen3-last", tmp_path)
     model = onnx.load(runner.graph.path, load_external_data=False)
     assert [v.name for v in model.graph.input] == ["input_ids", "attention_mask"]
-    assert [v.name for v in model.graph.output] == ["sentence_embedding", "pooled_embedding"]
+    assert [v.name for v in model.graph.output] == [
+        "sentence_embedding",
+        "pooled_embedding",
+        "token_vectors",
+    ]
 
 
 def _keep_outputs(folder: Path, *names: str) -> None:

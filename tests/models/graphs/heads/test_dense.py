@@ -180,7 +180,7 @@ def test_dense_on_a_graph_that_is_built(tmp_path: Path) -> None:
     """The layers may follow a built encoder as well as an export."""
     folder = copy_fixture("albert-dense", tmp_path)
     plain = Runner.load(folder, tmp_path / "cache")
-    assert plain.graph.outputs == ("sentence_embedding", "pooled_embedding")
+    assert plain.graph.outputs == ("sentence_embedding", "pooled_embedding", "token_vectors")
     tensors = load_file(folder / "5_Dense" / "model.safetensors")
     save_file({k: v * 2 for k, v in tensors.items()}, folder / "5_Dense" / "model.safetensors")
     other = Runner.load(folder, tmp_path / "cache")

@@ -201,9 +201,8 @@ class AsyncClient(ClientApi):
             raise
 
     async def close(self) -> None:
-        channel = self._release()
-        if channel is not None:
-            await channel.close()
+        closing = [channel.close() for channel in self._release()]
+        await asyncio.gather(*closing, *self._discarding)
 
     async def __aenter__(self) -> Self:
         return self
@@ -211,13 +210,18 @@ class AsyncClient(ClientApi):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def _discard(self, channel: Any) -> None:
+        task = asyncio.get_running_loop().create_task(channel.close())
+        self._discarding.add(task)
+        task.add_done_callback(self._discarding.discard)
+
     async def _start_stream(
         self, method: Callable[[Stubs], Any], attempts: Attempts
     ) -> tuple[Any, Slot]:
-        stubs = self._connect()
+        self._check_loop()
         slot = await self._acquire_slot(attempts)
         try:
-            call = method(stubs)(metadata=self._metadata)
+            call = method(self._open(grpc.aio, slot))(metadata=self._metadata)
             call.add_done_callback(lambda _: self._concurrency.release(slot))
         except BaseException as error:
             self._concurrency.release(slot)
@@ -227,12 +231,13 @@ class AsyncClient(ClientApi):
         return call, slot
 
     async def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
-        method = call.method(self._connect())
+        self._check_loop()
         attempts = self._new_attempts(self._deadline_s(timeout_s))
         while call.request is not None:
             self._request_limit.check(call.request, call.texts)
             slot = await self._acquire_slot(attempts)
             try:
+                method = call.method(self._open(grpc.aio, slot))
                 response = await method(
                     call.request, timeout=attempts.left_s(), metadata=self._metadata
                 )
@@ -279,13 +284,13 @@ class AsyncClient(ClientApi):
             raise
         return slot
 
-    def _connect(self) -> Stubs:
+    def _check_loop(self) -> None:
+        """Raise RuntimeError on another event loop than that of the first call."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
             raise RuntimeError("the client belongs to another event loop; make one for each loop")
-        return self._open(grpc.aio)
 
 
 def _settle(future: "asyncio.Future[None]") -> None:

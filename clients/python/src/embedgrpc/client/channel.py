@@ -2,9 +2,12 @@
 
 import functools
 import json
+import logging
 import threading
+import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Final, Self
 
@@ -12,7 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from embedgrpc.client.attempts import Attempts, RetryBudget
-from embedgrpc.client.concurrency import ConcurrencyLimit
+from embedgrpc.client.concurrency import ConcurrencyLimit, Slot
 from embedgrpc.client.defaults import (
     DEFAULT_CONCURRENT_CALLS,
     DEFAULT_REQUEST_BYTES,
@@ -24,6 +27,7 @@ from embedgrpc.client.errors import EmbedGrpcError, InputTooLongError, MessageTo
 from embedgrpc.client.proxies import proxy_options
 from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.status_errors import error_of_call
+from embedgrpc.client.tls_files import TlsFiles
 from embedgrpc.v1 import (
     classify_service_pb2_grpc,
     embedding_service_pb2_grpc,
@@ -31,6 +35,8 @@ from embedgrpc.v1 import (
     rerank_service_pb2_grpc,
     tokenizer_service_pb2_grpc,
 )
+
+_logger = logging.getLogger(__name__)
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -76,7 +82,23 @@ _STUB_CLASSES: Final[tuple[Callable[[Any], Any], ...]] = (
 )
 
 
-class ChannelOwner:
+@dataclass(slots=True, eq=False)
+class _Opened:
+    """A channel, and the slots of the calls that were made on it.
+
+    A call in flight keeps its slot alive.
+    """
+
+    channel: Any
+    stubs: Stubs
+    slots: "weakref.WeakSet[Slot]" = field(default_factory=weakref.WeakSet)
+
+    @property
+    def idle(self) -> bool:
+        return all(slot.released for slot in self.slots)
+
+
+class ChannelOwner(ABC):
     """The settings of a client, and the channel that it opens at its first call.
 
     A pickle holds the settings only.
@@ -92,6 +114,11 @@ class ChannelOwner:
         health_check: bool = False,
         max_request_bytes: int = DEFAULT_REQUEST_BYTES,
         max_concurrent_calls: int = DEFAULT_CONCURRENT_CALLS,
+        tls: bool = False,
+        ca_file: str = "",
+        certificate_file: str = "",
+        key_file: str = "",
+        server_name: str = "",
     ) -> None:
         """Check the settings; connect later.
 
@@ -99,7 +126,7 @@ class ChannelOwner:
             target: HOST:PORT or unix:PATH.
             timeout_s: The deadline of a call, and the longest wait for the next response of a
                 stream, in seconds. A call may set its own.
-            credentials: Credentials for TLS; None connects in plain text. A client with
+            credentials: Credentials for TLS, in place of the files below. A client with
                 credentials cannot be pickled.
             metadata: Metadata to send with every call.
             health_check: Whether to spread calls over all addresses of the target that report
@@ -109,16 +136,39 @@ class ChannelOwner:
             max_concurrent_calls: The limit of calls in flight, streams included. Further calls
                 wait for their turn, first come, first served. A server or proxy may have a lower
                 limit: then calls take longer, but none is lost.
+            tls: Whether to connect with TLS; a file implies it. Otherwise, the client connects in
+                plain text.
+            ca_file: PEM file of the authorities to trust; "" for those that come with gRPC. A
+                server's own certificate will do, too.
+            certificate_file: PEM file of the client's certificate and its chain. The files are
+                read again when they have changed: later calls use a new connection, and calls in
+                flight keep theirs.
+            key_file: PEM file of that certificate's private key, without a password.
+            server_name: The name that the server's certificate must have; "" for that of the
+                target.
 
         Raises:
-            ValueError: The target is empty, the timeout is not positive and finite, or a limit
-                is out of range.
+            ValueError: The target is empty, the timeout is not positive and finite, a limit is out
+                of range, or settings of TLS do not fit together.
         """
         if not target:
             raise ValueError("target is empty; give HOST:PORT or unix:PATH")
         self._target = target
         self._timeout_s = valid_timeout(timeout_s)
         self._credentials = credentials
+        self._tls_settings: dict[str, Any] = {
+            "tls": tls,
+            "ca_file": ca_file,
+            "certificate_file": certificate_file,
+            "key_file": key_file,
+            "server_name": server_name,
+        }
+        uses_files = bool(tls or ca_file or certificate_file or key_file)
+        if uses_files and credentials is not None:
+            raise ValueError("give either credentials, or tls and files")
+        if server_name and not uses_files and credentials is None:
+            raise ValueError("server_name needs TLS: set tls or ca_file")
+        self._tls = TlsFiles(ca_file, certificate_file, key_file) if uses_files else None
         self._metadata = tuple(metadata)
         self._health_check = health_check
         self._max_request_bytes = max_request_bytes
@@ -126,8 +176,11 @@ class ChannelOwner:
         self._concurrency = ConcurrencyLimit(max_concurrent_calls)
         self._retry_budget = RetryBudget()
         self._opening = threading.Lock()
-        self._channel: Any = None
-        self._stubs: Stubs | None = None
+        self._opened: _Opened | None = None
+        # Channels with former certificates, until their calls have ended.
+        self._former: list[_Opened] = []
+        # Tasks that close them, of an `AsyncClient`.
+        self._discarding: set[Any] = set()
         self._closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,37 +193,73 @@ class ChannelOwner:
             health_check=self._health_check,
             max_request_bytes=self._max_request_bytes,
             max_concurrent_calls=self._concurrency.max_calls,
+            **self._tls_settings,
         )
         return make, ()
 
-    def _open(self, api: Any) -> Stubs:
-        """Return the stubs; open a channel of `api`, `grpc` or `grpc.aio`, at the first call."""
+    @abstractmethod
+    def _discard(self, channel: Any) -> None:
+        """Close a channel that has no calls."""
+
+    def _open(self, api: Any, slot: Slot) -> Stubs:
+        """Return the stubs for a call; open a channel of `api`, `grpc` or `grpc.aio`, if needed.
+
+        Args:
+            api: The module.
+            slot: The slot of the call.
+
+        Raises:
+            RuntimeError: The client is closed.
+            ValueError: A file cannot be used.
+        """
         with self._opening:
             self._check_open()
-            if self._stubs is None:
-                options = (
-                    *_OPTIONS,
-                    # gRPC does not retry a request that is larger than this.
-                    (
-                        "grpc.per_rpc_retry_buffer_size",
-                        self._max_request_bytes + _RETRY_OVERHEAD_BYTES,
-                    ),
-                    *proxy_options(self._target),
-                    ("grpc.service_config", service_config(health_check=self._health_check)),
-                )
-                self._channel = (
-                    api.insecure_channel(self._target, options)
-                    if self._credentials is None
-                    else api.secure_channel(self._target, self._credentials, options)
-                )
-                self._stubs = Stubs.of(self._channel)
-            return self._stubs
+            if self._opened is None:
+                self._opened = self._new_channel(api)
+            elif self._tls is not None and self._tls.have_changed():
+                self._replace_channel(api)
+            self._opened.slots.add(slot)
+            return self._opened.stubs
 
-    def _release(self) -> Any:
-        """Mark the client as closed; return its channel, None if it has none."""
+    def _replace_channel(self, api: Any) -> None:
+        """Use new files for the next calls, if they can be used, and close former channels."""
+        former = self._opened
+        try:
+            self._opened = self._new_channel(api)
+        except ValueError as error:
+            # Half of them may have been written: the next look reads them again.
+            _logger.warning("the files of TLS have changed, but cannot be used: %s", error)
+            return
+        if former is not None:
+            self._former.append(former)
+        for one in [one for one in self._former if one.idle]:
+            self._former.remove(one)
+            self._discard(one.channel)
+
+    def _new_channel(self, api: Any) -> _Opened:
+        options: list[tuple[str, Any]] = [
+            *_OPTIONS,
+            # gRPC does not retry a request that is larger than this.
+            ("grpc.per_rpc_retry_buffer_size", self._max_request_bytes + _RETRY_OVERHEAD_BYTES),
+            *proxy_options(self._target),
+            ("grpc.service_config", service_config(health_check=self._health_check)),
+        ]
+        if self._tls_settings["server_name"]:
+            options.append(("grpc.ssl_target_name_override", self._tls_settings["server_name"]))
+        credentials = self._tls.credentials() if self._tls else self._credentials
+        channel = (
+            api.insecure_channel(self._target, options)
+            if credentials is None
+            else api.secure_channel(self._target, credentials, options)
+        )
+        return _Opened(channel, Stubs.of(channel))
+
+    def _release(self) -> list[Any]:
+        """Mark the client as closed; return its channels."""
         with self._opening:
-            channel, self._channel, self._stubs, self._closed = self._channel, None, None, True
-            return channel
+            opened = [*self._former, *([self._opened] if self._opened else [])]
+            self._opened, self._former, self._closed = None, [], True
+            return [one.channel for one in opened]
 
     def _check_open(self) -> None:
         """Raise RuntimeError if the client is closed."""

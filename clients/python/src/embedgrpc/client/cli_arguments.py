@@ -78,6 +78,7 @@ def _parser(default_target: str) -> SuggestingParser:
         default=DEFAULT_TIMEOUT_S,
         help="longest wait for a response, in seconds (default: %(default)g)",
     )
+    _add_tls(common)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, detail: str) -> argparse.ArgumentParser:
@@ -127,6 +128,27 @@ def _parser(default_target: str) -> SuggestingParser:
     health.add_argument("services", nargs="*", help="names of services; none for the server")
     health.add_argument("--any", action="store_true", help="succeed if one of them is SERVING")
     return root
+
+
+def _add_tls(common: argparse.ArgumentParser) -> None:
+    tls = common.add_argument_group("TLS")
+    tls.add_argument("--tls", action="store_true", help="connect with TLS; a file implies it")
+    tls.add_argument(
+        "--ca-file",
+        default="",
+        metavar="FILE",
+        help="authorities to trust, in PEM; else those that come with gRPC",
+    )
+    tls.add_argument(
+        "--certificate-file", default="", metavar="FILE", help="certificate to present, in PEM"
+    )
+    tls.add_argument("--key-file", default="", metavar="FILE", help="its private key, in PEM")
+    tls.add_argument(
+        "--server-name",
+        default="",
+        metavar="NAME",
+        help="name that the server's certificate must have; else that of the target",
+    )
 
 
 def _add_embed(embed: argparse.ArgumentParser) -> None:

@@ -29,7 +29,8 @@ def run_command(arguments: argparse.Namespace) -> int:
         The exit code.
     """
     try:
-        with Client(arguments.target, timeout_s=arguments.timeout_s) as client:
+        tls = _options(arguments, "tls", "ca_file", "certificate_file", "key_file", "server_name")
+        with Client(arguments.target, timeout_s=arguments.timeout_s, **tls) as client:
             code = _COMMANDS[arguments.command](client, arguments)
         sys.stdout.flush()
     except BrokenPipeError:

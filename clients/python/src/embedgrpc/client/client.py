@@ -199,8 +199,7 @@ class Client(ClientApi):
             raise
 
     def close(self) -> None:
-        channel = self._release()
-        if channel is not None:
+        for channel in self._release():
             channel.close()
 
     def __enter__(self) -> Self:
@@ -209,13 +208,15 @@ class Client(ClientApi):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _discard(self, channel: Any) -> None:
+        channel.close()
+
     def _start_stream(
         self, method: Callable[[Stubs], Any], requests: Iterator[Any], attempts: Attempts
     ) -> tuple[Any, Slot]:
-        stubs = self._open(grpc)
         slot = self._acquire_slot(attempts)
         try:
-            call = method(stubs)(requests, metadata=self._metadata)
+            call = method(self._open(grpc, slot))(requests, metadata=self._metadata)
             if not call.add_callback(lambda: self._concurrency.release(slot)):
                 self._concurrency.release(slot)  # the call has ended already
         except BaseException as error:
@@ -226,12 +227,12 @@ class Client(ClientApi):
         return call, slot
 
     def _run(self, call: UnaryCall[ResultT], timeout_s: float | None) -> ResultT:
-        method = call.method(self._open(grpc))
         attempts = self._new_attempts(self._deadline_s(timeout_s))
         while call.request is not None:
             self._request_limit.check(call.request, call.texts)
             slot = self._acquire_slot(attempts)
             try:
+                method = call.method(self._open(grpc, slot))
                 response = method(call.request, timeout=attempts.left_s(), metadata=self._metadata)
             except grpc.RpcError as error:
                 delay_s = attempts.delay_s(error, slot)

@@ -26,7 +26,7 @@ class Slot:
         granted: Whether the call may start.
     """
 
-    __slots__ = ("granted", "lowerings", "released", "wake")
+    __slots__ = ("__weakref__", "granted", "lowerings", "released", "wake")
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.wake = wake

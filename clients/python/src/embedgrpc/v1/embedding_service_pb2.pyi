@@ -44,7 +44,7 @@ RESULT_ORDER_INPUT: ResultOrder
 RESULT_ORDER_COMPLETION: ResultOrder
 
 class EmbedOptions(_message.Message):
-    __slots__ = ("representations", "input_type", "prompt_name", "prompt_text", "dimensions", "normalize", "encoding", "truncation", "max_tokens", "max_sparse_terms", "priority")
+    __slots__ = ("representations", "input_type", "prompt_name", "prompt_text", "dimensions", "normalize", "encoding", "truncation", "max_tokens", "max_sparse_terms", "priority", "token_vectors")
     REPRESENTATIONS_FIELD_NUMBER: _ClassVar[int]
     INPUT_TYPE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class EmbedOptions(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_SPARSE_TERMS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_VECTORS_FIELD_NUMBER: _ClassVar[int]
     representations: _containers.RepeatedScalarFieldContainer[Representation]
     input_type: _common_pb2.InputType
     prompt_name: str
@@ -67,7 +68,8 @@ class EmbedOptions(_message.Message):
     max_tokens: int
     max_sparse_terms: int
     priority: _common_pb2.Priority
-    def __init__(self, representations: _Optional[_Iterable[_Union[Representation, str]]] = ..., input_type: _Optional[_Union[_common_pb2.InputType, str]] = ..., prompt_name: _Optional[str] = ..., prompt_text: _Optional[str] = ..., dimensions: _Optional[int] = ..., normalize: _Optional[bool] = ..., encoding: _Optional[_Union[VectorEncoding, str]] = ..., truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., max_tokens: _Optional[int] = ..., max_sparse_terms: _Optional[int] = ..., priority: _Optional[_Union[_common_pb2.Priority, str]] = ...) -> None: ...
+    token_vectors: bool
+    def __init__(self, representations: _Optional[_Iterable[_Union[Representation, str]]] = ..., input_type: _Optional[_Union[_common_pb2.InputType, str]] = ..., prompt_name: _Optional[str] = ..., prompt_text: _Optional[str] = ..., dimensions: _Optional[int] = ..., normalize: _Optional[bool] = ..., encoding: _Optional[_Union[VectorEncoding, str]] = ..., truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., max_tokens: _Optional[int] = ..., max_sparse_terms: _Optional[int] = ..., priority: _Optional[_Union[_common_pb2.Priority, str]] = ..., token_vectors: _Optional[bool] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("model", "texts", "options", "allow_partial", "max_response_bytes")
@@ -98,20 +100,42 @@ class EmbedResponse(_message.Message):
     def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., model: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class Embedding(_message.Message):
-    __slots__ = ("dense", "sparse", "multi_vector", "token_count", "truncated", "error")
+    __slots__ = ("dense", "sparse", "multi_vector", "token_count", "truncated", "error", "token_vectors")
     DENSE_FIELD_NUMBER: _ClassVar[int]
     SPARSE_FIELD_NUMBER: _ClassVar[int]
     MULTI_VECTOR_FIELD_NUMBER: _ClassVar[int]
     TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_VECTORS_FIELD_NUMBER: _ClassVar[int]
     dense: DenseVector
     sparse: SparseVector
     multi_vector: MultiVector
     token_count: int
     truncated: bool
     error: _common_pb2.ItemError
-    def __init__(self, dense: _Optional[_Union[DenseVector, _Mapping]] = ..., sparse: _Optional[_Union[SparseVector, _Mapping]] = ..., multi_vector: _Optional[_Union[MultiVector, _Mapping]] = ..., token_count: _Optional[int] = ..., truncated: _Optional[bool] = ..., error: _Optional[_Union[_common_pb2.ItemError, _Mapping]] = ...) -> None: ...
+    token_vectors: TokenVectors
+    def __init__(self, dense: _Optional[_Union[DenseVector, _Mapping]] = ..., sparse: _Optional[_Union[SparseVector, _Mapping]] = ..., multi_vector: _Optional[_Union[MultiVector, _Mapping]] = ..., token_count: _Optional[int] = ..., truncated: _Optional[bool] = ..., error: _Optional[_Union[_common_pb2.ItemError, _Mapping]] = ..., token_vectors: _Optional[_Union[TokenVectors, _Mapping]] = ...) -> None: ...
+
+class TokenVectors(_message.Message):
+    __slots__ = ("vectors", "ids", "character_starts", "character_ends", "byte_starts", "byte_ends", "special", "of_prompt")
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    CHARACTER_STARTS_FIELD_NUMBER: _ClassVar[int]
+    CHARACTER_ENDS_FIELD_NUMBER: _ClassVar[int]
+    BYTE_STARTS_FIELD_NUMBER: _ClassVar[int]
+    BYTE_ENDS_FIELD_NUMBER: _ClassVar[int]
+    SPECIAL_FIELD_NUMBER: _ClassVar[int]
+    OF_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    vectors: MultiVector
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    character_starts: _containers.RepeatedScalarFieldContainer[int]
+    character_ends: _containers.RepeatedScalarFieldContainer[int]
+    byte_starts: _containers.RepeatedScalarFieldContainer[int]
+    byte_ends: _containers.RepeatedScalarFieldContainer[int]
+    special: _containers.RepeatedScalarFieldContainer[bool]
+    of_prompt: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, vectors: _Optional[_Union[MultiVector, _Mapping]] = ..., ids: _Optional[_Iterable[int]] = ..., character_starts: _Optional[_Iterable[int]] = ..., character_ends: _Optional[_Iterable[int]] = ..., byte_starts: _Optional[_Iterable[int]] = ..., byte_ends: _Optional[_Iterable[int]] = ..., special: _Optional[_Iterable[bool]] = ..., of_prompt: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class DenseVector(_message.Message):
     __slots__ = ("values", "data", "encoding", "dimensions", "scale")

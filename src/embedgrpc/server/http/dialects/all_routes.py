@@ -1,6 +1,18 @@
 """The table of all routes over HTTP."""
 
-from embedgrpc.server.http.dialects import cohere, openai, probes, rerank, services, tei, tei_rerank
+from embedgrpc.server.http.dialects import (
+    cohere,
+    openai,
+    probes,
+    rerank,
+    score,
+    services,
+    tei,
+    tei_predict,
+    tei_rerank,
+    tei_similarity,
+    tei_tokens,
+)
 from embedgrpc.server.http.dialects.description import description_routes
 from embedgrpc.server.http.routing import Routes
 
@@ -9,7 +21,19 @@ def all_routes() -> Routes:
     """Return the routes of all dialects."""
     found = [
         one
-        for dialect in (openai, rerank, cohere, tei, tei_rerank, services, probes)
+        for dialect in (
+            openai,
+            rerank,
+            score,
+            cohere,
+            tei,
+            tei_rerank,
+            tei_predict,
+            tei_similarity,
+            tei_tokens,
+            services,
+            probes,
+        )
         for one in dialect.ROUTES
     ]
     return Routes([*found, *description_routes(found)])

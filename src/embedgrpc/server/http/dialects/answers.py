@@ -136,6 +136,43 @@ class RankedText(msgspec.Struct):
     text: str | UnsetType = UNSET
 
 
+class Prediction(msgspec.Struct):
+    """A label of a classifier, and its score."""
+
+    score: float
+    label: str
+
+
+class SimpleToken(msgspec.Struct):
+    """A token. `start` and `stop` are places in the UTF-8 of the text with its prompt."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class ScoreItem(msgspec.Struct):
+    """A pair's place in the request, and its score."""
+
+    index: int
+    object: str
+    score: float
+
+
+class ScoreAnswer(msgspec.Struct):
+    """Scores in the order of the pairs."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    data: list[ScoreItem]
+    usage: Usage
+    fingerprint: str
+
+
 class SparseValue(msgspec.Struct):
     """A token of the vocabulary, and its weight."""
 

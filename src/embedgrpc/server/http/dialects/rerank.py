@@ -13,6 +13,7 @@ from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.server.http.dialects.answers import RerankAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.http.words import Int32, read_truncation
 from embedgrpc.server.http.work import rerank
 from embedgrpc.server.services.ranker import RankedBatch
@@ -112,7 +113,7 @@ def _pack(ranked: RankedBatch) -> bytes:
         {
             "id": f"rerank-{uuid4().hex}",
             "model": ranked.ranker.served.id,
-            "results": results,
+            "results": msgspec.Raw(json_list(results)),
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             "meta": {
                 "api_version": {"version": "2"},

@@ -6,17 +6,12 @@
 - The BGE-M3 service on Triton: GET /.
 """
 
-import asyncio
-import math
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import msgspec
-import orjson
 from msgspec import UNSET, UnsetType
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
@@ -32,16 +27,14 @@ from embedgrpc.server.http.dialects.answers import (
 )
 from embedgrpc.server.http.dialects.openai import openai_error, read_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import error_form, rename_fields, shown_message
-from embedgrpc.server.http.rows import dense_of
-from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
+from embedgrpc.server.http.failures import error_form, shown_message
+from embedgrpc.server.http.pair_scores import first_of, score_pairs
+from embedgrpc.server.http.rows import dense_of, number_lists, number_rows
+from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
-from embedgrpc.server.services.ranker import RankedBatch
 from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
 
 _OPTIONS = embedding_service_pb2.EmbedOptions()
-_QUERIES_AT_ONCE = 16
-_DOCUMENT = re.compile(r"documents\[(\d+)\]")
 
 
 class QueryItem(msgspec.Struct):
@@ -74,9 +67,8 @@ async def embed_queries(exchange: Exchange) -> Answer:
     texts = [one.query for one in exchange.body]
 
     def pack(embedded: EmbeddedBatch) -> bytes:
-        return orjson.dumps(
-            [{"embedding": row} for row in _rows(embedded)], option=orjson.OPT_SERIALIZE_NUMPY
-        )
+        rows = encode(dense_of(embedded), Encoding.FLOAT32).data
+        return b"[%s]" % b",".join(b'{"embedding":%s}' % row for row in number_rows(rows))
 
     return await _embed(exchange, texts, field="query", pack=pack)
 
@@ -85,7 +77,7 @@ async def embed_sentences(exchange: Exchange) -> Answer:
     """Embed sentences as the FastAPI server of BGE-M3 does."""
 
     def pack(embedded: EmbeddedBatch) -> bytes:
-        return orjson.dumps({"embeddings": _rows(embedded)}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return msgspec.json.encode({"embeddings": _vectors(embedded)})
 
     with _timing():
         return await _embed(exchange, exchange.body.sentences, field="sentences", pack=pack)
@@ -96,13 +88,12 @@ async def embed_inputs(exchange: Exchange) -> Answer:
     body: InputRequest = exchange.body
 
     def pack(embedded: EmbeddedBatch) -> bytes:
-        return orjson.dumps(
+        return msgspec.json.encode(
             {
-                "embeddings": _rows(embedded),
+                "embeddings": _vectors(embedded),
                 "model": embedded.served.id,
                 "usage": {"total_tokens": embedded.input_tokens},
-            },
-            option=orjson.OPT_SERIALIZE_NUMPY,
+            }
         )
 
     return await _embed(
@@ -120,11 +111,11 @@ async def _embed(
     )
 
 
-def _rows(embedded: EmbeddedBatch) -> Any:
-    return encode(dense_of(embedded), Encoding.FLOAT32).data
+def _vectors(embedded: EmbeddedBatch) -> msgspec.Raw:
+    return msgspec.Raw(number_lists(encode(dense_of(embedded), Encoding.FLOAT32).data))
 
 
-async def score_pairs(exchange: Exchange) -> Answer:
+async def score_sentences(exchange: Exchange) -> Answer:
     """Score pairs with the default model, in order.
 
     BGE-M3 scores with all of its representations: 0.4 dense, 0.2 sparse and 0.4 multi-vector.
@@ -135,48 +126,14 @@ async def score_pairs(exchange: Exchange) -> Answer:
     body: PairsRequest = exchange.body
     limit = exchange.served.settings.max_inputs
     check_count(len(body.sentence_pairs), limit=limit, field="sentence_pairs")
-    # One deadline for all queries.
-    call = exchange.begin()
-    by_query: dict[str, list[int]] = {}
-    for index, (query, _) in enumerate(body.sentence_pairs):
-        by_query.setdefault(query, []).append(index)
-    scores = [math.nan] * len(body.sentence_pairs)
-
-    async def score(query: str, indices: list[int]) -> None:
-        documents = [body.sentence_pairs[index][1] for index in indices]
-        options = rerank_service_pb2.RerankOptions()
-        try:
-            found = await rerank(
-                exchange, query, documents, options, model="", pack=_pack_scores, call=call
-            )
-        except EngineError as error:
-            _name_pair(error, indices)
-            raise
-        for index, value in zip(indices, msgspec.json.decode(found), strict=True):
-            scores[index] = value
-
     with _timing():
-        left = iter(by_query.items())
-        while some := list(islice(left, _QUERIES_AT_ONCE)):
-            async with asyncio.TaskGroup() as group:
-                for query, indices in some:
-                    group.create_task(score(query, indices))
-    return to_json({"scores": scores})
-
-
-def _name_pair(error: EngineError, indices: list[int]) -> None:
-    """Name the pair at fault in place of the document of one query."""
-    place = _DOCUMENT.fullmatch(error.field)
-    index = indices[int(place[1])] if place else indices[0]
-    if place or error.field == "query":
-        rename_fields(error, {error.field: f"sentence_pairs[{index}]"})
-
-
-def _pack_scores(ranked: RankedBatch) -> bytes:
-    """Return the scores in the order of the documents, as JSON."""
-    ranking = ranked.ranking
-    pairs = sorted(zip(ranking.indices.tolist(), ranking.scores.tolist(), strict=True))
-    return msgspec.json.encode([score for _, score in pairs])
+        found = await score_pairs(
+            exchange,
+            body.sentence_pairs,
+            rerank_service_pb2.RerankOptions(),
+            name=lambda index, _: f"sentence_pairs[{index}]",
+        )
+    return to_json({"scores": found.scores})
 
 
 @contextmanager
@@ -186,9 +143,7 @@ def _timing() -> Iterator[None]:
     try:
         yield
     except* EngineError as group:
-        error = group.exceptions[0]
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error = first_of(group)
         if isinstance(error, DeadlineExpiredError):
             error.metadata["processingSeconds"] = f"{time.monotonic() - began:.3f}"
         raise error from None
@@ -240,7 +195,7 @@ ROUTES = (
         fields={"options.": ""}, example={"sentences": ["Rivers flow to the sea."]},
     ),
     Route(
-        "POST", "/rerank/", score_pairs, slow_error, "Score pairs", "BGE-M3 on FastAPI",
+        "POST", "/rerank/", score_sentences, slow_error, "Score pairs", "BGE-M3 on FastAPI",
         ScoresAnswer, body=PairsRequest, key="sentence_pairs",
         example={"sentence_pairs": [["How tall is the tower?", "It is 330 metres tall."]]},
     ),

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 import msgspec
-import orjson
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import Encoding, encode
@@ -15,8 +14,10 @@ from embedgrpc.models.kinds import Truncation
 from embedgrpc.server.http.dialects.answers import ModelInfo, Vectors
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
+from embedgrpc.server.http.rows import dense_of, number_lists
 from embedgrpc.server.http.words import Int32, read_truncation
 from embedgrpc.server.http.work import JSON_COPIES, embed
+from embedgrpc.server.loading.catalog import LoadedModel
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
@@ -26,7 +27,7 @@ _FIELDS = {"options.": "", "texts": "inputs"}
 _ERRORS: Mapping[Reason, tuple[int | None, str]] = {
     Reason.INVALID_REQUEST: (422, "Validation"),
     Reason.INPUT_TOO_LONG: (422, "Validation"),
-    Reason.EMPTY_INPUT: (422, "Validation"),
+    Reason.EMPTY_INPUT: (400, "Empty"),
     Reason.UNSUPPORTED: (422, "Validation"),
     Reason.MODEL_NOT_FOUND: (None, "Validation"),
     Reason.OVERLOADED: (None, "Overloaded"),
@@ -35,6 +36,11 @@ _ERRORS: Mapping[Reason, tuple[int | None, str]] = {
     Reason.SHUTTING_DOWN: (None, "Unhealthy"),
     Reason.BACKEND_FAILED: (424, "Backend"),
     Reason.NON_FINITE_OUTPUT: (424, "Backend"),
+}
+# The same for some labels of errors.
+_LABELS: Mapping[str, tuple[int, str]] = {
+    "NO_INPUTS": (400, "Empty"),
+    "WRONG_TASK": (424, "Backend"),
 }
 
 
@@ -59,7 +65,8 @@ class TeiError(msgspec.Struct):
 @error_form(TeiError)
 def tei_error(error: EngineError, status: int) -> tuple[int, bytes]:
     """Write an error as text-embeddings-inference does."""
-    own, kind = _ERRORS.get(error.reason, (None, "Backend"))
+    of_reason = _ERRORS.get(error.reason, (None, "Backend"))
+    own, kind = _LABELS.get(error.metadata.get("label", ""), of_reason)
     # Statuses of HTTP itself, such as 404 or 413, stay.
     chosen = own if own and status in {400, 500} else status
     return chosen, msgspec.json.encode(TeiError(shown_message(error), kind))
@@ -67,7 +74,11 @@ def tei_error(error: EngineError, status: int) -> tuple[int, bytes]:
 
 async def embed_texts(exchange: Exchange) -> Answer:
     """Embed texts; the answer is a bare list of vectors."""
-    body: EmbedRequest = exchange.body
+    return await embed_body(exchange, exchange.body)
+
+
+async def embed_body(exchange: Exchange, body: EmbedRequest) -> Answer:
+    """Embed the texts of a body."""
     options = embedding_service_pb2.EmbedOptions(
         truncation=as_truncation(body.truncate, body.truncation_direction),
         # Other than the contract, it normalises by default whatever the model does.
@@ -81,12 +92,18 @@ async def embed_texts(exchange: Exchange) -> Answer:
         exchange,
         texts,
         options,
-        model="",
+        model=None,
+        default=default_model(exchange),
         field="inputs",
         copies=JSON_COPIES,
         pack=_pack,
     )
     return Answer(answer)
+
+
+def default_model(exchange: Exchange) -> str:
+    """Return the model of requests that name none; empty for the server's default."""
+    return exchange.served.settings.tei_model
 
 
 def as_truncation(truncate: bool | None, direction: str | None) -> common_pb2.Truncation:  # noqa: FBT001 - as JSON has it
@@ -108,28 +125,21 @@ def _read_texts(value: str | list[str | int | list[int]]) -> list[str]:
 
 
 def _pack(embedded: EmbeddedBatch) -> bytes:
-    embeddings = embedded.result.embeddings
-    assert embeddings is not None and embeddings.vectors is not None  # noqa: S101, PT018 - dense was asked for, and no text failed
-    rows = encode(embeddings.vectors, Encoding.FLOAT32).data
-    return orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
+    return number_lists(encode(dense_of(embedded), Encoding.FLOAT32).data)
 
 
 async def info(exchange: Exchange) -> Answer:
     """Describe the default model and the limits."""
-    served, settings = exchange.served.catalog.default, exchange.served.settings
+    settings = exchange.served.settings
+    served = exchange.find_model(None, default=default_model(exchange))
     loaded = served.ready()
-    kind: dict[str, object] = {
-        "reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    }
-    if loaded.embedder is not None:
-        kind = {"embedding": {"pooling": ",".join(loaded.properties.poolings) or "splade"}}
     return to_json(
         {
             "model_id": served.id,
             "model_sha": loaded.revision or None,
             "model_dtype": loaded.weight_type,
             "served_model_name": served.id,
-            "model_type": kind,
+            "model_type": _type_of(loaded),
             "max_concurrent_requests": settings.max_calls,
             "max_input_length": loaded.properties.max_tokens,
             "max_batch_tokens": loaded.scheduler.budget.tokens,
@@ -142,6 +152,19 @@ async def info(exchange: Exchange) -> Answer:
             "docker_label": None,
         }
     )
+
+
+def _type_of(loaded: LoadedModel) -> Mapping[str, object]:
+    if loaded.embedder is not None:
+        return {"embedding": {"pooling": ",".join(loaded.properties.poolings) or "splade"}}
+    kind = "classifier" if loaded.reranker is None else "reranker"
+    labels = loaded.properties.labels or ("LABEL_0",)
+    return {
+        kind: {
+            "id2label": {str(index): label for index, label in enumerate(labels)},
+            "label2id": {label: index for index, label in enumerate(labels)},
+        }
+    }
 
 
 ROUTES = (

@@ -4,9 +4,11 @@ from typing import Any
 
 import msgspec
 
+from embedgrpc.models.kinds import RerankMethod
 from embedgrpc.server.http.dialects.answers import RankedText, SparseValue
-from embedgrpc.server.http.dialects.tei import TAG, as_truncation, tei_error
+from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.server.services.ranker import RankedBatch
@@ -18,8 +20,8 @@ class RerankRequest(msgspec.Struct):
 
     query: str
     texts: list[str]
-    raw_scores: bool = False
-    return_text: bool = False
+    raw_scores: bool | None = None
+    return_text: bool | None = None
     truncate: bool | None = None
     truncation_direction: str | None = None
 
@@ -35,15 +37,33 @@ class SparseRequest(msgspec.Struct):
 
 async def rank_texts(exchange: Exchange) -> Answer:
     """Rank texts; the answer is a bare list, the best first."""
-    body: RerankRequest = exchange.body
+    return await rank_body(exchange, exchange.body)
+
+
+async def rank_body(exchange: Exchange, body: RerankRequest) -> Answer:
+    """Rank the texts of a body."""
+    default = default_model(exchange)
     options = rerank_service_pb2.RerankOptions(
-        return_documents=body.return_text,
+        return_documents=bool(body.return_text),
         truncation=as_truncation(body.truncate, body.truncation_direction),
-        score_scale=rerank_service_pb2.SCORE_SCALE_RAW
-        if body.raw_scores
-        else rerank_service_pb2.SCORE_SCALE_UNSPECIFIED,
+        score_scale=_scale(exchange, default, raw=bool(body.raw_scores)),
     )
-    return Answer(await rerank(exchange, body.query, body.texts, options, model="", pack=_pack))
+    return Answer(
+        await rerank(
+            exchange, body.query, body.texts, options, model=None, default=default, pack=_pack
+        )
+    )
+
+
+def _scale(exchange: Exchange, default: str, *, raw: bool) -> rerank_service_pb2.ScoreScale:
+    """Return the scale: a sigmoid whatever the model's own is, as in the original."""
+    if raw:
+        return rerank_service_pb2.SCORE_SCALE_RAW
+    _, reranker = exchange.find_model(None, default=default).reranker()
+    if reranker.method is RerankMethod.CROSS_ENCODER:
+        return rerank_service_pb2.SCORE_SCALE_SIGMOID
+    # A similarity has no sigmoid.
+    return rerank_service_pb2.SCORE_SCALE_UNSPECIFIED
 
 
 def _pack(ranked: RankedBatch) -> bytes:
@@ -56,7 +76,7 @@ def _pack(ranked: RankedBatch) -> bytes:
         if ranked.ranker.options.return_documents:
             result["text"] = ranked.documents[index]
         results.append(result)
-    return msgspec.json.encode(results)
+    return json_list(results)
 
 
 async def embed_sparse(exchange: Exchange) -> Answer:
@@ -74,7 +94,8 @@ async def embed_sparse(exchange: Exchange) -> Answer:
             exchange,
             texts,
             options,
-            model="",
+            model=None,
+            default=default_model(exchange),
             field="inputs",
             # A weight of 8 bytes becomes an object of about 40.
             copies=2 * JSON_COPIES,
@@ -86,14 +107,12 @@ async def embed_sparse(exchange: Exchange) -> Answer:
 def _pack_sparse(embedded: EmbeddedBatch) -> bytes:
     embeddings = embedded.result.embeddings
     assert embeddings is not None and embeddings.sparse is not None  # noqa: S101, PT018 - it was asked for, and no text failed
-    return msgspec.json.encode(
+    return json_list(
         [
-            [
-                {"index": index, "value": value}
-                for index, value in zip(one.indices.tolist(), one.values.tolist(), strict=True)
-            ]
-            for one in embeddings.sparse
+            {"index": index, "value": value}
+            for index, value in zip(one.indices.tolist(), one.values.tolist(), strict=True)
         ]
+        for one in embeddings.sparse
     )
 
 

@@ -1,0 +1,90 @@
+"""Keeps where the tokens of a job's texts stand, on their way from the texts to sequences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.tokenizing.jobs import Tokenized, TokenizeResult
+from embedgrpc.engine.tokenizing.received_text import find_received
+from embedgrpc.engine.tokenizing.texts import CheckedText, TextOrIds
+from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.models.tokenizers.tokenized_text import TokenPlaces, assemble
+from embedgrpc.models.tokenizers.tokenizer import Tokenizer
+from embedgrpc.models.tokenizers.truncation import cut
+
+
+@dataclass(frozen=True, slots=True)
+class TokenVectors:
+    """The vectors of a text's tokens.
+
+    Attributes:
+        vectors: float32 [tokens, hidden_size].
+        places: Which tokens they are, and where they stand.
+    """
+
+    vectors: FloatArray
+    places: TokenPlaces
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceFinder:
+    """The places of the tokens of one job. Used on one tokenizing thread after another.
+
+    Attributes:
+        tokenizer: The model's tokenizer.
+        texts: The texts as received, or the token ids of some.
+        prompt: What is put in front of each.
+        truncation: The end to cut.
+    """
+
+    tokenizer: Tokenizer
+    texts: Sequence[TextOrIds]
+    prompt: str
+    truncation: Truncation
+    # Characters before the part that is tokenized, by index; most texts have none.
+    _before: dict[int, int] = field(default_factory=dict)
+
+    def receive(self, index: int, text: str, checked: CheckedText) -> CheckedText:
+        """Return the text to tokenize instead of a checked one, so that places are right."""
+        received, before = find_received(
+            text,
+            checked,
+            truncation=self.truncation,
+            collapsed=self.tokenizer.collapses_blanks,
+        )
+        if before:
+            self._before[index] = before
+        return received
+
+    def add(
+        self, index: int, result: TokenizeResult, sequence: TokenSequence | EngineError
+    ) -> TokenSequence | EngineError:
+        """Return the sequence of a text with the places of its tokens."""
+        if isinstance(sequence, EngineError) or isinstance(result, EngineError):
+            return sequence
+        special = self.tokenizer.special_ids
+        kept = len(sequence.input_ids) - sum(map(len, special))
+        text = self.texts[index]
+        if not isinstance(text, str):
+            # Token ids that were given in place of a text stand nowhere.
+            nowhere = np.zeros((len(result.ids), 2), np.int64)
+            result = Tokenized(np.column_stack([result.ids, nowhere]), result.characters_cut)
+            text = ""
+        tokens = assemble(
+            [cut(result.ids, kept, self.truncation)],
+            special,
+            prompt_characters=len(self.prompt),
+            shift=self._before.get(index, 0),
+        )
+        return replace(sequence, places=TokenPlaces.find(tokens, text))
+
+
+def without_places(result: TokenizeResult) -> TokenizeResult:
+    """Return a tokenized text with ids alone, int64 [tokens]."""
+    if isinstance(result, EngineError) or result.ids.ndim == 1:
+        return result
+    return Tokenized(np.ascontiguousarray(result.ids[:, 0]), result.characters_cut)

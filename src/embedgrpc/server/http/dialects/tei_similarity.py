@@ -1,0 +1,110 @@
+"""Similarity in the HTTP API of text-embeddings-inference."""
+
+import re
+
+import msgspec
+import orjson
+
+from embedgrpc.engine.errors import EngineError
+from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.contract.field_names import rename_fields
+from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
+from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.rows import dense_of
+from embedgrpc.server.http.work import JSON_COPIES, embed
+from embedgrpc.server.services.embed_batch import EmbeddedBatch
+from embedgrpc.v1 import embedding_service_pb2
+
+_PLACE = re.compile(r"texts\[(\d+)\]")
+
+
+class SimilarityInputs(msgspec.Struct):
+    """A sentence, and those to compare it with."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityParameters(msgspec.Struct):
+    """How to embed the sentences."""
+
+    truncate: bool | None = None
+    truncation_direction: str | None = None
+    prompt_name: str | None = None
+
+
+class SimilarityRequest(msgspec.Struct):
+    """The body of POST /similarity."""
+
+    inputs: SimilarityInputs
+    parameters: SimilarityParameters | None = None
+
+
+async def compare(exchange: Exchange) -> Answer:
+    """Return the cosine of the vectors of a sentence and of each of the others.
+
+    Raises:
+        EngineError: A sentence cannot be embedded.
+    """
+    body: SimilarityRequest = exchange.body
+    inputs, parameters = body.inputs, body.parameters or SimilarityParameters()
+    limit = exchange.served.settings.max_inputs - 1
+    check_count(len(inputs.sentences), limit=limit, field="inputs.sentences")
+    options = embedding_service_pb2.EmbedOptions(
+        representations=[embedding_service_pb2.REPRESENTATION_DENSE],
+        truncation=as_truncation(parameters.truncate, parameters.truncation_direction),
+        normalize=True,
+    )
+    if parameters.prompt_name is not None:
+        options.prompt_name = parameters.prompt_name
+    try:
+        answer = await embed(
+            exchange,
+            [inputs.source_sentence, *inputs.sentences],
+            options,
+            model=None,
+            default=default_model(exchange),
+            field="texts",
+            copies=JSON_COPIES,
+            pack=_pack,
+        )
+    except EngineError as error:
+        _name_sentence(error)
+        raise
+    return Answer(answer)
+
+
+def _name_sentence(error: EngineError) -> None:
+    place = _PLACE.fullmatch(error.field)
+    if place is None:
+        return
+    index = int(place[1])
+    name = f"inputs.sentences[{index - 1}]" if index else "inputs.source_sentence"
+    rename_fields(error, {error.field: name})
+
+
+def _pack(embedded: EmbeddedBatch) -> bytes:
+    vectors = dense_of(embedded)
+    cosines = vectors[1:] @ vectors[0]
+    return orjson.dumps(cosines.clip(-1, 1), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/similarity",
+        compare,
+        tei_error,
+        "Compare a sentence with others",
+        TAG,
+        list[float],
+        body=SimilarityRequest,
+        example={
+            "inputs": {
+                "source_sentence": "It is red.",
+                "sentences": ["Red is its colour.", "Rivers flow to the sea."],
+            }
+        },
+        fields={"options.": "parameters."},
+    ),
+)

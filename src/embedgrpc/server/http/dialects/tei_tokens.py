@@ -1,0 +1,193 @@
+"""Tokens in the HTTP API of text-embeddings-inference."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from embedgrpc.engine.errors import DeadlineExpiredError, InvalidRequestError
+from embedgrpc.engine.tasks.tokenization import TextTokenizer, TokenizedText
+from embedgrpc.server.calls.open_call import reserve_response
+from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.contract.field_names import rename_fields
+from embedgrpc.server.contract.options import read_prompt
+from embedgrpc.server.contract.response_sizes import check_response_size
+from embedgrpc.server.http.dialects.answers import SimpleToken
+from embedgrpc.server.http.dialects.tei import TAG, default_model, tei_error
+from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.rows import json_list
+from embedgrpc.server.services.tokenizer import FEW_TOKENS, byte_places
+from embedgrpc.server.telemetry.tracing import describe_call
+from embedgrpc.v1 import tokenizer_service_pb2
+
+# The keys and numbers of a token, beside its text.
+_TOKEN_BYTES = 96
+# No vocabulary makes more bytes of a token.
+_TOKEN_TEXT_BYTES = 64
+# Tokenizers have no others.
+TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+
+
+class TokenizeRequest(msgspec.Struct):
+    """The body of POST /tokenize."""
+
+    inputs: str | list[str]
+    add_special_tokens: bool | None = None
+    prompt_name: str | None = None
+
+
+class DecodeRequest(msgspec.Struct):
+    """The body of POST /decode: one list of ids, or several."""
+
+    ids: list[TokenId | list[TokenId]]
+    skip_special_tokens: bool | None = None
+
+
+async def tokenize(exchange: Exchange) -> Answer:
+    """Return the tokens of each text, with their places in UTF-8.
+
+    Places are those in the text with its prompt. Special tokens have none.
+
+    Raises:
+        EngineError: A text cannot be tokenized.
+    """
+    body: TokenizeRequest = exchange.body
+    call = exchange.begin()
+    settings = exchange.served.settings
+    served = exchange.find_model(None, default=default_model(exchange))
+    loaded = served.ready()
+    given = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    check_count(len(given), limit=settings.max_inputs, field="inputs")
+    options = tokenizer_service_pb2.TokenizeOptions()
+    if body.prompt_name is not None:
+        options.prompt_name = body.prompt_name
+    prompt = read_prompt(options, loaded.properties, field="options")
+    limit = settings.max_response_bytes
+    texts = [prompt + one for one in given]
+    tokenizer = loaded.text_tokenizer
+    tokenized = await tokenizer.tokenize(
+        texts, call, prompt="", with_special=body.add_special_tokens is not False
+    )
+    tokens = sum(len(one.ids) for one in tokenized)
+    describe_call(
+        operation="tokenize",
+        request_model=served.id,
+        response_model=served.id,
+        input_tokens=tokens,
+    )
+    size = tokens * _TOKEN_BYTES + exchange.size_bytes
+    check_response_size(size, limit=limit)
+    await reserve_response(size)
+
+    def pack() -> bytes:
+        return b"[%s]" % b",".join(
+            _pack(text, one, tokenizer) for text, one in zip(texts, tokenized, strict=True)
+        )
+
+    packed = pack() if tokens <= FEW_TOKENS else await asyncio.to_thread(pack)
+    check_response_size(len(packed), limit=limit)
+    return Answer(packed)
+
+
+def _pack(text: str, tokenized: TokenizedText, tokenizer: TextTokenizer) -> bytes:
+    """Return the tokens of a text as JSON."""
+    places = byte_places(text)
+    rows = zip(
+        tokenized.ids.tolist(),
+        tokenized.starts.tolist(),
+        tokenized.ends.tolist(),
+        tokenized.special.tolist(),
+        tokenizer.entries(tokenized),
+        strict=True,
+    )
+    return msgspec.json.encode(
+        [
+            SimpleToken(id=one, text=entry, special=True, start=None, stop=None)
+            if special
+            else SimpleToken(
+                id=one,
+                text=text[start:end],
+                special=False,
+                start=int(places[start]),
+                stop=int(places[end]),
+            )
+            for one, start, end, special, entry in rows
+        ]
+    )
+
+
+async def decode(exchange: Exchange) -> Answer:
+    """Return the text of each list of ids.
+
+    Raises:
+        EngineError: The vocabulary lacks an id, or there are too many.
+    """
+    body: DecodeRequest = exchange.body
+    settings = exchange.served.settings
+    served = exchange.find_model(None, default=default_model(exchange))
+    tokenizer = served.ready().text_tokenizer
+    lists, is_batch = _read_ids(body.ids)
+    check_count(len(lists), limit=settings.max_inputs, field="ids")
+    limit = settings.max_response_bytes
+    await reserve_response(min(sum(map(len, lists)) * _TOKEN_TEXT_BYTES, limit))
+    texts: list[str] = []
+    call = exchange.begin()
+    for index, ids in enumerate(lists):
+        try:
+            text = await tokenizer.decode(ids, skip_special=body.skip_special_tokens is not False)
+        except InvalidRequestError as error:
+            if is_batch:
+                rename_fields(error, {"ids": f"ids[{index}]"})
+            raise
+        texts.append(text)
+        # Each takes less than a millisecond, but not all of them.
+        await asyncio.sleep(0)
+        if time.monotonic() > call.deadline:
+            raise DeadlineExpiredError("the deadline passed before the answer")
+    describe_call(operation="decode", request_model=served.id, response_model=served.id)
+    packed = json_list(texts)
+    check_response_size(len(packed), limit=limit)
+    return Answer(packed)
+
+
+def _read_ids(value: list[TokenId | list[TokenId]]) -> tuple[Sequence[Sequence[int]], bool]:
+    """Return the lists of ids, and whether the body has several.
+
+    Raises:
+        InvalidRequestError: There are ids beside lists.
+    """
+    kinds = set(map(type, value))
+    if kinds == {int}:
+        return [value], False  # type: ignore[list-item] # all are ids
+    if kinds <= {list}:
+        return value, True  # type: ignore[return-value] # all are lists of ids
+    raise InvalidRequestError("ids must be a list of ids, or a list of such lists", field="ids")
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/tokenize",
+        tokenize,
+        tei_error,
+        "Tokenize texts",
+        TAG,
+        list[list[SimpleToken]],
+        body=TokenizeRequest,
+        example={"inputs": ["Rivers flow to the sea."]},
+        fields={"options.": "", "texts": "inputs"},
+    ),
+    Route(
+        "POST",
+        "/decode",
+        decode,
+        tei_error,
+        "Turn tokens into text",
+        TAG,
+        list[str],
+        body=DecodeRequest,
+        example={"ids": [[5, 6]], "skip_special_tokens": True},
+    ),
+)
