@@ -8,7 +8,8 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from embedgrpc.engine.errors import DeadlineExpiredError, InvalidRequestError
-from embedgrpc.engine.tasks.tokenization import TextTokenizer, TokenizedText
+from embedgrpc.engine.tasks.tokenization import TextTokenizer
+from embedgrpc.models.tokenizers.tokenized_text import TokenizedText, byte_places
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.field_names import rename_fields
@@ -18,7 +19,7 @@ from embedgrpc.server.http.dialects.answers import SimpleToken
 from embedgrpc.server.http.dialects.tei import TAG, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.rows import json_list
-from embedgrpc.server.services.tokenizer import FEW_TOKENS, byte_places
+from embedgrpc.server.services.tokenizer import FEW_TOKENS
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import tokenizer_service_pb2
 
