@@ -136,6 +136,7 @@ FLOORS = {
         "listener",
         "door",
         "body_size",
+        "pieces",
         "connection",
         "protocol",
         "dialects",

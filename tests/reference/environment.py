@@ -17,6 +17,8 @@ PINS = (
     "sentence-transformers==6.2.0",
     "transformers==5.23.0",
     "torch==2.13.0",
+    # Evaluates models over HTTP.
+    "mteb==2.26.24",
 )
 _PYTHON = "bin/python"
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -19,8 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+from embedgrpc.server.connections.certificates import CertificateError
 from embedgrpc.server.connections.listening import StartError
-from embedgrpc.server.http import listener
+from embedgrpc.server.connections.tls import Tls
+from embedgrpc.server.http import listener, pieces
+from embedgrpc.server.settings.settings import Settings
 from tests.authority import HOSTS, Authority, Pair
 from tests.server.service import PATIENCE_S, Service, serving, settings_for, until
 from tests.server.tls_caller import TlsCaller, embed
@@ -33,6 +38,9 @@ BOTH = {"http_address": "127.0.0.1:0", "tls_reload_interval_s": 0.02}
 def authority(tmp_path: Path) -> Authority:
     """An authority that clients trust."""
     return Authority(tmp_path)
+
+
+KEYS = "the key must be RSA with 2048 to 4096 bits, or EC on P-256 or P-384"
 
 
 def replace(pair: Pair, other: Pair) -> None:
@@ -205,18 +213,31 @@ def unusual(pair: Pair, authority: Authority) -> str:
     """The key is of a kind that gRPC cannot use."""
     key = ed25519.Ed25519PrivateKey.generate()
     replace(pair, authority.issue("unusual", *HOSTS, key=key))
-    return f"tls_key_file {pair.key}: the key must be RSA with at least 2048 bits, or EC on P-256"
+    return f"tls_key_file {pair.key}: {KEYS}"
+
+
+def curve(pair: Pair, authority: Authority) -> str:
+    """The curve is one that gRPC cannot use."""
+    key = ec.generate_private_key(ec.SECP521R1())
+    replace(pair, authority.issue("curve", *HOSTS, key=key))
+    return f"tls_key_file {pair.key}: {KEYS}"
 
 
 def weak(pair: Pair, authority: Authority) -> str:
     """The key is too short."""
     key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - refused
     replace(pair, authority.issue("weak", *HOSTS, key=key))
-    return f"tls_key_file {pair.key}: the key must be RSA with at least 2048 bits"
+    return f"tls_key_file {pair.key}: {KEYS}"
+
+
+def torn(pair: Pair, _: Authority) -> str:
+    """The certificate is PEM with something else inside."""
+    pair.certificate.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    return f"tls_certificate_file {pair.certificate}: it has no certificate in PEM"
 
 
 FAULTS = [garbage, missing, large, other_key, no_key, encrypted]
-FAULTS += [expired, early, nameless, unusual, weak]
+FAULTS += [expired, early, nameless, unusual, curve, weak, torn]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -232,6 +253,28 @@ async def test_a_server_does_not_start_with_bad_files(
             pass
     assert str(caught.value).startswith(problem)
     assert caught.value.settings_are_wrong
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_damaged_certificates(authority: Authority) -> None:
+    """Whatever is in a file, the only error is the one that keeps the former files in use."""
+    pair = authority.issue("server", *HOSTS)
+    settings = Settings(**pair.settings)
+    (leaf,) = x509.load_pem_x509_certificates(pair.certificate.read_bytes())
+    good = leaf.public_bytes(Encoding.DER)
+    chance = random.Random(7)  # noqa: S311 - no secret
+    refused = 0
+    for _ in range(500):
+        damaged = bytearray(good)
+        for _ in range(chance.choice((1, 1, 2, 8))):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        pair.certificate.write_text(ssl.DER_cert_to_PEM_cert(bytes(damaged)))
+        try:
+            Tls(settings)
+        except CertificateError:
+            refused += 1
+    # The signature, which only clients check, and the names may be anything.
+    assert 100 < refused < 500
 
 
 async def test_bad_files_change_nothing(
@@ -257,6 +300,16 @@ async def test_bad_files_change_nothing(
     assert await caller.names() == ["after", "after"]
 
 
+async def test_files_that_were_refused_are_tried_again(serve: Serve, authority: Authority) -> None:
+    """A certificate that comes too early is used once it is valid, though no file changes."""
+    pair = authority.issue("before", *HOSTS)
+    service = await serve(**BOTH, **pair.settings)
+    replace(pair, authority.issue("soon", *HOSTS, days=(2 / 86_400, 30)))
+    await until(lambda: reloads(service, "refused"))
+    await until(lambda: reloads(service, "loaded"))
+    assert await TlsCaller(service.server, authority.pem).names() == ["soon", "soon"]
+
+
 def logged(caplog: pytest.LogCaptureFixture, problem: str) -> list[logging.LogRecord]:
     """The log's lines about a problem."""
     return [one for one in caplog.records if str(getattr(one, "problem", "")).startswith(problem)]
@@ -278,7 +331,7 @@ async def test_only_clients_with_a_certificate(serve: Serve, authority: Authorit
     newer = others.issue("newer", *HOSTS)
     await caller(newer).check_refused()
 
-    clients.file.write_bytes(clients.pem + others.pem)
+    clients.file.write_bytes("# Autorit\u00e9\n".encode() + clients.pem + others.pem)
     await until(lambda: reloads(service, "loaded") == 1)
     await caller(own).over_both()
     await caller(newer).over_both()
@@ -355,6 +408,55 @@ async def test_a_handshake_has_a_time_limit(
     async with asyncio.timeout(PATIENCE_S):
         assert await reader.read() == b""
     writer.close()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        rsa.generate_private_key(65537, 2048),
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP384R1()),
+    ],
+    ids=["RSA", "P-256", "P-384"],
+)
+async def test_each_kind_of_key_that_is_accepted_works(
+    serve: Serve, authority: Authority, key: Any
+) -> None:
+    """Both ports can use it."""
+    service = await serve(**BOTH, **authority.issue("server", *HOSTS, key=key).settings)
+    await TlsCaller(service.server, authority.pem).over_both()
+
+
+async def test_a_large_answer_is_encrypted_in_pieces(
+    serve: Serve, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One write would hold the event loop for as long as its encryption takes."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 4096)
+    service = await serve(**BOTH, **authority.issue("server", *HOSTS).settings)
+    sizes: list[int] = []
+    write = ssl.SSLObject.write
+
+    def record(self: ssl.SSLObject, data: Any) -> int:
+        sizes.append(len(data))
+        return write(self, data)
+
+    caller = TlsCaller(service.server, authority.pem)
+    url = f"https://{service.server.http_address}/openapi.json"
+    monkeypatch.setattr(ssl.SSLObject, "write", record)
+    for method in ("GET", "HEAD", "GET"):
+        connector = aiohttp.TCPConnector(ssl=caller.context())
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, url) as response,
+        ):
+            body = await response.read()
+        if method == "GET":
+            assert response.status == 200
+            assert len(body) == response.content_length
+            assert len(body) > 5 * 4096
+            assert await response.json()
+    # The first has the headers, too.
+    assert max(sizes) < 2 * 4096
 
 
 @pytest.mark.parametrize(

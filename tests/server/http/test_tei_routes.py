@@ -7,7 +7,7 @@ import pytest
 
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import classify_service_pb2 as classify
-from embedgrpc.v1 import embedding_service_pb2, tokenizer_service_pb2
+from embedgrpc.v1 import common_pb2, embedding_service_pb2, tokenizer_service_pb2
 from tests.server.conftest import Serve
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient, Reply
@@ -275,3 +275,42 @@ async def test_wrong_ids(
     reply = await http.post("/decode", {"ids": ids})
     assert _error(reply) == error
     assert reply.json["error"].startswith(place)
+
+
+async def test_vectors_of_tokens_are_those_of_grpc(service: Service, http: HttpClient) -> None:
+    """Each text has one of each token that the model reads, equal bit for bit."""
+    start: dict[str, Any] = {"truncation": common_pb2.TRUNCATION_START}
+    cases: list[tuple[list[str], dict[str, Any], dict[str, Any]]] = [
+        (TEXTS, {}, {}),
+        (TEXTS, {"prompt_name": "query"}, {"prompt_name": "query"}),
+        (["word " * 500], {"truncation_direction": "left"}, start),
+    ]
+    for texts, sent, wanted in cases:
+        body = {"inputs": texts} | sent
+        reply = await http.post("/embed_all", body, embedgrpc_model="prompted")
+        assert reply.status == 200
+        options = embedding_service_pb2.EmbedOptions(token_vectors=True, **wanted)
+        answer = await service.client.embed(
+            *texts, model="prompted", options=options, max_response_bytes=1 << 24
+        )
+        for found, one in zip(reply.json, answer.embeddings, strict=True):
+            vectors = one.token_vectors.vectors
+            rows = np.array(found, np.float32)
+            assert rows.shape == (one.token_count, vectors.dimensions)
+            assert np.array_equal(rows.ravel(), np.array(vectors.values, np.float32))
+
+
+async def test_models_without_vectors_of_tokens(serve: Serve) -> None:
+    """The error says why; empty inputs have their own."""
+    static = ModelSettings(id="static", source=str(FIXTURES / "static-potion"))
+    service = await serve(EMBED, CROSS, static, http_address="127.0.0.1:0")
+    http = HttpClient(service)
+    refused = await http.post("/embed_all", {"inputs": "a"}, embedgrpc_model="static")
+    assert _error(refused) == (422, "Validation")
+    assert "use a model with an encoder" in refused.json["error"]
+    ranks = await http.post("/embed_all", {"inputs": "a"}, embedgrpc_model="cross")
+    assert _error(ranks) == (424, "Backend")
+    for inputs in ([], ["a", ""]):
+        assert _error(await http.post("/embed_all", {"inputs": inputs})) == (400, "Empty")
+    long = {"inputs": "word " * 500, "truncate": False}
+    assert _error(await http.post("/embed_all", long)) == (422, "Validation")

@@ -169,7 +169,8 @@ async def test_calls_count_in_the_metrics(service: Service, http: HttpClient) ->
     assert reply.status == 200
     # The health of the model is checked meanwhile, perhaps, which is a sequence too.
     assert count("embedgrpc.sequences", model="embed", fate="answered") >= before + 20
-    assert count("embedgrpc.batches", model="embed") > batches
+    # A batch is counted after its results are on their way.
+    await until(lambda: count("embedgrpc.batches", model="embed") > batches)
     listeners = {
         one.attributes["listener"]
         for one in service.server._read()

@@ -30,6 +30,13 @@ def test_every_limit_counts(setting: str) -> None:
     assert f"{client_bytes(raised) // MIB} MiB" in warning
 
 
+def test_connections_with_tls_are_larger() -> None:
+    """Each has a state of its own for encryption."""
+    pair = {"tls_certificate_file": ("a",), "tls_key_file": ("b",)}
+    larger = client_bytes(Settings(**pair)) - client_bytes(Settings())  # type: ignore[arg-type]
+    assert larger == Settings().max_connections * 40 * 1024
+
+
 def test_check_says_it() -> None:
     """`embedgrpc check` prints the worst case, and warns where it is too much."""
     command = (sys.executable, "-m", "embedgrpc.cli.main", "check")

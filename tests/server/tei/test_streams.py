@@ -53,6 +53,12 @@ async def test_every_stream_answers_as_its_unary_method(service: Service, tei: T
             "splade-bert",
         ),
         (
+            tei.embed.EmbedAll,
+            tei.embed.EmbedAllStream,
+            [tei_pb2.EmbedAllRequest(inputs=text) for text in ("one text", "another")],
+            "embed",
+        ),
+        (
             tei.predict.Predict,
             tei.predict.PredictStream,
             [tei_pb2.PredictRequest(inputs=text) for text in ("one text", "another")],

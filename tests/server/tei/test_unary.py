@@ -95,6 +95,25 @@ async def test_sparse_vectors_are_those_of_embedgrpc(service: Service, tei: Tei)
     assert [one.value for one in response.sparse_embeddings] == list(sparse.values)
 
 
+async def test_vectors_of_tokens_are_those_of_embedgrpc(service: Service, tei: Tei) -> None:
+    """Of all tokens, special tokens included."""
+    response = await tei.embed.EmbedAll(
+        tei_pb2.EmbedAllRequest(inputs=TEXT, prompt_name="query"),
+        metadata=GEMMA,
+        timeout=PATIENCE_S,
+    )
+    expected = await service.client.embed(
+        TEXT,
+        model="gemma-dense",
+        options=embedding_service_pb2.EmbedOptions(token_vectors=True, prompt_name="query"),
+    )
+    vectors = expected.embeddings[0].token_vectors.vectors
+    values = [value for one in response.token_embeddings for value in one.embeddings]
+    assert len(response.token_embeddings) == expected.usage.input_tokens
+    assert response.metadata.compute_tokens == expected.usage.input_tokens
+    assert values == list(vectors.values)
+
+
 @pytest.mark.parametrize("raw", [False, True])
 async def test_ranks_are_those_of_embedgrpc(service: Service, tei: Tei, raw: bool) -> None:  # noqa: FBT001 - pytest passes parameters by name
     """Unary and as a stream: scores, order and texts."""
@@ -311,6 +330,11 @@ async def test_the_model_is_described(service: Service, tei: Tei) -> None:
             "no model 'absent'",
         ),
         (("Embed", tei_pb2.EmbedRequest(inputs="a"), CROSS_MODEL), "FAILED_PRECONDITION", "embed"),
+        (
+            ("EmbedAll", tei_pb2.EmbedAllRequest(inputs="a"), SPLADE),
+            "FAILED_PRECONDITION",
+            "",
+        ),
         (("EmbedSparse", tei_pb2.EmbedSparseRequest(inputs="a"), ()), "FAILED_PRECONDITION", ""),
         (("Predict", tei_pb2.PredictRequest(inputs="a"), ()), "FAILED_PRECONDITION", "labels"),
         (("Rerank", tei_pb2.RerankRequest(query="a"), CROSS_MODEL), "INVALID_ARGUMENT", "texts"),

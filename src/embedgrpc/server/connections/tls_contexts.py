@@ -64,6 +64,8 @@ def listening_context(
 def _new_context(verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A client could make the server sign again and again.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     if verify_mode is not ssl.CERT_NONE:
         context.verify_mode = verify_mode
@@ -88,7 +90,8 @@ def _context_of(
             )
             context.load_cert_chain(certificate, key, password=_refuse_password)
         if client_ca is not None:
-            context.load_verify_locations(cadata=client_ca.decode("ascii", "replace"))
+            # Comments between the certificates may have any letters.
+            context.load_verify_locations(cadata=client_ca.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error)
         raise CertificateError(

@@ -26,6 +26,7 @@ from embedgrpc.server.http.failures import (
     HttpError,
     retry_headers,
 )
+from embedgrpc.server.http.pieces import PiecewiseResponse
 from embedgrpc.server.http.protocol import (
     VERSIONS,
     answer_in_http_1_1,
@@ -95,7 +96,11 @@ class HttpDoor:
         call.begin_unary_response(len(answer.body))
         if request.version not in VERSIONS:
             answer_in_http_1_1(request)
-        response = web.Response(
+        # Only GET and POST have a body to send in pieces.
+        make = web.Response
+        if request.secure and request.method in {"GET", "POST"}:
+            make = PiecewiseResponse
+        response = make(
             body=answer.body,
             status=answer.status,
             content_type=answer.content_type,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
+from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.server.contract.wire import delimited
@@ -53,12 +53,11 @@ def prepare_sparse(request: TeiRequest) -> Prepared:
 
 
 def prepare_tokens(request: TeiRequest) -> Prepared:
-    """Read an `EmbedAllRequest`."""
-    raise UnsupportedError(
-        f"the model {request.served.id} gives no vectors of single tokens here; multi-vectors of"
-        " models that have them are in embedgrpc.v1",
-        field="inputs",
+    """Read an `EmbedAllRequest`: the vectors that the model pools, of all tokens."""
+    options = _options(
+        request.message, embedding_service_pb2.REPRESENTATION_DENSE, token_vectors=True
     )
+    return _prepare(request, options, _pack_tokens, copies=1.0)
 
 
 def _options(
@@ -107,6 +106,13 @@ def _pack_dense(embedded: EmbeddedBatch) -> bytes:
     embeddings = embedded.result.embeddings
     assert embeddings is not None and embeddings.vectors is not None  # noqa: S101, PT018 - it was asked for, and the text did not fail
     return delimited(_VALUES_FIELD, encode(embeddings.vectors, Encoding.FLOAT32).data.tobytes())
+
+
+def _pack_tokens(embedded: EmbeddedBatch) -> bytes:
+    embeddings = embedded.result.embeddings
+    assert embeddings is not None and embeddings.token_vectors is not None  # noqa: S101, PT018 - they were asked for, and the text did not fail
+    rows = encode(embeddings.token_vectors[0].vectors, Encoding.FLOAT32).data
+    return b"".join(delimited(1, delimited(_VALUES_FIELD, row.tobytes())) for row in rows)
 
 
 def _pack_sparse(embedded: EmbeddedBatch) -> bytes:

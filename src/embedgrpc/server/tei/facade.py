@@ -23,6 +23,7 @@ from embedgrpc.server.tei.request import Prepare, Prepared, TeiRequest, headers_
 _MODEL_KEY = "embedgrpc-model"
 # Names of `embedgrpc.v1` as they are here.
 _FIELDS: Final[Mapping[str, str]] = {
+    "options.token_vectors": "inputs",
     "options.": "",
     "inputs[0]": "inputs",
     "texts[0]": "inputs",

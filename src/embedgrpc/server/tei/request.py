@@ -97,7 +97,7 @@ Prepare = Callable[[TeiRequest], Prepared]
 def headers_of(metadata: tei_pb2.Metadata, *, device: str) -> tuple[tuple[str, str], ...]:
     """Return what a request took as its initial metadata: times in whole milliseconds."""
     return (
-        ("x-compute-type", "cpu" if device == "cpu" else "gpu"),
+        ("x-compute-type", "gpu" if device == "cuda" else device),
         ("x-compute-time", str(metadata.total_time_ns // _MS_OF_NS)),
         ("x-compute-characters", str(metadata.compute_chars)),
         ("x-compute-tokens", str(metadata.compute_tokens)),

@@ -6,7 +6,7 @@ from embedgrpc.engine.tasks.tokenization import TextTokenizer
 from embedgrpc.models.tokenizers.tokenized_text import TokenizedText, byte_places
 from embedgrpc.server.contract.options import read_prompt
 from embedgrpc.server.contract.response_sizes import check_response_size
-from embedgrpc.server.services.tokenizer import FEW_TOKENS
+from embedgrpc.server.services.tokenizer import FEW_BYTES, FEW_TOKENS
 from embedgrpc.server.tei.request import Prepared, TeiAnswer, TeiRequest
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.tei.v1 import tei_pb2
@@ -42,7 +42,7 @@ def prepare_tokens(request: TeiRequest) -> Prepared:
             input_tokens=tokens,
         )
         check_response_size(tokens * _TOKEN_BYTES, limit=limit)
-        if tokens <= FEW_TOKENS:
+        if tokens <= FEW_TOKENS and len(text) <= FEW_BYTES:
             wire = _pack(text, tokenized, tokenizer)
         else:
             wire = await asyncio.to_thread(_pack, text, tokenized, tokenizer)

@@ -125,7 +125,8 @@ def _read_inputs(value: str | list[str | list[str]]) -> tuple[Sequence[Sequence[
     texts = [one for one in value if isinstance(one, str)]
     if texts and len(texts) == len(value):
         # A list of texts is one input.
-        _check_size(texts, field="inputs")
+        if len(texts) > _PAIR:
+            raise _wrong_size(texts, field="inputs")
         return [texts], False
     if texts:
         raise InvalidRequestError(
@@ -135,15 +136,15 @@ def _read_inputs(value: str | list[str | list[str]]) -> tuple[Sequence[Sequence[
         )
     inputs = [one for one in value if not isinstance(one, str)]
     for index, one in enumerate(inputs):
-        _check_size(one, field=f"inputs[{index}]")
+        if not 1 <= len(one) <= _PAIR:
+            raise _wrong_size(one, field=f"inputs[{index}]")
     return inputs, True
 
 
-def _check_size(texts: Sequence[str], *, field: str) -> None:
-    if not 1 <= len(texts) <= _PAIR:
-        raise InvalidRequestError(
-            f"{field} has {len(texts)} texts; an input has 1, or 2 that are a pair", field=field
-        )
+def _wrong_size(texts: Sequence[str], *, field: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{field} has {len(texts)} texts; an input has 1, or 2 that are a pair", field=field
+    )
 
 
 def _name_input(error: EngineError, indices: Sequence[int], *, is_batch: bool) -> None:

@@ -19,7 +19,7 @@ from embedgrpc.server.http.dialects.answers import SimpleToken
 from embedgrpc.server.http.dialects.tei import TAG, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.rows import json_list
-from embedgrpc.server.services.tokenizer import FEW_TOKENS
+from embedgrpc.server.services.tokenizer import FEW_BYTES, FEW_TOKENS
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import tokenizer_service_pb2
 
@@ -87,7 +87,8 @@ async def tokenize(exchange: Exchange) -> Answer:
             _pack(text, one, tokenizer) for text, one in zip(texts, tokenized, strict=True)
         )
 
-    packed = pack() if tokens <= FEW_TOKENS else await asyncio.to_thread(pack)
+    few = tokens <= FEW_TOKENS and exchange.size_bytes <= FEW_BYTES
+    packed = pack() if few else await asyncio.to_thread(pack)
     check_response_size(len(packed), limit=limit)
     return Answer(packed)
 
