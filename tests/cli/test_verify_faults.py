@@ -25,7 +25,7 @@ from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers import chat_template, rebuilt, tokenizer
 from embedgrpc.models.tokenizers.added_tokens import TokenizerSettings
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from embedgrpc.server.loading.prepared_model import PreparedModel, RunnableGraph
+from embedgrpc.server.loading.prepared_model import PreparedModel, PreparedRoutes, RunnableGraph
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 from tests.models.breaking import edit_graph, ignore_mask
@@ -57,11 +57,12 @@ class AgainstItself(Verification):
 
     right: LocalRunner
 
-    def _load(self, named: ModelSettings, resources: ExitStack) -> LocalRunner:
-        return _load(Path(named.source), self.settings.cache_dir, resources)
+    def _prepare(self, named: ModelSettings, resources: ExitStack) -> PreparedRoutes:
+        loaded = _load(Path(named.source), self.settings.cache_dir, resources)
+        return PreparedRoutes.of(loaded.model)
 
-    def _find_other(self, runner: LocalRunner, resources: ExitStack) -> Runner:
-        del runner, resources
+    def _find_other(self, runner: LocalRunner, others: PreparedRoutes | None) -> Runner:
+        del runner, others
         return self.right
 
 

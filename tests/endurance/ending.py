@@ -47,7 +47,7 @@ class Household:
             other_threads=len(names) - len(own),
             held=holdings(
                 scheduler=loaded.scheduler,
-                admission=loaded.admission,
+                admission=loaded.admissions[0],
                 pipeline=loaded.embedder and loaded.embedder.pipeline,
                 streams=trial.service.server._open_streams,
             ),
@@ -81,7 +81,7 @@ async def check_nothing_is_left(trial: Trial, before: Household) -> None:
 
 
 def _still_there(trial: Trial, before: Household) -> dict[str, object]:
-    admission = trial.loaded.admission
+    admission = trial.loaded.admissions[0]
     assert isinstance(admission, CountingAdmission)
     left = Household.of(trial).more_than(before)
     met: Counter[WorkClass] = Counter()
@@ -100,7 +100,7 @@ def _still_there(trial: Trial, before: Household) -> dict[str, object]:
 def check_fates(trial: Trial) -> Counter[SequenceOutcome]:
     """Compare the server's counts with those of the clients; return the server's."""
     fates: Counter[SequenceOutcome] = Counter()
-    for (_, fate), inputs in trial.loaded.admission.ledger.outcome_counts.items():
+    for (_, fate), inputs in trial.loaded.admissions[0].ledger.outcome_counts.items():
         fates[fate] += inputs
     seen = trial.outcomes
     refused = sum(fates[fate] for fate in _REFUSALS)

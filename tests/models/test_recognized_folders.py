@@ -50,12 +50,6 @@ def _first_module(name: str) -> Callable[[Path], None]:
     return apply
 
 
-def _router(folder: Path) -> None:
-    _first_module("Router")(folder)
-    structure = {"query": ["query_0"], "document": ["document_0", "document_1"]}
-    (folder / "router_config.json").write_text(json.dumps({"structure": structure}))
-
-
 def _fixed_batch(folder: Path) -> None:
     def fix(model: onnx.ModelProto) -> None:
         for value in model.graph.input:
@@ -76,13 +70,6 @@ def _fixed_batch(folder: Path) -> None:
         ("bert-mean", _without_modules("BertForMaskedLM"), "SPLADE.*SparseEncoder"),
         ("bert-mean", _adapter, r"adapter_config\.json.*an adapter without b: serve that model"),
         ("bert-mean", _adapter_alone, r"adapter_config\.json.*or put config\.json and the weights"),
-        ("bert-mean", _first_module("Router"), r"'Router' is not supported.*save each route"),
-        (
-            "bert-mean",
-            _router,
-            r"has the routes 'query', 'document'; load it.*prompts=model\.prompts.*serve these",
-        ),
-        ("bert-mean", _first_module("Asym"), r"'Asym' is not supported.*save each route"),
         ("bert-mean", _first_module("IDF"), "SparseEncoder of sentence-transformers and save it"),
         ("bert-mean", _first_module("SparseStaticEmbedding"), "a table named weight"),
         ("bert-mean", _own_module, r"'my_modules\.Pooling' is code of the model's own"),

@@ -373,5 +373,5 @@ def test_models_are_listed_as_they_are(fixture_client: Client) -> None:
         assert list(models[name].labels) == expected(name)["settings"]["labels"]
         assert models[name].score_function == expected(name)["settings"]["score_function"]
     assert models["xlmr-bge-m3"].rerank_method == "hybrid"
-    assert "rerank" not in models["splade-bert"].tasks
+    assert models["splade-bert"].rerank_method == "similarity"
     assert len({model.fingerprint for model in models.values()}) == len(models)

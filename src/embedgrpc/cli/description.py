@@ -9,10 +9,12 @@ from embedgrpc.cli.validated import check_validated, prepare_validated
 from embedgrpc.engine.tasks.similarity import method_for
 from embedgrpc.models.folder import properties
 from embedgrpc.models.folder.late_interaction import LateInteraction
+from embedgrpc.models.folder.routes import RoutedProperties, read_routes
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
+from embedgrpc.models.graphs.content_hash import hash_routes
 from embedgrpc.models.graphs.identity import Identity, identify
 from embedgrpc.models.graphs.stored_type import find_stored_type
-from embedgrpc.models.kinds import Kind, RerankMethod
+from embedgrpc.models.kinds import Kind, RerankMethod, TextRole
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.sources.weight_file import Format
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
@@ -50,35 +52,56 @@ def describe(
     """
     files = resolve(model.source)
     if may_build:
-        read, _ = prepare_validated(files, model, settings)
+        found, _ = prepare_validated(files, model, settings)
     else:
         check_validated(files, model, settings)
-        read = properties.read(files, model.overrides)
-    Tokenizer.load(read)
-    identity = identify(files, read, cache_dir=settings.cache_dir)
-    method = _find_method(read)
-    origins = read.origins
-
-    def defined(name: str, value: Any) -> Property:
-        return Property(name, value, origins.get(name, "default"))
-
+        found = read_routes(files, model.overrides)
+    identities = {}
+    for name, read in found.by_route.items():
+        Tokenizer.load(read)
+        identities[name] = identify(files, read, cache_dir=settings.cache_dir)
+    method = _find_method(found)
     yield Property("source", model.source)
     yield Property("revision", files.revision)
     yield Property("folder", str(files.folder))
+    if found.has_router:
+        yield from _describe_routes(found)
+    for name, read in found.by_route.items():
+        for one in _describe_route(read, identities[name], files.folder, is_built=may_build):
+            yield one._replace(name=f"{name}.{one.name}") if name else one
+    yield Property("rerank_method", method)
+    hashes = {name: identity.content_hash for name, identity in identities.items()}
+    yield Property("fingerprint", hash_routes(hashes, found.by_role))
+
+
+def _describe_routes(found: RoutedProperties) -> Iterator[Property]:
+    """Yield the route that texts of each role pass."""
+    chosen = {role or "no input_type": name for role, name in found.by_role.items()}
+    yield Property("route", chosen)
+    if found.skipped:
+        yield Property("routes_skipped", list(found.skipped))
+
+
+def _describe_route(
+    read: properties.ModelProperties, identity: Identity, folder: Path, *, is_built: bool
+) -> Iterator[Property]:
+    """Yield the properties of a route, or of a model without routes."""
+
+    def defined(name: str, value: Any) -> Property:
+        return Property(name, value, read.origins.get(name, "default"))
+
     yield defined("kind", read.kind)
     yield defined("model_type", read.model_type)
-    yield from _describe_weights(identity, files.folder)
-    yield Property("tokenizer", _within(find_tokenizer_file(read.transformer_folder), files.folder))
+    yield from _describe_weights(identity, folder)
+    yield Property("tokenizer", _within(find_tokenizer_file(read.transformer_folder), folder))
     yield defined("max_tokens", read.max_tokens)
     yield defined("truncation", read.truncation)
     yield defined("padding_side", read.padding_side)
     yield defined("pad_token_id", read.pad_token_id)
     yield defined("lowercase", read.lowercase)
     yield from _describe_results(read, defined)
-    yield Property("rerank_method", method)
     yield Property("keys", list(read.keys))
-    yield Property("graph", _describe_check(identity, is_built=may_build))
-    yield Property("fingerprint", identity.content_hash)
+    yield Property("graph", _describe_check(identity, is_built=is_built))
 
 
 def _describe_late(late: LateInteraction | None) -> Iterator[tuple[str, Any]]:
@@ -94,7 +117,10 @@ def _describe_late(late: LateInteraction | None) -> Iterator[tuple[str, Any]]:
     yield "mean_score", late.mean
 
 
-def _find_method(read: properties.ModelProperties) -> RerankMethod | None:
+def _find_method(found: RoutedProperties) -> RerankMethod | None:
+    read = found.first
+    if found.has_router and not {TextRole.QUERY, TextRole.DOCUMENT} <= found.by_role.keys():
+        return None
     if read.kind is Kind.EMBEDDING:
         return method_for(read.representations)
     return RerankMethod.CROSS_ENCODER if read.kind is Kind.CROSS_ENCODER else None

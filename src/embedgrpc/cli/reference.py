@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +18,7 @@ from embedgrpc.models.graphs.outputs import (
     TOKEN_EMBEDDINGS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Kind, Representation
+from embedgrpc.models.kinds import Kind, Representation, TextRole
 from embedgrpc.models.sources.source import ModelFiles
 
 # One text a batch: padding on the left shifts the positions of some architectures, which changes
@@ -26,7 +27,11 @@ _BATCH = 1
 
 
 def find_reference(
-    files: ModelFiles, properties: ModelProperties, *, max_tokens: int
+    files: ModelFiles,
+    properties: ModelProperties,
+    *,
+    max_tokens: int,
+    passed: "PassedRoute | None" = None,
 ) -> Runner | None:
     """Return the model in its reference library; None if that is not installed.
 
@@ -34,10 +39,15 @@ def find_reference(
         files: The model. The library itself downloads the files of a Hub repository.
         properties: The model's properties.
         max_tokens: The length to truncate texts to, at most the model's own limit.
+        passed: The route that the texts pass, of a model with routes.
 
     Raises:
         ModelError: The library cannot load the model.
     """
+    if passed is not None:
+        if importlib.util.find_spec(ReferenceRunner.package) is None:
+            return None
+        return ReferenceRunner(files, properties, max_tokens=max_tokens, passed=passed)
     runner: type[
         Model2VecRunner | ClassifierReference | LateInteractionRunner | ReferenceRunner
     ] = ReferenceRunner
@@ -50,6 +60,21 @@ def find_reference(
     if importlib.util.find_spec(runner.package) is None:
         return None
     return runner(files, properties, max_tokens=max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class PassedRoute:
+    """The route of a model that texts pass.
+
+    Attributes:
+        name: Its name.
+        role: The role of the texts; None for no role.
+        prompt: What is put in front of each text.
+    """
+
+    name: str
+    role: TextRole | None
+    prompt: str
 
 
 class Model2VecRunner:
@@ -122,13 +147,21 @@ class ReferenceRunner:
 
     package = "sentence_transformers"
 
-    def __init__(self, files: ModelFiles, properties: ModelProperties, *, max_tokens: int) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        properties: ModelProperties,
+        *,
+        max_tokens: int,
+        passed: PassedRoute | None = None,
+    ) -> None:
         """Load the model.
 
         Args:
             files: The model. The library itself downloads the files of a Hub repository.
             properties: The model's properties.
             max_tokens: The length to truncate texts to, at most the model's own limit.
+            passed: The route that the texts pass, of a model with routes.
 
         Raises:
             ModelError: The library cannot load the model.
@@ -151,18 +184,26 @@ class ReferenceRunner:
             )
         except Exception as error:  # the library, PyTorch or the files may raise anything
             raise _cannot_load(self.name, files, error) from error
+        self._options: dict[str, Any] = {"batch_size": _BATCH, "show_progress_bar": False}
+        first: Any = self._model if self._crosses else None
+        if passed is not None:
+            self._options |= {"task": passed.role, "prompt": passed.prompt}
+            first = _first_module(self._model, passed.name)
+        elif properties.table is not None or properties.weight_table is not None:
+            first = self._model[0]
         if properties.table is not None:
             if max_tokens < properties.max_tokens:
-                self._model[0].tokenizer.enable_truncation(max_tokens)
+                first.tokenizer.enable_truncation(max_tokens)
         elif properties.weight_table is not None:
             # The library follows the tokenizer's limit alone.
-            self._model[0].tokenizer.model_max_length = max_tokens
+            first.tokenizer.model_max_length = max_tokens
         elif max_tokens < properties.max_tokens:
-            setattr(self._model, "max_length" if self._crosses else "max_seq_length", max_tokens)
+            name = "max_length" if self._crosses else "max_seq_length"
+            setattr(first or self._model, name, max_tokens)
 
     def run(self, items: Sequence[Item]) -> ModelOutputs:
         """Run each item; scores are returned before the activation."""
-        options: dict[str, Any] = {"batch_size": _BATCH, "show_progress_bar": False}
+        options = self._options
         if self._crosses:
             import torch  # type: ignore[import-not-found]  # noqa: PLC0415 - installed with the library
 
@@ -177,3 +218,13 @@ class ReferenceRunner:
             return {VOCABULARY_WEIGHTS: list(np.asarray(vectors.cpu(), np.float32))}
         vectors = self._model.encode(list(items), convert_to_numpy=True, **options)
         return {SENTENCE_EMBEDDING: list(np.asarray(vectors, np.float32))}
+
+
+def _first_module(model: Any, route: str) -> Any:
+    """Return the module that reads the texts of a route."""
+    routes = getattr(model[0], "sub_modules", None)
+    if routes is None:
+        return model[0]
+    # With several routers, a route has the names that each of them gives it.
+    name = next(name for name in routes if route == name or route.startswith(f"{name}/"))
+    return routes[name][0]

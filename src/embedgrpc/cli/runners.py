@@ -22,6 +22,7 @@ from embedgrpc.models.graphs.outputs import (
 )
 from embedgrpc.models.kinds import TextRole, Truncation
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
+from embedgrpc.server.contract.options import prompt_for_role
 from embedgrpc.server.loading.prepared_model import PreparedModel
 
 # A text, or a query and a document.
@@ -55,12 +56,21 @@ class LocalRunner:
         name: A readable name.
         max_tokens: The longest sequence to run, at most the model's own limit.
         max_characters: Most characters of a text; a longer one is cut.
+        role: The role of the texts, of a model with routes.
+        route: The name of the route that they pass; empty for a model without routes.
     """
 
     name: str
     model: PreparedModel
     max_tokens: int
     max_characters: int
+    role: TextRole | None = None
+    route: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt that the model has for such texts."""
+        return prompt_for_role(self.role, self.model.properties)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -82,7 +92,7 @@ class LocalRunner:
         Texts for a model of late interaction are documents first, and then queries.
         """
         properties, tokenizer = self.model.properties, self.model.tokenizer
-        prompt = properties.prompts.get(properties.default_prompt_name, "")
+        prompt = self.prompt
         # A model without a limit refuses texts that are too long; here they are cut.
         truncation = (
             Truncation.END if properties.truncation is Truncation.NONE else properties.truncation

@@ -152,7 +152,13 @@ def _write(model: ModelSettings, folder: Path, execution: "Execution", settings:
     from embedgrpc.triton_repository.writing import write_model  # noqa: PLC0415 - as above
 
     files = resolve(model.source)
-    properties, graph = prepare_validated(files, model, settings)
+    found, graphs = prepare_validated(files, model, settings)
+    if found.has_router:
+        raise ModelError(
+            f"{files.folder}: the model has several routes, which are not run on Triton: serve"
+            " this model with embedgrpc alone"
+        )
+    properties, graph = found.first, graphs[""]
     if properties.tasks:
         raise ModelError(
             f"{files.folder}: a request to Triton cannot choose a task: set task_id for this model"

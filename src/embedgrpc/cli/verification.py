@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedgrpc.cli.deviation import compare, is_finite, length_gap
-from embedgrpc.cli.reference import find_reference
+from embedgrpc.cli.reference import PassedRoute, find_reference
 from embedgrpc.cli.runners import Item, LocalRunner, ModelOutputs, Runner
 from embedgrpc.cli.sample_texts import pair_up, read_texts, sample_texts
 from embedgrpc.models.errors import ModelError
 from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
-from embedgrpc.models.kinds import Kind, WeightType
+from embedgrpc.models.kinds import Kind, TextRole, WeightType
 from embedgrpc.server.loading import loading
 from embedgrpc.server.loading.catalog import ServedModel
-from embedgrpc.server.loading.prepared_model import PreparedModel
+from embedgrpc.server.loading.prepared_model import PreparedModel, PreparedRoutes
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings
 
@@ -70,7 +70,17 @@ class Verification:
             DeviceError: The device cannot be used.
             BackendError: A graph cannot be loaded, or a run failed.
         """
-        runner = self._load(self.model, resources)
+        routes = self._prepare(self.model, resources)
+        others = self._prepare(self.against, resources) if self.against else None
+        by_role = routes.properties.by_role
+        for name, model in routes.by_route.items():
+            role = next(role for role, passed in by_role.items() if passed == name)
+            runner = self._new_runner(self.model, model, role, name)
+            for check in self._check_route(runner, others):
+                yield replace(check, name=f"{name}: {check.name}") if name else check
+
+    def _check_route(self, runner: LocalRunner, others: PreparedRoutes | None) -> Iterator[Check]:
+        """Check one route of a model, by texts that pass it."""
         model = runner.model
         revision = model.files.revision or "without a revision"
         yield Check("files", True, f"{model.files.folder}, {revision}")
@@ -79,7 +89,7 @@ class Verification:
         yield _check_texts(runner, items)
         outputs = runner.run(items)
         yield from self._check_alone(runner, items, outputs)
-        other = self._find_other(runner, resources)
+        other = self._find_other(runner, others)
         if other is None:
             table = runner.model.properties.table
             library = "model2vec" if table and table.of_model2vec else "sentence-transformers"
@@ -88,12 +98,17 @@ class Verification:
         else:
             yield from self._check_against(outputs, other, items)
 
-    def _load(self, named: ModelSettings, resources: ExitStack) -> LocalRunner:
-        model = loading.prepare_model(ServedModel(named), self.settings, loading.open_onnx)
-        resources.callback(model.backend.close)
+    def _prepare(self, named: ModelSettings, resources: ExitStack) -> PreparedRoutes:
+        routes = loading.prepare_routes(ServedModel(named), self.settings, loading.open_onnx)
+        resources.callback(routes.close)
+        return routes
+
+    def _new_runner(
+        self, named: ModelSettings, model: PreparedModel, role: TextRole | None, route: str
+    ) -> LocalRunner:
         tokens = model.properties.max_tokens
         characters = self.settings.max_characters_per_token * tokens
-        return LocalRunner(named.source, model, min(tokens, _TOKENS_MAX), characters)
+        return LocalRunner(named.source, model, min(tokens, _TOKENS_MAX), characters, role, route)
 
     def _choose_items(self, runner: LocalRunner) -> Sequence[Item]:
         texts = read_texts(self.texts) if self.texts else self._sample(runner)
@@ -136,11 +151,19 @@ class Verification:
                 passed = deviation.number_max <= limit * size
                 yield Check(kind, passed, f"{name} against alone: {deviation}")
 
-    def _find_other(self, runner: LocalRunner, resources: ExitStack) -> Runner | None:
-        if self.against:
-            return self._load(self.against, resources)
-        model = runner.model
-        return find_reference(model.files, model.properties, max_tokens=runner.max_tokens)
+    def _find_other(self, runner: LocalRunner, others: PreparedRoutes | None) -> Runner | None:
+        if self.against and others:
+            # A model without routes computes every text in one way.
+            by_role = others.properties.by_role
+            name = by_role.get(runner.role, next(iter(by_role.values())))
+            return self._new_runner(self.against, others.by_route[name], runner.role, name)
+        model, name = runner.model, runner.route
+        return find_reference(
+            model.files,
+            model.properties,
+            max_tokens=runner.max_tokens,
+            passed=PassedRoute(name, runner.role, runner.prompt) if name else None,
+        )
 
     def _check_against(
         self, outputs: ModelOutputs, other: Runner, items: Sequence[Item]

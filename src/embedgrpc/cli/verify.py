@@ -56,7 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
             )
             for check in verification.checks(resources):
                 passed = passed and check.passed is not False
-                print(f"{check.name:<20}{_VERDICTS[check.passed]:<7}{check.found}", flush=True)
+                print(f"{check.name:<19} {_VERDICTS[check.passed]:<7}{check.found}", flush=True)
         except LOAD_ERRORS as error:
             return report(error, code=2)
     return 0 if passed else 1

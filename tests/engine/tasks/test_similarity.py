@@ -54,7 +54,8 @@ def test_the_richest_method_is_taken() -> None:
     assert method_for([multi, lexical, dense]) is RerankMethod.HYBRID
     assert method_for([dense, multi]) is RerankMethod.SIMILARITY
     assert method_for([multi]) is RerankMethod.LATE_INTERACTION
-    assert method_for([lexical]) is None
+    assert method_for([lexical]) is RerankMethod.SIMILARITY
+    assert method_for([]) is None
     assert not can_rank(RerankMethod.HYBRID, [dense, multi])
     assert not can_rank(RerankMethod.CROSS_ENCODER, list(Representation))
 

@@ -19,12 +19,17 @@ from embedgrpc.models.folder.known_keys import (
 )
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import ModelProperties, read
+from embedgrpc.models.folder.routes import read_routes
 from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.sources.source import resolve
 from tests.models.runner import DEFAULT_MODEL, FIXTURES, copy_fixture, edit_json
 
 REFERENCE = json.loads(Path(__file__).with_name("reference_keys.json").read_text("utf-8"))
-FOLDERS = sorted(path.name for path in FIXTURES.iterdir() if (path / "config.json").exists())
+FOLDERS = sorted(
+    path.name
+    for path in FIXTURES.iterdir()
+    if (path / "config.json").exists() or (path / "router_config.json").exists()
+)
 FILES = {
     "config.json": CONFIG,
     "config_sentence_transformers.json": EXTRAS,
@@ -66,7 +71,8 @@ def test_a_key_has_one_verdict(keys: Keys) -> None:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_keys_of_the_fixtures_are_known(name: str) -> None:
     """Folders as the libraries write them need no setting."""
-    assert not _read(FIXTURES / name).accepted_keys
+    routes = read_routes(resolve(str(FIXTURES / name))).by_route
+    assert not any(route.accepted_keys for route in routes.values())
 
 
 def test_the_keys_of_the_default_model_are_known() -> None:

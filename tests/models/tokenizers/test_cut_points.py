@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
-from embedgrpc.models.folder.properties import read
+from embedgrpc.models.folder.routes import read_routes
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.tokenizers.cut_points import CutPoints, Pieces, find_cut_points
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ TEXTS = st.lists(
 def load(source: str) -> Tokenizer:
     """Load a model's tokenizer."""
     files = resolve(source)
-    return Tokenizer.load(read(files))
+    return Tokenizer.load(read_routes(files).first)
 
 
 @pytest.fixture(scope="module", params=[*SOURCES, DEFAULT], ids=lambda one: Path(one).name)

@@ -58,6 +58,7 @@ class Embedder:
         pipeline: Runs its sequences.
         max_characters: Maximum characters of a text to tokenize.
         graph_outputs: The outputs of its graph.
+        route: The name of the model's route that it computes; empty for a model with one.
     """
 
     properties: ModelProperties
@@ -65,6 +66,12 @@ class Embedder:
     pipeline: Pipeline
     max_characters: int
     graph_outputs: Collection[str]
+    route: str = ""
+
+    @property
+    def special_token_count(self) -> int:
+        """The special tokens around a text."""
+        return self.tokenizer.special_token_count
 
     async def embed(
         self,
@@ -75,6 +82,7 @@ class Embedder:
         size_bytes: int,
         pack: Callable[[BatchResult], Packed],
         field: str = "texts",
+        indexed: bool = True,
         partial: bool = False,
         pack_cost: float = 1.0,
     ) -> Packed:
@@ -88,6 +96,7 @@ class Embedder:
             size_bytes: Their approximate UTF-8 size together.
             pack: Makes the response. Called off the event loop if that takes long.
             field: The request field that holds the texts, for errors.
+            indexed: Whether this field holds several texts.
             partial: Whether texts that fail leave the others unaffected.
             pack_cost: What `pack` takes for a number, in units of its binary form.
 
@@ -99,12 +108,12 @@ class Embedder:
                 them.
         """
         inputs = self._inputs(
-            texts, spec, size_bytes=size_bytes, field=field, indexed=True, atomic=not partial
+            texts, spec, size_bytes=size_bytes, field=field, indexed=indexed, atomic=not partial
         )
         try:
             result = await self.pipeline.run(inputs, call)
         except errors.NonFiniteOutputError as error:
-            error.field = f"{field}[{error.index}]"
+            error.field = _place(field, error.index, indexed=indexed)
             raise
 
         def finish() -> Packed:
@@ -114,7 +123,9 @@ class Embedder:
                 zero = self.has_no_direction(rows, spec)
                 if zero.any():
                     without = [indices[row] for row in zero.nonzero()[0].tolist()]
-                    found = [no_direction(f"{field}[{index}]") for index in without]
+                    found = [
+                        no_direction(_place(field, index, indexed=indexed)) for index in without
+                    ]
                     if not partial:
                         found[0].add_others(found[1:])
                         raise found[0]
@@ -351,7 +362,7 @@ class Embedder:
         atomic: bool,
     ) -> Inputs:
         def name(index: int) -> str:
-            return f"{field}[{index}]" if indexed else field
+            return _place(field, index, indexed=indexed)
 
         max_characters = self.limit_characters(spec.max_tokens, spec.truncation, spec.prompt)
         finder = None
@@ -470,6 +481,11 @@ class Embedder:
                 prompt_tokens=prompt_tokens,
             )
         return sequence
+
+
+def _place(field: str, index: int, *, indexed: bool) -> str:
+    """Return where a text stands in the request, for errors."""
+    return f"{field}[{index}]" if indexed else field
 
 
 def no_direction(field: str) -> errors.NonFiniteOutputError:

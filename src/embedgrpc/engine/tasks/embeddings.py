@@ -25,6 +25,7 @@ class EmbedSpec:
         task: The task that the graph computes, if the model has several.
         role: What the texts are to a model of late interaction; None for other models.
         min_tokens: The tokens that each text has at least, because the model fills it up.
+        route: The name of the route that computes them; empty for a model with one.
         token_dimensions: Values per token vector, if the model is to return those that it pools;
             0 for none.
     """
@@ -39,6 +40,7 @@ class EmbedSpec:
     task: int = 0
     role: TextRole | None = None
     min_tokens: int = 0
+    route: str = ""
     token_dimensions: int = 0
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, JobResult
+from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.tasks.embedder import Embedder, no_direction, read_limit_of
 from embedgrpc.engine.tasks.embeddings import Embeddings, EmbedSpec
 from embedgrpc.engine.tasks.reranking import (
@@ -34,11 +35,12 @@ _SPECIAL_TOKENS = 8
 _NO_MATCH = -1e9
 
 
-# The representations that each method compares, best method first.
+# The representations that each method compares, best method first. Similarity is the cosine of
+# dense vectors, or the dot product of sparse ones where there are no dense vectors.
 _REPRESENTATIONS = {
-    RerankMethod.HYBRID: tuple(Representation),
-    RerankMethod.SIMILARITY: (Representation.DENSE,),
-    RerankMethod.LATE_INTERACTION: (Representation.MULTI_VECTOR,),
+    RerankMethod.HYBRID: (tuple(Representation),),
+    RerankMethod.SIMILARITY: ((Representation.DENSE,), (Representation.SPARSE,)),
+    RerankMethod.LATE_INTERACTION: ((Representation.MULTI_VECTOR,),),
 }
 
 
@@ -49,8 +51,15 @@ def method_for(representations: Sequence[Representation]) -> RerankMethod | None
 
 def can_rank(method: RerankMethod, representations: Sequence[Representation]) -> bool:
     """Return whether a model with these representations can rank by this method."""
-    needed = _REPRESENTATIONS.get(method)
-    return needed is not None and set(needed) <= set(representations)
+    return bool(representations_for(method, representations))
+
+
+def representations_for(
+    method: RerankMethod, representations: Sequence[Representation]
+) -> tuple[Representation, ...]:
+    """Return what a method compares of a model with these representations; empty if it cannot."""
+    choices = _REPRESENTATIONS.get(method, ())
+    return next((one for one in choices if set(one) <= set(representations)), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +94,10 @@ class SimilarityReranker:
             normalize=True,
             truncation=spec.truncation,
             max_tokens=properties.max_tokens,
-            representations=_REPRESENTATIONS[self.method],
+            representations=self._compared,
+            max_sparse_terms=properties.max_active_dims
+            if self.method is RerankMethod.SIMILARITY
+            else 0,
         )
         texts = QueryAndDocuments(query, documents)
         prompts = len(spec.query_prompt) + len(spec.document_prompt) * len(documents)
@@ -118,8 +130,8 @@ class SimilarityReranker:
         def score() -> Ranking:
             return self._score(result, embed_spec, partial=partial)
 
-        # Comparing token by token would hold up the event loop, and so would large vectors.
-        cheap = self.method is RerankMethod.SIMILARITY and not result.rows.are_large()
+        # Comparing tokens or terms would hold up the event loop, and so would large vectors.
+        cheap = self._compared == (Representation.DENSE,) and not result.rows.are_large()
         return score() if cheap else await asyncio.to_thread(score)
 
     def _score(self, result: JobResult, spec: EmbedSpec, *, partial: bool) -> Ranking:
@@ -166,7 +178,7 @@ class SimilarityReranker:
             InvalidRequestError: They would.
         """
         properties = self.embedder.properties
-        if Representation.MULTI_VECTOR not in _REPRESENTATIONS[self.method]:
+        if Representation.MULTI_VECTOR not in self._compared:
             return
         token_bytes = properties.multi_vector_dimensions * _FLOAT_BYTES
         # A token has at least one byte. Only if that bound is too high are the texts looked at.
@@ -188,6 +200,10 @@ class SimilarityReranker:
                 field="documents",
                 metadata={"label": "TOO_MANY_VECTORS", "bytes": str(size)},
             )
+
+    @property
+    def _compared(self) -> tuple[Representation, ...]:
+        return representations_for(self.method, self.embedder.properties.representations)
 
     @property
     def _min_query_tokens(self) -> int:
@@ -245,7 +261,28 @@ def _cosine(embeddings: Embeddings) -> FloatArray:
 
 def _lexical(embeddings: Embeddings) -> FloatArray:
     query, *documents = embeddings.sparse or ()
+    return _multiply(query, documents)
+
+
+def _similarity(embeddings: Embeddings) -> FloatArray:
+    return _lexical(embeddings) if embeddings.vectors is None else _cosine(embeddings)
+
+
+def _multiply(query: SparseVector, documents: Sequence[SparseVector]) -> FloatArray:
     return np.array([query.dot(document) for document in documents], np.float32)
+
+
+def compare_by_similarity(query: Embeddings, documents: Embeddings) -> FloatArray:
+    """Compare the one embedding of a query with each document's; float32 [documents].
+
+    Args:
+        query: With a dense vector of unit length, or with a sparse one alone.
+        documents: The same.
+    """
+    if query.vectors is None or documents.vectors is None:
+        return _multiply((query.sparse or ())[0], documents.sparse or ())
+    scores: FloatArray = documents.vectors @ query.vectors[0]
+    return scores
 
 
 def _late_interaction(embeddings: Embeddings) -> FloatArray:
@@ -273,7 +310,7 @@ def _hybrid(embeddings: Embeddings) -> FloatArray:
 
 
 _SCORES: dict[RerankMethod, Callable[[Embeddings], FloatArray]] = {
-    RerankMethod.SIMILARITY: _cosine,
+    RerankMethod.SIMILARITY: _similarity,
     RerankMethod.LATE_INTERACTION: _late_interaction,
     RerankMethod.HYBRID: _hybrid,
 }

@@ -1,11 +1,11 @@
 """Judges the keys of a model's files by the tables of `known_keys`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.files.json_file import JsonObject, read_json
+from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.folder.config_keys import judge_config
 from embedgrpc.models.folder.known_keys import (
     EXTRAS,
@@ -15,14 +15,17 @@ from embedgrpc.models.folder.known_keys import (
     MODEL2VEC,
     MODULE_CONFIGS,
     MODULES,
+    ROUTER,
+    ROUTER_PARAMETERS,
     SPECIAL_TOKENS,
     TOKENIZER,
     TRANSFORMER,
     Use,
 )
 from embedgrpc.models.folder.late_interaction import METADATA_NAME
-from embedgrpc.models.folder.modules import has_own_code
+from embedgrpc.models.folder.module_list import ModuleEntry, list_modules, read_module_list
 from embedgrpc.models.folder.prompts import TASKS_KEY
+from embedgrpc.models.folder.routing import Route
 from embedgrpc.models.folder.token_table import TokenTable
 from embedgrpc.models.folder.transformer_keys import judge_transformer
 from embedgrpc.models.folder.verdict import KeyVerdict, judge
@@ -37,6 +40,7 @@ def judge_folder(
     is_late: bool = False,
     table: TokenTable | None = None,
     looks_up_weights: bool = False,
+    route: Route | None = None,
 ) -> Iterator[KeyVerdict]:
     """Yield what is done with each key of a model's files.
 
@@ -50,6 +54,7 @@ def judge_folder(
         table: The table of a static model, if it is one. Such a model has fewer files.
         looks_up_weights: Whether a table of weights is in place of the backbone, which then has
             no `config.json`.
+        route: The modules that texts pass, of a model with routes.
 
     Raises:
         ModelError: A file cannot be used.
@@ -59,7 +64,7 @@ def judge_folder(
             yield from judge(JsonObject.read(root / "config.json", root), MODEL2VEC)
         extras = root / "config_sentence_transformers.json"
         yield from judge(JsonObject.read_if_present(extras, root), EXTRAS)
-        yield from _judge_modules(root, has_tasks=False)
+        yield from _judge_modules(root, route, has_tasks=False)
         return
     has_tasks = False
     if not looks_up_weights:
@@ -75,22 +80,31 @@ def judge_folder(
         (folder / "special_tokens_map.json", SPECIAL_TOKENS),
     ):
         yield from judge(JsonObject.read_if_present(path, root), keys)
-    yield from _judge_modules(root, has_tasks=has_tasks)
+    yield from _judge_modules(root, route, has_tasks=has_tasks)
 
 
-def _judge_modules(root: Path, *, has_tasks: bool) -> Iterator[KeyVerdict]:
+def _judge_modules(root: Path, route: Route | None, *, has_tasks: bool) -> Iterator[KeyVerdict]:
     """Yield what is done with each key of `modules.json` and of the modules' own files."""
-    modules = root / "modules.json"
-    for entry in read_json(modules, root) if modules.exists() else ():
-        module = JsonObject(modules, entry)
+    path = root / "modules.json"
+    if not path.exists():
+        return
+    for module in read_module_list(root):
         yield from judge(module, MODULES)
-        kind = module.text("type", default="")
-        if has_own_code(module) and not has_tasks:
-            yield KeyVerdict(module, "type", Use.UNKNOWN, f"{kind} is code of the model's own")
-        module_keys = MODULE_CONFIGS.get(kind.rpartition(".")[2])
+    for router in route.routers if route else ():
+        yield from judge(router, ROUTER)
+        parameters = JsonObject(router.path, router.table("parameters"))
+        yield from judge(parameters, ROUTER_PARAMETERS)
+    entries: Sequence[ModuleEntry] = route.entries if route else list_modules(root)
+    for entry in entries:
+        if entry.has_own_code and not has_tasks:
+            config = JsonObject(path, {"type": entry.type})
+            yield KeyVerdict(
+                config, "type", Use.UNKNOWN, f"{entry.type} is code of the model's own"
+            )
+        module_keys = MODULE_CONFIGS.get(entry.name)
         if module_keys is not None:
-            path = root / module.text("path", default="") / "config.json"
-            yield from judge(JsonObject.read_if_present(path, root), module_keys)
+            config = JsonObject.read_if_present(root / entry.folder / "config.json", root)
+            yield from judge(config, module_keys)
 
 
 def _place(path: Path, root: Path) -> str:

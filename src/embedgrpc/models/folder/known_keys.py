@@ -305,6 +305,9 @@ MODULES = Keys(
     # Names of arguments that a caller may pass to a module.
     harmless=_words("kwargs"),
 )
+# Of a module that chooses between sequences of others.
+ROUTER = Keys(followed=_words("types structure parameters"))
+ROUTER_PARAMETERS = Keys(followed=_words("default_route allow_empty_key route_mappings"))
 TOKENIZER = Keys(
     followed=_words(
         "tokenizer_class model_max_length do_lower_case strip_accents tokenize_chinese_chars"

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedgrpc.models.errors import ModelError
-from embedgrpc.models.files.json_file import JsonObject, read_json
+from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.files.model_file import find_member
 from embedgrpc.models.folder.logit_score import LogitScore
+from embedgrpc.models.folder.module_list import ModuleEntry, list_modules
 from embedgrpc.models.folder.multi_vector_mask import MultiVectorMask
+from embedgrpc.models.folder.routing import Route
 from embedgrpc.models.folder.splade_config import SpladePooling
 from embedgrpc.models.folder.token_table import (
     TokenTable,
@@ -22,6 +24,7 @@ from embedgrpc.models.folder.token_table import (
 )
 from embedgrpc.models.folder.weight_table import WeightTable, read_weight_table
 from embedgrpc.models.kinds import Pooling
+from embedgrpc.models.sources.config_files import MODULES_NAME, ROUTER_TYPES
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tensors.vector_layers import VectorLayer, read_dense, read_norm
 
@@ -34,12 +37,7 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": Pooling.WEIGHTED_MEAN,
     "pooling_mode_lasttoken": Pooling.LAST_TOKEN,
 }
-_LIBRARY = "sentence_transformers"
-# PyLate's own class computes the same.
-_PYLATE_DENSE = "pylate.models.Dense.Dense"
 _TOKEN_EMBEDDINGS = "token_embeddings"  # noqa: S105 - tokens of text, not a password
-# Real models have up to six modules.
-_MODULES_MAX = 64
 _POOLINGS_MAX = 16
 
 
@@ -88,34 +86,27 @@ class Modules:
         return self.token_dimensions * len(self.poolings)
 
 
-def read_modules(files: ModelFiles) -> Modules:
+def read_modules(files: ModelFiles, route: Route | None = None) -> Modules:
     """Read the modules of a model; without a `modules.json` there are none.
 
     Args:
         files: The model's folder. The table of a static model is downloaded to it.
+        route: The modules to read of a model with routes.
 
     Raises:
         ModelError: A file is missing or wrong, or a module is not supported.
     """
     folder = files.folder
-    path = folder / "modules.json"
+    path = folder / MODULES_NAME
     if not path.exists():
         if not is_model2vec(folder):
             return Modules()
         modules = _use_table(Modules(), files, "")
         return replace(modules, normalize=read_normalize(folder))
-    entries = read_json(path, folder)
-    if not isinstance(entries, list) or not entries:
-        raise ModelError(f"{path} must hold a list of modules")
-    if len(entries) > _MODULES_MAX:
-        raise ModelError(
-            f"{path} has {len(entries)} modules, more than the limit of {_MODULES_MAX}"
-        )
+    entries = route.entries if route else list_modules(folder)
     modules = Modules()
     for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise ModelError(f"{path}: [{index}] must be an object")
-        modules = _append_module(files, JsonObject(path=path, values=entry), index, modules)
+        modules = _append_module(files, entry, index, modules)
     if modules.weight_table is not None and len(entries) > 1:
         raise ModelError(f"{path}: {_LOOK_UP} must be the only module")
     if modules.table is not None and modules.table.of_model2vec:
@@ -123,59 +114,29 @@ def read_modules(files: ModelFiles) -> Modules:
     return modules
 
 
-def _append_module(files: ModelFiles, module: JsonObject, index: int, modules: Modules) -> Modules:
+def _append_module(files: ModelFiles, entry: ModuleEntry, index: int, modules: Modules) -> Modules:
     """Return the modules with the one that an entry of the list names."""
-    folder, path = files.folder, module.path
-    name = module.text("type", default="").rpartition(".")[2]
+    folder, name = files.folder, entry.name
     read = _READERS.get(name)
     if name in _ADVICE:
-        routes = _name_routes(folder, module) if name in _ROUTERS else ""
-        raise ModelError(
-            f"{path}: [{index}].type {name!r} is not supported: {routes}{_ADVICE[name]}"
-        )
+        raise ModelError(f"{entry.type_place} {name!r} is not supported: {_ADVICE[name]}")
     if read is None:
         known = ", ".join(_READERS)
-        raise ModelError(f"{path}: [{index}].type {name!r} is not supported, only {known} are")
-    if has_own_code(module) and name not in _TRANSFORMERS:
+        raise ModelError(f"{entry.type_place} {name!r} is not supported, only {known} are")
+    if entry.has_own_code and name not in _TRANSFORMERS:
         raise ModelError(
-            f"{path}: [{index}].type {module.values['type']!r} is code of the model's own, "
-            "which is not run"
+            f"{entry.type_place} {entry.type!r} is code of the model's own, which is not run"
         )
     if (index == 0) != (name in _FIRST):
         raise ModelError(
-            f"{path}: [{index}].type {name!r} is out of place: the first module, and no other, "
+            f"{entry.type_place} {name!r} is out of place: the first module, and no other, "
             f"must be one of {', '.join(sorted(_FIRST))}"
         )
-    subfolder = module.text("path", default="")
-    find_member(folder, folder, subfolder, named_by=f"{path}: [{index}].path")
-    modules = read(folder, subfolder, modules)
+    find_member(folder, folder, entry.folder, named_by=entry.folder_place)
+    modules = read(folder, entry.folder, modules)
     if name == _LOOK_UP:
-        return replace(modules, weight_table=read_weight_table(files, folder / subfolder))
-    return _use_table(modules, files, subfolder) if name == _STATIC else modules
-
-
-def _name_routes(folder: Path, module: JsonObject) -> str:
-    """Return a sentence with the routes of a Router; empty if its file does not name them.
-
-    Raises:
-        ModelError: The file cannot be read, or is outside of the model's folder.
-    """
-    subfolder = module.text("path", default="")
-    place = find_member(folder, folder, subfolder, named_by=f"{module.path}: path")
-    # Older releases wrote them into config.json.
-    for file in ("router_config.json", "config.json"):
-        routes = JsonObject.read_if_present(place / file, folder).values.get("structure")
-        if isinstance(routes, dict) and routes:
-            shown = ", ".join(
-                repr(name)[:_NAME_CHARACTERS_MAX] for name in list(routes)[:_ROUTES_SHOWN_MAX]
-            )
-            more = (
-                f" and {len(routes) - _ROUTES_SHOWN_MAX} more"
-                if len(routes) > _ROUTES_SHOWN_MAX
-                else ""
-            )
-            return f"it has the routes {shown}{more}; "
-    return ""
+        return replace(modules, weight_table=read_weight_table(files, folder / entry.folder))
+    return _use_table(modules, files, entry.folder) if name == _STATIC else modules
 
 
 def _use_table(modules: Modules, files: ModelFiles, subfolder: str) -> Modules:
@@ -194,16 +155,6 @@ def _check_normalize(folder: Path, modules: Modules) -> None:
             f"{folder / 'modules.json'} {has} Normalize module, but normalize in config.json is "
             f"{str(not modules.normalize).lower()}: make them agree"
         )
-
-
-def has_own_code(module: JsonObject) -> bool:
-    """Return whether the class of a module, in `modules.json`, is not of the library.
-
-    Raises:
-        ModelError: The type is no text.
-    """
-    package, dot, _ = module.text("type", default="").partition(".")
-    return bool(dot) and package != _LIBRARY and module.values["type"] != _PYLATE_DENSE
 
 
 def _read_transformer(folder: Path, subfolder: str, modules: Modules) -> Modules:
@@ -329,20 +280,11 @@ def _read_logit_score(folder: Path, subfolder: str, modules: Modules) -> Modules
     return replace(modules, logit_score=LogitScore.read(path, folder), logit_score_path=path)
 
 
-# Modules that are known, with what to do. Asym is Router's older name, and IDF that of
-# SparseStaticEmbedding, with other files.
-_SPLIT_ROUTES = (
-    "load it as model with sentence-transformers, save each route as a model of its own: "
-    "type(model)(modules=[*model[0].sub_modules['ROUTE'], *list(model)[1:]], "
-    "prompts=model.prompts, default_prompt_name=model.default_prompt_name, "
-    "similarity_fn_name=model.similarity_fn_name).save('FOLDER'), and serve these"
-)
-_ROUTERS = frozenset({"Router", "Asym"})
-_ROUTES_SHOWN_MAX = 8
-_NAME_CHARACTERS_MAX = 64
+# Modules that are known, with what to do. IDF is the older name of SparseStaticEmbedding, with
+# other files.
+_NOT_CHOSEN = "the model has several routes, which are served by embedgrpc alone and not on Triton"
 _ADVICE = {
-    "Router": _SPLIT_ROUTES,
-    "Asym": _SPLIT_ROUTES,
+    **dict.fromkeys(ROUTER_TYPES, _NOT_CHOSEN),
     "IDF": (
         "load the model with SparseEncoder of sentence-transformers and save it, which makes a "
         "SparseStaticEmbedding of it"

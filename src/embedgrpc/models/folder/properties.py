@@ -44,6 +44,7 @@ from embedgrpc.models.folder.prompts import (
 )
 from embedgrpc.models.folder.provenance import Provenance
 from embedgrpc.models.folder.representations import ServedTokenOutputs, find_representations
+from embedgrpc.models.folder.routing import Route
 from embedgrpc.models.folder.scoring import (
     activation_places,
     read_activation,
@@ -217,20 +218,22 @@ def read(
     overrides: ModelOverrides | None = None,
     *,
     served: ServedTokenOutputs | None = None,
+    route: Route | None = None,
 ) -> ModelProperties:
-    """Read the properties of a model.
+    """Read the properties of a model, or of one of its routes: see `read_routes`.
 
     Args:
         files: The model's folder.
         overrides: The configuration, which wins over the files.
         served: The token outputs of the server that runs the model, which win over the heads and
             graphs in the folder; None for a model that runs here.
+        route: The route of a model with routes.
 
     Raises:
         ModelError: A file is missing or wrong, or something is not supported.
     """
     overrides = overrides or ModelOverrides()
-    modules = read_modules(files)
+    modules = read_modules(files, route)
     table, weight_table = modules.table, modules.weight_table
     has_encoder = table is None and weight_table is None
     folder = files.folder / modules.transformer
@@ -257,6 +260,7 @@ def read(
             is_late=is_late,
             table=table,
             looks_up_weights=weight_table is not None,
+            route=route,
         )
     )
     verdicts += judge(adapter.config, ADAPTER) if adapter else ()

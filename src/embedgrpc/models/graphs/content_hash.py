@@ -11,7 +11,7 @@ from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 from embedgrpc.models.graphs.encoders.decoder_families import CAP_KEY, DECODERS
 from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
-from embedgrpc.models.kinds import Kind, Truncation, WeightType
+from embedgrpc.models.kinds import Kind, TextRole, Truncation, WeightType
 from embedgrpc.models.sources.weight_file import Format, WeightFile
 from embedgrpc.models.tokenizers.added_tokens import read_tokenizer_settings
 from embedgrpc.models.tokenizers.chat_template import read_chat_template
@@ -136,6 +136,19 @@ def hash_meaning(
         if template.variables:
             meaning["chat_template_variables"] = dict(template.variables)
     return digest([weights_digest, tokenizer_digest, json.dumps(meaning, sort_keys=True)])
+
+
+def hash_routes(hashes: Mapping[str, str], by_role: Mapping[TextRole | None, str]) -> str:
+    """Return the hash of a model from those of its routes.
+
+    Args:
+        hashes: The hash of each route, by its name; empty for a model without a router.
+        by_role: The name of the route that the texts of a role pass, None for no role.
+    """
+    if "" in hashes:  # the only one, of a model without a router
+        return hashes[""]
+    passed = {role or "": hashes[name] for role, name in by_role.items()}
+    return digest(["routes", json.dumps(passed, sort_keys=True)])
 
 
 def digest(parts: Sequence[str]) -> str:

@@ -1,13 +1,22 @@
 """Lists the files that describe a model: all that is read but the backbone's weights."""
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from embedgrpc.models.files.json_file import read_json
+from embedgrpc.models.files.json_file import JsonObject, read_json
+from embedgrpc.models.files.model_file import find_member
 from embedgrpc.models.tensors.token_heads import HEAD_SUFFIXES, MULTI_VECTOR_NAME, SPARSE_NAME
 
 CONFIG_NAME = "config.json"
 MODULES_NAME = "modules.json"
+# The modules that choose between sequences of others, and their files; the older names come second.
+ROUTER_TYPES = ("Router", "Asym")
+ROUTER_NAMES = ("router_config.json", CONFIG_NAME)
+# Real routers have about four.
+ROUTED_MODULES_MAX = 64
 # Written by the library peft, beside the weights of an adapter.
 ADAPTER_NAME = "adapter_config.json"
 TOKENIZER_NAME = "tokenizer.json"
@@ -17,6 +26,7 @@ VOCABULARY_NAME = "vocab.txt"
 _SETTINGS = (
     CONFIG_NAME,
     MODULES_NAME,
+    ROUTER_NAMES[0],
     ADAPTER_NAME,
     "config_sentence_transformers.json",
     "sentence_*_config.json",
@@ -39,18 +49,70 @@ HEADS = tuple(
 HEAD_NAMES = frozenset(name for group in HEADS for name in group)
 
 
-def read_module_folders(root: Path) -> tuple[str, ...]:
-    """Return the folders that modules.json names; its content is checked by `read_modules`.
+def read_module_folders(root: Path, *, kinds: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the folders that modules.json and its routers name.
+
+    Their content is checked by `read_modules`.
+
+    Args:
+        root: The model's folder.
+        kinds: The last parts of the types to return; empty for all.
 
     Raises:
-        ModelError: The file cannot be read.
+        ModelError: A file cannot be read, or a router's folder is outside of the model's.
     """
     path = root / MODULES_NAME
     modules = read_json(path, root) if path.exists() else []
     if not isinstance(modules, list):
         return ()
-    folders = [module.get("path", "") for module in modules if isinstance(module, dict)]
-    return tuple(folder.strip("/") for folder in folders if isinstance(folder, str))
+    named = [
+        (module.get("path", ""), module.get("type", ""))
+        for module in modules
+        if isinstance(module, dict)
+    ]
+    folders = (
+        folder
+        for place, kind in named
+        for folder, name in _with_routed(root, place, kind)
+        if not kinds or name in kinds
+    )
+    return tuple(dict.fromkeys(folders))
+
+
+def _with_routed(root: Path, place: Any, kind: Any) -> Iterator[tuple[str, str]]:
+    """Yield the folder of a module and the last part of its type, and those of its routes."""
+    if not isinstance(place, str) or not isinstance(kind, str):
+        return
+    name = kind.rpartition(".")[2]
+    yield place.strip("/"), name
+    if name not in ROUTER_TYPES:
+        return
+    folder = find_member(root, root, place, named_by=f"{root / MODULES_NAME}: path")
+    types = read_router(folder, root).values.get("types")
+    if not isinstance(types, dict):
+        return
+    for module, its_kind in islice(types.items(), ROUTED_MODULES_MAX):
+        if isinstance(its_kind, str):
+            yield join_places(place, module), its_kind.rpartition(".")[2]
+
+
+def join_places(place: str, inner: str) -> str:
+    """Return the path of a folder in another one; empty for the model's own folder."""
+    joined = PurePosixPath(place, inner).as_posix()
+    return "" if joined == "." else joined
+
+
+def read_router(folder: Path, root: Path) -> JsonObject:
+    """Read the file with the routes of a router; empty if there is none.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    for name in ROUTER_NAMES:
+        config = JsonObject.read_if_present(folder / name, root)
+        if "structure" in config.values:
+            return config
+    return JsonObject(folder / ROUTER_NAMES[0], {})
 
 
 def is_settings_name(name: str) -> bool:

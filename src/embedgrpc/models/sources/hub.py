@@ -20,6 +20,8 @@ from embedgrpc.models.sources.config_files import (
     CONFIG_NAME,
     HEADS,
     MODULES_NAME,
+    ROUTER_NAMES,
+    ROUTER_TYPES,
     TOKENIZER_NAME,
     VOCABULARY_NAME,
     is_settings_name,
@@ -28,6 +30,8 @@ from embedgrpc.models.sources.config_files import (
 from embedgrpc.models.sources.hub_errors import explain, explain_absence
 from embedgrpc.models.tensors.layer_weights import LAYER_WEIGHTS
 
+# The modules with small weights, which are downloaded before the backbone's.
+_LAYERS = ("Dense", "LayerNorm")
 logger = logging.getLogger(__name__)
 
 
@@ -141,7 +145,7 @@ class HubRepository:
                 f"{self.commit}, so it contains no model that can be served"
             )
         self.fetch(roots or [CONFIG_NAME])
-        folders = read_module_folders(self.folder)
+        folders = self._find_module_folders()
         names = []
         for name in self.sizes:
             folder, _, file = name.rpartition("/")
@@ -150,14 +154,20 @@ class HubRepository:
             better = f"{folder}/{TOKENIZER_NAME}".lstrip("/")
             if file != VOCABULARY_NAME or not self.has(better):
                 names.append(name)
-        # The first module is the backbone, whatever its folder.
-        modules = [folder for folder in folders[1:] if folder]
+        modules = [folder for folder in read_module_folders(self.folder, kinds=_LAYERS) if folder]
         weights = [[f"{folder}/{name}" for name in LAYER_WEIGHTS] for folder in modules]
         for group in (*weights, *HEADS):
             names += [name for name in group if self.has(name)][:1]
         if 0 < self.sizes.get(CARD_NAME, 0) <= CARD_BYTES_MAX:
             names.append(CARD_NAME)
         self.fetch(names)
+
+    def _find_module_folders(self) -> tuple[str, ...]:
+        """Return the folders of all modules; the files that say the routes are downloaded."""
+        routers = read_module_folders(self.folder, kinds=ROUTER_TYPES)
+        names = [f"{folder}/{name}".lstrip("/") for folder in routers for name in ROUTER_NAMES]
+        self.fetch([name for name in names if self.has(name)])
+        return read_module_folders(self.folder)
 
     def _download(self, patterns: Sequence[str], size: int = 0) -> None:
         what = f"downloading {self.name}"

@@ -57,6 +57,7 @@ def main() -> None:
 def _validate(job: Any, parent: Parent) -> None:
     # Imported after the limits of this process are set.
     from embedgrpc.models.folder import properties  # noqa: PLC0415 - see above
+    from embedgrpc.models.folder.routes import read_routes  # noqa: PLC0415 - see above
     from embedgrpc.models.graphs import graph  # noqa: PLC0415 - see above
     from embedgrpc.models.graphs.cache import load_or_build, tag_unfinished  # noqa: PLC0415 - see above
     from embedgrpc.models.remote.fingerprint import find_fingerprint  # noqa: PLC0415 - see above
@@ -68,16 +69,21 @@ def _validate(job: Any, parent: Parent) -> None:
     files = validation.files
     if job.listing is not None:
         files = dataclasses.replace(files, repository=_Repository(parent, job.listing))
-    described = properties.read(files, validation.overrides, served=validation.served)
-    tokenizer = Tokenizer.load(described, escape_special_tokens=validation.escape_special_tokens)
-    tokenizer.encode(_TRIAL_TEXTS)
-    if validation.build:
-        graph.prepare(files, described, cache_dir=validation.cache_dir)
-    elif validation.served is not None:
+    if validation.served is None:
+        routes = list(read_routes(files, validation.overrides).by_route.values())
+    else:
+        routes = [properties.read(files, validation.overrides, served=validation.served)]
+    for described in routes:
+        escape = validation.escape_special_tokens
+        tokenizer = Tokenizer.load(described, escape_special_tokens=escape)
+        tokenizer.encode(_TRIAL_TEXTS)
+        if validation.build:
+            graph.prepare(files, described, cache_dir=validation.cache_dir)
+    if not validation.build and validation.served is not None:
         # Fills the cache with the facts about the graph that a fingerprint needs.
         find_fingerprint(
             files,
-            described,
+            routes[0],
             validation.overrides,
             declared="",
             place=[],

@@ -1,5 +1,6 @@
 """Reads `EmbedOptions`. Errors name the field."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -8,14 +9,16 @@ from embedgrpc.engine.results.vectors import Encoding
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.kinds import Representation, Truncation
+from embedgrpc.models.kinds import Representation, TextRole, Truncation
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.names import list_names
 from embedgrpc.server.contract.options import (
+    no_route,
     read_max_tokens,
     read_prompt,
     read_role,
     read_task,
+    read_text_role,
     read_truncation,
 )
 from embedgrpc.v1 import embedding_service_pb2
@@ -117,10 +120,36 @@ class EmbedOptionsReader:
             task=read_task(options, properties, field=field),
             role=role,
             min_tokens=late.min_tokens(role) if late and role else 0,
+            route=self._embedder.route,
             token_dimensions=self._embedder.token_dimensions(field=f"{field}.token_vectors")
             if options.token_vectors
             else 0,
         )
+
+
+class RoutedOptionsReader:
+    """Reads the options of requests to a model with routes: the input type chooses the route.
+
+    Args:
+        readers: The reader of each role's route, None for texts without a role. A role that is
+            missing is refused.
+
+    Source: `encode`, `encode_query` and `encode_document` of sentence-transformers, where no name
+    of a prompt chooses a route.
+    """
+
+    def __init__(self, readers: Mapping[TextRole | None, EmbedOptionsReader]) -> None:
+        self._readers = readers
+
+    def read(
+        self, options: embedding_service_pb2.EmbedOptions, *, field: str
+    ) -> tuple[EmbedSpec, Encoding]:
+        """Return how to embed texts, and the format of vectors; see `EmbedOptionsReader`."""
+        role = read_text_role(options, field=field)
+        reader = self._readers.get(role)
+        if reader is None:
+            raise no_route(role, self._readers.keys(), field=field)
+        return reader.read(options, field=field)
 
 
 def _read_encoding(value: int, *, field: str) -> Encoding:

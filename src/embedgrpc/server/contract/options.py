@@ -1,6 +1,7 @@
 """Reads the options that requests to every kind of model have. Errors name the field."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
@@ -168,6 +169,42 @@ def read_role(options: Any, properties: ModelProperties, *, field: str) -> TextR
     return TextRole(name)
 
 
+def read_text_role(options: Any, *, field: str) -> TextRole | None:
+    """Return what the input type says that texts are; None if it says neither.
+
+    Args:
+        options: A message with the oneof `prompt`.
+        field: The path of the options in the request.
+
+    Raises:
+        InvalidRequestError: The input type is unknown.
+    """
+    if options.WhichOneof("prompt") != "input_type":
+        return None
+    check_enum(common_pb2.InputType, options.input_type, field=f"{field}.input_type")
+    return _ROLES.get(options.input_type)
+
+
+def no_route(
+    role: TextRole | None, known: Collection[TextRole | None], *, field: str
+) -> UnsupportedError:
+    """Return the error for texts of a role that a model does not compute.
+
+    Args:
+        role: The role; None for a request that names none.
+        known: The roles that it computes.
+        field: The path of the options in the request.
+    """
+    names = " or ".join(one.name for one in known if one is not None)
+    if role is None:
+        problem = "has no route for texts that are neither queries nor documents"
+        advice = f"set input_type to {names}"
+    else:
+        problem = f"has no route for input_type {role.name}"
+        advice = f"set it to {names}" if names else "leave it out"
+    return UnsupportedError(f"the model {problem}: {advice}", field=f"{field}.input_type")
+
+
 _ROLES: dict[int, TextRole] = {
     common_pb2.INPUT_TYPE_QUERY: TextRole.QUERY,
     common_pb2.INPUT_TYPE_DOCUMENT: TextRole.DOCUMENT,
@@ -187,6 +224,12 @@ def check_characters(text: str, *, limit: int, field: str) -> None:
 def prompt_for(input_type: int, properties: ModelProperties) -> str:
     """Return the model's prompt for an input type, or else its default prompt."""
     return properties.prompts.get(_prompt_name_for(input_type, properties), "")
+
+
+def prompt_for_role(role: TextRole | None, properties: ModelProperties) -> str:
+    """Return the model's prompt for the texts of a role, or else its default prompt."""
+    input_types = [one for one, its_role in _ROLES.items() if its_role is role]
+    return prompt_for((*input_types, common_pb2.INPUT_TYPE_UNSPECIFIED)[0], properties)
 
 
 def _prompt_name_for(input_type: int, properties: ModelProperties) -> str:

@@ -1,6 +1,6 @@
 """The models of a server, by id and alias."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -21,10 +21,11 @@ from embedgrpc.engine.tasks.tokenization import TextTokenizer
 from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.kinds import Truncation
+from embedgrpc.models.kinds import TextRole, Truncation
 from embedgrpc.server.contract.classification_wire import LabelWires
-from embedgrpc.server.contract.embed_options import EmbedOptionsReader
+from embedgrpc.server.contract.embed_options import EmbedOptionsReader, RoutedOptionsReader
 from embedgrpc.server.contract.names import list_names, show_name
+from embedgrpc.server.contract.options import no_route
 from embedgrpc.server.settings.model_settings import NAME_CHARACTERS_MAX, ModelSettings
 
 _RETRY_DELAY_S = 2.0
@@ -60,14 +61,17 @@ class LoadedModel:
         max_characters: Most characters of a text; a longer one is cut or refused.
         max_query_tokens: Most tokens of a query; 0 where the model's limit applies.
         languages: The languages that its model card names.
-        text_tokenizer: Tokenizes without running the model.
+        admissions: Those of its routes.
+        has_routes: Whether the role of a text chooses how it is computed.
+        text_tokenizers: Tokenize without running the model, by the role of the texts, None for no
+            role. A model without routes has one, for all.
     """
 
     properties: ModelProperties
     revision: str
     fingerprint: str
     embedder: Embedder | None
-    embed_options: EmbedOptionsReader | None
+    embed_options: EmbedOptionsReader | RoutedOptionsReader | None
     reranker: Reranker | None
     classifier: Classifier | None
     labels: LabelWires | None
@@ -78,12 +82,54 @@ class LoadedModel:
     weight_bytes: int
     device: str
     scheduler: Scheduler
-    admission: Admission
+    admissions: tuple[Admission, ...]
     availability: Availability | None
     max_characters: int
     max_query_tokens: int
     languages: tuple[str, ...]
-    text_tokenizer: TextTokenizer
+    has_routes: bool
+    text_tokenizers: "Mapping[TextRole | None, RoleTokenizer]"
+
+    def tokenizer_for(self, role: TextRole | None, *, field: str = "options") -> "RoleTokenizer":
+        """Return what tokenizes the texts of a role; a model without routes has one for all.
+
+        Args:
+            role: The role; None for no role.
+            field: The path of the options in the request.
+
+        Raises:
+            UnsupportedError: The model has no route for such texts.
+        """
+        found = self.text_tokenizers.get(role if self.has_routes else None)
+        if found is None:
+            raise no_route(role, self.text_tokenizers.keys(), field=field)
+        return found
+
+    @property
+    def text_tokenizer(self) -> TextTokenizer:
+        """Tokenizes texts that have no role.
+
+        Raises:
+            UnsupportedError: The model has no route for such texts.
+        """
+        return self.tokenizer_for(None).tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether texts are tokenized here, and not by the model's own server."""
+        return all(one.tokenizer.is_available for one in self.text_tokenizers.values())
+
+
+@dataclass(frozen=True, slots=True)
+class RoleTokenizer:
+    """What tokenizes texts of a role.
+
+    Attributes:
+        max_tokens: The longest sequence of such a text, special tokens included.
+    """
+
+    tokenizer: TextTokenizer
+    max_tokens: int
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +188,9 @@ class ServedModel:
             retry_delay_s=None if never else _RETRY_DELAY_S,
         )
 
-    def embedder(self, *, field: str = "model") -> tuple[LoadedModel, Embedder, EmbedOptionsReader]:
+    def embedder(
+        self, *, field: str = "model"
+    ) -> tuple[LoadedModel, Embedder, EmbedOptionsReader | RoutedOptionsReader]:
         """Return the model, its embedder and the reader of its options.
 
         Args:

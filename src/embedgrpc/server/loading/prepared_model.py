@@ -1,9 +1,13 @@
 """A model that is ready to be run, before its threads are started."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from embedgrpc.backends.base import Availability, Backend
+from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.folder.routes import RoutedProperties
+from embedgrpc.models.graphs.content_hash import hash_routes
 from embedgrpc.models.sources.source import ModelFiles
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 
@@ -58,6 +62,53 @@ class PreparedModel:
     batch_sequences: int = 0
     overhead_tokens: int = OVERHEAD_TOKENS
     availability: Availability | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRoutes:
+    """All routes of a model; most models have one.
+
+    Attributes:
+        properties: What the model is.
+        by_route: Each route by its name, in the order of `properties`.
+    """
+
+    properties: RoutedProperties
+    by_route: Mapping[str, PreparedModel]
+
+    @classmethod
+    def of(cls, prepared: PreparedModel) -> "PreparedRoutes":
+        """Return the only route of a model."""
+        return cls(RoutedProperties({"": prepared.properties}, {None: ""}), {"": prepared})
+
+    @property
+    def first(self) -> PreparedModel:
+        """The first route."""
+        return next(iter(self.by_route.values()))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the model's answers depend on, in hexadecimal."""
+        hashes = {name: one.graph.content_hash for name, one in self.by_route.items()}
+        return hash_routes(hashes, self.properties.by_role)
+
+    def alone(self) -> PreparedModel:
+        """Return the route of a model that has one.
+
+        Raises:
+            ModelError: It has several.
+        """
+        if len(self.by_route) > 1:
+            self.close()
+            raise ModelError(
+                f"{self.first.files.folder}: a model with several routes cannot be used here"
+            )
+        return self.first
+
+    def close(self) -> None:
+        """Close the backend of each route."""
+        for one in self.by_route.values():
+            one.backend.close()
 
 
 def default_batch_tokens(*, on_gpu: bool, has_table: bool = False) -> int:

@@ -217,9 +217,7 @@ class HealthMonitor:
         await self._publish_service(EMBEDDING_SERVICE, lambda loaded: loaded.embedder is not None)
         await self._publish_service(RERANK_SERVICE, lambda loaded: loaded.reranker is not None)
         await self._publish_service(CLASSIFY_SERVICE, lambda loaded: loaded.classifier is not None)
-        await self._publish_service(
-            TOKENIZER_SERVICE, lambda loaded: loaded.text_tokenizer.is_available
-        )
+        await self._publish_service(TOKENIZER_SERVICE, lambda loaded: loaded.has_tokenizer)
         for facade in self._facades:
             loaded = facade.model.loaded
             serves = loaded is not None and facade.model.state is ModelState.READY

@@ -96,7 +96,7 @@ class Ranker:
             options,
             loaded.properties,
             default_truncation=served.default_truncation,
-            special_tokens=loaded.embedder.tokenizer.special_token_count if loaded.embedder else 0,
+            special_tokens=loaded.embedder.special_token_count if loaded.embedder else 0,
             renders_instruction=loaded.renders_instruction,
             field=field,
         )

@@ -9,11 +9,11 @@ from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.models.tokenizers.tokenized_text import TokenizedText, TokenPlaces
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
 from embedgrpc.server.contract.field_checks import check_count
-from embedgrpc.server.contract.options import read_prompt
+from embedgrpc.server.contract.options import read_prompt, read_text_role
 from embedgrpc.server.contract.response_sizes import check_response_size
 from embedgrpc.server.contract.token_wire import NUMBERS_AT_ONCE, fill_places
 from embedgrpc.server.contract.wire import delimited
-from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ServedModel
+from embedgrpc.server.loading.catalog import Catalog, RoleTokenizer, ServedModel
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import common_pb2, tokenizer_service_pb2, tokenizer_service_pb2_grpc
@@ -49,9 +49,9 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         """
         accepted = client_response_bytes(context, request.max_response_bytes)
         limit = min(self._settings.max_response_bytes, accepted)
-        served, loaded, call, prompt = self._begin(request, context)
+        served, role, call, prompt = self._begin(request, context)
         texts = list(request.texts)
-        tokenized = await loaded.text_tokenizer.tokenize(
+        tokenized = await role.tokenizer.tokenize(
             texts, call, prompt=prompt, with_special=not request.options.omit_special_tokens
         )
         tokens = sum(len(one.ids) for one in tokenized)
@@ -60,7 +60,7 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
 
         def pack() -> bytes:
             parts = [
-                delimited(_TEXTS_FIELD, _pack(text, one, loaded.text_tokenizer))
+                delimited(_TEXTS_FIELD, _pack(text, one, role.tokenizer))
                 for text, one in zip(texts, tokenized, strict=True)
             ]
             parts.append(
@@ -76,8 +76,8 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         self, request: tokenizer_service_pb2.CountTokensRequest, context: Any
     ) -> tokenizer_service_pb2.CountTokensResponse:
         """Count the tokens of texts."""
-        served, loaded, call, prompt = self._begin(request, context)
-        counts = await loaded.text_tokenizer.count(
+        served, role, call, prompt = self._begin(request, context)
+        counts = await role.tokenizer.count(
             list(request.texts),
             call,
             prompt=prompt,
@@ -87,11 +87,11 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         return tokenizer_service_pb2.CountTokensResponse(
             token_counts=counts,
             total_tokens=sum(counts),
-            max_tokens=loaded.properties.max_tokens,
+            max_tokens=role.max_tokens,
             model=served.id,
         )
 
-    def _begin(self, request: Any, context: Any) -> tuple[ServedModel, LoadedModel, Call, str]:
+    def _begin(self, request: Any, context: Any) -> tuple[ServedModel, RoleTokenizer, Call, str]:
         call = begin_call(
             context,
             WorkClass.INTERACTIVE,
@@ -107,7 +107,8 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         describe_call(
             operation="tokenize", request_model=request.model or served.id, response_model=served.id
         )
-        return served, loaded, call, prompt
+        role = read_text_role(request.options, field="options")
+        return served, loaded.tokenizer_for(role), call, prompt
 
 
 def _pack(text: str, tokenized: TokenizedText, tokenizer: TextTokenizer) -> bytes:

@@ -13,5 +13,5 @@ def health_of(model: ServedModel) -> Sequence[FacadeHealth]:
         FacadeHealth("tei.v1.Embed", model, lambda loaded: loaded.embedder is not None),
         FacadeHealth("tei.v1.Predict", model, lambda loaded: loaded.classifier is not None),
         FacadeHealth("tei.v1.Rerank", model, lambda loaded: loaded.reranker is not None),
-        FacadeHealth("tei.v1.Tokenize", model, lambda loaded: loaded.text_tokenizer.is_available),
+        FacadeHealth("tei.v1.Tokenize", model, lambda loaded: loaded.has_tokenizer),
     )

@@ -2,9 +2,11 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.loading.catalog import Catalog
@@ -56,8 +58,9 @@ class BatchTotals:
             if model.loaded:
                 for each in WorkClass:
                     attributes = {"model": model.id, "work_class": each.name.lower()}
-                    ledger = model.loaded.admission.ledger
-                    inputs, tokens = ledger.inputs(each), ledger.tokens(each)
+                    ledgers = [one.ledger for one in model.loaded.admissions]
+                    inputs = sum(ledger.inputs(each) for ledger in ledgers)
+                    tokens = sum(ledger.tokens(each) for ledger in ledgers)
                     yield Reading("embedgrpc.sequences.admitted", inputs, attributes)
                     yield Reading("embedgrpc.tokens.admitted", tokens, attributes)
         for name, totals in self._by_model.copy().items():
@@ -84,6 +87,8 @@ class BatchTotals:
         """Return model, work class, outcome and number of sequences."""
         for model in self._catalog:
             if model.loaded:
-                counts = model.loaded.admission.ledger.outcome_counts.copy()
+                counts: Counter[tuple[WorkClass, SequenceOutcome]] = Counter()
+                for admission in model.loaded.admissions:
+                    counts.update(admission.ledger.outcome_counts.copy())
                 for (work_class, outcome), count in counts.items():
                     yield model.id, work_class.name.lower(), outcome.value, count
