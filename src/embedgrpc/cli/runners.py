@@ -17,6 +17,7 @@ from embedgrpc.models.graphs.outputs import (
     POOLED_EMBEDDING,
     SENTENCE_EMBEDDING,
     TOKEN_EMBEDDINGS,
+    TOKEN_VECTORS,
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
@@ -29,6 +30,8 @@ from embedgrpc.server.loading.prepared_model import PreparedModel
 Item = str | tuple[str, str]
 # For each output of a model, its result for each item: float32 [values] or [vectors, values].
 ModelOutputs = Mapping[str, Sequence[FloatArray]]
+# Outputs that others are made of: a fault in them shows there.
+_INTERMEDIATE = frozenset({POOLED_EMBEDDING, TOKEN_VECTORS})
 
 
 class Runner(Protocol):
@@ -75,7 +78,7 @@ class LocalRunner:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The outputs to compare: all except intermediate ones."""
-        return tuple(one for one in self.model.graph.outputs if one != POOLED_EMBEDDING)
+        return tuple(one for one in self.model.graph.outputs if one not in _INTERMEDIATE)
 
     def run(self, items: Sequence[Item]) -> ModelOutputs:
         """Run each item alone.
