@@ -8,7 +8,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from tests.attacks.attack import MIB, Latencies
+from tests.attacks.attack import MIB, Latencies, Phases
 from tests.attacks.catalog import ATTACKS
 from tests.attacks.trial import measure
 
@@ -23,8 +23,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {attack.name for attack in ATTACKS}:
         parser.error(f"no such attack: {', '.join(sorted(unknown))}")
-    print("| attack | it did | quiet p50/p99 ms | attacked p50/p99/max ms | failed | RSS MiB |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| attack | it did | quiet p50/p99 ms | attacked p50/p99/max ms"
+        " | over HTTP quiet | attacked | failed | RSS MiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as cache_dir:
         for attack in ATTACKS:
             if arguments.names and attack.name not in arguments.names:
@@ -40,16 +43,21 @@ def main() -> None:
                     outcome.rss_after_bytes,
                 )
             )
-            failed = len(outcome.during.failures) + len(outcome.after.failures)
+            failed = sum(len(caller.failures) for caller in outcome.callers)
             cells = (
                 f"{attack.name}: {attack.what}",
                 outcome.done,
-                _quantiles(outcome.quiet),
-                f"{_quantiles(outcome.during)}/{outcome.during.max_s * 1e3:.0f}",
+                *_show(outcome.grpc),
+                *(_show(outcome.http) if outcome.http else ("", "")),
                 str(failed),
                 rss,
             )
             print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _show(caller: Phases) -> tuple[str, str]:
+    during = caller.during
+    return _quantiles(caller.quiet), f"{_quantiles(during)}/{during.max_s * 1e3:.0f}"
 
 
 def _quantiles(latencies: Latencies) -> str:

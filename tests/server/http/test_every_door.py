@@ -1,5 +1,6 @@
 """Every door gives the numbers of gRPC, bit for bit, for every model that the repository has."""
 
+import asyncio
 import base64
 import json
 from collections import Counter
@@ -27,6 +28,7 @@ FOLDERS = sorted(
     if not (one.parent / "adapter_config.json").exists() and one.parent.name != LEFT_OUT
 )
 TEXTS = 3
+LOAD_S = 300.0
 
 Floats = NDArray[np.float32]
 
@@ -37,6 +39,10 @@ async def everything(cache_dir: Path) -> AsyncIterator[Service]:
     models = [ModelSettings(id=one.name, source=str(one)) for one in FOLDERS]
     settings = settings_for(*models, cache_dir=cache_dir, http_address="127.0.0.1:0")
     async with serving(settings) as one:
+        # A server on a busy machine starts before the last of so many is built.
+        async with asyncio.timeout(LOAD_S):
+            while not all(served.loaded for served in one.server.catalog):  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.05)
         yield one
 
 

@@ -16,6 +16,14 @@ def test_the_default_fits_a_small_pod() -> None:
     assert memory_warning(Settings(), 2048 * MIB) == ""
 
 
+def test_an_http_port_counts() -> None:
+    """Its connections are counted apart, and still fit."""
+    settings = Settings(http_address="127.0.0.1:0")
+    more = client_bytes(settings) - client_bytes(Settings())
+    assert more == settings.max_connections * 384 * 1024
+    assert memory_warning(settings, 2048 * MIB) == ""
+
+
 @pytest.mark.parametrize(
     "setting", ["max_held_request_bytes", "max_held_answer_bytes", "max_calls", "max_connections"]
 )

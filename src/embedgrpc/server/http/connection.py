@@ -13,14 +13,19 @@ from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.server.calls.error_interceptor import log_fault
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.protocol import answer_in_http_1_1
+from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import METADATA_BYTES_MAX
 
 _logger = logging.getLogger(__name__)
 
 # The head of a request that is still coming in: its path, and its headers.
 _HEAD_BYTES_MAX: Final = 2 * METADATA_BYTES_MAX
+# Requests that a client has sent ahead; aiohttp reads no more of them, and would read 32.
+_WAITING_REQUESTS_MAX: Final = 4
 _HEAD_STATUS: Final = 431
 _FAULT_STATUS: Final = 500
+# As aiohttp says it; its limit is 128.
+_TOO_MANY_HEADERS: Final = "Too many headers received"
 
 
 class Connection(web.RequestHandler):
@@ -37,6 +42,7 @@ class Connection(web.RequestHandler):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        self._max_msg_queue_size, self._msg_queue_resume_size = _WAITING_REQUESTS_MAX, 1
         self.socket: asyncio.Transport | None = None
         self.requests = 0
         self.idle_since = time.monotonic()
@@ -121,11 +127,15 @@ class Connection(web.RequestHandler):
         del message
         if request.writer.output_size > 0:
             raise ConnectionError
-        if isinstance(exc, LineTooLong):
+        if isinstance(exc, LineTooLong) or str(exc).endswith(_TOO_MANY_HEADERS):
             status = _HEAD_STATUS
         if status < _FAULT_STATUS:
             error: EngineError = InvalidRequestError(_head_message(status))
             _logger.debug("malformed request", extra={"kind": type(exc).__name__})
+            if exc is not None:
+                # They hold what was read, until the next garbage collection.
+                forget_frames(exc)
+            self._count_refusal()
         else:
             error = EngineError.fault()
             if isinstance(exc, Exception):
@@ -135,9 +145,14 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def _count_refusal(self) -> None:
+        if isinstance(self._manager, ConnectionServer):
+            self._manager.refusals += 1
+
     def _refuse_head(self) -> None:
         if self.socket is None or self.socket.is_closing():
             return
+        self._count_refusal()
         # No other answer may be under way.
         if self.idle_since <= time.monotonic():
             response = _response(InvalidRequestError(_head_message(_HEAD_STATUS)), _HEAD_STATUS)
@@ -157,10 +172,14 @@ class ConnectionServer(web.Server):
         handler: Answers a request.
         connections_max: How many there may be; a further one is closed at once.
         settings: What aiohttp sets for each.
+
+    Attributes:
+        refusals: Requests that were malformed, or had too large a head.
     """
 
     def __init__(self, handler: Any, *, connections_max: int, **settings: Any) -> None:
         super().__init__(handler, **settings)
+        self.refusals = 0
         self._connections_max = connections_max
 
     def __call__(self) -> Connection:

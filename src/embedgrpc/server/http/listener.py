@@ -9,6 +9,7 @@ from typing import cast
 
 from aiohttp import web
 
+from embedgrpc.machine.malloc import trim_memory
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.connections.keeper import ConnectionKeeper, Limits
@@ -26,10 +27,14 @@ from embedgrpc.server.telemetry.http_tracing import HttpTracer
 # As long as OpenAI's and httpx's clients keep an idle connection at the most, and some more.
 _KEEP_ALIVE_S = 75.0
 _REAP_INTERVAL_S = 1.0
+# After so many malformed requests, free memory is returned to the system.
+_REFUSALS_MAX = 50
 # Headers, in bytes: of one line, and of all lines.
 _LINE_BYTES_MAX = 8190
 # For the calls that the grace did not suffice for: aiohttp waits this long, twice.
 _CLEANUP_S = 0.05
+# Of a body that waits for room, aiohttp buffers twice this, and one read of up to 256 KiB.
+_READ_BUFFER_BYTES = 32 * 1024
 # Connections that wait to be accepted.
 _BACKLOG = 512
 # As long as gRPC gives a handshake.
@@ -84,6 +89,7 @@ class HttpListener:
             keepalive_timeout=min(_KEEP_ALIVE_S, settings.max_connection_idle_s),
             auto_decompress=False,
             lingering_time=0,
+            read_bufsize=_READ_BUFFER_BYTES,
             max_line_size=_LINE_BYTES_MAX,
             max_field_size=_LINE_BYTES_MAX,
         )
@@ -150,6 +156,10 @@ class HttpListener:
                 late.update(idle[:excess])
             for one in late:
                 one.abort()
+            if self._server.refusals > _REFUSALS_MAX:
+                # malloc keeps what their heads, of half a megabyte each, took.
+                self._server.refusals = 0
+                await asyncio.to_thread(trim_memory)
 
 
 class _TlsSite(web.SockSite):

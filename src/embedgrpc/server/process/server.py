@@ -152,7 +152,13 @@ class Server:
         gate = ShutdownGate()
         limits = Limits(settings.max_connections, settings.max_connections_per_address)
         backstop = limits.backstop(settings.address)
-        allow_descriptors(needed=limits.total, wanted=backstop)
+        wanted = backstop
+        if settings.http_address:
+            wanted += limits.backstop(settings.http_address)
+        allow_descriptors(
+            needed=limits.total * (2 if settings.http_address else 1),
+            wanted=wanted,
+        )
         activity = ConnectionActivity(max_peers=2 * backstop)
         interceptors: list[Any] = [
             activity,

@@ -6,6 +6,9 @@ from embedgrpc.server.settings.settings import MIB, Settings
 _CALL_BYTES = 64 * 1024 + 20 * 1024
 # Buffers of a connection: twice what idle connections were measured to occupy.
 _CONNECTION_BYTES = 80 * 1024
+# The same over HTTP: what it may send before it is read, and the heads of requests sent ahead.
+# Measured: up to 354 KiB.
+_HTTP_CONNECTION_BYTES = 384 * 1024
 # Measured: 56 KiB with TLS, 18 without.
 _TLS_CONNECTION_BYTES = 40 * 1024
 
@@ -15,9 +18,11 @@ def client_bytes(settings: Settings) -> int:
 
     This counts open connections and calls, requests in progress or in transfer, and responses.
     """
-    connection_bytes = _CONNECTION_BYTES
-    if settings.tls_certificate_file:
-        connection_bytes += _TLS_CONNECTION_BYTES
+    tls_bytes = _TLS_CONNECTION_BYTES if settings.tls_certificate_file else 0
+    connection_bytes = _CONNECTION_BYTES + tls_bytes
+    if settings.http_address:
+        # Each of the two ports has so many connections.
+        connection_bytes += _HTTP_CONNECTION_BYTES + tls_bytes
     return (
         settings.max_connections * connection_bytes
         + settings.max_calls * _CALL_BYTES
