@@ -142,9 +142,9 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
 class RawLoop:
     """A process with a bare ONNX Runtime session, which reads requests line by line."""
 
-    def __init__(self, weight_type: str = "float32") -> None:
+    def __init__(self, weight_type: str = "float32", *, source: str = DEFAULT_MODEL.source) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.raw_loop", weight_type],
+            [sys.executable, "-m", "benchmarks.raw_loop", weight_type, source],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,7 +1,8 @@
-"""Run a bare ONNX Runtime session on the default model's graph, to compare a server with.
+"""Run a bare ONNX Runtime session on a model's graph, to compare a server with.
 
-The only argument is the type of the weights. Reads lines of JSON on stdin, answers on stdout:
-- {"do": "prepare", "name": NAME, "texts": [...]}: tokenize, outside any measurement;
+The arguments are the type of the weights and the source of the model. Reads lines of JSON on stdin,
+answers on stdout:
+- {"do": "prepare", "name": NAME, "texts": [...]}: tokenize texts or pairs, outside any measurement;
 - {"do": "best", "name": NAME}: return the budget of padded tokens with the highest throughput;
 - {"do": "run", "name": NAME, "order": "sorted" | "given", "budget": N, "sequences": N}: run all
   texts once, in batches of at most `budget` padded tokens and `sequences` texts; 0 for no limit;
@@ -11,43 +12,43 @@ The only argument is the type of the weights. Reads lines of JSON on stdin, answ
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from embedgrpc.backends.base import PaddedBatch
-from embedgrpc.backends.onnx import OnnxBackend
+from embedgrpc.cli.runners import LocalRunner
 from embedgrpc.engine.scheduling.padding import pad
-from embedgrpc.models.folder import properties
-from embedgrpc.models.folder.overrides import ModelOverrides
-from embedgrpc.models.graphs import graph
-from embedgrpc.models.graphs.outputs import SENTENCE_EMBEDDING
-from embedgrpc.models.kinds import Truncation, WeightType
-from embedgrpc.models.sources import source
+from embedgrpc.models.graphs.outputs import LOGITS, SENTENCE_EMBEDDING
+from embedgrpc.models.kinds import WeightType
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
-from embedgrpc.models.tokenizers.tokenizer import Tokenizer
-from embedgrpc.server.settings.model_settings import DEFAULT_MODEL
+from embedgrpc.server.loading import loading
+from embedgrpc.server.loading.catalog import ServedModel
+from embedgrpc.server.settings.model_settings import ModelSettings
+from embedgrpc.server.settings.settings import Settings
 
 _BUDGETS = (256, 512, 1024, 2048, 4096)
-_CACHE = Path("~/.cache/embedgrpc").expanduser()
+# What a server computes by default is one of these, or else all outputs.
+_MAIN_OUTPUTS = (SENTENCE_EMBEDDING, LOGITS)
 
 
 class _Loop:
-    def __init__(self, weight_type: str) -> None:
-        files = source.resolve(DEFAULT_MODEL.source)
-        overrides = ModelOverrides(weight_type=WeightType(weight_type))
-        self._metadata = properties.read(files, overrides)
-        self._tokenizer = Tokenizer.load(self._metadata)
-        prepared = graph.prepare(files, self._metadata, cache_dir=_CACHE)
-        self._backend = OnnxBackend(prepared.path, device="cpu", lanes=1)
+    def __init__(self, weight_type: str, source: str) -> None:
+        model = ModelSettings(source=source, weight_type=WeightType(weight_type))
+        settings = Settings(device="cpu", lanes=1)
+        prepared = loading.prepare_model(ServedModel(model), settings, loading.open_onnx)
+        tokens = prepared.properties.max_tokens
+        self._runner = LocalRunner(
+            source, prepared, tokens, settings.max_characters_per_token * tokens
+        )
+        outputs = self._runner.outputs
+        self._outputs = tuple(one for one in outputs if one in _MAIN_OUTPUTS)[:1] or outputs
+        self._backend = prepared.backend
         self._sequences: dict[str, list[TokenSequence]] = {}
         self._batches: dict[tuple[str, str, int, int], list[PaddedBatch]] = {}
 
-    def prepare(self, *, name: str, texts: list[str]) -> dict[str, Any]:
-        limit = self._metadata.max_tokens
-        self._sequences[name] = [
-            self._tokenizer.build_sequence(ids, max_tokens=limit, truncation=Truncation.END)
-            for ids in self._tokenizer.encode(texts)
-        ]
+    def prepare(self, *, name: str, texts: list[Any]) -> dict[str, Any]:
+        items = [text if isinstance(text, str) else tuple(text) for text in texts]
+        # Of a model of late interaction, the texts are also tokenized as queries, after these.
+        self._sequences[name] = self._runner.tokenize(items)[: len(items)]
         return {"tokens": sum(len(one.input_ids) for one in self._sequences[name])}
 
     def best(self, *, name: str) -> dict[str, Any]:
@@ -98,15 +99,15 @@ class _Loop:
     def _pad(self, sequences: list[TokenSequence]) -> PaddedBatch:
         return pad(
             sequences,
-            pad_token_id=self._metadata.pad_token_id,
+            pad_token_id=self._runner.model.properties.pad_token_id,
             left=False,
-            outputs=(SENTENCE_EMBEDDING,),
+            outputs=self._outputs,
         )
 
 
 def main() -> None:
     """Answer requests until stdin ends."""
-    loop = _Loop(sys.argv[1])
+    loop = _Loop(*sys.argv[1:])
     for line in sys.stdin:
         request = json.loads(line)
         answer = getattr(loop, request.pop("do"))(**request)

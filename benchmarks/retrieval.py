@@ -49,7 +49,7 @@ def search_quality(
     ndcg, recall = [], []
     for query, row in zip(queries, scores, strict=True):
         found = ids[np.argsort(-row, kind="stable")].tolist()
-        ndcg.append(_ndcg(found[:_NDCG_CUT], relevant[query]))
+        ndcg.append(measure_ndcg(found[:_NDCG_CUT], relevant[query]))
         hits = len(relevant[query].intersection(found[:_RECALL_CUT]))
         recall.append(hits / len(relevant[query]))
     return {
@@ -66,7 +66,8 @@ def _embed(client: Client, texts: Mapping[str, str]) -> NDArray[np.float32]:
     return np.stack([rows[identifier] for identifier in texts])
 
 
-def _ndcg(found: list[str], relevant: set[str]) -> float:
+def measure_ndcg(found: list[str], relevant: set[str]) -> float:
+    """Return nDCG of what was found, with relevance 0 or 1."""
     gain = sum(1 / math.log2(place + 2) for place, one in enumerate(found) if one in relevant)
     best = sum(1 / math.log2(place + 2) for place in range(min(len(relevant), len(found))))
     return gain / best

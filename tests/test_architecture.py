@@ -119,6 +119,7 @@ FLOORS = {
         "decoding",
         "classifications",
         "result_types",
+        "text_parts",
         "model_description",
         "server_description",
         "tokens",

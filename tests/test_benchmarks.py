@@ -62,6 +62,24 @@ def test_a_benchmark_prints_its_table(
         assert row.format(folder=tmp_path) in output
 
 
+def test_the_benchmark_of_kinds_measures_any_folder(tmp_path: Path) -> None:
+    """The name of a folder says what is measured."""
+    fixtures = Path(__file__).parent / "fixtures"
+    kinds = {
+        "embed-static": "static-st",
+        "sparse": "splade-bert",
+        "late": "colbert-bert",
+        "rerank": "cross-bert",
+        "classify": "classify-sentiment",
+    }
+    for name, fixture in kinds.items():
+        (tmp_path / name).symlink_to(fixtures / fixture)
+    folders = [str(tmp_path / name) for name in kinds]
+    output = _run("kinds", "--rounds", "1", "--texts", "8", *folders)
+    for name in kinds:
+        assert f"| {name} | " in output
+
+
 @pytest.mark.triton
 def test_the_benchmark_of_triton_prints_its_tables(triton_environment: Environment) -> None:
     """It starts a tritonserver of its own."""

@@ -81,6 +81,17 @@ def test_model2vec_cuts_characters(load: Load) -> None:
     assert load(FIXTURES / "static-st").tokenizer.cut_characters(long, 24, Truncation.END) == long
 
 
+def test_a_truncated_text_leaves_nothing_in_memory(load: Load) -> None:
+    """The tokens that were cut off do not stay behind those that are kept."""
+    tokenizer = load(FIXTURES / "static-st").tokenizer
+    [ids] = tokenizer.encode(["the river " * 100])
+    sequence = tokenizer.build_sequence(ids, max_tokens=24, truncation=Truncation.END)
+    assert sequence.input_ids.tolist() == ids[:24].tolist()
+    assert sequence.input_ids.base is None
+    whole = tokenizer.build_sequence(ids, max_tokens=1000, truncation=Truncation.END)
+    assert whole.input_ids is ids
+
+
 def test_limits(tmp_path: Path) -> None:
     """The limit is that of the library; without one, longer texts are refused."""
     potion = copy_fixture("static-potion", tmp_path)

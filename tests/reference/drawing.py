@@ -2,31 +2,19 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from tests.reference.drawn_backbones import BASES, BASES_OF_KINDS, draw_config
 
 Settings = dict[str, Any]
 
-_WORD_PIECE = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
-# For each fixture whose tokenizer is used: the classes that may take it, and the architectures.
-_BASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "bert-mean": (_WORD_PIECE, ("bert", "distilbert", "electra", "mpnet")),
-    "roberta-mean": (("RobertaTokenizer", "GPT2Tokenizer", "Qwen2Tokenizer"), ("roberta",)),
-    "xlmr-metaspace": (("XLMRobertaTokenizer", "CamembertTokenizer"), ("xlm-roberta", "camembert")),
-    "xlmr-bge-m3": (("XLMRobertaTokenizer", "CamembertTokenizer"), ("xlm-roberta", "camembert")),
-    "albert": (("AlbertTokenizer",), ("albert", "bert")),
-    "t5": (("T5Tokenizer",), ("bert", "xlm-roberta")),
-    "gemma-dense": (("GemmaTokenizer", "LlamaTokenizer"), ("bert", "roberta")),
-    "qwen3-last": (("Qwen2Tokenizer", "GPT2Tokenizer"), ("bert", "qwen3")),
-    "modernbert-cls": (("PreTrainedTokenizerFast",), ("bert", "distilbert")),
-}
 _NAMES = ("[Q]", "[D]", "<MARK>", "newword", "<|im_end|>", "<extra>", "[NEW] ", "the")
 _FLAGS = (
     "do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "keep_accents",
     "split_special_tokens", "legacy", "trim_offsets", "add_bos_token", "add_eos_token",
 )  # fmt: skip
 _POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-_ACTIVATIONS = ("gelu", "relu", "silu", "gelu_new", "gelu_pytorch_tanh")
 _LAYER_ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 _SIDES = ("left", "right")
 _FIRST = (
@@ -44,18 +32,16 @@ _TEMPLATES = (
 def draw(seed: int) -> Settings:
     """Return the settings of one model, as JSON values."""
     source = random.Random(seed)  # noqa: S311 - no secret
-    kind = source.choice(("embedding",) * 6 + ("cross",) * 3 + ("sparse",))
-    base = source.choice(list(_BASES))
-    classes, types = _BASES[base]
-    if kind == "sparse":
-        base, types = "bert-mean", ("bert", "distilbert")
-        classes = _BASES[base][0][:3]
+    kind = source.choice(_SHARES)
+    base = source.choice(BASES_OF_KINDS.get(kind, list(BASES)))
+    classes, types = BASES[base].classes, BASES[base].model_types(kind)
+    model_type = source.choice(types)
     settings = {
         "seed": seed,
         "kind": kind,
         "base": base,
-        "model_type": source.choice(types),
-        "config": _draw_config(source),
+        "model_type": model_type,
+        "config": draw_config(source, model_type),
         "tokenizer.json": _draw_tokenizer(source),
         "tokenizer_config.json": _draw_tokenizer_config(source, classes),
         "special_tokens_map.json": _draw_map(source),
@@ -65,21 +51,11 @@ def draw(seed: int) -> Settings:
         "names_padding": source.random() < 0.9,
         "transformer": _draw_transformer(source),
     }
-    return settings | _KINDS[kind](source)
+    return settings | KINDS[kind](source)
 
 
 def _maybe(source: random.Random, share: float, value: Any) -> Any:
     return value if source.random() < share else None
-
-
-def _draw_config(source: random.Random) -> Settings:
-    return {
-        "hidden_act": source.choice(_ACTIVATIONS),
-        "layer_norm_eps": source.choice((1e-12, 1e-5)),
-        "type_vocab_size": source.choice((1, 2, 2)),
-        "num_hidden_layers": source.choice((1, 2)),
-        "max_position_embeddings": source.choice((130, 700, 700, 700, 700)),
-    }
 
 
 def _draw_token(source: random.Random, content: str) -> Settings:
@@ -187,10 +163,10 @@ def _draw_transformer(source: random.Random) -> Settings:
     return changes
 
 
-def _draw_embedding(source: random.Random) -> Settings:
+def _draw_layers(source: random.Random, kinds: Sequence[str], most: int) -> list[Settings]:
     layers: list[Settings] = []
-    while source.random() < 0.35 and len(layers) < 3:
-        kind = source.choice(("Dense", "Dense", "LayerNorm", "Dropout"))
+    while source.random() < 0.35 and len(layers) < most:
+        kind = source.choice(kinds)
         layers.append({"kind": kind})
         if kind == "Dense":
             layers[-1] |= {
@@ -199,18 +175,81 @@ def _draw_embedding(source: random.Random) -> Settings:
                 "activation": source.choice(_LAYER_ACTIVATIONS),
                 "use_residual": source.random() < 0.3,
             }
+    return layers
+
+
+def _draw_prompts(source: random.Random) -> Settings:
     prompts = {"query": "query: ", "document": "passage: [Q] ", "bare": ""}
     chosen = _maybe(source, 0.5, dict(source.sample(list(prompts.items()), 2))) or {}
     return {
-        "poolings": source.sample(_POOLINGS, source.choice((1, 1, 1, 2))),
-        "layers": layers,
-        "normalize": source.random() < 0.6,
         "prompts": chosen,
         "default_prompt_name": _maybe(source, 0.5, next(iter(chosen), None)),
+    }
+
+
+def _draw_embedding(source: random.Random) -> Settings:
+    return {
+        "poolings": source.sample(_POOLINGS, source.choice((1, 1, 1, 2))),
+        "layers": _draw_layers(source, ("Dense", "Dense", "LayerNorm", "Dropout"), 3),
+        "normalize": source.random() < 0.6,
+        **_draw_prompts(source),
         "similarity": source.choice((None, "cosine", "dot", "euclidean", "manhattan")),
         "truncate_dim": _maybe(source, 0.2, source.choice((4, 10, 500))),
         # The schema of releases before 5.4.
         "old_schema": source.random() < 0.4,
+    }
+
+
+def _draw_static(source: random.Random) -> Settings:
+    return {
+        "dtype": source.choice(("float32", "float32", "float16")),
+        "layers": _draw_layers(source, ("Dense", "LayerNorm", "Dropout"), 2),
+        "normalize": source.random() < 0.6,
+        **_draw_prompts(source),
+        "similarity": source.choice((None, "cosine", "dot")),
+        "truncate_dim": _maybe(source, 0.2, source.choice((4, 10, 500))),
+    }
+
+
+def _draw_model2vec(source: random.Random) -> Settings:
+    return {
+        "normalize": source.random() < 0.6,
+        "max_length": source.choice((None, 4, 12, 32, 512)),
+        # Rows that tokens share, and a factor for each token.
+        "rows": _maybe(source, 0.4, 200),
+        "has_factors": source.random() < 0.4,
+        "dtype": source.choice(("float32", "float32", "float16", "int8")),
+    }
+
+
+def _draw_late(source: random.Random) -> Settings:
+    length = source.choice((8, 16, 32))
+    expansion = {
+        "strategy": source.choice(("fixed", "min")),
+        "attend": source.random() < 0.5,
+        "length": length,
+        "token": _maybe(source, 0.2, "."),
+    }
+    return {
+        "query_length": source.choice((length, 32)),
+        "document_length": source.choice((24, 60, 180)),
+        "query_expansion": _maybe(source, 0.7, expansion),
+        "markers": source.sample(("[Q] ", "[D] ", "[Q]", "<MARK>"), 2),
+        "adds_markers": source.random() < 0.7,
+        "layers": [layer for layer in _draw_layers(source, ("Dense",), 2) if source.random() < 0.9],
+        "skip_words": source.choice(([], [".", ","], ["the", "a", ".", "[Q]"])),
+        "skip_roles": source.choice((["document"], ["query", "document"])),
+        "normalize": source.random() < 0.7,
+        "similarity": source.choice((None, "maxsim", "meanmaxsim")),
+    }
+
+
+def _draw_causal(source: random.Random) -> Settings:
+    return {
+        "chat_template": source.choice(_TEMPLATES),
+        "adds_generation_prompt": source.random() < 0.3,
+        "tokens": source.sample(range(20, 300), source.choice((1, 2, 2))),
+        "activation": source.choice((None, "Identity", "Sigmoid")),
     }
 
 
@@ -230,7 +269,19 @@ def _draw_sparse(source: random.Random) -> Settings:
     }
 
 
-_KINDS = {"embedding": _draw_embedding, "cross": _draw_cross, "sparse": _draw_sparse}
+KINDS: dict[str, Callable[[random.Random], Settings]] = {
+    "embedding": _draw_embedding,
+    "cross": _draw_cross,
+    "sparse": _draw_sparse,
+    "static": _draw_static,
+    "model2vec": _draw_model2vec,
+    "late": _draw_late,
+    "causal": _draw_causal,
+}
+_SHARES = (
+    *("embedding",) * 7, *("cross",) * 4, *("late",) * 3, *("sparse",) * 2,
+    "static", "model2vec", "causal",
+)  # fmt: skip
 
 
 def dump(settings: Settings) -> str:

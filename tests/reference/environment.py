@@ -13,6 +13,7 @@ from pathlib import Path
 PLACE = Path(__file__).parent.parent.parent / ".cache" / "reference"
 VARIABLE = "EMBEDGRPC_REFERENCE_PYTHON"
 PINS = (
+    "model2vec==0.10.0",
     "sentence-transformers==6.2.0",
     "transformers==5.23.0",
     "torch==2.13.0",

@@ -21,8 +21,14 @@ import numpy as np
 
 from embedgrpc.cli.runners import Item, LocalRunner
 from embedgrpc.libraries.arrays import FloatArray
-from embedgrpc.models.graphs.outputs import LOGITS, SENTENCE_EMBEDDING, VOCABULARY_WEIGHTS
+from embedgrpc.models.graphs.outputs import (
+    LOGITS,
+    SENTENCE_EMBEDDING,
+    TOKEN_EMBEDDINGS,
+    VOCABULARY_WEIGHTS,
+)
 from embedgrpc.models.kinds import Kind
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from embedgrpc.server.loading import loading
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.settings.model_settings import ModelSettings
@@ -31,7 +37,7 @@ from tests.reference.drawing import draw, dump
 from tests.reference.environment import EnvironmentMissingError, find_python
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-_MAKER = Path(__file__).with_name("maker.py")
+_ROOT = FIXTURES.parent.parent
 # As for the fixtures, for numbers up to 1; larger ones have larger errors.
 _TOLERANCE = 1e-5
 _BATCH_TOLERANCE = 1e-6
@@ -64,7 +70,8 @@ def make(seeds: Sequence[int], out: Path, python: Path) -> Iterator[Path]:
     log = out / "maker.log"
     with log.open("w") as errors:
         done = subprocess.run(
-            [python, _MAKER, FIXTURES, out],
+            [python, "-m", "tests.reference.maker", FIXTURES, out.absolute()],
+            cwd=_ROOT,
             input=lines,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -118,26 +125,57 @@ def _find_differences(runner: LocalRunner, expected: dict[str, Any]) -> Iterator
         yield from _differ_in_batch(runner, pairs, LOGITS)
         return
     texts: list[Item] = list(expected["texts"])
-    for text, sequence, ids in zip(texts, runner.tokenize(texts), expected["ids"], strict=True):
-        if sequence.input_ids.tolist() != ids:
-            yield f"tokens of {text!r}: {sequence.input_ids.tolist()}, not {ids}"
+    if properties.late_interaction is not None:
+        yield from _find_late_differences(runner, texts, expected)
+        return
+    if "ids" in expected:
+        yield from _differ_in_tokens(runner.tokenize(texts), expected["ids"])
     output = VOCABULARY_WEIGHTS if properties.splade else SENTENCE_EMBEDDING
     vectors = np.stack(runner.run(texts)[output])
-    yield from _differ("vector", vectors, expected["vectors"])
+    tolerance = expected.get("tolerance", _TOLERANCE)
+    yield from _differ("vector", vectors, expected["vectors"], tolerance)
     for name, wanted in expected.get("prompts", {}).items():
         prompted = replace(properties, default_prompt_name=name)
         other = replace(runner, model=replace(runner.model, properties=prompted))
         found = np.stack(other.run(texts[: len(wanted)])[output])
-        yield from _differ(f"vector with prompt {name}", found, wanted)
+        yield from _differ(f"vector with prompt {name}", found, wanted, tolerance)
     if expected.get("similarity", properties.similarity) != properties.similarity:
         yield f"similarity {properties.similarity}, not {expected['similarity']}"
     yield from _differ_in_batch(runner, texts, output)
+
+
+def _find_late_differences(
+    runner: LocalRunner, texts: list[Item], expected: dict[str, Any]
+) -> Iterator[str]:
+    """Compare documents and queries: their tokens, and one vector per token."""
+    roles = ("document", "query")
+    sequences = runner.tokenize(texts)
+    yield from _differ_in_tokens(
+        sequences, [ids for role in roles for ids in expected[role]["ids"]]
+    )
+    alone = runner.run(texts)[TOKEN_EMBEDDINGS]
+    wanted = [rows for role in roles for rows in expected[role]["vectors"]]
+    batched = runner.run_batches(sequences, [range(len(sequences))])[TOKEN_EMBEDDINGS]
+    for place, (ours, theirs) in enumerate(zip(alone, wanted, strict=True)):
+        size = ours.shape[1]
+        rows = np.asarray(theirs, np.float32).reshape(-1, size)
+        yield from _differ(f"vectors of text {place}", ours, rows)
+        limit = _BATCH_TOLERANCE
+        yield from _differ(f"in a batch, vectors of text {place}", batched[place], ours, limit)
+
+
+def _differ_in_tokens(sequences: Sequence[TokenSequence], wanted: list[list[int]]) -> Iterator[str]:
+    for place, (sequence, ids) in enumerate(zip(sequences, wanted, strict=True)):
+        if sequence.input_ids.tolist() != ids:
+            yield f"tokens of text {place}: {sequence.input_ids.tolist()}, not {ids}"
 
 
 def _differ(what: str, ours: FloatArray, wanted: Any, limit: float = _TOLERANCE) -> Iterator[str]:
     theirs = np.asarray(wanted, np.float32)
     if ours.shape != theirs.shape:
         yield f"{what}: shape {ours.shape}, not {theirs.shape}"
+        return
+    if not theirs.size:
         return
     size = max(1.0, float(np.abs(theirs).max()))
     difference = np.abs(ours - theirs).reshape(len(ours), -1).max(axis=1)
@@ -154,9 +192,10 @@ def _differ_in_batch(runner: LocalRunner, items: Sequence[Item], output: str) ->
     yield from _differ("in a batch", batched, alone, _BATCH_TOLERANCE)
 
 
-def run(seeds: Sequence[int], out: Path, python: Path) -> list[Verdict]:
-    """Make models and compare them; differing and refused ones stay in `out`."""
-    return [compare(folder, out / "graphs") for folder in make(seeds, out, python)]
+def run(seeds: Sequence[int], out: Path, python: Path) -> Iterator[Verdict]:
+    """Make models, and compare them one by one."""
+    for folder in make(seeds, out, python):
+        yield compare(folder, out / "graphs")
 
 
 def main() -> int:
@@ -173,13 +212,15 @@ def main() -> int:
     with ExitStack() as resources:
         out = parsed.out or Path(resources.enter_context(tempfile.TemporaryDirectory()))
         out.mkdir(parents=True, exist_ok=True)
-        verdicts = run(range(parsed.first, parsed.first + parsed.folders), out, python)
-    for verdict in verdicts:
-        if verdict.outcome not in ("equal", "both fail"):
-            print(f"{verdict.seed} {verdict.outcome}: {verdict.found[:300]}")  # noqa: T201 - its answer
-    for outcome, count in Counter(verdict.outcome for verdict in verdicts).most_common():
+        counts: Counter[str] = Counter()
+        for verdict in run(range(parsed.first, parsed.first + parsed.folders), out, python):
+            counts[verdict.outcome] += 1
+            if verdict.outcome not in ("equal", "both fail"):
+                line = f"{verdict.seed} {verdict.outcome}: {verdict.found[:300]}"
+                print(line, flush=True)  # noqa: T201 - its answer
+    for outcome, count in counts.most_common():
         print(f"{count:>6} {outcome}")  # noqa: T201 - its answer
-    return any(verdict.outcome == "DIFFERENT" for verdict in verdicts)
+    return bool(counts["DIFFERENT"])
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def test_token_vectors_count(encoding: Encoding) -> None:
     size_bytes = sum(map(len, texts))
     plain = _spec()
     assert bound_rows_size(len(texts), plain, size_bytes=size_bytes) == 0
-    spec = _spec(token_dimensions=384)
+    spec = _spec(token_dimensions=384, returns_tokens=True)
     size, without = (
         embeddings_size(texts, one, encoding, multi_vector_dimensions=0) for one in (spec, plain)
     )

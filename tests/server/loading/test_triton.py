@@ -13,7 +13,7 @@ from embedgrpc.server.connections.listening import StartError
 from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import model_service_pb2 as models
-from embedgrpc.v1.embedding_service_pb2 import EmbedRequest
+from embedgrpc.v1.embedding_service_pb2 import EmbedOptions, EmbedRequest
 from tests.backends.triton.kserve_server import Fault
 from tests.server.failures import failure_of
 from tests.server.loading.triton_server import Upstream
@@ -61,6 +61,28 @@ async def test_vectors_are_those_of_the_graph_here(upstream: Upstream, cache_dir
             models.MODEL_BACKEND_TRITON,
         )
         assert await service.client.status(f"{EMBEDDING}/far") == SERVING
+
+
+async def test_vectors_of_tokens_come_from_there(upstream: Upstream, cache_dir: Path) -> None:
+    """They are those of the graph here; a repository without them is to be written again."""
+    options = EmbedOptions(token_vectors=True)
+    async with served(cache_dir, upstream.settings(), EMBED) as service:
+        near, far = [
+            (await service.client.embed(*TEXTS, model=one, options=options)).embeddings
+            for one in ("embed", "far")
+        ]
+        for here, there in zip(near, far, strict=True):
+            assert list(there.token_vectors.ids) == list(here.token_vectors.ids)
+            np.testing.assert_allclose(
+                there.token_vectors.vectors.values, here.token_vectors.vectors.values, atol=1e-6
+            )
+        assert (await description_of(service, "far")).token_dimensions == 36
+    upstream.server.outputs = [one for one in upstream.server.outputs if one[0] != "token_vectors"]
+    async with served(cache_dir, upstream.settings()) as service:
+        failure = await failure_of(service.client.embed(*TEXTS, options=options))
+        assert failure.reason == "UNSUPPORTED"
+        assert "triton-repo" in failure.details
+        assert (await description_of(service, "far")).token_dimensions == 0
 
 
 async def test_files_may_be_named(upstream: Upstream, cache_dir: Path) -> None:

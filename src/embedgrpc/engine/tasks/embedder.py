@@ -18,6 +18,7 @@ from embedgrpc.engine.results.sparse import (
     from_vocabulary_weights,
 )
 from embedgrpc.engine.results.vectors import shorten
+from embedgrpc.engine.tasks.chunking import ChunkVectors, pool_chunks
 from embedgrpc.engine.tasks.embeddings import BatchResult, Embeddings, EmbedSpec
 from embedgrpc.engine.tasks.token_places import PlaceFinder, TokenVectors, without_places
 from embedgrpc.engine.tokenizing.given_ids import check_ids
@@ -39,7 +40,7 @@ from embedgrpc.models.graphs.outputs import (
     TOKEN_WEIGHTS,
     VOCABULARY_WEIGHTS,
 )
-from embedgrpc.models.kinds import Representation, TextRole, Truncation
+from embedgrpc.models.kinds import Pooling, Representation, TextRole, Truncation
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
@@ -138,7 +139,8 @@ class Embedder:
                 BatchResult(self.finish(result.job, indices, rows, spec), indices, failures)
             )
 
-        return await asyncio.to_thread(finish) if result.rows.are_large(pack_cost) else finish()
+        at_once = spec.chunking is None and not result.rows.are_large(pack_cost)
+        return finish() if at_once else await asyncio.to_thread(finish)
 
     async def submit(
         self,
@@ -218,6 +220,30 @@ class Embedder:
             raise errors.UnsupportedError(obstacle, field=field)
         return self.properties.token_dimensions
 
+    def check_chunks(self, *, field: str) -> None:
+        """Check that a chunk's vector is what the model makes of a text.
+
+        Args:
+            field: The option that asks for chunks, for the error.
+
+        Raises:
+            UnsupportedError: The model pools in another way than by the mean, or has layers after
+                it.
+        """
+        properties = self.properties
+        if properties.poolings != (Pooling.MEAN,):
+            raise errors.UnsupportedError(
+                f"the vectors of chunks are means, but the model pools by"
+                f" {', '.join(properties.poolings)}: use a model that pools by the mean",
+                field=field,
+            )
+        if properties.dense_layers:
+            raise errors.UnsupportedError(
+                "the vectors of chunks are means, but the model has Dense modules after the mean:"
+                " use a model without them",
+                field=field,
+            )
+
     def _find_obstacle(self) -> str:
         """Return why the model has no token vectors, and what to do; empty if it has them."""
         properties = self.properties
@@ -273,7 +299,8 @@ class Embedder:
             multi_vectors=self._multi_vectors(rows, sequences),
             token_counts=[len(one.input_ids) for one in sequences],
             truncated=[one.truncated for one in sequences],
-            token_vectors=self._token_vectors(rows, sequences),
+            token_vectors=self._token_vectors(rows, sequences) if spec.returns_tokens else None,
+            chunks=self._chunks(rows, sequences, spec) if spec.chunking else None,
         )
 
     def _dense(self, rows: OutputRows, spec: EmbedSpec) -> FloatArray | None:
@@ -331,6 +358,15 @@ class Embedder:
             if one.places is not None
         ]
 
+    def _chunks(
+        self, rows: OutputRows, sequences: Sequence[TokenSequence], spec: EmbedSpec
+    ) -> list[ChunkVectors]:
+        return [
+            pool_chunks(vectors, one.chunks, dimensions=spec.dimensions, normalize=spec.normalize)
+            for vectors, one in zip(rows.by_token[TOKEN_VECTORS], sequences, strict=True)
+            if one.chunks is not None
+        ]
+
     def outputs(self, spec: EmbedSpec) -> tuple[str, ...]:
         """Return the graph outputs that the representations are made of."""
         outputs = tuple(self._output(one, spec) for one in spec.representations)
@@ -367,7 +403,9 @@ class Embedder:
         max_characters = self.limit_characters(spec.max_tokens, spec.truncation, spec.prompt)
         finder = None
         if spec.token_dimensions:
-            finder = PlaceFinder(self.tokenizer, texts, spec.prompt, spec.truncation)
+            finder = PlaceFinder(
+                self.tokenizer, texts, spec.prompt, spec.truncation, spec.chunking, field
+            )
 
         def check(index: int, text: TextOrIds) -> CheckedText | Tokenized:
             if not isinstance(text, str):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.engine.results.sparse import SparseVector
+from embedgrpc.engine.tasks.chunking import Chunking, ChunkVectors
 from embedgrpc.engine.tasks.token_places import TokenVectors
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.kinds import Representation, TextRole, Truncation
@@ -28,6 +29,8 @@ class EmbedSpec:
         route: The name of the route that computes them; empty for a model with one.
         token_dimensions: Values per token vector, if the model is to return those that it pools;
             0 for none.
+        chunking: How to cut texts into chunks with a vector each; None for none.
+        returns_tokens: Whether to return the token vectors.
     """
 
     prompt: str
@@ -42,6 +45,8 @@ class EmbedSpec:
     min_tokens: int = 0
     route: str = ""
     token_dimensions: int = 0
+    chunking: Chunking | None = None
+    returns_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Embeddings:
         token_counts: Tokens that the model read, per text.
         truncated: Whether the text was cut to fit, per text.
         token_vectors: The vectors that are pooled, of all tokens, per text; None if not requested.
+        chunks: The vectors of the chunks, per text; None if not requested.
     """
 
     vectors: FloatArray | None
@@ -63,6 +69,7 @@ class Embeddings:
     token_counts: Sequence[int]
     truncated: Sequence[bool]
     token_vectors: Sequence[TokenVectors] | None = None
+    chunks: Sequence[ChunkVectors] | None = None
 
 
 @dataclass(frozen=True, slots=True)

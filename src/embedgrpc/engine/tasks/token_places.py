@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.engine.tasks.chunking import Chunking, find_chunks
 from embedgrpc.engine.tokenizing.jobs import Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.received_text import find_received
 from embedgrpc.engine.tokenizing.texts import CheckedText, TextOrIds
@@ -39,12 +40,16 @@ class PlaceFinder:
         texts: The texts as received, or the token ids of some.
         prompt: What is put in front of each.
         truncation: The end to cut.
+        chunking: How to cut each text into chunks; None for none.
+        texts_field: The request field that holds the texts, for errors.
     """
 
     tokenizer: Tokenizer
     texts: Sequence[TextOrIds]
     prompt: str
     truncation: Truncation
+    chunking: Chunking | None
+    texts_field: str
     # Characters before the part that is tokenized, by index; most texts have none.
     _before: dict[int, int] = field(default_factory=dict)
 
@@ -80,7 +85,19 @@ class PlaceFinder:
             prompt_characters=len(self.prompt),
             shift=self._before.get(index, 0),
         )
-        return replace(sequence, places=TokenPlaces.find(tokens, text))
+        places = TokenPlaces.find(tokens, text)
+        if self.chunking is None:
+            return replace(sequence, places=places)
+        if not text:
+            return InvalidRequestError(
+                f"{self.texts_field}[{index}] holds token ids, which have no chunks: send the text",
+                field=f"{self.texts_field}[{index}]",
+            )
+        try:
+            chunks = find_chunks(self.chunking, index, text, places)
+        except InvalidRequestError as error:
+            return error.with_traceback(None)
+        return replace(sequence, places=places, chunks=chunks)
 
 
 def without_places(result: TokenizeResult) -> TokenizeResult:

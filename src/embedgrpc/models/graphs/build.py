@@ -147,7 +147,9 @@ def _build_plain(weight_file: WeightFile, properties: ModelProperties, folder: P
         open_merged(weight_file, properties) as tensors,
         GraphWriter(folder, model.graph, opset=_OPSET) as writer,
     ):
-        hidden = build_backbone(writer, tensors, config)
+        late = properties.late_interaction
+        has_unattended = bool(late and late.expansion and not late.expansion.attended)
+        hidden = build_backbone(writer, tensors, config, has_unattended=has_unattended)
         if properties.kind in (Kind.CROSS_ENCODER, Kind.CLASSIFIER):
             logits = _append_classifier(writer, tensors, config, properties, hidden)
             outputs: tuple[str, ...] = (writer.output(logits, LOGITS),)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedgrpc.libraries.arrays import IntArray
+from embedgrpc.models.tokenizers.text_chunks import TextChunks
 from embedgrpc.models.tokenizers.tokenized_text import TokenPlaces
 
 
@@ -25,6 +26,7 @@ class TokenSequence:
         unattended: The number of tokens at the end that the others do not see, although they have
             vectors.
         places: Where the tokens stand in the text; None unless they were asked for.
+        chunks: The chunks whose vectors are wanted; None unless they were asked for.
         compared: bool [tokens]; the tokens whose vectors count in late interaction. None for all.
     """
 
@@ -37,6 +39,7 @@ class TokenSequence:
     prompt_tokens: int = 0
     unattended: int = 0
     places: TokenPlaces | None = None
+    chunks: TextChunks | None = None
     compared: NDArray[np.bool_] | None = None
 
     @property

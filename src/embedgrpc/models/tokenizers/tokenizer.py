@@ -408,6 +408,11 @@ class _TemplateArrays:
 
     def around(self, texts: tuple[IntArray, ...], token_count_before: int) -> TokenSequence:
         """Build a sequence of one or two texts: int64 [tokens] each."""
+        if not self.special_count and not self.has_types and len(texts) == 1:
+            # A concatenation costs as much as the look-up of a static model. The rest of a text
+            # that was cut must not stay in memory.
+            ids = texts[0] if texts[0].base is None else texts[0].copy()
+            return TokenSequence(ids, None, token_count_before)
         parts = [self.specials[0]]
         for ids, special in zip(texts, self.specials[1:], strict=True):
             parts += (ids, special)

@@ -10,6 +10,7 @@ from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import Representation, TextRole, Truncation
+from embedgrpc.server.contract.chunking_options import read_chunking
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.names import list_names
 from embedgrpc.server.contract.options import (
@@ -102,12 +103,15 @@ class EmbedOptionsReader:
         check_not_negative(options.max_sparse_terms, field=f"{field}.max_sparse_terms")
         role = read_role(options, properties, field=field)
         late = properties.late_interaction
+        chunking = read_chunking(options, field=field)
         return EmbedSpec(
             prompt=read_prompt(options, properties, field=field),
             dimensions=options.dimensions or properties.vector_dimensions,
             normalize=options.normalize if options.HasField("normalize") else properties.normalized,
             truncation=read_truncation(
-                options.truncation, default=self._default_truncation, field=f"{field}.truncation"
+                options.truncation,
+                default=Truncation.NONE if chunking else self._default_truncation,
+                field=f"{field}.truncation",
             ),
             max_tokens=read_max_tokens(
                 options.max_tokens,
@@ -121,10 +125,22 @@ class EmbedOptionsReader:
             role=role,
             min_tokens=late.min_tokens(role) if late and role else 0,
             route=self._embedder.route,
-            token_dimensions=self._embedder.token_dimensions(field=f"{field}.token_vectors")
-            if options.token_vectors
-            else 0,
+            token_dimensions=self._read_token_dimensions(options, field=field),
+            chunking=chunking,
+            returns_tokens=options.token_vectors,
         )
+
+    def _read_token_dimensions(
+        self, options: embedding_service_pb2.EmbedOptions, *, field: str
+    ) -> int:
+        """Return the values per token vector if the model's are needed, and 0 if not."""
+        if options.HasField("chunking"):
+            dimensions = self._embedder.token_dimensions(field=f"{field}.chunking")
+            self._embedder.check_chunks(field=f"{field}.chunking")
+            return dimensions
+        if options.token_vectors:
+            return self._embedder.token_dimensions(field=f"{field}.token_vectors")
+        return 0
 
 
 class RoutedOptionsReader:

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.tasks.chunking import BySentences, BySpans, ByTokens
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
+from embedgrpc.engine.tokenizing.sentences import find_sentences
 from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.models.kinds import Representation
 
@@ -107,8 +110,11 @@ def embeddings_size(
     multi_vector_dimensions: int,
 ) -> int:
     """Return an upper bound of the bytes of one `Embedding` field per text."""
+    exact = _exact_chunks_size(texts, spec, encoding)
+    if exact is not None:
+        spec = replace(spec, chunking=None)
     fixed, per_token = _sizes(spec, encoding, multi_vector_dimensions)
-    size = len(texts) * fixed
+    size = len(texts) * fixed + (exact or 0)
     if per_token:
         size += per_token * sum(_tokens_max(text, spec) for text in texts)
     return size
@@ -117,6 +123,10 @@ def embeddings_size(
 # The id of a token, its four places and two flags, as varints.
 _PLACES_BYTES = 28
 _FLOAT_BYTES = 4
+# The four places of a chunk and its number of tokens, as varints.
+_CHUNK_PLACES_BYTES = 25
+# The keys and lengths of the lists in the field of tokens or chunks.
+_FIELD_BYTES = 96
 
 # The error of one input, with its message and variables.
 FAILURE_BYTES = 512
@@ -163,10 +173,40 @@ def _sizes(spec: EmbedSpec, encoding: Encoding, multi_vector_dimensions: int) ->
     if Representation.MULTI_VECTOR in spec.representations:
         fixed += 40
         per_token += _numbers_size(multi_vector_dimensions, encoding) + 4
-    if spec.token_dimensions:
-        fixed += 96
+    if spec.returns_tokens:
+        fixed += _FIELD_BYTES
         per_token += _numbers_size(spec.token_dimensions, encoding) + 4 + _PLACES_BYTES
+    if spec.chunking is not None:
+        chunk = _chunk_size(spec, encoding)
+        fixed += _FIELD_BYTES + chunk
+        match spec.chunking:
+            case ByTokens(size, overlap):
+                per_token += -(-chunk // (size - overlap))
+            case BySentences(count):
+                per_token += -(-chunk // count)
+            case BySpans(spans):
+                fixed += chunk * max(map(len, spans), default=0)
     return fixed, per_token
+
+
+def _exact_chunks_size(
+    texts: Sequence[TextOrIds], spec: EmbedSpec, encoding: Encoding
+) -> int | None:
+    """Return the bytes of the chunks, if they do not depend on the tokenizer; else None."""
+    match spec.chunking:
+        case BySentences(count):
+            chunks = sum(
+                len(find_sentences(text, count)) for text in texts if isinstance(text, str)
+            )
+        case BySpans(spans):
+            chunks = sum(map(len, spans))
+        case _:
+            return None
+    return chunks * _chunk_size(spec, encoding) + _FIELD_BYTES * len(texts)
+
+
+def _chunk_size(spec: EmbedSpec, encoding: Encoding) -> int:
+    return _numbers_size(spec.dimensions, encoding) + 4 + _CHUNK_PLACES_BYTES
 
 
 def _tokens_max(text: TextOrIds, spec: EmbedSpec) -> int:

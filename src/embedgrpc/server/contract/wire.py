@@ -10,6 +10,7 @@ import struct
 
 from embedgrpc.engine.results.sparse import SparseVector
 from embedgrpc.engine.results.vectors import EncodedRows, Encoding, encode
+from embedgrpc.engine.tasks.chunking import ChunkVectors
 from embedgrpc.engine.tasks.embeddings import Embeddings
 from embedgrpc.engine.tasks.token_places import TokenVectors
 from embedgrpc.server.contract.token_wire import fill_places
@@ -23,6 +24,7 @@ _ENCODINGS = {
     Encoding.UBINARY: embedding_service_pb2.VECTOR_ENCODING_UBINARY,
 }
 _TOKEN_VECTORS_FIELD = 7
+_CHUNKS_FIELD = 8
 _TRUNCATED = b"\x28\x01"
 DELIMITED = 2
 VARINT = 0
@@ -71,6 +73,9 @@ def embedding_wires(
     tokens = nothing
     if embeddings.token_vectors is not None:
         tokens = [_token_vectors_wire(one, encoding) for one in embeddings.token_vectors]
+    chunks = nothing
+    if embeddings.chunks is not None:
+        chunks = [_chunks_wire(one, encoding) for one in embeddings.chunks]
     ends = [
         (tag(4, VARINT) + varint(token_count) if token_count else b"")
         + (_TRUNCATED if truncated else b"")
@@ -78,7 +83,9 @@ def embedding_wires(
             embeddings.token_counts, embeddings.truncated, strict=True
         )
     ]
-    return [b"".join(parts) for parts in zip(dense, sparse, multi, ends, tokens, strict=True)]
+    return [
+        b"".join(parts) for parts in zip(dense, sparse, multi, ends, tokens, chunks, strict=True)
+    ]
 
 
 def _dense_wires(encoded: EncodedRows) -> list[bytes]:
@@ -125,6 +132,20 @@ def _token_vectors_wire(tokens: TokenVectors, encoding: Encoding) -> bytes:
     fill_places(message, tokens.places)
     vectors = delimited(1, _rows_wire(encode(tokens.vectors, encoding)))
     return delimited(_TOKEN_VECTORS_FIELD, vectors + message.SerializeToString())
+
+
+def _chunks_wire(chunks: ChunkVectors, encoding: Encoding) -> bytes:
+    """Encode the field `chunks`."""
+    found = chunks.chunks
+    message = embedding_service_pb2.ChunkVectors(
+        character_starts=found.starts.tolist(),
+        character_ends=found.ends.tolist(),
+        byte_starts=found.byte_starts.tolist(),
+        byte_ends=found.byte_ends.tolist(),
+        token_counts=(found.last - found.first).tolist(),
+    )
+    vectors = delimited(1, _rows_wire(encode(chunks.vectors, encoding)))
+    return delimited(_CHUNKS_FIELD, vectors + message.SerializeToString())
 
 
 def _rows_wire(encoded: EncodedRows) -> bytes:

@@ -9,6 +9,7 @@ from embedgrpc.engine.tasks.embeddings import BatchResult
 from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.engine.work import Call
 from embedgrpc.server.calls.open_call import reserve_response
+from embedgrpc.server.contract.chunking_options import check_spans
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.response_sizes import (
     FAILURE_BYTES,
@@ -120,6 +121,7 @@ async def embed_batch(
     loaded, embedder, reader = served.embedder()
     check_count(len(batch.texts), limit=settings.max_inputs, field=batch.field)
     spec, encoding = reader.read(batch.options, field=batch.options_field)
+    check_spans(spec.chunking, len(batch.texts))
     limit = min(settings.max_response_bytes, batch.max_response_bytes)
     if batch.allow_partial:
         limit -= FAILURE_BYTES * len(batch.texts)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.engine.results.vectors import Encoding
+from embedgrpc.engine.tasks.chunking import BySpans
 from embedgrpc.engine.tasks.embedder import Embedder
 from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Call
@@ -128,6 +129,12 @@ class EmbeddingStream:
         served = self._catalog.find(setup.model, field="setup.model")
         loaded, embedder, options = served.embedder(field="setup.model")
         spec, encoding = options.read(setup.options, field="setup.options")
+        if isinstance(spec.chunking, BySpans):
+            raise InvalidRequestError(
+                f"{spec.chunking.field} names the chunks of texts, which Embed takes and a stream"
+                " does not",
+                field=spec.chunking.field,
+            )
         check_enum(embedding_service_pb2.ResultOrder, setup.order, field="setup.order")
         accepted = client_response_bytes(
             self._context, setup.max_response_bytes, field="setup.max_response_bytes"

@@ -76,7 +76,7 @@ class StreamBatch:
     def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         """Send the results of some rows; see `embedgrpc.engine.work.Sink`."""
         job = self._job()
-        if not rows.are_large():
+        if self._spec.chunking is None and not rows.are_large():
             self._send(self._pack(job, indices, rows))
             return
         # Packing them here would block the event loop.

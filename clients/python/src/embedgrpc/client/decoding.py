@@ -18,6 +18,7 @@ from embedgrpc.client.result_types import (
 )
 from embedgrpc.client.server_description import decode_limits
 from embedgrpc.client.status_errors import error_of_item
+from embedgrpc.client.text_parts import decode_chunks, decode_token_vectors
 from embedgrpc.client.vectors import Vectors, decode_multi_vector, decode_rows, decode_sparse
 from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import rerank_service_pb2
@@ -176,6 +177,12 @@ def decode_stream_result(message: pb.StreamEmbedResult, caller_id: Any) -> Strea
         ),
         token_count=embedding.token_count,
         truncated=embedding.truncated,
+        token_vectors=(
+            decode_token_vectors(embedding.token_vectors)
+            if embedding.HasField("token_vectors")
+            else None
+        ),
+        chunks=decode_chunks(embedding.chunks) if embedding.HasField("chunks") else None,
     )
 
 
@@ -199,6 +206,8 @@ def _decode_batch(embeddings: Sequence[pb.Embedding], response: pb.EmbedResponse
         revision=response.revision,
         fingerprint=response.fingerprint,
         input_tokens=response.usage.input_tokens,
+        token_vectors=tuple(map(decode_token_vectors, _all_or_none(embeddings, "token_vectors"))),
+        chunks=tuple(map(decode_chunks, _all_or_none(embeddings, "chunks"))),
     )
 
 

@@ -46,6 +46,7 @@ class Model:
         languages: The languages that its files name, as BCP 47 tags such as "en".
         takes_instruction: Whether `RerankOptions` may have an `instruction`.
         labels: The labels of a classifier, in the order of its logits; one for a cross-encoder.
+        token_dimensions: The length of the vectors of tokens; 0 if the model returns none.
         score_function: What turns its logits into scores by default: "raw", "softmax" or
             "sigmoid"; "" where it does not classify.
         state: "loading" or "ready"; "failed" for good, or "unavailable" for now.
@@ -79,6 +80,7 @@ class Model:
     takes_instruction: bool
     labels: Sequence[str]
     score_function: str
+    token_dimensions: int
     state: str
 
 
@@ -118,6 +120,7 @@ def decode_model(message: pb.Model) -> Model:
         languages=tuple(message.languages),
         takes_instruction=message.takes_instruction,
         labels=tuple(message.labels),
+        token_dimensions=message.token_dimensions,
         score_function=enum_name(classify_service_pb2.ScoreFunction, message.score_function),
         state=enum_name(pb.ModelState, message.state),
     )

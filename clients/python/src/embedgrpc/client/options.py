@@ -48,6 +48,14 @@ class EmbedOptions(TypedDict, total=False):
         representations: What to return; empty (default) for the model's first.
         max_sparse_terms: The limit of terms in a sparse vector, the heaviest first; 0 (default)
             for no limit.
+        token_vectors: Whether to return the vectors of the tokens; False by default.
+        chunk_tokens: Late chunking: return a vector for every so many tokens of a text; 0
+            (default) for none. Set at most one of this, `chunk_sentences` and `chunk_spans`.
+        chunk_overlap: Tokens that a chunk of `chunk_tokens` shares with the one before; 0 by
+            default.
+        chunk_sentences: Return a vector for every so many sentences of a text.
+        chunk_spans: For each text the chunks to return vectors of: where they start and end, in
+            characters. `embed` only.
         priority: "interactive" runs first and is refused under overload; "bulk" runs with what
             is left. By default, streams are "bulk".
     """
@@ -62,6 +70,11 @@ class EmbedOptions(TypedDict, total=False):
     max_tokens: int
     representations: Sequence[Representation]
     max_sparse_terms: int
+    token_vectors: bool
+    chunk_tokens: int
+    chunk_overlap: int
+    chunk_sentences: int
+    chunk_spans: Sequence[Sequence[tuple[int, int]]] | None
     priority: Priority | None
 
 
@@ -149,7 +162,7 @@ def embed_options(**options: Unpack[EmbedOptions]) -> pb.EmbedOptions:
 
     Raises:
         TypeError: An option is not one of `EmbedOptions`, or has the wrong type.
-        ValueError: An enum has no such value, or more than one prompt is set.
+        ValueError: An enum has no such value, or more than one prompt or way to chunk is set.
     """
     _require_known(options, EmbedOptions)
     return pb.EmbedOptions(
@@ -162,8 +175,36 @@ def embed_options(**options: Unpack[EmbedOptions]) -> pb.EmbedOptions:
         truncation=enum_value(common_pb2.Truncation, options.get("truncation")),
         max_tokens=options.get("max_tokens", 0),
         max_sparse_terms=options.get("max_sparse_terms", 0),
+        token_vectors=options.get("token_vectors", False),
+        chunking=_chunking(options),
         priority=enum_value(common_pb2.Priority, options.get("priority")),
         **_prompt(options, *_PROMPT),
+    )
+
+
+def _chunking(options: EmbedOptions) -> pb.Chunking | None:
+    size, count = options.get("chunk_tokens", 0), options.get("chunk_sentences", 0)
+    overlap, spans = options.get("chunk_overlap", 0), options.get("chunk_spans")
+    if bool(size) + bool(count) + (spans is not None) > 1:
+        raise ValueError("set only one of chunk_tokens, chunk_sentences and chunk_spans")
+    if overlap and not size:
+        raise ValueError("chunk_overlap needs chunk_tokens")
+    if size:
+        return pb.Chunking(tokens=pb.ChunkByTokens(size=size, overlap=overlap))
+    if count:
+        return pb.Chunking(sentences=pb.ChunkBySentences(count=count))
+    if spans is None:
+        return None
+    return pb.Chunking(
+        spans=pb.ChunkBySpans(
+            texts=[
+                pb.TextSpans(
+                    character_starts=[start for start, _ in of_text],
+                    character_ends=[end for _, end in of_text],
+                )
+                for of_text in spans
+            ]
+        )
     )
 
 

@@ -45,6 +45,7 @@ from embedgrpc.client.result_types import (
 )
 from embedgrpc.client.server_description import Limits, Server
 from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.text_parts import ChunkVectors, TokenVectors
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import HealthStatus
 from embedgrpc.client.vectors import MultiVector, SparseVector
@@ -56,6 +57,7 @@ __all__ = [
     "BackendFailedError",
     "BackendUnavailableError",
     "BadResponseError",
+    "ChunkVectors",
     "Classification",
     "Classifications",
     "ClassifyOptions",
@@ -95,6 +97,7 @@ __all__ = [
     "StreamReady",
     "StreamResult",
     "TokenCounts",
+    "TokenVectors",
     "TokenizeOptions",
     "TokenizedText",
     "UnauthenticatedError",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from embedgrpc.client.enums import Encoding
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.server_description import Limits
+from embedgrpc.client.text_parts import ChunkVectors, TokenVectors
 from embedgrpc.client.vectors import MultiVector, SparseVector, Vectors
 
 
@@ -37,6 +38,10 @@ class Embeddings:
         revision: Its revision.
         fingerprint: The id of the embedding space. Never mix vectors of different ones.
         input_tokens: The tokens of the whole call.
+        token_vectors: The vectors of the tokens, one entry for each text; empty if the call asked
+            for none.
+        chunks: The vectors of the chunks, one entry for each text; empty if the call asked for
+            none.
     """
 
     vectors: Vectors
@@ -51,6 +56,8 @@ class Embeddings:
     revision: str
     fingerprint: str
     input_tokens: int
+    token_vectors: Sequence[TokenVectors] = ()
+    chunks: Sequence[ChunkVectors] = ()
 
     def to_float32(self) -> NDArray[np.float32]:
         """Return the dense vectors as float32 [texts, dimensions].
@@ -235,6 +242,8 @@ class StreamResult:
         multi_vector: None if the call did not ask for it.
         token_count: The tokens of the text.
         truncated: Whether the text was cut to fit.
+        token_vectors: None if the call did not ask for them.
+        chunks: None if the call did not ask for them.
         error: The reason why there is no embedding, for you to raise; None if there is one.
     """
 
@@ -245,6 +254,8 @@ class StreamResult:
     multi_vector: MultiVector | None = None
     token_count: int = 0
     truncated: bool = False
+    token_vectors: TokenVectors | None = None
+    chunks: ChunkVectors | None = None
     error: EmbedGrpcError | None = None
 
 

@@ -118,7 +118,11 @@ def partial_embed_call(
     unsent = limit.too_long("texts", valid)
     sent = [index for index in range(len(valid)) if index not in unsent]
     sent_texts = [valid[index] for index in sent]
-    request = _embed_request(sent_texts, model, allow_partial=True, **options)
+    sent_options = options.copy()
+    spans = options.get("chunk_spans")
+    if spans is not None and len(spans) == len(valid):
+        sent_options["chunk_spans"] = [spans[index] for index in sent]
+    request = _embed_request(sent_texts, model, allow_partial=True, **sent_options)
     return UnaryCall(
         lambda stubs: stubs.embedding.Embed,
         request if sent or not unsent else None,

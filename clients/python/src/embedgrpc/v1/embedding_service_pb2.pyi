@@ -44,7 +44,7 @@ RESULT_ORDER_INPUT: ResultOrder
 RESULT_ORDER_COMPLETION: ResultOrder
 
 class EmbedOptions(_message.Message):
-    __slots__ = ("representations", "input_type", "prompt_name", "prompt_text", "dimensions", "normalize", "encoding", "truncation", "max_tokens", "max_sparse_terms", "priority", "token_vectors")
+    __slots__ = ("representations", "input_type", "prompt_name", "prompt_text", "dimensions", "normalize", "encoding", "truncation", "max_tokens", "max_sparse_terms", "priority", "token_vectors", "chunking")
     REPRESENTATIONS_FIELD_NUMBER: _ClassVar[int]
     INPUT_TYPE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,7 @@ class EmbedOptions(_message.Message):
     MAX_SPARSE_TERMS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TOKEN_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKING_FIELD_NUMBER: _ClassVar[int]
     representations: _containers.RepeatedScalarFieldContainer[Representation]
     input_type: _common_pb2.InputType
     prompt_name: str
@@ -69,7 +70,46 @@ class EmbedOptions(_message.Message):
     max_sparse_terms: int
     priority: _common_pb2.Priority
     token_vectors: bool
-    def __init__(self, representations: _Optional[_Iterable[_Union[Representation, str]]] = ..., input_type: _Optional[_Union[_common_pb2.InputType, str]] = ..., prompt_name: _Optional[str] = ..., prompt_text: _Optional[str] = ..., dimensions: _Optional[int] = ..., normalize: _Optional[bool] = ..., encoding: _Optional[_Union[VectorEncoding, str]] = ..., truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., max_tokens: _Optional[int] = ..., max_sparse_terms: _Optional[int] = ..., priority: _Optional[_Union[_common_pb2.Priority, str]] = ..., token_vectors: _Optional[bool] = ...) -> None: ...
+    chunking: Chunking
+    def __init__(self, representations: _Optional[_Iterable[_Union[Representation, str]]] = ..., input_type: _Optional[_Union[_common_pb2.InputType, str]] = ..., prompt_name: _Optional[str] = ..., prompt_text: _Optional[str] = ..., dimensions: _Optional[int] = ..., normalize: _Optional[bool] = ..., encoding: _Optional[_Union[VectorEncoding, str]] = ..., truncation: _Optional[_Union[_common_pb2.Truncation, str]] = ..., max_tokens: _Optional[int] = ..., max_sparse_terms: _Optional[int] = ..., priority: _Optional[_Union[_common_pb2.Priority, str]] = ..., token_vectors: _Optional[bool] = ..., chunking: _Optional[_Union[Chunking, _Mapping]] = ...) -> None: ...
+
+class Chunking(_message.Message):
+    __slots__ = ("tokens", "sentences", "spans")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SENTENCES_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    tokens: ChunkByTokens
+    sentences: ChunkBySentences
+    spans: ChunkBySpans
+    def __init__(self, tokens: _Optional[_Union[ChunkByTokens, _Mapping]] = ..., sentences: _Optional[_Union[ChunkBySentences, _Mapping]] = ..., spans: _Optional[_Union[ChunkBySpans, _Mapping]] = ...) -> None: ...
+
+class ChunkByTokens(_message.Message):
+    __slots__ = ("size", "overlap")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    overlap: int
+    def __init__(self, size: _Optional[int] = ..., overlap: _Optional[int] = ...) -> None: ...
+
+class ChunkBySentences(_message.Message):
+    __slots__ = ("count",)
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    def __init__(self, count: _Optional[int] = ...) -> None: ...
+
+class ChunkBySpans(_message.Message):
+    __slots__ = ("texts",)
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    texts: _containers.RepeatedCompositeFieldContainer[TextSpans]
+    def __init__(self, texts: _Optional[_Iterable[_Union[TextSpans, _Mapping]]] = ...) -> None: ...
+
+class TextSpans(_message.Message):
+    __slots__ = ("character_starts", "character_ends")
+    CHARACTER_STARTS_FIELD_NUMBER: _ClassVar[int]
+    CHARACTER_ENDS_FIELD_NUMBER: _ClassVar[int]
+    character_starts: _containers.RepeatedScalarFieldContainer[int]
+    character_ends: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, character_starts: _Optional[_Iterable[int]] = ..., character_ends: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("model", "texts", "options", "allow_partial", "max_response_bytes")
@@ -100,7 +140,7 @@ class EmbedResponse(_message.Message):
     def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., model: _Optional[str] = ..., revision: _Optional[str] = ..., fingerprint: _Optional[str] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ...) -> None: ...
 
 class Embedding(_message.Message):
-    __slots__ = ("dense", "sparse", "multi_vector", "token_count", "truncated", "error", "token_vectors")
+    __slots__ = ("dense", "sparse", "multi_vector", "token_count", "truncated", "error", "token_vectors", "chunks")
     DENSE_FIELD_NUMBER: _ClassVar[int]
     SPARSE_FIELD_NUMBER: _ClassVar[int]
     MULTI_VECTOR_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +148,7 @@ class Embedding(_message.Message):
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     TOKEN_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
     dense: DenseVector
     sparse: SparseVector
     multi_vector: MultiVector
@@ -115,7 +156,24 @@ class Embedding(_message.Message):
     truncated: bool
     error: _common_pb2.ItemError
     token_vectors: TokenVectors
-    def __init__(self, dense: _Optional[_Union[DenseVector, _Mapping]] = ..., sparse: _Optional[_Union[SparseVector, _Mapping]] = ..., multi_vector: _Optional[_Union[MultiVector, _Mapping]] = ..., token_count: _Optional[int] = ..., truncated: _Optional[bool] = ..., error: _Optional[_Union[_common_pb2.ItemError, _Mapping]] = ..., token_vectors: _Optional[_Union[TokenVectors, _Mapping]] = ...) -> None: ...
+    chunks: ChunkVectors
+    def __init__(self, dense: _Optional[_Union[DenseVector, _Mapping]] = ..., sparse: _Optional[_Union[SparseVector, _Mapping]] = ..., multi_vector: _Optional[_Union[MultiVector, _Mapping]] = ..., token_count: _Optional[int] = ..., truncated: _Optional[bool] = ..., error: _Optional[_Union[_common_pb2.ItemError, _Mapping]] = ..., token_vectors: _Optional[_Union[TokenVectors, _Mapping]] = ..., chunks: _Optional[_Union[ChunkVectors, _Mapping]] = ...) -> None: ...
+
+class ChunkVectors(_message.Message):
+    __slots__ = ("vectors", "character_starts", "character_ends", "byte_starts", "byte_ends", "token_counts")
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    CHARACTER_STARTS_FIELD_NUMBER: _ClassVar[int]
+    CHARACTER_ENDS_FIELD_NUMBER: _ClassVar[int]
+    BYTE_STARTS_FIELD_NUMBER: _ClassVar[int]
+    BYTE_ENDS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    vectors: MultiVector
+    character_starts: _containers.RepeatedScalarFieldContainer[int]
+    character_ends: _containers.RepeatedScalarFieldContainer[int]
+    byte_starts: _containers.RepeatedScalarFieldContainer[int]
+    byte_ends: _containers.RepeatedScalarFieldContainer[int]
+    token_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, vectors: _Optional[_Union[MultiVector, _Mapping]] = ..., character_starts: _Optional[_Iterable[int]] = ..., character_ends: _Optional[_Iterable[int]] = ..., byte_starts: _Optional[_Iterable[int]] = ..., byte_ends: _Optional[_Iterable[int]] = ..., token_counts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TokenVectors(_message.Message):
     __slots__ = ("vectors", "ids", "character_starts", "character_ends", "byte_starts", "byte_ends", "special", "of_prompt")

@@ -37,3 +37,19 @@ def append_attention_bias(
             limit = writer.constant(np.array(window, np.int64), "window")
             seen = writer.op("And", seen, writer.op("Less", distance, limit))
     return writer.op("Where", seen, writer.scalar(0.0), writer.scalar(LOWEST))
+
+
+def append_sight(writer: GraphWriter, bias: str) -> str:
+    """Append which tokens see any token: float32 [batch, tokens, 1], 1 or 0.
+
+    Where a token sees none, as one far behind all that are seen, its scores are all the lowest.
+    Their softmax would be the mean of the whole batch's length, so its attention must be set to 0,
+    as PyTorch's scaled_dot_product_attention has it.
+
+    Args:
+        writer: The graph's writer.
+        bias: float32 [batch, 1, tokens, tokens], from `append_attention_bias` with a window.
+    """
+    highest = writer.op("ReduceMax", bias, axes=[1, 3], keepdims=0)
+    sees = writer.op("Cast", writer.op("Equal", highest, writer.scalar(0.0)), to=TensorProto.FLOAT)
+    return writer.reshape(sees, [0, -1, 1])

@@ -10,8 +10,16 @@ from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.tensors.weights import Tensors
 
 
-def build_backbone(writer: GraphWriter, tensors: Tensors, config: JsonObject) -> str:
+def build_backbone(
+    writer: GraphWriter, tensors: Tensors, config: JsonObject, *, has_unattended: bool = False
+) -> str:
     """Append the backbone of a model to a graph with the inputs of its `model_type`.
+
+    Args:
+        writer: The graph's writer.
+        tensors: The weights.
+        config: `config.json`.
+        has_unattended: Whether vectors count of tokens at the end that no token sees.
 
     Returns:
         The name of the token vectors, float32 [batch, tokens, hidden_size].
@@ -21,7 +29,11 @@ def build_backbone(writer: GraphWriter, tensors: Tensors, config: JsonObject) ->
     """
     model_type = config.text("model_type", default="")
     if model_type in DECODERS:
-        return decoder.build_decoder(writer, tensors, config, DECODERS[model_type])
+        return decoder.build_decoder(
+            writer, tensors, config, DECODERS[model_type], has_unattended=has_unattended
+        )
     if model_type in ROTARY_FAMILIES:
-        return build_rotary_encoder(writer, tensors, config, ROTARY_FAMILIES[model_type])
+        return build_rotary_encoder(
+            writer, tensors, config, ROTARY_FAMILIES[model_type], has_unattended=has_unattended
+        )
     return encoder.build(writer, tensors, config, FAMILIES[model_type])

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from embedgrpc.models.files.json_file import JsonObject
-from embedgrpc.models.graphs.encoders.attention_bias import append_attention_bias
+from embedgrpc.models.graphs.encoders.attention_bias import append_attention_bias, append_sight
 from embedgrpc.models.graphs.encoders.decoder_config import SLIDING, DecoderConfig
 from embedgrpc.models.graphs.encoders.decoder_families import DecoderFamily
 from embedgrpc.models.graphs.encoders.gated_mlp import append_gated
@@ -26,11 +26,23 @@ _OUTER_NORMS = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 def build_decoder(
-    writer: GraphWriter, tensors: Tensors, config: JsonObject, family: DecoderFamily
+    writer: GraphWriter,
+    tensors: Tensors,
+    config: JsonObject,
+    family: DecoderFamily,
+    *,
+    has_unattended: bool = False,
 ) -> str:
     """Append the backbone to a graph with the inputs `input_ids` and `attention_mask`.
 
     Padding may be on either side: only the distance between two tokens counts.
+
+    Args:
+        writer: The graph's writer.
+        tensors: The weights.
+        config: `config.json`.
+        family: The model's family.
+        has_unattended: Whether vectors count of tokens at the end that no token sees.
 
     Returns:
         The name of the token vectors, float32 [batch, tokens, hidden_size].
@@ -38,7 +50,13 @@ def build_decoder(
     Raises:
         ModelError: The weights do not fit `config.json`, or a value in it is not supported.
     """
-    decoder = _Decoder(writer, tensors, DecoderConfig.read(config, family), family)
+    decoder = _Decoder(
+        writer,
+        tensors,
+        DecoderConfig.read(config, family),
+        family,
+        has_unattended=has_unattended,
+    )
     check_layer_count(tensors, config, "num_hidden_layers")
     tensors.check(decoder.shapes())
     return decoder.build()
@@ -48,8 +66,15 @@ class _Decoder:
     """The parts of a backbone; each method appends one and returns the name of its result."""
 
     def __init__(
-        self, writer: GraphWriter, tensors: Tensors, config: DecoderConfig, family: DecoderFamily
+        self,
+        writer: GraphWriter,
+        tensors: Tensors,
+        config: DecoderConfig,
+        family: DecoderFamily,
+        *,
+        has_unattended: bool,
     ) -> None:
+        self.has_unattended = has_unattended
         self.writer = writer
         self.tensors = tensors
         self.config = config
@@ -88,15 +113,19 @@ class _Decoder:
     def build(self) -> str:
         """float32 [batch, tokens, hidden_size]."""
         config, hidden, positions = self.config, self.embed(), self.positions()
-        biases, tables = {}, {}
+        biases, tables, sights = {}, {}, {}
         for kind in sorted({*config.layer_types}):
             window = config.window if kind == SLIDING else 0
             biases[kind] = append_attention_bias(
                 self.writer, positions, causal=config.causal, window=window
             )
             tables[kind] = append_tables(self.writer, config.rotations[kind], positions)
+            blind = window and self.has_unattended
+            sights[kind] = append_sight(self.writer, biases[kind]) if blind else ""
         for number, kind in enumerate(config.layer_types):
-            hidden = self.layer(f"layers.{number}.", hidden, biases[kind], tables[kind])
+            hidden = self.layer(
+                f"layers.{number}.", hidden, biases[kind], tables[kind], sights[kind]
+            )
         return self.norm("norm", hidden)
 
     def embed(self) -> str:
@@ -115,11 +144,13 @@ class _Decoder:
         count = writer.op("Gather", writer.op("Shape", "input_ids"), one, axis=0)
         return writer.op("Range", zero, count, one)
 
-    def layer(self, prefix: str, hidden: str, bias: str, tables: RotationTables) -> str:
+    def layer(self, prefix: str, hidden: str, bias: str, tables: RotationTables, sight: str) -> str:
         """float32 [batch, tokens, hidden_size]: one layer applied to the same shape."""
         writer = self.writer
         before, after = (prefix + name for name in _NORMS)
-        attended = self.attend(f"{prefix}self_attn.", self.norm(before, hidden), bias, tables)
+        attended = self.attend(
+            f"{prefix}self_attn.", self.norm(before, hidden), bias, tables, sight
+        )
         if not self.family.outer_norms:
             hidden = writer.op("Add", hidden, attended)
             return writer.op("Add", hidden, self.feed(f"{prefix}mlp.", self.norm(after, hidden)))
@@ -128,7 +159,9 @@ class _Decoder:
         fed = self.feed(f"{prefix}mlp.", self.norm(inner, hidden))
         return writer.op("Add", hidden, self.norm(outer, fed))
 
-    def attend(self, prefix: str, source: str, bias: str, tables: RotationTables) -> str:
+    def attend(
+        self, prefix: str, source: str, bias: str, tables: RotationTables, sight: str
+    ) -> str:
         """float32 [batch, tokens, hidden_size]: attention applied to the same shape."""
         writer, config = self.writer, self.config
         heads, key_heads, size = config.heads, config.key_heads, config.head_size
@@ -145,6 +178,8 @@ class _Decoder:
         context = writer.reshape(writer.op("MatMul", weights, value), [0, heads, -1, size])
         context = writer.op("Transpose", context, perm=[0, 2, 1, 3])
         joined = writer.reshape(context, [0, 0, heads * size])
+        if sight:
+            joined = writer.op("Mul", joined, sight)
         return self.linear(f"{prefix}o_proj", joined, has_bias=config.has_bias)
 
     def split_heads(self, name: str, source: str, heads: int, *, norm: str = "") -> str:

@@ -13,7 +13,11 @@ from onnx import TensorProto
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.files.json_file import JsonObject
 from embedgrpc.models.graphs.encoders.activations import ACTIVATIONS
-from embedgrpc.models.graphs.encoders.attention_bias import LOWEST, append_attention_bias
+from embedgrpc.models.graphs.encoders.attention_bias import (
+    LOWEST,
+    append_attention_bias,
+    append_sight,
+)
 from embedgrpc.models.graphs.encoders.families import TokenTypes
 from embedgrpc.models.graphs.encoders.gated_mlp import append_gated
 from embedgrpc.models.graphs.encoders.rotary import RotationTables, append_rotation, append_tables
@@ -25,9 +29,21 @@ from embedgrpc.models.tensors.weights import Tensors
 
 
 def build_rotary_encoder(
-    writer: GraphWriter, tensors: Tensors, config: JsonObject, family: RotaryFamily
+    writer: GraphWriter,
+    tensors: Tensors,
+    config: JsonObject,
+    family: RotaryFamily,
+    *,
+    has_unattended: bool = False,
 ) -> str:
     """Append the backbone to a graph with the inputs of the family.
+
+    Args:
+        writer: The graph's writer.
+        tensors: The weights.
+        config: `config.json`.
+        family: The model's family.
+        has_unattended: Whether vectors count of tokens at the end that no token sees.
 
     Returns:
         The name of the token vectors, float32 [batch, tokens, hidden_size].
@@ -36,6 +52,7 @@ def build_rotary_encoder(
         ModelError: The weights do not fit `config.json`, or a value in it is not supported.
     """
     encoder = _Encoder(writer, tensors, read_rotary_config(config), family)
+    encoder.has_unattended = has_unattended
     older = "n_layer"
     check_layer_count(tensors, config, older if older in config.values else "num_hidden_layers")
     tensors.check(encoder.shapes())
@@ -79,10 +96,12 @@ class _Seen:
     Attributes:
         mask: int32 [batch, tokens]; 1 for a token that all tokens see.
         bias: float32 [batch, 1, tokens, tokens], added to scores.
+        sight: float32 [batch, tokens, 1]: which tokens see any; empty if all do that count.
     """
 
     mask: str = ""
     bias: str = ""
+    sight: str = ""
 
 
 class _Encoder:
@@ -95,6 +114,7 @@ class _Encoder:
         self.tensors = tensors
         self.config = config
         self.family = family
+        self.has_unattended = False
         names = tensors.names
         prefixes = [one for one in family.prefixes if any(name.startswith(one) for name in names)]
         self.prefix = prefixes[0] if prefixes else ""
@@ -186,7 +206,8 @@ class _Encoder:
         """Append the choice of the tokens that each token sees."""
         if window:
             bias = append_attention_bias(self.writer, positions, causal=False, window=window)
-            return _Seen(bias=bias)
+            sight = append_sight(self.writer, bias) if self.has_unattended else ""
+            return _Seen(bias=bias, sight=sight)
         return _Seen(mask=self.writer.op("Cast", "attention_mask", to=TensorProto.INT32))
 
     def embed(self) -> str:
@@ -228,6 +249,8 @@ class _Encoder:
             num_heads=config.heads,
             mask_filter_value=LOWEST,
         )
+        if seen.sight:
+            mixed = writer.op("Mul", mixed, seen.sight)
         return self.linear(layer, Part(family.attended), mixed, has_bias=config.attention_bias)
 
     def feed(self, layer: str, source: str) -> str:
