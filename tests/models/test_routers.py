@@ -56,6 +56,24 @@ def test_modules_around_the_router() -> None:
         assert route.normalize
 
 
+def test_an_encoder_beside_the_router(tmp_path: Path) -> None:
+    """A module without a name is in the router's own folder, as published models have it."""
+    folder = copy_fixture("router-splade", tmp_path)
+    for path in (folder / "document_0_Transformer").iterdir():
+        path.rename(folder / path.name)
+    config = json.loads((folder / ROUTER).read_text())
+    config["types"][""] = config["types"].pop("document_0_Transformer")
+    config["structure"]["document"][0] = ""
+    (folder / ROUTER).write_text(json.dumps(config))
+    hashes = []
+    for place in (folder, FIXTURES / "router-splade"):
+        files = resolve(str(place))
+        document = read_routes(files).by_route["document"]
+        hashes.append(prepare(files, document, cache_dir=tmp_path / "cache").content_hash)
+    assert hashes[0] == hashes[1]
+    assert read_folder(folder).by_route["document"].transformer_folder == folder
+
+
 def test_every_folder_is_listed() -> None:
     """The folders of routes are listed, so that they are downloaded and hashed."""
     folders = set(read_module_folders(FIXTURES / "router-splade"))

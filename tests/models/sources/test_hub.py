@@ -23,13 +23,14 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from embedgrpc.models.graphs import graph
-from embedgrpc.models.folder import properties
+from embedgrpc.models.folder.routes import read_routes
 from embedgrpc.models.sources import source
 from embedgrpc.models.errors import ModelError
 for name in sys.argv[2:]:
     try:
         files = source.resolve(name)
-        graph.prepare(files, properties.read(files), cache_dir=Path(sys.argv[1]))
+        for route in read_routes(files).by_route.values():
+            graph.prepare(files, route, cache_dir=Path(sys.argv[1]))
     except ModelError as error:
         kind = type(error).__name__
         print(json.dumps({"error": str(error), "kind": kind}), flush=True)
@@ -184,6 +185,16 @@ def test_no_backbone_is_downloaded_for_a_server(hub: Hub, host: Host, name: str)
     assert done.stdout == "f\n"
     assert not [one for one in hub.downloads() if "onnx" in one or one.startswith("model.")]
     assert without_weights(name) <= set(hub.downloads())
+
+
+@pytest.mark.parametrize("name", ["router-mixed", "asym-dense"])
+def test_routes_are_downloaded(hub: Hub, host: Host, name: str) -> None:
+    """The files of every route are downloaded, each only once."""
+    hub.repositories[f"acme/{name}"] = Repository.of_folder(FIXTURES / name, extra=UNWANTED)
+    assert "error" not in host.load_one(f"acme/{name}")
+    weights = (FIXTURES / name).rglob("*.safetensors")
+    names = {path.relative_to(FIXTURES / name).as_posix() for path in weights}
+    assert hub.downloads() == sorted(names | without_weights(name) | {"README.md"})
 
 
 def test_shards_are_downloaded(hub: Hub, host: Host) -> None:
