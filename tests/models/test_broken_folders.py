@@ -273,6 +273,13 @@ _ROWS: dict[str, tuple[str, Break, str, tuple[str, ...]]] = {
     "no such filler": ("multi-vector-roberta", edit("sentence_bert_config.json", query_expansion={
                        "strategy": "min", "length": 12, "token": "[NONE]"}), "",
                        ("'[NONE]'", "query_expansion.token")),
+    "filled from the left by an argument": (
+        "colbert-pylate",
+        edit("sentence_bert_config.json", tokenizer_args={"padding_side": "left"}),
+        "tokenizer_config.json", ("padding_side", "right")),
+    "filled from the left by its class": (
+        "multi-vector-roberta", edit("tokenizer_config.json", tokenizer_class="GemmaTokenizer"),
+        "tokenizer_config.json", ("GemmaTokenizer", "from the left", "padding_side")),
     "filled from the left": ("colbert-bert", edit("tokenizer_config.json", padding_side="left"),
                              "tokenizer_config.json", ("padding_side", "right")),
     "other interaction": ("colbert-bert", edit("artifact.metadata", interaction="flipr"),

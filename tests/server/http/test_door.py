@@ -224,7 +224,10 @@ async def test_a_server_that_stops_answers_its_calls(serve: Serve, backend: Hash
     call = asyncio.ensure_future(HttpClient(service).post("/v1/embeddings", BODY))
     await until(lambda: len(service.server.open_calls))
     await service.server.drain()
+    http = service.server._http
+    assert http is not None
     stop = asyncio.ensure_future(service.server._resources.aclose())
+    await until(lambda: not http._runner.sites)
     backend.release()
     reply = await call
     assert (reply.status, reply.headers["connection"]) == (200, "close")

@@ -405,11 +405,11 @@ PROCESSING = {
 # Arguments of the library's loader that change no result, in the Transformer's file.
 LOADER_ARGUMENTS = Keys(
     # They say the same as the keys of tokenizer_config.json, and win over them.
-    followed=_words("model_max_length truncation_side"),
+    followed=_words("model_max_length truncation_side padding_side"),
     harmless=_words(
         "trust_remote_code use_fast token revision subfolder local_files_only cache_dir"
         " torch_dtype dtype attn_implementation add_pooling_layer low_cpu_mem_usage device_map"
         " use_safetensors file_name provider export unpad_inputs use_memory_efficient_attention"
-        " padding_side clean_up_tokenization_spaces legacy use_cache"
+        " clean_up_tokenization_spaces legacy use_cache"
     ),
 )

@@ -15,6 +15,10 @@ from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 
 # The roles of the tokens that fill up queries, the preferred first. Source: PyLate.
 _EXPANSION_ROLES = ("mask_token", "eos_token")
+# Classes that pad on the left if no file names a side. Source: transformers.
+_LEFT_CLASSES = frozenset(
+    {"CodeLlamaTokenizer", "CohereTokenizer", "GemmaTokenizer", "LlamaTokenizer"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,12 @@ class RoleTokens:
         skipped = np.array([one for one in found if one is not None], np.int64)
         if late.expansion is None:
             return cls(late, 0, skipped)
+        if settings.class_name in _LEFT_CLASSES and "padding_side" not in settings.values.values:
+            raise ModelError(
+                f"{settings.values.path}: {settings.class_name} fills up queries from the left, "
+                "which is not supported: set padding_side to right there if the model was trained "
+                "so"
+            )
         roles = (names[role] for role in _EXPANSION_ROLES if role in names)
         token = late.expansion.token or next(roles, "")
         expansion_id = _find(tokenizer, token, unknown) if token else None

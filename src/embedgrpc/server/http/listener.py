@@ -10,6 +10,7 @@ from typing import cast
 from aiohttp import web
 
 from embedgrpc.machine.malloc import trim_memory
+from embedgrpc.server.calls.graceful_stop import HOLD_S_MAX, QUIET_S
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.connections.keeper import ConnectionKeeper, Limits
@@ -27,6 +28,8 @@ from embedgrpc.server.telemetry.http_tracing import HttpTracer
 # As long as OpenAI's and httpx's clients keep an idle connection at the most, and some more.
 _KEEP_ALIVE_S = 75.0
 _REAP_INTERVAL_S = 1.0
+_STEP_S = 0.01
+_SETTLE_S = 0.3
 # After so many malformed requests, free memory is returned to the system.
 _REFUSALS_MAX = 50
 # Headers, in bytes: of one line, and of all lines.
@@ -116,17 +119,30 @@ class HttpListener:
 
     async def stop(self) -> None:
         """Refuse new connections, and end when the calls in flight are answered, or too late."""
-        self.drain()
+        # The system resets connections that are not accepted yet. So clients keep theirs for a
+        # moment, and open few new ones.
+        self._door.draining = False
+        await asyncio.sleep(_SETTLE_S)
         for site in self._runner.sites:
             await site.stop()
-        # What has come in already is begun; connections without a request are closed.
-        await asyncio.sleep(0)
+        self.drain()
+        # Requests may be on their way on connections that are kept alive, which are closed now.
+        await self._wait_until_quiet()
         self._server.pre_shutdown()
         if calls := [task for task, call in self._calls.by_task() if isinstance(call, HttpCall)]:
             await asyncio.wait(calls, timeout=self._settings.shutdown_grace_s)
         await self._runner.cleanup()
         if self.address.startswith("unix:"):
             await asyncio.to_thread(_remove, self.address)
+
+    async def _wait_until_quiet(self) -> None:
+        """Wait until no request has come for a while; the answer to each closes its connection."""
+        ends_at = time.monotonic() + HOLD_S_MAX
+        arrivals, quiet_since = self._server.requests_count, time.monotonic()
+        while (now := time.monotonic()) < min(ends_at, quiet_since + QUIET_S):
+            await asyncio.sleep(_STEP_S)
+            if self._server.requests_count != arrivals:
+                arrivals, quiet_since = self._server.requests_count, now
 
     def drain(self) -> None:
         """Close each connection after its next answer, so that clients go elsewhere."""
