@@ -38,7 +38,15 @@ class Connection(web.RequestHandler):
         head_since: When the head began that is still coming in; infinity if there is none.
     """
 
-    __slots__ = ("_head_bytes", "_last_body", "head_since", "idle_since", "requests", "socket")
+    __slots__ = (
+        "_head_bytes",
+        "_is_broken",
+        "_last_body",
+        "head_since",
+        "idle_since",
+        "requests",
+        "socket",
+    )
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -48,6 +56,7 @@ class Connection(web.RequestHandler):
         self.idle_since = time.monotonic()
         self.head_since = math.inf
         self._head_bytes = 0
+        self._is_broken = False
         self._last_body: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,12 +67,19 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and refuse a head that is too large before it is complete."""
+        if self._is_broken:
+            # The parser would raise another error for each read, which aiohttp would keep.
+            return
         before = self._request_count
         # The last bytes of a body are no head, either.
         is_body = self._body_comes_in()
         super().data_received(data)
         if self._request_count != before and self._messages:
-            self._last_body = self._messages[-1][1]
+            message, self._last_body = self._messages[-1]
+            if (error := getattr(message, "exc", None)) is not None:
+                self._is_broken = True
+                # Its frames hold the connection and what was read, and are held by it.
+                forget_frames(error)
         if self._request_count != before or is_body:
             self._head_bytes = 0
             self.head_since = math.inf
@@ -132,9 +148,6 @@ class Connection(web.RequestHandler):
         if status < _FAULT_STATUS:
             error: EngineError = InvalidRequestError(_head_message(status))
             _logger.debug("malformed request", extra={"kind": type(exc).__name__})
-            if exc is not None:
-                # They hold what was read, until the next garbage collection.
-                forget_frames(exc)
             self._count_refusal()
         else:
             error = EngineError.fault()
