@@ -14,7 +14,7 @@ from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.scheduling.scheduler import Scheduler
 from embedgrpc.engine.work import Job
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.loading import loading
+from embedgrpc.server.loading import started_route
 from tests.endurance.findings import Findings
 from tests.endurance.ledger import Ledger
 from tests.endurance.texts import digest_of
@@ -89,6 +89,6 @@ class TellingScheduler(Scheduler):
 def watched_engines(ledger: Ledger, findings: Findings) -> Iterator[None]:
     """Load models with these classes inside the block."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "Admission", partial(CountingAdmission, findings=findings))
-        patch.setattr(loading, "Scheduler", partial(TellingScheduler, ledger=ledger))
+        patch.setattr(started_route, "Admission", partial(CountingAdmission, findings=findings))
+        patch.setattr(started_route, "Scheduler", partial(TellingScheduler, ledger=ledger))
         yield

@@ -13,7 +13,12 @@ from embedgrpc.models.graphs.exports.names import (
     clear_names,
     configured_output,
 )
-from embedgrpc.models.graphs.outputs import HIDDEN_NAMES, POOLED_EMBEDDING, SENTENCE_EMBEDDING
+from embedgrpc.models.graphs.outputs import (
+    HIDDEN_NAMES,
+    POOLED_EMBEDDING,
+    SENTENCE_EMBEDDING,
+    TOKEN_VECTORS,
+)
 from embedgrpc.models.graphs.probe import HALF_PRECISION_TOLERANCE, is_close, run_probe
 from embedgrpc.models.graphs.writer import GraphWriter
 from embedgrpc.models.sources.weight_file import WeightFile
@@ -192,7 +197,8 @@ def check_sentence_embedding(
     Raises:
         ModelError: It is neither our vector before normalisation nor the one after it.
     """
-    theirs, *ours = run_probe(graph_path, weight_file, properties, (exported, *outputs))
+    pooled = tuple(one for one in outputs if one != TOKEN_VECTORS)
+    theirs, *ours = run_probe(graph_path, weight_file, properties, (exported, *pooled))
     # The export may normalise although the files lack Normalize; the files decide.
     ours.append(ours[-1] / np.maximum(np.linalg.norm(ours[-1], axis=-1, keepdims=True), 1e-12))
     if not any(is_close(theirs, our) for our in ours):
