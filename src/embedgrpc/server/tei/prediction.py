@@ -12,6 +12,7 @@ from embedgrpc.server.services.classify_batch import (
     classify_batch,
 )
 from embedgrpc.server.tei.request import Prepared, TeiAnswer, TeiRequest, read_truncation
+from embedgrpc.server.tei.rules import choose_function
 from embedgrpc.tei.v1 import tei_pb2
 from embedgrpc.v1 import classify_service_pb2
 
@@ -39,18 +40,13 @@ def prepare_pair(request: TeiRequest) -> Prepared:
 
 def _prepare(request: TeiRequest, texts: Sequence[str]) -> Prepared:
     _, _, labels = request.served.classifier()
-    if request.message.raw_scores:
-        function = classify_service_pb2.SCORE_FUNCTION_RAW
-    elif len(labels) == 1:
-        function = classify_service_pb2.SCORE_FUNCTION_SIGMOID
-    else:
-        function = classify_service_pb2.SCORE_FUNCTION_SOFTMAX
     batch = ClassifyBatch(
         served=request.served,
         texts=texts,
         are_pairs=len(texts) == _PAIR,
         options=classify_service_pb2.ClassifyOptions(
-            score_function=function, truncation=read_truncation(request.message)
+            score_function=choose_function(len(labels), raw=request.message.raw_scores),
+            truncation=read_truncation(request.message),
         ),
         size_bytes=request.message.ByteSize(),
         max_response_bytes=request.max_response_bytes,

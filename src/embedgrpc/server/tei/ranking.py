@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from embedgrpc.engine.errors import DeadlineExpiredError, InvalidRequestError
-from embedgrpc.models.kinds import RerankMethod
 from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.calls.requests import RequestStream
 from embedgrpc.server.services.rank_batch import RankBatch, rank_batch
 from embedgrpc.server.services.ranker import RankedBatch
 from embedgrpc.server.tei.request import Prepared, TeiAnswer, TeiRequest, read_truncation
+from embedgrpc.server.tei.rules import choose_scale
 from embedgrpc.tei.v1 import tei_pb2
 from embedgrpc.v1 import rerank_service_pb2
 
@@ -77,20 +77,13 @@ def _prepare(
     request: TeiRequest, query: str, texts: Sequence[str], options: Any, *, size_bytes: int
 ) -> Prepared:
     _, reranker = request.served.reranker()
-    if options.raw_scores:
-        scale = rerank_service_pb2.SCORE_SCALE_RAW
-    elif reranker.method is RerankMethod.CROSS_ENCODER:
-        scale = rerank_service_pb2.SCORE_SCALE_SIGMOID
-    else:
-        # A similarity has no sigmoid.
-        scale = rerank_service_pb2.SCORE_SCALE_UNSPECIFIED
     batch = RankBatch(
         request.served,
         query,
         texts,
         rerank_service_pb2.RerankOptions(
             truncation=read_truncation(options),
-            score_scale=scale,
+            score_scale=choose_scale(reranker, raw=options.raw_scores),
             return_documents=options.return_text,
         ),
         size_bytes=size_bytes,

@@ -3,11 +3,12 @@
 import asyncio
 
 from embedgrpc.engine.tasks.tokenization import TextTokenizer
-from embedgrpc.models.tokenizers.tokenized_text import TokenizedText, byte_places
+from embedgrpc.models.tokenizers.tokenized_text import TokenizedText
 from embedgrpc.server.contract.options import read_prompt
 from embedgrpc.server.contract.response_sizes import check_response_size
 from embedgrpc.server.services.tokenizer import FEW_BYTES, FEW_TOKENS
 from embedgrpc.server.tei.request import Prepared, TeiAnswer, TeiRequest
+from embedgrpc.server.tei.rules import tokens_of
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.tei.v1 import tei_pb2
 from embedgrpc.v1 import tokenizer_service_pb2
@@ -69,21 +70,5 @@ def prepare_text(request: TeiRequest) -> Prepared:
 
 
 def _pack(text: str, tokenized: TokenizedText, tokenizer: TextTokenizer) -> bytes:
-    places = byte_places(text)
-    rows = zip(
-        tokenized.ids.tolist(),
-        tokenized.starts.tolist(),
-        tokenized.ends.tolist(),
-        tokenized.special.tolist(),
-        tokenizer.entries(tokenized),
-        strict=True,
-    )
-    tokens = [
-        tei_pb2.SimpleToken(id=one, text=entry, special=True)
-        if special
-        else tei_pb2.SimpleToken(
-            id=one, text=text[start:end], start=int(places[start]), stop=int(places[end])
-        )
-        for one, start, end, special, entry in rows
-    ]
+    tokens = [tei_pb2.SimpleToken(**one._asdict()) for one in tokens_of(text, tokenized, tokenizer)]
     return tei_pb2.EncodeResponse(tokens=tokens).SerializeToString()

@@ -24,6 +24,7 @@ from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.words import Int32
 from embedgrpc.server.http.work import classify
 from embedgrpc.server.services.classify_batch import ClassifiedBatch
+from embedgrpc.server.tei.rules import choose_function
 from embedgrpc.v1 import classify_service_pb2
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -107,11 +108,7 @@ def _function(exchange: Exchange, *, raw: bool) -> classify_service_pb2.ScoreFun
     """Return what turns logits into scores, as in the original: by the number of labels."""
     served = exchange.find_model(None, default=default_model(exchange))
     _, _, labels = served.classifier()
-    if raw:
-        return classify_service_pb2.SCORE_FUNCTION_RAW
-    if len(labels) == 1:
-        return classify_service_pb2.SCORE_FUNCTION_SIGMOID
-    return classify_service_pb2.SCORE_FUNCTION_SOFTMAX
+    return choose_function(len(labels), raw=raw)
 
 
 def _read_inputs(value: str | list[str | list[str]]) -> tuple[Sequence[Sequence[str]], bool]:

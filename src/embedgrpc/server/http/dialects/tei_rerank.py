@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 
-from embedgrpc.models.kinds import RerankMethod
 from embedgrpc.server.http.dialects.answers import RankedText, SparseValue
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
@@ -12,6 +11,7 @@ from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.http.work import JSON_COPIES, embed, rerank
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.server.services.ranker import RankedBatch
+from embedgrpc.server.tei.rules import choose_scale
 from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
 
 
@@ -57,13 +57,8 @@ async def rank_body(exchange: Exchange, body: RerankRequest) -> Answer:
 
 def _scale(exchange: Exchange, default: str, *, raw: bool) -> rerank_service_pb2.ScoreScale:
     """Return the scale: a sigmoid whatever the model's own is, as in the original."""
-    if raw:
-        return rerank_service_pb2.SCORE_SCALE_RAW
     _, reranker = exchange.find_model(None, default=default).reranker()
-    if reranker.method is RerankMethod.CROSS_ENCODER:
-        return rerank_service_pb2.SCORE_SCALE_SIGMOID
-    # A similarity has no sigmoid.
-    return rerank_service_pb2.SCORE_SCALE_UNSPECIFIED
+    return choose_scale(reranker, raw=raw)
 
 
 def _pack(ranked: RankedBatch) -> bytes:

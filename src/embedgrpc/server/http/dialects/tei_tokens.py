@@ -9,7 +9,7 @@ import msgspec
 
 from embedgrpc.engine.errors import DeadlineExpiredError, InvalidRequestError
 from embedgrpc.engine.tasks.tokenization import TextTokenizer
-from embedgrpc.models.tokenizers.tokenized_text import TokenizedText, byte_places
+from embedgrpc.models.tokenizers.tokenized_text import TokenizedText
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.field_names import rename_fields
@@ -20,6 +20,7 @@ from embedgrpc.server.http.dialects.tei import TAG, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.services.tokenizer import FEW_BYTES, FEW_TOKENS
+from embedgrpc.server.tei.rules import tokens_of
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import tokenizer_service_pb2
 
@@ -95,29 +96,8 @@ async def tokenize(exchange: Exchange) -> Answer:
 
 def _pack(text: str, tokenized: TokenizedText, tokenizer: TextTokenizer) -> bytes:
     """Return the tokens of a text as JSON."""
-    places = byte_places(text)
-    rows = zip(
-        tokenized.ids.tolist(),
-        tokenized.starts.tolist(),
-        tokenized.ends.tolist(),
-        tokenized.special.tolist(),
-        tokenizer.entries(tokenized),
-        strict=True,
-    )
-    return msgspec.json.encode(
-        [
-            SimpleToken(id=one, text=entry, special=True, start=None, stop=None)
-            if special
-            else SimpleToken(
-                id=one,
-                text=text[start:end],
-                special=False,
-                start=int(places[start]),
-                stop=int(places[end]),
-            )
-            for one, start, end, special, entry in rows
-        ]
-    )
+    tokens = [SimpleToken(**one._asdict()) for one in tokens_of(text, tokenized, tokenizer)]
+    return msgspec.json.encode(tokens)
 
 
 async def decode(exchange: Exchange) -> Answer:
