@@ -11,10 +11,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.results.vectors import shorten
 from embedgrpc.engine.tokenizing.sentences import find_sentences
 from embedgrpc.libraries.arrays import FloatArray, IntArray
+from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.tokenizers.text_chunks import TextChunks
 from embedgrpc.models.tokenizers.tokenized_text import TokenPlaces, byte_places
 
@@ -162,3 +164,27 @@ def pool_chunks(
     ):
         means[row] = vectors[first:last].mean(axis=0)
     return ChunkVectors(shorten(means, dimensions=dimensions, normalize=normalize), chunks)
+
+
+def check_chunks(properties: ModelProperties, *, field: str) -> None:
+    """Check that a chunk's vector is what the model makes of a text.
+
+    Args:
+        properties: The model's properties.
+        field: The option that asks for chunks, for the error.
+
+    Raises:
+        UnsupportedError: The model pools in another way than by the mean, or has layers after it.
+    """
+    if properties.poolings != (Pooling.MEAN,):
+        raise UnsupportedError(
+            f"the vectors of chunks are means, but the model pools by"
+            f" {', '.join(properties.poolings)}: use a model that pools by the mean",
+            field=field,
+        )
+    if properties.dense_layers:
+        raise UnsupportedError(
+            "the vectors of chunks are means, but the model has Dense modules after the mean:"
+            " use a model without them",
+            field=field,
+        )

@@ -11,16 +11,10 @@ from numpy.typing import NDArray
 from embedgrpc.engine import errors
 from embedgrpc.engine.pipeline import Inputs, JobHandle, Pipeline
 from embedgrpc.engine.results.rows import OutputRows
-from embedgrpc.engine.results.sparse import (
-    SparseVector,
-    from_looked_up_weights,
-    from_token_weights,
-    from_vocabulary_weights,
-)
-from embedgrpc.engine.results.vectors import shorten
-from embedgrpc.engine.tasks.chunking import ChunkVectors, pool_chunks
+from embedgrpc.engine.tasks.chunking import check_chunks
+from embedgrpc.engine.tasks.embedding_rows import has_no_direction, outputs_of, read_rows
 from embedgrpc.engine.tasks.embeddings import BatchResult, Embeddings, EmbedSpec
-from embedgrpc.engine.tasks.token_places import PlaceFinder, TokenVectors, without_places
+from embedgrpc.engine.tasks.token_places import PlaceFinder, find_obstacle, without_places
 from embedgrpc.engine.tokenizing.given_ids import check_ids
 from embedgrpc.engine.tokenizing.jobs import ReadLimit, Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import (
@@ -32,15 +26,7 @@ from embedgrpc.engine.tokenizing.texts import (
 from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
-from embedgrpc.models.graphs.outputs import (
-    POOLED_EMBEDDING,
-    SENTENCE_EMBEDDING,
-    TOKEN_EMBEDDINGS,
-    TOKEN_VECTORS,
-    TOKEN_WEIGHTS,
-    VOCABULARY_WEIGHTS,
-)
-from embedgrpc.models.kinds import Pooling, Representation, TextRole, Truncation
+from embedgrpc.models.kinds import TextRole, Truncation
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from embedgrpc.models.tokenizers.tokenizer import Tokenizer
 from embedgrpc.models.tokenizers.truncation import TokenLimitError
@@ -204,7 +190,7 @@ class Embedder:
     @property
     def has_token_vectors(self) -> bool:
         """Whether the vectors that the model pools can be had."""
-        return not self._find_obstacle()
+        return not self._obstacle
 
     def token_dimensions(self, *, field: str) -> int:
         """Return the number of values of the vectors that the model pools.
@@ -215,63 +201,23 @@ class Embedder:
         Raises:
             UnsupportedError: The model cannot return them; the message says what to do.
         """
-        obstacle = self._find_obstacle()
-        if obstacle:
-            raise errors.UnsupportedError(obstacle, field=field)
+        if self._obstacle:
+            raise errors.UnsupportedError(self._obstacle, field=field)
         return self.properties.token_dimensions
 
     def check_chunks(self, *, field: str) -> None:
-        """Check that a chunk's vector is what the model makes of a text.
+        """Check that a chunk's vector is what the model makes of a text; see the function."""
+        check_chunks(self.properties, field=field)
 
-        Args:
-            field: The option that asks for chunks, for the error.
-
-        Raises:
-            UnsupportedError: The model pools in another way than by the mean, or has layers after
-                it.
-        """
-        properties = self.properties
-        if properties.poolings != (Pooling.MEAN,):
-            raise errors.UnsupportedError(
-                f"the vectors of chunks are means, but the model pools by"
-                f" {', '.join(properties.poolings)}: use a model that pools by the mean",
-                field=field,
-            )
-        if properties.dense_layers:
-            raise errors.UnsupportedError(
-                "the vectors of chunks are means, but the model has Dense modules after the mean:"
-                " use a model without them",
-                field=field,
-            )
-
-    def _find_obstacle(self) -> str:
-        """Return why the model has no token vectors, and what to do; empty if it has them."""
-        properties = self.properties
-        if self.tokenizer.locator is None:
-            return "the model tokenizes on its own: there are no vectors of its tokens"
-        if TOKEN_VECTORS in self.graph_outputs:
-            return ""
-        if properties.late_interaction is not None:
-            return "the vectors of the model's tokens are its multi-vectors: ask for MULTI_VECTOR"
-        if not properties.poolings:
-            return "the model has no dense vectors, and so no token vectors that it pools"
-        if properties.table is not None:
-            return (
-                "the model looks its vectors up, so that a token's does not depend on its text: "
-                "use a model with an encoder"
-            )
-        return (
-            "the model's graph does not return token vectors: export it with last_hidden_state, or,"
-            " if it runs on Triton, write its repository with `embedgrpc triton-repo`"
+    @property
+    def _obstacle(self) -> str:
+        return find_obstacle(
+            self.properties, self.graph_outputs, has_places=self.tokenizer.locator is not None
         )
 
     def has_no_direction(self, rows: OutputRows, spec: EmbedSpec) -> NDArray[np.bool_]:
         """Return which dense vectors are zero but need unit length; bool [texts]."""
-        dense = self._dense(rows, spec)
-        if dense is None or not spec.normalize:
-            counts = [len(part) for part in (*rows.by_sequence.values(), *rows.by_token.values())]
-            return np.zeros(counts[0], np.bool_)
-        return np.asarray(~dense[:, : spec.dimensions].any(axis=1))
+        return has_no_direction(rows, spec, self.properties)
 
     def finish(
         self,
@@ -292,100 +238,11 @@ class Embedder:
             One embedding per index.
         """
         sequences = [one for one in (job.sequences[index] for index in indices) if one]
-        dense = self._dense(rows, spec)
-        return Embeddings(
-            vectors=None if dense is None else self._shorten(dense, spec),
-            sparse=self._sparse(rows, sequences, spec),
-            multi_vectors=self._multi_vectors(rows, sequences),
-            token_counts=[len(one.input_ids) for one in sequences],
-            truncated=[one.truncated for one in sequences],
-            token_vectors=self._token_vectors(rows, sequences) if spec.returns_tokens else None,
-            chunks=self._chunks(rows, sequences, spec) if spec.chunking else None,
-        )
-
-    def _dense(self, rows: OutputRows, spec: EmbedSpec) -> FloatArray | None:
-        return rows.by_sequence.get(self._dense_output(spec))
-
-    def _shorten(self, dense: FloatArray, spec: EmbedSpec) -> FloatArray:
-        as_is = spec.dimensions == dense.shape[1] and spec.normalize == (
-            self._dense_output(spec) == SENTENCE_EMBEDDING and self.properties.normalize
-        )
-        if as_is:
-            return dense
-        return shorten(dense, dimensions=spec.dimensions, normalize=spec.normalize)
-
-    def _sparse(
-        self, rows: OutputRows, sequences: Sequence[TokenSequence], spec: EmbedSpec
-    ) -> list[SparseVector] | None:
-        if self.properties.weight_table is not None:
-            looked_up = rows.by_token[TOKEN_WEIGHTS]
-            vectors = [
-                from_looked_up_weights(weights, one.input_ids)
-                for weights, one in zip(looked_up, sequences, strict=True)
-            ]
-        elif TOKEN_WEIGHTS in rows.by_token:
-            vectors = [
-                from_token_weights(weights, one.input_ids, self.properties.unweighted_token_ids)
-                for weights, one in zip(rows.by_token[TOKEN_WEIGHTS], sequences, strict=True)
-            ]
-        elif VOCABULARY_WEIGHTS in rows.by_sequence:
-            vectors = [from_vocabulary_weights(row) for row in rows.by_sequence[VOCABULARY_WEIGHTS]]
-        else:
-            return None
-        if not spec.max_sparse_terms:
-            return vectors
-        return [vector.heaviest(spec.max_sparse_terms) for vector in vectors]
-
-    def _multi_vectors(
-        self, rows: OutputRows, sequences: Sequence[TokenSequence]
-    ) -> list[FloatArray] | None:
-        if TOKEN_EMBEDDINGS not in rows.by_token:
-            return None
-        skip = self.properties.multi_vector_skip_tokens
-        return [
-            vectors[skip:] if one.compared is None else vectors[one.compared]
-            for vectors, one in zip(rows.by_token[TOKEN_EMBEDDINGS], sequences, strict=True)
-        ]
-
-    def _token_vectors(
-        self, rows: OutputRows, sequences: Sequence[TokenSequence]
-    ) -> list[TokenVectors] | None:
-        if TOKEN_VECTORS not in rows.by_token:
-            return None
-        return [
-            TokenVectors(vectors, one.places)
-            for vectors, one in zip(rows.by_token[TOKEN_VECTORS], sequences, strict=True)
-            if one.places is not None
-        ]
-
-    def _chunks(
-        self, rows: OutputRows, sequences: Sequence[TokenSequence], spec: EmbedSpec
-    ) -> list[ChunkVectors]:
-        return [
-            pool_chunks(vectors, one.chunks, dimensions=spec.dimensions, normalize=spec.normalize)
-            for vectors, one in zip(rows.by_token[TOKEN_VECTORS], sequences, strict=True)
-            if one.chunks is not None
-        ]
+        return read_rows(rows, sequences, spec, self.properties)
 
     def outputs(self, spec: EmbedSpec) -> tuple[str, ...]:
         """Return the graph outputs that the representations are made of."""
-        outputs = tuple(self._output(one, spec) for one in spec.representations)
-        return (*outputs, TOKEN_VECTORS) if spec.token_dimensions else outputs
-
-    def _output(self, representation: Representation, spec: EmbedSpec) -> str:
-        match representation:
-            case Representation.DENSE:
-                return self._dense_output(spec)
-            case Representation.SPARSE:
-                return VOCABULARY_WEIGHTS if self.properties.splade else TOKEN_WEIGHTS
-            case Representation.MULTI_VECTOR:
-                return TOKEN_EMBEDDINGS
-
-    def _dense_output(self, spec: EmbedSpec) -> str:
-        """Vectors before normalization if the model normalizes and the caller does not want it."""
-        if self.properties.normalized and not spec.normalize:
-            return POOLED_EMBEDDING
-        return SENTENCE_EMBEDDING
+        return outputs_of(spec, self.properties)
 
     def _inputs(
         self,

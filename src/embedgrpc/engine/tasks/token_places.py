@@ -1,6 +1,6 @@
 """Keeps where the tokens of a job's texts stand, on their way from the texts to sequences."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,8 @@ from embedgrpc.engine.tokenizing.jobs import Tokenized, TokenizeResult
 from embedgrpc.engine.tokenizing.received_text import find_received
 from embedgrpc.engine.tokenizing.texts import CheckedText, TextOrIds
 from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.models.folder.properties import ModelProperties
+from embedgrpc.models.graphs.outputs import TOKEN_VECTORS
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from embedgrpc.models.tokenizers.tokenized_text import TokenPlaces, assemble
@@ -105,3 +107,32 @@ def without_places(result: TokenizeResult) -> TokenizeResult:
     if isinstance(result, EngineError) or result.ids.ndim == 1:
         return result
     return Tokenized(np.ascontiguousarray(result.ids[:, 0]), result.characters_cut)
+
+
+def find_obstacle(
+    properties: ModelProperties, graph_outputs: Collection[str], *, has_places: bool
+) -> str:
+    """Return why a model has no token vectors, and what to do; empty if it has them.
+
+    Args:
+        properties: The model's properties.
+        graph_outputs: The outputs of its graph.
+        has_places: Whether its tokenizer says where tokens stand.
+    """
+    if not has_places:
+        return "the model tokenizes on its own: there are no vectors of its tokens"
+    if TOKEN_VECTORS in graph_outputs:
+        return ""
+    if properties.late_interaction is not None:
+        return "the vectors of the model's tokens are its multi-vectors: ask for MULTI_VECTOR"
+    if not properties.poolings:
+        return "the model has no dense vectors, and so no token vectors that it pools"
+    if properties.table is not None:
+        return (
+            "the model looks its vectors up, so that a token's does not depend on its text: "
+            "use a model with an encoder"
+        )
+    return (
+        "the model's graph does not return token vectors: export it with last_hidden_state, or,"
+        " if it runs on Triton, write its repository with `embedgrpc triton-repo`"
+    )
