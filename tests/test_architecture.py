@@ -125,6 +125,7 @@ FLOORS = {
         "tokens",
         "vectors",
         "options",
+        "inputs",
         "status_errors",
         "request_limit",
         "cancellation",

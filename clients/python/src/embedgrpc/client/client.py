@@ -16,14 +16,9 @@ from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
 from embedgrpc.client.embed_state import EmbedState, StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
 from embedgrpc.client.errors import EmbedGrpcError
+from embedgrpc.client.inputs import ClassifyInputs
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import (
-    ClassifyInputs,
-    ClassifyOptions,
-    EmbedOptions,
-    RerankOptions,
-    TokenizeOptions,
-)
+from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOptions, TokenizeOptions
 from embedgrpc.client.rerank_state import RerankInputs, RerankState
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server

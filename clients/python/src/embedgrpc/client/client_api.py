@@ -10,14 +10,9 @@ from embedgrpc.client.classifications import Classifications
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
 from embedgrpc.client.embed_state import StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
+from embedgrpc.client.inputs import ClassifyInputs
 from embedgrpc.client.model_description import Model
-from embedgrpc.client.options import (
-    ClassifyInputs,
-    ClassifyOptions,
-    EmbedOptions,
-    RerankOptions,
-    TokenizeOptions,
-)
+from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOptions, TokenizeOptions
 from embedgrpc.client.rerank_state import RerankInputs
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server

@@ -7,7 +7,8 @@ from embedgrpc.client.decoding import decode_ready, decode_stream_result
 from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
 from embedgrpc.client.enums import ResultOrder, enum_value
 from embedgrpc.client.errors import InputTooLongError
-from embedgrpc.client.options import EmbedOptions, embed_options, option_texts, valid_text
+from embedgrpc.client.inputs import valid_text
+from embedgrpc.client.options import EmbedOptions, embed_options, option_texts
 from embedgrpc.client.request_limit import INPUT_OVERHEAD_BYTES, RequestLimit
 from embedgrpc.client.result_types import StreamReady, StreamResult
 from embedgrpc.client.stream_state import StreamState

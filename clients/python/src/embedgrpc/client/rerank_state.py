@@ -13,13 +13,8 @@ from embedgrpc.client.errors import (
     InputTooLongError,
     InvalidRequestError,
 )
-from embedgrpc.client.options import (
-    RerankOptions,
-    option_texts,
-    rerank_options,
-    valid_text,
-    valid_texts,
-)
+from embedgrpc.client.inputs import valid_text, valid_texts
+from embedgrpc.client.options import RerankOptions, option_texts, rerank_options
 from embedgrpc.client.request_limit import INPUT_OVERHEAD_BYTES, RequestLimit, combined_error
 from embedgrpc.client.result_types import RerankResult, RerankStreamReady
 from embedgrpc.client.status_errors import error_of_item

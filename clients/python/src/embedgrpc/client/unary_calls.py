@@ -14,9 +14,9 @@ from embedgrpc.client.decoding import decode_embeddings, decode_partial, decode_
 from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
 from embedgrpc.client.enums import Task, enum_value
 from embedgrpc.client.errors import BadResponseError, EmbedGrpcError, InputTooLongError
+from embedgrpc.client.inputs import ClassifyInputs, valid_inputs, valid_text, valid_texts
 from embedgrpc.client.model_description import Model, decode_model
 from embedgrpc.client.options import (
-    ClassifyInputs,
     ClassifyOptions,
     EmbedOptions,
     RerankOptions,
@@ -26,9 +26,6 @@ from embedgrpc.client.options import (
     option_texts,
     rerank_options,
     tokenize_options,
-    valid_inputs,
-    valid_text,
-    valid_texts,
 )
 from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking

@@ -1,0 +1,73 @@
+"""Checks texts before they are sent."""
+
+from collections.abc import Iterable
+
+# Texts, or pairs of texts.
+ClassifyInputs = Iterable[str] | Iterable[tuple[str, str]]
+
+
+def valid_texts(field: str, texts: Iterable[str]) -> list[str]:
+    """Return a batch of texts as a list.
+
+    Args:
+        field: The name of the argument, for errors.
+        texts: The texts. A str is rejected: it would be a batch of its characters.
+
+    Raises:
+        TypeError: `texts` is a str, or one of them is not.
+        ValueError: A text has a lone surrogate.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"{field} is one str; give a list of texts")
+    return [valid_text(f"{field}[{index}]", text) for index, text in enumerate(texts)]
+
+
+def valid_inputs(field: str, inputs: ClassifyInputs) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return a batch of texts or of pairs as lists, one of which is empty.
+
+    Args:
+        field: The name of the argument, for errors.
+        inputs: All texts or all pairs.
+
+    Raises:
+        TypeError: `inputs` is a str, or an input is neither, or both forms are mixed.
+        ValueError: A text has a lone surrogate.
+    """
+    if isinstance(inputs, str):
+        raise TypeError(f"{field} is one str; give a list of texts or pairs")
+    texts: list[str] = []
+    pairs: list[tuple[str, str]] = []
+    for index, one in enumerate(inputs):
+        name = f"{field}[{index}]"
+        match one:
+            case str(text):
+                texts.append(valid_text(name, text))
+            case (first, second):
+                pairs.append((valid_text(f"{name}[0]", first), valid_text(f"{name}[1]", second)))
+            case _:
+                raise TypeError(f"{name} is neither a text nor a pair of texts")
+        if texts and pairs:
+            raise TypeError(f"{name} is of another form than those before: give texts or pairs")
+    return texts, pairs
+
+
+def valid_text(field: str, text: str) -> str:
+    """Return a text.
+
+    Args:
+        field: The name of the argument, for errors.
+        text: The text.
+
+    Raises:
+        TypeError: It is not a str.
+        ValueError: It has a lone surrogate, which UTF-8 cannot encode.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{field} is not a str but of type {type(text).__name__}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            # Without its cause, which holds the text.
+            raise ValueError(f"{field} has a lone surrogate at character {error.start}") from None
+    return text
