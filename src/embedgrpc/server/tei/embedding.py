@@ -1,5 +1,6 @@
 """Embed, EmbedSparse and EmbedAll of tei.v1."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def _options(
 def _prepare(
     request: TeiRequest,
     options: embedding_service_pb2.EmbedOptions,
-    pack: Any,
+    pack: Callable[[EmbeddedBatch], bytes],
     *,
     copies: float,
 ) -> Prepared:

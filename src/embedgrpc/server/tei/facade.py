@@ -1,5 +1,6 @@
 """Runs the methods of tei.v1 by the rules of `embedgrpc.v1`."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, UnsupportedError
-from embedgrpc.engine.work import Call, CallTimes
+from embedgrpc.engine.work import CallTimes
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes, find_metadata
 from embedgrpc.server.calls.open_call import reserve_response
@@ -18,7 +19,8 @@ from embedgrpc.server.loading.catalog import Catalog, ServedModel
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.tei.item_stream import ItemStream
 from embedgrpc.server.tei.ranking import prepare_stream
-from embedgrpc.server.tei.request import Prepare, Prepared, TeiRequest, headers_of
+from embedgrpc.server.tei.request import Prepare, Prepared, TeiAnswer, TeiRequest, headers_of
+from embedgrpc.v1 import common_pb2
 
 _MODEL_KEY = "embedgrpc-model"
 # Names of `embedgrpc.v1` as they are here.
@@ -93,7 +95,7 @@ class Facade:
                 )
                 prepared = prepare(item)
 
-            async def run() -> Any:
+            async def run() -> TeiAnswer:
                 with renamed_errors():
                     return await prepared.run()
 
@@ -105,14 +107,15 @@ class Facade:
 
     def _begin(self, message: Any, context: Any, work_class: WorkClass) -> TeiRequest:
         began_ns = time.monotonic_ns()
-        limit = {"max_s": self._settings.max_unary_s}
-        call: Call = begin_call(
+        # Streams last as long as their clients like.
+        is_unary = work_class is WorkClass.INTERACTIVE
+        call = begin_call(
             context,
             work_class,
             self._settings,
-            priority=0,
+            priority=common_pb2.PRIORITY_UNSPECIFIED,
             field="",
-            **(limit if work_class is WorkClass.INTERACTIVE else {}),
+            max_s=self._settings.max_unary_s if is_unary else math.inf,
         )
         return TeiRequest(
             message=message,
