@@ -63,12 +63,12 @@ class Asking:
 
     def reasons_for(self, texts: Sequence[Text]) -> set[str]:
         """Return why a call may fail; empty where it must succeed."""
-        reasons = {reason for text in texts if (reason := self.reason_for(text))}
-        # Whether a text is blank is looked at first of all, and then how long it is.
-        for first in ("EMPTY_INPUT", "INPUT_TOO_LONG"):
-            if first in reasons:
-                return {first}
-        return reasons
+        reasons = [reason for text in texts if (reason := self.reason_for(text))]
+        # Whether a text is blank, or too long, is looked at before any is run; the first counts.
+        for reason in reasons:
+            if reason in {"EMPTY_INPUT", "INPUT_TOO_LONG"}:
+                return {reason}
+        return set(reasons)
 
     def vector_for(self, text: Text) -> FloatArray:
         """The numbers that a text must get, float32 [dimensions]."""

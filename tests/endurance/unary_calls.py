@@ -160,10 +160,10 @@ class _Call:
 
     def _check_fields(self, failure: Failure) -> None:
         """Record an error that blames the wrong text."""
-        for field in failure.fields:
+        for field, reason in zip(failure.fields, failure.field_reasons, strict=True):
             index = int(field.removeprefix("texts[").removesuffix("]"))
-            if self._asking.reason_for(self._texts[index]) != failure.reason:
-                self._blame(f"failed with {failure.reason}; {field} is blamed and innocent")
+            if self._asking.reason_for(self._texts[index]) != reason:
+                self._blame(f"{field} is blamed for {reason}, and innocent")
 
     def _blame(self, what: str) -> None:
         self._trial.findings.add(

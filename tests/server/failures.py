@@ -20,6 +20,7 @@ class Failure:
         reason: Of its ErrorInfo; empty where there is none.
         metadata: Of its ErrorInfo.
         fields: Of its BadRequest.
+        field_reasons: Why each of them is at fault.
         retry_delay_s: Of its RetryInfo; None where there is none.
         pushback_ms: The header that official clients obey; empty where there is none.
         trailing: All of the trailing metadata, printed.
@@ -30,6 +31,7 @@ class Failure:
     reason: str
     metadata: dict[str, str]
     fields: tuple[str, ...]
+    field_reasons: tuple[str, ...]
     retry_delay_s: float | None
     pushback_ms: str
     trailing: str
@@ -63,6 +65,7 @@ def read_failure(error: grpc.aio.AioRpcError) -> Failure:
         reason=info.reason,
         metadata=dict(info.metadata),
         fields=tuple(violation.field for violation in bad.field_violations),
+        field_reasons=tuple(violation.reason for violation in bad.field_violations),
         retry_delay_s=retry.retry_delay.ToMicroseconds() / 1e6 if has_retry else None,
         pushback_ms=by_key.get("grpc-retry-pushback-ms", ""),
         trailing=repr(trailing),

@@ -82,14 +82,17 @@ class Tls:
         if state != self._state or self._problem:
             self._state = state
             try:
-                self._certificates, self._contexts = _read(self._settings)
+                certificates, contexts = _read(self._settings)
             except CertificateError as error:
                 self._refuse(str(error))
             else:
-                self._accept()
+                # Files that were replaced while they were read last time look changed again.
+                if certificates != self._certificates or self._problem:
+                    self._accept(certificates, contexts)
         self._report_expiry()
 
-    def _accept(self) -> None:
+    def _accept(self, certificates: Certificates, contexts: TlsContexts) -> None:
+        self._certificates, self._contexts = certificates, contexts
         self._problem = ""
         self._reloads["loaded"] += 1
         expiry = min(pair.expires_at for pair in self._certificates.pairs)
