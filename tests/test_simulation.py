@@ -200,6 +200,7 @@ def test_fair_shares_are_told_from_modest_wishes() -> None:
     assert backlogged({"a": 10, "b": 30}, 100) == frozenset()
 
 
+@pytest.mark.long
 def test_the_command_prints_tables_and_draws_the_same_plot_again(tmp_path: Path) -> None:
     """A short run of the command succeeds, and a second one draws the same bytes."""
     folders = [tmp_path / "first", tmp_path / "second"]

@@ -21,7 +21,7 @@ from tests.clients.environment import EnvironmentMissingError, find_command
 from tests.server.hash_backend import HashBackend
 from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, serving, settings_for, until
 
-pytestmark = [pytest.mark.clients, pytest.mark.timeout(4 * PATIENCE_S)]
+pytestmark = [pytest.mark.clients, pytest.mark.long, pytest.mark.timeout(4 * PATIENCE_S)]
 
 TEXTS = ["a first text", "another one, which is longer", "Größe, 大きさ und \U0001f600"]
 QUERY = "how tall is the tower?"

@@ -1,9 +1,12 @@
+import pytest
+
 from tests.mutation import mutants
 from tests.mutation.suites import ROOT, find_modules, find_tests
 
 ENGINE = ROOT / "src" / "embedgrpc" / "engine"
 
 
+@pytest.mark.long
 def test_every_module_has_tests() -> None:
     """Each module that serves calls has test files, those first that import it."""
     modules = find_modules([])

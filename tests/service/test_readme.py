@@ -97,6 +97,7 @@ def test_the_python_example_prints_what_stands_below_it(target: str) -> None:
     assert done.stdout == output
 
 
+@pytest.mark.long
 @pytest.mark.triton
 def test_the_way_from_a_name_to_a_call_through_triton(
     triton_environment: Environment, tmp_path: Path, cache_dir: Path

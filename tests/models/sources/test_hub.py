@@ -214,6 +214,7 @@ def test_shards_are_downloaded(hub: Hub, host: Host) -> None:
     assert weights == [*sorted(shards), "model.safetensors.index.json"]
 
 
+@pytest.mark.long
 def test_a_second_start_downloads_nothing(hub: Hub, host: Host) -> None:
     """A branch is resolved again, a commit is not; offline there are no requests."""
     hub.repositories["acme/gemma"] = Repository.of_folder(FIXTURES / "gemma-dense")
@@ -256,6 +257,7 @@ def test_a_revision_is_pinned(hub: Hub, host: Host) -> None:
     assert len(blobs) == len({hashlib.sha256(blob.read_bytes()).digest() for blob in blobs})
 
 
+@pytest.mark.long
 def test_a_branch_is_followed(hub: Hub, host: Host) -> None:
     """With network the newest commit is used, without it the last cached one."""
     repository = hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
@@ -344,6 +346,7 @@ def test_missing_repositories_and_files(hub: Hub, host: Host) -> None:
     assert not [name for name in hub.downloads() if name == "model.safetensors"]
 
 
+@pytest.mark.long
 def test_failures_of_the_hub(hub: Hub, host: Host, tmp_path: Path) -> None:
     """Server errors, no network, an empty cache offline, and a cache that cannot be written."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")
@@ -385,6 +388,7 @@ def test_a_full_disk(hub: Hub, host: Host) -> None:
     assert not list(host.home.rglob("*.incomplete"))
 
 
+@pytest.mark.long
 def test_a_truncated_file(hub: Hub, host: Host) -> None:
     """The error for a cached file of the wrong size says what to delete."""
     hub.repositories["acme/bert"] = Repository.of_folder(FIXTURES / "bert-mean")

@@ -222,6 +222,7 @@ def test_a_tokenizer_that_changes_is_refused(tmp_path: Path) -> None:
         load_validated(wanted, ChildGroup(), use)
 
 
+@pytest.mark.long
 def test_an_endless_graph_is_refused(tmp_path: Path) -> None:
     """The child runs the graph once. The error names the setting, and no graph is cached."""
     folder = copy_fixture("bert-cls", tmp_path)
@@ -253,6 +254,7 @@ def test_the_error_of_the_child_is_raised(tmp_path: Path) -> None:
     assert str(folder / "model.safetensors") in str(caught.value)
 
 
+@pytest.mark.long
 def test_a_read_only_cache_serves(tmp_path: Path, children: Children) -> None:
     """With a graph but without a note, each start validates the model."""
     if _ran_without_privileges(test_a_read_only_cache_serves):
@@ -267,6 +269,7 @@ def test_a_read_only_cache_serves(tmp_path: Path, children: Children) -> None:
     assert children.count == 3
 
 
+@pytest.mark.long
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     """A read-only cache without the model is an error."""
     if _ran_without_privileges(test_a_cache_that_cannot_be_written):

@@ -73,6 +73,7 @@ def _is_as_before(before: Counter[str]) -> bool:
     return not _grown(before)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_collector")
 async def test_calls_leave_nothing(serve: Serve) -> None:
     """Calls that are answered, refused, cancelled or fail are freed at once, for every RPC."""

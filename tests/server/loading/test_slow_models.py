@@ -130,6 +130,7 @@ def _is_gone(pid: int) -> bool:
     return state == "Z"
 
 
+@pytest.mark.long
 async def test_a_model_that_takes_too_long_fails_alone(
     endless: ModelSettings, cache_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
