@@ -49,7 +49,7 @@ def _ran_without_privileges(test: Callable[..., None]) -> bool:
     subprocess.run(
         [
             *("setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}"),
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "-m", ""),
             f"{__file__}::{test.__name__}",
         ],
         check=True,
