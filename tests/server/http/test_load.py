@@ -56,9 +56,10 @@ async def test_a_stop_under_load_loses_no_call(cache_dir: Path) -> None:
                         await asyncio.sleep(0.02)
 
         async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+            group.create_task(watch_readiness())
+            await until(lambda: 200 in statuses)
             for number in range(CONNECTIONS):
                 group.create_task(call_until_refused(number))
-            group.create_task(watch_readiness())
             await until(lambda: answered > 2 * CONNECTIONS)
             server.signal(signal.SIGTERM)
         assert await server.ended() == 0
