@@ -229,8 +229,8 @@ def test_settings_of_a_port_that_is_not_there(name: str, value: str, default: st
     assert refusal(flag_name(name), value) == [
         f"{name} needs http_address: without it there is no HTTP port"
     ]
-    assert resolve(flag_name(name), default)
-    assert resolve(flag_name(name), value, "--http-address", "127.0.0.1:0")
+    assert resolve(flag_name(name), default).settings == Settings()
+    resolve(flag_name(name), value, "--http-address", "127.0.0.1:0")
 
 
 def test_each_setting_of_the_http_port_is_known() -> None:
