@@ -14,6 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.tei.v1 import tei_pb2
 from embedgrpc.v1 import classify_service_pb2 as classify
 from embedgrpc.v1 import rerank_service_pb2 as rerank
@@ -22,7 +23,7 @@ from tests.server.conftest import Serve
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient
 from tests.server.rankings import part, setup
-from tests.server.service import CROSS, EMBED, FIXTURES, PATIENCE_S, ModelSettings, Service, until
+from tests.server.service import CROSS, EMBED, FIXTURES, PATIENCE_S, Service, until
 from tests.server.streams import Stream
 from tests.server.tei.conftest import Tei
 
