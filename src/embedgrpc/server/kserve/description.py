@@ -126,7 +126,7 @@ def _duration(duration: Duration) -> service_pb2.StatisticDuration:
 
 
 def list_models(catalog: Catalog, *, only_ready: bool) -> service_pb2.RepositoryIndexResponse:
-    """Return the models with their states."""
+    """Return the models that the caller may use, with their states."""
     index = service_pb2.RepositoryIndexResponse.ModelIndex
     return service_pb2.RepositoryIndexResponse(
         models=[
@@ -136,7 +136,7 @@ def list_models(catalog: Catalog, *, only_ready: bool) -> service_pb2.Repository
                 state=_STATES[one.state],
                 reason=_REASONS.get(one.state, ""),
             )
-            for one in catalog
+            for one in catalog.usable()
             if not only_ready or one.state is ModelState.READY
         ]
     )

@@ -12,6 +12,7 @@ from embedgrpc.engine.errors import EngineError, InvalidRequestError, ModelNotFo
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.caller import Service, current_caller
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
 from embedgrpc.server.contract.field_checks import check_id
 from embedgrpc.server.contract.field_names import rename_fields
@@ -40,6 +41,7 @@ from embedgrpc.server.services.pair_scores import (
 from embedgrpc.server.services.rank_batch import RankBatch, rank_batch
 from embedgrpc.server.settings.settings import Settings
 
+_SERVICES = {Task.EMBED: Service.EMBED, Task.RANK: Service.RERANK}
 _DATATYPES = {"f": "FP32", "i": "INT32"}
 
 
@@ -96,6 +98,7 @@ class Inference:
         self._served = served
         self._settings = settings
         self._loaded, self._signature = signature_of(served)
+        current_caller().check_service(_SERVICES[self._signature.task])
         check_id(request.id, (), field="id")
         self._parameters = Parameters(request.parameters)
         self._outputs = find_outputs(request, _names_of(self._signature))

@@ -23,6 +23,7 @@ from embedgrpc.server.kserve.statistics import InferenceStatistics
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import current_record
 
 _FIXED_MODELS: Final = "the models are those of the settings"
 _NO_SHARED_MEMORY: Final = "send tensors in the request"
@@ -121,8 +122,9 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
     ) -> service_pb2.ModelStatisticsResponse:
         """Return the totals of a model, or of all."""
         del context
-        found = find_model(self._catalog, request.name, request.version, field="name")
-        models = [found] if request.name else list(self._catalog)
+        models = self._catalog.usable()
+        if request.name:
+            models = [find_model(self._catalog, request.name, request.version, field="name")]
         return service_pb2.ModelStatisticsResponse(
             model_stats=[
                 report_statistics(one.id, self._statistics.totals(one.id)) for one in models
@@ -163,6 +165,9 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 async def _refuse(why: str, request: Any, context: Any) -> None:
     """Refuse a method. No reason of the contract has this status."""
     del request
+    record = current_record()
+    if record is not None:
+        record.status = grpc.StatusCode.UNIMPLEMENTED.name
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, why)
 
 

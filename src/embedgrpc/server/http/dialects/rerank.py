@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.contract.words import read_truncation
 from embedgrpc.server.http.dialects.answers import RerankAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
@@ -138,6 +139,7 @@ ROUTES = tuple(
         example=_EXAMPLE,
         key="documents",
         fields=_FIELDS,
+        need=Need(Service.RERANK),
     )
     for path in ("/v1/rerank", "/v2/rerank", "/rerank")
 )
