@@ -68,6 +68,7 @@ FLOORS = {
         "connections",
         "telemetry",
         "loading",
+        "caller",
         "contract",
         "rpc",
         "settings",

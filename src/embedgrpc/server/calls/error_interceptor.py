@@ -17,6 +17,7 @@ import grpc.aio
 
 from embedgrpc.engine.errors import BackendUnavailableError, EngineError
 from embedgrpc.server.calls.field_count import bound_fields
+from embedgrpc.server.calls.method_needs import need_of
 from embedgrpc.server.calls.open_call import OpenCall, request_id_field
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.calls.requests import RequestParser, RequestStream, read_single
@@ -70,6 +71,7 @@ class _Method:
         self._takes_names = method.startswith(_NAMING)
         # A busy server must still answer whether it is alive.
         self._needs_place = method != _HEALTH_CHECK
+        self._need = need_of(method)
         self._name = method
         self._calls = calls
         self._parser = RequestParser(
@@ -119,6 +121,7 @@ class _Method:
     async def _serve(self, call: OpenCall, context: Any) -> bytes | None:
         """Read the request and run the handler."""
         check_metadata_size(context.invocation_metadata())
+        await self._calls.admit(call, self._need)
         if self._needs_place:
             self._calls.take_place(call)
         if self._takes_names:

@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.calls.budget import Caller
+from embedgrpc.server.caller import Need, anonymous, set_current_caller
+from embedgrpc.server.calls.budget import Holder
 from embedgrpc.server.calls.call_limits import CallLimits
 from embedgrpc.server.calls.call_metadata import caller_of
 from embedgrpc.server.calls.open_call import RETRY_DELAY_S, OpenCall, set_current_call
@@ -17,8 +18,8 @@ _KNOWN_CONNECTIONS_MAX = 16_384
 
 # A connection that was forgotten while it had calls would have two shares for a while.
 @lru_cache(_KNOWN_CONNECTIONS_MAX)
-def _caller(address: str, connection: str) -> Caller:
-    return Caller(address, connection)
+def _holder(caller: str, connection: str) -> Holder:
+    return Holder(caller, connection)
 
 
 class OpenCalls:
@@ -50,11 +51,31 @@ class OpenCalls:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
-        caller = _caller(caller_of(context, self._caller_metadata), context.peer())
-        call = self._open[task] = kind(self.limits, caller, context)
+        caller = anonymous(caller_of(context, self._caller_metadata))
+        holder = _holder(caller.name, context.peer())
+        call = self._open[task] = kind(self.limits, caller, holder, context)
         task.add_done_callback(self._closed)
         set_current_call(call)
+        set_current_caller(caller)
         return call
+
+    async def admit(self, call: OpenCall, need: Need) -> None:
+        """Find out who makes a call, and whether they may. For every door, before it reads a body.
+
+        Nothing is checked while no credentials are configured: callers are anonymous then, and may
+        do everything but what needs a scope.
+
+        Args:
+            call: The running call, which has taken nothing yet.
+            need: What the call needs.
+
+        Raises:
+            UnauthenticatedError: The caller did not prove who it is.
+            PermissionDeniedError: The caller may not make this call.
+        """
+        if need.is_public:
+            return
+        call.caller.check(need)
 
     def take_place(self, call: OpenCall) -> None:
         """Give a call its place.
@@ -63,7 +84,7 @@ class OpenCalls:
             OverloadedError: The caller has too many open calls, given those of others.
         """
         places = self.limits.places
-        call.placed = places.try_take(call.caller, 1)
+        call.placed = places.try_take(call.holder, 1)
         if not call.placed:
             raise OverloadedError(
                 f"too many calls are open; the server takes {places.total}, shared between"
