@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as text
 
-from embedgrpc.server.calls.budget import Caller
+from embedgrpc.server.calls.budget import Holder
 from embedgrpc.server.connections.listening import StartError
 from embedgrpc.server.telemetry.metrics import METRICS
 from embedgrpc.server.telemetry.prometheus import (
@@ -163,7 +163,7 @@ async def test_a_scrape_needs_no_place(serve: Serve) -> None:
     service = await serve(http_address="127.0.0.1:0")
     places = service.server.open_calls.limits.places
     for number in range(places.total):
-        places.force(Caller(f"caller {number}", ""), 1)
+        places.force(Holder(f"caller {number}", ""), 1)
     assert (await HttpClient(service).get("/v1/models")).status == 429
     body, _ = await scrape(service.server.http_address)
     assert "embedgrpc_batches_total" in body
