@@ -22,7 +22,7 @@ from embedgrpc.server.telemetry.prometheus import (
 from tests.authority import HOSTS, Authority
 from tests.server.conftest import Serve
 from tests.server.http.http_client import HttpClient
-from tests.server.service import CROSS, EMBED, PATIENCE_S, Service
+from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, until
 
 # What Prometheus 2 and 3 send.
 PROMETHEUS_3 = (
@@ -76,11 +76,14 @@ async def test_both_formats_say_the_same(serve: Serve) -> None:
     """Two parsers read the same families from the HTTP port and from the address for metrics."""
     service = await serve(EMBED, CROSS, http_address="127.0.0.1:0", metrics_address="127.0.0.1:0")
     await service.client.embed("a", "a", "b")
+    # A batch is counted after its results are on their way.
+    shared = "embedgrpc.batch.shared_sequences"
+    await until(lambda: value(service, shared, model="embed"))
     body, kind = await scrape(service.server.metrics_address)
     assert kind == TEXT_TYPE
     plain = samples(text(body))
     key = ("embedgrpc_batch_shared_sequences_total", (("model", "embed"),))
-    assert plain[key] == value(service, "embedgrpc.batch.shared_sequences", model="embed") == 1
+    assert plain[key] == value(service, shared, model="embed") == 1
     for address in (service.server.metrics_address, service.server.http_address):
         body, kind = await scrape(address, PROMETHEUS)
         assert kind == OPENMETRICS_TYPE
