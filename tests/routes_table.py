@@ -22,7 +22,7 @@ from embedgrpc.server.http.headers import (
 DOCUMENT = Path(__file__).parent.parent / "docs/http.md"
 URL = "http://127.0.0.1:8080"
 # The page of errors calls these reserved: nothing raises them.
-_RESERVED = frozenset({Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED, Reason.RATE_LIMITED})
+_RESERVED = frozenset({Reason.RATE_LIMITED})
 
 
 def render(document: str) -> str:

@@ -72,6 +72,7 @@ FLOORS = {
         "connections",
         "telemetry",
         "loading",
+        "caller",
         "contract",
         "rpc",
         "settings",

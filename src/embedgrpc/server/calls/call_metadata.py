@@ -9,9 +9,11 @@ from urllib.parse import unquote
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.names import show_name
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import note_work
 from embedgrpc.server.telemetry.tracing import current_context, forwarded_context
 from embedgrpc.v1 import common_pb2
 
@@ -65,13 +67,18 @@ def begin_call(
             )
         work_class = _WORK_CLASSES[named]
     check_enum(common_pb2.Priority, priority, field=field)
-    return Call(
+    open_call = current_call()
+    call = Call(
         work_class=_PRIORITIES.get(priority, work_class),
         deadline=time.monotonic() + limit_s,
-        caller=caller_of(context, settings.caller_metadata),
+        caller=open_call.caller.name
+        if open_call is not None
+        else caller_of(context, settings.caller_metadata),
         trace=current_context(),
         forwarded=forwarded_context(),
     )
+    note_work(call)
+    return call
 
 
 def caller_of(context: Any, key: str) -> str:

@@ -17,6 +17,7 @@ import grpc.aio
 
 from embedgrpc.engine.errors import BackendUnavailableError, EngineError
 from embedgrpc.server.calls.field_count import bound_fields
+from embedgrpc.server.calls.method_needs import need_of
 from embedgrpc.server.calls.open_call import OpenCall, request_id_field
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.calls.requests import RequestParser, RequestStream, read_single
@@ -29,6 +30,7 @@ from embedgrpc.server.rpc.handlers import (
     write_all,
 )
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
+from embedgrpc.server.telemetry.call_record import CallRecord
 
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class _Method:
         self._takes_names = method.startswith(_NAMING)
         # A busy server must still answer whether it is alive.
         self._needs_place = method != _HEALTH_CHECK
+        self._need = need_of(method)
         self._name = method
         self._calls = calls
         self._parser = RequestParser(
@@ -85,7 +88,7 @@ class _Method:
     async def answer(self, _: Any, context: Any) -> bytes | None:
         """Answer one call; gRPC calls this."""
         failure: EngineError | None = None
-        call = self._calls.open(context)
+        call = self._calls.open(context, CallRecord.of_grpc(self._name))
         try:
             return await self._serve(call, context)
         except EngineError as error:
@@ -98,11 +101,12 @@ class _Method:
             raise
         except grpc.aio.InternalError:
             # A write failed: the client has left.
-            pass
+            call.record.leave(context.time_remaining())
         except asyncio.CancelledError:
             # gRPC cancels the task of a call that the client or the deadline ended. Any other
             # cancellation came out of something that the handler awaited.
             if is_cancelled():
+                call.record.leave(context.time_remaining())
                 raise
             failure = stray_cancellation(self._name)
         except Exception as error:  # noqa: BLE001 - the last place that can answer
@@ -119,6 +123,7 @@ class _Method:
     async def _serve(self, call: OpenCall, context: Any) -> bytes | None:
         """Read the request and run the handler."""
         check_metadata_size(context.invocation_metadata())
+        await self._calls.admit(call, self._need)
         if self._needs_place:
             self._calls.take_place(call)
         if self._takes_names:

@@ -12,10 +12,12 @@ from enum import Enum, auto
 from typing import Any
 
 from embedgrpc.engine.errors import EngineError, OverloadedError
-from embedgrpc.server.calls.budget import Budget, Caller
+from embedgrpc.server.caller import Caller
+from embedgrpc.server.calls.budget import Budget, Holder
 from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, CallLimits
 from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
 from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
+from embedgrpc.server.telemetry.call_record import CallRecord
 
 # How long a client always gets to read a unary response.
 READ_S_MIN = 5.0
@@ -42,8 +44,10 @@ class OpenCall:
     """A call, from the start of its handler until gRPC has finished it.
 
     Attributes:
-        caller: Who called.
+        caller: Who called; without any rights of its own until the call is admitted.
+        holder: What holds the parts of budgets that the call takes.
         context: gRPC's context of the call.
+        record: What logs and metrics say of it.
         request_id: The id that the caller gave it; may be empty.
         placed: Whether it holds a place.
         state: What it is doing.
@@ -60,19 +64,30 @@ class OpenCall:
         "_stream_bytes",
         "caller",
         "context",
+        "holder",
         "placed",
+        "record",
         "request_id",
         "since",
         "state",
         "until",
     )
 
-    def __init__(self, limits: CallLimits, caller: Caller, context: Any) -> None:
+    def __init__(
+        self,
+        limits: CallLimits,
+        caller: Caller,
+        holder: Holder,
+        context: Any,
+        record: CallRecord,
+    ) -> None:
         self._limits = limits
         self._requests = limits.requests
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         self.caller = caller
+        self.holder = holder
         self.context = context
+        self.record = record
         self.request_id = find_request_id(context.invocation_metadata())
         if self.request_id:
             context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
@@ -123,16 +138,16 @@ class OpenCall:
         self._enter(CallState.WORKING)
         held = len(message) * REQUEST_COPIES if isinstance(message, bytes) else 0
         self._request_bytes = held
-        _adjust(requests, self.caller, held - size)
+        _adjust(requests, self.holder, held - size)
         return message
 
     async def _find_room(self, budget: Budget, amount: int) -> bool:
         """Take an amount as soon as there is room; return False if there is none in time."""
-        if budget.try_take(self.caller, amount):
+        if budget.try_take(self.holder, amount):
             return True
         try:
             async with asyncio.timeout(self._limits.settings.max_queue_s):
-                await budget.take(self.caller, amount)
+                await budget.take(self.holder, amount)
         except TimeoutError:
             return False
         return True
@@ -140,7 +155,7 @@ class OpenCall:
     def release_unary_request(self) -> None:
         """Release the message of a unary call, which is no longer needed."""
         if self._request_bytes:
-            self._requests.give_back(self.caller, self._request_bytes)
+            self._requests.give_back(self.holder, self._request_bytes)
             self._request_bytes = 0
 
     async def read_next(self, *, idle_timeout_s: float) -> Any:
@@ -151,9 +166,9 @@ class OpenCall:
         """
         limits = self._limits
         # While the earlier messages of this client fill the budget, this one stays unread.
-        await limits.requests.take(self.caller, limits.message_bytes)
-        limits.requests.give_back(self.caller, limits.message_bytes)
-        await limits.streams.take(self.caller, limits.waiting_bytes)
+        await limits.requests.take(self.holder, limits.message_bytes)
+        limits.requests.give_back(self.holder, limits.message_bytes)
+        await limits.streams.take(self.holder, limits.waiting_bytes)
         self._stream_bytes = limits.waiting_bytes
         try:
             self._enter(CallState.IDLE, idle_timeout_s)
@@ -163,19 +178,19 @@ class OpenCall:
                 self._enter(CallState.WORKING)
             reserved, self._stream_bytes = self._stream_bytes, 0
             if reserved:
-                limits.streams.give_back(self.caller, reserved)
+                limits.streams.give_back(self.holder, reserved)
 
     def hold_stream_request(self, size: int) -> None:
         """Count a message of a stream that has been received."""
         held = size * REQUEST_COPIES
         self._request_bytes += held
-        self._requests.force(self.caller, held)
+        self._requests.force(self.holder, held)
 
     def release_stream_request(self, size: int) -> None:
         """Release a part of the messages of a stream, which is no longer needed."""
         held = size * REQUEST_COPIES
         self._request_bytes -= held
-        self._requests.give_back(self.caller, held)
+        self._requests.give_back(self.holder, held)
 
     async def reserve_unary_response(self, size: int) -> None:
         """Wait until there is room for the response of a unary call, before it is made.
@@ -201,14 +216,14 @@ class OpenCall:
             The bytes that are reserved, to be released once the client has read it.
         """
         reserved = min(size, self._limits.stream_response_bytes_max)
-        await self._limits.responses.take(self.caller, reserved)
+        await self._limits.responses.take(self.holder, reserved)
         self._response_bytes += reserved
         return reserved
 
     def release_stream_response(self, reserved: int) -> None:
         """Release what was reserved for a response that the client has read."""
         self._response_bytes -= reserved
-        self._limits.responses.give_back(self.caller, reserved)
+        self._limits.responses.give_back(self.holder, reserved)
 
     async def write(self, message: Any) -> None:
         """Write a message of a stream that is not a `BidiStream`; end a client that is too slow."""
@@ -219,7 +234,7 @@ class OpenCall:
     def begin_unary_response(self, size: int) -> None:
         """Count the bytes of the response that gRPC is about to send, in place of its estimate."""
         held = size * RESPONSE_COPIES
-        _adjust(self._limits.responses, self.caller, held - self._response_bytes)
+        _adjust(self._limits.responses, self.holder, held - self._response_bytes)
         self._response_bytes = held
         self.release_unary_request()
         self._enter(CallState.RESPONDING, READ_S_MIN)
@@ -237,7 +252,9 @@ class OpenCall:
         """
         self.begin_abort()
         details = trailing_metadata(error, request_id=self.request_id)
-        await self.context.abort(status_code(error), message_of(error), details)
+        code = status_code(error)
+        self.record.fail(error, code.name)
+        await self.context.abort(code, message_of(error), details)
 
     async def wait_for_cancellation(self) -> None:
         """Wait for gRPC to cancel a call whose client has left, or reads nothing.
@@ -252,25 +269,25 @@ class OpenCall:
         """Release everything that it holds."""
         limits = self._limits
         if self.placed:
-            limits.places.give_back(self.caller, 1)
+            limits.places.give_back(self.holder, 1)
         if self._request_bytes:
-            self._requests.give_back(self.caller, self._request_bytes)
+            self._requests.give_back(self.holder, self._request_bytes)
         if self._stream_bytes:
-            limits.streams.give_back(self.caller, self._stream_bytes)
+            limits.streams.give_back(self.holder, self._stream_bytes)
         if self._response_bytes:
-            limits.responses.give_back(self.caller, self._response_bytes)
+            limits.responses.give_back(self.holder, self._response_bytes)
         self.placed = False
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         # A cancelled timer keeps this call, as part of its context, for a while.
         self.context = None
 
 
-def _adjust(budget: Budget, caller: Caller, amount: int) -> None:
+def _adjust(budget: Budget, holder: Holder, amount: int) -> None:
     """Take more that is in use already, or give back what is not."""
     if amount > 0:
-        budget.force(caller, amount)
+        budget.force(holder, amount)
     elif amount:
-        budget.give_back(caller, -amount)
+        budget.give_back(holder, -amount)
 
 
 _current: ContextVar[OpenCall | None] = ContextVar("open_call", default=None)

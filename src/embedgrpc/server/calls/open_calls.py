@@ -1,24 +1,33 @@
 """The registry of open calls. Each gets its place here, and leaves when its task has ended."""
 
 import asyncio
-from collections.abc import Iterable
+import logging
+import time
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
+import grpc
+
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.calls.budget import Caller
+from embedgrpc.server.caller import Need, anonymous, set_current_caller
+from embedgrpc.server.calls.budget import Holder
 from embedgrpc.server.calls.call_limits import CallLimits
 from embedgrpc.server.calls.call_metadata import caller_of
 from embedgrpc.server.calls.open_call import RETRY_DELAY_S, OpenCall, set_current_call
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import CallRecord, set_current_record
+from embedgrpc.server.telemetry.tracing import current_context
+
+_logger = logging.getLogger(__name__)
 
 _KNOWN_CONNECTIONS_MAX = 16_384
 
 
 # A connection that was forgotten while it had calls would have two shares for a while.
 @lru_cache(_KNOWN_CONNECTIONS_MAX)
-def _caller(address: str, connection: str) -> Caller:
-    return Caller(address, connection)
+def _holder(caller: str, connection: str) -> Holder:
+    return Holder(caller, connection)
 
 
 class OpenCalls:
@@ -26,10 +35,13 @@ class OpenCalls:
 
     Attributes:
         limits: What the calls may hold together.
+        observers: Each is called once for every call, when it ends; its record is complete then.
+            On the event loop; they must be quick.
     """
 
     def __init__(self, settings: Settings, *, message_bytes_max: int | None = None) -> None:
         self.limits = CallLimits(settings, message_bytes_max=message_bytes_max)
+        self.observers: list[Callable[[OpenCall], None]] = []
         self._caller_metadata = settings.caller_metadata
         self._open: dict[asyncio.Task[Any], OpenCall] = {}
 
@@ -40,21 +52,44 @@ class OpenCalls:
         """Return the calls with their tasks, oldest first."""
         return self._open.items()
 
-    def open(self, context: Any, kind: type[OpenCall] = OpenCall) -> OpenCall:
+    def open(self, context: Any, record: CallRecord, kind: type[OpenCall] = OpenCall) -> OpenCall:
         """Register the call of the running task until that task has ended.
 
         Args:
             context: The context of the call: gRPC's, or what stands for it.
+            record: What logs and metrics will say of it.
             kind: The class of the call.
         """
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
-        caller = _caller(caller_of(context, self._caller_metadata), context.peer())
-        call = self._open[task] = kind(self.limits, caller, context)
+        caller = anonymous(caller_of(context, self._caller_metadata))
+        holder = _holder(caller.name, context.peer())
+        call = self._open[task] = kind(self.limits, caller, holder, context, record)
+        record.span = current_context()
         task.add_done_callback(self._closed)
         set_current_call(call)
+        set_current_caller(caller)
+        set_current_record(record)
         return call
+
+    async def admit(self, call: OpenCall, need: Need) -> None:
+        """Find out who makes a call, and whether they may. For every door, before it reads a body.
+
+        Nothing is checked while no credentials are configured: callers are anonymous then, and may
+        do everything but what needs a scope.
+
+        Args:
+            call: The running call, which has taken nothing yet.
+            need: What the call needs.
+
+        Raises:
+            UnauthenticatedError: The caller did not prove who it is.
+            PermissionDeniedError: The caller may not make this call.
+        """
+        if need.is_public:
+            return
+        call.caller.check(need)
 
     def take_place(self, call: OpenCall) -> None:
         """Give a call its place.
@@ -63,7 +98,7 @@ class OpenCalls:
             OverloadedError: The caller has too many open calls, given those of others.
         """
         places = self.limits.places
-        call.placed = places.try_take(call.caller, 1)
+        call.placed = places.try_take(call.holder, 1)
         if not call.placed:
             raise OverloadedError(
                 f"too many calls are open; the server takes {places.total}, shared between"
@@ -73,4 +108,29 @@ class OpenCalls:
             )
 
     def _closed(self, task: "asyncio.Task[Any]") -> None:
-        self._open.pop(task).close()
+        call = self._open.pop(task)
+        record = call.record
+        record.total_s = time.monotonic() - record.began_s
+        if not record.status:
+            record.status = _status_of(task, call.context)
+        try:
+            for observe in self.observers:
+                observe(call)
+        except Exception:
+            _logger.exception("recording a call failed")
+        finally:
+            call.close()
+
+
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+def _status_of(task: "asyncio.Task[Any]", context: Any) -> str:
+    """Return the status of a gRPC call that ended without a failure of ours."""
+    code = context.code() if hasattr(context, "code") else 0
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    # aio returns most codes as numbers, despite its annotation.
+    if code:
+        return _CODES.get(code, "UNKNOWN")
+    return "CANCELLED" if task.cancelled() else "OK"

@@ -24,9 +24,7 @@ JsonObject = dict[str, Any]
 
 _SCHEMAS: Final = "#/components/schemas/{name}"
 # Nothing raises these.
-_UNUSED_REASONS: Final = frozenset(
-    {Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED, Reason.RATE_LIMITED}
-)
+_UNUSED_REASONS: Final = frozenset({Reason.RATE_LIMITED})
 # What a request with a body can break in HTTP itself.
 _BODY_STATUSES: Final = (413, 415)
 _RETRY_STATUSES: Final = frozenset({429, 503})

@@ -55,6 +55,9 @@ _ORIGIN = re.compile(
     r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?"
 )
 _ANY_ORIGIN = "*"
+# These settings, and all with this prefix, mean something only to the HTTP port.
+_HTTP_PREFIX = "http_"
+_OTHER_HTTP_SETTINGS = frozenset({"openai_token_ids"})
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]*")
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
@@ -289,7 +292,8 @@ class Settings(BaseModel):
     max_queued_inputs: Annotated[int, Field(ge=1, le=4_194_304)] = Field(
         default=4096,
         description="Maximum number of inputs of one model that wait or run, for each work class"
-        " (interactive and bulk)",
+        " (interactive and bulk). When it is reached, the newest calls of the caller with the most"
+        " inputs or tokens give way to callers with less",
     )
     max_queued_tokens: Annotated[int, Field(ge=1, le=2**30)] = Field(
         default=524_288,
@@ -513,6 +517,16 @@ class Settings(BaseModel):
         names = [name for one in models for name in (one.name, *one.aliases)]
         if self.tei_model and self.tei_model not in names:
             raise ValueError(f"tei_model names no model; there are: {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_http(self) -> Self:
+        if self.http_address:
+            return self
+        for name, field in type(self).model_fields.items():
+            is_http = name.startswith(_HTTP_PREFIX) or name in _OTHER_HTTP_SETTINGS
+            if is_http and getattr(self, name) != field.get_default():
+                raise ValueError(f"{name} needs http_address: without it there is no HTTP port")
         return self
 
     @model_validator(mode="after")
