@@ -30,8 +30,8 @@ _EMBEDDING_TYPES: Final[Mapping[str, embedding_service_pb2.VectorEncoding]] = {
     "float": embedding_service_pb2.VECTOR_ENCODING_FLOAT32,
     "float32": embedding_service_pb2.VECTOR_ENCODING_FLOAT32,
 }
-# perf_analyzer sends it with every call. It asks for a last, empty response of streams, which are not
-# served: a unary call has one response in any case.
+# perf_analyzer sends it with every call. It asks for a last, empty response of streams; a unary
+# call has one response in any case.
 _FINAL_RESPONSE: Final = "triton_enable_empty_final_response"
 _PROMPTS: Final = ("input_type", "prompt_name", "prompt_text")
 
