@@ -65,6 +65,7 @@ FLOORS = {
         "tei",
         "services",
         "calls",
+        "rates",
         "connections",
         "telemetry",
         "loading",

@@ -49,6 +49,17 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
         "Changes of certificate files that were loaded, or refused.",
         True,
     ),
+    "embedgrpc.rate_limits.refusals": (
+        "{call}",
+        "Calls refused because their caller exceeded a limit.",
+        True,
+    ),
+    "embedgrpc.rate_limits.stream_wait": (
+        "s",
+        "How long streams waited because their callers exceeded a limit.",
+        True,
+    ),
+    "embedgrpc.rate_limits.callers": ("{caller}", "Callers whose use is remembered.", False),
     "embedgrpc.batches": ("{batch}", "Batches that were run.", True),
     "embedgrpc.batch.sequences": ("{sequence}", "Sequences that were run in batches.", True),
     "embedgrpc.batch.shared_sequences": (
