@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.names import show_name
 from embedgrpc.server.settings.settings import Settings
@@ -65,12 +66,14 @@ def begin_call(
             )
         work_class = _WORK_CLASSES[named]
     check_enum(common_pb2.Priority, priority, field=field)
+    open_call = current_call()
     return Call(
         work_class=_PRIORITIES.get(priority, work_class),
         deadline=time.monotonic() + limit_s,
         caller=caller_of(context, settings.caller_metadata),
         trace=current_context(),
         forwarded=forwarded_context(),
+        meter=open_call.meter if open_call is not None else None,
     )
 
 

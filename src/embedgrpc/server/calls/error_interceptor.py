@@ -35,6 +35,7 @@ _logger = logging.getLogger(__name__)
 # Methods whose messages contain only names, and the most bytes of one: a name has 128 characters.
 _NAMING = ("/grpc.health.", "/grpc.reflection.", "/embedgrpc.v1.ModelService/", "/tei.v1.Info/")
 _NAMING_BYTES_MAX = 4096
+_HEALTH = "/grpc.health."
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
@@ -70,6 +71,8 @@ class _Method:
         self._takes_names = method.startswith(_NAMING)
         # A busy server must still answer whether it is alive.
         self._needs_place = method != _HEALTH_CHECK
+        # Nor may a caller that uses its limits look dead.
+        self._is_counted = not method.startswith(_HEALTH)
         self._name = method
         self._calls = calls
         self._parser = RequestParser(
@@ -123,6 +126,11 @@ class _Method:
             self._calls.take_place(call)
         if self._takes_names:
             call.use_small_messages()
+        if self._is_counted:
+            if self._takes_stream:
+                await self._calls.wait_for_request(call)
+            else:
+                self._calls.count_request(call, has_texts=not self._takes_names)
         # Nothing here references a request while the handler works on it.
         if self._takes_stream:
             answering = self._behavior(RequestStream(call, self._parser), context)
@@ -135,9 +143,11 @@ class _Method:
             del request
         if self._is_generator:
             await write_all(answering, call)
-            return None
-        response = await answering
+            response = None
+        else:
+            response = await answering
         if self._returns_stream:
+            call.tell_rates()
             return None
         data = self._serialize(response)
         call.begin_unary_response(len(data))

@@ -10,6 +10,9 @@ from embedgrpc.server.calls.budget import Caller
 from embedgrpc.server.calls.call_limits import CallLimits
 from embedgrpc.server.calls.call_metadata import caller_of
 from embedgrpc.server.calls.open_call import RETRY_DELAY_S, OpenCall, set_current_call
+from embedgrpc.server.rates.account import Account
+from embedgrpc.server.rates.limits import default_limits
+from embedgrpc.server.rates.rates import Rates
 from embedgrpc.server.settings.settings import Settings
 
 _KNOWN_CONNECTIONS_MAX = 16_384
@@ -26,10 +29,12 @@ class OpenCalls:
 
     Attributes:
         limits: What the calls may hold together.
+        rates: What each caller may use.
     """
 
     def __init__(self, settings: Settings, *, message_bytes_max: int | None = None) -> None:
         self.limits = CallLimits(settings, message_bytes_max=message_bytes_max)
+        self.rates = Rates(default_limits(settings))
         self._caller_metadata = settings.caller_metadata
         self._open: dict[asyncio.Task[Any], OpenCall] = {}
 
@@ -72,5 +77,34 @@ class OpenCalls:
                 metadata={"label": "TOO_MANY_CALLS", "limit": str(places.total)},
             )
 
+    def count_request(self, call: OpenCall, *, has_texts: bool) -> None:
+        """Count a unary call against the limits of its caller, before its message is received.
+
+        Args:
+            call: The call.
+            has_texts: Whether its message may hold texts.
+
+        Raises:
+            RateLimitedError: The caller exceeds one of them.
+        """
+        if self._enter_account(call) is not None:
+            call.count_request(has_texts=has_texts)
+
+    async def wait_for_request(self, call: OpenCall) -> None:
+        """Count a stream against the limits of its caller, as soon as they have room for it.
+
+        Raises:
+            RateLimitedError: The caller has too many open calls, or they have no room in time.
+        """
+        if self._enter_account(call) is not None:
+            await call.wait_for_request()
+
+    def _enter_account(self, call: OpenCall) -> Account | None:
+        account = call.account = self.rates.enter(call.caller.address)
+        return account
+
     def _closed(self, task: "asyncio.Task[Any]") -> None:
-        self._open.pop(task).close()
+        call = self._open.pop(task)
+        call.close()
+        if call.account is not None:
+            self.rates.leave(call.account)

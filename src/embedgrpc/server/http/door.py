@@ -198,6 +198,7 @@ class HttpDoor:
         first = match.routes[0]
         if not first.is_open:
             self._calls.take_place(call)
+            self._calls.count_request(call, has_texts=first.method == "POST")
         data = b""
         if first.method == "POST":
             check_media_type(request)

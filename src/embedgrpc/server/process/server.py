@@ -109,6 +109,7 @@ class Server:
         self._readers: list[Callable[[], Iterable[Reading]]] = [
             self._totals.read,
             self._lag.read,
+            self.open_calls.rates.read,
         ]
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()

@@ -147,7 +147,7 @@ class Account:
         if self._turns is None:
             self._turns = asyncio.Lock()
         async with self._turns:
-            while wait_s := self._stream_wait_s():
+            while wait_s := self.stream_wait_s():
                 began = self._clock()
                 await self._sleep(min(wait_s, _NAP_S_MAX))
                 self._totals.waited_s += self._clock() - began
@@ -177,7 +177,8 @@ class Account:
                 figures[f"x-ratelimit-reset-{unit}"] = duration(full_in_s)
         return figures
 
-    def _stream_wait_s(self) -> float:
+    def stream_wait_s(self) -> float:
+        """Return how long a stream would wait if it were alone, in seconds."""
         now = self._clock()
         return max(_wait_s(self._requests, 1, now), _wait_s(self._tokens, 0, now))
 

@@ -97,6 +97,25 @@ class Rates:
         self._proved = Accounts(self._totals, clock=clock, sleep=sleep)
         self._others = Accounts(self._totals, clock=clock, sleep=sleep)
 
+    def enter(self, name: str, *, is_proved: bool = False) -> Account | None:
+        """Return the account of a caller, which has one more open call.
+
+        Args:
+            name: The caller.
+            is_proved: Whether it proved who it is.
+
+        Returns:
+            The account, to be given to `leave` when the call has ended; None without limits.
+        """
+        limits = self._limits
+        if not limits:
+            return None
+        return (self._proved if is_proved else self._others).enter(name, limits)
+
+    def leave(self, account: Account, *, is_proved: bool = False) -> None:
+        """Record that a call has ended."""
+        (self._proved if is_proved else self._others).leave(account)
+
     def read(self) -> Iterator[Reading]:
         """Return the value of every metric. From any thread."""
         yield from self._totals.read()
