@@ -69,6 +69,7 @@ FLOORS = {
         "connections",
         "telemetry",
         "loading",
+        "caller",
         "contract",
         "rpc",
         "settings",

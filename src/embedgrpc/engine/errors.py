@@ -13,6 +13,8 @@
         ShuttingDownError        the server is stopping
         BackendFailedError       running the model failed
         NonFiniteOutputError     the model returned NaN, infinity or a zero vector
+        UnauthenticatedError     the caller did not prove who it is
+        PermissionDeniedError    the caller may not do this
 
 Messages state the problem, the value and the limit; they never contain input text.
 """
@@ -172,3 +174,15 @@ class NonFiniteOutputError(EngineError):
     """The model returned NaN, infinity, or zeros that must be scaled to unit length."""
 
     reason = Reason.NON_FINITE_OUTPUT
+
+
+class UnauthenticatedError(EngineError):
+    """The caller did not prove who it is."""
+
+    reason = Reason.UNAUTHENTICATED
+
+
+class PermissionDeniedError(EngineError):
+    """The caller may not do this, or not with this model."""
+
+    reason = Reason.PERMISSION_DENIED

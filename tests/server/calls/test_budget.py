@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from embedgrpc.server.calls.budget import Budget, Caller
+from embedgrpc.server.calls.budget import Budget, Holder
 
-ONE, OTHER = Caller("one", "one:1"), Caller("other", "other:1")
+ONE, OTHER = Holder("one", "one:1"), Holder("other", "other:1")
 
 
 @pytest.mark.parametrize("total", [*range(3, 100), 22 << 20, 256 << 20])
@@ -42,4 +42,4 @@ def test_nothing_is_kept_of_callers_that_hold_nothing() -> None:
             budget.give_back(caller, amount)
     assert budget.held == 0
     assert not budget._by_connection
-    assert not budget._by_address
+    assert not budget._by_caller

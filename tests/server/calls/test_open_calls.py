@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from embedgrpc.server.calls.budget import Budget, Caller
+from embedgrpc.server.calls.budget import Budget, Holder
 from embedgrpc.server.calls.call_sweeper import CallSweeper
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.settings.settings import Settings
@@ -212,7 +212,7 @@ async def test_memory_is_returned_after_a_burst(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         "embedgrpc.server.calls.call_sweeper.trim_memory", lambda: trims.append(None)
     )
-    calls, caller = OpenCalls(Settings()), Caller("one", "one:1")
+    calls, caller = OpenCalls(Settings()), Holder("one", "one:1")
     sweeper = CallSweeper(calls)
     for held_bytes, trimmed in ((MIB, 0), (20 * MIB, 0), (6 * MIB, 0), (MIB, 1), (0, 1)):
         calls.limits.requests.force(caller, held_bytes - calls.limits.requests.held)
@@ -223,14 +223,14 @@ async def test_memory_is_returned_after_a_burst(monkeypatch: pytest.MonkeyPatch)
 def test_shares() -> None:
     """One connection gets four ninths, one address two thirds, and other addresses the rest."""
     budget = Budget(900)
-    greedy = [Caller("greedy", str(number)) for number in range(100)]
+    greedy = [Holder("greedy", str(number)) for number in range(100)]
     assert budget.try_take(greedy[0], 400)
     assert not budget.try_take(greedy[0], 1)
     for caller in greedy[1:]:
         while budget.try_take(caller, 1):
             pass
     assert 590 <= budget.held <= 600
-    other = Caller("other", "0")
+    other = Holder("other", "0")
     assert budget.try_take(other, 100)
     budget.give_back(greedy[0], 400)
     assert budget.try_take(other, 100)
@@ -239,11 +239,11 @@ def test_shares() -> None:
 async def test_callers_that_wait_take_turns() -> None:
     """Callers are served in turn, and the calls of each in order."""
     budget = Budget(900)
-    one, two = Caller("a", "one"), Caller("a", "two")
+    one, two = Holder("a", "one"), Holder("a", "two")
     budget.force(one, 900)
     served: list[str] = []
 
-    async def take(caller: Caller, name: str) -> None:
+    async def take(caller: Holder, name: str) -> None:
         await budget.take(caller, 100)
         served.append(name)
 
@@ -299,7 +299,7 @@ async def test_a_watch_holds_no_room(serve: Serve) -> None:
 async def test_health_is_checked_without_room_or_places(serve: Serve) -> None:
     """A health check does not wait for calls with texts, however many there are."""
     service = await serve(max_calls=16)
-    calls, other = service.server.open_calls, Caller("elsewhere", "elsewhere:1")
+    calls, other = service.server.open_calls, Holder("elsewhere", "elsewhere:1")
     calls.limits.requests.force(other, calls.limits.requests.total)
     calls.limits.places.force(other, calls.limits.places.total)
     assert await service.client.status("") == SERVING
@@ -335,7 +335,7 @@ async def test_idle_streams_give_way_to_active_ones(
 async def test_a_stream_that_waits_for_room_is_not_idle(serve: Serve) -> None:
     """A stream that the server has no room to read is not idle."""
     service = await serve(stream_idle_timeout_s=0.5)
-    calls, other = service.server.open_calls, Caller("elsewhere", "elsewhere:1")
+    calls, other = service.server.open_calls, Holder("elsewhere", "elsewhere:1")
     stream = await Stream.open(service.client)
     await stream.send(("a", "a"))
     await stream.results(1)

@@ -5,10 +5,12 @@ import asyncio
 import pytest
 
 from embedgrpc.engine.errors import RateLimitedError
+from embedgrpc.server.caller import Caller, CallerLimits, Proof
 from embedgrpc.server.rates.account import Account
 from embedgrpc.server.rates.durations import duration
-from embedgrpc.server.rates.limits import RateLimits
-from embedgrpc.server.rates.rates import Accounts
+from embedgrpc.server.rates.limits import RateLimits, merge
+from embedgrpc.server.rates.networks import network_of
+from embedgrpc.server.rates.rates import Accounts, Rates
 from embedgrpc.server.rates.refusals import Limit
 from embedgrpc.server.rates.totals import RateTotals
 from tests.server.rates.clock import Clock
@@ -96,13 +98,13 @@ async def test_streams_take_turns_and_leave_a_quarter_to_other_calls() -> None:
     clock = Clock()
     account, totals = make_account(RateLimits(requests_per_s=4, request_burst=8), clock)
     for _ in range(6):
-        await account.wait_for_turn()
+        await account.wait_for_turn(has_tokens=True)
     assert clock.now == 1000
     done: list[str] = []
 
     async def read(name: str) -> None:
         for _ in range(3):
-            await account.wait_for_turn()
+            await account.wait_for_turn(has_tokens=True)
             done.append(name)
 
     async with asyncio.timeout(10):
@@ -121,12 +123,12 @@ async def test_a_stream_waits_for_tokens_and_is_told_so_if_it_must_go() -> None:
     clock = Clock()
     account, totals = make_account(LIMITS, clock)
     account.force(200)
-    refused = account.refuse_stream()
+    refused = account.refuse_stream(has_tokens=True)
     assert refused.metadata["label"] == "TOKENS_PER_MINUTE"
     assert refused.retry_delay_s is not None
     assert 12.5 <= refused.retry_delay_s <= 15
     async with asyncio.timeout(10):
-        await account.wait_for_turn()
+        await account.wait_for_turn(has_tokens=True)
     assert clock.now - 1000 == pytest.approx(12.5)
     assert totals.waited_s == pytest.approx(12.5)
 
@@ -136,7 +138,7 @@ async def test_a_long_wait_notices_changed_limits() -> None:
     clock = Clock()
     account, _ = make_account(RateLimits(tokens_per_min=1), clock)
     account.force(60)
-    waiting = asyncio.ensure_future(account.wait_for_turn())
+    waiting = asyncio.ensure_future(account.wait_for_turn(has_tokens=True))
     await asyncio.sleep(0)
     account.set_limits(RateLimits())
     async with asyncio.timeout(10):
@@ -162,6 +164,53 @@ def test_accounts_are_remembered_while_they_matter() -> None:
     accounts.enter("first", limits).take_request(has_tokens=False)
     with pytest.raises(RateLimitedError):
         accounts.enter("second", limits).take_request(has_tokens=False)
+
+
+def test_a_caller_may_have_limits_of_its_own() -> None:
+    """They replace the server's, one by one; 0 removes one."""
+    server = RateLimits(requests_per_s=4, request_burst=8, tokens_per_min=600, calls=3)
+    own = CallerLimits(requests_per_s=100, tokens_per_min=0)
+    assert merge(server, own) == RateLimits(requests_per_s=100, calls=3)
+    assert merge(server, CallerLimits(request_burst=20, max_calls=0)) == RateLimits(
+        requests_per_s=4, request_burst=20, tokens_per_min=600
+    )
+    assert not merge(server, CallerLimits(requests_per_s=0, tokens_per_min=0, max_calls=0))
+
+
+def test_callers_that_proved_who_they_are_have_accounts_of_their_own() -> None:
+    """Neither does an address share one with a name, nor do addresses push names out."""
+    rates = Rates(RateLimits(requests_per_s=1), clock=Clock())
+    named, stranger = Caller("10.0.0.1", Proof.API_KEY), Caller("10.0.0.1")
+    unlimited = Caller("free", Proof.API_KEY, limits=CallerLimits(requests_per_s=0))
+    account, other = rates.enter(named), rates.enter(stranger)
+    assert account is not None
+    assert other is not None
+    assert account is not other
+    account.take_request(has_tokens=False)
+    other.take_request(has_tokens=False)
+    assert rates.enter(unlimited) is None
+    rates.leave(account, named)
+    for number in range(20_000):
+        caller = Caller(f"stranger {number}")
+        one = rates.enter(caller)
+        assert one is not None
+        rates.leave(one, caller)
+    assert rates.enter(named) is account
+    assert rates.enter(stranger) is other
+
+
+def test_the_addresses_of_one_network_share_an_account() -> None:
+    """An IPv6 client has 2**64 addresses, which are one caller; IPv4 addresses are not."""
+    rates = Rates(RateLimits(requests_per_s=1), clock=Clock())
+    one, same, next_one = (
+        rates.enter(Caller(f"ipv6:[2001:db8:0:{network}::{host}]"))
+        for network, host in ((7, 1), (7, "beef"), (8, 1))
+    )
+    assert one is same
+    assert one is not next_one
+    assert network_of("ipv6:[fe80::1%eth0]") == "ipv6:fe80::/64"
+    for caller in ("ipv4:10.0.0.1", "unix", "somebody", "ipv6:[no address]"):
+        assert network_of(caller) == caller
 
 
 def test_many_addresses_do_not_fill_the_memory() -> None:

@@ -277,18 +277,21 @@ async def test_other_callers_are_not_affected(start: Start) -> None:
 
 async def test_tokens_are_settled_by_use(start: Start) -> None:
     """A caller pays for the tokens that the model read, however large its message was."""
-    limited = start(tokens_per_min=600, token_burst=5000)
+    limited = start(tokens_per_min=600, token_burst=9000)
     text = "word " * 2000
     used = (await _send(limited, "grpc", text)).usage.input_tokens
     # The text was cut: its bytes are far more.
     assert used < len(text) / 8
-    assert limited.tokens_left() == 5000 - used
-    answer = await _send(limited, "/v1/embeddings", text)
-    assert _limits(answer.headers)["remaining-tokens"] == str(5000 - 2 * used)
-    await _send(limited, "tei.v1", text)
+    assert limited.tokens_left() == 9000 - used
+    used += (short := await _send(limited, "/v1/embeddings")).json["usage"]["total_tokens"]
+    assert _limits(short.headers)["remaining-tokens"] == str(9000 - used)
+    # This one refuses the text, which is too long, and nothing is read of it.
+    assert (await _send(limited, "/v1/embeddings", text)).status == 400
+    used += (await _send(limited, "tei.v1", TEXT)).metadata.compute_tokens
+    assert limited.tokens_left() == 9000 - used
     # What is only tokenized is free.
-    assert await limited.count_tokens(text) > used
-    assert limited.tokens_left() == 5000 - 3 * used
+    assert await limited.count_tokens(text) > 1000
+    assert limited.tokens_left() == 9000 - used
 
 
 async def test_a_message_with_more_tokens_than_are_left_is_refused(start: Start) -> None:

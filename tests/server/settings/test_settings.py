@@ -35,6 +35,13 @@ TLS_FIELDS = {"tls_certificate_file", "tls_key_file", "tls_client_ca_file", "tls
 PLAIN_FIELDS = sorted(
     FIELDS.keys() - {"models", "caller_weights", "http_allowed_origins"} - TLS_FIELDS
 )
+# Settings that mean nothing without a port for HTTP.
+HTTP_FIELDS = {"http_allowed_origins", "openai_token_ids"}
+# Settings that mean nothing without another, by the variable of that one.
+BURST_FIELDS = {
+    "request_burst": "EMBEDGRPC_REQUESTS_PER_S",
+    "token_burst": "EMBEDGRPC_TOKENS_PER_MIN",
+}
 EMBEDGRPC = str(Path(sys.executable).parent / "embedgrpc")
 
 
@@ -43,6 +50,16 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("EMBEDGRPC_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def http_port(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Open a port for HTTP, or set a rate, where the setting of the test needs one."""
+    setting = request.getfixturevalue("setting")
+    if setting in BURST_FIELDS:
+        monkeypatch.setenv(BURST_FIELDS[setting], "5")
+    if setting in HTTP_FIELDS:
+        monkeypatch.setenv("EMBEDGRPC_HTTP_ADDRESS", "127.0.0.1:0")
 
 
 def resolve(*arguments: str) -> Configuration:
@@ -111,6 +128,7 @@ def found(configuration: Configuration, setting: str) -> tuple[Any, str]:
     return value, configuration.origins[setting]
 
 
+@pytest.mark.usefixtures("http_port")
 @pytest.mark.parametrize("setting", PLAIN_FIELDS)
 def test_every_setting_has_a_flag(setting: str) -> None:
     """Every setting has a flag of its name."""
@@ -119,6 +137,7 @@ def test_every_setting_has_a_flag(setting: str) -> None:
     assert found(resolve(*flags), setting) == (value, flag_name(setting))
 
 
+@pytest.mark.usefixtures("http_port")
 @pytest.mark.parametrize("setting", PLAIN_FIELDS)
 def test_every_setting_has_a_variable(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting has a variable of its name."""
@@ -129,6 +148,7 @@ def test_every_setting_has_a_variable(setting: str, monkeypatch: pytest.MonkeyPa
     assert resolve().unknown_variables == {}
 
 
+@pytest.mark.usefixtures("http_port")
 @pytest.mark.parametrize("setting", PLAIN_FIELDS)
 def test_every_setting_has_a_key(setting: str, tmp_path: Path) -> None:
     """Every setting has a key of its name in the file."""
@@ -168,6 +188,7 @@ def test_wrong_weights_are_refused(weights: str) -> None:
 @pytest.mark.parametrize("place", ["flag", "flags", "variable", "list", "text"])
 def test_allowed_origins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
     """They are a repeated flag, a list of the file, or separated by commas."""
+    monkeypatch.setenv("EMBEDGRPC_HTTP_ADDRESS", "127.0.0.1:0")
     origins = ("https://app.example.com", "http://[::1]:3000")
     joined = ", ".join(origins)
     arguments: list[str] = []
@@ -202,6 +223,28 @@ def test_allowed_origins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place:
 def test_what_is_no_origin_is_refused(origin: str) -> None:
     """A browser would never send it, so it would silently allow nothing; or it is ambiguous."""
     assert refusal("--http-allowed-origins", origin)[0].startswith("http_allowed_origins")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "default"),
+    [
+        ("http_allowed_origins", "https://app.example.com", ""),
+        ("openai_token_ids", "model", "refuse"),
+    ],
+)
+def test_settings_of_a_port_that_is_not_there(name: str, value: str, default: str) -> None:
+    """They are refused by name, where they would change something."""
+    assert refusal(flag_name(name), value) == [
+        f"{name} needs http_address: without it there is no HTTP port"
+    ]
+    assert resolve(flag_name(name), default).settings == Settings()
+    resolve(flag_name(name), value, "--http-address", "127.0.0.1:0")
+
+
+def test_each_setting_of_the_http_port_is_known() -> None:
+    """A new one stands among those that need the port."""
+    named = {name for name in FIELDS if name.startswith(("http_", "openai_"))}
+    assert named - {"http_address"} == HTTP_FIELDS
 
 
 @pytest.mark.parametrize("place", ["flags", "variables", "list", "text"])
@@ -817,3 +860,13 @@ def test_a_progress_bar_does_not_tear_lines() -> None:
     line, rest = shown.removeprefix(bar).split("\n")
     assert re.fullmatch(r"\r\x1b\[K\d\d:\d\d:\d\d info    a line", line)
     assert rest == f"{bar}\r\x1b[K"
+
+
+@pytest.mark.parametrize(
+    ("burst", "rate"), [("request_burst", "requests_per_s"), ("token_burst", "tokens_per_min")]
+)
+def test_a_burst_needs_a_rate(burst: str, rate: str) -> None:
+    """A burst alone would be ignored."""
+    (line,) = refusal(flag_name(burst), "5")
+    assert line.endswith(f"{burst} needs {rate}")
+    assert getattr(resolve(flag_name(burst), "5", flag_name(rate), "5").settings, burst) == 5

@@ -70,7 +70,9 @@ def begin_call(
     return Call(
         work_class=_PRIORITIES.get(priority, work_class),
         deadline=time.monotonic() + limit_s,
-        caller=caller_of(context, settings.caller_metadata),
+        caller=open_call.caller.name
+        if open_call is not None
+        else caller_of(context, settings.caller_metadata),
         trace=current_context(),
         forwarded=forwarded_context(),
         meter=open_call.meter if open_call is not None else None,

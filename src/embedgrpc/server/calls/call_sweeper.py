@@ -92,21 +92,21 @@ class CallSweeper:
         ):
             receiving = state is CallState.RECEIVING
             waiting: Counter[str] = Counter()
-            for caller, count in budget.waiting(since=now - _RECEIVE_S_MIN).items():
-                waiting[caller.address] += count
+            for holder, count in budget.waiting(since=now - _RECEIVE_S_MIN).items():
+                waiting[holder.caller] += count
             if not waiting:
                 continue
             # Oldest first.
             for task, call in self._calls.by_task():
-                address = call.caller.address
+                caller = call.holder.caller
                 if (
                     call.state is state
                     and (not receiving or call.is_receiving_from(budget))
                     and now - call.since >= least_s
                     and call.until > now
-                    and waiting[address]
+                    and waiting[caller]
                 ):
-                    waiting[address] -= 1
+                    waiting[caller] -= 1
                     chosen.append((task, call))
         return chosen
 

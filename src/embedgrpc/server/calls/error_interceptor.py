@@ -17,6 +17,7 @@ import grpc.aio
 
 from embedgrpc.engine.errors import BackendUnavailableError, EngineError
 from embedgrpc.server.calls.field_count import bound_fields
+from embedgrpc.server.calls.method_needs import need_of
 from embedgrpc.server.calls.open_call import OpenCall, request_id_field
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.calls.requests import RequestParser, RequestStream, read_single
@@ -35,7 +36,6 @@ _logger = logging.getLogger(__name__)
 # Methods whose messages contain only names, and the most bytes of one: a name has 128 characters.
 _NAMING = ("/grpc.health.", "/grpc.reflection.", "/embedgrpc.v1.ModelService/", "/tei.v1.Info/")
 _NAMING_BYTES_MAX = 4096
-_HEALTH = "/grpc.health."
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
@@ -71,8 +71,7 @@ class _Method:
         self._takes_names = method.startswith(_NAMING)
         # A busy server must still answer whether it is alive.
         self._needs_place = method != _HEALTH_CHECK
-        # Nor may a caller that uses its limits look dead.
-        self._is_counted = not method.startswith(_HEALTH)
+        self._need = need_of(method)
         self._name = method
         self._calls = calls
         self._parser = RequestParser(
@@ -122,15 +121,15 @@ class _Method:
     async def _serve(self, call: OpenCall, context: Any) -> bytes | None:
         """Read the request and run the handler."""
         check_metadata_size(context.invocation_metadata())
+        await self._calls.admit(call, self._need)
         if self._needs_place:
             self._calls.take_place(call)
         if self._takes_names:
             call.use_small_messages()
-        if self._is_counted:
-            if self._takes_stream:
-                await self._calls.wait_for_request(call)
-            else:
-                self._calls.count_request(call, has_texts=not self._takes_names)
+        if self._takes_stream:
+            await self._calls.wait_for_request(call, self._need, has_texts=not self._takes_names)
+        else:
+            self._calls.count_request(call, self._need, has_texts=not self._takes_names)
         # Nothing here references a request while the handler works on it.
         if self._takes_stream:
             answering = self._behavior(RequestStream(call, self._parser), context)

@@ -13,7 +13,8 @@ from typing import Any
 
 from embedgrpc.engine.errors import EngineError, OverloadedError
 from embedgrpc.engine.work import Meter
-from embedgrpc.server.calls.budget import Budget, Caller
+from embedgrpc.server.caller import Caller
+from embedgrpc.server.calls.budget import Budget, Holder
 from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, CallLimits
 from embedgrpc.server.rates.account import Account, estimate_tokens
 from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
@@ -45,7 +46,8 @@ class OpenCall:
 
     Attributes:
         account: What its caller may still use; None without limits.
-        caller: Who called.
+        caller: Who called; without any rights of its own until the call is admitted.
+        holder: What holds the parts of budgets that the call takes.
         context: gRPC's context of the call.
         request_id: The id that the caller gave it; may be empty.
         placed: Whether it holds a place.
@@ -59,6 +61,7 @@ class OpenCall:
         "_held_tokens",
         "_is_stream",
         "_limits",
+        "_reads_texts",
         "_request_bytes",
         "_requests",
         "_response_bytes",
@@ -66,6 +69,7 @@ class OpenCall:
         "account",
         "caller",
         "context",
+        "holder",
         "placed",
         "request_id",
         "since",
@@ -73,7 +77,7 @@ class OpenCall:
         "until",
     )
 
-    def __init__(self, limits: CallLimits, caller: Caller, context: Any) -> None:
+    def __init__(self, limits: CallLimits, caller: Caller, holder: Holder, context: Any) -> None:
         self._limits = limits
         self._requests = limits.requests
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
@@ -81,6 +85,8 @@ class OpenCall:
         self.account: Account | None = None
         self._held_tokens = 0
         self._is_stream = False
+        self._reads_texts = False
+        self.holder = holder
         self.context = context
         self.request_id = find_request_id(context.invocation_metadata())
         if self.request_id:
@@ -94,35 +100,43 @@ class OpenCall:
         self.since = time.monotonic()
         self.until = self.since + limit_s
 
-    def count_request(self, *, has_texts: bool) -> None:
+    def count_request(self, *, reads_texts: bool) -> None:
         """Count a unary call against the limits of its caller.
+
+        Args:
+            reads_texts: Whether a model may read what is in its message.
 
         Raises:
             RateLimitedError: The caller exceeds one of them.
         """
         if self.account is not None:
-            self.account.take_request(has_tokens=has_texts)
+            self._reads_texts = reads_texts
+            self.account.take_request(has_tokens=reads_texts)
             self.account.count_call()
 
-    async def wait_for_request(self) -> None:
+    async def wait_for_request(self, *, reads_texts: bool) -> None:
         """Wait until the limits of the caller have room for this stream, and count it.
+
+        Args:
+            reads_texts: Whether a model may read what is in its messages.
 
         Raises:
             RateLimitedError: The caller has too many open calls, or they have no room in time.
         """
         self._is_stream = True
+        self._reads_texts = reads_texts
         if self.account is None:
             return
         self.account.count_call()
         # As long as its client may be silent.
         limit_s = self._limits.settings.stream_idle_timeout_s
-        if self.account.stream_wait_s() > limit_s:
-            raise self.account.refuse_stream()
+        if self.account.stream_wait_s(has_tokens=reads_texts) > limit_s:
+            raise self.account.refuse_stream(has_tokens=reads_texts)
         try:
             async with asyncio.timeout(limit_s):
-                await self.account.wait_for_turn()
+                await self.account.wait_for_turn(has_tokens=reads_texts)
         except TimeoutError:
-            raise self.account.refuse_stream() from None
+            raise self.account.refuse_stream(has_tokens=reads_texts) from None
 
     def use_small_messages(self) -> None:
         """Receive from a separate budget, which calls with texts do not use.
@@ -168,7 +182,7 @@ class OpenCall:
         self._enter(CallState.WORKING)
         held = len(message) * REQUEST_COPIES if isinstance(message, bytes) else 0
         self._request_bytes = held
-        _adjust(requests, self.caller, held - size)
+        _adjust(requests, self.holder, held - size)
         if held and self.account is not None:
             self._hold_tokens(self.account, len(message))
         return message
@@ -179,7 +193,7 @@ class OpenCall:
         Raises:
             RateLimitedError: It is that of a unary call, and there are not so many left.
         """
-        if self._requests is self._limits.small_requests:
+        if not self._reads_texts:
             return
         tokens = estimate_tokens(size)
         if self._is_stream:
@@ -195,11 +209,11 @@ class OpenCall:
 
     async def _find_room(self, budget: Budget, amount: int) -> bool:
         """Take an amount as soon as there is room; return False if there is none in time."""
-        if budget.try_take(self.caller, amount):
+        if budget.try_take(self.holder, amount):
             return True
         try:
             async with asyncio.timeout(self._limits.settings.max_queue_s):
-                await budget.take(self.caller, amount)
+                await budget.take(self.holder, amount)
         except TimeoutError:
             return False
         return True
@@ -207,7 +221,7 @@ class OpenCall:
     def release_unary_request(self) -> None:
         """Release the message of a unary call, which is no longer needed."""
         if self._request_bytes:
-            self._requests.give_back(self.caller, self._request_bytes)
+            self._requests.give_back(self.holder, self._request_bytes)
             self._request_bytes = 0
         self._release_tokens(self._held_tokens)
 
@@ -219,9 +233,9 @@ class OpenCall:
         """
         limits = self._limits
         # While the earlier messages of this client fill the budget, this one stays unread.
-        await limits.requests.take(self.caller, limits.message_bytes)
-        limits.requests.give_back(self.caller, limits.message_bytes)
-        await limits.streams.take(self.caller, limits.waiting_bytes)
+        await limits.requests.take(self.holder, limits.message_bytes)
+        limits.requests.give_back(self.holder, limits.message_bytes)
+        await limits.streams.take(self.holder, limits.waiting_bytes)
         self._stream_bytes = limits.waiting_bytes
         try:
             self._enter(CallState.IDLE, idle_timeout_s)
@@ -231,12 +245,12 @@ class OpenCall:
                 self._enter(CallState.WORKING)
             reserved, self._stream_bytes = self._stream_bytes, 0
             if reserved:
-                limits.streams.give_back(self.caller, reserved)
+                limits.streams.give_back(self.holder, reserved)
         if self.account is not None and isinstance(message, bytes):
             # Only now: the end of a stream needs no turn. Meanwhile nothing more is read.
             self._hold_bytes(len(message))
             try:
-                await self.account.wait_for_turn()
+                await self.account.wait_for_turn(has_tokens=self._reads_texts)
             finally:
                 self._hold_bytes(-len(message))
         return message
@@ -250,7 +264,7 @@ class OpenCall:
     def _hold_bytes(self, size: int) -> None:
         held = size * REQUEST_COPIES
         self._request_bytes += held
-        _adjust(self._requests, self.caller, held)
+        _adjust(self._requests, self.holder, held)
 
     def release_stream_request(self, size: int) -> None:
         """Release a part of the messages of a stream, which is no longer needed."""
@@ -281,14 +295,14 @@ class OpenCall:
             The bytes that are reserved, to be released once the client has read it.
         """
         reserved = min(size, self._limits.stream_response_bytes_max)
-        await self._limits.responses.take(self.caller, reserved)
+        await self._limits.responses.take(self.holder, reserved)
         self._response_bytes += reserved
         return reserved
 
     def release_stream_response(self, reserved: int) -> None:
         """Release what was reserved for a response that the client has read."""
         self._response_bytes -= reserved
-        self._limits.responses.give_back(self.caller, reserved)
+        self._limits.responses.give_back(self.holder, reserved)
 
     async def write(self, message: Any) -> None:
         """Write a message of a stream that is not a `BidiStream`; end a client that is too slow."""
@@ -299,7 +313,7 @@ class OpenCall:
     def begin_unary_response(self, size: int) -> None:
         """Count the bytes of the response that gRPC is about to send, in place of its estimate."""
         held = size * RESPONSE_COPIES
-        _adjust(self._limits.responses, self.caller, held - self._response_bytes)
+        _adjust(self._limits.responses, self.holder, held - self._response_bytes)
         self._response_bytes = held
         self.release_unary_request()
         self._enter(CallState.RESPONDING, READ_S_MIN)
@@ -343,13 +357,13 @@ class OpenCall:
         """Release everything that it holds."""
         limits = self._limits
         if self.placed:
-            limits.places.give_back(self.caller, 1)
+            limits.places.give_back(self.holder, 1)
         if self._request_bytes:
-            self._requests.give_back(self.caller, self._request_bytes)
+            self._requests.give_back(self.holder, self._request_bytes)
         if self._stream_bytes:
-            limits.streams.give_back(self.caller, self._stream_bytes)
+            limits.streams.give_back(self.holder, self._stream_bytes)
         if self._response_bytes:
-            limits.responses.give_back(self.caller, self._response_bytes)
+            limits.responses.give_back(self.holder, self._response_bytes)
         self._release_tokens(self._held_tokens)
         self.placed = False
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
@@ -357,12 +371,12 @@ class OpenCall:
         self.context = None
 
 
-def _adjust(budget: Budget, caller: Caller, amount: int) -> None:
+def _adjust(budget: Budget, holder: Holder, amount: int) -> None:
     """Take more that is in use already, or give back what is not."""
     if amount > 0:
-        budget.force(caller, amount)
+        budget.force(holder, amount)
     elif amount:
-        budget.give_back(caller, -amount)
+        budget.give_back(holder, -amount)
 
 
 _current: ContextVar[OpenCall | None] = ContextVar("open_call", default=None)

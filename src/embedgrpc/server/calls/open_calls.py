@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.calls.budget import Caller
+from embedgrpc.server.caller import Need, Service, anonymous, set_current_caller
+from embedgrpc.server.calls.budget import Holder
 from embedgrpc.server.calls.call_limits import CallLimits
 from embedgrpc.server.calls.call_metadata import caller_of
 from embedgrpc.server.calls.open_call import RETRY_DELAY_S, OpenCall, set_current_call
@@ -16,12 +17,14 @@ from embedgrpc.server.rates.rates import Rates
 from embedgrpc.server.settings.settings import Settings
 
 _KNOWN_CONNECTIONS_MAX = 16_384
+# No model reads what their messages hold.
+_WITHOUT_MODEL = frozenset({Service.TOKENIZE, Service.MODELS})
 
 
 # A connection that was forgotten while it had calls would have two shares for a while.
 @lru_cache(_KNOWN_CONNECTIONS_MAX)
-def _caller(address: str, connection: str) -> Caller:
-    return Caller(address, connection)
+def _holder(caller: str, connection: str) -> Holder:
+    return Holder(caller, connection)
 
 
 class OpenCalls:
@@ -55,11 +58,31 @@ class OpenCalls:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
-        caller = _caller(caller_of(context, self._caller_metadata), context.peer())
-        call = self._open[task] = kind(self.limits, caller, context)
+        caller = anonymous(caller_of(context, self._caller_metadata))
+        holder = _holder(caller.name, context.peer())
+        call = self._open[task] = kind(self.limits, caller, holder, context)
         task.add_done_callback(self._closed)
         set_current_call(call)
+        set_current_caller(caller)
         return call
+
+    async def admit(self, call: OpenCall, need: Need) -> None:
+        """Find out who makes a call, and whether they may. For every door, before it reads a body.
+
+        Nothing is checked while no credentials are configured: callers are anonymous then, and may
+        do everything but what needs a scope.
+
+        Args:
+            call: The running call, which has taken nothing yet.
+            need: What the call needs.
+
+        Raises:
+            UnauthenticatedError: The caller did not prove who it is.
+            PermissionDeniedError: The caller may not make this call.
+        """
+        if need.is_public:
+            return
+        call.caller.check(need)
 
     def take_place(self, call: OpenCall) -> None:
         """Give a call its place.
@@ -68,7 +91,7 @@ class OpenCalls:
             OverloadedError: The caller has too many open calls, given those of others.
         """
         places = self.limits.places
-        call.placed = places.try_take(call.caller, 1)
+        call.placed = places.try_take(call.holder, 1)
         if not call.placed:
             raise OverloadedError(
                 f"too many calls are open; the server takes {places.total}, shared between"
@@ -77,34 +100,45 @@ class OpenCalls:
                 metadata={"label": "TOO_MANY_CALLS", "limit": str(places.total)},
             )
 
-    def count_request(self, call: OpenCall, *, has_texts: bool) -> None:
+    def count_request(self, call: OpenCall, need: Need, *, has_texts: bool) -> None:
         """Count a unary call against the limits of its caller, before its message is received.
+
+        Probes, and calls that need a scope, such as for metrics, do not count.
 
         Args:
             call: The call.
+            need: What it needs.
             has_texts: Whether its message may hold texts.
 
         Raises:
             RateLimitedError: The caller exceeds one of them.
         """
-        if self._enter_account(call) is not None:
-            call.count_request(has_texts=has_texts)
+        if self._enter_account(call, need) is not None:
+            call.count_request(reads_texts=has_texts and need.service not in _WITHOUT_MODEL)
 
-    async def wait_for_request(self, call: OpenCall) -> None:
+    async def wait_for_request(self, call: OpenCall, need: Need, *, has_texts: bool) -> None:
         """Count a stream against the limits of its caller, as soon as they have room for it.
+
+        Args:
+            call: The call.
+            need: What it needs.
+            has_texts: Whether its messages may hold texts.
 
         Raises:
             RateLimitedError: The caller has too many open calls, or they have no room in time.
         """
-        if self._enter_account(call) is not None:
-            await call.wait_for_request()
+        if self._enter_account(call, need) is not None:
+            reads_texts = has_texts and need.service not in _WITHOUT_MODEL
+            await call.wait_for_request(reads_texts=reads_texts)
 
-    def _enter_account(self, call: OpenCall) -> Account | None:
-        account = call.account = self.rates.enter(call.caller.address)
+    def _enter_account(self, call: OpenCall, need: Need) -> Account | None:
+        if need.is_public or need.scope is not None:
+            return None
+        account = call.account = self.rates.enter(call.caller)
         return account
 
     def _closed(self, task: "asyncio.Task[Any]") -> None:
         call = self._open.pop(task)
         call.close()
         if call.account is not None:
-            self.rates.leave(call.account)
+            self.rates.leave(call.account, call.caller)

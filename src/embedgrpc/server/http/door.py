@@ -197,8 +197,9 @@ class HttpDoor:
             raise HttpError(_HEADERS_TOO_LARGE, error) from None
         first = match.routes[0]
         if not first.is_open:
+            await self._calls.admit(call, match.need)
             self._calls.take_place(call)
-            self._calls.count_request(call, has_texts=first.method == "POST")
+            self._calls.count_request(call, match.need, has_texts=first.method == "POST")
         data = b""
         if first.method == "POST":
             check_media_type(request)
@@ -207,6 +208,7 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
+            call.caller.check(route.need)
             answer = await route.handle(exchange)
         except EngineError as error:
             raise _RouteError(route, error) from None

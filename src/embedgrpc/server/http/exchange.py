@@ -8,6 +8,7 @@ import msgspec
 
 from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
+from embedgrpc.server.caller import ANY_CALLER, Need
 from embedgrpc.server.calls.call_metadata import begin_call
 from embedgrpc.server.http.call import HttpContext
 from embedgrpc.server.http.failures import ErrorForm
@@ -141,7 +142,9 @@ class Route:
         example: A body that works with any model that can do this, for the documentation.
         key: Where several dialects share the path: the key that only this one's bodies have.
         fields: Names of the dialect for fields of the contract, for errors.
-        is_open: Whether it is answered even when the server takes no more calls: probes.
+        is_open: Whether it is answered even when the server takes no more calls, and to anybody:
+            probes.
+        need: What its callers need.
     """
 
     method: str
@@ -157,6 +160,7 @@ class Route:
     key: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     is_open: bool = False
+    need: Need = ANY_CALLER
 
 
 def to_json(value: Any) -> Answer:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.server.caller import ANY_CALLER, Need
 from embedgrpc.server.contract.names import show_name
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import HttpError
@@ -29,6 +30,12 @@ class Match:
 
     routes: Sequence[Route]
     argument: str = ""
+
+    @property
+    def need(self) -> Need:
+        """What a caller needs, as far as that is known before the body is read."""
+        first = self.routes[0].need
+        return first if all(one.need == first for one in self.routes) else ANY_CALLER
 
 
 class Routes:

@@ -10,6 +10,7 @@ from embedgrpc.engine.errors import (
     BackendUnavailableError,
     InvalidRequestError,
     ModelNotFoundError,
+    PermissionDeniedError,
     UnsupportedError,
 )
 from embedgrpc.engine.results.vectors import Encoding
@@ -22,6 +23,7 @@ from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import TextRole, Truncation
+from embedgrpc.server.caller import current_caller
 from embedgrpc.server.contract.classification_wire import LabelWires
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader, RoutedOptionsReader
 from embedgrpc.server.contract.names import list_names, show_name
@@ -151,6 +153,11 @@ class ServedModel:
         self.id = self.settings.name
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Its id and its aliases."""
+        return (self.id, *self.settings.aliases)
+
+    @property
     def aliases(self) -> tuple[str, ...]:
         """Its other names."""
         return self.settings.aliases
@@ -265,13 +272,31 @@ class Catalog:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
 
+    def usable(self) -> list[ServedModel]:
+        """Return the models that the running call's caller may use."""
+        caller = current_caller()
+        return [one for one in self._models if caller.may_use_model(one.names)]
+
     def find(self, name: str, *, field: str = "model") -> ServedModel:
         """Return the model of a name; the default model for the empty name.
 
         Raises:
             InvalidRequestError: The name is too long.
             ModelNotFoundError: No model has this name.
+            PermissionDeniedError: The running call's caller may not use it.
         """
+        model = self._find(name, field=field)
+        caller = current_caller()
+        if not caller.may_use_model(model.names):
+            raise PermissionDeniedError(
+                f"{caller.name} may not use the model {model.id}; it may use: "
+                + list_names([one.id for one in self.usable()]),
+                field=field,
+                metadata={"label": "MODEL_DENIED", "model": model.id},
+            )
+        return model
+
+    def _find(self, name: str, *, field: str) -> ServedModel:
         if not name:
             return self.default
         if len(name) > NAME_CHARACTERS_MAX:
@@ -283,7 +308,7 @@ class Catalog:
         if model is None:
             raise ModelNotFoundError(
                 f"no model {show_name(name)}; served: "
-                + list_names([one.id for one in self._models]),
+                + list_names([one.id for one in self.usable()]),
                 field=field,
             )
         return model

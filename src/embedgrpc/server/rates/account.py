@@ -104,7 +104,7 @@ class Account:
         """Count a request.
 
         Args:
-            has_tokens: Whether its message may hold texts.
+            has_tokens: Whether a model may read what is in its message.
 
         Raises:
             RateLimitedError: It is one too many, or the caller has used its tokens.
@@ -142,23 +142,27 @@ class Account:
         if self._tokens is not None:
             self._tokens.take(tokens, self._clock())
 
-    async def wait_for_turn(self) -> None:
-        """Wait until a stream may read its next message, and count it as a request."""
+    async def wait_for_turn(self, *, has_tokens: bool) -> None:
+        """Wait until a stream may read its next message, and count it as a request.
+
+        Args:
+            has_tokens: Whether a model may read what is in it.
+        """
         if self._turns is None:
             self._turns = asyncio.Lock()
         async with self._turns:
-            while wait_s := self.stream_wait_s():
+            while wait_s := self.stream_wait_s(has_tokens=has_tokens):
                 began = self._clock()
                 await self._sleep(min(wait_s, _NAP_S_MAX))
                 self._totals.waited_s += self._clock() - began
             if self._requests is not None:
                 self._requests.take(1, self._clock())
 
-    def refuse_stream(self) -> RateLimitedError:
+    def refuse_stream(self, *, has_tokens: bool) -> RateLimitedError:
         """Return the error of a stream that waited too long for its turn."""
         now = self._clock()
         of_requests = _wait_s(self._requests, 1, now)
-        of_tokens = _wait_s(self._tokens, 0, now)
+        of_tokens = _wait_s(self._tokens, 0, now) if has_tokens else 0
         limit = Limit.TOKENS if of_tokens > of_requests else Limit.REQUESTS
         return self._refuse(limit, max(of_requests, of_tokens))
 
@@ -177,10 +181,11 @@ class Account:
                 figures[f"x-ratelimit-reset-{unit}"] = duration(full_in_s)
         return figures
 
-    def stream_wait_s(self) -> float:
+    def stream_wait_s(self, *, has_tokens: bool) -> float:
         """Return how long a stream would wait if it were alone, in seconds."""
         now = self._clock()
-        return max(_wait_s(self._requests, 1, now), _wait_s(self._tokens, 0, now))
+        of_requests = _wait_s(self._requests, 1, now)
+        return max(of_requests, _wait_s(self._tokens, 0, now)) if has_tokens else of_requests
 
     def _refuse(self, limit: Limit, retry_delay_s: float, *, tokens: int = 0) -> RateLimitedError:
         self._totals.refusals[limit] += 1

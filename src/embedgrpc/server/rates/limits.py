@@ -1,10 +1,13 @@
 """What one caller may use."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+from embedgrpc.server.caller import CallerLimits
 from embedgrpc.server.settings.settings import Settings
 
 _MINUTE_S = 60
+_KNOWN_LIMITS_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +56,25 @@ def default_limits(settings: Settings) -> RateLimits:
         tokens_per_min=settings.tokens_per_min,
         token_burst=settings.token_burst,
         calls=settings.max_calls_per_caller,
+    )
+
+
+@lru_cache(_KNOWN_LIMITS_MAX)
+def merge(limits: RateLimits, own: CallerLimits) -> RateLimits:
+    """Return the limits of a caller that has some of its own.
+
+    Its own rate comes with its own burst: that of the server belongs to another rate.
+    """
+    requests_per_s, request_burst = limits.requests_per_s, limits.request_burst
+    if own.requests_per_s is not None:
+        requests_per_s, request_burst = own.requests_per_s, 0
+    tokens_per_min, token_burst = limits.tokens_per_min, limits.token_burst
+    if own.tokens_per_min is not None:
+        tokens_per_min, token_burst = own.tokens_per_min, 0
+    return RateLimits(
+        requests_per_s=requests_per_s,
+        request_burst=request_burst if own.request_burst is None else own.request_burst,
+        tokens_per_min=tokens_per_min,
+        token_burst=token_burst if own.token_burst is None else own.token_burst,
+        calls=limits.calls if own.max_calls is None else own.max_calls,
     )

@@ -12,8 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from embedgrpc.server.caller import NO_LIMITS, Caller, Proof
 from embedgrpc.server.rates.account import Account, Sleep
-from embedgrpc.server.rates.limits import RateLimits
+from embedgrpc.server.rates.limits import RateLimits, merge
+from embedgrpc.server.rates.networks import network_of
 from embedgrpc.server.rates.totals import RateTotals
 from embedgrpc.server.telemetry.metrics import Reading
 
@@ -97,24 +99,24 @@ class Rates:
         self._proved = Accounts(self._totals, clock=clock, sleep=sleep)
         self._others = Accounts(self._totals, clock=clock, sleep=sleep)
 
-    def enter(self, name: str, *, is_proved: bool = False) -> Account | None:
+    def enter(self, caller: Caller) -> Account | None:
         """Return the account of a caller, which has one more open call.
-
-        Args:
-            name: The caller.
-            is_proved: Whether it proved who it is.
 
         Returns:
             The account, to be given to `leave` when the call has ended; None without limits.
         """
         limits = self._limits
+        if caller.limits is not NO_LIMITS:
+            limits = merge(limits, caller.limits)
         if not limits:
             return None
-        return (self._proved if is_proved else self._others).enter(name, limits)
+        if caller.proof is Proof.ANONYMOUS:
+            return self._others.enter(network_of(caller.name), limits)
+        return self._proved.enter(caller.name, limits)
 
-    def leave(self, account: Account, *, is_proved: bool = False) -> None:
+    def leave(self, account: Account, caller: Caller) -> None:
         """Record that a call has ended."""
-        (self._proved if is_proved else self._others).leave(account)
+        (self._others if caller.proof is Proof.ANONYMOUS else self._proved).leave(account)
 
     def read(self) -> Iterator[Reading]:
         """Return the value of every metric. From any thread."""

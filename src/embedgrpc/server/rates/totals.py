@@ -23,6 +23,6 @@ class RateTotals:
     def read(self) -> Iterator[Reading]:
         """Return the value of every metric. From any thread."""
         for limit in Limit:
-            attributes = {"limit": limit.name.lower()}
+            attributes = {"limit": limit.value}
             yield Reading("embedgrpc.rate_limits.refusals", self.refusals[limit], attributes)
         yield Reading("embedgrpc.rate_limits.stream_wait", self.waited_s, {})

@@ -85,7 +85,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         size = min(request.page_size or _PAGE_SIZE, _PAGE_SIZE_MAX)
         models = [
             message
-            for message in map(self._describe, sorted(self._catalog, key=lambda one: one.id))
+            for message in map(
+                self._describe, sorted(self._catalog.usable(), key=lambda one: one.id)
+            )
             if message.id > after and (not request.task or request.task in message.tasks)
         ]
         page = models[:size]
@@ -112,10 +114,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     ) -> model_service_pb2.GetServerResponse:
         """Describe the server."""
         del request, context
+        default = self._catalog.default
         server = model_service_pb2.Server(
             version=self._version,
             contract_version=CONTRACT_VERSION,
-            default_model=self._catalog.default.id,
+            default_model=default.id if default in self._catalog.usable() else "",
             limits=self._limits,
         )
         server.start_time.FromMilliseconds(round(self._started * 1000))

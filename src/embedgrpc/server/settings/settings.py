@@ -56,6 +56,9 @@ _ORIGIN = re.compile(
     r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?"
 )
 _ANY_ORIGIN = "*"
+# These settings, and all with this prefix, mean something only to the HTTP port.
+_HTTP_PREFIX = "http_"
+_OTHER_HTTP_SETTINGS = frozenset({"openai_token_ids"})
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]*")
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
@@ -542,6 +545,16 @@ class Settings(BaseModel):
         names = [name for one in models for name in (one.name, *one.aliases)]
         if self.tei_model and self.tei_model not in names:
             raise ValueError(f"tei_model names no model; there are: {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_http(self) -> Self:
+        if self.http_address:
+            return self
+        for name, field in type(self).model_fields.items():
+            is_http = name.startswith(_HTTP_PREFIX) or name in _OTHER_HTTP_SETTINGS
+            if is_http and getattr(self, name) != field.get_default():
+                raise ValueError(f"{name} needs http_address: without it there is no HTTP port")
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.libraries.arrays import FloatArray
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.server.http.dialects.answers import EmbeddingsByTypeAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
@@ -190,5 +191,6 @@ ROUTES = (
         body=CohereEmbedRequest,
         example={"texts": ["Rivers flow to the sea."], "embedding_types": ["float", "int8"]},
         fields=_FIELDS,
+        need=Need(Service.EMBED),
     ),
 )

@@ -14,6 +14,7 @@ import orjson
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import EncodedRows, encode
 from embedgrpc.engine.tokenizing.texts import TextOrIds
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.http.dialects.answers import EmbeddingsAnswer, ModelItem, ModelsAnswer
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
@@ -218,7 +219,7 @@ def _join(embedded: EmbeddedBatch, rows: EncodedRows, vectors: Iterable[bytes]) 
 
 async def list_models(exchange: Exchange) -> Answer:
     """List the models."""
-    data = [_describe(one, exchange) for one in exchange.served.catalog]
+    data = [_describe(one, exchange) for one in exchange.served.catalog.usable()]
     return to_json({"object": "list", "data": data})
 
 
@@ -250,9 +251,28 @@ ROUTES = (
             example={"input": ["It is red.", "Rivers flow to the sea."]},
             key="input",
             fields=_FIELDS,
+            need=Need(Service.EMBED),
         )
         for path in ("/v1/embeddings", "/embeddings")
     ),
-    Route("GET", "/v1/models", list_models, openai_error, "List the models", _TAG, ModelsAnswer),
-    Route("GET", "/v1/models/{id}", get_model, openai_error, "Describe a model", _TAG, ModelItem),
+    Route(
+        "GET",
+        "/v1/models",
+        list_models,
+        openai_error,
+        "List the models",
+        _TAG,
+        ModelsAnswer,
+        need=Need(Service.MODELS),
+    ),
+    Route(
+        "GET",
+        "/v1/models/{id}",
+        get_model,
+        openai_error,
+        "Describe a model",
+        _TAG,
+        ModelItem,
+        need=Need(Service.MODELS),
+    ),
 )

@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.http.dialects.answers import RerankAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
@@ -137,6 +138,7 @@ ROUTES = tuple(
         example=_EXAMPLE,
         key="documents",
         fields=_FIELDS,
+        need=Need(Service.RERANK),
     )
     for path in ("/v1/rerank", "/v2/rerank", "/rerank")
 )

@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, UnsupportedError
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.http.dialects.answers import ScoreAnswer, ScoreItem, Usage
 from embedgrpc.server.http.dialects.openai import openai_error
@@ -151,6 +152,7 @@ ROUTES = tuple(
             "text_2": ["It is red.", "The tower is 330 metres tall."],
         },
         fields={"options.": ""},
+        need=Need(Service.RERANK),
     )
     for path in ("/score", "/v1/score")
 )

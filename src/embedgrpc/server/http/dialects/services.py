@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
 from embedgrpc.engine.results.vectors import Encoding, encode
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.http.dialects.answers import (
     InputAnswer,
@@ -167,7 +168,7 @@ def slow_error(error: EngineError, status: int) -> tuple[int, bytes]:
 
 async def list_models(exchange: Exchange) -> Answer:
     """List the models by what they can do."""
-    ready = [one for one in exchange.served.catalog if one.loaded is not None]
+    ready = [one for one in exchange.served.catalog.usable() if one.loaded is not None]
     return to_json(
         {
             "embedding_models": [one.id for one in ready if one.loaded and one.loaded.embedder],
@@ -188,25 +189,30 @@ ROUTES = (
         "POST", "/v1/embedding", embed_queries, openai_error, "Embed queries",
         "triton-grpc-proxy", list[QueryEmbedding], body=list[QueryItem],
         example=[{"query": "How tall is the tower?"}],
+        need=Need(Service.EMBED),
     ),
     Route(
         "POST", "/embeddings/", embed_sentences, slow_error, "Embed sentences",
         "BGE-M3 on FastAPI", SentencesAnswer, body=SentencesRequest, key="sentences",
         fields={"options.": ""}, example={"sentences": ["Rivers flow to the sea."]},
+        need=Need(Service.EMBED),
     ),
     Route(
         "POST", "/rerank/", score_sentences, slow_error, "Score pairs", "BGE-M3 on FastAPI",
         ScoresAnswer, body=PairsRequest, key="sentence_pairs",
         example={"sentence_pairs": [["How tall is the tower?", "It is 330 metres tall."]]},
+        need=Need(Service.RERANK),
     ),
     Route(
         "POST", "/embed", embed_inputs, openai_error, "Embed texts", "embedding-inference-api",
         InputAnswer, body=InputRequest, key="input", fields={"options.": ""},
         example={"input": "Rivers flow to the sea."},
+        need=Need(Service.EMBED),
     ),
     Route(
         "GET", "/models", list_models, openai_error, "List the models", "embedding-inference-api",
         ModelNames,
+        need=Need(Service.MODELS),
     ),
     Route("GET", "/health/status", show_status, openai_error, "Status", "embedding-inference-api",
           StatusAnswer, is_open=True),

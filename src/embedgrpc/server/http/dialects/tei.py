@@ -11,6 +11,7 @@ import msgspec
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.models.kinds import Truncation
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.http.dialects.answers import ModelInfo, Vectors
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
@@ -168,7 +169,16 @@ def _type_of(loaded: LoadedModel) -> Mapping[str, object]:
 
 
 ROUTES = (
-    Route("GET", "/info", info, tei_error, "Describe the model", TAG, ModelInfo),
+    Route(
+        "GET",
+        "/info",
+        info,
+        tei_error,
+        "Describe the model",
+        TAG,
+        ModelInfo,
+        need=Need(Service.MODELS),
+    ),
     Route(
         "POST",
         "/embed",
@@ -181,5 +191,6 @@ ROUTES = (
         example={"inputs": ["It is red.", "Rivers flow to the sea."]},
         key="inputs",
         fields=_FIELDS,
+        need=Need(Service.EMBED),
     ),
 )

@@ -3,6 +3,7 @@
 import msgspec
 
 from embedgrpc.engine.results.vectors import Encoding, encode
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.http.dialects.answers import Vectors
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
@@ -69,5 +70,6 @@ ROUTES = (
         body=EmbedAllRequest,
         example={"inputs": ["Rivers flow to the sea."]},
         fields={"options.": ""},
+        need=Need(Service.EMBED),
     ),
 )

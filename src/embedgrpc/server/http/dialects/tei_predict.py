@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.server.caller import Need, Service, current_caller
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.dialects.answers import Prediction, RankedText
@@ -170,7 +171,9 @@ async def run_model(exchange: Exchange) -> Answer:
     """Classify the inputs if the model has labels, and else embed them."""
     body: RootRequest = exchange.body
     loaded = exchange.find_model(None, default=default_model(exchange)).ready()
-    if loaded.classifier is None:
+    service = Service.EMBED if loaded.classifier is None else Service.CLASSIFY
+    current_caller().check_service(service)
+    if service is Service.EMBED:
         what = "a text, or a list of texts"
         return await embed_body(exchange, _narrow(body, EmbedRequest, what))
     what = "a text, a list of one text or two, or a list of such lists"
@@ -202,6 +205,7 @@ ROUTES = (
         body=PredictRequest,
         example={"inputs": [["It is red."], ["Rivers flow to the sea."]]},
         fields={"options.": ""},
+        need=Need(Service.CLASSIFY),
     ),
     Route(
         "POST",
@@ -229,5 +233,6 @@ ROUTES = (
         example={"query": "How tall is the tower?", "texts": ["It is 330 metres tall."]},
         key="texts",
         fields={"options.": "", "documents": "texts"},
+        need=Need(Service.RERANK),
     ),
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.http.dialects.answers import RankedText, SparseValue
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
@@ -127,6 +128,7 @@ ROUTES = (
         },
         key="texts",
         fields={"options.": "", "documents": "texts"},
+        need=Need(Service.RERANK),
     ),
     Route(
         "POST",
@@ -139,5 +141,6 @@ ROUTES = (
         body=SparseRequest,
         example={"inputs": ["Rivers flow to the sea."]},
         fields={"options.": ""},
+        need=Need(Service.EMBED),
     ),
 )

@@ -6,6 +6,7 @@ import msgspec
 import orjson
 
 from embedgrpc.engine.errors import EngineError
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.dialects.tei import TAG, as_truncation, default_model, tei_error
@@ -106,5 +107,6 @@ ROUTES = (
             }
         },
         fields={"options.": "parameters."},
+        need=Need(Service.EMBED),
     ),
 )

@@ -10,6 +10,7 @@ import msgspec
 from embedgrpc.engine.errors import DeadlineExpiredError, InvalidRequestError
 from embedgrpc.engine.tasks.tokenization import TextTokenizer
 from embedgrpc.models.tokenizers.tokenized_text import TokenizedText
+from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.contract.field_names import rename_fields
@@ -160,6 +161,7 @@ ROUTES = (
         body=TokenizeRequest,
         example={"inputs": ["Rivers flow to the sea."]},
         fields={"options.": "", "texts": "inputs"},
+        need=Need(Service.TOKENIZE),
     ),
     Route(
         "POST",
@@ -171,5 +173,6 @@ ROUTES = (
         list[str],
         body=DecodeRequest,
         example={"ids": [[5, 6]], "skip_special_tokens": True},
+        need=Need(Service.TOKENIZE),
     ),
 )
