@@ -1,5 +1,6 @@
 """Inference-free SPLADE: a table of token weights in place of an encoder."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from embedgrpc.models.graphs.identity import identify
 from embedgrpc.models.graphs.outputs import TOKEN_WEIGHTS
 from embedgrpc.models.kinds import Pooling, Representation, Similarity, WeightType
 from embedgrpc.models.sources.source import resolve
+from embedgrpc.models.tokenizers.token_sequence import TokenSequence
 from tests.cli.command import embedgrpc
 from tests.models.runner import FIXTURES, Runner, copy_fixture, edit_json, expected
 
 Load = Callable[[str | Path], Runner]
 NAME = "splade-look-up"
+LISTED = "splade-idf"
+MODULE = "0_SparseStaticEmbedding"
 ENTRIES = 1250
 
 
@@ -97,8 +101,8 @@ def test_the_fingerprint_contains_the_limit(tmp_path: Path) -> None:
     assert len(hashes) == 2
 
 
-def _set_path(folder: Path) -> None:
-    (folder / "config.json").write_text('{"frozen": true, "path": "idf.json"}')
+def _set_path(config: Path, path: str) -> None:
+    config.write_text(json.dumps({"frozen": True, "path": path}))
 
 
 def _save(folder: Path, **tensors: np.ndarray) -> None:
@@ -108,7 +112,6 @@ def _save(folder: Path, **tensors: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set_path, "path names a file of weights"),
         (lambda f: edit_json(f / "config.json", scale=2), "config.json: scale"),
         (lambda f: (f / "model.safetensors").unlink(), "must hold the weights of tokens"),
         (lambda f: (f / "tokenizer.json").unlink(), "pad_token_id must be the id"),
@@ -126,7 +129,7 @@ def _save(folder: Path, **tensors: np.ndarray) -> None:
          "must be the only module"),
         (lambda f: (f / "modules.json").write_text(
             '[{"type": "sentence_transformers.models.IDF", "path": ""}]'),
-         "which makes a SparseStaticEmbedding of it"),
+         "write that name"),
     ],
 )  # fmt: skip
 def test_broken_folders(
@@ -140,6 +143,97 @@ def test_broken_folders(
     assert message in str(caught.value)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_listed_weights(load: Load, tmp_path: Path) -> None:
+    """A JSON file lists weights by token; the others weigh nothing.
+
+    Names that are no token set the weight of the unknown token, as in the reference.
+    """
+    listed = load(FIXTURES / LISTED)
+    weights = json.loads((FIXTURES / LISTED / "idf.json").read_text())
+    (sequence,) = listed.tokenize(["the cat sat on the mat"])
+    found = listed.run([sequence], TOKEN_WEIGHTS)[0]
+    assert listed.tokenizer.locator is not None
+    names = listed.tokenizer.locator.entries(sequence.input_ids)
+    assert {name for name in names if name not in weights}
+    assert found.tolist() == pytest.approx([weights.get(name, 0) for name in names])
+    (unknown,) = listed.tokenize(["\u6771"])
+    assert listed.run([unknown], TOKEN_WEIGHTS)[0].tolist() == [1.25]
+    assert listed.properties.sparse_dimensions == ENTRIES
+    origins = listed.properties.origins
+    assert origins["sparse_dimensions"] == "0_SparseStaticEmbedding/tokenizer.json"
+    # In the folder of the module, and beside weights that the reference does not read.
+    folder = copy_fixture(LISTED, tmp_path)
+    (folder / "idf.json").rename(folder / MODULE / "idf.json")
+    save_file({"weight": np.ones(ENTRIES, np.float32)}, folder / MODULE / "model.safetensors")
+    moved = load(folder)
+    assert np.array_equal(moved.run([sequence], TOKEN_WEIGHTS)[0], found)
+    assert moved.graph.content_hash == listed.graph.content_hash
+
+
+def test_another_path_is_ignored(load: Load, tmp_path: Path, look_up: Runner) -> None:
+    """The reference reads the tensor where path does not name a JSON file."""
+    folder = copy_fixture(NAME, tmp_path)
+    _set_path(folder / "config.json", "someone/a-model")
+    sequences = look_up.tokenize(["the cat"])
+    found = load(folder).run(sequences, TOKEN_WEIGHTS)
+    assert np.array_equal(found, look_up.run(sequences, TOKEN_WEIGHTS))
+
+
+def test_listed_weights_belong_to_a_tokenizer(load: Load, tmp_path: Path) -> None:
+    """The same list with another vocabulary is another graph, also from the same cache."""
+    before = load(FIXTURES / LISTED)
+    folder = copy_fixture(LISTED, tmp_path)
+    path = folder / MODULE / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = vocabulary["the"], vocabulary["and"]
+    vocabulary["the"], vocabulary["and"] = other, one
+    path.write_text(json.dumps(tokenizer))
+    after = load(folder)
+    ids = np.array([one, other], np.int64)
+    sequence = TokenSequence(ids, None, token_count_before=2)
+    swapped = after.run([sequence], TOKEN_WEIGHTS)[0]
+    assert swapped.tolist() == before.run([sequence], TOKEN_WEIGHTS)[0].tolist()[::-1]
+    assert swapped[0] != swapped[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "path names 'idf.json', which is missing"),
+        ("{}", "must hold the weight of each token"),
+        ("[1]", "must contain a JSON object"),
+        ('{"the": 1, "cat": "2"}', "entry 1 must be a number"),
+        ('{"the": true}', "entry 0 must be a number"),
+        ('{"the": NaN}', "not finite"),
+        ('{"the": 1' + "0" * 400 + "}", "not finite"),
+    ],
+)
+def test_broken_lists(load: Load, tmp_path: Path, content: str | None, message: str) -> None:
+    """A broken list of weights is refused with what is wrong."""
+    folder = copy_fixture(LISTED, tmp_path)
+    (folder / "idf.json").unlink()
+    if content is not None:
+        (folder / "idf.json").write_text(content)
+    with pytest.raises(ModelError) as caught:
+        load(folder)
+    assert message in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_list_outside_of_the_model_is_refused(load: Load, tmp_path: Path) -> None:
+    """No other file is read, named by a path or reached by a link."""
+    folder = copy_fixture(LISTED, tmp_path)
+    for path in ("../idf.json", str(folder / "idf.json")):
+        _set_path(folder / MODULE / "config.json", path)
+        with pytest.raises(ModelError, match="leads out of the model folder"):
+            load(folder)
+    _set_path(folder / MODULE / "config.json", "linked.json")
+    (folder / "linked.json").symlink_to(FIXTURES / LISTED / "idf.json")
+    with pytest.raises(ModelError, match="leads out of the model folder"):
+        load(folder)
 
 
 @pytest.mark.parametrize(

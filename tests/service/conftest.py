@@ -16,11 +16,12 @@ from embedgrpc.client import Client
 from tests.service.grpcurl import Grpcurl
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-# All but the adapters, whose base model is a folder of its own.
+# All but the adapters, whose base model is a folder of its own, and the models with routes.
 FOLDERS = sorted(
     path.name
     for path in FIXTURES.iterdir()
-    if (path / "tokenizer.json").exists() and not (path / "adapter_config.json").exists()
+    if (path / "idf.json").exists()
+    or ((path / "tokenizer.json").exists() and not (path / "adapter_config.json").exists())
 )
 TOOLS = Path(__file__).parent.parent.parent / ".cache" / "bin"
 

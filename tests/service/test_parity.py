@@ -220,6 +220,7 @@ def weights_of(vector: Any) -> dict[str, float]:
         ("splade-modernbert", "default"),
         ("splade-gte", "default"),
         ("splade-look-up", "default"),
+        ("splade-idf", "default"),
     ],
 )
 def test_sparse_vectors_are_those_of_the_reference(
@@ -237,9 +238,9 @@ def test_sparse_vectors_are_those_of_the_reference(
         assert np.array_equal(vector.indices, np.sort(vector.indices))
 
 
-def test_looked_up_weights_are_those_of_the_reference(fixture_client: Client) -> None:
+@pytest.mark.parametrize("name", ["splade-look-up", "splade-idf"])
+def test_looked_up_weights_are_those_of_the_reference(fixture_client: Client, name: str) -> None:
     """With a prompt, cut to the heaviest, alone and in a stream: as the reference does."""
-    name = "splade-look-up"
     reference = expected(name)
     texts, outputs = reference["texts"], reference["outputs"]
     plain: Any = {"model": name, "representations": ["sparse"]}

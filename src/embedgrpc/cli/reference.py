@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -175,13 +176,16 @@ class ReferenceRunner:
         kinds = ("CrossEncoder", "SparseEncoder", "SentenceTransformer")
         kind = kinds[0 if self._crosses else 1 if self._is_sparse else 2]
         repository = files.repository
+        listed = properties.weight_table
         try:
-            self._model: Any = getattr(library, kind)(
-                repository.name if repository else str(files.folder),
-                revision=files.revision if repository else None,
-                device="cpu",
-                model_kwargs={"torch_dtype": "float32"},
-            )
+            # The library looks where it runs for the weights of tokens that a JSON file lists.
+            with chdir(listed.folder if listed else files.folder):
+                self._model: Any = getattr(library, kind)(
+                    repository.name if repository else str(files.folder),
+                    revision=files.revision if repository else None,
+                    device="cpu",
+                    model_kwargs={"torch_dtype": "float32"},
+                )
         except Exception as error:  # the library, PyTorch or the files may raise anything
             raise _cannot_load(self.name, files, error) from error
         self._options: dict[str, Any] = {"batch_size": _BATCH, "show_progress_bar": False}

@@ -133,6 +133,14 @@ class Pipeline:
     async def _gather(self, inputs: Inputs, call: Call, reservation: Reservation) -> "JobResult":
         gathered = _Gathered(inputs.sequences, atomic=inputs.atomic)
         handle = self._start(inputs, call, gathered, reservation)
+
+        def stop(error: errors.OverloadedError) -> None:
+            gathered.fail(error)
+            # A job of a thousand sequences takes a millisecond.
+            asyncio.get_running_loop().call_soon(self._scheduler.cancel, handle.job)
+
+        if call.work_class is WorkClass.INTERACTIVE and not reservation.is_probe:
+            reservation.stop = stop
         timer = None
         if math.isfinite(call.deadline):
             left_s = max(call.deadline - time.monotonic(), 0)
@@ -142,6 +150,8 @@ class Pipeline:
         finally:
             if timer is not None:
                 timer.cancel()
+            # Else the job and this function would hold each other.
+            reservation.stop = None
             handle.cancel()
         return JobResult(handle.job, rows, gathered.errors)
 
@@ -301,8 +311,12 @@ class _Gathered:
 
     def expire(self) -> None:
         """End the wait because the deadline passed."""
+        self.fail(_expired())
+
+    def fail(self, error: errors.EngineError) -> None:
+        """End the wait with an error."""
         if not self.rows.done():
-            self.rows.set_exception(_expired())
+            self.rows.set_exception(error)
 
     def _finish(self) -> None:
         whole = self._collector.whole()

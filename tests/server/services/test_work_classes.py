@@ -144,7 +144,8 @@ async def test_one_caller_does_not_crowd_out_another(serve: Serve, backend: Hash
     await until(lambda: service.admission().inputs == 41)
     # Longer than the others, so that its batch can be told.
     few = asyncio.ensure_future(embed(service.client, "a " * 30, x_caller="few"))
-    await until(lambda: service.admission().inputs == 42)
+    queue = service.server.catalog.default.ready().scheduler._dispatcher.queue
+    await until(lambda: len(queue) == 41)
     backend.release()
     await asyncio.gather(few, first, *many)
     longest = [int(batch.attention_mask.sum(axis=1).max()) for batch in backend.batches]

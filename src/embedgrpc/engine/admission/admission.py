@@ -8,7 +8,8 @@ answers late: then calls are accepted only while the queue is short.
 
 The limits apply to the work that runs before a call, not to the whole queue. Callers take turns,
 and so do the jobs of one caller. So a short call waits neither for all of a long one nor for all
-calls of a caller who sends too many.
+calls of a caller who sends too many. Nor can a few callers keep the queue full: the newest calls of
+the one with the most in it give way to a caller with less.
 
 Source: the queue with two limits follows CoDel as Facebook uses it in servers ("Fail at Scale",
 2015); early, cheap refusals follow "Site Reliability Engineering", chapter 21.
@@ -16,9 +17,10 @@ Source: the queue with two limits follows CoDel as Facebook uses it in servers (
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
+from embedgrpc.engine.admission import giving_way
 from embedgrpc.engine.admission.drain_rate import DrainRate
 from embedgrpc.engine.admission.ledger import Ledger, Reservation
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
@@ -65,6 +67,7 @@ class Admission:
         max_tokens: Maximum tokens per class; estimates until they are counted.
         batch_tokens: Tokens of a full batch.
         max_queue_s: Maximum predicted wait of an interactive call, in seconds.
+        weights: Shares of callers relative to others; 1 for those not listed.
         clock: Returns the time in seconds.
 
     Attributes:
@@ -79,6 +82,7 @@ class Admission:
         max_tokens: int,
         batch_tokens: int,
         max_queue_s: float,
+        weights: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = Ledger()
@@ -87,6 +91,7 @@ class Admission:
         self._max_tokens = max_tokens
         self._batch_tokens = batch_tokens
         self._max_queue_s = max_queue_s
+        self._weights = weights or {}
         self._clock = clock
         self._overload = OverloadDetector()
 
@@ -124,17 +129,21 @@ class Admission:
             is_long=is_long,
             done=self.ledger.estimated_tokens_done(WorkClass.INTERACTIVE),
         )
+        giving_way_to_it: Sequence[Reservation] = ()
         if not self._fits(WorkClass.INTERACTIVE, inputs, tokens):
+            giving_way_to_it = self._giving_way_to(caller, inputs, tokens)
             if is_long and not self._is_huge(inputs, tokens):
-                self._overload.refuse(now, tokens)
-            self._refuse(
-                inputs,
-                SequenceOutcome.REFUSED_FULL,
-                "QUEUE_FULL",
-                f"{self.ledger.inputs(WorkClass.INTERACTIVE)} inputs with about"
-                f" {self.ledger.tokens(WorkClass.INTERACTIVE)} tokens are queued; the limits are"
-                f" {self._max_inputs} and {self._max_tokens}",
-            )
+                # What gives way was counted when it came in.
+                self._overload.refuse(now, 0 if giving_way_to_it else tokens)
+            if not giving_way_to_it:
+                self._refuse(
+                    inputs,
+                    SequenceOutcome.REFUSED_FULL,
+                    "QUEUE_FULL",
+                    f"{self.ledger.inputs(WorkClass.INTERACTIVE)} inputs with about"
+                    f" {self.ledger.tokens(WorkClass.INTERACTIVE)} tokens are queued; the limits"
+                    f" are {self._max_inputs} and {self._max_tokens}",
+                )
         if overloaded:
             limit: float = self._short_queue + tokens
         else:
@@ -173,7 +182,11 @@ class Admission:
                 f" {_PATIENCE} times as long as its own, which is the limit",
             )
         self._overload.let_in(tokens)
-        return self.ledger.reserve(WorkClass.INTERACTIVE, caller, inputs, tokens)
+        reservation = self.ledger.reserve(WorkClass.INTERACTIVE, caller, inputs, tokens)
+        # Only now, so that no work that waits for room takes what becomes free.
+        for one in giving_way_to_it:
+            self._stop(one)
+        return reservation
 
     def admit_if_room(
         self, work_class: WorkClass, *, inputs: int, tokens: int, caller: str = ""
@@ -211,6 +224,37 @@ class Admission:
             self.ledger.inputs(work_class) + inputs <= self._max_inputs
             and self.ledger.tokens(work_class) + tokens <= self._max_tokens
         )
+
+    def _giving_way_to(self, caller: str, inputs: int, tokens: int) -> Sequence[Reservation]:
+        """Return the jobs that give way to a job, if any."""
+        work_class, ledger = WorkClass.INTERACTIVE, self.ledger
+        newcomer = giving_way.Newcomer(
+            caller,
+            inputs=ledger.held_inputs(work_class, caller) + inputs,
+            tokens=ledger.held_tokens(work_class, caller) + tokens,
+            missing_inputs=ledger.inputs(work_class) + inputs - self._max_inputs,
+            missing_tokens=ledger.tokens(work_class) + tokens - self._max_tokens,
+        )
+        return giving_way.choose(ledger, work_class, newcomer, self._share_of)
+
+    def _share_of(self, caller: str, inputs: int, tokens: int) -> float:
+        """Return which part of the queue a caller holds, in units of its weight."""
+        share = max(inputs / self._max_inputs, tokens / self._max_tokens)
+        return share / self._weights.get(caller, 1.0)
+
+    def _stop(self, reservation: Reservation) -> None:
+        """End a job that gives way, and release its room."""
+        stop = reservation.stop
+        reservation.release_all(SequenceOutcome.REFUSED_FULL)
+        if stop is not None:
+            stop(
+                OverloadedError(
+                    "the queue is full, and its caller has more in it than any other: this call"
+                    " gave way to another caller's",
+                    metadata={"label": "QUEUE_FULL"},
+                    retry_delay_s=self.retry_delay_s(),
+                )
+            )
 
     def _is_huge(self, inputs: int, tokens: int) -> bool:
         """Whether a call does not fit because of its own size rather than the queue's.

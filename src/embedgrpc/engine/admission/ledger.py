@@ -2,9 +2,10 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
+from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.engine.work_class import WorkClass
 
 
@@ -18,6 +19,7 @@ class Reservation:
         tokens: Tokens that still hold room.
         estimated_tokens: The initial estimate for those inputs.
         is_probe: Whether it is a health check's.
+        stop: Ends the job with an error, in favour of another caller's; None if it must not.
     """
 
     __slots__ = (
@@ -26,6 +28,7 @@ class Reservation:
         "estimated_tokens",
         "inputs",
         "is_probe",
+        "stop",
         "tokens",
         "work_class",
     )
@@ -47,6 +50,7 @@ class Reservation:
         self.tokens = tokens
         self.estimated_tokens = tokens
         self.is_probe = is_probe
+        self.stop: Callable[[OverloadedError], None] | None = None
 
     def settle(self, tokens: int) -> None:
         """Replace the estimate with the counted tokens. From any thread."""
@@ -56,9 +60,9 @@ class Reservation:
         """Release the room of inputs with this outcome. On the event loop."""
         self._ledger.release(self, inputs, tokens, outcome)
 
-    def release_all(self) -> None:
-        """Release all remaining room as cancelled; without effect when none is left."""
-        self._ledger.release(self, self.inputs, self.tokens, SequenceOutcome.CANCELLED)
+    def release_all(self, outcome: SequenceOutcome = SequenceOutcome.CANCELLED) -> None:
+        """Release all remaining room; without effect when none is left."""
+        self._ledger.release(self, self.inputs, self.tokens, outcome)
 
 
 class Ledger:
@@ -78,7 +82,8 @@ class Ledger:
         self._estimated_tokens_done = dict.fromkeys(WorkClass, 0)
         self._probe_inputs = dict.fromkeys(WorkClass, 0)
         self._job_counts = dict.fromkeys(WorkClass, 0)
-        # Tokens by class and caller; without zeros.
+        # Inputs and tokens by class and caller; without zeros.
+        self._held_inputs: Counter[tuple[WorkClass, str]] = Counter()
         self._held: Counter[tuple[WorkClass, str]] = Counter()
         self._jobs: dict[WorkClass, dict[str, dict[Reservation, None]]] = {
             work_class: {} for work_class in WorkClass
@@ -89,6 +94,7 @@ class Ledger:
         """Whether no room is held."""
         return not (
             self._held
+            or self._held_inputs
             or any(self._jobs.values())
             or any(self._inputs.values())
             or any(self._tokens.values())
@@ -121,6 +127,18 @@ class Ledger:
     def held_tokens(self, work_class: WorkClass, caller: str) -> int:
         """Return how many tokens of a caller hold room."""
         return self._held[work_class, caller]
+
+    def held_inputs(self, work_class: WorkClass, caller: str) -> int:
+        """Return how many inputs of a caller hold room."""
+        return self._held_inputs[work_class, caller]
+
+    def callers(self, work_class: WorkClass) -> Iterable[str]:
+        """Return the callers with jobs of a class. On the event loop."""
+        return self._jobs[work_class]
+
+    def newest_first(self, work_class: WorkClass, caller: str) -> Iterable[Reservation]:
+        """Return the jobs of a caller, the newest first. On the event loop."""
+        return reversed(self._jobs[work_class].get(caller, {}))
 
     def ahead(self, work_class: WorkClass, caller: str, tokens: int, *, limit: float) -> int:
         """Return how many tokens of a class run before a job would be done.
@@ -221,6 +239,7 @@ class Ledger:
     def _add(self, work_class: WorkClass, caller: str, inputs: int, tokens: int) -> None:
         self._inputs[work_class] += inputs
         self._tokens[work_class] += tokens
-        self._held[work_class, caller] += tokens
-        if not self._held[work_class, caller]:
-            del self._held[work_class, caller]
+        for held, amount in ((self._held_inputs, inputs), (self._held, tokens)):
+            held[work_class, caller] += amount
+            if not held[work_class, caller]:
+                del held[work_class, caller]

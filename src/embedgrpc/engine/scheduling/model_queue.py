@@ -34,8 +34,8 @@ class ModelQueue:
         self._queues = {work_class: WorkClassQueue(weights or {}) for work_class in WorkClass}
         self._interactive = self._queues[WorkClass.INTERACTIVE]
         self._bulk = self._queues[WorkClass.BULK]
-        # By content.
-        self._equal: dict[SequenceKey, list[QueuedSequence]] = {}
+        # By content, in order of arrival.
+        self._equal: dict[SequenceKey, dict[QueuedSequence, None]] = {}
         self._tokens_since_bulk = 0
         self._interactive_at = -_SHARED_S
 
@@ -52,7 +52,7 @@ class ModelQueue:
         if work_class is WorkClass.INTERACTIVE:
             self._interactive_at = now
         self._queues[work_class].push(queued)
-        self._equal.setdefault(queued.key, []).append(queued)
+        self._equal.setdefault(queued.key, {})[queued] = None
 
     def remove(self, queued: QueuedSequence) -> None:
         """Remove a cancelled sequence, unless it has left the queue."""
@@ -60,7 +60,7 @@ class ModelQueue:
             return
         self._queues[queued.job.call.work_class].remove(queued)
         equal = self._equal[queued.key]
-        equal.remove(queued)
+        del equal[queued]
         if not equal:
             del self._equal[queued.key]
 
@@ -102,7 +102,7 @@ class ModelQueue:
 
     def _pop_equal(self, queued: QueuedSequence) -> BatchEntry:
         """Remove a sequence and all that equal it; the given one comes first."""
-        equal = self._equal.pop(queued.key)
+        equal = list(self._equal.pop(queued.key))
         for one in equal:
             self._queues[one.job.call.work_class].remove(one)
         if len(equal) == 1:

@@ -13,9 +13,10 @@ from embedgrpc.models.files.lfs import refuse_pointer
 from embedgrpc.models.files.model_file import read_file
 
 # Maximum bytes of a file. The largest of real models: a tokenizer of 34 MB, an index of 9 MB, a
-# configuration with 1 MB of labels. A tokenizer of 17 MB takes 0.1 s to parse.
+# list of token weights with 4 MB, a configuration with 1 MB of labels. A tokenizer of 17 MB takes
+# 0.1 s to parse.
 _BYTES_MAX = 8 << 20
-_BYTES_MAX_BY_NAME = {"modules.json": 1 << 20, "tokenizer.json": 128 << 20}
+_BYTES_MAX_BY_NAME = {"modules.json": 1 << 20, "tokenizer.json": 128 << 20, "idf.json": 32 << 20}
 _INDEX_SUFFIX = ".index.json"
 _INDEX_BYTES_MAX = 16 << 20
 

@@ -373,8 +373,7 @@ MODULE_CONFIGS = {
     "MultiVectorMask": Keys(followed=_words("skiplist_words skiplist_tasks keep_only_token_ids")),
     "Dropout": Keys(followed=frozenset(), harmless=_words("dropout")),
     "LogitScore": Keys(followed=_words("true_token_id false_token_id module_input_name")),
-    # Whether training changes the weights. Weights in a file elsewhere are refused where they are
-    # read.
+    # frozen: whether training changes the weights.
     "SparseStaticEmbedding": Keys(followed=_words("path"), harmless=_words("frozen")),
     "SpladePooling": Keys(
         followed=_words(

@@ -280,15 +280,12 @@ def _read_logit_score(folder: Path, subfolder: str, modules: Modules) -> Modules
     return replace(modules, logit_score=LogitScore.read(path, folder), logit_score_path=path)
 
 
-# Modules that are known, with what to do. IDF is the older name of SparseStaticEmbedding, with
-# other files.
+# Modules that are known, with what to do. IDF is the older name of SparseStaticEmbedding, which the
+# reference does not know any more.
 _NOT_CHOSEN = "the model has several routes, which are served by embedgrpc alone and not on Triton"
 _ADVICE = {
     **dict.fromkeys(ROUTER_TYPES, _NOT_CHOSEN),
-    "IDF": (
-        "load the model with SparseEncoder of sentence-transformers and save it, which makes a "
-        "SparseStaticEmbedding of it"
-    ),
+    "IDF": "its name is SparseStaticEmbedding since sentence-transformers 5: write that name",
 }
 # Older releases use MLMTransformer for sparse models.
 _TRANSFORMERS = frozenset({"Transformer", "MLMTransformer"})

@@ -9,6 +9,7 @@ from embedgrpc.models.folder.late_interaction import LateSettings
 from embedgrpc.models.folder.modules import Modules
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.representations import Representations
+from embedgrpc.models.folder.tokenizer_file import find_tokenizer_file
 
 _TOKENS = "logit_score_token_ids"
 # The properties of settings that have another name.
@@ -79,8 +80,11 @@ class Provenance:
     def _note_table(self, modules: Modules) -> None:
         weights = modules.weight_table
         if weights is not None:
-            place = self._folder / modules.transformer / weights.file
-            self.note("sparse_dimensions", place, weights.name)
+            place = weights.folder / weights.file
+            if weights.is_listed:
+                # The weights of all tokens, named or not.
+                place = find_tokenizer_file(self._folder / modules.transformer)
+            self.note("sparse_dimensions", place, *filter(None, [weights.name]))
         if modules.table is None:
             return
         place = self._folder / modules.transformer / modules.table.file

@@ -25,7 +25,7 @@ from embedgrpc.models.graphs.encoders.model_types import INPUTS
 from embedgrpc.models.graphs.encoders.rotary_encoder import build_rotary_classifier
 from embedgrpc.models.graphs.encoders.rotary_families import ROTARY_FAMILIES
 from embedgrpc.models.graphs.encoders.token_rows import append_mask, append_rows
-from embedgrpc.models.graphs.encoders.weight_look_up import append_look_up
+from embedgrpc.models.graphs.encoders.weight_look_up import append_look_up, read_table_weights
 from embedgrpc.models.graphs.exports.inputs import bind_inputs
 from embedgrpc.models.graphs.exports.logits import (
     check_vocabulary,
@@ -200,11 +200,9 @@ def _build_look_up(
     """Write the graph of a table of weights."""
     inputs = ("input_ids",)
     model = _new_model(properties, inputs)
-    with (
-        open_tensors(weight_file) as tensors,
-        GraphWriter(folder, model.graph, opset=_OPSET) as writer,
-    ):
-        outputs = (append_look_up(writer, tensors, table),)
+    weights = read_table_weights(weight_file, properties, table)
+    with GraphWriter(folder, model.graph, opset=_OPSET) as writer:
+        outputs = (append_look_up(writer, weights),)
     _save(model, folder, outputs, properties)
     return BuiltGraph(inputs, outputs, "float32", writer.weight_bytes)
 

@@ -60,7 +60,7 @@ def describe_build(weight_file: WeightFile, properties: ModelProperties) -> str:
             "logit_score": _describe_logit_score(properties),
             "config": properties.config,
             **_describe_table(properties),
-            **({} if properties.weight_table is None else {"looks_up_weights": True}),
+            **_describe_weight_table(properties),
             **({} if properties.include_prompt else {"include_prompt": False}),
         },
         sort_keys=True,
@@ -193,6 +193,20 @@ def _describe_table(properties: ModelProperties) -> Mapping[str, Any]:
         path = properties.transformer_folder / "tokenizer.json"
         described["tokenizer"] = hash_file(path, properties.folder)
     return {"table": described}
+
+
+def _describe_weight_table(properties: ModelProperties) -> Mapping[str, Any]:
+    """Describe the table of inference-free SPLADE; empty for other models."""
+    table = properties.weight_table
+    if table is None:
+        return {}
+    described: dict[str, Any] = {"looks_up_weights": True}
+    if table.is_listed:
+        # The file names tokens, and the tokenizer their ids.
+        folder = properties.transformer_folder
+        described["tokenizer"] = hash_file(find_tokenizer_file(folder), properties.folder)
+        described["tokens"] = read_tokenizer_settings(folder, properties.folder).describe()
+    return described
 
 
 def _describe_layers(properties: ModelProperties) -> list[Any]:

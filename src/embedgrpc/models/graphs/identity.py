@@ -22,6 +22,7 @@ from embedgrpc.models.sources.weight_file import (
     Format,
     WeightFile,
     find_external,
+    find_listed_weights,
     find_weight_file,
 )
 from embedgrpc.models.tensors.layer_weights import find_layer_weights
@@ -63,10 +64,7 @@ def identify(
             not find out.
         ModelError: The files cannot be used, or the cache cannot be written to.
     """
-    fetch_weights(files, properties.transformer_folder, file=properties.file)
-    weight_file = find_weight_file(
-        properties.transformer_folder, properties.folder, file=properties.file
-    )
+    weight_file = _find_weights(files, properties)
     facts = _read_facts(weight_file, cache_dir, may_build=may_build)
     if facts is not None and "token_type_ids" not in facts["inputs"] and needs_types(properties):
         # The export would take both texts of a pair for one.
@@ -88,6 +86,16 @@ def identify(
         weights_digest,
         hash_meaning(properties, weights_digest, encoder=describe_encoder(weight_file, properties)),
     )
+
+
+def _find_weights(files: ModelFiles, properties: ModelProperties) -> WeightFile:
+    """Return the file of weights, downloaded if necessary, and hashed."""
+    listed = properties.weight_table
+    if listed is not None and listed.is_listed:
+        return find_listed_weights(listed.folder, properties.folder, file=listed.file)
+    folder = properties.transformer_folder
+    fetch_weights(files, folder, file=properties.file)
+    return find_weight_file(folder, properties.folder, file=properties.file)
 
 
 def _judge_again(properties: ModelProperties) -> ModelProperties:

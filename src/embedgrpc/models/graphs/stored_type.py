@@ -11,7 +11,7 @@ _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 def find_stored_type(weight_file: WeightFile) -> str:
     """Return the type of most of the weights of a file, such as "float16".
 
-    Weights that an ONNX graph keeps in other files count.
+    Weights that an ONNX graph keeps in other files count; numbers in JSON count as float32.
 
     Raises:
         ModelError: The file cannot be read.
@@ -20,6 +20,8 @@ def find_stored_type(weight_file: WeightFile) -> str:
         from embedgrpc.models.graphs.exports.onnx_file import find_weight_type, load_proto  # noqa: PLC0415 - slow
 
         return find_weight_type(load_proto(weight_file))
+    if weight_file.format is Format.LISTED:
+        return "float32"
     counts: Counter[str] = Counter()
     with open_tensors(weight_file) as tensors:
         for name in tensors.names:

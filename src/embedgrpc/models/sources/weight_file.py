@@ -30,6 +30,7 @@ class Format(StrEnum):
     SAFETENSORS = "safetensors"
     SHARDS = "shards"
     TORCH = "torch"
+    LISTED = "list"
 
 
 _WEIGHTS = {
@@ -80,6 +81,20 @@ def find_weight_file(folder: Path, root: Path, *, file: str = "") -> WeightFile:
             + _describe_others(folder)
         )
     return _hash(folder, root, folder / name, _WEIGHTS.get(name, Format.ONNX))
+
+
+def find_listed_weights(folder: Path, root: Path, *, file: str) -> WeightFile:
+    """Return the JSON file with the weights of tokens, hashed.
+
+    Args:
+        folder: The folder of the file.
+        root: The model's folder.
+        file: The name of the file.
+
+    Raises:
+        ModelError: It cannot be read, or is outside of the model's folder.
+    """
+    return _hash(folder, root, folder / file, Format.LISTED)
 
 
 def choose_weights(has: Callable[[str], bool]) -> str | None:

@@ -54,7 +54,7 @@ def check_entries(path: Path, tokenizer: tokenizers.Tokenizer, table: WeightTabl
     if len(ids) != table.entries or max(ids, default=-1) >= table.entries:
         raise ModelError(
             f"{path} has {len(ids)} tokens, the highest id being {max(ids, default=-1)}, but "
-            f"{path.parent / table.file} has {table.entries} weights"
+            f"{table.folder / table.file} has {table.entries} weights"
         )
 
 

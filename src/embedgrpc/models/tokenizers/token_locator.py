@@ -9,6 +9,7 @@ import tokenizers
 from embedgrpc.libraries.arrays import BoolArray, IntArray
 from embedgrpc.models.tokenizers.cut_points import CutPoints
 from embedgrpc.models.tokenizers.known_ids import find_known_ids
+from embedgrpc.models.tokenizers.table_tokenizer import find_unknown_id
 
 
 class TokenLocator:
@@ -45,6 +46,12 @@ class TokenLocator:
     def entries(self, ids: Iterable[int]) -> list[str]:
         """Return the vocabulary entries of some ids."""
         return [self._tokenizer.id_to_token(one) or "" for one in ids]
+
+    def find_ids(self, entries: Iterable[str]) -> list[int | None]:
+        """Return the ids of vocabulary entries; see `Tokenizer.find_ids`."""
+        unknown = find_unknown_id(self._tokenizer)
+        found = map(self._tokenizer.token_to_id, entries)
+        return [unknown if one is None else one for one in found]
 
     def find_unknown(self, ids: Iterable[int]) -> int | None:
         """Return the first place with an id that the vocabulary lacks; None if there is none."""

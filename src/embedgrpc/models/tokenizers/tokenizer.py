@@ -1,7 +1,7 @@
 """Tokenizes texts into sequences of token ids."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -247,6 +247,15 @@ class Tokenizer:
     def known_ids(self) -> BoolArray | None:
         """The ids that the tokenizer can make, bool [highest id + 1]; None if tokens are bytes."""
         return None if self.locator is None else self.locator.known_ids
+
+    def find_ids(self, entries: Iterable[str]) -> list[int | None]:
+        """Return the ids of vocabulary entries.
+
+        An entry that the vocabulary lacks has the id of the unknown token, or None without one.
+        """
+        if self.locator is None:
+            return [None for _ in entries]
+        return self.locator.find_ids(entries)
 
     def cut_characters(self, text: str, max_tokens: int, truncation: Truncation) -> str:
         """Cut a text with its prompt before it is tokenized, if the reference does so.

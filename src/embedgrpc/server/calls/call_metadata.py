@@ -13,6 +13,7 @@ from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.names import show_name
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import note_work
 from embedgrpc.server.telemetry.tracing import current_context, forwarded_context
 from embedgrpc.v1 import common_pb2
 
@@ -67,7 +68,7 @@ def begin_call(
         work_class = _WORK_CLASSES[named]
     check_enum(common_pb2.Priority, priority, field=field)
     open_call = current_call()
-    return Call(
+    call = Call(
         work_class=_PRIORITIES.get(priority, work_class),
         deadline=time.monotonic() + limit_s,
         caller=open_call.caller.name
@@ -77,6 +78,8 @@ def begin_call(
         forwarded=forwarded_context(),
         meter=open_call.meter if open_call is not None else None,
     )
+    note_work(call)
+    return call
 
 
 def caller_of(context: Any, key: str) -> str:

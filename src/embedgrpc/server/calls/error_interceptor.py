@@ -30,6 +30,7 @@ from embedgrpc.server.rpc.handlers import (
     write_all,
 )
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
+from embedgrpc.server.telemetry.call_record import CallRecord
 
 _logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class _Method:
     async def answer(self, _: Any, context: Any) -> bytes | None:
         """Answer one call; gRPC calls this."""
         failure: EngineError | None = None
-        call = self._calls.open(context)
+        call = self._calls.open(context, CallRecord.of_grpc(self._name))
         try:
             return await self._serve(call, context)
         except EngineError as error:
@@ -100,11 +101,12 @@ class _Method:
             raise
         except grpc.aio.InternalError:
             # A write failed: the client has left.
-            pass
+            call.record.leave(context.time_remaining())
         except asyncio.CancelledError:
             # gRPC cancels the task of a call that the client or the deadline ended. Any other
             # cancellation came out of something that the handler awaited.
             if is_cancelled():
+                call.record.leave(context.time_remaining())
                 raise
             failure = stray_cancellation(self._name)
         except Exception as error:  # noqa: BLE001 - the last place that can answer

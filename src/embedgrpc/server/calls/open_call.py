@@ -19,6 +19,7 @@ from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, 
 from embedgrpc.server.rates.account import Account, estimate_tokens
 from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
 from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
+from embedgrpc.server.telemetry.call_record import CallRecord
 
 # How long a client always gets to read a unary response.
 READ_S_MIN = 5.0
@@ -49,6 +50,7 @@ class OpenCall:
         caller: Who called; without any rights of its own until the call is admitted.
         holder: What holds the parts of budgets that the call takes.
         context: gRPC's context of the call.
+        record: What logs and metrics say of it.
         request_id: The id that the caller gave it; may be empty.
         placed: Whether it holds a place.
         state: What it is doing.
@@ -71,13 +73,21 @@ class OpenCall:
         "context",
         "holder",
         "placed",
+        "record",
         "request_id",
         "since",
         "state",
         "until",
     )
 
-    def __init__(self, limits: CallLimits, caller: Caller, holder: Holder, context: Any) -> None:
+    def __init__(
+        self,
+        limits: CallLimits,
+        caller: Caller,
+        holder: Holder,
+        context: Any,
+        record: CallRecord,
+    ) -> None:
         self._limits = limits
         self._requests = limits.requests
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
@@ -88,6 +98,7 @@ class OpenCall:
         self._reads_texts = False
         self.holder = holder
         self.context = context
+        self.record = record
         self.request_id = find_request_id(context.invocation_metadata())
         if self.request_id:
             context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
@@ -340,9 +351,11 @@ class OpenCall:
         """
         self.begin_abort()
         details = trailing_metadata(error, request_id=self.request_id)
+        code = status_code(error)
+        self.record.fail(error, code.name)
         if self.account is not None:
             details = (*details, *self.account.figures().items())
-        await self.context.abort(status_code(error), message_of(error), details)
+        await self.context.abort(code, message_of(error), details)
 
     async def wait_for_cancellation(self) -> None:
         """Wait for gRPC to cancel a call whose client has left, or reads nothing.

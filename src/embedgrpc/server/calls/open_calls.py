@@ -1,9 +1,13 @@
 """The registry of open calls. Each gets its place here, and leaves when its task has ended."""
 
 import asyncio
-from collections.abc import Iterable
+import logging
+import time
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
+
+import grpc
 
 from embedgrpc.engine.errors import OverloadedError
 from embedgrpc.server.caller import Need, Service, anonymous, set_current_caller
@@ -15,6 +19,10 @@ from embedgrpc.server.rates.account import Account
 from embedgrpc.server.rates.limits import default_limits
 from embedgrpc.server.rates.rates import Rates
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import CallRecord, set_current_record
+from embedgrpc.server.telemetry.tracing import current_context
+
+_logger = logging.getLogger(__name__)
 
 _KNOWN_CONNECTIONS_MAX = 16_384
 # No model reads what their messages hold.
@@ -33,11 +41,14 @@ class OpenCalls:
     Attributes:
         limits: What the calls may hold together.
         rates: What each caller may use.
+        observers: Each is called once for every call, when it ends; its record is complete then.
+            On the event loop; they must be quick.
     """
 
     def __init__(self, settings: Settings, *, message_bytes_max: int | None = None) -> None:
         self.limits = CallLimits(settings, message_bytes_max=message_bytes_max)
         self.rates = Rates(default_limits(settings))
+        self.observers: list[Callable[[OpenCall], None]] = []
         self._caller_metadata = settings.caller_metadata
         self._open: dict[asyncio.Task[Any], OpenCall] = {}
 
@@ -48,11 +59,12 @@ class OpenCalls:
         """Return the calls with their tasks, oldest first."""
         return self._open.items()
 
-    def open(self, context: Any, kind: type[OpenCall] = OpenCall) -> OpenCall:
+    def open(self, context: Any, record: CallRecord, kind: type[OpenCall] = OpenCall) -> OpenCall:
         """Register the call of the running task until that task has ended.
 
         Args:
             context: The context of the call: gRPC's, or what stands for it.
+            record: What logs and metrics will say of it.
             kind: The class of the call.
         """
         task = asyncio.current_task()
@@ -60,10 +72,12 @@ class OpenCalls:
             raise RuntimeError("a call runs in a task")
         caller = anonymous(caller_of(context, self._caller_metadata))
         holder = _holder(caller.name, context.peer())
-        call = self._open[task] = kind(self.limits, caller, holder, context)
+        call = self._open[task] = kind(self.limits, caller, holder, context, record)
+        record.span = current_context()
         task.add_done_callback(self._closed)
         set_current_call(call)
         set_current_caller(caller)
+        set_current_record(record)
         return call
 
     async def admit(self, call: OpenCall, need: Need) -> None:
@@ -139,6 +153,30 @@ class OpenCalls:
 
     def _closed(self, task: "asyncio.Task[Any]") -> None:
         call = self._open.pop(task)
-        call.close()
-        if call.account is not None:
-            self.rates.leave(call.account, call.caller)
+        record = call.record
+        record.total_s = time.monotonic() - record.began_s
+        if not record.status:
+            record.status = _status_of(task, call.context)
+        try:
+            for observe in self.observers:
+                observe(call)
+        except Exception:
+            _logger.exception("recording a call failed")
+        finally:
+            call.close()
+            if call.account is not None:
+                self.rates.leave(call.account, call.caller)
+
+
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+def _status_of(task: "asyncio.Task[Any]", context: Any) -> str:
+    """Return the status of a gRPC call that ended without a failure of ours."""
+    code = context.code() if hasattr(context, "code") else 0
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    # aio returns most codes as numbers, despite its annotation.
+    if code:
+        return _CODES.get(code, "UNKNOWN")
+    return "CANCELLED" if task.cancelled() else "OK"

@@ -36,11 +36,14 @@ from embedgrpc.server.http.protocol import (
 from embedgrpc.server.http.routing import Match, Routes, decode
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
+from embedgrpc.server.telemetry.call_record import CallRecord
 from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set_status
 
 _logger = logging.getLogger(__name__)
 
 _HEADERS_TOO_LARGE = 431
+# No client sees it: proxies have this number in their logs.
+_CLIENT_LEFT = "499"
 _HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
 # Counting the values of this much, and decoding it, holds up the event loop for three milliseconds.
 _LARGE_BYTES = 128 * 1024
@@ -87,12 +90,14 @@ class HttpDoor:
         if isinstance(connection, Connection):
             connection.begin(asyncio.current_task())
         context = HttpContext(request, max_bytes=self._served.settings.max_request_bytes)
-        call = self._calls.open(context, HttpCall)
+        record = CallRecord("http", "")
+        call = self._calls.open(context, record, HttpCall)
         with self._activity.calling(context.peer()):
             if self._tracer is None:
                 answer = await self._answer(request, context, call)
             else:
                 answer = await self._answer_traced(self._tracer, request, context, call)
+        record.status = str(answer.status)
         call.begin_unary_response(len(answer.body))
         if request.version not in VERSIONS:
             answer_in_http_1_1(request)
@@ -132,6 +137,7 @@ class HttpDoor:
             metadata=context.invocation_metadata(),
         )
         with tracer.span(traced) as span:
+            call.record.span = span.get_span_context()
             answer = await self._answer(request, context, call)
             set_status(span, answer.status)
         return answer
@@ -151,6 +157,8 @@ class HttpDoor:
             match = self._routes.find(request.method, request.path)
             route = match.routes[0]
             form, fields, name = route.errors, route.fields, route.path
+            call.record.method = f"{route.method} {route.path}"
+            call.record.is_probe = route.is_open
             return await self._serve(request, context, call, match)
         except HttpError as failure:
             error, status, headers = failure.error, failure.status, failure.headers
@@ -161,6 +169,7 @@ class HttpDoor:
         except asyncio.CancelledError:
             # aiohttp cancels the task when the client has left.
             if is_cancelled():
+                call.record.status = _CLIENT_LEFT
                 raise
             error = stray_cancellation(name)
         except Exception as unexpected:  # noqa: BLE001 - the last place that can answer
@@ -169,6 +178,7 @@ class HttpDoor:
         forget_frames(error)
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
+        call.record.fail(error, str(status))
         return Answer(body, status, headers={**headers, **retry_headers(error)})
 
     def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:

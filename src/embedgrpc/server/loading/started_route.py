@@ -58,6 +58,7 @@ def start_route(
         max_tokens=settings.max_queued_tokens,
         batch_tokens=tokens,
         max_queue_s=settings.max_queue_s,
+        weights=settings.caller_weights,
     )
     budget = BatchBudget(
         tokens=tokens,

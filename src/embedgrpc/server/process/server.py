@@ -40,6 +40,7 @@ from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
 from embedgrpc.server.tei.health import health_of as tei_health
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
+from embedgrpc.server.telemetry.call_record import note_model
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Metrics, Reading, configure_metrics
@@ -93,6 +94,7 @@ class Server:
         self.http_address = settings.http_address
         self.health_address = settings.health_address
         self.catalog = Catalog(served_models(settings))
+        self.catalog.on_found = note_model
         self.open_calls = OpenCalls(settings)
         self._settings = settings
         self._on_serving = on_serving

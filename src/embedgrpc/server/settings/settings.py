@@ -293,7 +293,8 @@ class Settings(BaseModel):
     max_queued_inputs: Annotated[int, Field(ge=1, le=4_194_304)] = Field(
         default=4096,
         description="Maximum number of inputs of one model that wait or run, for each work class"
-        " (interactive and bulk)",
+        " (interactive and bulk). When it is reached, the newest calls of the caller with the most"
+        " inputs or tokens give way to callers with less",
     )
     max_queued_tokens: Annotated[int, Field(ge=1, le=2**30)] = Field(
         default=524_288,
