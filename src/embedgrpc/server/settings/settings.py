@@ -37,6 +37,7 @@ GROUPS = {
     "requests_per_s": "Limits of one caller",
     "triton_timeout_s": "Triton",
     "health_address": "Health and shutdown",
+    "metrics_address": "Metrics",
     "log_level": "Logs",
 }
 # How long a stopping server exports its last traces and metrics, both at once.
@@ -156,9 +157,9 @@ class Settings(BaseModel):
     )
     tls_certificate_file: tuple[str, ...] = Field(
         default=(),
-        description="PEM file of the server's certificate and its chain. With it, both ports speak"
-        " only TLS; Unix sockets and health_address stay without. Repeat it for several host names:"
-        " a client gets the certificate for the name it asks for, else the first. A variable"
+        description="PEM file of the server's certificate and its chain. With it, all"
+        " ports speak only TLS, but for health_address and Unix sockets. Repeat it for several host"
+        " names: a client gets the certificate for the name it asks for, else the first. A variable"
         " separates them by commas",
     )
     tls_key_file: tuple[str, ...] = Field(
@@ -414,6 +415,12 @@ class Settings(BaseModel):
         " (Kubernetes: terminationGracePeriodSeconds, 30; Docker: stop_grace_period, 10). It must"
         f" cover drain_delay_s, shutdown_grace_s and another {FLUSH_S + _STOP_OVERHEAD_S:g} s",
     )
+    metrics_address: str = Field(
+        default="",
+        description="Address that serves only metrics, at /metrics, for Prometheus: HOST:PORT or"
+        " unix:PATH. It has its own connection limits, and TLS if the main addresses have it. The"
+        " HTTP port serves them too. Empty opens none",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level that is logged"
     )
@@ -504,7 +511,7 @@ class Settings(BaseModel):
                 )
         return value
 
-    @field_validator("address", "http_address", "health_address")
+    @field_validator("address", "http_address", "health_address", "metrics_address")
     @classmethod
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
         if not value and info.field_name != "address":
@@ -603,7 +610,8 @@ class Settings(BaseModel):
         if not self.tls_certificate_file:
             return
         grpc_is_local = self.address.startswith("unix:")
-        if grpc_is_local and (not self.http_address or self.http_address.startswith("unix:")):
+        others = (self.http_address, self.metrics_address)
+        if grpc_is_local and all(not one or one.startswith("unix:") for one in others):
             raise ValueError(
                 "tls_certificate_file is set, but every address is a Unix socket, which has no TLS"
             )
