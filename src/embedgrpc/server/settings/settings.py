@@ -95,6 +95,11 @@ class Settings(BaseModel):
         description="Model for clients of text-embeddings-inference, whose requests name none: an"
         " id or an alias. Serves the gRPC services of tei.v1 too. Empty leaves them out",
     )
+    kserve: bool = Field(
+        default=False,
+        description="Serve the gRPC service of the KServe v2 protocol,"
+        " inference.GRPCInferenceService, too: for clients of Triton and of NVIDIA NIM",
+    )
     http_allowed_origins: tuple[str, ...] = Field(
         default=(),
         description="Web pages that may call the HTTP port, by origin, such as"
