@@ -210,6 +210,7 @@ class HttpDoor:
         if not first.is_open:
             await self._calls.admit(call, match.need)
             self._calls.take_place(call)
+            self._calls.count_request(call, match.need, has_texts=first.method == "POST")
         data = b""
         if first.method == "POST":
             check_media_type(request)
