@@ -108,9 +108,10 @@ class HttpDoor:
         response = make(
             body=answer.body,
             status=answer.status,
-            content_type=answer.content_type,
             headers={
                 **_HEADERS,
+                # Not aiohttp's argument, which takes no parameters of a media type.
+                "content-type": answer.content_type,
                 **(self._cors.headers(request.headers) if self._cors else {}),
                 **context.headers,
                 **answer.headers,
@@ -209,6 +210,7 @@ class HttpDoor:
         if not first.is_open:
             await self._calls.admit(call, match.need)
             self._calls.take_place(call)
+            self._calls.count_request(call, match.need, has_texts=first.method == "POST")
         data = b""
         if first.method == "POST":
             check_media_type(request)
