@@ -70,6 +70,7 @@ FLOORS = {
         "tei",
         "services",
         "calls",
+        "rates",
         "connections",
         "telemetry",
         "loading",

@@ -76,6 +76,7 @@ def begin_call(
         else caller_of(context, settings.caller_metadata),
         trace=current_context(),
         forwarded=forwarded_context(),
+        meter=open_call.meter if open_call is not None else None,
     )
     note_work(call)
     return call

@@ -140,6 +140,10 @@ class _Method:
             self._calls.take_place(call)
         if self._takes_names:
             call.use_small_messages()
+        if self._takes_stream:
+            await self._calls.wait_for_request(call, self._need, has_texts=not self._takes_names)
+        else:
+            self._calls.count_request(call, self._need, has_texts=not self._takes_names)
         # Nothing here references a request while the handler works on it.
         if self._takes_stream:
             answering = self._behavior(RequestStream(call, self._parser), context)
@@ -152,9 +156,11 @@ class _Method:
             del request
         if self._is_generator:
             await write_all(answering, call)
-            return None
-        response = await answering
+            response = None
+        else:
+            response = await answering
         if self._returns_stream:
+            call.tell_rates()
             return None
         data = self._serialize(response)
         call.begin_unary_response(len(data))

@@ -119,6 +119,7 @@ class Server:
         self.figures = Figures()
         self.figures.add(self._totals.read)
         self.figures.add(self._lag.read)
+        self.figures.add(self.open_calls.rates.read)
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
