@@ -65,6 +65,7 @@ FLOORS = {
         "tei",
         "services",
         "calls",
+        "identity",
         "connections",
         "telemetry",
         "loading",

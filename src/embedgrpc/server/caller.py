@@ -47,11 +47,14 @@ class Need:
             depends on the request.
         scope: It must have this; None for none.
         is_public: Whether anybody may make the call, as with health checks.
+        public_as: Anybody may make the call where the setting `public` names this; empty for
+            never.
     """
 
     service: Service | None = None
     scope: Scope | None = None
     is_public: bool = False
+    public_as: str = ""
 
 
 PUBLIC = Need(is_public=True)
@@ -63,14 +66,18 @@ class CallerLimits:
     """The limits of one caller; None where it has none of its own.
 
     Attributes:
-        requests_per_s: Calls in a second.
+        requests_per_s: Calls in a second; here and below, 0 for no limit.
+        request_burst: Calls at once, after a pause.
         tokens_per_min: Tokens of inputs in a minute.
-        concurrency: Open calls.
+        token_burst: Tokens at once, after a pause.
+        max_calls: Open calls.
     """
 
     requests_per_s: float | None = None
+    request_burst: int | None = None
     tokens_per_min: int | None = None
-    concurrency: int | None = None
+    token_burst: int | None = None
+    max_calls: int | None = None
 
 
 NO_LIMITS = CallerLimits()

@@ -11,8 +11,8 @@ _KNOWN_METHODS_MAX = 1024
 # By the beginnings of full names. What is missing here takes any caller that is known.
 NEEDS: Final[Mapping[str, Need]] = {
     "/grpc.health.v1.Health/": PUBLIC,
-    "/grpc.reflection.v1.ServerReflection/": ANY_CALLER,
-    "/grpc.reflection.v1alpha.ServerReflection/": ANY_CALLER,
+    "/grpc.reflection.v1.ServerReflection/": Need(public_as="reflection"),
+    "/grpc.reflection.v1alpha.ServerReflection/": Need(public_as="reflection"),
     "/embedgrpc.v1.EmbeddingService/": Need(Service.EMBED),
     "/embedgrpc.v1.RerankService/": Need(Service.RERANK),
     "/embedgrpc.v1.ClassifyService/": Need(Service.CLASSIFY),

@@ -7,6 +7,7 @@ the bytes of its response, from before they are made until its client has read t
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from enum import Enum, auto
 from typing import Any
@@ -15,6 +16,7 @@ from embedgrpc.engine.errors import EngineError, OverloadedError
 from embedgrpc.server.caller import Caller
 from embedgrpc.server.calls.budget import Budget, Holder
 from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, CallLimits
+from embedgrpc.server.identity.authenticator import Identity
 from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
 from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
 
@@ -45,6 +47,8 @@ class OpenCall:
     Attributes:
         caller: Who called; without any rights of its own until the call is admitted.
         holder: What holds the parts of budgets that the call takes.
+        identity: What proved who called; None where nothing did.
+        end: Ends the call in good order, where it can do that.
         context: gRPC's context of the call.
         request_id: The id that the caller gave it; may be empty.
         placed: Whether it holds a place.
@@ -62,7 +66,9 @@ class OpenCall:
         "_stream_bytes",
         "caller",
         "context",
+        "end",
         "holder",
+        "identity",
         "placed",
         "request_id",
         "since",
@@ -76,6 +82,8 @@ class OpenCall:
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         self.caller = caller
         self.holder = holder
+        self.identity: Identity | None = None
+        self.end: Callable[[EngineError], None] | None = None
         self.context = context
         self.request_id = find_request_id(context.invocation_metadata())
         if self.request_id:
@@ -88,6 +96,10 @@ class OpenCall:
         self.state = state
         self.since = time.monotonic()
         self.until = self.since + limit_s
+
+    def identify(self, identity: Identity, holder: Holder) -> None:
+        """Record who called, before the call takes anything."""
+        self.identity, self.caller, self.holder = identity, identity.caller, holder
 
     def use_small_messages(self) -> None:
         """Receive from a separate budget, which calls with texts do not use.
@@ -266,7 +278,7 @@ class OpenCall:
         self.placed = False
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         # A cancelled timer keeps this call, as part of its context, for a while.
-        self.context = None
+        self.context = self.end = None
 
 
 def _adjust(budget: Budget, holder: Holder, amount: int) -> None:

@@ -6,11 +6,12 @@ from functools import lru_cache
 from typing import Any
 
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.caller import Need, anonymous, set_current_caller
+from embedgrpc.server.caller import Need, Scope, anonymous, set_current_caller
 from embedgrpc.server.calls.budget import Holder
 from embedgrpc.server.calls.call_limits import CallLimits
 from embedgrpc.server.calls.call_metadata import caller_of
 from embedgrpc.server.calls.open_call import RETRY_DELAY_S, OpenCall, set_current_call
+from embedgrpc.server.identity.authenticator import Authenticator
 from embedgrpc.server.settings.settings import Settings
 
 _KNOWN_CONNECTIONS_MAX = 16_384
@@ -27,11 +28,14 @@ class OpenCalls:
 
     Attributes:
         limits: What the calls may hold together.
+        authenticator: Finds out who calls; None where nobody needs credentials.
     """
 
     def __init__(self, settings: Settings, *, message_bytes_max: int | None = None) -> None:
         self.limits = CallLimits(settings, message_bytes_max=message_bytes_max)
+        self.authenticator: Authenticator | None = None
         self._caller_metadata = settings.caller_metadata
+        self._public: frozenset[str] = frozenset(settings.public)
         self._open: dict[asyncio.Task[Any], OpenCall] = {}
 
     def __len__(self) -> int:
@@ -62,8 +66,7 @@ class OpenCalls:
     async def admit(self, call: OpenCall, need: Need) -> None:
         """Find out who makes a call, and whether they may. For every door, before it reads a body.
 
-        Nothing is checked while no credentials are configured: callers are anonymous then, and may
-        do everything but what needs a scope.
+        Without an authenticator callers are anonymous, and may do everything but administrate.
 
         Args:
             call: The running call, which has taken nothing yet.
@@ -72,10 +75,18 @@ class OpenCalls:
         Raises:
             UnauthenticatedError: The caller did not prove who it is.
             PermissionDeniedError: The caller may not make this call.
+            BackendUnavailableError: Its token cannot be checked now.
         """
-        if need.is_public:
+        if need.is_public or need.public_as in self._public:
             return
-        call.caller.check(need)
+        if self.authenticator is not None:
+            identity = await self.authenticator.identify(call.context)
+            caller = identity.caller
+            call.identify(identity, _holder(caller.name, call.holder.connection))
+            set_current_caller(caller)
+            caller.check(need)
+        elif need.scope is Scope.ADMIN:
+            call.caller.check(need)
 
     def take_place(self, call: OpenCall) -> None:
         """Give a call its place.

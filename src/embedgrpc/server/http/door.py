@@ -24,6 +24,7 @@ from embedgrpc.server.http.failures import (
     STATUSES,
     ErrorForm,
     HttpError,
+    challenge_headers,
     retry_headers,
 )
 from embedgrpc.server.http.pieces import PiecewiseResponse
@@ -169,7 +170,8 @@ class HttpDoor:
         forget_frames(error)
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
-        return Answer(body, status, headers={**headers, **retry_headers(error)})
+        headers = {**headers, **challenge_headers(error), **retry_headers(error)}
+        return Answer(body, status, headers=headers)
 
     def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
         """Say what a web page may send.

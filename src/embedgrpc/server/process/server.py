@@ -25,6 +25,8 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
+from embedgrpc.server.identity.authenticator import Authenticator
+from embedgrpc.server.identity.watched_file import FileError
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
@@ -184,6 +186,7 @@ class Server:
         # Off the event loop, which must still receive signals while lanes end their batches.
         resources.push_async_callback(asyncio.to_thread, self._models.close)
         await resources.enter_async_context(self._tasks)
+        await self._identify_callers()
         await self._monitor.begin()
         if settings.health_address:
             # It ends last, so that probes still learn of the stop.
@@ -214,6 +217,15 @@ class Server:
         resources.callback(self._open_streams.drain)
         # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
+
+    async def _identify_callers(self) -> None:
+        """Require credentials, where some are configured."""
+        if not self._settings.identifies_callers:
+            return
+        authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
+        self.open_calls.authenticator = authenticator
+        self._readers.append(authenticator.read)
+        self._tasks.start(authenticator.watch())
 
     async def _stop_calls(self, gate: ShutdownGate, server: grpc.aio.Server) -> None:
         """End all calls, those of both ports within the same grace."""
@@ -316,6 +328,18 @@ def _open_tls(settings: Settings) -> "Tls":
     try:
         return Tls(settings)
     except CertificateError as error:
+        raise StartError(str(error), settings_are_wrong=True) from None
+
+
+def _open_authenticator(settings: Settings) -> Authenticator:
+    """Read the files of keys and callers.
+
+    Raises:
+        StartError: A file cannot be used.
+    """
+    try:
+        return Authenticator(settings)
+    except FileError as error:
         raise StartError(str(error), settings_are_wrong=True) from None
 
 

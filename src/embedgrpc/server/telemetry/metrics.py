@@ -49,6 +49,11 @@ METRICS: Mapping[str, tuple[str, str, bool]] = {
         "Changes of certificate files that were loaded, or refused.",
         True,
     ),
+    "embedgrpc.credentials.reloads": (
+        "{reload}",
+        "Changed files of callers, and fetched keys, that were loaded, or refused.",
+        True,
+    ),
     "embedgrpc.batches": ("{batch}", "Batches that were run.", True),
     "embedgrpc.batch.sequences": ("{sequence}", "Sequences that were run in batches.", True),
     "embedgrpc.batch.shared_sequences": (
