@@ -228,7 +228,7 @@ def test_the_collector_takes_what_is_exported() -> None:
 def test_no_image_of_the_compose_file_is_latest() -> None:
     """Every image has a tag that starts with a version."""
     for service in _services().values():
-        assert re.search(r":\d+\.\d+\.\d+[-\w]*$", service["image"])
+        assert re.search(r":\d+\.\d+\.\d+[-.\w]*$", service["image"])
 
 
 def _with_triton() -> dict[str, Any]:

@@ -255,9 +255,13 @@ class Catalog:
 
     Args:
         models: The models, the default first; at least one, all names different.
+
+    Attributes:
+        on_found: Called with each model that `find` returns, on the event loop.
     """
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.on_found: Callable[[ServedModel], None] = lambda _: None
         self._models = tuple(models)
         self._by_name: dict[str, ServedModel] = {}
         for model in self._models:
@@ -298,6 +302,7 @@ class Catalog:
 
     def _find(self, name: str, *, field: str) -> ServedModel:
         if not name:
+            self.on_found(self.default)
             return self.default
         if len(name) > NAME_CHARACTERS_MAX:
             raise InvalidRequestError(
@@ -311,4 +316,5 @@ class Catalog:
                 + list_names([one.id for one in self.usable()]),
                 field=field,
             )
+        self.on_found(model)
         return model

@@ -53,6 +53,7 @@ async def serve(settings: Settings, *, on_serving: Callable[[Server], None] | No
                 "address": server.address,
                 "http_address": server.http_address,
                 "health_address": server.health_address,
+                "metrics_address": server.metrics_address,
             }
             where = {name: address for name, address in where.items() if address}
             _logger.info("listening", extra={**where, **start})

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
@@ -25,8 +25,14 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
+<<<<<<< HEAD
 from embedgrpc.server.identity.authenticator import Authenticator
 from embedgrpc.server.identity.watched_file import FileError
+=======
+from embedgrpc.server.kserve.signature import SERVICE as KSERVE_SERVICE
+from embedgrpc.server.kserve.signature import can_infer
+from embedgrpc.server.kserve.statistics import InferenceStatistics
+>>>>>>> main
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
@@ -42,9 +48,11 @@ from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
 from embedgrpc.server.tei.health import health_of as tei_health
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
+from embedgrpc.server.telemetry.call_record import note_model
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
-from embedgrpc.server.telemetry.metrics import Metrics, Reading, configure_metrics
+from embedgrpc.server.telemetry.metrics import Figures
+from embedgrpc.server.telemetry.metrics_export import MetricsExport, configure_metrics
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
 from embedgrpc.v1 import (
     classify_service_pb2_grpc,
@@ -57,6 +65,7 @@ from embedgrpc.v1 import (
 if TYPE_CHECKING:
     from embedgrpc.server.connections.tls import Tls
     from embedgrpc.server.http.listener import HttpListener
+    from embedgrpc.server.process.http_ports import HttpPorts
 
 _logger = logging.getLogger(__name__)
 
@@ -79,8 +88,10 @@ class Server:
         address: Where it listens; with the port that was chosen for port 0.
         http_address: Where it serves HTTP; may be empty.
         health_address: Where it serves only health; may be empty.
+        metrics_address: Where it serves only metrics; may be empty.
         catalog: Its models.
         open_calls: Its open calls.
+        figures: What it counts.
     """
 
     def __init__(
@@ -94,7 +105,9 @@ class Server:
         self.address = settings.address
         self.http_address = settings.http_address
         self.health_address = settings.health_address
+        self.metrics_address = settings.metrics_address
         self.catalog = Catalog(served_models(settings))
+        self.catalog.on_found = note_model
         self.open_calls = OpenCalls(settings)
         self._settings = settings
         self._on_serving = on_serving
@@ -108,13 +121,17 @@ class Server:
         self._totals = BatchTotals(self.catalog)
         self._lag = LoopLag()
         self._lag.warns = False
-        self._readers: list[Callable[[], Iterable[Reading]]] = [
-            self._totals.read,
-            self._lag.read,
-        ]
+        self.figures = Figures()
+        self.figures.add(self._totals.read)
+        self.figures.add(self._lag.read)
+        self.figures.add(self.open_calls.rates.read)
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
-        self._tei_services = [one.service for one in tei]
+        kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
+        self._other_services = [*(one.service for one in tei), *kserve]
+        self._statistics = InferenceStatistics(one.id for one in self.catalog)
+        if settings.kserve:
+            self._observers.append(self._statistics)
         self._monitor = HealthMonitor(
             self.catalog,
             self._health,
@@ -123,6 +140,7 @@ class Server:
             interval_s=settings.health_interval_s,
             timeout_s=settings.health_timeout_s,
             facades=tei,
+            others=kserve,
         )
         self._models = ModelStartup(
             self.catalog,
@@ -169,12 +187,12 @@ class Server:
         ]
         try:
             tracing = configure_tracing(version("embedgrpc"), os.environ)
-            metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
+            metrics = configure_metrics(version("embedgrpc"), os.environ, self.figures)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
         if settings.tls_certificate_file:
             self._tls = await asyncio.to_thread(_open_tls, settings)
-            self._readers.append(self._tls.read)
+            self.figures.add(self._tls.read)
         exporting = [each for each in (metrics, tracing) if each]
         if exporting:
             resources.push_async_callback(flush, exporting)
@@ -195,6 +213,9 @@ class Server:
             self.health_address = health.address
             self._keep(health.keeper)
             self._tasks.start(CallSweeper(health.open_calls).run())
+        if settings.metrics_address:
+            # Likewise, so that the figures of the last calls are still scraped.
+            await self._serve_metrics(resources)
         self._tasks.start(CallSweeper(self.open_calls).run())
         server = grpc.aio.server(
             interceptors=interceptors,
@@ -235,31 +256,31 @@ class Server:
         await asyncio.gather(*stops)
 
     async def _serve_http(self, limits: Limits, tracer: HttpTracer | None) -> None:
-        # Imported only where it is used: it costs time and memory.
-        from embedgrpc.server.http.listener import HttpListener  # noqa: PLC0415 - see above
-
-        http = HttpListener(
-            self.catalog,
-            self._settings,
-            self._health,
-            self.open_calls,
-            limits=limits,
-            tracer=tracer,
-            tls=self._tls.http_context() if self._tls else None,
-        )
+        http = self._http_ports().calls(self.open_calls, limits=limits, tracer=tracer)
         await http.start()
         self._http, self.http_address = http, http.address
         self._keep(http.keeper)
         self._tasks.start(http.reap())
 
-    def _keep(self, keeper: ConnectionKeeper) -> None:
-        self._readers.append(keeper.read)
-        self._tasks.start(keeper.run())
+    async def _serve_metrics(self, resources: AsyncExitStack) -> None:
+        calls = OpenCalls(self._settings)
+        metrics = self._http_ports().metrics(calls)
+        await metrics.start()
+        resources.push_async_callback(metrics.close)
+        self.metrics_address = metrics.address
+        self._keep(metrics.keeper)
+        self._tasks.start(metrics.reap())
+        self._tasks.start(CallSweeper(calls).run())
 
-    def _read(self) -> Iterator[Reading]:
-        """Return the value of every metric. From any thread."""
-        for read in tuple(self._readers):
-            yield from read()
+    def _http_ports(self) -> "HttpPorts":
+        # Imported only where it is used: it costs time and memory.
+        from embedgrpc.server.process.http_ports import HttpPorts  # noqa: PLC0415 - see above
+
+        return HttpPorts(self.catalog, self._settings, self._health, self.figures, self._tls)
+
+    def _keep(self, keeper: ConnectionKeeper) -> None:
+        self.figures.add(keeper.read)
+        self._tasks.start(keeper.run())
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings = self._settings
@@ -282,8 +303,13 @@ class Server:
             from embedgrpc.server.tei.services import add_tei  # noqa: PLC0415 - see above
 
             add_tei(server, self.catalog, settings, self._open_streams)
+        if settings.kserve:
+            # Likewise.
+            from embedgrpc.server.kserve.services import add_kserve  # noqa: PLC0415 - see above
+
+            add_kserve(server, self.catalog, settings, self._health, self._statistics)
         if settings.reflection:
-            add_reflection(server, others=self._tei_services)
+            add_reflection(server, others=self._other_services)
 
     async def load(self) -> None:
         """Load every model. One that fails does not prevent the others from being served.
@@ -331,6 +357,7 @@ def _open_tls(settings: Settings) -> "Tls":
         raise StartError(str(error), settings_are_wrong=True) from None
 
 
+<<<<<<< HEAD
 def _open_authenticator(settings: Settings) -> Authenticator:
     """Read the files of keys and callers.
 
@@ -344,5 +371,8 @@ def _open_authenticator(settings: Settings) -> Authenticator:
 
 
 async def flush(exporting: Sequence[TraceExport | Metrics]) -> None:
+=======
+async def flush(exporting: Sequence[TraceExport | MetricsExport]) -> None:
+>>>>>>> main
     """Export what is left, all at once: an unreachable collector costs its timeout only once."""
     await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))

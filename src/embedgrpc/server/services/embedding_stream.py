@@ -27,6 +27,7 @@ from embedgrpc.server.loading.catalog import Catalog, LoadedModel
 from embedgrpc.server.rpc.errors import item_error
 from embedgrpc.server.services.stream_batch import StreamBatch
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import note_failed_inputs, note_inputs
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
@@ -90,6 +91,7 @@ class EmbeddingStream:
         self._next_position = 0
         self._early: dict[int, _Result] = {}
         self._input_tokens = 0
+        self._failed_inputs = 0
         self._response_bytes = 0
 
     async def run(self) -> None:
@@ -102,6 +104,8 @@ class EmbeddingStream:
             # Each holds this stream, too.
             self._batches.clear()
             describe_call(input_tokens=self._input_tokens)
+            note_inputs(self._taken)
+            note_failed_inputs(self._failed_inputs)
 
     async def _read(self) -> None:
         requests = self.bidi.receive()
@@ -233,6 +237,7 @@ class EmbeddingStream:
 
     def fail(self, position: int, identifier: str, error: EngineError) -> None:
         """Send the error of an input."""
+        self._failed_inputs += 1
         wire = delimited(_ID_FIELD, identifier.encode())
         wire += delimited(_ERROR_FIELD, item_error(error).SerializeToString())
         self._send(position, _Result(identifier, wire, 0, truncated=False))

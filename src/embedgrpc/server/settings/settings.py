@@ -35,8 +35,10 @@ GROUPS = {
     "batch_tokens": "Batching",
     "max_inputs": "Requests and streams",
     "max_queue_s": "Overload",
+    "requests_per_s": "Limits of one caller",
     "triton_timeout_s": "Triton",
     "health_address": "Health and shutdown",
+    "metrics_address": "Metrics",
     "log_level": "Logs",
 }
 # How long a stopping server exports its last traces and metrics, both at once.
@@ -94,6 +96,11 @@ class Settings(BaseModel):
         default="",
         description="Model for clients of text-embeddings-inference, whose requests name none: an"
         " id or an alias. Serves the gRPC services of tei.v1 too. Empty leaves them out",
+    )
+    kserve: bool = Field(
+        default=False,
+        description="Serve the gRPC service of the KServe v2 protocol,"
+        " inference.GRPCInferenceService, too: for clients of Triton and of NVIDIA NIM",
     )
     http_allowed_origins: tuple[str, ...] = Field(
         default=(),
@@ -157,9 +164,9 @@ class Settings(BaseModel):
     )
     tls_certificate_file: tuple[str, ...] = Field(
         default=(),
-        description="PEM file of the server's certificate and its chain. With it, both ports speak"
-        " only TLS; Unix sockets and health_address stay without. Repeat it for several host names:"
-        " a client gets the certificate for the name it asks for, else the first. A variable"
+        description="PEM file of the server's certificate and its chain. With it, all"
+        " ports speak only TLS, but for health_address and Unix sockets. Repeat it for several host"
+        " names: a client gets the certificate for the name it asks for, else the first. A variable"
         " separates them by commas",
     )
     tls_key_file: tuple[str, ...] = Field(
@@ -410,6 +417,34 @@ class Settings(BaseModel):
         description="Larger shares for some callers, as CALLER=WEIGHT. Every other caller has"
         " weight 1",
     )
+    requests_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="Maximum number of requests of one caller in a second, on average. More unary"
+        " calls are refused with RATE_LIMITED; the messages of a stream are read more slowly."
+        " Health checks do not count. Each server counts for itself. 0 sets no limit",
+    )
+    request_burst: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="Maximum number of requests that a caller who has sent none for a while may"
+        " send at once. 0 allows those of a second",
+    )
+    tokens_per_min: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        default=0,
+        description="Maximum number of tokens of one caller in a minute, on average: those that a"
+        " model reads, and until they are counted a quarter of the bytes of a request. 0 sets no"
+        " limit",
+    )
+    token_burst: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        default=0,
+        description="Maximum number of tokens that a caller who has used none for a while may use"
+        " at once. A larger request is accepted when all of them are left. 0 allows those of a"
+        " minute",
+    )
+    max_calls_per_caller: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
+        default=0,
+        description="Maximum number of open calls of one caller, including streams. 0 leaves it to"
+        " max_calls",
+    )
     triton_timeout_s: _Hour = Field(
         default=30,
         description="Time limit for one batch on a Triton server. A caller's deadline can shorten"
@@ -464,6 +499,12 @@ class Settings(BaseModel):
         " 1. Set it no higher than the time after which your orchestrator kills the process"
         " (Kubernetes: terminationGracePeriodSeconds, 30; Docker: stop_grace_period, 10). It must"
         f" cover drain_delay_s, shutdown_grace_s and another {FLUSH_S + _STOP_OVERHEAD_S:g} s",
+    )
+    metrics_address: str = Field(
+        default="",
+        description="Address that serves only metrics, at /metrics, for Prometheus: HOST:PORT or"
+        " unix:PATH. It has its own connection limits, and TLS if the main addresses have it. The"
+        " HTTP port serves them too. Empty opens none",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level that is logged"
@@ -583,7 +624,7 @@ class Settings(BaseModel):
                 )
         return value
 
-    @field_validator("address", "http_address", "health_address")
+    @field_validator("address", "http_address", "health_address", "metrics_address")
     @classmethod
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
         if not value and info.field_name != "address":
@@ -657,6 +698,9 @@ class Settings(BaseModel):
                 f" shutdown_grace_s {self.shutdown_grace_s:g} and {rest_s:g} for the rest; that is"
                 f" more than shutdown_timeout_s {self.shutdown_timeout_s:g}"
             )
+        for burst, rate in (("request_burst", "requests_per_s"), ("token_burst", "tokens_per_min")):
+            if getattr(self, burst) and not getattr(self, rate):
+                raise ValueError(f"{burst} needs {rate}")
         check_names(self.models)
         self._check_tls()
         self._check_callers()
@@ -697,7 +741,8 @@ class Settings(BaseModel):
         if not self.tls_certificate_file:
             return
         grpc_is_local = self.address.startswith("unix:")
-        if grpc_is_local and (not self.http_address or self.http_address.startswith("unix:")):
+        others = (self.http_address, self.metrics_address)
+        if grpc_is_local and all(not one or one.startswith("unix:") for one in others):
             raise ValueError(
                 "tls_certificate_file is set, but every address is a Unix socket, which has no TLS"
             )

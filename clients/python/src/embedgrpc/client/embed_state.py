@@ -1,7 +1,9 @@
 """The state of one stream of embeddings. No I/O, no locks."""
 
 from collections.abc import AsyncIterable, Iterable
-from typing import Any, Unpack
+from typing import Any
+
+from typing_extensions import Unpack
 
 from embedgrpc.client.decoding import decode_ready, decode_stream_result
 from embedgrpc.client.defaults import RESPONSE_BYTES_MAX
