@@ -66,19 +66,11 @@ class CallerLimits:
     """The limits of one caller; None where it has none of its own.
 
     Attributes:
-<<<<<<< HEAD
-        requests_per_s: Calls in a second; here and below, 0 for no limit.
-        request_burst: Calls at once, after a pause.
-        tokens_per_min: Tokens of inputs in a minute.
-        token_burst: Tokens at once, after a pause.
-        max_calls: Open calls.
-=======
         requests_per_s: Requests in a second, on average; 0 for no limit.
         request_burst: Requests at once; 0 for those of a second.
         tokens_per_min: Tokens of inputs in a minute, on average; 0 for no limit.
         token_burst: Tokens at once; 0 for those of a minute.
         max_calls: Open calls; 0 for no limit.
->>>>>>> main
     """
 
     requests_per_s: float | None = None

@@ -84,7 +84,7 @@ async def by_grpc(service: Service, *metadata: tuple[str, str], **request: Any) 
 def answer_of(error: grpc.aio.AioRpcError) -> Answer:
     """How a call over gRPC ended."""
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
-    status = status_pb2.Status.FromString(details)  # type: ignore[arg-type] # bytes, by its name
+    status = status_pb2.Status.FromString(details)
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
         detail.Unpack(info)
@@ -127,7 +127,7 @@ async def reloaded(service: Service, setting: str, outcome: str, *, times: int =
         lambda: (
             [
                 one.value
-                for one in service.server._read()
+                for one in service.server.figures.read()
                 if one.metric == "embedgrpc.credentials.reloads"
                 and one.attributes == {"setting": setting, "outcome": outcome}
             ]

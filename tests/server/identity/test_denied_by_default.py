@@ -19,11 +19,8 @@ from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, serving, set
 OPEN_METHODS = {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
 OPEN_PATHS = {"/", "/ping", "/health", "/health/live", "/health/ready", "/health/status"}
 # What the setting `public` opens.
+REFLECTION = "/grpc.reflection."
 PUBLIC_PATHS = {"docs": {"/docs", "/openapi.json"}}
-PUBLIC_SERVICES = {
-    "/grpc.reflection.v1.ServerReflection/",
-    "/grpc.reflection.v1alpha.ServerReflection/",
-}
 
 
 class Registry:

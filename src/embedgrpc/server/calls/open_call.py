@@ -17,11 +17,8 @@ from embedgrpc.engine.work import Meter
 from embedgrpc.server.caller import Caller
 from embedgrpc.server.calls.budget import Budget, Holder
 from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, CallLimits
-<<<<<<< HEAD
 from embedgrpc.server.identity.authenticator import Identity
-=======
 from embedgrpc.server.rates.account import Account, estimate_tokens
->>>>>>> main
 from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
 from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
 from embedgrpc.server.telemetry.call_record import CallRecord
@@ -122,11 +119,10 @@ class OpenCall:
         self.since = time.monotonic()
         self.until = self.since + limit_s
 
-<<<<<<< HEAD
     def identify(self, identity: Identity, holder: Holder) -> None:
         """Record who called, before the call takes anything."""
         self.identity, self.caller, self.holder = identity, identity.caller, holder
-=======
+
     def count_request(self, *, reads_texts: bool) -> None:
         """Count a unary call against the limits of its caller.
 
@@ -164,7 +160,6 @@ class OpenCall:
                 await self.account.wait_for_turn(has_tokens=reads_texts)
         except TimeoutError:
             raise self.account.refuse_stream(has_tokens=reads_texts) from None
->>>>>>> main
 
     def use_small_messages(self) -> None:
         """Receive from a separate budget, which calls with texts do not use.

@@ -10,22 +10,15 @@ from typing import Any
 import grpc
 
 from embedgrpc.engine.errors import OverloadedError
-<<<<<<< HEAD
-from embedgrpc.server.caller import Need, Scope, anonymous, set_current_caller
-=======
-from embedgrpc.server.caller import Need, Service, anonymous, set_current_caller
->>>>>>> main
+from embedgrpc.server.caller import Need, Scope, Service, anonymous, set_current_caller
 from embedgrpc.server.calls.budget import Holder
 from embedgrpc.server.calls.call_limits import CallLimits
 from embedgrpc.server.calls.call_metadata import caller_of
 from embedgrpc.server.calls.open_call import RETRY_DELAY_S, OpenCall, set_current_call
-<<<<<<< HEAD
 from embedgrpc.server.identity.authenticator import Authenticator
-=======
 from embedgrpc.server.rates.account import Account
 from embedgrpc.server.rates.limits import default_limits
 from embedgrpc.server.rates.rates import Rates
->>>>>>> main
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.call_record import CallRecord, set_current_record
 from embedgrpc.server.telemetry.tracing import current_context
@@ -48,23 +41,17 @@ class OpenCalls:
 
     Attributes:
         limits: What the calls may hold together.
-<<<<<<< HEAD
         authenticator: Finds out who calls; None where nobody needs credentials.
-=======
         rates: What each caller may use.
         observers: Each is called once for every call, when it ends; its record is complete then.
             On the event loop; they must be quick.
->>>>>>> main
     """
 
     def __init__(self, settings: Settings, *, message_bytes_max: int | None = None) -> None:
         self.limits = CallLimits(settings, message_bytes_max=message_bytes_max)
-<<<<<<< HEAD
         self.authenticator: Authenticator | None = None
-=======
         self.rates = Rates(default_limits(settings))
         self.observers: list[Callable[[OpenCall], None]] = []
->>>>>>> main
         self._caller_metadata = settings.caller_metadata
         self._public: frozenset[str] = frozenset(settings.public)
         self._open: dict[asyncio.Task[Any], OpenCall] = {}

@@ -180,13 +180,9 @@ class HttpDoor:
         forget_frames(error)
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
-<<<<<<< HEAD
+        call.record.fail(error, str(status))
         headers = {**headers, **challenge_headers(error), **retry_headers(error)}
         return Answer(body, status, headers=headers)
-=======
-        call.record.fail(error, str(status))
-        return Answer(body, status, headers={**headers, **retry_headers(error)})
->>>>>>> main
 
     def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
         """Say what a web page may send.

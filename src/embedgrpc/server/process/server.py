@@ -25,14 +25,11 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
-<<<<<<< HEAD
 from embedgrpc.server.identity.authenticator import Authenticator
 from embedgrpc.server.identity.watched_file import FileError
-=======
 from embedgrpc.server.kserve.signature import SERVICE as KSERVE_SERVICE
 from embedgrpc.server.kserve.signature import can_infer
 from embedgrpc.server.kserve.statistics import InferenceStatistics
->>>>>>> main
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
@@ -172,13 +169,7 @@ class Server:
         gate = ShutdownGate()
         limits = Limits(settings.max_connections, settings.max_connections_per_address)
         backstop = limits.backstop(settings.address)
-        wanted = backstop
-        if settings.http_address:
-            wanted += limits.backstop(settings.http_address)
-        allow_descriptors(
-            needed=limits.total * (2 if settings.http_address else 1),
-            wanted=wanted,
-        )
+        _allow_connections(settings, limits)
         activity = ConnectionActivity(max_peers=2 * backstop)
         interceptors: list[Any] = [
             activity,
@@ -245,7 +236,7 @@ class Server:
             return
         authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
         self.open_calls.authenticator = authenticator
-        self._readers.append(authenticator.read)
+        self.figures.add(authenticator.read)
         self._tasks.start(authenticator.watch())
 
     async def _stop_calls(self, gate: ShutdownGate, server: grpc.aio.Server) -> None:
@@ -339,6 +330,15 @@ class Server:
         await asyncio.sleep(self._settings.drain_time_s)
 
 
+def _allow_connections(settings: Settings, limits: Limits) -> None:
+    """Let the process open as many files as it may have connections."""
+    addresses = [one for one in (settings.address, settings.http_address) if one]
+    allow_descriptors(
+        needed=limits.total * len(addresses),
+        wanted=sum(map(limits.backstop, addresses)),
+    )
+
+
 def _open_tls(settings: Settings) -> "Tls":
     """Read the certificates.
 
@@ -357,7 +357,6 @@ def _open_tls(settings: Settings) -> "Tls":
         raise StartError(str(error), settings_are_wrong=True) from None
 
 
-<<<<<<< HEAD
 def _open_authenticator(settings: Settings) -> Authenticator:
     """Read the files of keys and callers.
 
@@ -370,9 +369,6 @@ def _open_authenticator(settings: Settings) -> Authenticator:
         raise StartError(str(error), settings_are_wrong=True) from None
 
 
-async def flush(exporting: Sequence[TraceExport | Metrics]) -> None:
-=======
 async def flush(exporting: Sequence[TraceExport | MetricsExport]) -> None:
->>>>>>> main
     """Export what is left, all at once: an unreachable collector costs its timeout only once."""
     await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))

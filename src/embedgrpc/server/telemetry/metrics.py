@@ -67,16 +67,12 @@ METRICS: Final[Mapping[str, Metric]] = {
     "embedgrpc.tokens.admitted": Metric(
         Kind.AMOUNT, "{token}", "Tokens that wait or run.", ("model", "work_class")
     ),
-<<<<<<< HEAD
-    "embedgrpc.credentials.reloads": (
+    "embedgrpc.credentials.reloads": Metric(
+        Kind.COUNTER,
         "{reload}",
         "Changed files of callers, and fetched keys, that were loaded, or refused.",
-        True,
+        ("setting", "outcome"),
     ),
-    "embedgrpc.batches": ("{batch}", "Batches that were run.", True),
-    "embedgrpc.batch.sequences": ("{sequence}", "Sequences that were run in batches.", True),
-    "embedgrpc.batch.shared_sequences": (
-=======
     "embedgrpc.rate_limits.refusals": Metric(
         Kind.COUNTER,
         "{call}",
@@ -95,7 +91,6 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "embedgrpc.batch.shared_sequences": Metric(
         Kind.COUNTER,
->>>>>>> main
         "{sequence}",
         "Sequences that were not run, for they equalled one that was.",
         ("model",),
