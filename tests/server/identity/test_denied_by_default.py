@@ -4,23 +4,37 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from embedgrpc.server.caller import PUBLIC
 from embedgrpc.server.caller import Service as Allowed
 from embedgrpc.server.calls.method_needs import need_of
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.exchange import Route
 from tests.server.http.http_client import HttpClient
-from tests.server.identity.callers import KeyFile, answer_of, bearer, reloaded
+from tests.server.identity.callers import KeyFile, answer_of, bearer, by_grpc, reloaded
 from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, serving, settings_for
 
-OPEN_METHODS = {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
+KSERVE = "/inference.GRPCInferenceService"
+OPEN_METHODS = {
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    f"{KSERVE}/ServerLive",
+    f"{KSERVE}/ServerReady",
+    f"{KSERVE}/ModelReady",
+}
+# What a method says that has read a message which is none.
+READ = {"INVALID_ARGUMENT", "UNIMPLEMENTED"}
+# The model decides what it needs.
+FOR_ANY_MODEL = {f"{KSERVE}/ModelInfer", f"{KSERVE}/ModelStreamInfer"}
 OPEN_PATHS = {"/", "/ping", "/health", "/health/live", "/health/ready", "/health/status"}
 # What the setting `public` opens.
 REFLECTION = "/grpc.reflection."
-PUBLIC_PATHS = {"docs": {"/docs", "/openapi.json"}}
+PUBLIC_PATHS = {"docs": {"/docs", "/openapi.json"}, "metrics": {"/metrics"}}
 
 
 class Registry:
@@ -48,9 +62,9 @@ def methods_of(service: Service) -> set[str]:
 
 async def call_method(service: Service, method: str, *metadata: tuple[str, str]) -> Any:
     """Call any method with a message that no method takes; return how it ended."""
-    raw: Any = service.client.channel.stream_stream(method)
+    raw: Any = service.client.channel.unary_stream(method)
     try:
-        _ = [one async for one in raw(iter([b"\xff"]), metadata=metadata, timeout=PATIENCE_S)]
+        _ = [one async for one in raw(b"\xff", metadata=metadata, timeout=PATIENCE_S)]
     except grpc.aio.AioRpcError as error:
         return answer_of(error)
     return None
@@ -76,6 +90,7 @@ async def service(cache_dir: Path, keys: KeyFile) -> AsyncIterator[Service]:
         cache_dir=cache_dir,
         http_address="127.0.0.1:0",
         tei_model="embed",
+        kserve=True,
         **keys.settings,
     )
     async with serving(settings) as one:
@@ -89,7 +104,12 @@ async def test_every_method_wants_credentials(service: Service) -> None:
     """
     methods = methods_of(service)
     assert len(methods) > 30
-    for part in ("tei.v1.Embed/EmbedStream", "grpc.reflection.v1alpha", "embedgrpc.v1.Rerank"):
+    for part in (
+        "tei.v1.Embed/EmbedStream",
+        "GRPCInferenceService/ModelInfer",
+        "grpc.reflection.v1alpha",
+        "embedgrpc.v1.Rerank",
+    ):
         assert [one for one in methods if part in one], part
     for method in sorted(methods - OPEN_METHODS):
         assert await call_method(service, method) == ("UNAUTHENTICATED", "NO_CREDENTIALS"), method
@@ -115,10 +135,11 @@ async def test_every_method_takes_a_key(service: Service, keys: KeyFile) -> None
     key = await _known(service, keys.add("anybody"))
     for method in sorted(methods_of(service)):
         answer = await call_method(service, method, bearer(key))
-        assert answer is None or answer.status == "INVALID_ARGUMENT", (method, answer)
+        assert answer is None or answer.status in READ, (method, answer)
     for route in all_routes():
         reply = await call_route(service, route, ("x-api-key", key))
-        expected = 413 if route.method == "POST" else 200
+        # Metrics need a scope.
+        expected = {"POST": 413}.get(route.method, 403 if route.need.scope else 200)
         assert reply.status == expected, (route.method, route.path, reply.body)
 
 
@@ -133,21 +154,21 @@ async def test_a_key_may_be_for_one_service(
         need = need_of(method)
         answer = await call_method(service, method, bearer(key))
         if need.service in (None, allowed):
-            assert answer is None or answer.status == "INVALID_ARGUMENT", (method, answer)
+            assert answer is None or answer.status in READ, (method, answer)
         else:
             assert answer == ("PERMISSION_DENIED", "SERVICE_DENIED"), (method, answer)
         seen.add(need.service)
-        assert need.service or method.startswith("/grpc.reflection."), method
+        assert need.service or method in FOR_ANY_MODEL or method.startswith(REFLECTION), method
     assert seen == {*Allowed, None}
     for route in all_routes():
-        if route.is_open:
+        if route.need == PUBLIC:
             continue
         reply = await call_route(service, route, bearer(key))
-        if route.need.service in (None, allowed) or (route.method, route.path) == ("POST", "/"):
+        may = route.need.service in (None, allowed) and route.need.scope is None
+        if may or (route.method, route.path) == ("POST", "/"):
             assert reply.status in (200, 413), (route.path, reply.body)
         else:
             assert reply.status == 403, (route.path, reply.body)
-            assert allowed.value not in reply.body.decode().split("may not use ")[1]
 
 
 async def test_a_path_for_any_model_goes_by_the_model(service: Service, keys: KeyFile) -> None:
@@ -170,7 +191,7 @@ async def test_a_path_for_any_model_goes_by_the_model(service: Service, keys: Ke
         assert reply.status == status, (body, model, reply.body)
 
 
-@pytest.mark.parametrize("public", ["reflection", "docs"])
+@pytest.mark.parametrize("public", ["reflection", "docs", "metrics"])
 async def test_some_things_may_be_public(
     serve: Callable[..., Awaitable[Service]], keys: KeyFile, public: str
 ) -> None:
@@ -183,7 +204,7 @@ async def test_some_things_may_be_public(
         assert answer.status == expected, method
     for route in all_routes():
         reply = await call_route(service, route)
-        is_open = route.is_open or route.path in PUBLIC_PATHS.get(public, ())
+        is_open = route.need == PUBLIC or route.path in PUBLIC_PATHS.get(public, ())
         assert reply.status == (200 if is_open else 401), route.path
 
 
@@ -202,3 +223,32 @@ async def _known(service: Service, key: str, *, times: int = 1) -> str:
     """Wait until the server has read the file with a key again."""
     await reloaded(service, "api_keys_file", "loaded", times=times)
     return key
+
+
+async def test_the_address_of_metrics_wants_a_scope(
+    serve: Callable[..., Awaitable[Service]], keys: KeyFile
+) -> None:
+    """Of its own port, as of the HTTP port."""
+    plain, scoped = keys.add("plain"), keys.add("prometheus", 'scopes = ["metrics"]')
+    service = await serve(
+        http_address="127.0.0.1:0", metrics_address="127.0.0.1:0", **keys.settings
+    )
+    for address in (service.server.http_address, service.server.metrics_address):
+        for given, status in (([], 401), ([bearer(plain)], 403), ([bearer(scoped)], 200)):
+            async with aiohttp.request(
+                "GET", f"http://{address}/metrics", headers=dict(given)
+            ) as response:
+                assert response.status == status
+
+
+async def test_without_credentials_no_model_is_named(
+    serve: Callable[..., Awaitable[Service]], keys: KeyFile
+) -> None:
+    """Whether a model is ready is open, as all probes are; which models there are is not."""
+    lists, embeds = keys.add("lists"), keys.add("embeds", 'services = ["embed"]')
+    service = await serve(kserve=True, **keys.settings)
+    stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(service.client.channel)
+    assert (await stub.ModelReady(service_pb2.ModelReadyRequest(name="embed"))).ready
+    assert not (await stub.ModelReady(service_pb2.ModelReadyRequest(name="other"))).ready
+    for key, message in ((lists, "no model 'other'; served: embed"), (embeds, "no model 'other'")):
+        assert (await by_grpc(service, bearer(key), model="other")).message == message

@@ -74,7 +74,8 @@ class OpenCalls:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
-        caller = anonymous(caller_of(context, self._caller_metadata))
+        name = caller_of(context, self._caller_metadata)
+        caller = anonymous(name, has_rights=self.authenticator is None)
         holder = _holder(caller.name, context.peer())
         call = self._open[task] = kind(self.limits, caller, holder, context, record)
         record.span = current_context()

@@ -209,8 +209,8 @@ class HttpDoor:
         except InvalidRequestError as error:
             raise HttpError(_HEADERS_TOO_LARGE, error) from None
         first = match.routes[0]
+        await self._calls.admit(call, match.need)
         if not first.is_open:
-            await self._calls.admit(call, match.need)
             self._calls.take_place(call)
             self._calls.count_request(call, match.need, has_texts=first.method == "POST")
         data = b""
@@ -221,7 +221,8 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            call.caller.check(route.need)
+            if route.need is not match.need:
+                call.caller.check(route.need)
             answer = await route.handle(exchange)
         except EngineError as error:
             raise _RouteError(route, error) from None

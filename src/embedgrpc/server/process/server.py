@@ -255,6 +255,7 @@ class Server:
 
     async def _serve_metrics(self, resources: AsyncExitStack) -> None:
         calls = OpenCalls(self._settings)
+        calls.authenticator = self.open_calls.authenticator
         metrics = self._http_ports().metrics(calls)
         await metrics.start()
         resources.push_async_callback(metrics.close)
