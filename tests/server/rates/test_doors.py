@@ -192,6 +192,17 @@ async def test_openai_says_that_it_is_a_rate_limit(start: Start) -> None:
     assert 100 <= int(refused.headers["retry-after-ms"]) <= 120
 
 
+async def test_a_refusal_keeps_the_connection_unless_much_is_left_to_read(start: Start) -> None:
+    """A small body is read and dropped; a large one is not even received."""
+    limited = start(requests_per_s=1, request_burst=1)
+    small, large = ({"input": "a" * size} for size in (100, 1_000_000))
+    assert (await limited.http.post("/v1/embeddings", small)).status == 200
+    refused = await limited.http.post("/v1/embeddings", small)
+    assert (refused.status, refused.headers.get("connection")) == (429, None)
+    refused = await limited.http.post("/v1/embeddings", large)
+    assert (refused.status, refused.headers.get("connection")) == (429, "close")
+
+
 async def test_grpc_says_what_is_left(start: Start) -> None:
     """The trailing metadata of answers, streams and refusals has the same names."""
     limited = start(requests_per_s=10, request_burst=4, tokens_per_min=6000)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.engine.errors import EngineError, InvalidRequestError, RateLimitedError
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
@@ -212,7 +212,11 @@ class HttpDoor:
         await self._calls.admit(call, match.need)
         if not first.is_open:
             self._calls.take_place(call)
-            self._calls.count_request(call, match.need, has_texts=first.method == "POST")
+            try:
+                self._calls.count_request(call, match.need, has_texts=first.method == "POST")
+            except RateLimitedError:
+                await context.drop_small_body()
+                raise
         data = b""
         if first.method == "POST":
             check_media_type(request)
