@@ -63,14 +63,18 @@ class CallerLimits:
     """The limits of one caller; None where it has none of its own.
 
     Attributes:
-        requests_per_s: Calls in a second.
-        tokens_per_min: Tokens of inputs in a minute.
-        concurrency: Open calls.
+        requests_per_s: Requests in a second, on average; 0 for no limit.
+        request_burst: Requests at once; 0 for those of a second.
+        tokens_per_min: Tokens of inputs in a minute, on average; 0 for no limit.
+        token_burst: Tokens at once; 0 for those of a minute.
+        max_calls: Open calls; 0 for no limit.
     """
 
     requests_per_s: float | None = None
+    request_burst: int | None = None
     tokens_per_min: int | None = None
-    concurrency: int | None = None
+    token_burst: int | None = None
+    max_calls: int | None = None
 
 
 NO_LIMITS = CallerLimits()

@@ -37,6 +37,11 @@ PLAIN_FIELDS = sorted(
 )
 # Settings that mean nothing without a port for HTTP.
 HTTP_FIELDS = {"http_allowed_origins", "openai_token_ids"}
+# Settings that mean nothing without another, by the variable of that one.
+BURST_FIELDS = {
+    "request_burst": "EMBEDGRPC_REQUESTS_PER_S",
+    "token_burst": "EMBEDGRPC_TOKENS_PER_MIN",
+}
 EMBEDGRPC = str(Path(sys.executable).parent / "embedgrpc")
 
 
@@ -49,8 +54,11 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def http_port(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Open a port for HTTP where the setting of the test needs one."""
-    if request.getfixturevalue("setting") in HTTP_FIELDS:
+    """Open a port for HTTP, or set a rate, where the setting of the test needs one."""
+    setting = request.getfixturevalue("setting")
+    if setting in BURST_FIELDS:
+        monkeypatch.setenv(BURST_FIELDS[setting], "5")
+    if setting in HTTP_FIELDS:
         monkeypatch.setenv("EMBEDGRPC_HTTP_ADDRESS", "127.0.0.1:0")
 
 
@@ -853,3 +861,13 @@ def test_a_progress_bar_does_not_tear_lines() -> None:
     line, rest = shown.removeprefix(bar).split("\n")
     assert re.fullmatch(r"\r\x1b\[K\d\d:\d\d:\d\d info    a line", line)
     assert rest == f"{bar}\r\x1b[K"
+
+
+@pytest.mark.parametrize(
+    ("burst", "rate"), [("request_burst", "requests_per_s"), ("token_burst", "tokens_per_min")]
+)
+def test_a_burst_needs_a_rate(burst: str, rate: str) -> None:
+    """A burst alone would be ignored."""
+    (line,) = refusal(flag_name(burst), "5")
+    assert line.endswith(f"{burst} needs {rate}")
+    assert getattr(resolve(flag_name(burst), "5", flag_name(rate), "5").settings, burst) == 5

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.engine.errors import EngineError, InvalidRequestError, RateLimitedError
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
@@ -210,6 +210,11 @@ class HttpDoor:
         if not first.is_open:
             await self._calls.admit(call, match.need)
             self._calls.take_place(call)
+            try:
+                self._calls.count_request(call, match.need, has_texts=first.method == "POST")
+            except RateLimitedError:
+                await context.drop_small_body()
+                raise
         data = b""
         if first.method == "POST":
             check_media_type(request)

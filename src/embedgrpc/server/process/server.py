@@ -25,6 +25,9 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
+from embedgrpc.server.kserve.signature import SERVICE as KSERVE_SERVICE
+from embedgrpc.server.kserve.signature import can_infer
+from embedgrpc.server.kserve.statistics import InferenceStatistics
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
@@ -124,11 +127,16 @@ class Server:
             ModelFigures(self.catalog),
             ProcessFigures(self.catalog),
             self._lag,
+            self.open_calls.rates,
         ):
             self.figures.add(figures.read)
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals, self._times]
         tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
-        self._tei_services = [one.service for one in tei]
+        kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
+        self._other_services = [*(one.service for one in tei), *kserve]
+        self._statistics = InferenceStatistics(one.id for one in self.catalog)
+        if settings.kserve:
+            self._observers.append(self._statistics)
         self._monitor = HealthMonitor(
             self.catalog,
             self._health,
@@ -137,6 +145,7 @@ class Server:
             interval_s=settings.health_interval_s,
             timeout_s=settings.health_timeout_s,
             facades=tei,
+            others=kserve,
         )
         self._models = ModelStartup(
             self.catalog,
@@ -289,8 +298,13 @@ class Server:
             from embedgrpc.server.tei.services import add_tei  # noqa: PLC0415 - see above
 
             add_tei(server, self.catalog, settings, self._open_streams)
+        if settings.kserve:
+            # Likewise.
+            from embedgrpc.server.kserve.services import add_kserve  # noqa: PLC0415 - see above
+
+            add_kserve(server, self.catalog, settings, self._health, self._statistics)
         if settings.reflection:
-            add_reflection(server, others=self._tei_services)
+            add_reflection(server, others=self._other_services)
 
     async def load(self) -> None:
         """Load every model. One that fails does not prevent the others from being served.

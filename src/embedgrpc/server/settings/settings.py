@@ -34,6 +34,7 @@ GROUPS = {
     "batch_tokens": "Batching",
     "max_inputs": "Requests and streams",
     "max_queue_s": "Overload",
+    "requests_per_s": "Limits of one caller",
     "triton_timeout_s": "Triton",
     "health_address": "Health and shutdown",
     "metrics_address": "Metrics",
@@ -93,6 +94,11 @@ class Settings(BaseModel):
         default="",
         description="Model for clients of text-embeddings-inference, whose requests name none: an"
         " id or an alias. Serves the gRPC services of tei.v1 too. Empty leaves them out",
+    )
+    kserve: bool = Field(
+        default=False,
+        description="Serve the gRPC service of the KServe v2 protocol,"
+        " inference.GRPCInferenceService, too: for clients of Triton and of NVIDIA NIM",
     )
     http_allowed_origins: tuple[str, ...] = Field(
         default=(),
@@ -331,6 +337,34 @@ class Settings(BaseModel):
         description="Larger shares for some callers, as CALLER=WEIGHT. Every other caller has"
         " weight 1",
     )
+    requests_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="Maximum number of requests of one caller in a second, on average. More unary"
+        " calls are refused with RATE_LIMITED; the messages of a stream are read more slowly."
+        " Health checks do not count. Each server counts for itself. 0 sets no limit",
+    )
+    request_burst: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="Maximum number of requests that a caller who has sent none for a while may"
+        " send at once. 0 allows those of a second",
+    )
+    tokens_per_min: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        default=0,
+        description="Maximum number of tokens of one caller in a minute, on average: those that a"
+        " model reads, and until they are counted a quarter of the bytes of a request. 0 sets no"
+        " limit",
+    )
+    token_burst: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        default=0,
+        description="Maximum number of tokens that a caller who has used none for a while may use"
+        " at once. A larger request is accepted when all of them are left. 0 allows those of a"
+        " minute",
+    )
+    max_calls_per_caller: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
+        default=0,
+        description="Maximum number of open calls of one caller, including streams. 0 leaves it to"
+        " max_calls",
+    )
     triton_timeout_s: _Hour = Field(
         default=30,
         description="Time limit for one batch on a Triton server. A caller's deadline can shorten"
@@ -556,6 +590,9 @@ class Settings(BaseModel):
                 f" shutdown_grace_s {self.shutdown_grace_s:g} and {rest_s:g} for the rest; that is"
                 f" more than shutdown_timeout_s {self.shutdown_timeout_s:g}"
             )
+        for burst, rate in (("request_burst", "requests_per_s"), ("token_burst", "tokens_per_min")):
+            if getattr(self, burst) and not getattr(self, rate):
+                raise ValueError(f"{burst} needs {rate}")
         check_names(self.models)
         self._check_tls()
         return self
