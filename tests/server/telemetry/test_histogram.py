@@ -62,9 +62,11 @@ def test_the_latest_sampled_span_is_the_exemplar_of_its_bucket() -> None:
 
 async def test_texts_are_counted_with_their_times(serve: Serve) -> None:
     """Each text counts its tokens, each job its waits, each batch its time; canaries do not."""
-    service = await serve(EMBED)
-    before = counted(service, "embedgrpc.batch.duration", work_class="interactive").value
-    assert before, "the canary ran in a batch"
+    service = await serve(EMBED, health_interval_s=3600)
+    # That of the canary, which is counted after it was answered.
+    ran = "embedgrpc.batch.duration"
+    await until(lambda: counted(service, ran, work_class="interactive").value)
+    before = counted(service, ran, work_class="interactive").value
     tokens = counted(service, "embedgrpc.sequence.tokens", model="embed")
     assert tokens.value == 0
     answer = await service.client.embed("a", "a", "two words and more")
@@ -78,7 +80,7 @@ async def test_texts_are_counted_with_their_times(serve: Serve) -> None:
         assert waits.count == 1
         assert 0 <= waits.sum < 60
         assert counted(service, name, work_class="bulk").value == 0
-    batch = counted(service, "embedgrpc.batch.duration", work_class="interactive").distribution
+    batch = counted(service, ran, work_class="interactive").distribution
     padding = counted(service, "embedgrpc.batch.padding").distribution
     assert batch
     assert padding
