@@ -70,6 +70,7 @@ FLOORS = {
         "tei",
         "services",
         "calls",
+        "identity",
         "rates",
         "connections",
         "telemetry",

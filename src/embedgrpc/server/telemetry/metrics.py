@@ -81,6 +81,12 @@ METRICS: Final[Mapping[str, Metric]] = {
     "embedgrpc.tokens.admitted": Metric(
         Kind.AMOUNT, "{token}", "Tokens that wait or run.", ("model", "work_class")
     ),
+    "embedgrpc.credentials.reloads": Metric(
+        Kind.COUNTER,
+        "{reload}",
+        "Changed files of callers, and fetched keys, that were loaded, or refused.",
+        ("setting", "outcome"),
+    ),
     "embedgrpc.rate_limits.refusals": Metric(
         Kind.COUNTER,
         "{call}",
