@@ -5,7 +5,7 @@ uv run python -m tests.metrics_table     writes it into the file
 
 from pathlib import Path
 
-from embedgrpc.server.telemetry.metrics import METRICS, Kind
+from embedgrpc.server.telemetry.metrics import METRICS, Kind, Metric
 from embedgrpc.server.telemetry.prometheus import family_name
 
 DOCUMENT = Path(__file__).parent.parent / "docs/metrics.md"
@@ -33,9 +33,13 @@ def render(document: str) -> str:
         labels = ", ".join(f"`{label}`" for label in metric.attributes)
         table.append(
             f"| `{family_name(name, metric)}{total}` | `{name}` | {_TYPES[metric.kind]} | {unit} |"
-            f" {labels} | {metric.description} |"
+            f" {labels} | {metric.description}{_condition(metric)} |"
         )
     return before + _BEGIN + "\n".join(table) + "\n" + rest[rest.index(_END) :]
+
+
+def _condition(metric: Metric) -> str:
+    return f" Only with {metric.only}." if metric.only else ""
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Metric:
         description: One sentence.
         attributes: The names of its attributes, which Prometheus calls labels.
         prometheus: Its name for Prometheus, where that is not made from its own.
+        only: What a server must have for the metric to exist; empty if each has it.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Metric:
     description: str
     attributes: tuple[str, ...] = ()
     prometheus: str = ""
+    only: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         "{reload}",
         "Changed files of callers, and fetched keys, that were loaded, or refused.",
         ("setting", "outcome"),
+        only="authentication",
     ),
     "embedgrpc.rate_limits.refusals": Metric(
         Kind.COUNTER,
@@ -159,11 +162,18 @@ METRICS: Final[Mapping[str, Metric]] = {
         "{endpoint}",
         "1 for a Triton server that answers for a model.",
         ("model", "endpoint"),
+        only="a model on Triton",
     ),
     "embedgrpc.gpu.memory.used": Metric(
-        Kind.AMOUNT, "By", "Memory of a GPU that all processes use.", ("gpu",)
+        Kind.AMOUNT,
+        "By",
+        "Memory of a GPU that all processes use.",
+        ("gpu",),
+        only="a model on a GPU",
     ),
-    "embedgrpc.gpu.memory.total": Metric(Kind.AMOUNT, "By", "Memory of a GPU.", ("gpu",)),
+    "embedgrpc.gpu.memory.total": Metric(
+        Kind.AMOUNT, "By", "Memory of a GPU.", ("gpu",), only="a model on a GPU"
+    ),
     "embedgrpc.connections.open": Metric(
         Kind.AMOUNT, "{connection}", "Open connections by listener.", ("listener",)
     ),
@@ -178,12 +188,14 @@ METRICS: Final[Mapping[str, Metric]] = {
         "s",
         "When a certificate in use expires, in seconds since 1970.",
         ("certificate",),
+        only="TLS",
     ),
     "embedgrpc.tls.reloads": Metric(
         Kind.COUNTER,
         "{reload}",
         "Changes of certificate files that were loaded, or refused.",
         ("outcome",),
+        only="TLS",
     ),
     "embedgrpc.event_loop.lag": Metric(
         Kind.GAUGE, "s", "How late the event loop was at most in a minute."
