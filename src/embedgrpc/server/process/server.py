@@ -25,6 +25,8 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
+from embedgrpc.server.identity.authenticator import Authenticator
+from embedgrpc.server.identity.watched_file import FileError
 from embedgrpc.server.kserve.signature import SERVICE as KSERVE_SERVICE
 from embedgrpc.server.kserve.signature import can_infer
 from embedgrpc.server.kserve.statistics import InferenceStatistics
@@ -48,7 +50,10 @@ from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Figures
 from embedgrpc.server.telemetry.metrics_export import MetricsExport, configure_metrics
+from embedgrpc.server.telemetry.model_figures import ModelFigures
+from embedgrpc.server.telemetry.process_figures import ProcessFigures
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
+from embedgrpc.server.telemetry.work_times import WorkTimes
 from embedgrpc.v1 import (
     classify_service_pb2_grpc,
     embedding_service_pb2_grpc,
@@ -117,10 +122,17 @@ class Server:
         self._lag = LoopLag()
         self._lag.warns = False
         self.figures = Figures()
-        self.figures.add(self._totals.read)
-        self.figures.add(self._lag.read)
-        self.figures.add(self.open_calls.rates.read)
-        self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
+        self._times = WorkTimes(self.catalog)
+        for figures in (
+            self._totals,
+            self._times,
+            ModelFigures(self.catalog),
+            ProcessFigures(self.catalog),
+            self._lag,
+            self.open_calls.rates,
+        ):
+            self.figures.add(figures.read)
+        self._observers: list[BatchObserver] = [self._heartbeat, self._totals, self._times]
         tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
         self._other_services = [*(one.service for one in tei), *kserve]
@@ -167,13 +179,7 @@ class Server:
         gate = ShutdownGate()
         limits = Limits(settings.max_connections, settings.max_connections_per_address)
         backstop = limits.backstop(settings.address)
-        wanted = backstop
-        if settings.http_address:
-            wanted += limits.backstop(settings.http_address)
-        allow_descriptors(
-            needed=limits.total * (2 if settings.http_address else 1),
-            wanted=wanted,
-        )
+        _allow_connections(settings, limits)
         activity = ConnectionActivity(max_peers=2 * backstop)
         interceptors: list[Any] = [
             activity,
@@ -199,6 +205,7 @@ class Server:
         # Off the event loop, which must still receive signals while lanes end their batches.
         resources.push_async_callback(asyncio.to_thread, self._models.close)
         await resources.enter_async_context(self._tasks)
+        await self._identify_callers()
         await self._monitor.begin()
         if settings.health_address:
             # It ends last, so that probes still learn of the stop.
@@ -233,6 +240,15 @@ class Server:
         # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
 
+    async def _identify_callers(self) -> None:
+        """Require credentials, where some are configured."""
+        if not self._settings.identifies_callers:
+            return
+        authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
+        self.open_calls.authenticator = authenticator
+        self.figures.add(authenticator.read)
+        self._tasks.start(authenticator.watch())
+
     async def _stop_calls(self, gate: ShutdownGate, server: grpc.aio.Server) -> None:
         """End all calls, those of both ports within the same grace."""
         stops = [gate.stop(server, self._settings.shutdown_grace_s)]
@@ -249,6 +265,7 @@ class Server:
 
     async def _serve_metrics(self, resources: AsyncExitStack) -> None:
         calls = OpenCalls(self._settings)
+        calls.authenticator = self.open_calls.authenticator
         metrics = self._http_ports().metrics(calls)
         await metrics.start()
         resources.push_async_callback(metrics.close)
@@ -324,6 +341,15 @@ class Server:
         await asyncio.sleep(self._settings.drain_time_s)
 
 
+def _allow_connections(settings: Settings, limits: Limits) -> None:
+    """Let the process open as many files as it may have connections."""
+    addresses = [one for one in (settings.address, settings.http_address) if one]
+    allow_descriptors(
+        needed=limits.total * len(addresses),
+        wanted=sum(map(limits.backstop, addresses)),
+    )
+
+
 def _open_tls(settings: Settings) -> "Tls":
     """Read the certificates.
 
@@ -339,6 +365,18 @@ def _open_tls(settings: Settings) -> "Tls":
     try:
         return Tls(settings)
     except CertificateError as error:
+        raise StartError(str(error), settings_are_wrong=True) from None
+
+
+def _open_authenticator(settings: Settings) -> Authenticator:
+    """Read the files of keys and callers.
+
+    Raises:
+        StartError: A file cannot be used.
+    """
+    try:
+        return Authenticator(settings)
+    except FileError as error:
         raise StartError(str(error), settings_are_wrong=True) from None
 
 
