@@ -157,6 +157,13 @@ class OpenCalls:
             reads_texts = has_texts and need.service not in _WITHOUT_MODEL
             await call.wait_for_request(reads_texts=reads_texts)
 
+    def change_rates(self, settings: Settings) -> None:
+        """Follow changed settings of the limits of single callers, for open streams too."""
+        in_use = [
+            (call.account, call.caller) for call in self._open.values() if call.account is not None
+        ]
+        self.rates.change(default_limits(settings), in_use)
+
     def _enter_account(self, call: OpenCall, need: Need) -> Account | None:
         if need.is_public or need.scope is not None:
             return None

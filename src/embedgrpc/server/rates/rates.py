@@ -9,7 +9,7 @@ taken meanwhile. So a bad request counts as a request, and uses no tokens.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from embedgrpc.server.caller import NO_LIMITS, Caller, Proof
@@ -105,14 +105,28 @@ class Rates:
         Returns:
             The account, to be given to `leave` when the call has ended; None without limits.
         """
-        limits = self._limits
-        if caller.limits is not NO_LIMITS:
-            limits = merge(limits, caller.limits)
+        limits = self._limits_of(caller)
         if not limits:
             return None
         if caller.proof is Proof.ANONYMOUS:
             return self._others.enter(network_of(caller.name), limits)
         return self._proved.enter(caller.name, limits)
+
+    def change(self, limits: RateLimits, in_use: Iterable[tuple[Account, Caller]]) -> None:
+        """Change the limits of callers that have none of their own; what they have used stays used.
+
+        Args:
+            limits: The limits.
+            in_use: The accounts with open calls. Others follow at their next call.
+        """
+        self._limits = limits
+        for account, caller in in_use:
+            account.set_limits(self._limits_of(caller))
+
+    def _limits_of(self, caller: Caller) -> RateLimits:
+        if caller.limits is NO_LIMITS:
+            return self._limits
+        return merge(self._limits, caller.limits)
 
     def leave(self, account: Account, caller: Caller) -> None:
         """Record that a call has ended."""
