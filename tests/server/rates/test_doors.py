@@ -70,9 +70,8 @@ class Limited:
 
     def tokens_left(self) -> int:
         """Return the tokens that the only caller has left."""
-        accounts = self.rates._others
-        (account,) = [*accounts._open.values(), *accounts._idle.values()]
-        return int(account.figures()["x-ratelimit-remaining-tokens"])
+        (account,) = self.rates._others._known.values()
+        return int(dict(account.figures())["x-ratelimit-remaining-tokens"])
 
     async def count_tokens(self, text: str) -> int:
         """Return the tokens that the model reads of a text."""
