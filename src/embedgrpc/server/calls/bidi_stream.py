@@ -15,6 +15,7 @@ from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, ShuttingD
 from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.calls.requests import RequestStream
 from embedgrpc.server.connections.activity import note_activity
+from embedgrpc.server.telemetry.call_record import CallRecord
 
 AnswerT = TypeVar("AnswerT")
 
@@ -60,6 +61,11 @@ class BidiStream(Generic[AnswerT]):
         self._draining = False
         self._gave_up = False
         self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def record(self) -> CallRecord | None:
+        """What logs say of its call."""
+        return self._call.record if self._call is not None else None
 
     async def run(
         self,

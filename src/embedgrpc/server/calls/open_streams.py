@@ -9,11 +9,12 @@ with a result for every input that it has accepted.
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from embedgrpc.server.calls.bidi_stream import BidiStream
+from embedgrpc.server.telemetry.call_record import CallRecord
 
 # Streams that began together do not end, and begin anew, at the same moment.
 _JITTER = 0.1
@@ -46,6 +47,15 @@ class OpenStreams:
         self._draining = True
         for stream in self._streams:
             _end_for_stop(stream)
+
+    def drain_of(self, is_affected: Callable[[CallRecord], bool]) -> None:
+        """Let every stream of some calls answer what it has accepted, and then end."""
+        for stream in self._streams:
+            if stream.record is not None and is_affected(stream.record):
+                stream.drain(
+                    "the model of the stream is not served any more, or replaced: open another",
+                    label="MODEL_CLOSED",
+                )
 
 
 def _end_for_stop(stream: BidiStream[Any]) -> None:

@@ -29,7 +29,10 @@ from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
 from embedgrpc.server.process.health_listener import HealthListener
+from embedgrpc.server.process.model_changes import ModelChanges
+from embedgrpc.server.process.model_drain import ModelDrain
 from embedgrpc.server.process.model_startup import ModelStartup
+from embedgrpc.server.process.running_models import RunningModels
 from embedgrpc.server.services.classification import ClassifyService
 from embedgrpc.server.services.embedding import EmbeddingService
 from embedgrpc.server.services.health import HealthMonitor, HealthService, Heartbeat
@@ -80,6 +83,7 @@ class Server:
         health_address: Where it serves only health; may be empty.
         catalog: Its models.
         open_calls: Its open calls.
+        models: Changes which models it serves.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class Server:
             self._lag.read,
         ]
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
-        tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
+        tei = tei_health(settings.tei_model) if settings.tei_model else ()
         self._tei_services = [one.service for one in tei]
         self._monitor = HealthMonitor(
             self.catalog,
@@ -124,15 +128,30 @@ class Server:
             timeout_s=settings.health_timeout_s,
             facades=tei,
         )
-        self._models = ModelStartup(
-            self.catalog,
+        self._running = RunningModels(
             settings,
             self._monitor,
             self._tasks,
             open_backend=open_backend,
             observers=self._observers,
+            on_close=lambda _: None,
+        )
+        self._startup = ModelStartup(
+            self.catalog,
+            settings,
+            self._running,
+            self._monitor,
+            self._tasks,
             patience_s=patience_s,
             on_ready=self._report_serving,
+        )
+        self.models = ModelChanges(
+            self.catalog,
+            self._running,
+            self._monitor,
+            ModelDrain(self.open_calls, self._open_streams, settings),
+            tasks=self._tasks,
+            tei_model=settings.tei_model,
         )
 
     async def __aenter__(self) -> Self:
@@ -184,7 +203,7 @@ class Server:
         resources.callback(self._totals.log)
         await resources.enter_async_context(self._lag)
         # Off the event loop, which must still receive signals while lanes end their batches.
-        resources.push_async_callback(asyncio.to_thread, self._models.close)
+        resources.push_async_callback(asyncio.to_thread, self._running.close_all)
         await resources.enter_async_context(self._tasks)
         await self._monitor.begin()
         if settings.health_address:
@@ -281,7 +300,7 @@ class Server:
         Raises:
             StartError: None can be loaded, or not all, where all are required.
         """
-        await self._models.load()
+        await self._startup.load()
 
     async def keep_serving(self) -> None:
         """Wait as long as a model is served, or may be loaded later.
@@ -293,7 +312,7 @@ class Server:
         # collection.
         await asyncio.sleep(_SETTLE_S)
         self._lag.warns = True
-        await self._models.wait_until_hopeless()
+        await self._startup.wait_until_hopeless()
 
     async def drain(self) -> None:
         """Report NOT_SERVING, and keep serving until load balancers have noticed."""
