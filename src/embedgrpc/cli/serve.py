@@ -23,7 +23,8 @@ _logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to its parser."""
     parser.description = (
-        "Serves models until SIGTERM, SIGINT or SIGHUP. A second signal ends the process at once."
+        "Serves models until SIGTERM or SIGINT. A second signal ends the process at once. SIGHUP"
+        " reads the settings again, and changes the models without a failed call."
     )
     parser.epilog = (
         "Example: embedgrpc serve --address 0.0.0.0:50051 --model"
@@ -50,7 +51,13 @@ def run(parsed: argparse.Namespace) -> int:
     on_serving = None if in_json else partial(_log_first_call, settings)
     try:
         with asyncio.Runner(loop_factory=_choose_event_loop()) as runner:
-            runner.run(serve(settings, on_serving=on_serving))
+            runner.run(
+                serve(
+                    settings,
+                    read=lambda: read_configuration(parsed).settings,
+                    on_serving=on_serving,
+                )
+            )
     except StartError as error:
         code = 2 if error.settings_are_wrong else 1
         if not in_json:

@@ -92,6 +92,7 @@ def other_value(setting: str) -> Any:
         "address": "unix:/run/embedgrpc.sock",
         "http_address": "unix:/run/http.sock",
         "health_address": "unix:/run/embedgrpc.sock",
+        "metrics_address": "unix:/run/metrics.sock",
         "tei_model": "all-MiniLM-L6-v2",
         "unix_socket_mode": "0660",
         "caller_metadata": "x-forwarded-client-cert",

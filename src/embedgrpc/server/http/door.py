@@ -108,9 +108,10 @@ class HttpDoor:
         response = make(
             body=answer.body,
             status=answer.status,
-            content_type=answer.content_type,
             headers={
                 **_HEADERS,
+                # Not aiohttp's argument, which takes no parameters of a media type.
+                "content-type": answer.content_type,
                 **(self._cors.headers(request.headers) if self._cors else {}),
                 **context.headers,
                 **answer.headers,

@@ -261,10 +261,12 @@ class Catalog:
         models: The models, the default first; at least one, all names different.
 
     Attributes:
+        draining: Models that are not found any more, but still called.
         on_found: Called with each model that `find` returns, on the event loop.
     """
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.draining: tuple[ServedModel, ...] = ()
         self.on_found: Callable[[ServedModel], None] = lambda _: None
         self.replace(models)
 

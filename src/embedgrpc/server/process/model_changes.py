@@ -24,7 +24,6 @@ from embedgrpc.server.settings.model_settings import ModelSettings, check_names
 _logger = logging.getLogger(__name__)
 
 
-
 class ModelChangeError(Exception):
     """The models could not be changed, and nothing has changed; the message says why."""
 
@@ -68,7 +67,6 @@ class ModelChanges:
 
     Attributes:
         loading: The models that are loaded beside the others now.
-        draining: Models that are not found any more, but are still called.
     """
 
     def __init__(
@@ -82,7 +80,6 @@ class ModelChanges:
         tei_model: str,
     ) -> None:
         self.loading: list[ServedModel] = []
-        self.draining: list[ServedModel] = []
         self._catalog = catalog
         self._running = running
         self._monitor = monitor
@@ -172,9 +169,9 @@ class ModelChanges:
         await self._load(new)
         for one, settings in renamed:
             one.settings = settings
-        self._catalog.replace(served)
         gone = [one for one in former.values() if one not in served]
-        self.draining += gone
+        self._catalog.draining += tuple(gone)
+        self._catalog.replace(served)
         await self._monitor.publish()
         added = [one.id for one in new if one.id not in former]
         kept = {one.id for one in served}
@@ -213,7 +210,9 @@ class ModelChanges:
             began = time.monotonic()
             left = await self._drain.wait(model)
             await self._running.close(model)
-            self.draining.remove(model)
+            self._catalog.draining = tuple(
+                one for one in self._catalog.draining if one is not model
+            )
             _logger.log(
                 logging.WARNING if left else logging.INFO,
                 "model closed",

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +32,7 @@ from embedgrpc.server.process.health_listener import HealthListener
 from embedgrpc.server.process.model_changes import ModelChanges
 from embedgrpc.server.process.model_drain import ModelDrain
 from embedgrpc.server.process.model_startup import ModelStartup
+from embedgrpc.server.process.reloading import ReloadableFiles, Reloading
 from embedgrpc.server.process.running_models import RunningModels
 from embedgrpc.server.services.classification import ClassifyService
 from embedgrpc.server.services.embedding import EmbeddingService
@@ -46,7 +47,8 @@ from embedgrpc.server.telemetry.batch_totals import BatchTotals
 from embedgrpc.server.telemetry.call_record import note_model
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
-from embedgrpc.server.telemetry.metrics import Metrics, Reading, configure_metrics
+from embedgrpc.server.telemetry.metrics import Figures
+from embedgrpc.server.telemetry.metrics_export import MetricsExport, configure_metrics
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
 from embedgrpc.v1 import (
     classify_service_pb2_grpc,
@@ -59,6 +61,7 @@ from embedgrpc.v1 import (
 if TYPE_CHECKING:
     from embedgrpc.server.connections.tls import Tls
     from embedgrpc.server.http.listener import HttpListener
+    from embedgrpc.server.process.http_ports import HttpPorts
 
 _logger = logging.getLogger(__name__)
 
@@ -81,9 +84,12 @@ class Server:
         address: Where it listens; with the port that was chosen for port 0.
         http_address: Where it serves HTTP; may be empty.
         health_address: Where it serves only health; may be empty.
+        metrics_address: Where it serves only metrics; may be empty.
         catalog: Its models.
         open_calls: Its open calls.
+        figures: What it counts.
         models: Changes which models it serves.
+        reloading: Applies changed settings.
     """
 
     def __init__(
@@ -97,6 +103,7 @@ class Server:
         self.address = settings.address
         self.http_address = settings.http_address
         self.health_address = settings.health_address
+        self.metrics_address = settings.metrics_address
         self.catalog = Catalog(served_models(settings))
         self.catalog.on_found = note_model
         self.open_calls = OpenCalls(settings)
@@ -112,10 +119,9 @@ class Server:
         self._totals = BatchTotals(self.catalog)
         self._lag = LoopLag()
         self._lag.warns = False
-        self._readers: list[Callable[[], Iterable[Reading]]] = [
-            self._totals.read,
-            self._lag.read,
-        ]
+        self.figures = Figures()
+        self.figures.add(self._totals.read)
+        self.figures.add(self._lag.read)
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         tei = tei_health(settings.tei_model) if settings.tei_model else ()
         self._tei_services = [one.service for one in tei]
@@ -134,7 +140,7 @@ class Server:
             self._tasks,
             open_backend=open_backend,
             observers=self._observers,
-            on_close=lambda _: None,
+            on_close=self._totals.close,
         )
         self._startup = ModelStartup(
             self.catalog,
@@ -153,6 +159,10 @@ class Server:
             tasks=self._tasks,
             tei_model=settings.tei_model,
         )
+        self._files: list[ReloadableFiles] = []
+        self.reloading = Reloading(settings, self.models, self._files, self._tasks)
+        self.reloading.on_reload = self._startup.report_ready
+        self.figures.add(self.reloading.reading)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as resources:
@@ -188,12 +198,10 @@ class Server:
         ]
         try:
             tracing = configure_tracing(version("embedgrpc"), os.environ)
-            metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
+            metrics = configure_metrics(version("embedgrpc"), os.environ, self.figures)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
-        if settings.tls_certificate_file:
-            self._tls = await asyncio.to_thread(_open_tls, settings)
-            self._readers.append(self._tls.read)
+        await self._open_tls()
         exporting = [each for each in (metrics, tracing) if each]
         if exporting:
             resources.push_async_callback(flush, exporting)
@@ -213,6 +221,9 @@ class Server:
             self.health_address = health.address
             self._keep(health.keeper)
             self._tasks.start(CallSweeper(health.open_calls).run())
+        if settings.metrics_address:
+            # Likewise, so that the figures of the last calls are still scraped.
+            await self._serve_metrics(resources)
         self._tasks.start(CallSweeper(self.open_calls).run())
         server = grpc.aio.server(
             interceptors=interceptors,
@@ -236,6 +247,12 @@ class Server:
         # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
 
+    async def _open_tls(self) -> None:
+        if self._settings.tls_certificate_file:
+            self._tls = await asyncio.to_thread(_open_tls, self._settings)
+            self.figures.add(self._tls.read)
+            self._files.append(self._tls)
+
     async def _stop_calls(self, gate: ShutdownGate, server: grpc.aio.Server) -> None:
         """End all calls, those of both ports within the same grace."""
         stops = [gate.stop(server, self._settings.shutdown_grace_s)]
@@ -244,31 +261,31 @@ class Server:
         await asyncio.gather(*stops)
 
     async def _serve_http(self, limits: Limits, tracer: HttpTracer | None) -> None:
-        # Imported only where it is used: it costs time and memory.
-        from embedgrpc.server.http.listener import HttpListener  # noqa: PLC0415 - see above
-
-        http = HttpListener(
-            self.catalog,
-            self._settings,
-            self._health,
-            self.open_calls,
-            limits=limits,
-            tracer=tracer,
-            tls=self._tls.http_context() if self._tls else None,
-        )
+        http = self._http_ports().calls(self.open_calls, limits=limits, tracer=tracer)
         await http.start()
         self._http, self.http_address = http, http.address
         self._keep(http.keeper)
         self._tasks.start(http.reap())
 
-    def _keep(self, keeper: ConnectionKeeper) -> None:
-        self._readers.append(keeper.read)
-        self._tasks.start(keeper.run())
+    async def _serve_metrics(self, resources: AsyncExitStack) -> None:
+        calls = OpenCalls(self._settings)
+        metrics = self._http_ports().metrics(calls)
+        await metrics.start()
+        resources.push_async_callback(metrics.close)
+        self.metrics_address = metrics.address
+        self._keep(metrics.keeper)
+        self._tasks.start(metrics.reap())
+        self._tasks.start(CallSweeper(calls).run())
 
-    def _read(self) -> Iterator[Reading]:
-        """Return the value of every metric. From any thread."""
-        for read in tuple(self._readers):
-            yield from read()
+    def _http_ports(self) -> "HttpPorts":
+        # Imported only where it is used: it costs time and memory.
+        from embedgrpc.server.process.http_ports import HttpPorts  # noqa: PLC0415 - see above
+
+        return HttpPorts(self.catalog, self._settings, self._health, self.figures, self._tls)
+
+    def _keep(self, keeper: ConnectionKeeper) -> None:
+        self.figures.add(keeper.read)
+        self._tasks.start(keeper.run())
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings = self._settings
@@ -301,6 +318,7 @@ class Server:
             StartError: None can be loaded, or not all, where all are required.
         """
         await self._startup.load()
+        self.reloading.allow()
 
     async def keep_serving(self) -> None:
         """Wait as long as a model is served, or may be loaded later.
@@ -340,6 +358,6 @@ def _open_tls(settings: Settings) -> "Tls":
         raise StartError(str(error), settings_are_wrong=True) from None
 
 
-async def flush(exporting: Sequence[TraceExport | Metrics]) -> None:
+async def flush(exporting: Sequence[TraceExport | MetricsExport]) -> None:
     """Export what is left, all at once: an unreachable collector costs its timeout only once."""
     await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))

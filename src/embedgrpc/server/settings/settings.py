@@ -36,6 +36,7 @@ GROUPS = {
     "max_queue_s": "Overload",
     "triton_timeout_s": "Triton",
     "health_address": "Health and shutdown",
+    "metrics_address": "Metrics",
     "log_level": "Logs",
 }
 # How long a stopping server exports its last traces and metrics, both at once.
@@ -155,9 +156,9 @@ class Settings(BaseModel):
     )
     tls_certificate_file: tuple[str, ...] = Field(
         default=(),
-        description="PEM file of the server's certificate and its chain. With it, both ports speak"
-        " only TLS; Unix sockets and health_address stay without. Repeat it for several host names:"
-        " a client gets the certificate for the name it asks for, else the first. A variable"
+        description="PEM file of the server's certificate and its chain. With it, all"
+        " ports speak only TLS, but for health_address and Unix sockets. Repeat it for several host"
+        " names: a client gets the certificate for the name it asks for, else the first. A variable"
         " separates them by commas",
     )
     tls_key_file: tuple[str, ...] = Field(
@@ -378,12 +379,23 @@ class Settings(BaseModel):
         default=20,
         description="Time that calls in flight then have to finish",
     )
+    pid_file: str = Field(
+        default="",
+        description="File for the number of the server's process, which `embedgrpc reload` reads."
+        " Two servers cannot share one. Empty writes none",
+    )
     shutdown_timeout_s: Annotated[float, Field(gt=0, le=7200)] = Field(
         default=30,
         description="Maximum duration of the whole shutdown; after that the process exits with code"
         " 1. Set it no higher than the time after which your orchestrator kills the process"
         " (Kubernetes: terminationGracePeriodSeconds, 30; Docker: stop_grace_period, 10). It must"
         f" cover drain_delay_s, shutdown_grace_s and another {FLUSH_S + _STOP_OVERHEAD_S:g} s",
+    )
+    metrics_address: str = Field(
+        default="",
+        description="Address that serves only metrics, at /metrics, for Prometheus: HOST:PORT or"
+        " unix:PATH. It has its own connection limits, and TLS if the main addresses have it. The"
+        " HTTP port serves them too. Empty opens none",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level that is logged"
@@ -475,7 +487,7 @@ class Settings(BaseModel):
                 )
         return value
 
-    @field_validator("address", "http_address", "health_address")
+    @field_validator("address", "http_address", "health_address", "metrics_address")
     @classmethod
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
         if not value and info.field_name != "address":
@@ -571,7 +583,8 @@ class Settings(BaseModel):
         if not self.tls_certificate_file:
             return
         grpc_is_local = self.address.startswith("unix:")
-        if grpc_is_local and (not self.http_address or self.http_address.startswith("unix:")):
+        others = (self.http_address, self.metrics_address)
+        if grpc_is_local and all(not one or one.startswith("unix:") for one in others):
             raise ValueError(
                 "tls_certificate_file is set, but every address is a Unix socket, which has no TLS"
             )

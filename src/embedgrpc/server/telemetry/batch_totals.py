@@ -3,13 +3,14 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
+from embedgrpc.engine.admission.ledger import Ledger
 from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.scheduling.reports import BatchReport
 from embedgrpc.engine.work_class import WorkClass
-from embedgrpc.server.loading.catalog import Catalog
+from embedgrpc.server.loading.catalog import Catalog, ServedModel
 from embedgrpc.server.telemetry.metrics import Reading
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class BatchTotals:
         # The lanes of a model report from their own threads.
         self._lock = threading.Lock()
         self._by_model: dict[str, _Totals] = {}
+        # The outcomes of models that were closed, so that those of their names only grow.
+        self._closed: dict[str, Counter[tuple[WorkClass, SequenceOutcome]]] = {}
 
     def batch_finished(self, report: BatchReport) -> None:
         """Add the report of a batch."""
@@ -49,21 +52,27 @@ class BatchTotals:
             totals.tokens += report.tokens
             totals.padded_tokens += report.padded_tokens
 
+    def close(self, model: ServedModel) -> None:
+        """Keep the outcomes of a model that is about to be closed."""
+        closed = self._closed.get(model.id, Counter()).copy()
+        for ledger in _ledgers([model]):
+            closed.update(ledger.outcome_counts)
+        self._closed[model.id] = closed
+
     def read(self) -> Iterator[Reading]:
-        """Return the value of every metric. From any thread."""
+        """Return the value of every metric, zeros included. From any thread."""
         for name, work_class, fate, count in self._outcomes():
             attributes = {"model": name, "work_class": work_class, "fate": fate}
             yield Reading("embedgrpc.sequences", count, attributes)
-        for model in self._catalog:
-            if model.loaded:
-                for each in WorkClass:
-                    attributes = {"model": model.id, "work_class": each.name.lower()}
-                    ledgers = [one.ledger for one in model.loaded.admissions]
-                    inputs = sum(ledger.inputs(each) for ledger in ledgers)
-                    tokens = sum(ledger.tokens(each) for ledger in ledgers)
-                    yield Reading("embedgrpc.sequences.admitted", inputs, attributes)
-                    yield Reading("embedgrpc.tokens.admitted", tokens, attributes)
-        for name, totals in self._by_model.copy().items():
+        for name, models in self._by_id():
+            ledgers = _ledgers(models)
+            for each in WorkClass:
+                attributes = {"model": name, "work_class": each.name.lower()}
+                inputs = sum(ledger.inputs(each) for ledger in ledgers)
+                tokens = sum(ledger.tokens(each) for ledger in ledgers)
+                yield Reading("embedgrpc.sequences.admitted", inputs, attributes)
+                yield Reading("embedgrpc.tokens.admitted", tokens, attributes)
+            totals = self._by_model.get(name) or _Totals()
             yield Reading("embedgrpc.batches", totals.batches, {"model": name})
             for key, count in (
                 ("sequences", totals.sequences),
@@ -79,16 +88,30 @@ class BatchTotals:
             _logger.info("model totals", extra={"model": model, **asdict(totals)})
         outcomes: dict[tuple[str, str], dict[str, int]] = {}
         for model, work_class, name, count in self._outcomes():
-            outcomes.setdefault((model, work_class), {})[name] = count
+            if count:
+                outcomes.setdefault((model, work_class), {})[name] = count
         for (model, work_class), counts in outcomes.items():
             _logger.info("fates", extra={"model": model, "work_class": work_class, **counts})
 
     def _outcomes(self) -> Iterator[tuple[str, str, str, int]]:
         """Return model, work class, outcome and number of sequences."""
-        for model in self._catalog:
-            if model.loaded:
-                counts: Counter[tuple[WorkClass, SequenceOutcome]] = Counter()
-                for admission in model.loaded.admissions:
-                    counts.update(admission.ledger.outcome_counts.copy())
-                for (work_class, outcome), count in counts.items():
-                    yield model.id, work_class.name.lower(), outcome.value, count
+        for name, models in self._by_id():
+            counts = self._closed.get(name, Counter()).copy()
+            for ledger in _ledgers(models):
+                counts.update(ledger.outcome_counts.copy())
+            for work_class in WorkClass:
+                for outcome in SequenceOutcome:
+                    count = counts[work_class, outcome]
+                    yield name, work_class.name.lower(), outcome.value, count
+
+    def _by_id(self) -> Iterable[tuple[str, list[ServedModel]]]:
+        """Return the models that are called, by their ids; one may take the place of another."""
+        by_id: dict[str, list[ServedModel]] = {}
+        for model in (*self._catalog, *self._catalog.draining):
+            by_id.setdefault(model.id, []).append(model)
+        return by_id.items()
+
+
+def _ledgers(models: Iterable[ServedModel]) -> list[Ledger]:
+    loaded = [one.loaded for one in models]
+    return [admission.ledger for one in loaded if one for admission in one.admissions]
