@@ -30,6 +30,8 @@ def run(parsed: argparse.Namespace) -> int:
     settings = read_configuration(parsed).settings
     if parsed.pid is None and not settings.pid_file:
         return report("set pid_file (--pid-file) as for the server, or give --pid", code=2)
+    if parsed.pid is not None and parsed.pid < 1:
+        return report(f"--pid must be the number of a process, not {parsed.pid}", code=2)
     try:
         number = parsed.pid or find_process(Path(settings.pid_file).expanduser())
         os.kill(number, signal.SIGHUP)

@@ -48,13 +48,14 @@ def run(parsed: argparse.Namespace) -> int:
     from embedgrpc.server.connections.listening import StartError  # noqa: PLC0415 - see above
     from embedgrpc.server.process.process import serve  # noqa: PLC0415 - see above
 
+    read = partial(_read_again, parsed)
     on_serving = None if in_json else partial(_log_first_call, settings)
     try:
         with asyncio.Runner(loop_factory=_choose_event_loop()) as runner:
             runner.run(
                 serve(
                     settings,
-                    read=lambda: read_configuration(parsed).settings,
+                    read=read,
                     on_serving=on_serving,
                 )
             )
@@ -66,6 +67,10 @@ def run(parsed: argparse.Namespace) -> int:
             _logger.critical("cannot start", extra={"problem": line})
         return code
     return 0
+
+
+def _read_again(parsed: argparse.Namespace) -> Settings:
+    return read_configuration(parsed).settings
 
 
 def _log_first_call(settings: Settings, server: "Server") -> None:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.loading.catalog import Catalog, ModelState, ServedModel
@@ -111,8 +112,18 @@ class ModelChanges:
         Raises:
             ModelChangeError: It is not possible; nothing has changed.
         """
-        change = self._tasks.start(self._change(wanted, add, remove, again))
-        return await asyncio.shield(change)
+        changing = self._tasks.start(self._try_to_change(wanted, add, remove, again))
+        change: ModelChange | ModelChangeError = await asyncio.shield(changing)
+        if isinstance(change, ModelChangeError):
+            raise change
+        return change
+
+    async def _try_to_change(self, *change: Any) -> ModelChange | ModelChangeError:
+        """Return the failure: nobody may be left to catch it."""
+        try:
+            return await self._change(*change)
+        except ModelChangeError as error:
+            return error
 
     async def _change(
         self,

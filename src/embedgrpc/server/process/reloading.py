@@ -125,7 +125,6 @@ class Reloading:
         for one in self._files:
             await asyncio.to_thread(one.reload)
         needs_restart = tuple(_needs_restart(self._settings, fresh))
-        _set_log_level(fresh.log_level)
         self.on_reload()
         self._outcomes["reloaded"] += 1
         self.last = LastReload(time.time(), needs_restart=needs_restart)
@@ -138,6 +137,7 @@ class Reloading:
                 "settings have changed that need a restart",
                 extra={"settings": ",".join(needs_restart)},
             )
+        logging.getLogger().setLevel(fresh.log_level.upper())
 
     async def _read(self) -> Settings:
         """Read the settings and check the files that they name.
@@ -157,7 +157,3 @@ def _needs_restart(old: Settings, fresh: Settings) -> Iterator[str]:
     for name in Settings.model_fields:
         if name not in AT_RUN_TIME and getattr(old, name) != getattr(fresh, name):
             yield name
-
-
-def _set_log_level(level: str) -> None:
-    logging.getLogger().setLevel(level.upper())

@@ -61,6 +61,7 @@ class ErrorLabel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_LABEL_SERVICE_DENIED: _ClassVar[ErrorLabel]
     ERROR_LABEL_MODEL_DENIED: _ClassVar[ErrorLabel]
     ERROR_LABEL_SCOPE_MISSING: _ClassVar[ErrorLabel]
+    ERROR_LABEL_MODEL_CLOSED: _ClassVar[ErrorLabel]
 
 class Truncation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -129,6 +130,7 @@ ERROR_LABEL_MAX_AGE: ErrorLabel
 ERROR_LABEL_SERVICE_DENIED: ErrorLabel
 ERROR_LABEL_MODEL_DENIED: ErrorLabel
 ERROR_LABEL_SCOPE_MISSING: ErrorLabel
+ERROR_LABEL_MODEL_CLOSED: ErrorLabel
 TRUNCATION_UNSPECIFIED: Truncation
 TRUNCATION_NONE: Truncation
 TRUNCATION_END: Truncation
