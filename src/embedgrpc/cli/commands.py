@@ -13,6 +13,7 @@ _COMMANDS = {
     "check": "check the settings and print them",
     "reload": "let the running server read its settings again",
     "health": "ask the server on this machine for its health",
+    "key": "make API keys",
     "pull": "download models and build their graphs",
     "inspect": "print a model's properties and the files that define them",
     "verify": "run a model and compare it with the reference",

@@ -76,6 +76,7 @@ def begin_call(
         else caller_of(context, settings.caller_metadata),
         trace=current_context(),
         forwarded=forwarded_context(),
+        meter=open_call.meter if open_call is not None else None,
     )
     note_work(call)
     return call
@@ -107,13 +108,20 @@ def find_metadata(context: Any, wanted: str) -> str | bytes | None:
     return None
 
 
-def client_response_bytes(context: Any, asked: int, *, field: str = "max_response_bytes") -> int:
+def client_response_bytes(
+    context: Any,
+    asked: int,
+    *,
+    field: str = "max_response_bytes",
+    default: int = _CLIENT_RESPONSE_BYTES,
+) -> int:
     """Return the size of the largest response that the client accepts.
 
     Args:
         context: The RPC's context, whose metadata may say it.
         asked: What the request says; 0 for nothing.
         field: Where it stands in the request.
+        default: What clients accept that do not say it.
 
     Raises:
         InvalidRequestError: The number is negative, or the metadata has no number.
@@ -123,7 +131,7 @@ def client_response_bytes(context: Any, asked: int, *, field: str = "max_respons
         return asked
     value = find_metadata(context, _CLIENT_RESPONSE_BYTES_KEY)
     if value is None:
-        return _CLIENT_RESPONSE_BYTES
+        return default
     if isinstance(value, str) and value.isdecimal() and len(value) <= _DIGITS_MAX:
         return int(value)
     raise InvalidRequestError(

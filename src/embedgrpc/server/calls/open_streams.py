@@ -9,12 +9,13 @@ with a result for every input that it has accepted.
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from embedgrpc.engine.errors import ShuttingDownError
 from embedgrpc.server.calls.bidi_stream import BidiStream
-from embedgrpc.server.telemetry.call_record import CallRecord
+from embedgrpc.server.calls.open_call import current_call
 
 # Streams that began together do not end, and begin anew, at the same moment.
 _JITTER = 0.1
@@ -34,6 +35,9 @@ class OpenStreams:
         self._streams.add(stream)
         if self._draining:
             _end_for_stop(stream)
+        call = current_call()
+        if call is not None:
+            call.end = stream.drain
         age_s = self._max_age_s * random.uniform(1 - _JITTER, 1)  # noqa: S311 - no secret
         ending = asyncio.get_running_loop().call_later(age_s, _end_for_age, stream)
         try:
@@ -48,21 +52,15 @@ class OpenStreams:
         for stream in self._streams:
             _end_for_stop(stream)
 
-    def drain_of(self, is_affected: Callable[[CallRecord], bool]) -> None:
-        """Let every stream of some calls answer what it has accepted, and then end."""
-        for stream in self._streams:
-            if stream.record is not None and is_affected(stream.record):
-                stream.drain(
-                    "the model of the stream is not served any more, or replaced: open another",
-                    label="MODEL_CLOSED",
-                )
-
 
 def _end_for_stop(stream: BidiStream[Any]) -> None:
-    stream.drain("the server is about to stop", label="STOPPING")
+    stream.drain(ShuttingDownError("the server is about to stop", metadata={"label": "STOPPING"}))
 
 
 def _end_for_age(stream: BidiStream[Any]) -> None:
     stream.drain(
-        "the stream has been open as long as a connection may be: open another", label="MAX_AGE"
+        ShuttingDownError(
+            "the stream has been open as long as a connection may be: open another",
+            metadata={"label": "MAX_AGE"},
+        )
     )

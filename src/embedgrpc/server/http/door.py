@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.engine.errors import EngineError, InvalidRequestError, RateLimitedError
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
@@ -24,6 +24,7 @@ from embedgrpc.server.http.failures import (
     STATUSES,
     ErrorForm,
     HttpError,
+    challenge_headers,
     retry_headers,
 )
 from embedgrpc.server.http.pieces import PiecewiseResponse
@@ -180,7 +181,8 @@ class HttpDoor:
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
         call.record.fail(error, str(status))
-        return Answer(body, status, headers={**headers, **retry_headers(error)})
+        headers = {**headers, **challenge_headers(error), **retry_headers(error)}
+        return Answer(body, status, headers=headers)
 
     def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
         """Say what a web page may send.
@@ -207,9 +209,14 @@ class HttpDoor:
         except InvalidRequestError as error:
             raise HttpError(_HEADERS_TOO_LARGE, error) from None
         first = match.routes[0]
+        await self._calls.admit(call, match.need)
         if not first.is_open:
-            await self._calls.admit(call, match.need)
             self._calls.take_place(call)
+            try:
+                self._calls.count_request(call, match.need, has_texts=first.method == "POST")
+            except RateLimitedError:
+                await context.drop_small_body()
+                raise
         data = b""
         if first.method == "POST":
             check_media_type(request)
@@ -218,7 +225,8 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            call.caller.check(route.need)
+            if route.need is not match.need:
+                call.caller.check(route.need)
             answer = await route.handle(exchange)
         except EngineError as error:
             raise _RouteError(route, error) from None

@@ -23,7 +23,7 @@ from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import TextRole, Truncation
-from embedgrpc.server.caller import current_caller
+from embedgrpc.server.caller import Service, current_caller
 from embedgrpc.server.contract.classification_wire import LabelWires
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader, RoutedOptionsReader
 from embedgrpc.server.contract.names import list_names, show_name
@@ -308,12 +308,17 @@ class Catalog:
         caller = current_caller()
         if not caller.may_use_model(model.names):
             raise PermissionDeniedError(
-                f"{caller.name} may not use the model {model.id}; it may use: "
-                + list_names([one.id for one in self.usable()]),
+                f"{caller.name} may not use the model {model.id}{self._list('it may use')}",
                 field=field,
                 metadata={"label": "MODEL_DENIED", "model": model.id},
             )
         return model
+
+    def _list(self, what: str) -> str:
+        """Return what names the models in a message; empty for a caller that may not list them."""
+        if not current_caller().may_use(Service.MODELS):
+            return ""
+        return f"; {what}: {list_names([one.id for one in self.usable()])}"
 
     def _find(self, name: str, *, field: str) -> ServedModel:
         if not name:
@@ -327,8 +332,7 @@ class Catalog:
         model = self._by_name.get(name)
         if model is None:
             raise ModelNotFoundError(
-                f"no model {show_name(name)}; served: "
-                + list_names([one.id for one in self.usable()]),
+                f"no model {show_name(name)}{self._list('served')}",
                 field=field,
             )
         self.on_found(model)

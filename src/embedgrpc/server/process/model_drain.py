@@ -3,9 +3,9 @@
 import asyncio
 from contextlib import suppress
 
+from embedgrpc.engine.errors import ShuttingDownError
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
-from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.settings.settings import Settings
 
@@ -18,13 +18,11 @@ class ModelDrain:
 
     Args:
         calls: The open calls.
-        streams: The open streams.
         settings: How long calls may take.
     """
 
-    def __init__(self, calls: OpenCalls, streams: OpenStreams, settings: Settings) -> None:
+    def __init__(self, calls: OpenCalls, settings: Settings) -> None:
         self._calls = calls
-        self._streams = streams
         self._grace_s = settings.shutdown_grace_s
         self._max_s = settings.max_unary_s + _MARGIN_S
         self._ended = asyncio.Event()
@@ -42,7 +40,15 @@ class ModelDrain:
         """
         await self._wait(model, self._grace_s)
         if self.calls_of(model):
-            self._streams.drain_of(lambda record: model in record.models)
+            for _, call in self._calls.by_task():
+                if call.end is not None and model in call.record.models:
+                    call.end(
+                        ShuttingDownError(
+                            "the model of the stream is not served any more, or was replaced: open"
+                            " another",
+                            metadata={"label": "MODEL_CLOSED"},
+                        )
+                    )
             await self._wait(model, self._max_s)
         return self.calls_of(model)
 

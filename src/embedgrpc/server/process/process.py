@@ -69,6 +69,11 @@ async def serve(
             _logger.info("listening", extra={**where, **start})
             if warning := memory_warning(settings, available_memory_bytes()):
                 _logger.warning(warning)
+            if not settings.identifies_callers and not settings.is_local:
+                _logger.warning(
+                    "anybody who can reach this server can call it: set api_keys_file, jwt_issuer"
+                    " or certificate_callers_file to require credentials"
+                )
             if is_dual_stack(settings.address):
                 _logger.info("listening on all IPv6 addresses, too")
             await _until(stopping, server.load())

@@ -25,6 +25,11 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
+from embedgrpc.server.identity.authenticator import Authenticator
+from embedgrpc.server.identity.watched_file import FileError
+from embedgrpc.server.kserve.signature import SERVICE as KSERVE_SERVICE
+from embedgrpc.server.kserve.signature import can_infer
+from embedgrpc.server.kserve.statistics import InferenceStatistics
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
@@ -122,9 +127,14 @@ class Server:
         self.figures = Figures()
         self.figures.add(self._totals.read)
         self.figures.add(self._lag.read)
+        self.figures.add(self.open_calls.rates.read)
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         tei = tei_health(settings.tei_model) if settings.tei_model else ()
-        self._tei_services = [one.service for one in tei]
+        kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
+        self._other_services = [*(one.service for one in tei), *kserve]
+        self._statistics = InferenceStatistics(one.id for one in self.catalog)
+        if settings.kserve:
+            self._observers.append(self._statistics)
         self._monitor = HealthMonitor(
             self.catalog,
             self._health,
@@ -133,6 +143,7 @@ class Server:
             interval_s=settings.health_interval_s,
             timeout_s=settings.health_timeout_s,
             facades=tei,
+            others=kserve,
         )
         self._running = RunningModels(
             settings,
@@ -155,7 +166,7 @@ class Server:
             self.catalog,
             self._running,
             self._monitor,
-            ModelDrain(self.open_calls, self._open_streams, settings),
+            ModelDrain(self.open_calls, settings),
             tasks=self._tasks,
             tei_model=settings.tei_model,
         )
@@ -183,13 +194,7 @@ class Server:
         gate = ShutdownGate()
         limits = Limits(settings.max_connections, settings.max_connections_per_address)
         backstop = limits.backstop(settings.address)
-        wanted = backstop
-        if settings.http_address:
-            wanted += limits.backstop(settings.http_address)
-        allow_descriptors(
-            needed=limits.total * (2 if settings.http_address else 1),
-            wanted=wanted,
-        )
+        _allow_connections(settings, limits)
         activity = ConnectionActivity(max_peers=2 * backstop)
         interceptors: list[Any] = [
             activity,
@@ -213,6 +218,7 @@ class Server:
         # Off the event loop, which must still receive signals while lanes end their batches.
         resources.push_async_callback(asyncio.to_thread, self._running.close_all)
         await resources.enter_async_context(self._tasks)
+        await self._identify_callers()
         await self._monitor.begin()
         if settings.health_address:
             # It ends last, so that probes still learn of the stop.
@@ -253,6 +259,16 @@ class Server:
             self.figures.add(self._tls.read)
             self._files.append(self._tls)
 
+    async def _identify_callers(self) -> None:
+        """Require credentials, where some are configured."""
+        if not self._settings.identifies_callers:
+            return
+        authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
+        self.open_calls.authenticator = authenticator
+        self.figures.add(authenticator.read)
+        self._files.append(authenticator)
+        self._tasks.start(authenticator.watch())
+
     async def _stop_calls(self, gate: ShutdownGate, server: grpc.aio.Server) -> None:
         """End all calls, those of both ports within the same grace."""
         stops = [gate.stop(server, self._settings.shutdown_grace_s)]
@@ -269,6 +285,7 @@ class Server:
 
     async def _serve_metrics(self, resources: AsyncExitStack) -> None:
         calls = OpenCalls(self._settings)
+        calls.authenticator = self.open_calls.authenticator
         metrics = self._http_ports().metrics(calls)
         await metrics.start()
         resources.push_async_callback(metrics.close)
@@ -308,8 +325,13 @@ class Server:
             from embedgrpc.server.tei.services import add_tei  # noqa: PLC0415 - see above
 
             add_tei(server, self.catalog, settings, self._open_streams)
+        if settings.kserve:
+            # Likewise.
+            from embedgrpc.server.kserve.services import add_kserve  # noqa: PLC0415 - see above
+
+            add_kserve(server, self.catalog, settings, self._health, self._statistics)
         if settings.reflection:
-            add_reflection(server, others=self._tei_services)
+            add_reflection(server, others=self._other_services)
 
     async def load(self) -> None:
         """Load every model. One that fails does not prevent the others from being served.
@@ -340,6 +362,15 @@ class Server:
         await asyncio.sleep(self._settings.drain_time_s)
 
 
+def _allow_connections(settings: Settings, limits: Limits) -> None:
+    """Let the process open as many files as it may have connections."""
+    addresses = [one for one in (settings.address, settings.http_address) if one]
+    allow_descriptors(
+        needed=limits.total * len(addresses),
+        wanted=sum(map(limits.backstop, addresses)),
+    )
+
+
 def _open_tls(settings: Settings) -> "Tls":
     """Read the certificates.
 
@@ -355,6 +386,18 @@ def _open_tls(settings: Settings) -> "Tls":
     try:
         return Tls(settings)
     except CertificateError as error:
+        raise StartError(str(error), settings_are_wrong=True) from None
+
+
+def _open_authenticator(settings: Settings) -> Authenticator:
+    """Read the files of keys and callers.
+
+    Raises:
+        StartError: A file cannot be used.
+    """
+    try:
+        return Authenticator(settings)
+    except FileError as error:
         raise StartError(str(error), settings_are_wrong=True) from None
 
 

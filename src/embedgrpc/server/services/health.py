@@ -8,7 +8,7 @@ count as long as other batches of the model succeed.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -166,6 +166,7 @@ class HealthMonitor:
         interval_s: The time between two canaries of a model.
         timeout_s: The time limit of a canary.
         facades: Services for one model each.
+        others: Further services for all models, and which models have the service's task.
     """
 
     def __init__(
@@ -178,8 +179,10 @@ class HealthMonitor:
         interval_s: float,
         timeout_s: float,
         facades: Sequence["FacadeHealth"] = (),
+        others: Mapping[str, Callable[[LoadedModel], bool]] | None = None,
     ) -> None:
         self._facades = facades
+        self._others = dict(others or {})
         self._readiness = readiness
         self._catalog = catalog
         self._service = service
@@ -238,6 +241,8 @@ class HealthMonitor:
         await self._publish_service(RERANK_SERVICE, lambda loaded: loaded.reranker is not None)
         await self._publish_service(CLASSIFY_SERVICE, lambda loaded: loaded.classifier is not None)
         await self._publish_service(TOKENIZER_SERVICE, lambda loaded: loaded.has_tokenizer)
+        for service, can in self._others.items():
+            await self._publish_service(service, can)
         for facade in self._facades:
             model = self._catalog.get(facade.model)
             loaded = model.loaded if model is not None else None
@@ -247,7 +252,9 @@ class HealthMonitor:
             )
 
         names = [name for model in self._catalog for name in model.names]
-        published = {f"{service}/{name}" for service in SERVICES for name in names}
+        published = {
+            f"{service}/{name}" for service in (*SERVICES, *self._others) for name in names
+        }
         for service in self._published - published:
             await self._service.remove(service)
         self._published = published

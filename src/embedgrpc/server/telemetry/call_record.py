@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 Door = Literal["grpc", "tei", "kserve", "http"]
 
 _DOORS: Final[tuple[tuple[str, Door], ...]] = (("/tei.v1.", "tei"), ("/inference.", "kserve"))
-# Services that only say how the server is: gRPC's own.
-_PROBES: Final = "/grpc."
+# Services and methods that only say how the server is: gRPC's own, and those of KServe.
+_PROBES: Final = (
+    "/grpc.",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+    "/inference.GRPCInferenceService/ModelReady",
+)
 # Of more jobs than most calls have, the first tell enough of the times.
 _WORKS_MAX: Final = 8
 

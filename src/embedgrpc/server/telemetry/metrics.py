@@ -67,6 +67,24 @@ METRICS: Final[Mapping[str, Metric]] = {
     "embedgrpc.tokens.admitted": Metric(
         Kind.AMOUNT, "{token}", "Tokens that wait or run.", ("model", "work_class")
     ),
+    "embedgrpc.credentials.reloads": Metric(
+        Kind.COUNTER,
+        "{reload}",
+        "Changed files of callers, and fetched keys, that were loaded, or refused.",
+        ("setting", "outcome"),
+    ),
+    "embedgrpc.rate_limits.refusals": Metric(
+        Kind.COUNTER,
+        "{call}",
+        "Calls that were refused because their callers exceeded a limit.",
+        ("limit",),
+    ),
+    "embedgrpc.rate_limits.stream_wait": Metric(
+        Kind.COUNTER, "s", "How long streams waited because their callers exceeded a limit."
+    ),
+    "embedgrpc.rate_limits.callers": Metric(
+        Kind.AMOUNT, "{caller}", "Callers whose use is remembered."
+    ),
     "embedgrpc.batches": Metric(Kind.COUNTER, "{batch}", "Batches that were run.", ("model",)),
     "embedgrpc.batch.sequences": Metric(
         Kind.COUNTER, "{sequence}", "Sequences that were run in batches.", ("model",)
