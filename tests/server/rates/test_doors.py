@@ -22,6 +22,7 @@ from embedgrpc.v1 import model_service_pb2, tokenizer_service_pb2
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient, Reply
+from tests.server.kserve.requests import KServe, request_for
 from tests.server.rates.clock import Clock
 from tests.server.service import PATIENCE_S, Service, serving, settings_for, until
 from tests.server.streams import Stream
@@ -97,6 +98,7 @@ async def service(cache_dir: Path, shared_backend: HashBackend) -> AsyncIterator
         cache_dir=cache_dir,
         http_address="127.0.0.1:0",
         tei_model="embed",
+        kserve=True,
         caller_metadata="x-caller",
     )
     async with serving(settings, shared_backend.open) as one:
@@ -122,12 +124,14 @@ async def _send(limited: Limited, door: str, text: str = TEXT) -> Any:
             return await limited.service.client.embed(text)
         case "tei.v1":
             return await limited.tei.embed.Embed(tei_pb2.EmbedRequest(inputs=text))
+        case "kserve":
+            return await KServe(limited.service).infer(request_for(text))
         case path:
             return await limited.http.post(path, {"input": text, "inputs": text})
 
 
 HTTP_DOORS = ("/v1/embeddings", "/embed")
-DOORS = ("grpc", "tei.v1", *HTTP_DOORS)
+DOORS = ("grpc", "tei.v1", "kserve", *HTTP_DOORS)
 
 
 @pytest.mark.parametrize("door", DOORS)
