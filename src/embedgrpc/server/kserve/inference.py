@@ -14,6 +14,7 @@ from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.caller import Service, current_caller
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
+from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.contract.field_checks import check_id
 from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.contract.names import show_name
@@ -183,8 +184,12 @@ class Inference:
         )
 
     async def _read(self, name: str) -> Texts:
+        call = current_call()
         return await read_texts(
-            self._request, self._places[name], max_inputs=self._settings.max_inputs
+            self._request,
+            self._places[name],
+            max_inputs=self._settings.max_inputs,
+            request_bytes=call.request_bytes if call is not None else self._request.ByteSize(),
         )
 
     def _pack_vectors(self, embedded: EmbeddedBatch) -> bytes:
