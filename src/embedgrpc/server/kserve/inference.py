@@ -92,6 +92,12 @@ class Inference:
         context: The RPC's context.
         served: The model.
         settings: The server's settings.
+
+    Attributes:
+        call: For whom.
+
+    Raises:
+        EngineError: The model cannot be called, or a rule is broken that needs no look at texts.
     """
 
     def __init__(
@@ -166,7 +172,8 @@ class Inference:
                 query,
                 documents,
                 options,
-                size_bytes=read.size_bytes,
+                # No character has more bytes.
+                size_bytes=min(4 * sum(map(len, documents)), read.size_bytes),
                 max_response_bytes=self._max_response_bytes,
                 request_model=self._request.model_name,
                 options_field=FIELD,

@@ -228,10 +228,11 @@ def find_outputs(request: service_pb2.ModelInferRequest, known: Mapping[str, str
         InvalidRequestError: The model has no such output, or it is there twice.
     """
     names: list[str] = []
+    asked: set[str] = set()
     for index, output in enumerate(request.outputs):
         name = output.name
-        if name not in known or name in names:
-            twice = " again" if name in names else ""
+        if name not in known or known[name] in asked:
+            twice = " again" if name in known else ""
             raise InvalidRequestError(
                 f"outputs[{index}] is {show_name(name)}{twice}; the model gives"
                 f" {list_names(sorted(set(known.values())))}",
@@ -239,6 +240,7 @@ def find_outputs(request: service_pb2.ModelInferRequest, known: Mapping[str, str
             )
         refuse_parameters(output.parameters, of=name)
         names.append(name)
+        asked.add(known[name])
     return names or list(dict.fromkeys(known.values()))
 
 
