@@ -122,10 +122,12 @@ def parse_jwks(content: bytes) -> KeySet:
 def _read_key(entry: Any) -> SigningKey | None:
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
         return None
-    kind = entry.get("kty"), entry.get("crv", "")
-    algorithm, key_id = entry.get("alg", ""), entry.get("kid", "")
-    reader = _READERS.get(kind)  # type: ignore[arg-type] # whatever stands there is looked up
-    if reader is None or not isinstance(algorithm, str) or not isinstance(key_id, str):
+    words = [entry.get(part, "") for part in ("kty", "crv", "alg", "kid")]
+    if not all(isinstance(one, str) for one in words):
+        return None
+    kind, algorithm, key_id = (words[0], words[1]), words[2], words[3]
+    reader = _READERS.get(kind)
+    if reader is None:
         return None
     public = {part: entry[part] for part in _PUBLIC_PARTS & entry.keys()}
     try:
@@ -136,14 +138,14 @@ def _read_key(entry: Any) -> SigningKey | None:
         return None
     if isinstance(key, bytes) and len(key) < _SECRET_BYTES_MIN:
         return None
-    return SigningKey(key_id, algorithm, _KINDS[reader], key)
+    return SigningKey(key_id, algorithm, kind, key)
 
 
 class KeySource:
     """The keys of now, fetched in the background. What was fetched stays in use for a day.
 
     Args:
-        fetch: Returns the JWKS; raises OSError, TimeoutError, aiohttp.ClientError or ValueError.
+        fetch: Returns the JWKS; may raise any exception.
         interval_s: The time between two fetches.
         clock: Returns seconds.
     """
@@ -217,7 +219,7 @@ class KeySource:
     async def _refresh(self) -> bool:
         try:
             keys = await self._fetch()
-        except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - the keys of now must outlive any failure
             problem = str(error) or type(error).__name__
             if problem != self._problem:
                 _logger.error(  # noqa: TRY400 - the problem says all
