@@ -30,7 +30,7 @@ from tests.server.identity.callers import (
     reloaded,
 )
 from tests.server.identity.issuer import AUDIENCE, NAME, Issuer
-from tests.server.service import CROSS, EMBED, Service, serving, settings_for
+from tests.server.service import CROSS, EMBED, Service, serving, settings_for, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -99,6 +99,8 @@ async def callers_of(service: Service, *metadata: tuple[str, str]) -> list[Calle
     observers.append(observe)
     try:
         assert await by_both(service, *metadata) == OK
+        # A call ends a moment after its answer.
+        await until(lambda: len(seen) == 2)
     finally:
         observers.remove(observe)
     return seen

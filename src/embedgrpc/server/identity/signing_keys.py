@@ -120,25 +120,32 @@ def parse_jwks(content: bytes) -> KeySet:
 
 
 def _read_key(entry: Any) -> SigningKey | None:
+    """Return a key that can check signatures; None for another entry of a JWKS."""
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
         return None
     words = [entry.get(part, "") for part in ("kty", "crv", "alg", "kid")]
     if not all(isinstance(one, str) for one in words):
         return None
     kind, algorithm, key_id = (words[0], words[1]), words[2], words[3]
+    key = _read_public(entry, kind)
+    return None if key is None or _is_weak(key) else SigningKey(key_id, algorithm, kind, key)
+
+
+def _read_public(entry: Mapping[str, Any], kind: tuple[str, str]) -> Any:
     reader = _READERS.get(kind)
     if reader is None:
         return None
     public = {part: entry[part] for part in _PUBLIC_PARTS & entry.keys()}
     try:
-        key = jwt.PyJWK(public, reader).key
+        return jwt.PyJWK(public, reader).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
         return None
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < _RSA_BITS_MIN:
-        return None
-    if isinstance(key, bytes) and len(key) < _SECRET_BYTES_MIN:
-        return None
-    return SigningKey(key_id, algorithm, kind, key)
+
+
+def _is_weak(key: Any) -> bool:
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size < _RSA_BITS_MIN
+    return isinstance(key, bytes) and len(key) < _SECRET_BYTES_MIN
 
 
 class KeySource:
