@@ -6,13 +6,14 @@ uv run python -m tests.routes_table     writes them into the file
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from embedgrpc.engine.errors import EngineError, Reason
+from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.dialects.tei import tei_error
 from embedgrpc.server.http.docs_page import body_keys, curl
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import STATUSES
 from embedgrpc.server.http.headers import (
+    RATE_HEADERS,
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
     RETRY_HEADERS,
@@ -20,9 +21,8 @@ from embedgrpc.server.http.headers import (
 )
 
 DOCUMENT = Path(__file__).parent.parent / "docs/http.md"
+_RESPONSE_HEADERS = {**RESPONSE_HEADERS, **TIMING_HEADERS, **RETRY_HEADERS, **RATE_HEADERS}
 URL = "http://127.0.0.1:8080"
-# The page of errors calls these reserved: nothing raises them.
-_RESERVED = frozenset({Reason.RATE_LIMITED})
 
 
 def render(document: str) -> str:
@@ -32,7 +32,7 @@ def render(document: str) -> str:
         ("Routes", _routes(routes)),
         ("Examples", _examples(routes)),
         ("Request headers", _headers(REQUEST_HEADERS)),
-        ("Response headers", _headers({**RESPONSE_HEADERS, **TIMING_HEADERS, **RETRY_HEADERS})),
+        ("Response headers", _headers(_RESPONSE_HEADERS)),
         ("Statuses", _statuses()),
     ):
         document = _replace(document, title, lines)
@@ -104,10 +104,9 @@ def _headers(headers: Mapping[str, str]) -> list[str]:
 def _statuses() -> list[str]:
     table = ["| reason | status | on paths of text-embeddings-inference |", "|---|---|---|"]
     for reason, status in STATUSES.items():
-        if reason not in _RESERVED:
-            error = EngineError("")
-            error.reason = reason
-            table.append(f"| `{reason.value}` | {status} | {tei_error(error, status)[0]} |")
+        error = EngineError("")
+        error.reason = reason
+        table.append(f"| `{reason.value}` | {status} | {tei_error(error, status)[0]} |")
     return table
 
 

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from embedgrpc.server.settings.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
+TOOLS = ROOT / ".cache" / "bin"
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.cuda")
 # The one place that says which variables of ours there are.
 SETTINGS = {f"EMBEDGRPC_{name.upper()}" for name in Settings.model_fields}
@@ -74,9 +78,10 @@ def test_the_program_is_process_1(name: str) -> None:
     (check,) = _of(last, "HEALTHCHECK")
     options, _, command = check.partition(" CMD ")
     assert json.loads(command) == [
-        "embedgrpc",
-        "health",
-        "--any",
+        "python",
+        "-I",
+        "-S",
+        "/opt/embedgrpc/bin/probe.py",
         "embedgrpc.v1.EmbeddingService",
         "embedgrpc.v1.RerankService",
         "embedgrpc.v1.ClassifyService",
@@ -86,12 +91,15 @@ def test_the_program_is_process_1(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_the_programs_that_an_image_names_are_installed(name: str) -> None:
-    """The entry point and the check are console scripts of the two distributions."""
-    client = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())
-    scripts = _project()["project"]["scripts"] | client["project"]["scripts"]
+    """The entry point is a console script; the check is copied beside it, and has a listener."""
+    scripts = _project()["project"]["scripts"]
     last = _stages(name)[-1]
     assert json.loads(_of(last, "ENTRYPOINT")[-1])[0] in scripts
-    assert json.loads(_of(last, "HEALTHCHECK")[-1].partition(" CMD ")[2])[0] in scripts
+    probe = json.loads(_of(last, "HEALTHCHECK")[-1].partition(" CMD ")[2])[3]
+    assert f"docker/probe.py {probe}" in _of(last, "COPY")
+    (env,) = _of(last, "ENV")
+    assert f"PATH={Path(probe).parent}:$PATH" in env.split()
+    assert "EMBEDGRPC_HEALTH_ADDRESS=127.0.0.1:50052" in env.split()
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
@@ -228,7 +236,22 @@ def test_the_collector_takes_what_is_exported() -> None:
 def test_no_image_of_the_compose_file_is_latest() -> None:
     """Every image has a tag that starts with a version."""
     for service in _services().values():
-        assert re.search(r":\d+\.\d+\.\d+[-\w]*$", service["image"])
+        assert re.search(r":\d+\.\d+\.\d+[-.\w]*$", service["image"])
+
+
+@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.triton.yaml"]])
+def test_the_compose_files_follow_the_specification(files: list[str]) -> None:
+    """The reference reader takes them: the schema, and what depends on what."""
+    program = shutil.which("compose-go", path=f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        if os.environ.get("CI") and shutil.which("go"):
+            pytest.fail("compose-go is missing although Go could have installed it")
+        pytest.skip("compose-go is not installed")
+    # It knows no variables of the environment.
+    command = [program, "-format", "json", "-no-interpolation", *files]
+    done = subprocess.run(command, cwd=DOCKER, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert _services().keys() <= json.loads(done.stdout)["services"].keys()
 
 
 def _with_triton() -> dict[str, Any]:

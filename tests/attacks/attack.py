@@ -67,19 +67,23 @@ class Phases:
     """How an innocent caller fared.
 
     Attributes:
-        quiet: Before the attack.
-        during: Calls that began during the attack.
-        after: Calls that began after it.
+        quiet: Before the attacks.
+        during: Calls that began during the attacks.
+        after: Calls that began after them.
+        control: Calls that began while a process was attacked that does nothing; the attacker
+            takes CPU time from the server in this phase, too.
     """
 
     quiet: Latencies
     during: Latencies
     after: Latencies
+    control: Latencies
 
     @property
     def failures(self) -> Sequence[str]:
         """The statuses of all calls that failed."""
-        return *self.quiet.failures, *self.during.failures, *self.after.failures
+        phases = (self.quiet, self.during, self.after, self.control)
+        return tuple(failure for one in phases for failure in one.failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,9 @@ class Outcome:
         rss_before_bytes: Resident memory of the server before.
         rss_peak_bytes: The most during the attack and after it.
         rss_after_bytes: What is left afterwards.
-        attack_s: How long the attack took.
-        done: What the attack reports.
+        attack_s: How long an attack took.
+        done: What the attacks report.
+        server_s: CPU time of the server during the attacks, in seconds for a second.
     """
 
     grpc: Phases
@@ -102,7 +107,8 @@ class Outcome:
     rss_peak_bytes: int
     rss_after_bytes: int
     attack_s: float
-    done: str
+    done: Sequence[str]
+    server_s: float
 
     @property
     def callers(self) -> Sequence[Phases]:

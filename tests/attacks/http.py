@@ -2,21 +2,27 @@
 
 import asyncio
 import contextlib
+import errno
 import itertools
+import select
+import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from tests.attacks.attack import MIB, Attack
+from tests.attacks.descriptors import allow_descriptors
 
 _FLAGS = ("--http-address", "127.0.0.1:0")
 _LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
 # The attackers' addresses, all on this machine.
 _CLIENTS = tuple(f"127.0.0.{number}" for number in range(2, 6))
 _SLOW_CONNECTIONS = 10_000
-# So many of them are open on the attacker's side at once.
-_SLOW_AT_ONCE = 4_000
+# So many of them connect at once, before the others send.
+_SLOW_AT_ONCE = 500
+_SLOW_INTERVAL_S = 1.0
+_SLOW_STEP_S = 0.02
 _DRIPPING = 200
 _FLOODING = 8
 _UNREAD = 16
@@ -97,45 +103,99 @@ def _tell(statuses: Counter[str]) -> str:
 
 
 async def _slow(target: str, seconds: float) -> str:
-    """Open connections from few addresses; each sends a byte of a request now and then."""
-    until = time.monotonic() + seconds
-    opened = closed = refused = 0
-    room = asyncio.Semaphore(_SLOW_AT_ONCE)
+    """Hold connections of few addresses open; each sends a byte of a request now and then."""
+    return await asyncio.to_thread(_SlowCrowd(target).run, seconds)
 
-    async def one(number: int) -> None:
-        nonlocal opened, closed, refused
-        async with room:
-            if time.monotonic() > until:
-                return
+
+class _SlowCrowd:
+    """Clients that want a connection each, and open it again when it is closed.
+
+    It uses the system's calls alone: a thousandth of a second for each would be ten for all.
+    """
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = host, int(port)
+        self._poll = select.epoll()
+        self._open: dict[int, socket.socket] = {}
+        self._sent: dict[int, int] = {}
+        self._wait_for_room: deque[int] = deque(range(_SLOW_CONNECTIONS))
+        self._numbers: dict[int, int] = {}
+        self._met: set[int] = set()
+        self._counts: Counter[str] = Counter()
+        self._most = 0
+
+    def run(self, seconds: float) -> str:
+        """Attack; return what came of it."""
+        allow_descriptors()
+        until = time.monotonic() + seconds
+        drip_at = time.monotonic()
+        try:
+            while (now := time.monotonic()) < until:
+                for _ in range(min(_SLOW_AT_ONCE, len(self._wait_for_room))):
+                    self._connect(self._wait_for_room.popleft())
+                self._most = max(self._most, len(self._open))
+                if now >= drip_at:
+                    self._drip()
+                    drip_at = now + _SLOW_INTERVAL_S
+                for descriptor, _ in self._poll.poll(_SLOW_STEP_S):
+                    self._read(descriptor)
+        finally:
+            for one in self._open.values():
+                one.close()
+            self._poll.close()
+        told = ", ".join(f"{count} {what}" for what, count in sorted(self._counts.items()))
+        return f"{len(self._met)} clients connected, {self._most} at once; {told}"
+
+    def _connect(self, number: int) -> None:
+        client = socket.socket()
+        client.setblocking(False)
+        client.bind((_CLIENTS[number % len(_CLIENTS)], 0))
+        error = client.connect_ex(self._target)
+        if error not in {0, errno.EINPROGRESS}:
+            client.close()
+            self._counts["refused"] += 1
+            self._wait_for_room.append(number)
+            return
+        descriptor = client.fileno()
+        self._open[descriptor], self._sent[descriptor] = client, 0
+        self._numbers[descriptor] = number
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def _drip(self) -> None:
+        for descriptor, client in list(self._open.items()):
+            sent = self._sent[descriptor]
             try:
-                reader, writer = await _open(target, number)
+                client.send(_LIVE[sent : sent + 1])
+            except BlockingIOError:
+                # It waits for the server to accept it.
+                continue
             except OSError:
-                refused += 1
-                return
-            opened += 1
-            try:
-                for byte in _LIVE:
-                    if time.monotonic() > until:
-                        break
-                    writer.write(bytes([byte]))
-                    async with asyncio.timeout(1):
-                        await reader.read()
-                    closed += 1
-                    break
-            except TimeoutError:
-                pass
-            except OSError:
-                closed += 1
-            finally:
-                writer.transport.abort()
+                self._close(descriptor, "closed")
+                continue
+            self._met.add(self._numbers[descriptor])
+            self._sent[descriptor] = (sent + 1) % len(_LIVE)
 
-    async def slow(number: int) -> None:
-        # Those that the server closes come back.
-        while time.monotonic() < until:
-            await one(number)
+    def _read(self, descriptor: int) -> None:
+        client = self._open.get(descriptor)
+        if client is None:
+            return
+        try:
+            data = client.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._counts[f"x {data.split()[1].decode()}"] += 1
+        else:
+            self._close(descriptor, "closed")
 
-    await asyncio.gather(*(slow(number) for number in range(_SLOW_CONNECTIONS)))
-    return f"{opened} connections, {closed} closed by the server, {refused} refused"
+    def _close(self, descriptor: int, how: str) -> None:
+        self._counts[how] += 1
+        self._poll.unregister(descriptor)
+        self._open.pop(descriptor).close()
+        self._wait_for_room.append(self._numbers.pop(descriptor))
 
 
 async def _drip(target: str, seconds: float) -> str:

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import os
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ _SAMPLE_INTERVAL_S = 0.05
 _WARM_UP_S_MAX = 60
 
 
-async def measure(attack: Attack, seconds: float, *, cache_dir: Path, quiet_s: float) -> Outcome:
+async def measure(
+    attack: Attack, seconds: float, *, cache_dir: Path, quiet_s: float, rounds: int = 0
+) -> Outcome:
     """Run one attack on its own server.
 
     Args:
@@ -30,6 +33,8 @@ async def measure(attack: Attack, seconds: float, *, cache_dir: Path, quiet_s: f
         seconds: For how long.
         cache_dir: Where the server finds graphs that were built before.
         quiet_s: How long the innocent caller is watched before the attack and after it.
+        rounds: How often the phases are repeated, with an attack on a process that does nothing
+            among them; 0 for one round without it.
     """
     async with started("--model", MODEL, *attack.flags, cache_dir=cache_dir) as server:
         listening = await server.until("listening")
@@ -38,31 +43,43 @@ async def measure(attack: Attack, seconds: float, *, cache_dir: Path, quiet_s: f
         pid = server.process.pid
         # The server's further output must not fill the pipe.
         log = asyncio.create_task(_drain(server.process.stderr))
-        async with _innocent(target, http_target) as calls:
+        phases = _Log()
+        done = []
+        async with _sink() as sink, _innocent(target, http_target) as calls:
             await _warm_up(target)
             await _answered(calls, at_least=10 if http_target else 5)
-            began = time.time()
-            await asyncio.sleep(quiet_s)
             before = rss_bytes(pid)
             peak = _Peak(pid)
-            attack_began = time.time()
+            server_s = 0.0
             async with peak:
-                done = await attack.run(http_target if attack.over_http else target, seconds)
-                attack_ended = time.time()
-                await asyncio.sleep(quiet_s)
+                for _ in range(max(rounds, 1)):
+                    with phases.phase("quiet"):
+                        await asyncio.sleep(quiet_s)
+                    if rounds:
+                        with phases.phase("control"):
+                            await attack.run(sink, seconds)
+                    began_s = cpu_s(pid)
+                    with phases.phase("during"):
+                        done.append(
+                            await attack.run(http_target if attack.over_http else target, seconds)
+                        )
+                    server_s += cpu_s(pid) - began_s
+                    with phases.phase("after"):
+                        await asyncio.sleep(quiet_s)
             after = rss_bytes(pid)
         log.cancel()
-    times = (began, attack_began, attack_ended)
+    attack_s = phases.seconds("during")
     return Outcome(
-        grpc=_phases([call for call in calls if call["door"] == "grpc"], *times),
-        http=_phases([call for call in calls if call["door"] == "http"], *times)
+        grpc=phases.read([call for call in calls if call["door"] == "grpc"]),
+        http=phases.read([call for call in calls if call["door"] == "http"])
         if http_target
         else None,
         rss_before_bytes=before,
         rss_peak_bytes=peak.bytes,
         rss_after_bytes=after,
-        attack_s=attack_ended - attack_began,
+        attack_s=attack_s / max(rounds, 1),
         done=done,
+        server_s=server_s / attack_s,
     )
 
 
@@ -82,6 +99,12 @@ async def _warm_up(target: str) -> None:
 def rss_bytes(pid: int) -> int:
     """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has taken, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class _Peak:
@@ -104,6 +127,22 @@ class _Peak:
         while True:
             self.bytes = max(self.bytes, rss_bytes(self._pid))
             await asyncio.sleep(_SAMPLE_INTERVAL_S)
+
+
+@asynccontextmanager
+async def _sink() -> AsyncIterator[str]:
+    """Run the process that does nothing; yield its address."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.attacks.sink"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.communicate()
 
 
 @asynccontextmanager
@@ -145,19 +184,36 @@ async def _answered(calls: list[dict[str, Any]], *, at_least: int) -> None:
         await asyncio.sleep(_SAMPLE_INTERVAL_S)
 
 
-def _phases(
-    calls: list[dict[str, Any]], began: float, attack_began: float, attack_ended: float
-) -> Phases:
-    return Phases(
-        quiet=_between(calls, began, attack_began),
-        during=_between(calls, attack_began, attack_ended),
-        after=_between(calls, attack_ended, float("inf")),
-    )
+class _Log:
+    """When each phase began and ended, in seconds since the epoch."""
 
+    def __init__(self) -> None:
+        self._spans: list[tuple[str, float, float]] = []
 
-def _between(calls: list[dict[str, Any]], began: float, ended: float) -> Latencies:
-    chosen = [call for call in calls if began <= call["began"] < ended]
-    return Latencies(
-        values_s=[call["took_s"] for call in chosen if call["status"] == "OK"],
-        failures=[call["status"] for call in chosen if call["status"] != "OK"],
-    )
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Record a phase."""
+        began = time.time()
+        yield
+        self._spans.append((name, began, time.time()))
+
+    def seconds(self, name: str) -> float:
+        """Return how long the phases of a name took together."""
+        return sum(ended - began for one, began, ended in self._spans if one == name)
+
+    def read(self, calls: list[dict[str, Any]]) -> Phases:
+        """Return the latencies of calls by the phase in which they began."""
+
+        def during(name: str) -> Latencies:
+            spans = [(began, ended) for one, began, ended in self._spans if one == name]
+            chosen = [
+                call
+                for call in calls
+                if any(began <= call["began"] < ended for began, ended in spans)
+            ]
+            return Latencies(
+                values_s=[call["took_s"] for call in chosen if call["status"] == "OK"],
+                failures=[call["status"] for call in chosen if call["status"] != "OK"],
+            )
+
+        return Phases(during("quiet"), during("during"), during("after"), during("control"))

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedgrpc.server.rates.limits import RateLimits
+from embedgrpc.server.rates.rates import Rates
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import common_pb2, embedding_service_pb2, rerank_service_pb2
 from tests.clients.environment import EnvironmentMissingError, find_command
 from tests.server.hash_backend import HashBackend
+from tests.server.rates.clock import Clock
 from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, serving, settings_for, until
 
 pytestmark = [pytest.mark.clients, pytest.mark.long, pytest.mark.timeout(4 * PATIENCE_S)]
@@ -188,6 +191,25 @@ async def test_openai_waits_as_long_as_it_is_told(cache_dir: Path) -> None:
     assert found["waits"]
     for wait in found["waits"]:
         assert wait["waited_ms"] >= wait["told_ms"] > 0
+
+
+async def test_openai_waits_for_the_limit_of_its_caller(service: Service) -> None:
+    """A caller beyond its limit gets 429, and repeats the call no sooner than it may."""
+    clock = Clock()
+    limits = RateLimits(requests_per_s=2, request_burst=1)
+    service.server.open_calls.rates = Rates(limits, clock=clock)
+    await service.client.embed("the only call of this half second")
+    async with _started("openai_retries.py", url=_url(service), texts=["a text"]) as client:
+        assert client.stdout is not None
+        assert await client.stdout.readline() == b"refused\n"
+        clock.now += 0.5
+        *_, printed = (await client.stdout.read()).splitlines()
+        assert await client.wait() == 0
+    found = json.loads(printed)
+    assert found["vectors"] == 1
+    assert found["waits"]
+    for wait in found["waits"]:
+        assert wait["waited_ms"] >= wait["told_ms"] >= 500
 
 
 async def test_cohere(service: Service) -> None:

@@ -10,8 +10,7 @@ from embedgrpc.engine.admission.outcomes import SequenceOutcome
 from embedgrpc.engine.errors import EngineError, Reason
 from embedgrpc.server.rpc.errors import status_code
 from embedgrpc.server.settings.model_settings import ModelSettings
-from embedgrpc.server.telemetry.metrics import METRICS
-from tests import routes_table
+from tests import metrics_table, routes_table
 from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -78,11 +77,11 @@ def test_every_label_has_a_row() -> None:
     assert shown <= literals
 
 
-def test_every_metric_has_a_row() -> None:
-    """The page of deployment lists the metrics and the values of their attribute `fate`."""
-    text = section("deployment.md", "## Logs, traces and metrics")
-    assert sorted(column(text, 0)) == sorted(METRICS)
-    values = re.search(r"^`fate` is (.*?)\.", text, re.MULTILINE | re.DOTALL)
+def test_the_page_of_metrics_is_current() -> None:
+    """It lists every metric, and the values of the label `fate`."""
+    document = metrics_table.DOCUMENT.read_text("utf-8")
+    assert document == metrics_table.render(document), "run: uv run python -m tests.metrics_table"
+    values = re.search(r"`fate` is (.*?)\.", document, re.DOTALL)
     assert values
     assert re.findall(r"`(\w+)`", values[1]) == [one.value for one in SequenceOutcome]
 

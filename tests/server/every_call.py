@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from embedgrpc.tei.v1 import tei_pb2, tei_pb2_grpc
 from embedgrpc.v1 import classify_service_pb2 as classify
@@ -23,6 +24,7 @@ from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import model_service_pb2 as listing
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from embedgrpc.v1 import tokenizer_service_pb2 as tokenizer
+from tests.server.kserve.requests import pairs_for, request_for
 from tests.server.rankings import part, setup
 from tests.server.service import PATIENCE_S, Client
 
@@ -134,6 +136,20 @@ def _cancelled(begin: Callable[[Client], Any]) -> Call:
     return call
 
 
+def _kserve(client: Client) -> Any:
+    stub: Any = service_pb2_grpc.GRPCInferenceServiceStub
+    return stub(client.channel)
+
+
+def _infer(*texts: str, timeout: float = PATIENCE_S, **fields: Any) -> Call:
+    return lambda client: _kserve(client).ModelInfer(request_for(*texts, **fields), timeout=timeout)
+
+
+async def _stream_infer(client: Client) -> None:
+    stream = _kserve(client).ModelStreamInfer(iter([request_for("a text")]), timeout=PATIENCE_S)
+    _ = [one async for one in stream]
+
+
 def _tei(service: str, method: str, *messages: Any, model: str = "embed") -> Call:
     """Make a call of tei.v1; several messages are those of a stream."""
 
@@ -218,6 +234,37 @@ CASES: dict[str, Call] = {
     "tei Tokenize": _tei("Tokenize", "Tokenize", tei_pb2.EncodeRequest(inputs="a text")),
     "tei Decode": _tei("Tokenize", "Decode", tei_pb2.DecodeRequest(ids=[5, 6])),
     "tei Decode bad": _tei("Tokenize", "Decode", tei_pb2.DecodeRequest(ids=[2**32 - 1])),
+    "infer": _infer("a text", model_name="embed"),
+    "infer typed": _infer("a text", raw=False),
+    "infer no model": _infer("a text", model_name="none"),
+    "infer no version": _infer("a text", model_version="2"),
+    "infer empty text": _infer("a text", ""),
+    "infer not embedding": _infer("a text", model_name="cross"),
+    "infer pairs": lambda client: _kserve(client).ModelInfer(
+        pairs_for("q", ["a text", "b"], model_name="cross"), timeout=PATIENCE_S
+    ),
+    "infer bad pairs": lambda client: _kserve(client).ModelInfer(
+        pairs_for("q", ["a text", ""], model_name="cross"), timeout=PATIENCE_S
+    ),
+    "infer nothing": lambda client: _kserve(client).ModelInfer(service_pb2.ModelInferRequest()),
+    "infer no UTF-8": _bytes(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_for(b"\xff").SerializeToString(),
+    ),
+    "infer cancelled": _cancelled(_infer(*map(str, range(50)))),
+    "infer too late": _infer(*map(str, range(200)), timeout=0.004),
+    "ServerReady": lambda client: _kserve(client).ServerReady(service_pb2.ServerReadyRequest()),
+    "ModelReady none": lambda client: _kserve(client).ModelReady(
+        service_pb2.ModelReadyRequest(name="none")
+    ),
+    "ModelConfig": lambda client: _kserve(client).ModelConfig(
+        service_pb2.ModelConfigRequest(name="embed")
+    ),
+    "ModelStatistics": lambda client: _kserve(client).ModelStatistics(
+        service_pb2.ModelStatisticsRequest()
+    ),
+    "TraceSetting": lambda client: _kserve(client).TraceSetting(service_pb2.TraceSettingRequest()),
+    "ModelStreamInfer": _stream_infer,
     "ListModels": lambda client: client.models.ListModels(listing.ListModelsRequest()),
     "ListModels bad page": lambda client: client.models.ListModels(
         listing.ListModelsRequest(page_token="?")  # noqa: S106 - of a list

@@ -12,6 +12,7 @@ _COMMANDS = {
     "serve": "serve models until SIGTERM",
     "check": "check the settings and print them",
     "health": "ask the server on this machine for its health",
+    "key": "make API keys",
     "pull": "download models and build their graphs",
     "inspect": "print a model's properties and the files that define them",
     "verify": "run a model and compare it with the reference",

@@ -7,6 +7,7 @@
         ModelNotFoundError       no such model is served
         UnsupportedError         the model cannot do what was requested
         OverloadedError          there is more work than can be finished in time
+        RateLimitedError         the caller exceeds a limit of its own
         DeadlineExpiredError     the deadline passed
         BackendUnavailableError  the model is loading, or its backend cannot be reached
         ShuttingDownError        the server is stopping
@@ -137,6 +138,12 @@ class OverloadedError(EngineError):
     """There is more work than can be finished in time."""
 
     reason = Reason.OVERLOADED
+
+
+class RateLimitedError(EngineError):
+    """The caller exceeds a limit of its own."""
+
+    reason = Reason.RATE_LIMITED
 
 
 class DeadlineExpiredError(EngineError):

@@ -70,6 +70,14 @@ class JobTimes:
         self.ended_ns = max(self.ended_ns, ended_ns)
 
 
+class Meter(Protocol):
+    """Counts the tokens that a model read for somebody. Called on the event loop."""
+
+    def spend(self, tokens: int) -> None:
+        """Count tokens of sequences that were run."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """The properties that all work of one RPC shares.
@@ -80,6 +88,7 @@ class Call:
         caller: The unit of fairness: callers of one class get equal shares of the machine.
         trace: Linked to the span of each batch; opaque here.
         forwarded: Metadata for a remote backend, such as traceparent.
+        meter: Counts its tokens; None where nobody asks.
         times: How long its jobs took.
     """
 
@@ -88,6 +97,7 @@ class Call:
     caller: str = ""
     trace: object | None = None
     forwarded: tuple[tuple[str, str], ...] = ()
+    meter: Meter | None = field(default=None, compare=False)
     times: CallTimes = field(default_factory=CallTimes, compare=False)
 
 

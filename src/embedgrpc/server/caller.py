@@ -47,11 +47,14 @@ class Need:
             depends on the request.
         scope: It must have this; None for none.
         is_public: Whether anybody may make the call, as with health checks.
+        public_as: Anybody may make the call where the setting `public` names this; empty for
+            never.
     """
 
     service: Service | None = None
     scope: Scope | None = None
     is_public: bool = False
+    public_as: str = ""
 
 
 PUBLIC = Need(is_public=True)
@@ -63,14 +66,18 @@ class CallerLimits:
     """The limits of one caller; None where it has none of its own.
 
     Attributes:
-        requests_per_s: Calls in a second.
-        tokens_per_min: Tokens of inputs in a minute.
-        concurrency: Open calls.
+        requests_per_s: Requests in a second, on average; 0 for no limit.
+        request_burst: Requests at once; 0 for those of a second.
+        tokens_per_min: Tokens of inputs in a minute, on average; 0 for no limit.
+        token_burst: Tokens at once; 0 for those of a minute.
+        max_calls: Open calls; 0 for no limit.
     """
 
     requests_per_s: float | None = None
+    request_burst: int | None = None
     tokens_per_min: int | None = None
-    concurrency: int | None = None
+    token_burst: int | None = None
+    max_calls: int | None = None
 
 
 NO_LIMITS = CallerLimits()
@@ -107,6 +114,10 @@ class Caller:
             fnmatchcase(name, pattern) for pattern in self.models for name in names
         )
 
+    def may_use(self, service: Service) -> bool:
+        """Return whether it may use a service."""
+        return self.services is None or service in self.services
+
     def check(self, need: Need) -> None:
         """Check that it may make a call.
 
@@ -124,7 +135,7 @@ class Caller:
         Raises:
             PermissionDeniedError: It may not.
         """
-        if self.services is not None and service not in self.services:
+        if not self.may_use(service):
             raise PermissionDeniedError(
                 f"{self.name} may not use {service.value}",
                 metadata={"label": "SERVICE_DENIED", "service": service.value},
@@ -144,13 +155,14 @@ class Caller:
 
 
 @lru_cache(_KNOWN_NAMES_MAX)
-def anonymous(name: str) -> Caller:
+def anonymous(name: str, *, has_rights: bool = True) -> Caller:
     """Return a caller that did not prove who it is.
 
     Args:
         name: Its address, or what a trusted proxy says of it.
+        has_rights: Whether it may use services without such a proof.
     """
-    return Caller(name)
+    return Caller(name) if has_rights else Caller(name, services=frozenset())
 
 
 # The server's own work, such as the canaries of health, may use everything.

@@ -30,10 +30,13 @@ KINDS = (
     "EmbeddingStream",
     "ItemStream",
     "Future",
+    "Inference",
     "Inputs",
     "Job",
     "JobHandle",
+    "ModelInferRequest",
     "OutputRows",
+    "Parameters",
     "RPCState",
     "RequestStream",
     "RerankRequest",
@@ -80,7 +83,7 @@ def _is_as_before(before: Counter[str]) -> bool:
 @pytest.mark.usefixtures("no_collector")
 async def test_calls_leave_nothing(serve: Serve) -> None:
     """Calls that are answered, refused, cancelled or fail are freed at once, for every RPC."""
-    service = await serve(EMBED, CROSS, tei_model="embed")
+    service = await serve(EMBED, CROSS, tei_model="embed", kserve=True)
     client = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.server.every_call", service.address),
         stdin=asyncio.subprocess.PIPE,

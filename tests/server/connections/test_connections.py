@@ -328,7 +328,7 @@ def value_of(service: Service, metric: str, **attributes: str) -> float:
     """Return the value of a metric of the server."""
     (value,) = [
         one.value
-        for one in service.server._read()
+        for one in service.server.figures.read()
         if one.metric == metric
         and attributes.items() <= dict(one.attributes).items()
         and one.attributes.get("listener", "calls") == "calls"

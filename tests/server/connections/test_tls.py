@@ -60,7 +60,7 @@ def value_of(service: Service, metric: str, **attributes: str) -> float:
     """The value of a metric."""
     (reading,) = (
         one
-        for one in service.server._read()
+        for one in service.server.figures.read()
         if one.metric == metric and one.attributes == attributes
     )
     return reading.value

@@ -17,6 +17,7 @@ from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import embedding_service_pb2, rerank_service_pb2
 from tests.server.http.http_client import HttpClient
+from tests.server.kserve.requests import KServe, pairs_for, request_for, rows_of
 from tests.server.service import FIXTURES, Service, serving, settings_for
 
 # Its prompts choose a task, so that every request must name one.
@@ -37,7 +38,7 @@ Floats = NDArray[np.float32]
 async def everything(cache_dir: Path) -> AsyncIterator[Service]:
     """A server with every model of the repository, under the name of its folder."""
     models = [ModelSettings(id=one.name, source=str(one)) for one in FOLDERS]
-    settings = settings_for(*models, cache_dir=cache_dir, http_address="127.0.0.1:0")
+    settings = settings_for(*models, cache_dir=cache_dir, http_address="127.0.0.1:0", kserve=True)
     async with serving(settings) as one:
         # A server on a busy machine starts before the last of so many is built.
         async with asyncio.timeout(LOAD_S):
@@ -151,6 +152,10 @@ async def _check_vectors(service: Service, http: HttpClient, model: str) -> None
         reply = await http.post(path, write(model, _texts(model)))
         assert reply.status == 200, (model, door, reply.json)
         assert np.array_equal(read(reply.json), expected), (model, door)
+    texts = _texts(model)
+    for raw in (True, False):
+        response = await KServe(service).infer(request_for(*texts, raw=raw, model_name=model))
+        assert np.array_equal(rows_of(response), await _by_grpc(service, model)), (model, raw)
 
 
 async def _check_weights(service: Service, http: HttpClient, model: str) -> None:
@@ -176,11 +181,17 @@ async def _check_scores(service: Service, http: HttpClient, model: str) -> None:
     reply = await http.post("/rerank", {"query": query, "texts": documents})
     assert reply.status == 200, (model, reply.json)
     # A sigmoid, whatever the model's own scale is; a similarity has none.
-    _, reranker = service.server.catalog.find(model).reranker()
+    loaded, reranker = service.server.catalog.find(model).reranker()
     if reranker.method is RerankMethod.CROSS_ENCODER:
         sigmoid = rerank_service_pb2.SCORE_SCALE_SIGMOID
         expected = await _ranked(service, model, query, documents, score_scale=sigmoid)
     assert _scores(reply.json) == expected, model
+    if not loaded.properties.dimensions:
+        # The protocol has one signature for a model, and vectors go first.
+        pairs = pairs_for(query, documents, model_name=model)
+        by_pair = rows_of(await KServe(service).infer(pairs))[:, 0].tolist()
+        expected = await _ranked(service, model, query, documents)
+        assert sorted(enumerate(by_pair)) == sorted(expected), model
 
 
 async def _ranked(

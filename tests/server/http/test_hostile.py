@@ -1,26 +1,35 @@
 """What no client should send: each gets an answer in the usual form, and holds nothing for long."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from embedgrpc.server.http.connection import Connection
 from embedgrpc.server.process.server import Server
 from tests.server.conftest import Serve
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient
-from tests.server.service import EMBED, PATIENCE_S, Service, settings_for, until
+from tests.server.service import EMBED, PATIENCE_S, Service, serving, settings_for, until
 
 CANARY = b"CANARY"
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
 BODY = b'{"input": "a"}'
+UNREAD: dict[str, Any] = {"http_address": "127.0.0.1:0", "max_unary_s": 5}
+
+
+def unix(folder: Path) -> dict[str, Any]:
+    """Return settings for a Unix socket."""
+    return {"http_address": f"unix:{folder / 'http.sock'}", "max_connections": 8}
 
 
 def post(body: bytes, *headers: bytes) -> bytes:
@@ -110,11 +119,20 @@ async def test_a_stop_waits_for_its_grace_once(
 
 async def test_connections_over_a_unix_socket_are_bounded(serve: Serve, tmp_path: Path) -> None:
     """Nothing lists its connections; those that are idle go all the same."""
-    path = tmp_path / "http.sock"
-    service = await serve(http_address=f"unix:{path}", max_connections=8)
+    service = await serve(**unix(tmp_path))
+    await _fill_a_unix_socket(service)
+
+
+async def test_an_answer_that_is_not_read_is_dropped(serve: Serve, backend: HashBackend) -> None:
+    """Once its call has been ended, nothing of it stays in memory."""
+    await _leave_answers_unread(await serve(backend=backend, **UNREAD))
+
+
+async def _fill_a_unix_socket(service: Service) -> None:
     opened = []
     for _ in range(40):
-        reader, writer = await asyncio.open_unix_connection(str(path))
+        path = service.server.http_address.removeprefix("unix:")
+        reader, writer = await asyncio.open_unix_connection(path)
         writer.write(LIVE)
         opened.append((reader, writer))
         await asyncio.sleep(0)
@@ -125,9 +143,7 @@ async def test_connections_over_a_unix_socket_are_bounded(serve: Serve, tmp_path
         writer.close()
 
 
-async def test_an_answer_that_is_not_read_is_dropped(serve: Serve, backend: HashBackend) -> None:
-    """Once its call has been ended, nothing of it stays in memory."""
-    service = await serve(backend=backend, http_address="127.0.0.1:0", max_unary_s=5)
+async def _leave_answers_unread(service: Service) -> None:
     host, _, port = service.server.http_address.rpartition(":")
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -146,3 +162,45 @@ async def test_an_answer_that_is_not_read_is_dropped(serve: Serve, backend: Hash
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
     client.close()
+
+
+async def _send_half_a_head(service: Service) -> None:
+    host, _, port = service.server.http_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/emb")
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
+    writer.close()
+
+
+async def _send_a_large_head(service: Service) -> None:
+    sent = b"GET /info HTTP/1.1\r\nhost: x\r\n" + (b"x: " + b"a" * 8000 + b"\r\n") * 5
+    status, body = await exchange(service, sent)
+    assert (status, body["error"]["code"]) == (431, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("check", "settings"),
+    [
+        (_send_half_a_head, lambda _: {"http_address": "127.0.0.1:0", "max_receive_s": 0.5}),
+        (_send_a_large_head, lambda _: {"http_address": "127.0.0.1:0"}),
+        (_fill_a_unix_socket, unix),
+        pytest.param(_leave_answers_unread, lambda _: UNREAD, marks=pytest.mark.long),
+    ],
+    ids=["half a head", "a large head", "a unix socket", "unread answers"],
+)
+def test_limits_on_the_loop_of_a_server(
+    cache_dir: Path,
+    tmp_path: Path,
+    check: Callable[[Service], Awaitable[None]],
+    settings: Callable[[Path], dict[str, Any]],
+) -> None:
+    """They hold on uvloop, too, whose transports are other classes than those of asyncio."""
+    backend = HashBackend()
+
+    async def run() -> None:
+        given = settings_for(cache_dir=cache_dir, **settings(tmp_path))
+        async with serving(given, open_backend=backend.open) as service:
+            await check(service)
+
+    uvloop.run(run())

@@ -11,6 +11,7 @@ from embedgrpc.v1 import embedding_service_pb2
 from tests.server.conftest import Serve
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient
+from tests.server.kserve.requests import KServe, request_for
 from tests.server.service import FIXTURES, PATIENCE_S, Service, until
 
 TOKENIZER = Tokenizer.from_file(str(FIXTURES / "bert-cls" / "tokenizer.json"))
@@ -27,6 +28,8 @@ DOORS: Mapping[str, tuple[str, Callable[[list[str]], Any]]] = {
     "bge-m3 on fastapi": ("/embeddings/", lambda texts: {"sentences": texts}),
     "triton-grpc-proxy": ("/v1/embedding", lambda texts: [{"query": text} for text in texts]),
 }
+# The doors of the gRPC port, and of the HTTP port.
+ALL = ("grpc", "kserve", *DOORS)
 CALLER = "x-caller"
 
 
@@ -79,6 +82,11 @@ class Load:
                 metadata=tuple(headers.items()),
             )
             return
+        if door == "kserve":
+            await KServe(self._service).stub.ModelInfer(
+                request_for(*texts), timeout=PATIENCE_S, metadata=tuple(headers.items())
+            )
+            return
         path, write = DOORS[door]
         reply = await self._http.post(path, write(texts), **headers)
         assert reply.status == 200, (door, reply.json)
@@ -94,6 +102,7 @@ async def load(serve: Serve, backend: HashBackend) -> AsyncIterator[Load]:
     service = await serve(
         backend=backend,
         http_address="127.0.0.1:0",
+        kserve=True,
         batch_sequences=4,
         # Who is ahead by this many tokens waits for the others.
         batch_tokens=32,
@@ -105,10 +114,10 @@ async def load(serve: Serve, backend: HashBackend) -> AsyncIterator[Load]:
     backend.release()
 
 
-@pytest.mark.parametrize("first", ["grpc", *DOORS])
+@pytest.mark.parametrize("first", ALL)
 async def test_a_batch_mixes_texts_of_several_doors(load: Load, first: str) -> None:
     """Whichever door a text came through, it shares a batch with those of the others."""
-    others = [door for door in ("grpc", *DOORS) if door != first][:3]
+    others = [door for door in ALL if door != first][:3]
     texts = [f"text {word}" for word in ("one", "two", "red", "sea")]
     for door, text in zip((first, *others), texts, strict=True):
         await load.call(door, text)
@@ -120,8 +129,8 @@ async def test_interactive_work_of_all_doors_goes_first(load: Load) -> None:
     """Bulk work that came earlier, through any door, runs after it."""
     for door in ("openai", "grpc", "tei"):
         await load.call(door, f"bulk one {door}", f"bulk two {door}", work_class="bulk")
-    interactive = {f"now {door}" for door in ("grpc", *DOORS)}
-    for door in ("grpc", *DOORS):
+    interactive = {f"now {door}" for door in ALL}
+    for door in ALL:
         await load.call(door, f"now {door}")
     batches = await load.finish()
     ran = [text for batch in batches for text in batch]
@@ -131,7 +140,14 @@ async def test_interactive_work_of_all_doors_goes_first(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("greedy", "modest"), [("openai", "grpc"), ("grpc", "tei"), ("tei", "cohere")]
+    ("greedy", "modest"),
+    [
+        ("openai", "grpc"),
+        ("grpc", "tei"),
+        ("tei", "cohere"),
+        ("kserve", "grpc"),
+        ("openai", "kserve"),
+    ],
 )
 async def test_callers_share_fairly_across_doors(load: Load, greedy: str, modest: str) -> None:
     """A caller with many texts does not hold up one with few, whichever doors they use."""
@@ -147,7 +163,7 @@ async def test_callers_share_fairly_across_doors(load: Load, greedy: str, modest
 
 async def test_one_caller_has_one_share_through_all_doors(load: Load) -> None:
     """Calls through several doors give a caller no more turns than those through one."""
-    for door in DOORS:
+    for door in ("kserve", *DOORS):
         await load.call(door, *(f"many {door} {number}" for number in range(4)), caller="greedy")
     await load.call("grpc", "few 01", "few 02", caller="modest")
     batches = await load.finish()

@@ -159,7 +159,7 @@ async def test_calls_count_in_the_metrics(service: Service, http: HttpClient) ->
     def count(metric: str, **attributes: str) -> float:
         return sum(
             one.value
-            for one in service.server._read()
+            for one in service.server.figures.read()
             if one.metric == metric and attributes.items() <= one.attributes.items()
         )
 
@@ -173,7 +173,7 @@ async def test_calls_count_in_the_metrics(service: Service, http: HttpClient) ->
     await until(lambda: count("embedgrpc.batches", model="embed") > batches)
     listeners = {
         one.attributes["listener"]
-        for one in service.server._read()
+        for one in service.server.figures.read()
         if one.metric == "embedgrpc.connections.open"
     }
     assert "http" in listeners

@@ -9,7 +9,7 @@ def _values(service: Service, metric: str) -> dict[str, float]:
     """Return the values of a metric, by work class."""
     return {
         one.attributes["work_class"]: one.value
-        for one in service.server._read()
+        for one in service.server.figures.read()
         if one.metric == metric
     }
 

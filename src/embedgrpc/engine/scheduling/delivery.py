@@ -104,6 +104,9 @@ def deliver_all(deliveries: list[Delivery]) -> None:
 def _deliver(delivery: Delivery) -> None:
     job, result = delivery.job, delivery.result
     job.reservation.release(len(delivery.indices), delivery.tokens, _outcome_of(result))
+    # Those of a caller who has left, too: the model read them.
+    if job.call.meter is not None and not isinstance(result, errors.EngineError):
+        job.call.meter.spend(delivery.tokens)
     if not job.reservation.inputs:
         job.call.times.add(job.times)
         # The job is done. Its entries refer to it: break the cycle without the garbage collector.

@@ -13,6 +13,7 @@ from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.contract.field_checks import check_enum, check_not_negative
 from embedgrpc.server.contract.names import show_name
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import note_work
 from embedgrpc.server.telemetry.tracing import current_context, forwarded_context
 from embedgrpc.v1 import common_pb2
 
@@ -67,7 +68,7 @@ def begin_call(
         work_class = _WORK_CLASSES[named]
     check_enum(common_pb2.Priority, priority, field=field)
     open_call = current_call()
-    return Call(
+    call = Call(
         work_class=_PRIORITIES.get(priority, work_class),
         deadline=time.monotonic() + limit_s,
         caller=open_call.caller.name
@@ -75,7 +76,10 @@ def begin_call(
         else caller_of(context, settings.caller_metadata),
         trace=current_context(),
         forwarded=forwarded_context(),
+        meter=open_call.meter if open_call is not None else None,
     )
+    note_work(call)
+    return call
 
 
 def caller_of(context: Any, key: str) -> str:
@@ -104,13 +108,20 @@ def find_metadata(context: Any, wanted: str) -> str | bytes | None:
     return None
 
 
-def client_response_bytes(context: Any, asked: int, *, field: str = "max_response_bytes") -> int:
+def client_response_bytes(
+    context: Any,
+    asked: int,
+    *,
+    field: str = "max_response_bytes",
+    default: int = _CLIENT_RESPONSE_BYTES,
+) -> int:
     """Return the size of the largest response that the client accepts.
 
     Args:
         context: The RPC's context, whose metadata may say it.
         asked: What the request says; 0 for nothing.
         field: Where it stands in the request.
+        default: What clients accept that do not say it.
 
     Raises:
         InvalidRequestError: The number is negative, or the metadata has no number.
@@ -120,7 +131,7 @@ def client_response_bytes(context: Any, asked: int, *, field: str = "max_respons
         return asked
     value = find_metadata(context, _CLIENT_RESPONSE_BYTES_KEY)
     if value is None:
-        return _CLIENT_RESPONSE_BYTES
+        return default
     if isinstance(value, str) and value.isdecimal() and len(value) <= _DIGITS_MAX:
         return int(value)
     raise InvalidRequestError(

@@ -30,13 +30,27 @@ from embedgrpc.server.rpc.handlers import (
     write_all,
 )
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
+from embedgrpc.server.telemetry.call_record import CallRecord
 
 _logger = logging.getLogger(__name__)
 
 # Methods whose messages contain only names, and the most bytes of one: a name has 128 characters.
-_NAMING = ("/grpc.health.", "/grpc.reflection.", "/embedgrpc.v1.ModelService/", "/tei.v1.Info/")
+_KSERVE = "/inference.GRPCInferenceService/"
+_NAMING = (
+    "/grpc.health.",
+    "/grpc.reflection.",
+    "/embedgrpc.v1.ModelService/",
+    "/tei.v1.Info/",
+    f"{_KSERVE}Server",
+    *(f"{_KSERVE}Model{what}" for what in ("Ready", "Metadata", "Config", "Statistics")),
+    f"{_KSERVE}RepositoryIndex",
+)
 _NAMING_BYTES_MAX = 4096
-_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+# A busy server must still answer whether it is alive.
+_PROBES = (
+    "/grpc.health.v1.Health/Check",
+    *(f"{_KSERVE}{what}" for what in ("ServerLive", "ServerReady", "ModelReady")),
+)
 
 
 class ErrorInterceptor(HandlerInterceptor):
@@ -69,8 +83,7 @@ class _Method:
         self._returns_stream = handler.response_streaming
         self._serialize = serializer_of(handler)
         self._takes_names = method.startswith(_NAMING)
-        # A busy server must still answer whether it is alive.
-        self._needs_place = method != _HEALTH_CHECK
+        self._needs_place = method not in _PROBES
         self._need = need_of(method)
         self._name = method
         self._calls = calls
@@ -87,7 +100,7 @@ class _Method:
     async def answer(self, _: Any, context: Any) -> bytes | None:
         """Answer one call; gRPC calls this."""
         failure: EngineError | None = None
-        call = self._calls.open(context)
+        call = self._calls.open(context, CallRecord.of_grpc(self._name))
         try:
             return await self._serve(call, context)
         except EngineError as error:
@@ -100,11 +113,12 @@ class _Method:
             raise
         except grpc.aio.InternalError:
             # A write failed: the client has left.
-            pass
+            call.record.leave(context.time_remaining())
         except asyncio.CancelledError:
             # gRPC cancels the task of a call that the client or the deadline ended. Any other
             # cancellation came out of something that the handler awaited.
             if is_cancelled():
+                call.record.leave(context.time_remaining())
                 raise
             failure = stray_cancellation(self._name)
         except Exception as error:  # noqa: BLE001 - the last place that can answer
@@ -126,6 +140,10 @@ class _Method:
             self._calls.take_place(call)
         if self._takes_names:
             call.use_small_messages()
+        if self._takes_stream:
+            await self._calls.wait_for_request(call, self._need, has_texts=not self._takes_names)
+        else:
+            self._calls.count_request(call, self._need, has_texts=not self._takes_names)
         # Nothing here references a request while the handler works on it.
         if self._takes_stream:
             answering = self._behavior(RequestStream(call, self._parser), context)
@@ -138,9 +156,11 @@ class _Method:
             del request
         if self._is_generator:
             await write_all(answering, call)
-            return None
-        response = await answering
+            response = None
+        else:
+            response = await answering
         if self._returns_stream:
+            call.tell_rates()
             return None
         data = self._serialize(response)
         call.begin_unary_response(len(data))

@@ -8,11 +8,13 @@ from embedgrpc.server.caller import ANY_CALLER, PUBLIC, Need, Service
 
 _KNOWN_METHODS_MAX = 1024
 
-# By the beginnings of full names. What is missing here takes any caller that is known.
+_KSERVE: Final = "/inference.GRPCInferenceService/"
+# By the beginnings of full names, the first that fits. What is missing here takes any caller that
+# is known.
 NEEDS: Final[Mapping[str, Need]] = {
     "/grpc.health.v1.Health/": PUBLIC,
-    "/grpc.reflection.v1.ServerReflection/": ANY_CALLER,
-    "/grpc.reflection.v1alpha.ServerReflection/": ANY_CALLER,
+    "/grpc.reflection.v1.ServerReflection/": Need(public_as="reflection"),
+    "/grpc.reflection.v1alpha.ServerReflection/": Need(public_as="reflection"),
     "/embedgrpc.v1.EmbeddingService/": Need(Service.EMBED),
     "/embedgrpc.v1.RerankService/": Need(Service.RERANK),
     "/embedgrpc.v1.ClassifyService/": Need(Service.CLASSIFY),
@@ -23,6 +25,12 @@ NEEDS: Final[Mapping[str, Need]] = {
     "/tei.v1.Predict/": Need(Service.CLASSIFY),
     "/tei.v1.Rerank/": Need(Service.RERANK),
     "/tei.v1.Tokenize/": Need(Service.TOKENIZE),
+    **{f"{_KSERVE}{method}": PUBLIC for method in ("ServerLive", "ServerReady", "ModelReady")},
+    # The model decides what a caller needs to use it.
+    f"{_KSERVE}ModelInfer": ANY_CALLER,
+    f"{_KSERVE}ModelStreamInfer": ANY_CALLER,
+    # All others describe models.
+    _KSERVE: Need(Service.MODELS),
 }
 
 

@@ -7,16 +7,21 @@ the bytes of its response, from before they are made until its client has read t
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from enum import Enum, auto
 from typing import Any
 
 from embedgrpc.engine.errors import EngineError, OverloadedError
+from embedgrpc.engine.work import Meter
 from embedgrpc.server.caller import Caller
 from embedgrpc.server.calls.budget import Budget, Holder
 from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, CallLimits
+from embedgrpc.server.identity.authenticator import Identity
+from embedgrpc.server.rates.account import Account, estimate_tokens
 from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
 from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
+from embedgrpc.server.telemetry.call_record import CallRecord
 
 # How long a client always gets to read a unary response.
 READ_S_MIN = 5.0
@@ -43,9 +48,13 @@ class OpenCall:
     """A call, from the start of its handler until gRPC has finished it.
 
     Attributes:
+        account: What its caller may still use; None without limits.
         caller: Who called; without any rights of its own until the call is admitted.
         holder: What holds the parts of budgets that the call takes.
+        identity: What proved who called; None where nothing did.
+        end: Ends the call in good order, where it can do that.
         context: gRPC's context of the call.
+        record: What logs and metrics say of it.
         request_id: The id that the caller gave it; may be empty.
         placed: Whether it holds a place.
         state: What it is doing.
@@ -55,28 +64,49 @@ class OpenCall:
 
     __slots__ = (
         "_began",
+        "_held_tokens",
+        "_is_stream",
         "_limits",
+        "_reads_texts",
         "_request_bytes",
         "_requests",
         "_response_bytes",
         "_stream_bytes",
+        "account",
         "caller",
         "context",
+        "end",
         "holder",
+        "identity",
         "placed",
+        "record",
         "request_id",
         "since",
         "state",
         "until",
     )
 
-    def __init__(self, limits: CallLimits, caller: Caller, holder: Holder, context: Any) -> None:
+    def __init__(
+        self,
+        limits: CallLimits,
+        caller: Caller,
+        holder: Holder,
+        context: Any,
+        record: CallRecord,
+    ) -> None:
         self._limits = limits
         self._requests = limits.requests
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         self.caller = caller
+        self.account: Account | None = None
+        self._held_tokens = 0
+        self._is_stream = False
+        self._reads_texts = False
         self.holder = holder
+        self.identity: Identity | None = None
+        self.end: Callable[[EngineError], None] | None = None
         self.context = context
+        self.record = record
         self.request_id = find_request_id(context.invocation_metadata())
         if self.request_id:
             context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
@@ -89,6 +119,48 @@ class OpenCall:
         self.since = time.monotonic()
         self.until = self.since + limit_s
 
+    def identify(self, identity: Identity, holder: Holder) -> None:
+        """Record who called, before the call takes anything."""
+        self.identity, self.caller, self.holder = identity, identity.caller, holder
+
+    def count_request(self, *, reads_texts: bool) -> None:
+        """Count a unary call against the limits of its caller.
+
+        Args:
+            reads_texts: Whether a model may read what is in its message.
+
+        Raises:
+            RateLimitedError: The caller exceeds one of them.
+        """
+        if self.account is not None:
+            self._reads_texts = reads_texts
+            self.account.take_request(has_tokens=reads_texts)
+            self.account.count_call()
+
+    async def wait_for_request(self, *, reads_texts: bool) -> None:
+        """Wait until the limits of the caller have room for this stream, and count it.
+
+        Args:
+            reads_texts: Whether a model may read what is in its messages.
+
+        Raises:
+            RateLimitedError: The caller has too many open calls, or they have no room in time.
+        """
+        self._is_stream = True
+        self._reads_texts = reads_texts
+        if self.account is None:
+            return
+        self.account.count_call()
+        # As long as its client may be silent.
+        limit_s = self._limits.settings.stream_idle_timeout_s
+        if self.account.stream_wait_s(has_tokens=reads_texts) > limit_s:
+            raise self.account.refuse_stream(has_tokens=reads_texts)
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.account.wait_for_turn(has_tokens=reads_texts)
+        except TimeoutError:
+            raise self.account.refuse_stream(has_tokens=reads_texts) from None
+
     def use_small_messages(self) -> None:
         """Receive from a separate budget, which calls with texts do not use.
 
@@ -96,6 +168,11 @@ class OpenCall:
         part of a large message.
         """
         self._requests = self._limits.small_requests
+
+    @property
+    def meter(self) -> Meter | None:
+        """What counts the tokens that models read for it; None where its caller has no limit."""
+        return self.account if self.account is not None and self.account.counts_tokens else None
 
     @property
     def waits_for_client(self) -> bool:
@@ -111,6 +188,7 @@ class OpenCall:
 
         Raises:
             OverloadedError: Messages of other calls leave no room for it.
+            RateLimitedError: Its caller has not so many tokens left.
             grpc.aio.AbortError: It did not come in time; the client has the status.
         """
         limits, requests, size = self._limits, self._requests, self._limits.message_bytes
@@ -128,7 +206,29 @@ class OpenCall:
         held = len(message) * REQUEST_COPIES if isinstance(message, bytes) else 0
         self._request_bytes = held
         _adjust(requests, self.holder, held - size)
+        if held and self.account is not None:
+            self._hold_tokens(self.account, len(message))
         return message
+
+    def _hold_tokens(self, account: Account, size: int) -> None:
+        """Take the estimated tokens of a message that has come in.
+
+        Raises:
+            RateLimitedError: It is that of a unary call, and there are not so many left.
+        """
+        if not self._reads_texts:
+            return
+        tokens = estimate_tokens(size)
+        if self._is_stream:
+            account.force(tokens)
+        else:
+            account.hold(tokens)
+        self._held_tokens += tokens
+
+    def _release_tokens(self, tokens: int) -> None:
+        if self.account is not None and tokens:
+            self._held_tokens -= tokens
+            self.account.release(tokens)
 
     async def _find_room(self, budget: Budget, amount: int) -> bool:
         """Take an amount as soon as there is room; return False if there is none in time."""
@@ -146,6 +246,7 @@ class OpenCall:
         if self._request_bytes:
             self._requests.give_back(self.holder, self._request_bytes)
             self._request_bytes = 0
+        self._release_tokens(self._held_tokens)
 
     async def read_next(self, *, idle_timeout_s: float) -> Any:
         """Read a message of a stream after the first, in bytes; gRPC's EOF after the last.
@@ -161,25 +262,37 @@ class OpenCall:
         self._stream_bytes = limits.waiting_bytes
         try:
             self._enter(CallState.IDLE, idle_timeout_s)
-            return await self.context.read()
+            message = await self.context.read()
         finally:
             if self.state is CallState.IDLE:
                 self._enter(CallState.WORKING)
             reserved, self._stream_bytes = self._stream_bytes, 0
             if reserved:
                 limits.streams.give_back(self.holder, reserved)
+        if self.account is not None and isinstance(message, bytes):
+            # Only now: the end of a stream needs no turn. Meanwhile nothing more is read.
+            self._hold_bytes(len(message))
+            try:
+                await self.account.wait_for_turn(has_tokens=self._reads_texts)
+            finally:
+                self._hold_bytes(-len(message))
+        return message
 
     def hold_stream_request(self, size: int) -> None:
         """Count a message of a stream that has been received."""
+        self._hold_bytes(size)
+        if self.account is not None:
+            self._hold_tokens(self.account, size)
+
+    def _hold_bytes(self, size: int) -> None:
         held = size * REQUEST_COPIES
         self._request_bytes += held
-        self._requests.force(self.holder, held)
+        _adjust(self._requests, self.holder, held)
 
     def release_stream_request(self, size: int) -> None:
         """Release a part of the messages of a stream, which is no longer needed."""
-        held = size * REQUEST_COPIES
-        self._request_bytes -= held
-        self._requests.give_back(self.holder, held)
+        self._hold_bytes(-size)
+        self._release_tokens(min(estimate_tokens(size), self._held_tokens))
 
     async def reserve_unary_response(self, size: int) -> None:
         """Wait until there is room for the response of a unary call, before it is made.
@@ -228,6 +341,15 @@ class OpenCall:
         self.release_unary_request()
         self._enter(CallState.RESPONDING, READ_S_MIN)
         self.until = max(self.until, self._began + self._limits.settings.max_unary_s)
+        self.tell_rates()
+
+    def tell_rates(self) -> None:
+        """Tell the client what its caller may use, and what is left, with the end of the call."""
+        if self.account is not None:
+            metadata = tuple(self.account.figures().items())
+            if self.request_id:
+                metadata = (*metadata, (REQUEST_ID_KEY, self.request_id))
+            self.context.set_trailing_metadata(metadata)
 
     def begin_abort(self) -> None:
         """Mark the call as ended by the server, so that it is ended once."""
@@ -241,7 +363,11 @@ class OpenCall:
         """
         self.begin_abort()
         details = trailing_metadata(error, request_id=self.request_id)
-        await self.context.abort(status_code(error), message_of(error), details)
+        code = status_code(error)
+        self.record.fail(error, code.name)
+        if self.account is not None:
+            details = (*details, *self.account.figures().items())
+        await self.context.abort(code, message_of(error), details)
 
     async def wait_for_cancellation(self) -> None:
         """Wait for gRPC to cancel a call whose client has left, or reads nothing.
@@ -263,10 +389,11 @@ class OpenCall:
             limits.streams.give_back(self.holder, self._stream_bytes)
         if self._response_bytes:
             limits.responses.give_back(self.holder, self._response_bytes)
+        self._release_tokens(self._held_tokens)
         self.placed = False
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         # A cancelled timer keeps this call, as part of its context, for a while.
-        self.context = None
+        self.context = self.end = None
 
 
 def _adjust(budget: Budget, holder: Holder, amount: int) -> None:

@@ -4,7 +4,9 @@
 deadlines, work classes or request ids exists once.
 """
 
+import asyncio
 import re
+from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import HttpVersion11, web
@@ -18,6 +20,9 @@ from embedgrpc.server.http.failures import HttpError
 TIMEOUT_HEADER: Final = "x-request-timeout"
 _TIMEOUT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|)")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# What a refused request may still send.
+_SMALL_BYTES = 16 * 1024
+_SMALL_BODY_S = 1.0
 # The body was malformed, ended early, or came after the connection broke.
 _BROKEN_BODY = (ClientPayloadError, HttpProcessingError, web.PayloadAccessError)
 
@@ -61,6 +66,14 @@ class HttpContext:
     def peer(self) -> str:
         """Return the other end of the connection, in gRPC's form."""
         return self._peer
+
+    def auth_context(self) -> dict[str, tuple[bytes, ...]]:
+        """Return what the client's certificate says of it, in gRPC's form; {} without one."""
+        transport = self._request.transport
+        certificate: Any = transport.get_extra_info("peercert") if transport else None
+        names = certificate.get("subjectAltName", ()) if certificate else ()
+        uris = tuple(value.encode() for kind, value in names if kind == "URI")
+        return {"peer_uri": uris} if uris else {}
 
     def time_remaining(self) -> float | None:
         """Return the seconds that the client allows; None if it sets no limit.
@@ -110,6 +123,19 @@ class HttpContext:
             ) from None
         self.body_is_read = True
         return b"".join(chunks)
+
+    async def drop_small_body(self) -> None:
+        """Read a body that nobody needs, if it is small and comes at once: the connection is kept.
+
+        A caller that is refused often would else connect each time, which costs more than its body.
+        """
+        request = self._request
+        length = request.content_length
+        if self.body_is_read or length is None or length > _SMALL_BYTES or self.header("expect"):
+            return
+        with suppress(TimeoutError, EngineError):
+            async with asyncio.timeout(_SMALL_BODY_S):
+                await self.read()
 
     def fail(self, error: EngineError) -> None:
         """End the reading of the body with an error."""

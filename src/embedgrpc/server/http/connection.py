@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -61,8 +61,8 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; asyncio calls this."""
-        if isinstance(transport, asyncio.Transport):
-            self.socket = transport
+        # uvloop's transports have no base class of asyncio.
+        self.socket = cast("asyncio.Transport", transport)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from embedgrpc.engine.errors import EngineError, InvalidRequestError
+from embedgrpc.engine.errors import EngineError, InvalidRequestError, RateLimitedError
 from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, stray_cancellation
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
@@ -24,6 +24,7 @@ from embedgrpc.server.http.failures import (
     STATUSES,
     ErrorForm,
     HttpError,
+    challenge_headers,
     retry_headers,
 )
 from embedgrpc.server.http.pieces import PiecewiseResponse
@@ -36,11 +37,14 @@ from embedgrpc.server.http.protocol import (
 from embedgrpc.server.http.routing import Match, Routes, decode
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import check_metadata_size
+from embedgrpc.server.telemetry.call_record import CallRecord
 from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set_status
 
 _logger = logging.getLogger(__name__)
 
 _HEADERS_TOO_LARGE = 431
+# No client sees it: proxies have this number in their logs.
+_CLIENT_LEFT = "499"
 _HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
 # Counting the values of this much, and decoding it, holds up the event loop for three milliseconds.
 _LARGE_BYTES = 128 * 1024
@@ -87,12 +91,14 @@ class HttpDoor:
         if isinstance(connection, Connection):
             connection.begin(asyncio.current_task())
         context = HttpContext(request, max_bytes=self._served.settings.max_request_bytes)
-        call = self._calls.open(context, HttpCall)
+        record = CallRecord("http", "")
+        call = self._calls.open(context, record, HttpCall)
         with self._activity.calling(context.peer()):
             if self._tracer is None:
                 answer = await self._answer(request, context, call)
             else:
                 answer = await self._answer_traced(self._tracer, request, context, call)
+        record.status = str(answer.status)
         call.begin_unary_response(len(answer.body))
         if request.version not in VERSIONS:
             answer_in_http_1_1(request)
@@ -103,9 +109,10 @@ class HttpDoor:
         response = make(
             body=answer.body,
             status=answer.status,
-            content_type=answer.content_type,
             headers={
                 **_HEADERS,
+                # Not aiohttp's argument, which takes no parameters of a media type.
+                "content-type": answer.content_type,
                 **(self._cors.headers(request.headers) if self._cors else {}),
                 **context.headers,
                 **answer.headers,
@@ -132,6 +139,7 @@ class HttpDoor:
             metadata=context.invocation_metadata(),
         )
         with tracer.span(traced) as span:
+            call.record.span = span.get_span_context()
             answer = await self._answer(request, context, call)
             set_status(span, answer.status)
         return answer
@@ -151,6 +159,8 @@ class HttpDoor:
             match = self._routes.find(request.method, request.path)
             route = match.routes[0]
             form, fields, name = route.errors, route.fields, route.path
+            call.record.method = f"{route.method} {route.path}"
+            call.record.is_probe = route.is_open
             return await self._serve(request, context, call, match)
         except HttpError as failure:
             error, status, headers = failure.error, failure.status, failure.headers
@@ -161,6 +171,7 @@ class HttpDoor:
         except asyncio.CancelledError:
             # aiohttp cancels the task when the client has left.
             if is_cancelled():
+                call.record.status = _CLIENT_LEFT
                 raise
             error = stray_cancellation(name)
         except Exception as unexpected:  # noqa: BLE001 - the last place that can answer
@@ -169,7 +180,9 @@ class HttpDoor:
         forget_frames(error)
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
-        return Answer(body, status, headers={**headers, **retry_headers(error)})
+        call.record.fail(error, str(status))
+        headers = {**headers, **challenge_headers(error), **retry_headers(error)}
+        return Answer(body, status, headers=headers)
 
     def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
         """Say what a web page may send.
@@ -196,9 +209,14 @@ class HttpDoor:
         except InvalidRequestError as error:
             raise HttpError(_HEADERS_TOO_LARGE, error) from None
         first = match.routes[0]
+        await self._calls.admit(call, match.need)
         if not first.is_open:
-            await self._calls.admit(call, match.need)
             self._calls.take_place(call)
+            try:
+                self._calls.count_request(call, match.need, has_texts=first.method == "POST")
+            except RateLimitedError:
+                await context.drop_small_body()
+                raise
         data = b""
         if first.method == "POST":
             check_media_type(request)
@@ -207,7 +225,8 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            call.caller.check(route.need)
+            if route.need is not match.need:
+                call.caller.check(route.need)
             answer = await route.handle(exchange)
         except EngineError as error:
             raise _RouteError(route, error) from None

@@ -17,6 +17,7 @@ from embedgrpc.server.http.spent import Spent
 from embedgrpc.server.loading.catalog import Catalog, ModelState, ServedModel
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.prometheus import MetricsPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,14 @@ class Served:
         settings: The settings.
         health: The health of the services.
         started_at: When the server started, in seconds since the epoch.
+        metrics: What `/metrics` shows.
     """
 
     catalog: Catalog
     settings: Settings
     health: HealthService
     started_at: int
+    metrics: MetricsPage
 
     def is_ready(self) -> bool:
         """Return whether the server can serve calls.
@@ -142,8 +145,7 @@ class Route:
         example: A body that works with any model that can do this, for the documentation.
         key: Where several dialects share the path: the key that only this one's bodies have.
         fields: Names of the dialect for fields of the contract, for errors.
-        is_open: Whether it is answered even when the server takes no more calls, and to anybody:
-            probes.
+        is_open: Whether it is answered even when the server takes no more calls: probes.
         need: What its callers need.
     """
 

@@ -38,5 +38,14 @@ RETRY_HEADERS: Final[Mapping[str, str]] = {
     "retry-after": "When to try again, in whole seconds.",
     "retry-after-ms": "When to try again, in milliseconds.",
 }
+# What every response may have where its caller has limits, under OpenAI's names.
+RATE_HEADERS: Final[Mapping[str, str]] = {
+    "x-ratelimit-limit-requests": "The requests that the caller may send at once.",
+    "x-ratelimit-remaining-requests": "Those that are left.",
+    "x-ratelimit-reset-requests": "The time until all are left again, such as 120ms or 6m0s.",
+    "x-ratelimit-limit-tokens": "The tokens that the caller may use at once.",
+    "x-ratelimit-remaining-tokens": "Those that are left.",
+    "x-ratelimit-reset-tokens": "The time until all are left again.",
+}
 # What the scripts of web pages may read.
-EXPOSED_HEADERS: Final = (*RESPONSE_HEADERS, *TIMING_HEADERS, *RETRY_HEADERS)
+EXPOSED_HEADERS: Final = (*RESPONSE_HEADERS, *TIMING_HEADERS, *RETRY_HEADERS, *RATE_HEADERS)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -17,12 +18,9 @@ from embedgrpc.server.connections.keeper import ConnectionKeeper, Limits
 from embedgrpc.server.connections.listening import bind_sockets
 from embedgrpc.server.http.call import HttpCall
 from embedgrpc.server.http.connection import Connection, ConnectionServer
-from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.door import HttpDoor
 from embedgrpc.server.http.exchange import Served
-from embedgrpc.server.loading.catalog import Catalog
-from embedgrpc.server.services.health import HealthService
-from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.http.routing import Routes
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 
 # As long as OpenAI's and httpx's clients keep an idle connection at the most, and some more.
@@ -46,14 +44,30 @@ _HANDSHAKE_S = 10.0
 _GOODBYE_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a listener listens, and what it serves.
+
+    Attributes:
+        name: Its name in metrics and logs.
+        address: HOST:PORT or unix:PATH.
+        flag: The flag that sets the address, for errors.
+        routes: What it serves.
+    """
+
+    name: str
+    address: str
+    flag: str
+    routes: Routes
+
+
 class HttpListener:
-    """Serves the HTTP port.
+    """Serves an HTTP port.
 
     Args:
-        catalog: The models.
-        settings: The settings.
-        health: The health of the services.
-        calls: The registry of all calls.
+        listening: Where, and what.
+        served: The server.
+        calls: The registry of its calls.
         limits: How many connections there may be.
         tracer: Traces calls; None where nothing is exported.
         tls: For HTTPS; a Unix socket has none.
@@ -67,26 +81,25 @@ class HttpListener:
 
     def __init__(
         self,
-        catalog: Catalog,
-        settings: Settings,
-        health: HealthService,
+        listening: Listening,
+        served: Served,
         calls: OpenCalls,
         *,
         limits: Limits,
         tracer: HttpTracer | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.address = settings.http_address
+        self.address = address = listening.address
+        self._listening = listening
         self._tls = None if self.address.startswith("unix:") else tls
-        self._settings = settings
+        self._settings = settings = served.settings
         self._limits = limits
         self._calls = calls
-        self._activity = ConnectionActivity(max_peers=2 * limits.backstop(settings.http_address))
-        served = Served(catalog, settings, health, started_at=int(time.time()))
-        self._door = HttpDoor(served, all_routes(), calls, self._activity, tracer)
+        self._activity = ConnectionActivity(max_peers=2 * limits.backstop(address))
+        self._door = HttpDoor(served, listening.routes, calls, self._activity, tracer)
         self._server = ConnectionServer(
             self._door.answer,
-            connections_max=limits.backstop(settings.http_address),
+            connections_max=limits.backstop(address),
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=min(_KEEP_ALIVE_S, settings.max_connection_idle_s),
@@ -109,13 +122,17 @@ class HttpListener:
             StartError: The address cannot be bound.
         """
         sockets, self.address = bind_sockets(
-            self.address, unix_socket_mode=self._settings.unix_socket_mode, flag="--http-address"
+            self.address,
+            unix_socket_mode=self._settings.unix_socket_mode,
+            flag=self._listening.flag,
         )
         await self._runner.setup()
         for one in sockets:
             site = _TlsSite if self._tls else web.SockSite
             await site(self._runner, one, backlog=_BACKLOG, ssl_context=self._tls).start()
-        self.keeper = ConnectionKeeper("http", self.address, self._activity.of, self._limits)
+        self.keeper = ConnectionKeeper(
+            self._listening.name, self.address, self._activity.of, self._limits
+        )
 
     async def stop(self) -> None:
         """Refuse new connections, and end when the calls in flight are answered, or too late."""
@@ -131,6 +148,10 @@ class HttpListener:
         self._server.pre_shutdown()
         if calls := [task for task, call in self._calls.by_task() if isinstance(call, HttpCall)]:
             await asyncio.wait(calls, timeout=self._settings.shutdown_grace_s)
+        await self.close()
+
+    async def close(self) -> None:
+        """End at once, where no call needs to be awaited."""
         await self._runner.cleanup()
         if self.address.startswith("unix:"):
             await asyncio.to_thread(_remove, self.address)

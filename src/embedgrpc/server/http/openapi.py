@@ -14,6 +14,7 @@ from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import STATUSES, ErrorForm
 from embedgrpc.server.http.headers import (
+    RATE_HEADERS,
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
     RETRY_HEADERS,
@@ -23,11 +24,10 @@ from embedgrpc.server.http.headers import (
 JsonObject = dict[str, Any]
 
 _SCHEMAS: Final = "#/components/schemas/{name}"
-# Nothing raises these.
-_UNUSED_REASONS: Final = frozenset({Reason.RATE_LIMITED})
 # What a request with a body can break in HTTP itself.
 _BODY_STATUSES: Final = (413, 415)
 _RETRY_STATUSES: Final = frozenset({429, 503})
+_RATE_STATUS: Final = 429
 
 
 def describe(routes: Iterable[Route]) -> bytes:
@@ -70,6 +70,7 @@ def describe(routes: Iterable[Route]) -> bytes:
                     **RESPONSE_HEADERS,
                     **TIMING_HEADERS,
                     **RETRY_HEADERS,
+                    **RATE_HEADERS,
                 }.items()
             },
         },
@@ -126,7 +127,11 @@ def _operation(routes: Sequence[Route], schemas: _Schemas) -> JsonObject:
             "200": {
                 "description": "The answer",
                 "headers": _headers(
-                    [*RESPONSE_HEADERS, *(TIMING_HEADERS if first.body is not None else ())]
+                    [
+                        *RESPONSE_HEADERS,
+                        *(TIMING_HEADERS if first.body is not None else ()),
+                        *(RATE_HEADERS if not first.is_open else ()),
+                    ]
                 ),
                 "content": {first.media_type: {"schema": schemas.one_of(o.answer for o in routes)}},
             },
@@ -182,7 +187,11 @@ def _errors(routes: Sequence[Route], schemas: _Schemas) -> JsonObject:
         str(status): {
             "description": ", ".join(reasons[status]) or HTTPStatus(status).phrase,
             "headers": _headers(
-                [*RESPONSE_HEADERS, *(RETRY_HEADERS if status in _RETRY_STATUSES else ())]
+                [
+                    *RESPONSE_HEADERS,
+                    *(RETRY_HEADERS if status in _RETRY_STATUSES else ()),
+                    *(RATE_HEADERS if status == _RATE_STATUS else ()),
+                ]
             ),
             "content": content,
         }
@@ -194,11 +203,10 @@ def _statuses(form: ErrorForm, *, has_body: bool) -> Mapping[int, list[str]]:
     """Return the statuses that a dialect's errors can have, with the names of their reasons."""
     reasons: dict[int, list[str]] = {}
     for reason in Reason:
-        if reason not in _UNUSED_REASONS:
-            error = EngineError("")
-            error.reason = reason
-            status, _ = form(error, STATUSES[reason])
-            reasons.setdefault(status, []).append(reason.value)
+        error = EngineError("")
+        error.reason = reason
+        status, _ = form(error, STATUSES[reason])
+        reasons.setdefault(status, []).append(reason.value)
     for status in _BODY_STATUSES if has_body else ():
         status_of_form, _ = form(InvalidRequestError(""), status)
         reasons.setdefault(status_of_form, [])

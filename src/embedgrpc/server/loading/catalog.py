@@ -23,7 +23,7 @@ from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import TextRole, Truncation
-from embedgrpc.server.caller import current_caller
+from embedgrpc.server.caller import Service, current_caller
 from embedgrpc.server.contract.classification_wire import LabelWires
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader, RoutedOptionsReader
 from embedgrpc.server.contract.names import list_names, show_name
@@ -258,9 +258,13 @@ class Catalog:
 
     Args:
         models: The models, the default first; at least one, all names different.
+
+    Attributes:
+        on_found: Called with each model that `find` returns, on the event loop.
     """
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.on_found: Callable[[ServedModel], None] = lambda _: None
         self._models = tuple(models)
         self._by_name: dict[str, ServedModel] = {}
         for model in self._models:
@@ -292,15 +296,21 @@ class Catalog:
         caller = current_caller()
         if not caller.may_use_model(model.names):
             raise PermissionDeniedError(
-                f"{caller.name} may not use the model {model.id}; it may use: "
-                + list_names([one.id for one in self.usable()]),
+                f"{caller.name} may not use the model {model.id}{self._list('it may use')}",
                 field=field,
                 metadata={"label": "MODEL_DENIED", "model": model.id},
             )
         return model
 
+    def _list(self, what: str) -> str:
+        """Return what names the models in a message; empty for a caller that may not list them."""
+        if not current_caller().may_use(Service.MODELS):
+            return ""
+        return f"; {what}: {list_names([one.id for one in self.usable()])}"
+
     def _find(self, name: str, *, field: str) -> ServedModel:
         if not name:
+            self.on_found(self.default)
             return self.default
         if len(name) > NAME_CHARACTERS_MAX:
             raise InvalidRequestError(
@@ -310,8 +320,8 @@ class Catalog:
         model = self._by_name.get(name)
         if model is None:
             raise ModelNotFoundError(
-                f"no model {show_name(name)}; served: "
-                + list_names([one.id for one in self.usable()]),
+                f"no model {show_name(name)}{self._list('served')}",
                 field=field,
             )
+        self.on_found(model)
         return model

@@ -53,11 +53,17 @@ async def serve(settings: Settings, *, on_serving: Callable[[Server], None] | No
                 "address": server.address,
                 "http_address": server.http_address,
                 "health_address": server.health_address,
+                "metrics_address": server.metrics_address,
             }
             where = {name: address for name, address in where.items() if address}
             _logger.info("listening", extra={**where, **start})
             if warning := memory_warning(settings, available_memory_bytes()):
                 _logger.warning(warning)
+            if not settings.identifies_callers and not settings.is_local:
+                _logger.warning(
+                    "anybody who can reach this server can call it: set api_keys_file, jwt_issuer"
+                    " or certificate_callers_file to require credentials"
+                )
             if is_dual_stack(settings.address):
                 _logger.info("listening on all IPv6 addresses, too")
             await _until(stopping, server.load())

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +25,11 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
+from embedgrpc.server.identity.authenticator import Authenticator
+from embedgrpc.server.identity.watched_file import FileError
+from embedgrpc.server.kserve.signature import SERVICE as KSERVE_SERVICE
+from embedgrpc.server.kserve.signature import can_infer
+from embedgrpc.server.kserve.statistics import InferenceStatistics
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
@@ -40,9 +45,11 @@ from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
 from embedgrpc.server.tei.health import health_of as tei_health
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
+from embedgrpc.server.telemetry.call_record import note_model
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
-from embedgrpc.server.telemetry.metrics import Metrics, Reading, configure_metrics
+from embedgrpc.server.telemetry.metrics import Figures
+from embedgrpc.server.telemetry.metrics_export import MetricsExport, configure_metrics
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
 from embedgrpc.v1 import (
     classify_service_pb2_grpc,
@@ -55,6 +62,7 @@ from embedgrpc.v1 import (
 if TYPE_CHECKING:
     from embedgrpc.server.connections.tls import Tls
     from embedgrpc.server.http.listener import HttpListener
+    from embedgrpc.server.process.http_ports import HttpPorts
 
 _logger = logging.getLogger(__name__)
 
@@ -77,8 +85,10 @@ class Server:
         address: Where it listens; with the port that was chosen for port 0.
         http_address: Where it serves HTTP; may be empty.
         health_address: Where it serves only health; may be empty.
+        metrics_address: Where it serves only metrics; may be empty.
         catalog: Its models.
         open_calls: Its open calls.
+        figures: What it counts.
     """
 
     def __init__(
@@ -92,7 +102,9 @@ class Server:
         self.address = settings.address
         self.http_address = settings.http_address
         self.health_address = settings.health_address
+        self.metrics_address = settings.metrics_address
         self.catalog = Catalog(served_models(settings))
+        self.catalog.on_found = note_model
         self.open_calls = OpenCalls(settings)
         self._settings = settings
         self._on_serving = on_serving
@@ -106,13 +118,17 @@ class Server:
         self._totals = BatchTotals(self.catalog)
         self._lag = LoopLag()
         self._lag.warns = False
-        self._readers: list[Callable[[], Iterable[Reading]]] = [
-            self._totals.read,
-            self._lag.read,
-        ]
+        self.figures = Figures()
+        self.figures.add(self._totals.read)
+        self.figures.add(self._lag.read)
+        self.figures.add(self.open_calls.rates.read)
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
         tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
-        self._tei_services = [one.service for one in tei]
+        kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
+        self._other_services = [*(one.service for one in tei), *kserve]
+        self._statistics = InferenceStatistics(one.id for one in self.catalog)
+        if settings.kserve:
+            self._observers.append(self._statistics)
         self._monitor = HealthMonitor(
             self.catalog,
             self._health,
@@ -121,6 +137,7 @@ class Server:
             interval_s=settings.health_interval_s,
             timeout_s=settings.health_timeout_s,
             facades=tei,
+            others=kserve,
         )
         self._models = ModelStartup(
             self.catalog,
@@ -152,13 +169,7 @@ class Server:
         gate = ShutdownGate()
         limits = Limits(settings.max_connections, settings.max_connections_per_address)
         backstop = limits.backstop(settings.address)
-        wanted = backstop
-        if settings.http_address:
-            wanted += limits.backstop(settings.http_address)
-        allow_descriptors(
-            needed=limits.total * (2 if settings.http_address else 1),
-            wanted=wanted,
-        )
+        _allow_connections(settings, limits)
         activity = ConnectionActivity(max_peers=2 * backstop)
         interceptors: list[Any] = [
             activity,
@@ -167,12 +178,12 @@ class Server:
         ]
         try:
             tracing = configure_tracing(version("embedgrpc"), os.environ)
-            metrics = configure_metrics(version("embedgrpc"), os.environ, self._read)
+            metrics = configure_metrics(version("embedgrpc"), os.environ, self.figures)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
         if settings.tls_certificate_file:
             self._tls = await asyncio.to_thread(_open_tls, settings)
-            self._readers.append(self._tls.read)
+            self.figures.add(self._tls.read)
         exporting = [each for each in (metrics, tracing) if each]
         if exporting:
             resources.push_async_callback(flush, exporting)
@@ -184,6 +195,7 @@ class Server:
         # Off the event loop, which must still receive signals while lanes end their batches.
         resources.push_async_callback(asyncio.to_thread, self._models.close)
         await resources.enter_async_context(self._tasks)
+        await self._identify_callers()
         await self._monitor.begin()
         if settings.health_address:
             # It ends last, so that probes still learn of the stop.
@@ -192,6 +204,9 @@ class Server:
             self.health_address = health.address
             self._keep(health.keeper)
             self._tasks.start(CallSweeper(health.open_calls).run())
+        if settings.metrics_address:
+            # Likewise, so that the figures of the last calls are still scraped.
+            await self._serve_metrics(resources)
         self._tasks.start(CallSweeper(self.open_calls).run())
         server = grpc.aio.server(
             interceptors=interceptors,
@@ -215,6 +230,15 @@ class Server:
         # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
 
+    async def _identify_callers(self) -> None:
+        """Require credentials, where some are configured."""
+        if not self._settings.identifies_callers:
+            return
+        authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
+        self.open_calls.authenticator = authenticator
+        self.figures.add(authenticator.read)
+        self._tasks.start(authenticator.watch())
+
     async def _stop_calls(self, gate: ShutdownGate, server: grpc.aio.Server) -> None:
         """End all calls, those of both ports within the same grace."""
         stops = [gate.stop(server, self._settings.shutdown_grace_s)]
@@ -223,31 +247,32 @@ class Server:
         await asyncio.gather(*stops)
 
     async def _serve_http(self, limits: Limits, tracer: HttpTracer | None) -> None:
-        # Imported only where it is used: it costs time and memory.
-        from embedgrpc.server.http.listener import HttpListener  # noqa: PLC0415 - see above
-
-        http = HttpListener(
-            self.catalog,
-            self._settings,
-            self._health,
-            self.open_calls,
-            limits=limits,
-            tracer=tracer,
-            tls=self._tls.http_context() if self._tls else None,
-        )
+        http = self._http_ports().calls(self.open_calls, limits=limits, tracer=tracer)
         await http.start()
         self._http, self.http_address = http, http.address
         self._keep(http.keeper)
         self._tasks.start(http.reap())
 
-    def _keep(self, keeper: ConnectionKeeper) -> None:
-        self._readers.append(keeper.read)
-        self._tasks.start(keeper.run())
+    async def _serve_metrics(self, resources: AsyncExitStack) -> None:
+        calls = OpenCalls(self._settings)
+        calls.authenticator = self.open_calls.authenticator
+        metrics = self._http_ports().metrics(calls)
+        await metrics.start()
+        resources.push_async_callback(metrics.close)
+        self.metrics_address = metrics.address
+        self._keep(metrics.keeper)
+        self._tasks.start(metrics.reap())
+        self._tasks.start(CallSweeper(calls).run())
 
-    def _read(self) -> Iterator[Reading]:
-        """Return the value of every metric. From any thread."""
-        for read in tuple(self._readers):
-            yield from read()
+    def _http_ports(self) -> "HttpPorts":
+        # Imported only where it is used: it costs time and memory.
+        from embedgrpc.server.process.http_ports import HttpPorts  # noqa: PLC0415 - see above
+
+        return HttpPorts(self.catalog, self._settings, self._health, self.figures, self._tls)
+
+    def _keep(self, keeper: ConnectionKeeper) -> None:
+        self.figures.add(keeper.read)
+        self._tasks.start(keeper.run())
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         settings = self._settings
@@ -270,8 +295,13 @@ class Server:
             from embedgrpc.server.tei.services import add_tei  # noqa: PLC0415 - see above
 
             add_tei(server, self.catalog, settings, self._open_streams)
+        if settings.kserve:
+            # Likewise.
+            from embedgrpc.server.kserve.services import add_kserve  # noqa: PLC0415 - see above
+
+            add_kserve(server, self.catalog, settings, self._health, self._statistics)
         if settings.reflection:
-            add_reflection(server, others=self._tei_services)
+            add_reflection(server, others=self._other_services)
 
     async def load(self) -> None:
         """Load every model. One that fails does not prevent the others from being served.
@@ -301,6 +331,15 @@ class Server:
         await asyncio.sleep(self._settings.drain_time_s)
 
 
+def _allow_connections(settings: Settings, limits: Limits) -> None:
+    """Let the process open as many files as it may have connections."""
+    addresses = [one for one in (settings.address, settings.http_address) if one]
+    allow_descriptors(
+        needed=limits.total * len(addresses),
+        wanted=sum(map(limits.backstop, addresses)),
+    )
+
+
 def _open_tls(settings: Settings) -> "Tls":
     """Read the certificates.
 
@@ -319,6 +358,18 @@ def _open_tls(settings: Settings) -> "Tls":
         raise StartError(str(error), settings_are_wrong=True) from None
 
 
-async def flush(exporting: Sequence[TraceExport | Metrics]) -> None:
+def _open_authenticator(settings: Settings) -> Authenticator:
+    """Read the files of keys and callers.
+
+    Raises:
+        StartError: A file cannot be used.
+    """
+    try:
+        return Authenticator(settings)
+    except FileError as error:
+        raise StartError(str(error), settings_are_wrong=True) from None
+
+
+async def flush(exporting: Sequence[TraceExport | MetricsExport]) -> None:
     """Export what is left, all at once: an unreachable collector costs its timeout only once."""
     await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))

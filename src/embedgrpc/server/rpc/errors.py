@@ -1,5 +1,6 @@
 """Maps the engine's errors to gRPC statuses, as AIP-193 asks: one ErrorInfo, stable reasons."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 from google.protobuf import any_pb2, duration_pb2
@@ -95,6 +96,8 @@ def _metadata_of(
         # Without descriptions: a hundred of them would be too large for trailing metadata.
         violations += [violation(field=other, reason=why) for other, why in others]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if reason is Reason.RATE_LIMITED:
+        details.append(_quota_failure(dict(variables), message))
     metadata: list[tuple[str, str | bytes]] = []
     if retry_delay_ms:
         delay = duration_pb2.Duration()
@@ -107,6 +110,16 @@ def _metadata_of(
         status.details.append(packed)
     metadata.append(("grpc-status-details-bin", status.SerializeToString()))
     return tuple(metadata)
+
+
+def _quota_failure(variables: Mapping[str, str], message: str) -> error_details_pb2.QuotaFailure:
+    """Return which limit a caller exceeds."""
+    violation = error_details_pb2.QuotaFailure.Violation(
+        subject=f"caller:{variables.get('caller', '')}",
+        description=message,
+        quota_id=variables.get("label", ""),
+    )
+    return error_details_pb2.QuotaFailure(violations=[violation])
 
 
 # An overloaded server sends the same details a thousand times a second.

@@ -52,8 +52,7 @@ class ClassificationStream:
         try:
             await self.bidi.run(self._read, self._results.pack)
         finally:
-            self._results.cancel()
-            describe_call(input_tokens=self._results.input_tokens)
+            self._results.end()
 
     async def _read(self) -> None:
         requests = self.bidi.receive()

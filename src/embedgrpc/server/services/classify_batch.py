@@ -17,6 +17,7 @@ from embedgrpc.server.contract.response_sizes import (
 )
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import note_failed_inputs, note_inputs
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import classify_service_pb2
 
@@ -116,6 +117,7 @@ async def classify_batch(
     served, options = batch.served, batch.options
     loaded, classifier, labels = served.classifier()
     count = len(batch.texts) // 2 if batch.are_pairs else len(batch.texts)
+    note_inputs(count)
     check_count(count, limit=settings.max_inputs, field="pairs" if batch.are_pairs else "texts")
     spec = read_classify_options(
         options,
@@ -137,7 +139,7 @@ async def classify_batch(
     )
     await reserve(int((count * entry_bytes + COMMON_BYTES) * batch.response_copies))
 
-    def finish(result: Classifications) -> tuple[Packed, int]:
+    def finish(result: Classifications) -> tuple[Packed, int, int]:
         classified = ClassifiedBatch(
             served,
             loaded,
@@ -146,9 +148,9 @@ async def classify_batch(
             top_k=top_k,
             best_first=options.order != classify_service_pb2.LABEL_ORDER_MODEL,
         )
-        return pack(classified), classified.input_tokens
+        return pack(classified), classified.input_tokens, len(result.failures)
 
-    answer, input_tokens = await classifier.classify(
+    answer, input_tokens, failed = await classifier.classify(
         batch.texts,
         spec,
         call,
@@ -157,5 +159,6 @@ async def classify_batch(
         pack=finish,
         partial=batch.allow_partial,
     )
+    note_failed_inputs(failed)
     describe_call(input_tokens=input_tokens)
     return answer

@@ -19,6 +19,7 @@ from embedgrpc.server.contract.response_sizes import (
 )
 from embedgrpc.server.loading.catalog import LoadedModel, ServedModel
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import note_failed_inputs, note_inputs
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import embedding_service_pb2
 
@@ -118,6 +119,7 @@ async def embed_batch(
         EngineError: A rule is broken, the model cannot do it, or there is no room or time for it.
     """
     served = batch.served
+    note_inputs(len(batch.texts))
     loaded, embedder, reader = served.embedder()
     check_count(len(batch.texts), limit=settings.max_inputs, field=batch.field)
     spec, encoding = reader.read(batch.options, field=batch.options_field)
@@ -143,11 +145,11 @@ async def embed_batch(
     rows_bytes = bound_rows_size(len(batch.texts), spec, size_bytes=batch.size_bytes)
     await reserve(max(int(answer_bytes * batch.response_copies), rows_bytes))
 
-    def finish(result: BatchResult) -> tuple[Packed, int]:
+    def finish(result: BatchResult) -> tuple[Packed, int, int]:
         embedded = EmbeddedBatch(served, loaded, encoding, result)
-        return pack(embedded), embedded.input_tokens
+        return pack(embedded), embedded.input_tokens, len(result.failures)
 
-    answer, input_tokens = await embedder.embed(
+    answer, input_tokens, failed = await embedder.embed(
         batch.texts,
         spec,
         call,
@@ -158,5 +160,6 @@ async def embed_batch(
         # A longer form takes longer to write.
         pack_cost=max(batch.response_copies, 1.0),
     )
+    note_failed_inputs(failed)
     describe_call(input_tokens=input_tokens)
     return answer

@@ -8,7 +8,7 @@ count as long as other batches of the model succeed.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -158,6 +158,7 @@ class HealthMonitor:
         interval_s: The time between two canaries of a model.
         timeout_s: The time limit of a canary.
         facades: Services for one model each.
+        others: Further services for all models, and which models have the service's task.
     """
 
     def __init__(
@@ -170,8 +171,10 @@ class HealthMonitor:
         interval_s: float,
         timeout_s: float,
         facades: Sequence["FacadeHealth"] = (),
+        others: Mapping[str, Callable[[LoadedModel], bool]] | None = None,
     ) -> None:
         self._facades = facades
+        self._others = dict(others or {})
         self._readiness = readiness
         self._catalog = catalog
         self._service = service
@@ -218,6 +221,8 @@ class HealthMonitor:
         await self._publish_service(RERANK_SERVICE, lambda loaded: loaded.reranker is not None)
         await self._publish_service(CLASSIFY_SERVICE, lambda loaded: loaded.classifier is not None)
         await self._publish_service(TOKENIZER_SERVICE, lambda loaded: loaded.has_tokenizer)
+        for service, can in self._others.items():
+            await self._publish_service(service, can)
         for facade in self._facades:
             loaded = facade.model.loaded
             serves = loaded is not None and facade.model.state is ModelState.READY

@@ -8,6 +8,7 @@ from embedgrpc.server.calls.open_call import reserve_response
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.services.ranker import Packed, RankedBatch, Ranker
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import note_failed_inputs, note_inputs
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import rerank_service_pb2
 
@@ -60,6 +61,7 @@ async def rank_batch(
         EngineError: A rule is broken, the model cannot do it, or there is no room or time for it.
     """
     served = batch.served
+    note_inputs(len(batch.documents))
     limit = min(settings.max_response_bytes, batch.max_response_bytes)
     ranker = Ranker.of(
         served,
@@ -77,11 +79,12 @@ async def rank_batch(
         response_model=served.id,
     )
 
-    def finish(ranked: RankedBatch) -> tuple[Packed, int]:
-        return pack(ranked), ranked.ranking.input_tokens
+    def finish(ranked: RankedBatch) -> tuple[Packed, int, int]:
+        return pack(ranked), ranked.ranking.input_tokens, len(ranked.ranking.failures)
 
-    answer, input_tokens = await ranker.rank(
+    answer, input_tokens, failed = await ranker.rank(
         batch.query, batch.documents, call, size_bytes=batch.size_bytes, pack=finish
     )
+    note_failed_inputs(failed)
     describe_call(input_tokens=input_tokens)
     return answer

@@ -19,6 +19,7 @@ from embedgrpc.server.rpc.errors import item_error
 from embedgrpc.server.services.ranker import Ranker
 from embedgrpc.server.services.ranking_wire import ranking_wire
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import note_failed_inputs, note_inputs
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import rerank_service_pb2
 
@@ -73,7 +74,7 @@ class RerankStream:
         self._ids: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._query: _Query | None = None
-        self._input_tokens = 0
+        self._input_tokens = self._inputs = self._failed_inputs = 0
 
     async def run(self) -> None:
         """Serve the call to its end."""
@@ -81,6 +82,8 @@ class RerankStream:
             await self.bidi.run(self._read, self._pack)
         finally:
             describe_call(input_tokens=self._input_tokens)
+            note_inputs(self._inputs)
+            note_failed_inputs(self._failed_inputs)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -182,6 +185,7 @@ class RerankStream:
                 len(documents), answer_bytes=ranker.bound_response(len(documents), size_bytes)
             )
             query.inputs += len(documents)
+            self._inputs += len(documents)
             query.documents.extend(documents)
             query.size_bytes += size_bytes
         if part.more:
@@ -219,6 +223,7 @@ class RerankStream:
             self._answer(query, delimited(_RANKING_FIELD, ranking), usage.input_tokens)
 
     def _fail(self, query: _Query, error: EngineError) -> None:
+        self._failed_inputs += query.inputs
         self._answer(query, delimited(_ERROR_FIELD, item_error(error).SerializeToString()), 0)
 
     def _answer(self, query: _Query, outcome: bytes, input_tokens: int) -> None:

@@ -15,6 +15,8 @@ from embedgrpc.server.contract.response_sizes import response_too_large
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.rpc.errors import item_error
 from embedgrpc.server.services.stream_batch import StreamBatch
+from embedgrpc.server.telemetry.call_record import note_failed_inputs, note_inputs
+from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import common_pb2
 
 # Larger messages are slower to send, and later results wait for them.
@@ -44,18 +46,19 @@ class StreamResults:
 
     Attributes:
         in_input_order: Whether results have the order of the inputs.
-        input_tokens: The tokens of all results that were sent.
     """
 
     def __init__(self, bidi: BidiStream[StreamResult]) -> None:
         self.in_input_order = True
-        self.input_tokens = 0
         self._bidi = bidi
         self._ids: set[str] = set()
         self._batches: set[StreamBatch] = set()
         self._next_position = 0
         self._early: dict[int, StreamResult] = {}
         self._response_bytes = 0
+        self._inputs = 0
+        self._failed_inputs = 0
+        self._input_tokens = 0
 
     def limit(self, response_bytes: int) -> None:
         """Set the most bytes of a message that the client accepts."""
@@ -69,6 +72,7 @@ class StreamResults:
         """
         check_id(identifier, self._ids, field=field)
         self._ids.add(identifier)
+        self._inputs += 1
 
     def started(self, batch: StreamBatch) -> None:
         """Keep a job that was started until its inputs are answered."""
@@ -78,12 +82,15 @@ class StreamResults:
         """Forget a job whose inputs are all answered."""
         self._batches.discard(batch)
 
-    def cancel(self) -> None:
-        """Drop the inputs that have not been run."""
+    def end(self) -> None:
+        """Drop the inputs that have not been run, and record what the call had."""
         for batch in self._batches:
             batch.cancel()
         # Each holds this object, too.
         self._batches.clear()
+        describe_call(input_tokens=self._input_tokens)
+        note_inputs(self._inputs)
+        note_failed_inputs(self._failed_inputs)
 
     def succeed(
         self, position: int, identifier: str, result: bytes, *, tokens: int, truncated: bool
@@ -97,6 +104,7 @@ class StreamResults:
 
     def fail(self, position: int, identifier: str, error: EngineError) -> None:
         """Send the error of an input."""
+        self._failed_inputs += 1
         wire = delimited(_ID_FIELD, identifier.encode())
         wire += delimited(_ERROR_FIELD, item_error(error).SerializeToString())
         self._send(position, StreamResult(identifier, wire, 0, truncated=False))
@@ -119,7 +127,7 @@ class StreamResults:
             # The client may use the id again once it has read this message.
             self._ids.discard(result.id)
         usage = common_pb2.Usage(input_tokens=tokens, truncated_inputs=truncated)
-        self.input_tokens += tokens
+        self._input_tokens += tokens
         results = len(parts)
         parts.append(delimited(_USAGE_FIELD, usage.SerializeToString()))
         return delimited(_STREAM_RESULTS_FIELD, b"".join(parts)), results

@@ -15,6 +15,7 @@ from embedgrpc.server.contract.token_wire import NUMBERS_AT_ONCE, fill_places
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.loading.catalog import Catalog, RoleTokenizer, ServedModel
 from embedgrpc.server.settings.settings import Settings
+from embedgrpc.server.telemetry.call_record import note_inputs
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import common_pb2, tokenizer_service_pb2, tokenizer_service_pb2_grpc
 
@@ -102,6 +103,7 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         )
         served = self._catalog.find(request.model)
         loaded = served.ready()
+        note_inputs(len(request.texts))
         check_count(len(request.texts), limit=self._settings.max_inputs, field="texts")
         prompt = read_prompt(request.options, loaded.properties, field="options", default="")
         describe_call(

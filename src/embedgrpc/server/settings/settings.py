@@ -30,12 +30,15 @@ MIB = 1024 * 1024
 GROUPS = {
     "address": "Listening",
     "tls_certificate_file": "TLS",
+    "api_keys_file": "Callers",
     "models": "Models",
     "batch_tokens": "Batching",
     "max_inputs": "Requests and streams",
     "max_queue_s": "Overload",
+    "requests_per_s": "Limits of one caller",
     "triton_timeout_s": "Triton",
     "health_address": "Health and shutdown",
+    "metrics_address": "Metrics",
     "log_level": "Logs",
 }
 # How long a stopping server exports its last traces and metrics, both at once.
@@ -58,6 +61,7 @@ _ANY_ORIGIN = "*"
 # These settings, and all with this prefix, mean something only to the HTTP port.
 _HTTP_PREFIX = "http_"
 _OTHER_HTTP_SETTINGS = frozenset({"openai_token_ids"})
+_HTTPS_URL = re.compile(r"https://[^\s/?#@]+(?:/[!-~]*)?")
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]*")
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
@@ -92,6 +96,11 @@ class Settings(BaseModel):
         default="",
         description="Model for clients of text-embeddings-inference, whose requests name none: an"
         " id or an alias. Serves the gRPC services of tei.v1 too. Empty leaves them out",
+    )
+    kserve: bool = Field(
+        default=False,
+        description="Serve the gRPC service of the KServe v2 protocol,"
+        " inference.GRPCInferenceService, too: for clients of Triton and of NVIDIA NIM",
     )
     http_allowed_origins: tuple[str, ...] = Field(
         default=(),
@@ -155,9 +164,9 @@ class Settings(BaseModel):
     )
     tls_certificate_file: tuple[str, ...] = Field(
         default=(),
-        description="PEM file of the server's certificate and its chain. With it, both ports speak"
-        " only TLS; Unix sockets and health_address stay without. Repeat it for several host names:"
-        " a client gets the certificate for the name it asks for, else the first. A variable"
+        description="PEM file of the server's certificate and its chain. With it, all"
+        " ports speak only TLS, but for health_address and Unix sockets. Repeat it for several host"
+        " names: a client gets the certificate for the name it asks for, else the first. A variable"
         " separates them by commas",
     )
     tls_key_file: tuple[str, ...] = Field(
@@ -180,6 +189,83 @@ class Settings(BaseModel):
         default=10,
         description="Time between two looks at these files. Files that have changed are checked,"
         " and used for new connections. If they cannot be used, the former ones stay in use",
+    )
+    api_keys_file: str = Field(
+        default="",
+        description="TOML file of API keys: [[keys]] tables of name, key (its hash, as `embedgrpc"
+        " key new` prints it), and what the caller may do. With it, jwt_issuer or"
+        " certificate_callers_file, calls without valid credentials are refused, but for health"
+        " checks",
+    )
+    certificate_callers_file: str = Field(
+        default="",
+        description="TOML file of callers by their client certificates: [[callers]] tables of uri"
+        " (a pattern of SPIFFE ids), name, and what the caller may do. Needs tls_client_ca_file",
+    )
+    jwt_issuer: str = Field(
+        default="",
+        max_length=2048,
+        description="Issuer (iss) of the tokens (JWT) that callers may present. Needs jwt_audience,"
+        " and jwks_file or jwks_url",
+    )
+    jwt_audience: tuple[str, ...] = Field(
+        default=(),
+        description="Audience (aud) that a token must be for; repeat it or separate audiences by"
+        " commas to accept several",
+    )
+    jwt_algorithms: tuple[
+        Literal[
+            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512",
+            "EdDSA", "HS256", "HS384", "HS512",
+        ],
+        ...,
+    ] = Field(
+        default=("RS256", "PS256", "ES256", "EdDSA"),
+        min_length=1,
+        description="Algorithms that tokens may be signed with. Those that begin with HS use a"
+        " secret that the server shares with the issuer, and need jwks_file",
+    )  # fmt: skip
+    jwt_name_claim: str = Field(
+        default="sub",
+        min_length=1,
+        max_length=256,
+        description="Claim of a token that names its caller",
+    )
+    jwt_rights_claim: str = Field(
+        default="embedgrpc",
+        min_length=1,
+        max_length=256,
+        description="Claim of a token that says what its caller may do: an object with services,"
+        " models, scopes and limits, as in api_keys_file. A token without it may call everything",
+    )
+    jwks_file: str = Field(
+        default="",
+        description="JSON file of the keys (JWKS) that tokens are signed with",
+    )
+    jwks_url: str = Field(
+        default="",
+        max_length=2048,
+        description="HTTPS URL of those keys. They are fetched in the background, and the former"
+        " ones stay in use for a day if that fails",
+    )
+    jwks_ca_file: str = Field(
+        default="",
+        description="PEM file of the authorities that the server at jwks_url is trusted by. Empty"
+        " uses the system's",
+    )
+    jwks_refresh_interval_s: _Day = Field(
+        default=300, description="Time between two fetches of jwks_url"
+    )
+    credentials_reload_interval_s: _Day = Field(
+        default=10,
+        description="Time between two looks at the files of keys and callers. A file that cannot be"
+        " used leaves what was read before in use",
+    )
+    public: tuple[Literal["reflection", "metrics", "docs"], ...] = Field(
+        default=(),
+        description="What anybody may read without credentials, where they are required: gRPC"
+        " reflection, metrics, or the pages /docs and /openapi.json; repeat it or separate names by"
+        " commas",
     )
     models: tuple[ModelSettings, ...] = Field(
         default=(),
@@ -322,13 +408,42 @@ class Settings(BaseModel):
         default="",
         max_length=64,
         description="Metadata key that identifies the caller, such as x-forwarded-client-cert. Use"
-        " it only if a proxy you trust sets it. Empty identifies callers by address. Callers of one"
-        " work class share the machine fairly",
+        " it only if a proxy you trust sets it. Empty identifies callers by address. A caller with"
+        " credentials has the name that they give it. Callers of one work class share the machine"
+        " fairly",
     )
     caller_weights: Mapping[str, float] = Field(
         default={},
         description="Larger shares for some callers, as CALLER=WEIGHT. Every other caller has"
         " weight 1",
+    )
+    requests_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="Maximum number of requests of one caller in a second, on average. More unary"
+        " calls are refused with RATE_LIMITED; the messages of a stream are read more slowly."
+        " Health checks do not count. Each server counts for itself. 0 sets no limit",
+    )
+    request_burst: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="Maximum number of requests that a caller who has sent none for a while may"
+        " send at once. 0 allows those of a second",
+    )
+    tokens_per_min: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        default=0,
+        description="Maximum number of tokens of one caller in a minute, on average: those that a"
+        " model reads, and until they are counted a quarter of the bytes of a request. 0 sets no"
+        " limit",
+    )
+    token_burst: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        default=0,
+        description="Maximum number of tokens that a caller who has used none for a while may use"
+        " at once. A larger request is accepted when all of them are left. 0 allows those of a"
+        " minute",
+    )
+    max_calls_per_caller: Annotated[int, Field(ge=0, le=1_048_576)] = Field(
+        default=0,
+        description="Maximum number of open calls of one caller, including streams. 0 leaves it to"
+        " max_calls",
     )
     triton_timeout_s: _Hour = Field(
         default=30,
@@ -385,6 +500,12 @@ class Settings(BaseModel):
         " (Kubernetes: terminationGracePeriodSeconds, 30; Docker: stop_grace_period, 10). It must"
         f" cover drain_delay_s, shutdown_grace_s and another {FLUSH_S + _STOP_OVERHEAD_S:g} s",
     )
+    metrics_address: str = Field(
+        default="",
+        description="Address that serves only metrics, at /metrics, for Prometheus: HOST:PORT or"
+        " unix:PATH. It has its own connection limits, and TLS if the main addresses have it. The"
+        " HTTP port serves them too. Empty opens none",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level that is logged"
     )
@@ -399,6 +520,16 @@ class Settings(BaseModel):
         return _OTHER_FIELDS + _FIELDS_OF_AN_INPUT * max(
             self.max_inputs, self.max_stream_batch_inputs
         )
+
+    @property
+    def identifies_callers(self) -> bool:
+        """Whether calls need credentials."""
+        return bool(self.api_keys_file or self.jwt_issuer or self.certificate_callers_file)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the addresses for calls."""
+        return all(map(_is_local, filter(None, (self.address, self.http_address))))
 
     @property
     def drain_time_s(self) -> float:
@@ -455,6 +586,24 @@ class Settings(BaseModel):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("jwt_audience", "jwt_algorithms", "public", mode="before")
+    @classmethod
+    def _split_words(cls, value: object) -> object:
+        """Read a list, or words separated by commas, or both."""
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+            parts = [part.strip() for one in value for part in one.split(",")]
+            return tuple(dict.fromkeys(part for part in parts if part))
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        if value and not _HTTPS_URL.fullmatch(value):
+            raise ValueError("must be a URL that begins with https://")
+        return value
+
     @field_validator("caller_weights", mode="before")
     @classmethod
     def _parse_weights(cls, value: object) -> object:
@@ -475,7 +624,7 @@ class Settings(BaseModel):
                 )
         return value
 
-    @field_validator("address", "http_address", "health_address")
+    @field_validator("address", "http_address", "health_address", "metrics_address")
     @classmethod
     def _check_address(cls, value: str, info: ValidationInfo) -> str:
         if not value and info.field_name != "address":
@@ -549,9 +698,30 @@ class Settings(BaseModel):
                 f" shutdown_grace_s {self.shutdown_grace_s:g} and {rest_s:g} for the rest; that is"
                 f" more than shutdown_timeout_s {self.shutdown_timeout_s:g}"
             )
+        for burst, rate in (("request_burst", "requests_per_s"), ("token_burst", "tokens_per_min")):
+            if getattr(self, burst) and not getattr(self, rate):
+                raise ValueError(f"{burst} needs {rate}")
         check_names(self.models)
         self._check_tls()
+        self._check_callers()
         return self
+
+    def _check_callers(self) -> None:
+        if self.certificate_callers_file and not self.tls_client_ca_file:
+            raise ValueError("certificate_callers_file needs tls_client_ca_file")
+        if not self.jwt_issuer:
+            for name in ("jwt_audience", "jwks_file", "jwks_url"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} needs jwt_issuer")
+        elif not self.jwt_audience:
+            raise ValueError("jwt_issuer needs jwt_audience")
+        elif bool(self.jwks_file) == bool(self.jwks_url):
+            raise ValueError("jwt_issuer needs jwks_file or jwks_url, one of them")
+        if self.jwks_ca_file and not self.jwks_url:
+            raise ValueError("jwks_ca_file needs jwks_url")
+        secret = [one for one in self.jwt_algorithms if one.startswith("HS")]
+        if secret and not self.jwks_file:
+            raise ValueError(f"jwt_algorithms {secret[0]} needs jwks_file: it uses a secret")
 
     def _check_tls(self) -> None:
         if len(self.tls_certificate_file) != len(self.tls_key_file):
@@ -571,7 +741,8 @@ class Settings(BaseModel):
         if not self.tls_certificate_file:
             return
         grpc_is_local = self.address.startswith("unix:")
-        if grpc_is_local and (not self.http_address or self.http_address.startswith("unix:")):
+        others = (self.http_address, self.metrics_address)
+        if grpc_is_local and all(not one or one.startswith("unix:") for one in others):
             raise ValueError(
                 "tls_certificate_file is set, but every address is a Unix socket, which has no TLS"
             )

@@ -11,6 +11,8 @@ _CONNECTION_BYTES = 80 * 1024
 _HTTP_CONNECTION_BYTES = 384 * 1024
 # Measured: 56 KiB with TLS, 18 without.
 _TLS_CONNECTION_BYTES = 40 * 1024
+# Those that scrape are few; this limits what a flood of connections may take.
+METRICS_CONNECTIONS = 64
 
 
 def client_bytes(settings: Settings) -> int:
@@ -23,8 +25,12 @@ def client_bytes(settings: Settings) -> int:
     if settings.http_address:
         # Each of the two ports has so many connections.
         connection_bytes += _HTTP_CONNECTION_BYTES + tls_bytes
+    metrics_bytes = 0
+    if settings.metrics_address:
+        metrics_bytes = METRICS_CONNECTIONS * (_HTTP_CONNECTION_BYTES + tls_bytes)
     return (
         settings.max_connections * connection_bytes
+        + metrics_bytes
         + settings.max_calls * _CALL_BYTES
         # A received request may take twice its reservation; a stream that waits for a message
         # reserves a quarter of the largest.

@@ -10,7 +10,6 @@ from embedgrpc.server.calls.bidi_stream import BidiStream
 from embedgrpc.server.calls.requests import RequestStream
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.tei.request import Prepared, TeiAnswer
-from embedgrpc.server.telemetry.tracing import describe_call
 
 
 class ItemStream:
@@ -36,7 +35,6 @@ class ItemStream:
         self.bidi.set_window(settings.max_stream_in_flight_inputs)
         self._prepare = prepare
         self._running: deque[asyncio.Task[TeiAnswer]] = deque()
-        self._tokens = 0
 
     async def run(self) -> None:
         """Serve the stream to its end."""
@@ -46,7 +44,6 @@ class ItemStream:
             for task in self._running:
                 task.cancel()
             self._running.clear()
-            describe_call(input_tokens=self._tokens)
 
     async def _read(self) -> None:
         async for message in self.bidi.receive():
@@ -62,7 +59,4 @@ class ItemStream:
             self.bidi.answer(self._running.popleft())
 
     def _pack(self, outbox: "deque[asyncio.Task[TeiAnswer]]") -> tuple[bytes, int]:
-        answer = outbox.popleft().result()
-        if answer.metadata is not None:
-            self._tokens += answer.metadata.compute_tokens
-        return answer.to_wire(), 1
+        return outbox.popleft().result().to_wire(), 1

@@ -9,6 +9,7 @@ from embedgrpc.server.contract.response_sizes import check_response_size
 from embedgrpc.server.services.tokenizer import FEW_BYTES, FEW_TOKENS
 from embedgrpc.server.tei.request import Prepared, TeiAnswer, TeiRequest
 from embedgrpc.server.tei.rules import tokens_of
+from embedgrpc.server.telemetry.call_record import note_inputs
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.tei.v1 import tei_pb2
 from embedgrpc.v1 import tokenizer_service_pb2
@@ -32,6 +33,7 @@ def prepare_tokens(request: TeiRequest) -> Prepared:
     limit = min(request.settings.max_response_bytes, request.max_response_bytes)
 
     async def run() -> TeiAnswer:
+        note_inputs(1)
         (tokenized,) = await tokenizer.tokenize(
             [text], request.call, prompt="", with_special=message.add_special_tokens
         )
@@ -61,6 +63,7 @@ def prepare_text(request: TeiRequest) -> Prepared:
     limit = min(request.settings.max_response_bytes, request.max_response_bytes)
 
     async def run() -> TeiAnswer:
+        note_inputs(1)
         text = await tokenizer.decode(ids, skip_special=message.skip_special_tokens)
         wire = tei_pb2.DecodeResponse(text=text).SerializeToString()
         check_response_size(len(wire), limit=limit)

@@ -50,28 +50,28 @@ class BatchTotals:
             totals.padded_tokens += report.padded_tokens
 
     def read(self) -> Iterator[Reading]:
-        """Return the value of every metric. From any thread."""
+        """Return the value of every metric, zeros included. From any thread."""
         for name, work_class, fate, count in self._outcomes():
             attributes = {"model": name, "work_class": work_class, "fate": fate}
             yield Reading("embedgrpc.sequences", count, attributes)
         for model in self._catalog:
-            if model.loaded:
-                for each in WorkClass:
-                    attributes = {"model": model.id, "work_class": each.name.lower()}
-                    ledgers = [one.ledger for one in model.loaded.admissions]
-                    inputs = sum(ledger.inputs(each) for ledger in ledgers)
-                    tokens = sum(ledger.tokens(each) for ledger in ledgers)
-                    yield Reading("embedgrpc.sequences.admitted", inputs, attributes)
-                    yield Reading("embedgrpc.tokens.admitted", tokens, attributes)
-        for name, totals in self._by_model.copy().items():
-            yield Reading("embedgrpc.batches", totals.batches, {"model": name})
+            loaded = model.loaded
+            ledgers = [one.ledger for one in loaded.admissions] if loaded else []
+            for each in WorkClass:
+                attributes = {"model": model.id, "work_class": each.name.lower()}
+                inputs = sum(ledger.inputs(each) for ledger in ledgers)
+                tokens = sum(ledger.tokens(each) for ledger in ledgers)
+                yield Reading("embedgrpc.sequences.admitted", inputs, attributes)
+                yield Reading("embedgrpc.tokens.admitted", tokens, attributes)
+            totals = self._by_model.get(model.id) or _Totals()
+            yield Reading("embedgrpc.batches", totals.batches, {"model": model.id})
             for key, count in (
                 ("sequences", totals.sequences),
                 ("shared_sequences", totals.shared_sequences),
                 ("tokens", totals.tokens),
                 ("padded_tokens", totals.padded_tokens),
             ):
-                yield Reading(f"embedgrpc.batch.{key}", count, {"model": name})
+                yield Reading(f"embedgrpc.batch.{key}", count, {"model": model.id})
 
     def log(self) -> None:
         """Log a line per model that ran batches, and one per work class with the outcomes."""
@@ -79,16 +79,18 @@ class BatchTotals:
             _logger.info("model totals", extra={"model": model, **asdict(totals)})
         outcomes: dict[tuple[str, str], dict[str, int]] = {}
         for model, work_class, name, count in self._outcomes():
-            outcomes.setdefault((model, work_class), {})[name] = count
+            if count:
+                outcomes.setdefault((model, work_class), {})[name] = count
         for (model, work_class), counts in outcomes.items():
             _logger.info("fates", extra={"model": model, "work_class": work_class, **counts})
 
     def _outcomes(self) -> Iterator[tuple[str, str, str, int]]:
         """Return model, work class, outcome and number of sequences."""
         for model in self._catalog:
-            if model.loaded:
-                counts: Counter[tuple[WorkClass, SequenceOutcome]] = Counter()
-                for admission in model.loaded.admissions:
-                    counts.update(admission.ledger.outcome_counts.copy())
-                for (work_class, outcome), count in counts.items():
+            counts: Counter[tuple[WorkClass, SequenceOutcome]] = Counter()
+            for admission in model.loaded.admissions if model.loaded else ():
+                counts.update(admission.ledger.outcome_counts.copy())
+            for work_class in WorkClass:
+                for outcome in SequenceOutcome:
+                    count = counts[work_class, outcome]
                     yield model.id, work_class.name.lower(), outcome.value, count

@@ -1,16 +1,40 @@
-"""Metrics for OpenTelemetry, exported if the standard `OTEL_*` variables ask for it.
+"""The metrics of this server, and the readings that all of their exports share.
 
-The engine always counts; its counters are read when the metrics are exported.
+The engine always counts; its counters are read when the metrics are scraped or exported.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import Enum, auto
+from typing import Final
 
-from embedgrpc.server.telemetry.exporters import close_in_time, make_exporters, make_resource
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.metrics import MeterProvider
+class Kind(Enum):
+    """How the values of a metric change."""
+
+    # It only grows.
+    COUNTER = auto()
+    # It goes up and down, and its sum over servers has a meaning.
+    AMOUNT = auto()
+    # It goes up and down, and its sum over servers has none.
+    GAUGE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        kind: How its values change.
+        unit: Its unit as OpenTelemetry writes it: `s`, `By`, `1`, or what is counted in braces.
+        description: One sentence.
+        attributes: The names of its attributes, which Prometheus calls labels.
+    """
+
+    kind: Kind
+    unit: str
+    description: str
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +43,7 @@ class Reading:
 
     Attributes:
         metric: The name of the metric.
-        value: The count since the start; for a gauge, the value now.
+        value: The count since the start; for others, the value now.
         attributes: The metric's attributes.
     """
 
@@ -28,103 +52,96 @@ class Reading:
     attributes: Mapping[str, str]
 
 
-# Every metric: its unit, its description, and whether it only grows.
-METRICS: Mapping[str, tuple[str, str, bool]] = {
-    "embedgrpc.sequences": ("{sequence}", "Sequences by what became of them.", True),
-    "embedgrpc.sequences.admitted": ("{sequence}", "Sequences that wait or run.", False),
-    "embedgrpc.tokens.admitted": ("{token}", "Tokens that wait or run.", False),
-    "embedgrpc.connections.open": ("{connection}", "Connections by listener.", False),
-    "embedgrpc.connections.closed": (
-        "{connection}",
-        "Connections closed to stay within a limit.",
-        True,
+Read = Callable[[], Iterable[Reading]]
+
+METRICS: Final[Mapping[str, Metric]] = {
+    "embedgrpc.sequences": Metric(
+        Kind.COUNTER,
+        "{sequence}",
+        "Sequences by what became of them.",
+        ("model", "work_class", "fate"),
     ),
-    "embedgrpc.tls.certificate.expiry": (
-        "s",
-        "When a certificate in use expires, in seconds since 1970.",
-        False,
+    "embedgrpc.sequences.admitted": Metric(
+        Kind.AMOUNT, "{sequence}", "Sequences that wait or run.", ("model", "work_class")
     ),
-    "embedgrpc.tls.reloads": (
+    "embedgrpc.tokens.admitted": Metric(
+        Kind.AMOUNT, "{token}", "Tokens that wait or run.", ("model", "work_class")
+    ),
+    "embedgrpc.credentials.reloads": Metric(
+        Kind.COUNTER,
         "{reload}",
-        "Changes of certificate files that were loaded, or refused.",
-        True,
+        "Changed files of callers, and fetched keys, that were loaded, or refused.",
+        ("setting", "outcome"),
     ),
-    "embedgrpc.batches": ("{batch}", "Batches that were run.", True),
-    "embedgrpc.batch.sequences": ("{sequence}", "Sequences that were run in batches.", True),
-    "embedgrpc.batch.shared_sequences": (
+    "embedgrpc.rate_limits.refusals": Metric(
+        Kind.COUNTER,
+        "{call}",
+        "Calls that were refused because their callers exceeded a limit.",
+        ("limit",),
+    ),
+    "embedgrpc.rate_limits.stream_wait": Metric(
+        Kind.COUNTER, "s", "How long streams waited because their callers exceeded a limit."
+    ),
+    "embedgrpc.rate_limits.callers": Metric(
+        Kind.AMOUNT, "{caller}", "Callers whose use is remembered."
+    ),
+    "embedgrpc.batches": Metric(Kind.COUNTER, "{batch}", "Batches that were run.", ("model",)),
+    "embedgrpc.batch.sequences": Metric(
+        Kind.COUNTER, "{sequence}", "Sequences that were run in batches.", ("model",)
+    ),
+    "embedgrpc.batch.shared_sequences": Metric(
+        Kind.COUNTER,
         "{sequence}",
         "Sequences that were not run, for they equalled one that was.",
-        True,
+        ("model",),
     ),
-    "embedgrpc.batch.tokens": ("{token}", "Tokens that were run in batches.", True),
-    "embedgrpc.batch.padded_tokens": ("{token}", "Tokens that were computed for them.", True),
-    "embedgrpc.event_loop.lag": ("s", "How late the event loop was at most in a minute.", False),
-    "embedgrpc.event_loop.stalls": ("{stall}", "Times that it was late by over 0.1 s.", True),
+    "embedgrpc.batch.tokens": Metric(
+        Kind.COUNTER, "{token}", "Tokens that were run in batches.", ("model",)
+    ),
+    "embedgrpc.batch.padded_tokens": Metric(
+        Kind.COUNTER, "{token}", "Tokens that were computed for them, with padding.", ("model",)
+    ),
+    "embedgrpc.connections.open": Metric(
+        Kind.AMOUNT, "{connection}", "Open connections by listener.", ("listener",)
+    ),
+    "embedgrpc.connections.closed": Metric(
+        Kind.COUNTER,
+        "{connection}",
+        "Connections that were closed to stay within a limit.",
+        ("listener", "limit"),
+    ),
+    "embedgrpc.tls.certificate.expiry": Metric(
+        Kind.GAUGE,
+        "s",
+        "When a certificate in use expires, in seconds since 1970.",
+        ("certificate",),
+    ),
+    "embedgrpc.tls.reloads": Metric(
+        Kind.COUNTER,
+        "{reload}",
+        "Changes of certificate files that were loaded, or refused.",
+        ("outcome",),
+    ),
+    "embedgrpc.event_loop.lag": Metric(
+        Kind.GAUGE, "s", "How late the event loop was at most in a minute."
+    ),
+    "embedgrpc.event_loop.stalls": Metric(
+        Kind.COUNTER, "{stall}", "Times that the event loop was late by over 0.1 s."
+    ),
 }
-# Those that cannot be summed over servers.
-_GAUGES = frozenset({"embedgrpc.event_loop.lag", "embedgrpc.tls.certificate.expiry"})
 
 
-class Metrics:
-    """The export of metrics: made by `configure_metrics`; the caller shuts it down."""
+class Figures:
+    """The one source of all figures: whatever counts something adds what reads it."""
 
-    def __init__(
-        self, provider: "MeterProvider", version: str, read: Callable[[], Iterable[Reading]]
-    ) -> None:
-        from opentelemetry.metrics import Observation  # noqa: PLC0415  # on demand, as the SDK
+    def __init__(self) -> None:
+        self._reads: tuple[Read, ...] = ()
 
-        self._provider = provider
-        meter = provider.get_meter("embedgrpc", version)
+    def add(self, read: Read) -> None:
+        """Add readings. They are taken on any thread."""
+        self._reads += (read,)
 
-        def observe(metric: str) -> Callable[[Any], Iterable[Observation]]:
-            return lambda _: [
-                Observation(one.value, dict(one.attributes))
-                for one in read()
-                if one.metric == metric
-            ]
-
-        for metric, (unit, description, grows) in METRICS.items():
-            if metric in _GAUGES:
-                meter.create_observable_gauge(metric, [observe(metric)], unit, description)
-            elif grows:
-                meter.create_observable_counter(metric, [observe(metric)], unit, description)
-            else:
-                meter.create_observable_up_down_counter(
-                    metric, [observe(metric)], unit, description
-                )
-
-    def shutdown(self, timeout_s: float = 5.0) -> bool:
-        """Export once more; see `close_in_time`."""
-        return close_in_time(self._provider.shutdown, timeout_s)
-
-
-def configure_metrics(
-    service_version: str, environ: Mapping[str, str], read: Callable[[], Iterable[Reading]]
-) -> Metrics | None:
-    """Set up the export of metrics if the environment asks for it; see `make_exporters`.
-
-    The SDK reads `OTEL_METRIC_EXPORT_INTERVAL`, and calls `read` on a thread of its own.
-
-    Returns:
-        The export, or None where nothing is to be exported: then the SDK is not even imported.
-
-    Raises:
-        ValueError: A variable is wrong.
-    """
-    exporters = make_exporters(environ, "METRICS")
-    if not exporters:
-        return None
-
-    # Imported on demand: the SDK takes a tenth of a second to import.
-    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415  # see above
-    from opentelemetry.sdk.metrics.export import (  # noqa: PLC0415  # see above
-        PeriodicExportingMetricReader,
-    )
-
-    provider = MeterProvider(
-        [PeriodicExportingMetricReader(exporter) for exporter in exporters],
-        resource=make_resource(service_version),
-        # The owner of the Metrics shuts it down, once calls have ended.
-        shutdown_on_exit=False,
-    )
-    return Metrics(provider, service_version, read)
+    def read(self) -> Iterator[Reading]:
+        """Return the value of every metric. From any thread."""
+        for read in self._reads:
+            yield from read()

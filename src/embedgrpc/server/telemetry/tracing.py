@@ -26,6 +26,7 @@ from opentelemetry.util.types import AttributeValue
 from embedgrpc.libraries.propagation import propagate
 from embedgrpc.server.rpc.handlers import behavior_of, make_handler, write_all
 from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
+from embedgrpc.server.telemetry.call_record import current_record
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -145,8 +146,12 @@ def describe_call(
         response_model: The model that answers.
         dimensions: The length of the dense vectors.
         encoding: The encoding of vectors, such as "float32".
-        input_tokens: How many tokens the call has used so far.
+        input_tokens: How many more tokens the call has used.
     """
+    record = current_record()
+    if record is not None:
+        record.tokens += input_tokens
+        input_tokens = record.tokens
     span = trace.get_current_span()
     if not span.is_recording():
         return

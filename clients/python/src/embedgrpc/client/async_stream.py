@@ -16,9 +16,10 @@ from collections.abc import (
     Iterator,
 )
 from contextlib import aclosing
-from typing import Any, Final, Generic, Self
+from typing import Any, Final, Generic
 
 import grpc
+from typing_extensions import Self
 
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.cancellation import closed_error

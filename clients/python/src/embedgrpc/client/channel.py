@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
+from typing_extensions import Self
 
 from embedgrpc.client.attempts import Attempts, RetryBudget
 from embedgrpc.client.concurrency import ConcurrencyLimit, Slot

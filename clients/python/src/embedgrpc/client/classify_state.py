@@ -1,7 +1,9 @@
 """The state of one stream of classifications. No I/O, no locks."""
 
 from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import Any, Unpack, cast
+from typing import Any, cast
+
+from typing_extensions import Unpack
 
 from embedgrpc.client.batch_state import BatchState
 from embedgrpc.client.classifications import (

@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str], default_target: str) -> argparse.Namesp
     for argument in argv:
         try:
             argument.encode()
-        except UnicodeEncodeError:
+        except UnicodeEncodeError:  # noqa: PERF203 - a handful of arguments
             root.error(f"the argument {quote(argument)} is not UTF-8")
     parsed = root.parse_args(argv)
     if not parsed.target:

@@ -3,9 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, overload
 
 import grpc
+from typing_extensions import Self, Unpack
 
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.channel import Stubs

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
-from typing import Unpack
+
+from typing_extensions import Unpack
 
 from embedgrpc.client.async_stream import AsyncClassifyStream, AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.channel import ChannelOwner

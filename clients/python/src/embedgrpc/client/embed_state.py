@@ -1,7 +1,9 @@
 """The state of one stream of embeddings. No I/O, no locks."""
 
 from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import Any, Unpack
+from typing import Any
+
+from typing_extensions import Unpack
 
 from embedgrpc.client.batch_state import BatchState
 from embedgrpc.client.decoding import decode_ready, decode_stream_result

@@ -1,7 +1,9 @@
 """The keyword options of the calls, and the messages that carry them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict
+
+from typing_extensions import Unpack
 
 from embedgrpc.client.enums import (
     Encoding,

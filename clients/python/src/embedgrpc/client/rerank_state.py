@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack, cast
+from typing import Any, cast
+
+from typing_extensions import Unpack
 
 from embedgrpc.client.decoding import decode_ranking, decode_rerank_ready
 from embedgrpc.client.defaults import RESPONSE_BYTES_MAX

@@ -84,6 +84,8 @@ class Embeddings:
         dtype: Any = None,
         copy: bool | None = None,  # noqa: FBT001 -- numpy's protocol
     ) -> NDArray[Any]:
+        if copy is None:  # numpy 1 knows no third value
+            return np.asarray(self.vectors, dtype=dtype)
         return np.array(self.vectors, dtype=dtype, copy=copy)
 
 

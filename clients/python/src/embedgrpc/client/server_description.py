@@ -82,7 +82,7 @@ def decode_server(message: pb.Server) -> Server:
         version=message.version,
         contract_version=message.contract_version,
         default_model=message.default_model,
-        start_time=message.start_time.ToDatetime(dt.UTC),
+        start_time=message.start_time.ToDatetime(dt.timezone.utc),
         uptime_s=_seconds(message.uptime),
         limits=decode_limits(message.limits),
     )

@@ -106,7 +106,8 @@ def overload_delay_s(failure: Any, *, default_s: float) -> float | None:
     """
     if failure.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
         return None
-    pushback = dict(failure.trailing_metadata() or ()).get(_PUSHBACK_KEY)
+    # Of pairs: gRPC's own class of metadata was half a mapping before 1.64.
+    pushback = dict(tuple(failure.trailing_metadata() or ())).get(_PUSHBACK_KEY)
     if pushback is not None:
         # Anything but a number forbids a retry, too: gRFC A6.
         is_delay = (

@@ -9,9 +9,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Generic, Self
+from typing import Any, Final, Generic
 
 import grpc
+from typing_extensions import Self
 
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.channel import Stubs

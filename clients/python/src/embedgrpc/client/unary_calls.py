@@ -4,9 +4,10 @@ import enum
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar, Unpack
+from typing import Any, Final, Generic, TypeVar
 
 from grpc_health.v1 import health_pb2
+from typing_extensions import Unpack
 
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications, decode_classifications
@@ -44,13 +45,16 @@ ResultT = TypeVar("ResultT")
 _PAGES_MAX: Final = 1000
 
 
-class HealthStatus(enum.StrEnum):
+class HealthStatus(str, enum.Enum):
     """The status of a service of the server."""
 
     UNKNOWN = "UNKNOWN"
     SERVING = "SERVING"
     NOT_SERVING = "NOT_SERVING"
     SERVICE_UNKNOWN = "SERVICE_UNKNOWN"
+
+    # As `enum.StrEnum`, which Python 3.10 lacks.
+    __str__ = str.__str__
 
 
 @dataclass(frozen=True, slots=True)

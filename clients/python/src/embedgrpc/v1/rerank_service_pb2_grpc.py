@@ -5,8 +5,10 @@ import warnings
 
 from embedgrpc.v1 import rerank_service_pb2 as embedgrpc_dot_v1_dot_rerank__service__pb2
 
-GRPC_GENERATED_VERSION = '1.81.1'
+GRPC_GENERATED_VERSION = '1.63.2'
 GRPC_VERSION = grpc.__version__
+EXPECTED_ERROR_RELEASE = '1.65.0'
+SCHEDULED_RELEASE_DATE = 'June 25, 2024'
 _version_not_supported = False
 
 try:
@@ -16,16 +18,19 @@ except ImportError:
     _version_not_supported = True
 
 if _version_not_supported:
-    raise RuntimeError(
+    warnings.warn(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in embedgrpc/v1/rerank_service_pb2_grpc.py depends on'
+        + f' but the generated code in embedgrpc/v1/rerank_service_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
+        + f' This warning will become an error in {EXPECTED_ERROR_RELEASE},'
+        + f' scheduled for release on {SCHEDULED_RELEASE_DATE}.',
+        RuntimeWarning
     )
 
 
-class RerankServiceStub:
+class RerankServiceStub(object):
     """RerankService scores documents against a query: with a cross-encoder or, when the
     model embeds, by the similarity of embeddings. `Model.rerank_method` says which.
     """
@@ -48,7 +53,7 @@ class RerankServiceStub:
                 _registered_method=True)
 
 
-class RerankServiceServicer:
+class RerankServiceServicer(object):
     """RerankService scores documents against a query: with a cross-encoder or, when the
     model embeds, by the similarity of embeddings. `Model.rerank_method` says which.
     """
@@ -94,11 +99,10 @@ def add_RerankServiceServicer_to_server(servicer, server):
     generic_handler = grpc.method_handlers_generic_handler(
             'embedgrpc.v1.RerankService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('embedgrpc.v1.RerankService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class RerankService:
+class RerankService(object):
     """RerankService scores documents against a query: with a cross-encoder or, when the
     model embeds, by the similarity of embeddings. `Model.rerank_method` says which.
     """

@@ -2,6 +2,7 @@
 
 from embedgrpc.server.http.dialects import (
     cohere,
+    metrics,
     openai,
     probes,
     rerank,
@@ -35,7 +36,13 @@ def all_routes() -> Routes:
             tei_tokens,
             services,
             probes,
+            metrics,
         )
         for one in dialect.ROUTES
     ]
     return Routes([*found, *description_routes(found)])
+
+
+def metrics_routes() -> Routes:
+    """Return the routes of the address that serves only metrics."""
+    return Routes(metrics.ROUTES)

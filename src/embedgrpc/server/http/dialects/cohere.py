@@ -16,11 +16,12 @@ from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.contract.names import list_names, show_name
+from embedgrpc.server.contract.words import read_input_type, read_truncation
 from embedgrpc.server.http.dialects.answers import EmbeddingsByTypeAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.numbers import Int32
 from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
-from embedgrpc.server.http.words import Int32, read_input_type, read_truncation
 from embedgrpc.server.http.work import embed
 from embedgrpc.server.services.embed_batch import EmbeddedBatch
 from embedgrpc.v1 import embedding_service_pb2

@@ -15,17 +15,17 @@ from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import EncodedRows, encode
 from embedgrpc.engine.tokenizing.texts import TextOrIds
 from embedgrpc.server.caller import Need, Service
-from embedgrpc.server.http.dialects.answers import EmbeddingsAnswer, ModelItem, ModelsAnswer
-from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.failures import error_form, shown_message
-from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
-from embedgrpc.server.http.words import (
-    Int32,
+from embedgrpc.server.contract.words import (
     read_encoding,
     read_input_type,
     read_truncation,
     read_word,
 )
+from embedgrpc.server.http.dialects.answers import EmbeddingsAnswer, ModelItem, ModelsAnswer
+from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
+from embedgrpc.server.http.failures import error_form, shown_message
+from embedgrpc.server.http.numbers import Int32
+from embedgrpc.server.http.rows import base64_rows, dense_of, number_rows
 from embedgrpc.server.http.work import BASE64_COPIES, JSON_COPIES, embed
 from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.services.embed_batch import EmbeddedBatch

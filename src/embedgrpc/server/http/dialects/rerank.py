@@ -11,11 +11,12 @@ import msgspec
 
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.server.caller import Need, Service
+from embedgrpc.server.contract.words import read_truncation
 from embedgrpc.server.http.dialects.answers import RerankAnswer
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
+from embedgrpc.server.http.numbers import Int32
 from embedgrpc.server.http.rows import json_list
-from embedgrpc.server.http.words import Int32, read_truncation
 from embedgrpc.server.http.work import rerank
 from embedgrpc.server.services.ranker import RankedBatch
 from embedgrpc.v1 import rerank_service_pb2

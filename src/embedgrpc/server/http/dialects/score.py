@@ -9,14 +9,15 @@ from uuid import uuid4
 
 import msgspec
 
-from embedgrpc.engine.errors import EngineError, InvalidRequestError, UnsupportedError
+from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.server.caller import Need, Service
 from embedgrpc.server.contract.field_checks import check_count
+from embedgrpc.server.contract.words import read_truncation
 from embedgrpc.server.http.dialects.answers import ScoreAnswer, ScoreItem, Usage
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
-from embedgrpc.server.http.pair_scores import first_of, score_pairs
-from embedgrpc.server.http.words import Int32, read_truncation
+from embedgrpc.server.http.numbers import Int32
+from embedgrpc.server.http.pair_scores import score_pairs
 from embedgrpc.v1 import rerank_service_pb2
 
 _TAG = "Cohere, Jina, vLLM"
@@ -61,10 +62,7 @@ async def score(exchange: Exchange) -> Answer:
             return f"{second}[{index}]"
         return first if single else f"{first}[{index}]"
 
-    try:
-        found = await score_pairs(exchange, pairs, _read_options(body), name=name, model=body.model)
-    except* EngineError as group:
-        raise first_of(group) from None
+    found = await score_pairs(exchange, pairs, _read_options(body), name=name, model=body.model)
     return to_json(
         ScoreAnswer(
             id=f"score-{uuid4().hex}",

@@ -12,11 +12,12 @@ from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.engine.results.vectors import Encoding, encode
 from embedgrpc.models.kinds import Truncation
 from embedgrpc.server.caller import Need, Service
+from embedgrpc.server.contract.words import read_truncation
 from embedgrpc.server.http.dialects.answers import ModelInfo, Vectors
 from embedgrpc.server.http.exchange import Answer, Exchange, Route, to_json
 from embedgrpc.server.http.failures import error_form, shown_message
+from embedgrpc.server.http.numbers import Int32
 from embedgrpc.server.http.rows import dense_of, number_lists
-from embedgrpc.server.http.words import Int32, read_truncation
 from embedgrpc.server.http.work import JSON_COPIES, embed
 from embedgrpc.server.loading.catalog import LoadedModel
 from embedgrpc.server.services.embed_batch import EmbeddedBatch

@@ -22,7 +22,7 @@ from embedgrpc.server.http.dialects.tei import (
 )
 from embedgrpc.server.http.dialects.tei_rerank import RerankRequest, rank_texts
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
-from embedgrpc.server.http.words import Int32
+from embedgrpc.server.http.numbers import Int32
 from embedgrpc.server.http.work import classify
 from embedgrpc.server.services.classify_batch import ClassifiedBatch
 from embedgrpc.server.tei.rules import choose_function

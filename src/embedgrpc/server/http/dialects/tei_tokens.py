@@ -22,6 +22,7 @@ from embedgrpc.server.http.exchange import Answer, Exchange, Route
 from embedgrpc.server.http.rows import json_list
 from embedgrpc.server.services.tokenizer import FEW_BYTES, FEW_TOKENS
 from embedgrpc.server.tei.rules import tokens_of
+from embedgrpc.server.telemetry.call_record import note_inputs
 from embedgrpc.server.telemetry.tracing import describe_call
 from embedgrpc.v1 import tokenizer_service_pb2
 
@@ -62,6 +63,7 @@ async def tokenize(exchange: Exchange) -> Answer:
     served = exchange.find_model(None, default=default_model(exchange))
     loaded = served.ready()
     given = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    note_inputs(len(given))
     check_count(len(given), limit=settings.max_inputs, field="inputs")
     options = tokenizer_service_pb2.TokenizeOptions()
     if body.prompt_name is not None:
@@ -112,6 +114,7 @@ async def decode(exchange: Exchange) -> Answer:
     served = exchange.find_model(None, default=default_model(exchange))
     tokenizer = served.ready().text_tokenizer
     lists, is_batch = _read_ids(body.ids)
+    note_inputs(len(lists))
     check_count(len(lists), limit=settings.max_inputs, field="ids")
     limit = settings.max_response_bytes
     await reserve_response(min(sum(map(len, lists)) * _TOKEN_TEXT_BYTES, limit))

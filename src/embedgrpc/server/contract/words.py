@@ -1,17 +1,13 @@
-"""Reads words that dialects share, such as roles and truncations, as the contract's enums."""
+"""Reads words that protocols share, such as roles and truncations, as the contract's enums."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, TypeAlias, TypeVar
-
-import msgspec
+from typing import Final, TypeVar
 
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.server.contract.names import list_names, show_name
 from embedgrpc.v1 import common_pb2, embedding_service_pb2
 
 Meaning = TypeVar("Meaning")
-# The whole numbers of the contract.
-Int32: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 
 # OpenAI has no such key; Cohere, Voyage and NVIDIA NIM use these values.
 _INPUT_TYPES: Final[Mapping[str, common_pb2.InputType]] = {

@@ -1,0 +1,258 @@
+"""Reads tensors of texts, and writes tensors of numbers, as bytes or as lists of values.
+
+Source: KServe, "Open Inference Protocol", gRPC; its extension of binary tensor data for BYTES.
+"""
+
+import asyncio
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+
+from embedgrpc.engine.errors import InvalidRequestError
+from embedgrpc.server.contract.field_checks import check_count, check_not_negative
+from embedgrpc.server.contract.names import list_names, show_name
+from embedgrpc.server.contract.wire import delimited
+from embedgrpc.server.kserve.signature import Tensor
+
+_LENGTH = struct.Struct("<I")
+# So much is decoded in a quarter of a millisecond.
+_FEW_BYTES = 65_536
+_FEW_TEXTS = 512
+_RANK_MAX = 2
+# Fields of the messages.
+_OUTPUTS_FIELD = 5
+_RAW_OUTPUTS_FIELD = 6
+_CONTENTS_FIELD = 5
+_FP32_FIELD = 6
+
+
+def find_inputs(
+    request: service_pb2.ModelInferRequest, wanted: Sequence[Tensor]
+) -> Mapping[str, int]:
+    """Return the place of each input of a request.
+
+    Raises:
+        InvalidRequestError: An input is unknown, missing, or there twice, or the bytes do not
+            belong to the inputs.
+    """
+    names = [one.name for one in wanted]
+    places: dict[str, int] = {}
+    for index, tensor in enumerate(request.inputs):
+        # Read once: it may be megabytes.
+        name = tensor.name
+        if name not in names or name in places:
+            twice = " again" if name in places else ""
+            raise InvalidRequestError(
+                f"inputs[{index}] is {show_name(name)}{twice}; the model takes {list_names(names)}",
+                field=f"inputs[{index}].name",
+            )
+        refuse_parameters(tensor.parameters, of=name)
+        places[name] = index
+    for name in names:
+        if name not in places:
+            raise InvalidRequestError(
+                f"inputs has no {name}; the model takes {list_names(names)}", field="inputs"
+            )
+    raw = len(request.raw_input_contents)
+    if raw and raw != len(places):
+        raise InvalidRequestError(
+            f"raw_input_contents has {raw} entries for {len(places)} inputs: it needs one of each"
+            " or none",
+            field="raw_input_contents",
+        )
+    return places
+
+
+def refuse_parameters(parameters: Mapping[str, Any], *, of: str) -> None:
+    """Refuse parameters of a tensor, such as a place in shared memory or a number of classes.
+
+    Raises:
+        InvalidRequestError: There are some.
+    """
+    for name in parameters:
+        shared = ": shared memory is not served, send values" if "shared_memory" in name else ""
+        raise InvalidRequestError(
+            f"{of} has the parameter {show_name(name)}; tensors take none{shared}",
+            field=f"{of}.parameters",
+        )
+
+
+async def read_texts(
+    request: service_pb2.ModelInferRequest, index: int, *, max_inputs: int
+) -> list[str]:
+    """Return the elements of an input. Their number is checked before any is read.
+
+    Args:
+        request: The request, whose inputs were found.
+        index: The place of the input.
+        max_inputs: The most elements.
+
+    Raises:
+        InvalidRequestError: It is no tensor of UTF-8 of shape [n] or [n, 1].
+    """
+    tensor = request.inputs[index]
+    name = tensor.name
+    if tensor.datatype != "BYTES":
+        raise InvalidRequestError(
+            f"{name} has the datatype {show_name(tensor.datatype)}; it must be BYTES",
+            field=f"{name}.datatype",
+        )
+    count = _read_shape(tensor, max_inputs=max_inputs)
+    if request.raw_input_contents:
+        if tensor.HasField("contents"):
+            raise InvalidRequestError(
+                f"{name} has contents beside raw_input_contents", field=f"{name}.contents"
+            )
+        data = request.raw_input_contents[index]
+        if len(data) <= _FEW_BYTES and count <= _FEW_TEXTS:
+            return split_texts(data, count, field=name)
+        return await asyncio.to_thread(split_texts, data, count, field=name)
+    _check_contents(tensor, count)
+    elements = tensor.contents.bytes_contents
+    if tensor.ByteSize() <= _FEW_BYTES and count <= _FEW_TEXTS:
+        return _decode_all(elements, field=name)
+    return await asyncio.to_thread(_decode_all, elements, field=name)
+
+
+def _read_shape(tensor: service_pb2.ModelInferRequest.InferInputTensor, *, max_inputs: int) -> int:
+    """Return the number of elements."""
+    name, rank = tensor.name, len(tensor.shape)
+    field = f"{name}.shape"
+    shape = list(tensor.shape) if rank <= _RANK_MAX else []
+    if not shape or shape[1:] not in ([], [1]):
+        given = f"the shape {shape}" if rank <= _RANK_MAX else f"{rank} dimensions"
+        raise InvalidRequestError(f"{name} has {given}; it must be [n] or [n, 1]", field=field)
+    check_not_negative(shape[0], field=field)
+    check_count(shape[0], limit=max_inputs, field=name)
+    return int(shape[0])
+
+
+def _check_contents(tensor: service_pb2.ModelInferRequest.InferInputTensor, count: int) -> None:
+    name = tensor.name
+    for field, _ in tensor.contents.ListFields():
+        if field.name != "bytes_contents":
+            raise InvalidRequestError(
+                f"{name} has {field.name}; the elements of BYTES stand in bytes_contents",
+                field=f"{name}.contents",
+            )
+    given = len(tensor.contents.bytes_contents)
+    if given != count:
+        raise InvalidRequestError(
+            f"{name} has {given} elements in bytes_contents; its shape says {count}",
+            field=f"{name}.contents",
+        )
+
+
+def split_texts(data: bytes, count: int, *, field: str) -> list[str]:
+    """Return the texts of a raw tensor: each has its length in front, in four bytes.
+
+    Args:
+        data: The tensor.
+        count: The number of texts, within the limit.
+        field: Its name.
+
+    Raises:
+        InvalidRequestError: It does not hold so many, or one is no UTF-8.
+    """
+    view = memoryview(data)
+    texts: list[str] = []
+    position = 0
+    for index in range(count):
+        left = len(data) - position
+        if left < _LENGTH.size:
+            raise InvalidRequestError(
+                f"{field} has the bytes of {index} elements; its shape says {count}", field=field
+            )
+        (size,) = _LENGTH.unpack_from(data, position)
+        position += _LENGTH.size
+        left -= _LENGTH.size
+        if size > left:
+            place = f"{field}[{index}]"
+            raise InvalidRequestError(
+                f"{place} has a length of {size} bytes, and {left} are left", field=place
+            )
+        texts.append(_decode(view[position : position + size], index, field=field))
+        position += size
+    if position != len(data):
+        raise InvalidRequestError(
+            f"{field} has {len(data) - position} bytes behind its {count} elements", field=field
+        )
+    return texts
+
+
+def _decode_all(elements: Sequence[bytes], *, field: str) -> list[str]:
+    return [_decode(element, index, field=field) for index, element in enumerate(elements)]
+
+
+def _decode(element: bytes | memoryview, index: int, *, field: str) -> str:
+    try:
+        return str(element, "utf-8")
+    except UnicodeDecodeError as error:
+        place, at = f"{field}[{index}]", error.start
+    # Outside the block: else the error would hold the text.
+    raise InvalidRequestError(f"{place} is no UTF-8: see its byte {at}", field=place)
+
+
+def find_outputs(request: service_pb2.ModelInferRequest, known: Mapping[str, str]) -> list[str]:
+    """Return the names of the outputs that a request asks for, all if it names none.
+
+    Args:
+        request: The request.
+        known: The outputs by every name that they go by.
+
+    Raises:
+        InvalidRequestError: The model has no such output, or it is there twice.
+    """
+    names: list[str] = []
+    for index, output in enumerate(request.outputs):
+        name = output.name
+        if name not in known or name in names:
+            twice = " again" if name in names else ""
+            raise InvalidRequestError(
+                f"outputs[{index}] is {show_name(name)}{twice}; the model gives"
+                f" {list_names(sorted(set(known.values())))}",
+                field=f"outputs[{index}].name",
+            )
+        refuse_parameters(output.parameters, of=name)
+        names.append(name)
+    return names or list(dict.fromkeys(known.values()))
+
+
+def response_wire(
+    response: service_pb2.ModelInferResponse,
+    outputs: Mapping[str, tuple[str, NDArray[np.generic]]],
+    *,
+    raw: bool,
+) -> bytes:
+    """Return a response in wire form.
+
+    Args:
+        response: All but its outputs.
+        outputs: The datatype and the values of each, FP32 or INT32, C-contiguous.
+        raw: Whether to send them as bytes.
+    """
+    parts = [response.SerializeToString()]
+    for name, (datatype, values) in outputs.items():
+        parts.append(delimited(_OUTPUTS_FIELD, _tensor_wire(name, datatype, values, raw=raw)))
+    if raw:
+        for _, values in outputs.values():
+            parts.append(delimited(_RAW_OUTPUTS_FIELD, values.tobytes()))
+    return b"".join(parts)
+
+
+def _tensor_wire(name: str, datatype: str, values: NDArray[np.generic], *, raw: bool) -> bytes:
+    tensor = service_pb2.ModelInferResponse.InferOutputTensor(
+        name=name, datatype=datatype, shape=values.shape
+    )
+    contents = b""
+    if not raw and datatype == "FP32":
+        # Without a Python object for each number.
+        contents = delimited(_CONTENTS_FIELD, delimited(_FP32_FIELD, values.tobytes()))
+    elif not raw:
+        tensor.contents.int_contents.extend(values.ravel().tolist())
+    wire: bytes = tensor.SerializeToString()
+    return wire + contents

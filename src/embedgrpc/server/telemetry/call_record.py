@@ -1,0 +1,154 @@
+"""What logs and metrics say of one call: filled while it runs, and read once when it ends.
+
+It holds names, counts and times; never a text, a vector or a key.
+"""
+
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, Literal
+
+from embedgrpc.engine.errors import EngineError
+from embedgrpc.engine.work import Call
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from embedgrpc.server.loading.catalog import ServedModel
+
+# The protocol of a call.
+Door = Literal["grpc", "tei", "kserve", "http"]
+
+_DOORS: Final[tuple[tuple[str, Door], ...]] = (("/tei.v1.", "tei"), ("/inference.", "kserve"))
+# Services and methods that only say how the server is: gRPC's own, and those of KServe.
+_PROBES: Final = (
+    "/grpc.",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+    "/inference.GRPCInferenceService/ModelReady",
+)
+# Of more jobs than most calls have, the first tell enough of the times.
+_WORKS_MAX: Final = 8
+
+
+class CallRecord:
+    """One call. On the event loop.
+
+    Attributes:
+        door: Its protocol.
+        method: The full gRPC method, or the method and path of a route; empty for an unknown one.
+        is_probe: Whether it only asks for the health or the methods of the server.
+        models: The models that it named, each once.
+        inputs: Texts, pairs, documents or other inputs that came.
+        failed_inputs: Those that got an error of their own in a call that goes on.
+        tokens: Those that models read.
+        works: What ran for it, with its times; the first of many.
+        status: The name of the gRPC status, or the number of the HTTP status. Set when it ends.
+        reason: A name of `ErrorReason`; empty for success, and where gRPC ended it.
+        label: The finer label of the reason; may be empty.
+        began_s: When it began, on the monotonic clock.
+        total_s: How long it took. Set when it ends.
+        span: Its span, where traces are exported.
+    """
+
+    __slots__ = (
+        "began_s",
+        "door",
+        "failed_inputs",
+        "inputs",
+        "is_probe",
+        "label",
+        "method",
+        "models",
+        "reason",
+        "span",
+        "status",
+        "tokens",
+        "total_s",
+        "works",
+    )
+
+    def __init__(self, door: Door, method: str, *, is_probe: bool = False) -> None:
+        self.door: Door = door
+        self.method = method
+        self.is_probe = is_probe
+        self.models: tuple[ServedModel, ...] = ()
+        self.inputs = self.failed_inputs = self.tokens = 0
+        self.works: tuple[Call, ...] = ()
+        self.status = self.reason = self.label = ""
+        self.began_s = time.monotonic()
+        self.total_s = 0.0
+        self.span: SpanContext | None = None
+
+    @classmethod
+    def of_grpc(cls, method: str) -> "CallRecord":
+        """Return the record of a gRPC call."""
+        doors = (door for prefix, door in _DOORS if method.startswith(prefix))
+        return cls(next(doors, "grpc"), method, is_probe=method.startswith(_PROBES))
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the client got what it asked for."""
+        return self.status == "OK" or (self.door == "http" and self.status < "4")
+
+    @property
+    def queue_s(self) -> float:
+        """The mean time that its jobs waited for their first batch, in seconds."""
+        jobs = sum(one.times.jobs for one in self.works)
+        return sum(one.times.queue_s for one in self.works) / jobs if jobs else 0.0
+
+    def fail(self, error: EngineError, status: str) -> None:
+        """Record the failure that the client gets."""
+        self.status = status
+        self.reason = error.reason.value
+        self.label = error.metadata.get("label", "")
+
+    def leave(self, deadline_s: float | None) -> None:
+        """Record that the client, or its deadline, ended the call.
+
+        Args:
+            deadline_s: The seconds that were left until the deadline; None without one.
+        """
+        if not self.status:
+            late = deadline_s is not None and deadline_s <= 0
+            self.status = "DEADLINE_EXCEEDED" if late else "CANCELLED"
+
+
+_current: ContextVar[CallRecord | None] = ContextVar("call_record", default=None)
+
+
+def set_current_record(record: CallRecord) -> None:
+    """Make a record that of the running task and of the tasks that it starts."""
+    _current.set(record)
+
+
+def current_record() -> CallRecord | None:
+    """Return the record of the running call."""
+    return _current.get()
+
+
+def note_inputs(count: int) -> None:
+    """Count inputs of the running call, before they are checked."""
+    record = _current.get()
+    if record is not None:
+        record.inputs += count
+
+
+def note_failed_inputs(count: int) -> None:
+    """Count inputs of the running call that got an error of their own."""
+    record = _current.get()
+    if record is not None:
+        record.failed_inputs += count
+
+
+def note_model(model: "ServedModel") -> None:
+    """Record that the running call named a model."""
+    record = _current.get()
+    if record is not None and model not in record.models:
+        record.models += (model,)
+
+
+def note_work(call: Call) -> None:
+    """Record work of the running call."""
+    record = _current.get()
+    if record is not None and len(record.works) < _WORKS_MAX:
+        record.works += (call,)
