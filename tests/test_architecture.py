@@ -126,6 +126,7 @@ FLOORS = {
         "concurrency",
         "proxies",
         "tls_files",
+        "call_credentials",
         "decoding",
         "classifications",
         "result_types",

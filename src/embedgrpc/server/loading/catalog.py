@@ -140,12 +140,14 @@ class ServedModel:
 
     Attributes:
         loaded: The loaded model; None before it is loaded, or when that failed.
+        load_s: How long loading it took, in seconds; 0 before that.
         id: Its name in requests.
     """
 
     settings: ModelSettings
     state: ModelState = field(default=ModelState.LOADING)
     loaded: LoadedModel | None = field(default=None)
+    load_s: float = field(default=0.0)
     id: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -240,6 +240,7 @@ class ModelStartup:
         if loaded.availability is not None:
             loaded.availability.watch(partial(self._note_availability, model, loaded))
         properties = loaded.properties
+        model.load_s = time.perf_counter() - began
         _logger.info(
             "model ready",
             extra={
@@ -254,7 +255,7 @@ class ModelStartup:
                 "dimensions": properties.vector_dimensions,
                 "max_tokens": properties.max_tokens,
                 "batch_tokens": loaded.scheduler.budget.tokens,
-                "seconds": round(time.perf_counter() - began, 2),
+                "seconds": round(model.load_s, 2),
             },
         )
 

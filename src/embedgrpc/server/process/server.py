@@ -50,7 +50,10 @@ from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Figures
 from embedgrpc.server.telemetry.metrics_export import MetricsExport, configure_metrics
+from embedgrpc.server.telemetry.model_figures import ModelFigures
+from embedgrpc.server.telemetry.process_figures import ProcessFigures
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
+from embedgrpc.server.telemetry.work_times import WorkTimes
 from embedgrpc.v1 import (
     classify_service_pb2_grpc,
     embedding_service_pb2_grpc,
@@ -119,10 +122,17 @@ class Server:
         self._lag = LoopLag()
         self._lag.warns = False
         self.figures = Figures()
-        self.figures.add(self._totals.read)
-        self.figures.add(self._lag.read)
-        self.figures.add(self.open_calls.rates.read)
-        self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
+        self._times = WorkTimes(self.catalog)
+        for figures in (
+            self._totals,
+            self._times,
+            ModelFigures(self.catalog),
+            ProcessFigures(self.catalog),
+            self._lag,
+            self.open_calls.rates,
+        ):
+            self.figures.add(figures.read)
+        self._observers: list[BatchObserver] = [self._heartbeat, self._totals, self._times]
         tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
         self._other_services = [*(one.service for one in tei), *kserve]
