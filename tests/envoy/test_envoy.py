@@ -22,7 +22,6 @@ from embedgrpc.client import (
     UnauthenticatedError,
 )
 from embedgrpc.v1 import embedding_service_pb2 as pb
-from tests.envoy.descriptor import FILE, make
 from tests.envoy.proxy import PATIENCE_S, Proxy, running_envoy
 from tests.server.service import CROSS, EMBED, Service, serving, settings_for
 
@@ -227,11 +226,3 @@ async def test_a_caller_has_a_limit_of_its_own(
         spoofed = _client(proxy, proxy.issuer.issue("carol"), metadata=(("x-caller", "alice"),))
         async with spoofed as carol:
             assert await ask(carol)
-
-
-def test_the_descriptor_is_that_of_the_contract(tmp_path: Path) -> None:
-    """Making it again changes nothing."""
-    make(tmp_path / "made")
-    assert (tmp_path / "made").read_bytes() == FILE.read_bytes(), (
-        "run: uv run python -m tests.envoy.descriptor"
-    )
