@@ -87,7 +87,9 @@ def fuzzed_server(scratch: Path, *models: ModelSettings) -> Iterator[FuzzedServe
     started: list[tuple[str, asyncio.AbstractEventLoop]] = []
 
     async def serve() -> None:
-        settings = settings_for(*(models or (EMBED, CROSS)), cache_dir=scratch, max_inputs=64)
+        settings = settings_for(
+            *(models or (EMBED, CROSS)), cache_dir=scratch, max_inputs=64, kserve=True
+        )
         async with serving(settings) as service:
             started.append((service.address, asyncio.get_running_loop()))
             ready.set()

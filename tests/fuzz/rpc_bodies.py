@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from tritonclient.grpc import service_pb2
 
 from embedgrpc.v1 import classify_service_pb2 as classify
 from embedgrpc.v1 import embedding_service_pb2 as embedding
@@ -23,6 +24,7 @@ from embedgrpc.v1 import tokenizer_service_pb2 as tokenizer
 from tests.fuzz.fuzzed_server import FuzzedServer, check_details, fuzzed_server
 from tests.fuzz.mutation import NUMBERS, mutate_bytes, some
 from tests.fuzz.target import Execute, Refusals, Target
+from tests.server.kserve.requests import pairs_for, request_for
 from tests.server.rankings import part, setup
 from tests.server.service import PATIENCE_S
 
@@ -44,6 +46,10 @@ _RERANK_OPTIONS = rerank.RerankOptions(top_n=1, return_documents=True)
 _RERANK = rerank.RerankRequest(
     model="cross", query="a query", documents=["one", "two"], options=_RERANK_OPTIONS
 )
+_PARAMETERS = {
+    "dimensions": service_pb2.InferParameter(int64_param=8),
+    "truncate": service_pb2.InferParameter(string_param="END"),
+}
 # The path, whether requests are a stream, whether responses are one, and messages to start from.
 _METHODS: tuple[tuple[str, bool, bool, tuple[Message, ...]], ...] = (
     (
@@ -103,6 +109,30 @@ _METHODS: tuple[tuple[str, bool, bool, tuple[Message, ...]], ...] = (
         False,
         (tokenizer.CountTokensRequest(model="embed", texts=["a text", ""]),),
     ),
+    (
+        "/inference.GRPCInferenceService/ModelInfer",
+        False,
+        False,
+        (request_for("a text", "more", model_name="embed", id="1", parameters=_PARAMETERS),),
+    ),
+    (
+        "/inference.GRPCInferenceService/ModelInfer",
+        False,
+        False,
+        (request_for("a text", "more", raw=False),),
+    ),
+    (
+        "/inference.GRPCInferenceService/ModelInfer",
+        False,
+        False,
+        (pairs_for("a query", ["one", "two"], model_name="cross"),),
+    ),
+    (
+        "/inference.GRPCInferenceService/ModelStatistics",
+        False,
+        False,
+        (service_pb2.ModelStatisticsRequest(name="embed", version="1"),),
+    ),
     ("/grpc.health.v1.Health/Check", False, False, (health_pb2.HealthCheckRequest(service=""),)),
     (
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
@@ -120,6 +150,8 @@ _WORDS = (
     b"\x0c", b"\x1b" * 120, "\u200b".encode(), "\U0001f600".encode(),
     b"embed", b"cross", b"[SEP]", b"\x00",
 )  # fmt: skip
+# Their refusals have details.
+_OURS = ("/embedgrpc.", "/inference.")
 _REFUSALS = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -167,6 +199,9 @@ def _change_field(random: Random, message: Any) -> None:
     field = random.choice(message.DESCRIPTOR.fields)
     if random.random() < 0.15:
         message.ClearField(field.name)
+    elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+        values = getattr(message, field.name)
+        _change_field(random, values[random.choice((*values, *_TEXTS))])
     elif field.message_type is not None:
         if field.is_repeated:
             _change_field(random, getattr(message, field.name).add())
@@ -191,7 +226,9 @@ def _value(random: Random, field: Any) -> Any:
         case field.CPPTYPE_FLOAT | field.CPPTYPE_DOUBLE:
             return random.choice((0.0, -1.0, float("nan"), float("inf"), 1e-45))
         case _:
-            return random.choice([one for one in NUMBERS if -(1 << 31) <= one < 1 << 31])
+            unsigned = field.cpp_type in (field.CPPTYPE_UINT32, field.CPPTYPE_UINT64)
+            lowest = 0 if unsigned else -(1 << 31)
+            return random.choice([one for one in NUMBERS if lowest <= one < 1 << 31])
 
 
 @contextmanager
@@ -203,7 +240,7 @@ def _open(scratch: Path) -> Iterator[Execute]:
             try:
                 _call(server, number, messages)
             except grpc.RpcError as error:
-                _check_refusal(error, ours="embedgrpc" in _METHODS[number][0])
+                _check_refusal(error, ours=_METHODS[number][0].startswith(_OURS))
             server.incidents.check()
 
         for number, (_, _, _, messages) in enumerate(_METHODS):

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,13 @@ _CALL = re.compile(
 def tei_target(cache_dir: Path) -> Iterator[str]:
     """The address of a server that serves tei.v1 too."""
     with running_server("--tei-model", "all-MiniLM-L6-v2", cache_dir=cache_dir) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def kserve_target(cache_dir: Path) -> Iterator[str]:
+    """The address of a server that speaks the protocol of Triton too."""
+    with running_server("--kserve", cache_dir=cache_dir) as address:
         yield address
 
 
@@ -64,6 +73,8 @@ def test_a_call_answers_what_stands_below_it(
         grpcurl = Grpcurl(grpcurl.program, request.getfixturevalue("fixture_target"))
     if "tei.v1" in command:
         grpcurl = Grpcurl(grpcurl.program, request.getfixturevalue("tei_target"))
+    if "inference." in command:
+        grpcurl = Grpcurl(grpcurl.program, request.getfixturevalue("kserve_target"))
     program, plaintext, *words = shlex.split(command.replace("\\\n", " "))
     assert (program, plaintext) == ("grpcurl", "-plaintext")
     place = words.index(DOCUMENTED_TARGET)
@@ -73,6 +84,22 @@ def test_a_call_answers_what_stands_below_it(
         assert comparable(answer, is_shown=False) == comparable(shown, is_shown=True)
     else:
         assert (done.stdout + done.stderr).split() == output.split()
+
+
+def test_the_example_with_tritonclient_prints_what_stands_below_it(kserve_target: str) -> None:
+    """It runs as it is, but for the address."""
+    page = (ROOT / "docs/kserve.md").read_text("utf-8")
+    found = re.search(
+        r"^<!-- runnable: python -->\n```python\n(.*?)^```\n\n```text\n(.*?)^```$",
+        page,
+        re.MULTILINE | re.DOTALL,
+    )
+    assert found is not None
+    program = found[1].replace(DOCUMENTED_TARGET, kserve_target)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == found[2]
 
 
 def test_every_call_has_an_output() -> None:

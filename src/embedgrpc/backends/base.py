@@ -90,9 +90,13 @@ class Availability:
     """Whether a backend can be reached; notifies watchers of changes.
 
     Safe to use from any thread.
+
+    Attributes:
+        endpoints: Returns which of its servers can be reached, by address.
     """
 
     def __init__(self) -> None:
+        self.endpoints: Callable[[], Mapping[str, bool]] = dict
         self._lock = threading.Lock()
         self._available = True
         self._watchers: list[Callable[[bool], None]] = []

@@ -48,6 +48,7 @@ class FallbackBackend:
         self._twin_closed = False
         # Always available: one of the two can run the model.
         self.availability = Availability()
+        self.availability.endpoints = availability.endpoints
         availability.watch(self._note_availability)
 
     @property

@@ -11,7 +11,9 @@ from embedgrpc.client.suggestions import SuggestingParser, quote, suggest
 _COMMANDS = {
     "serve": "serve models until SIGTERM",
     "check": "check the settings and print them",
+    "reload": "let the running server read its settings again",
     "health": "ask the server on this machine for its health",
+    "key": "make API keys",
     "pull": "download models and build their graphs",
     "inspect": "print a model's properties and the files that define them",
     "verify": "run a model and compare it with the reference",

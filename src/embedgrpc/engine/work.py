@@ -57,17 +57,24 @@ class JobTimes:
         tokenized_ns: When its texts were tokenized.
         began_ns: When the first of its batches began.
         ended_ns: When the last of its batches ended.
+        started: Whether its first batch was reported.
     """
 
     arrived_ns: int
     tokenized_ns: int = 0
     began_ns: int = 0
     ended_ns: int = 0
+    started: bool = False
 
     def ran(self, began_ns: int, ended_ns: int) -> None:
         """Record a batch with sequences of the job."""
         self.began_ns = min(self.began_ns or began_ns, began_ns)
         self.ended_ns = max(self.ended_ns, ended_ns)
+
+    def starts(self) -> bool:
+        """Return whether its first batch is to be reported; once."""
+        was_started, self.started = self.started, True
+        return not was_started
 
 
 class Meter(Protocol):

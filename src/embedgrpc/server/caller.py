@@ -47,11 +47,19 @@ class Need:
             depends on the request.
         scope: It must have this; None for none.
         is_public: Whether anybody may make the call, as with health checks.
+        public_as: Anybody may make the call where the setting `public` names this; empty for
+            never.
     """
 
     service: Service | None = None
     scope: Scope | None = None
     is_public: bool = False
+    public_as: str = ""
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether a model may read what such a call holds."""
+        return self.service is not Service.TOKENIZE and self.service is not Service.MODELS
 
 
 PUBLIC = Need(is_public=True)
@@ -111,6 +119,10 @@ class Caller:
             fnmatchcase(name, pattern) for pattern in self.models for name in names
         )
 
+    def may_use(self, service: Service) -> bool:
+        """Return whether it may use a service."""
+        return self.services is None or service in self.services
+
     def check(self, need: Need) -> None:
         """Check that it may make a call.
 
@@ -128,7 +140,7 @@ class Caller:
         Raises:
             PermissionDeniedError: It may not.
         """
-        if self.services is not None and service not in self.services:
+        if not self.may_use(service):
             raise PermissionDeniedError(
                 f"{self.name} may not use {service.value}",
                 metadata={"label": "SERVICE_DENIED", "service": service.value},
@@ -148,13 +160,14 @@ class Caller:
 
 
 @lru_cache(_KNOWN_NAMES_MAX)
-def anonymous(name: str) -> Caller:
+def anonymous(name: str, *, has_rights: bool = True) -> Caller:
     """Return a caller that did not prove who it is.
 
     Args:
         name: Its address, or what a trusted proxy says of it.
+        has_rights: Whether it may use services without such a proof.
     """
-    return Caller(name)
+    return Caller(name) if has_rights else Caller(name, services=frozenset())
 
 
 # The server's own work, such as the canaries of health, may use everything.

@@ -89,6 +89,7 @@ async def test_a_shape_of_one_dimension_means_the_same(service: Service, kserve:
         ({"embedding_type": "float"}, {}),
         ({"priority": 2, "timeout": 60_000_000}, {}),
         ({"priority": 0, "timeout": 0}, {}),
+        ({"triton_enable_empty_final_response": True}, {}),
     ],
 )
 async def test_parameters_are_followed(
@@ -127,6 +128,7 @@ async def test_parameters_are_followed(
         ({"priority": 3}, "parameters.priority is 3; models have 2 levels"),
         ({"priority": -1}, "parameters.priority is -1"),
         ({"timeout": -1}, "parameters.timeout is -1; it must not be negative"),
+        ({"triton_enable_empty_final_response": 1}, "_final_response must be a bool"),
         ({"timeout": 1.5}, "parameters.timeout must be a whole number"),
     ],
 )

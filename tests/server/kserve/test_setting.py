@@ -8,11 +8,12 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
+from embedgrpc.server.telemetry.call_record import CallRecord
 from tests.server.conftest import Serve
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend
-from tests.server.kserve.requests import KServe, request_for
-from tests.server.service import CROSS, EMBED, Service
+from tests.server.kserve.requests import KServe, pairs_for, request_for
+from tests.server.service import CROSS, EMBED, Service, until
 from tests.server.services.test_health import NOT_SERVING, SERVING
 
 NAME = "inference.GRPCInferenceService"
@@ -93,3 +94,27 @@ async def test_a_model_that_is_away_is_named(serve: Serve) -> None:
     ):
         failure = await failure_of(call)
         assert failure.reason == "BACKEND_UNAVAILABLE"
+
+
+async def test_calls_are_recorded_as_those_of_other_doors(serve: Serve) -> None:
+    """What logs and metrics read: the door, the model, the inputs and tokens, and the status."""
+    service = await serve(EMBED, CROSS, kserve=True)
+    kserve = KServe(service)
+    records: list[CallRecord] = []
+    service.server.open_calls.observers.append(lambda call: records.append(call.record))
+    answer = await kserve.infer(request_for("a text", "b"))
+    await kserve.infer(pairs_for("q", ["a", "b", "c"], model_name="cross"))
+    await failure_of(kserve.infer(request_for("a", " ")))
+    await failure_of(kserve.stub.TraceSetting(service_pb2.TraceSettingRequest()))
+    await _ready(service)
+    await until(lambda: len(records) == 5)
+    assert {one.door for one in records} == {"kserve"}
+    assert [one.status for one in records] == [
+        *("OK", "OK", "INVALID_ARGUMENT", "UNIMPLEMENTED", "OK")
+    ]
+    assert [one.is_probe for one in records] == [False] * 4 + [True]
+    assert [one.inputs for one in records] == [2, 3, 2, 0, 0]
+    assert records[2].reason == "EMPTY_INPUT"
+    assert [model.id for model in records[1].models] == ["cross"]
+    assert records[0].tokens == answer.parameters["input_tokens"].int64_param > 0
+    assert records[0].works

@@ -35,12 +35,29 @@ TLS_FIELDS = {"tls_certificate_file", "tls_key_file", "tls_client_ca_file", "tls
 PLAIN_FIELDS = sorted(
     FIELDS.keys() - {"models", "caller_weights", "http_allowed_origins"} - TLS_FIELDS
 )
+# Settings of several words; the tests set one.
+LISTS = {"jwt_audience", "jwt_algorithms", "public"}
 # Settings that mean nothing without a port for HTTP.
 HTTP_FIELDS = {"http_allowed_origins", "openai_token_ids"}
-# Settings that mean nothing without another, by the variable of that one.
-BURST_FIELDS = {
-    "request_burst": "EMBEDGRPC_REQUESTS_PER_S",
-    "token_burst": "EMBEDGRPC_TOKENS_PER_MIN",
+_TLS = {
+    "EMBEDGRPC_TLS_CERTIFICATE_FILE": "server.pem",
+    "EMBEDGRPC_TLS_KEY_FILE": "server.key",
+    "EMBEDGRPC_TLS_CLIENT_CA_FILE": "ca.pem",
+}
+_ISSUER = {"EMBEDGRPC_JWT_ISSUER": "https://issuer.example"}
+_TOKENS = {**_ISSUER, "EMBEDGRPC_JWT_AUDIENCE": "some", "EMBEDGRPC_JWKS_FILE": "keys.json"}
+_FETCHED = {**_ISSUER, "EMBEDGRPC_JWT_AUDIENCE": "some", "EMBEDGRPC_JWKS_URL": "https://some/keys"}
+# Settings that mean nothing without others, and the variables of those.
+NEEDED: dict[str, dict[str, str]] = {
+    **{name: {"EMBEDGRPC_HTTP_ADDRESS": "127.0.0.1:0"} for name in HTTP_FIELDS},
+    "request_burst": {"EMBEDGRPC_REQUESTS_PER_S": "5"},
+    "token_burst": {"EMBEDGRPC_TOKENS_PER_MIN": "5"},
+    "certificate_callers_file": _TLS,
+    "jwt_issuer": _TOKENS,
+    "jwt_audience": _TOKENS,
+    "jwks_file": _TOKENS,
+    "jwks_url": _FETCHED,
+    "jwks_ca_file": _FETCHED,
 }
 EMBEDGRPC = str(Path(sys.executable).parent / "embedgrpc")
 
@@ -53,13 +70,12 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def http_port(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Open a port for HTTP, or set a rate, where the setting of the test needs one."""
+def needed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Set what the setting of the test needs."""
     setting = request.getfixturevalue("setting")
-    if setting in BURST_FIELDS:
-        monkeypatch.setenv(BURST_FIELDS[setting], "5")
-    if setting in HTTP_FIELDS:
-        monkeypatch.setenv("EMBEDGRPC_HTTP_ADDRESS", "127.0.0.1:0")
+    for name, value in NEEDED.get(setting, {}).items():
+        if name != variable_name(setting):
+            monkeypatch.setenv(name, value)
 
 
 def resolve(*arguments: str) -> Configuration:
@@ -105,10 +121,17 @@ def other_value(setting: str) -> Any:
         "unix_socket_mode": "0660",
         "caller_metadata": "x-forwarded-client-cert",
         "drain_delay_s": 1.0,
+        "jwt_issuer": "https://other.example",
+        "jwt_audience": "other",
+        "jwt_algorithms": "ES384",
+        "jwt_name_claim": "azp",
+        "jwt_rights_claim": "rights",
+        "jwks_url": "https://other.example/keys",
+        "public": "metrics",
     }
     if setting in special:
         return special[setting]
-    if info.annotation is Path or (setting.startswith("triton_") and setting.endswith("_file")):
+    if info.annotation is Path or setting.endswith("_file"):
         return "/var/cache/embedgrpc"
     if get_origin(info.annotation) is Literal:
         return next(one for one in get_args(info.annotation) if one != info.default)
@@ -126,10 +149,12 @@ def as_flags(setting: str, value: Any) -> list[str]:
 def found(configuration: Configuration, setting: str) -> tuple[Any, str]:
     """A setting as it came out, and where it came from."""
     value = configuration.settings.model_dump(mode="json")[setting]
+    if setting in LISTS:
+        (value,) = value
     return value, configuration.origins[setting]
 
 
-@pytest.mark.usefixtures("http_port")
+@pytest.mark.usefixtures("needed")
 @pytest.mark.parametrize("setting", PLAIN_FIELDS)
 def test_every_setting_has_a_flag(setting: str) -> None:
     """Every setting has a flag of its name."""
@@ -138,7 +163,7 @@ def test_every_setting_has_a_flag(setting: str) -> None:
     assert found(resolve(*flags), setting) == (value, flag_name(setting))
 
 
-@pytest.mark.usefixtures("http_port")
+@pytest.mark.usefixtures("needed")
 @pytest.mark.parametrize("setting", PLAIN_FIELDS)
 def test_every_setting_has_a_variable(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting has a variable of its name."""
@@ -149,7 +174,7 @@ def test_every_setting_has_a_variable(setting: str, monkeypatch: pytest.MonkeyPa
     assert resolve().unknown_variables == {}
 
 
-@pytest.mark.usefixtures("http_port")
+@pytest.mark.usefixtures("needed")
 @pytest.mark.parametrize("setting", PLAIN_FIELDS)
 def test_every_setting_has_a_key(setting: str, tmp_path: Path) -> None:
     """Every setting has a key of its name in the file."""
@@ -315,6 +340,56 @@ _PAIR = ("--tls-certificate-file", "a.pem", "--tls-key-file", "a.key")
 def test_tls_settings_that_do_not_fit(arguments: tuple[str, ...], problem: str) -> None:
     """They are refused, for otherwise a port would be open without what was asked for."""
     assert refusal(*arguments) == [problem]
+
+
+_ISSUED = ("--jwt-issuer", "https://issuer.example", "--jwt-audience", "some")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            ("--certificate-callers-file", "callers.toml"),
+            "certificate_callers_file needs tls_client_ca_file",
+        ),
+        (("--jwks-url", "https://some/keys"), "jwks_url needs jwt_issuer"),
+        (("--jwks-file", "keys.json"), "jwks_file needs jwt_issuer"),
+        (("--jwt-audience", "some"), "jwt_audience needs jwt_issuer"),
+        (_ISSUED[:2], "jwt_issuer needs jwt_audience"),
+        (_ISSUED, "jwt_issuer needs jwks_file or jwks_url, one of them"),
+        (
+            (*_ISSUED, "--jwks-file", "keys.json", "--jwks-url", "https://some/keys"),
+            "jwt_issuer needs jwks_file or jwks_url, one of them",
+        ),
+        (
+            (*_ISSUED, "--jwks-file", "keys.json", "--jwks-ca-file", "ca.pem"),
+            "jwks_ca_file needs jwks_url",
+        ),
+        (
+            (*_ISSUED, "--jwks-url", "https://some/keys", "--jwt-algorithms", "RS256,HS256"),
+            "jwt_algorithms HS256 needs jwks_file: it uses a secret",
+        ),
+    ],
+)
+def test_settings_of_callers_that_do_not_fit(arguments: tuple[str, ...], problem: str) -> None:
+    """They are refused: else a port would be open without what was asked for."""
+    assert refusal(*arguments) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--jwks-url", "http://some/keys"),
+        ("--jwks-url", "file:///keys.json"),
+        ("--jwks-url", "https://user:secret@some/keys"),
+        ("--jwt-algorithms", "none"),
+        ("--jwt-algorithms", ""),
+        ("--public", "models"),
+    ],
+)
+def test_values_of_callers_that_are_not_allowed(flag: str, value: str) -> None:
+    """Keys come over HTTPS, tokens are signed, and what is public can be named."""
+    assert refusal(flag, value)[0].startswith(flag.removeprefix("--").replace("-", "_"))
 
 
 @pytest.mark.parametrize(("flag", "variable", "file"), list(product([True, False], repeat=3)))

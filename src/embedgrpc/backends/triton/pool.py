@@ -45,6 +45,7 @@ class Pool:
         self._endpoints = endpoints
         self._model = model
         self._availability = availability
+        availability.endpoints = lambda: {one.address: one.circuit.closed for one in endpoints}
         self._clock = clock
         self._graph: ServedGraph | None = None
         self._refused: set[str] = set()

@@ -7,9 +7,27 @@ from typing import Protocol
 
 from embedgrpc.engine.scheduling.delivery import BatchResult
 from embedgrpc.engine.scheduling.dispatch import Batch
+from embedgrpc.engine.work import Job
 from embedgrpc.engine.work_class import WorkClass
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JobStart:
+    """How long a job took until its first batch began.
+
+    Attributes:
+        work_class: Its class, which may differ from the batch's.
+        tokenize_s: From its arrival until its texts were tokenized.
+        queue_s: From then until the batch began.
+        trace: The trace of its call; opaque here.
+    """
+
+    work_class: WorkClass
+    tokenize_s: float
+    queue_s: float
+    trace: object | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +47,8 @@ class BatchReport:
         failed_sequences: Number of sequences that ran and failed.
         traces: The traces of its calls.
         error: The reason if all failed; empty otherwise.
+        lengths: Tokens of each sequence of callers, with those that shared a result.
+        starts: The jobs of callers whose first batch it was.
     """
 
     model: str
@@ -43,6 +63,8 @@ class BatchReport:
     failed_sequences: int
     traces: Sequence[object]
     error: str
+    lengths: Sequence[int] = ()
+    starts: Sequence[JobStart] = ()
 
 
 class BatchObserver(Protocol):
@@ -87,6 +109,13 @@ class BatchReporter:
             failed_sequences=failed,
             traces=tuple(traces.values()),
             error=error.reason.value if error else "",
+            # Health checks are the server's own.
+            lengths=[one.tokens for one in queued if not one.job.reservation.is_probe],
+            starts=[
+                _start(job)
+                for job in {one.job: None for one in queued}
+                if job.times.starts() and not job.reservation.is_probe
+            ],
         )
         for observer in self._observers:
             try:
@@ -94,3 +123,14 @@ class BatchReporter:
             except Exception:
                 _logger.exception("fault in an observer", extra={"model": self._model})
         return report
+
+
+def _start(job: Job) -> JobStart:
+    times = job.times
+    # The clock may be set meanwhile.
+    return JobStart(
+        work_class=job.call.work_class,
+        tokenize_s=max(times.tokenized_ns - times.arrived_ns, 0) / 1e9,
+        queue_s=max(times.began_ns - times.tokenized_ns, 0) / 1e9,
+        trace=job.call.trace,
+    )

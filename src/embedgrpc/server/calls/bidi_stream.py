@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, ShuttingDownError
+from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
 from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.calls.requests import RequestStream
 from embedgrpc.server.connections.activity import note_activity
@@ -159,19 +159,18 @@ class BidiStream(Generic[AnswerT]):
         self._outbox.append(answer)
         self._changed.set()
 
-    def drain(self, why: str, *, label: str) -> None:
+    def drain(self, error: EngineError) -> None:
         """Read no more, and end the stream when all is answered. On the event loop.
 
         Args:
-            why: The message of the client's error.
-            label: The same for programs.
+            error: The client's error.
         """
         if self._reader is not None and self._reader.done():
             # The client has sent everything: nothing is refused.
             return
         self._draining = True
         if self._failure is None:
-            self._failure = ShuttingDownError(why, metadata={"label": label})
+            self._failure = error
         if self._reading and self._reader is not None:
             self._reader.cancel()
 

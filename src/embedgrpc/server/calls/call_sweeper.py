@@ -1,4 +1,7 @@
-"""Ends calls that are late, and slow calls whose room other calls of their caller wait for."""
+"""Ends calls that are late, or slow while other calls of their caller wait for their room.
+
+And streams whose credentials have expired, or were taken back.
+"""
 
 import asyncio
 import contextlib
@@ -11,7 +14,12 @@ from typing import Any
 
 import grpc.aio
 
-from embedgrpc.engine.errors import DeadlineExpiredError, EngineError, OverloadedError
+from embedgrpc.engine.errors import (
+    DeadlineExpiredError,
+    EngineError,
+    OverloadedError,
+    UnauthenticatedError,
+)
 from embedgrpc.machine.malloc import trim_memory
 from embedgrpc.server.calls.open_call import (
     CANCELLATION_S_MAX,
@@ -26,6 +34,8 @@ from embedgrpc.server.rpc.handlers import forget_frames
 _logger = logging.getLogger(__name__)
 
 _SWEEP_INTERVAL_S = 0.25
+# Between two looks at the credentials of open streams.
+_CHECK_INTERVAL_S = 1.0
 # How long a message may come in, however slowly, before its call gives way to others.
 _RECEIVE_S_MIN = 1.0
 # How long a stream may wait for its client before it gives way to streams that wait to be read.
@@ -46,6 +56,7 @@ class CallSweeper:
         self._limits = calls.limits
         self._aborts: set[asyncio.Task[None]] = set()
         self._held_bytes_max = 0
+        self._checked_at = 0.0
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -69,8 +80,28 @@ class CallSweeper:
                 call.until = math.inf
             else:
                 self._abort_later(call, self._reason(call, now))
+        if now - self._checked_at >= _CHECK_INTERVAL_S:
+            self._checked_at = now
+            self._end_invalid()
         if stuck:
             await _end_at_once(stuck)
+
+    def _end_invalid(self) -> None:
+        """End the streams whose credentials are no longer valid; unary calls end soon anyway."""
+        authenticator = self._calls.authenticator
+        if authenticator is None:
+            return
+        for _, call in tuple(self._calls.by_task()):
+            if call.identity is None or authenticator.is_valid(call.identity):
+                continue
+            error = UnauthenticatedError(
+                "the credentials of the stream have expired, or were taken back or changed",
+                metadata={"label": "EXPIRED_CREDENTIALS"},
+            )
+            if call.end is not None:
+                call.end(error)
+            elif call.state is CallState.IDLE:
+                self._abort_later(call, error)
 
     async def _return_memory(self) -> None:
         """Return the memory of calls that have ended to the system; malloc would keep it."""

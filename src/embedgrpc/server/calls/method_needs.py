@@ -13,8 +13,8 @@ _KSERVE: Final = "/inference.GRPCInferenceService/"
 # is known.
 NEEDS: Final[Mapping[str, Need]] = {
     "/grpc.health.v1.Health/": PUBLIC,
-    "/grpc.reflection.v1.ServerReflection/": ANY_CALLER,
-    "/grpc.reflection.v1alpha.ServerReflection/": ANY_CALLER,
+    "/grpc.reflection.v1.ServerReflection/": Need(public_as="reflection"),
+    "/grpc.reflection.v1alpha.ServerReflection/": Need(public_as="reflection"),
     "/embedgrpc.v1.EmbeddingService/": Need(Service.EMBED),
     "/embedgrpc.v1.RerankService/": Need(Service.RERANK),
     "/embedgrpc.v1.ClassifyService/": Need(Service.CLASSIFY),

@@ -7,6 +7,7 @@ the bytes of its response, from before they are made until its client has read t
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from enum import Enum, auto
 from typing import Any
@@ -16,6 +17,7 @@ from embedgrpc.engine.work import Meter
 from embedgrpc.server.caller import Caller
 from embedgrpc.server.calls.budget import Budget, Holder
 from embedgrpc.server.calls.call_limits import REQUEST_COPIES, RESPONSE_COPIES, CallLimits
+from embedgrpc.server.identity.authenticator import Identity
 from embedgrpc.server.rates.account import Account, estimate_tokens
 from embedgrpc.server.rpc.errors import message_of, status_code, trailing_metadata
 from embedgrpc.server.rpc.request_id import REQUEST_ID_KEY, find_request_id
@@ -49,6 +51,8 @@ class OpenCall:
         account: What its caller may still use; None without limits.
         caller: Who called; without any rights of its own until the call is admitted.
         holder: What holds the parts of budgets that the call takes.
+        identity: What proved who called; None where nothing did.
+        end: Ends the call in good order, where it can do that.
         context: gRPC's context of the call.
         record: What logs and metrics say of it.
         request_id: The id that the caller gave it; may be empty.
@@ -71,7 +75,9 @@ class OpenCall:
         "account",
         "caller",
         "context",
+        "end",
         "holder",
+        "identity",
         "placed",
         "record",
         "request_id",
@@ -97,6 +103,8 @@ class OpenCall:
         self._is_stream = False
         self._reads_texts = False
         self.holder = holder
+        self.identity: Identity | None = None
+        self.end: Callable[[EngineError], None] | None = None
         self.context = context
         self.record = record
         self.request_id = find_request_id(context.invocation_metadata())
@@ -111,6 +119,10 @@ class OpenCall:
         self.since = time.monotonic()
         self.until = self.since + limit_s
 
+    def identify(self, identity: Identity, holder: Holder) -> None:
+        """Record who called, before the call takes anything."""
+        self.identity, self.caller, self.holder = identity, identity.caller, holder
+
     def count_request(self, *, reads_texts: bool) -> None:
         """Count a unary call against the limits of its caller.
 
@@ -123,7 +135,6 @@ class OpenCall:
         if self.account is not None:
             self._reads_texts = reads_texts
             self.account.take_request(has_tokens=reads_texts)
-            self.account.count_call()
 
     async def wait_for_request(self, *, reads_texts: bool) -> None:
         """Wait until the limits of the caller have room for this stream, and count it.
@@ -334,7 +345,7 @@ class OpenCall:
     def tell_rates(self) -> None:
         """Tell the client what its caller may use, and what is left, with the end of the call."""
         if self.account is not None:
-            metadata = tuple(self.account.figures().items())
+            metadata = self.account.figures()
             if self.request_id:
                 metadata = (*metadata, (REQUEST_ID_KEY, self.request_id))
             self.context.set_trailing_metadata(metadata)
@@ -354,7 +365,7 @@ class OpenCall:
         code = status_code(error)
         self.record.fail(error, code.name)
         if self.account is not None:
-            details = (*details, *self.account.figures().items())
+            details = (*details, *self.account.figures())
         await self.context.abort(code, message_of(error), details)
 
     async def wait_for_cancellation(self) -> None:
@@ -377,11 +388,13 @@ class OpenCall:
             limits.streams.give_back(self.holder, self._stream_bytes)
         if self._response_bytes:
             limits.responses.give_back(self.holder, self._response_bytes)
-        self._release_tokens(self._held_tokens)
+        if self.account is not None:
+            self._release_tokens(self._held_tokens)
+            self.account.leave()
         self.placed = False
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         # A cancelled timer keeps this call, as part of its context, for a while.
-        self.context = None
+        self.context = self.end = None
 
 
 def _adjust(budget: Budget, holder: Holder, amount: int) -> None:

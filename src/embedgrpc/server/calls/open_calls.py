@@ -10,11 +10,12 @@ from typing import Any
 import grpc
 
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.caller import Need, Service, anonymous, set_current_caller
+from embedgrpc.server.caller import Need, Scope, anonymous, set_current_caller
 from embedgrpc.server.calls.budget import Holder
 from embedgrpc.server.calls.call_limits import CallLimits
 from embedgrpc.server.calls.call_metadata import caller_of
 from embedgrpc.server.calls.open_call import RETRY_DELAY_S, OpenCall, set_current_call
+from embedgrpc.server.identity.authenticator import Authenticator
 from embedgrpc.server.rates.account import Account
 from embedgrpc.server.rates.limits import default_limits
 from embedgrpc.server.rates.rates import Rates
@@ -25,8 +26,6 @@ from embedgrpc.server.telemetry.tracing import current_context
 _logger = logging.getLogger(__name__)
 
 _KNOWN_CONNECTIONS_MAX = 16_384
-# No model reads what their messages hold.
-_WITHOUT_MODEL = frozenset({Service.TOKENIZE, Service.MODELS})
 
 
 # A connection that was forgotten while it had calls would have two shares for a while.
@@ -40,6 +39,7 @@ class OpenCalls:
 
     Attributes:
         limits: What the calls may hold together.
+        authenticator: Finds out who calls; None where nobody needs credentials.
         rates: What each caller may use.
         observers: Each is called once for every call, when it ends; its record is complete then.
             On the event loop; they must be quick.
@@ -47,9 +47,11 @@ class OpenCalls:
 
     def __init__(self, settings: Settings, *, message_bytes_max: int | None = None) -> None:
         self.limits = CallLimits(settings, message_bytes_max=message_bytes_max)
+        self.authenticator: Authenticator | None = None
         self.rates = Rates(default_limits(settings))
         self.observers: list[Callable[[OpenCall], None]] = []
         self._caller_metadata = settings.caller_metadata
+        self._public: frozenset[str] = frozenset(settings.public)
         self._open: dict[asyncio.Task[Any], OpenCall] = {}
 
     def __len__(self) -> int:
@@ -70,7 +72,8 @@ class OpenCalls:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a call runs in a task")
-        caller = anonymous(caller_of(context, self._caller_metadata))
+        name = caller_of(context, self._caller_metadata)
+        caller = anonymous(name, has_rights=self.authenticator is None)
         holder = _holder(caller.name, context.peer())
         call = self._open[task] = kind(self.limits, caller, holder, context, record)
         record.span = current_context()
@@ -83,8 +86,7 @@ class OpenCalls:
     async def admit(self, call: OpenCall, need: Need) -> None:
         """Find out who makes a call, and whether they may. For every door, before it reads a body.
 
-        Nothing is checked while no credentials are configured: callers are anonymous then, and may
-        do everything but what needs a scope.
+        Without an authenticator callers are anonymous, and may do everything but administrate.
 
         Args:
             call: The running call, which has taken nothing yet.
@@ -93,10 +95,18 @@ class OpenCalls:
         Raises:
             UnauthenticatedError: The caller did not prove who it is.
             PermissionDeniedError: The caller may not make this call.
+            BackendUnavailableError: Its token cannot be checked now.
         """
-        if need.is_public:
+        if need.is_public or need.public_as in self._public:
             return
-        call.caller.check(need)
+        if self.authenticator is not None:
+            identity = await self.authenticator.identify(call.context)
+            caller = identity.caller
+            call.identify(identity, _holder(caller.name, call.holder.connection))
+            set_current_caller(caller)
+            caller.check(need)
+        elif need.scope is Scope.ADMIN:
+            call.caller.check(need)
 
     def take_place(self, call: OpenCall) -> None:
         """Give a call its place.
@@ -114,7 +124,7 @@ class OpenCalls:
                 metadata={"label": "TOO_MANY_CALLS", "limit": str(places.total)},
             )
 
-    def count_request(self, call: OpenCall, need: Need, *, has_texts: bool) -> None:
+    def count_request(self, call: OpenCall, need: Need, *, reads_texts: bool) -> None:
         """Count a unary call against the limits of its caller, before its message is received.
 
         Probes, and calls that need a scope, such as for metrics, do not count.
@@ -122,28 +132,34 @@ class OpenCalls:
         Args:
             call: The call.
             need: What it needs.
-            has_texts: Whether its message may hold texts.
+            reads_texts: Whether a model may read what is in its message.
 
         Raises:
             RateLimitedError: The caller exceeds one of them.
         """
         if self._enter_account(call, need) is not None:
-            call.count_request(reads_texts=has_texts and need.service not in _WITHOUT_MODEL)
+            call.count_request(reads_texts=reads_texts)
 
-    async def wait_for_request(self, call: OpenCall, need: Need, *, has_texts: bool) -> None:
+    async def wait_for_request(self, call: OpenCall, need: Need, *, reads_texts: bool) -> None:
         """Count a stream against the limits of its caller, as soon as they have room for it.
 
         Args:
             call: The call.
             need: What it needs.
-            has_texts: Whether its messages may hold texts.
+            reads_texts: Whether a model may read what is in its messages.
 
         Raises:
             RateLimitedError: The caller has too many open calls, or they have no room in time.
         """
         if self._enter_account(call, need) is not None:
-            reads_texts = has_texts and need.service not in _WITHOUT_MODEL
             await call.wait_for_request(reads_texts=reads_texts)
+
+    def change_rates(self, settings: Settings) -> None:
+        """Follow changed settings of the limits of single callers, for open streams too."""
+        in_use = [
+            (call.account, call.caller) for call in self._open.values() if call.account is not None
+        ]
+        self.rates.change(default_limits(settings), in_use)
 
     def _enter_account(self, call: OpenCall, need: Need) -> Account | None:
         if need.is_public or need.scope is not None:
@@ -164,8 +180,6 @@ class OpenCalls:
             _logger.exception("recording a call failed")
         finally:
             call.close()
-            if call.account is not None:
-                self.rates.leave(call.account, call.caller)
 
 
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from embedgrpc.engine.errors import ShuttingDownError
 from embedgrpc.server.calls.bidi_stream import BidiStream
+from embedgrpc.server.calls.open_call import current_call
 
 # Streams that began together do not end, and begin anew, at the same moment.
 _JITTER = 0.1
@@ -33,6 +35,9 @@ class OpenStreams:
         self._streams.add(stream)
         if self._draining:
             _end_for_stop(stream)
+        call = current_call()
+        if call is not None:
+            call.end = stream.drain
         age_s = self._max_age_s * random.uniform(1 - _JITTER, 1)  # noqa: S311 - no secret
         ending = asyncio.get_running_loop().call_later(age_s, _end_for_age, stream)
         try:
@@ -49,10 +54,13 @@ class OpenStreams:
 
 
 def _end_for_stop(stream: BidiStream[Any]) -> None:
-    stream.drain("the server is about to stop", label="STOPPING")
+    stream.drain(ShuttingDownError("the server is about to stop", metadata={"label": "STOPPING"}))
 
 
 def _end_for_age(stream: BidiStream[Any]) -> None:
     stream.drain(
-        "the stream has been open as long as a connection may be: open another", label="MAX_AGE"
+        ShuttingDownError(
+            "the stream has been open as long as a connection may be: open another",
+            metadata={"label": "MAX_AGE"},
+        )
     )

@@ -5,10 +5,10 @@ import logging
 import ssl
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 
+from embedgrpc.machine.file_state import FileState, file_state
 from embedgrpc.server.connections.certificates import (
     CertificateError,
     Certificates,
@@ -20,9 +20,6 @@ from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.metrics import Reading
 
 _logger = logging.getLogger(__name__)
-
-# For each file what tells that it was changed or replaced, also behind a symbolic link.
-_State = tuple[tuple[int, int, int, int] | None, ...]
 
 
 class Tls:
@@ -74,6 +71,14 @@ class Tls:
             await asyncio.sleep(self._settings.tls_reload_interval_s)
             # A network's file system may take its time.
             await asyncio.to_thread(self.reload)
+
+    def check(self) -> str:
+        """Return what is wrong with the files now; empty if they can be used. Blocks."""
+        try:
+            _read(self._settings)
+        except CertificateError as error:
+            return str(error)
+        return ""
 
     def reload(self) -> None:
         """Use the files if they have changed and can be used; else keep what is in use. Blocks."""
@@ -141,13 +146,5 @@ def _for_grpc(certificates: Certificates) -> grpc.ServerCertificateConfiguration
     )
 
 
-def _state_of(paths: tuple[str, ...]) -> _State:
-    return tuple(_state_of_file(path) for path in paths)
-
-
-def _state_of_file(path: str) -> tuple[int, int, int, int] | None:
-    try:
-        found = Path(path).expanduser().stat()
-    except (OSError, RuntimeError):
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+def _state_of(paths: tuple[str, ...]) -> tuple[FileState, ...]:
+    return tuple(map(file_state, paths))

@@ -70,6 +70,14 @@ class HttpContext:
         """Return the other end of the connection, in gRPC's form."""
         return self._peer
 
+    def auth_context(self) -> dict[str, tuple[bytes, ...]]:
+        """Return what the client's certificate says of it, in gRPC's form; {} without one."""
+        transport = self._request.transport
+        certificate: Any = transport.get_extra_info("peercert") if transport else None
+        names = certificate.get("subjectAltName", ()) if certificate else ()
+        uris = tuple(value.encode() for kind, value in names if kind == "URI")
+        return {"peer_uri": uris} if uris else {}
+
     def time_remaining(self) -> float | None:
         """Return the seconds that the client allows; None if it sets no limit.
 

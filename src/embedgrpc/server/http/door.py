@@ -25,6 +25,7 @@ from embedgrpc.server.http.failures import (
     STATUSES,
     ErrorForm,
     HttpError,
+    challenge_headers,
     retry_headers,
 )
 from embedgrpc.server.http.pace import Pace, cost_s
@@ -199,7 +200,8 @@ class HttpDoor:
         rename_fields(error, fields)
         status, body = form(error, status or STATUSES[error.reason])
         call.record.fail(error, str(status))
-        return Answer(body, status, headers={**headers, **retry_headers(error)})
+        headers = {**headers, **challenge_headers(error), **retry_headers(error)}
+        return Answer(body, status, headers=headers)
 
     def _preflight(self, cors: Cors, request: web.BaseRequest, method: str) -> Answer:
         """Say what a web page may send.
@@ -225,12 +227,13 @@ class HttpDoor:
             check_metadata_size(context.invocation_metadata())
         except InvalidRequestError as error:
             raise HttpError(_HEADERS_TOO_LARGE, error) from None
-        first = match.routes[0]
+        first, need = match.routes[0], match.need
+        await self._calls.admit(call, need)
         if not first.is_open:
-            await self._calls.admit(call, match.need)
             self._calls.take_place(call)
             try:
-                self._calls.count_request(call, match.need, has_texts=first.method == "POST")
+                reads_texts = first.method == "POST" and need.runs_model
+                self._calls.count_request(call, need, reads_texts=reads_texts)
             except RateLimitedError:
                 await context.drop_small_body()
                 raise
@@ -242,7 +245,8 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            call.caller.check(route.need)
+            if route.need is not need:
+                call.caller.check(route.need)
             answer = await route.handle(exchange)
         except EngineError as error:
             raise _RouteError(route, error) from None

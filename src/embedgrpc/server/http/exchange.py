@@ -145,8 +145,7 @@ class Route:
         example: A body that works with any model that can do this, for the documentation.
         key: Where several dialects share the path: the key that only this one's bodies have.
         fields: Names of the dialect for fields of the contract, for errors.
-        is_open: Whether it is answered even when the server takes no more calls, and to anybody:
-            probes.
+        is_open: Whether it is answered even when the server takes no more calls: probes.
         need: What its callers need.
     """
 

@@ -27,6 +27,8 @@ STATUSES: Final[Mapping[Reason, int]] = {
 # The message of an error is for people; a request can make it no longer than this.
 _MESSAGE_CHARACTERS_MAX = 1024
 
+CHALLENGE_HEADER: Final = "www-authenticate"
+
 Write = Callable[[EngineError, int], tuple[int, bytes]]
 
 
@@ -81,6 +83,19 @@ def retry_headers(error: EngineError) -> dict[str, str]:
     return {
         "retry-after": str(max(math.ceil(error.retry_delay_s), 1)),
         "retry-after-ms": str(max(round(error.retry_delay_s * 1000), 1)),
+    }
+
+
+def challenge_headers(error: EngineError) -> dict[str, str]:
+    """Return how to prove who calls; {} for errors that are about something else.
+
+    Source: RFC 6750, section 3.
+    """
+    if error.reason is not Reason.UNAUTHENTICATED:
+        return {}
+    given = error.metadata.get("label") != "NO_CREDENTIALS"
+    return {
+        CHALLENGE_HEADER: 'Bearer realm="embedgrpc"' + (', error="invalid_token"' if given else "")
     }
 
 

@@ -30,6 +30,9 @@ _EMBEDDING_TYPES: Final[Mapping[str, embedding_service_pb2.VectorEncoding]] = {
     "float": embedding_service_pb2.VECTOR_ENCODING_FLOAT32,
     "float32": embedding_service_pb2.VECTOR_ENCODING_FLOAT32,
 }
+# perf_analyzer sends it with every call. It asks for a last, empty response of streams; a unary
+# call has one response in any case.
+_FINAL_RESPONSE: Final = "triton_enable_empty_final_response"
 _PROMPTS: Final = ("input_type", "prompt_name", "prompt_text")
 
 
@@ -138,6 +141,7 @@ class Parameters:
 
     def _end(self, *known: str) -> None:
         """Refuse what no method took."""
+        self._flag(_FINAL_RESPONSE)
         for name in self._left:
             stateless = ": models keep no state from call to call" if name in _SEQUENCE else ""
             names = list_names((*known, "priority", "timeout"))

@@ -23,7 +23,6 @@ from embedgrpc.server.kserve.statistics import InferenceStatistics
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.services.health import HealthService
 from embedgrpc.server.settings.settings import Settings
-from embedgrpc.server.telemetry.call_record import current_record
 
 _FIXED_MODELS: Final = "the models are those of the settings"
 _NO_SHARED_MEMORY: Final = "send tensors in the request"
@@ -165,9 +164,6 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 async def _refuse(why: str, request: Any, context: Any) -> None:
     """Refuse a method. No reason of the contract has this status."""
     del request
-    record = current_record()
-    if record is not None:
-        record.status = grpc.StatusCode.UNIMPLEMENTED.name
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, why)
 
 

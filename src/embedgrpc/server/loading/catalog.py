@@ -23,7 +23,7 @@ from embedgrpc.engine.work import Call
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.kinds import TextRole, Truncation
-from embedgrpc.server.caller import current_caller
+from embedgrpc.server.caller import Service, current_caller
 from embedgrpc.server.contract.classification_wire import LabelWires
 from embedgrpc.server.contract.embed_options import EmbedOptionsReader, RoutedOptionsReader
 from embedgrpc.server.contract.names import list_names, show_name
@@ -140,12 +140,16 @@ class ServedModel:
 
     Attributes:
         loaded: The loaded model; None before it is loaded, or when that failed.
+        problem: Why it could not be loaded; empty unless it failed.
+        load_s: How long it took to load, in seconds.
         id: Its name in requests.
     """
 
     settings: ModelSettings
     state: ModelState = field(default=ModelState.LOADING)
     loaded: LoadedModel | None = field(default=None)
+    problem: str = ""
+    load_s: float = 0.0
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -257,16 +261,23 @@ class Catalog:
         models: The models, the default first; at least one, all names different.
 
     Attributes:
+        draining: Models that are not found any more, but still called.
         on_found: Called with each model that `find` returns, on the event loop.
     """
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.draining: tuple[ServedModel, ...] = ()
         self.on_found: Callable[[ServedModel], None] = lambda _: None
+        self.replace(models)
+
+    def replace(self, models: Iterable[ServedModel]) -> None:
+        """Serve other models from now on; calls go on with those that they have found.
+
+        Args:
+            models: The models, the default first; at least one, all names different.
+        """
         self._models = tuple(models)
-        self._by_name: dict[str, ServedModel] = {}
-        for model in self._models:
-            for name in (model.id, *model.aliases):
-                self._by_name[name] = model
+        self._by_name = {name: model for model in self._models for name in model.names}
 
     @property
     def default(self) -> ServedModel:
@@ -275,6 +286,10 @@ class Catalog:
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
+
+    def get(self, name: str) -> ServedModel | None:
+        """Return the model of a name, for the server itself; None if there is none."""
+        return self._by_name.get(name)
 
     def usable(self) -> list[ServedModel]:
         """Return the models that the running call's caller may use."""
@@ -293,12 +308,17 @@ class Catalog:
         caller = current_caller()
         if not caller.may_use_model(model.names):
             raise PermissionDeniedError(
-                f"{caller.name} may not use the model {model.id}; it may use: "
-                + list_names([one.id for one in self.usable()]),
+                f"{caller.name} may not use the model {model.id}{self._list('it may use')}",
                 field=field,
                 metadata={"label": "MODEL_DENIED", "model": model.id},
             )
         return model
+
+    def _list(self, what: str) -> str:
+        """Return what names the models in a message; empty for a caller that may not list them."""
+        if not current_caller().may_use(Service.MODELS):
+            return ""
+        return f"; {what}: {list_names([one.id for one in self.usable()])}"
 
     def _find(self, name: str, *, field: str) -> ServedModel:
         if not name:
@@ -312,8 +332,7 @@ class Catalog:
         model = self._by_name.get(name)
         if model is None:
             raise ModelNotFoundError(
-                f"no model {show_name(name)}; served: "
-                + list_names([one.id for one in self.usable()]),
+                f"no model {show_name(name)}{self._list('served')}",
                 field=field,
             )
         self.on_found(model)

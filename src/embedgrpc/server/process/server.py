@@ -25,6 +25,8 @@ from embedgrpc.server.connections.listening import (
     channel_arguments,
     listen,
 )
+from embedgrpc.server.identity.authenticator import Authenticator
+from embedgrpc.server.identity.watched_file import FileError
 from embedgrpc.server.kserve.signature import SERVICE as KSERVE_SERVICE
 from embedgrpc.server.kserve.signature import can_infer
 from embedgrpc.server.kserve.statistics import InferenceStatistics
@@ -32,7 +34,11 @@ from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
 from embedgrpc.server.process.health_listener import HealthListener
+from embedgrpc.server.process.model_changes import ModelChanges
+from embedgrpc.server.process.model_drain import ModelDrain
 from embedgrpc.server.process.model_startup import ModelStartup
+from embedgrpc.server.process.reloading import ReloadableFiles, Reloading
+from embedgrpc.server.process.running_models import RunningModels
 from embedgrpc.server.services.classification import ClassifyService
 from embedgrpc.server.services.embedding import EmbeddingService
 from embedgrpc.server.services.health import HealthMonitor, HealthService, Heartbeat
@@ -48,7 +54,10 @@ from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
 from embedgrpc.server.telemetry.metrics import Figures
 from embedgrpc.server.telemetry.metrics_export import MetricsExport, configure_metrics
+from embedgrpc.server.telemetry.model_figures import ModelFigures
+from embedgrpc.server.telemetry.process_figures import ProcessFigures
 from embedgrpc.server.telemetry.trace_export import TraceExport, configure_tracing
+from embedgrpc.server.telemetry.work_times import WorkTimes
 from embedgrpc.v1 import (
     classify_service_pb2_grpc,
     embedding_service_pb2_grpc,
@@ -87,6 +96,8 @@ class Server:
         catalog: Its models.
         open_calls: Its open calls.
         figures: What it counts.
+        models: Changes which models it serves.
+        reloading: Applies changed settings.
     """
 
     def __init__(
@@ -117,11 +128,18 @@ class Server:
         self._lag = LoopLag()
         self._lag.warns = False
         self.figures = Figures()
-        self.figures.add(self._totals.read)
-        self.figures.add(self._lag.read)
-        self.figures.add(self.open_calls.rates.read)
-        self._observers: list[BatchObserver] = [self._heartbeat, self._totals]
-        tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
+        self._times = WorkTimes(self.catalog)
+        for figures in (
+            self._totals,
+            self._times,
+            ModelFigures(self.catalog),
+            ProcessFigures(self.catalog),
+            self._lag,
+            self.open_calls.rates,
+        ):
+            self.figures.add(figures.read)
+        self._observers: list[BatchObserver] = [self._heartbeat, self._totals, self._times]
+        tei = tei_health(settings.tei_model) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
         self._other_services = [*(one.service for one in tei), *kserve]
         self._statistics = InferenceStatistics(one.id for one in self.catalog)
@@ -137,16 +155,35 @@ class Server:
             facades=tei,
             others=kserve,
         )
-        self._models = ModelStartup(
-            self.catalog,
+        self._running = RunningModels(
             settings,
             self._monitor,
             self._tasks,
             open_backend=open_backend,
             observers=self._observers,
+            on_close=self._totals.close,
+        )
+        self._startup = ModelStartup(
+            self.catalog,
+            settings,
+            self._running,
+            self._monitor,
+            self._tasks,
             patience_s=patience_s,
             on_ready=self._report_serving,
         )
+        self.models = ModelChanges(
+            self.catalog,
+            self._running,
+            self._monitor,
+            ModelDrain(self.open_calls, settings),
+            tasks=self._tasks,
+            tei_model=settings.tei_model,
+        )
+        self._files: list[ReloadableFiles] = []
+        self.reloading = Reloading(settings, self.models, self._files, self._tasks)
+        self.reloading.on_reload = self._startup.report_ready
+        self.figures.add(self.reloading.reading)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as resources:
@@ -167,13 +204,7 @@ class Server:
         gate = ShutdownGate()
         limits = Limits(settings.max_connections, settings.max_connections_per_address)
         backstop = limits.backstop(settings.address)
-        wanted = backstop
-        if settings.http_address:
-            wanted += limits.backstop(settings.http_address)
-        allow_descriptors(
-            needed=limits.total * (2 if settings.http_address else 1),
-            wanted=wanted,
-        )
+        _allow_connections(settings, limits)
         activity = ConnectionActivity(max_peers=2 * backstop)
         interceptors: list[Any] = [
             activity,
@@ -185,9 +216,7 @@ class Server:
             metrics = configure_metrics(version("embedgrpc"), os.environ, self.figures)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
-        if settings.tls_certificate_file:
-            self._tls = await asyncio.to_thread(_open_tls, settings)
-            self.figures.add(self._tls.read)
+        await self._open_tls()
         exporting = [each for each in (metrics, tracing) if each]
         if exporting:
             resources.push_async_callback(flush, exporting)
@@ -197,8 +226,9 @@ class Server:
         resources.callback(self._totals.log)
         await resources.enter_async_context(self._lag)
         # Off the event loop, which must still receive signals while lanes end their batches.
-        resources.push_async_callback(asyncio.to_thread, self._models.close)
+        resources.push_async_callback(asyncio.to_thread, self._running.close_all)
         await resources.enter_async_context(self._tasks)
+        await self._identify_callers()
         await self._monitor.begin()
         if settings.health_address:
             # It ends last, so that probes still learn of the stop.
@@ -233,6 +263,22 @@ class Server:
         # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
 
+    async def _open_tls(self) -> None:
+        if self._settings.tls_certificate_file:
+            self._tls = await asyncio.to_thread(_open_tls, self._settings)
+            self.figures.add(self._tls.read)
+            self._files.append(self._tls)
+
+    async def _identify_callers(self) -> None:
+        """Require credentials, where some are configured."""
+        if not self._settings.identifies_callers:
+            return
+        authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
+        self.open_calls.authenticator = authenticator
+        self.figures.add(authenticator.read)
+        self._files.append(authenticator)
+        self._tasks.start(authenticator.watch())
+
     async def _stop_calls(self, gate: ShutdownGate, server: grpc.aio.Server) -> None:
         """End all calls, those of both ports within the same grace."""
         stops = [gate.stop(server, self._settings.shutdown_grace_s)]
@@ -249,6 +295,7 @@ class Server:
 
     async def _serve_metrics(self, resources: AsyncExitStack) -> None:
         calls = OpenCalls(self._settings)
+        calls.authenticator = self.open_calls.authenticator
         metrics = self._http_ports().metrics(calls)
         await metrics.start()
         resources.push_async_callback(metrics.close)
@@ -302,7 +349,8 @@ class Server:
         Raises:
             StartError: None can be loaded, or not all, where all are required.
         """
-        await self._models.load()
+        await self._startup.load()
+        self.reloading.allow()
 
     async def keep_serving(self) -> None:
         """Wait as long as a model is served, or may be loaded later.
@@ -314,7 +362,7 @@ class Server:
         # collection.
         await asyncio.sleep(_SETTLE_S)
         self._lag.warns = True
-        await self._models.wait_until_hopeless()
+        await self._startup.wait_until_hopeless()
 
     async def drain(self) -> None:
         """Report NOT_SERVING, and keep serving until load balancers have noticed."""
@@ -322,6 +370,15 @@ class Server:
         if self._http is not None:
             self._http.drain()
         await asyncio.sleep(self._settings.drain_time_s)
+
+
+def _allow_connections(settings: Settings, limits: Limits) -> None:
+    """Let the process open as many files as it may have connections."""
+    addresses = [one for one in (settings.address, settings.http_address) if one]
+    allow_descriptors(
+        needed=limits.total * len(addresses),
+        wanted=sum(map(limits.backstop, addresses)),
+    )
 
 
 def _open_tls(settings: Settings) -> "Tls":
@@ -339,6 +396,18 @@ def _open_tls(settings: Settings) -> "Tls":
     try:
         return Tls(settings)
     except CertificateError as error:
+        raise StartError(str(error), settings_are_wrong=True) from None
+
+
+def _open_authenticator(settings: Settings) -> Authenticator:
+    """Read the files of keys and callers.
+
+    Raises:
+        StartError: A file cannot be used.
+    """
+    try:
+        return Authenticator(settings)
+    except FileError as error:
         raise StartError(str(error), settings_are_wrong=True) from None
 
 

@@ -30,6 +30,7 @@ MIB = 1024 * 1024
 GROUPS = {
     "address": "Listening",
     "tls_certificate_file": "TLS",
+    "api_keys_file": "Callers",
     "models": "Models",
     "batch_tokens": "Batching",
     "max_inputs": "Requests and streams",
@@ -60,6 +61,7 @@ _ANY_ORIGIN = "*"
 # These settings, and all with this prefix, mean something only to the HTTP port.
 _HTTP_PREFIX = "http_"
 _OTHER_HTTP_SETTINGS = frozenset({"openai_token_ids"})
+_HTTPS_URL = re.compile(r"https://[^\s/?#@]+(?:/[!-~]*)?")
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]*")
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1000
@@ -187,6 +189,83 @@ class Settings(BaseModel):
         default=10,
         description="Time between two looks at these files. Files that have changed are checked,"
         " and used for new connections. If they cannot be used, the former ones stay in use",
+    )
+    api_keys_file: str = Field(
+        default="",
+        description="TOML file of API keys: [[keys]] tables of name, key (its hash, as `embedgrpc"
+        " key new` prints it), and what the caller may do. With it, jwt_issuer or"
+        " certificate_callers_file, calls without valid credentials are refused, but for health"
+        " checks",
+    )
+    certificate_callers_file: str = Field(
+        default="",
+        description="TOML file of callers by their client certificates: [[callers]] tables of uri"
+        " (a pattern of SPIFFE ids), name, and what the caller may do. Needs tls_client_ca_file",
+    )
+    jwt_issuer: str = Field(
+        default="",
+        max_length=2048,
+        description="Issuer (iss) of the tokens (JWT) that callers may present. Needs jwt_audience,"
+        " and jwks_file or jwks_url",
+    )
+    jwt_audience: tuple[str, ...] = Field(
+        default=(),
+        description="Audience (aud) that a token must be for; repeat it or separate audiences by"
+        " commas to accept several",
+    )
+    jwt_algorithms: tuple[
+        Literal[
+            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512",
+            "EdDSA", "HS256", "HS384", "HS512",
+        ],
+        ...,
+    ] = Field(
+        default=("RS256", "PS256", "ES256", "EdDSA"),
+        min_length=1,
+        description="Algorithms that tokens may be signed with. Those that begin with HS use a"
+        " secret that the server shares with the issuer, and need jwks_file",
+    )  # fmt: skip
+    jwt_name_claim: str = Field(
+        default="sub",
+        min_length=1,
+        max_length=256,
+        description="Claim of a token that names its caller",
+    )
+    jwt_rights_claim: str = Field(
+        default="embedgrpc",
+        min_length=1,
+        max_length=256,
+        description="Claim of a token that says what its caller may do: an object with services,"
+        " models, scopes and limits, as in api_keys_file. A token without it may call everything",
+    )
+    jwks_file: str = Field(
+        default="",
+        description="JSON file of the keys (JWKS) that tokens are signed with",
+    )
+    jwks_url: str = Field(
+        default="",
+        max_length=2048,
+        description="HTTPS URL of those keys. They are fetched in the background, and the former"
+        " ones stay in use for a day if that fails",
+    )
+    jwks_ca_file: str = Field(
+        default="",
+        description="PEM file of the authorities that the server at jwks_url is trusted by. Empty"
+        " uses the system's",
+    )
+    jwks_refresh_interval_s: _Day = Field(
+        default=300, description="Time between two fetches of jwks_url"
+    )
+    credentials_reload_interval_s: _Day = Field(
+        default=10,
+        description="Time between two looks at the files of keys and callers. A file that cannot be"
+        " used leaves what was read before in use",
+    )
+    public: tuple[Literal["reflection", "metrics", "docs"], ...] = Field(
+        default=(),
+        description="What anybody may read without credentials, where they are required: gRPC"
+        " reflection, metrics, or the pages /docs and /openapi.json; repeat it or separate names by"
+        " commas",
     )
     models: tuple[ModelSettings, ...] = Field(
         default=(),
@@ -329,8 +408,9 @@ class Settings(BaseModel):
         default="",
         max_length=64,
         description="Metadata key that identifies the caller, such as x-forwarded-client-cert. Use"
-        " it only if a proxy you trust sets it. Empty identifies callers by address. Callers of one"
-        " work class share the machine fairly",
+        " it only if a proxy you trust sets it. Empty identifies callers by address. A caller with"
+        " credentials has the name that they give it. Callers of one work class share the machine"
+        " fairly",
     )
     caller_weights: Mapping[str, float] = Field(
         default={},
@@ -413,6 +493,11 @@ class Settings(BaseModel):
         default=20,
         description="Time that calls in flight then have to finish",
     )
+    pid_file: str = Field(
+        default="",
+        description="File for the number of the server's process, which `embedgrpc reload` reads."
+        " Two servers cannot share one. Empty writes none",
+    )
     shutdown_timeout_s: Annotated[float, Field(gt=0, le=7200)] = Field(
         default=30,
         description="Maximum duration of the whole shutdown; after that the process exits with code"
@@ -440,6 +525,16 @@ class Settings(BaseModel):
         return _OTHER_FIELDS + _FIELDS_OF_AN_INPUT * max(
             self.max_inputs, self.max_stream_batch_inputs
         )
+
+    @property
+    def identifies_callers(self) -> bool:
+        """Whether calls need credentials."""
+        return bool(self.api_keys_file or self.jwt_issuer or self.certificate_callers_file)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the addresses for calls."""
+        return all(map(_is_local, filter(None, (self.address, self.http_address))))
 
     @property
     def drain_time_s(self) -> float:
@@ -494,6 +589,24 @@ class Settings(BaseModel):
         """Read the short form: one path, or several separated by commas."""
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("jwt_audience", "jwt_algorithms", "public", mode="before")
+    @classmethod
+    def _split_words(cls, value: object) -> object:
+        """Read a list, or words separated by commas, or both."""
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+            parts = [part.strip() for one in value for part in one.split(",")]
+            return tuple(dict.fromkeys(part for part in parts if part))
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        if value and not _HTTPS_URL.fullmatch(value):
+            raise ValueError("must be a URL that begins with https://")
         return value
 
     @field_validator("caller_weights", mode="before")
@@ -595,7 +708,25 @@ class Settings(BaseModel):
                 raise ValueError(f"{burst} needs {rate}")
         check_names(self.models)
         self._check_tls()
+        self._check_callers()
         return self
+
+    def _check_callers(self) -> None:
+        if self.certificate_callers_file and not self.tls_client_ca_file:
+            raise ValueError("certificate_callers_file needs tls_client_ca_file")
+        if not self.jwt_issuer:
+            for name in ("jwt_audience", "jwks_file", "jwks_url"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} needs jwt_issuer")
+        elif not self.jwt_audience:
+            raise ValueError("jwt_issuer needs jwt_audience")
+        elif bool(self.jwks_file) == bool(self.jwks_url):
+            raise ValueError("jwt_issuer needs jwks_file or jwks_url, one of them")
+        if self.jwks_ca_file and not self.jwks_url:
+            raise ValueError("jwks_ca_file needs jwks_url")
+        secret = [one for one in self.jwt_algorithms if one.startswith("HS")]
+        if secret and not self.jwks_file:
+            raise ValueError(f"jwt_algorithms {secret[0]} needs jwks_file: it uses a secret")
 
     def _check_tls(self) -> None:
         if len(self.tls_certificate_file) != len(self.tls_key_file):

@@ -7,13 +7,16 @@ https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Final
 
 from prometheus_client import exposition as text
+from prometheus_client import samples
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from embedgrpc.server.telemetry.histogram import Distribution, Exemplar
 from embedgrpc.server.telemetry.metrics import METRICS, Figures, Kind, Metric
 
 TEXT_TYPE: Final = text.CONTENT_TYPE_PLAIN_0_0_4
@@ -23,6 +26,7 @@ _FAMILIES: Final[Mapping[Kind, str]] = {
     Kind.COUNTER: "counter",
     Kind.AMOUNT: "gauge",
     Kind.GAUGE: "gauge",
+    Kind.HISTOGRAM: "histogram",
 }
 # Weights in an Accept header: 0 to 1 with three digits (RFC 9110, section 12.4.2).
 _WEIGHT = re.compile(r"\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*", re.IGNORECASE)
@@ -82,6 +86,8 @@ def prefers_openmetrics(accept: str) -> bool:
 
 def family_name(name: str, metric: Metric) -> str:
     """Return the name of a metric for Prometheus, without the `_total` of a counter."""
+    if metric.prometheus:
+        return metric.prometheus
     plain = name.replace(".", "_")
     unit = _UNITS.get(metric.unit)
     return f"{plain}_{unit}" if unit else plain
@@ -105,7 +111,38 @@ class _Families(Collector):
         }
         for reading in self._figures.read():
             family = families[reading.metric]
+            if reading.distribution is not None:
+                _add_distribution(family, reading.attributes, reading.distribution)
+                continue
             suffix = "_total" if family.type == "counter" else ""
             family.add_sample(family.name + suffix, dict(reading.attributes), reading.value)
         # A family without samples would be a name that no query finds.
         yield from (one for one in families.values() if one.samples)
+
+
+def _add_distribution(family: Family, attributes: Mapping[str, str], found: Distribution) -> None:
+    total = 0
+    for bucket, (bound, count) in enumerate(zip(_bounds(found.bounds), found.counts, strict=True)):
+        total += count
+        exemplar = found.exemplars.get(bucket)
+        family.add_sample(
+            f"{family.name}_bucket",
+            {**attributes, "le": bound},
+            total,
+            exemplar=_exemplar(exemplar) if exemplar else None,
+        )
+    family.add_sample(f"{family.name}_sum", dict(attributes), found.sum)
+    family.add_sample(f"{family.name}_count", dict(attributes), total)
+
+
+@lru_cache
+def _bounds(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return (*map(repr, bounds), "+Inf")
+
+
+def _exemplar(exemplar: Exemplar) -> samples.Exemplar:
+    labels = {
+        "trace_id": f"{exemplar.span.trace_id:032x}",
+        "span_id": f"{exemplar.span.span_id:016x}",
+    }
+    return samples.Exemplar(labels, exemplar.value, exemplar.at_s)

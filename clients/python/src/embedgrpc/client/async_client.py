@@ -217,7 +217,8 @@ class AsyncClient(ClientApi):
         self._check_loop()
         slot = await self._acquire_slot(attempts)
         try:
-            call = method(self._open(grpc.aio, slot))(metadata=self._metadata)
+            metadata = (*self._metadata, *await self._call_credentials.wait_for_metadata())
+            call = method(self._open(grpc.aio, slot))(metadata=metadata)
             call.add_done_callback(lambda _: self._concurrency.release(slot))
         except BaseException as error:
             self._concurrency.release(slot)
@@ -233,10 +234,9 @@ class AsyncClient(ClientApi):
             self._request_limit.check(call.request, call.texts)
             slot = await self._acquire_slot(attempts)
             try:
+                metadata = (*self._metadata, *await self._call_credentials.wait_for_metadata())
                 method = call.method(self._open(grpc.aio, slot))
-                response = await method(
-                    call.request, timeout=attempts.left_s(), metadata=self._metadata
-                )
+                response = await method(call.request, timeout=attempts.left_s(), metadata=metadata)
             except grpc.RpcError as error:
                 delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:

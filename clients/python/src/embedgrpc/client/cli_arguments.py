@@ -55,6 +55,8 @@ def parse_arguments(argv: Sequence[str], default_target: str) -> argparse.Namesp
         root.error("--target is empty: give HOST:PORT or unix:PATH")
     if parsed.command == "embed" and parsed.jsonl and parsed.texts:
         root.error("--jsonl reads standard input: give no texts with it")
+    if parsed.api_key_file and parsed.token_file:
+        root.error("give either --api-key-file or --token-file")
     return parsed
 
 
@@ -79,6 +81,7 @@ def _parser(default_target: str) -> SuggestingParser:
         help="longest wait for a response, in seconds (default: %(default)g)",
     )
     _add_tls(common)
+    _add_credentials(common)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, detail: str) -> argparse.ArgumentParser:
@@ -148,6 +151,27 @@ def _add_tls(common: argparse.ArgumentParser) -> None:
         default="",
         metavar="NAME",
         help="name that the server's certificate must have; else that of the target",
+    )
+
+
+def _add_credentials(common: argparse.ArgumentParser) -> None:
+    group = common.add_argument_group("credentials")
+    group.add_argument(
+        "--api-key-file",
+        default="",
+        metavar="FILE",
+        help="file with the API key of the caller; else EMBEDGRPC_API_KEY",
+    )
+    group.add_argument(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="file with a token of the caller, which is read for each call; else EMBEDGRPC_TOKEN",
+    )
+    group.add_argument(
+        "--allow-plaintext-credentials",
+        action="store_true",
+        help="send them without TLS to another machine",
     )
 
 

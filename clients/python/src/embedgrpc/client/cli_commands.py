@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from embedgrpc.client.client import Client
@@ -30,7 +31,10 @@ def run_command(arguments: argparse.Namespace) -> int:
     """
     try:
         tls = _options(arguments, "tls", "ca_file", "certificate_file", "key_file", "server_name")
-        with Client(arguments.target, timeout_s=arguments.timeout_s, **tls) as client:
+        credentials = _credentials(arguments)
+        with Client(
+            arguments.target, timeout_s=arguments.timeout_s, **tls, **credentials
+        ) as client:
             code = _COMMANDS[arguments.command](client, arguments)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -45,6 +49,21 @@ def run_command(arguments: argparse.Namespace) -> int:
     else:
         return code
     return 1
+
+
+def _credentials(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a client that say who calls."""
+    allowed = {"allow_plaintext_credentials": arguments.allow_plaintext_credentials}
+    if arguments.api_key_file:
+        return {"api_key": _read_secret(arguments.api_key_file), **allowed}
+    if arguments.token_file:
+        # Whoever renews the token replaces the file.
+        return {"token": lambda: _read_secret(arguments.token_file), **allowed}
+    return {"api_key": arguments.api_key, "token": arguments.token, **allowed}
+
+
+def _read_secret(path: str) -> str:
+    return Path(path).expanduser().read_text("utf-8").strip()
 
 
 def _models(client: Client, arguments: argparse.Namespace) -> int:

@@ -212,7 +212,8 @@ class Client(ClientApi):
     ) -> tuple[Any, Slot]:
         slot = self._acquire_slot(attempts)
         try:
-            call = method(self._open(grpc, slot))(requests, metadata=self._metadata)
+            metadata = self._call_metadata()
+            call = method(self._open(grpc, slot))(requests, metadata=metadata)
             if not call.add_callback(lambda: self._concurrency.release(slot)):
                 self._concurrency.release(slot)  # the call has ended already
         except BaseException as error:
@@ -228,8 +229,9 @@ class Client(ClientApi):
             self._request_limit.check(call.request, call.texts)
             slot = self._acquire_slot(attempts)
             try:
+                metadata = self._call_metadata()
                 method = call.method(self._open(grpc, slot))
-                response = method(call.request, timeout=attempts.left_s(), metadata=self._metadata)
+                response = method(call.request, timeout=attempts.left_s(), metadata=metadata)
             except grpc.RpcError as error:
                 delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:

@@ -61,9 +61,13 @@ class ErrorLabel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_LABEL_SERVICE_DENIED: _ClassVar[ErrorLabel]
     ERROR_LABEL_MODEL_DENIED: _ClassVar[ErrorLabel]
     ERROR_LABEL_SCOPE_MISSING: _ClassVar[ErrorLabel]
+    ERROR_LABEL_NO_CREDENTIALS: _ClassVar[ErrorLabel]
+    ERROR_LABEL_INVALID_CREDENTIALS: _ClassVar[ErrorLabel]
+    ERROR_LABEL_EXPIRED_CREDENTIALS: _ClassVar[ErrorLabel]
     ERROR_LABEL_REQUESTS_PER_SECOND: _ClassVar[ErrorLabel]
     ERROR_LABEL_TOKENS_PER_MINUTE: _ClassVar[ErrorLabel]
     ERROR_LABEL_CONCURRENT_CALLS: _ClassVar[ErrorLabel]
+    ERROR_LABEL_MODEL_CLOSED: _ClassVar[ErrorLabel]
 
 class Truncation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -132,9 +136,13 @@ ERROR_LABEL_MAX_AGE: ErrorLabel
 ERROR_LABEL_SERVICE_DENIED: ErrorLabel
 ERROR_LABEL_MODEL_DENIED: ErrorLabel
 ERROR_LABEL_SCOPE_MISSING: ErrorLabel
+ERROR_LABEL_NO_CREDENTIALS: ErrorLabel
+ERROR_LABEL_INVALID_CREDENTIALS: ErrorLabel
+ERROR_LABEL_EXPIRED_CREDENTIALS: ErrorLabel
 ERROR_LABEL_REQUESTS_PER_SECOND: ErrorLabel
 ERROR_LABEL_TOKENS_PER_MINUTE: ErrorLabel
 ERROR_LABEL_CONCURRENT_CALLS: ErrorLabel
+ERROR_LABEL_MODEL_CLOSED: ErrorLabel
 TRUNCATION_UNSPECIFIED: Truncation
 TRUNCATION_NONE: Truncation
 TRUNCATION_END: Truncation

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from embedgrpc.server.caller import Need
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.docs_page import page, security_policy
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
@@ -12,6 +13,7 @@ from embedgrpc.server.http.openapi import describe
 
 _TAG = "Description"
 _HTML = "text/html"
+_NEED = Need(public_as="docs")
 
 
 def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
@@ -40,6 +42,7 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
             "Describe this API in OpenAPI",
             _TAG,
             dict[str, Any],
+            need=_NEED,
         ),
         Route(
             "GET",
@@ -50,6 +53,7 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
             _TAG,
             str,
             media_type=_HTML,
+            need=_NEED,
         ),
     )
 

@@ -1,5 +1,6 @@
 """Metrics for Prometheus and whatever else reads its formats."""
 
+from embedgrpc.server.caller import Need, Scope
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 
@@ -14,5 +15,6 @@ ROUTES = (
     Route(
         "GET", "/metrics", show_metrics, openai_error, "The metrics of the server", "Prometheus",
         str, media_type="text/plain", is_open=True,
+        need=Need(scope=Scope.METRICS, public_as="metrics"),
     ),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Health for load balancers and orchestrators. Probes are answered even in an overload."""
 
 from embedgrpc.engine.errors import BackendUnavailableError
+from embedgrpc.server.caller import PUBLIC
 from embedgrpc.server.http.dialects.tei import tei_error
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
 
@@ -28,12 +29,12 @@ ROUTES = (
     *(
         Route(
             "GET", path, ready, tei_error, "Whether the server can serve calls", _TAG, str,
-            media_type=_PLAIN, is_open=True,
+            media_type=_PLAIN, is_open=True, need=PUBLIC,
         )
         for path in ("/health", "/health/ready", "/ping")
     ),
     Route(
         "GET", "/health/live", live, tei_error, "Whether the process answers", _TAG, str,
-        media_type=_PLAIN, is_open=True,
+        media_type=_PLAIN, is_open=True, need=PUBLIC,
     ),
 )  # fmt: skip

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from embedgrpc.engine.errors import DeadlineExpiredError, EngineError
 from embedgrpc.engine.results.vectors import Encoding, encode
-from embedgrpc.server.caller import Need, Service
+from embedgrpc.server.caller import PUBLIC, Need, Service
 from embedgrpc.server.contract.field_checks import check_count
 from embedgrpc.server.http.dialects.answers import (
     InputAnswer,
@@ -213,7 +213,7 @@ ROUTES = (
         need=Need(Service.MODELS),
     ),
     Route("GET", "/health/status", show_status, openai_error, "Status", "embedding-inference-api",
-          StatusAnswer, is_open=True),
+          StatusAnswer, is_open=True, need=PUBLIC),
     Route("GET", "/", show_status, openai_error, "Status", "BGE-M3 on Triton", StatusAnswer,
-          is_open=True),
+          is_open=True, need=PUBLIC),
 )  # fmt: skip
