@@ -7,7 +7,7 @@ deadlines, work classes or request ids exists once.
 import asyncio
 import re
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import HttpVersion11, web
 from aiohttp.client_exceptions import ClientPayloadError
