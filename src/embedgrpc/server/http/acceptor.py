@@ -18,7 +18,7 @@ from aiohttp import web
 from embedgrpc.server.connections.connection_table import address_of
 from embedgrpc.server.http.connection import ConnectionServer
 from embedgrpc.server.http.pace import cost_s
-from embedgrpc.server.http.protocol import name_of
+from embedgrpc.server.http.peers import name_of
 
 _logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.http.failures import HttpError
-from embedgrpc.server.http.protocol import peer_of
+from embedgrpc.server.http.peers import peer_of
 
 TIMEOUT_HEADER: Final = "x-request-timeout"
 _TIMEOUT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|)")

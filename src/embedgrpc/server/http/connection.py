@@ -15,7 +15,8 @@ from embedgrpc.server.calls.error_interceptor import log_fault
 from embedgrpc.server.connections.connection_table import address_of
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.pace import Pace, cost_s
-from embedgrpc.server.http.protocol import answer_in_http_1_1, peer_of
+from embedgrpc.server.http.peers import peer_of
+from embedgrpc.server.http.protocol import answer_in_http_1_1
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import METADATA_BYTES_MAX
 
