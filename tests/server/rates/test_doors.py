@@ -71,9 +71,8 @@ class Limited:
 
     def tokens_left(self) -> int:
         """Return the tokens that the only caller has left."""
-        accounts = self.rates._others
-        (account,) = [*accounts._open.values(), *accounts._idle.values()]
-        return int(account.figures()["x-ratelimit-remaining-tokens"])
+        (account,) = self.rates._others._known.values()
+        return int(dict(account.figures())["x-ratelimit-remaining-tokens"])
 
     async def count_tokens(self, text: str) -> int:
         """Return the tokens that the model reads of a text."""
@@ -400,6 +399,26 @@ async def test_a_stream_waits_for_tokens(start: Start) -> None:
     assert 3 * used - 30 <= waited_s <= 3 * used - 30 + 1
     assert not limited.refusals(Limit.TOKENS)
     assert limited.tokens_left() == max(int(40 - 4 * used + waited_s), 0)
+
+
+async def test_a_slow_stream_goes_on_when_its_caller_gets_more(start: Start) -> None:
+    """Changed settings hold for what runs."""
+    limited = start(requests_per_s=0.01, request_burst=1)
+    more = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await more.wait()
+
+    limited.rates._others._sleep = sleep
+    stream = await Stream.open(limited.service.client)
+    await stream.send(("a", TEXT))
+    settings = limited.service.server._settings
+    changed = settings.model_copy(update={"requests_per_s": 1000.0, "request_burst": 100})
+    limited.service.server.open_calls.change_rates(changed)
+    more.set()
+    (result,) = await stream.results(1)
+    assert result.HasField("embedding")
+    await stream.end()
 
 
 async def test_a_stream_of_tei_is_slowed(start: Start) -> None:

@@ -13,6 +13,7 @@ from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, st
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.connections.connection_table import address_of
 from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.body_size import check_values
 from embedgrpc.server.http.call import HttpCall, HttpContext
@@ -27,6 +28,7 @@ from embedgrpc.server.http.failures import (
     challenge_headers,
     retry_headers,
 )
+from embedgrpc.server.http.pace import Pace, cost_s
 from embedgrpc.server.http.pieces import PiecewiseResponse
 from embedgrpc.server.http.protocol import (
     VERSIONS,
@@ -43,6 +45,8 @@ from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set
 _logger = logging.getLogger(__name__)
 
 _HEADERS_TOO_LARGE = 431
+# The statuses that say that a request is wrong. Not among them: 429, which asks for patience.
+_MISTAKES = frozenset({400, 401, 403, 404, 405, 411, 413, 415, 417, 422, _HEADERS_TOO_LARGE})
 # No client sees it: proxies have this number in their logs.
 _CLIENT_LEFT = "499"
 _HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
@@ -60,6 +64,7 @@ class HttpDoor:
         routes: The table of routes.
         calls: The registry of calls, that of gRPC.
         activity: Records which connections are in use.
+        pace: Slows down addresses whose requests are wrong.
         tracer: Traces calls, but for probes; None where nothing is exported.
 
     Attributes:
@@ -72,9 +77,12 @@ class HttpDoor:
         routes: Routes,
         calls: OpenCalls,
         activity: ConnectionActivity,
+        *,
+        pace: Pace,
         tracer: HttpTracer | None = None,
     ) -> None:
         self.draining = False
+        self._pace = pace
         self._served = served
         self._routes = routes
         self._calls = calls
@@ -98,6 +106,8 @@ class HttpDoor:
                 answer = await self._answer(request, context, call)
             else:
                 answer = await self._answer_traced(self._tracer, request, context, call)
+            if answer.status in _MISTAKES:
+                await self._slow_down(context, call)
         record.status = str(answer.status)
         call.begin_unary_response(len(answer.body))
         if request.version not in VERSIONS:
@@ -122,6 +132,15 @@ class HttpDoor:
             # Else the rest of the body would be taken for the next request.
             response.force_close()
         return response
+
+    async def _slow_down(self, context: HttpContext, call: OpenCall) -> None:
+        """Charge a client for its mistake, and let the answer wait if it has made many."""
+        seconds = cost_s(body_bytes=context.body_bytes)
+        pause_s = self._pace.charge(address_of(context.peer()), seconds)
+        if pause_s:
+            # What it holds would keep others waiting.
+            call.release_unary_request()
+            await self._pace.wait(pause_s)
 
     async def _answer_traced(
         self, tracer: HttpTracer, request: web.BaseRequest, context: HttpContext, call: OpenCall
@@ -208,12 +227,13 @@ class HttpDoor:
             check_metadata_size(context.invocation_metadata())
         except InvalidRequestError as error:
             raise HttpError(_HEADERS_TOO_LARGE, error) from None
-        first = match.routes[0]
-        await self._calls.admit(call, match.need)
+        first, need = match.routes[0], match.need
+        await self._calls.admit(call, need)
         if not first.is_open:
             self._calls.take_place(call)
             try:
-                self._calls.count_request(call, match.need, has_texts=first.method == "POST")
+                reads_texts = first.method == "POST" and need.runs_model
+                self._calls.count_request(call, need, reads_texts=reads_texts)
             except RateLimitedError:
                 await context.drop_small_body()
                 raise
@@ -225,7 +245,7 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            if route.need is not match.need:
+            if route.need is not need:
                 call.caller.check(route.need)
             answer = await route.handle(exchange)
         except EngineError as error:

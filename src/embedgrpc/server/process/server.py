@@ -320,7 +320,7 @@ class Server:
         settings = self._settings
         embedding = EmbeddingService(self.catalog, settings, self._open_streams)
         rerank = RerankService(self.catalog, settings, self._open_streams)
-        classify = ClassifyService(self.catalog, settings)
+        classify = ClassifyService(self.catalog, settings, self._open_streams)
         models = ModelService(self.catalog, settings)
         tokenizer = TokenizerService(self.catalog, settings)
         for add_servicer, servicer in (

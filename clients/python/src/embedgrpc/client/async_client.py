@@ -7,11 +7,12 @@ from typing import Any, Literal, TypeVar, overload
 import grpc
 from typing_extensions import Self, Unpack
 
-from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
+from embedgrpc.client.async_stream import AsyncClassifyStream, AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.cancellation import closed_error, is_task_cancelled
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications
+from embedgrpc.client.classify_state import AsyncClassifyStreamInputs, ClassifyState
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
@@ -157,6 +158,29 @@ class AsyncClient(ClientApi):
             inputs, model, self._request_limit, allow_partial=allow_partial, **options
         )
         return await self._run(call, timeout_s)
+
+    def classify_stream(
+        self,
+        inputs: AsyncClassifyStreamInputs,
+        *,
+        model: str = "",
+        with_ids: bool = False,
+        result_order: ResultOrder = "input",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> AsyncClassifyStream:
+        state = ClassifyState(
+            inputs,
+            model=model,
+            with_ids=with_ids,
+            result_order=result_order,
+            batch_size=batch_size,
+            timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
+            **options,
+        )
+        return AsyncClassifyStream(state, self._start_stream, self._new_attempts, self._error_of)
 
     async def tokenize(
         self,

@@ -11,6 +11,7 @@ from typing_extensions import Self, Unpack
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications
+from embedgrpc.client.classify_state import ClassifyState, ClassifyStreamInputs
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
@@ -24,7 +25,7 @@ from embedgrpc.client.rerank_state import RerankInputs, RerankState
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
 from embedgrpc.client.server_status import ModelStatus, ServerStatus
-from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.stream import ClassifyStream, EmbedStream, RerankStream
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import (
     HealthStatus,
@@ -155,6 +156,29 @@ class Client(ClientApi):
             inputs, model, self._request_limit, allow_partial=allow_partial, **options
         )
         return self._run(call, timeout_s)
+
+    def classify_stream(
+        self,
+        inputs: ClassifyStreamInputs,
+        *,
+        model: str = "",
+        with_ids: bool = False,
+        result_order: ResultOrder = "input",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> ClassifyStream:
+        state = ClassifyState(
+            inputs,
+            model=model,
+            with_ids=with_ids,
+            result_order=result_order,
+            batch_size=batch_size,
+            timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
+            **options,
+        )
+        return ClassifyStream(state, self._start_stream, self._new_attempts, self._error_of)
 
     def tokenize(
         self,
