@@ -249,7 +249,7 @@ async def test_scores_of_labels_are_those_of_embedgrpc(
     if function:
         request.parameters["score_function"].string_param = function
         name = f"SCORE_FUNCTION_{function.upper()}"
-        expected.options.score_function = classify_service_pb2.ScoreFunction.Value(name)
+        expected.options.MergeFrom(classify_service_pb2.ClassifyOptions(score_function=name))
     response = await kserve.infer(request)
     answer = await service.client.classify.Classify(expected, timeout=PATIENCE_S)
     assert response.outputs[0].name == "score"
