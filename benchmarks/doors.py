@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+from tritonclient.grpc import service_pb2
 
 from benchmarks import workloads
+from benchmarks.doors_server import MODEL
 from embedgrpc.tei.v1 import tei_pb2
 from embedgrpc.v1 import embedding_service_pb2
 
@@ -69,6 +71,19 @@ def _tei(texts: Sequence[str]) -> Sequence[bytes]:
     return [tei_pb2.EmbedRequest(inputs=text).SerializeToString() for text in texts]
 
 
+def _kserve(texts: Sequence[str]) -> Sequence[bytes]:
+    data = [text.encode() for text in texts]
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(
+        name="text", datatype="BYTES", shape=[len(texts), 1]
+    )
+    request = service_pb2.ModelInferRequest(
+        model_name=MODEL,
+        inputs=[tensor],
+        raw_input_contents=[b"".join(len(one).to_bytes(4, "little") + one for one in data)],
+    )
+    return [request.SerializeToString()]
+
+
 _DOORS = (
     _Door(
         _BASELINE,
@@ -86,6 +101,7 @@ _DOORS = (
         lambda texts: _json({"input": texts, "model": "", "encoding_format": "float"}),
     ),
     _Door("TEI /embed", "/embed", lambda texts: _json({"inputs": texts})),
+    _Door("KServe ModelInfer", "/inference.GRPCInferenceService/ModelInfer", _kserve),
     _Door("tei.v1 Embed, a call a text", "/tei.v1.Embed/Embed", _tei),
     _Door(
         "tei.v1 EmbedStream",

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import uvloop
@@ -21,7 +22,8 @@ from embedgrpc.server.process.process import settle_memory
 from embedgrpc.server.process.server import Server
 from embedgrpc.server.settings.settings import Settings
 
-# Of the default model.
+# The default model, and the numbers of its vectors.
+MODEL: Final = "all-MiniLM-L6-v2"
 _WIDTH = 384
 # As `embedgrpc serve` sets it.
 _SWITCH_INTERVAL_S = 0.0005
@@ -62,7 +64,8 @@ async def _serve(kind: str) -> None:
         address="127.0.0.1:0",
         http_address="127.0.0.1:0",
         device="cpu",
-        tei_model="all-MiniLM-L6-v2",
+        tei_model=MODEL,
+        kserve=True,
         # Nothing is refused, however slow the machine is.
         max_queue_s=3600,
     )

@@ -43,6 +43,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
                 "| instant | 1 | gRPC Embed |",
                 "| real | 32 | OpenAI, base64 |",
                 "| TEI /embed |",
+                "| KServe ModelInfer |",
                 "| tei.v1 EmbedStream |",
             ],
         ),

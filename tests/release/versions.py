@@ -11,6 +11,7 @@ from pathlib import Path
 _FINAL = re.compile(r"\d+\.\d+\.\d+")
 _VERSION = r"\d+\.\d+\.\d+(?:\.dev\d+)?"
 _IMAGE = rf"(embedgrpc:)({_VERSION})(?=-(?:cpu|cuda)\b)"
+_LABEL = rf'(app\.kubernetes\.io/version: ")({_VERSION})'
 # Where the version stands: each pattern must be found, and its second group is the version.
 PLACES = {
     "pyproject.toml": (rf'^(version = ")({_VERSION})', rf"(embedgrpc-client==)({_VERSION})"),
@@ -19,6 +20,12 @@ PLACES = {
     "docker/Dockerfile.cuda": (_IMAGE, rf"^(ARG VERSION=)({_VERSION})"),
     "docker/compose.yaml": (_IMAGE,),
     "docker/compose.triton.yaml": (_IMAGE,),
+    "deploy/helm/embedgrpc/Chart.yaml": (
+        r"^(version: )(\d+\.\d+\.\d+(?:-dev\d+)?)$",  # Helm wants SemVer: 0.1.0-dev0
+        rf'^(appVersion: ")({_VERSION})',
+    ),
+    "deploy/kubernetes/embedgrpc.yaml": (_IMAGE, _LABEL),
+    "deploy/kubernetes/embedgrpc-gpu.yaml": (_IMAGE, _LABEL),
     "docs/deployment.md": (_IMAGE,),
     "docs/grpcurl.md": (rf'("version": ")({_VERSION})',),
 }
@@ -57,7 +64,7 @@ def write_version(root: Path, version: str, date: str) -> None:
     for name, patterns in PLACES.items():
         own, others, rest = _read(root, name).partition(_OTHERS)
         for pattern in patterns:
-            own = re.sub(pattern, rf"\g<1>{version}", own, flags=re.MULTILINE)
+            own = re.sub(pattern, rf"\g<1>{_form(pattern, version)}", own, flags=re.MULTILINE)
         (root / name).write_text(own + others + rest, "utf-8")
     changelog = _read(root, _CHANGELOG)
     if _FINAL.fullmatch(version):
@@ -80,7 +87,7 @@ def find_problems(root: Path, *, tags: list[str], head_tags: list[str]) -> list[
         text = _read(root, name).partition(_OTHERS)[0]
         for pattern in patterns:
             found = {match[2] for match in re.finditer(pattern, text, re.MULTILINE)}
-            if found != {version}:
+            if found != {_form(pattern, version)}:
                 problems.append(f"{name} has {sorted(found) or 'none'} instead of {version}")
     sections = _sections(_read(root, _CHANGELOG))
     problems += _changelog_problems(version, sections)
@@ -125,6 +132,11 @@ def _sections(changelog: str) -> list[_Section]:
         _Section(heading["name"], heading["date"], changelog[heading.end() : end].strip())
         for heading, end in zip(headings, ends, strict=True)
     ]
+
+
+def _form(pattern: str, version: str) -> str:
+    """Return the version as a place writes it."""
+    return version.replace(".dev", "-dev") if "-dev" in pattern else version
 
 
 def _read(root: Path, name: str) -> str:

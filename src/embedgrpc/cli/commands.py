@@ -11,6 +11,7 @@ from embedgrpc.client.suggestions import SuggestingParser, quote, suggest
 _COMMANDS = {
     "serve": "serve models until SIGTERM",
     "check": "check the settings and print them",
+    "reload": "let the running server read its settings again",
     "health": "ask the server on this machine for its health",
     "key": "make API keys",
     "pull": "download models and build their graphs",

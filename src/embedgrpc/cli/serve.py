@@ -23,7 +23,8 @@ _logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to its parser."""
     parser.description = (
-        "Serves models until SIGTERM, SIGINT or SIGHUP. A second signal ends the process at once."
+        "Serves models until SIGTERM or SIGINT. A second signal ends the process at once. SIGHUP"
+        " reads the settings again, and changes the models without a failed call."
     )
     parser.epilog = (
         "Example: embedgrpc serve --address 0.0.0.0:50051 --model"
@@ -47,10 +48,17 @@ def run(parsed: argparse.Namespace) -> int:
     from embedgrpc.server.connections.listening import StartError  # noqa: PLC0415 - see above
     from embedgrpc.server.process.process import serve  # noqa: PLC0415 - see above
 
+    read = partial(_read_again, parsed)
     on_serving = None if in_json else partial(_log_first_call, settings)
     try:
         with asyncio.Runner(loop_factory=_choose_event_loop()) as runner:
-            runner.run(serve(settings, on_serving=on_serving))
+            runner.run(
+                serve(
+                    settings,
+                    read=read,
+                    on_serving=on_serving,
+                )
+            )
     except StartError as error:
         code = 2 if error.settings_are_wrong else 1
         if not in_json:
@@ -59,6 +67,10 @@ def run(parsed: argparse.Namespace) -> int:
             _logger.critical("cannot start", extra={"problem": line})
         return code
     return 0
+
+
+def _read_again(parsed: argparse.Namespace) -> Settings:
+    return read_configuration(parsed).settings
 
 
 def _log_first_call(settings: Settings, server: "Server") -> None:

@@ -56,6 +56,11 @@ class Need:
     is_public: bool = False
     public_as: str = ""
 
+    @property
+    def runs_model(self) -> bool:
+        """Whether a model may read what such a call holds."""
+        return self.service is not Service.TOKENIZE and self.service is not Service.MODELS
+
 
 PUBLIC = Need(is_public=True)
 ANY_CALLER = Need()

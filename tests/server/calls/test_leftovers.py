@@ -21,9 +21,12 @@ KEPT_MAX = CALLS // 2
 KINDS = (
     "AbortError",
     "BidiStream",
+    "ClassificationStream",
     "CancelledError",
     "EmbedRequest",
     "StreamBatch",
+    "StreamClassifyRequest",
+    "StreamResults",
     "EmbeddingStream",
     "ItemStream",
     "Future",

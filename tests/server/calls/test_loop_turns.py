@@ -21,6 +21,7 @@ from embedgrpc.v1 import embedding_service_pb2 as pb
 from embedgrpc.v1 import model_service_pb2 as listing
 from embedgrpc.v1 import rerank_service_pb2 as rerank
 from embedgrpc.v1 import tokenizer_service_pb2 as tokenizer
+from tests.server.kserve.requests import pairs_for, raw_of, request_for
 from tests.server.rankings import part, setup
 from tests.server.service import FIXTURES, PATIENCE_S, settings_for
 from tests.server.watching import TURN_MS_MAX, Watched, watching
@@ -48,6 +49,7 @@ STREAM_EMBED = "/embedgrpc.v1.EmbeddingService/StreamEmbed"
 STREAM_RERANK = "/embedgrpc.v1.RerankService/StreamRerank"
 TOKENIZE = "/embedgrpc.v1.TokenizerService/Tokenize"
 COUNT_TOKENS = "/embedgrpc.v1.TokenizerService/CountTokens"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 # Characters of every width, visible ones and others.
 CHARACTERS = {
     "words": "some words ",
@@ -116,6 +118,7 @@ def cases() -> dict[str, tuple[str, list[bytes]]]:
             some[f"tokenize {count}: {name}"] = (TOKENIZE, [message])
             some[f"count tokens of {count}: {name}"] = (COUNT_TOKENS, [message])
     short = ["a b"] * MANY
+    some |= infer_cases()
     some |= {
         "short documents": ranked(*short, model="wide"),
         "short documents, hybrid": ranked(*short, model="m3"),
@@ -208,6 +211,51 @@ def cases() -> dict[str, tuple[str, list[bytes]]]:
     return some
 
 
+def infer_cases() -> dict[str, tuple[str, list[bytes]]]:
+    """Return large calls of ModelInfer."""
+    queries = [f"query {number}" for number in range(MANY)]
+    pairs = pairs_for("", ["a b"] * MANY, model_name="cross")
+    pairs.inputs[0].shape[:] = [MANY]
+    pairs.raw_input_contents[0] = raw_of(queries)
+    wide = request_for(*["a b"] * MANY, model_name="wide")
+    typed = request_for(*["a b"] * MANY, raw=False, model_name="wide")
+    broken = request_for(b"a" * (REQUEST_BYTES - 512) + b"\xff", model_name="small")
+    huge = request_for("a")
+    huge.inputs[0].shape[:] = [2**62]
+    name = request_for("a", model_name=EMOJI)
+    tensor = request_for("a")
+    tensor.inputs[0].name = EMOJI
+    identifier = request_for("a", id=EMOJI)
+    numbers = delimited(5, delimited(3, b"\x01" * (REQUEST_BYTES - 32)))
+    contents = delimited(5, delimited(5, delimited(3, b"\x01" * (REQUEST_BYTES - 32))))
+    messages = {
+        **{
+            f"{count}, raw {raw}: {character}": request_for(
+                *(text[:-8] for text in texts(CHARACTERS[character], count)),
+                raw=raw,
+                model_name="small",
+            ).SerializeToString()
+            for count in (1, MANY)
+            for raw in (True, False)
+            for character in ("words", "emoji")
+        },
+        "pairs of different texts": pairs.SerializeToString(),
+        "vectors": wide.SerializeToString(),
+        "typed vectors": typed.SerializeToString(),
+        "no UTF-8": broken.SerializeToString(),
+        "a huge shape": huge.SerializeToString(),
+        "model name": name.SerializeToString(),
+        "input name": tensor.SerializeToString(),
+        "id": identifier.SerializeToString(),
+        "dimensions": numbers,
+        "numbers": contents,
+    }
+    for what, key in {"parameters": 0x22, "inputs": 0x2A, "outputs": 0x32, "raw": 0x3A}.items():
+        messages[f"empty {what}"] = bytes([key, 0]) * (REQUEST_BYTES // 2)
+        messages[f"a small message of empty {what}"] = bytes([key, 0]) * 131_000
+    return {f"infer: {what}": (INFER, [message]) for what, message in messages.items()}
+
+
 async def call(server: Watched, method: str, messages: list[bytes]) -> None:
     """Make a call, which the server may refuse."""
     metadata = (("embedgrpc-max-response-bytes", str(2**24)),)
@@ -233,7 +281,7 @@ async def server(cache_dir: Path) -> AsyncIterator[Watched]:
         ModelSettings(id=name, source=source if ":" in source else str(FIXTURES / source))
         for name, source in MODELS.items()
     ]
-    settings = settings_for(*models, cache_dir=cache_dir, max_queued_inputs=2 * MANY)
+    settings = settings_for(*models, cache_dir=cache_dir, max_queued_inputs=2 * MANY, kserve=True)
     async with watching(settings) as watched:
         # The first calls import modules and fill caches.
         for method, messages in (embed("a"), ranked("a"), batch(inputs("a", 1))):

@@ -17,6 +17,7 @@ from embedgrpc.client import (
     ConnectionFailedError,
     ShuttingDownError,
 )
+from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.connections.listening import channel_arguments
 from embedgrpc.server.settings.settings import Settings
@@ -36,10 +37,10 @@ class _Drained:
     def __init__(self) -> None:
         self.at: list[float] = []
 
-    def drain(self, why: str, *, label: str) -> None:
+    def drain(self, why: EngineError) -> None:
         """Record the time."""
-        assert "open another" in why
-        assert label == "MAX_AGE"
+        assert "open another" in why.message
+        assert why.metadata["label"] == "MAX_AGE"
         self.at.append(asyncio.get_running_loop().time())
 
 

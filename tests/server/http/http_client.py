@@ -31,6 +31,13 @@ class HttpClient:
     def __init__(self, service: Service) -> None:
         self._url = f"http://{service.server.http_address}"
 
+    @classmethod
+    def at(cls, address: str) -> "HttpClient":
+        """Return a client of a server in another process."""
+        client = cls.__new__(cls)
+        client._url = f"http://{address}"
+        return client
+
     async def get(self, path: str, **headers: str) -> Reply:
         """Send a GET request."""
         return await self.send("GET", path, headers=headers)

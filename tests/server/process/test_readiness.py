@@ -60,12 +60,12 @@ async def test_readiness_follows_the_default_model(
         assert await watcher.next() == SERVING
         first = next(iter(service.server.catalog))
         expected = service.server._monitor._expected
-        right = expected[first.id]
-        monkeypatch.setitem(expected, first.id, right[::-1])
+        right = expected[first]
+        monkeypatch.setitem(expected, first, right[::-1])
         assert await watcher.next() == NOT_SERVING
         assert await service.client.status(RERANK) == NOT_SERVING
         assert await service.client.status(f"{RERANK}/cross") == SERVING
-        monkeypatch.setitem(expected, first.id, right)
+        monkeypatch.setitem(expected, first, right)
         assert await watcher.next() == SERVING
 
 

@@ -54,11 +54,11 @@ def test_tokens_are_taken_by_estimate_and_settled_by_use() -> None:
         account.hold(20)
     account.spend(5)
     account.release(90)
-    assert account.figures()["x-ratelimit-remaining-tokens"] == "95"
+    assert dict(account.figures())["x-ratelimit-remaining-tokens"] == "95"
     account.hold(20)
     account.spend(200)
     account.release(20)
-    assert account.figures()["x-ratelimit-remaining-tokens"] == "0"
+    assert dict(account.figures())["x-ratelimit-remaining-tokens"] == "0"
     # 105 tokens of debt, and one more, at ten a second.
     clock.now += 10.59
     with pytest.raises(RateLimitedError, match=r"too many tokens.*at once, for caller 'someone'"):
@@ -77,7 +77,7 @@ def test_a_request_larger_than_the_burst_needs_all_of_it() -> None:
         account.hold(5000)
     account.release(1)
     account.hold(5000)
-    assert account.figures()["x-ratelimit-reset-tokens"] == "8m20s"
+    assert dict(account.figures())["x-ratelimit-reset-tokens"] == "8m20s"
 
 
 def test_open_calls_are_counted() -> None:
@@ -89,7 +89,7 @@ def test_open_calls_are_counted() -> None:
     with pytest.raises(RateLimitedError, match="at the same time: the limit is 2"):
         opened[-1].count_call()
     accounts.enter("another", limits).count_call()
-    accounts.leave(opened.pop())
+    opened.pop().leave()
     opened[-1].count_call()
 
 
@@ -147,23 +147,38 @@ async def test_a_long_wait_notices_changed_limits() -> None:
 
 
 def test_accounts_are_remembered_while_they_matter() -> None:
-    """Strangers push out those that were idle for longest, and none with an open call."""
+    """Strangers push out those that were not used for a while, and none with an open call."""
     clock = Clock()
-    accounts = Accounts(RateTotals(), clock=clock, sleep=clock.sleep, idle_max=3)
+    accounts = Accounts(RateTotals(), clock=clock, sleep=clock.sleep, known_max=4)
     limits = RateLimits(requests_per_s=1)
-    busy = accounts.enter("busy", limits)
-    for name in ("first", "second"):
+
+    def come(name: str) -> Account:
         account = accounts.enter(name, limits)
-        account.take_request(has_tokens=False)
-        accounts.leave(account)
-    for number in range(2):
-        accounts.leave(accounts.enter(f"stranger {number}", limits))
+        account.leave()
+        return account
+
+    busy = accounts.enter("busy", limits)
+    first, second = come("first"), come("second")
+    come("stranger 0")
+    for number in range(1, 9):
+        come(f"stranger {number}")
+        assert come("second") is second
     assert len(accounts) == 4
     assert accounts.enter("busy", limits) is busy
-    # It was forgotten, and may send again.
-    accounts.enter("first", limits).take_request(has_tokens=False)
-    with pytest.raises(RateLimitedError):
-        accounts.enter("second", limits).take_request(has_tokens=False)
+    assert come("first") is not first
+
+
+def test_open_calls_are_never_forgotten() -> None:
+    """Where all accounts have open calls, there is room for one more."""
+    clock = Clock()
+    accounts = Accounts(RateTotals(), clock=clock, sleep=clock.sleep, known_max=3)
+    opened = [accounts.enter(str(number), LIMITS) for number in range(5)]
+    assert [accounts.enter(str(number), LIMITS) for number in range(5)] == opened
+    assert len(accounts) == 5
+    for account in 2 * opened:
+        account.leave()
+    accounts.enter("one more", LIMITS)
+    assert len(accounts) <= 5
 
 
 def test_a_caller_may_have_limits_of_its_own() -> None:
@@ -189,12 +204,12 @@ def test_callers_that_proved_who_they_are_have_accounts_of_their_own() -> None:
     account.take_request(has_tokens=False)
     other.take_request(has_tokens=False)
     assert rates.enter(unlimited) is None
-    rates.leave(account, named)
+    account.leave()
     for number in range(20_000):
         caller = Caller(f"stranger {number}")
         one = rates.enter(caller)
         assert one is not None
-        rates.leave(one, caller)
+        one.leave()
     assert rates.enter(named) is account
     assert rates.enter(stranger) is other
 
@@ -216,9 +231,9 @@ def test_the_addresses_of_one_network_share_an_account() -> None:
 def test_many_addresses_do_not_fill_the_memory() -> None:
     """However many callers there are, so many are remembered as the server allows."""
     clock = Clock()
-    accounts = Accounts(RateTotals(), clock=clock, sleep=clock.sleep, idle_max=100)
+    accounts = Accounts(RateTotals(), clock=clock, sleep=clock.sleep, known_max=100)
     for number in range(5000):
-        accounts.leave(accounts.enter(f"10.0.{number >> 8}.{number & 255}", LIMITS))
+        accounts.enter(f"10.0.{number >> 8}.{number & 255}", LIMITS).leave()
     assert len(accounts) == 100
 
 

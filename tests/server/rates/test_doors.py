@@ -22,6 +22,7 @@ from embedgrpc.v1 import model_service_pb2, tokenizer_service_pb2
 from tests.server.failures import failure_of
 from tests.server.hash_backend import HashBackend
 from tests.server.http.http_client import HttpClient, Reply
+from tests.server.kserve.requests import KServe, request_for
 from tests.server.rates.clock import Clock
 from tests.server.service import PATIENCE_S, Service, serving, settings_for, until
 from tests.server.streams import Stream
@@ -70,9 +71,8 @@ class Limited:
 
     def tokens_left(self) -> int:
         """Return the tokens that the only caller has left."""
-        accounts = self.rates._others
-        (account,) = [*accounts._open.values(), *accounts._idle.values()]
-        return int(account.figures()["x-ratelimit-remaining-tokens"])
+        (account,) = self.rates._others._known.values()
+        return int(dict(account.figures())["x-ratelimit-remaining-tokens"])
 
     async def count_tokens(self, text: str) -> int:
         """Return the tokens that the model reads of a text."""
@@ -98,6 +98,7 @@ async def service(cache_dir: Path, shared_backend: HashBackend) -> AsyncIterator
         cache_dir=cache_dir,
         http_address="127.0.0.1:0",
         tei_model="embed",
+        kserve=True,
         caller_metadata="x-caller",
     )
     async with serving(settings, shared_backend.open) as one:
@@ -123,12 +124,14 @@ async def _send(limited: Limited, door: str, text: str = TEXT) -> Any:
             return await limited.service.client.embed(text)
         case "tei.v1":
             return await limited.tei.embed.Embed(tei_pb2.EmbedRequest(inputs=text))
+        case "kserve":
+            return await KServe(limited.service).infer(request_for(text))
         case path:
             return await limited.http.post(path, {"input": text, "inputs": text})
 
 
 HTTP_DOORS = ("/v1/embeddings", "/embed")
-DOORS = ("grpc", "tei.v1", *HTTP_DOORS)
+DOORS = ("grpc", "tei.v1", "kserve", *HTTP_DOORS)
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -396,6 +399,26 @@ async def test_a_stream_waits_for_tokens(start: Start) -> None:
     assert 3 * used - 30 <= waited_s <= 3 * used - 30 + 1
     assert not limited.refusals(Limit.TOKENS)
     assert limited.tokens_left() == max(int(40 - 4 * used + waited_s), 0)
+
+
+async def test_a_slow_stream_goes_on_when_its_caller_gets_more(start: Start) -> None:
+    """Changed settings hold for what runs."""
+    limited = start(requests_per_s=0.01, request_burst=1)
+    more = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await more.wait()
+
+    limited.rates._others._sleep = sleep
+    stream = await Stream.open(limited.service.client)
+    await stream.send(("a", TEXT))
+    settings = limited.service.server._settings
+    changed = settings.model_copy(update={"requests_per_s": 1000.0, "request_burst": 100})
+    limited.service.server.open_calls.change_rates(changed)
+    more.set()
+    (result,) = await stream.results(1)
+    assert result.HasField("embedding")
+    await stream.end()
 
 
 async def test_a_stream_of_tei_is_slowed(start: Start) -> None:

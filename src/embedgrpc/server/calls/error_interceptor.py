@@ -85,6 +85,7 @@ class _Method:
         self._takes_names = method.startswith(_NAMING)
         self._needs_place = method not in _PROBES
         self._need = need_of(method)
+        self._reads_texts = not self._takes_names and self._need.runs_model
         self._name = method
         self._calls = calls
         self._parser = RequestParser(
@@ -141,9 +142,9 @@ class _Method:
         if self._takes_names:
             call.use_small_messages()
         if self._takes_stream:
-            await self._calls.wait_for_request(call, self._need, has_texts=not self._takes_names)
+            await self._calls.wait_for_request(call, self._need, reads_texts=self._reads_texts)
         else:
-            self._calls.count_request(call, self._need, has_texts=not self._takes_names)
+            self._calls.count_request(call, self._need, reads_texts=self._reads_texts)
         # Nothing here references a request while the handler works on it.
         if self._takes_stream:
             answering = self._behavior(RequestStream(call, self._parser), context)

@@ -135,7 +135,6 @@ class OpenCall:
         if self.account is not None:
             self._reads_texts = reads_texts
             self.account.take_request(has_tokens=reads_texts)
-            self.account.count_call()
 
     async def wait_for_request(self, *, reads_texts: bool) -> None:
         """Wait until the limits of the caller have room for this stream, and count it.
@@ -346,7 +345,7 @@ class OpenCall:
     def tell_rates(self) -> None:
         """Tell the client what its caller may use, and what is left, with the end of the call."""
         if self.account is not None:
-            metadata = tuple(self.account.figures().items())
+            metadata = self.account.figures()
             if self.request_id:
                 metadata = (*metadata, (REQUEST_ID_KEY, self.request_id))
             self.context.set_trailing_metadata(metadata)
@@ -366,7 +365,7 @@ class OpenCall:
         code = status_code(error)
         self.record.fail(error, code.name)
         if self.account is not None:
-            details = (*details, *self.account.figures().items())
+            details = (*details, *self.account.figures())
         await self.context.abort(code, message_of(error), details)
 
     async def wait_for_cancellation(self) -> None:
@@ -389,7 +388,9 @@ class OpenCall:
             limits.streams.give_back(self.holder, self._stream_bytes)
         if self._response_bytes:
             limits.responses.give_back(self.holder, self._response_bytes)
-        self._release_tokens(self._held_tokens)
+        if self.account is not None:
+            self._release_tokens(self._held_tokens)
+            self.account.leave()
         self.placed = False
         self._request_bytes = self._stream_bytes = self._response_bytes = 0
         # A cancelled timer keeps this call, as part of its context, for a while.

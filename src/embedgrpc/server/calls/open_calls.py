@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from embedgrpc.engine.errors import OverloadedError
-from embedgrpc.server.caller import Need, Scope, Service, anonymous, set_current_caller
+from embedgrpc.server.caller import Need, Scope, anonymous, set_current_caller
 from embedgrpc.server.calls.budget import Holder
 from embedgrpc.server.calls.call_limits import CallLimits
 from embedgrpc.server.calls.call_metadata import caller_of
@@ -28,8 +28,6 @@ from embedgrpc.server.telemetry.tracing import current_context
 _logger = logging.getLogger(__name__)
 
 _KNOWN_CONNECTIONS_MAX = 16_384
-# No model reads what their messages hold.
-_WITHOUT_MODEL = frozenset({Service.TOKENIZE, Service.MODELS})
 
 
 # A connection that was forgotten while it had calls would have two shares for a while.
@@ -135,7 +133,7 @@ class OpenCalls:
                 metadata={"label": "TOO_MANY_CALLS", "limit": str(places.total)},
             )
 
-    def count_request(self, call: OpenCall, need: Need, *, has_texts: bool) -> None:
+    def count_request(self, call: OpenCall, need: Need, *, reads_texts: bool) -> None:
         """Count a unary call against the limits of its caller, before its message is received.
 
         Probes, and calls that need a scope, such as for metrics, do not count.
@@ -143,28 +141,34 @@ class OpenCalls:
         Args:
             call: The call.
             need: What it needs.
-            has_texts: Whether its message may hold texts.
+            reads_texts: Whether a model may read what is in its message.
 
         Raises:
             RateLimitedError: The caller exceeds one of them.
         """
         if self._enter_account(call, need) is not None:
-            call.count_request(reads_texts=has_texts and need.service not in _WITHOUT_MODEL)
+            call.count_request(reads_texts=reads_texts)
 
-    async def wait_for_request(self, call: OpenCall, need: Need, *, has_texts: bool) -> None:
+    async def wait_for_request(self, call: OpenCall, need: Need, *, reads_texts: bool) -> None:
         """Count a stream against the limits of its caller, as soon as they have room for it.
 
         Args:
             call: The call.
             need: What it needs.
-            has_texts: Whether its messages may hold texts.
+            reads_texts: Whether a model may read what is in its messages.
 
         Raises:
             RateLimitedError: The caller has too many open calls, or they have no room in time.
         """
         if self._enter_account(call, need) is not None:
-            reads_texts = has_texts and need.service not in _WITHOUT_MODEL
             await call.wait_for_request(reads_texts=reads_texts)
+
+    def change_rates(self, settings: Settings) -> None:
+        """Follow changed settings of the limits of single callers, for open streams too."""
+        in_use = [
+            (call.account, call.caller) for call in self._open.values() if call.account is not None
+        ]
+        self.rates.change(default_limits(settings), in_use)
 
     def _enter_account(self, call: OpenCall, need: Need) -> Account | None:
         if need.is_public or need.scope is not None:
@@ -185,8 +189,6 @@ class OpenCalls:
             _logger.exception("recording a call failed")
         finally:
             call.close()
-            if call.account is not None:
-                self.rates.leave(call.account, call.caller)
 
 
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}

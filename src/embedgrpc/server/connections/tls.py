@@ -72,6 +72,14 @@ class Tls:
             # A network's file system may take its time.
             await asyncio.to_thread(self.reload)
 
+    def check(self) -> str:
+        """Return what is wrong with the files now; empty if they can be used. Blocks."""
+        try:
+            _read(self._settings)
+        except CertificateError as error:
+            return str(error)
+        return ""
+
     def reload(self) -> None:
         """Use the files if they have changed and can be used; else keep what is in use. Blocks."""
         state = _state_of(certificate_files(self._settings))

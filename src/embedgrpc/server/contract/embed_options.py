@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
+from weakref import ref
 
 from embedgrpc.engine.errors import InvalidRequestError, UnsupportedError
 from embedgrpc.engine.results.vectors import Encoding
@@ -52,7 +53,15 @@ class EmbedOptionsReader:
     def __init__(self, embedder: Embedder, *, default_truncation: Truncation) -> None:
         self._embedder = embedder
         self._default_truncation = default_truncation
-        self._read_known = lru_cache(_KNOWN_MAX)(self._read_wire)
+        # Weakly: else the cache would keep a model in memory that has been closed.
+        weakly = ref(self)
+
+        def read_wire(wire: bytes, field: str) -> tuple[EmbedSpec, Encoding]:
+            reader = weakly()
+            assert reader is not None  # noqa: S101 - it is calling
+            return reader.read_wire(wire, field)
+
+        self._read_known = lru_cache(_KNOWN_MAX)(read_wire)
 
     def read(
         self, options: embedding_service_pb2.EmbedOptions, *, field: str
@@ -71,7 +80,8 @@ class EmbedOptionsReader:
             return self._read(options, field)
         return self._read_known(options.SerializeToString(), field)
 
-    def _read_wire(self, wire: bytes, field: str) -> tuple[EmbedSpec, Encoding]:
+    def read_wire(self, wire: bytes, field: str) -> tuple[EmbedSpec, Encoding]:
+        """Return the same for options in wire form."""
         return self._read(embedding_service_pb2.EmbedOptions.FromString(wire), field)
 
     def _read(

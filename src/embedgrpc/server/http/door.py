@@ -208,12 +208,13 @@ class HttpDoor:
             check_metadata_size(context.invocation_metadata())
         except InvalidRequestError as error:
             raise HttpError(_HEADERS_TOO_LARGE, error) from None
-        first = match.routes[0]
-        await self._calls.admit(call, match.need)
+        first, need = match.routes[0], match.need
+        await self._calls.admit(call, need)
         if not first.is_open:
             self._calls.take_place(call)
             try:
-                self._calls.count_request(call, match.need, has_texts=first.method == "POST")
+                reads_texts = first.method == "POST" and need.runs_model
+                self._calls.count_request(call, need, reads_texts=reads_texts)
             except RateLimitedError:
                 await context.drop_small_body()
                 raise
@@ -225,7 +226,7 @@ class HttpDoor:
         exchange = Exchange(self._served, context, body, len(data), match.argument)
         del data
         try:
-            if route.need is not match.need:
+            if route.need is not need:
                 call.caller.check(route.need)
             answer = await route.handle(exchange)
         except EngineError as error:

@@ -15,7 +15,7 @@ from embedgrpc.server.identity.certificate_callers import (
     parse_certificate_callers,
 )
 from embedgrpc.server.identity.credentials import Credentials, read_credentials
-from embedgrpc.server.identity.watched_file import WatchedFile
+from embedgrpc.server.identity.watched_file import FileError, WatchedFile
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.telemetry.metrics import Reading
 
@@ -147,6 +147,15 @@ class Authenticator:
             if self._source is not None:
                 tasks.create_task(self._source.run())
             tasks.create_task(self._watch_files())
+
+    def check(self) -> str:
+        """Return what is wrong with the files now; empty if they can be used. Blocks."""
+        try:
+            for file in self._files:
+                file.check()
+        except FileError as error:
+            return str(error)
+        return ""
 
     def reload(self) -> None:
         """Read the files that have changed. Blocks."""

@@ -45,6 +45,14 @@ class WatchedFile(Generic[Content]):
         """What it said when it could last be used."""
         return self._content
 
+    def check(self) -> None:
+        """Read the file without using it. Blocks.
+
+        Raises:
+            FileError: It cannot be used.
+        """
+        self._read()
+
     def reload(self) -> bool:
         """Read the file again if it has changed; return whether its content has. Blocks."""
         state = file_state(self._path)

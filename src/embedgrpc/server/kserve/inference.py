@@ -30,7 +30,13 @@ from embedgrpc.server.kserve.signature import (
     Task,
     signature_of,
 )
-from embedgrpc.server.kserve.tensors import find_inputs, find_outputs, read_texts, response_wire
+from embedgrpc.server.kserve.tensors import (
+    Texts,
+    find_inputs,
+    find_outputs,
+    read_texts,
+    response_wire,
+)
 from embedgrpc.server.loading.catalog import Catalog, ServedModel
 from embedgrpc.server.services.embed_batch import EmbedBatch, EmbeddedBatch, embed_batch
 from embedgrpc.server.services.pair_scores import (
@@ -127,11 +133,12 @@ class Inference:
         return await self._rank()
 
     async def _embed(self) -> bytes:
+        read = await self._read(TEXT)
         batch = EmbedBatch(
             self._served,
-            await self._read(TEXT),
+            read.texts,
             self._parameters.embed_options(),
-            size_bytes=self._request.ByteSize(),
+            size_bytes=read.size_bytes,
             max_response_bytes=self._max_response_bytes,
             request_model=self._request.model_name,
             field=TEXT,
@@ -141,7 +148,9 @@ class Inference:
 
     async def _rank(self) -> bytes:
         options = self._parameters.rank_options()
-        queries, texts = await self._read(QUERY), await self._read(TEXT)
+        queries = (await self._read(QUERY)).texts
+        read = await self._read(TEXT)
+        texts = read.texts
         if len(queries) not in (1, len(texts)):
             raise InvalidRequestError(
                 f"{QUERY} has {len(queries)} elements and {TEXT} has {len(texts)}: it needs one"
@@ -149,7 +158,6 @@ class Inference:
                 field=QUERY,
             )
         is_shared = len(queries) < len(texts)
-        size_bytes = self._request.ByteSize()
 
         async def score(query: str, documents: Sequence[str]) -> QueryScores:
             batch = RankBatch(
@@ -157,7 +165,7 @@ class Inference:
                 query,
                 documents,
                 options,
-                size_bytes=size_bytes,
+                size_bytes=read.size_bytes,
                 max_response_bytes=self._max_response_bytes,
                 request_model=self._request.model_name,
                 options_field=FIELD,
@@ -174,7 +182,7 @@ class Inference:
             {SCORE: scores}, input_tokens=found.tokens, truncated_inputs=found.truncated
         )
 
-    async def _read(self, name: str) -> list[str]:
+    async def _read(self, name: str) -> Texts:
         return await read_texts(
             self._request, self._places[name], max_inputs=self._settings.max_inputs
         )

@@ -69,16 +69,20 @@ class InferenceStatistics:
         self._lock = threading.Lock()
         self._by_model = {model: ModelTotals() for model in models}
 
+    def _totals(self, model: str) -> ModelTotals:
+        # Models may come later.
+        return self._by_model.setdefault(model, ModelTotals())
+
     def totals(self, model: str) -> ModelTotals:
         """Return the totals of a model until now."""
         with self._lock:
-            return copy.deepcopy(self._by_model[model])
+            return copy.deepcopy(self._totals(model))
 
     def batch_finished(self, report: BatchReport) -> None:
         """Add the report of a batch."""
         if report.error:
             return
-        totals = self._by_model[report.model]
+        totals = self._totals(report.model)
         with self._lock:
             totals.last_ms = report.finished_ns // _MS_OF_NS
             totals.inputs += report.sequences + report.shared - report.failed_sequences
@@ -95,7 +99,7 @@ class InferenceStatistics:
         """
         took_ns = time.monotonic_ns() - began_ns
         steps = [round(one * _NS) for one in (times.tokenize_s, times.queue_s, times.run_s)]
-        totals = self._by_model[model]
+        totals = self._totals(model)
         totals.success.add(took_ns)
         for duration, ns in zip(
             (totals.tokenizing, totals.queue, totals.running), steps, strict=True
@@ -106,4 +110,4 @@ class InferenceStatistics:
 
     def call_failed(self, model: str, began_ns: int) -> None:
         """Add a ModelInfer call that failed."""
-        self._by_model[model].failure.add(time.monotonic_ns() - began_ns)
+        self._totals(model).failure.add(time.monotonic_ns() - began_ns)

@@ -5,7 +5,8 @@ Source: KServe, "Open Inference Protocol", gRPC; its extension of binary tensor 
 
 import asyncio
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,22 @@ def refuse_parameters(parameters: Mapping[str, Any], *, of: str) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The elements of an input.
+
+    Attributes:
+        texts: They, in order.
+        size_bytes: At least their size in UTF-8 together.
+    """
+
+    texts: list[str]
+    size_bytes: int
+
+
 async def read_texts(
     request: service_pb2.ModelInferRequest, index: int, *, max_inputs: int
-) -> list[str]:
+) -> Texts:
     """Return the elements of an input. Their number is checked before any is read.
 
     Args:
@@ -109,11 +123,11 @@ async def read_texts(
             )
         data = request.raw_input_contents[index]
         if len(data) <= _FEW_BYTES and count <= _FEW_TEXTS:
-            return split_texts(data, count, field=name)
-        return await asyncio.to_thread(split_texts, data, count, field=name)
+            return Texts(split_texts(data, count, field=name), len(data))
+        return Texts(await asyncio.to_thread(split_texts, data, count, field=name), len(data))
     _check_contents(tensor, count)
     elements = tensor.contents.bytes_contents
-    if tensor.ByteSize() <= _FEW_BYTES and count <= _FEW_TEXTS:
+    if count <= _FEW_TEXTS and sum(map(len, elements)) <= _FEW_BYTES:
         return _decode_all(elements, field=name)
     return await asyncio.to_thread(_decode_all, elements, field=name)
 
@@ -184,8 +198,13 @@ def split_texts(data: bytes, count: int, *, field: str) -> list[str]:
     return texts
 
 
-def _decode_all(elements: Sequence[bytes], *, field: str) -> list[str]:
-    return [_decode(element, index, field=field) for index, element in enumerate(elements)]
+def _decode_all(elements: Iterable[bytes], *, field: str) -> Texts:
+    texts: list[str] = []
+    size_bytes = 0
+    for index, element in enumerate(elements):
+        texts.append(_decode(element, index, field=field))
+        size_bytes += len(element)
+    return Texts(texts, size_bytes)
 
 
 def _decode(element: bytes | memoryview, index: int, *, field: str) -> str:

@@ -140,14 +140,16 @@ class ServedModel:
 
     Attributes:
         loaded: The loaded model; None before it is loaded, or when that failed.
-        load_s: How long loading it took, in seconds; 0 before that.
+        problem: Why it could not be loaded; empty unless it failed.
+        load_s: How long it took to load, in seconds.
         id: Its name in requests.
     """
 
     settings: ModelSettings
     state: ModelState = field(default=ModelState.LOADING)
     loaded: LoadedModel | None = field(default=None)
-    load_s: float = field(default=0.0)
+    problem: str = ""
+    load_s: float = 0.0
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -235,8 +237,11 @@ class ServedModel:
             )
         return loaded, loaded.reranker
 
-    def classifier(self) -> tuple[LoadedModel, Classifier, LabelWires]:
+    def classifier(self, *, field: str = "model") -> tuple[LoadedModel, Classifier, LabelWires]:
         """Return the model, its classifier and what encodes its labels.
+
+        Args:
+            field: The field of the request that names the model.
 
         Raises:
             BackendUnavailableError: The model cannot be called now.
@@ -246,7 +251,7 @@ class ServedModel:
         if loaded.classifier is None or loaded.labels is None:
             raise UnsupportedError(
                 f"the model {self.id} has no labels to classify by",
-                field="model",
+                field=field,
                 metadata={"label": "WRONG_TASK", "model": self.id},
             )
         return loaded, loaded.classifier, loaded.labels
@@ -259,16 +264,23 @@ class Catalog:
         models: The models, the default first; at least one, all names different.
 
     Attributes:
+        draining: Models that are not found any more, but still called.
         on_found: Called with each model that `find` returns, on the event loop.
     """
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.draining: tuple[ServedModel, ...] = ()
         self.on_found: Callable[[ServedModel], None] = lambda _: None
+        self.replace(models)
+
+    def replace(self, models: Iterable[ServedModel]) -> None:
+        """Serve other models from now on; calls go on with those that they have found.
+
+        Args:
+            models: The models, the default first; at least one, all names different.
+        """
         self._models = tuple(models)
-        self._by_name: dict[str, ServedModel] = {}
-        for model in self._models:
-            for name in (model.id, *model.aliases):
-                self._by_name[name] = model
+        self._by_name = {name: model for model in self._models for name in model.names}
 
     @property
     def default(self) -> ServedModel:
@@ -277,6 +289,10 @@ class Catalog:
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
+
+    def get(self, name: str) -> ServedModel | None:
+        """Return the model of a name, for the server itself; None if there is none."""
+        return self._by_name.get(name)
 
     def usable(self) -> list[ServedModel]:
         """Return the models that the running call's caller may use."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextvars import Context
 from typing import Any, Self
 
 _logger = logging.getLogger(__name__)
@@ -21,9 +22,14 @@ class BackgroundTasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def start(self, coroutine: Any) -> None:
-        """Run a coroutine in the background; log the exception if it raises one."""
-        self.adopt(asyncio.create_task(coroutine))
+    def start(self, coroutine: Any) -> "asyncio.Task[Any]":
+        """Run a coroutine in the background; log the exception if it raises one.
+
+        What the running call is does not matter to it: it may outlast the call.
+        """
+        task = asyncio.create_task(coroutine, context=Context())
+        self.adopt(task)
+        return task
 
     def adopt(self, task: "asyncio.Task[Any]") -> None:
         """Cancel a task at the exit, unless it is done; log its exception."""

@@ -3,22 +3,18 @@
 import asyncio
 import logging
 import random
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from embedgrpc.backends.base import BackendError, BackendUnreachableError, DeviceError
 from embedgrpc.engine import errors
 from embedgrpc.engine.errors import EngineError
-from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.models.errors import ModelError, ModelUnavailableError
 from embedgrpc.models.sources.triton_source import is_triton_source
 from embedgrpc.server.connections.listening import StartError
-from embedgrpc.server.loading.catalog import Catalog, LoadedModel, ModelState, ServedModel
-from embedgrpc.server.loading.loading import OpenBackend, load
+from embedgrpc.server.loading.catalog import Catalog, ModelState, ServedModel
 from embedgrpc.server.process.background_tasks import BackgroundTasks
+from embedgrpc.server.process.running_models import RunningModels
 from embedgrpc.server.services.health import HealthMonitor
 from embedgrpc.server.settings.settings import Settings
 
@@ -70,10 +66,9 @@ class ModelStartup:
     Args:
         catalog: The models.
         settings: The settings.
-        monitor: Checks each model before it is served, and from then on.
+        running: Loads them.
+        monitor: Learns of those that cannot be loaded.
         tasks: Where retries run.
-        open_backend: Makes what runs a model's graph.
-        observers: Get the reports of all batches.
         patience_s: How long to wait for another model once one is served.
         on_ready: Called once, when the first model is served.
     """
@@ -82,29 +77,21 @@ class ModelStartup:
         self,
         catalog: Catalog,
         settings: Settings,
+        running: RunningModels,
         monitor: HealthMonitor,
         tasks: BackgroundTasks,
         *,
-        open_backend: OpenBackend,
-        observers: Sequence[BatchObserver],
         patience_s: float,
         on_ready: Callable[[], None],
     ) -> None:
         self._catalog = catalog
         self._settings = settings
+        self._running = running
         self._monitor = monitor
         self._tasks = tasks
-        self._open_backend = open_backend
-        self._observers = observers
         self._patience_s = patience_s
         self._on_ready: Callable[[], None] | None = on_ready
-        self._models = ExitStack()
         self._all_failed = asyncio.Event()
-        self._failed: dict[str, str] = {}
-
-    def close(self) -> None:
-        """Close the models that were loaded. Blocks until their lanes have ended their batches."""
-        self._models.close()
 
     async def load(self) -> None:
         """Load every model. One that fails does not prevent the others from being served.
@@ -121,7 +108,7 @@ class ModelStartup:
             raise StartError(
                 "\n".join(failure.line for failure in fatal), settings_are_wrong=bool(lasting)
             )
-        self._report_ready()
+        self.report_ready()
 
     async def wait_until_hopeless(self) -> None:
         """Wait as long as a model is served, or may be loaded later.
@@ -130,7 +117,14 @@ class ModelStartup:
             StartError: Every model turned out to be wrong.
         """
         await self._all_failed.wait()
-        raise StartError("\n".join(self._failed.values()), settings_are_wrong=True)
+        lines = (f"{model.id}: {model.problem}" for model in self._catalog)
+        raise StartError("\n".join(lines), settings_are_wrong=True)
+
+    def report_ready(self) -> None:
+        """Report once that a model is served."""
+        if self._on_ready and any(model.state is ModelState.READY for model in self._catalog):
+            self._on_ready()
+            self._on_ready = None
 
     async def _load_all(self) -> "list[_Failure | None]":
         """Load the models side by side; return the failures of those it waited for.
@@ -160,24 +154,20 @@ class ModelStartup:
         for load in pending:
             _logger.warning("model is slow to load", extra={"model": loads[load].id})
             self._tasks.adopt(load)
+            self._running.follow(loads[load], load)
         return [load.result() for load in loads if load not in pending]
-
-    def _report_ready(self) -> None:
-        if self._on_ready and any(model.state is ModelState.READY for model in self._catalog):
-            self._on_ready()
-            self._on_ready = None
 
     async def _load_or_retry(self, model: ServedModel) -> "_Failure | None":
         """Load a model; if that fails and may succeed later, retry in the background."""
         failure = await self._attempt(model)
         if failure and failure.may_pass and not self._settings.require_all_models:
-            self._tasks.start(self._retry(failure))
+            self._running.follow(model, self._tasks.start(self._retry(failure)))
         return failure
 
     async def _attempt(self, model: ServedModel) -> "_Failure | None":
         """Load a model; return the failure if there is one."""
         try:
-            await self._load(model)
+            await self._running.open(model)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others are served
             failure = _Failure(model, error)
             if not failure.may_pass:
@@ -197,14 +187,13 @@ class ModelStartup:
             wait_s = min(2 * wait_s, failure.wait_s_max)
             failure = await self._attempt(failure.model)
         if failure is None:
-            self._report_ready()
+            self.report_ready()
 
     async def _give_up(self, failure: "_Failure") -> None:
         """Mark a model that cannot be loaded."""
         model, error = failure.model, failure.error
-        model.state = ModelState.FAILED
-        self._failed[model.id] = failure.line
-        if len(self._failed) == len(tuple(self._catalog)):
+        model.state, model.problem = ModelState.FAILED, str(error)
+        if all(one.state is ModelState.FAILED for one in self._catalog):
             self._all_failed.set()
         await self._monitor.publish()
         # An unexpected error is logged with its stack.
@@ -214,51 +203,3 @@ class ModelStartup:
             extra={"model": model.id, "problem": str(error)},
             exc_info=None if expected else error,
         )
-
-    async def _load(self, model: ServedModel) -> None:
-        """Load a model, check it, and serve it.
-
-        Raises:
-            Exception: It cannot be loaded; everything that was opened for it is closed.
-        """
-        began = time.perf_counter()
-        resources = ExitStack()
-        try:
-            loaded = await load(
-                model,
-                self._settings,
-                observers=self._observers,
-                resources=resources,
-                open_backend=self._open_backend,
-            )
-            await self._monitor.admit(model, loaded)
-        except BaseException:
-            await asyncio.to_thread(resources.close)
-            raise
-        self._models.push(resources)
-        self._tasks.start(self._monitor.watch(model, loaded))
-        if loaded.availability is not None:
-            loaded.availability.watch(partial(self._note_availability, model, loaded))
-        properties = loaded.properties
-        model.load_s = time.perf_counter() - began
-        _logger.info(
-            "model ready",
-            extra={
-                "model": model.id,
-                "aliases": ",".join(model.aliases),
-                "source": model.source,
-                "revision": loaded.revision,
-                "kind": properties.kind.value,
-                "device": loaded.device,
-                "weight_type": loaded.weight_type,
-                "weight_bytes": loaded.weight_bytes,
-                "dimensions": properties.vector_dimensions,
-                "max_tokens": properties.max_tokens,
-                "batch_tokens": loaded.scheduler.budget.tokens,
-                "seconds": round(model.load_s, 2),
-            },
-        )
-
-    def _note_availability(self, model: ServedModel, loaded: LoadedModel, available: bool) -> None:  # noqa: FBT001 - as watchers are called
-        # Watchers are called on the loop: the backend's calls run there.
-        self._tasks.start(self._monitor.note_availability(model, loaded, available=available))

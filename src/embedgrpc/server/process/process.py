@@ -4,18 +4,20 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from embedgrpc.machine.memory import available_memory_bytes
-from embedgrpc.server.connections.listening import is_dual_stack
+from embedgrpc.server.connections.listening import StartError, is_dual_stack
 from embedgrpc.server.loading.loading import count_threads
+from embedgrpc.server.process.pid_file import PidFileError, pid_file
 from embedgrpc.server.process.server import Server
 from embedgrpc.server.process.shutdown_deadline import ShutdownDeadline
+from embedgrpc.server.process.signals import handled_signals
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.server.settings.worst_case import memory_warning
 
@@ -24,11 +26,17 @@ _logger = logging.getLogger(__name__)
 _SWITCH_INTERVAL_S = 0.0005
 
 
-async def serve(settings: Settings, *, on_serving: Callable[[Server], None] | None = None) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP; a second signal ends the process at once.
+async def serve(
+    settings: Settings,
+    *,
+    read: Callable[[], Settings] | None = None,
+    on_serving: Callable[[Server], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads.
 
     Args:
         settings: The settings.
+        read: Reads the settings again, for a reload. Called off the event loop.
         on_serving: Called once, when the first model is served.
 
     Raises:
@@ -46,8 +54,10 @@ async def serve(settings: Settings, *, on_serving: Callable[[Server], None] | No
         deadline.begin()
         stopping.set()
 
-    with _signals(stop):
-        async with Server(settings, on_serving=on_serving) as server:
+    server = Server(settings, on_serving=on_serving)
+    server.reloading.read = read
+    with _held_pid_file(settings), handled_signals(stop, server.reloading.request):
+        async with server:
             start = {"version": version("embedgrpc"), "threads": count_threads(settings)}
             where = {
                 "address": server.address,
@@ -77,6 +87,22 @@ async def serve(settings: Settings, *, on_serving: Callable[[Server], None] | No
     _logger.info("stopped")
 
 
+@contextmanager
+def _held_pid_file(settings: Settings) -> Iterator[None]:
+    """Hold the file with the number of the process, if the settings name one.
+
+    Raises:
+        StartError: It cannot be used.
+    """
+    with ExitStack() as held:
+        if settings.pid_file:
+            try:
+                held.enter_context(pid_file(Path(settings.pid_file).expanduser()))
+            except (PidFileError, RuntimeError) as error:
+                raise StartError(str(error), settings_are_wrong=True) from None
+        yield
+
+
 def settle_memory() -> None:
     """Exclude what lives as long as the process from garbage collection.
 
@@ -100,30 +126,3 @@ async def _until(stopping: asyncio.Event, work: Any) -> None:
         for one in (task, stop):
             one.cancel()
         await asyncio.gather(task, stop, return_exceptions=True)
-
-
-@contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first signal, and end the process at the second."""
-    received = False
-
-    def receive(number: int) -> None:
-        nonlocal received
-        if received:
-            # Without exit handlers and without waiting for threads: those could hang.
-            os._exit(128 + number)
-        received = True
-        stop()
-
-    loop = asyncio.get_running_loop()
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        # `nohup` ignores it. Else closing the terminal stops the server, without losing calls.
-        numbers.append(signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, receive, number)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)

@@ -35,7 +35,11 @@ from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_mode
 from embedgrpc.server.process.background_tasks import BackgroundTasks
 from embedgrpc.server.process.call_methods import call_methods, proofs_of
 from embedgrpc.server.process.health_listener import HealthListener
+from embedgrpc.server.process.model_changes import ModelChanges
+from embedgrpc.server.process.model_drain import ModelDrain
 from embedgrpc.server.process.model_startup import ModelStartup
+from embedgrpc.server.process.reloading import ReloadableFiles, Reloading
+from embedgrpc.server.process.running_models import RunningModels
 from embedgrpc.server.services.classification import ClassifyService
 from embedgrpc.server.services.embedding import EmbeddingService
 from embedgrpc.server.services.health import HealthMonitor, HealthService, Heartbeat
@@ -94,6 +98,8 @@ class Server:
         catalog: Its models.
         open_calls: Its open calls.
         figures: What it counts.
+        models: Changes which models it serves.
+        reloading: Applies changed settings.
     """
 
     def __init__(
@@ -137,7 +143,7 @@ class Server:
             self.figures.add(figures.read)
         self._count_calls()
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals, self._times]
-        tei = tei_health(self.catalog.find(settings.tei_model)) if settings.tei_model else ()
+        tei = tei_health(settings.tei_model) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
         self._other_services = [*(one.service for one in tei), *kserve]
         self._statistics = InferenceStatistics(one.id for one in self.catalog)
@@ -153,16 +159,35 @@ class Server:
             facades=tei,
             others=kserve,
         )
-        self._models = ModelStartup(
-            self.catalog,
+        self._running = RunningModels(
             settings,
             self._monitor,
             self._tasks,
             open_backend=open_backend,
             observers=self._observers,
+            on_close=self._totals.close,
+        )
+        self._startup = ModelStartup(
+            self.catalog,
+            settings,
+            self._running,
+            self._monitor,
+            self._tasks,
             patience_s=patience_s,
             on_ready=self._report_serving,
         )
+        self.models = ModelChanges(
+            self.catalog,
+            self._running,
+            self._monitor,
+            ModelDrain(self.open_calls, settings),
+            tasks=self._tasks,
+            tei_model=settings.tei_model,
+        )
+        self._files: list[ReloadableFiles] = []
+        self.reloading = Reloading(settings, self.models, self._files, self._tasks)
+        self.reloading.on_reload = self._startup.report_ready
+        self.figures.add(self.reloading.reading)
 
     def _count_calls(self) -> None:
         settings = self._settings
@@ -206,9 +231,7 @@ class Server:
             metrics = configure_metrics(version("embedgrpc"), os.environ, self.figures)
         except ValueError as error:
             raise StartError(str(error), settings_are_wrong=True) from None
-        if settings.tls_certificate_file:
-            self._tls = await asyncio.to_thread(_open_tls, settings)
-            self.figures.add(self._tls.read)
+        await self._open_tls()
         exporting = [each for each in (metrics, tracing) if each]
         if exporting:
             resources.push_async_callback(flush, exporting)
@@ -218,7 +241,7 @@ class Server:
         resources.callback(self._totals.log)
         await resources.enter_async_context(self._lag)
         # Off the event loop, which must still receive signals while lanes end their batches.
-        resources.push_async_callback(asyncio.to_thread, self._models.close)
+        resources.push_async_callback(asyncio.to_thread, self._running.close_all)
         await resources.enter_async_context(self._tasks)
         await self._identify_callers()
         await self._monitor.begin()
@@ -255,6 +278,12 @@ class Server:
         # Health watches never end by themselves: the stop would wait out its grace for them.
         resources.push_async_callback(self._health.end_watches)
 
+    async def _open_tls(self) -> None:
+        if self._settings.tls_certificate_file:
+            self._tls = await asyncio.to_thread(_open_tls, self._settings)
+            self.figures.add(self._tls.read)
+            self._files.append(self._tls)
+
     async def _identify_callers(self) -> None:
         """Require credentials, where some are configured."""
         if not self._settings.identifies_callers:
@@ -262,6 +291,7 @@ class Server:
         authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
         self.open_calls.authenticator = authenticator
         self.figures.add(authenticator.read)
+        self._files.append(authenticator)
         self._tasks.start(authenticator.watch())
 
     async def _stop_calls(self, gate: ShutdownGate, server: grpc.aio.Server) -> None:
@@ -303,7 +333,7 @@ class Server:
         settings = self._settings
         embedding = EmbeddingService(self.catalog, settings, self._open_streams)
         rerank = RerankService(self.catalog, settings, self._open_streams)
-        classify = ClassifyService(self.catalog, settings)
+        classify = ClassifyService(self.catalog, settings, self._open_streams)
         models = ModelService(self.catalog, settings)
         tokenizer = TokenizerService(self.catalog, settings)
         for add, servicer in (
@@ -334,7 +364,8 @@ class Server:
         Raises:
             StartError: None can be loaded, or not all, where all are required.
         """
-        await self._models.load()
+        await self._startup.load()
+        self.reloading.allow()
 
     async def keep_serving(self) -> None:
         """Wait as long as a model is served, or may be loaded later.
@@ -346,7 +377,7 @@ class Server:
         # collection.
         await asyncio.sleep(_SETTLE_S)
         self._lag.warns = True
-        await self._models.wait_until_hopeless()
+        await self._startup.wait_until_hopeless()
 
     async def drain(self) -> None:
         """Report NOT_SERVING, and keep serving until load balancers have noticed."""

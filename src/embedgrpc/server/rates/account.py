@@ -21,6 +21,11 @@ _NAP_S_MAX: Final = 30.0
 # When a call ends is not known.
 _CALLS_RETRY_DELAY_S: Final = 1.0
 
+_NAMES: Final = tuple(
+    tuple(f"x-ratelimit-{figure}-{unit}" for figure in ("limit", "remaining", "reset"))
+    for unit in ("requests", "tokens")
+)
+
 Sleep = Callable[[float], Awaitable[None]]
 
 
@@ -43,10 +48,12 @@ class Account:
         name: See above.
         limits: See above.
         open_calls: Its open calls.
+        was_used: Whether a call came since it was last considered to be forgotten.
     """
 
     __slots__ = (
         "_clock",
+        "_figures",
         "_requests",
         "_sleep",
         "_tokens",
@@ -55,6 +62,7 @@ class Account:
         "limits",
         "name",
         "open_calls",
+        "was_used",
     )
 
     def __init__(
@@ -69,6 +77,7 @@ class Account:
         self.name = name
         self._totals = totals
         self.open_calls = 0
+        self.was_used = False
         self._clock = clock
         self._sleep = sleep
         # The streams of the caller take turns, in the order in which they came.
@@ -90,9 +99,17 @@ class Account:
             self._requests, limits.request_capacity, limits.requests_per_s, now
         )
         self._tokens = _changed(self._tokens, limits.token_capacity, limits.tokens_per_s, now)
+        # Every call asks for them: what does not change is made here.
+        self._figures = tuple(
+            (bucket, (limit, str(int(bucket.capacity))), remaining, reset)
+            for bucket, (limit, remaining, reset) in zip(
+                (self._requests, self._tokens), _NAMES, strict=True
+            )
+            if bucket is not None
+        )
 
     def count_call(self) -> None:
-        """Count a call that is open now.
+        """Check the open calls.
 
         Raises:
             RateLimitedError: The caller has too many.
@@ -101,13 +118,14 @@ class Account:
             raise self._refuse(Limit.CALLS, _CALLS_RETRY_DELAY_S)
 
     def take_request(self, *, has_tokens: bool) -> None:
-        """Count a request.
+        """Count a request, whose call is open.
 
         Args:
             has_tokens: Whether a model may read what is in its message.
 
         Raises:
-            RateLimitedError: It is one too many, or the caller has used its tokens.
+            RateLimitedError: It is one too many, or the caller has used its tokens, or has too many
+                open calls.
         """
         now = self._clock()
         if self._requests is not None and not self._requests.try_take(1, now):
@@ -115,6 +133,11 @@ class Account:
         # A message that would be refused need not be received.
         if has_tokens and self._tokens is not None and not self._tokens.has(1, now):
             raise self._refuse(Limit.TOKENS, self._tokens.wait_s(1, now))
+        self.count_call()
+
+    def leave(self) -> None:
+        """Record that a call has ended."""
+        self.open_calls -= 1
 
     def hold(self, tokens: int) -> None:
         """Take the estimated tokens of a request.
@@ -166,19 +189,20 @@ class Account:
         limit = Limit.TOKENS if of_tokens > of_requests else Limit.REQUESTS
         return self._refuse(limit, max(of_requests, of_tokens))
 
-    def figures(self) -> dict[str, str]:
+    def figures(self) -> tuple[tuple[str, str], ...]:
         """Return its limits and what is left of them, under OpenAI's names.
 
         Source: OpenAI, "Rate limits", "Rate limits in headers".
         """
-        figures: dict[str, str] = {}
         now = self._clock()
-        for unit, bucket in (("requests", self._requests), ("tokens", self._tokens)):
-            if bucket is not None:
-                figures[f"x-ratelimit-limit-{unit}"] = str(int(bucket.capacity))
-                figures[f"x-ratelimit-remaining-{unit}"] = str(max(int(bucket.level(now)), 0))
-                full_in_s = bucket.wait_s(bucket.capacity, now)
-                figures[f"x-ratelimit-reset-{unit}"] = duration(full_in_s)
+        figures: tuple[tuple[str, str], ...] = ()
+        for bucket, limit, remaining, reset in self._figures:
+            level = bucket.level(now)
+            figures += (
+                limit,
+                (remaining, str(int(level)) if level > 0 else "0"),
+                (reset, duration((bucket.capacity - level) / bucket.per_s)),
+            )
         return figures
 
     def stream_wait_s(self, *, has_tokens: bool) -> float:

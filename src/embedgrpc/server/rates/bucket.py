@@ -30,14 +30,17 @@ class Bucket:
 
     def level(self, now: float) -> float:
         """Return the units in it; less than 0 is a debt."""
-        if now > self._at:
-            self._level = min(self._level + (now - self._at) * self.per_s, self.capacity)
+        passed_s = now - self._at
+        if passed_s > 0:
+            level = self._level + passed_s * self.per_s
+            self._level = min(self.capacity, level)
             self._at = now
         return self._level
 
     def has(self, amount: float, now: float) -> bool:
         """Return whether it has an amount; of more than it can hold, whether it is full."""
-        return self.level(now) + _EPSILON >= min(amount, self.capacity)
+        level = self.level(now) + _EPSILON
+        return level >= amount or level >= self.capacity
 
     def try_take(self, amount: float, now: float) -> bool:
         """Take an amount if `has` says so; more than it can hold leaves a debt."""
@@ -52,7 +55,8 @@ class Bucket:
 
     def give_back(self, amount: float, now: float) -> None:
         """Give back an amount that was taken and not used."""
-        self._level = min(self.level(now) + amount, self.capacity)
+        level = self.level(now) + amount
+        self._level = min(self.capacity, level)
 
     def wait_s(self, amount: float, now: float) -> float:
         """Return after how many seconds it has an amount, if nothing else is taken."""

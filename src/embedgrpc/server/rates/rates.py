@@ -9,7 +9,7 @@ taken meanwhile. So a bad request counts as a request, and uses no tokens.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from embedgrpc.server.caller import NO_LIMITS, Caller, Proof
@@ -19,7 +19,7 @@ from embedgrpc.server.rates.networks import network_of
 from embedgrpc.server.rates.totals import RateTotals
 from embedgrpc.server.telemetry.metrics import Reading
 
-# Callers without open calls whose accounts are kept; about half a kilobyte each.
+# Callers whose accounts are kept, of each kind; about half a kilobyte each.
 _KNOWN_CALLERS_MAX: Final = 16_384
 
 
@@ -33,7 +33,7 @@ class Accounts:
         totals: Counts what becomes of calls.
         clock: Returns the time in seconds; monotonic.
         sleep: Sleeps so many seconds.
-        idle_max: How many accounts without open calls are remembered.
+        known_max: How many accounts are remembered, unless more have open calls.
     """
 
     def __init__(
@@ -42,39 +42,48 @@ class Accounts:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
-        idle_max: int = _KNOWN_CALLERS_MAX,
+        known_max: int = _KNOWN_CALLERS_MAX,
     ) -> None:
         self._totals = totals
         self._clock = clock
         self._sleep = sleep
-        self._idle_max = idle_max
-        self._open: dict[str, Account] = {}
-        # The one that has been idle for longest is first.
-        self._idle: OrderedDict[str, Account] = OrderedDict()
+        self._known_max = known_max
+        # In the order in which they may be forgotten.
+        self._known: OrderedDict[str, Account] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._open) + len(self._idle)
+        return len(self._known)
 
     def enter(self, name: str, limits: RateLimits) -> Account:
         """Return the account of a caller, which has one more open call."""
-        account = self._open.get(name)
+        account = self._known.get(name)
         if account is None:
-            account = self._idle.pop(name, None)
-            if account is None:
-                account = Account(name, limits, self._totals, clock=self._clock, sleep=self._sleep)
-            self._open[name] = account
-        if account.limits is not limits and account.limits != limits:
+            account = self._add(name, limits)
+        elif account.limits is not limits and account.limits != limits:
             account.set_limits(limits)
+        account.was_used = True
         account.open_calls += 1
         return account
 
-    def leave(self, account: Account) -> None:
-        """Record that a call has ended."""
-        account.open_calls -= 1
-        if not account.open_calls:
-            self._idle[account.name] = self._open.pop(account.name)
-            if len(self._idle) > self._idle_max:
-                self._idle.popitem(last=False)
+    def _add(self, name: str, limits: RateLimits) -> Account:
+        if len(self._known) >= self._known_max:
+            self._forget_one()
+        account = Account(name, limits, self._totals, clock=self._clock, sleep=self._sleep)
+        self._known[name] = account
+        return account
+
+    def _forget_one(self) -> None:
+        """Forget an account that was not used since it was last considered.
+
+        Those that were used go to the end. So a use costs no more than a mark, and it takes few
+        steps to find one, on average.
+        """
+        for _ in range(2 * len(self._known)):
+            name, account = self._known.popitem(last=False)
+            if not account.was_used and not account.open_calls:
+                return
+            account.was_used = False
+            self._known[name] = account
 
 
 class Rates:
@@ -103,20 +112,30 @@ class Rates:
         """Return the account of a caller, which has one more open call.
 
         Returns:
-            The account, to be given to `leave` when the call has ended; None without limits.
+            The account, which has to `leave` when the call has ended; None without limits.
         """
-        limits = self._limits
-        if caller.limits is not NO_LIMITS:
-            limits = merge(limits, caller.limits)
+        limits = self._limits_of(caller)
         if not limits:
             return None
         if caller.proof is Proof.ANONYMOUS:
             return self._others.enter(network_of(caller.name), limits)
         return self._proved.enter(caller.name, limits)
 
-    def leave(self, account: Account, caller: Caller) -> None:
-        """Record that a call has ended."""
-        (self._others if caller.proof is Proof.ANONYMOUS else self._proved).leave(account)
+    def change(self, limits: RateLimits, in_use: Iterable[tuple[Account, Caller]]) -> None:
+        """Change the limits of callers that have none of their own; what they have used stays used.
+
+        Args:
+            limits: The limits.
+            in_use: The accounts with open calls. Others follow at their next call.
+        """
+        self._limits = limits
+        for account, caller in in_use:
+            account.set_limits(self._limits_of(caller))
+
+    def _limits_of(self, caller: Caller) -> RateLimits:
+        if caller.limits is NO_LIMITS:
+            return self._limits
+        return merge(self._limits, caller.limits)
 
     def read(self) -> Iterator[Reading]:
         """Return the value of every metric. From any thread."""

@@ -32,6 +32,8 @@ RERANK_SERVICE = "embedgrpc.v1.RerankService"
 CLASSIFY_SERVICE = "embedgrpc.v1.ClassifyService"
 MODEL_SERVICE = "embedgrpc.v1.ModelService"
 TOKENIZER_SERVICE = "embedgrpc.v1.TokenizerService"
+# Those with a status for each model.
+SERVICES = (EMBEDDING_SERVICE, RERANK_SERVICE, CLASSIFY_SERVICE, TOKENIZER_SERVICE)
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -70,6 +72,12 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # un
     def is_serving(self, service: str = "") -> bool:
         """Return whether a service is SERVING; the whole server by default."""
         return bool(self._statuses.get(service) == _SERVING)
+
+    async def remove(self, service: str) -> None:
+        """Forget a service; its watchers learn that it is unknown."""
+        async with self._changed:
+            if self._statuses.pop(service, None) is not None:
+                self._changed.notify_all()
 
     async def stop(self) -> None:
         """Set every service to NOT_SERVING, until the process ends."""
@@ -138,12 +146,12 @@ class FacadeHealth:
 
     Attributes:
         service: Its name.
-        model: The model.
+        model: The name of the model.
         can: Whether the model has the service's task.
     """
 
     service: str
-    model: ServedModel
+    model: str
     can: Callable[[LoadedModel], bool]
 
 
@@ -181,7 +189,10 @@ class HealthMonitor:
         self._heartbeat = heartbeat
         self._interval_s = interval_s
         self._timeout_s = timeout_s
-        self._expected: dict[str, FloatArray] = {}
+        self._expected: dict[ServedModel, FloatArray] = {}
+        # The services of single models.
+        self._published: set[str] = set()
+        self._publishing = asyncio.Lock()
 
     async def begin(self) -> None:
         """Report that the process is alive and that no model is served yet."""
@@ -195,10 +206,14 @@ class HealthMonitor:
         Raises:
             EngineError: The canary failed.
         """
-        self._expected[model.id] = await _run_canary(loaded, self._timeout_s)
+        self._expected[model] = await _run_canary(loaded, self._timeout_s)
         model.loaded = loaded
         model.state = ModelState.READY
         await self.publish()
+
+    def forget(self, model: ServedModel) -> None:
+        """Forget a model that is closed."""
+        self._expected.pop(model, None)
 
     async def watch(self, model: ServedModel, loaded: LoadedModel) -> None:
         """Run a model's canary at intervals, until cancelled."""
@@ -217,6 +232,11 @@ class HealthMonitor:
 
     async def publish(self) -> None:
         """Set the status of every service from the states of the models."""
+        # In turns: else one could bring back what another has removed.
+        async with self._publishing:
+            await self._publish()
+
+    async def _publish(self) -> None:
         await self._publish_service(EMBEDDING_SERVICE, lambda loaded: loaded.embedder is not None)
         await self._publish_service(RERANK_SERVICE, lambda loaded: loaded.reranker is not None)
         await self._publish_service(CLASSIFY_SERVICE, lambda loaded: loaded.classifier is not None)
@@ -224,11 +244,20 @@ class HealthMonitor:
         for service, can in self._others.items():
             await self._publish_service(service, can)
         for facade in self._facades:
-            loaded = facade.model.loaded
-            serves = loaded is not None and facade.model.state is ModelState.READY
+            model = self._catalog.get(facade.model)
+            loaded = model.loaded if model is not None else None
+            serves = model is not None and model.state is ModelState.READY
             await self._service.set(
                 facade.service, serving=serves and loaded is not None and facade.can(loaded)
             )
+
+        names = [name for model in self._catalog for name in model.names]
+        published = {
+            f"{service}/{name}" for service in (*SERVICES, *self._others) for name in names
+        }
+        for service in self._published - published:
+            await self._service.remove(service)
+        self._published = published
 
     async def _publish_service(self, service: str, can: Callable[[LoadedModel], bool]) -> None:
         """Set the status of a service, and of each model in it."""
@@ -277,7 +306,7 @@ class HealthMonitor:
             # Under load the canary may wait too long while other batches succeed.
             alive = self._heartbeat.age_s(model.id) < self._timeout_s
             return "" if alive and error.reason is Reason.DEADLINE_EXPIRED else error.reason.value
-        expected = self._expected[model.id]
+        expected = self._expected[model]
         if answer.shape != expected.shape:
             return f"the canary has shape {answer.shape}; it had {expected.shape}"
         deviation = float(np.linalg.norm(answer - expected))

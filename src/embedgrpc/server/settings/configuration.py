@@ -20,7 +20,12 @@ from embedgrpc.server.settings.settings import Settings
 
 _PREFIX = "EMBEDGRPC_"
 # Read by the command line and by the client.
-_OTHER_VARIABLES = {"EMBEDGRPC_CONFIG", "EMBEDGRPC_TARGET"}
+_OTHER_VARIABLES = {
+    "EMBEDGRPC_CONFIG",
+    "EMBEDGRPC_TARGET",
+    "EMBEDGRPC_API_KEY",
+    "EMBEDGRPC_TOKEN",
+}
 _SHOWN_CHARACTERS_MAX = 64
 _SHOWN_TYPES = (str, int, float)
 # A problem with a key of a model is at ("models", INDEX, KEY, ...).

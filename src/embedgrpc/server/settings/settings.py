@@ -493,6 +493,11 @@ class Settings(BaseModel):
         default=20,
         description="Time that calls in flight then have to finish",
     )
+    pid_file: str = Field(
+        default="",
+        description="File for the number of the server's process, which `embedgrpc reload` reads."
+        " Two servers cannot share one. Empty writes none",
+    )
     shutdown_timeout_s: Annotated[float, Field(gt=0, le=7200)] = Field(
         default=30,
         description="Maximum duration of the whole shutdown; after that the process exits with code"

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
-from embedgrpc.server.loading.catalog import ServedModel
 from embedgrpc.server.services.health import FacadeHealth
 
 
-def health_of(model: ServedModel) -> Sequence[FacadeHealth]:
-    """Return when each service is healthy."""
+def health_of(model: str) -> Sequence[FacadeHealth]:
+    """Return when each service is healthy.
+
+    Args:
+        model: The name of the model.
+    """
     return (
         FacadeHealth("tei.v1.Info", model, lambda _: True),
         FacadeHealth("tei.v1.Embed", model, lambda loaded: loaded.embedder is not None),

@@ -221,6 +221,9 @@ METRICS: Final[Mapping[str, Metric]] = {
         ("outcome",),
         only="TLS",
     ),
+    "embedgrpc.reloads": Metric(
+        Kind.COUNTER, "{reload}", "Reloads of the settings, or refusals of them.", ("outcome",)
+    ),
     "embedgrpc.event_loop.lag": Metric(
         Kind.GAUGE, "s", "How late the event loop was at most in a minute."
     ),

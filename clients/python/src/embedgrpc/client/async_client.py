@@ -7,11 +7,12 @@ from typing import Any, Literal, TypeVar, overload
 import grpc
 from typing_extensions import Self, Unpack
 
-from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
+from embedgrpc.client.async_stream import AsyncClassifyStream, AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.cancellation import closed_error, is_task_cancelled
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications
+from embedgrpc.client.classify_state import AsyncClassifyStreamInputs, ClassifyState
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
@@ -154,6 +155,29 @@ class AsyncClient(ClientApi):
         )
         return await self._run(call, timeout_s)
 
+    def classify_stream(
+        self,
+        inputs: AsyncClassifyStreamInputs,
+        *,
+        model: str = "",
+        with_ids: bool = False,
+        result_order: ResultOrder = "input",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> AsyncClassifyStream:
+        state = ClassifyState(
+            inputs,
+            model=model,
+            with_ids=with_ids,
+            result_order=result_order,
+            batch_size=batch_size,
+            timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
+            **options,
+        )
+        return AsyncClassifyStream(state, self._start_stream, self._new_attempts, self._error_of)
+
     async def tokenize(
         self,
         texts: Iterable[str],
@@ -217,7 +241,8 @@ class AsyncClient(ClientApi):
         self._check_loop()
         slot = await self._acquire_slot(attempts)
         try:
-            call = method(self._open(grpc.aio, slot))(metadata=self._metadata)
+            metadata = (*self._metadata, *await self._call_credentials.wait_for_metadata())
+            call = method(self._open(grpc.aio, slot))(metadata=metadata)
             call.add_done_callback(lambda _: self._concurrency.release(slot))
         except BaseException as error:
             self._concurrency.release(slot)
@@ -233,10 +258,9 @@ class AsyncClient(ClientApi):
             self._request_limit.check(call.request, call.texts)
             slot = await self._acquire_slot(attempts)
             try:
+                metadata = (*self._metadata, *await self._call_credentials.wait_for_metadata())
                 method = call.method(self._open(grpc.aio, slot))
-                response = await method(
-                    call.request, timeout=attempts.left_s(), metadata=self._metadata
-                )
+                response = await method(call.request, timeout=attempts.left_s(), metadata=metadata)
             except grpc.RpcError as error:
                 delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2_grpc
 from typing_extensions import Self
 
 from embedgrpc.client.attempts import Attempts, RetryBudget
+from embedgrpc.client.call_credentials import CallCredentials, Token
 from embedgrpc.client.concurrency import ConcurrencyLimit, Slot
 from embedgrpc.client.defaults import (
     DEFAULT_CONCURRENT_CALLS,
@@ -25,7 +26,7 @@ from embedgrpc.client.defaults import (
     RESPONSE_BYTES_MAX,
 )
 from embedgrpc.client.errors import EmbedGrpcError, InputTooLongError, MessageTooLargeError
-from embedgrpc.client.proxies import proxy_options
+from embedgrpc.client.proxies import is_here, proxy_options
 from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.status_errors import error_of_call
 from embedgrpc.client.tls_files import TlsFiles
@@ -120,6 +121,9 @@ class ChannelOwner(ABC):
         certificate_file: str = "",
         key_file: str = "",
         server_name: str = "",
+        api_key: str = "",
+        token: Token = "",
+        allow_plaintext_credentials: bool = False,
     ) -> None:
         """Check the settings; connect later.
 
@@ -147,10 +151,17 @@ class ChannelOwner(ABC):
             key_file: PEM file of that certificate's private key, without a password.
             server_name: The name that the server's certificate must have; "" for that of the
                 target.
+            api_key: The API key of the caller; "" for none.
+            token: A token of the caller, in place of a key; or a function that returns one, called
+                before each call, in its thread. An `AsyncClient` also takes a coroutine function.
+                A pickle holds the key or token, too.
+            allow_plaintext_credentials: Whether to send a key or token without TLS to another
+                machine, where everybody on the way can read it.
 
         Raises:
             ValueError: The target is empty, the timeout is not positive and finite, a limit is out
-                of range, or settings of TLS do not fit together.
+                of range, settings of TLS do not fit together, or a key or token would be sent in
+                plain text.
         """
         if not target:
             raise ValueError("target is empty; give HOST:PORT or unix:PATH")
@@ -170,6 +181,18 @@ class ChannelOwner(ABC):
         if server_name and not uses_files and credentials is None:
             raise ValueError("server_name needs TLS: set tls or ca_file")
         self._tls = TlsFiles(ca_file, certificate_file, key_file) if uses_files else None
+        self._caller_settings: dict[str, Any] = {
+            "api_key": api_key,
+            "token": token,
+            "allow_plaintext_credentials": allow_plaintext_credentials,
+        }
+        self._call_credentials = CallCredentials(api_key, token)
+        is_safe = uses_files or credentials is not None or is_here(target)
+        if self._call_credentials.exist and not is_safe and not allow_plaintext_credentials:
+            raise ValueError(
+                f"the key or token would be sent to {target} in plain text: set tls or ca_file, or"
+                " allow_plaintext_credentials"
+            )
         self._metadata = tuple(metadata)
         self._health_check = health_check
         self._max_request_bytes = max_request_bytes
@@ -195,6 +218,7 @@ class ChannelOwner(ABC):
             max_request_bytes=self._max_request_bytes,
             max_concurrent_calls=self._concurrency.max_calls,
             **self._tls_settings,
+            **self._caller_settings,
         )
         return make, ()
 
@@ -261,6 +285,10 @@ class ChannelOwner(ABC):
             opened = [*self._former, *([self._opened] if self._opened else [])]
             self._opened, self._former, self._closed = None, [], True
             return [one.channel for one in opened]
+
+    def _call_metadata(self) -> Metadata:
+        """Return what to send with a call."""
+        return (*self._metadata, *self._call_credentials.metadata())
 
     def _check_open(self) -> None:
         """Raise RuntimeError if the client is closed."""

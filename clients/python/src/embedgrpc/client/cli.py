@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         target = os.environ.get("EMBEDGRPC_TARGET") or DEFAULT_TARGET
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv, target)
+        if not (arguments.api_key_file or arguments.token_file):
+            arguments.api_key = os.environ.get("EMBEDGRPC_API_KEY", "")
+            arguments.token = os.environ.get("EMBEDGRPC_TOKEN", "")
         # Late, as it loads gRPC and numpy, which `--help` does not need.
         from embedgrpc.client.cli_commands import run_command  # noqa: PLC0415 -- see above
 

@@ -55,6 +55,10 @@ def parse_arguments(argv: Sequence[str], default_target: str) -> argparse.Namesp
         root.error("--target is empty: give HOST:PORT or unix:PATH")
     if parsed.command == "embed" and parsed.jsonl and parsed.texts:
         root.error("--jsonl reads standard input: give no texts with it")
+    if parsed.command == "embed" and parsed.chunk_overlap >= max(parsed.chunk_tokens, 1):
+        root.error("--chunk-overlap must be less than --chunk-tokens")
+    if parsed.api_key_file and parsed.token_file:
+        root.error("give either --api-key-file or --token-file")
     return parsed
 
 
@@ -79,6 +83,7 @@ def _parser(default_target: str) -> SuggestingParser:
         help="longest wait for a response, in seconds (default: %(default)g)",
     )
     _add_tls(common)
+    _add_credentials(common)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, detail: str) -> argparse.ArgumentParser:
@@ -151,6 +156,27 @@ def _add_tls(common: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_credentials(common: argparse.ArgumentParser) -> None:
+    group = common.add_argument_group("credentials")
+    group.add_argument(
+        "--api-key-file",
+        default="",
+        metavar="FILE",
+        help="file with the API key of the caller; else EMBEDGRPC_API_KEY",
+    )
+    group.add_argument(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="file with a token of the caller, which is read for each call; else EMBEDGRPC_TOKEN",
+    )
+    group.add_argument(
+        "--allow-plaintext-credentials",
+        action="store_true",
+        help="send them without TLS to another machine",
+    )
+
+
 def _add_embed(embed: argparse.ArgumentParser) -> None:
     embed.add_argument("texts", nargs="*", help="the texts; none for the lines of standard input")
     embed.add_argument(
@@ -169,13 +195,34 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
     embed.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, help="scale vectors to unit length"
     )
+    _add_chunking(embed)
     _add_priority(embed)
     embed.add_argument("--order", choices=get_args(ResultOrder), default="input")
+    _add_batch_size(embed)
+
+
+def _add_chunking(embed: argparse.ArgumentParser) -> None:
+    by = embed.add_mutually_exclusive_group()
+    by.add_argument(
+        "--chunk-tokens",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="late chunking: write a vector for every N tokens of a text, too",
+    )
+    by.add_argument(
+        "--chunk-sentences",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="late chunking: write a vector for every N sentences of a text, too",
+    )
     embed.add_argument(
-        "--batch-size",
-        type=_at_least(1),
-        default=DEFAULT_BATCH_SIZE,
-        help="texts in one message; set 1 where lines arrive slowly (default: %(default)d)",
+        "--chunk-overlap",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="tokens that a chunk of --chunk-tokens shares with the one before",
     )
 
 
@@ -210,10 +257,26 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--top-k", type=_at_least(0), default=0, help="write only the best K")
     classify.add_argument("--order", choices=get_args(LabelOrder), help="order of the labels")
     classify.add_argument(
+        "--result-order",
+        choices=get_args(ResultOrder),
+        default="input",
+        help="order of the results (default: %(default)s)",
+    )
+    classify.add_argument(
         "--max-tokens", type=_at_least(0), default=0, help="limit of tokens in a text or pair"
     )
     _add_truncation(classify)
     _add_priority(classify)
+    _add_batch_size(classify)
+
+
+def _add_batch_size(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--batch-size",
+        type=_at_least(1),
+        default=DEFAULT_BATCH_SIZE,
+        help="texts in one message; set 1 where lines arrive slowly (default: %(default)d)",
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

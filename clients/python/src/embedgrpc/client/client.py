@@ -11,6 +11,7 @@ from typing_extensions import Self, Unpack
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications
+from embedgrpc.client.classify_state import ClassifyState, ClassifyStreamInputs
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
@@ -23,7 +24,7 @@ from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOption
 from embedgrpc.client.rerank_state import RerankInputs, RerankState
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
-from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.stream import ClassifyStream, EmbedStream, RerankStream
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import (
     HealthStatus,
@@ -152,6 +153,29 @@ class Client(ClientApi):
         )
         return self._run(call, timeout_s)
 
+    def classify_stream(
+        self,
+        inputs: ClassifyStreamInputs,
+        *,
+        model: str = "",
+        with_ids: bool = False,
+        result_order: ResultOrder = "input",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> ClassifyStream:
+        state = ClassifyState(
+            inputs,
+            model=model,
+            with_ids=with_ids,
+            result_order=result_order,
+            batch_size=batch_size,
+            timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
+            **options,
+        )
+        return ClassifyStream(state, self._start_stream, self._new_attempts, self._error_of)
+
     def tokenize(
         self,
         texts: Iterable[str],
@@ -212,7 +236,8 @@ class Client(ClientApi):
     ) -> tuple[Any, Slot]:
         slot = self._acquire_slot(attempts)
         try:
-            call = method(self._open(grpc, slot))(requests, metadata=self._metadata)
+            metadata = self._call_metadata()
+            call = method(self._open(grpc, slot))(requests, metadata=metadata)
             if not call.add_callback(lambda: self._concurrency.release(slot)):
                 self._concurrency.release(slot)  # the call has ended already
         except BaseException as error:
@@ -228,8 +253,9 @@ class Client(ClientApi):
             self._request_limit.check(call.request, call.texts)
             slot = self._acquire_slot(attempts)
             try:
+                metadata = self._call_metadata()
                 method = call.method(self._open(grpc, slot))
-                response = method(call.request, timeout=attempts.left_s(), metadata=self._metadata)
+                response = method(call.request, timeout=attempts.left_s(), metadata=metadata)
             except grpc.RpcError as error:
                 delay_s = attempts.delay_s(error, slot)
                 if delay_s is None:

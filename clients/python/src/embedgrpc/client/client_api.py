@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Iterable
 
 from typing_extensions import Unpack
 
-from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
+from embedgrpc.client.async_stream import AsyncClassifyStream, AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.channel import ChannelOwner
 from embedgrpc.client.classifications import Classifications
+from embedgrpc.client.classify_state import ClassifyStreamInputs
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
 from embedgrpc.client.embed_state import StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
@@ -17,7 +18,7 @@ from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOption
 from embedgrpc.client.rerank_state import RerankInputs
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
-from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.stream import ClassifyStream, EmbedStream, RerankStream
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import HealthStatus
 
@@ -183,6 +184,43 @@ class ClientApi(ChannelOwner, ABC):
             EmbedGrpcError: The call failed.
             TypeError: An input or an option has the wrong type, or texts and pairs are mixed.
             ValueError: A text is not valid Unicode, or an option is out of range.
+        """
+
+    @abstractmethod
+    def classify_stream(
+        self,
+        inputs: ClassifyStreamInputs,
+        *,
+        model: str = "",
+        with_ids: bool = False,
+        result_order: ResultOrder = "input",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> ClassifyStream | AsyncClassifyStream:
+        """Classify any number of inputs. An input that fails, fails alone.
+
+        Args:
+            inputs: Texts, or pairs (first, second). The client reads no further than the server has
+                room for, so the iterable may be endless. `AsyncClient` also takes asynchronous
+                iterables.
+            model: The id or an alias of a model; "" for the server's default.
+            with_ids: Whether each input comes with an id of yours: (id, text), or
+                (id, (first, second)).
+            result_order: The order of the results: that of the inputs, or "completion", which is
+                faster.
+            batch_size: The limit of inputs in one message. An input waits until its message is
+                full: set 1 where inputs arrive slowly.
+            timeout_s: The longest wait for the next response, in seconds; None for the client's.
+            options: See `ClassifyOptions`.
+
+        Returns:
+            The results. Iterate over them; close the stream to stop early.
+
+        Raises:
+            InputTooLongError: The name of the model exceeds the size of a message.
+            TypeError: An option has the wrong type, or `inputs` is a str.
+            ValueError: An option is out of range.
         """
 
     @abstractmethod

@@ -11,10 +11,11 @@ def proxy_options(target: str) -> tuple[tuple[str, int], ...]:
     `http_proxy` applies to a whole host or container, and a proxy elsewhere cannot reach its
     loopback addresses. For other targets gRPC follows `no_proxy`.
     """
-    return (("grpc.enable_http_proxy", 0),) if _is_here(target) else ()
+    return (("grpc.enable_http_proxy", 0),) if is_here(target) else ()
 
 
-def _is_here(target: str) -> bool:
+def is_here(target: str) -> bool:
+    """Return whether a target is on this machine."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     for scheme in _SCHEMES:

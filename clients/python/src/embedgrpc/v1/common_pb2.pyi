@@ -67,6 +67,7 @@ class ErrorLabel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_LABEL_REQUESTS_PER_SECOND: _ClassVar[ErrorLabel]
     ERROR_LABEL_TOKENS_PER_MINUTE: _ClassVar[ErrorLabel]
     ERROR_LABEL_CONCURRENT_CALLS: _ClassVar[ErrorLabel]
+    ERROR_LABEL_MODEL_CLOSED: _ClassVar[ErrorLabel]
 
 class Truncation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -141,6 +142,7 @@ ERROR_LABEL_EXPIRED_CREDENTIALS: ErrorLabel
 ERROR_LABEL_REQUESTS_PER_SECOND: ErrorLabel
 ERROR_LABEL_TOKENS_PER_MINUTE: ErrorLabel
 ERROR_LABEL_CONCURRENT_CALLS: ErrorLabel
+ERROR_LABEL_MODEL_CLOSED: ErrorLabel
 TRUNCATION_UNSPECIFIED: Truncation
 TRUNCATION_NONE: Truncation
 TRUNCATION_END: Truncation
