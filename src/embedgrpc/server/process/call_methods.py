@@ -37,18 +37,17 @@ _CLIENT_LEFT: Final = "499"
 
 def call_methods(settings: Settings) -> Iterator[CallMethod]:
     """Return what is served, but for probes."""
-    modules: list[Any] = list(_OWN)
+    services = [one for module in _OWN for one in module.DESCRIPTOR.services_by_name.values()]
     # Imported only where they are used: they cost time and memory.
     if settings.tei_model:
         from embedgrpc.tei.v1 import tei_pb2  # noqa: PLC0415 - see above
 
-        modules.append(tei_pb2)
+        services += tei_pb2.DESCRIPTOR.services_by_name.values()
     if settings.kserve:
-        from tritonclient.grpc import service_pb2  # noqa: PLC0415 - see above
+        from embedgrpc.server.kserve.services import describe_services  # noqa: PLC0415 - see above
 
-        modules.append(service_pb2)
-    for module in modules:
-        yield from _grpc_methods(module.DESCRIPTOR.services_by_name.values())
+        services += describe_services()
+    yield from _grpc_methods(services)
     if settings.http_address:
         yield from _routes()
 
