@@ -150,7 +150,9 @@ FLOORS = {
         "door",
         "body_size",
         "pieces",
+        "acceptor",
         "connection",
+        "pace",
         "protocol",
         "dialects",
         "openapi",
@@ -166,6 +168,7 @@ FLOORS = {
         "headers",
         "call",
         "failures",
+        "peers",
     ),
     "embedgrpc.models.graphs": (
         "graph",

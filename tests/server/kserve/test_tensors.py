@@ -15,7 +15,7 @@ from tests.server.kserve.requests import KServe, raw_of, request_for, tensor
 from tests.server.kserve.test_infer import OUTPUT
 from tests.server.service import Service
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 REQUEST = service_pb2.ModelInferRequest
 SECRET = "never shown"  # noqa: S105 - no password
