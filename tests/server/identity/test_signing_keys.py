@@ -222,7 +222,7 @@ def test_a_shared_secret_must_be_asked_for() -> None:
     asked: dict[str, Any] = {"jwt_issuer": NAME, "jwt_audience": AUDIENCE, "jwks_file": "x"}
     with pytest.raises(UnauthenticatedError, match="another algorithm"):
         TokenVerifier(Settings(**asked), lambda: keys).verify(token)
-    verifier = TokenVerifier(Settings(**asked, jwt_algorithms="HS256"), lambda: keys)
+    verifier = TokenVerifier(Settings(**asked, jwt_algorithms=("HS256",)), lambda: keys)
     assert verifier.verify(token).caller.name == "alice"
 
 
