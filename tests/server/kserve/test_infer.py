@@ -12,7 +12,7 @@ from tests.server.failures import failure_of
 from tests.server.kserve.requests import KServe, raw_of, request_for, rows_of, tensor
 from tests.server.service import PATIENCE_S, Service
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 TEXTS = ("The café opens at nine. 東京", "a", "tea")
 LONG = "word " * 400

@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.server.service import PATIENCE_S, Service, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 TEXTS = ["The café opens at nine. 東京", "a", "tea"]
 
@@ -28,7 +28,7 @@ def text_input(texts: list[str], name: str = "text") -> Any:
     return made
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="package")
 async def client(service: Service) -> AsyncIterator[Any]:
     """The client for asyncio."""
     async with triton_aio.InferenceServerClient(service.address) as one:

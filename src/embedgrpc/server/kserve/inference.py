@@ -14,6 +14,7 @@ from embedgrpc.engine.work import Call
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.caller import Service, current_caller
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
+from embedgrpc.server.calls.open_call import current_call
 from embedgrpc.server.contract.field_checks import check_id
 from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.contract.names import show_name
@@ -91,6 +92,12 @@ class Inference:
         context: The RPC's context.
         served: The model.
         settings: The server's settings.
+
+    Attributes:
+        call: For whom.
+
+    Raises:
+        EngineError: The model cannot be called, or a rule is broken that needs no look at texts.
     """
 
     def __init__(
@@ -165,7 +172,8 @@ class Inference:
                 query,
                 documents,
                 options,
-                size_bytes=read.size_bytes,
+                # No character has more bytes.
+                size_bytes=min(4 * sum(map(len, documents)), read.size_bytes),
                 max_response_bytes=self._max_response_bytes,
                 request_model=self._request.model_name,
                 options_field=FIELD,
@@ -183,8 +191,12 @@ class Inference:
         )
 
     async def _read(self, name: str) -> Texts:
+        call = current_call()
         return await read_texts(
-            self._request, self._places[name], max_inputs=self._settings.max_inputs
+            self._request,
+            self._places[name],
+            max_inputs=self._settings.max_inputs,
+            request_bytes=call.request_bytes if call is not None else self._request.ByteSize(),
         )
 
     def _pack_vectors(self, embedded: EmbeddedBatch) -> bytes:

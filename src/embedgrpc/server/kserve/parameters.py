@@ -12,6 +12,8 @@ FIELD: Final = "parameters"
 # Names of the contract's options as they are here.
 FIELDS: Final[Mapping[str, str]] = {f"{FIELD}.truncation": f"{FIELD}.truncate"}
 _INT32_MAX = 2**31 - 1
+# More than there are.
+_PARAMETERS_MAX = 64
 _US_PER_S = 1e6
 _PRIORITIES: Final[Mapping[int, common_pb2.Priority]] = {
     0: common_pb2.PRIORITY_UNSPECIFIED,
@@ -41,9 +43,18 @@ class Parameters:
 
     Args:
         parameters: By name.
+
+    Raises:
+        InvalidRequestError: They are more than there can be. So do its methods, for a parameter
+            that is wrong.
     """
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
+        if len(parameters) > _PARAMETERS_MAX:
+            raise InvalidRequestError(
+                f"{FIELD} has {len(parameters)} entries; the limit is {_PARAMETERS_MAX}",
+                field=FIELD,
+            )
         self._left = dict(parameters)
 
     def priority(self) -> common_pb2.Priority:
