@@ -33,6 +33,7 @@ from embedgrpc.server.kserve.statistics import InferenceStatistics
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
+from embedgrpc.server.process.call_methods import call_methods, proofs_of
 from embedgrpc.server.process.health_listener import HealthListener
 from embedgrpc.server.process.model_changes import ModelChanges
 from embedgrpc.server.process.model_drain import ModelDrain
@@ -49,6 +50,7 @@ from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
 from embedgrpc.server.tei.health import health_of as tei_health
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
+from embedgrpc.server.telemetry.call_figures import CallFigures
 from embedgrpc.server.telemetry.call_record import note_model
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
@@ -135,9 +137,11 @@ class Server:
             ModelFigures(self.catalog),
             ProcessFigures(self.catalog),
             self._lag,
+            self.open_calls,
             self.open_calls.rates,
         ):
             self.figures.add(figures.read)
+        self._count_calls()
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals, self._times]
         tei = tei_health(settings.tei_model) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
@@ -186,6 +190,17 @@ class Server:
         self.reloading = Reloading(settings, self.models, self._files, self._tasks)
         self.reloading.on_reload = self._startup.report_ready
         self.figures.add(self.reloading.reading)
+
+    def _count_calls(self) -> None:
+        settings = self._settings
+        calls = CallFigures(
+            call_methods(settings),
+            self.catalog,
+            proofs=proofs_of(settings),
+            has_authentication=settings.identifies_callers,
+        )
+        self.open_calls.observers.append(lambda call: calls.add(call.record, call.caller.proof))
+        self.figures.add(calls.read)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as resources:
