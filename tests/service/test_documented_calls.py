@@ -28,16 +28,10 @@ _CALL = re.compile(
 
 
 @pytest.fixture(scope="module")
-def tei_target(cache_dir: Path) -> Iterator[str]:
-    """The address of a server that serves tei.v1 too."""
-    with running_server("--tei-model", "all-MiniLM-L6-v2", cache_dir=cache_dir) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def kserve_target(cache_dir: Path) -> Iterator[str]:
-    """The address of a server that speaks the protocol of Triton too."""
-    with running_server("--kserve", cache_dir=cache_dir) as address:
+def doors_target(cache_dir: Path) -> Iterator[str]:
+    """The address of a server that speaks other protocols too."""
+    flags = ("--tei-model", "all-MiniLM-L6-v2", "--kserve")
+    with running_server(*flags, cache_dir=cache_dir) as address:
         yield address
 
 
@@ -71,10 +65,8 @@ def test_a_call_answers_what_stands_below_it(
     if "ClassifyService" in command:
         # The server with its defaults has no classifier.
         grpcurl = Grpcurl(grpcurl.program, request.getfixturevalue("fixture_target"))
-    if "tei.v1" in command:
-        grpcurl = Grpcurl(grpcurl.program, request.getfixturevalue("tei_target"))
-    if "inference." in command:
-        grpcurl = Grpcurl(grpcurl.program, request.getfixturevalue("kserve_target"))
+    if "tei.v1" in command or "inference." in command:
+        grpcurl = Grpcurl(grpcurl.program, request.getfixturevalue("doors_target"))
     program, plaintext, *words = shlex.split(command.replace("\\\n", " "))
     assert (program, plaintext) == ("grpcurl", "-plaintext")
     place = words.index(DOCUMENTED_TARGET)
@@ -86,7 +78,7 @@ def test_a_call_answers_what_stands_below_it(
         assert (done.stdout + done.stderr).split() == output.split()
 
 
-def test_the_example_with_tritonclient_prints_what_stands_below_it(kserve_target: str) -> None:
+def test_the_example_with_tritonclient_prints_what_stands_below_it(doors_target: str) -> None:
     """It runs as it is, but for the address."""
     page = (ROOT / "docs/kserve.md").read_text("utf-8")
     found = re.search(
@@ -95,7 +87,7 @@ def test_the_example_with_tritonclient_prints_what_stands_below_it(kserve_target
         re.MULTILINE | re.DOTALL,
     )
     assert found is not None
-    program = found[1].replace(DOCUMENTED_TARGET, kserve_target)
+    program = found[1].replace(DOCUMENTED_TARGET, doors_target)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
