@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file, save
 
@@ -17,9 +18,10 @@ from embedgrpc.models.errors import ModelError
 from embedgrpc.models.folder.overrides import ModelOverrides
 from embedgrpc.models.folder.properties import read
 from embedgrpc.models.graphs.graph import prepare
+from embedgrpc.models.kinds import Pooling
 from embedgrpc.models.sources.source import resolve
 from embedgrpc.models.sources.weight_file import Format, WeightFile, find_external
-from tests.models.runner import FIXTURES, copy_fixture
+from tests.models.runner import FIXTURES, copy_fixture, edit_json
 from tests.models.sources.hub_server import GATED_TOKEN, Hub, Repository, serve_hub
 
 MIB = 1024 * 1024
@@ -199,6 +201,31 @@ def test_routes_are_downloaded(hub: Hub, host: Host, name: str) -> None:
     weights = (FIXTURES / name).rglob("*.safetensors")
     names = {path.relative_to(FIXTURES / name).as_posix() for path in weights}
     assert hub.downloads() == sorted(names | without_weights(name) | {"README.md"})
+
+
+def test_the_layer_of_a_colbert_export_is_downloaded(
+    hub: Hub, host: Host, tmp_path: Path, cache_dir: Path
+) -> None:
+    """The export has the backbone alone; the projection is in the checkpoint beside it."""
+    plain = copy_fixture("colbert-bert", tmp_path, leave_out=["artifact.metadata"])
+    edit_json(plain / "config.json", architectures=["BertModel"])
+    files = resolve(str(plain))
+    overrides = ModelOverrides(pooling=(Pooling.MEAN,), normalize=False)
+    graph = onnx.load(prepare(files, read(files, overrides), cache_dir=cache_dir).path)
+    graph.graph.node.append(
+        onnx.helper.make_node("Identity", ["token_vectors"], ["last_hidden_state"])
+    )
+    del graph.graph.output[:]
+    graph.graph.output.append(
+        onnx.helper.make_tensor_value_info(
+            "last_hidden_state", onnx.TensorProto.FLOAT, ["batch", "tokens", 32]
+        )
+    )
+    export = {"onnx/model.onnx": graph.SerializeToString()}
+    repository = Repository.of_folder(FIXTURES / "colbert-bert", extra=export)
+    hub.repositories["acme/colbert"] = repository
+    assert "error" not in host.load_one("acme/colbert")
+    assert {"onnx/model.onnx", "model.safetensors"} <= set(hub.downloads())
 
 
 ADAPTER_PROGRAM = """
