@@ -9,7 +9,7 @@ from embedgrpc.server.caller import Need
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.docs_page import page, security_policy
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
-from embedgrpc.server.http.openapi import describe
+from embedgrpc.server.http.openapi import BodyLimits, describe
 
 _TAG = "Description"
 _HTML = "text/html"
@@ -23,8 +23,10 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
         others: The other routes of the table.
     """
 
-    async def show_document(_: Exchange) -> Answer:
-        return Answer(await asyncio.to_thread(document))
+    async def show_document(exchange: Exchange) -> Answer:
+        settings = exchange.served.settings
+        limits = BodyLimits(settings.max_inputs, settings.max_request_bytes)
+        return Answer(await asyncio.to_thread(document, limits))
 
     async def show_page(_: Exchange) -> Answer:
         return Answer(
@@ -59,8 +61,8 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
 
     # Made once, when somebody asks for it: that takes milliseconds.
     @cache
-    def document() -> bytes:
-        return describe((*others, *own))
+    def document(limits: BodyLimits) -> bytes:
+        return describe((*others, *own), limits)
 
     @cache
     def html() -> bytes:
