@@ -132,6 +132,7 @@ FLOORS = {
         "result_types",
         "text_parts",
         "model_description",
+        "server_status",
         "server_description",
         "tokens",
         "vectors",

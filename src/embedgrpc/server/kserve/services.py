@@ -1,7 +1,7 @@
 """The service of the KServe v2 protocol, as Triton's clients call it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -165,6 +165,11 @@ async def _refuse(why: str, request: Any, context: Any) -> None:
     """Refuse a method. No reason of the contract has this status."""
     del request
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, why)
+
+
+def describe_services() -> Sequence[Any]:
+    """Return the descriptors of the services, for those who list their methods."""
+    return tuple(service_pb2.DESCRIPTOR.services_by_name.values())
 
 
 def add_kserve(

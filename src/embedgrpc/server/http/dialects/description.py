@@ -26,11 +26,11 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
     async def show_document(exchange: Exchange) -> Answer:
         settings = exchange.served.settings
         limits = BodyLimits(settings.max_inputs, settings.max_request_bytes)
-        return Answer(await asyncio.to_thread(document, limits))
+        return Answer(await asyncio.to_thread(document, limits, _public(exchange)))
 
-    async def show_page(_: Exchange) -> Answer:
+    async def show_page(exchange: Exchange) -> Answer:
         return Answer(
-            await asyncio.to_thread(html),
+            await asyncio.to_thread(html, _public(exchange)),
             content_type=_HTML,
             headers={"content-security-policy": security_policy()},
         )
@@ -61,11 +61,17 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
 
     # Made once, when somebody asks for it: that takes milliseconds.
     @cache
-    def document(limits: BodyLimits) -> bytes:
-        return describe((*others, *own), limits)
+    def document(limits: BodyLimits, public: frozenset[str] | None) -> bytes:
+        return describe((*others, *own), limits, public=public)
 
     @cache
-    def html() -> bytes:
-        return page((*others, *own))
+    def html(public: frozenset[str] | None) -> bytes:
+        return page((*others, *own), public=public)
 
     return own
+
+
+def _public(exchange: Exchange) -> frozenset[str] | None:
+    """Return what is public although calls need credentials; None where nobody needs any."""
+    settings = exchange.served.settings
+    return frozenset(settings.public) if settings.identifies_callers else None
