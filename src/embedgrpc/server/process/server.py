@@ -151,6 +151,8 @@ class Server:
         tei = tei_health(settings.tei_model) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
         self._other_services = [*(one.service for one in tei), *kserve]
+        if settings.admin:
+            self._other_services.append("embedgrpc.v1.AdminService")
         self._statistics = InferenceStatistics(one.id for one in self.catalog)
         if settings.kserve:
             self._observers.append(self._statistics)
@@ -360,7 +362,7 @@ class Server:
         classify = ClassifyService(self.catalog, settings, self._open_streams)
         models = ModelService(self.catalog, settings)
         tokenizer = TokenizerService(self.catalog, settings)
-        for add, servicer in (
+        for add_servicer, servicer in (
             (embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server, embedding),
             (rerank_service_pb2_grpc.add_RerankServiceServicer_to_server, rerank),
             (classify_service_pb2_grpc.add_ClassifyServiceServicer_to_server, classify),
@@ -368,7 +370,7 @@ class Server:
             (tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server, tokenizer),
             (health_pb2_grpc.add_HealthServicer_to_server, self._health),
         ):
-            add(servicer, server)
+            add_servicer(servicer, server)
         if settings.tei_model:
             # Imported only where it is used: it costs time and memory.
             from embedgrpc.server.tei.services import add_tei  # noqa: PLC0415 - see above
@@ -379,6 +381,16 @@ class Server:
             from embedgrpc.server.kserve.services import add_kserve  # noqa: PLC0415 - see above
 
             add_kserve(server, self.catalog, settings, self._health, self._statistics)
+        if settings.admin:
+            # Likewise.
+            from embedgrpc.server.services.admin import AdminService  # noqa: PLC0415 - see above
+            from embedgrpc.v1 import admin_service_pb2_grpc  # noqa: PLC0415 - see above
+
+            admin = AdminService(
+                self.catalog, self.models, self.open_calls, lambda: self.reloading.last
+            )
+            add: Any = admin_service_pb2_grpc.add_AdminServiceServicer_to_server
+            add(admin, server)
         if settings.reflection:
             add_reflection(server, others=self._other_services)
 

@@ -1,7 +1,7 @@
 """The client for asyncio."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 import grpc
@@ -25,6 +25,7 @@ from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOption
 from embedgrpc.client.rerank_state import AsyncRerankInputs, RerankState
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
+from embedgrpc.client.server_status import ModelStatus, ServerStatus
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import (
     HealthStatus,
@@ -35,10 +36,13 @@ from embedgrpc.client.unary_calls import (
     embed_call,
     get_model_call,
     get_server_call,
+    get_status_call,
     health_call,
+    load_model_call,
     partial_embed_call,
     rerank_call,
     tokenize_call,
+    unload_model_call,
 )
 
 ResultT = TypeVar("ResultT")
@@ -211,6 +215,23 @@ class AsyncClient(ClientApi):
 
     async def get_server(self, *, timeout_s: float | None = None) -> Server:
         return await self._run(get_server_call(), timeout_s)
+
+    async def get_status(self, *, timeout_s: float | None = None) -> ServerStatus:
+        return await self._run(get_status_call(), timeout_s)
+
+    async def load_model(
+        self,
+        model: str = "",
+        *,
+        source: str = "",
+        aliases: Iterable[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> ModelStatus:
+        return await self._run(load_model_call(model, source, aliases, settings), timeout_s)
+
+    async def unload_model(self, model: str, *, timeout_s: float | None = None) -> None:
+        await self._run(unload_model_call(model), timeout_s)
 
     async def health(self, service: str = "", *, timeout_s: float | None = None) -> HealthStatus:
         try:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeVar, get_args
 
@@ -30,6 +31,7 @@ _EXAMPLES = """examples:
   embedgrpc-client classify --model nli --second "It is tall." "How tall is the tower?"
   embedgrpc-client tokens "How tall is the tower?"
   embedgrpc-client server
+  embedgrpc-client load --source ./my-model --setting weight_type=int8 mine
   embedgrpc-client health embedgrpc.v1.EmbeddingService
 """
 
@@ -127,12 +129,57 @@ def _parser(default_target: str) -> SuggestingParser:
     _add_model(tokens)
     _add_prompt(tokens, "", "texts")
     add("server", "describe the server", "Its version, default model and limits, as JSON.")
+    add(
+        "status",
+        "tell what the server does",
+        "Its models, queues, memory and last reload, as JSON. Needs the scope admin.",
+    )
+    _add_load(
+        add(
+            "load",
+            "load a model on the server",
+            "Prints the model as JSON when it is served. Without --source the served model is"
+            " loaded again. The server goes on loading if the time is up. Needs the scope admin.",
+        )
+    )
+    unload = add(
+        "unload",
+        "stop to serve a model",
+        "Ends when the model's memory is free. Needs the scope admin.",
+    )
+    unload.add_argument("model", help="its id or an alias")
     health = add(
         "health", "print the status of services", "The exit code is 0 only if they are SERVING."
     )
     health.add_argument("services", nargs="*", help="names of services; none for the server")
     health.add_argument("--any", action="store_true", help="succeed if one of them is SERVING")
     return root
+
+
+def _add_load(load: argparse.ArgumentParser) -> None:
+    load.add_argument("model", nargs="?", default="", help="its id; else derived from the source")
+    load.add_argument(
+        "--source", default="", help="where it comes from, as in the server's configuration"
+    )
+    load.add_argument("--alias", action="append", default=[], help="another name; may be repeated")
+    load.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="further setting of the model, such as weight_type=int8; may be repeated",
+    )
+
+
+def _setting(argument: str) -> tuple[str, Any]:
+    name, equals, value = argument.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{quote(argument)} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _add_tls(common: argparse.ArgumentParser) -> None:

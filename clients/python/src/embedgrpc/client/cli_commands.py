@@ -166,6 +166,31 @@ def _server(client: Client, _: argparse.Namespace) -> int:
     return 0
 
 
+def _status(client: Client, _: argparse.Namespace) -> int:
+    status = dataclasses.asdict(client.get_status())
+    last = status["last_reload"]
+    if last is not None:
+        last["end_time"] = last["end_time"].isoformat()
+    _print_json(status | {"start_time": status["start_time"].isoformat()})
+    return 0
+
+
+def _load(client: Client, arguments: argparse.Namespace) -> int:
+    loaded = client.load_model(
+        arguments.model,
+        source=arguments.source,
+        aliases=arguments.alias,
+        settings=dict(arguments.setting),
+    )
+    _print_json(dataclasses.asdict(loaded))
+    return 0
+
+
+def _unload(client: Client, arguments: argparse.Namespace) -> int:
+    client.unload_model(arguments.model)
+    return 0
+
+
 def _health(client: Client, arguments: argparse.Namespace) -> int:
     statuses = [client.health(service) for service in arguments.services or [""]]
     print(*statuses, sep="\n")
@@ -180,6 +205,9 @@ _COMMANDS: Final = {
     "classify": _classify,
     "tokens": _tokens,
     "server": _server,
+    "status": _status,
+    "load": _load,
+    "unload": _unload,
     "health": _health,
 }
 

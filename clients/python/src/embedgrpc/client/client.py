@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 import grpc
@@ -24,6 +24,7 @@ from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOption
 from embedgrpc.client.rerank_state import RerankInputs, RerankState
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
+from embedgrpc.client.server_status import ModelStatus, ServerStatus
 from embedgrpc.client.stream import ClassifyStream, EmbedStream, RerankStream
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import (
@@ -35,10 +36,13 @@ from embedgrpc.client.unary_calls import (
     embed_call,
     get_model_call,
     get_server_call,
+    get_status_call,
     health_call,
+    load_model_call,
     partial_embed_call,
     rerank_call,
     tokenize_call,
+    unload_model_call,
 )
 
 ResultT = TypeVar("ResultT")
@@ -209,6 +213,23 @@ class Client(ClientApi):
 
     def get_server(self, *, timeout_s: float | None = None) -> Server:
         return self._run(get_server_call(), timeout_s)
+
+    def get_status(self, *, timeout_s: float | None = None) -> ServerStatus:
+        return self._run(get_status_call(), timeout_s)
+
+    def load_model(
+        self,
+        model: str = "",
+        *,
+        source: str = "",
+        aliases: Iterable[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> ModelStatus:
+        return self._run(load_model_call(model, source, aliases, settings), timeout_s)
+
+    def unload_model(self, model: str, *, timeout_s: float | None = None) -> None:
+        self._run(unload_model_call(model), timeout_s)
 
     def health(self, service: str = "", *, timeout_s: float | None = None) -> HealthStatus:
         try:

@@ -50,6 +50,7 @@ from embedgrpc.client.result_types import (
     StreamResult,
 )
 from embedgrpc.client.server_description import Limits, Server
+from embedgrpc.client.server_status import ModelStatus, ReloadStatus, ServerStatus
 from embedgrpc.client.stream import ClassifyStream, EmbedStream, RerankStream
 from embedgrpc.client.text_parts import ChunkVectors, TokenVectors
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
@@ -89,6 +90,7 @@ __all__ = [
     "MessageTooLargeError",
     "Model",
     "ModelNotFoundError",
+    "ModelStatus",
     "MultiVector",
     "NonFiniteOutputError",
     "OverloadedError",
@@ -97,11 +99,13 @@ __all__ = [
     "RankedDocument",
     "Ranking",
     "RateLimitedError",
+    "ReloadStatus",
     "RerankOptions",
     "RerankResult",
     "RerankStream",
     "RerankStreamReady",
     "Server",
+    "ServerStatus",
     "ShuttingDownError",
     "SparseVector",
     "StreamReady",
