@@ -45,7 +45,7 @@ class Authority:
 
         Args:
             name: The name of its files.
-            hosts: Names and addresses that it is for; none for no such extension.
+            hosts: Names, addresses and URIs that it is for; none for no such extension.
             key: Its private key; None for a new one.
             days: From when until when it is valid, in days from now.
         """
@@ -90,6 +90,8 @@ def _name_of(name: str) -> x509.Name:
 
 
 def _general(host: str) -> x509.GeneralName:
+    if "://" in host:
+        return x509.UniformResourceIdentifier(host)
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

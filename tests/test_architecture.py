@@ -116,7 +116,9 @@ FLOORS = {
         "async_stream",
         "stream",
         "embed_state",
+        "classify_state",
         "rerank_state",
+        "batch_state",
         "stream_state",
         "unary_calls",
         "channel",
@@ -130,6 +132,7 @@ FLOORS = {
         "result_types",
         "text_parts",
         "model_description",
+        "server_status",
         "server_description",
         "tokens",
         "vectors",
@@ -148,7 +151,9 @@ FLOORS = {
         "door",
         "body_size",
         "pieces",
+        "acceptor",
         "connection",
+        "pace",
         "protocol",
         "dialects",
         "openapi",
@@ -164,6 +169,7 @@ FLOORS = {
         "headers",
         "call",
         "failures",
+        "peers",
     ),
     "embedgrpc.models.graphs": (
         "graph",
@@ -395,6 +401,8 @@ def test_stubs_are_those_of_the_contract(tmp_path: Path) -> None:
     """Generating the stubs again changes nothing, and none is left over."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     for step in project["tool"]["poe"]["tasks"]["generate"]["sequence"]:
+        if "_out=" not in step["cmd"]:
+            continue  # the descriptor of Envoy, which has a test of its own
         # As poe reads it: the folder of the project, then patterns.
         words = shlex.split(step["cmd"].replace("${POE_ROOT}", str(ROOT)))
         files = [

@@ -23,6 +23,8 @@ _SLOW_CONNECTIONS = 10_000
 _SLOW_AT_ONCE = 500
 _SLOW_INTERVAL_S = 1.0
 _SLOW_STEP_S = 0.02
+# After this, a client whose connection was closed opens another; the known tool waits 15 s.
+_SLOW_RETURN_S = 5.0
 _DRIPPING = 200
 _FLOODING = 8
 _UNREAD = 16
@@ -108,7 +110,7 @@ async def _slow(target: str, seconds: float) -> str:
 
 
 class _SlowCrowd:
-    """Clients that want a connection each, and open it again when it is closed.
+    """Clients that want a connection each, and come back some seconds after it was closed.
 
     It uses the system's calls alone: a thousandth of a second for each would be ten for all.
     """
@@ -119,7 +121,8 @@ class _SlowCrowd:
         self._poll = select.epoll()
         self._open: dict[int, socket.socket] = {}
         self._sent: dict[int, int] = {}
-        self._wait_for_room: deque[int] = deque(range(_SLOW_CONNECTIONS))
+        # The clients without a connection, with the time at which they connect.
+        self._away: deque[tuple[float, int]] = deque((0.0, one) for one in range(_SLOW_CONNECTIONS))
         self._numbers: dict[int, int] = {}
         self._met: set[int] = set()
         self._counts: Counter[str] = Counter()
@@ -132,8 +135,9 @@ class _SlowCrowd:
         drip_at = time.monotonic()
         try:
             while (now := time.monotonic()) < until:
-                for _ in range(min(_SLOW_AT_ONCE, len(self._wait_for_room))):
-                    self._connect(self._wait_for_room.popleft())
+                for _ in range(_SLOW_AT_ONCE):
+                    if self._away and self._away[0][0] <= now:
+                        self._connect(self._away.popleft()[1])
                 self._most = max(self._most, len(self._open))
                 if now >= drip_at:
                     self._drip()
@@ -155,7 +159,7 @@ class _SlowCrowd:
         if error not in {0, errno.EINPROGRESS}:
             client.close()
             self._counts["refused"] += 1
-            self._wait_for_room.append(number)
+            self._leave(number)
             return
         descriptor = client.fileno()
         self._open[descriptor], self._sent[descriptor] = client, 0
@@ -195,7 +199,10 @@ class _SlowCrowd:
         self._counts[how] += 1
         self._poll.unregister(descriptor)
         self._open.pop(descriptor).close()
-        self._wait_for_room.append(self._numbers.pop(descriptor))
+        self._leave(self._numbers.pop(descriptor))
+
+    def _leave(self, number: int) -> None:
+        self._away.append((time.monotonic() + _SLOW_RETURN_S, number))
 
 
 async def _drip(target: str, seconds: float) -> str:

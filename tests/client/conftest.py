@@ -4,7 +4,13 @@ from typing import Any, Self, cast
 
 import pytest
 
-from embedgrpc.client import AsyncClient, AsyncEmbedStream, AsyncRerankStream, Client
+from embedgrpc.client import (
+    AsyncClassifyStream,
+    AsyncClient,
+    AsyncEmbedStream,
+    AsyncRerankStream,
+    Client,
+)
 from tests.client.servicer import Script, Servicer, serving
 
 
@@ -12,7 +18,9 @@ class BlockingStream:
     """An asynchronous stream with the methods of one for threads."""
 
     def __init__(
-        self, stream: AsyncEmbedStream | AsyncRerankStream, runner: asyncio.Runner
+        self,
+        stream: AsyncEmbedStream | AsyncRerankStream | AsyncClassifyStream,
+        runner: asyncio.Runner,
     ) -> None:
         self._stream = stream
         self._runner = runner
@@ -64,6 +72,10 @@ class BlockingClient:
     def embed_stream(self, *args: Any, **options: Any) -> BlockingStream:
         """Make a stream that runs during iteration."""
         return BlockingStream(self._client.embed_stream(*args, **options), self._runner)
+
+    def classify_stream(self, *args: Any, **options: Any) -> BlockingStream:
+        """Make a stream that runs during iteration."""
+        return BlockingStream(self._client.classify_stream(*args, **options), self._runner)
 
     def rerank_stream(self, *args: Any, **options: Any) -> BlockingStream:
         """Make a stream that runs during iteration."""

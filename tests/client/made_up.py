@@ -80,7 +80,30 @@ def embedding(text: str, options: pb.EmbedOptions) -> pb.Embedding:
         _fill(message.multi_vector, rows, options.encoding)
         if options.encoding == pb.VECTOR_ENCODING_INT8:
             message.multi_vector.scales.extend(range(1, len(rows) + 1))
+    if options.HasField("chunking"):
+        _add_words(message.chunks, text, options)
     return message
+
+
+def _add_words(chunks: pb.ChunkVectors, text: str, options: pb.EmbedOptions) -> None:
+    """Make a chunk of each word of an ASCII text."""
+    start = 0
+    rows = []
+    for word in text.split():
+        start = text.index(word, start)
+        for starts, ends in (
+            (chunks.character_starts, chunks.character_ends),
+            (chunks.byte_starts, chunks.byte_ends),
+        ):
+            starts.append(start)
+            ends.append(start + len(word))
+        chunks.token_counts.append(len(word))
+        rows.append(vector_of(word, options.dimensions or DIMENSIONS))
+    chunks.vectors.dimensions = options.dimensions or DIMENSIONS
+    chunks.vectors.row_count = len(rows)
+    _fill(chunks.vectors, rows, options.encoding)
+    if options.encoding == pb.VECTOR_ENCODING_INT8:
+        chunks.vectors.scales.extend([0.5] * len(rows))
 
 
 def stream_result(item: pb.StreamEmbedInput, options: pb.EmbedOptions) -> pb.StreamEmbedResult:
@@ -151,6 +174,20 @@ def classification(text: str) -> classify_service_pb2.Classification:
         token_count=len(text),
         truncated=len(text) > 5,
     )
+
+
+def stream_classification(
+    each: classify_service_pb2.StreamClassifyInput, _: classify_service_pb2.ClassifyOptions
+) -> classify_service_pb2.StreamClassifyResult:
+    """Classify one input of a stream, or fail as its text or its first one says."""
+    pair = each.pair
+    text = each.text or (pair.first if reason_of(pair.first) else pair.first + pair.second)
+    result = classify_service_pb2.StreamClassifyResult(id=each.id)
+    if reason_of(text):
+        result.error.CopyFrom(item_error(text))
+    else:
+        result.classification.CopyFrom(classification(text))
+    return result
 
 
 def _fill(message: Any, rows: list[NDArray[np.float32]], encoding: int) -> None:

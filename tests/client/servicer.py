@@ -38,6 +38,7 @@ from tests.client.made_up import (
     partial_embedding,
     ranking,
     reason_of,
+    stream_classification,
     stream_result,
 )
 
@@ -121,7 +122,33 @@ class Servicer(
         self, requests: AsyncIterator[pb.StreamEmbedRequest], context: Any
     ) -> AsyncIterator[pb.StreamEmbedResponse]:
         """Answer batch by batch; an input fails if its text asks for it."""
+        ready = pb.StreamEmbedReady(dimensions=DIMENSIONS)
+        async for results in self._answer_batches(requests, context, ready, stream_result):
+            yield results
+
+    async def StreamClassify(  # noqa: N802
+        self, requests: AsyncIterator[classify_service_pb2.StreamClassifyRequest], context: Any
+    ) -> AsyncIterator[classify_service_pb2.StreamClassifyResponse]:
+        """Answer batch by batch; an input fails if its text, or its first one, asks for it."""
+        ready = classify_service_pb2.StreamClassifyReady()
+        async for results in self._answer_batches(requests, context, ready, stream_classification):
+            yield results
+
+    async def _answer_batches(
+        self,
+        requests: AsyncIterator[Any],
+        context: Any,
+        ready: Any,
+        answer: Callable[[Any, Any], Any],
+    ) -> AsyncIterator[Any]:
         script = self.script
+        is_embedding = isinstance(ready, pb.StreamEmbedReady)
+        respond: Any = (
+            pb.StreamEmbedResponse if is_embedding else classify_service_pb2.StreamClassifyResponse
+        )
+        collect: Any = (
+            pb.StreamEmbedResults if is_embedding else classify_service_pb2.StreamClassifyResults
+        )
         try:
             setup = (await anext(requests)).setup
             script.calls.append(setup)
@@ -133,18 +160,12 @@ class Servicer(
                 await _abort(context, refusal)
             if script.stay_silent:
                 await asyncio.Event().wait()
-            yield pb.StreamEmbedResponse(
-                ready=pb.StreamEmbedReady(
-                    model="model-0",
-                    revision="r1",
-                    fingerprint="f1",
-                    dimensions=DIMENSIONS,
-                    max_in_flight_inputs=script.max_in_flight_inputs,
-                    max_batch_inputs=script.max_batch_inputs,
-                )
-            )
+            ready.model, ready.revision, ready.fingerprint = "model-0", "r1", "f1"
+            ready.max_in_flight_inputs = script.max_in_flight_inputs
+            ready.max_batch_inputs = script.max_batch_inputs
+            yield respond(ready=ready)
             received_count = 0
-            held: list[pb.StreamEmbedInput] = []
+            held: list[Any] = []
             async for request in requests:
                 script.messages.append(request)
                 received_count += len(request.batch.inputs)
@@ -154,15 +175,13 @@ class Servicer(
                         continue
                     script.window_full.set()
                     await asyncio.to_thread(script.hold_answers.wait)
-                results = [stream_result(each, setup.options) for each in held]
+                results = [answer(each, setup.options) for each in held]
                 held = []
                 script.answered_count += len(results)
                 while script.one_by_one and len(results) > 1:
-                    yield pb.StreamEmbedResponse(
-                        results=pb.StreamEmbedResults(results=[results.pop(0)])
-                    )
-                yield pb.StreamEmbedResponse(
-                    results=pb.StreamEmbedResults(
+                    yield respond(results=collect(results=[results.pop(0)]))
+                yield respond(
+                    results=collect(
                         results=reversed(results) if script.reverse else results,
                         usage=common_pb2.Usage(input_tokens=len(results)),
                     )

@@ -97,6 +97,25 @@ def test_embed_passes_its_options_on(run: Run, script: Script) -> None:
     )
 
 
+def test_embed_writes_the_chunks_of_a_text(run: Run, script: Script) -> None:
+    """Each with its place and its vector; the options reach the setup of the stream."""
+    arguments = "--chunk-tokens 3 --chunk-overlap 1"
+    (written,) = lines(run("embed", *arguments.split(), stdin="some text"))
+    assert script.calls[-1].options.chunking == pb.Chunking(
+        tokens=pb.ChunkByTokens(size=3, overlap=1)
+    )
+    assert [(one["start"], one["end"], one["token_count"]) for one in written["chunks"]] == [
+        (0, 4, 4),
+        (5, 9, 4),
+    ]
+    assert [one["vector"] for one in written["chunks"]] == [
+        vector_of(part).tolist() for part in ("some", "text")
+    ]
+    (coded,) = lines(run("embed", "--chunk-sentences", "2", "--encoding", "int8", stdin="a b"))
+    assert [one["scale"] for one in coded["chunks"]] == [0.5, 0.5]
+    assert script.calls[-1].options.chunking == pb.Chunking(sentences=pb.ChunkBySentences(count=2))
+
+
 def test_a_line_that_fails_is_told_after_the_others(run: Run) -> None:
     """Its error is among the results; the exit code is 1."""
     finished = run("embed", stdin="a\nfail:EMPTY_INPUT\nb\n", status=1)
@@ -234,12 +253,9 @@ def test_classify_writes_the_labels(run: Run, script: Script) -> None:
         "error": {"reason": "EMPTY_INPUT", "message": "as asked"},
     }
     assert finished.stderr == "embedgrpc-client: 1 of 2 texts failed\n"
-    call = script.calls[-1]
-    assert [(pair.first, pair.second) for pair in call.pairs] == [
-        ("a", "b"),
-        ("fail:EMPTY_INPUT", "b"),
-    ]
-    assert call.options == classify_service_pb2.ClassifyOptions(
+    sent = [one.pair for message in script.messages[-1:] for one in message.batch.inputs]
+    assert [(pair.first, pair.second) for pair in sent] == [("a", "b"), ("fail:EMPTY_INPUT", "b")]
+    assert script.calls[-1].options == classify_service_pb2.ClassifyOptions(
         score_function="SCORE_FUNCTION_RAW",
         top_k=1,
         order="LABEL_ORDER_MODEL",
@@ -247,8 +263,9 @@ def test_classify_writes_the_labels(run: Run, script: Script) -> None:
         max_tokens=9,
         priority="PRIORITY_BULK",
     )
-    assert len(lines(run("classify", stdin="a\n" * 70))) == 70
-    assert [len(call.texts) for call in script.calls[-2:]] == [64, 6]
+    many = lines(run("classify", "--result-order", "completion", stdin="a\n" * 70))
+    assert sorted(int(line["id"]) for line in many) == list(range(70))
+    assert script.calls[-1].order == pb.RESULT_ORDER_COMPLETION
 
 
 def test_tokens_writes_a_line_for_each_text(run: Run, script: Script) -> None:
@@ -308,6 +325,13 @@ def test_health_serves_as_a_check(run: Run, service: list[str], status: int, tex
         ("embed --max-tokens 2147483648", 2, "'2147483648' is not a whole number from 0 to 214"),
         ("embed --prompt-name a --prompt-text b", 2, "not allowed with argument --prompt-name"),
         ("embed \udcff", 2, r"the argument '\udcff' is not UTF-8"),
+        (
+            "embed --chunk-tokens 3 --chunk-sentences 3",
+            2,
+            "not allowed with argument --chunk-tokens",
+        ),
+        ("embed --chunk-tokens 3 --chunk-overlap 3", 2, "--chunk-overlap must be less than"),
+        ("embed --chunk-overlap 3", 2, "--chunk-overlap must be less than --chunk-tokens"),
         ("rerank", 2, "the following arguments are required: --query"),
     ],
 )

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.v1 import (
+    classify_service_pb2,
     embedding_service_pb2,
     model_service_pb2,
     rerank_service_pb2,
@@ -43,6 +44,7 @@ METHODS: dict[str, MethodDescriptor] = {
     for module in (
         embedding_service_pb2,
         rerank_service_pb2,
+        classify_service_pb2,
         model_service_pb2,
         tokenizer_service_pb2,
     )
@@ -140,6 +142,26 @@ def _embed_stream(draw: st.DrawFn) -> list[Message]:
 
 
 @st.composite
+def _classify_stream(draw: st.DrawFn) -> list[Message]:
+    pb = classify_service_pb2
+    setup: Any = draw(message_of(pb.StreamClassifySetup.DESCRIPTOR))
+    messages: list[Message] = [pb.StreamClassifyRequest(setup=setup)]
+    number = 0
+    for batch in draw(st.lists(st.lists(_text, min_size=1, max_size=4), max_size=3)):
+        inputs = []
+        for text in batch:
+            identifier = f"{draw(_STRINGS['id'])}{number}"
+            number += 1
+            if draw(st.booleans()):
+                pair = pb.TextPair(first=text, second=draw(_text))
+                inputs.append(pb.StreamClassifyInput(id=identifier, pair=pair))
+            else:
+                inputs.append(pb.StreamClassifyInput(id=identifier, text=text))
+        messages.append(pb.StreamClassifyRequest(batch=pb.StreamClassifyBatch(inputs=inputs)))
+    return messages
+
+
+@st.composite
 def _rerank_stream(draw: st.DrawFn) -> list[Message]:
     pb = rerank_service_pb2
     setup: Any = draw(message_of(pb.StreamRerankSetup.DESCRIPTOR))
@@ -157,7 +179,11 @@ def valid_calls(method: MethodDescriptor) -> st.SearchStrategy[Sequence[Message]
     """Return the messages of valid calls of a method."""
     if not method.client_streaming:
         return message_of(method.input_type).map(lambda message: [message])
-    return {"StreamEmbed": _embed_stream, "StreamRerank": _rerank_stream}[method.name]()
+    return {
+        "StreamEmbed": _embed_stream,
+        "StreamClassify": _classify_stream,
+        "StreamRerank": _rerank_stream,
+    }[method.name]()
 
 
 def _call(server: FuzzedServer, path: str, messages: Sequence[bytes]) -> None:

@@ -53,6 +53,14 @@ def _stream_embed(*messages: embedding.StreamEmbedRequest) -> Call:
     return call
 
 
+def _stream_classify(*messages: classify.StreamClassifyRequest) -> Call:
+    async def call(client: Client) -> None:
+        stream = client.classify.StreamClassify(iter(messages), timeout=PATIENCE_S)
+        _ = [one async for one in stream]
+
+    return call
+
+
 def _stream_rerank(*messages: rerank.StreamRerankRequest) -> Call:
     async def call(client: Client) -> None:
         stream = client.rerank.StreamRerank(iter(messages), timeout=PATIENCE_S)
@@ -105,6 +113,15 @@ def _batch(*inputs: tuple[str, str]) -> embedding.StreamEmbedRequest:
             inputs=[embedding.StreamEmbedInput(id=key, text=text) for key, text in inputs]
         )
     )
+
+
+def _labels(model: str = "cross") -> classify.StreamClassifyRequest:
+    return classify.StreamClassifyRequest(setup=classify.StreamClassifySetup(model=model))
+
+
+def _inputs(*inputs: str) -> classify.StreamClassifyRequest:
+    made = [classify.StreamClassifyInput(id=str(key), text=text) for key, text in enumerate(inputs)]
+    return classify.StreamClassifyRequest(batch=classify.StreamClassifyBatch(inputs=made))
 
 
 def _cancelled(begin: Callable[[Client], Any]) -> Call:
@@ -178,6 +195,15 @@ CASES: dict[str, Call] = {
     "StreamEmbed no setup": _stream_embed(_batch(("1", "a"))),
     "StreamEmbed no model": _stream_embed(_setup(model="none"), _batch(("1", "a"))),
     "StreamEmbed id twice": _stream_embed(_setup(), _batch(("1", "a"), ("1", "b"))),
+    "StreamClassify": _stream_classify(_labels(), _inputs("a", "b")),
+    "StreamClassify bad text": _stream_classify(_labels(), _inputs("", "b")),
+    "StreamClassify no setup": _stream_classify(_inputs("a")),
+    "StreamClassify no labels": _stream_classify(_labels("embed"), _inputs("a")),
+    "StreamClassify cancelled": _cancelled(
+        lambda client: client.classify.StreamClassify(
+            iter((_labels(), _inputs(*(str(number) for number in range(50)))))
+        )
+    ),
     "StreamRerank": _stream_rerank(*_RANKING),
     "StreamRerank bad": _stream_rerank(setup("cross"), part("1", "", ["a"])),
     "StreamRerank parts": _stream_rerank(

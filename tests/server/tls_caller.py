@@ -51,6 +51,15 @@ class TlsCaller:
             vector: list[float] = json.loads(await response.read())["data"][0]["embedding"]
             return [float(np.float32(one)) for one in vector]
 
+    async def status(self, path: str, headers: dict[str, str]) -> int:
+        """Get a path over HTTP; return the status."""
+        connector = aiohttp.TCPConnector(ssl=self.context())
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(f"https://{self._server.http_address}{path}", headers=headers) as response,
+        ):
+            return response.status
+
     async def over_both(self) -> None:
         """Embed a text over each port; the vectors are equal."""
         assert await self.over_grpc() == await self.over_http()

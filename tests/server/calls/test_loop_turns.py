@@ -226,6 +226,9 @@ def infer_cases() -> dict[str, tuple[str, list[bytes]]]:
     tensor = request_for("a")
     tensor.inputs[0].name = EMOJI
     identifier = request_for("a", id=EMOJI)
+    many = request_for("a")
+    for number in range(20_000):
+        many.parameters[str(number)].bool_param = True
     numbers = delimited(5, delimited(3, b"\x01" * (REQUEST_BYTES - 32)))
     contents = delimited(5, delimited(5, delimited(3, b"\x01" * (REQUEST_BYTES - 32))))
     messages = {
@@ -247,6 +250,7 @@ def infer_cases() -> dict[str, tuple[str, list[bytes]]]:
         "model name": name.SerializeToString(),
         "input name": tensor.SerializeToString(),
         "id": identifier.SerializeToString(),
+        "many parameters": many.SerializeToString(),
         "dimensions": numbers,
         "numbers": contents,
     }

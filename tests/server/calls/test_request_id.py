@@ -84,6 +84,21 @@ CALLS: dict[str, tuple[str, Sequence[Any], bool]] = {
         [classify.ClassifyRequest()],
         False,
     ),
+    "StreamClassify": (
+        "embedgrpc.v1.ClassifyService/StreamClassify",
+        [
+            classify.StreamClassifyRequest(setup=classify.StreamClassifySetup(model="cross")),
+            classify.StreamClassifyRequest(
+                batch=classify.StreamClassifyBatch(inputs=[classify.StreamClassifyInput(text="a")])
+            ),
+        ],
+        True,
+    ),
+    "StreamClassify fails": (
+        "embedgrpc.v1.ClassifyService/StreamClassify",
+        [classify.StreamClassifyRequest()],
+        False,
+    ),
     "ListModels": ("embedgrpc.v1.ModelService/ListModels", [models.ListModelsRequest()], True),
     "GetModel fails": ("embedgrpc.v1.ModelService/GetModel", [models.GetModelRequest()], False),
     "GetServer": ("embedgrpc.v1.ModelService/GetServer", [models.GetServerRequest()], True),

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from embedgrpc.server.connections.certificates import CertificateError
 from embedgrpc.server.connections.listening import StartError
 from embedgrpc.server.connections.tls import Tls
-from embedgrpc.server.http import listener, pieces
+from embedgrpc.server.http import acceptor, pieces
 from embedgrpc.server.settings.settings import Settings
 from tests.authority import HOSTS, Authority, Pair
 from tests.server.service import PATIENCE_S, Service, serving, settings_for, until
@@ -401,7 +401,7 @@ async def test_a_handshake_has_a_time_limit(
     serve: Serve, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client of the HTTP port that never begins one loses its connection."""
-    monkeypatch.setattr(listener, "_HANDSHAKE_S", 0.2)
+    monkeypatch.setattr(acceptor, "_HANDSHAKE_S", 0.2)
     service = await serve(**BOTH, **authority.issue("server", *HOSTS).settings)
     host, _, port = service.server.http_address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))

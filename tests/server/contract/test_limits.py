@@ -8,6 +8,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
+from embedgrpc.v1 import classify_service_pb2 as classify
 from embedgrpc.v1 import common_pb2 as common
 from embedgrpc.v1 import embedding_service_pb2 as embedding
 from embedgrpc.v1 import model_service_pb2 as models
@@ -52,6 +53,9 @@ async def _limits(client: Client) -> dict[str, common.Limits]:
     await stream.end()
     ranking = client.rerank.StreamRerank(iter([setup("cross")]), timeout=PATIENCE_S)
     found["StreamRerank"] = (await ranking.read()).ready.limits
+    setting = classify.StreamClassifyRequest(setup=classify.StreamClassifySetup(model="cross"))
+    labels = client.classify.StreamClassify(iter([setting]), timeout=PATIENCE_S)
+    found["StreamClassify"] = (await labels.read()).ready.limits
     return found
 
 

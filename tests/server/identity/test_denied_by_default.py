@@ -1,6 +1,6 @@
 """Every method and every path wants credentials, but for those that must not."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
+import pytest_asyncio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from embedgrpc.server.caller import PUBLIC
@@ -16,7 +17,7 @@ from embedgrpc.server.calls.method_needs import need_of
 from embedgrpc.server.http.dialects.all_routes import all_routes
 from embedgrpc.server.http.exchange import Route
 from tests.server.http.http_client import HttpClient
-from tests.server.identity.callers import KeyFile, answer_of, bearer, by_grpc, reloaded
+from tests.server.identity.callers import KeyFile, answer_of, bearer, by_grpc
 from tests.server.service import CROSS, EMBED, PATIENCE_S, Service, serving, settings_for
 
 KSERVE = "/inference.GRPCInferenceService"
@@ -34,7 +35,7 @@ FOR_ANY_MODEL = {f"{KSERVE}/ModelInfer", f"{KSERVE}/ModelStreamInfer"}
 OPEN_PATHS = {"/", "/ping", "/health", "/health/live", "/health/ready", "/health/status"}
 # What the setting `public` opens.
 REFLECTION = "/grpc.reflection."
-PUBLIC_PATHS = {"docs": {"/docs", "/openapi.json"}, "metrics": {"/metrics"}}
+PUBLIC_PATHS = {"/docs": "docs", "/openapi.json": "docs", "/metrics": "metrics"}
 
 
 class Registry:
@@ -81,8 +82,26 @@ async def call_route(service: Service, route: Route, *headers: tuple[str, str]) 
     return await HttpClient(service).send(route.method, path, headers=given)
 
 
-@pytest.fixture
-async def service(cache_dir: Path, keys: KeyFile) -> AsyncIterator[Service]:
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[KeyFile, Mapping[str, str]]:
+    """A file of keys: of somebody who may do everything, and of somebody for each service."""
+    file = KeyFile(tmp_path_factory.mktemp("keys"))
+    found = {"anybody": file.add("anybody")}
+    for one in Allowed:
+        found[one] = file.add(f"only-{one}", f'services = ["{one.value}"]')
+    return file, found
+
+
+@pytest.fixture(scope="module")
+def keys_by_name(known: tuple[KeyFile, Mapping[str, str]]) -> Mapping[str, str]:
+    """The keys that the server knows."""
+    return known[1]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(
+    cache_dir: Path, known: tuple[KeyFile, Mapping[str, str]]
+) -> AsyncIterator[Service]:
     """A server with all of its doors."""
     settings = settings_for(
         EMBED,
@@ -91,12 +110,13 @@ async def service(cache_dir: Path, keys: KeyFile) -> AsyncIterator[Service]:
         http_address="127.0.0.1:0",
         tei_model="embed",
         kserve=True,
-        **keys.settings,
+        **known[0].settings,
     )
     async with serving(settings) as one:
         yield one
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_every_method_wants_credentials(service: Service) -> None:
     """All that are registered, those of gRPC's own services and of tei.v1 too, but for health.
 
@@ -118,6 +138,7 @@ async def test_every_method_wants_credentials(service: Service) -> None:
         assert answer == ("INVALID_ARGUMENT", "MALFORMED_MESSAGE"), method
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_every_path_wants_credentials(service: Service) -> None:
     """All but the probes, in the form of their dialects, and before their bodies are read."""
     for route in all_routes():
@@ -130,9 +151,10 @@ async def test_every_path_wants_credentials(service: Service) -> None:
             assert "credentials" in reply.body.decode()
 
 
-async def test_every_method_takes_a_key(service: Service, keys: KeyFile) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_method_takes_a_key(service: Service, keys_by_name: Mapping[str, str]) -> None:
     """With a key that may do everything each method goes on to read its message."""
-    key = await _known(service, keys.add("anybody"))
+    key = keys_by_name["anybody"]
     for method in sorted(methods_of(service)):
         answer = await call_method(service, method, bearer(key))
         assert answer is None or answer.status in READ, (method, answer)
@@ -144,11 +166,12 @@ async def test_every_method_takes_a_key(service: Service, keys: KeyFile) -> None
 
 
 @pytest.mark.parametrize("allowed", Allowed)
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_key_may_be_for_one_service(
-    service: Service, keys: KeyFile, allowed: Allowed
+    service: Service, keys_by_name: Mapping[str, str], allowed: Allowed
 ) -> None:
     """What else it is not for is denied, through every door."""
-    key = await _known(service, keys.add("one", f'services = ["{allowed.value}"]'))
+    key = keys_by_name[allowed]
     seen = set()
     for method in sorted(methods_of(service) - OPEN_METHODS):
         need = need_of(method)
@@ -171,10 +194,12 @@ async def test_a_key_may_be_for_one_service(
             assert reply.status == 403, (route.path, reply.body)
 
 
-async def test_a_path_for_any_model_goes_by_the_model(service: Service, keys: KeyFile) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_path_for_any_model_goes_by_the_model(
+    service: Service, keys_by_name: Mapping[str, str]
+) -> None:
     """POST / embeds or classifies: only the body and the model tell."""
-    embeds = await _known(service, keys.add("embeds", 'services = ["embed"]'))
-    ranks = await _known(service, keys.add("ranks", 'services = ["rerank"]'), times=2)
+    embeds, ranks = keys_by_name[Allowed.EMBED], keys_by_name[Allowed.RERANK]
     http = HttpClient(service)
     texts, documents = {"inputs": "a text"}, {"query": "a", "texts": ["b"]}
     ranking = {**documents, "truncate": True}
@@ -191,7 +216,7 @@ async def test_a_path_for_any_model_goes_by_the_model(service: Service, keys: Ke
         assert reply.status == status, (body, model, reply.body)
 
 
-@pytest.mark.parametrize("public", ["reflection", "docs", "metrics"])
+@pytest.mark.parametrize("public", ["reflection", "docs,metrics"])
 async def test_some_things_may_be_public(
     serve: Callable[..., Awaitable[Service]], keys: KeyFile, public: str
 ) -> None:
@@ -204,7 +229,7 @@ async def test_some_things_may_be_public(
         assert answer.status == expected, method
     for route in all_routes():
         reply = await call_route(service, route)
-        is_open = route.need == PUBLIC or route.path in PUBLIC_PATHS.get(public, ())
+        is_open = route.need == PUBLIC or PUBLIC_PATHS.get(route.path, "none") in public
         assert reply.status == (200 if is_open else 401), route.path
 
 
@@ -217,12 +242,6 @@ async def test_without_settings_credentials_are_not_looked_at(
         assert await call_method(service, "/embedgrpc.v1.ModelService/GetServer", metadata)
         reply = await HttpClient(service).send("GET", "/v1/models", headers=[metadata])
         assert reply.status == 200
-
-
-async def _known(service: Service, key: str, *, times: int = 1) -> str:
-    """Wait until the server has read the file with a key again."""
-    await reloaded(service, "api_keys_file", "loaded", times=times)
-    return key
 
 
 async def test_the_address_of_metrics_wants_a_scope(

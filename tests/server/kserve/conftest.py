@@ -19,7 +19,7 @@ MODELS = (
 MAX_INPUTS = 32
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def service(cache_dir: Path) -> AsyncIterator[Service]:
     """A server with an embedder, a cross-encoder, a sparse model and a classifier."""
     settings = settings_for(*MODELS, cache_dir=cache_dir, kserve=True, max_inputs=MAX_INPUTS)
@@ -27,7 +27,7 @@ async def service(cache_dir: Path) -> AsyncIterator[Service]:
         yield one
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def kserve(service: Service) -> KServe:
     """A client of the service."""
     return KServe(service)

@@ -1,10 +1,13 @@
 """A server whose model is another server's, over this protocol."""
 
+import pytest
+
 from embedgrpc.server.settings.model_settings import ModelSettings
 from tests.server.conftest import Serve
 from tests.server.service import FIXTURES
 
 
+@pytest.mark.long
 async def test_another_server_can_use_the_service_as_a_source(serve: Serve) -> None:
     """It sends its texts, and has the same vectors and a health of its own."""
     name = "gemma-dense"

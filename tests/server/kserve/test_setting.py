@@ -3,15 +3,20 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 from tritonclient.grpc import service_pb2
 
 from embedgrpc.server.telemetry.call_record import CallRecord
 from tests.server.conftest import Serve
-from tests.server.failures import failure_of
+from tests.server.failures import failure_of, read_failure
 from tests.server.hash_backend import HashBackend
+from tests.server.identity.callers import KeyFile, bearer
 from tests.server.kserve.requests import KServe, pairs_for, request_for
 from tests.server.service import CROSS, EMBED, Service, until
 from tests.server.services.test_health import NOT_SERVING, SERVING
@@ -118,3 +123,45 @@ async def test_calls_are_recorded_as_those_of_other_doors(serve: Serve) -> None:
     assert [model.id for model in records[1].models] == ["cross"]
     assert records[0].tokens == answer.parameters["input_tokens"].int64_param > 0
     assert records[0].works
+
+
+async def test_a_caller_sees_and_uses_what_it_may(serve: Serve, tmp_path: Path) -> None:
+    """The model decides which service ModelInfer is, and lists leave other models out."""
+    keys = KeyFile(tmp_path)
+    embeds = keys.add("embeds", 'services = ["embed"]')
+    narrow = keys.add("narrow", 'models = ["embed"]')
+    service = await serve(EMBED, CROSS, kserve=True, **keys.settings)
+    stub = KServe(service).stub
+    pairs = pairs_for("q", ["a"], model_name="cross")
+
+    async def answer(call: Any) -> Any:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            return read_failure(error).label
+
+    assert await answer(stub.ModelInfer(request_for("a"))) == "NO_CREDENTIALS"
+    assert (await stub.ModelInfer(request_for("a"), metadata=[bearer(embeds)])).outputs
+    assert await answer(stub.ModelInfer(pairs, metadata=[bearer(embeds)])) == "SERVICE_DENIED"
+    assert await answer(stub.ModelInfer(pairs, metadata=[bearer(narrow)])) == "MODEL_DENIED"
+    metadata = service_pb2.ModelMetadataRequest(name="cross")
+    assert await answer(stub.ModelMetadata(metadata, metadata=[bearer(narrow)])) == "MODEL_DENIED"
+    index = await stub.RepositoryIndex(
+        service_pb2.RepositoryIndexRequest(), metadata=[bearer(narrow)]
+    )
+    assert [one.name for one in index.models] == ["embed"]
+    totals = await stub.ModelStatistics(
+        service_pb2.ModelStatisticsRequest(), metadata=[bearer(narrow)]
+    )
+    assert [one.name for one in totals.model_stats] == ["embed"]
+
+
+async def test_a_model_without_vectors_and_scores_has_no_place(serve: Serve) -> None:
+    """It is never ready, and calls say where to go. Such is an encoder of documents alone."""
+    service = await serve(kserve=True)
+    served = service.server.catalog.default
+    served.loaded = replace(served.ready(), embedder=None, reranker=None, classifier=None)
+    await service.server._monitor.publish()
+    assert not await _ready(service, served.id)
+    failure = await failure_of(KServe(service).infer(request_for("a")))
+    assert (failure.code, failure.label) == (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_TASK")

@@ -8,14 +8,14 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from embedgrpc.engine.errors import InvalidRequestError
-from embedgrpc.server.kserve.tensors import split_texts
+from embedgrpc.server.kserve.input_tensors import split_texts
 from tests.server.failures import failure_of
 from tests.server.kserve.conftest import MAX_INPUTS
 from tests.server.kserve.requests import KServe, raw_of, request_for, tensor
 from tests.server.kserve.test_infer import OUTPUT
 from tests.server.service import Service
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 REQUEST = service_pb2.ModelInferRequest
 SECRET = "never shown"  # noqa: S105 - no password
@@ -48,9 +48,9 @@ def with_output(name: str, parameter: str = "") -> Any:
     return request
 
 
-def twice(request: Any) -> Any:
-    """Return a request with its output twice."""
-    request.outputs.append(request.outputs[0])
+def twice(request: Any, name: str = "embedding") -> Any:
+    """Return a request with another output."""
+    request.outputs.append(OUTPUT(name=name))
     return request
 
 
@@ -194,6 +194,18 @@ CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
         lambda: twice(with_output("embedding")),
         "outputs[1].name",
         "outputs[1] is 'embedding' again",
+    ),
+    "output by both names": (
+        lambda: twice(with_output("embedding"), "embeddings"),
+        "outputs[1].name",
+        "outputs[1] is 'embeddings' again",
+    ),
+    "too many parameters": (
+        lambda: request_for(
+            "a", parameters={str(number): service_pb2.InferParameter() for number in range(65)}
+        ),
+        "parameters",
+        "parameters has 65 entries; the limit is 64",
     ),
     "classification": (
         lambda: with_output("embedding", "classification"),

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from embedgrpc.server.process.model_changes import ModelChangeError
+from embedgrpc.server.loading.changes import LastReload, ModelChangeError
 from embedgrpc.server.process.pid_file import PidFileError, find_process, pid_file
-from embedgrpc.server.process.reloading import LastReload
 from embedgrpc.server.settings.configuration import configure
 from embedgrpc.server.settings.model_settings import ModelSettings
 from embedgrpc.server.settings.settings import Settings

@@ -100,6 +100,11 @@ class Admission:
         """Inputs of both classes that are queued or running."""
         return sum(self.ledger.inputs(work_class) for work_class in WorkClass)
 
+    @property
+    def overloaded(self) -> bool:
+        """Whether more work comes than can be done, so that calls are refused."""
+        return self._overload.is_active(self._clock())
+
     def set_batch_tokens(self, tokens: int) -> None:
         """Set the number of tokens of a full batch. From any thread."""
         self._batch_tokens = tokens

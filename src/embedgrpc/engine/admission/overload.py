@@ -35,6 +35,10 @@ class OverloadDetector:
         # When a call was last refused for lack of room, or when the overload was detected.
         self._refused_at = -_CALM_S
 
+    def is_active(self, now: float) -> bool:
+        """Return whether the server is overloaded."""
+        return self._overloaded and now - self._refused_at < _CALM_S
+
     def arrive(self, now: float, *, is_long: bool, done: int) -> bool:
         """Record the arrival of a call, before it is accepted or refused.
 

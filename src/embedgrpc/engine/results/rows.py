@@ -28,6 +28,11 @@ class OutputRows:
     by_sequence: Mapping[str, FloatArray]
     by_token: Mapping[str, Sequence[FloatArray]]
 
+    @property
+    def count(self) -> int:
+        """The number of sequences."""
+        return max(map(len, (*self.by_sequence.values(), *self.by_token.values())), default=0)
+
     def are_large(self, cost: float = 1.0) -> bool:
         """Whether processing them takes too long for the event loop.
 

@@ -3,17 +3,18 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from embedgrpc.engine import errors
-from embedgrpc.engine.pipeline import Inputs, JobResult, Pipeline
+from embedgrpc.engine.pipeline import Inputs, JobHandle, Pipeline
+from embedgrpc.engine.results.rows import OutputRows
 from embedgrpc.engine.results.scores import scores_of
 from embedgrpc.engine.tasks.pairs import build_pair, wrap_text
 from embedgrpc.engine.tokenizing.jobs import Pairing, ReadLimit, TokenizeResult
 from embedgrpc.engine.tokenizing.texts import CheckedText, check_text, too_many_tokens
-from embedgrpc.engine.work import Call
+from embedgrpc.engine.work import Call, Job, Sink
 from embedgrpc.libraries.arrays import FloatArray
 from embedgrpc.models.folder.properties import ModelProperties
 from embedgrpc.models.graphs.outputs import LOGITS
@@ -108,7 +109,7 @@ class Classifier:
             EngineError: An input failed although all must succeed, or there is no room or time for
                 them.
         """
-        self._check_form(are_pairs=are_pairs)
+        self.check_form(are_pairs=are_pairs)
         inputs = self._inputs(
             texts, spec, are_pairs=are_pairs, size_bytes=size_bytes, atomic=not partial
         )
@@ -119,10 +120,72 @@ class Classifier:
             raise
 
         def finish() -> Packed:
-            return pack(self._classify(result, spec))
+            indices, rows = result.succeeded()
+            return pack(self.finish(result.job, indices, rows, spec, failures=result.errors))
 
-        few = inputs.sequences * len(self.properties.labels) <= _FEW_SCORES
-        return finish() if few else await asyncio.to_thread(finish)
+        if self.is_slow(inputs.sequences):
+            return await asyncio.to_thread(finish)
+        return finish()
+
+    async def submit(
+        self,
+        texts: Sequence[str],
+        spec: ClassifySpec,
+        call: Call,
+        sink: Sink,
+        *,
+        are_pairs: bool,
+        size_bytes: int,
+    ) -> JobHandle:
+        """Start inputs that succeed or fail one by one, as soon as there is room for them.
+
+        Args:
+            texts: At least one; of pairs, the first and the second text in turn.
+            spec: How to classify.
+            call: The call they belong to.
+            sink: Receives rows, to be passed to `finish`.
+            are_pairs: Whether two texts are one input. The model must read this form.
+            size_bytes: Their approximate UTF-8 size together.
+
+        Returns:
+            A handle, to cancel the job when its results are no longer wanted.
+        """
+        inputs = self._inputs(
+            texts, spec, are_pairs=are_pairs, size_bytes=size_bytes, atomic=False, indexed=False
+        )
+        return await self.pipeline.submit(inputs, call, sink)
+
+    def finish(
+        self,
+        job: Job,
+        indices: Sequence[int],
+        rows: OutputRows,
+        spec: ClassifySpec,
+        *,
+        failures: Mapping[int, errors.EngineError] | None = None,
+    ) -> Classifications:
+        """Make scores from some rows of a job.
+
+        Args:
+            job: The job.
+            indices: The inputs that the rows belong to.
+            rows: The rows.
+            spec: How to classify.
+            failures: Why the other inputs failed, by index.
+        """
+        sequences = [one for one in (job.sequences[index] for index in indices) if one]
+        logits = rows.by_sequence[LOGITS] if indices else np.empty((0, 1), np.float32)
+        return Classifications(
+            indices=indices,
+            scores=scores_of(logits, spec.function),
+            token_counts=[len(one.input_ids) for one in sequences],
+            truncated=[one.truncated for one in sequences],
+            failures=failures or {},
+        )
+
+    def is_slow(self, inputs: int) -> bool:
+        """Whether the scores of so many inputs take long to compute and pack."""
+        return inputs * len(self.properties.labels) > _FEW_SCORES
 
     async def probe(self, text: str, call: Call) -> FloatArray:
         """Return the logits of a health check's text, bypassing admission; float32 [1, labels]."""
@@ -137,7 +200,12 @@ class Classifier:
             return self.tokenizer.pair_special_token_count
         return self.tokenizer.special_token_count
 
-    def _check_form(self, *, are_pairs: bool) -> None:
+    def check_form(self, *, are_pairs: bool) -> None:
+        """Check that the model reads texts, or pairs.
+
+        Raises:
+            UnsupportedError: It does not.
+        """
         if are_pairs and not self.tokenizer.accepts_pairs:
             raise errors.UnsupportedError(
                 "the model's tokenizer has no form for two texts: send texts", field="pairs"
@@ -149,18 +217,6 @@ class Classifier:
                 field="texts",
             )
 
-    def _classify(self, result: JobResult, spec: ClassifySpec) -> Classifications:
-        indices, rows = result.succeeded()
-        sequences = [one for one in (result.job.sequences[index] for index in indices) if one]
-        logits = rows.by_sequence[LOGITS] if indices else np.empty((0, 1), np.float32)
-        return Classifications(
-            indices=indices,
-            scores=scores_of(logits, spec.function),
-            token_counts=[len(one.input_ids) for one in sequences],
-            truncated=[one.truncated for one in sequences],
-            failures=result.errors,
-        )
-
     def _inputs(
         self,
         texts: Sequence[str],
@@ -169,9 +225,13 @@ class Classifier:
         are_pairs: bool,
         size_bytes: int,
         atomic: bool,
+        indexed: bool = True,
     ) -> Inputs:
         # The reference puts the default prompt in front of the first text, and no other.
         prompt = self.properties.prompts.get(self.properties.default_prompt_name, "")
+
+        def name(index: int, *, whole: bool = False) -> str:
+            return _field_of(index, are_pairs=are_pairs, whole=whole, indexed=indexed)
 
         def check(index: int, text: str) -> CheckedText:
             is_second = are_pairs and index % 2 == 1
@@ -180,7 +240,7 @@ class Classifier:
                 max_characters=self.max_characters,
                 collapses_blanks=self.tokenizer.collapses_blanks,
                 truncation=spec.truncation,
-                field=_field_of_text(index, are_pairs=are_pairs),
+                field=name(index),
             )
             return wrap_text(self.tokenizer, checked, prompt=prompt, is_second=is_second)
 
@@ -197,7 +257,7 @@ class Classifier:
             texts=texts,
             check=check,
             sequences=count,
-            prepare=lambda results: build(results, spec),
+            prepare=lambda results: build(results, spec, name),
             outputs=(LOGITS,),
             size_bytes=size_bytes + len(prompt) * count,
             max_tokens=spec.max_tokens,
@@ -206,12 +266,9 @@ class Classifier:
         )
 
     def _build_singles(
-        self, results: Sequence[TokenizeResult], spec: ClassifySpec
+        self, results: Sequence[TokenizeResult], spec: ClassifySpec, name: "_Name"
     ) -> list[TokenSequence | errors.EngineError]:
-        return [
-            self._build_single(one, spec, _field_of_text(index, are_pairs=False))
-            for index, one in enumerate(results)
-        ]
+        return [self._build_single(one, spec, name(index)) for index, one in enumerate(results)]
 
     def _build_single(
         self, result: TokenizeResult, spec: ClassifySpec, field: str
@@ -227,7 +284,7 @@ class Classifier:
         return replace(sequence, characters_cut=result.characters_cut)
 
     def _build_pairs(
-        self, results: Sequence[TokenizeResult], spec: ClassifySpec
+        self, results: Sequence[TokenizeResult], spec: ClassifySpec, name: "_Name"
     ) -> list[TokenSequence | errors.EngineError]:
         return [
             build_pair(
@@ -236,15 +293,21 @@ class Classifier:
                 results[index + 1],
                 max_tokens=spec.max_tokens,
                 truncation=spec.truncation,
-                first_field=_field_of_text(index, are_pairs=True),
-                field=f"pairs[{index // 2}]",
+                first_field=name(index),
+                field=name(index, whole=True),
             )
             for index in range(0, len(results), 2)
         ]
 
 
-def _field_of_text(index: int, *, are_pairs: bool) -> str:
-    """Return the request's field of a text in the job."""
+class _Name(Protocol):
+    """Names the request's field of a text in the job, or of the pair that it is a part of."""
+
+    def __call__(self, index: int, *, whole: bool = False) -> str: ...
+
+
+def _field_of(index: int, *, are_pairs: bool, whole: bool, indexed: bool) -> str:
     if not are_pairs:
-        return f"texts[{index}]"
-    return f"pairs[{index // 2}].{'second' if index % 2 else 'first'}"
+        return f"texts[{index}]" if indexed else "text"
+    pair = f"pairs[{index // 2}]" if indexed else "pair"
+    return pair if whole else f"{pair}.{'second' if index % 2 else 'first'}"

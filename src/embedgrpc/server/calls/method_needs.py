@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
-from embedgrpc.server.caller import ANY_CALLER, PUBLIC, Need, Service
+from embedgrpc.server.caller import ANY_CALLER, PUBLIC, Need, Scope, Service
 
 _KNOWN_METHODS_MAX = 1024
 
@@ -20,6 +20,7 @@ NEEDS: Final[Mapping[str, Need]] = {
     "/embedgrpc.v1.ClassifyService/": Need(Service.CLASSIFY),
     "/embedgrpc.v1.TokenizerService/": Need(Service.TOKENIZE),
     "/embedgrpc.v1.ModelService/": Need(Service.MODELS),
+    "/embedgrpc.v1.AdminService/": Need(scope=Scope.ADMIN),
     "/tei.v1.Info/": Need(Service.MODELS),
     "/tei.v1.Embed/": Need(Service.EMBED),
     "/tei.v1.Predict/": Need(Service.CLASSIFY),

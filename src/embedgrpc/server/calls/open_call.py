@@ -178,6 +178,11 @@ class OpenCall:
         """Whether it waits for a message of its client, and not for room to receive it."""
         return self.state in (CallState.RECEIVING, CallState.IDLE)
 
+    @property
+    def request_bytes(self) -> int:
+        """The size of the messages that it works on."""
+        return self._request_bytes // REQUEST_COPIES
+
     def is_receiving_from(self, budget: Budget) -> bool:
         """Return whether its message comes in, and counts against a budget."""
         return self.state is CallState.RECEIVING and self._requests is budget

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,8 @@ from embedgrpc.server.rates.account import Account
 from embedgrpc.server.rates.limits import default_limits
 from embedgrpc.server.rates.rates import Rates
 from embedgrpc.server.settings.settings import Settings
-from embedgrpc.server.telemetry.call_record import CallRecord, set_current_record
+from embedgrpc.server.telemetry.call_record import DOORS, CallRecord, set_current_record
+from embedgrpc.server.telemetry.metrics import Reading
 from embedgrpc.server.telemetry.tracing import current_context
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class OpenCalls:
         self.observers: list[Callable[[OpenCall], None]] = []
         self._caller_metadata = settings.caller_metadata
         self._public: frozenset[str] = frozenset(settings.public)
+        # Only where nobody else can reach the server: the settings see to that.
+        self._admin_is_open = settings.admin and not settings.identifies_callers
         self._open: dict[asyncio.Task[Any], OpenCall] = {}
 
     def __len__(self) -> int:
@@ -60,6 +64,13 @@ class OpenCalls:
     def by_task(self) -> Iterable[tuple["asyncio.Task[Any]", OpenCall]]:
         """Return the calls with their tasks, oldest first."""
         return self._open.items()
+
+    def read(self) -> Iterator[Reading]:
+        """Return how many calls are open. From any thread."""
+        calls = self._open.copy().values()
+        counts = Counter(one.record.door for one in calls if not one.record.is_probe)
+        for door in DOORS:
+            yield Reading("embedgrpc.calls.open", counts[door], {"door": door})
 
     def open(self, context: Any, record: CallRecord, kind: type[OpenCall] = OpenCall) -> OpenCall:
         """Register the call of the running task until that task has ended.
@@ -105,7 +116,7 @@ class OpenCalls:
             call.identify(identity, _holder(caller.name, call.holder.connection))
             set_current_caller(caller)
             caller.check(need)
-        elif need.scope is Scope.ADMIN:
+        elif need.scope is Scope.ADMIN and not self._admin_is_open:
             call.caller.check(need)
 
     def take_place(self, call: OpenCall) -> None:

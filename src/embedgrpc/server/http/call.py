@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.http.failures import HttpError
+from embedgrpc.server.http.peers import peer_of
 
 TIMEOUT_HEADER: Final = "x-request-timeout"
 _TIMEOUT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|)")
@@ -37,14 +38,16 @@ class HttpContext:
     Attributes:
         headers: Headers for the response.
         body_is_read: Whether nothing of the request is left on the connection.
+        body_bytes: The bytes of the body that were read.
     """
 
     def __init__(self, request: web.BaseRequest, *, max_bytes: int) -> None:
         self.headers: dict[str, str] = {}
         self.body_is_read = not request.body_exists
+        self.body_bytes = 0
         self._request = request
         self._max_bytes = max_bytes
-        self._peer = peer_of(request)
+        self._peer = peer_of(request.transport)
         self._metadata = tuple(
             # Bytes that are no ASCII become bytes, as in gRPC's binary metadata.
             (key.lower(), value if value.isascii() else value.encode("utf-8", "surrogateescape"))
@@ -110,12 +113,11 @@ class HttpContext:
             await request.writer.write(_CONTINUE)
             request.writer.output_size = 0
         chunks: list[bytes] = []
-        size = 0
         try:
             while chunk := await request.content.readany():
-                size += len(chunk)
-                if size > self._max_bytes:
-                    raise self._too_large(size)
+                self.body_bytes += len(chunk)
+                if self.body_bytes > self._max_bytes:
+                    raise self._too_large(self.body_bytes)
                 chunks.append(chunk)
         except _BROKEN_BODY:
             raise InvalidRequestError(
@@ -164,13 +166,3 @@ class HttpCall(OpenCall):
         """End the reading of the request; the handler then sends the error."""
         self.begin_abort()
         self.context.fail(error)
-
-
-def peer_of(request: web.BaseRequest) -> str:
-    """Return the other end of a connection as gRPC writes it, such as "ipv4:127.0.0.1:5000"."""
-    transport = request.transport
-    place: Any = transport.get_extra_info("peername") if transport else None
-    if not isinstance(place, tuple):
-        return "unix:"
-    host, port = place[:2]
-    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

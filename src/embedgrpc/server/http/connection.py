@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -11,7 +12,10 @@ from aiohttp.http_exceptions import LineTooLong
 
 from embedgrpc.engine.errors import EngineError, InvalidRequestError
 from embedgrpc.server.calls.error_interceptor import log_fault
+from embedgrpc.server.connections.connection_table import address_of
 from embedgrpc.server.http.dialects.openai import openai_error
+from embedgrpc.server.http.pace import Pace, cost_s
+from embedgrpc.server.http.peers import peer_of
 from embedgrpc.server.http.protocol import answer_in_http_1_1
 from embedgrpc.server.rpc.handlers import forget_frames
 from embedgrpc.server.rpc.metadata_size import METADATA_BYTES_MAX
@@ -32,6 +36,7 @@ class Connection(web.RequestHandler):
     """A connection.
 
     Attributes:
+        address: That of its client, as connections are counted by it.
         socket: Its transport, even after aiohttp has forgotten it.
         requests: How many requests it has made, with those that were malformed.
         idle_since: When its last answer was sent; infinity while one is made.
@@ -42,6 +47,7 @@ class Connection(web.RequestHandler):
         "_head_bytes",
         "_is_broken",
         "_last_body",
+        "address",
         "head_since",
         "idle_since",
         "requests",
@@ -51,6 +57,7 @@ class Connection(web.RequestHandler):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._max_msg_queue_size, self._msg_queue_resume_size = _WAITING_REQUESTS_MAX, 1
+        self.address = ""
         self.socket: asyncio.Transport | None = None
         self.requests = 0
         self.idle_since = time.monotonic()
@@ -63,6 +70,7 @@ class Connection(web.RequestHandler):
         """Begin; asyncio calls this."""
         # uvloop's transports have no base class of asyncio.
         self.socket = cast("asyncio.Transport", transport)
+        self.address = address_of(peer_of(transport))
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -143,7 +151,7 @@ class Connection(web.RequestHandler):
         del message
         if request.writer.output_size > 0:
             raise ConnectionError
-        if isinstance(exc, LineTooLong) or str(exc).endswith(_TOO_MANY_HEADERS):
+        if _is_too_large(exc):
             status = _HEAD_STATUS
         if status < _FAULT_STATUS:
             error: EngineError = InvalidRequestError(_head_message(status))
@@ -158,6 +166,21 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def _make_error_handler(self, err_info: Any) -> Any:
+        """Return what answers a malformed request; aiohttp calls this."""
+        answer = super()._make_error_handler(err_info)
+
+        async def answer_in_time(request: web.BaseRequest) -> web.StreamResponse:
+            if isinstance(self._manager, ConnectionServer):
+                pace = self._manager.pace
+                # What came with it may be a flood of heads.
+                cost = cost_s(head_bytes=_HEAD_BYTES_MAX if _is_too_large(err_info.exc) else 0)
+                await pace.wait(pace.charge(self.address, cost))
+            response: web.StreamResponse = await answer(request)
+            return response
+
+        return answer_in_time
+
     def _count_refusal(self) -> None:
         if isinstance(self._manager, ConnectionServer):
             self._manager.refusals += 1
@@ -166,6 +189,8 @@ class Connection(web.RequestHandler):
         if self.socket is None or self.socket.is_closing():
             return
         self._count_refusal()
+        if isinstance(self._manager, ConnectionServer):
+            self._manager.pace.charge(self.address, cost_s(head_bytes=self._head_bytes))
         # No other answer may be under way.
         if self.idle_since <= time.monotonic():
             response = _response(InvalidRequestError(_head_message(_HEAD_STATUS)), _HEAD_STATUS)
@@ -183,27 +208,73 @@ class ConnectionServer(web.Server):
 
     Args:
         handler: Answers a request.
+        connections: From so many on, addresses with more than their share of them open further
+            ones slowly.
         connections_max: How many there may be; a further one is closed at once.
+        pace: Slows down some addresses.
         settings: What aiohttp sets for each.
 
     Attributes:
         refusals: Requests that were malformed, or had too large a head.
+        pace: Slows down some addresses.
     """
 
-    def __init__(self, handler: Any, *, connections_max: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        connections: int,
+        connections_max: int,
+        pace: Pace,
+        **settings: Any,
+    ) -> None:
         super().__init__(handler, **settings)
         self.refusals = 0
+        self.pace = pace
+        self._many = connections
         self._connections_max = connections_max
+        self._by_address: Counter[str] = Counter()
 
     def __call__(self) -> Connection:
         """Make a connection; asyncio calls this."""
         return Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
 
+    def has_room(self, address: str, *, connecting: int) -> bool:
+        """Return whether an address may open another connection now.
+
+        Args:
+            address: The address, as connections are counted by it.
+            connecting: Connections that are being opened.
+        """
+        open_now = len(self._connections) + connecting
+        if open_now >= self._connections_max:
+            return False
+        if open_now >= self._many:
+            share = open_now / max(len(self._by_address), 1)
+            is_slow = self._by_address[address] >= share
+        else:
+            is_slow = self.pace.is_slowed_down(address)
+        return not is_slow or self.pace.may_connect(address)
+
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Count a connection."""
         super().connection_made(handler, transport)
-        if len(self._connections) > self._connections_max:
-            transport.abort()
+        self._by_address[cast("Connection", handler).address] += 1
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        """Forget a connection."""
+        if handler in self._connections:
+            address = cast("Connection", handler).address
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+        super().connection_lost(handler, exc)
+
+
+def _is_too_large(error: BaseException | None) -> bool:
+    return isinstance(error, LineTooLong) or str(error).endswith(_TOO_MANY_HEADERS)
 
 
 def _head_message(status: int) -> str:

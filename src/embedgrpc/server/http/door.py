@@ -13,6 +13,7 @@ from embedgrpc.server.calls.error_interceptor import is_cancelled, log_fault, st
 from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
+from embedgrpc.server.connections.connection_table import address_of
 from embedgrpc.server.contract.field_names import rename_fields
 from embedgrpc.server.http.body_size import check_values
 from embedgrpc.server.http.call import HttpCall, HttpContext
@@ -27,6 +28,7 @@ from embedgrpc.server.http.failures import (
     challenge_headers,
     retry_headers,
 )
+from embedgrpc.server.http.pace import Pace, cost_s
 from embedgrpc.server.http.pieces import PiecewiseResponse
 from embedgrpc.server.http.protocol import (
     VERSIONS,
@@ -43,6 +45,8 @@ from embedgrpc.server.telemetry.http_tracing import HttpRequest, HttpTracer, set
 _logger = logging.getLogger(__name__)
 
 _HEADERS_TOO_LARGE = 431
+# The statuses that say that a request is wrong. Not among them: 429, which asks for patience.
+_MISTAKES = frozenset({400, 401, 403, 404, 405, 411, 413, 415, 417, 422, _HEADERS_TOO_LARGE})
 # No client sees it: proxies have this number in their logs.
 _CLIENT_LEFT = "499"
 _HEADERS = {"server": "embedgrpc", "x-content-type-options": "nosniff"}
@@ -60,6 +64,7 @@ class HttpDoor:
         routes: The table of routes.
         calls: The registry of calls, that of gRPC.
         activity: Records which connections are in use.
+        pace: Slows down addresses whose requests are wrong.
         tracer: Traces calls, but for probes; None where nothing is exported.
 
     Attributes:
@@ -72,9 +77,12 @@ class HttpDoor:
         routes: Routes,
         calls: OpenCalls,
         activity: ConnectionActivity,
+        *,
+        pace: Pace,
         tracer: HttpTracer | None = None,
     ) -> None:
         self.draining = False
+        self._pace = pace
         self._served = served
         self._routes = routes
         self._calls = calls
@@ -98,6 +106,8 @@ class HttpDoor:
                 answer = await self._answer(request, context, call)
             else:
                 answer = await self._answer_traced(self._tracer, request, context, call)
+            if answer.status in _MISTAKES:
+                await self._slow_down(context, call)
         record.status = str(answer.status)
         call.begin_unary_response(len(answer.body))
         if request.version not in VERSIONS:
@@ -122,6 +132,15 @@ class HttpDoor:
             # Else the rest of the body would be taken for the next request.
             response.force_close()
         return response
+
+    async def _slow_down(self, context: HttpContext, call: OpenCall) -> None:
+        """Charge a client for its mistake, and let the answer wait if it has made many."""
+        seconds = cost_s(body_bytes=context.body_bytes)
+        pause_s = self._pace.charge(address_of(context.peer()), seconds)
+        if pause_s:
+            # What it holds would keep others waiting.
+            call.release_unary_request()
+            await self._pace.wait(pause_s)
 
     async def _answer_traced(
         self, tracer: HttpTracer, request: web.BaseRequest, context: HttpContext, call: OpenCall

@@ -6,7 +6,6 @@ import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from aiohttp import web
 
@@ -16,10 +15,12 @@ from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.connections.activity import ConnectionActivity
 from embedgrpc.server.connections.keeper import ConnectionKeeper, Limits
 from embedgrpc.server.connections.listening import bind_sockets
+from embedgrpc.server.http.acceptor import AcceptorSite
 from embedgrpc.server.http.call import HttpCall
 from embedgrpc.server.http.connection import Connection, ConnectionServer
 from embedgrpc.server.http.door import HttpDoor
 from embedgrpc.server.http.exchange import Served
+from embedgrpc.server.http.pace import Pace
 from embedgrpc.server.http.routing import Routes
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 
@@ -36,12 +37,6 @@ _LINE_BYTES_MAX = 8190
 _CLEANUP_S = 0.05
 # Of a body that waits for room, aiohttp buffers twice this, and one read of up to 256 KiB.
 _READ_BUFFER_BYTES = 32 * 1024
-# Connections that wait to be accepted.
-_BACKLOG = 512
-# As long as gRPC gives a handshake.
-_HANDSHAKE_S = 10.0
-# How long a client has to confirm the end of its connection.
-_GOODBYE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +91,14 @@ class HttpListener:
         self._limits = limits
         self._calls = calls
         self._activity = ConnectionActivity(max_peers=2 * limits.backstop(address))
-        self._door = HttpDoor(served, listening.routes, calls, self._activity, tracer)
+        self._pace = Pace()
+        self._door = HttpDoor(
+            served, listening.routes, calls, self._activity, tracer=tracer, pace=self._pace
+        )
         self._server = ConnectionServer(
             self._door.answer,
+            connections=limits.total,
+            pace=self._pace,
             connections_max=limits.backstop(address),
             access_log=None,
             handler_cancellation=True,
@@ -128,8 +128,7 @@ class HttpListener:
         )
         await self._runner.setup()
         for one in sockets:
-            site = _TlsSite if self._tls else web.SockSite
-            await site(self._runner, one, backlog=_BACKLOG, ssl_context=self._tls).start()
+            await AcceptorSite(self._runner, one, ssl_context=self._tls).start()
         self.keeper = ConnectionKeeper(
             self._listening.name, self.address, self._activity.of, self._limits
         )
@@ -167,6 +166,7 @@ class HttpListener:
 
     def drain(self) -> None:
         """Close each connection after its next answer, so that clients go elsewhere."""
+        self._pace.stop()
         self._door.draining = True
 
     async def reap(self) -> None:
@@ -197,22 +197,6 @@ class HttpListener:
                 # malloc keeps what their heads, of half a megabyte each, took.
                 self._server.refusals = 0
                 await asyncio.to_thread(trim_memory)
-
-
-class _TlsSite(web.SockSite):
-    """A socket with TLS whose handshakes have a time limit: aiohttp's has asyncio's, a minute."""
-
-    async def start(self) -> None:
-        """Listen."""
-        await web.BaseSite.start(self)
-        self._server = await asyncio.get_running_loop().create_server(
-            cast(web.Server, self._runner.server),
-            sock=self._sock,
-            ssl=self._ssl_context,
-            backlog=self._backlog,
-            ssl_handshake_timeout=_HANDSHAKE_S,
-            ssl_shutdown_timeout=_GOODBYE_S,
-        )
 
 
 def _idlest(connection: Connection) -> tuple[bool, float]:

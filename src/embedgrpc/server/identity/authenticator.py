@@ -1,6 +1,7 @@
 """Finds out who makes a call: by an API key, a token or a certificate."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from embedgrpc.server.telemetry.metrics import Reading
 if TYPE_CHECKING:
     from embedgrpc.server.identity.signing_keys import KeySource
     from embedgrpc.server.identity.tokens import TokenVerifier, VerifiedToken
+
+_logger = logging.getLogger(__name__)
 
 # The longest key or token that is looked at.
 _CREDENTIALS_CHARACTERS_MAX = 16_384
@@ -172,8 +175,11 @@ class Authenticator:
     async def _watch_files(self) -> None:
         while self._files:
             await asyncio.sleep(self._settings.credentials_reload_interval_s)
-            # A network's file system may take its time.
-            await asyncio.to_thread(self.reload)
+            try:
+                # A network's file system may take its time.
+                await asyncio.to_thread(self.reload)
+            except Exception:
+                _logger.exception("looking at the files of callers failed")
 
     def _find_key(self, text: str) -> Identity | None:
         if self._keys is None:

@@ -120,30 +120,39 @@ def parse_jwks(content: bytes) -> KeySet:
 
 
 def _read_key(entry: Any) -> SigningKey | None:
+    """Return a key that can check signatures; None for another entry of a JWKS."""
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
         return None
-    kind = entry.get("kty"), entry.get("crv", "")
-    algorithm, key_id = entry.get("alg", ""), entry.get("kid", "")
-    reader = _READERS.get(kind)  # type: ignore[arg-type] # whatever stands there is looked up
-    if reader is None or not isinstance(algorithm, str) or not isinstance(key_id, str):
+    words = [entry.get(part, "") for part in ("kty", "crv", "alg", "kid")]
+    if not all(isinstance(one, str) for one in words):
+        return None
+    kind, algorithm, key_id = (words[0], words[1]), words[2], words[3]
+    key = _read_public(entry, kind)
+    return None if key is None or _is_weak(key) else SigningKey(key_id, algorithm, kind, key)
+
+
+def _read_public(entry: Mapping[str, Any], kind: tuple[str, str]) -> Any:
+    reader = _READERS.get(kind)
+    if reader is None:
         return None
     public = {part: entry[part] for part in _PUBLIC_PARTS & entry.keys()}
     try:
-        key = jwt.PyJWK(public, reader).key
+        return jwt.PyJWK(public, reader).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
         return None
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < _RSA_BITS_MIN:
-        return None
-    if isinstance(key, bytes) and len(key) < _SECRET_BYTES_MIN:
-        return None
-    return SigningKey(key_id, algorithm, _KINDS[reader], key)
+
+
+def _is_weak(key: Any) -> bool:
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size < _RSA_BITS_MIN
+    return isinstance(key, bytes) and len(key) < _SECRET_BYTES_MIN
 
 
 class KeySource:
     """The keys of now, fetched in the background. What was fetched stays in use for a day.
 
     Args:
-        fetch: Returns the JWKS; raises OSError, TimeoutError, aiohttp.ClientError or ValueError.
+        fetch: Returns the JWKS; may raise any exception.
         interval_s: The time between two fetches.
         clock: Returns seconds.
     """
@@ -217,7 +226,7 @@ class KeySource:
     async def _refresh(self) -> bool:
         try:
             keys = await self._fetch()
-        except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - the keys of now must outlive any failure
             problem = str(error) or type(error).__name__
             if problem != self._problem:
                 _logger.error(  # noqa: TRY400 - the problem says all

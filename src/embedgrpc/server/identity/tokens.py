@@ -122,7 +122,7 @@ class TokenVerifier:
             header = jwt.get_unverified_header(token)
         except Exception:  # noqa: BLE001 - whatever a parser raises on foreign bytes
             raise _invalid("the token is malformed") from None
-        algorithm, key_id = header.get("alg"), header.get("kid", "")
+        algorithm, key_id = str(header.get("alg")), header.get("kid", "")
         # Never what the token alone says: with HS256 anybody could sign with a public key.
         if algorithm not in self._algorithms:
             raise _invalid(
@@ -141,9 +141,11 @@ class TokenVerifier:
             raise _invalid("the token does not say which key signed it, and there are several")
         # Two keys of one id stand side by side only for a moment, if ever.
         claims = self._claims(token, found[0].key, algorithm)
-        return VerifiedToken(
-            self._caller_of(claims), float(claims["exp"]) + _LEEWAY_S, key_id, algorithm
-        )
+        try:
+            expires_at = float(claims["exp"]) + _LEEWAY_S
+        except OverflowError:
+            raise _invalid("the token is malformed") from None
+        return VerifiedToken(self._caller_of(claims), expires_at, key_id, algorithm)
 
     def _claims(self, token: str, key: Any, algorithm: str) -> Mapping[str, Any]:
         settings = self._settings

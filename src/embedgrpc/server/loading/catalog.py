@@ -237,8 +237,11 @@ class ServedModel:
             )
         return loaded, loaded.reranker
 
-    def classifier(self) -> tuple[LoadedModel, Classifier, LabelWires]:
+    def classifier(self, *, field: str = "model") -> tuple[LoadedModel, Classifier, LabelWires]:
         """Return the model, its classifier and what encodes its labels.
+
+        Args:
+            field: The field of the request that names the model.
 
         Raises:
             BackendUnavailableError: The model cannot be called now.
@@ -248,7 +251,7 @@ class ServedModel:
         if loaded.classifier is None or loaded.labels is None:
             raise UnsupportedError(
                 f"the model {self.id} has no labels to classify by",
-                field="model",
+                field=field,
                 metadata={"label": "WRONG_TASK", "model": self.id},
             )
         return loaded, loaded.classifier, loaded.labels

@@ -10,11 +10,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from embedgrpc.engine.errors import EngineError
 from embedgrpc.server.loading.catalog import Catalog, ModelState, ServedModel
+from embedgrpc.server.loading.changes import ModelChange, ModelChangeError
 from embedgrpc.server.loading.loading import LOAD_ERRORS
 from embedgrpc.server.process.background_tasks import BackgroundTasks
 from embedgrpc.server.process.model_drain import ModelDrain
@@ -23,36 +23,6 @@ from embedgrpc.server.services.health import HealthMonitor
 from embedgrpc.server.settings.model_settings import ModelSettings, check_names
 
 _logger = logging.getLogger(__name__)
-
-
-class ModelChangeError(Exception):
-    """The models could not be changed, and nothing has changed; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelChange:
-    """What has changed, by the names of the models.
-
-    Attributes:
-        added: Models that were not there.
-        replaced: Models that were loaded again, with other settings or files.
-        removed: Models that are not there any more.
-        renamed: Models with other aliases.
-        closed: Done when the replaced and removed ones are closed.
-    """
-
-    added: tuple[str, ...] = ()
-    replaced: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    renamed: tuple[str, ...] = ()
-    closed: "asyncio.Future[None] | None" = field(default=None, compare=False)
-
-    def log_fields(self) -> dict[str, str]:
-        """Return what has changed, for the log."""
-        return {
-            name: ",".join(getattr(self, name))
-            for name in ("added", "replaced", "removed", "renamed")
-        }
 
 
 class ModelChanges:

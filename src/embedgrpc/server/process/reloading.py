@@ -8,11 +8,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+from embedgrpc.server.loading.changes import LastReload, ModelChangeError
 from embedgrpc.server.process.background_tasks import BackgroundTasks
-from embedgrpc.server.process.model_changes import ModelChangeError, ModelChanges
+from embedgrpc.server.process.model_changes import ModelChanges
 from embedgrpc.server.settings.configuration import SettingsError
 from embedgrpc.server.settings.model_settings import default_model
 from embedgrpc.server.settings.settings import Settings
@@ -44,21 +44,6 @@ class ReloadableFiles(Protocol):
     def reload(self) -> None:
         """Use the files if they have changed and can be used. Blocks."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LastReload:
-    """How the last reload ended.
-
-    Attributes:
-        ended_at: When, in seconds since 1970.
-        problem: Why nothing has changed; empty if all went well.
-        needs_restart: The settings that have changed and need a restart.
-    """
-
-    ended_at: float
-    problem: str = ""
-    needs_restart: tuple[str, ...] = ()
 
 
 class Reloading:

@@ -33,6 +33,7 @@ from embedgrpc.server.kserve.statistics import InferenceStatistics
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.loading.loading import OpenBackend, open_onnx, served_models
 from embedgrpc.server.process.background_tasks import BackgroundTasks
+from embedgrpc.server.process.call_methods import call_methods, proofs_of
 from embedgrpc.server.process.health_listener import HealthListener
 from embedgrpc.server.process.model_changes import ModelChanges
 from embedgrpc.server.process.model_drain import ModelDrain
@@ -49,6 +50,7 @@ from embedgrpc.server.services.tokenizer import TokenizerService
 from embedgrpc.server.settings.settings import FLUSH_S, Settings
 from embedgrpc.server.tei.health import health_of as tei_health
 from embedgrpc.server.telemetry.batch_totals import BatchTotals
+from embedgrpc.server.telemetry.call_figures import CallFigures
 from embedgrpc.server.telemetry.call_record import note_model
 from embedgrpc.server.telemetry.http_tracing import HttpTracer
 from embedgrpc.server.telemetry.loop_lag import LoopLag
@@ -135,13 +137,17 @@ class Server:
             ModelFigures(self.catalog),
             ProcessFigures(self.catalog),
             self._lag,
+            self.open_calls,
             self.open_calls.rates,
         ):
             self.figures.add(figures.read)
+        self._count_calls()
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals, self._times]
         tei = tei_health(settings.tei_model) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
         self._other_services = [*(one.service for one in tei), *kserve]
+        if settings.admin:
+            self._other_services.append("embedgrpc.v1.AdminService")
         self._statistics = InferenceStatistics(one.id for one in self.catalog)
         if settings.kserve:
             self._observers.append(self._statistics)
@@ -189,6 +195,17 @@ class Server:
         """Follow settings that have changed."""
         self.open_calls.change_rates(changed)
         self._startup.report_ready()
+
+    def _count_calls(self) -> None:
+        settings = self._settings
+        calls = CallFigures(
+            call_methods(settings),
+            self.catalog,
+            proofs=proofs_of(settings),
+            has_authentication=settings.identifies_callers,
+        )
+        self.open_calls.observers.append(lambda call: calls.add(call.record, call.caller.proof))
+        self.figures.add(calls.read)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as resources:
@@ -323,10 +340,10 @@ class Server:
         settings = self._settings
         embedding = EmbeddingService(self.catalog, settings, self._open_streams)
         rerank = RerankService(self.catalog, settings, self._open_streams)
-        classify = ClassifyService(self.catalog, settings)
+        classify = ClassifyService(self.catalog, settings, self._open_streams)
         models = ModelService(self.catalog, settings)
         tokenizer = TokenizerService(self.catalog, settings)
-        for add, servicer in (
+        for add_servicer, servicer in (
             (embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server, embedding),
             (rerank_service_pb2_grpc.add_RerankServiceServicer_to_server, rerank),
             (classify_service_pb2_grpc.add_ClassifyServiceServicer_to_server, classify),
@@ -334,7 +351,7 @@ class Server:
             (tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server, tokenizer),
             (health_pb2_grpc.add_HealthServicer_to_server, self._health),
         ):
-            add(servicer, server)
+            add_servicer(servicer, server)
         if settings.tei_model:
             # Imported only where it is used: it costs time and memory.
             from embedgrpc.server.tei.services import add_tei  # noqa: PLC0415 - see above
@@ -345,6 +362,16 @@ class Server:
             from embedgrpc.server.kserve.services import add_kserve  # noqa: PLC0415 - see above
 
             add_kserve(server, self.catalog, settings, self._health, self._statistics)
+        if settings.admin:
+            # Likewise.
+            from embedgrpc.server.services.admin import AdminService  # noqa: PLC0415 - see above
+            from embedgrpc.v1 import admin_service_pb2_grpc  # noqa: PLC0415 - see above
+
+            admin = AdminService(
+                self.catalog, self.models, self.open_calls, lambda: self.reloading.last
+            )
+            add: Any = admin_service_pb2_grpc.add_AdminServiceServicer_to_server
+            add(admin, server)
         if settings.reflection:
             add_reflection(server, others=self._other_services)
 

@@ -1,19 +1,21 @@
 """ClassifyService: reads requests, runs them, and writes responses in wire form."""
 
-from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 from embedgrpc.engine.errors import InvalidRequestError
 from embedgrpc.engine.work_class import WorkClass
 from embedgrpc.server.calls.call_metadata import begin_call, client_response_bytes
+from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.contract.wire import delimited
 from embedgrpc.server.loading.catalog import Catalog
 from embedgrpc.server.rpc.errors import item_error
+from embedgrpc.server.services.classification_stream import ClassificationStream
 from embedgrpc.server.services.classify_batch import (
     ClassifiedBatch,
     ClassifyBatch,
     classify_batch,
 )
+from embedgrpc.server.services.message_texts import PairTexts
 from embedgrpc.server.settings.settings import Settings
 from embedgrpc.v1 import classify_service_pb2, classify_service_pb2_grpc, common_pb2
 
@@ -21,16 +23,18 @@ _CLASSIFICATIONS_FIELD = 1
 
 
 class ClassifyService(classify_service_pb2_grpc.ClassifyServiceServicer):
-    """Serves Classify.
+    """Serves Classify and StreamClassify.
 
     Args:
         catalog: The models.
         settings: The limits.
+        open_streams: Receives the streams, which must end before the server stops.
     """
 
-    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+    def __init__(self, catalog: Catalog, settings: Settings, open_streams: OpenStreams) -> None:
         self._catalog = catalog
         self._settings = settings
+        self._open_streams = open_streams
 
     async def Classify(  # noqa: N802 - the contract's name
         self, request: classify_service_pb2.ClassifyRequest, context: Any
@@ -57,7 +61,7 @@ class ClassifyService(classify_service_pb2_grpc.ClassifyServiceServicer):
             )
         batch = ClassifyBatch(
             served=served,
-            texts=_PairTexts(request.pairs) if request.pairs else request.texts,
+            texts=PairTexts(request.pairs) if request.pairs else request.texts,
             are_pairs=bool(request.pairs),
             options=request.options,
             size_bytes=request.ByteSize(),
@@ -66,6 +70,14 @@ class ClassifyService(classify_service_pb2_grpc.ClassifyServiceServicer):
             allow_partial=request.allow_partial,
         )
         return await classify_batch(batch, call, self._settings, pack=_pack)
+
+    async def StreamClassify(  # noqa: N802 - the contract's name
+        self, request_iterator: Any, context: Any
+    ) -> None:
+        """Classify a stream of any length; an input that fails does not end it."""
+        stream = ClassificationStream(self._catalog, self._settings, request_iterator, context)
+        with self._open_streams.watch(stream.bidi):
+            await stream.run()
 
 
 def _pack(batch: ClassifiedBatch) -> bytes:
@@ -85,25 +97,3 @@ def _pack(batch: ClassifiedBatch) -> bytes:
     )
     parts = [delimited(_CLASSIFICATIONS_FIELD, wires[index]) for index in sorted(wires)]
     return b"".join([*parts, response.SerializeToString()])
-
-
-class _PairTexts(Sequence[str]):
-    """The texts of pairs, first and second in turn, each decoded when it is read."""
-
-    def __init__(self, pairs: Sequence[classify_service_pb2.TextPair]) -> None:
-        self._pairs = pairs
-
-    def __len__(self) -> int:
-        return 2 * len(self._pairs)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
-        pair = self._pairs[index // 2]
-        return pair.second if index % 2 else pair.first

@@ -32,7 +32,7 @@ _PAGE_SIZE_MAX = 1000
 # Base64 of the UTF-8 of the longest name.
 _PAGE_TOKEN_CHARACTERS_MAX = (4 * NAME_CHARACTERS_MAX + 2) // 3 * 4
 
-_STATES = {
+STATES = {
     ModelState.LOADING: model_service_pb2.MODEL_STATE_LOADING,
     ModelState.READY: model_service_pb2.MODEL_STATE_READY,
     ModelState.FAILED: model_service_pb2.MODEL_STATE_FAILED,
@@ -131,7 +131,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             id=served.id,
             aliases=served.aliases,
             source=served.source,
-            state=_STATES[served.state],
+            state=STATES[served.state],
             default_truncation=_TRUNCATIONS[served.default_truncation],
             limits=self._limits,
             backend=model_service_pb2.MODEL_BACKEND_TRITON

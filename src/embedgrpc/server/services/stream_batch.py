@@ -1,7 +1,7 @@
-"""One batch message of a StreamEmbed call: from the rows of its texts to their results."""
+"""One batch message of a stream: from the rows of its inputs to their results."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -9,22 +9,41 @@ from typing import Protocol
 from embedgrpc.engine.errors import EngineError, NonFiniteOutputError
 from embedgrpc.engine.pipeline import JobHandle
 from embedgrpc.engine.results.rows import OutputRows
-from embedgrpc.engine.results.vectors import Encoding
-from embedgrpc.engine.tasks.embedder import Embedder
-from embedgrpc.engine.tasks.embeddings import EmbedSpec
 from embedgrpc.engine.work import Job
 from embedgrpc.server.calls.error_interceptor import log_fault
 from embedgrpc.server.calls.open_call import request_id_field
-from embedgrpc.server.contract.wire import embedding_wires
 
 
-class ResultStream(Protocol):
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """The results of some inputs, in wire form, row by row.
+
+    Attributes:
+        indices: The inputs.
+        wires: Their results.
+        token_counts: Tokens that the model read.
+        truncated: Whether the input was truncated.
+        without_direction: Inputs without a result, as their vectors are zero.
+    """
+
+    indices: Sequence[int]
+    wires: Sequence[bytes]
+    token_counts: Sequence[int]
+    truncated: Sequence[bool]
+    without_direction: Sequence[int] = ()
+
+
+# Packs rows of a job. Called from any thread.
+PackRows = Callable[[Job, Sequence[int], OutputRows], PackedRows]
+
+
+class BatchOwner(Protocol):
     """Sends the result of each input of a stream."""
 
     def succeed(
-        self, position: int, identifier: str, embedding: bytes, *, tokens: int, truncated: bool
+        self, position: int, identifier: str, result: bytes, *, tokens: int, truncated: bool
     ) -> None:
-        """Send the embedding of an input, in wire form."""
+        """Send the result of an input, in wire form."""
         ...
 
     def fail(self, position: int, identifier: str, error: EngineError) -> None:
@@ -32,7 +51,7 @@ class ResultStream(Protocol):
         ...
 
     def finished(self, batch: "StreamBatch") -> None:
-        """Forget a message whose inputs are all answered."""
+        """Forget a job whose inputs are all answered."""
         ...
 
 
@@ -41,42 +60,39 @@ class StreamBatch:
 
     Args:
         stream: Sends the results.
-        embedder: The model.
-        spec: The options of the stream.
-        encoding: The number format.
-        first: The position in the stream of the first text.
-        ids: The ids of the texts.
+        pack: Makes the results of some rows.
+        is_slow: Whether rows take long to pack, so that it must not be done on the event loop.
+        method: The method of the stream, for the log.
+        places: The position of each input in the stream, and its id.
 
     Attributes:
-        running: The job. The caller sets it after the start if texts are still missing; the job
+        running: The job. The caller sets it after the start if inputs are still missing; the job
             holds this sink.
-        missing: The number of texts that are not answered yet.
+        missing: The number of inputs that are not answered yet.
     """
 
     def __init__(
         self,
         *,
-        stream: ResultStream,
-        embedder: Embedder,
-        spec: EmbedSpec,
-        encoding: Encoding,
-        first: int,
-        ids: list[str],
+        stream: BatchOwner,
+        pack: PackRows,
+        is_slow: Callable[[OutputRows], bool],
+        method: str,
+        places: Sequence[tuple[int, str]],
     ) -> None:
         self.running: JobHandle | None = None
         self._stream = stream
-        self._embedder = embedder
-        self._spec = spec
-        self._encoding = encoding
-        self._first = first
-        self._ids = ids
-        self.missing = len(ids)
+        self._pack = pack
+        self._is_slow = is_slow
+        self._method = method
+        self._places = places
+        self.missing = len(places)
         self._id_field = request_id_field()
 
     def succeeded(self, indices: Sequence[int], rows: OutputRows) -> None:
         """Send the results of some rows; see `embedgrpc.engine.work.Sink`."""
         job = self._job()
-        if self._spec.chunking is None and not rows.are_large():
+        if not self._is_slow(rows):
             self._send(self._pack(job, indices, rows))
             return
         # Packing them here would block the event loop.
@@ -84,54 +100,36 @@ class StreamBatch:
         packing.add_done_callback(partial(self._packed, job, indices))
 
     def failed(self, indices: Sequence[int], error: EngineError) -> None:
-        """Send the errors of some texts; see `embedgrpc.engine.work.Sink`."""
+        """Send the errors of some inputs; see `embedgrpc.engine.work.Sink`."""
         for index in indices:
-            self._stream.fail(self._first + index, self._ids[index], error)
+            self._stream.fail(*self._places[index], error)
         self._count(len(indices))
 
-    def _pack(self, job: Job, indices: Sequence[int], rows: OutputRows) -> "_Packed":
-        """Encode embeddings. Safe to call from any thread."""
-        zero = self._embedder.has_no_direction(rows, self._spec)
-        without: list[int] = []
-        if zero.any():
-            without = [indices[row] for row in zero.nonzero()[0].tolist()]
-            kept = (~zero).nonzero()[0].tolist()
-            indices, rows = [indices[row] for row in kept], rows.keep(kept)
-        if not indices:
-            return _Packed(without, (), (), (), ())
-        embeddings = self._embedder.finish(job, indices, rows, self._spec)
-        wires = embedding_wires(
-            embeddings,
-            encoding=self._encoding,
-            sparse_dimensions=self._embedder.properties.sparse_dimensions,
-        )
-        return _Packed(without, indices, wires, embeddings.token_counts, embeddings.truncated)
-
-    def _packed(self, job: Job, indices: Sequence[int], packing: "asyncio.Future[_Packed]") -> None:
+    def _packed(
+        self, job: Job, indices: Sequence[int], packing: "asyncio.Future[PackedRows]"
+    ) -> None:
         if job.cancelled or packing.cancelled():
             return
         try:
             packed = packing.result()
         except Exception as error:  # noqa: BLE001 - a stream waits for every answer
             fault = EngineError.fault()
-            log_fault(error, fault, method="StreamEmbed", id_field=self._id_field)
+            log_fault(error, fault, method=self._method, id_field=self._id_field)
             self.failed(indices, fault)
         else:
             self._send(packed)
 
-    def _send(self, packed: "_Packed") -> None:
+    def _send(self, packed: PackedRows) -> None:
         if packed.without_direction:
             error = NonFiniteOutputError("a vector of zeros has no direction")
             self.failed(packed.without_direction, error)
         rows = zip(packed.indices, packed.wires, packed.token_counts, packed.truncated, strict=True)
         for index, wire, tokens, truncated in rows:
-            self._stream.succeed(
-                self._first + index, self._ids[index], wire, tokens=tokens, truncated=truncated
-            )
+            self._stream.succeed(*self._places[index], wire, tokens=tokens, truncated=truncated)
         self._count(len(packed.indices))
 
     def cancel(self) -> None:
-        """Drop the texts that have not been run. No result is delivered after that."""
+        """Drop the inputs that have not been run. No result is delivered after that."""
         if self.running is not None:
             self.running.cancel()
             self.running = None
@@ -147,14 +145,3 @@ class StreamBatch:
             # The job holds this sink. Without this, both would wait for the garbage collector.
             self.running = None
             self._stream.finished(self)
-
-
-@dataclass(frozen=True, slots=True)
-class _Packed:
-    """Results of some texts: those whose vectors are zero, and the others row by row."""
-
-    without_direction: Sequence[int]
-    indices: Sequence[int]
-    wires: Sequence[bytes]
-    token_counts: Sequence[int]
-    truncated: Sequence[bool]

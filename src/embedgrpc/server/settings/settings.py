@@ -124,6 +124,12 @@ class Settings(BaseModel):
         default=True,
         description="Serve gRPC reflection, so that tools such as grpcurl can list the methods",
     )
+    admin: bool = Field(
+        default=False,
+        description="Serve embedgrpc.v1.AdminService, which loads and unloads models and tells what"
+        " the server does. Callers need the scope admin. Without authentication it is allowed only"
+        " on a loopback address or a Unix socket",
+    )
     trusted_network: bool = Field(
         default=False,
         description="Read connections on the thread that waits for calls. This saves up to a third"
@@ -706,6 +712,11 @@ class Settings(BaseModel):
         for burst, rate in (("request_burst", "requests_per_s"), ("token_burst", "tokens_per_min")):
             if getattr(self, burst) and not getattr(self, rate):
                 raise ValueError(f"{burst} needs {rate}")
+        if self.admin and not self.identifies_callers and not _is_local(self.address):
+            raise ValueError(
+                f"admin needs authentication, such as api_keys_file, for others can reach"
+                f" {self.address}"
+            )
         check_names(self.models)
         self._check_tls()
         self._check_callers()

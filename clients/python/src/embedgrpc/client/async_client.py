@@ -1,17 +1,18 @@
 """The client for asyncio."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 import grpc
 from typing_extensions import Self, Unpack
 
-from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
+from embedgrpc.client.async_stream import AsyncClassifyStream, AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.cancellation import closed_error, is_task_cancelled
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications
+from embedgrpc.client.classify_state import AsyncClassifyStreamInputs, ClassifyState
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
@@ -24,6 +25,7 @@ from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOption
 from embedgrpc.client.rerank_state import AsyncRerankInputs, RerankState
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
+from embedgrpc.client.server_status import ModelStatus, ServerStatus
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import (
     HealthStatus,
@@ -34,10 +36,13 @@ from embedgrpc.client.unary_calls import (
     embed_call,
     get_model_call,
     get_server_call,
+    get_status_call,
     health_call,
+    load_model_call,
     partial_embed_call,
     rerank_call,
     tokenize_call,
+    unload_model_call,
 )
 
 ResultT = TypeVar("ResultT")
@@ -154,6 +159,29 @@ class AsyncClient(ClientApi):
         )
         return await self._run(call, timeout_s)
 
+    def classify_stream(
+        self,
+        inputs: AsyncClassifyStreamInputs,
+        *,
+        model: str = "",
+        with_ids: bool = False,
+        result_order: ResultOrder = "input",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> AsyncClassifyStream:
+        state = ClassifyState(
+            inputs,
+            model=model,
+            with_ids=with_ids,
+            result_order=result_order,
+            batch_size=batch_size,
+            timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
+            **options,
+        )
+        return AsyncClassifyStream(state, self._start_stream, self._new_attempts, self._error_of)
+
     async def tokenize(
         self,
         texts: Iterable[str],
@@ -187,6 +215,23 @@ class AsyncClient(ClientApi):
 
     async def get_server(self, *, timeout_s: float | None = None) -> Server:
         return await self._run(get_server_call(), timeout_s)
+
+    async def get_status(self, *, timeout_s: float | None = None) -> ServerStatus:
+        return await self._run(get_status_call(), timeout_s)
+
+    async def load_model(
+        self,
+        model: str = "",
+        *,
+        source: str = "",
+        aliases: Iterable[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> ModelStatus:
+        return await self._run(load_model_call(model, source, aliases, settings), timeout_s)
+
+    async def unload_model(self, model: str, *, timeout_s: float | None = None) -> None:
+        await self._run(unload_model_call(model), timeout_s)
 
     async def health(self, service: str = "", *, timeout_s: float | None = None) -> HealthStatus:
         try:

@@ -24,6 +24,7 @@ from typing_extensions import Self
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.cancellation import closed_error
 from embedgrpc.client.channel import Stubs
+from embedgrpc.client.classifications import ClassifyResult, ClassifyStreamReady
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.result_types import (
@@ -207,6 +208,10 @@ class AsyncEmbedStream(AsyncResultStream[StreamResult, StreamReady]):
 
 class AsyncRerankStream(AsyncResultStream[RerankResult, RerankStreamReady]):
     """A stream of rankings."""
+
+
+class AsyncClassifyStream(AsyncResultStream[ClassifyResult, ClassifyStreamReady]):
+    """A stream of classifications."""
 
 
 async def _write(

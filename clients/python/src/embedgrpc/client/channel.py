@@ -31,6 +31,7 @@ from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.status_errors import error_of_call
 from embedgrpc.client.tls_files import TlsFiles
 from embedgrpc.v1 import (
+    admin_service_pb2_grpc,
     classify_service_pb2_grpc,
     embedding_service_pb2_grpc,
     model_service_pb2_grpc,
@@ -66,6 +67,7 @@ class Stubs:
     classify: Any
     model: Any
     tokenizer: Any
+    admin: Any
     health: Any
 
     @classmethod
@@ -80,6 +82,7 @@ _STUB_CLASSES: Final[tuple[Callable[[Any], Any], ...]] = (
     classify_service_pb2_grpc.ClassifyServiceStub,
     model_service_pb2_grpc.ModelServiceStub,
     tokenizer_service_pb2_grpc.TokenizerServiceStub,
+    admin_service_pb2_grpc.AdminServiceStub,
     health_pb2_grpc.HealthStub,
 )
 

@@ -1,9 +1,11 @@
-"""The results of Classify: labels with their scores."""
+"""The results of Classify and StreamClassify: labels with their scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from embedgrpc.client.errors import BadResponseError, EmbedGrpcError
+from embedgrpc.client.server_description import Limits, decode_limits, require_room
 from embedgrpc.client.status_errors import error_of_item
 from embedgrpc.v1 import classify_service_pb2 as pb
 
@@ -79,6 +81,42 @@ class Classifications:
         return self.results[index]
 
 
+@dataclass(frozen=True, slots=True)
+class ClassifyStreamReady:
+    """The model and the limits of a stream of classifications.
+
+    Attributes:
+        model: The id of the model that runs.
+        revision: Its revision.
+        fingerprint: The id of the source of the scores. Never compare scores of different ones.
+        max_in_flight_inputs: The limit of inputs that have no result yet.
+        max_batch_inputs: The limit of inputs in one message.
+        limits: The limits of the server.
+    """
+
+    model: str
+    revision: str
+    fingerprint: str
+    max_in_flight_inputs: int
+    max_batch_inputs: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyResult:
+    """The classification of one input of a stream, or its error.
+
+    Attributes:
+        id: The id that the caller gave, or the position of the input as a decimal str.
+        classification: The labels with their scores; None after an error.
+        error: The reason why there are no labels, for you to raise; None if there are.
+    """
+
+    id: Any
+    classification: Classification | None = None
+    error: EmbedGrpcError | None = None
+
+
 def decode_classifications(
     response: pb.ClassifyResponse, sent: Sequence[int], unsent: Mapping[int, EmbedGrpcError]
 ) -> Classifications:
@@ -105,6 +143,40 @@ def decode_classifications(
         fingerprint=response.fingerprint,
         input_tokens=response.usage.input_tokens,
     )
+
+
+def decode_classify_ready(message: pb.StreamClassifyReady) -> ClassifyStreamReady:
+    """Decode the first response of a stream of classifications.
+
+    Raises:
+        BadResponseError: The limits of the stream allow no input at all.
+    """
+    require_room(message.max_in_flight_inputs, message.max_batch_inputs)
+    return ClassifyStreamReady(
+        model=message.model,
+        revision=message.revision,
+        fingerprint=message.fingerprint,
+        max_in_flight_inputs=message.max_in_flight_inputs,
+        max_batch_inputs=message.max_batch_inputs,
+        limits=decode_limits(message.limits),
+    )
+
+
+def decode_classify_result(message: pb.StreamClassifyResult, caller_id: Any) -> ClassifyResult:
+    """Decode one result of a stream.
+
+    Args:
+        message: The result.
+        caller_id: The id that the caller gave the input.
+
+    Raises:
+        BadResponseError: It has neither classification nor error.
+    """
+    if message.HasField("error"):
+        return ClassifyResult(caller_id, error=error_of_item(message.error))
+    if not message.HasField("classification"):
+        raise BadResponseError("a result of the stream has neither classification nor error")
+    return ClassifyResult(caller_id, _decode(message.classification))
 
 
 def _decode(message: pb.Classification) -> Classification:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeVar, get_args
 
@@ -30,6 +31,7 @@ _EXAMPLES = """examples:
   embedgrpc-client classify --model nli --second "It is tall." "How tall is the tower?"
   embedgrpc-client tokens "How tall is the tower?"
   embedgrpc-client server
+  embedgrpc-client load --source ./my-model --setting weight_type=int8 mine
   embedgrpc-client health embedgrpc.v1.EmbeddingService
 """
 
@@ -55,6 +57,8 @@ def parse_arguments(argv: Sequence[str], default_target: str) -> argparse.Namesp
         root.error("--target is empty: give HOST:PORT or unix:PATH")
     if parsed.command == "embed" and parsed.jsonl and parsed.texts:
         root.error("--jsonl reads standard input: give no texts with it")
+    if parsed.command == "embed" and parsed.chunk_overlap >= max(parsed.chunk_tokens, 1):
+        root.error("--chunk-overlap must be less than --chunk-tokens")
     if parsed.api_key_file and parsed.token_file:
         root.error("give either --api-key-file or --token-file")
     return parsed
@@ -125,12 +129,57 @@ def _parser(default_target: str) -> SuggestingParser:
     _add_model(tokens)
     _add_prompt(tokens, "", "texts")
     add("server", "describe the server", "Its version, default model and limits, as JSON.")
+    add(
+        "status",
+        "tell what the server does",
+        "Its models, queues, memory and last reload, as JSON. Needs the scope admin.",
+    )
+    _add_load(
+        add(
+            "load",
+            "load a model on the server",
+            "Prints the model as JSON when it is served. Without --source the served model is"
+            " loaded again. The server goes on loading if the time is up. Needs the scope admin.",
+        )
+    )
+    unload = add(
+        "unload",
+        "stop to serve a model",
+        "Ends when the model's memory is free. Needs the scope admin.",
+    )
+    unload.add_argument("model", help="its id or an alias")
     health = add(
         "health", "print the status of services", "The exit code is 0 only if they are SERVING."
     )
     health.add_argument("services", nargs="*", help="names of services; none for the server")
     health.add_argument("--any", action="store_true", help="succeed if one of them is SERVING")
     return root
+
+
+def _add_load(load: argparse.ArgumentParser) -> None:
+    load.add_argument("model", nargs="?", default="", help="its id; else derived from the source")
+    load.add_argument(
+        "--source", default="", help="where it comes from, as in the server's configuration"
+    )
+    load.add_argument("--alias", action="append", default=[], help="another name; may be repeated")
+    load.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="further setting of the model, such as weight_type=int8; may be repeated",
+    )
+
+
+def _setting(argument: str) -> tuple[str, Any]:
+    name, equals, value = argument.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{quote(argument)} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _add_tls(common: argparse.ArgumentParser) -> None:
@@ -193,13 +242,34 @@ def _add_embed(embed: argparse.ArgumentParser) -> None:
     embed.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, help="scale vectors to unit length"
     )
+    _add_chunking(embed)
     _add_priority(embed)
     embed.add_argument("--order", choices=get_args(ResultOrder), default="input")
+    _add_batch_size(embed)
+
+
+def _add_chunking(embed: argparse.ArgumentParser) -> None:
+    by = embed.add_mutually_exclusive_group()
+    by.add_argument(
+        "--chunk-tokens",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="late chunking: write a vector for every N tokens of a text, too",
+    )
+    by.add_argument(
+        "--chunk-sentences",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="late chunking: write a vector for every N sentences of a text, too",
+    )
     embed.add_argument(
-        "--batch-size",
-        type=_at_least(1),
-        default=DEFAULT_BATCH_SIZE,
-        help="texts in one message; set 1 where lines arrive slowly (default: %(default)d)",
+        "--chunk-overlap",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="tokens that a chunk of --chunk-tokens shares with the one before",
     )
 
 
@@ -234,10 +304,26 @@ def _add_classify(classify: argparse.ArgumentParser) -> None:
     classify.add_argument("--top-k", type=_at_least(0), default=0, help="write only the best K")
     classify.add_argument("--order", choices=get_args(LabelOrder), help="order of the labels")
     classify.add_argument(
+        "--result-order",
+        choices=get_args(ResultOrder),
+        default="input",
+        help="order of the results (default: %(default)s)",
+    )
+    classify.add_argument(
         "--max-tokens", type=_at_least(0), default=0, help="limit of tokens in a text or pair"
     )
     _add_truncation(classify)
     _add_priority(classify)
+    _add_batch_size(classify)
+
+
+def _add_batch_size(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--batch-size",
+        type=_at_least(1),
+        default=DEFAULT_BATCH_SIZE,
+        help="texts in one message; set 1 where lines arrive slowly (default: %(default)d)",
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

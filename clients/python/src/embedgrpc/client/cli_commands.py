@@ -14,6 +14,7 @@ from embedgrpc.client.client import Client
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
 from embedgrpc.client.errors import ConnectionFailedError, EmbedGrpcError
 from embedgrpc.client.result_types import StreamResult
+from embedgrpc.client.text_parts import ChunkVectors
 from embedgrpc.client.unary_calls import HealthStatus
 
 _INPUT_BYTES_MAX: Final = 16 * 2**20  # of one line, and of the documents of a call
@@ -78,9 +79,10 @@ def _embed(client: Client, arguments: argparse.Namespace) -> int:
     )
     names = ("model", "order", "batch_size", "input_type", "prompt_name", "prompt_text")
     more = ("dimensions", "encoding", "truncation", "max_tokens", "normalize", "priority")
+    chunking = ("chunk_tokens", "chunk_overlap", "chunk_sentences")
     is_terminal = sys.stdout.isatty()
     result_count = failed_count = 0
-    with client.embed_stream(inputs, **_options(arguments, *names, *more)) as results:
+    with client.embed_stream(inputs, **_options(arguments, *names, *more, *chunking)) as results:
         for result in results:
             if is_terminal:
                 print(_summary(result))
@@ -119,26 +121,31 @@ def _rerank(client: Client, arguments: argparse.Namespace) -> int:
 
 def _classify(client: Client, arguments: argparse.Namespace) -> int:
     names = ("model", "score_function", "top_k", "order", "truncation", "max_tokens", "priority")
-    options = _options(arguments, *names)
-    texts = iter(arguments.texts or _stdin_lines())
-    number = failed_count = 0
-    while batch := list(itertools.islice(texts, DEFAULT_BATCH_SIZE)):
-        second = arguments.second
-        inputs = batch if second is None else [(text, second) for text in batch]
-        for one in client.classify(inputs, allow_partial=True, **options):
-            line: dict[str, Any] = {"id": str(number)}
-            if one.error is not None:
-                line["error"] = _error_json(one.error)
+    texts: Iterable[str] = arguments.texts or _stdin_lines()
+    second = arguments.second
+    inputs = texts if second is None else ((text, second) for text in texts)
+    result_count = failed_count = 0
+    with client.classify_stream(
+        inputs,
+        result_order=arguments.result_order,
+        batch_size=arguments.batch_size,
+        **_options(arguments, *names),
+    ) as results:
+        for result in results:
+            line: dict[str, Any] = {"id": result.id}
+            found = result.classification
+            if found is None:
+                line["error"] = _error_json(result.error) if result.error else {}
             else:
                 line["labels"] = [
-                    {"label": label.label, "score": label.score} for label in one.labels
+                    {"label": label.label, "score": label.score} for label in found.labels
                 ]
-                line |= {"token_count": one.token_count, "truncated": one.truncated}
+                line |= {"token_count": found.token_count, "truncated": found.truncated}
             _print_json(line)
-            number += 1
-            failed_count += one.error is not None
+            result_count += 1
+            failed_count += found is None
     if failed_count:
-        _print_error(f"{failed_count} of {number} texts failed")
+        _print_error(f"{failed_count} of {result_count} texts failed")
     return 1 if failed_count else 0
 
 
@@ -159,6 +166,31 @@ def _server(client: Client, _: argparse.Namespace) -> int:
     return 0
 
 
+def _status(client: Client, _: argparse.Namespace) -> int:
+    status = dataclasses.asdict(client.get_status())
+    last = status["last_reload"]
+    if last is not None:
+        last["end_time"] = last["end_time"].isoformat()
+    _print_json(status | {"start_time": status["start_time"].isoformat()})
+    return 0
+
+
+def _load(client: Client, arguments: argparse.Namespace) -> int:
+    loaded = client.load_model(
+        arguments.model,
+        source=arguments.source,
+        aliases=arguments.alias,
+        settings=dict(arguments.setting),
+    )
+    _print_json(dataclasses.asdict(loaded))
+    return 0
+
+
+def _unload(client: Client, arguments: argparse.Namespace) -> int:
+    client.unload_model(arguments.model)
+    return 0
+
+
 def _health(client: Client, arguments: argparse.Namespace) -> int:
     statuses = [client.health(service) for service in arguments.services or [""]]
     print(*statuses, sep="\n")
@@ -173,6 +205,9 @@ _COMMANDS: Final = {
     "classify": _classify,
     "tokens": _tokens,
     "server": _server,
+    "status": _status,
+    "load": _load,
+    "unload": _unload,
     "health": _health,
 }
 
@@ -235,7 +270,24 @@ def _as_json(result: StreamResult) -> dict[str, Any]:
         )
     if result.multi_vector is not None:
         line["multi_vector"] = result.multi_vector.values.tolist()
+    if result.chunks is not None:
+        line["chunks"] = _chunks_json(result.chunks)
     return line | {"token_count": result.token_count, "truncated": result.truncated}
+
+
+def _chunks_json(chunks: ChunkVectors) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for index, vector in enumerate(chunks.vectors.tolist()):
+        row = {
+            "start": int(chunks.character_starts[index]),
+            "end": int(chunks.character_ends[index]),
+            "token_count": int(chunks.token_counts[index]),
+            "vector": vector,
+        }
+        if chunks.scales is not None:
+            row["scale"] = float(chunks.scales[index])
+        rows.append(row)
+    return rows
 
 
 def _error_json(error: EmbedGrpcError) -> dict[str, str]:
@@ -254,6 +306,8 @@ def _summary(result: StreamResult) -> str:
         facts.append(f"{len(result.sparse.indices)} sparse terms")
     if result.multi_vector is not None:
         facts.append(f"{len(result.multi_vector.values)} vectors")
+    if result.chunks is not None:
+        facts.append(f"{len(result.chunks)} chunks")
     return f"{result.id}: {', '.join(facts)}"
 
 

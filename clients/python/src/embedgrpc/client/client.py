@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 import grpc
@@ -11,6 +11,7 @@ from typing_extensions import Self, Unpack
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.channel import Stubs
 from embedgrpc.client.classifications import Classifications
+from embedgrpc.client.classify_state import ClassifyState, ClassifyStreamInputs
 from embedgrpc.client.client_api import ClientApi
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
@@ -23,7 +24,8 @@ from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOption
 from embedgrpc.client.rerank_state import RerankInputs, RerankState
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
-from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.server_status import ModelStatus, ServerStatus
+from embedgrpc.client.stream import ClassifyStream, EmbedStream, RerankStream
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import (
     HealthStatus,
@@ -34,10 +36,13 @@ from embedgrpc.client.unary_calls import (
     embed_call,
     get_model_call,
     get_server_call,
+    get_status_call,
     health_call,
+    load_model_call,
     partial_embed_call,
     rerank_call,
     tokenize_call,
+    unload_model_call,
 )
 
 ResultT = TypeVar("ResultT")
@@ -152,6 +157,29 @@ class Client(ClientApi):
         )
         return self._run(call, timeout_s)
 
+    def classify_stream(
+        self,
+        inputs: ClassifyStreamInputs,
+        *,
+        model: str = "",
+        with_ids: bool = False,
+        result_order: ResultOrder = "input",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> ClassifyStream:
+        state = ClassifyState(
+            inputs,
+            model=model,
+            with_ids=with_ids,
+            result_order=result_order,
+            batch_size=batch_size,
+            timeout_s=self._deadline_s(timeout_s),
+            request_limit=self._request_limit,
+            **options,
+        )
+        return ClassifyStream(state, self._start_stream, self._new_attempts, self._error_of)
+
     def tokenize(
         self,
         texts: Iterable[str],
@@ -185,6 +213,23 @@ class Client(ClientApi):
 
     def get_server(self, *, timeout_s: float | None = None) -> Server:
         return self._run(get_server_call(), timeout_s)
+
+    def get_status(self, *, timeout_s: float | None = None) -> ServerStatus:
+        return self._run(get_status_call(), timeout_s)
+
+    def load_model(
+        self,
+        model: str = "",
+        *,
+        source: str = "",
+        aliases: Iterable[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> ModelStatus:
+        return self._run(load_model_call(model, source, aliases, settings), timeout_s)
+
+    def unload_model(self, model: str, *, timeout_s: float | None = None) -> None:
+        self._run(unload_model_call(model), timeout_s)
 
     def health(self, service: str = "", *, timeout_s: float | None = None) -> HealthStatus:
         try:

@@ -1,13 +1,15 @@
 """The methods that both clients have, with their documentation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Any
 
 from typing_extensions import Unpack
 
-from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
+from embedgrpc.client.async_stream import AsyncClassifyStream, AsyncEmbedStream, AsyncRerankStream
 from embedgrpc.client.channel import ChannelOwner
 from embedgrpc.client.classifications import Classifications
+from embedgrpc.client.classify_state import ClassifyStreamInputs
 from embedgrpc.client.defaults import DEFAULT_BATCH_SIZE
 from embedgrpc.client.embed_state import StreamInputs
 from embedgrpc.client.enums import ResultOrder, Task
@@ -17,7 +19,8 @@ from embedgrpc.client.options import ClassifyOptions, EmbedOptions, RerankOption
 from embedgrpc.client.rerank_state import RerankInputs
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server
-from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.server_status import ModelStatus, ServerStatus
+from embedgrpc.client.stream import ClassifyStream, EmbedStream, RerankStream
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import HealthStatus
 
@@ -186,6 +189,43 @@ class ClientApi(ChannelOwner, ABC):
         """
 
     @abstractmethod
+    def classify_stream(
+        self,
+        inputs: ClassifyStreamInputs,
+        *,
+        model: str = "",
+        with_ids: bool = False,
+        result_order: ResultOrder = "input",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        timeout_s: float | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> ClassifyStream | AsyncClassifyStream:
+        """Classify any number of inputs. An input that fails, fails alone.
+
+        Args:
+            inputs: Texts, or pairs (first, second). The client reads no further than the server has
+                room for, so the iterable may be endless. `AsyncClient` also takes asynchronous
+                iterables.
+            model: The id or an alias of a model; "" for the server's default.
+            with_ids: Whether each input comes with an id of yours: (id, text), or
+                (id, (first, second)).
+            result_order: The order of the results: that of the inputs, or "completion", which is
+                faster.
+            batch_size: The limit of inputs in one message. An input waits until its message is
+                full: set 1 where inputs arrive slowly.
+            timeout_s: The longest wait for the next response, in seconds; None for the client's.
+            options: See `ClassifyOptions`.
+
+        Returns:
+            The results. Iterate over them; close the stream to stop early.
+
+        Raises:
+            InputTooLongError: The name of the model exceeds the size of a message.
+            TypeError: An option has the wrong type, or `inputs` is a str.
+            ValueError: An option is out of range.
+        """
+
+    @abstractmethod
     def tokenize(
         self,
         texts: Iterable[str],
@@ -261,6 +301,65 @@ class ClientApi(ChannelOwner, ABC):
 
         Raises:
             EmbedGrpcError: The call failed.
+        """
+
+    @abstractmethod
+    def get_status(
+        self, *, timeout_s: float | None = None
+    ) -> ServerStatus | Awaitable[ServerStatus]:
+        """Return what the server and its models do now. Needs the scope "admin".
+
+        Args:
+            timeout_s: The deadline in seconds; None for the client's.
+
+        Raises:
+            EmbedGrpcError: The call failed.
+        """
+
+    @abstractmethod
+    def load_model(
+        self,
+        model: str = "",
+        *,
+        source: str = "",
+        aliases: Iterable[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> ModelStatus | Awaitable[ModelStatus]:
+        """Load a model on the server, or load it again. Needs the scope "admin".
+
+        The server goes on loading if the deadline passes: `get_status` tells how far it is.
+
+        Args:
+            model: Its id; a served model with this id is replaced. "" derives it from the source.
+            source: Where it comes from, as in the server's configuration. "" loads the served
+                model again, with the settings that it has.
+            aliases: Its other names. Only with a source.
+            settings: Its further settings by name, such as {"weight_type": "int8"}. Only with a
+                source.
+            timeout_s: The deadline in seconds; None for the client's.
+
+        Returns:
+            The model, which is served now.
+
+        Raises:
+            EmbedGrpcError: The call failed; nothing has changed, unless the deadline passed.
+            TypeError: A name is no str, or a setting is no value of JSON.
+            ValueError: A text is not valid Unicode.
+        """
+
+    @abstractmethod
+    def unload_model(self, model: str, *, timeout_s: float | None = None) -> Awaitable[None] | None:
+        """Stop to serve a model, and wait until its memory is free. Needs the scope "admin".
+
+        Args:
+            model: Its id, or an alias.
+            timeout_s: The deadline in seconds; None for the client's.
+
+        Raises:
+            EmbedGrpcError: The call failed.
+            TypeError: The name is no str.
+            ValueError: It is not valid Unicode.
         """
 
     @abstractmethod

@@ -16,7 +16,7 @@ from embedgrpc.client.result_types import (
     StreamReady,
     StreamResult,
 )
-from embedgrpc.client.server_description import decode_limits
+from embedgrpc.client.server_description import decode_limits, require_room
 from embedgrpc.client.status_errors import error_of_item
 from embedgrpc.client.text_parts import decode_chunks, decode_token_vectors
 from embedgrpc.client.vectors import Vectors, decode_multi_vector, decode_rows, decode_sparse
@@ -119,7 +119,7 @@ def decode_ready(message: pb.StreamEmbedReady) -> StreamReady:
     Raises:
         BadResponseError: The limits of the stream allow no input at all.
     """
-    _require_room(message.max_in_flight_inputs, message.max_batch_inputs)
+    require_room(message.max_in_flight_inputs, message.max_batch_inputs)
     return StreamReady(
         model=message.model,
         revision=message.revision,
@@ -137,7 +137,7 @@ def decode_rerank_ready(message: rerank_service_pb2.StreamRerankReady) -> Rerank
     Raises:
         BadResponseError: The limits of the stream allow no document at all.
     """
-    _require_room(message.max_in_flight_inputs, message.max_part_inputs, message.max_query_inputs)
+    require_room(message.max_in_flight_inputs, message.max_part_inputs, message.max_query_inputs)
     return RerankStreamReady(
         model=message.model,
         revision=message.revision,
@@ -215,11 +215,6 @@ def _require_embeddings(response: pb.EmbedResponse, text_count: int) -> None:
     found = len(response.embeddings)
     if found != text_count:
         raise BadResponseError(f"{found} embeddings came back for {text_count} texts")
-
-
-def _require_room(*limits: int) -> None:
-    if min(limits) < 1:
-        raise BadResponseError("the limits of the stream allow no input")
 
 
 def _all_or_none(embeddings: Sequence[pb.Embedding], field: str) -> list[Any]:

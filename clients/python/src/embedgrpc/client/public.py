@@ -1,8 +1,14 @@
 """The public names of `embedgrpc.client`."""
 
 from embedgrpc.client.async_client import AsyncClient
-from embedgrpc.client.async_stream import AsyncEmbedStream, AsyncRerankStream
-from embedgrpc.client.classifications import Classification, Classifications, LabelScore
+from embedgrpc.client.async_stream import AsyncClassifyStream, AsyncEmbedStream, AsyncRerankStream
+from embedgrpc.client.classifications import (
+    Classification,
+    Classifications,
+    ClassifyResult,
+    ClassifyStreamReady,
+    LabelScore,
+)
 from embedgrpc.client.client import Client
 from embedgrpc.client.errors import (
     BackendFailedError,
@@ -44,13 +50,15 @@ from embedgrpc.client.result_types import (
     StreamResult,
 )
 from embedgrpc.client.server_description import Limits, Server
-from embedgrpc.client.stream import EmbedStream, RerankStream
+from embedgrpc.client.server_status import ModelStatus, ReloadStatus, ServerStatus
+from embedgrpc.client.stream import ClassifyStream, EmbedStream, RerankStream
 from embedgrpc.client.text_parts import ChunkVectors, TokenVectors
 from embedgrpc.client.tokens import TokenCounts, TokenizedText
 from embedgrpc.client.unary_calls import HealthStatus
 from embedgrpc.client.vectors import MultiVector, SparseVector
 
 __all__ = [
+    "AsyncClassifyStream",
     "AsyncClient",
     "AsyncEmbedStream",
     "AsyncRerankStream",
@@ -61,6 +69,9 @@ __all__ = [
     "Classification",
     "Classifications",
     "ClassifyOptions",
+    "ClassifyResult",
+    "ClassifyStream",
+    "ClassifyStreamReady",
     "Client",
     "ConnectionFailedError",
     "DeadlineExpiredError",
@@ -79,6 +90,7 @@ __all__ = [
     "MessageTooLargeError",
     "Model",
     "ModelNotFoundError",
+    "ModelStatus",
     "MultiVector",
     "NonFiniteOutputError",
     "OverloadedError",
@@ -87,11 +99,13 @@ __all__ = [
     "RankedDocument",
     "Ranking",
     "RateLimitedError",
+    "ReloadStatus",
     "RerankOptions",
     "RerankResult",
     "RerankStream",
     "RerankStreamReady",
     "Server",
+    "ServerStatus",
     "ShuttingDownError",
     "SparseVector",
     "StreamReady",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from google.protobuf import duration_pb2
 
+from embedgrpc.client.errors import BadResponseError
 from embedgrpc.v1 import common_pb2
 from embedgrpc.v1 import model_service_pb2 as pb
 
@@ -89,3 +90,13 @@ def decode_server(message: pb.Server) -> Server:
 
 def _seconds(duration: duration_pb2.Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
+
+
+def require_room(*limits: int) -> None:
+    """Check the limits of a stream.
+
+    Raises:
+        BadResponseError: They allow no input at all.
+    """
+    if min(limits) < 1:
+        raise BadResponseError("the limits of the stream allow no input")

@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from embedgrpc.client.attempts import Attempts
 from embedgrpc.client.channel import Stubs
+from embedgrpc.client.classifications import ClassifyResult, ClassifyStreamReady
 from embedgrpc.client.concurrency import Slot
 from embedgrpc.client.errors import EmbedGrpcError
 from embedgrpc.client.result_types import (
@@ -158,6 +159,10 @@ class EmbedStream(ResultStream[StreamResult, StreamReady]):
 
 class RerankStream(ResultStream[RerankResult, RerankStreamReady]):
     """A stream of rankings."""
+
+
+class ClassifyStream(ResultStream[ClassifyResult, ClassifyStreamReady]):
+    """A stream of classifications."""
 
 
 class _Exchange(Generic[ResultT, ReadyT]):

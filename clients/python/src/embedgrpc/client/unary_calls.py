@@ -31,8 +31,15 @@ from embedgrpc.client.options import (
 from embedgrpc.client.request_limit import RequestLimit
 from embedgrpc.client.result_types import Embeddings, PartialEmbeddings, Ranking
 from embedgrpc.client.server_description import Server, decode_server
+from embedgrpc.client.server_status import (
+    ModelStatus,
+    ServerStatus,
+    decode_model_status,
+    decode_status,
+)
 from embedgrpc.client.tokens import TokenCounts, TokenizedText, decode_token_counts, decode_tokens
 from embedgrpc.v1 import (
+    admin_service_pb2,
     classify_service_pb2,
     model_service_pb2,
     rerank_service_pb2,
@@ -266,6 +273,53 @@ def get_server_call() -> UnaryCall[Server]:
         lambda stubs: stubs.model.GetServer,
         model_service_pb2.GetServerRequest(),
         lambda response: decode_server(response.server),
+    )
+
+
+def get_status_call() -> UnaryCall[ServerStatus]:
+    """Return the call of GetStatus."""
+    return UnaryCall(
+        lambda stubs: stubs.admin.GetStatus,
+        admin_service_pb2.GetStatusRequest(),
+        lambda response: decode_status(response.status),
+    )
+
+
+def load_model_call(
+    model: str, source: str, aliases: Iterable[str], settings: Mapping[str, Any] | None
+) -> UnaryCall[ModelStatus]:
+    """Return the call of LoadModel.
+
+    Raises:
+        TypeError: A name is no str, or a value of the settings is not one of JSON.
+        ValueError: A text is not valid Unicode.
+    """
+    request = admin_service_pb2.LoadModelRequest(
+        model=valid_text("model", model), source=valid_text("source", source)
+    )
+    request.aliases.extend(valid_text("aliases", one) for one in aliases)
+    try:
+        request.settings.update(settings or {})
+    except ValueError as error:
+        raise TypeError(f"settings: {error}") from None
+    return UnaryCall(
+        lambda stubs: stubs.admin.LoadModel,
+        request,
+        lambda response: decode_model_status(response.model),
+    )
+
+
+def unload_model_call(model: str) -> UnaryCall[None]:
+    """Return the call of UnloadModel.
+
+    Raises:
+        TypeError: The name is no str.
+        ValueError: It is not valid Unicode.
+    """
+    return UnaryCall(
+        lambda stubs: stubs.admin.UnloadModel,
+        admin_service_pb2.UnloadModelRequest(model=valid_text("model", model)),
+        lambda _: None,
     )
 
 

@@ -13,9 +13,10 @@ _sym_db = _symbol_database.Default()
 
 
 from embedgrpc.v1 import common_pb2 as embedgrpc_dot_v1_dot_common__pb2
+from embedgrpc.v1 import embedding_service_pb2 as embedgrpc_dot_v1_dot_embedding__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#embedgrpc/v1/classify_service.proto\x12\x0c\x65mbedgrpc.v1\x1a\x19\x65mbedgrpc/v1/common.proto\"\xea\x01\n\x0f\x43lassifyOptions\x12\x33\n\x0escore_function\x18\x01 \x01(\x0e\x32\x1b.embedgrpc.v1.ScoreFunction\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\'\n\x05order\x18\x03 \x01(\x0e\x32\x18.embedgrpc.v1.LabelOrder\x12,\n\ntruncation\x18\x04 \x01(\x0e\x32\x18.embedgrpc.v1.Truncation\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12(\n\x08priority\x18\x06 \x01(\x0e\x32\x16.embedgrpc.v1.Priority\"\xb9\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12%\n\x05pairs\x18\x03 \x03(\x0b\x32\x16.embedgrpc.v1.TextPair\x12.\n\x07options\x18\x04 \x01(\x0b\x32\x1d.embedgrpc.v1.ClassifyOptions\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12\x1a\n\x12max_response_bytes\x18\x06 \x01(\x03\")\n\x08TextPair\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\"\xa3\x01\n\x10\x43lassifyResponse\x12\x35\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32\x1c.embedgrpc.v1.Classification\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\"\n\x05usage\x18\x05 \x01(\x0b\x32\x13.embedgrpc.v1.Usage\"\x8a\x01\n\x0e\x43lassification\x12(\n\x06labels\x18\x01 \x03(\x0b\x32\x18.embedgrpc.v1.LabelScore\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12&\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.embedgrpc.v1.ItemError\"W\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\x05score\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05index\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06_scoreB\x08\n\x06_index*\x7f\n\rScoreFunction\x12\x1e\n\x1aSCORE_FUNCTION_UNSPECIFIED\x10\x00\x12\x16\n\x12SCORE_FUNCTION_RAW\x10\x01\x12\x1a\n\x16SCORE_FUNCTION_SOFTMAX\x10\x02\x12\x1a\n\x16SCORE_FUNCTION_SIGMOID\x10\x03*W\n\nLabelOrder\x12\x1b\n\x17LABEL_ORDER_UNSPECIFIED\x10\x00\x12\x15\n\x11LABEL_ORDER_SCORE\x10\x01\x12\x15\n\x11LABEL_ORDER_MODEL\x10\x02\x32\x61\n\x0f\x43lassifyService\x12N\n\x08\x43lassify\x12\x1d.embedgrpc.v1.ClassifyRequest\x1a\x1e.embedgrpc.v1.ClassifyResponse\"\x03\x90\x02\x01\x42\x93\x01\n\x10\x63om.embedgrpc.v1B\x14\x43lassifyServiceProtoP\x01Z\x18\x65mbedgrpc/v1;embedgrpcv1\xa2\x02\x03\x45XX\xaa\x02\x0c\x45mbedgrpc.V1\xca\x02\x0c\x45mbedgrpc\\V1\xe2\x02\x18\x45mbedgrpc\\V1\\GPBMetadata\xea\x02\rEmbedgrpc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#embedgrpc/v1/classify_service.proto\x12\x0c\x65mbedgrpc.v1\x1a\x19\x65mbedgrpc/v1/common.proto\x1a$embedgrpc/v1/embedding_service.proto\"\xea\x01\n\x0f\x43lassifyOptions\x12\x33\n\x0escore_function\x18\x01 \x01(\x0e\x32\x1b.embedgrpc.v1.ScoreFunction\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\'\n\x05order\x18\x03 \x01(\x0e\x32\x18.embedgrpc.v1.LabelOrder\x12,\n\ntruncation\x18\x04 \x01(\x0e\x32\x18.embedgrpc.v1.Truncation\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12(\n\x08priority\x18\x06 \x01(\x0e\x32\x16.embedgrpc.v1.Priority\"\xb9\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12%\n\x05pairs\x18\x03 \x03(\x0b\x32\x16.embedgrpc.v1.TextPair\x12.\n\x07options\x18\x04 \x01(\x0b\x32\x1d.embedgrpc.v1.ClassifyOptions\x12\x15\n\rallow_partial\x18\x05 \x01(\x08\x12\x1a\n\x12max_response_bytes\x18\x06 \x01(\x03\")\n\x08TextPair\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\"\xa3\x01\n\x10\x43lassifyResponse\x12\x35\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32\x1c.embedgrpc.v1.Classification\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\"\n\x05usage\x18\x05 \x01(\x0b\x32\x13.embedgrpc.v1.Usage\"\x8a\x01\n\x0e\x43lassification\x12(\n\x06labels\x18\x01 \x03(\x0b\x32\x18.embedgrpc.v1.LabelScore\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12&\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.embedgrpc.v1.ItemError\"W\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\x05score\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05index\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x08\n\x06_scoreB\x08\n\x06_index\"\x87\x01\n\x15StreamClassifyRequest\x12\x32\n\x05setup\x18\x01 \x01(\x0b\x32!.embedgrpc.v1.StreamClassifySetupH\x00\x12\x32\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32!.embedgrpc.v1.StreamClassifyBatchH\x00\x42\x06\n\x04step\"\x9a\x01\n\x13StreamClassifySetup\x12\r\n\x05model\x18\x01 \x01(\t\x12.\n\x07options\x18\x02 \x01(\x0b\x32\x1d.embedgrpc.v1.ClassifyOptions\x12(\n\x05order\x18\x03 \x01(\x0e\x32\x19.embedgrpc.v1.ResultOrder\x12\x1a\n\x12max_response_bytes\x18\x04 \x01(\x03\"H\n\x13StreamClassifyBatch\x12\x31\n\x06inputs\x18\x01 \x03(\x0b\x32!.embedgrpc.v1.StreamClassifyInput\"b\n\x13StreamClassifyInput\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04pair\x18\x03 \x01(\x0b\x32\x16.embedgrpc.v1.TextPairH\x00\x42\x07\n\x05input\"\x8c\x01\n\x16StreamClassifyResponse\x12\x32\n\x05ready\x18\x01 \x01(\x0b\x32!.embedgrpc.v1.StreamClassifyReadyH\x00\x12\x36\n\x07results\x18\x02 \x01(\x0b\x32#.embedgrpc.v1.StreamClassifyResultsH\x00\x42\x06\n\x04step\"\xa9\x01\n\x13StreamClassifyReady\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x1c\n\x14max_in_flight_inputs\x18\x04 \x01(\x05\x12\x18\n\x10max_batch_inputs\x18\x05 \x01(\x05\x12$\n\x06limits\x18\x06 \x01(\x0b\x32\x14.embedgrpc.v1.Limits\"p\n\x15StreamClassifyResults\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".embedgrpc.v1.StreamClassifyResult\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.embedgrpc.v1.Usage\"\x8f\x01\n\x14StreamClassifyResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\x36\n\x0e\x63lassification\x18\x02 \x01(\x0b\x32\x1c.embedgrpc.v1.ClassificationH\x00\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x17.embedgrpc.v1.ItemErrorH\x00\x42\t\n\x07outcome*\x7f\n\rScoreFunction\x12\x1e\n\x1aSCORE_FUNCTION_UNSPECIFIED\x10\x00\x12\x16\n\x12SCORE_FUNCTION_RAW\x10\x01\x12\x1a\n\x16SCORE_FUNCTION_SOFTMAX\x10\x02\x12\x1a\n\x16SCORE_FUNCTION_SIGMOID\x10\x03*W\n\nLabelOrder\x12\x1b\n\x17LABEL_ORDER_UNSPECIFIED\x10\x00\x12\x15\n\x11LABEL_ORDER_SCORE\x10\x01\x12\x15\n\x11LABEL_ORDER_MODEL\x10\x02\x32\xc7\x01\n\x0f\x43lassifyService\x12N\n\x08\x43lassify\x12\x1d.embedgrpc.v1.ClassifyRequest\x1a\x1e.embedgrpc.v1.ClassifyResponse\"\x03\x90\x02\x01\x12\x64\n\x0eStreamClassify\x12#.embedgrpc.v1.StreamClassifyRequest\x1a$.embedgrpc.v1.StreamClassifyResponse\"\x03\x90\x02\x01(\x01\x30\x01\x42\x93\x01\n\x10\x63om.embedgrpc.v1B\x14\x43lassifyServiceProtoP\x01Z\x18\x65mbedgrpc/v1;embedgrpcv1\xa2\x02\x03\x45XX\xaa\x02\x0c\x45mbedgrpc.V1\xca\x02\x0c\x45mbedgrpc\\V1\xe2\x02\x18\x45mbedgrpc\\V1\\GPBMetadata\xea\x02\rEmbedgrpc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -25,22 +26,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\020com.embedgrpc.v1B\024ClassifyServiceProtoP\001Z\030embedgrpc/v1;embedgrpcv1\242\002\003EXX\252\002\014Embedgrpc.V1\312\002\014Embedgrpc\\V1\342\002\030Embedgrpc\\V1\\GPBMetadata\352\002\rEmbedgrpc::V1'
   _globals['_CLASSIFYSERVICE'].methods_by_name['Classify']._loaded_options = None
   _globals['_CLASSIFYSERVICE'].methods_by_name['Classify']._serialized_options = b'\220\002\001'
-  _globals['_SCOREFUNCTION']._serialized_start=944
-  _globals['_SCOREFUNCTION']._serialized_end=1071
-  _globals['_LABELORDER']._serialized_start=1073
-  _globals['_LABELORDER']._serialized_end=1160
-  _globals['_CLASSIFYOPTIONS']._serialized_start=81
-  _globals['_CLASSIFYOPTIONS']._serialized_end=315
-  _globals['_CLASSIFYREQUEST']._serialized_start=318
-  _globals['_CLASSIFYREQUEST']._serialized_end=503
-  _globals['_TEXTPAIR']._serialized_start=505
-  _globals['_TEXTPAIR']._serialized_end=546
-  _globals['_CLASSIFYRESPONSE']._serialized_start=549
-  _globals['_CLASSIFYRESPONSE']._serialized_end=712
-  _globals['_CLASSIFICATION']._serialized_start=715
-  _globals['_CLASSIFICATION']._serialized_end=853
-  _globals['_LABELSCORE']._serialized_start=855
-  _globals['_LABELSCORE']._serialized_end=942
-  _globals['_CLASSIFYSERVICE']._serialized_start=1162
-  _globals['_CLASSIFYSERVICE']._serialized_end=1259
+  _globals['_CLASSIFYSERVICE'].methods_by_name['StreamClassify']._loaded_options = None
+  _globals['_CLASSIFYSERVICE'].methods_by_name['StreamClassify']._serialized_options = b'\220\002\001'
+  _globals['_SCOREFUNCTION']._serialized_start=2026
+  _globals['_SCOREFUNCTION']._serialized_end=2153
+  _globals['_LABELORDER']._serialized_start=2155
+  _globals['_LABELORDER']._serialized_end=2242
+  _globals['_CLASSIFYOPTIONS']._serialized_start=119
+  _globals['_CLASSIFYOPTIONS']._serialized_end=353
+  _globals['_CLASSIFYREQUEST']._serialized_start=356
+  _globals['_CLASSIFYREQUEST']._serialized_end=541
+  _globals['_TEXTPAIR']._serialized_start=543
+  _globals['_TEXTPAIR']._serialized_end=584
+  _globals['_CLASSIFYRESPONSE']._serialized_start=587
+  _globals['_CLASSIFYRESPONSE']._serialized_end=750
+  _globals['_CLASSIFICATION']._serialized_start=753
+  _globals['_CLASSIFICATION']._serialized_end=891
+  _globals['_LABELSCORE']._serialized_start=893
+  _globals['_LABELSCORE']._serialized_end=980
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_start=983
+  _globals['_STREAMCLASSIFYREQUEST']._serialized_end=1118
+  _globals['_STREAMCLASSIFYSETUP']._serialized_start=1121
+  _globals['_STREAMCLASSIFYSETUP']._serialized_end=1275
+  _globals['_STREAMCLASSIFYBATCH']._serialized_start=1277
+  _globals['_STREAMCLASSIFYBATCH']._serialized_end=1349
+  _globals['_STREAMCLASSIFYINPUT']._serialized_start=1351
+  _globals['_STREAMCLASSIFYINPUT']._serialized_end=1449
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_start=1452
+  _globals['_STREAMCLASSIFYRESPONSE']._serialized_end=1592
+  _globals['_STREAMCLASSIFYREADY']._serialized_start=1595
+  _globals['_STREAMCLASSIFYREADY']._serialized_end=1764
+  _globals['_STREAMCLASSIFYRESULTS']._serialized_start=1766
+  _globals['_STREAMCLASSIFYRESULTS']._serialized_end=1878
+  _globals['_STREAMCLASSIFYRESULT']._serialized_start=1881
+  _globals['_STREAMCLASSIFYRESULT']._serialized_end=2024
+  _globals['_CLASSIFYSERVICE']._serialized_start=2245
+  _globals['_CLASSIFYSERVICE']._serialized_end=2444
 # @@protoc_insertion_point(module_scope)

@@ -47,6 +47,11 @@ class ClassifyServiceStub(object):
                 request_serializer=embedgrpc_dot_v1_dot_classify__service__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=embedgrpc_dot_v1_dot_classify__service__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.StreamClassify = channel.stream_stream(
+                '/embedgrpc.v1.ClassifyService/StreamClassify',
+                request_serializer=embedgrpc_dot_v1_dot_classify__service__pb2.StreamClassifyRequest.SerializeToString,
+                response_deserializer=embedgrpc_dot_v1_dot_classify__service__pb2.StreamClassifyResponse.FromString,
+                _registered_method=True)
 
 
 class ClassifyServiceServicer(object):
@@ -65,6 +70,19 @@ class ClassifyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamClassify(self, request_iterator, context):
+        """Classifies a stream of any length. An input that fails does not end the stream.
+
+        The first request has `setup`, every later one `batch`. The first response has
+        `ready`, every later one `results`. The server reads at most
+        `ready.max_in_flight_inputs` inputs ahead of its results, so read while you
+        write. If the stream breaks, send the ids without a result again on a new
+        stream: classifying has no side effects.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClassifyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -72,6 +90,11 @@ def add_ClassifyServiceServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=embedgrpc_dot_v1_dot_classify__service__pb2.ClassifyRequest.FromString,
                     response_serializer=embedgrpc_dot_v1_dot_classify__service__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'StreamClassify': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamClassify,
+                    request_deserializer=embedgrpc_dot_v1_dot_classify__service__pb2.StreamClassifyRequest.FromString,
+                    response_serializer=embedgrpc_dot_v1_dot_classify__service__pb2.StreamClassifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -103,6 +126,33 @@ class ClassifyService(object):
             '/embedgrpc.v1.ClassifyService/Classify',
             embedgrpc_dot_v1_dot_classify__service__pb2.ClassifyRequest.SerializeToString,
             embedgrpc_dot_v1_dot_classify__service__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamClassify(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/embedgrpc.v1.ClassifyService/StreamClassify',
+            embedgrpc_dot_v1_dot_classify__service__pb2.StreamClassifyRequest.SerializeToString,
+            embedgrpc_dot_v1_dot_classify__service__pb2.StreamClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,7 @@ class ErrorLabel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_LABEL_TOKENS_PER_MINUTE: _ClassVar[ErrorLabel]
     ERROR_LABEL_CONCURRENT_CALLS: _ClassVar[ErrorLabel]
     ERROR_LABEL_MODEL_CLOSED: _ClassVar[ErrorLabel]
+    ERROR_LABEL_MODEL_NOT_CHANGED: _ClassVar[ErrorLabel]
 
 class Truncation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -143,6 +144,7 @@ ERROR_LABEL_REQUESTS_PER_SECOND: ErrorLabel
 ERROR_LABEL_TOKENS_PER_MINUTE: ErrorLabel
 ERROR_LABEL_CONCURRENT_CALLS: ErrorLabel
 ERROR_LABEL_MODEL_CLOSED: ErrorLabel
+ERROR_LABEL_MODEL_NOT_CHANGED: ErrorLabel
 TRUNCATION_UNSPECIFIED: Truncation
 TRUNCATION_NONE: Truncation
 TRUNCATION_END: Truncation

@@ -1,0 +1,146 @@
+"""The state of a stream whose inputs travel several in a message. No I/O, no locks."""
+
+from abc import abstractmethod
+from collections.abc import AsyncIterable, Iterable, Mapping
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from embedgrpc.client.enums import ResultOrder
+from embedgrpc.client.errors import EmbedGrpcError, InputTooLongError
+from embedgrpc.client.request_limit import INPUT_OVERHEAD_BYTES, RequestLimit
+from embedgrpc.client.stream_state import Ready, ResultT, StreamState
+
+
+class BatchReady(Ready, Protocol):
+    """The first response of a stream whose inputs travel in batches."""
+
+    @property
+    def max_batch_inputs(self) -> int:
+        """The limit of inputs in one message."""
+
+
+BatchReadyT = TypeVar("BatchReadyT", bound=BatchReady)
+
+
+class BatchState(StreamState[ResultT, BatchReadyT]):
+    """The inputs of a stream, of which a message holds several.
+
+    Args:
+        inputs: The inputs of the caller.
+        setup: The first request.
+        order: The order of the results.
+        batch_size: The limit of inputs in one message.
+        timeout_s: The longest wait for the next response, in seconds.
+        request_limit: The size limit of requests.
+
+    Raises:
+        ValueError: `batch_size` is less than 1.
+    """
+
+    _answer_step = "results"
+    _message: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        inputs: Iterable[Any] | AsyncIterable[Any],
+        *,
+        setup: Any,
+        order: ResultOrder,
+        batch_size: int,
+        timeout_s: float,
+        request_limit: RequestLimit,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        super().__init__(
+            inputs,
+            setup=setup,
+            in_input_order=order == "input",
+            timeout_s=timeout_s,
+            request_limit=request_limit,
+        )
+        self._batch_size = batch_size
+        self._pending = self._message()  # the next message, not yet full
+        self._pending_bytes = 0
+
+    def has_room(self) -> bool:
+        """Return whether to read another input from the caller.
+
+        A new message waits until the window has room for a full one: many small ones are slow.
+        """
+        if self.ready is None:
+            return False
+        room = self.ready.max_in_flight_inputs - len(self._caller_ids) - len(self._failed)
+        return room >= (1 if self._pending.batch.inputs else self._batch_size)
+
+    def add(self, item: object) -> Any:
+        """Add one input; see `StreamState`.
+
+        Returns:
+            The message to send now; None while the next one has room.
+        """
+        position = str(self._read_count)
+        field = f"inputs[{position}]"
+        caller_id, content, text_bytes = self._read(field, position, item)
+        self._read_count += 1
+        try:
+            self._request_limit.check_text(field, text_bytes)
+        except InputTooLongError as error:
+            self._failed[int(position)] = self._failure(caller_id, error)
+            # The results of earlier inputs come first: send them without waiting for later ones.
+            return self._take_pending() if self._pending.batch.inputs else None
+        input_bytes = text_bytes + INPUT_OVERHEAD_BYTES
+        full = None
+        if self._pending_bytes + input_bytes > self._message_bytes_max():
+            full = self._take_pending() if self._pending.batch.inputs else None
+        self._pending.batch.inputs.add(id=position, **content)
+        self._pending_bytes += input_bytes
+        self._caller_ids[position] = caller_id
+        if len(self._pending.batch.inputs) == self._batch_size:
+            full = self._take_pending()
+        return full
+
+    def end_inputs(self, error: Exception | None = None) -> Any:
+        """Record the end of the inputs; return the last message, None if all were sent."""
+        super().end_inputs(error)
+        return self._take_pending() if self._pending.batch.inputs else None
+
+    @abstractmethod
+    def _read(self, field: str, position: str, item: object) -> tuple[Any, Mapping[str, Any], int]:
+        """Read one input.
+
+        Returns:
+            The caller's id, or the position; the fields of the input; and the bytes of its texts.
+
+        Raises:
+            TypeError: The item has the wrong type.
+            ValueError: A text is not valid Unicode.
+        """
+
+    @abstractmethod
+    def _failure(self, caller_id: Any, error: EmbedGrpcError) -> ResultT:
+        """Return the result of an input that was not sent."""
+
+    @abstractmethod
+    def _decode_ready(self, message: Any) -> BatchReadyT:
+        """Decode the terms of the stream; raise BadResponseError if they allow no input."""
+
+    def _accept(self, message: Any) -> BatchReadyT:
+        ready = self._decode_ready(message)
+        # The window has room for two messages: one travels while the server works on the other.
+        window_share = max(1, ready.max_in_flight_inputs // 2)
+        self._batch_size = min(self._batch_size, ready.max_batch_inputs, window_share)
+        return ready
+
+    def _results_of(self, response: Any) -> Iterable[Any]:
+        self.input_tokens += response.results.usage.input_tokens
+        results: Iterable[Any] = response.results.results
+        return results
+
+    def _unsent_count(self) -> int:
+        return len(self._pending.batch.inputs)
+
+    def _take_pending(self) -> Any:
+        message, self._pending = self._pending, self._message()
+        self._pending_bytes = 0
+        self.begin_wait()
+        return message
