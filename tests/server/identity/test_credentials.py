@@ -266,6 +266,17 @@ async def test_a_model_that_a_caller_may_not_use(service: Service, keys: KeyFile
     assert answer.message == "no model 'none'; served: org/second"
 
 
+async def test_a_pattern_that_no_model_fits_is_logged(
+    service: Service, keys: KeyFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be a mistake: the caller may use less than was meant."""
+    await added(service, keys, 'models = ["org/*", "embed", "embde"]')
+    (record,) = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert record.getMessage() == "callers are allowed models that are not served"
+    assert "embde" in record.models  # type: ignore[attr-defined] # of our own
+    assert "org/*" not in record.models  # type: ignore[attr-defined] # of our own
+
+
 async def test_lists_show_what_the_caller_may_use(service: Service, keys: KeyFile) -> None:
     """Through every door."""
     key = await added(service, keys, 'models = ["other"]')
