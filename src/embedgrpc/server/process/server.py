@@ -193,8 +193,13 @@ class Server:
         )
         self._files: list[ReloadableFiles] = []
         self.reloading = Reloading(settings, self.models, self._files, self._tasks)
-        self.reloading.on_reload = self._startup.report_ready
+        self.reloading.on_reload = self._follow
         self.figures.add(self.reloading.reading)
+
+    def _follow(self, changed: Settings) -> None:
+        """Follow settings that have changed."""
+        self.open_calls.change_rates(changed)
+        self._startup.report_ready()
 
     def _count_calls(self) -> None:
         settings = self._settings
@@ -307,7 +312,7 @@ class Server:
         """Require credentials, where some are configured."""
         if not self._settings.identifies_callers:
             return
-        authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
+        authenticator = await asyncio.to_thread(_open_authenticator, self._settings, self.catalog)
         self.open_calls.authenticator = authenticator
         self.figures.add(authenticator.read)
         self._files.append(authenticator)
@@ -450,14 +455,16 @@ def _open_tls(settings: Settings) -> "Tls":
         raise StartError(str(error), settings_are_wrong=True) from None
 
 
-def _open_authenticator(settings: Settings) -> Authenticator:
+def _open_authenticator(settings: Settings, catalog: Catalog) -> Authenticator:
     """Read the files of keys and callers.
 
     Raises:
         StartError: A file cannot be used.
     """
     try:
-        return Authenticator(settings)
+        return Authenticator(
+            settings, model_names=lambda: [name for one in tuple(catalog) for name in one.names]
+        )
     except FileError as error:
         raise StartError(str(error), settings_are_wrong=True) from None
 
