@@ -4,6 +4,7 @@ Source: the OpenAPI Specification 3.1.1; msgspec writes the schemas of types.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final
@@ -13,6 +14,7 @@ import msgspec
 from embedgrpc.engine.errors import EngineError, InvalidRequestError, Reason
 from embedgrpc.server.http.exchange import Route
 from embedgrpc.server.http.failures import STATUSES, ErrorForm
+from embedgrpc.server.http.fields import DEFAULT_KEY, INPUTS_SETTING
 from embedgrpc.server.http.headers import (
     CHALLENGE_HEADERS,
     RATE_HEADERS,
@@ -43,17 +45,33 @@ _SECURITY_SCHEMES: Final = {
 }
 
 
-def describe(routes: Iterable[Route], *, public: Collection[str] | None = None) -> bytes:
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """What bounds every body.
+
+    Attributes:
+        inputs: The most texts of a call.
+        size_bytes: The most bytes of a body.
+    """
+
+    inputs: int
+    size_bytes: int
+
+
+def describe(
+    routes: Iterable[Route], limits: BodyLimits, *, public: Collection[str] | None = None
+) -> bytes:
     """Return the document, as JSON.
 
     Args:
         routes: The table. Those that share a method and a path become one operation, whose body
             and answer are one of theirs.
+        limits: What bounds every body.
         public: What is public although calls need credentials, as the setting names it; None where
             nobody needs any.
     """
     table = tuple(routes)
-    schemas = _Schemas(table)
+    schemas = _Schemas(table, limits)
     paths: dict[str, JsonObject] = {}
     for operation in operations(table):
         path, method = operation[0].path, operation[0].method.lower()
@@ -114,7 +132,7 @@ class _Schemas:
         components: Those that have names.
     """
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], limits: BodyLimits) -> None:
         kinds = {
             id(kind): kind
             for route in routes
@@ -125,6 +143,14 @@ class _Schemas:
             kinds.values(), ref_template=_SCHEMAS
         )
         self._by_kind = dict(zip(kinds, schemas, strict=True))
+        bodies = [one.body for one in routes if one.body is not None]
+        _, parts = msgspec.json.schema_components(bodies, ref_template=_SCHEMAS)
+        for name in parts:
+            for schema in self.components[name].get("properties", {}).values():
+                _bound(schema, limits)
+        for body in bodies:
+            if self.of(body).get("type") == "array":
+                self.of(body).setdefault("maxItems", limits.inputs)
 
     def of(self, kind: Any) -> JsonObject:
         """Return the schema of a type of the table."""
@@ -135,6 +161,31 @@ class _Schemas:
         found = [self.of(kind) for kind in kinds]
         different = [one for index, one in enumerate(found) if one not in found[:index]]
         return different[0] if len(different) == 1 else {"oneOf": different}
+
+
+def _bound(schema: JsonObject, limits: BodyLimits, above: frozenset[str] = frozenset()) -> None:
+    """Complete what a key of a body may be: its limits follow from the settings.
+
+    Args:
+        schema: The schema of the key, or a part of it.
+        limits: What bounds every body.
+        above: The keywords of the schemas that it is a part of.
+    """
+    if DEFAULT_KEY in schema:
+        schema["default"] = schema.pop(DEFAULT_KEY)
+    if schema.get("maxItems") == INPUTS_SETTING:
+        schema["maxItems"] = limits.inputs
+    keywords = above | schema.keys()
+    # Neither a text nor a list is longer than the body.
+    if schema.get("type") == "string" and not keywords & {"maxLength", "enum", "pattern"}:
+        schema["maxLength"] = limits.size_bytes
+    if schema.get("type") == "array" and not keywords & {"maxItems", "enum"}:
+        schema["maxItems"] = limits.size_bytes
+    for part in schema.get("anyOf", ()):
+        _bound(part, limits, keywords)
+    for part in (schema.get("items"), *schema.get("prefixItems", ())):
+        if isinstance(part, dict):
+            _bound(part, limits)
 
 
 def _operation(

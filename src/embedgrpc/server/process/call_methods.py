@@ -52,6 +52,16 @@ def call_methods(settings: Settings) -> Iterator[CallMethod]:
         yield from _routes()
 
 
+def running_services(methods: Iterable[CallMethod]) -> Mapping[str, Service | None]:
+    """Return the methods that run a model, with what it does; None where that depends on it."""
+    running = (Service.EMBED, Service.RERANK, Service.CLASSIFY)
+    return {
+        one.name: one.service
+        for one in methods
+        if one.service in running or (one.service is None and one.name.endswith("/ModelInfer"))
+    }
+
+
 def proofs_of(settings: Settings) -> Sequence[Proof]:
     """Return how callers prove who they are."""
     configured = (

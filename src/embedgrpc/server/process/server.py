@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +16,7 @@ from embedgrpc.engine.scheduling.reports import BatchObserver
 from embedgrpc.server.calls.call_sweeper import CallSweeper
 from embedgrpc.server.calls.error_interceptor import ErrorInterceptor
 from embedgrpc.server.calls.graceful_stop import ShutdownGate
+from embedgrpc.server.calls.open_call import OpenCall
 from embedgrpc.server.calls.open_calls import OpenCalls
 from embedgrpc.server.calls.open_streams import OpenStreams
 from embedgrpc.server.connections.activity import ConnectionActivity
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from embedgrpc.server.connections.tls import Tls
     from embedgrpc.server.http.listener import HttpListener
     from embedgrpc.server.process.http_ports import HttpPorts
+    from embedgrpc.server.telemetry.other_names import OtherNames
 
 _logger = logging.getLogger(__name__)
 
@@ -131,18 +134,20 @@ class Server:
         self._lag.warns = False
         self.figures = Figures()
         self._times = WorkTimes(self.catalog)
+        self._process = ProcessFigures(self.catalog)
+        self._other_names: Sequence[OtherNames] = ()
         for figures in (
             self._totals,
             self._times,
             ModelFigures(self.catalog),
-            ProcessFigures(self.catalog),
+            self._process,
             self._lag,
             self.open_calls,
             self.open_calls.rates,
         ):
             self.figures.add(figures.read)
-        self._count_calls()
         self._observers: list[BatchObserver] = [self._heartbeat, self._totals, self._times]
+        self._count_calls()
         tei = tei_health(settings.tei_model) if settings.tei_model else ()
         kserve = {KSERVE_SERVICE: can_infer} if settings.kserve else {}
         self._other_services = [*(one.service for one in tei), *kserve]
@@ -188,19 +193,36 @@ class Server:
         )
         self._files: list[ReloadableFiles] = []
         self.reloading = Reloading(settings, self.models, self._files, self._tasks)
-        self.reloading.on_reload = self._startup.report_ready
+        self.reloading.on_reload = self._follow
         self.figures.add(self.reloading.reading)
+
+    def _follow(self, changed: Settings) -> None:
+        """Follow settings that have changed."""
+        self.open_calls.change_rates(changed)
+        self._startup.report_ready()
 
     def _count_calls(self) -> None:
         settings = self._settings
+        methods = tuple(call_methods(settings))
         calls = CallFigures(
-            call_methods(settings),
+            methods,
             self.catalog,
             proofs=proofs_of(settings),
             has_authentication=settings.identifies_callers,
         )
-        self.open_calls.observers.append(lambda call: calls.add(call.record, call.caller.proof))
         self.figures.add(calls.read)
+        self.open_calls.observers.append(lambda call: calls.add(call.record, call.caller.proof))
+        if settings.metrics_names == ("embedgrpc",):
+            return
+        # Imported only where they are used: they cost time and memory.
+        from embedgrpc.server.process.metrics_names import open_other_names  # noqa: PLC0415 - above
+
+        self._other_names = open_other_names(
+            settings, methods, self.catalog, self._process.gpu_memory
+        )
+        for names in self._other_names:
+            self.open_calls.observers.append(partial(_add_record, names))
+            self._observers.append(names)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as resources:
@@ -290,7 +312,7 @@ class Server:
         """Require credentials, where some are configured."""
         if not self._settings.identifies_callers:
             return
-        authenticator = await asyncio.to_thread(_open_authenticator, self._settings)
+        authenticator = await asyncio.to_thread(_open_authenticator, self._settings, self.catalog)
         self.open_calls.authenticator = authenticator
         self.figures.add(authenticator.read)
         self._files.append(authenticator)
@@ -325,7 +347,14 @@ class Server:
         # Imported only where it is used: it costs time and memory.
         from embedgrpc.server.process.http_ports import HttpPorts  # noqa: PLC0415 - see above
 
-        return HttpPorts(self.catalog, self._settings, self._health, self.figures, self._tls)
+        return HttpPorts(
+            self.catalog,
+            self._settings,
+            self._health,
+            figures=self.figures,
+            other_names=self._other_names,
+            tls=self._tls,
+        )
 
     def _keep(self, keeper: ConnectionKeeper) -> None:
         self.figures.add(keeper.read)
@@ -426,14 +455,16 @@ def _open_tls(settings: Settings) -> "Tls":
         raise StartError(str(error), settings_are_wrong=True) from None
 
 
-def _open_authenticator(settings: Settings) -> Authenticator:
+def _open_authenticator(settings: Settings, catalog: Catalog) -> Authenticator:
     """Read the files of keys and callers.
 
     Raises:
         StartError: A file cannot be used.
     """
     try:
-        return Authenticator(settings)
+        return Authenticator(
+            settings, model_names=lambda: [name for one in tuple(catalog) for name in one.names]
+        )
     except FileError as error:
         raise StartError(str(error), settings_are_wrong=True) from None
 
@@ -441,3 +472,7 @@ def _open_authenticator(settings: Settings) -> Authenticator:
 async def flush(exporting: Sequence[TraceExport | MetricsExport]) -> None:
     """Export what is left, all at once: an unreachable collector costs its timeout only once."""
     await asyncio.gather(*(asyncio.to_thread(one.shutdown, FLUSH_S) for one in exporting))
+
+
+def _add_record(names: "OtherNames", call: OpenCall) -> None:
+    names.add(call.record)

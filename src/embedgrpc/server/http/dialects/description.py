@@ -9,7 +9,7 @@ from embedgrpc.server.caller import Need
 from embedgrpc.server.http.dialects.openai import openai_error
 from embedgrpc.server.http.docs_page import page, security_policy
 from embedgrpc.server.http.exchange import Answer, Exchange, Route
-from embedgrpc.server.http.openapi import describe
+from embedgrpc.server.http.openapi import BodyLimits, describe
 
 _TAG = "Description"
 _HTML = "text/html"
@@ -24,7 +24,9 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
     """
 
     async def show_document(exchange: Exchange) -> Answer:
-        return Answer(await asyncio.to_thread(document, _public(exchange)))
+        settings = exchange.served.settings
+        limits = BodyLimits(settings.max_inputs, settings.max_request_bytes)
+        return Answer(await asyncio.to_thread(document, limits, _public(exchange)))
 
     async def show_page(exchange: Exchange) -> Answer:
         return Answer(
@@ -59,8 +61,8 @@ def description_routes(others: Sequence[Route]) -> tuple[Route, ...]:
 
     # Made once, when somebody asks for it: that takes milliseconds.
     @cache
-    def document(public: frozenset[str] | None) -> bytes:
-        return describe((*others, *own), public=public)
+    def document(limits: BodyLimits, public: frozenset[str] | None) -> bytes:
+        return describe((*others, *own), limits, public=public)
 
     @cache
     def html(public: frozenset[str] | None) -> bytes:
