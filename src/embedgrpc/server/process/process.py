@@ -66,7 +66,7 @@ async def serve(
                 "metrics_address": server.metrics_address,
             }
             where = {name: address for name, address in where.items() if address}
-            _logger.info("listening", extra={**where, **start})
+            _logger.info("listening", extra={**where, **start, **_limits(settings)})
             if warning := memory_warning(settings, available_memory_bytes()):
                 _logger.warning(warning)
             if not settings.identifies_callers and not settings.is_local:
@@ -85,6 +85,23 @@ async def serve(
             )
             await server.drain()
     _logger.info("stopped")
+
+
+def _limits(settings: Settings) -> dict[str, float]:
+    """Return the limits that decide what the server takes on, for the log."""
+    return {
+        name: getattr(settings, name)
+        for name in (
+            "max_connections",
+            "max_calls",
+            "max_inputs",
+            "max_queue_s",
+            "max_queued_tokens",
+            "max_request_bytes",
+            "max_held_request_bytes",
+            "max_held_answer_bytes",
+        )
+    }
 
 
 @contextmanager
